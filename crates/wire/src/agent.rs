@@ -1,0 +1,335 @@
+//! What can be asked of a guest agent, and what it tells.
+
+use crate::frame::{ErrorKind, WireError};
+use crate::signal::Signal;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A request of the host, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Are you there? Answered by a thread of its own, whatever the daemon does.
+    Ping,
+    /// Start the daemon; answered with its pid. [`ErrorKind::Conflict`] when it was started before.
+    Start(Start),
+    /// Send `signal` to the daemon's group, and KILL after `grace_ms`.
+    Stop(Stop),
+    /// Send one signal to the daemon's group.
+    Signal(Signal),
+    /// Answered with [`AgentStatus`].
+    Status,
+    /// Run a command to its end; answered with [`ExecResult`]. With `bulk` the connection turns into its raw output.
+    Exec(Exec),
+    /// Set the guest's clock, in milliseconds since the Unix epoch.
+    SetTime {
+        /// The time.
+        unix_ms: u64,
+    },
+    /// Turns this connection into the daemon's raw output, from the agent's memory (the last 64 KiB) on.
+    Logs {
+        /// Go on with what comes.
+        follow: bool,
+    },
+    /// Tell events from `since` (exclusive) on this connection; those still in memory are told first.
+    Watch {
+        /// The last event the asker has seen; 0 for all.
+        since: u64,
+    },
+    /// The event `seq` was read; for `exited`, the guest may power off.
+    Ack {
+        /// The event's number.
+        seq: u64,
+    },
+    /// Sync and power off, daemon or no daemon.
+    PowerOff,
+}
+
+/// Parameters of `start`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Start {
+    /// Program and arguments; empty = what the image names.
+    pub command: Vec<String>,
+    /// Added to the daemon's environment.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Parameters of `stop`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stop {
+    /// The first, polite signal.
+    pub signal: Signal,
+    /// How long until KILL, in milliseconds.
+    pub grace_ms: u64,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self { signal: Signal::TERM, grace_ms: 30_000 }
+    }
+}
+
+/// Parameters of `exec`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Exec {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// KILL after this many milliseconds; 0 = 30 s.
+    pub timeout_ms: u64,
+    /// The output goes raw over this connection instead of into the answer.
+    pub bulk: bool,
+}
+
+/// Answer to `exec`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExecResult {
+    /// How it ended.
+    pub exit: DaemonExit,
+    /// It was killed because its time was over.
+    pub timed_out: bool,
+    /// The last 4 KiB of its output, stdout and stderr together.
+    pub output: String,
+}
+
+/// Answer to `status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentStatus {
+    /// The daemon's pid in the guest, while it runs.
+    pub pid: Option<u32>,
+    /// It was started at some time in this boot.
+    pub started: bool,
+    /// It said `READY=1`.
+    pub ready: bool,
+    /// Its last `STATUS=` text, at most 256 bytes.
+    pub status: String,
+    /// How it ended, once it has.
+    pub exited: Option<DaemonExit>,
+    /// The number of the newest event.
+    pub seq: u64,
+    /// Milliseconds since the agent started.
+    pub uptime_ms: u64,
+}
+
+/// How a process in the guest ended: exactly one of `code`, `signal` and `exec`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonExit {
+    /// It exited with this code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    /// It died of this signal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// It could not be executed at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<ExecError>,
+    /// The guest's OOM killer was what killed it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub oom: bool,
+    /// It left a core.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub core: bool,
+}
+
+/// Why a program could not be executed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecError {
+    /// The program.
+    #[serde(default)]
+    pub path: String,
+    /// The operating system's error number, for example 2 (ENOENT) or 13 (EACCES).
+    pub errno: i32,
+    /// The same in words.
+    #[serde(default)]
+    pub message: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_false(b: &bool) -> bool {
+    !b
+}
+
+impl DaemonExit {
+    /// It exited.
+    pub fn code(code: i32) -> Self {
+        Self { code: Some(code), ..Self::default() }
+    }
+
+    /// It died of a signal.
+    pub fn signal(signal: i32) -> Self {
+        Self { signal: Some(signal), ..Self::default() }
+    }
+}
+
+impl fmt::Display for DaemonExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.code, self.signal, &self.exec) {
+            (_, _, Some(exec)) => write!(f, "cannot execute {}: {}", exec.path, exec.message),
+            (Some(code), ..) => write!(f, "exit {code}"),
+            (_, Some(n), _) => match Signal::new(n) {
+                Some(signal) => write!(f, "{signal}"),
+                None => write!(f, "signal {n}"),
+            },
+            (None, None, None) => f.write_str("unknown"),
+        }?;
+        if self.oom { f.write_str(" (out of memory)") } else { Ok(()) }
+    }
+}
+
+fn params<T: DeserializeOwned + Default>(method: &str, params: Value) -> Result<T, WireError> {
+    if params.is_null() {
+        return Ok(T::default());
+    }
+    serde_json::from_value(params)
+        .map_err(|e| WireError::new(ErrorKind::BadRequest, format!("{method}: {e}")))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Loose {
+    signal: i32,
+    unix_ms: u64,
+    follow: bool,
+    since: u64,
+    seq: u64,
+}
+
+impl Ask {
+    /// Method and parameters, as they go into a [`crate::Request`].
+    pub fn into_parts(self) -> (&'static str, Value) {
+        let value = |v: Result<Value, serde_json::Error>| v.expect("plain structs become JSON");
+        match self {
+            Self::Ping => ("ping", Value::Null),
+            Self::Start(start) => ("start", value(serde_json::to_value(start))),
+            Self::Stop(stop) => ("stop", value(serde_json::to_value(stop))),
+            Self::Signal(signal) => ("signal", json!({ "signal": signal.number() })),
+            Self::Status => ("status", Value::Null),
+            Self::Exec(exec) => ("exec", value(serde_json::to_value(exec))),
+            Self::SetTime { unix_ms } => ("set_time", json!({ "unix_ms": unix_ms })),
+            Self::Logs { follow } => ("logs", json!({ "follow": follow })),
+            Self::Watch { since } => ("watch", json!({ "since": since })),
+            Self::Ack { seq } => ("ack", json!({ "seq": seq })),
+            Self::PowerOff => ("power_off", Value::Null),
+        }
+    }
+
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for a method this side does not know, [`ErrorKind::BadRequest`] for parameters that
+    /// cannot be read.
+    pub fn from_parts(method: &str, value: Value) -> Result<Self, WireError> {
+        let loose = |value| params::<Loose>(method, value);
+        match method {
+            "ping" => Ok(Self::Ping),
+            "start" => params(method, value).map(Self::Start),
+            "stop" => params(method, value).map(Self::Stop),
+            "signal" => {
+                let number = loose(value)?.signal;
+                Signal::new(number).map(Self::Signal).ok_or_else(|| {
+                    WireError::new(ErrorKind::BadRequest, format!("signal: {number} is not a signal"))
+                })
+            }
+            "status" => Ok(Self::Status),
+            "exec" => params(method, value).map(Self::Exec),
+            "set_time" => Ok(Self::SetTime { unix_ms: loose(value)?.unix_ms }),
+            "logs" => Ok(Self::Logs { follow: loose(value)?.follow }),
+            "watch" => Ok(Self::Watch { since: loose(value)?.since }),
+            "ack" => Ok(Self::Ack { seq: loose(value)?.seq }),
+            "power_off" => Ok(Self::PowerOff),
+            other => {
+                let shown: String = other.chars().take(64).collect();
+                Err(WireError::new(ErrorKind::Unsupported, format!("unknown method {shown:?}")))
+            }
+        }
+    }
+}
+
+/// News of a guest agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// The daemon runs.
+    Started {
+        /// Its pid in the guest.
+        pid: u32,
+    },
+    /// The daemon sent `READY=1` (sd_notify(3)).
+    Ready,
+    /// The daemon said something else through sd_notify.
+    Health(Health),
+    /// The guest is short of memory.
+    Memory {
+        /// The OOM killer struck.
+        oom: bool,
+    },
+    /// The daemon has ended. Repeated until acknowledged.
+    Exited(DaemonExit),
+    /// News of a newer agent.
+    Unknown(String),
+}
+
+/// What the daemon said through sd_notify(3), apart from `READY=1`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// `WATCHDOG=1`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub watchdog: bool,
+    /// `STATUS=…`, at most 256 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// `EXTEND_TIMEOUT_USEC=…`, in microseconds from now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extend_timeout_us: Option<u64>,
+    /// `STOPPING=1`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub stopping: bool,
+}
+
+#[derive(Deserialize)]
+struct StartedData {
+    pid: u32,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct MemoryData {
+    oom: bool,
+}
+
+impl GuestEvent {
+    /// Name and data, as they go into an event line.
+    pub fn into_parts(self) -> (String, Value) {
+        let value = |v: Result<Value, serde_json::Error>| v.expect("plain structs become JSON");
+        match self {
+            Self::Started { pid } => ("started".into(), json!({ "pid": pid })),
+            Self::Ready => ("ready".into(), Value::Null),
+            Self::Health(health) => ("health".into(), value(serde_json::to_value(health))),
+            Self::Memory { oom } => ("memory".into(), json!({ "oom": oom })),
+            Self::Exited(exit) => ("exited".into(), value(serde_json::to_value(exit))),
+            Self::Unknown(name) => (name, Value::Null),
+        }
+    }
+
+    /// Reads an event.
+    ///
+    /// # Errors
+    /// When the data of a known event cannot be read.
+    pub fn from_parts(name: &str, data: Value) -> Result<Self, serde_json::Error> {
+        let data = if data.is_null() { json!({}) } else { data };
+        Ok(match name {
+            "started" => Self::Started { pid: serde_json::from_value::<StartedData>(data)?.pid },
+            "ready" => Self::Ready,
+            "health" => Self::Health(serde_json::from_value(data)?),
+            "memory" => Self::Memory { oom: serde_json::from_value::<MemoryData>(data)?.oom },
+            "exited" => Self::Exited(serde_json::from_value(data)?),
+            other => Self::Unknown(other.chars().take(64).collect()),
+        })
+    }
+}

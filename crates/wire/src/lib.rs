@@ -1,0 +1,35 @@
+//! What a microVM's host and its guest agent say to each other, and the records that the `pepita` launcher keeps.
+//!
+//! One vocabulary for four programs: the launcher, its monitor, the guest agent and the supervisor. No I/O, no async
+//! runtime, no clock. The conversation is NDJSON: one JSON object a line, at most [`LINE_CAP`] bytes.
+//! `README.md` of this crate describes it for writers of agents in other languages.
+
+pub mod agent;
+pub mod console;
+pub mod frame;
+pub mod line;
+pub mod name;
+pub mod record;
+pub mod signal;
+
+pub use agent::{Ask, DaemonExit, ExecError, ExecResult, GuestEvent};
+pub use frame::{ErrorKind, Hello, Outcome, Request, ToGuest, ToHost, WireError};
+pub use line::{LineError, Lines};
+pub use name::{NameError, VmId};
+pub use record::{ExitReason, ExitRecord, StatusRecord, VersionRecord, VmState};
+pub use signal::Signal;
+
+/// The generation of the conversation this crate speaks. Both sides use the lower of the two they announce.
+pub const GENERATION: u32 = 1;
+
+/// The generation of the launcher's calls, exit codes and records; `pepita --version --json` names it.
+pub const CONTRACT: u32 = 1;
+
+/// The longest line either side accepts, newline included, in bytes.
+pub const LINE_CAP: usize = 256 * 1024;
+
+/// The vsock port a guest agent listens on unless told otherwise.
+pub const DEFAULT_PORT: u32 = 5000;
+
+/// Bad lines after which a connection ends.
+pub const MAX_BAD_LINES: u32 = 3;

@@ -1,0 +1,130 @@
+//! Cuts a byte stream into lines and holds the cap. Knows nothing of JSON and does no I/O.
+
+use crate::LINE_CAP;
+
+/// Bytes in, lines out. Memory never exceeds the cap plus one read, whatever the peer sends.
+#[derive(Debug, Default)]
+pub struct Lines {
+    buffer: Vec<u8>,
+    /// Where the search for the next newline goes on, so that no byte is looked at twice.
+    scanned: usize,
+    /// Where the unread part of `buffer` begins.
+    start: usize,
+    skipping: bool,
+}
+
+/// A line that cannot be given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LineError {
+    /// The line was longer than [`LINE_CAP`]; its bytes were thrown away up to the next newline.
+    #[error("a line is longer than {LINE_CAP} bytes")]
+    TooLong,
+}
+
+impl Lines {
+    /// Nothing read yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in what was read.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.start > 0 {
+            self.buffer.drain(..self.start);
+            self.scanned -= self.start;
+            self.start = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole line, without its newline; `None` until more bytes come.
+    pub fn next_line(&mut self) -> Option<Result<&[u8], LineError>> {
+        loop {
+            let found = self.buffer[self.scanned..].iter().position(|b| *b == b'\n');
+            let Some(offset) = found else {
+                self.scanned = self.buffer.len();
+                let pending = self.buffer.len() - self.start;
+                if pending < LINE_CAP {
+                    return None;
+                }
+                self.buffer.clear();
+                (self.start, self.scanned) = (0, 0);
+                // The rest of this line is dropped as it comes; the error is told once.
+                if std::mem::replace(&mut self.skipping, true) {
+                    return None;
+                }
+                return Some(Err(LineError::TooLong));
+            };
+            let (from, to) = (self.start, self.scanned + offset);
+            self.start = to + 1;
+            self.scanned = to + 1;
+            if std::mem::take(&mut self.skipping) {
+                continue;
+            }
+            if to - from >= LINE_CAP {
+                return Some(Err(LineError::TooLong));
+            }
+            return Some(Ok(&self.buffer[from..to]));
+        }
+    }
+
+    /// Bytes that came after the last line given out. A bulk stream begins with them.
+    pub fn into_rest(mut self) -> Vec<u8> {
+        self.buffer.split_off(self.start)
+    }
+
+    /// Bytes held at the moment.
+    pub fn pending(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(lines: &mut Lines) -> Vec<Result<Vec<u8>, LineError>> {
+        let mut out = Vec::new();
+        while let Some(line) = lines.next_line() {
+            out.push(line.map(<[u8]>::to_vec));
+        }
+        out
+    }
+
+    #[test]
+    fn lines_come_out_whole_however_they_are_cut() {
+        let text = b"one\n\ntwo\nthree";
+        for cut in 0..text.len() {
+            let mut lines = Lines::new();
+            lines.push(&text[..cut]);
+            let mut got = all(&mut lines);
+            lines.push(&text[cut..]);
+            got.extend(all(&mut lines));
+            assert_eq!(got, [Ok(b"one".to_vec()), Ok(Vec::new()), Ok(b"two".to_vec())]);
+            assert_eq!(lines.into_rest(), b"three");
+        }
+    }
+
+    #[test]
+    fn a_line_over_the_cap_is_told_once_and_the_next_one_reads() {
+        let mut lines = Lines::new();
+        let mut errors = 0;
+        for _ in 0..5 {
+            lines.push(&vec![b'x'; LINE_CAP / 2]);
+            errors += all(&mut lines).len();
+            assert!(lines.pending() < LINE_CAP);
+        }
+        assert_eq!(errors, 1);
+        lines.push(b"tail\nfine\n");
+        assert_eq!(all(&mut lines), [Ok(b"fine".to_vec())]);
+    }
+
+    #[test]
+    fn a_line_of_exactly_the_cap_is_accepted() {
+        let mut lines = Lines::new();
+        lines.push(&vec![b'x'; LINE_CAP - 1]);
+        assert!(lines.next_line().is_none());
+        lines.push(b"\n");
+        assert_eq!(lines.next_line().map(|l| l.map(<[u8]>::len)), Some(Ok(LINE_CAP - 1)));
+    }
+}

@@ -1,0 +1,134 @@
+//! Signals by name and number, as Linux numbers them on every architecture that QEMU's microvm runs on.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// A signal number, 1 to 64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "i32", into = "i32")]
+pub struct Signal(u8);
+
+/// What is neither a signal's name nor its number.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown signal {0:?}; use a name such as TERM or a number from 1 to 64")]
+pub struct UnknownSignal(pub String);
+
+const NAMES: [(&str, u8); 31] = [
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("PWR", 30),
+    ("SYS", 31),
+];
+
+impl Signal {
+    /// Hang up.
+    pub const HUP: Self = Self(1);
+    /// Interrupt.
+    pub const INT: Self = Self(2);
+    /// Quit, with a core dump.
+    pub const QUIT: Self = Self(3);
+    /// Kill: cannot be caught.
+    pub const KILL: Self = Self(9);
+    /// User-defined 1.
+    pub const USR1: Self = Self(10);
+    /// User-defined 2.
+    pub const USR2: Self = Self(12);
+    /// Please end.
+    pub const TERM: Self = Self(15);
+    /// Continue.
+    pub const CONT: Self = Self(18);
+    /// Stop (pause): cannot be caught.
+    pub const STOP: Self = Self(19);
+
+    /// The signal of a number.
+    pub fn new(number: i32) -> Option<Self> {
+        u8::try_from(number).ok().filter(|n| (1..=64).contains(n)).map(Self)
+    }
+
+    /// Its number.
+    pub fn number(self) -> i32 {
+        self.0.into()
+    }
+}
+
+impl fmt::Display for Signal {
+    /// `SIGTERM`, or `signal 40` for one without a name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match NAMES.iter().find(|(_, n)| *n == self.0) {
+            Some((name, _)) => write!(f, "SIG{name}"),
+            None => write!(f, "signal {}", self.0),
+        }
+    }
+}
+
+impl FromStr for Signal {
+    type Err = UnknownSignal;
+    /// Reads `TERM`, `SIGTERM`, `term` and `15`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let unknown = || UnknownSignal(text.to_owned());
+        if let Ok(number) = text.parse::<i32>() {
+            return Self::new(number).ok_or_else(unknown);
+        }
+        let upper = text.to_ascii_uppercase();
+        let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
+        NAMES.iter().find(|(name, _)| *name == bare).map(|(_, n)| Self(*n)).ok_or_else(unknown)
+    }
+}
+
+impl TryFrom<i32> for Signal {
+    type Error = UnknownSignal;
+    fn try_from(number: i32) -> Result<Self, Self::Error> {
+        Self::new(number).ok_or_else(|| UnknownSignal(number.to_string()))
+    }
+}
+
+impl From<Signal> for i32 {
+    fn from(signal: Signal) -> Self {
+        signal.number()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_are_read_in_every_dialect() {
+        for text in ["TERM", "SIGTERM", "term", "15"] {
+            assert_eq!(text.parse(), Ok(Signal::TERM));
+        }
+        assert_eq!(Signal::TERM.to_string(), "SIGTERM");
+        assert_eq!("40".parse::<Signal>().map(|s| s.to_string()), Ok("signal 40".to_owned()));
+        for text in ["0", "65", "-1", "TERMINATE", ""] {
+            assert!(text.parse::<Signal>().is_err(), "{text}");
+        }
+    }
+}
