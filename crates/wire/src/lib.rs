@@ -10,6 +10,7 @@ pub mod frame;
 pub mod line;
 pub mod name;
 pub mod record;
+pub mod rundir;
 pub mod signal;
 
 pub use agent::{Ask, DaemonExit, ExecError, ExecResult, GuestEvent};
