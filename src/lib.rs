@@ -1,1 +1,4 @@
-//! x
+//! Supervision trees for daemons in microVMs.
+#![allow(missing_docs)]
+
+pub mod spec;
