@@ -1,4 +1,5 @@
 //! Supervision trees for daemons in microVMs.
 #![allow(missing_docs)]
 
+pub mod policy;
 pub mod spec;
