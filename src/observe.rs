@@ -1,0 +1,13 @@
+//! What a host sees of its tree: numbered events and a snapshot of every VM.
+//!
+//! Written by the group supervisors alone, each for its own VMs; read by anybody at any time, without asking an actor.
+
+mod board;
+mod bus;
+mod event;
+mod phase;
+
+pub use board::{Board, GroupStatus, TreeStatus, VmStatus};
+pub use bus::{Bus, Events, Received};
+pub use event::{Action, Change, Decision, Event, EventKind};
+pub use phase::VmPhase;
