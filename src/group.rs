@@ -5,6 +5,5 @@ mod order;
 mod roster;
 mod round;
 
-pub use child::Wanted;
-pub use order::{At, Command, End, Found, Mode, News, Order, Refused, Remembered};
+pub use order::{At, Command, End, Found, Mode, News, Order, Refused};
 pub use roster::Roster;

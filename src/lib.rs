@@ -1,7 +1,11 @@
 //! Supervision trees for daemons in microVMs.
 #![allow(missing_docs)]
 
+pub mod cid;
+pub mod executor;
 pub mod group;
+pub mod journal;
 pub mod observe;
 pub mod policy;
+pub mod reply;
 pub mod spec;

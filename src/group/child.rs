@@ -1,5 +1,6 @@
 //! What the group remembers of one VM. Holds facts, decides nothing.
 
+use crate::journal::Wanted;
 use crate::observe::VmPhase;
 use crate::policy::Cause;
 use crate::spec::{Incarnation, VmName, VmSpec};
@@ -65,15 +66,6 @@ impl Phase {
             Self::Failed { reason } => VmPhase::Failed { reason: reason.clone() },
         }
     }
-}
-
-/// Whether a VM is to be up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// Yes.
-    Up,
-    /// No, the operator said so (or it is not started with its group).
-    Down,
 }
 
 /// One VM in the roster.

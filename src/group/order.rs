@@ -1,6 +1,5 @@
 //! What the roster is asked and what it orders: the vocabulary between the group's decisions and its actor.
 
-use crate::group::child::Wanted;
 use crate::observe::Change;
 use crate::policy::Cause;
 use crate::spec::{Incarnation, VmName};
@@ -91,19 +90,6 @@ pub struct Found {
     pub unchanged: bool,
     /// How it ended meanwhile; `None` = it runs.
     pub ended: Option<Cause>,
-}
-
-/// What a previous run of the supervisor, or of the group's actor, left in the journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remembered {
-    /// The newest incarnation.
-    pub incarnation: Incarnation,
-    /// Whether the operator wants it up.
-    pub wanted: Wanted,
-    /// Consecutive failures.
-    pub attempts: u32,
-    /// It had ended cleanly and was not to be restarted.
-    pub completed: bool,
 }
 
 /// How a group ended.

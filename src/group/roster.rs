@@ -8,9 +8,10 @@ mod ends;
 mod reload;
 mod settle;
 
-use crate::group::child::{Child, Phase, Then, Wanted};
-use crate::group::order::{At, Command, End, Found, Mode, News, Order, Refused, Remembered};
+use crate::group::child::{Child, Phase, Then};
+use crate::group::order::{At, Command, End, Found, Mode, News, Order, Refused};
 use crate::group::round::Round;
+use crate::journal::{Remembered, Wanted};
 use crate::observe::{Action, Change, Decision, VmPhase};
 use crate::policy::{Cause, Window};
 use crate::spec::{GroupName, GroupSpec, Incarnation, Restart, VmName, VmSpec};

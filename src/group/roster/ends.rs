@@ -1,9 +1,10 @@
 //! What follows the end of a VM: nothing, a restart alone, a restart with its siblings, giving up, escalating.
 
 use super::{Roster, Stage};
-use crate::group::child::{Phase, Then, Wanted};
+use crate::group::child::{Phase, Then};
 use crate::group::order::{At, End, Order};
 use crate::group::round::Round;
+use crate::journal::Wanted;
 use crate::observe::Action;
 use crate::policy::{Cause, Judgement, Rule, first_affected, judge};
 use crate::spec::{AutoShutdown, OnGiveUp, OnIntensityExceeded, OnStartFailure, Restart, Strategy};

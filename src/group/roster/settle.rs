@@ -2,9 +2,10 @@
 //! Judges by the state alone, not by what led to it, so that no order of events can leave it behind.
 
 use super::{Roster, Stage};
-use crate::group::child::{Phase, Then, Wanted};
+use crate::group::child::{Phase, Then};
 use crate::group::order::{End, Order};
 use crate::group::round::{Round, Stage as RoundStage};
+use crate::journal::Wanted;
 use crate::observe::VmPhase;
 use crate::spec::{Restart, Strategy};
 use std::time::Instant;

@@ -1,0 +1,116 @@
+//! Runs the launcher: the only place of the library that spawns a process.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+
+/// The most that is read of a call's standard output; a list of ten thousand VMs fits.
+const STDOUT_CAP: u64 = 32 << 20;
+
+/// The most that is read of a call's standard error.
+const STDERR_CAP: u64 = 64 << 10;
+
+/// What a call printed, and how it ended.
+#[derive(Debug)]
+pub(super) struct Output {
+    pub(super) status: ExitStatus,
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: String,
+}
+
+/// Why a call came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallFailure {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("no answer within {0:?}; killed")]
+    Timeout(Duration),
+}
+
+/// Calls a program and waits for its end, at most until the deadline; then it is killed.
+pub(super) async fn call(
+    program: &Path,
+    run_dir: Option<&Path>,
+    argv: Vec<OsString>,
+    stdin: Vec<u8>,
+    deadline: Duration,
+) -> Result<Output, CallFailure> {
+    let mut command = Command::new(program);
+    command.args(argv).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
+    if let Some(run_dir) = run_dir {
+        command.env(pepita_wire::rundir::ENVIRONMENT, run_dir);
+    }
+    let mut child = command.spawn()?;
+    let (stdout, stderr, input) = (child.stdout.take(), child.stderr.take(), child.stdin.take());
+    let work = async {
+        let feed = async {
+            if let Some(mut input) = input {
+                // A program that does not read its input will say so by its exit.
+                let _ = input.write_all(&stdin).await;
+            }
+        };
+        let ((), stdout, stderr) = tokio::join!(feed, read(stdout, STDOUT_CAP), read(stderr, STDERR_CAP));
+        let status = child.wait().await?;
+        Ok(Output { status, stdout, stderr: String::from_utf8_lossy(&stderr).trim().to_owned() })
+    };
+    match tokio::time::timeout(deadline, work).await {
+        Ok(output) => output,
+        // Dropping the child kills it.
+        Err(_) => Err(CallFailure::Timeout(deadline)),
+    }
+}
+
+async fn read(from: Option<impl AsyncRead + Unpin>, cap: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        // What could be read before an error still helps to explain it.
+        let _ = from.take(cap).read_to_end(&mut bytes).await;
+    }
+    bytes
+}
+
+/// Where a program was looked for in vain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no program {name:?}; looked in {}", .looked.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+pub struct NotFound {
+    /// What was looked for.
+    pub name: PathBuf,
+    /// Where, in this order.
+    pub looked: Vec<PathBuf>,
+}
+
+/// Finds the launcher: a path is taken as it is; a bare name is looked for beside our own program, then in PATH.
+/// (This is the one thing that the library reads of its environment.)
+///
+/// # Errors
+/// Names all the places where it is not.
+pub fn find(program: &Path) -> Result<PathBuf, NotFound> {
+    if program.components().count() > 1 {
+        return if is_program(program) {
+            Ok(program.to_owned())
+        } else {
+            Err(NotFound { name: program.to_owned(), looked: vec![program.to_owned()] })
+        };
+    }
+    let own = std::env::current_exe().ok();
+    let beside = own.as_deref().and_then(Path::parent).map(Path::to_owned);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // A test or an example lies one folder below the programs it is built with.
+    let above = beside.as_deref().filter(|dir| dir.ends_with("deps") || dir.ends_with("examples"));
+    let above = above.and_then(Path::parent).map(Path::to_owned);
+    let looked: Vec<PathBuf> = beside.clone().into_iter().chain(above).chain(std::env::split_paths(&path)).collect();
+    looked
+        .iter()
+        .map(|dir| dir.join(program))
+        .find(|file| is_program(file))
+        .ok_or_else(|| NotFound { name: program.to_owned(), looked })
+}
+
+fn is_program(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
