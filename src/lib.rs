@@ -5,6 +5,7 @@ pub mod cid;
 pub mod executor;
 pub mod group;
 pub mod journal;
+pub mod link;
 pub mod observe;
 pub mod policy;
 pub mod reply;

@@ -1,0 +1,102 @@
+//! Opens connections: to a guest agent over AF_VSOCK or a hybrid socket, to a monitor over its Unix socket.
+//! The only place of the library that opens a socket.
+
+use pepita_wire::StatusRecord;
+use pepita_wire::record::Transport;
+use std::io;
+use std::path::{Path, PathBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio_vsock::{VsockAddr, VsockStream};
+
+/// Where a guest agent listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// AF_VSOCK of the host's kernel.
+    Vhost {
+        /// The guest.
+        cid: u32,
+        /// The agent's port.
+        port: u32,
+    },
+    /// A Unix socket that wants `CONNECT <port>` first, as Firecracker and cloud-hypervisor have it.
+    Hybrid {
+        /// The socket.
+        uds: PathBuf,
+        /// The agent's port.
+        port: u32,
+    },
+}
+
+impl Address {
+    /// Where the agent of a VM with this record listens.
+    pub fn of(record: &StatusRecord) -> Self {
+        let vsock = &record.vsock;
+        match (vsock.transport, &vsock.uds) {
+            (Transport::Hybrid, Some(uds)) => Self::Hybrid { uds: uds.into(), port: vsock.port },
+            (Transport::Hybrid, None) => {
+                Self::Hybrid { uds: Path::new(&record.dir).join(pepita_wire::rundir::HYBRID), port: vsock.port }
+            }
+            (Transport::Vhost, _) => Self::Vhost { cid: vsock.cid, port: vsock.port },
+        }
+    }
+}
+
+/// A byte stream, whatever it runs over.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Connects to a guest agent.
+///
+/// # Errors
+/// "Not there yet" looks different on each transport: ENODEV, ETIMEDOUT and ECONNRESET on AF_VSOCK, end of file instead
+/// of `OK` on a hybrid socket.
+pub async fn dial(address: Address) -> io::Result<Box<dyn Stream>> {
+    match address {
+        Address::Vhost { cid, port } => {
+            let stream = VsockStream::connect(VsockAddr::new(cid, port)).await?;
+            Ok(Box::new(stream))
+        }
+        Address::Hybrid { uds, port } => {
+            let mut stream = UnixStream::connect(&uds).await?;
+            // In a task of its own: whoever waits for it may be gone any time, but this must not hang up before the
+            // answer. vhost-device-vsock 0.3.0 panics when its client is gone before its OK, and takes the VM along.
+            let greeting = tokio::spawn(async move {
+                stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
+                read_ok(&mut stream).await?;
+                Ok::<_, io::Error>(stream)
+            });
+            Ok(Box::new(greeting.await.map_err(io::Error::other)??))
+        }
+    }
+}
+
+/// Reads `OK <digits>\n`, byte by byte, because what follows is the guest's.
+async fn read_ok(stream: &mut UnixStream) -> io::Result<()> {
+    let mut line = Vec::with_capacity(16);
+    while line.last() != Some(&b'\n') {
+        if line.len() >= 32 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not an answer to CONNECT"));
+        }
+        match stream.read_u8().await {
+            Ok(byte) => line.push(byte),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens in the guest"));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    if line.starts_with(b"OK ") {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "not an answer to CONNECT"))
+    }
+}
+
+/// Connects to a monitor.
+///
+/// # Errors
+/// When there is none.
+pub async fn monitor(socket: &Path) -> io::Result<UnixStream> {
+    UnixStream::connect(socket).await
+}
