@@ -55,7 +55,12 @@ impl Actor for CidAllocator {
         Ok(pool)
     }
 
-    async fn handle(&self, _: ActorRef<CidMsg>, msg: CidMsg, pool: &mut Pool) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<CidMsg>,
+        msg: CidMsg,
+        pool: &mut Pool,
+    ) -> Result<(), ActorProcessingErr> {
         match msg {
             CidMsg::Lease { vm, fixed, reply } => reply.send(pool.lease(&vm, fixed)),
             CidMsg::Avoid { vm, fixed, reply } => {

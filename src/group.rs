@@ -5,5 +5,5 @@ mod order;
 mod roster;
 mod round;
 
-pub use order::{At, Command, End, Found, Mode, News, Order, Refused};
+pub use order::{At, Command, End, Found, Order, Refused};
 pub use roster::Roster;

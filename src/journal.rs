@@ -198,7 +198,8 @@ fn lock(dir: &Path) -> Result<File, JournalError> {
     let mut file = options.create(true).truncate(false).read(true).write(true).open(&path).map_err(fail)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {
-            let written = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+            let written =
+                file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
             written.map_err(fail)?;
             Ok(file)
         }

@@ -10,3 +10,4 @@ pub mod observe;
 pub mod policy;
 pub mod reply;
 pub mod spec;
+pub mod vm;

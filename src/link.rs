@@ -123,7 +123,11 @@ impl Actor for VsockLink {
     type State = LinkState;
     type Arguments = LinkArgs;
 
-    async fn pre_start(&self, me: ActorRef<LinkMsg>, args: LinkArgs) -> Result<LinkState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        me: ActorRef<LinkMsg>,
+        args: LinkArgs,
+    ) -> Result<LinkState, ActorProcessingErr> {
         me.cast(LinkMsg::Dial)?;
         Ok(LinkState { args, connection: 0, seen: 0, redial: REDIAL_MIN, up: None, dialling: None })
     }

@@ -8,8 +8,8 @@ mod policy;
 pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmName};
 pub use pepita_wire::{Signal, VmId};
 pub use policy::{
-    Backoff, HealthSpec, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy, Readiness, Restart,
-    RestartSpec, StartSpec, StopSpec, Strategy,
+    Backoff, HealthSpec, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy, Readiness,
+    Restart, RestartSpec, StartSpec, StopSpec, Strategy,
 };
 
 use std::collections::BTreeMap;
@@ -137,6 +137,8 @@ pub struct VmSpec {
     pub name: VmName,
     /// What is emulated.
     pub machine: MachineSpec,
+    /// A fixed CID instead of one that is leased.
+    pub cid: Option<Cid>,
     /// The daemon and its arguments; empty = what the image names.
     pub command: Vec<String>,
     /// The daemon's environment.
@@ -163,6 +165,7 @@ impl VmSpec {
         Self {
             name,
             machine,
+            cid: None,
             command: Vec::new(),
             env: BTreeMap::new(),
             restart: RestartSpec::default(),

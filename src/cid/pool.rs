@@ -36,7 +36,8 @@ impl Pool {
     /// Nothing held. Supervisors of different names begin at different places, so that two on one host rarely collide;
     /// when they do, the launcher notices and [`Pool::avoid`] is called.
     pub fn new(supervisor: &str) -> Self {
-        let hash = supervisor.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        let hash =
+            supervisor.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
         let first = Cid::new(1000 + (hash % 60_000) * 1000).unwrap_or(Cid::FIRST);
         Self { holders: BTreeMap::new(), held: BTreeSet::new(), foreign: BTreeSet::new(), next: first }
     }

@@ -102,7 +102,8 @@ pub fn find(program: &Path) -> Result<PathBuf, NotFound> {
     // A test or an example lies one folder below the programs it is built with.
     let above = beside.as_deref().filter(|dir| dir.ends_with("deps") || dir.ends_with("examples"));
     let above = above.and_then(Path::parent).map(Path::to_owned);
-    let looked: Vec<PathBuf> = beside.clone().into_iter().chain(above).chain(std::env::split_paths(&path)).collect();
+    let looked: Vec<PathBuf> =
+        beside.clone().into_iter().chain(above).chain(std::env::split_paths(&path)).collect();
     looked
         .iter()
         .map(|dir| dir.join(program))

@@ -45,7 +45,9 @@ impl Phase {
             | Self::Unhealthy
             | Self::Paused { .. }
             | Self::Stopping { .. } => true,
-            Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Completed | Self::Failed { .. } => false,
+            Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Completed | Self::Failed { .. } => {
+                false
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::observe::Change;
 use crate::policy::Cause;
 use crate::spec::{Incarnation, VmName};
+use crate::vm::Mode;
 use std::time::Instant;
 
 /// The moment and the chance that come with every question, so that the roster needs no clock and no dice.
@@ -53,32 +54,6 @@ pub enum Refused {
     /// The launcher or the guest refused.
     #[error("{0}")]
     Failed(String),
-}
-
-/// What a VM actor reports while its VM lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// Its daemon runs.
-    Running,
-    /// It is Ready.
-    Ready,
-    /// Its probes fail.
-    Unhealthy,
-    /// Its probes succeed again.
-    Healthy,
-    /// Its virtual CPUs stand still.
-    Paused,
-    /// They run again.
-    Resumed,
-}
-
-/// How a VM actor comes to its VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// It boots it.
-    Launch,
-    /// It takes over what runs already, or finds out how it ended.
-    Adopt,
 }
 
 /// A VM that was running when the group started.

@@ -9,12 +9,13 @@ mod reload;
 mod settle;
 
 use crate::group::child::{Child, Phase, Then};
-use crate::group::order::{At, Command, End, Found, Mode, News, Order, Refused};
+use crate::group::order::{At, Command, End, Found, Order, Refused};
 use crate::group::round::Round;
 use crate::journal::{Remembered, Wanted};
 use crate::observe::{Action, Change, Decision, VmPhase};
 use crate::policy::{Cause, Window};
 use crate::spec::{GroupName, GroupSpec, Incarnation, Restart, VmName, VmSpec};
+use crate::vm::{Mode, News};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -200,7 +201,8 @@ impl Roster {
         let child = &mut self.children[index];
         let next = match (&child.phase, news) {
             (Phase::Starting, News::Running) => Phase::Running,
-            (Phase::Starting | Phase::Running, News::Ready) | (Phase::Unhealthy, News::Healthy | News::Ready) => {
+            (Phase::Starting | Phase::Running, News::Ready)
+            | (Phase::Unhealthy, News::Healthy | News::Ready) => {
                 child.sequenced = false;
                 child.first_start = false;
                 Phase::Ready { since: at.now }
@@ -212,7 +214,10 @@ impl Roster {
             (Phase::Paused { ready_since: Some(since) }, News::Resumed) => Phase::Ready { since: *since },
             (Phase::Paused { ready_since: None }, News::Resumed) => Phase::Running,
             // Told again, or overtaken by a stop.
-            (_, News::Running | News::Ready | News::Unhealthy | News::Healthy | News::Paused | News::Resumed) => {
+            (
+                _,
+                News::Running | News::Ready | News::Unhealthy | News::Healthy | News::Paused | News::Resumed,
+            ) => {
                 return Vec::new();
             }
         };

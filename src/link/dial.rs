@@ -34,9 +34,10 @@ impl Address {
         let vsock = &record.vsock;
         match (vsock.transport, &vsock.uds) {
             (Transport::Hybrid, Some(uds)) => Self::Hybrid { uds: uds.into(), port: vsock.port },
-            (Transport::Hybrid, None) => {
-                Self::Hybrid { uds: Path::new(&record.dir).join(pepita_wire::rundir::HYBRID), port: vsock.port }
-            }
+            (Transport::Hybrid, None) => Self::Hybrid {
+                uds: Path::new(&record.dir).join(pepita_wire::rundir::HYBRID),
+                port: vsock.port,
+            },
             (Transport::Vhost, _) => Self::Vhost { cid: vsock.cid, port: vsock.port },
         }
     }

@@ -5,7 +5,8 @@
 use crate::reply::Reply;
 use pepita_wire::frame::{FrameError, Outcome};
 use pepita_wire::{
-    Ask, ErrorKind, GENERATION, GuestEvent, Hello, LineError, Lines, MAX_BAD_LINES, ToGuest, ToHost, WireError,
+    Ask, ErrorKind, GENERATION, GuestEvent, Hello, LineError, Lines, MAX_BAD_LINES, ToGuest, ToHost,
+    WireError,
 };
 use std::collections::HashMap;
 
@@ -82,7 +83,8 @@ impl Session {
     /// Asks the guest. The reply comes when the guest answers, or is dropped with the conversation.
     pub fn ask(&mut self, ask: Ask, reply: Reply<Outcome>) {
         if !self.greeted || self.pending.len() >= PENDING_CAP {
-            let why = if self.greeted { "too many requests wait for the guest" } else { "the link is not up" };
+            let why =
+                if self.greeted { "too many requests wait for the guest" } else { "the link is not up" };
             return reply.send(Err(WireError::new(ErrorKind::Busy, why)));
         }
         self.next_id += 1;
@@ -191,7 +193,10 @@ mod tests {
     #[test]
     fn after_the_hellos_it_watches() {
         let output = greeted().take_output();
-        assert_eq!(String::from_utf8_lossy(&output), "{\"id\":1,\"method\":\"watch\",\"params\":{\"since\":0}}\n");
+        assert_eq!(
+            String::from_utf8_lossy(&output),
+            "{\"id\":1,\"method\":\"watch\",\"params\":{\"since\":0}}\n"
+        );
     }
 
     #[test]

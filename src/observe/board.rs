@@ -123,7 +123,8 @@ impl Board {
     /// Changes the status of the group at `place`, and makes it first if need be.
     pub fn update(&self, place: usize, name: &GroupName, change: impl FnOnce(&mut GroupStatus)) {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        let empty = || GroupStatus { name: name.clone(), window: String::new(), ended: None, vms: Vec::new() };
+        let empty =
+            || GroupStatus { name: name.clone(), window: String::new(), ended: None, vms: Vec::new() };
         change(groups.entry(place).or_insert_with(empty));
     }
 

@@ -114,7 +114,9 @@ impl Action {
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.action, self.delay) {
-            (Action::Restart, Some(delay)) => write!(f, "restart in {:.1} s: {}", delay.as_secs_f64(), self.rule)?,
+            (Action::Restart, Some(delay)) => {
+                write!(f, "restart in {:.1} s: {}", delay.as_secs_f64(), self.rule)?
+            }
             (Action::Restart, None) => write!(f, "restart: {}", self.rule)?,
             (Action::Adopt, _) => write!(f, "taken over: {}", self.rule)?,
             (Action::Complete, _) => return write!(f, "not restarted: {}", self.rule),
@@ -158,7 +160,8 @@ impl fmt::Display for Event {
 impl Event {
     /// The event as JSON, with the words of the documentation; times in milliseconds.
     pub fn to_json(&self) -> Value {
-        let time = self.time.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
+        let time =
+            self.time.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
         let mut json = json!({
             "seq": self.seq,
             "time_ms": time,

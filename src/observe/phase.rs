@@ -62,8 +62,15 @@ impl VmPhase {
     /// There is an incarnation: something of it may run.
     pub fn is_live(&self) -> bool {
         match self {
-            Self::Starting | Self::Running | Self::Ready | Self::Unhealthy | Self::Paused | Self::Stopping => true,
-            Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Completed | Self::Failed { .. } => false,
+            Self::Starting
+            | Self::Running
+            | Self::Ready
+            | Self::Unhealthy
+            | Self::Paused
+            | Self::Stopping => true,
+            Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Completed | Self::Failed { .. } => {
+                false
+            }
         }
     }
 }

@@ -123,7 +123,8 @@ mod tests {
     fn delayed_entries_queue_up_behind_each_other() {
         let (mut window, now) = (Window::new(), Instant::now());
         let step = INTENSITY.period + Duration::from_nanos(1);
-        let at: Vec<_> = (0..5).filter_map(|_| window.admit_later(now, INTENSITY)).map(|at| at - now).collect();
+        let at: Vec<_> =
+            (0..5).filter_map(|_| window.admit_later(now, INTENSITY)).map(|at| at - now).collect();
         assert_eq!(at, [Duration::ZERO, Duration::ZERO, step, step, step * 2]);
     }
 }

@@ -60,7 +60,9 @@ pub fn judge(spec: &RestartSpec, cause: &Cause) -> Judgement {
     let clean = code.is_some_and(|code| spec.success.contains(code));
     let rule = Rule::Policy(spec.policy);
     match (spec.policy, clean) {
-        (Restart::Always | Restart::UnlessStopped, _) | (Restart::OnFailure, false) => Judgement::Restart(rule),
+        (Restart::Always | Restart::UnlessStopped, _) | (Restart::OnFailure, false) => {
+            Judgement::Restart(rule)
+        }
         (Restart::OnFailure | Restart::Never, true) => Judgement::Complete(rule),
         (Restart::Never, false) => Judgement::Fail(rule),
     }
@@ -93,7 +95,9 @@ mod tests {
             assert_eq!(judge(&spec, &exit(75)), Again(Rule::AlwaysCode));
             assert_eq!(judge(&spec, &missing), Fail(Rule::NotRecoverable));
             let failed = if policy == Restart::Never { Fail(rule) } else { Again(rule) };
-            for cause in [exit(3), Cause::Signal { number: 11 }, Cause::GuestPanic, Cause::Unknown, busy.clone()] {
+            for cause in
+                [exit(3), Cause::Signal { number: 11 }, Cause::GuestPanic, Cause::Unknown, busy.clone()]
+            {
                 assert_eq!(judge(&spec, &cause), failed, "{policy:?} {cause}");
             }
             let ended = match policy {

@@ -17,7 +17,9 @@ pub struct GroupName(VmId);
 
 /// A name that is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("name {name:?} is not allowed: use 1 to {cap} of a-z, 0-9 and '-', with a letter or digit at both ends")]
+#[error(
+    "name {name:?} is not allowed: use 1 to {cap} of a-z, 0-9 and '-', with a letter or digit at both ends"
+)]
 pub struct InvalidName {
     /// As given.
     pub name: String,

@@ -151,7 +151,11 @@ pub struct StartSpec {
 
 impl Default for StartSpec {
     fn default() -> Self {
-        Self { ready: Readiness::Started, timeout: Duration::from_secs(90), on_failure: OnStartFailure::Retry }
+        Self {
+            ready: Readiness::Started,
+            timeout: Duration::from_secs(90),
+            on_failure: OnStartFailure::Retry,
+        }
     }
 }
 

@@ -62,7 +62,9 @@ impl Roster {
                 self.children[index].sequenced = false;
                 self.launch(index, None);
             }
-            Then::Wait if self.is_member(index) => self.set(index, Phase::Waiting, Some(Cause::Stopped), None),
+            Then::Wait if self.is_member(index) => {
+                self.set(index, Phase::Waiting, Some(Cause::Stopped), None)
+            }
             Then::Wait => {
                 self.set(index, Phase::Stopped, Some(Cause::Stopped), None);
                 self.release(index);
@@ -77,7 +79,10 @@ impl Roster {
 
     fn restart(&mut self, at: At, index: usize, cause: Cause, rule: Rule) {
         let child = &self.children[index];
-        if child.first_start && child.spec.start.on_failure == OnStartFailure::Abort && child.ready_since().is_none() {
+        if child.first_start
+            && child.spec.start.on_failure == OnStartFailure::Abort
+            && child.ready_since().is_none()
+        {
             let reason = format!("start of {} failed: {cause}", child.name());
             return self.escalate(index, &cause, reason);
         }
@@ -85,9 +90,7 @@ impl Roster {
         let mut until = at.now + delay;
         let first = first_affected(self.spec.strategy, index);
         let coalesced = first.is_some() && self.round.as_ref().is_some_and(Round::takes_in_failures);
-        if !coalesced
-            && let Err(exceeded) = self.window.admit(at.now, self.spec.intensity)
-        {
+        if !coalesced && let Err(exceeded) = self.window.admit(at.now, self.spec.intensity) {
             match self.spec.on_intensity_exceeded {
                 OnIntensityExceeded::Escalate => return self.escalate(index, &cause, exceeded.to_string()),
                 OnIntensityExceeded::StopGroup => {
@@ -95,7 +98,9 @@ impl Roster {
                 }
                 OnIntensityExceeded::Delay => match self.window.admit_later(at.now, self.spec.intensity) {
                     Some(room) => until = until.max(room),
-                    None => return self.fail_group(index, cause, "an intensity of 0 allows no restart".into()),
+                    None => {
+                        return self.fail_group(index, cause, "an intensity of 0 allows no restart".into());
+                    }
                 },
             }
         }

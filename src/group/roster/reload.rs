@@ -89,4 +89,3 @@ impl Roster {
         self.children.iter().map(|child| child.name().clone()).collect()
     }
 }
-

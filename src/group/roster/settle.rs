@@ -60,7 +60,8 @@ impl Roster {
     /// Stops the live children from `first` on, last first, one at a time; `true` when none is left.
     fn stop_last_of(&mut self, first: usize, then: Then) -> bool {
         let live = |phase: &Phase| phase.is_live();
-        let Some(last) = (first..self.children.len()).rfind(|index| live(&self.children[*index].phase)) else {
+        let Some(last) = (first..self.children.len()).rfind(|index| live(&self.children[*index].phase))
+        else {
             return true;
         };
         // One that is on its way down already is awaited, whoever had asked for it.
@@ -146,9 +147,11 @@ impl Roster {
             Phase::Backoff { .. } => !alone,
             Phase::Stopping { then } => !alone && matches!(then, Then::Start | Then::Wait),
             Phase::Failed { .. } => self.spec.strategy == Strategy::RestForOne,
-            Phase::Stopped | Phase::Ready { .. } | Phase::Unhealthy | Phase::Paused { .. } | Phase::Completed => {
-                false
-            }
+            Phase::Stopped
+            | Phase::Ready { .. }
+            | Phase::Unhealthy
+            | Phase::Paused { .. }
+            | Phase::Completed => false,
         }
     }
 

@@ -1,0 +1,394 @@
+//! The VM actor: owns one incarnation of a microVM. A translator: messages in, [`phase::Life`] decides, effects out.
+
+pub mod health;
+pub mod phase;
+mod report;
+mod services;
+
+pub use report::{Mode, News, Report, What};
+pub use services::{Service, Services};
+
+use crate::cid::CidMsg;
+use crate::executor::{ExecutorError, ExecutorMsg, Launch};
+use crate::link::watch::{self, MonitorReport, Watch};
+use crate::link::{self, LinkArgs, LinkMsg, VsockLink, dial::Address};
+use crate::policy::Cause;
+use crate::reply::Reply;
+use crate::spec::{Cid, Incarnation, Signal, VmSpec};
+use pepita_wire::agent::Exec;
+use pepita_wire::frame::Outcome;
+use pepita_wire::{Ask, ErrorKind, ExecResult, StatusRecord, WireError, rundir};
+use phase::{Effect, Event, Life};
+use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// What a VM actor can be told.
+#[derive(Debug)]
+pub enum VmMsg {
+    /// Something happened to its VM.
+    Event(Event),
+    /// The link's news.
+    Link(link::Report),
+    /// Take it down: signal, grace, destroy.
+    Stop,
+    /// End it at once.
+    Destroy,
+    /// Its configuration has changed in ways that apply to a running VM.
+    Update(Box<VmSpec>),
+    /// Send the daemon a signal.
+    Signal {
+        /// Which.
+        signal: Signal,
+        /// Done, or why not.
+        reply: Reply<Result<(), String>>,
+    },
+    /// Stop or continue its virtual CPUs.
+    SetPaused {
+        /// Stop them.
+        paused: bool,
+        /// Done, or why not.
+        reply: Reply<Result<(), String>>,
+    },
+    /// Ask its guest agent something.
+    Ask {
+        /// What.
+        ask: Ask,
+        /// The answer.
+        reply: Reply<Outcome>,
+    },
+    /// From a timer of its own.
+    Tick,
+    /// For tests of what a failed actor leads to.
+    #[doc(hidden)]
+    Panic,
+}
+
+impl From<link::Report> for VmMsg {
+    fn from(report: link::Report) -> Self {
+        Self::Link(report)
+    }
+}
+
+impl TryFrom<VmMsg> for link::Report {
+    type Error = ();
+    fn try_from(msg: VmMsg) -> Result<Self, ()> {
+        match msg {
+            VmMsg::Link(report) => Ok(report),
+            _ => Err(()),
+        }
+    }
+}
+
+/// The actor of one incarnation.
+#[derive(Debug)]
+pub struct Vm;
+
+/// What it needs to know.
+#[derive(Debug)]
+pub struct VmArgs {
+    /// What the VM is to be.
+    pub spec: VmSpec,
+    /// Which start of it this is.
+    pub incarnation: Incarnation,
+    /// Which actor of it this is.
+    pub epoch: u64,
+    /// Boot it, or take it over.
+    pub mode: Mode,
+    /// The actors it uses.
+    pub services: Services,
+    /// Who hears its reports.
+    pub report: DerivedActorRef<Report>,
+}
+
+/// What it remembers.
+pub struct VmState {
+    life: Life,
+    incarnation: Incarnation,
+    epoch: u64,
+    services: Services,
+    report: DerivedActorRef<Report>,
+    /// The run directory, once the launcher has told it.
+    dir: Option<PathBuf>,
+    watch: Option<Watch>,
+    link: Option<ActorRef<LinkMsg>>,
+    /// What the link was spawned with, for when it has to be spawned again.
+    connected_to: Option<Box<StatusRecord>>,
+    armed: Option<Instant>,
+    facts: (Option<Cid>, Option<u32>),
+}
+
+impl Actor for Vm {
+    type Msg = VmMsg;
+    type State = VmState;
+    type Arguments = VmArgs;
+
+    async fn pre_start(&self, me: ActorRef<VmMsg>, args: VmArgs) -> Result<VmState, ActorProcessingErr> {
+        me.cast(VmMsg::Event(Event::Begin(args.mode)))?;
+        Ok(VmState {
+            life: Life::new(args.spec),
+            incarnation: args.incarnation,
+            epoch: args.epoch,
+            services: args.services,
+            report: args.report,
+            dir: None,
+            watch: None,
+            link: None,
+            connected_to: None,
+            armed: None,
+            facts: (None, None),
+        })
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<VmMsg>,
+        msg: VmMsg,
+        state: &mut VmState,
+    ) -> Result<(), ActorProcessingErr> {
+        let event = match msg {
+            VmMsg::Event(event) => event,
+            VmMsg::Link(link::Report::Heard(event)) => Event::Heard(event),
+            VmMsg::Link(link::Report::Up) => return Ok(state.life.link(true)),
+            VmMsg::Link(link::Report::Down { .. }) => return Ok(state.life.link(false)),
+            VmMsg::Stop => Event::Stop,
+            VmMsg::Destroy => Event::Destroy,
+            VmMsg::Update(spec) => return Ok(state.life.update(*spec)),
+            VmMsg::Signal { signal, reply } => return Ok(state.signal(signal, reply)),
+            VmMsg::SetPaused { paused, reply } => return Ok(state.set_paused(paused, reply)),
+            VmMsg::Ask { ask, reply } => return Ok(state.ask(ask, reply)),
+            VmMsg::Tick => {
+                state.armed = None;
+                Event::Tick
+            }
+            VmMsg::Panic => panic!("told to panic"),
+        };
+        for effect in state.life.on(now(), event) {
+            state.carry_out(&me, effect).await?;
+        }
+        state.arm(&me);
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<VmMsg>,
+        event: SupervisionEvent,
+        state: &mut VmState,
+    ) -> Result<(), ActorProcessingErr> {
+        // The link is the only child. When it fails the VM does not: it gets a new one.
+        let failed =
+            matches!(event, SupervisionEvent::ActorFailed(..) | SupervisionEvent::ActorTerminated(..));
+        if failed && let Some(record) = state.connected_to.take() {
+            state.life.link(false);
+            state.notice("its link failed and is replaced");
+            state.connect(&me, record).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The clock of the runtime, so that tests can hold it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl VmState {
+    async fn carry_out(&mut self, me: &ActorRef<VmMsg>, effect: Effect) -> Result<(), ActorProcessingErr> {
+        let (vm, fixed) = (self.life.spec().name.clone(), self.life.spec().cid);
+        match effect {
+            Effect::Lease => {
+                let reply = tell(me, |lease| Event::Leased(gone(lease)));
+                self.services.cids.send(CidMsg::Lease { vm, fixed, reply });
+            }
+            Effect::Avoid => {
+                let reply = tell(me, |lease| Event::Leased(gone(lease)));
+                self.services.cids.send(CidMsg::Avoid { vm, fixed, reply });
+            }
+            Effect::Reserve(cid) => {
+                self.services.cids.send(CidMsg::Reserve { vm, cid, reply: Reply::ignored() })
+            }
+            Effect::Launch(cid) => {
+                let launch = Box::new(Launch {
+                    spec: self.life.spec().clone(),
+                    incarnation: self.incarnation,
+                    cid,
+                    owner: self.services.owner.to_string(),
+                    hold: false,
+                });
+                let reply =
+                    tell(me, |r| Event::Launched(r.unwrap_or(Err(ExecutorError::Gone)).map(Box::new)));
+                self.services.executor.send(ExecutorMsg::Launch { launch, reply });
+            }
+            Effect::Adopt => {
+                (self.watch, self.connected_to) = (None, None);
+                if let Some(link) = self.link.take() {
+                    link.stop(None);
+                }
+                let reply = tell(me, |r| Event::Adopted(r.unwrap_or(Err(ExecutorError::Gone)).map(Box::new)));
+                self.services.executor.send(ExecutorMsg::Adopt { vm, reply });
+            }
+            Effect::Watch(record) => self.follow(me, &record),
+            Effect::Connect(record) => self.connect(me, record).await?,
+            Effect::StopPolitely { signal, grace } => self.stop_politely(signal, grace),
+            Effect::Destroy => {
+                let reply = tell(me, |r| Event::Destroyed(r.unwrap_or(Err(ExecutorError::Gone))));
+                self.services.executor.send(ExecutorMsg::Destroy { vm, reply });
+            }
+            Effect::Probe(id) => self.probe(me, id),
+            Effect::Tell(news) => self.tell(What::News(news)),
+            Effect::Facts { cid, vmm_pid } => {
+                if self.facts != (cid, vmm_pid) {
+                    self.facts = (cid, vmm_pid);
+                    self.tell(What::Facts { cid, vmm_pid });
+                }
+            }
+            Effect::Notice(text) => self.notice(&text),
+            Effect::End(cause) => self.end(me, cause),
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, me: &ActorRef<VmMsg>, record: &StatusRecord) {
+        let dir = PathBuf::from(&record.dir);
+        let me = me.clone();
+        self.watch = Some(watch::watch(dir.join(rundir::CONTROL), move |report| {
+            let event = match report {
+                MonitorReport::Status(record) => Event::Status(record),
+                MonitorReport::Lost(why) => Event::MonitorLost(why),
+            };
+            // The actor may have ended.
+            let _ = me.cast(VmMsg::Event(event));
+        }));
+        self.dir = Some(dir);
+    }
+
+    async fn connect(
+        &mut self,
+        me: &ActorRef<VmMsg>,
+        record: Box<StatusRecord>,
+    ) -> Result<(), ActorProcessingErr> {
+        let args = LinkArgs {
+            address: Address::of(&record),
+            token: PathBuf::from(&record.dir).join(rundir::TOKEN),
+            incarnation: record.incarnation,
+            report: me.get_derived(),
+        };
+        // Its `pre_start` only sends itself a message: nothing is waited for here.
+        let (link, _) = Actor::spawn_linked(None, VsockLink, args, me.get_cell()).await?;
+        (self.link, self.connected_to) = (Some(link), Some(record));
+        Ok(())
+    }
+
+    fn stop_politely(&self, signal: Signal, grace: std::time::Duration) {
+        let Some(dir) = &self.dir else { return };
+        let socket = dir.join(rundir::CONTROL);
+        let params =
+            json!({ "signal": signal.number(), "timeout_ms": grace.as_millis() as u64, "force": false });
+        tokio::spawn(async move {
+            // What comes of it is seen in the watch; if nothing does, the deadline of the stop sees to it.
+            if let Err(e) = watch::ask(&socket, "stop", params).await {
+                tracing::debug!("{}: stop: {e}", socket.display());
+            }
+        });
+    }
+
+    fn probe(&self, me: &ActorRef<VmMsg>, id: u64) {
+        let health = &self.life.spec().health;
+        let timeout_ms = u64::try_from(health.timeout.as_millis()).unwrap_or(u64::MAX);
+        let command = (!health.command.is_empty())
+            .then(|| Ask::Exec(Exec { command: health.command.clone(), timeout_ms, bulk: false }));
+        // A guest that runs a command and says how it went answers a ping, too.
+        let ask = command.unwrap_or(Ask::Ping);
+        let me = me.clone();
+        let reply = Reply::new(move |outcome: Option<Outcome>| {
+            let healthy = outcome.is_some_and(|outcome| is_healthy(&outcome));
+            let _ = me.cast(VmMsg::Event(Event::Probed { id, healthy }));
+        });
+        self.ask(ask, reply);
+    }
+
+    fn ask(&self, ask: Ask, reply: Reply<Outcome>) {
+        match &self.link {
+            // If the link has just failed the reply is dropped, which answers.
+            Some(link) => drop(link.cast(LinkMsg::Ask { ask, reply })),
+            None => reply.send(Err(WireError::new(ErrorKind::Busy, "the guest is not up"))),
+        }
+    }
+
+    fn signal(&self, signal: Signal, reply: Reply<Result<(), String>>) {
+        let vm = self.life.spec().name.clone();
+        let reply = Reply::new(move |done: Option<Result<(), ExecutorError>>| {
+            reply.send(done.unwrap_or(Err(ExecutorError::Gone)).map_err(|e| e.to_string()));
+        });
+        self.services.executor.send(ExecutorMsg::Signal { vm, signal, reply });
+    }
+
+    fn set_paused(&self, paused: bool, reply: Reply<Result<(), String>>) {
+        let Some(dir) = &self.dir else { return reply.send(Err("the VM is not up".into())) };
+        let socket = dir.join(rundir::CONTROL);
+        tokio::spawn(async move {
+            let method = if paused { "pause" } else { "resume" };
+            let outcome = watch::ask(&socket, method, json!({})).await;
+            reply.send(outcome.map(drop).map_err(|e| e.to_string()));
+        });
+    }
+
+    fn end(&mut self, me: &ActorRef<VmMsg>, cause: Cause) {
+        (self.watch, self.connected_to) = (None, None);
+        self.tell(What::Ended(cause));
+        // The link goes with its parent.
+        me.stop(None);
+    }
+
+    fn notice(&self, text: &str) {
+        self.tell(What::Notice(text.to_owned()));
+    }
+
+    fn tell(&self, what: What) {
+        // The group may be gone; then its successor finds the VM by the launcher's list.
+        let _ = self.report.cast(Report { vm: self.life.spec().name.clone(), epoch: self.epoch, what });
+    }
+
+    /// Sees that a tick comes when the life wants one. Timers are not taken back: one too many finds nothing to do.
+    fn arm(&mut self, me: &ActorRef<VmMsg>) {
+        let Some(at) = self.life.wake_at() else { return };
+        if self.armed.is_none_or(|armed| at < armed) {
+            self.armed = Some(at);
+            me.send_after(at.saturating_duration_since(now()), || VmMsg::Tick);
+        }
+    }
+}
+
+fn is_healthy(outcome: &Outcome) -> bool {
+    match outcome {
+        Ok(value) => match serde_json::from_value::<ExecResult>(value.clone()) {
+            // A ping's answer has neither; a command's has exactly one.
+            Ok(result) => {
+                result.exit.code.unwrap_or(0) == 0
+                    && result.exit.signal.is_none()
+                    && result.exit.exec.is_none()
+                    && !result.timed_out
+            }
+            Err(_) => false,
+        },
+        Err(_) => false,
+    }
+}
+
+fn tell<T: Send + 'static>(
+    me: &ActorRef<VmMsg>,
+    event: impl FnOnce(Option<T>) -> Event + Send + 'static,
+) -> Reply<T> {
+    let me = me.clone();
+    // The actor may have ended meanwhile.
+    Reply::new(move |answer| drop(me.cast(VmMsg::Event(event(answer)))))
+}
+
+fn gone(lease: Option<Result<Cid, crate::cid::LeaseError>>) -> Result<Cid, String> {
+    match lease {
+        Some(lease) => lease.map_err(|e| e.to_string()),
+        None => Err("the CID allocator failed".into()),
+    }
+}

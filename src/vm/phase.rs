@@ -1,0 +1,503 @@
+//! The life of one incarnation, on one page: what each event means in each phase.
+//! Knows no actors, no clock and no I/O; time comes in with each event, effects go out.
+
+use crate::executor::ExecutorError;
+use crate::policy::Cause;
+use crate::spec::{Cid, OnUnhealthy, Readiness, Restart, Signal, VmSpec};
+use crate::vm::health::{Finding, Health};
+use crate::vm::report::{Mode, News};
+use pepita_wire::record::{CallErrorKind, DaemonState};
+use pepita_wire::{GuestEvent, StatusRecord, VmState};
+use std::time::{Duration, Instant};
+
+/// CIDs of other programs that one launch may run into before it counts as failed.
+const CID_TRIES: u32 = 64;
+
+/// Before a destroy that failed is tried again.
+const DESTROY_RETRY: Duration = Duration::from_secs(1);
+
+/// How often a VM that will not go away is told about.
+const STILL_THERE: Duration = Duration::from_secs(10);
+
+/// A stop of the guest may take this much longer than its grace before we step in: the monitor has the same deadline.
+const STOP_SLACK: Duration = Duration::from_millis(500);
+
+/// Where an incarnation is.
+#[derive(Debug, Clone)]
+pub enum Phase {
+    /// Not begun.
+    Created,
+    /// Waits for its CID.
+    Leasing,
+    /// The launcher is at work. It cannot be called back, only undone when it is done.
+    Launching { undo: bool, deadline: Instant, tries: u32 },
+    /// The launcher looks for what is there.
+    Adopting { undo: bool },
+    /// The VMM runs, the daemon does not yet.
+    Booting { deadline: Instant },
+    /// The daemon runs, and is not Ready.
+    Running { deadline: Instant },
+    /// The daemon is Ready.
+    Ready { health: Health },
+    /// The virtual CPUs stand still; what they were at.
+    Paused { health: Option<Health>, left: Duration },
+    /// The monitor takes it down politely.
+    Stopping { deadline: Instant },
+    /// The launcher removes it.
+    Destroying { cause: Cause, since: Instant, retry: Option<Instant>, told: Instant },
+    /// Confirmed gone.
+    Gone,
+}
+
+/// What can happen.
+#[derive(Debug)]
+pub enum Event {
+    /// Go.
+    Begin(Mode),
+    /// The allocator's answer.
+    Leased(Result<Cid, String>),
+    /// The launcher's answer to a launch.
+    Launched(Result<Box<StatusRecord>, ExecutorError>),
+    /// The launcher's answer to an adoption.
+    Adopted(Result<Box<StatusRecord>, ExecutorError>),
+    /// The monitor's news.
+    Status(Box<StatusRecord>),
+    /// The monitor is gone.
+    MonitorLost(String),
+    /// The guest's news.
+    Heard(GuestEvent),
+    /// The result of a probe.
+    Probed { id: u64, healthy: bool },
+    /// Take it down.
+    Stop,
+    /// End it at once.
+    Destroy,
+    /// The launcher's answer to a destroy.
+    Destroyed(Result<(), ExecutorError>),
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Ask the allocator for a CID.
+    Lease,
+    /// Ask it for another one: this one belongs to another program.
+    Avoid,
+    /// Tell it which one an adopted VM has.
+    Reserve(Cid),
+    /// Have the launcher boot it.
+    Launch(Cid),
+    /// Have the launcher find it.
+    Adopt,
+    /// Follow its monitor, and know where its agent is.
+    Watch(Box<StatusRecord>),
+    /// Talk to its agent.
+    Connect(Box<StatusRecord>),
+    /// Have its monitor take it down.
+    StopPolitely { signal: Signal, grace: Duration },
+    /// Have the launcher remove it.
+    Destroy,
+    /// Ask the guest whether it is well.
+    Probe(u64),
+    /// Tell the group.
+    Tell(News),
+    /// Tell the group what onlookers want to know.
+    Facts { cid: Option<Cid>, vmm_pid: Option<u32> },
+    /// Tell people.
+    Notice(String),
+    /// Tell the group that it is gone, and why. The last effect.
+    End(Cause),
+}
+
+/// One incarnation of a VM.
+#[derive(Debug)]
+pub struct Life {
+    spec: VmSpec,
+    phase: Phase,
+    connected: bool,
+    link_up: bool,
+    effects: Vec<Effect>,
+}
+
+impl Life {
+    /// Not begun.
+    pub fn new(spec: VmSpec) -> Self {
+        Self { spec, phase: Phase::Created, connected: false, link_up: false, effects: Vec::new() }
+    }
+
+    /// Where it is.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// The specification in force.
+    pub fn spec(&self) -> &VmSpec {
+        &self.spec
+    }
+
+    /// Timeouts and probes change for a running VM, too.
+    pub fn update(&mut self, spec: VmSpec) {
+        self.spec = spec;
+    }
+
+    /// The link is there, or not.
+    pub fn link(&mut self, up: bool) {
+        self.link_up = up;
+    }
+
+    /// When to send a [`Event::Tick`].
+    pub fn wake_at(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Booting { deadline } | Phase::Running { deadline } | Phase::Stopping { deadline } => {
+                Some(*deadline)
+            }
+            Phase::Ready { health } => health.wake_at(&self.spec.health),
+            Phase::Destroying { retry, told, .. } => {
+                Some(retry.unwrap_or(*told + STILL_THERE).min(*told + STILL_THERE))
+            }
+            Phase::Created
+            | Phase::Leasing
+            | Phase::Launching { .. }
+            | Phase::Adopting { .. }
+            | Phase::Paused { .. }
+            | Phase::Gone => None,
+        }
+    }
+
+    /// Takes in an event.
+    pub fn on(&mut self, now: Instant, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Begin(mode) => self.begin(mode),
+            Event::Leased(lease) => self.leased(now, lease),
+            Event::Launched(result) => self.launched(now, result),
+            Event::Adopted(result) => self.adopted(now, result),
+            Event::Status(record) => self.status(now, &record),
+            Event::MonitorLost(why) => self.monitor_lost(&why),
+            Event::Heard(event) => self.heard(now, &event),
+            Event::Probed { id, healthy } => self.probed(now, id, healthy),
+            Event::Stop => self.stop(now),
+            Event::Destroy => self.destroy_now(now),
+            Event::Destroyed(result) => self.destroyed(now, result),
+            Event::Tick => self.tick(now),
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn begin(&mut self, mode: Mode) {
+        if !matches!(self.phase, Phase::Created) {
+            return;
+        }
+        match mode {
+            Mode::Launch => {
+                self.phase = Phase::Leasing;
+                self.effects.push(Effect::Lease);
+            }
+            Mode::Adopt => {
+                self.phase = Phase::Adopting { undo: false };
+                self.effects.push(Effect::Adopt);
+            }
+        }
+    }
+
+    fn leased(&mut self, now: Instant, lease: Result<Cid, String>) {
+        let (deadline, tries) = match self.phase {
+            Phase::Leasing => (now + self.spec.start.timeout, 0),
+            Phase::Launching { undo: true, .. } => return self.gone(Cause::Stopped),
+            Phase::Launching { deadline, tries, .. } => (deadline, tries),
+            _ => return,
+        };
+        match lease {
+            Ok(cid) => {
+                self.phase = Phase::Launching { undo: false, deadline, tries };
+                self.effects.push(Effect::Facts { cid: Some(cid), vmm_pid: None });
+                self.effects.push(Effect::Launch(cid));
+            }
+            Err(message) => self.gone(Cause::LaunchFailed { recoverable: true, message }),
+        }
+    }
+
+    fn launched(&mut self, now: Instant, result: Result<Box<StatusRecord>, ExecutorError>) {
+        let Phase::Launching { undo, deadline, tries } = self.phase else { return };
+        match result {
+            Ok(_) if undo => self.destroy(now, Cause::Stopped),
+            Ok(record) => {
+                self.phase = Phase::Booting { deadline };
+                self.effects.push(Effect::Watch(record.clone()));
+                self.status(now, &record);
+            }
+            Err(_) if undo => self.destroy(now, Cause::Stopped),
+            Err(e) if e.kind() == Some(CallErrorKind::CidTaken) && tries < CID_TRIES => {
+                self.phase = Phase::Launching { undo, deadline, tries: tries + 1 };
+                self.effects.push(Effect::Notice(format!("{e}; another CID is leased")));
+                self.effects.push(Effect::Avoid);
+            }
+            Err(e) if e.kind() == Some(CallErrorKind::NameTaken) => {
+                // A former incarnation of ours that nobody took down. It must go before the next one comes.
+                self.destroy(now, Cause::LaunchFailed { recoverable: true, message: e.to_string() });
+            }
+            Err(e) => {
+                let recoverable = e.is_recoverable();
+                self.gone(Cause::LaunchFailed { recoverable, message: e.to_string() });
+            }
+        }
+    }
+
+    fn adopted(&mut self, now: Instant, result: Result<Box<StatusRecord>, ExecutorError>) {
+        let Phase::Adopting { undo } = self.phase else { return };
+        match result {
+            _ if undo => self.destroy(now, Cause::Stopped),
+            Ok(record) => {
+                if let Ok(cid) = Cid::new(record.vsock.cid) {
+                    self.effects.push(Effect::Reserve(cid));
+                }
+                self.phase = Phase::Booting { deadline: now + self.spec.start.timeout };
+                self.connected = false;
+                if !record.state.is_terminal() {
+                    self.effects.push(Effect::Watch(record.clone()));
+                }
+                self.status(now, &record);
+            }
+            // It is not there: nobody saw it end.
+            Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => self.gone(Cause::Unknown),
+            // It may be there. What we cannot watch we take down.
+            Err(e) => {
+                self.effects.push(Effect::Notice(format!("cannot be taken over: {e}")));
+                self.destroy(now, Cause::Unknown);
+            }
+        }
+    }
+
+    fn status(&mut self, now: Instant, record: &StatusRecord) {
+        if record.state.is_terminal() {
+            let cause = record.exit.as_ref().map_or(Cause::Unknown, Cause::of_record);
+            return match &self.phase {
+                Phase::Booting { .. }
+                | Phase::Running { .. }
+                | Phase::Ready { .. }
+                | Phase::Paused { .. } => {
+                    self.gone(cause);
+                }
+                // It went politely; now its traces go.
+                Phase::Stopping { .. } => self.destroy(now, Cause::Stopped),
+                Phase::Created
+                | Phase::Leasing
+                | Phase::Launching { .. }
+                | Phase::Adopting { .. }
+                | Phase::Destroying { .. }
+                | Phase::Gone => {}
+            };
+        }
+        if !matches!(
+            self.phase,
+            Phase::Booting { .. } | Phase::Running { .. } | Phase::Ready { .. } | Phase::Paused { .. }
+        ) {
+            return;
+        }
+        let cid = Cid::new(record.vsock.cid).ok();
+        self.effects.push(Effect::Facts { cid, vmm_pid: record.vmm_pid });
+        if record.agent.ready && !self.connected {
+            self.connected = true;
+            self.effects.push(Effect::Connect(Box::new(record.clone())));
+        }
+        self.pause_or_resume(now, record.state);
+        let runs = matches!(record.daemon.state, DaemonState::Running | DaemonState::Ready);
+        if let Phase::Booting { deadline } = self.phase
+            && runs
+        {
+            self.phase = Phase::Running { deadline };
+            self.effects.push(Effect::Tell(News::Running));
+        }
+        let ready = match self.spec.start.ready {
+            Readiness::Started => runs,
+            Readiness::Notify => record.daemon.state == DaemonState::Ready,
+        };
+        if matches!(self.phase, Phase::Running { .. }) && ready {
+            self.phase = Phase::Ready { health: Health::new(&self.spec.health, now) };
+            self.effects.push(Effect::Tell(News::Ready));
+        }
+    }
+
+    fn pause_or_resume(&mut self, now: Instant, state: VmState) {
+        let paused = state == VmState::Paused;
+        match std::mem::replace(&mut self.phase, Phase::Gone) {
+            Phase::Ready { health } if paused => {
+                self.phase = Phase::Paused { health: Some(health), left: Duration::ZERO };
+                self.effects.push(Effect::Tell(News::Paused));
+            }
+            Phase::Running { deadline } if paused => {
+                self.phase = Phase::Paused { health: None, left: deadline.saturating_duration_since(now) };
+                self.effects.push(Effect::Tell(News::Paused));
+            }
+            Phase::Paused { health, left } if !paused => {
+                self.phase = match health {
+                    Some(mut health) => {
+                        health.restart(&self.spec.health, now);
+                        Phase::Ready { health }
+                    }
+                    None => Phase::Running { deadline: now + left },
+                };
+                self.effects.push(Effect::Tell(News::Resumed));
+            }
+            phase => self.phase = phase,
+        }
+    }
+
+    fn monitor_lost(&mut self, why: &str) {
+        match self.phase {
+            Phase::Booting { .. } | Phase::Running { .. } | Phase::Ready { .. } | Phase::Paused { .. } => {
+                self.effects.push(Effect::Notice(format!("its monitor is gone ({why}); looking for the VM")));
+                self.phase = Phase::Adopting { undo: false };
+                self.effects.push(Effect::Adopt);
+            }
+            // The deadline of the stop, or the destroy under way, will see to it.
+            Phase::Stopping { .. }
+            | Phase::Created
+            | Phase::Leasing
+            | Phase::Launching { .. }
+            | Phase::Adopting { .. }
+            | Phase::Destroying { .. }
+            | Phase::Gone => {}
+        }
+    }
+
+    fn heard(&mut self, now: Instant, event: &GuestEvent) {
+        match (event, &mut self.phase) {
+            (GuestEvent::Health(told), Phase::Ready { health }) if told.watchdog => health.fed(now),
+            (GuestEvent::Health(told), Phase::Booting { deadline } | Phase::Running { deadline }) => {
+                if let Some(us) = told.extend_timeout_us {
+                    *deadline = (*deadline).max(now + Duration::from_micros(us));
+                }
+            }
+            // The monitor hears of these too, and its record counts.
+            (
+                GuestEvent::Health(_)
+                | GuestEvent::Started { .. }
+                | GuestEvent::Ready
+                | GuestEvent::Memory { .. }
+                | GuestEvent::Exited(_)
+                | GuestEvent::Unknown(_),
+                _,
+            ) => {}
+        }
+    }
+
+    fn probed(&mut self, now: Instant, id: u64, healthy: bool) {
+        if let Phase::Ready { health } = &mut self.phase {
+            let finding = health.probed(&self.spec.health, now, id, healthy);
+            self.found(now, finding.into_iter().collect());
+        }
+    }
+
+    fn found(&mut self, now: Instant, findings: Vec<Finding>) {
+        for finding in findings {
+            match finding {
+                Finding::Probe(id) => self.effects.push(Effect::Probe(id)),
+                Finding::Healthy => self.effects.push(Effect::Tell(News::Healthy)),
+                Finding::Unhealthy => {
+                    self.effects.push(Effect::Tell(News::Unhealthy));
+                    let fatal = self.spec.health.on_unhealthy == OnUnhealthy::Restart
+                        && self.spec.restart.policy != Restart::Never;
+                    if fatal {
+                        return self.destroy(now, Health::cause(self.link_up));
+                    }
+                }
+                Finding::WatchdogExpired => return self.destroy(now, Cause::Watchdog),
+            }
+        }
+    }
+
+    fn stop(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Created | Phase::Leasing => self.gone(Cause::Stopped),
+            Phase::Launching { undo, .. } | Phase::Adopting { undo } => *undo = true,
+            Phase::Booting { .. } => self.destroy(now, Cause::Stopped),
+            Phase::Running { .. } | Phase::Ready { .. } | Phase::Paused { .. } => {
+                let stop = self.spec.stop;
+                if stop.timeout.is_zero() {
+                    return self.destroy(now, Cause::Stopped);
+                }
+                self.phase = Phase::Stopping { deadline: now + stop.timeout + STOP_SLACK };
+                self.effects.push(Effect::StopPolitely { signal: stop.signal, grace: stop.timeout });
+            }
+            // Told twice: the first deadline holds.
+            Phase::Stopping { .. } | Phase::Destroying { .. } | Phase::Gone => {}
+        }
+    }
+
+    fn destroy_now(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Created | Phase::Leasing => self.gone(Cause::Stopped),
+            Phase::Launching { undo, .. } | Phase::Adopting { undo } => *undo = true,
+            Phase::Booting { .. }
+            | Phase::Running { .. }
+            | Phase::Ready { .. }
+            | Phase::Paused { .. }
+            | Phase::Stopping { .. } => self.destroy(now, Cause::Stopped),
+            Phase::Destroying { .. } | Phase::Gone => {}
+        }
+    }
+
+    fn destroyed(&mut self, now: Instant, result: Result<(), ExecutorError>) {
+        if let Phase::Destroying { cause, retry, .. } = &mut self.phase {
+            match result {
+                Ok(()) => {
+                    let cause = cause.clone();
+                    self.gone(cause);
+                }
+                Err(e) => {
+                    *retry = Some(now + DESTROY_RETRY);
+                    self.effects.push(Effect::Notice(format!("cannot be destroyed yet: {e}")));
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Booting { deadline } | Phase::Running { deadline } if now >= *deadline => {
+                self.destroy(now, Cause::StartTimeout);
+            }
+            Phase::Stopping { deadline } if now >= *deadline => {
+                self.effects.push(Effect::Notice("did not stop in time; it is destroyed".into()));
+                self.destroy(now, Cause::Stopped);
+            }
+            Phase::Ready { health } => {
+                let findings = health.tick(&self.spec.health, now);
+                self.found(now, findings);
+            }
+            Phase::Destroying { since, retry, told, .. } => {
+                if retry.is_some_and(|at| now >= at) {
+                    *retry = None;
+                    self.effects.push(Effect::Destroy);
+                }
+                if now - *told >= STILL_THERE {
+                    *told = now;
+                    let seconds = (now - *since).as_secs();
+                    self.effects
+                        .push(Effect::Notice(format!("still there {seconds} s after it was to be gone")));
+                }
+            }
+            Phase::Booting { .. }
+            | Phase::Running { .. }
+            | Phase::Stopping { .. }
+            | Phase::Created
+            | Phase::Leasing
+            | Phase::Launching { .. }
+            | Phase::Adopting { .. }
+            | Phase::Paused { .. }
+            | Phase::Gone => {}
+        }
+    }
+
+    fn destroy(&mut self, now: Instant, cause: Cause) {
+        self.phase = Phase::Destroying { cause, since: now, retry: None, told: now };
+        self.effects.push(Effect::Destroy);
+    }
+
+    fn gone(&mut self, cause: Cause) {
+        self.phase = Phase::Gone;
+        self.effects.push(Effect::End(cause));
+    }
+}
