@@ -1,0 +1,48 @@
+//! How a call fails: a kind for programs, a sentence for people.
+
+use pepita_wire::record::{CallError, CallErrorKind};
+use std::fmt::Display;
+use std::path::Path;
+
+/// The error of every call.
+pub type Failure = CallError;
+
+/// A result of a call.
+pub type Outcome<T> = Result<T, Failure>;
+
+/// A failure that is about no VM in particular, or whose VM is named later by [`About::about`].
+pub fn failure(kind: CallErrorKind, message: impl Into<String>) -> Failure {
+    CallError { kind, name: None, message: message.into() }
+}
+
+/// Reading or writing `path` failed.
+pub fn io(path: &Path, error: impl Into<std::io::Error>) -> Failure {
+    let error = error.into();
+    let kind = match error.kind() {
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            CallErrorKind::Permission
+        }
+        _ => CallErrorKind::Io,
+    };
+    failure(kind, format!("{}: {error}", path.display()))
+}
+
+/// Something else went wrong in the system.
+pub fn system(what: &str, error: impl Display) -> Failure {
+    failure(CallErrorKind::Io, format!("{what}: {error}"))
+}
+
+/// Adds what a failure is about.
+pub trait About<T> {
+    /// Names the VM.
+    ///
+    /// # Errors
+    /// The same, with its name.
+    fn about(self, vm: &str) -> Outcome<T>;
+}
+
+impl<T> About<T> for Outcome<T> {
+    fn about(self, vm: &str) -> Self {
+        self.map_err(|e| Failure { name: Some(e.name.unwrap_or_else(|| vm.to_owned())), ..e })
+    }
+}

@@ -1,0 +1,80 @@
+//! Which process is meant. A pid alone says nothing: it may be another's by now.
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use std::os::fd::OwnedFd;
+
+/// A process, told apart from all others that had or will have its pid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its pid.
+    pub pid: u32,
+    /// Field 22 of `/proc/<pid>/stat`: its start in clock ticks since boot.
+    pub start: u64,
+    /// Of the host's boot that it was started in.
+    pub boot_id: String,
+}
+
+impl Identity {
+    /// The process that has this pid now.
+    pub fn of(pid: u32) -> Option<Self> {
+        Some(Self { pid, start: start_of(pid)?, boot_id: boot_id() })
+    }
+
+    /// A handle on it, if it still runs.
+    pub fn open(&self) -> Option<OwnedFd> {
+        if self.boot_id != boot_id() {
+            return None;
+        }
+        let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
+        let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // Looked at after the handle was taken, so that it is this process that the handle holds.
+        (start_of(self.pid) == Some(self.start)).then_some(handle)
+    }
+
+    /// Sends it a signal, if it still runs.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(handle) = self.open() {
+            // It may end at this very moment.
+            let _ = pidfd_send_signal(handle, signal);
+        }
+    }
+}
+
+fn start_of(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    start_in(&stat).filter(|_| !is_zombie(&stat))
+}
+
+/// The program's name may hold blanks and parentheses: what counts comes after the last one.
+fn start_in(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+fn is_zombie(stat: &str) -> bool {
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// The host's boot.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recycled_pid_is_another_process() {
+        let me = Identity::of(std::process::id()).expect("we run");
+        assert!(me.open().is_some());
+        assert!(Identity { start: me.start + 1, ..me.clone() }.open().is_none());
+        assert!(Identity { boot_id: "another".into(), ..me }.open().is_none());
+    }
+
+    #[test]
+    fn a_name_with_parentheses_does_not_confuse() {
+        let stat = "7 (a) b) S 1 1 1 0 -1 4194560 1 0 0 0 1 1 0 0 20 0 1 0 4242 1 1";
+        assert_eq!(start_in(stat), Some(4242));
+    }
+}

@@ -1,0 +1,137 @@
+//! The modules that a guest's kernel needs, in load order, from a kernel package.
+//! Reads module files that anybody may have written.
+
+use crate::failure::{Outcome, failure, io, system};
+use pepita_wire::record::CallErrorKind;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What every guest needs: the bus, the console, vsock.
+pub const FOR_ALL: [&str; 3] = ["virtio_mmio", "virtio_console", "vmw_vsock_virtio_transport"];
+
+/// What an initrd that leads to a disk needs.
+pub const FOR_DISK: [&str; 4] = ["virtio_mmio", "virtio_console", "vmw_vsock_virtio_transport", "virtio_blk"];
+
+/// A module that is not a file is built into the kernel. More than this in one package is no kernel package.
+const MODULES_CAP: usize = 20_000;
+
+/// The files of the wanted modules and of what they depend on, in load order.
+///
+/// # Errors
+/// When the package has no modules at all, or compressed ones.
+pub fn find(package: &Path, wanted: &[&str]) -> Outcome<Vec<PathBuf>> {
+    let mut files = BTreeMap::new();
+    collect(package, &mut files, 0)?;
+    if files.is_empty() {
+        return Err(failure(
+            CallErrorKind::BadImage,
+            format!(
+                "{}: no kernel modules (*.ko) in it; name the unpacked package of the kernel",
+                package.display()
+            ),
+        ));
+    }
+    let (mut order, mut seen) = (Vec::new(), BTreeSet::new());
+    for name in wanted {
+        visit(name, &files, &mut seen, &mut order)?;
+    }
+    Ok(order)
+}
+
+/// Unpacks a `.deb`; a directory stays what it is.
+///
+/// # Errors
+/// When dpkg-deb is missing or refuses.
+pub fn unpack(package: &Path, into: &Path) -> Outcome<PathBuf> {
+    if package.is_dir() {
+        return Ok(package.to_owned());
+    }
+    let output = Command::new("dpkg-deb").arg("-x").args([package, into]).output();
+    let output = output.map_err(|e| system("dpkg-deb", e))?;
+    match output.status.success() {
+        true => Ok(into.to_owned()),
+        false => Err(failure(
+            CallErrorKind::BadImage,
+            format!("{}: {}", package.display(), String::from_utf8_lossy(&output.stderr).trim()),
+        )),
+    }
+}
+
+fn collect(dir: &Path, files: &mut BTreeMap<String, PathBuf>, depth: u32) -> Outcome<()> {
+    let entries = std::fs::read_dir(dir).map_err(|e| io(dir, e))?;
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_dir() && depth < 16 {
+            collect(&path, files, depth + 1)?;
+            continue;
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".ko.xz") || name.ends_with(".ko.zst") || name.ends_with(".ko.gz") {
+            return Err(failure(
+                CallErrorKind::BadImage,
+                format!("{}: compressed modules are not supported; unpack them first", path.display()),
+            ));
+        }
+        if let Some(stem) = name.strip_suffix(".ko")
+            && files.len() < MODULES_CAP
+        {
+            files.insert(stem.replace('-', "_"), path);
+        }
+    }
+    Ok(())
+}
+
+fn visit(
+    name: &str,
+    files: &BTreeMap<String, PathBuf>,
+    seen: &mut BTreeSet<String>,
+    order: &mut Vec<PathBuf>,
+) -> Outcome<()> {
+    let Some(path) = files.get(name) else { return Ok(()) };
+    if !seen.insert(name.to_owned()) {
+        return Ok(());
+    }
+    let module = std::fs::read(path).map_err(|e| io(path, e))?;
+    for dependency in depends(&module) {
+        visit(&dependency, files, seen, order)?;
+    }
+    order.push(path.clone());
+    Ok(())
+}
+
+/// The `depends=` of a module's modinfo, which is a list of zero-terminated texts.
+fn depends(module: &[u8]) -> Vec<String> {
+    let found = module.split(|b| *b == 0).find_map(|text| text.strip_prefix(b"depends=".as_slice()));
+    let list = String::from_utf8_lossy(found.unwrap_or_default()).into_owned();
+    list.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_a_module_depends_on_is_loaded_before_it_and_a_circle_ends() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let module = |name: &str, depends: &str| {
+            let text = format!("\0license=GPL\0depends={depends}\0");
+            std::fs::write(dir.path().join(format!("{name}.ko")), text).expect("written");
+        };
+        module("virtio-mmio", "virtio,virtio-ring");
+        module("virtio", "virtio_ring");
+        module("virtio_ring", "virtio");
+        let found = find(dir.path(), &["virtio_mmio", "built_in"]).expect("found");
+        let names: Vec<_> = found.iter().filter_map(|p| p.file_stem()?.to_str()).collect();
+        assert_eq!(names, ["virtio_ring", "virtio", "virtio-mmio"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_module_file_breaks_it(bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
+            depends(&bytes);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What lies where in a VM's run directory, apart from what others may read ([`pepita_wire::rundir`]).
+
+/// Held for life by the monitor: the claim of the name.
+pub const LOCK: &str = "lock";
+/// What was asked for. Mode 0600: it has the environment.
+pub const PLAN: &str = "spec.json";
+/// Where the VM is: its status and its processes.
+pub const STATE: &str = "state.json";
+/// The token on the kernel's command line, good for the first hello.
+pub const BOOT_TOKEN: &str = "boot.token";
+/// The vsock back-end's socket for QEMU.
+pub const BACKEND: &str = "vh.sock";
+/// QEMU's monitor protocol.
+pub const QMP: &str = "qmp.sock";
+/// The guest's console.
+pub const CONSOLE: &str = "console.sock";
+/// What the guest's console said.
+pub const CONSOLE_LOG: &str = "console.log";
+/// What monitor, VMM and back-end had to say.
+pub const MONITOR_LOG: &str = "monitor.log";
+/// Where claims on CIDs lie, in the directory of run directories.
+pub const CIDS: &str = ".cids";
+/// What can be made again, in the directory of run directories.
+pub const CACHE: &str = ".cache";

@@ -1,0 +1,162 @@
+//! QEMU's command line for a microVM. Words only; nothing is run here.
+//!
+//! The recipe is measured: modern Debian kernels find microvm's devices through ACPI, an emulated guest has to be told
+//! its TSC's frequency, and `reboot=t panic=-1` with `-no-reboot` turns every end of the guest into an end of QEMU.
+
+use crate::names;
+use crate::plan::{Accel, Plan, Root};
+use pepita_wire::record::Transport;
+use std::ffi::OsString;
+use std::path::Path;
+
+/// Descriptors that QEMU inherits.
+#[derive(Debug, Clone, Copy)]
+pub struct Descriptors {
+    /// Listens for whoever reads the console.
+    pub console: i32,
+    /// Listens for whoever commands QEMU.
+    pub qmp: i32,
+    /// `/dev/vhost-vsock`, on the kernel transport.
+    pub vhost: Option<i32>,
+}
+
+/// The kernel's command line.
+pub fn cmdline(plan: &Plan, token: &str) -> String {
+    let mut words =
+        vec!["console=hvc0 quiet reboot=t panic=-1 mitigations=off cryptomgr.notests lsm=".to_owned()];
+    if let (Accel::Tcg, Some(khz)) = (plan.accel, plan.tsc_khz) {
+        words.push(format!("tsc_early_khz={khz}"));
+    }
+    if let Root::Disk { initrd: None, .. } = plan.root {
+        words.push("root=/dev/vda rw init=/sbin/daemonctl".to_owned());
+    }
+    let cid = plan.cid.unwrap_or_default();
+    words.push(format!(
+        "pepita.token={token} pepita.port={} pepita.incarnation={} pepita.cid={cid}",
+        plan.port, plan.incarnation
+    ));
+    if !plan.cmdline_append.is_empty() {
+        words.push(plan.cmdline_append.clone());
+    }
+    words.join(" ")
+}
+
+/// QEMU's arguments. It runs in the VM's run directory, so sockets have short names there.
+pub fn argv(plan: &Plan, cmdline: &str, fds: Descriptors) -> Vec<OsString> {
+    let mut argv: Vec<OsString> = Vec::new();
+    let mut add = |option: &str, value: OsString| argv.extend([OsString::from(option), value]);
+    let memory = format!("{}M", plan.memory_mb);
+    // Shared, for the vsock back-end, which is another process.
+    add("-M", "microvm,memory-backend=mem,isa-serial=off".into());
+    add("-object", format!("memory-backend-memfd,id=mem,size={memory},share=on").into());
+    add("-accel", plan.accel.as_str().into());
+    if plan.accel == Accel::Kvm {
+        add("-cpu", "host".into());
+    }
+    add("-m", memory.into());
+    add("-smp", plan.cpus.to_string().into());
+    add("-name", plan.name.clone().into());
+    if let Some(kernel) = &plan.kernel {
+        add("-kernel", kernel.into());
+    }
+    match &plan.root {
+        Root::Initramfs(image) => add("-initrd", image.into()),
+        Root::Disk { image, initrd } => {
+            if let Some(initrd) = initrd {
+                add("-initrd", initrd.into());
+            }
+            // Writes go to a temporary file that is gone with the VM: every incarnation starts from the same image.
+            add("-drive", drive(image));
+            add("-device", "virtio-blk-device,drive=root".into());
+        }
+        Root::Host(_) => {}
+    }
+    add("-append", cmdline.into());
+    add("-device", "virtio-serial-device".into());
+    // QEMU waits for us to have connected to the console: not a byte of the boot is lost.
+    add("-chardev", format!("socket,id=console,fd={},server=on,wait=on", fds.console).into());
+    add("-device", "virtconsole,chardev=console".into());
+    add("-chardev", format!("socket,id=qmp,fd={},server=on,wait=on", fds.qmp).into());
+    add("-mon", "chardev=qmp,mode=control".into());
+    match (plan.transport, fds.vhost) {
+        (Transport::Vhost, Some(fd)) => {
+            let cid = plan.cid.unwrap_or_default();
+            add("-device", format!("vhost-vsock-device,guest-cid={cid},vhostfd={fd}").into());
+        }
+        _ => {
+            add("-chardev", format!("socket,id=vsock,path={}", names::BACKEND).into());
+            add("-device", "vhost-user-vsock-device,chardev=vsock".into());
+        }
+    }
+    add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
+    for flag in ["-no-reboot", "-nodefaults", "-no-user-config"] {
+        argv.push(flag.into());
+    }
+    argv.extend(["-display".into(), "none".into()]);
+    argv
+}
+
+/// A comma in a file name is doubled in QEMU's options.
+fn drive(image: &Path) -> OsString {
+    let mut drive = OsString::from("if=none,id=root,format=raw,snapshot=on,file=");
+    drive.push(image.to_string_lossy().replace(',', ",,"));
+    drive
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::VmmKind;
+
+    fn plan() -> Plan {
+        Plan {
+            name: "a".into(),
+            incarnation: 7,
+            vmm: VmmKind::Qemu,
+            program: "qemu".into(),
+            accel: Accel::Tcg,
+            kernel: Some("/k".into()),
+            root: Root::Initramfs("/r.cpio".into()),
+            cpus: 2,
+            memory_mb: 128,
+            cid: Some(42),
+            port: 5000,
+            transport: Transport::Hybrid,
+            backend: None,
+            command: Vec::new(),
+            env: [("SECRET".to_owned(), "s3".to_owned())].into(),
+            labels: Default::default(),
+            hold: false,
+            ready_timeout_ms: 1000,
+            cmdline_append: "loglevel=7".into(),
+            tsc_khz: Some(2_000_000),
+        }
+    }
+
+    fn text(plan: &Plan) -> String {
+        let fds = Descriptors { console: 3, qmp: 4, vhost: Some(5) };
+        let argv = argv(plan, &cmdline(plan, "t0k"), fds);
+        argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn an_emulated_guest_is_told_its_tsc_and_its_secrets_are_not_in_the_argv() {
+        let text = text(&plan());
+        assert!(text.contains("tsc_early_khz=2000000") && text.contains("pepita.incarnation=7"), "{text}");
+        assert!(text.contains("loglevel=7") && !text.contains("s3"), "{text}");
+    }
+
+    #[test]
+    fn the_kernel_transport_gets_the_claimed_descriptor() {
+        let text = text(&Plan { transport: Transport::Vhost, accel: Accel::Kvm, ..plan() });
+        assert!(text.contains("vhost-vsock-device,guest-cid=42,vhostfd=5"), "{text}");
+        assert!(text.contains("-cpu host") && !text.contains("tsc_early_khz"), "{text}");
+    }
+
+    #[test]
+    fn a_comma_in_an_image_s_name_ends_no_option() {
+        let root = Root::Disk { image: "/a,b.ext4".into(), initrd: None };
+        let text = text(&Plan { root, ..plan() });
+        assert!(text.contains("file=/a,,b.ext4") && text.contains("root=/dev/vda"), "{text}");
+    }
+}

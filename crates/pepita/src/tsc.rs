@@ -1,0 +1,42 @@
+//! The host's TSC frequency, which an emulated guest is told: measuring it itself, it hangs in one boot of five.
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "reading the counter is an instruction, not a call")
+)]
+
+use crate::identity::boot_id;
+use crate::names;
+use crate::record::{Sync, replace};
+use crate::rundir::RunDir;
+
+/// The frequency in kHz, measured once in each boot of the host; `None` where there is no such counter.
+pub fn khz(dir: &RunDir) -> Option<u64> {
+    let path = dir.path().join(names::CACHE).join("tsc");
+    let boot = boot_id();
+    let known = std::fs::read_to_string(&path).ok().and_then(|text| {
+        let (id, khz) = text.trim().split_once(' ')?;
+        (id == boot).then(|| khz.parse().ok()).flatten()
+    });
+    known.or_else(|| {
+        let khz = measure()?;
+        // Not being able to keep it costs the next boot 20 ms.
+        let _ = replace(&path, format!("{boot} {khz}\n").as_bytes(), Sync::No);
+        Some(khz)
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn measure() -> Option<u64> {
+    // SAFETY: RDTSC reads a register and is present on every x86-64.
+    let ticks = || unsafe { core::arch::x86_64::_rdtsc() };
+    let (began, from) = (std::time::Instant::now(), ticks());
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let (spent, to) = (began.elapsed(), ticks());
+    let nanos = u64::try_from(spent.as_nanos()).ok()?;
+    (to.checked_sub(from)?).checked_mul(1_000_000)?.checked_div(nanos).filter(|khz| *khz > 0)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn measure() -> Option<u64> {
+    None
+}
