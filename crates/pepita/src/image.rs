@@ -101,6 +101,8 @@ fn skeleton(agent: &Path, init: &str) -> Outcome<Archive> {
     }
     // The kernel opens it for PID 1 before anything is mounted.
     archive.device("dev/console", 0o600, 5, 1);
+    // Without a console yet, the Rust runtime of PID 1 opens this in place of its standard streams, or aborts.
+    archive.device("dev/null", 0o666, 1, 3);
     let bytes = std::fs::read(agent).map_err(|e| kernel::missing("agent", agent, &e))?;
     if needs_a_loader(&bytes) {
         return Err(failure(
