@@ -54,7 +54,10 @@ pub(super) fn flag(value: &Value<'_>) -> Read<bool> {
 /// A whole number of a range.
 pub(super) fn whole(range: RangeInclusive<u32>) -> impl Fn(&Value<'_>) -> Read<u32> {
     move |value| {
-        let what = format!("a whole number from {} to {}", range.start(), range.end());
+        let what = match range.end() {
+            &u32::MAX => format!("a whole number of at least {}", range.start()),
+            end => format!("a whole number from {} to {end}", range.start()),
+        };
         let Some(number) = value.get_ref().as_integer() else {
             // `"512"`, `"512M"`: memory is in MiB already.
             let digits = value.get_ref().as_str().map(|text| text.trim_end_matches(['M', 'B', 'i']));

@@ -20,17 +20,12 @@ pub(super) struct Written<T> {
 }
 
 /// What is known of a key. A wrong one is told once and then stands for nothing: neither for itself nor for a default.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) enum Field<T> {
+    #[default]
     Absent,
     Wrong,
     Good(Written<T>),
-}
-
-impl<T> Default for Field<T> {
-    fn default() -> Self {
-        Self::Absent
-    }
 }
 
 impl<T> Field<T> {
