@@ -1,7 +1,7 @@
 //! `pepita run` and `pepita adopt`: completes the plan, starts a monitor, hears what it says.
 
 use super::{foreground, look, say};
-use crate::agent_program::{AGENT, BACKEND, QEMU};
+use crate::agent_program::{AGENT, BACKEND, QEMU, static_agent};
 use crate::cid::Wanted;
 use crate::cli::{AccelChoice, DaemonArgs, Run, VmmChoice, VsockChoice};
 use crate::failure::{About, Outcome, failure, io, system};
@@ -179,13 +179,25 @@ fn plan(run_dir: &RunDir, name: &VmId, run: Run) -> Outcome<Plan> {
     };
     match vmm {
         VmmKind::Process => {
+            let command = from_here(base.command.clone());
             let image = run.rootfs.filter(|path| path.extension().is_some_and(|e| e == "json"));
             let image = image
                 .map(|path| std::fs::canonicalize(&path).map_err(|e| kernel::missing("image", &path, &e)));
-            Ok(Plan { program: AGENT.require()?, root: Root::Host(image.transpose()?), ..base })
+            Ok(Plan { program: AGENT.require()?, root: Root::Host(image.transpose()?), command, ..base })
         }
         VmmKind::Qemu => machine(run_dir, &run, base),
     }
+}
+
+/// A program of this host that was named by a relative path is meant from here, not from where the agent runs.
+fn from_here(mut command: Vec<String>) -> Vec<String> {
+    if let Some(program) = command.first_mut()
+        && program.contains('/')
+        && let Ok(path) = std::path::absolute(&*program)
+    {
+        *program = path.to_string_lossy().into_owned();
+    }
+    command
 }
 
 /// The parts of a plan that only a real VM has.
@@ -240,7 +252,7 @@ fn initrd(run_dir: &RunDir, run: &Run, kernel: &Path) -> Outcome<Option<PathBuf>
         [installed, unpacked, kernel.parent()?.join("modules")].into_iter().find(|dir| dir.is_dir())
     };
     match run.kernel_package.clone().or_else(beside) {
-        Some(package) => image::initrd(run_dir, &AGENT.require()?, &package).map(Some),
+        Some(package) => image::initrd(run_dir, &static_agent()?, &package).map(Some),
         None => Ok(None),
     }
 }
