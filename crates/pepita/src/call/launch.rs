@@ -246,10 +246,11 @@ fn initrd(run_dir: &RunDir, run: &Run, kernel: &Path) -> Outcome<Option<PathBuf>
     }
     let beside = || {
         let kernel = std::fs::canonicalize(kernel).ok()?;
-        let release = kernel.file_name()?.to_str()?.strip_prefix("vmlinuz-")?.to_owned();
-        let installed = Path::new("/lib/modules").join(&release);
-        let unpacked = kernel.parent()?.parent()?.join("lib/modules");
-        [installed, unpacked, kernel.parent()?.join("modules")].into_iter().find(|dir| dir.is_dir())
+        let release = kernel.file_name()?.to_str()?.strip_prefix("vmlinuz-").unwrap_or_default().to_owned();
+        let dir = kernel.parent()?;
+        let installed = (!release.is_empty()).then(|| Path::new("/lib/modules").join(&release));
+        let unpacked = dir.parent().map(|top| top.join("lib/modules").join(&release));
+        installed.into_iter().chain([dir.join("modules")]).chain(unpacked).find(|dir| dir.is_dir())
     };
     match run.kernel_package.clone().or_else(beside) {
         Some(package) => image::initrd(run_dir, &static_agent()?, &package).map(Some),
