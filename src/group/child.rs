@@ -109,6 +109,11 @@ impl Child {
         &self.spec.name
     }
 
+    /// It is down, and not for good.
+    pub(crate) fn may_start(&self) -> bool {
+        !self.phase.is_live() && !matches!(self.phase, Phase::Completed | Phase::Failed { .. })
+    }
+
     /// Since when it has been Ready without a break, if it is (or was, when it was paused).
     pub(crate) fn ready_since(&self) -> Option<Instant> {
         match self.phase {

@@ -88,6 +88,8 @@ pub enum End {
 
 /// What the roster wants done.
 #[derive(Debug, Clone, PartialEq)]
+// They live as long as it takes to carry them out.
+#[allow(clippy::large_enum_variant)]
 pub enum Order {
     /// Write down what the journal keeps of this VM.
     Save(VmName),

@@ -7,6 +7,7 @@
 mod ends;
 mod reload;
 mod settle;
+mod takeover;
 
 use crate::group::child::{Child, Phase, Then};
 use crate::group::order::{At, Command, End, Found, Order, Refused};
@@ -63,6 +64,9 @@ impl Roster {
                     if remembered.completed && child.spec.restart.policy != Restart::Always {
                         child.phase = Phase::Completed;
                     }
+                    if let Some(reason) = remembered.failed.clone() {
+                        child.phase = Phase::Failed { reason };
+                    }
                 }
                 child
             })
@@ -85,13 +89,12 @@ impl Roster {
         self.ready_told = false;
         for index in 0..self.children.len() {
             let child = &mut self.children[index];
-            child.first_start = true;
+            child.first_start |= !child.phase.is_live();
             match found.get(child.name()) {
-                Some(found) => self.take_over(at, index, found),
-                None if child.wanted == Wanted::Up && !matches!(child.phase, Phase::Completed) => {
-                    self.enqueue(index);
-                }
-                None => {}
+                Some(found) if !child.phase.is_live() => self.take_over(at, index, found),
+                // The operator may have started one while the group waited.
+                None if child.wanted == Wanted::Up && child.may_start() => self.enqueue(index),
+                Some(_) | None => {}
             }
         }
         self.finish(at.now)
@@ -343,6 +346,10 @@ impl Roster {
             wanted: child.wanted,
             attempts: child.attempts,
             completed: matches!(child.phase, Phase::Completed),
+            failed: match &child.phase {
+                Phase::Failed { reason } => Some(reason.clone()),
+                _ => None,
+            },
         })
     }
 
