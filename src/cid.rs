@@ -44,6 +44,8 @@ pub enum CidMsg {
     },
     /// The VM is confirmed gone.
     Release(VmName),
+    /// Fail. For tests of what a failed actor leads to.
+    Panic,
 }
 
 impl Actor for CidAllocator {
@@ -69,6 +71,7 @@ impl Actor for CidAllocator {
             }
             CidMsg::Reserve { vm, cid, reply } => reply.send(pool.reserve(&vm, cid)),
             CidMsg::Release(vm) => pool.release(&vm),
+            CidMsg::Panic => panic!("told to panic"),
         }
         Ok(())
     }

@@ -5,29 +5,22 @@
 //! `max_parallel_launches` at once.
 
 pub mod argv;
+mod launcher;
 mod process;
 
 pub use argv::Launch;
+pub use launcher::{Answer, Launcher, Pepita};
 pub use process::{NotFound, find};
 
 use crate::reply::Reply;
 use crate::spec::{Signal, VmName};
+use pepita_wire::StatusRecord;
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{StatusRecord, VersionRecord};
-use process::CallFailure;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::collections::{HashMap, VecDeque};
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Semaphore;
-
-/// For a call that only asks or ends something.
-const CALL_DEADLINE: Duration = Duration::from_secs(30);
-
-/// For a launch to come back: the VMM runs, the guest still boots.
-const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Why a call of the launcher came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -138,100 +131,29 @@ pub enum ExecutorMsg {
     },
     /// A call about this VM has ended: the next one may be made. Sent by the executor to itself.
     Done(VmName),
-}
-
-/// The launcher, and how it is called. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Launcher {
-    program: PathBuf,
-    run_dir: Option<PathBuf>,
-}
-
-impl Launcher {
-    /// A launcher that was found.
-    pub fn new(program: PathBuf, run_dir: Option<PathBuf>) -> Self {
-        Self { program, run_dir }
-    }
-
-    /// The program.
-    pub fn program(&self) -> &Path {
-        &self.program
-    }
-
-    /// Makes sure that this is our `pepita`. Exit 0 proves nothing: there are others of that name.
-    ///
-    /// # Errors
-    /// When it prints no version record, or one of another contract.
-    pub async fn verify(&self) -> Result<VersionRecord, ExecutorError> {
-        let foreign = |what: String| ExecutorError::NotPepita { program: self.program.clone(), what };
-        let output = self.output(argv::version(), Vec::new(), CALL_DEADLINE).await?;
-        let record: VersionRecord = serde_json::from_slice(&output.stdout)
-            .map_err(|_| foreign("`--version --json` printed no version record".into()))?;
-        if record.name != "pepita-launcher" {
-            return Err(foreign(format!("it says it is {:?}", record.name)));
-        }
-        if record.contract != pepita_wire::CONTRACT {
-            return Err(ExecutorError::Contract { program: self.program.clone(), theirs: record.contract });
-        }
-        Ok(record)
-    }
-
-    /// Every VM on this host.
-    ///
-    /// # Errors
-    /// When the call fails.
-    pub async fn list(&self) -> Result<Vec<StatusRecord>, ExecutorError> {
-        self.record(argv::list(), Vec::new(), CALL_DEADLINE).await
-    }
-
-    async fn output(
-        &self,
-        argv: Vec<OsString>,
-        stdin: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<process::Output, ExecutorError> {
-        let shown = argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
-        tracing::debug!(target: "pepita_supervisor::executor", "pepita {shown}");
-        let failed = |what: String| ExecutorError::Call { program: self.program.clone(), what };
-        let output = process::call(&self.program, self.run_dir.as_deref(), argv, stdin, deadline)
-            .await
-            .map_err(|e| match e {
-                CallFailure::Io(e) => failed(format!("cannot be run: {e}")),
-                e @ CallFailure::Timeout(_) => failed(e.to_string()),
-            })?;
-        if output.status.success() {
-            return Ok(output);
-        }
-        let last = output.stderr.lines().last().unwrap_or_default();
-        match serde_json::from_str::<pepita_wire::record::CallError>(last) {
-            Ok(error) => Err(ExecutorError::Refused { kind: error.kind, message: error.message }),
-            Err(_) => Err(failed(format!("{}: {}", output.status, output.stderr))),
-        }
-    }
-
-    async fn record<T: serde::de::DeserializeOwned>(
-        &self,
-        argv: Vec<OsString>,
-        stdin: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<T, ExecutorError> {
-        let output = self.output(argv, stdin, deadline).await?;
-        serde_json::from_slice(&output.stdout).map_err(|e| ExecutorError::NotPepita {
-            program: self.program.clone(),
-            what: format!("it exited with 0 but printed no record: {e}"),
-        })
-    }
+    /// Fail. For tests of what a failed actor leads to.
+    Panic,
 }
 
 /// The executor actor.
 #[derive(Debug)]
 pub struct PepitaExecutor;
 
+/// What the executor needs to know.
+#[derive(Debug, Clone)]
+pub struct ExecutorArgs {
+    /// The launcher.
+    pub pepita: Arc<dyn Pepita>,
+    /// Launches under way at once.
+    pub parallel: usize,
+    /// The supervisor's mark on its VMs.
+    pub owner: Arc<str>,
+}
+
 /// What the executor remembers.
 #[derive(Debug)]
 pub struct ExecutorState {
-    launcher: Launcher,
-    launches: Arc<Semaphore>,
+    desk: Desk,
     /// VMs with a call under way, and the calls that wait behind it.
     busy: HashMap<VmName, VecDeque<ExecutorMsg>>,
 }
@@ -239,14 +161,16 @@ pub struct ExecutorState {
 impl Actor for PepitaExecutor {
     type Msg = ExecutorMsg;
     type State = ExecutorState;
-    type Arguments = (Launcher, usize);
+    type Arguments = ExecutorArgs;
 
     async fn pre_start(
         &self,
         _: ActorRef<ExecutorMsg>,
-        (launcher, parallel): Self::Arguments,
+        args: ExecutorArgs,
     ) -> Result<ExecutorState, ActorProcessingErr> {
-        Ok(ExecutorState { launcher, launches: Arc::new(Semaphore::new(parallel)), busy: HashMap::new() })
+        let launches = Arc::new(Semaphore::new(args.parallel.max(1)));
+        let desk = Desk { pepita: args.pepita, owner: args.owner, launches };
+        Ok(ExecutorState { desk, busy: HashMap::new() })
     }
 
     async fn handle(
@@ -262,12 +186,8 @@ impl Actor for PepitaExecutor {
             | ExecutorMsg::Signal { vm, .. }
             | ExecutorMsg::Status { vm, .. } => vm.clone(),
             ExecutorMsg::List { .. } => {
-                let launcher = state.launcher.clone();
-                tokio::spawn(async move {
-                    if let ExecutorMsg::List { reply } = msg {
-                        reply.send(launcher.list().await);
-                    }
-                });
+                let desk = state.desk.clone();
+                tokio::spawn(async move { desk.perform(msg).await });
                 return Ok(());
             }
             ExecutorMsg::Done(vm) => {
@@ -277,6 +197,7 @@ impl Actor for PepitaExecutor {
                 }
                 return Ok(());
             }
+            ExecutorMsg::Panic => panic!("told to panic"),
         };
         match state.busy.get_mut(&vm) {
             Some(waiting) => waiting.push_back(msg),
@@ -292,38 +213,61 @@ impl Actor for PepitaExecutor {
 impl ExecutorState {
     /// Makes a call in a task of its own; the actor stays free.
     fn make(&self, me: &ActorRef<ExecutorMsg>, vm: VmName, msg: ExecutorMsg) {
-        let (me, launcher, launches) = (me.clone(), self.launcher.clone(), Arc::clone(&self.launches));
+        let (me, desk) = (me.clone(), self.desk.clone());
         tokio::spawn(async move {
-            perform(&launcher, &launches, msg).await;
+            desk.perform(msg).await;
             // The executor may be gone; then there is no queue either.
             let _ = me.cast(ExecutorMsg::Done(vm));
         });
     }
 }
 
-async fn perform(launcher: &Launcher, launches: &Semaphore, msg: ExecutorMsg) {
-    let unit = |result: Result<process::Output, ExecutorError>| result.map(drop);
-    match msg {
-        ExecutorMsg::Launch { launch, reply } => {
-            // The semaphore is never closed.
-            let _permit = launches.acquire().await;
-            let stdin = argv::env_file(&launch);
-            // An empty standard input is the null device, which `--env-file -` reads as no variables.
-            reply.send(launcher.record(argv::run(&launch), stdin, LAUNCH_DEADLINE).await);
+/// What a call needs, wherever it runs.
+#[derive(Debug, Clone)]
+struct Desk {
+    pepita: Arc<dyn Pepita>,
+    owner: Arc<str>,
+    launches: Arc<Semaphore>,
+}
+
+impl Desk {
+    async fn perform(&self, msg: ExecutorMsg) {
+        match msg {
+            ExecutorMsg::Launch { launch, reply } => {
+                // The semaphore is never closed.
+                let _permit = self.launches.acquire().await;
+                reply.send(self.pepita.run(&launch).await);
+            }
+            ExecutorMsg::Adopt { vm, reply } => reply.send(self.adopt(&vm).await),
+            ExecutorMsg::Status { vm, reply } => reply.send(self.ours(&vm).await),
+            ExecutorMsg::Destroy { vm, reply } => reply.send(self.destroy(&vm).await),
+            ExecutorMsg::Signal { vm, signal, reply } => reply.send(self.pepita.signal(&vm, signal).await),
+            ExecutorMsg::List { reply } => reply.send(self.pepita.list().await),
+            ExecutorMsg::Done(_) | ExecutorMsg::Panic => {}
         }
-        ExecutorMsg::Adopt { vm, reply } => {
-            reply.send(launcher.record(argv::adopt(vm.id()), Vec::new(), CALL_DEADLINE).await);
+    }
+
+    /// The record of a VM of ours. One of that name with another mark, or without, is somebody else's: for us there is
+    /// none. The launcher's names belong to the whole host.
+    async fn ours(&self, vm: &VmName) -> Result<StatusRecord, ExecutorError> {
+        let record = self.pepita.status(vm).await?;
+        if record.labels.get(argv::OWNER_LABEL).is_some_and(|owner| **owner == *self.owner) {
+            return Ok(record);
         }
-        ExecutorMsg::Status { vm, reply } => {
-            reply.send(launcher.record(argv::status(vm.id()), Vec::new(), CALL_DEADLINE).await);
+        let message = format!("no such VM of ours: {} was started by somebody else", vm.id());
+        Err(ExecutorError::Refused { kind: CallErrorKind::NoSuchVm, message })
+    }
+
+    async fn adopt(&self, vm: &VmName) -> Result<StatusRecord, ExecutorError> {
+        self.ours(vm).await?;
+        self.pepita.adopt(vm).await
+    }
+
+    async fn destroy(&self, vm: &VmName) -> Result<(), ExecutorError> {
+        match self.ours(vm).await {
+            Ok(_) => self.pepita.destroy(vm).await,
+            Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => Ok(()),
+            Err(e) => Err(e),
         }
-        ExecutorMsg::Destroy { vm, reply } => {
-            reply.send(unit(launcher.output(argv::destroy(vm.id()), Vec::new(), CALL_DEADLINE).await));
-        }
-        ExecutorMsg::Signal { vm, signal, reply } => {
-            let argv = argv::signal(vm.id(), signal);
-            reply.send(unit(launcher.output(argv, Vec::new(), CALL_DEADLINE).await));
-        }
-        ExecutorMsg::List { .. } | ExecutorMsg::Done(_) => {}
     }
 }

@@ -1,9 +1,407 @@
-//! The group supervisor.
+//! The group supervisor actor: owns the VM actors of one group. A translator: messages become questions to the
+//! [`Roster`], its orders become effects. It decides nothing itself.
 
 mod child;
+mod crew;
+mod found;
+mod look;
+mod message;
 mod order;
+mod pin;
 mod roster;
 mod round;
 
+pub use message::{AskError, Begin, Errand, GroupMsg, Report, Then, Told};
 pub use order::{At, Command, End, Found, Order, Refused};
 pub use roster::Roster;
+
+use crate::cid::CidMsg;
+use crate::executor::{ExecutorError, ExecutorMsg};
+use crate::journal::Journal;
+use crate::observe::{Board, Bus, EventKind};
+use crate::reply::Reply;
+use crate::spec::{Cid, GroupName, GroupSpec, Incarnation, VmName};
+use crate::vm::{Mode, Services, Vm, VmArgs, VmMsg, What};
+use crew::Crew;
+use look::{Look, Seen};
+use pepita_wire::record::CallErrorKind;
+use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// The actor of one group. It lives as long as the group is configured, also while the group is down.
+#[derive(Debug)]
+pub struct Group;
+
+/// What all groups of a tree share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The actors that VM actors use.
+    pub services: Services,
+    /// What outlives this actor.
+    pub journal: Journal,
+    /// Where events are told.
+    pub bus: Bus,
+    /// Where the status is pinned.
+    pub board: Board,
+}
+
+/// What a group needs to know.
+#[derive(Debug)]
+pub struct GroupArgs {
+    /// What it is to be.
+    pub spec: GroupSpec,
+    /// Where it stands on the board.
+    pub place: usize,
+    /// Which of its actors this is; its reports carry the number.
+    pub life: u64,
+    /// What it begins with.
+    pub begin: Begin,
+    /// Why it is down, when a former actor of it had ended.
+    pub ended: Option<String>,
+    /// What it shares.
+    pub shared: Shared,
+    /// Who hears its reports.
+    pub report: DerivedActorRef<Report>,
+}
+
+/// What it remembers.
+pub struct GroupState {
+    roster: Roster,
+    crew: Crew,
+    /// What VM actors told of their VMs: CID and process.
+    facts: BTreeMap<VmName, (Option<Cid>, Option<u32>)>,
+    shared: Shared,
+    place: usize,
+    life: u64,
+    report: DerivedActorRef<Report>,
+    /// VMs found at the start that are not taken over yet; `Some` while the group waits to be started.
+    hold: Option<BTreeMap<VmName, Found>>,
+    look: Option<Look>,
+    armed: Option<Instant>,
+    ended: Option<String>,
+}
+
+impl Actor for Group {
+    type Msg = GroupMsg;
+    type State = GroupState;
+    type Arguments = GroupArgs;
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<GroupMsg>,
+        args: GroupArgs,
+    ) -> Result<GroupState, ActorProcessingErr> {
+        let mut state = GroupState {
+            roster: Roster::new(args.spec, &args.shared.journal.remembered()),
+            crew: Crew::default(),
+            facts: args.shared.journal.cids().into_iter().map(|(vm, cid)| (vm, (Some(cid), None))).collect(),
+            shared: args.shared,
+            place: args.place,
+            life: args.life,
+            report: args.report,
+            hold: None,
+            look: None,
+            armed: None,
+            ended: args.ended,
+        };
+        match args.begin {
+            Begin::Found(found) => state.hold(&me, found).await,
+            Begin::Look(then) => state.look(&me, then),
+        }
+        state.pin();
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<GroupMsg>,
+        msg: GroupMsg,
+        state: &mut GroupState,
+    ) -> Result<(), ActorProcessingErr> {
+        match (&mut state.look, msg) {
+            (_, GroupMsg::Panic) => panic!("told to panic"),
+            (Some(look), GroupMsg::Looked { vm, record }) => {
+                look.saw(&state.roster, &state.shared.journal, &vm, record);
+            }
+            // First it must know what there is.
+            (Some(look), msg) => look.held.push(msg),
+            (None, msg) => state.take_in(&me, msg).await,
+        }
+        if let Some(seen) = Look::finish(&mut state.look) {
+            state.saw(&me, seen).await;
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<GroupMsg>,
+        event: SupervisionEvent,
+        state: &mut GroupState,
+    ) -> Result<(), ActorProcessingErr> {
+        let (id, why) = match event {
+            SupervisionEvent::ActorFailed(cell, error) => (cell.get_id(), error.to_string()),
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                (cell.get_id(), reason.unwrap_or_else(|| "it ended".into()))
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
+        };
+        // ractor delivers this before messages that were sent earlier: what the actor said last may still be in the
+        // mailbox. So we tell it to ourselves, behind them; after a last word that its VM has ended it means nothing.
+        if let Some((vm, epoch)) = state.crew.discharge(id) {
+            me.cast(GroupMsg::VmActorGone { vm, epoch, why })?;
+        }
+        Ok(())
+    }
+}
+
+/// The clock of the runtime, so that tests can hold it; and chance.
+fn at() -> At {
+    At { now: tokio::time::Instant::now().into_std(), draw: fastrand::f64() }
+}
+
+impl GroupState {
+    async fn take_in(&mut self, me: &ActorRef<GroupMsg>, msg: GroupMsg) {
+        let orders = match msg {
+            GroupMsg::Start => {
+                let found = self.hold.take().unwrap_or_default();
+                self.roster.start(at(), &found)
+            }
+            GroupMsg::StartAfresh => self.roster.start_afresh(at()),
+            GroupMsg::Stop => {
+                self.hold = None;
+                self.roster.stop(at())
+            }
+            GroupMsg::Destroy => {
+                self.hold = None;
+                self.roster.destroy(at())
+            }
+            GroupMsg::Discard => return self.discard(me).await,
+            GroupMsg::Command { vm, command, reply } => match self.roster.command(at(), &vm, command) {
+                Ok(orders) => {
+                    reply.send(Ok(()));
+                    orders
+                }
+                Err(refused) => return reply.send(Err(refused)),
+            },
+            GroupMsg::Pass { vm, errand } => return self.pass(&vm, errand),
+            GroupMsg::Reload { spec, place, restart } => {
+                if place != self.place {
+                    self.shared.board.remove(std::mem::replace(&mut self.place, place));
+                }
+                self.roster.reload(at(), *spec, restart)
+            }
+            GroupMsg::Vm(report) => self.reported(report),
+            GroupMsg::VmActorGone { vm, epoch, why } => self.roster.actor_failed(at(), &vm, epoch, &why),
+            GroupMsg::Tick => {
+                self.armed = None;
+                self.roster.tick(at())
+            }
+            // Only with a look under way, or for a test; see `handle`.
+            GroupMsg::Looked { .. } | GroupMsg::Panic => return,
+        };
+        self.carry_out(me, orders).await;
+    }
+
+    /// Waits to be started. What is to go on running is taken over at once: that is no start.
+    async fn hold(&mut self, me: &ActorRef<GroupMsg>, found: BTreeMap<VmName, Found>) {
+        let (orders, rest) = self.roster.adopt(at(), found);
+        self.hold = Some(rest);
+        self.carry_out(me, orders).await;
+    }
+
+    /// Everything is known of what a former actor has left.
+    async fn saw(&mut self, me: &ActorRef<GroupMsg>, seen: Seen) {
+        for vm in &seen.traces {
+            self.remove_traces(vm);
+        }
+        match seen.then {
+            Then::Hold => self.hold(me, seen.found).await,
+            Then::Up => {
+                let orders = self.roster.start(at(), &seen.found);
+                self.carry_out(me, orders).await;
+            }
+            Then::Down => {
+                let orders = self.roster.take_down(at(), &seen.found);
+                self.carry_out(me, orders).await;
+            }
+        }
+        for msg in seen.held {
+            self.take_in(me, msg).await;
+        }
+    }
+
+    fn reported(&mut self, report: crate::vm::Report) -> Vec<Order> {
+        let (vm, epoch) = (report.vm, report.epoch);
+        if self.roster.epoch(&vm) != Some(epoch) {
+            return Vec::new();
+        }
+        match report.what {
+            What::News(news) => return self.roster.news(at(), &vm, epoch, news),
+            What::Ended(cause) => {
+                let incarnation = self.roster.facts(&vm).map_or(Incarnation(0), |facts| facts.0);
+                if let Some((_, pid)) = self.facts.get_mut(&vm) {
+                    *pid = None;
+                }
+                let orders = self.roster.ended(at(), &vm, epoch, cause);
+                self.shared.journal.save_end(&vm, incarnation);
+                return orders;
+            }
+            What::Facts { cid, vmm_pid } => {
+                self.shared.journal.save_cid(&vm, cid);
+                self.facts.insert(vm, (cid, vmm_pid));
+            }
+            What::Notice(text) => self.tell(EventKind::Notice { vm: Some(vm), text }),
+        }
+        Vec::new()
+    }
+
+    async fn carry_out(&mut self, me: &ActorRef<GroupMsg>, orders: Vec<Order>) {
+        for order in &orders {
+            if let Order::End(end) = order {
+                self.ended = Some(end.to_string());
+            }
+        }
+        if !self.roster.is_down() {
+            self.ended = None;
+        }
+        // Whoever hears of a change finds it on the board.
+        self.pin();
+        for order in orders {
+            match order {
+                Order::Save(vm) => self.save(&vm),
+                Order::Spawn { vm, incarnation, epoch, mode } => {
+                    self.spawn(me, vm, incarnation, epoch, mode).await;
+                }
+                Order::Stop { vm, epoch } => self.crew.tell(&vm, epoch, VmMsg::Stop),
+                Order::Destroy { vm, epoch } => self.crew.tell(&vm, epoch, VmMsg::Destroy),
+                Order::Update(vm) => {
+                    if let Some(spec) = self.roster.vm(&vm) {
+                        self.crew.pass(&vm, VmMsg::Update(Box::new(spec.clone())));
+                    }
+                }
+                Order::Release(vm) => self.release(vm),
+                Order::Forget(vm) => {
+                    // Behind whatever is still under way, and before a VM of the same name can be launched.
+                    self.remove_traces(&vm);
+                    self.shared.journal.forget(&vm);
+                    self.facts.remove(&vm);
+                }
+                Order::Tell(change) => self.tell(EventKind::Vm(change)),
+                Order::GroupReady => {
+                    self.tell(EventKind::GroupReady);
+                    self.report(Told::Ready);
+                }
+                Order::End(end) => {
+                    let failed = matches!(end, End::Failed { .. } | End::Escalated { .. });
+                    self.tell(EventKind::GroupEnded { reason: end.to_string(), failed });
+                    self.report(Told::Ended(end));
+                }
+            }
+        }
+        self.arm(me);
+    }
+
+    fn save(&self, vm: &VmName) {
+        let (Some(remembered), Some(spec), Some(facts)) =
+            (self.roster.remember(vm), self.roster.vm(vm), self.roster.facts(vm))
+        else {
+            return;
+        };
+        let needs_restart = facts.3;
+        let config = (!needs_restart).then(|| spec.fingerprint());
+        self.shared.journal.save(vm, &remembered, config.as_deref());
+    }
+
+    async fn spawn(
+        &mut self,
+        me: &ActorRef<GroupMsg>,
+        vm: VmName,
+        incarnation: Incarnation,
+        epoch: u64,
+        mode: Mode,
+    ) {
+        let Some(spec) = self.roster.vm(&vm).cloned() else { return };
+        let services = self.shared.services.clone();
+        let args = VmArgs { spec, incarnation, epoch, mode, services, report: me.get_derived() };
+        // Its `pre_start` only sends itself a message: nothing is waited for here.
+        match Actor::spawn_linked(None, Vm, args, me.get_cell()).await {
+            Ok((actor, _)) => self.crew.enlist(&vm, epoch, actor),
+            // An error only says that we are gone ourselves.
+            Err(e) => drop(me.cast(GroupMsg::VmActorGone { vm, epoch, why: e.to_string() })),
+        }
+    }
+
+    fn release(&mut self, vm: VmName) {
+        self.shared.journal.save_cid(&vm, None);
+        if self.facts.remove(&vm).is_some() {
+            self.pin();
+        }
+        self.shared.services.cids.send(CidMsg::Release(vm));
+    }
+
+    fn remove_traces(&self, vm: &VmName) {
+        let reply = Reply::ignored();
+        self.shared.services.executor.send(ExecutorMsg::Destroy { vm: vm.clone(), reply });
+    }
+
+    async fn discard(&mut self, me: &ActorRef<GroupMsg>) {
+        for vm in self.roster.names() {
+            self.release(vm.clone());
+            self.remove_traces(&vm);
+            self.shared.journal.forget(&vm);
+        }
+        self.shared.board.remove(self.place);
+        me.stop(None);
+    }
+
+    fn look(&mut self, me: &ActorRef<GroupMsg>, then: Then) {
+        let vms = self.roster.names();
+        for vm in &vms {
+            let (me, name) = (me.clone(), vm.clone());
+            let reply = Reply::new(move |answer: Option<Result<_, ExecutorError>>| {
+                let record = match answer.unwrap_or(Err(ExecutorError::Gone)) {
+                    Ok(record) => Ok(Some(Box::new(record))),
+                    Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => Ok(None),
+                    Err(e) => Err(e.to_string()),
+                };
+                // We may have failed, too.
+                let _ = me.cast(GroupMsg::Looked { vm: name, record });
+            });
+            self.shared.services.executor.send(ExecutorMsg::Status { vm: vm.clone(), reply });
+        }
+        self.look = Some(Look::new(vms.into_iter().collect(), then));
+    }
+
+    fn pass(&self, vm: &VmName, errand: Errand) {
+        let phase = self.roster.phases().find(|(name, _)| *name == vm).map(|(_, phase)| phase);
+        let Some(phase) = phase else { return errand.refuse(Refused::NoSuchVm(vm.to_string())) };
+        if !phase.has_daemon() {
+            return errand.refuse(Refused::NotRunning { vm: vm.to_string(), phase: phase.word() });
+        }
+        self.crew.pass(vm, errand.into());
+    }
+
+    fn tell(&self, kind: EventKind) {
+        self.shared.bus.tell(Some(self.roster.name()), kind);
+    }
+
+    fn report(&self, what: Told) {
+        // If the root is gone, so are we.
+        let _ = self.report.cast(Report { group: self.name(), life: self.life, what });
+    }
+
+    fn name(&self) -> GroupName {
+        self.roster.name().clone()
+    }
+
+    /// Sees that a tick comes when the roster wants one. Timers are not taken back: one too many finds nothing to do.
+    fn arm(&mut self, me: &ActorRef<GroupMsg>) {
+        let Some(wake_at) = self.roster.wake_at() else { return };
+        if self.armed.is_none_or(|armed| wake_at < armed) {
+            self.armed = Some(wake_at);
+            me.send_after(wake_at.saturating_duration_since(at().now), || GroupMsg::Tick);
+        }
+    }
+}

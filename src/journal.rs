@@ -34,6 +34,12 @@ pub struct Entry {
     pub cid: Option<u32>,
     /// The fingerprint of the configuration it was last started with.
     pub config: String,
+    /// The newest incarnation whose end was taken in: its exit record is no news.
+    #[serde(default)]
+    pub ended: u64,
+    /// Why it had given up. Not on the disk: a new run of the supervisor tries again.
+    #[serde(skip)]
+    pub failed: Option<String>,
 }
 
 /// Why the journal cannot be used.
@@ -68,8 +74,8 @@ pub struct Journal {
 struct Inner {
     dir: Option<PathBuf>,
     entries: Mutex<BTreeMap<VmName, Entry>>,
-    /// Held for life.
-    _lock: Option<File>,
+    /// Held until it is closed.
+    lock: Mutex<Option<File>>,
 }
 
 impl Journal {
@@ -80,7 +86,7 @@ impl Journal {
     /// log and taken as absent: the VM is then known by the launcher's list alone.
     pub fn open(dir: Option<&Path>) -> Result<Self, JournalError> {
         let Some(dir) = dir else {
-            let inner = Inner { dir: None, entries: Mutex::default(), _lock: None };
+            let inner = Inner { dir: None, entries: Mutex::default(), lock: Mutex::default() };
             return Ok(Self { inner: Arc::new(inner) });
         };
         let fail = |path: &Path, source| JournalError::Io { path: path.to_owned(), source };
@@ -98,7 +104,7 @@ impl Journal {
                 Err(e) => tracing::warn!("{}: {e}, ignored", path.display()),
             }
         }
-        let inner = Inner { dir: Some(vms), entries: Mutex::new(entries), _lock: Some(lock) };
+        let inner = Inner { dir: Some(vms), entries: Mutex::new(entries), lock: Mutex::new(Some(lock)) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -109,6 +115,7 @@ impl Journal {
             wanted: if entry.wanted { Wanted::Up } else { Wanted::Down },
             attempts: entry.attempts,
             completed: entry.completed,
+            failed: entry.failed.clone(),
         };
         self.entries().iter().map(|(vm, entry)| (vm.clone(), remembered(entry))).collect()
     }
@@ -119,10 +126,17 @@ impl Journal {
         self.entries().iter().filter_map(|(vm, entry)| Some((vm.clone(), cid(entry)?))).collect()
     }
 
-    /// Writes down what is to be remembered of a VM. `config` is the fingerprint it is started with, if it is.
-    pub fn save(&self, vm: &VmName, remembered: &Remembered, config: &str) {
+    /// The newest incarnation of a VM whose end was taken in.
+    pub fn ended(&self, vm: &VmName) -> Incarnation {
+        Incarnation(self.entries().get(vm).map_or(0, |entry| entry.ended))
+    }
+
+    /// Writes down what is to be remembered of a VM. `config` is the fingerprint of the configuration that it was, or is
+    /// about to be, started with; `None` if it runs with the one that is written down already.
+    pub fn save(&self, vm: &VmName, remembered: &Remembered, config: Option<&str>) {
         let mut entries = self.entries();
         let former = entries.get(vm);
+        let config = config.or(former.map(|entry| entry.config.as_str())).unwrap_or_default().to_owned();
         let entry = Entry {
             vm_id: vm.id().to_string(),
             incarnation: remembered.incarnation.0,
@@ -130,7 +144,9 @@ impl Journal {
             attempts: remembered.attempts,
             completed: remembered.completed,
             cid: former.and_then(|entry| entry.cid),
-            config: config.to_owned(),
+            config,
+            ended: former.map_or(0, |entry| entry.ended),
+            failed: remembered.failed.clone(),
         };
         let said_anew = former.is_none_or(|former| former.wanted != entry.wanted);
         if former != Some(&entry) {
@@ -150,10 +166,29 @@ impl Journal {
         }
     }
 
+    /// Writes down that the end of an incarnation was taken in.
+    pub fn save_end(&self, vm: &VmName, incarnation: Incarnation) {
+        let mut entries = self.entries();
+        if let Some(entry) = entries.get_mut(vm)
+            && entry.ended < incarnation.0
+        {
+            entry.ended = incarnation.0;
+            self.write(vm, entry, false);
+        }
+    }
+
+    /// Gives the lock back: the next supervisor may take it, and nothing is written any more. Actors that are still on
+    /// their way out hold clones, so that dropping one would not do.
+    pub fn close(&self) {
+        let _entries = self.entries();
+        *self.lock() = None;
+    }
+
     /// Forgets a VM that is no longer in the configuration.
     pub fn forget(&self, vm: &VmName) {
-        self.entries().remove(vm);
-        if let Some(dir) = &self.inner.dir {
+        let mut entries = self.entries();
+        entries.remove(vm);
+        if let Some(dir) = self.dir() {
             let path = file(dir, vm);
             if let Err(e) = std::fs::remove_file(&path)
                 && e.kind() != io::ErrorKind::NotFound
@@ -167,9 +202,18 @@ impl Journal {
         self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<File>> {
+        self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where to write, while we may.
+    fn dir(&self) -> Option<&Path> {
+        self.inner.dir.as_deref().filter(|_| self.lock().is_some())
+    }
+
     /// A disk that is full does not stop the supervision: the loss is told, and adoption will know less.
     fn write(&self, vm: &VmName, entry: &Entry, sync: bool) {
-        let Some(dir) = &self.inner.dir else { return };
+        let Some(dir) = self.dir() else { return };
         let path = file(dir, vm);
         if let Err(e) = replace(&path, entry, sync) {
             tracing::error!("{}: cannot be written: {e}", path.display());
@@ -216,7 +260,13 @@ mod tests {
     use super::*;
 
     fn remembered(incarnation: u64, wanted: Wanted) -> Remembered {
-        Remembered { incarnation: Incarnation(incarnation), wanted, attempts: 2, completed: false }
+        Remembered {
+            incarnation: Incarnation(incarnation),
+            wanted,
+            attempts: 2,
+            completed: false,
+            failed: None,
+        }
     }
 
     #[test]
@@ -225,8 +275,8 @@ mod tests {
         let (api, db) = (VmName::new("api").expect("good"), VmName::new("db").expect("good"));
         {
             let journal = Journal::open(Some(dir.path())).expect("opens");
-            journal.save(&api, &remembered(7, Wanted::Down), "abc");
-            journal.save(&db, &remembered(1, Wanted::Up), "def");
+            journal.save(&api, &remembered(7, Wanted::Down), Some("abc"));
+            journal.save(&db, &remembered(1, Wanted::Up), Some("def"));
             journal.save_cid(&api, Cid::new(42).ok());
         }
         std::fs::write(dir.path().join("vms/db.json"), "{\"vm_id\":").expect("written");

@@ -11,4 +11,5 @@ pub mod observe;
 pub mod policy;
 pub mod reply;
 pub mod spec;
+pub mod tree;
 pub mod vm;

@@ -2,7 +2,10 @@
 
 pub mod dial;
 pub mod session;
+mod sockets;
 pub mod watch;
+
+pub use sockets::{Boxed, HostSockets, Sockets, Tell};
 
 use crate::reply::Reply;
 use dial::{Address, Stream};
@@ -83,6 +86,8 @@ pub struct LinkArgs {
     pub token: PathBuf,
     /// Which incarnation the guest must be.
     pub incarnation: u64,
+    /// How to get there.
+    pub sockets: Arc<dyn Sockets>,
     /// Who hears the reports.
     pub report: DerivedActorRef<Report>,
 }
@@ -165,15 +170,11 @@ impl LinkState {
         if self.up.is_some() || self.dialling.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let (me, address, token) = (me.clone(), self.args.address.clone(), self.args.token.clone());
+        let dialled = self.args.sockets.dial(self.args.address.clone(), self.args.token.clone());
+        let me = me.clone();
         self.dialling = Some(tokio::spawn(async move {
-            let connect = async {
-                // Read at each dial: a monitor that adopted the VM may have made a new one.
-                let token = tokio::fs::read_to_string(&token).await?;
-                Ok((dial::dial(address).await?, token.trim().to_owned()))
-            };
             // The link may be gone meanwhile.
-            let _ = me.cast(LinkMsg::Dialled { result: connect.await });
+            let _ = me.cast(LinkMsg::Dialled { result: dialled.await });
         }));
     }
 

@@ -10,7 +10,7 @@ pub use services::{Service, Services};
 
 use crate::cid::CidMsg;
 use crate::executor::{ExecutorError, ExecutorMsg, Launch};
-use crate::link::watch::{self, MonitorReport, Watch};
+use crate::link::watch::{MonitorReport, Watch};
 use crate::link::{self, LinkArgs, LinkMsg, VsockLink, dial::Address};
 use crate::policy::Cause;
 use crate::reply::Reply;
@@ -22,6 +22,7 @@ use phase::{Effect, Event, Life};
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What a VM actor can be told.
@@ -60,8 +61,7 @@ pub enum VmMsg {
     },
     /// From a timer of its own.
     Tick,
-    /// For tests of what a failed actor leads to.
-    #[doc(hidden)]
+    /// Fail. For tests of what a failed actor leads to.
     Panic,
 }
 
@@ -147,25 +147,10 @@ impl Actor for Vm {
         msg: VmMsg,
         state: &mut VmState,
     ) -> Result<(), ActorProcessingErr> {
-        let event = match msg {
-            VmMsg::Event(event) => event,
-            VmMsg::Link(link::Report::Heard(event)) => Event::Heard(event),
-            VmMsg::Link(link::Report::Up) => return Ok(state.life.link(true)),
-            VmMsg::Link(link::Report::Down { .. }) => return Ok(state.life.link(false)),
-            VmMsg::Stop => Event::Stop,
-            VmMsg::Destroy => Event::Destroy,
-            VmMsg::Update(spec) => return Ok(state.life.update(*spec)),
-            VmMsg::Signal { signal, reply } => return Ok(state.signal(signal, reply)),
-            VmMsg::SetPaused { paused, reply } => return Ok(state.set_paused(paused, reply)),
-            VmMsg::Ask { ask, reply } => return Ok(state.ask(ask, reply)),
-            VmMsg::Tick => {
-                state.armed = None;
-                Event::Tick
+        if let Some(event) = state.take_in(msg) {
+            for effect in state.life.on(now(), event) {
+                state.carry_out(&me, effect).await?;
             }
-            VmMsg::Panic => panic!("told to panic"),
-        };
-        for effect in state.life.on(now(), event) {
-            state.carry_out(&me, effect).await?;
         }
         state.arm(&me);
         Ok(())
@@ -195,6 +180,28 @@ fn now() -> Instant {
 }
 
 impl VmState {
+    /// Does what does not touch its life; the rest is an event in it.
+    fn take_in(&mut self, msg: VmMsg) -> Option<Event> {
+        match msg {
+            VmMsg::Event(event) => return Some(event),
+            VmMsg::Link(link::Report::Heard(event)) => return Some(Event::Heard(event)),
+            VmMsg::Link(link::Report::Up) => self.life.link(true),
+            VmMsg::Link(link::Report::Down { .. }) => self.life.link(false),
+            VmMsg::Stop => return Some(Event::Stop),
+            VmMsg::Destroy => return Some(Event::Destroy),
+            VmMsg::Update(spec) => self.life.update(*spec),
+            VmMsg::Signal { signal, reply } => self.signal(signal, reply),
+            VmMsg::SetPaused { paused, reply } => self.set_paused(paused, reply),
+            VmMsg::Ask { ask, reply } => self.ask(ask, reply),
+            VmMsg::Tick => {
+                self.armed = None;
+                return Some(Event::Tick);
+            }
+            VmMsg::Panic => panic!("told to panic"),
+        }
+        None
+    }
+
     async fn carry_out(&mut self, me: &ActorRef<VmMsg>, effect: Effect) -> Result<(), ActorProcessingErr> {
         let (vm, fixed) = (self.life.spec().name.clone(), self.life.spec().cid);
         match effect {
@@ -253,14 +260,15 @@ impl VmState {
     fn follow(&mut self, me: &ActorRef<VmMsg>, record: &StatusRecord) {
         let dir = PathBuf::from(&record.dir);
         let me = me.clone();
-        self.watch = Some(watch::watch(dir.join(rundir::CONTROL), move |report| {
+        let tell = move |report| {
             let event = match report {
                 MonitorReport::Status(record) => Event::Status(record),
                 MonitorReport::Lost(why) => Event::MonitorLost(why),
             };
             // The actor may have ended.
             let _ = me.cast(VmMsg::Event(event));
-        }));
+        };
+        self.watch = Some(self.services.sockets.watch(dir.join(rundir::CONTROL), Box::new(tell)));
         self.dir = Some(dir);
     }
 
@@ -273,6 +281,7 @@ impl VmState {
             address: Address::of(&record),
             token: PathBuf::from(&record.dir).join(rundir::TOKEN),
             incarnation: record.incarnation,
+            sockets: Arc::clone(&self.services.sockets),
             report: me.get_derived(),
         };
         // Its `pre_start` only sends itself a message: nothing is waited for here.
@@ -286,9 +295,10 @@ impl VmState {
         let socket = dir.join(rundir::CONTROL);
         let params =
             json!({ "signal": signal.number(), "timeout_ms": grace.as_millis() as u64, "force": false });
+        let asked = self.services.sockets.ask(socket.clone(), "stop", params);
         tokio::spawn(async move {
             // What comes of it is seen in the watch; if nothing does, the deadline of the stop sees to it.
-            if let Err(e) = watch::ask(&socket, "stop", params).await {
+            if let Err(e) = asked.await {
                 tracing::debug!("{}: stop: {e}", socket.display());
             }
         });
@@ -327,12 +337,9 @@ impl VmState {
 
     fn set_paused(&self, paused: bool, reply: Reply<Result<(), String>>) {
         let Some(dir) = &self.dir else { return reply.send(Err("the VM is not up".into())) };
-        let socket = dir.join(rundir::CONTROL);
-        tokio::spawn(async move {
-            let method = if paused { "pause" } else { "resume" };
-            let outcome = watch::ask(&socket, method, json!({})).await;
-            reply.send(outcome.map(drop).map_err(|e| e.to_string()));
-        });
+        let method = if paused { "pause" } else { "resume" };
+        let asked = self.services.sockets.ask(dir.join(rundir::CONTROL), method, json!({}));
+        tokio::spawn(async move { reply.send(asked.await.map(drop).map_err(|e| e.to_string())) });
     }
 
     fn end(&mut self, me: &ActorRef<VmMsg>, cause: Cause) {

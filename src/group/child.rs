@@ -4,7 +4,7 @@ use crate::journal::Wanted;
 use crate::observe::VmPhase;
 use crate::policy::Cause;
 use crate::spec::{Incarnation, VmName, VmSpec};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where a child is; [`VmPhase`] is the part of it that onlookers see.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,7 +15,7 @@ pub(crate) enum Phase {
     Running,
     Ready { since: Instant },
     Unhealthy,
-    Paused { ready_since: Option<Instant> },
+    Paused { was_ready: bool },
     Stopping { then: Then },
     Backoff { until: Instant, attempt: u32, cause: Cause },
     Completed,
@@ -27,10 +27,12 @@ pub(crate) enum Phase {
 pub(crate) enum Then {
     /// It stays down.
     Stay,
-    /// It is started at once: the operator's restart, a changed configuration.
+    /// It is started again, at once if nothing before it is in the way: the operator's restart, a changed configuration.
     Start,
     /// It waits for its turn in the group restart.
     Wait,
+    /// Its end is judged as a failure of its own: its actors have failed too often.
+    Judge,
     /// It is forgotten: no longer in the configuration.
     Forget,
 }
@@ -48,6 +50,39 @@ impl Phase {
             Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Completed | Self::Failed { .. } => {
                 false
             }
+        }
+    }
+
+    /// It has not come to Ready yet, or is to come back to it, and needs no timer for that.
+    pub(crate) fn is_on_its_way(&self) -> bool {
+        match self {
+            Self::Waiting | Self::Starting | Self::Running | Self::Paused { was_ready: false } => true,
+            Self::Stopping { then } => match then {
+                Then::Start | Then::Wait | Then::Judge => true,
+                Then::Stay | Then::Forget => false,
+            },
+            Self::Stopped
+            | Self::Ready { .. }
+            | Self::Unhealthy
+            | Self::Paused { was_ready: true }
+            | Self::Backoff { .. }
+            | Self::Completed
+            | Self::Failed { .. } => false,
+        }
+    }
+
+    /// It is down for good: unless somebody wants otherwise it stays so, and needs no CID.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        match self {
+            Self::Stopped | Self::Completed | Self::Failed { .. } => true,
+            Self::Waiting
+            | Self::Starting
+            | Self::Running
+            | Self::Ready { .. }
+            | Self::Unhealthy
+            | Self::Paused { .. }
+            | Self::Stopping { .. }
+            | Self::Backoff { .. } => false,
         }
     }
 
@@ -84,8 +119,12 @@ pub(crate) struct Child {
     pub(crate) epoch: u64,
     /// Started in its turn, so that those after it wait until it is Ready.
     pub(crate) sequenced: bool,
-    /// Its first start in this life of the group has not come to Ready yet.
+    /// Takes part in the group restart that is under way.
+    pub(crate) in_round: bool,
+    /// Started by the start of its group, and has not come to Ready yet.
     pub(crate) first_start: bool,
+    /// The longest that this incarnation has been Ready without a break, up to the last break.
+    pub(crate) ready_for: Option<Duration>,
     /// Its machine, command or environment has changed since it was started.
     pub(crate) needs_restart: bool,
 }
@@ -100,7 +139,9 @@ impl Child {
             incarnation: Incarnation::default(),
             epoch: 0,
             sequenced: false,
-            first_start: true,
+            in_round: false,
+            first_start: false,
+            ready_for: None,
             needs_restart: false,
         }
     }
@@ -109,12 +150,11 @@ impl Child {
         &self.spec.name
     }
 
-    /// Since when it has been Ready without a break, if it is (or was, when it was paused).
-    pub(crate) fn ready_since(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Ready { since } => Some(since),
-            Phase::Paused { ready_since } => ready_since,
-            _ => None,
+    /// Notes how long it has been Ready, before something happens to it. A pause is a break: a VM that stands still
+    /// proves nothing.
+    pub(crate) fn note_ready(&mut self, now: Instant) {
+        if let Phase::Ready { since } = self.phase {
+            self.ready_for = self.ready_for.max(Some(now - since));
         }
     }
 }

@@ -88,6 +88,8 @@ pub enum End {
 
 /// What the roster wants done.
 #[derive(Debug, Clone, PartialEq)]
+// A list of orders is short and lives briefly: boxing the news would cost more than it saves.
+#[allow(clippy::large_enum_variant)]
 pub enum Order {
     /// Write down what the journal keeps of this VM.
     Save(VmName),

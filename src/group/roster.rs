@@ -4,18 +4,22 @@
 //! There are no timers in here to be cancelled. [`Roster::wake_at`] says when to ask again, and [`Roster::tick`] does
 //! what is due at that moment, judged by the state of that moment: a wake-up that came too late finds nothing to do.
 
+mod begin;
+mod command;
 mod ends;
 mod reload;
+mod reports;
 mod settle;
+mod takeover;
 
 use crate::group::child::{Child, Phase, Then};
-use crate::group::order::{At, Command, End, Found, Order, Refused};
+use crate::group::order::{At, End, Order};
 use crate::group::round::Round;
 use crate::journal::{Remembered, Wanted};
 use crate::observe::{Action, Change, Decision, VmPhase};
 use crate::policy::{Cause, Window};
 use crate::spec::{GroupName, GroupSpec, Incarnation, Restart, VmName, VmSpec};
-use crate::vm::{Mode, News};
+use crate::vm::Mode;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -41,6 +45,8 @@ pub struct Roster {
     stage: Stage,
     ready_told: bool,
     last_epoch: u64,
+    /// The last incarnations of VMs that were removed: should one come back, its numbers go on.
+    retired: BTreeMap<VmName, Incarnation>,
     orders: Vec<Order>,
 }
 
@@ -63,6 +69,9 @@ impl Roster {
                     if remembered.completed && child.spec.restart.policy != Restart::Always {
                         child.phase = Phase::Completed;
                     }
+                    if let Some(reason) = remembered.failed.clone() {
+                        child.phase = Phase::Failed { reason };
+                    }
                 }
                 child
             })
@@ -75,187 +84,9 @@ impl Roster {
             stage: Stage::Down,
             ready_told: false,
             last_epoch: 0,
+            retired: BTreeMap::new(),
             orders: Vec::new(),
         }
-    }
-
-    /// Brings the group up: takes over what runs already, starts the rest in order.
-    pub fn start(&mut self, at: At, found: &BTreeMap<VmName, Found>) -> Vec<Order> {
-        self.stage = Stage::Up;
-        self.ready_told = false;
-        for index in 0..self.children.len() {
-            let child = &mut self.children[index];
-            child.first_start = true;
-            match found.get(child.name()) {
-                Some(found) => self.take_over(at, index, found),
-                None if child.wanted == Wanted::Up && !matches!(child.phase, Phase::Completed) => {
-                    self.enqueue(index);
-                }
-                None => {}
-            }
-        }
-        self.finish(at.now)
-    }
-
-    /// Brings the group up after it was escalated: no failures, empty window.
-    pub fn start_afresh(&mut self, at: At) -> Vec<Order> {
-        self.window.clear();
-        for index in 0..self.children.len() {
-            self.children[index].attempts = 0;
-            if matches!(self.children[index].phase, Phase::Failed { .. }) {
-                self.set(index, Phase::Stopped, None, None);
-            }
-        }
-        self.start(at, &BTreeMap::new())
-    }
-
-    fn take_over(&mut self, at: At, index: usize, found: &Found) {
-        let child = &mut self.children[index];
-        child.incarnation = child.incarnation.max(found.incarnation);
-        match (&found.ended, child.wanted) {
-            (Some(cause), Wanted::Up) => {
-                // It ended while nobody looked: judged like any other end, once.
-                child.phase = Phase::Running;
-                self.judge_end(at, index, cause.clone());
-            }
-            (Some(_), Wanted::Down) => {}
-            (None, Wanted::Up) if found.unchanged => {
-                self.set(index, Phase::Starting, None, None);
-                self.spawn(index, Mode::Adopt);
-            }
-            (None, wanted) => {
-                let then = if wanted == Wanted::Up { Then::Start } else { Then::Stay };
-                self.set(index, Phase::Starting, None, None);
-                self.spawn(index, Mode::Adopt);
-                self.order_stop(index, then);
-            }
-        }
-    }
-
-    /// Does what an operator asks.
-    ///
-    /// # Errors
-    /// When there is no such VM or the group is going down.
-    pub fn command(&mut self, at: At, vm: &VmName, command: Command) -> Result<Vec<Order>, Refused> {
-        let index = self.find(vm).ok_or_else(|| Refused::NoSuchVm(vm.to_string()))?;
-        match (&self.stage, command) {
-            (Stage::GoingDown(_), Command::Start | Command::Restart | Command::Reset) => {
-                return Err(Refused::Stopping);
-            }
-            (Stage::Down, Command::Start | Command::Restart | Command::Reset) => {
-                // The operator brings a group that had ended back, with this VM alone.
-                self.stage = Stage::Up;
-                self.ready_told = false;
-            }
-            (Stage::Up | Stage::GoingDown(_) | Stage::Down, _) => {}
-        }
-        match command {
-            Command::Start => self.operator_start(index),
-            Command::Stop => self.operator_stop(index),
-            Command::Restart => {
-                if self.children[index].phase.is_live() {
-                    self.children[index].wanted = Wanted::Up;
-                    self.children[index].attempts = 0;
-                    self.order_stop(index, Then::Start);
-                } else {
-                    self.operator_start(index);
-                }
-            }
-            Command::Reset => {
-                self.children[index].attempts = 0;
-                if matches!(self.children[index].phase, Phase::Failed { .. }) {
-                    self.operator_start(index);
-                }
-            }
-        }
-        self.orders.push(Order::Save(vm.clone()));
-        Ok(self.finish(at.now))
-    }
-
-    fn operator_start(&mut self, index: usize) {
-        let child = &mut self.children[index];
-        child.wanted = Wanted::Up;
-        child.attempts = 0;
-        match child.phase {
-            Phase::Stopping { then: Then::Forget } => {}
-            Phase::Stopping { .. } => child.phase = Phase::Stopping { then: Then::Start },
-            _ if child.phase.is_live() => {}
-            _ => self.launch(index, None),
-        }
-    }
-
-    fn operator_stop(&mut self, index: usize) {
-        let child = &mut self.children[index];
-        child.wanted = Wanted::Down;
-        if child.phase.is_live() {
-            self.order_stop(index, Then::Stay);
-        } else if !matches!(child.phase, Phase::Stopped) {
-            self.set(index, Phase::Stopped, None, None);
-            self.release(index);
-        }
-    }
-
-    /// Takes in what a VM actor reports; reports of former actors are dropped.
-    pub fn news(&mut self, at: At, vm: &VmName, epoch: u64, news: News) -> Vec<Order> {
-        let Some(index) = self.current(vm, epoch) else { return Vec::new() };
-        let child = &mut self.children[index];
-        let next = match (&child.phase, news) {
-            (Phase::Starting, News::Running) => Phase::Running,
-            (Phase::Starting | Phase::Running, News::Ready)
-            | (Phase::Unhealthy, News::Healthy | News::Ready) => {
-                child.sequenced = false;
-                child.first_start = false;
-                Phase::Ready { since: at.now }
-            }
-            (Phase::Ready { .. } | Phase::Running, News::Unhealthy) => Phase::Unhealthy,
-            (Phase::Running | Phase::Ready { .. } | Phase::Unhealthy, News::Paused) => {
-                Phase::Paused { ready_since: child.ready_since() }
-            }
-            (Phase::Paused { ready_since: Some(since) }, News::Resumed) => Phase::Ready { since: *since },
-            (Phase::Paused { ready_since: None }, News::Resumed) => Phase::Running,
-            // Told again, or overtaken by a stop.
-            (
-                _,
-                News::Running | News::Ready | News::Unhealthy | News::Healthy | News::Paused | News::Resumed,
-            ) => {
-                return Vec::new();
-            }
-        };
-        self.set(index, next, None, None);
-        self.finish(at.now)
-    }
-
-    /// Takes in that a VM is gone, confirmed.
-    pub fn ended(&mut self, at: At, vm: &VmName, epoch: u64, cause: Cause) -> Vec<Order> {
-        let Some(index) = self.current(vm, epoch) else { return Vec::new() };
-        self.judge_end(at, index, cause);
-        self.finish(at.now)
-    }
-
-    /// Takes in that a VM's actor has failed. The VM itself did not notice: a new actor takes it over.
-    pub fn actor_failed(&mut self, at: At, vm: &VmName, epoch: u64, why: &str) -> Vec<Order> {
-        let Some(index) = self.current(vm, epoch) else { return Vec::new() };
-        let stopping = match self.children[index].phase {
-            Phase::Stopping { then } => Some(then),
-            _ => None,
-        };
-        match self.window.admit(at.now, self.spec.intensity) {
-            Err(exceeded) if stopping.is_none() => {
-                self.escalate(index, &Cause::ActorFailed, exceeded.to_string());
-                // Somebody must still take its VM down.
-                self.spawn(index, Mode::Adopt);
-            }
-            _ => {
-                let decision = self.decision(index, Action::Adopt, format!("its actor failed: {why}"));
-                let phase = Phase::Starting;
-                self.set(index, phase, Some(Cause::ActorFailed), Some(decision));
-                self.spawn(index, Mode::Adopt);
-                if let Some(then) = stopping {
-                    self.order_stop(index, then);
-                }
-            }
-        }
-        self.finish(at.now)
     }
 
     /// Does what is due.
@@ -278,6 +109,7 @@ impl Roster {
                     Phase::Stopping { then: Then::Forget } => Then::Forget,
                     _ => Then::Stay,
                 };
+                self.children[index].note_ready(at.now);
                 self.set(index, Phase::Stopping { then }, None, None);
                 let (vm, epoch) = (self.children[index].name().clone(), self.children[index].epoch);
                 self.orders.push(Order::Destroy { vm, epoch });
@@ -291,16 +123,14 @@ impl Roster {
         if self.stage != Stage::Up {
             return None;
         }
-        let round = self.round.as_ref().filter(|r| r.stage == crate::group::round::Stage::Delay);
-        let alone = self.children.iter().enumerate().filter_map(|(index, child)| match child.phase {
-            Phase::Backoff { until, .. } if !self.in_round(index) => Some(until),
+        // While its members are being stopped, a group restart goes on when they are down.
+        let stopping = self.children.iter().any(|child| child.in_round && child.phase.is_live());
+        let round = self.round.filter(|_| !stopping).map(|round| round.deadline);
+        let alone = self.children.iter().filter_map(|child| match child.phase {
+            Phase::Backoff { until, .. } if !child.in_round => Some(until),
             _ => None,
         });
-        alone.chain(round.map(|r| r.deadline)).min()
-    }
-
-    fn in_round(&self, index: usize) -> bool {
-        self.round.as_ref().is_some_and(|round| index >= round.first)
+        alone.chain(round).min()
     }
 
     /// The group's name.
@@ -343,6 +173,10 @@ impl Roster {
             wanted: child.wanted,
             attempts: child.attempts,
             completed: matches!(child.phase, Phase::Completed),
+            failed: match &child.phase {
+                Phase::Failed { reason } => Some(reason.clone()),
+                _ => None,
+            },
         })
     }
 
@@ -363,16 +197,17 @@ impl Roster {
         })
     }
 
-    fn enqueue(&mut self, index: usize) {
+    /// It waits for its turn.
+    fn enqueue(&mut self, index: usize, cause: Option<Cause>) {
         self.children[index].sequenced = true;
-        self.set(index, Phase::Waiting, None, None);
+        self.set(index, Phase::Waiting, cause, None);
     }
 
-    fn launch(&mut self, index: usize, decision: Option<Decision>) {
+    fn launch(&mut self, index: usize) {
         let child = &mut self.children[index];
         child.incarnation = child.incarnation.next();
-        child.needs_restart = false;
-        self.set(index, Phase::Starting, None, decision);
+        (child.needs_restart, child.ready_for) = (false, None);
+        self.set(index, Phase::Starting, None, None);
         self.spawn(index, Mode::Launch);
     }
 
@@ -386,34 +221,38 @@ impl Roster {
         self.orders.push(Order::Spawn { vm, incarnation, epoch, mode });
     }
 
-    fn order_stop(&mut self, index: usize, then: Then) {
+    fn order_stop(&mut self, now: Instant, index: usize, then: Then) {
         let child = &mut self.children[index];
-        let (vm, epoch) = (child.name().clone(), child.epoch);
+        child.note_ready(now);
         match child.phase {
             // What is to be forgotten stays so.
             Phase::Stopping { then: Then::Forget } => {}
             Phase::Stopping { .. } => child.phase = Phase::Stopping { then },
             _ => {
                 self.set(index, Phase::Stopping { then }, None, None);
-                self.orders.push(Order::Stop { vm, epoch });
+                self.tell_to_stop(index);
             }
         }
     }
 
-    fn release(&mut self, index: usize) {
-        let vm = self.children[index].name().clone();
-        self.orders.push(Order::Release(vm));
+    fn tell_to_stop(&mut self, index: usize) {
+        let (vm, epoch) = (self.children[index].name().clone(), self.children[index].epoch);
+        self.orders.push(Order::Stop { vm, epoch });
     }
 
+    /// The one place where a child changes what onlookers see of it. Its CID is free when it is down for good.
     fn set(&mut self, index: usize, to: Phase, cause: Option<Cause>, decision: Option<Decision>) {
         let child = &mut self.children[index];
+        let frees = to.is_at_rest() && !child.phase.is_at_rest();
         let from = std::mem::replace(&mut child.phase, to).shown();
         let to = child.phase.shown();
-        if from == to && decision.is_none() {
-            return;
-        }
         let (vm, incarnation) = (child.name().clone(), child.incarnation);
-        self.orders.push(Order::Tell(Change { vm, incarnation, from, to, cause, decision }));
+        if from != to || decision.is_some() {
+            self.orders.push(Order::Tell(Change { vm: vm.clone(), incarnation, from, to, cause, decision }));
+        }
+        if frees {
+            self.orders.push(Order::Release(vm));
+        }
     }
 
     fn decision(&self, index: usize, action: Action, rule: String) -> Decision {

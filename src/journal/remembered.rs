@@ -22,4 +22,6 @@ pub struct Remembered {
     pub attempts: u32,
     /// It had ended cleanly and was not to be restarted.
     pub completed: bool,
+    /// Why it had given up, if it had.
+    pub failed: Option<String>,
 }

@@ -4,6 +4,7 @@ use super::dial;
 use pepita_wire::frame::Outcome;
 use pepita_wire::{ErrorKind, Lines, StatusRecord, ToGuest, ToHost, WireError};
 use serde_json::{Value, json};
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +24,13 @@ pub enum MonitorReport {
 #[derive(Debug)]
 pub struct Watch(JoinHandle<()>);
 
+impl Watch {
+    /// A watch that is kept in a task of its own.
+    pub fn spawn(keep: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(keep))
+    }
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
         self.0.abort();
@@ -31,11 +39,11 @@ impl Drop for Watch {
 
 /// Watches a VM through its monitor's socket, until it has ended or the monitor has.
 pub fn watch(socket: PathBuf, tell: impl Fn(MonitorReport) + Send + Sync + 'static) -> Watch {
-    Watch(tokio::spawn(async move {
+    Watch::spawn(async move {
         if let Err(e) = follow(&socket, &tell).await {
             tell(MonitorReport::Lost(e.to_string()));
         }
-    }))
+    })
 }
 
 async fn follow(socket: &Path, tell: &(impl Fn(MonitorReport) + Send + Sync)) -> io::Result<()> {

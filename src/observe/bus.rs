@@ -18,7 +18,8 @@ pub struct Bus {
 #[derive(Debug)]
 struct Inner {
     seq: u64,
-    sender: broadcast::Sender<Event>,
+    /// `None` once there will be no more news.
+    sender: Option<broadcast::Sender<Event>>,
 }
 
 /// A reader's end.
@@ -29,6 +30,8 @@ pub struct Events {
 
 /// What a reader gets.
 #[derive(Debug, Clone, PartialEq)]
+// Almost always it is an event.
+#[allow(clippy::large_enum_variant)]
 pub enum Received {
     /// News.
     Event(Event),
@@ -39,7 +42,7 @@ pub enum Received {
 impl Bus {
     /// A bus that nobody listens to yet.
     pub fn new() -> Self {
-        let inner = Inner { seq: 0, sender: broadcast::Sender::new(CAPACITY) };
+        let inner = Inner { seq: 0, sender: Some(broadcast::Sender::new(CAPACITY)) };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -49,14 +52,23 @@ impl Bus {
         inner.seq += 1;
         let event = Event { seq: inner.seq, time: SystemTime::now(), group: group.cloned(), kind };
         tracing::debug!(target: "pepita_supervisor::event", seq = event.seq, "{event}");
-        // An error only says that nobody listens.
-        let _ = inner.sender.send(event);
+        if let Some(sender) = &inner.sender {
+            // An error only says that nobody listens.
+            let _ = sender.send(event);
+        }
+    }
+
+    /// There will be no more news: readers get what there is, and then the end.
+    pub fn close(&self) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).sender = None;
     }
 
     /// All events from now on.
     pub fn subscribe(&self) -> Events {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        Events { receiver: inner.sender.subscribe() }
+        // Of a closed bus: a reader that gets the end at once.
+        let receiver = inner.sender.as_ref().map_or_else(|| broadcast::channel(1).1, |s| s.subscribe());
+        Events { receiver }
     }
 }
 

@@ -59,6 +59,20 @@ impl VmPhase {
         }
     }
 
+    /// There is a daemon to talk to.
+    pub fn has_daemon(&self) -> bool {
+        match self {
+            Self::Running | Self::Ready | Self::Unhealthy | Self::Paused => true,
+            Self::Stopped
+            | Self::Waiting
+            | Self::Starting
+            | Self::Stopping
+            | Self::Backoff { .. }
+            | Self::Completed
+            | Self::Failed { .. } => false,
+        }
+    }
+
     /// There is an incarnation: something of it may run.
     pub fn is_live(&self) -> bool {
         match self {

@@ -82,7 +82,8 @@ impl Window {
         u32::try_from(self.entries.len()).unwrap_or(u32::MAX)
     }
 
-    fn age(&mut self, now: Instant, period: Duration) {
+    /// Forgets what no longer counts at `now`.
+    pub fn age(&mut self, now: Instant, period: Duration) {
         while self.entries.front().is_some_and(|entry| now.saturating_duration_since(*entry) > period) {
             self.entries.pop_front();
         }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 /// CIDs of other programs that one launch may run into before it counts as failed.
 const CID_TRIES: u32 = 64;
 
-/// Before a destroy that failed is tried again.
-const DESTROY_RETRY: Duration = Duration::from_secs(1);
+/// Before a call that failed is tried again, where there is no way around it.
+const CALL_RETRY: Duration = Duration::from_secs(1);
 
 /// How often a VM that will not go away is told about.
 const STILL_THERE: Duration = Duration::from_secs(10);
@@ -31,8 +31,8 @@ pub enum Phase {
     Leasing,
     /// The launcher is at work. It cannot be called back, only undone when it is done.
     Launching { undo: bool, deadline: Instant, tries: u32 },
-    /// The launcher looks for what is there.
-    Adopting { undo: bool },
+    /// The launcher looks for what is there; or will, once there is somebody to call it.
+    Adopting { undo: bool, retry: Option<Instant> },
     /// The VMM runs, the daemon does not yet.
     Booting { deadline: Instant },
     /// The daemon runs, and is not Ready.
@@ -157,10 +157,10 @@ impl Life {
             Phase::Destroying { retry, told, .. } => {
                 Some(retry.unwrap_or(*told + STILL_THERE).min(*told + STILL_THERE))
             }
+            Phase::Adopting { retry, .. } => *retry,
             Phase::Created
             | Phase::Leasing
             | Phase::Launching { .. }
-            | Phase::Adopting { .. }
             | Phase::Paused { .. }
             | Phase::Gone => None,
         }
@@ -195,7 +195,7 @@ impl Life {
                 self.effects.push(Effect::Lease);
             }
             Mode::Adopt => {
-                self.phase = Phase::Adopting { undo: false };
+                self.phase = Phase::Adopting { undo: false, retry: None };
                 self.effects.push(Effect::Adopt);
             }
         }
@@ -245,7 +245,7 @@ impl Life {
     }
 
     fn adopted(&mut self, now: Instant, result: Result<Box<StatusRecord>, ExecutorError>) {
-        let Phase::Adopting { undo } = self.phase else { return };
+        let Phase::Adopting { undo, .. } = self.phase else { return };
         match result {
             _ if undo => self.destroy(now, Cause::Stopped),
             Ok(record) => {
@@ -258,6 +258,10 @@ impl Life {
                     self.effects.push(Effect::Watch(record.clone()));
                 }
                 self.status(now, &record);
+            }
+            // The executor failed before it called the launcher, which proves nothing about the VM.
+            Err(ExecutorError::Gone) => {
+                self.phase = Phase::Adopting { undo, retry: Some(now + CALL_RETRY) };
             }
             // It is not there: nobody saw it end.
             Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => self.gone(Cause::Unknown),
@@ -348,7 +352,7 @@ impl Life {
         match self.phase {
             Phase::Booting { .. } | Phase::Running { .. } | Phase::Ready { .. } | Phase::Paused { .. } => {
                 self.effects.push(Effect::Notice(format!("its monitor is gone ({why}); looking for the VM")));
-                self.phase = Phase::Adopting { undo: false };
+                self.phase = Phase::Adopting { undo: false, retry: None };
                 self.effects.push(Effect::Adopt);
             }
             // The deadline of the stop, or the destroy under way, will see to it.
@@ -411,7 +415,7 @@ impl Life {
     fn stop(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Created | Phase::Leasing => self.gone(Cause::Stopped),
-            Phase::Launching { undo, .. } | Phase::Adopting { undo } => *undo = true,
+            Phase::Launching { undo, .. } | Phase::Adopting { undo, .. } => *undo = true,
             Phase::Booting { .. } => self.destroy(now, Cause::Stopped),
             Phase::Running { .. } | Phase::Ready { .. } | Phase::Paused { .. } => {
                 let stop = self.spec.stop;
@@ -429,7 +433,7 @@ impl Life {
     fn destroy_now(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Created | Phase::Leasing => self.gone(Cause::Stopped),
-            Phase::Launching { undo, .. } | Phase::Adopting { undo } => *undo = true,
+            Phase::Launching { undo, .. } | Phase::Adopting { undo, .. } => *undo = true,
             Phase::Booting { .. }
             | Phase::Running { .. }
             | Phase::Ready { .. }
@@ -447,7 +451,7 @@ impl Life {
                     self.gone(cause);
                 }
                 Err(e) => {
-                    *retry = Some(now + DESTROY_RETRY);
+                    *retry = Some(now + CALL_RETRY);
                     self.effects.push(Effect::Notice(format!("cannot be destroyed yet: {e}")));
                 }
             }
@@ -467,6 +471,12 @@ impl Life {
                 let findings = health.tick(&self.spec.health, now);
                 self.found(now, findings);
             }
+            Phase::Adopting { retry, .. } => {
+                if retry.is_some_and(|at| now >= at) {
+                    *retry = None;
+                    self.effects.push(Effect::Adopt);
+                }
+            }
             Phase::Destroying { since, retry, told, .. } => {
                 if retry.is_some_and(|at| now >= at) {
                     *retry = None;
@@ -485,7 +495,6 @@ impl Life {
             | Phase::Created
             | Phase::Leasing
             | Phase::Launching { .. }
-            | Phase::Adopting { .. }
             | Phase::Paused { .. }
             | Phase::Gone => {}
         }

@@ -2,6 +2,7 @@
 
 use crate::cid::CidMsg;
 use crate::executor::ExecutorMsg;
+use crate::link::Sockets;
 use ractor::{ActorRef, Message};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -46,6 +47,8 @@ pub struct Services {
     pub executor: Service<ExecutorMsg>,
     /// Leases CIDs.
     pub cids: Service<CidMsg>,
+    /// To monitors and guests.
+    pub sockets: Arc<dyn Sockets>,
     /// The supervisor's mark on its VMs.
     pub owner: Arc<str>,
 }

@@ -8,24 +8,34 @@ use crate::journal::Wanted;
 use crate::observe::Action;
 use crate::policy::{Cause, Judgement, Rule, first_affected, judge};
 use crate::spec::{AutoShutdown, OnGiveUp, OnIntensityExceeded, OnStartFailure, Restart, Strategy};
-use std::time::{Duration, Instant};
 
 impl Roster {
     /// A VM is gone, confirmed. Says what follows.
     pub(super) fn judge_end(&mut self, at: At, index: usize, cause: Cause) {
-        if let Phase::Stopping { then } = self.children[index].phase {
-            return self.stopped(index, then);
-        }
-        if self.stage != Stage::Up || self.children[index].wanted == Wanted::Down {
-            let decision = self.decision(index, Action::Leave, "operator stop".into());
-            self.set(index, Phase::Stopped, Some(cause), Some(decision));
-            return self.release(index);
-        }
-        // Computed here, from timestamps; no timer resets anything.
+        self.window.age(at.now, self.spec.intensity.period);
         let child = &mut self.children[index];
-        if child.ready_since().is_some_and(|since| at.now - since >= child.spec.restart.reset_after) {
+        child.note_ready(at.now);
+        // Computed here, from timestamps; no timer resets anything. An end that we caused counts for this like any other.
+        if child.ready_for.is_some_and(|ready| ready >= child.spec.restart.reset_after) {
             child.attempts = 0;
         }
+        match child.phase {
+            Phase::Stopping { then: Then::Judge } if self.stage == Stage::Up => {
+                self.judge_failure(at, index, Cause::ActorFailed);
+            }
+            Phase::Stopping { then } => self.stopped(index, then),
+            _ if self.stage != Stage::Up || child.wanted == Wanted::Down => {
+                let rule = if self.stage == Stage::Up { "operator stop" } else { "the group stops" };
+                let decision = self.decision(index, Action::Leave, rule.into());
+                self.set(index, Phase::Stopped, Some(cause), Some(decision));
+            }
+            _ => self.judge_failure(at, index, cause),
+        }
+    }
+
+    /// An end that nobody had asked for.
+    fn judge_failure(&mut self, at: At, index: usize, cause: Cause) {
+        let child = &mut self.children[index];
         match judge(&child.spec.restart, &cause) {
             Judgement::Complete(rule) => {
                 let decision = self.decision(index, Action::Complete, format!("{rule}, {cause}"));
@@ -37,14 +47,14 @@ impl Roster {
                     Rule::Policy(Restart::Never) => format!("{cause}; restart policy never"),
                     rule => format!("{cause}; {rule}"),
                 };
-                self.give_up(at, index, cause, reason, rule);
+                self.give_up(at, index, cause, reason);
             }
             Judgement::Restart(rule) => {
-                child.attempts += 1;
+                child.attempts = child.attempts.saturating_add(1);
                 let (attempts, most) = (child.attempts, child.spec.restart.max_retries);
                 if most > 0 && attempts > most {
                     let reason = format!("{cause}; gave up after {most} attempts");
-                    return self.give_up(at, index, cause, reason, rule);
+                    return self.give_up(at, index, cause, reason);
                 }
                 self.restart(at, index, cause, rule);
             }
@@ -53,25 +63,18 @@ impl Roster {
 
     /// The stop that we had ordered is done. Not a failure, whatever the exit was.
     fn stopped(&mut self, index: usize, then: Then) {
+        let up = self.stage == Stage::Up;
         match then {
-            Then::Stay => {
+            Then::Start if up => self.start_or_queue(index),
+            // A group restart brings back only what may be restarted.
+            Then::Wait if up && self.children[index].spec.restart.policy != Restart::Never => {
+                self.enqueue(index, Some(Cause::Stopped));
+            }
+            Then::Stay | Then::Start | Then::Wait | Then::Judge => {
                 self.set(index, Phase::Stopped, Some(Cause::Stopped), None);
-                self.release(index);
-            }
-            Then::Start => {
-                self.children[index].sequenced = false;
-                self.launch(index, None);
-            }
-            Then::Wait if self.is_member(index) => {
-                self.set(index, Phase::Waiting, Some(Cause::Stopped), None)
-            }
-            Then::Wait => {
-                self.set(index, Phase::Stopped, Some(Cause::Stopped), None);
-                self.release(index);
             }
             Then::Forget => {
                 self.set(index, Phase::Stopped, Some(Cause::Stopped), None);
-                self.release(index);
                 self.forget(index);
             }
         }
@@ -79,17 +82,14 @@ impl Roster {
 
     fn restart(&mut self, at: At, index: usize, cause: Cause, rule: Rule) {
         let child = &self.children[index];
-        if child.first_start
-            && child.spec.start.on_failure == OnStartFailure::Abort
-            && child.ready_since().is_none()
-        {
+        if child.first_start && child.spec.start.on_failure == OnStartFailure::Abort {
             let reason = format!("start of {} failed: {cause}", child.name());
             return self.escalate(index, &cause, reason);
         }
-        let delay = child.spec.restart.backoff.delay(child.attempts, at.draw);
-        let mut until = at.now + delay;
-        let first = first_affected(self.spec.strategy, index);
-        let coalesced = first.is_some() && self.round.as_ref().is_some_and(Round::takes_in_failures);
+        let mut until = at.now + child.spec.restart.backoff.delay(child.attempts, at.draw);
+        // A member of a group restart stays one, also when a reload has changed the strategy meanwhile.
+        let first = first_affected(self.spec.strategy, index).or(child.in_round.then_some(index));
+        let coalesced = first.is_some() && self.round.is_some_and(|round| round.counted);
         if !coalesced && let Err(exceeded) = self.window.admit(at.now, self.spec.intensity) {
             match self.spec.on_intensity_exceeded {
                 OnIntensityExceeded::Escalate => return self.escalate(index, &cause, exceeded.to_string()),
@@ -111,83 +111,69 @@ impl Roster {
         self.set(index, Phase::Backoff { until, attempt, cause: cause.clone() }, Some(cause), Some(decision));
         self.orders.push(Order::Save(self.children[index].name().clone()));
         if let Some(first) = first {
-            self.restart_with_siblings(first, until);
+            self.take_along(first, Round { deadline: until, counted: true });
         }
     }
 
-    fn restart_with_siblings(&mut self, first: usize, mut deadline: Instant) {
-        // One that waits for its own restart joins: its deadline counts, its timer does not.
-        for child in &self.children[first..] {
+    /// All from `first` on take part in a group restart: in the one under way, if there is one. Never two at a time.
+    fn take_along(&mut self, first: usize, mut round: Round) {
+        for child in self.children.iter_mut().skip(first) {
+            child.in_round = true;
+            // One that waits for its own restart joins: its deadline counts, its timer does not.
             if let Phase::Backoff { until, .. } = child.phase {
-                deadline = deadline.max(until);
+                round.deadline = round.deadline.max(until);
             }
         }
-        match &mut self.round {
-            Some(round) if round.takes_in_failures() => round.join(first, deadline),
-            _ => self.round = Some(Round::new(first, deadline)),
-        }
+        self.round = Some(self.round.map_or(round, |under_way| under_way.join(round)));
     }
 
-    fn give_up(&mut self, at: At, index: usize, cause: Cause, reason: String, rule: Rule) {
-        let by_policy = rule == Rule::Policy(Restart::Never);
-        if !by_policy && self.children[index].spec.restart.on_give_up == OnGiveUp::Escalate {
-            return self.escalate(index, &cause, reason);
-        }
+    fn give_up(&mut self, at: At, index: usize, cause: Cause, reason: String) {
         let child = &self.children[index];
+        // Nothing was given up in a VM that is not to be restarted: its siblings never depended on its return.
+        let alone = child.spec.restart.policy == Restart::Never;
         if child.first_start && child.spec.start.on_failure == OnStartFailure::Abort {
             return self.escalate(index, &cause, format!("start of {} failed: {reason}", child.name()));
         }
-        if !by_policy && self.spec.strategy == Strategy::OneForAll {
+        if !alone && child.spec.restart.on_give_up == OnGiveUp::Escalate {
+            return self.escalate(index, &cause, reason);
+        }
+        if !alone && self.spec.strategy == Strategy::OneForAll {
             return self.fail_group(index, cause, reason);
         }
-        self.fail_alone(index, cause, reason);
-        if !by_policy && self.spec.strategy == Strategy::RestForOne {
-            // Those after it depend on it: they are stopped and wait for it.
-            self.restart_with_siblings(index, at.now + Duration::ZERO);
-        }
-        self.ended_for_good(index);
-    }
-
-    fn fail_alone(&mut self, index: usize, cause: Cause, reason: String) {
         let decision = self.decision(index, Action::GiveUp, reason.clone());
         self.set(index, Phase::Failed { reason }, Some(cause), Some(decision));
-        self.release(index);
-        self.orders.push(Order::Save(self.children[index].name().clone()));
+        if !alone && self.spec.strategy == Strategy::RestForOne {
+            // Those after it depend on it: they are stopped and wait for it. That restarts nothing, so it is not counted.
+            self.take_along(index + 1, Round { deadline: at.now, counted: false });
+        }
+        self.ended_for_good(index);
     }
 
     fn fail_group(&mut self, index: usize, cause: Cause, reason: String) {
         let decision = self.decision(index, Action::StopGroup, reason.clone());
         self.set(index, Phase::Failed { reason: reason.clone() }, Some(cause), Some(decision));
-        self.release(index);
         let reason = format!("{}: {reason}", self.children[index].name());
         self.go_down(End::Failed { reason });
     }
 
-    pub(super) fn escalate(&mut self, index: usize, cause: &Cause, reason: String) {
+    fn escalate(&mut self, index: usize, cause: &Cause, reason: String) {
         let decision = self.decision(index, Action::Escalate, reason.clone());
-        // One whose actor has failed is still there, and goes down with the others.
-        let to = if matches!(cause, Cause::ActorFailed) {
-            self.children[index].phase.clone()
-        } else {
-            self.release(index);
-            Phase::Stopped
-        };
-        self.set(index, to, Some(cause.clone()), Some(decision));
+        self.set(index, Phase::Stopped, Some(cause.clone()), Some(decision));
         let reason = format!("{}: {reason}; last cause: {cause}", self.children[index].name());
         self.go_down(End::Escalated { reason });
     }
 
-    /// A VM ended by itself and stays down; its CID is free, and the group may end with it.
+    /// A VM ended by itself and stays down; the group may end with it.
     fn ended_for_good(&mut self, index: usize) {
-        self.release(index);
         self.orders.push(Order::Save(self.children[index].name().clone()));
-        let done = |phase: &Phase| matches!(phase, Phase::Completed | Phase::Failed { .. });
-        let mut significant = self.children.iter().filter(|child| child.spec.significant);
+        // As in OTP, one that the operator has stopped is not waited for.
+        let all_rest =
+            || self.children.iter().all(|child| !child.spec.significant || child.phase.is_at_rest());
         let ends = self.children[index].spec.significant
             && match self.spec.auto_shutdown {
                 AutoShutdown::Never => false,
                 AutoShutdown::AnySignificant => true,
-                AutoShutdown::AllSignificant => significant.all(|child| done(&child.phase)),
+                AutoShutdown::AllSignificant => all_rest(),
             };
         if ends {
             self.go_down(End::AutoShutdown);

@@ -4,7 +4,7 @@ use super::{Roster, Stage};
 use crate::group::child::{Child, Phase, Then};
 use crate::group::order::{At, Order};
 use crate::journal::Wanted;
-use crate::spec::{GroupSpec, VmName, VmSpec};
+use crate::spec::{GroupSpec, Strategy, VmName, VmSpec};
 
 impl Roster {
     /// Takes a new specification of the same group. Policies, budgets, timeouts and probes apply at once and keep their
@@ -14,45 +14,34 @@ impl Roster {
         let vms = std::mem::take(&mut spec.vms);
         self.spec = spec;
         let mut former = std::mem::take(&mut self.children);
-        // A round counts by place, and places move: it is told anew below.
-        let round = self.round.take();
-        let first = round.as_ref().and_then(|r| former.get(r.first)).map(|child| child.name().clone());
         for vm in vms {
-            let child = match former.iter().position(|child| *child.name() == vm.name) {
-                Some(place) => self.renewed(former.remove(place), vm),
-                None => {
-                    let mut child = Child::new(vm);
-                    if child.wanted == Wanted::Up && self.stage == Stage::Up {
-                        (child.phase, child.sequenced) = (Phase::Waiting, true);
-                        self.ready_told = false;
-                    }
-                    child
+            match former.iter().position(|child| *child.name() == vm.name) {
+                Some(place) => {
+                    let child = self.renewed(former.remove(place), vm);
+                    self.children.push(child);
                 }
-            };
-            self.children.push(child);
+                None => self.add(vm),
+            }
         }
         let kept = self.children.len();
         // Those to be removed stand last, and so are stopped first.
         self.children.extend(former);
-        if let (Some(mut round), Some(first)) = (round, first) {
-            round.first = self.find(&first).unwrap_or(0).min(kept.saturating_sub(1));
-            self.round = Some(round);
-        }
         for index in (kept..self.children.len()).rev() {
             self.children[index].wanted = Wanted::Down;
             if self.children[index].phase.is_live() {
-                self.order_stop(index, Then::Forget);
-                self.children[index].phase = Phase::Stopping { then: Then::Forget };
+                self.order_stop(at.now, index, Then::Forget);
             } else {
                 self.set(index, Phase::Stopped, None, None);
-                self.release(index);
                 self.forget(index);
             }
         }
         if restart && self.stage == Stage::Up {
-            for index in 0..kept.min(self.children.len()) {
-                if self.children[index].needs_restart && self.children[index].phase.is_live() {
-                    self.order_stop(index, Then::Start);
+            for index in 0..kept {
+                let child = &self.children[index];
+                // One that is on its way down comes back with the new configuration, or not at all.
+                let stopping = matches!(child.phase, Phase::Stopping { .. });
+                if child.needs_restart && child.phase.is_live() && !stopping {
+                    self.order_stop(at.now, index, Then::Start);
                 }
             }
         }
@@ -62,10 +51,11 @@ impl Roster {
     fn renewed(&mut self, mut child: Child, spec: VmSpec) -> Child {
         let differs = child.spec.fingerprint() != spec.fingerprint();
         child.needs_restart |= differs && child.phase.is_live();
-        // It was on its way out, and is wanted again.
         if child.phase == (Phase::Stopping { then: Then::Forget }) {
-            child.phase = Phase::Stopping { then: Then::Start };
-            child.wanted = Wanted::Up;
+            // It was on its way out, and is to be there again as if it were new.
+            let wanted = if spec.autostart { Wanted::Up } else { Wanted::Down };
+            let then = if spec.autostart { Then::Start } else { Then::Stay };
+            (child.phase, child.wanted, child.attempts) = (Phase::Stopping { then }, wanted, 0);
         }
         if child.spec != spec {
             self.orders.push(Order::Update(child.name().clone()));
@@ -74,13 +64,23 @@ impl Roster {
         child
     }
 
+    fn add(&mut self, spec: VmSpec) {
+        let mut child = Child::new(spec);
+        child.incarnation = self.retired.remove(child.name()).unwrap_or_default();
+        // It starts with those among which it stands.
+        let among = self.spec.strategy == Strategy::OneForAll || self.children.iter().any(|c| c.in_round);
+        child.in_round = self.round.is_some() && among;
+        let starts = child.wanted == Wanted::Up && self.stage == Stage::Up;
+        self.children.push(child);
+        if starts {
+            self.ready_told = false;
+            self.enqueue(self.children.len() - 1, None);
+        }
+    }
+
     pub(super) fn forget(&mut self, index: usize) {
         let child = self.children.remove(index);
-        if let Some(round) = &mut self.round
-            && index < round.first
-        {
-            round.first -= 1;
-        }
+        self.retired.insert(child.name().clone(), child.incarnation);
         self.orders.push(Order::Forget(child.name().clone()));
     }
 

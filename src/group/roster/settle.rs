@@ -2,11 +2,9 @@
 //! Judges by the state alone, not by what led to it, so that no order of events can leave it behind.
 
 use super::{Roster, Stage};
-use crate::group::child::{Phase, Then};
+use crate::group::child::{Child, Phase, Then};
 use crate::group::order::{End, Order};
-use crate::group::round::{Round, Stage as RoundStage};
 use crate::journal::Wanted;
-use crate::observe::VmPhase;
 use crate::spec::{Restart, Strategy};
 use std::time::Instant;
 
@@ -14,7 +12,7 @@ impl Roster {
     pub(super) fn settle(&mut self, now: Instant) {
         match &self.stage {
             Stage::Down => {}
-            Stage::GoingDown(_) => self.settle_down(),
+            Stage::GoingDown(_) => self.settle_down(now),
             Stage::Up => {
                 self.advance_round(now);
                 self.start_what_is_due(now);
@@ -34,88 +32,66 @@ impl Roster {
                 self.round = None;
                 self.stage = Stage::GoingDown(end);
                 for index in 0..self.children.len() {
-                    match self.children[index].phase {
-                        Phase::Waiting | Phase::Backoff { .. } => {
-                            self.set(index, Phase::Stopped, None, None);
-                            self.release(index);
-                        }
-                        Phase::Stopping { then: Then::Start | Then::Wait } => {
-                            self.children[index].phase = Phase::Stopping { then: Then::Stay };
-                        }
-                        _ => {}
+                    self.children[index].in_round = false;
+                    if matches!(self.children[index].phase, Phase::Waiting | Phase::Backoff { .. }) {
+                        self.set(index, Phase::Stopped, None, None);
                     }
                 }
             }
         }
     }
 
-    fn settle_down(&mut self) {
-        if self.stop_last_of(0, Then::Stay)
+    fn settle_down(&mut self, now: Instant) {
+        if self.stop_last(now, |_| true, Then::Stay)
             && let Stage::GoingDown(end) = std::mem::replace(&mut self.stage, Stage::Down)
         {
             self.orders.push(Order::End(end));
         }
     }
 
-    /// Stops the live children from `first` on, last first, one at a time; `true` when none is left.
-    fn stop_last_of(&mut self, first: usize, then: Then) -> bool {
-        let live = |phase: &Phase| phase.is_live();
-        let Some(last) = (first..self.children.len()).rfind(|index| live(&self.children[*index].phase))
-        else {
-            return true;
-        };
+    /// Stops the live ones of these children, last first, one at a time; `true` when none is left.
+    fn stop_last(&mut self, now: Instant, of: impl Fn(&Child) -> bool, then: Then) -> bool {
+        let mut live =
+            self.children.iter().enumerate().filter(|(_, child)| of(child) && child.phase.is_live());
         // One that is on its way down already is awaited, whoever had asked for it.
-        let under_way = (first..self.children.len())
-            .any(|index| matches!(self.children[index].phase, Phase::Stopping { .. }));
+        let under_way = live.clone().any(|(_, child)| matches!(child.phase, Phase::Stopping { .. }));
+        let Some((last, _)) = live.next_back() else { return true };
         if !under_way {
-            self.order_stop(last, then);
+            self.order_stop(now, last, then);
         }
         false
     }
 
+    /// Stops the members of the group restart, waits for its deadline, and puts them in the queue.
     fn advance_round(&mut self, now: Instant) {
-        let Some(round) = self.round.clone() else { return };
-        if round.stage == RoundStage::Stopping {
-            if !self.stop_last_of(round.first, Then::Wait) {
-                return;
-            }
-            self.round = Some(Round { stage: RoundStage::Delay, ..round.clone() });
+        let Some(round) = self.round else { return };
+        if !self.stop_last(now, |child| child.in_round, Then::Wait) || now < round.deadline {
+            return;
         }
-        if self.round.as_ref().is_some_and(|r| r.stage == RoundStage::Delay) {
-            if now < round.deadline {
-                return;
-            }
-            for index in round.first..self.children.len() {
-                // One that the operator started meanwhile is up already.
-                if self.is_member(index) && !self.children[index].phase.is_live() {
-                    self.enqueue(index);
+        self.round = None;
+        for index in 0..self.children.len() {
+            let child = &mut self.children[index];
+            let member = std::mem::take(&mut child.in_round);
+            match child.phase {
+                Phase::Backoff { .. } if member => self.enqueue(index, None),
+                // What had ended cleanly comes back with its siblings, if it may be restarted at all.
+                Phase::Completed if member && child.spec.restart.policy != Restart::Never => {
+                    self.enqueue(index, None);
                 }
+                // Those that were stopped for it wait already. What the operator had stopped and what gave up stay down.
+                _ => {}
             }
-            self.round = Some(Round { stage: RoundStage::Starting, ..round.clone() });
         }
-        let busy = (round.first..self.children.len()).any(|index| {
-            matches!(self.children[index].phase, Phase::Waiting | Phase::Starting | Phase::Running)
-        });
-        if !busy {
-            self.round = None;
-        }
-    }
-
-    /// Takes part in a group restart: is to be up, may be restarted, and has not given up.
-    pub(super) fn is_member(&self, index: usize) -> bool {
-        let child = &self.children[index];
-        child.wanted == Wanted::Up
-            && child.spec.restart.policy != Restart::Never
-            && !matches!(child.phase, Phase::Failed { .. })
     }
 
     /// Those whose own delay is over.
     fn start_what_is_due(&mut self, now: Instant) {
         for index in 0..self.children.len() {
-            match self.children[index].phase {
-                Phase::Backoff { until, .. } if until <= now && !self.in_round(index) => {
-                    self.children[index].sequenced = false;
-                    self.launch(index, None);
+            let child = &mut self.children[index];
+            match child.phase {
+                Phase::Backoff { until, .. } if until <= now && !child.in_round => {
+                    child.sequenced = false;
+                    self.start_or_queue(index);
                 }
                 _ => {}
             }
@@ -125,38 +101,43 @@ impl Roster {
     /// Those whose turn it is: none before it is still on its way to Ready.
     fn start_in_turn(&mut self) {
         for index in 0..self.children.len() {
-            let held = self.round.as_ref().is_some_and(|round| round.holds_back(index));
-            if held {
-                return;
-            }
-            if matches!(self.children[index].phase, Phase::Waiting) {
-                self.launch(index, None);
-            }
-            if self.blocks_those_after(index) {
-                return;
+            if matches!(self.children[index].phase, Phase::Waiting) && !self.must_wait(index) {
+                self.launch(index);
             }
         }
     }
 
-    fn blocks_those_after(&self, index: usize) -> bool {
+    /// Starts it, unless it has to wait for its turn.
+    pub(super) fn start_or_queue(&mut self, index: usize) {
+        if self.must_wait(index) { self.enqueue(index, None) } else { self.launch(index) }
+    }
+
+    fn must_wait(&self, index: usize) -> bool {
         let child = &self.children[index];
-        let alone = self.spec.strategy == Strategy::OneForOne;
-        match child.phase {
-            Phase::Waiting | Phase::Starting | Phase::Running => child.sequenced || !alone,
-            // With one_for_one the others do not depend on it: a child that cannot start holds up nobody.
-            Phase::Backoff { .. } => !alone,
-            Phase::Stopping { then } => !alone && matches!(then, Then::Start | Then::Wait),
-            Phase::Failed { .. } => self.spec.strategy == Strategy::RestForOne,
-            Phase::Stopped
-            | Phase::Ready { .. }
-            | Phase::Unhealthy
-            | Phase::Paused { .. }
-            | Phase::Completed => false,
+        // With one_for_one they do not depend on each other, and only those that are started in turn wait.
+        let in_turn = child.sequenced || self.spec.strategy != Strategy::OneForOne;
+        child.in_round || in_turn && self.children[..index].iter().any(|before| self.holds_up(before))
+    }
+
+    /// Those after this child wait for it.
+    fn holds_up(&self, child: &Child) -> bool {
+        let in_the_way = match child.phase {
+            Phase::Backoff { .. } => true,
+            Phase::Failed { .. } => {
+                self.spec.strategy == Strategy::RestForOne && child.spec.restart.policy != Restart::Never
+            }
+            _ => child.phase.is_on_its_way(),
+        };
+        match self.spec.strategy {
+            // A child that cannot start holds up nobody.
+            Strategy::OneForOne => child.sequenced && child.phase.is_on_its_way(),
+            Strategy::OneForAll | Strategy::RestForOne => child.in_round || in_the_way,
         }
     }
 
     fn tell_ready(&mut self) {
-        let ready = |phase: &Phase| matches!(phase.shown(), VmPhase::Ready | VmPhase::Completed);
+        // Stopped ones have no part in it: the operator wants them down, or nothing will start them.
+        let ready = |phase: &Phase| matches!(phase, Phase::Ready { .. } | Phase::Completed | Phase::Stopped);
         let all = self.children.iter().all(|child| child.wanted == Wanted::Down || ready(&child.phase));
         if all && !self.ready_told {
             self.ready_told = true;

@@ -1,0 +1,143 @@
+//! The launcher's calls: `pepita` itself, and the trait behind which a test can play it.
+
+use super::argv::{self, Launch};
+use super::process::{self, CallFailure};
+use super::{ExecutorError, Signal, VmName};
+use pepita_wire::{StatusRecord, VersionRecord};
+use std::ffi::OsString;
+use std::fmt;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+
+/// For a call that only asks or ends something.
+const CALL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// For a launch to come back: the VMM runs, the guest still boots.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a call comes to.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ExecutorError>> + Send + 'a>>;
+
+/// What the launcher can be called for. [`Launcher`] calls the program; a test may play it, and all above stays real.
+pub trait Pepita: fmt::Debug + Send + Sync + 'static {
+    /// Boots a VM; comes back when its VMM runs and its monitor watches it.
+    fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord>;
+    /// Sees that a VM has a monitor.
+    fn adopt<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord>;
+    /// The record of a VM.
+    fn status<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord>;
+    /// Ends a VM at once and removes all traces of it.
+    fn destroy<'a>(&'a self, vm: &'a VmName) -> Answer<'a, ()>;
+    /// Sends the daemon of a VM a signal.
+    fn signal<'a>(&'a self, vm: &'a VmName, signal: Signal) -> Answer<'a, ()>;
+    /// Every VM on this host, foreign ones too.
+    fn list(&self) -> Answer<'_, Vec<StatusRecord>>;
+}
+
+/// The launcher, and how it is called. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    program: PathBuf,
+    run_dir: Option<PathBuf>,
+}
+
+impl Launcher {
+    /// A launcher that was found.
+    pub fn new(program: PathBuf, run_dir: Option<PathBuf>) -> Self {
+        Self { program, run_dir }
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Makes sure that this is our `pepita`. Exit 0 proves nothing: there are others of that name.
+    ///
+    /// # Errors
+    /// When it prints no version record, or one of another contract.
+    pub async fn verify(&self) -> Result<VersionRecord, ExecutorError> {
+        let foreign = |what: String| ExecutorError::NotPepita { program: self.program.clone(), what };
+        let output = self.output(argv::version(), Vec::new(), CALL_DEADLINE).await?;
+        let record: VersionRecord = serde_json::from_slice(&output.stdout)
+            .map_err(|_| foreign("`--version --json` printed no version record".into()))?;
+        if record.name != "pepita-launcher" {
+            return Err(foreign(format!("it says it is {:?}", record.name)));
+        }
+        if record.contract != pepita_wire::CONTRACT {
+            return Err(ExecutorError::Contract { program: self.program.clone(), theirs: record.contract });
+        }
+        Ok(record)
+    }
+
+    async fn output(
+        &self,
+        argv: Vec<OsString>,
+        stdin: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<process::Output, ExecutorError> {
+        let shown = argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        tracing::debug!(target: "pepita_supervisor::executor", "pepita {shown}");
+        let failed = |what: String| ExecutorError::Call { program: self.program.clone(), what };
+        let output = process::call(&self.program, self.run_dir.as_deref(), argv, stdin, deadline)
+            .await
+            .map_err(|e| match e {
+                CallFailure::Io(e) => failed(format!("cannot be run: {e}")),
+                e @ CallFailure::Timeout(_) => failed(e.to_string()),
+            })?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        let last = output.stderr.lines().last().unwrap_or_default();
+        match serde_json::from_str::<pepita_wire::record::CallError>(last) {
+            Ok(error) => Err(ExecutorError::Refused { kind: error.kind, message: error.message }),
+            Err(_) => Err(failed(format!("{}: {}", output.status, output.stderr))),
+        }
+    }
+
+    async fn record<T: serde::de::DeserializeOwned>(
+        &self,
+        argv: Vec<OsString>,
+        stdin: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<T, ExecutorError> {
+        let output = self.output(argv, stdin, deadline).await?;
+        serde_json::from_slice(&output.stdout).map_err(|e| ExecutorError::NotPepita {
+            program: self.program.clone(),
+            what: format!("it exited with 0 but printed no record: {e}"),
+        })
+    }
+}
+
+impl Pepita for Launcher {
+    fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord> {
+        // An empty standard input is the null device, which `--env-file -` reads as no variables.
+        Box::pin(self.record(argv::run(launch), argv::env_file(launch), LAUNCH_DEADLINE))
+    }
+
+    fn adopt<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord> {
+        Box::pin(self.record(argv::adopt(vm.id()), Vec::new(), CALL_DEADLINE))
+    }
+
+    fn status<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord> {
+        Box::pin(self.record(argv::status(vm.id()), Vec::new(), CALL_DEADLINE))
+    }
+
+    fn destroy<'a>(&'a self, vm: &'a VmName) -> Answer<'a, ()> {
+        Box::pin(
+            async move { self.output(argv::destroy(vm.id()), Vec::new(), CALL_DEADLINE).await.map(drop) },
+        )
+    }
+
+    fn signal<'a>(&'a self, vm: &'a VmName, signal: Signal) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.output(argv::signal(vm.id(), signal), Vec::new(), CALL_DEADLINE).await.map(drop)
+        })
+    }
+
+    fn list(&self) -> Answer<'_, Vec<StatusRecord>> {
+        Box::pin(self.record(argv::list(), Vec::new(), CALL_DEADLINE))
+    }
+}

@@ -1,0 +1,58 @@
+//! What the launcher's record of a VM means to a group that has not started it itself. No actor, no I/O.
+
+use crate::executor::argv::CONFIG_LABEL;
+use crate::group::Found;
+use crate::policy::Cause;
+use crate::spec::{Incarnation, VmSpec};
+use pepita_wire::StatusRecord;
+
+impl Found {
+    /// What was found, judged by the configuration in force. `None` for a VM that has ended, if its end is no news:
+    /// `ended` is the newest incarnation whose end was taken in.
+    pub fn of(record: &StatusRecord, spec: &VmSpec, ended: Incarnation) -> Option<Self> {
+        let incarnation = Incarnation(record.incarnation);
+        let over = record.state.is_terminal();
+        if over && incarnation <= ended {
+            return None;
+        }
+        let cause = record.exit.as_ref().map_or(Cause::Unknown, Cause::of_record);
+        let config = record.labels.get(CONFIG_LABEL);
+        Some(Self {
+            incarnation,
+            unchanged: config.is_some_and(|config| *config == spec.fingerprint()),
+            ended: over.then_some(cause),
+        })
+    }
+
+    /// Nobody could say whether the VM runs: so it is treated as if, and whoever takes it over will see.
+    pub fn perhaps(incarnation: Incarnation) -> Self {
+        Self { incarnation, unchanged: true, ended: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{MachineSpec, VmName};
+    use pepita_wire::{DaemonExit, ExitReason, ExitRecord, VmState};
+
+    #[test]
+    fn an_end_is_news_once_and_a_changed_configuration_is_seen() {
+        let spec = VmSpec::new(VmName::new("api").expect("good"), MachineSpec::process());
+        let exit = ExitRecord {
+            reason: ExitReason::Failed,
+            guest: Some(DaemonExit::code(3)),
+            ..ExitRecord::default()
+        };
+        let mut record = StatusRecord { incarnation: 7, state: VmState::Failed, ..StatusRecord::default() };
+        record.exit = Some(exit);
+        record.labels.insert(CONFIG_LABEL.into(), spec.fingerprint());
+        let found = Found::of(&record, &spec, Incarnation(6)).expect("news");
+        assert_eq!((found.ended, found.unchanged), (Some(Cause::Exit { code: 3 }), true));
+        assert_eq!(Found::of(&record, &spec, Incarnation(7)), None);
+        record.state = VmState::Running;
+        record.labels.insert(CONFIG_LABEL.into(), "another".into());
+        let found = Found::of(&record, &spec, Incarnation(7)).expect("it runs");
+        assert_eq!((found.ended, found.unchanged), (None, false));
+    }
+}

@@ -1,0 +1,311 @@
+//! The supervision tree, as a host program holds it: start it, see it, tell it, stop it.
+//!
+//! ```no_run
+//! use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, TreeSpec, VmName, VmSpec};
+//! use pepita_supervisor::tree::Tree;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let api = VmSpec::new(VmName::new("api")?, MachineSpec::qemu("/boot/vmlinuz", "/srv/api.ext4"));
+//! let mut spec = TreeSpec::new("edge");
+//! spec.groups.push(GroupSpec::new(GroupName::new("web")?, vec![api]));
+//! let tree = Tree::start(spec).await?;
+//! tree.wait_ready(std::time::Duration::from_secs(60)).await?;
+//! tree.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod change;
+mod check;
+mod error;
+mod root;
+mod schedule;
+mod start;
+mod survey;
+
+pub use check::{SpecError, check};
+pub use error::{ChangeError, NotReady, StartError, TreeEnd};
+
+use crate::executor::{Launcher, Pepita, find};
+use crate::group::{AskError, Command, Errand, Refused};
+use crate::link::{HostSockets, Sockets};
+use crate::observe::{Board, Bus, Events, TreeStatus, VmPhase};
+use crate::reply::Reply;
+use crate::spec::{GroupName, GroupSpec, Signal, TreeSpec, VmName, VmSpec};
+use change::Change;
+use error::Progress;
+use pepita_wire::Ask;
+use ractor::{ActorCell, ActorRef};
+use root::RootMsg;
+use serde_json::Value;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// A running supervision tree. Clones are the same one.
+///
+/// Two trees in one process do not meet. The tree lives until it is told to end, or gives up; a dropped handle ends
+/// nothing. Questions and commands are answered at once, also while VMs start, stop or fail.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: Arc<str>,
+    root: ActorRef<RootMsg>,
+    bus: Bus,
+    board: Board,
+    /// The first reader's end, from the very start.
+    first: Mutex<Option<Events>>,
+    progress: watch::Receiver<Progress>,
+    end: watch::Receiver<Option<TreeEnd>>,
+}
+
+/// What a tree reaches the world through. A test hands in its own.
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The launcher.
+    pub pepita: Arc<dyn Pepita>,
+    /// The way to monitors and guests.
+    pub sockets: Arc<dyn Sockets>,
+}
+
+impl Tree {
+    /// Starts a tree: takes over what a previous run left, starts the rest. Comes back when that is under way; see
+    /// [`Tree::wait_ready`].
+    ///
+    /// # Errors
+    /// When it cannot be started; then nothing was.
+    pub async fn start(spec: TreeSpec) -> Result<Self, StartError> {
+        check(&spec)?;
+        let launcher = Launcher::new(find(&spec.pepita)?, spec.run_dir.clone());
+        launcher.verify().await?;
+        let parts = Parts { pepita: Arc::new(launcher), sockets: Arc::new(HostSockets) };
+        Self::start_with(spec, parts).await
+    }
+
+    /// As [`Tree::start`], with another launcher and other sockets.
+    ///
+    /// # Errors
+    /// As there.
+    #[doc(hidden)]
+    pub async fn start_with(spec: TreeSpec, parts: Parts) -> Result<Self, StartError> {
+        start::start(spec, parts).await
+    }
+
+    /// The supervisor's name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Everything, as it is now. Asks no actor.
+    pub fn status(&self) -> TreeStatus {
+        self.inner.board.snapshot()
+    }
+
+    /// News: for the first who asks from the very start of the tree on, for others from now on. Ends with the tree.
+    pub fn events(&self) -> Events {
+        let first = self.inner.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.unwrap_or_else(|| self.inner.bus.subscribe())
+    }
+
+    /// The specification in force, with all changes since the start; `None` once the tree has ended.
+    pub async fn spec(&self) -> Option<TreeSpec> {
+        self.ask_root(|reply| RootMsg::Spec { reply }).await
+    }
+
+    /// Starts, stops, restarts or resets a VM. Comes back when the command is accepted; what comes of it is in the events
+    /// and the status. Starting what is up and stopping what is down is fine.
+    ///
+    /// # Errors
+    /// When there is no such VM, or the tree is stopping.
+    pub async fn command(&self, vm: &str, command: Command) -> Result<(), Refused> {
+        let vm = name(vm)?;
+        self.answered(self.ask_root(|reply| RootMsg::Command { vm, command, reply }).await)
+    }
+
+    /// Sends the daemon of a VM a signal.
+    ///
+    /// # Errors
+    /// When there is no such VM, no daemon runs in it, or the launcher refuses.
+    pub async fn signal(&self, vm: &str, signal: Signal) -> Result<(), Refused> {
+        self.errand(vm, |reply| Errand::Signal { signal, reply }).await
+    }
+
+    /// Stops the virtual CPUs of a VM. It is not probed meanwhile.
+    ///
+    /// # Errors
+    /// When there is no such VM, no daemon runs in it, or its monitor refuses.
+    pub async fn pause(&self, vm: &str) -> Result<(), Refused> {
+        self.errand(vm, |reply| Errand::SetPaused { paused: true, reply }).await
+    }
+
+    /// Lets them run again. Resuming what is not paused is fine.
+    ///
+    /// # Errors
+    /// As [`Tree::pause`].
+    pub async fn resume(&self, vm: &str) -> Result<(), Refused> {
+        self.errand(vm, |reply| Errand::SetPaused { paused: false, reply }).await
+    }
+
+    /// Asks the guest agent of a VM something, over the link that the tree has to it.
+    ///
+    /// # Errors
+    /// When there is no such VM, no daemon runs in it, or the agent refuses.
+    pub async fn ask(&self, vm: &str, ask: Ask) -> Result<Value, AskError> {
+        let vm = name(vm)?;
+        let asked = |reply| RootMsg::Pass { vm, errand: Errand::Ask { ask, reply } };
+        self.ask_root(asked).await.unwrap_or_else(|| Err(self.unheard().into()))
+    }
+
+    /// Waits until every group is Ready (or has ended because its work was done).
+    ///
+    /// # Errors
+    /// When that takes longer than `timeout`, a group has given up, or the tree is stopping.
+    pub async fn wait_ready(&self, timeout: Duration) -> Result<(), NotReady> {
+        let mut progress = self.inner.progress.clone();
+        let settled = progress.wait_for(|progress| *progress != Progress::Starting);
+        match tokio::time::timeout(timeout, settled).await {
+            Ok(Ok(progress)) => match &*progress {
+                Progress::Starting | Progress::Ready => Ok(()),
+                Progress::Failed { group, reason } => {
+                    Err(NotReady::Failed { group: group.to_string(), reason: reason.clone() })
+                }
+                Progress::Ending => Err(NotReady::Ending),
+            },
+            Ok(Err(_)) => Err(NotReady::Ending),
+            Err(_) => Err(NotReady::Timeout { after: timeout, waiting: self.waiting() }),
+        }
+    }
+
+    fn waiting(&self) -> String {
+        let status = self.status();
+        let not_yet =
+            status.vms().filter(|vm| vm.wanted && !matches!(vm.phase, VmPhase::Ready | VmPhase::Completed));
+        not_yet.map(|vm| format!("{} is {}", vm.name, vm.phase)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Adds a group and starts it when those it comes after are Ready.
+    ///
+    /// # Errors
+    /// When the tree would contradict itself, or is stopping; then nothing was changed. So with all changes.
+    pub async fn add_group(&self, group: GroupSpec) -> Result<(), ChangeError> {
+        self.change(Change::AddGroup(Box::new(group))).await
+    }
+
+    /// Stops a group, last started first, and forgets it. Comes back when that is under way.
+    ///
+    /// # Errors
+    /// When there is no such group, or another one comes after it.
+    pub async fn remove_group(&self, group: &str) -> Result<(), ChangeError> {
+        let missing = || Refused::NoSuchGroup(group.to_owned());
+        let group = GroupName::new(group).map_err(|_| missing())?;
+        self.change(Change::RemoveGroup(group)).await
+    }
+
+    /// Adds a VM at the end of a group.
+    ///
+    /// # Errors
+    /// When there is no such group, or a VM of that name already.
+    pub async fn add_vm(&self, group: &str, vm: VmSpec) -> Result<(), ChangeError> {
+        let missing = || Refused::NoSuchGroup(group.to_owned());
+        let group = GroupName::new(group).map_err(|_| missing())?;
+        self.change(Change::AddVm { group, vm: Box::new(vm) }).await
+    }
+
+    /// Stops a VM and forgets it. Comes back when that is under way.
+    ///
+    /// # Errors
+    /// When there is no such VM.
+    pub async fn remove_vm(&self, vm: &str) -> Result<(), ChangeError> {
+        let vm = name(vm)?;
+        self.change(Change::RemoveVm(vm)).await
+    }
+
+    /// Takes a new specification, as a whole. Policies, budgets, timeouts and probes apply at once and keep their
+    /// counters. VMs whose machine, command or environment differ go on and are marked `needs_restart`; with `restart`
+    /// they are restarted once. What is new is started in order, what is gone is stopped.
+    ///
+    /// # Errors
+    /// When it contradicts itself, or changes what only a new start of the supervisor can; then nothing of it applies.
+    pub async fn reload(&self, spec: TreeSpec, restart: bool) -> Result<(), ChangeError> {
+        self.change(Change::Reload { spec: Box::new(spec), restart }).await
+    }
+
+    /// Stops everything in order, last started first; after the specification's `shutdown_timeout` the rest is destroyed.
+    /// Comes back when no process, socket or run directory of the tree is left. May be asked for again, and given up.
+    pub async fn stop(&self) -> TreeEnd {
+        self.tell_root(RootMsg::Stop);
+        self.wait().await
+    }
+
+    /// Ends everything at once, in no order.
+    pub async fn destroy(&self) -> TreeEnd {
+        self.tell_root(RootMsg::Destroy);
+        self.wait().await
+    }
+
+    /// Ends the supervision and leaves the VMs running: the next run with the same name and `state_dir` adopts them.
+    pub async fn leave(&self) -> TreeEnd {
+        self.tell_root(RootMsg::Leave);
+        self.wait().await
+    }
+
+    /// Waits until the tree has ended, and says how.
+    pub async fn wait(&self) -> TreeEnd {
+        let mut end = self.inner.end.clone();
+        let ended = end.wait_for(Option::is_some).await;
+        let lost = || TreeEnd::Failed { reason: "the runtime ended".into() };
+        ended.ok().and_then(|end| end.clone()).unwrap_or_else(lost)
+    }
+
+    /// The root actor, for tests of what failing actors lead to.
+    #[doc(hidden)]
+    pub fn root(&self) -> ActorCell {
+        self.inner.root.get_cell()
+    }
+
+    async fn change(&self, change: Change) -> Result<(), ChangeError> {
+        let answer = self.ask_root(|reply| RootMsg::Change { change, reply }).await;
+        answer.unwrap_or_else(|| Err(self.unheard().into()))
+    }
+
+    async fn errand(
+        &self,
+        vm: &str,
+        errand: impl FnOnce(Reply<Result<(), Refused>>) -> Errand,
+    ) -> Result<(), Refused> {
+        let vm = name(vm)?;
+        self.answered(self.ask_root(|reply| RootMsg::Pass { vm, errand: errand(reply) }).await)
+    }
+
+    fn answered(&self, answer: Option<Result<(), Refused>>) -> Result<(), Refused> {
+        answer.unwrap_or_else(|| Err(self.unheard()))
+    }
+
+    /// Why a question was dropped: the tree has ended, or the group's actor has just failed.
+    fn unheard(&self) -> Refused {
+        if self.inner.end.borrow().is_some() {
+            return Refused::Stopping;
+        }
+        Refused::Failed("the supervisor of its group has just failed and is replaced; try again".into())
+    }
+
+    async fn ask_root<T: Send + 'static>(&self, msg: impl FnOnce(Reply<T>) -> RootMsg) -> Option<T> {
+        let (reply, answer) = Reply::channel();
+        self.tell_root(msg(reply));
+        answer.await.ok().flatten()
+    }
+
+    fn tell_root(&self, msg: RootMsg) {
+        // One that has ended drops the message, and with it its reply, which answers.
+        drop(self.inner.root.cast(msg));
+    }
+}
+
+fn name(vm: &str) -> Result<VmName, Refused> {
+    VmName::new(vm).map_err(|_| Refused::NoSuchVm(vm.to_owned()))
+}

@@ -1,0 +1,118 @@
+//! Why a tree did not start, did not change, is not ready; and how it ended.
+
+use super::check::SpecError;
+use crate::executor::{ExecutorError, NotFound};
+use crate::group::Refused;
+use crate::journal::JournalError;
+use crate::spec::{GroupName, VmName};
+use std::time::Duration;
+
+/// Why a tree did not start. Nothing was started, and nothing is left.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The specification contradicts itself.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The launcher is nowhere.
+    #[error("the launcher is missing: {0}")]
+    NotFound(#[from] NotFound),
+    /// The launcher cannot be used.
+    #[error("the launcher cannot be used: {0}")]
+    Launcher(#[from] ExecutorError),
+    /// The journal cannot be used; most often because another supervisor uses it.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// `orphans = "refuse"`, and there are some.
+    #[error("a previous run left {}; adopt or destroy them first", list(.0))]
+    Orphans(Vec<VmName>),
+    /// An actor could not be spawned.
+    #[error("cannot start: {0}")]
+    Actor(String),
+}
+
+/// Why a change of a running tree was refused. Nothing of it was applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// The tree would contradict itself.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Only a new start of the supervisor can change this.
+    #[error("{0} cannot be changed while the supervisor runs; restart it")]
+    Fixed(&'static str),
+    /// A VM would move to another group, or is still on its way out of one.
+    #[error(
+        "VM {vm:?} is still in group {from:?}; remove it there first, and add it to {to:?} when it is gone"
+    )]
+    Moved {
+        /// The VM.
+        vm: String,
+        /// Where it is.
+        from: String,
+        /// Where it would be.
+        to: String,
+    },
+    /// What was named is not there, or is there already, or the tree is stopping.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+/// Why a tree is not ready.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// It took too long.
+    #[error("not ready after {}: {waiting}", humantime::format_duration(*.after))]
+    Timeout {
+        /// So long.
+        after: Duration,
+        /// Who is not ready, and where it is instead.
+        waiting: String,
+    },
+    /// A group has given up: it will not be.
+    #[error("group {group:?} failed: {reason}")]
+    Failed {
+        /// Which.
+        group: String,
+        /// Why.
+        reason: String,
+    },
+    /// The tree is stopping or has ended.
+    #[error("the supervisor is stopping")]
+    Ending,
+}
+
+/// How a tree ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TreeEnd {
+    /// It was told to stop, and nothing of it runs.
+    Stopped,
+    /// It was told to leave: its VMs run on, and the next run adopts them.
+    Left,
+    /// It gave up.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl std::fmt::Display for TreeEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("stopped"),
+            Self::Left => f.write_str("left its VMs running"),
+            Self::Failed { reason } => f.write_str(reason),
+        }
+    }
+}
+
+/// How far a tree is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Starting,
+    Ready,
+    Failed { group: GroupName, reason: String },
+    Ending,
+}
+
+fn list(vms: &[VmName]) -> String {
+    vms.iter().map(VmName::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,349 @@
+//! The root actor: owns the groups and the actors that they all use. A translator: messages become questions to the
+//! [`Schedule`], its steps become effects.
+
+mod ending;
+mod raise;
+
+use super::change::Change;
+use super::error::{ChangeError, Progress, TreeEnd};
+use super::schedule::{Schedule, Step};
+use super::survey::Survey;
+use crate::cid::CidAllocator;
+use crate::executor::{ExecutorArgs, PepitaExecutor};
+use crate::group::{At, Begin, Command, Errand, GroupMsg, Refused, Report, Shared, Told};
+use crate::observe::EventKind;
+use crate::reply::Reply;
+use crate::spec::{GroupName, TreeSpec, VmName};
+use crate::vm::{Service, Services};
+use ending::Ending;
+use pepita_wire::StatusRecord;
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use raise::{Member, Who};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// What the root can be told.
+#[derive(Debug)]
+pub(crate) enum RootMsg {
+    /// Start what may start.
+    Begin,
+    /// A group's report.
+    Group(Report),
+    /// A group's actor is gone. Sent by the root to itself, behind all that the actor had reported.
+    GroupGone { group: GroupName, life: u64, why: String },
+    /// For the group of this VM.
+    Command { vm: VmName, command: Command, reply: Reply<Result<(), Refused>> },
+    /// For this VM, through its group.
+    Pass { vm: VmName, errand: Errand },
+    /// Change the tree.
+    Change { change: Change, reply: Reply<Result<(), ChangeError>> },
+    /// What the tree is to be at the moment.
+    Spec { reply: Reply<TreeSpec> },
+    /// Stop everything in order.
+    Stop,
+    /// End everything at once.
+    Destroy,
+    /// End without touching the VMs.
+    Leave,
+    /// What is there, at the end of a stop.
+    Listed(Result<Vec<StatusRecord>, String>),
+    /// One of the last calls has come back; with what went wrong.
+    Settled(Option<String>),
+    /// Look once more whether everything is gone.
+    Sweep,
+    /// From a timer of its own.
+    Tick,
+}
+
+/// The root.
+#[derive(Debug)]
+pub(crate) struct Root;
+
+/// What it needs to know.
+#[derive(Debug)]
+pub(crate) struct RootArgs {
+    pub(crate) spec: TreeSpec,
+    pub(crate) survey: Survey,
+    pub(crate) executor: ExecutorArgs,
+    pub(crate) home: Home,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) outcome: Outcome,
+}
+
+/// What the tree has before it has actors.
+#[derive(Debug, Clone)]
+pub(crate) struct Home {
+    pub(crate) journal: crate::journal::Journal,
+    pub(crate) bus: crate::observe::Bus,
+    pub(crate) board: crate::observe::Board,
+    pub(crate) sockets: Arc<dyn crate::link::Sockets>,
+}
+
+/// Where the root leaves word of how the tree ended.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Outcome(Arc<Mutex<Option<TreeEnd>>>);
+
+impl Outcome {
+    pub(crate) fn set(&self, end: TreeEnd) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+    }
+
+    pub(crate) fn get(&self) -> Option<TreeEnd> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What it remembers.
+pub(crate) struct RootState {
+    spec: TreeSpec,
+    schedule: Schedule,
+    shared: Shared,
+    executor: ExecutorArgs,
+    groups: BTreeMap<GroupName, Member>,
+    children: HashMap<ActorId, Who>,
+    /// Places on the board and lives of group actors are numbered, and no number is used twice.
+    last_place: usize,
+    last_life: u64,
+    progress: watch::Sender<Progress>,
+    outcome: Outcome,
+    ending: Option<Ending>,
+    armed: Option<Instant>,
+}
+
+impl Actor for Root {
+    type Msg = RootMsg;
+    type State = RootState;
+    type Arguments = RootArgs;
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<RootMsg>,
+        args: RootArgs,
+    ) -> Result<RootState, ActorProcessingErr> {
+        let RootArgs { spec, mut survey, executor, home, progress, outcome } = args;
+        let pool = raise::pool(&spec.name, &survey.cids, &home);
+        let (cids, _) = Actor::spawn_linked(None, CidAllocator, pool, me.get_cell()).await?;
+        let (calls, _) = Actor::spawn_linked(None, PepitaExecutor, executor.clone(), me.get_cell()).await?;
+        let children = HashMap::from([(cids.get_id(), Who::Cids), (calls.get_id(), Who::Executor)]);
+        let services = Services {
+            executor: Service::new(calls),
+            cids: Service::new(cids),
+            sockets: home.sockets,
+            owner: Arc::clone(&executor.owner),
+        };
+        let Home { journal, bus, board, .. } = home;
+        let mut state = RootState {
+            schedule: Schedule::new(&spec),
+            shared: Shared { services, journal, bus, board },
+            executor,
+            groups: BTreeMap::new(),
+            children,
+            last_place: 0,
+            last_life: 0,
+            progress,
+            outcome,
+            ending: None,
+            armed: None,
+            spec,
+        };
+        for group in state.spec.groups.clone() {
+            let found = survey.found.remove(&group.name).unwrap_or_default();
+            let place = state.next_place();
+            state.raise(&me, group, place, Begin::Found(found), None).await?;
+        }
+        me.cast(RootMsg::Begin)?;
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<RootMsg>,
+        msg: RootMsg,
+        state: &mut RootState,
+    ) -> Result<(), ActorProcessingErr> {
+        let now = at().now;
+        let mut steps = Vec::new();
+        match msg {
+            RootMsg::Begin => steps = state.schedule.tick(now),
+            RootMsg::Tick => {
+                state.armed = None;
+                steps = state.schedule.tick(now);
+            }
+            RootMsg::Group(report) => steps = state.reported(report),
+            RootMsg::GroupGone { group, life, why } => {
+                steps = state.group_gone(&me, group, life, &why).await?;
+            }
+            RootMsg::Command { vm, command, reply } => match state.group_of(&vm) {
+                Some(group) => group.tell(GroupMsg::Command { vm, command, reply }),
+                None => reply.send(Err(Refused::NoSuchVm(vm.to_string()))),
+            },
+            RootMsg::Pass { vm, errand } => match state.group_of(&vm) {
+                Some(group) => group.tell(GroupMsg::Pass { vm, errand }),
+                None => errand.refuse(Refused::NoSuchVm(vm.to_string())),
+            },
+            RootMsg::Change { change, reply } => match state.change(&me, change).await? {
+                Ok(todo) => {
+                    reply.send(Ok(()));
+                    steps = todo;
+                }
+                Err(refused) => reply.send(Err(refused)),
+            },
+            RootMsg::Spec { reply } => reply.send(state.spec.clone()),
+            RootMsg::Stop => steps = state.schedule.stop(now),
+            RootMsg::Destroy => steps = state.schedule.destroy(now),
+            RootMsg::Leave => state.leave(&me),
+            RootMsg::Listed(list) => state.listed(&me, list),
+            RootMsg::Settled(problem) => state.settled(&me, problem),
+            RootMsg::Sweep => state.sweep(&me),
+        }
+        state.carry_out(&me, steps);
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<RootMsg>,
+        event: SupervisionEvent,
+        state: &mut RootState,
+    ) -> Result<(), ActorProcessingErr> {
+        let (id, why) = match event {
+            SupervisionEvent::ActorFailed(cell, error) => (cell.get_id(), error.to_string()),
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                (cell.get_id(), reason.unwrap_or_else(|| "it ended".into()))
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
+        };
+        match state.children.remove(&id) {
+            // At once: all groups wait for them.
+            Some(Who::Cids) => state.replace_cids(&me, &why).await?,
+            Some(Who::Executor) => state.replace_executor(&me, &why).await?,
+            // Behind what it reported last; see the group's own handler.
+            Some(Who::Group(group, life)) => me.cast(RootMsg::GroupGone { group, life, why })?,
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// The clock of the runtime, so that tests can hold it; and chance.
+fn at() -> At {
+    At { now: tokio::time::Instant::now().into_std(), draw: fastrand::f64() }
+}
+
+impl From<Report> for RootMsg {
+    fn from(report: Report) -> Self {
+        Self::Group(report)
+    }
+}
+
+impl TryFrom<RootMsg> for Report {
+    type Error = ();
+    fn try_from(msg: RootMsg) -> Result<Self, ()> {
+        match msg {
+            RootMsg::Group(report) => Ok(report),
+            _ => Err(()),
+        }
+    }
+}
+
+impl RootState {
+    fn reported(&mut self, report: Report) -> Vec<Step> {
+        if self.groups.get(&report.group).is_none_or(|member| member.life != report.life) {
+            return Vec::new();
+        }
+        match report.what {
+            Told::Ready => self.schedule.ready(at().now, &report.group),
+            Told::Ended(end) => self.schedule.ended(at(), &report.group, end),
+        }
+    }
+
+    fn group_of(&self, vm: &VmName) -> Option<&Member> {
+        let spec = self.spec.groups.iter().find(|group| group.vms.iter().any(|known| known.name == *vm))?;
+        self.groups.get(&spec.name)
+    }
+
+    /// Applies a change as a whole, or not at all. The outer error is an actor that could not be spawned.
+    async fn change(
+        &mut self,
+        me: &ActorRef<RootMsg>,
+        change: Change,
+    ) -> Result<Result<Vec<Step>, ChangeError>, ActorProcessingErr> {
+        if !self.schedule.is_up() || self.ending.is_some() {
+            return Ok(Err(Refused::Stopping.into()));
+        }
+        let restart = matches!(change, Change::Reload { restart: true, .. });
+        let new = match change.apply(&self.spec, &self.shared.board.snapshot()) {
+            Ok(new) => new,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let old = std::mem::replace(&mut self.spec, new);
+        let mut last = 0;
+        for spec in self.spec.groups.clone() {
+            let unchanged = old.groups.contains(&spec);
+            // The board shows the groups in the order of the specification: who stands in that order stays.
+            let stands = self.groups.get(&spec.name).map(|member| member.place).filter(|place| *place > last);
+            let place = stands.unwrap_or_else(|| self.next_place());
+            last = place;
+            match self.groups.get_mut(&spec.name) {
+                Some(_) if unchanged && stands.is_some() && !restart => {}
+                Some(member) => {
+                    member.place = place;
+                    member.tell(GroupMsg::Reload { spec: Box::new(spec), place, restart });
+                }
+                None => self.raise(me, spec, place, Begin::Found(BTreeMap::new()), None).await?,
+            }
+        }
+        Ok(Ok(self.schedule.reload(at().now, &self.spec)))
+    }
+
+    fn carry_out(&mut self, me: &ActorRef<RootMsg>, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Start(group) => self.tell(&group, GroupMsg::Start),
+                Step::StartAfresh(group) => self.tell(&group, GroupMsg::StartAfresh),
+                Step::Stop(group) => self.tell(&group, GroupMsg::Stop),
+                Step::Destroy(group) => self.tell(&group, GroupMsg::Destroy),
+                Step::Discard(group) => {
+                    if let Some(member) = self.groups.remove(&group) {
+                        member.tell(GroupMsg::Discard);
+                    }
+                }
+                Step::Tell(group, text) => {
+                    self.shared.bus.tell(group.as_ref(), EventKind::Notice { vm: None, text });
+                }
+                Step::Ready => self.shared.bus.tell(None, EventKind::GroupReady),
+                Step::Down(end) => self.end(me, end),
+            }
+        }
+        let progress = if self.ending.is_some() { Progress::Ending } else { self.schedule.progress() };
+        self.progress.send_if_modified(|shown| {
+            let modified = *shown != progress;
+            *shown = progress;
+            modified
+        });
+        self.arm(me);
+    }
+
+    /// One that has just failed does not hear it; its successor begins with what is to be done.
+    fn tell(&self, group: &GroupName, msg: GroupMsg) {
+        if let Some(member) = self.groups.get(group) {
+            member.tell(msg);
+        }
+    }
+
+    fn next_place(&mut self) -> usize {
+        self.last_place += 1;
+        self.last_place
+    }
+
+    /// Sees that a tick comes when the schedule wants one. Timers are not taken back: one too many finds nothing to do.
+    fn arm(&mut self, me: &ActorRef<RootMsg>) {
+        let Some(wake_at) = self.schedule.wake_at() else { return };
+        if self.armed.is_none_or(|armed| wake_at < armed) {
+            self.armed = Some(wake_at);
+            me.send_after(wake_at.saturating_duration_since(at().now), || RootMsg::Tick);
+        }
+    }
+}

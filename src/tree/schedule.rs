@@ -1,0 +1,412 @@
+//! The root's memory and its decisions: which group may start, which is the next to stop, what follows an escalation.
+//! Knows no actors, no clock and no I/O. Like the roster, it is asked with the time and answers with what is to be done.
+
+#[cfg(test)]
+mod tests;
+
+use super::error::{Progress, TreeEnd};
+use crate::group::{At, End, Then};
+use crate::policy::Window;
+use crate::spec::{Backoff, GroupName, Intensity, TreeSpec};
+use std::time::{Duration, Instant};
+
+/// Actors of a group that may fail while it is to go down; then the launcher is told to end its VMs directly.
+const DEATHS_ON_THE_WAY_DOWN: u32 = 3;
+
+/// Where a group is, as the root sees it.
+#[derive(Debug, Clone, PartialEq)]
+enum Phase {
+    /// Waits for the groups it comes after.
+    Waiting,
+    /// Told to start.
+    Starting,
+    /// Was Ready once, and is up.
+    Ready { since: Instant },
+    /// Escalated, and starts afresh then.
+    Delayed { until: Instant },
+    /// Ended by itself, for good.
+    Down { end: End },
+    /// Told to stop.
+    Stopping,
+    /// Has stopped as it was told.
+    Gone,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    name: GroupName,
+    after: Vec<GroupName>,
+    phase: Phase,
+    /// Escalations in a row.
+    attempts: u32,
+    /// Actors of it that failed while it was to go down.
+    deaths: u32,
+    /// No longer in the configuration.
+    removed: bool,
+}
+
+/// Whether the tree as a whole is up.
+#[derive(Debug, Clone, PartialEq)]
+enum Stage {
+    Up,
+    Stopping { deadline: Instant, end: TreeEnd, destroyed: bool },
+    Down,
+}
+
+/// What the root is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Step {
+    Start(GroupName),
+    StartAfresh(GroupName),
+    Stop(GroupName),
+    Destroy(GroupName),
+    /// It is gone and no longer in the configuration.
+    Discard(GroupName),
+    /// Tell the host.
+    Tell(Option<GroupName>, String),
+    /// All groups are Ready.
+    Ready,
+    /// All groups are gone.
+    Down(TreeEnd),
+}
+
+/// The root's memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Schedule {
+    groups: Vec<Entry>,
+    intensity: Intensity,
+    backoff: Backoff,
+    shutdown_timeout: Duration,
+    window: Window,
+    stage: Stage,
+    ready_told: bool,
+    steps: Vec<Step>,
+}
+
+impl Schedule {
+    /// Nothing has been started yet.
+    pub(crate) fn new(spec: &TreeSpec) -> Self {
+        let mut schedule = Self {
+            groups: Vec::new(),
+            intensity: spec.intensity,
+            backoff: spec.backoff,
+            shutdown_timeout: spec.shutdown_timeout,
+            window: Window::new(),
+            stage: Stage::Up,
+            ready_told: false,
+            steps: Vec::new(),
+        };
+        schedule.take(spec);
+        schedule
+    }
+
+    fn take(&mut self, spec: &TreeSpec) {
+        for group in &spec.groups {
+            match self.entry(&group.name) {
+                Some(entry) => entry.after.clone_from(&group.after),
+                None => {
+                    self.ready_told = false;
+                    self.groups.push(Entry {
+                        name: group.name.clone(),
+                        after: group.after.clone(),
+                        phase: Phase::Waiting,
+                        attempts: 0,
+                        deaths: 0,
+                        removed: false,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick(&mut self, now: Instant) -> Vec<Step> {
+        self.finish(now)
+    }
+
+    /// A group is Ready.
+    pub(crate) fn ready(&mut self, now: Instant, group: &GroupName) -> Vec<Step> {
+        if let Some(entry) = self.entry(group)
+            && matches!(entry.phase, Phase::Starting)
+        {
+            entry.phase = Phase::Ready { since: now };
+        }
+        self.finish(now)
+    }
+
+    /// A group is down.
+    pub(crate) fn ended(&mut self, at: At, group: &GroupName, end: End) -> Vec<Step> {
+        let up = self.stage == Stage::Up;
+        let (intensity, backoff) = (self.intensity, self.backoff);
+        let Some(place) = self.groups.iter().position(|entry| entry.name == *group) else {
+            return Vec::new();
+        };
+        let entry = &mut self.groups[place];
+        match (&entry.phase, end) {
+            (Phase::Stopping, _) => entry.phase = Phase::Gone,
+            (Phase::Gone, _) => {}
+            (_, End::Escalated { reason }) if up && !entry.removed => {
+                // Ready for a whole period forgets former escalations.
+                if let Phase::Ready { since } = entry.phase
+                    && at.now - since >= intensity.period
+                {
+                    entry.attempts = 0;
+                }
+                entry.attempts += 1;
+                let delay = backoff.delay(entry.attempts, at.draw);
+                entry.phase = Phase::Delayed { until: at.now + delay };
+                match self.window.admit(at.now, intensity) {
+                    Ok(_) => self.steps.push(Step::Tell(
+                        Some(group.clone()),
+                        format!(
+                            "starts afresh in {:.1} s, window of the tree {}",
+                            delay.as_secs_f64(),
+                            self.window.describe(intensity)
+                        ),
+                    )),
+                    Err(exceeded) => self.fail(at.now, format!("group {group}: {reason}; {exceeded}")),
+                }
+            }
+            (_, end) => entry.phase = Phase::Down { end },
+        }
+        self.finish(at.now)
+    }
+
+    /// A group's actor has failed; what its successor is to begin with, `None` if there is to be none.
+    pub(crate) fn group_failed(
+        &mut self,
+        now: Instant,
+        group: &GroupName,
+        why: &str,
+    ) -> (Option<Then>, Vec<Step>) {
+        let up = self.stage == Stage::Up;
+        let Some(entry) = self.entry(group) else { return (None, Vec::new()) };
+        let then = match entry.phase {
+            Phase::Gone => None,
+            Phase::Waiting | Phase::Delayed { .. } | Phase::Down { .. } if up && !entry.removed => {
+                Some(Then::Hold)
+            }
+            Phase::Starting | Phase::Ready { .. } if up && !entry.removed => Some(Then::Up),
+            Phase::Waiting
+            | Phase::Delayed { .. }
+            | Phase::Down { .. }
+            | Phase::Starting
+            | Phase::Ready { .. }
+            | Phase::Stopping => {
+                entry.deaths += 1;
+                entry.phase = Phase::Stopping;
+                Some(Then::Down)
+            }
+        };
+        if then == Some(Then::Down) && entry.deaths > DEATHS_ON_THE_WAY_DOWN {
+            entry.phase = Phase::Gone;
+            return (None, self.finish(now));
+        }
+        if then == Some(Then::Down)
+            && let Stage::Stopping { destroyed: true, .. } = self.stage
+        {
+            self.steps.push(Step::Destroy(group.clone()));
+        }
+        let mut then = then;
+        if up && matches!(then, Some(Then::Up | Then::Hold)) {
+            self.bear(now, &format!("the actor of group {group} failed: {why}"));
+            if self.stage != Stage::Up {
+                let entry = self.entry(group).expect("found above");
+                entry.phase = Phase::Stopping;
+                then = Some(Then::Down);
+            }
+        }
+        (then, self.finish(now))
+    }
+
+    /// An actor that all groups use has failed and is replaced.
+    pub(crate) fn service_failed(&mut self, now: Instant, what: &str) -> Vec<Step> {
+        if self.stage == Stage::Up {
+            self.bear(now, what);
+        }
+        self.finish(now)
+    }
+
+    fn bear(&mut self, now: Instant, what: &str) {
+        match self.window.admit(now, self.intensity) {
+            Ok(_) => {
+                let window = self.window.describe(self.intensity);
+                self.steps.push(Step::Tell(None, format!("{what}; replaced, window of the tree {window}")));
+            }
+            Err(exceeded) => self.fail(now, format!("{what}; {exceeded}")),
+        }
+    }
+
+    /// Everything is to go down, in order, and be gone by the deadline.
+    pub(crate) fn stop(&mut self, now: Instant) -> Vec<Step> {
+        self.go_down(now, TreeEnd::Stopped);
+        self.finish(now)
+    }
+
+    /// Everything is to end at once.
+    pub(crate) fn destroy(&mut self, now: Instant) -> Vec<Step> {
+        self.go_down(now, TreeEnd::Stopped);
+        if let Stage::Stopping { deadline, .. } = &mut self.stage {
+            *deadline = (*deadline).min(now);
+        }
+        self.finish(now)
+    }
+
+    fn fail(&mut self, now: Instant, reason: String) {
+        self.steps.push(Step::Tell(None, format!("gives up: {reason}")));
+        self.go_down(now, TreeEnd::Failed { reason });
+    }
+
+    fn go_down(&mut self, now: Instant, end: TreeEnd) {
+        // The first reason counts, and so does the first deadline.
+        if self.stage == Stage::Up {
+            self.stage = Stage::Stopping { deadline: now + self.shutdown_timeout, end, destroyed: false };
+        }
+    }
+
+    /// Takes a new specification, checked before. New groups wait for their turn, removed ones stop in theirs.
+    pub(crate) fn reload(&mut self, now: Instant, spec: &TreeSpec) -> Vec<Step> {
+        self.intensity = spec.intensity;
+        self.backoff = spec.backoff;
+        self.shutdown_timeout = spec.shutdown_timeout;
+        for entry in &mut self.groups {
+            entry.removed |= !spec.groups.iter().any(|group| group.name == entry.name);
+        }
+        self.take(spec);
+        self.finish(now)
+    }
+
+    /// When to ask again, if nothing happens before.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Up => self
+                .groups
+                .iter()
+                .filter_map(|entry| match entry.phase {
+                    Phase::Delayed { until } if !entry.removed => Some(until),
+                    _ => None,
+                })
+                .min(),
+            Stage::Stopping { deadline, destroyed: false, .. } => Some(deadline),
+            Stage::Stopping { destroyed: true, .. } | Stage::Down => None,
+        }
+    }
+
+    /// The tree is not on its way down.
+    pub(crate) fn is_up(&self) -> bool {
+        self.stage == Stage::Up
+    }
+
+    /// How far the tree is.
+    pub(crate) fn progress(&self) -> Progress {
+        if self.stage != Stage::Up {
+            return Progress::Ending;
+        }
+        let failed = self.groups.iter().find_map(|entry| match &entry.phase {
+            Phase::Down { end: End::Failed { reason } | End::Escalated { reason } } => {
+                Some(Progress::Failed { group: entry.name.clone(), reason: reason.clone() })
+            }
+            _ => None,
+        });
+        let ready = if self.all_ready() { Progress::Ready } else { Progress::Starting };
+        failed.unwrap_or(ready)
+    }
+
+    fn entry(&mut self, group: &GroupName) -> Option<&mut Entry> {
+        self.groups.iter_mut().find(|entry| entry.name == *group)
+    }
+
+    fn all_ready(&self) -> bool {
+        self.groups.iter().filter(|entry| !entry.removed).all(Entry::is_satisfied)
+    }
+
+    /// Brings everything to where it belongs at this moment, and hands out the steps.
+    fn finish(&mut self, now: Instant) -> Vec<Step> {
+        match self.stage {
+            Stage::Up => {
+                self.discard();
+                self.stop_in_turn();
+                self.start_in_turn(now);
+                if self.all_ready() && !std::mem::replace(&mut self.ready_told, true) {
+                    self.steps.push(Step::Ready);
+                }
+            }
+            Stage::Stopping { .. } => self.settle_down(now),
+            Stage::Down => {}
+        }
+        std::mem::take(&mut self.steps)
+    }
+
+    fn settle_down(&mut self, now: Instant) {
+        if let Stage::Stopping { deadline, destroyed, .. } = &mut self.stage
+            && now >= *deadline
+            && !std::mem::replace(destroyed, true)
+        {
+            for entry in self.groups.iter_mut().filter(|entry| entry.phase != Phase::Gone) {
+                entry.phase = Phase::Stopping;
+                self.steps.push(Step::Destroy(entry.name.clone()));
+            }
+        }
+        self.stop_in_turn();
+        if self.groups.iter().all(|entry| entry.phase == Phase::Gone)
+            && let Stage::Stopping { end, .. } = std::mem::replace(&mut self.stage, Stage::Down)
+        {
+            self.steps.push(Step::Down(end));
+        }
+    }
+
+    /// Stops those that are to go and that no other one comes after which is still to go. Also those that are down: an
+    /// operator may have started one of their VMs.
+    fn stop_in_turn(&mut self) {
+        let everything = self.stage != Stage::Up;
+        let goes = |entry: &Entry| (everything || entry.removed) && entry.phase != Phase::Gone;
+        let held: Vec<GroupName> =
+            self.groups.iter().filter(|e| goes(e)).flat_map(|e| e.after.iter().cloned()).collect();
+        for entry in &mut self.groups {
+            if goes(entry) && entry.phase != Phase::Stopping && !held.contains(&entry.name) {
+                entry.phase = Phase::Stopping;
+                self.steps.push(Step::Stop(entry.name.clone()));
+            }
+        }
+    }
+
+    fn discard(&mut self) {
+        let gone = |entry: &Entry| entry.removed && entry.phase == Phase::Gone;
+        self.steps.extend(self.groups.iter().filter(|e| gone(e)).map(|e| Step::Discard(e.name.clone())));
+        self.groups.retain(|entry| !gone(entry));
+    }
+
+    fn start_in_turn(&mut self, now: Instant) {
+        let up: Vec<GroupName> =
+            self.groups.iter().filter(|e| e.is_satisfied()).map(|e| e.name.clone()).collect();
+        let known: Vec<GroupName> = self.groups.iter().map(|e| e.name.clone()).collect();
+        for entry in self.groups.iter_mut().filter(|entry| !entry.removed) {
+            if !entry.after.iter().all(|after| up.contains(after) || !known.contains(after)) {
+                continue;
+            }
+            match entry.phase {
+                Phase::Waiting => {
+                    entry.phase = Phase::Starting;
+                    self.steps.push(Step::Start(entry.name.clone()));
+                }
+                Phase::Delayed { until } if until <= now => {
+                    entry.phase = Phase::Starting;
+                    self.steps.push(Step::StartAfresh(entry.name.clone()));
+                }
+                Phase::Delayed { .. }
+                | Phase::Starting
+                | Phase::Ready { .. }
+                | Phase::Down { .. }
+                | Phase::Stopping
+                | Phase::Gone => {}
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Those that come after it may start: it is Ready, or it has done its work and ended.
+    fn is_satisfied(&self) -> bool {
+        matches!(self.phase, Phase::Ready { .. } | Phase::Down { end: End::AutoShutdown })
+    }
+}

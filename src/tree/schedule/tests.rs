@@ -1,0 +1,161 @@
+use super::*;
+use crate::spec::GroupSpec;
+
+fn name(name: &str) -> GroupName {
+    GroupName::new(name).expect("a good name")
+}
+
+/// storage <- web <- edge, and lone.
+fn spec() -> TreeSpec {
+    let group = |of: &str, after: &[&str]| GroupSpec {
+        after: after.iter().map(|after| name(after)).collect(),
+        ..GroupSpec::new(name(of), Vec::new())
+    };
+    let groups =
+        vec![group("edge", &["web"]), group("web", &["storage"]), group("storage", &[]), group("lone", &[])];
+    let backoff = Backoff { jitter: 0.0, ..Backoff::default() };
+    let intensity = Intensity { max_restarts: 2, period: Duration::from_secs(300) };
+    TreeSpec { groups, backoff, intensity, ..TreeSpec::new("test") }
+}
+
+struct Rig {
+    schedule: Schedule,
+    now: Instant,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self { schedule: Schedule::new(&spec()), now: Instant::now() }
+    }
+
+    fn up() -> Self {
+        let mut rig = Self::new();
+        rig.schedule.tick(rig.now);
+        for group in ["storage", "lone", "web", "edge"] {
+            rig.schedule.ready(rig.now, &name(group));
+        }
+        rig
+    }
+
+    fn ended(&mut self, group: &str, end: End) -> Vec<Step> {
+        self.schedule.ended(At { now: self.now, draw: 0.0 }, &name(group), end)
+    }
+
+    fn after(&mut self, seconds: u64) -> Vec<Step> {
+        self.now += Duration::from_secs(seconds);
+        self.schedule.tick(self.now)
+    }
+}
+
+fn escalated() -> End {
+    End::Escalated { reason: "too often".into() }
+}
+
+#[test]
+fn a_group_starts_when_those_it_comes_after_are_ready_and_stops_before_them() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.schedule.tick(rig.now), [Step::Start(name("storage")), Step::Start(name("lone"))]);
+    assert_eq!(rig.schedule.ready(rig.now, &name("lone")), []);
+    assert_eq!(rig.schedule.ready(rig.now, &name("storage")), [Step::Start(name("web"))]);
+    assert_eq!(rig.schedule.ready(rig.now, &name("web")), [Step::Start(name("edge"))]);
+    assert_eq!(rig.schedule.ready(rig.now, &name("edge")), [Step::Ready]);
+    assert_eq!(rig.schedule.progress(), Progress::Ready);
+    assert_eq!(rig.schedule.stop(rig.now), [Step::Stop(name("edge")), Step::Stop(name("lone"))]);
+    assert_eq!(rig.ended("lone", End::Stopped), []);
+    assert_eq!(rig.ended("edge", End::Stopped), [Step::Stop(name("web"))]);
+    assert_eq!(rig.ended("web", End::Stopped), [Step::Stop(name("storage"))]);
+    assert_eq!(rig.ended("storage", End::Stopped), [Step::Down(TreeEnd::Stopped)]);
+}
+
+#[test]
+fn a_group_that_ended_normally_holds_up_nobody_and_one_that_failed_does() {
+    let mut rig = Rig::new();
+    rig.schedule.tick(rig.now);
+    assert_eq!(rig.ended("storage", End::AutoShutdown), [Step::Start(name("web"))]);
+    assert_eq!(rig.ended("web", End::Failed { reason: "gone".into() }), []);
+    assert!(matches!(rig.schedule.progress(), Progress::Failed { .. }));
+}
+
+#[test]
+fn an_escalated_group_starts_afresh_after_a_delay_that_grows() {
+    let mut rig = Rig::up();
+    assert!(matches!(rig.ended("web", escalated())[..], [Step::Tell(Some(_), _)]));
+    assert_eq!(rig.schedule.wake_at(), Some(rig.now + Duration::from_secs(1)));
+    assert_eq!(rig.after(1), [Step::StartAfresh(name("web"))]);
+    rig.ended("web", escalated());
+    assert_eq!(rig.after(1), []);
+    assert_eq!(rig.after(1), [Step::StartAfresh(name("web"))]);
+}
+
+#[test]
+fn an_escalation_too_many_stops_all_in_order_and_ends_the_tree_with_its_reason() {
+    let mut rig = Rig::up();
+    rig.ended("lone", escalated());
+    rig.ended("web", escalated());
+    let steps = rig.ended("storage", escalated());
+    assert!(
+        matches!(&steps[0], Step::Tell(None, text) if text.contains("3 restarts in 3/2 in 5m")),
+        "{steps:?}"
+    );
+    // Those that are down are told, too: an operator may have started one of their VMs.
+    assert_eq!(steps[1..], [Step::Stop(name("edge")), Step::Stop(name("lone"))]);
+    for group in ["edge", "lone", "web"] {
+        rig.ended(group, End::Stopped);
+    }
+    let last = rig.ended("storage", End::Stopped);
+    assert!(
+        matches!(&last[..], [Step::Down(TreeEnd::Failed { reason })] if reason.contains("group storage"))
+    );
+}
+
+#[test]
+fn what_has_not_stopped_by_the_deadline_is_destroyed_whatever_its_turn() {
+    let mut rig = Rig::up();
+    rig.schedule.stop(rig.now);
+    rig.ended("lone", End::Stopped);
+    assert_eq!(rig.schedule.wake_at(), Some(rig.now + spec().shutdown_timeout));
+    let destroyed: Vec<Step> = ["edge", "web", "storage"].map(|group| Step::Destroy(name(group))).into();
+    assert_eq!(rig.after(120), destroyed);
+    assert_eq!(rig.after(120), [], "once");
+    for group in ["storage", "web"] {
+        assert_eq!(rig.ended(group, End::Stopped), []);
+    }
+    assert_eq!(rig.ended("edge", End::Stopped), [Step::Down(TreeEnd::Stopped)]);
+}
+
+#[test]
+fn the_successor_of_a_failed_group_actor_does_what_the_group_was_at() {
+    let mut rig = Rig::new();
+    rig.schedule.tick(rig.now);
+    let failed = |rig: &mut Rig, group| rig.schedule.group_failed(rig.now, &name(group), "panic").0;
+    assert_eq!(failed(&mut rig, "storage"), Some(Then::Up));
+    assert_eq!(failed(&mut rig, "web"), Some(Then::Hold));
+    rig.schedule.stop(rig.now);
+    for _ in 0..DEATHS_ON_THE_WAY_DOWN {
+        assert_eq!(failed(&mut rig, "edge"), Some(Then::Down));
+    }
+    assert_eq!(failed(&mut rig, "edge"), None, "it is given up; the sweep at the end sees to its VMs");
+}
+
+#[test]
+fn an_actor_that_fails_too_often_ends_the_tree() {
+    let mut rig = Rig::up();
+    assert_eq!(rig.schedule.group_failed(rig.now, &name("web"), "panic").0, Some(Then::Up));
+    rig.schedule.service_failed(rig.now, "the executor failed");
+    let (then, _) = rig.schedule.group_failed(rig.now, &name("web"), "panic");
+    assert_eq!(then, Some(Then::Down));
+    assert!(!rig.schedule.is_up());
+}
+
+#[test]
+fn a_reload_starts_what_is_new_and_stops_what_is_gone_in_order() {
+    let mut rig = Rig::up();
+    let mut new = spec();
+    new.groups.retain(|group| group.name == name("lone"));
+    new.groups.push(GroupSpec { after: vec![name("lone")], ..GroupSpec::new(name("new"), Vec::new()) });
+    assert_eq!(rig.schedule.reload(rig.now, &new), [Step::Stop(name("edge")), Step::Start(name("new"))]);
+    assert_eq!(rig.ended("edge", End::Stopped), [Step::Discard(name("edge")), Step::Stop(name("web"))]);
+    assert_eq!(rig.ended("web", End::Stopped), [Step::Discard(name("web")), Step::Stop(name("storage"))]);
+    assert_eq!(rig.schedule.ready(rig.now, &name("new")), [Step::Ready]);
+    assert_eq!(rig.ended("storage", End::Stopped), [Step::Discard(name("storage"))]);
+}

@@ -1,0 +1,87 @@
+//! From a specification to a running tree: check, lock, look what there is, clear away what nobody wants, begin.
+
+use super::check::check;
+use super::error::{Progress, StartError, TreeEnd};
+use super::root::{Home, Outcome, Root, RootArgs};
+use super::survey::Survey;
+use super::{Inner, Parts, Tree};
+use crate::executor::{ExecutorArgs, Pepita};
+use crate::journal::Journal;
+use crate::observe::{Board, Bus, EventKind};
+use crate::spec::{Orphans, TreeSpec, VmName};
+use ractor::Actor;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub(super) async fn start(spec: TreeSpec, parts: Parts) -> Result<Tree, StartError> {
+    check(&spec)?;
+    // Before anything is looked at: the lock says that nobody else changes it.
+    let journal = Journal::open(spec.state_dir.as_deref())?;
+    let records = parts.pepita.list().await?;
+    let survey = Survey::of(&records, &spec, |vm| journal.ended(vm));
+    if spec.orphans == Orphans::Refuse && !survey.running.is_empty() {
+        return Err(StartError::Orphans(survey.running));
+    }
+    let (bus, board) = (Bus::new(), Board::new());
+    let first = bus.subscribe();
+    clear(&parts.pepita, &survey, &bus).await;
+    forget(&journal, &spec);
+    let name: Arc<str> = spec.name.as_str().into();
+    let (progress, seen) = watch::channel(Progress::Starting);
+    let (told, end) = watch::channel(None);
+    let outcome = Outcome::default();
+    let home =
+        Home { journal: journal.clone(), bus: bus.clone(), board: board.clone(), sockets: parts.sockets };
+    let executor =
+        ExecutorArgs { pepita: parts.pepita, parallel: spec.max_parallel_launches, owner: Arc::clone(&name) };
+    let args = RootArgs { spec, survey, executor, home, progress, outcome: outcome.clone() };
+    let spawned = Actor::spawn(None, Root, args).await;
+    let (root, running) = spawned.map_err(|e| StartError::Actor(e.to_string()))?;
+    let after = bus.clone();
+    tokio::spawn(async move {
+        // An error says that the root's task was aborted, with its runtime.
+        let _ = running.await;
+        let lost = || TreeEnd::Failed { reason: "the root actor failed; the VMs run on".into() };
+        let end = outcome.get().unwrap_or_else(lost);
+        journal.close();
+        after.close();
+        told.send_replace(Some(end));
+    });
+    let inner = Inner { name, root, bus, board, first: Mutex::new(Some(first)), progress: seen, end };
+    Ok(Tree { inner: Arc::new(inner) })
+}
+
+/// Ends what nobody wants, and removes what is left of VMs that have ended, before anything is started: a VM of the same
+/// name, or with the same CID, may be about to come.
+async fn clear(pepita: &Arc<dyn Pepita>, survey: &Survey, bus: &Bus) {
+    let notice = |vm: &VmName, text: String| {
+        bus.tell(None, EventKind::Notice { vm: Some(vm.clone()), text });
+    };
+    for vm in &survey.orphans {
+        notice(vm, "was left by a previous run and is not wanted any more; it is destroyed".into());
+    }
+    let mut calls = JoinSet::new();
+    for vm in survey.destroy.clone() {
+        let pepita = Arc::clone(pepita);
+        calls.spawn(async move {
+            let done = pepita.destroy(&vm).await;
+            (vm, done)
+        });
+    }
+    while let Some(call) = calls.join_next().await {
+        if let Ok((vm, Err(e))) = call {
+            notice(&vm, format!("cannot be destroyed: {e}"));
+        }
+    }
+}
+
+/// VMs that are in no configuration any more are not remembered.
+fn forget(journal: &Journal, spec: &TreeSpec) {
+    let known: BTreeSet<&VmName> =
+        spec.groups.iter().flat_map(|group| &group.vms).map(|vm| &vm.name).collect();
+    for vm in journal.remembered().keys().filter(|vm| !known.contains(vm)) {
+        journal.forget(vm);
+    }
+}

@@ -1,0 +1,111 @@
+//! What the launcher's list means to a tree that starts. No actor, no I/O.
+
+use crate::executor::argv::OWNER_LABEL;
+use crate::group::Found;
+use crate::spec::{Cid, GroupName, Incarnation, Orphans, TreeSpec, VmName};
+use pepita_wire::StatusRecord;
+use std::collections::BTreeMap;
+
+/// What a previous run left, and what is to be done about it.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// For each group: what of it runs, or ended while nobody looked.
+    pub(crate) found: BTreeMap<GroupName, BTreeMap<VmName, Found>>,
+    /// CIDs that running VMs have.
+    pub(crate) cids: Vec<(VmName, Cid)>,
+    /// To be destroyed before anything starts: what nobody wants any more, and what is left of those that have ended.
+    pub(crate) destroy: Vec<VmName>,
+    /// Those of them that run.
+    pub(crate) orphans: Vec<VmName>,
+    /// All of ours that run.
+    pub(crate) running: Vec<VmName>,
+}
+
+impl Survey {
+    /// Sorts what there is. `ended` tells the newest incarnation of a VM whose end was taken in.
+    pub(crate) fn of(
+        records: &[StatusRecord],
+        spec: &TreeSpec,
+        ended: impl Fn(&VmName) -> Incarnation,
+    ) -> Self {
+        let mut survey = Self::default();
+        for record in records {
+            // Without our mark it is somebody else's, whatever it is called.
+            let ours = record.labels.get(OWNER_LABEL).is_some_and(|owner| *owner == spec.name);
+            let Some(vm) = VmName::from_id(&record.name).filter(|_| ours) else { continue };
+            let runs = !record.state.is_terminal();
+            let owner = spec
+                .groups
+                .iter()
+                .find_map(|group| Some((group, group.vms.iter().find(|known| known.name == vm)?)));
+            if runs {
+                survey.running.push(vm.clone());
+            }
+            let Some((group, known)) = owner.filter(|_| !(runs && spec.orphans == Orphans::Destroy)) else {
+                if runs {
+                    survey.orphans.push(vm.clone());
+                }
+                survey.destroy.push(vm);
+                continue;
+            };
+            match Cid::new(record.vsock.cid) {
+                Ok(cid) if runs => survey.cids.push((vm.clone(), cid)),
+                _ => {}
+            }
+            if !runs {
+                survey.destroy.push(vm.clone());
+            }
+            if let Some(found) = Found::of(record, known, ended(&vm)) {
+                survey.found.entry(group.name.clone()).or_default().insert(vm, found);
+            }
+        }
+        survey
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{GroupSpec, MachineSpec, VmSpec};
+    use pepita_wire::{ExitRecord, VmState};
+
+    fn record(name: &str, owner: Option<&str>, state: VmState) -> StatusRecord {
+        let mut record = StatusRecord { name: name.into(), state, incarnation: 3, ..Default::default() };
+        record.vsock.cid = 77;
+        record.exit = state.is_terminal().then(ExitRecord::default);
+        record.labels.extend(owner.map(|owner| (OWNER_LABEL.to_owned(), owner.to_owned())));
+        record
+    }
+
+    fn names(vms: &[VmName]) -> Vec<&str> {
+        vms.iter().map(VmName::as_str).collect()
+    }
+
+    #[test]
+    fn ours_are_adopted_reported_or_destroyed_and_foreign_ones_are_never_touched() {
+        let vm = |name| VmSpec::new(VmName::new(name).expect("good"), MachineSpec::process());
+        let web = GroupName::new("web").expect("good");
+        let group = GroupSpec::new(web.clone(), vec![vm("up"), vm("over"), vm("old")]);
+        let mut spec = TreeSpec { groups: vec![group], ..TreeSpec::new("edge") };
+        let records = [
+            record("duende-vm-up", Some("edge"), VmState::Running),
+            record("duende-vm-over", Some("edge"), VmState::Failed),
+            record("duende-vm-old", Some("edge"), VmState::Failed),
+            record("duende-vm-gone", Some("edge"), VmState::Running),
+            record("duende-vm-other", Some("core"), VmState::Running),
+            record("duende-vm-nobody", None, VmState::Running),
+            record("mine", Some("edge"), VmState::Running),
+        ];
+        let ended = |vm: &VmName| Incarnation(if vm.as_str() == "old" { 3 } else { 0 });
+        let survey = Survey::of(&records, &spec, ended);
+        assert_eq!(names(&survey.destroy), ["over", "old", "gone"]);
+        assert_eq!(names(&survey.orphans), ["gone"]);
+        assert_eq!(names(&survey.running), ["up", "gone"]);
+        assert_eq!(survey.cids.len(), 1);
+        let found: Vec<&str> = survey.found[&web].keys().map(VmName::as_str).collect();
+        assert_eq!(found, ["over", "up"], "an end that was taken in is no news");
+        spec.orphans = Orphans::Destroy;
+        let survey = Survey::of(&records, &spec, ended);
+        assert_eq!(names(&survey.destroy), ["up", "over", "old", "gone"]);
+    }
+}

@@ -1,0 +1,148 @@
+//! What a new group makes of what it finds (SUPERVISION 9, 1).
+
+use crate::world::{SECOND, World, exit, group, name};
+use pepita_supervisor::group::{End, Found};
+use pepita_supervisor::journal::{Remembered, Wanted};
+use pepita_supervisor::policy::Cause;
+use pepita_supervisor::spec::{GroupSpec, Incarnation, Intensity, OnStartFailure, Restart, Strategy, VmName};
+use std::collections::BTreeMap;
+
+fn remembered(incarnation: u64, wanted: Wanted) -> Remembered {
+    Remembered { incarnation: Incarnation(incarnation), wanted, attempts: 2, completed: false, failed: None }
+}
+
+fn running(incarnation: u64) -> Found {
+    Found { incarnation: Incarnation(incarnation), unchanged: true, ended: None }
+}
+
+fn over(incarnation: u64, cause: Cause) -> Found {
+    Found { ended: Some(cause), ..running(incarnation) }
+}
+
+fn world(spec: GroupSpec, memory: &[(&str, Remembered)], found: &[(&str, Found)]) -> World {
+    let memory: BTreeMap<VmName, _> = memory.iter().map(|(vm, memory)| (name(vm), memory.clone())).collect();
+    let found = found.iter().map(|(vm, found)| (name(vm), found.clone())).collect();
+    let mut world = World::remembering(spec, &memory);
+    world.start(&found);
+    world
+}
+
+fn strings(vms: &[&str]) -> Vec<String> {
+    vms.iter().map(|vm| (*vm).to_owned()).collect()
+}
+
+// 9: wanted and unchanged: adopted. Those after it start when it is Ready, as always.
+#[test]
+fn what_runs_and_is_unchanged_is_taken_over() {
+    for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
+        let memory = [("a", remembered(7, Wanted::Up))];
+        let mut world = world(group(strategy, "a b"), &memory, &[("a", running(7))]);
+        assert_eq!((world.adopted(), world.started()), (strings(&["a"]), vec![]));
+        assert_eq!((world.incarnation("a"), world.attempts("a")), (7, 2));
+        world.ready("a");
+        assert_eq!(world.started(), ["b"]);
+        world.ready("b");
+        assert_eq!((world.stopped(), world.group_ready), (vec![], 1));
+    }
+}
+
+// 9: changed configuration: restarted, in its turn.
+#[test]
+fn what_has_changed_is_restarted() {
+    let found = [("a", running(7)), ("b", Found { unchanged: false, ..running(3) })];
+    let mut world = world(group(Strategy::OneForOne, "a b"), &[], &found);
+    assert_eq!((world.adopted(), world.stopped()), (strings(&["a", "b"]), strings(&["b"])));
+    world.gone("b");
+    assert!(world.started().is_empty(), "a is not Ready yet");
+    world.ready("a");
+    assert_eq!((world.started(), world.incarnation("b")), (strings(&["b"]), 4));
+}
+
+// 9: operator-stopped VMs are not started again, and stopped when they run; 1: "always" comes back.
+#[test]
+fn what_the_operator_had_stopped_stays_down() {
+    let mut spec = group(Strategy::OneForOne, "a b c d");
+    spec.vms[1].restart.policy = Restart::UnlessStopped;
+    spec.vms[2].restart.policy = Restart::Always;
+    let down = remembered(1, Wanted::Down);
+    let memory = ["a", "b", "c", "d"].map(|vm| (vm, down.clone()));
+    let mut world = world(spec, &memory, &[("d", running(1))]);
+    assert_eq!((world.started(), world.stopped()), (strings(&["c"]), strings(&["d"])));
+    world.run();
+    assert_eq!(world.phases(), "stopped stopped ready stopped");
+}
+
+// 9: completed VMs are not started again, nor judged again by what is left of them.
+#[test]
+fn what_had_completed_stays_completed() {
+    let memory = ["a", "b"].map(|vm| (vm, Remembered { completed: true, ..remembered(4, Wanted::Up) }));
+    let mut world = world(group(Strategy::OneForOne, "a b"), &memory, &[("a", over(4, exit(0)))]);
+    assert_eq!(
+        (world.phases().as_str(), world.changes.len(), world.group_ready),
+        ("completed completed", 0, 1)
+    );
+    world.run_to_rest();
+    assert!(world.started().is_empty());
+}
+
+// 9, 3: what ended while nobody looked is judged like any other end.
+#[test]
+fn what_ended_meanwhile_is_judged() {
+    let memory = [("a", remembered(4, Wanted::Up)), ("b", remembered(4, Wanted::Up))];
+    let found = [("a", over(4, Cause::Unknown)), ("b", over(4, exit(0)))];
+    let mut world = world(group(Strategy::OneForOne, "a b"), &memory, &found);
+    assert_eq!((world.phases().as_str(), world.attempts("a")), ("backoff completed", 3));
+    world.run_to_rest();
+    assert_eq!((world.started(), world.incarnation("a")), (strings(&["a"]), 5));
+}
+
+// 9: "once": a later incarnation has its number already, so the end of this one was judged before.
+#[test]
+fn what_was_judged_before_is_just_started() {
+    let mut world = world(
+        group(Strategy::OneForOne, "a"),
+        &[("a", remembered(5, Wanted::Up))],
+        &[("a", over(4, exit(1)))],
+    );
+    assert_eq!((world.started(), world.attempts("a"), world.incarnation("a")), (strings(&["a"]), 2, 6));
+}
+
+// 9, 5: its end takes its siblings along, those that run and those that were to be started.
+#[test]
+fn an_end_that_was_missed_takes_its_siblings_along() {
+    let found = [("b", over(1, exit(1))), ("c", running(1))];
+    let mut world = world(group(Strategy::OneForAll, "a b c"), &[], &found);
+    assert_eq!((world.started(), world.stopped()), (vec![], strings(&["c"])));
+    world.run();
+    assert_eq!(world.phases(), "waiting backoff waiting");
+    world.advance(SECOND);
+    world.run();
+    assert_eq!(world.started(), ["a", "b", "c"]);
+}
+
+// 1, 9: what had been started long ago is no failed first start.
+#[test]
+fn an_end_that_was_missed_aborts_no_start() {
+    let mut spec = group(Strategy::OneForOne, "a");
+    spec.vms[0].start.on_failure = OnStartFailure::Abort;
+    let world = world(spec, &[], &[("a", over(1, exit(1)))]);
+    assert_eq!(world.phase("a"), "backoff");
+}
+
+// 6, 9: an escalation while the group is taken over takes everything down, and starts nothing.
+#[test]
+fn an_escalation_during_the_take_over_leaves_nothing_behind() {
+    for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
+        let mut spec = group(strategy, "a b c d e");
+        spec.intensity = Intensity { max_restarts: 0, period: SECOND };
+        let changed = Found { unchanged: false, ..running(1) };
+        let found = [("a", over(1, exit(1))), ("c", running(1)), ("d", changed), ("e", over(1, exit(0)))];
+        let mut world = world(spec, &[], &found);
+        world.run();
+        assert!(matches!(world.ended, Some(End::Escalated { .. })));
+        assert_eq!(
+            (world.started(), world.phases().as_str()),
+            (vec![], "stopped stopped stopped stopped stopped")
+        );
+    }
+}

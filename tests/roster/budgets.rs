@@ -1,0 +1,267 @@
+//! Attempts and the window (SUPERVISION 4, 12.2, 12.7, 12.8).
+
+use crate::world::{NS, SECOND, World, exit, group};
+use pepita_supervisor::group::{Command, End};
+use pepita_supervisor::observe::Action;
+use pepita_supervisor::spec::{GroupSpec, Intensity, OnGiveUp, OnIntensityExceeded, Strategy};
+use pepita_supervisor::vm::News;
+use std::time::Duration;
+
+const RESET: Duration = Duration::from_secs(600);
+
+fn limited(strategy: Strategy, vms: &str, max_restarts: u32) -> GroupSpec {
+    let mut spec = group(strategy, vms);
+    spec.intensity = Intensity { max_restarts, period: SECOND * 60 };
+    spec.vms.iter_mut().for_each(|vm| vm.restart.backoff.initial = Duration::ZERO);
+    spec
+}
+
+/// Fails, waits for its delay, and is Ready again.
+fn flap(world: &mut World, vm: &str) {
+    world.fail(vm);
+    world.run_to_rest();
+}
+
+// 4: attempt 1 -> initial_delay; 12.2: a delayed restart that fails again is retried.
+#[test]
+fn each_failure_in_a_row_doubles_the_delay() {
+    let mut world = World::up(group(Strategy::OneForOne, "a"));
+    for (attempt, seconds) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16)] {
+        world.fail("a");
+        assert_eq!(world.attempts("a"), attempt);
+        world.advance(SECOND * seconds - NS);
+        assert!(world.started().is_empty());
+        world.advance(NS);
+        assert_eq!(world.started(), ["a"]);
+    }
+}
+
+// 4, 12.8: Ready for reset_after forgets the failures, a nanosecond less does not.
+#[test]
+fn attempts_are_forgotten_after_exactly_reset_after() {
+    for (ready, attempts) in [(RESET - NS, 2), (RESET, 1)] {
+        let mut world = World::up(group(Strategy::OneForOne, "a"));
+        flap(&mut world, "a");
+        world.advance(ready);
+        world.fail("a");
+        assert_eq!(world.attempts("a"), attempts);
+    }
+}
+
+// 12.8: never Ready = never reset, also with reset_after = 0.
+#[test]
+fn what_was_never_ready_forgets_nothing() {
+    let mut spec = group(Strategy::OneForOne, "a");
+    spec.vms[0].restart.reset_after = Duration::ZERO;
+    let mut world = World::starting(spec);
+    for attempts in 1..4 {
+        world.news("a", News::Running);
+        world.advance(RESET);
+        world.fail("a");
+        assert_eq!(world.attempts("a"), attempts);
+        world.advance(SECOND * 60);
+    }
+}
+
+// 4: "without a break": being unhealthy is one, and standing still proves nothing.
+#[test]
+fn a_break_starts_the_time_to_reset_anew() {
+    for (broken, whole) in [(News::Unhealthy, News::Healthy), (News::Paused, News::Resumed)] {
+        let mut world = World::up(group(Strategy::OneForOne, "a"));
+        flap(&mut world, "a");
+        world.advance(RESET - NS);
+        world.news("a", broken);
+        world.advance(RESET);
+        world.news("a", whole);
+        world.advance(RESET - NS);
+        world.fail("a");
+        assert_eq!(world.attempts("a"), 2);
+    }
+}
+
+// 4: it "had been" Ready for so long. Every end by health comes after it was shown unhealthy.
+#[test]
+fn a_long_time_ready_counts_when_it_was_unhealthy_at_the_end() {
+    for last in [News::Unhealthy, News::Paused] {
+        let mut world = World::up(group(Strategy::OneForOne, "a"));
+        flap(&mut world, "a");
+        world.advance(RESET);
+        world.news("a", last);
+        world.end("a", pepita_supervisor::policy::Cause::Health);
+        assert_eq!(world.attempts("a"), 1);
+    }
+}
+
+// 4: siblings taken down with it do not count, and what they had proved is not lost by that.
+#[test]
+fn a_sibling_taken_down_keeps_its_own_account() {
+    let mut world = World::up(group(Strategy::OneForAll, "a b"));
+    flap(&mut world, "b");
+    flap(&mut world, "a");
+    assert_eq!((world.attempts("a"), world.attempts("b")), (1, 1));
+    world.advance(RESET);
+    flap(&mut world, "a");
+    world.fail("b");
+    assert_eq!((world.attempts("a"), world.attempts("b")), (1, 1));
+}
+
+// 4: max_retries consecutive failures are borne.
+#[test]
+fn one_failure_more_than_max_retries_is_the_end() {
+    let mut spec = group(Strategy::OneForOne, "a b");
+    spec.vms[0].restart.max_retries = 2;
+    let mut world = World::up(spec);
+    flap(&mut world, "a");
+    flap(&mut world, "a");
+    world.decisions();
+    world.fail("a");
+    assert_eq!(world.decision().to_string(), "gave up: exit 1; gave up after 2 attempts");
+    assert_eq!((world.phases().as_str(), world.holds_cid("a")), ("failed ready", false));
+    // 4: an operator's start forgets the failures.
+    world.order("a", Command::Start);
+    world.run();
+    flap(&mut world, "a");
+    assert_eq!((world.phase("a"), world.attempts("a")), ("ready", 1));
+}
+
+// 1: on_give_up = escalate.
+#[test]
+fn giving_up_can_be_the_groups_affair() {
+    let mut spec = group(Strategy::OneForOne, "a b");
+    (spec.vms[0].restart.max_retries, spec.vms[0].restart.on_give_up) = (1, OnGiveUp::Escalate);
+    let mut world = World::up(spec);
+    flap(&mut world, "a");
+    flap(&mut world, "a");
+    assert!(matches!(world.ended, Some(End::Escalated { .. })));
+}
+
+// 4, 12.7: exactly intensity is allowed, one more is not; the entry is made when the failure is seen.
+#[test]
+fn one_restart_more_than_the_intensity_is_too_many() {
+    let mut world = World::up(limited(Strategy::OneForOne, "a b", 2));
+    flap(&mut world, "a");
+    flap(&mut world, "b");
+    assert_eq!((world.ended.clone(), world.roster.window().as_str()), (None, "2/2 in 1m"));
+    world.decisions();
+    flap(&mut world, "a");
+    assert_eq!(world.decision().action, Action::Escalate);
+    assert!(matches!(&world.ended, Some(End::Escalated { reason }) if reason.contains("3/2 in 1m")));
+}
+
+// 4, 12.7: an entry exactly period old still counts.
+#[test]
+fn an_entry_leaves_the_window_just_after_its_period() {
+    for (age, allowed) in [(SECOND * 60, false), (SECOND * 60 + NS, true)] {
+        let mut world = World::up(limited(Strategy::OneForOne, "a", 1));
+        flap(&mut world, "a");
+        world.advance(age);
+        flap(&mut world, "a");
+        assert_eq!(world.ended.is_none(), allowed);
+    }
+}
+
+// 4: a group restart is one entry; coalesced failures, operators and reloads are none.
+#[test]
+fn only_decisions_are_counted() {
+    let mut spec = limited(Strategy::OneForAll, "a b c", 1);
+    let mut world = World::up(spec.clone());
+    world.fail("b");
+    world.fail("a");
+    world.run_to_rest();
+    world.order("a", Command::Restart);
+    world.run();
+    spec.vms[2].env.insert("A".into(), "1".into());
+    world.reload(spec, true);
+    world.run_to_rest();
+    assert_eq!((world.phases().as_str(), world.roster.window().as_str()), ("ready ready ready", "1/1 in 1m"));
+}
+
+// 1, 4: on_intensity_exceeded = stop_group.
+#[test]
+fn a_group_can_stay_down_when_it_restarts_too_often() {
+    let mut spec = limited(Strategy::OneForOne, "a b", 0);
+    spec.on_intensity_exceeded = OnIntensityExceeded::StopGroup;
+    let mut world = World::up(spec);
+    world.fail("a");
+    assert_eq!(world.decision().action, Action::StopGroup);
+    world.run();
+    assert_eq!(world.phases(), "failed stopped");
+    assert!(matches!(world.ended, Some(End::Failed { .. })));
+}
+
+// 4: on_intensity_exceeded = delay: until the oldest entry has left the window.
+#[test]
+fn a_restart_can_wait_for_room_in_the_window() {
+    for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
+        let mut spec = limited(strategy, "a b", 2);
+        spec.on_intensity_exceeded = OnIntensityExceeded::Delay;
+        let mut world = World::up(spec);
+        flap(&mut world, "a");
+        world.advance(SECOND * 10);
+        flap(&mut world, "a");
+        world.advance(SECOND * 10);
+        world.look_away();
+        world.fail("a");
+        assert_eq!(world.decision().delay, Some(SECOND * 40 + NS));
+        // A second failure, of another VM, joins the round; with one_for_one it waits for the next to leave.
+        world.fail("b");
+        world.run();
+        world.advance(SECOND * 40);
+        assert!(world.started().is_empty());
+        world.advance(NS);
+        assert_eq!(world.started(), ["a"]);
+        world.run();
+        if strategy == Strategy::OneForOne {
+            world.advance(SECOND * 10);
+        }
+        assert_eq!(world.started(), ["b"], "{strategy:?}");
+    }
+}
+
+// 3, 4: what is not restarted needs no room in the window.
+#[test]
+fn a_clean_end_is_not_counted() {
+    let mut world = World::up(limited(Strategy::OneForOne, "a", 0));
+    world.end("a", exit(0));
+    assert_eq!((world.phase("a"), world.ended.clone()), ("completed", None));
+}
+
+// 3, 4, 9: an actor that fails is a decision; its VM did not notice, and nobody is restarted with it.
+#[test]
+fn a_failed_actor_is_replaced_and_counted() {
+    for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
+        let mut world = World::up(limited(strategy, "a b", 1));
+        world.actor_fails("a");
+        assert_eq!((world.adopted(), world.decision().action), (vec!["a".into()], Action::Adopt));
+        assert_eq!((world.incarnation("a"), world.attempts("a"), world.stopped()), (1, 0, vec![]));
+        world.ready("a");
+        assert_eq!(world.roster.window(), "1/1 in 1m");
+        // Once more is too often: the new actor takes the VM down, and its end is judged like another failure.
+        world.actor_fails("a");
+        assert_eq!((world.adopted(), world.stopped()), (vec!["a".into()], vec!["a".into()]));
+        world.gone("a");
+        assert_eq!(world.actions(), [Action::Escalate]);
+        world.run();
+        assert!(matches!(&world.ended, Some(End::Escalated { reason }) if reason.contains("actor failed")));
+    }
+}
+
+// 4: on_intensity_exceeded holds for actors, too.
+#[test]
+fn actors_that_fail_too_often_do_what_the_group_says() {
+    let mut spec = limited(Strategy::OneForOne, "a b", 1);
+    spec.on_intensity_exceeded = OnIntensityExceeded::Delay;
+    let mut world = World::up(spec.clone());
+    world.actor_fails("a");
+    world.actor_fails("a");
+    world.run();
+    assert_eq!((world.phases().as_str(), world.actions().len()), ("backoff ready", 2));
+    world.run_to_rest();
+    assert_eq!(world.phases(), "ready ready");
+    spec.on_intensity_exceeded = OnIntensityExceeded::StopGroup;
+    let mut world = World::up(spec);
+    world.actor_fails("a");
+    world.actor_fails("a");
+    world.run();
+    assert!(matches!(world.ended, Some(End::Failed { .. })));
+}

@@ -1,0 +1,128 @@
+//! Giving a failure to the parent, and ending normally (SUPERVISION 6).
+
+use crate::world::{SECOND, World, exit, group};
+use pepita_supervisor::group::{Command, End};
+use pepita_supervisor::spec::{AutoShutdown, GroupSpec, Intensity, Restart, Strategy};
+
+fn fragile(strategy: Strategy, vms: &str) -> GroupSpec {
+    GroupSpec { intensity: Intensity { max_restarts: 1, period: SECOND * 60 }, ..group(strategy, vms) }
+}
+
+// 6: all timers cancelled, all VMs stopped in order and awaited; ends with window and last cause.
+#[test]
+fn an_escalation_stops_everything_in_reverse_order() {
+    let mut world = World::up(fragile(Strategy::OneForOne, "a b c d"));
+    world.fail("b");
+    world.fail("c");
+    assert_eq!(
+        (world.stopped(), world.phases().as_str()),
+        (vec!["d".into()], "ready stopped stopped stopping")
+    );
+    assert_eq!(world.roster.wake_at(), None);
+    world.gone("d");
+    assert_eq!((world.stopped(), world.ended.clone()), (vec!["a".into()], None));
+    world.gone("a");
+    let Some(End::Escalated { reason }) = &world.ended else { panic!("{:?}", world.ended) };
+    assert_eq!(reason, "c: 2 restarts in 2/1 in 1m; last cause: exit 1");
+    world.advance(SECOND * 3600);
+    assert!(world.roster.is_down());
+}
+
+// 6: the root starts the group afresh: empty window and attempts. 5: failed ones by escalation; completed ones, too.
+#[test]
+fn a_fresh_start_forgets_what_led_to_the_escalation() {
+    let mut spec = fragile(Strategy::OneForOne, "a b c d");
+    spec.vms[2].restart.policy = Restart::Never;
+    let mut world = World::up(spec);
+    world.end("b", exit(0));
+    world.end("c", exit(1));
+    world.order("d", Command::Stop);
+    world.run();
+    world.fail("a");
+    world.run_to_rest();
+    world.fail("a");
+    world.run_to_rest();
+    assert!(world.ended.is_some());
+    world.look_away();
+    world.start_afresh();
+    world.run();
+    assert_eq!(world.started(), ["a", "b", "c"]);
+    assert_eq!((world.phases().as_str(), world.attempts("a")), ("ready ready ready stopped", 0));
+    assert_eq!(world.roster.window(), "0/1 in 1m");
+}
+
+// 6, 9: an actor that fails on the way down is replaced, to take its VM down; it is not counted, and nothing stays.
+#[test]
+fn a_failed_actor_does_not_stop_an_escalation() {
+    let mut world = World::up(fragile(Strategy::OneForOne, "a b c"));
+    world.fail("a");
+    world.fail("b");
+    world.actor_fails("c");
+    assert_eq!((world.adopted(), world.phase("c")), (vec!["c".into()], "stopping"));
+    assert!(world.actor("c").stopping);
+    world.run();
+    assert!(matches!(world.ended, Some(End::Escalated { .. })));
+}
+
+// 6, 7: an order to stop makes an escalation pointless.
+#[test]
+fn a_stop_during_an_escalation_wins() {
+    let mut world = World::up(fragile(Strategy::OneForOne, "a b"));
+    world.fail("a");
+    world.run_to_rest();
+    world.fail("a");
+    world.stop();
+    world.run();
+    assert_eq!(world.ended, Some(End::Stopped));
+}
+
+fn shuts_down(auto_shutdown: AutoShutdown, significant: &[usize]) -> World {
+    let mut spec = group(Strategy::OneForOne, "a b c");
+    spec.auto_shutdown = auto_shutdown;
+    significant.iter().for_each(|index| spec.vms[*index].significant = true);
+    World::up(spec)
+}
+
+// 6: auto_shutdown = any_significant.
+#[test]
+fn a_group_ends_normally_with_its_first_significant_vm() {
+    let mut world = shuts_down(AutoShutdown::AnySignificant, &[0, 1]);
+    world.end("c", exit(0));
+    assert_eq!(world.ended, None);
+    // One that is restarted has not ended.
+    world.fail("b");
+    assert_eq!(world.stopped(), Vec::<String>::new());
+    world.end("a", exit(0));
+    world.run();
+    assert_eq!(
+        (world.ended.clone(), world.phases().as_str()),
+        (Some(End::AutoShutdown), "completed stopped completed")
+    );
+}
+
+// 6: auto_shutdown = all_significant; as in OTP, what an operator has stopped is not waited for but ends nothing.
+#[test]
+fn a_group_ends_normally_with_its_last_significant_vm() {
+    let mut world = shuts_down(AutoShutdown::AllSignificant, &[0, 1]);
+    world.end("a", exit(0));
+    assert_eq!(world.ended, None);
+    world.end("b", exit(0));
+    world.run();
+    assert_eq!(world.ended, Some(End::AutoShutdown));
+    let mut world = shuts_down(AutoShutdown::AllSignificant, &[0, 1]);
+    world.order("b", Command::Stop);
+    world.run();
+    assert_eq!(world.ended, None);
+    world.end("a", exit(0));
+    world.run();
+    assert_eq!(world.ended, Some(End::AutoShutdown));
+}
+
+// 6: "ended by themselves": a stop of ours is not that.
+#[test]
+fn a_significant_vm_that_is_stopped_ends_nothing() {
+    let mut world = shuts_down(AutoShutdown::AnySignificant, &[0]);
+    world.order("a", Command::Stop);
+    world.run();
+    assert_eq!((world.ended.clone(), world.phases().as_str()), (None, "stopped ready ready"));
+}

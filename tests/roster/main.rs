@@ -1,0 +1,12 @@
+//! The group's decisions, clause by clause of SUPERVISION, and against a model of it under random steps.
+
+mod adoption;
+mod budgets;
+mod commands;
+mod escalation;
+mod judgement;
+mod reload;
+mod rounds;
+mod starting;
+mod stopping;
+mod world;

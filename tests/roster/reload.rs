@@ -1,0 +1,185 @@
+//! A new configuration for a running group (SUPERVISION 11, 12.3).
+
+use crate::world::{SECOND, World, exit, group, name, vm};
+use pepita_supervisor::group::{Command, End};
+use pepita_supervisor::spec::{GroupSpec, Strategy};
+
+fn changed(mut spec: GroupSpec, vm: usize) -> GroupSpec {
+    spec.vms[vm].machine.memory_mb += 1;
+    spec
+}
+
+// 11: policy and budgets apply live, keep their counters and touch no running VM.
+#[test]
+fn a_new_policy_applies_at_once_and_touches_nobody() {
+    let mut spec = group(Strategy::OneForOne, "a b");
+    let mut world = World::up(spec.clone());
+    world.fail("a");
+    world.run_to_rest();
+    world.look_away();
+    spec.vms[0].restart.max_retries = 1;
+    spec.strategy = Strategy::RestForOne;
+    spec.intensity.max_restarts = 1;
+    world.reload(spec, true);
+    assert_eq!((world.started(), world.stopped(), world.attempts("a")), (vec![], vec![], 1));
+    assert_eq!(world.roster.window(), "1/1 in 1m");
+    world.fail("a");
+    assert_eq!(world.phase("a"), "failed");
+}
+
+// 11: machine, command and environment wait for the next start, or restart once.
+#[test]
+fn what_only_a_new_start_can_change_is_marked() {
+    let spec = group(Strategy::OneForOne, "a b");
+    let mut world = World::up(spec.clone());
+    let needs_restart = |world: &World| world.roster.facts(&name("a")).expect("there").3;
+    world.reload(changed(spec.clone(), 0), false);
+    assert!(needs_restart(&world) && world.stopped().is_empty());
+    world.reload(changed(spec, 0), true);
+    assert_eq!(world.stopped(), ["a"]);
+    world.run();
+    assert_eq!((world.started(), needs_restart(&world)), (vec!["a".into()], false));
+    assert_eq!(world.attempts("a"), 0);
+}
+
+// 11: new VMs are started in order, removed ones stopped; 9: a number that only grows.
+#[test]
+fn vms_come_and_go_and_come_back() {
+    let mut world = World::up(group(Strategy::OneForOne, "a b"));
+    world.reload(group(Strategy::OneForOne, "x a y"), false);
+    assert_eq!((world.started(), world.stopped()), (vec!["x".into()], vec!["b".into()]));
+    world.run();
+    assert_eq!((world.started(), world.phases().as_str()), (vec!["y".into()], "ready ready ready"));
+    world.reload(group(Strategy::OneForOne, "a b"), false);
+    world.run();
+    assert_eq!((world.started(), world.incarnation("b")), (vec!["b".into()], 2));
+}
+
+// 12.3: removed during its backoff.
+#[test]
+fn a_vm_that_is_removed_during_its_backoff_is_forgotten() {
+    for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
+        let mut world = World::up(group(strategy, "a b"));
+        world.fail("b");
+        world.reload(group(strategy, "a"), false);
+        assert_eq!(world.roster.names(), [name("a")]);
+        world.look_away();
+        world.run_to_rest();
+        world.advance(SECOND * 3600);
+        let round = strategy == Strategy::OneForAll;
+        assert_eq!((world.started().len(), world.phases().as_str()), (usize::from(round), "ready"));
+    }
+}
+
+// 12.3: a reload during backoff keeps the deadline, and starts with the new configuration.
+#[test]
+fn a_reload_during_backoff_changes_no_deadline() {
+    let spec = group(Strategy::OneForOne, "a");
+    let mut world = World::up(spec.clone());
+    world.fail("a");
+    world.reload(changed(spec, 0), true);
+    assert!(world.started().is_empty());
+    world.advance(SECOND);
+    assert_eq!(world.started(), ["a"]);
+    assert!(!world.roster.facts(&name("a")).expect("there").3);
+}
+
+// 5, 11: members of a restart are who they are, wherever they stand afterwards, and nobody else is touched.
+#[test]
+fn a_round_outlives_a_new_order() {
+    let mut world = World::up(group(Strategy::RestForOne, "a b c d"));
+    world.fail("b");
+    world.look_away();
+    world.reload(group(Strategy::RestForOne, "c d b a"), false);
+    world.run();
+    assert_eq!(
+        (world.stopped(), world.phases().as_str()),
+        (vec!["c".into()], "waiting waiting backoff ready")
+    );
+    world.advance(SECOND);
+    world.run();
+    assert_eq!(world.started(), ["c", "d", "b"]);
+}
+
+// 5, 11, 12.3: the failed one is removed: the others come back all the same, after the delay.
+#[test]
+fn a_round_outlives_the_one_that_failed() {
+    let mut world = World::up(group(Strategy::RestForOne, "a b c d"));
+    world.fail("b");
+    world.look_away();
+    world.reload(group(Strategy::RestForOne, "a c d"), false);
+    world.run();
+    assert!(world.started().is_empty());
+    world.advance(SECOND);
+    world.run();
+    assert_eq!(
+        (world.started(), world.phases().as_str()),
+        (vec!["c".into(), "d".into()], "ready ready ready")
+    );
+}
+
+// 5, 11: one that is new among the members starts with them, in its turn.
+#[test]
+fn a_new_vm_joins_the_round_in_which_it_stands() {
+    for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
+        let mut world = World::up(group(strategy, "a b"));
+        world.fail("a");
+        world.look_away();
+        world.reload(group(strategy, "a x b"), false);
+        world.run();
+        assert!(world.started().is_empty());
+        world.advance(SECOND);
+        world.run();
+        assert_eq!(world.started(), ["a", "x", "b"]);
+    }
+}
+
+// 5, 11: restarting what has changed does not bring back what the operator has stopped.
+#[test]
+fn a_reload_does_not_restart_what_is_being_stopped() {
+    let spec = group(Strategy::OneForOne, "a");
+    let mut world = World::up(spec.clone());
+    world.order("a", Command::Stop);
+    world.reload(changed(spec, 0), true);
+    world.run_to_rest();
+    assert_eq!(world.phase("a"), "stopped");
+}
+
+// 7, 11: nothing starts on the way down, also when it is written into the configuration again.
+#[test]
+fn a_reload_starts_nothing_on_the_way_down() {
+    let mut world = World::up(group(Strategy::OneForOne, "a b"));
+    world.reload(group(Strategy::OneForOne, "a"), false);
+    world.stop();
+    world.look_away();
+    world.reload(group(Strategy::OneForOne, "a b c"), true);
+    world.run_to_rest();
+    assert_eq!((world.started(), world.ended.clone()), (vec![], Some(End::Stopped)));
+    assert_eq!(world.phases(), "stopped stopped stopped");
+}
+
+// 11: a VM that was on its way out is as good as new; one that is not started by itself is not.
+#[test]
+fn a_vm_that_was_on_its_way_out_can_stay() {
+    let mut spec = group(Strategy::OneForOne, "a b");
+    let mut world = World::up(spec.clone());
+    world.reload(group(Strategy::OneForOne, ""), false);
+    spec.vms[1] = vm("b");
+    spec.vms[1].autostart = false;
+    world.reload(spec, false);
+    world.run_to_rest();
+    assert_eq!(world.phases(), "ready stopped");
+    assert_eq!(world.incarnation("a"), 2);
+}
+
+// 11: removed ones are stopped before others, and a group without VMs is up, and comes down.
+#[test]
+fn a_group_can_lose_all_its_vms() {
+    let mut world = World::up(group(Strategy::OneForAll, "a b"));
+    world.end("a", exit(0));
+    world.reload(group(Strategy::OneForAll, ""), false);
+    world.run_to_rest();
+    assert!(world.roster.names().is_empty() && !world.roster.is_down());
+    world.stop();
+    assert_eq!(world.ended, Some(End::Stopped));
+}

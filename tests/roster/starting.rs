@@ -1,0 +1,139 @@
+//! How a group comes up (SUPERVISION 1, 2, 5).
+
+use crate::world::{World, exit, group};
+use pepita_supervisor::group::{Command, End};
+use pepita_supervisor::policy::Cause;
+use pepita_supervisor::spec::{OnStartFailure, Restart, Strategy};
+use pepita_supervisor::vm::News;
+use std::time::Duration;
+
+const STRATEGIES: [Strategy; 3] = [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne];
+
+// 1: file order = start order.
+#[test]
+fn each_vm_starts_when_the_one_before_it_is_ready() {
+    for strategy in STRATEGIES {
+        let mut world = World::starting(group(strategy, "a b c"));
+        assert_eq!(
+            (world.started(), world.phases().as_str()),
+            (vec!["a".into()], "starting waiting waiting")
+        );
+        world.news("a", News::Running);
+        assert!(world.started().is_empty());
+        world.news("a", News::Ready);
+        assert_eq!(world.started(), ["b"]);
+        world.ready("b");
+        assert_eq!((world.started(), world.group_ready), (vec!["c".into()], 0));
+        world.ready("c");
+        assert_eq!((world.phases().as_str(), world.group_ready), ("ready ready ready", 1));
+    }
+}
+
+// 1: autostart.
+#[test]
+fn what_is_not_started_with_its_group_holds_up_nobody() {
+    let mut spec = group(Strategy::RestForOne, "a b");
+    spec.vms[0].autostart = false;
+    let mut world = World::up(spec);
+    assert_eq!((world.phases().as_str(), world.group_ready), ("stopped ready", 1));
+    world.order("a", Command::Start);
+    assert_eq!((world.started(), world.stopped()), (vec!["a".into()], vec![]));
+}
+
+// 2: each start is a new incarnation.
+#[test]
+fn reports_of_a_former_actor_are_dropped() {
+    let mut world = World::up(group(Strategy::OneForOne, "a"));
+    let former = world.actor("a").epoch;
+    world.fail("a");
+    world.advance(Duration::from_secs(1));
+    assert_eq!((world.started(), world.incarnation("a")), (vec!["a".into()], 2));
+    let vm = crate::world::name("a");
+    let at = world.at();
+    assert!(world.roster.news(at, &vm, former, News::Ready).is_empty());
+    assert!(world.roster.ended(at, &vm, former, exit(1)).is_empty());
+    assert!(world.roster.actor_failed(at, &vm, former, "late").is_empty());
+    assert_eq!(world.phase("a"), "starting");
+}
+
+// 1: start.on_failure = retry; a child that cannot start holds up nobody with one_for_one.
+#[test]
+fn with_one_for_one_a_failed_first_start_lets_the_next_one_go() {
+    let mut world = World::starting(group(Strategy::OneForOne, "a b"));
+    world.started();
+    world.fail("a");
+    assert_eq!((world.started(), world.phases().as_str()), (vec!["b".into()], "backoff starting"));
+    world.advance(Duration::from_secs(1));
+    assert_eq!(world.started(), ["a"], "its own delay, not its turn");
+}
+
+// 1: start.on_failure = abort.
+#[test]
+fn a_first_start_that_must_not_fail_fails_the_group() {
+    for strategy in STRATEGIES {
+        let mut spec = group(strategy, "a b c");
+        spec.vms[1].start.on_failure = OnStartFailure::Abort;
+        let mut world = World::starting(spec);
+        world.ready("a");
+        world.news("b", News::Running);
+        world.fail("b");
+        world.run();
+        assert!(
+            matches!(&world.ended, Some(End::Escalated { reason }) if reason.contains("start of b failed"))
+        );
+        // 6: the root starts it afresh, and that is a first start again.
+        world.start_afresh();
+        world.ready("a");
+        world.end("b", Cause::StartTimeout);
+        world.run();
+        assert!(matches!(world.ended, Some(End::Escalated { .. })));
+        // Once it has been Ready, a failure is one like any other.
+        world.start_afresh();
+        world.run();
+        world.fail("b");
+        world.run();
+        assert_eq!((world.ended.clone(), world.phase("b")), (None, "backoff"));
+    }
+}
+
+// 1: abort is about the group's start; what an operator starts later is not part of it (OTP's start_child).
+#[test]
+fn a_failed_start_by_the_operator_does_not_abort_the_group() {
+    let mut spec = group(Strategy::OneForOne, "a b");
+    (spec.vms[1].start.on_failure, spec.vms[1].autostart) = (OnStartFailure::Abort, false);
+    let mut world = World::up(spec);
+    world.order("b", Command::Start);
+    world.fail("b");
+    assert_eq!((world.ended.clone(), world.phase("b")), (None, "backoff"));
+}
+
+// 1: a one-shot job that has done its work is as good as Ready.
+#[test]
+fn what_ends_cleanly_before_it_was_ready_lets_the_next_one_start() {
+    let mut spec = group(Strategy::RestForOne, "a b");
+    spec.vms[0].restart.policy = Restart::Never;
+    let mut world = World::starting(spec);
+    world.started();
+    world.end("a", exit(0));
+    assert_eq!((world.started(), world.phases().as_str()), (vec!["b".into()], "completed starting"));
+    world.ready("b");
+    assert_eq!(world.group_ready, 1);
+}
+
+// 2: a paused VM is not on its way to anything else; before it was Ready those after it go on waiting.
+#[test]
+fn a_pause_keeps_what_it_interrupts() {
+    let mut world = World::starting(group(Strategy::OneForOne, "a b"));
+    world.news("a", News::Running);
+    world.news("a", News::Paused);
+    world.started();
+    world.tick();
+    assert!(world.started().is_empty());
+    world.news("a", News::Resumed);
+    assert_eq!(world.phase("a"), "running");
+    world.news("a", News::Ready);
+    world.news("a", News::Unhealthy);
+    world.news("a", News::Paused);
+    world.news("a", News::Resumed);
+    assert_eq!(world.phase("a"), "ready", "probes start anew after a pause");
+}

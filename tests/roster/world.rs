@@ -1,0 +1,369 @@
+//! A world for one roster: it carries out its orders at once or when told to, with a hand-moved clock and no chance.
+//! It holds the roster to what must never be, whatever a test is about: see [`World::carry_out`].
+
+use pepita_supervisor::group::{At, Command, End, Found, Order, Refused, Roster};
+use pepita_supervisor::journal::Remembered;
+use pepita_supervisor::observe::{Action, Change, Decision, VmPhase};
+use pepita_supervisor::policy::Cause;
+use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, Strategy, VmName, VmSpec};
+use pepita_supervisor::vm::{Mode, News};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const NS: Duration = Duration::from_nanos(1);
+
+pub(crate) fn name(vm: &str) -> VmName {
+    VmName::new(vm).expect("a good name")
+}
+
+pub(crate) fn exit(code: i32) -> Cause {
+    Cause::Exit { code }
+}
+
+pub(crate) fn vm(name: &str) -> VmSpec {
+    let mut vm = VmSpec::new(self::name(name), MachineSpec::process());
+    vm.restart.backoff.jitter = 0.0;
+    vm
+}
+
+/// `group(OneForAll, "a b c")`: every default of the configuration file, but without chance in the delays.
+pub(crate) fn group(strategy: Strategy, vms: &str) -> GroupSpec {
+    let vms = vms.split_whitespace().map(vm).collect();
+    GroupSpec { strategy, ..GroupSpec::new(GroupName::new("g").expect("a good name"), vms) }
+}
+
+/// What stands for a VM actor and its VM.
+#[derive(Debug, Clone)]
+pub(crate) struct Actor {
+    pub(crate) epoch: u64,
+    pub(crate) mode: Mode,
+    /// It was told to stop.
+    pub(crate) stopping: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub(crate) roster: Roster,
+    pub(crate) now: Instant,
+    pub(crate) actors: BTreeMap<VmName, Actor>,
+    /// How the group ended, once it has.
+    pub(crate) ended: Option<End>,
+    /// Every change, from the beginning.
+    pub(crate) changes: Vec<Change>,
+    /// What was done since it was last asked for.
+    started: Vec<VmName>,
+    adopted: Vec<VmName>,
+    stopped: Vec<VmName>,
+    told: usize,
+    pub(crate) group_ready: usize,
+    /// VMs that hold their CID.
+    leased: BTreeSet<VmName>,
+    incarnations: BTreeMap<VmName, u64>,
+    last_epoch: u64,
+}
+
+impl World {
+    /// A group that is down.
+    pub(crate) fn down(spec: GroupSpec) -> Self {
+        Self::remembering(spec, &BTreeMap::new())
+    }
+
+    pub(crate) fn remembering(spec: GroupSpec, memory: &BTreeMap<VmName, Remembered>) -> Self {
+        let incarnations = memory.iter().map(|(vm, memory)| (vm.clone(), memory.incarnation.0)).collect();
+        Self {
+            roster: Roster::new(spec, memory),
+            now: Instant::now(),
+            actors: BTreeMap::new(),
+            ended: None,
+            changes: Vec::new(),
+            started: Vec::new(),
+            adopted: Vec::new(),
+            stopped: Vec::new(),
+            told: 0,
+            group_ready: 0,
+            leased: BTreeSet::new(),
+            incarnations,
+            last_epoch: 0,
+        }
+    }
+
+    /// A group that was just started.
+    pub(crate) fn starting(spec: GroupSpec) -> Self {
+        let mut world = Self::down(spec);
+        world.start(&BTreeMap::new());
+        world
+    }
+
+    /// A group whose VMs are all Ready; nothing of that is left in what one can ask for.
+    pub(crate) fn up(spec: GroupSpec) -> Self {
+        let mut world = Self::starting(spec);
+        world.run();
+        world.look_away();
+        world
+    }
+
+    pub(crate) fn at(&self) -> At {
+        At { now: self.now, draw: 0.0 }
+    }
+
+    pub(crate) fn start(&mut self, found: &BTreeMap<VmName, Found>) {
+        let orders = self.roster.start(self.at(), found);
+        self.carry_out(orders);
+    }
+
+    pub(crate) fn start_afresh(&mut self) {
+        self.ended = None;
+        let orders = self.roster.start_afresh(self.at());
+        self.carry_out(orders);
+    }
+
+    pub(crate) fn command(&mut self, vm: &str, command: Command) -> Result<(), Refused> {
+        let orders = self.roster.command(self.at(), &name(vm), command)?;
+        self.ended = None;
+        self.carry_out(orders);
+        Ok(())
+    }
+
+    /// [`World::command`] that must not be refused.
+    pub(crate) fn order(&mut self, vm: &str, command: Command) {
+        self.command(vm, command).expect("not refused");
+    }
+
+    pub(crate) fn reload(&mut self, spec: GroupSpec, restart: bool) {
+        let orders = self.roster.reload(self.at(), spec, restart);
+        self.carry_out(orders);
+    }
+
+    pub(crate) fn stop(&mut self) {
+        let orders = self.roster.stop(self.at());
+        self.carry_out(orders);
+    }
+
+    pub(crate) fn destroy(&mut self) {
+        let orders = self.roster.destroy(self.at());
+        self.carry_out(orders);
+    }
+
+    pub(crate) fn news(&mut self, vm: &str, news: News) {
+        let epoch = self.actor(vm).epoch;
+        let orders = self.roster.news(self.at(), &name(vm), epoch, news);
+        self.carry_out(orders);
+    }
+
+    /// Its daemon runs and is Ready.
+    pub(crate) fn ready(&mut self, vm: &str) {
+        self.news(vm, News::Running);
+        self.news(vm, News::Ready);
+    }
+
+    /// It ends by itself.
+    pub(crate) fn end(&mut self, vm: &str, cause: Cause) {
+        let epoch = self.actor(vm).epoch;
+        self.actors.remove(&name(vm));
+        let orders = self.roster.ended(self.at(), &name(vm), epoch, cause);
+        self.carry_out(orders);
+    }
+
+    pub(crate) fn fail(&mut self, vm: &str) {
+        self.end(vm, exit(1));
+    }
+
+    /// The stop that was ordered is done.
+    pub(crate) fn gone(&mut self, vm: &str) {
+        assert!(self.actor(vm).stopping, "{vm} was not told to stop");
+        self.end(vm, Cause::Stopped);
+    }
+
+    pub(crate) fn actor_fails(&mut self, vm: &str) {
+        let epoch = self.actor(vm).epoch;
+        self.actors.remove(&name(vm));
+        let orders = self.roster.actor_failed(self.at(), &name(vm), epoch, "a test");
+        self.carry_out(orders);
+    }
+
+    /// Lets time pass, with a tick whenever the roster had asked for one.
+    pub(crate) fn advance(&mut self, by: Duration) {
+        let until = self.now + by;
+        while let Some(at) = self.roster.wake_at().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            self.tick();
+            assert!(self.roster.wake_at().is_none_or(|next| next > at), "a tick did not do what was due");
+        }
+        self.now = until;
+        self.tick();
+    }
+
+    pub(crate) fn tick(&mut self) {
+        let orders = self.roster.tick(self.at());
+        self.carry_out(orders);
+    }
+
+    /// Everything that goes on by itself, without any time: what starts becomes Ready, what stops is gone.
+    pub(crate) fn run(&mut self) {
+        for _ in 0..1000 {
+            let stopping = self.actors.iter().find(|(_, actor)| actor.stopping);
+            let of = |phase: VmPhase| {
+                let vm = self.roster.phases().find(|(_, p)| *p == phase).map(|(vm, _)| vm.clone());
+                vm.filter(|vm| self.actors.contains_key(vm))
+            };
+            if let Some(vm) = stopping.map(|(vm, _)| vm.to_string()) {
+                self.gone(&vm);
+            } else if let Some(vm) = of(VmPhase::Starting).or_else(|| of(VmPhase::Running)) {
+                self.ready(vm.as_str());
+            } else {
+                return;
+            }
+        }
+        panic!("it goes on and on: {:#?}", self.roster);
+    }
+
+    /// [`World::run`], over all that the roster waits for.
+    pub(crate) fn run_to_rest(&mut self) {
+        self.run();
+        for _ in 0..1000 {
+            let Some(at) = self.roster.wake_at() else { return };
+            self.advance(at.saturating_duration_since(self.now));
+            self.run();
+        }
+        panic!("it never comes to rest: {:#?}", self.roster);
+    }
+
+    /// VMs that were launched since this was last asked.
+    pub(crate) fn started(&mut self) -> Vec<String> {
+        names(std::mem::take(&mut self.started))
+    }
+
+    /// VMs that a new actor has taken over since this was last asked.
+    pub(crate) fn adopted(&mut self) -> Vec<String> {
+        names(std::mem::take(&mut self.adopted))
+    }
+
+    /// VMs that were told to stop since this was last asked.
+    pub(crate) fn stopped(&mut self) -> Vec<String> {
+        names(std::mem::take(&mut self.stopped))
+    }
+
+    /// The decisions since this was last asked.
+    pub(crate) fn decisions(&mut self) -> Vec<Decision> {
+        let new = self.changes[self.told..].iter().filter_map(|change| change.decision.clone()).collect();
+        self.told = self.changes.len();
+        new
+    }
+
+    /// The one decision since this was last asked.
+    pub(crate) fn decision(&mut self) -> Decision {
+        let mut decisions = self.decisions();
+        assert_eq!(decisions.len(), 1, "{decisions:?}");
+        decisions.remove(0)
+    }
+
+    pub(crate) fn actions(&mut self) -> Vec<Action> {
+        self.decisions().into_iter().map(|decision| decision.action).collect()
+    }
+
+    pub(crate) fn look_away(&mut self) {
+        (self.started, self.adopted, self.stopped) = Default::default();
+        self.told = self.changes.len();
+    }
+
+    pub(crate) fn phase(&self, vm: &str) -> &'static str {
+        self.roster.phases().find(|(name, _)| name.as_str() == vm).expect("it is in the group").1.word()
+    }
+
+    /// `ready backoff waiting`, in start order.
+    pub(crate) fn phases(&self) -> String {
+        self.roster.phases().map(|(_, phase)| phase.word()).collect::<Vec<_>>().join(" ")
+    }
+
+    pub(crate) fn attempts(&self, vm: &str) -> u32 {
+        self.roster.facts(&name(vm)).expect("it is in the group").1
+    }
+
+    pub(crate) fn incarnation(&self, vm: &str) -> u64 {
+        self.roster.facts(&name(vm)).expect("it is in the group").0.0
+    }
+
+    pub(crate) fn holds_cid(&self, vm: &str) -> bool {
+        self.leased.contains(&name(vm))
+    }
+
+    pub(crate) fn actor(&self, vm: &str) -> Actor {
+        self.actors.get(&name(vm)).cloned().unwrap_or_else(|| panic!("{vm} has no actor"))
+    }
+
+    /// Does what the roster wants, and sees that it never wants what must not be: two actors for one VM, a number used
+    /// twice, an order to an actor that is gone, a CID given back under a living VM, anything after the end.
+    pub(crate) fn carry_out(&mut self, orders: Vec<Order>) {
+        for order in orders {
+            match order {
+                Order::Spawn { vm, incarnation, epoch, mode } => {
+                    assert!(!self.actors.contains_key(&vm), "{vm}: two actors");
+                    assert!(epoch > self.last_epoch, "{vm}: epoch {epoch} again");
+                    self.last_epoch = epoch;
+                    let newest = self.incarnations.entry(vm.clone()).or_default();
+                    match mode {
+                        Mode::Launch => {
+                            assert!(incarnation.0 > *newest, "{vm}: incarnation {incarnation} again");
+                            self.started.push(vm.clone());
+                        }
+                        Mode::Adopt => {
+                            assert!(incarnation.0 >= *newest, "{vm}: incarnation {incarnation} is over");
+                            self.adopted.push(vm.clone());
+                        }
+                    }
+                    *newest = incarnation.0;
+                    self.leased.insert(vm.clone());
+                    self.actors.insert(vm, Actor { epoch, mode, stopping: false });
+                }
+                Order::Stop { vm, epoch } => {
+                    let actor = self.actors.get_mut(&vm).unwrap_or_else(|| panic!("{vm}: stop nobody"));
+                    assert_eq!(actor.epoch, epoch, "{vm}: stop of a former actor");
+                    assert!(!std::mem::replace(&mut actor.stopping, true), "{vm}: stopped twice");
+                    self.stopped.push(vm);
+                }
+                Order::Destroy { vm, epoch } => {
+                    let actor = self.actors.get_mut(&vm).unwrap_or_else(|| panic!("{vm}: destroy nobody"));
+                    assert_eq!(actor.epoch, epoch, "{vm}: destruction of a former actor");
+                    actor.stopping = true;
+                }
+                Order::Release(vm) => {
+                    assert!(!self.actors.contains_key(&vm), "{vm}: it lives, and its CID is given back");
+                    self.leased.remove(&vm);
+                }
+                Order::Forget(vm) => {
+                    assert!(!self.actors.contains_key(&vm), "{vm}: it lives, and is forgotten");
+                    assert!(!self.leased.contains(&vm), "{vm}: forgotten with its CID");
+                }
+                Order::Tell(change) => self.changes.push(change),
+                Order::GroupReady => self.group_ready += 1,
+                Order::End(end) => {
+                    assert!(self.actors.is_empty(), "the group ended before {:?}", self.actors);
+                    self.ended = Some(end);
+                }
+                Order::Save(_) | Order::Update(_) => {}
+            }
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        for (vm, phase) in self.roster.phases() {
+            let actor = self.actors.get(vm);
+            assert_eq!(phase.is_live(), actor.is_some(), "{vm} is {phase}");
+            assert_eq!(self.roster.epoch(vm), actor.map(|actor| actor.epoch));
+            let stopping = actor.is_some_and(|actor| actor.stopping);
+            assert_eq!(phase == VmPhase::Stopping, stopping, "{vm} is {phase}");
+            if let VmPhase::Stopped | VmPhase::Completed | VmPhase::Failed { .. } = phase {
+                assert!(!self.leased.contains(vm), "{vm} is {phase} and holds its CID");
+            }
+        }
+        let known = |vm: &VmName| self.roster.phases().any(|(name, _)| name == vm);
+        assert!(self.actors.keys().all(known), "somebody was forgotten alive");
+        assert!(!self.roster.is_down() || self.actors.is_empty());
+    }
+}
+
+fn names(vms: Vec<VmName>) -> Vec<String> {
+    vms.iter().map(VmName::to_string).collect()
+}
