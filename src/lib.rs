@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 pub mod cid;
+pub mod config;
 pub mod executor;
 pub mod group;
 pub mod journal;

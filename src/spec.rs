@@ -2,9 +2,11 @@
 //!
 //! A `Spec` holds no nonsense: names are checked, durations are durations, sets are sets. Whoever has one may trust it.
 
+mod diff;
 mod name;
 mod policy;
 
+pub use diff::{Change, GroupPlan, Plan, VmPlan};
 pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmName};
 pub use pepita_wire::{Signal, VmId};
 pub use policy::{
@@ -178,10 +180,10 @@ impl VmSpec {
         }
     }
 
-    /// A fingerprint of all that only a new start can change: machine, command, environment. Not for secrets, and
-    /// stable across runs of the supervisor (FNV-1a).
+    /// A fingerprint of all that only a new start can change: machine, fixed CID, command, environment. Not for
+    /// secrets, and stable across runs of the supervisor (FNV-1a).
     pub fn fingerprint(&self) -> String {
-        let text = format!("{:?}|{:?}|{:?}", self.machine, self.command, self.env);
+        let text = format!("{:?}|{:?}|{:?}|{:?}", self.machine, self.cid, self.command, self.env);
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });

@@ -4,6 +4,7 @@ use crate::failure::{Outcome, failure};
 use crate::names;
 use crate::rundir::{Lock, RunDir, Wait};
 use pepita_wire::record::CallErrorKind;
+use std::path::PathBuf;
 
 /// The lowest CID of a guest: 0 to 2 are reserved (vsock(7)).
 pub const MIN: u32 = 3;
@@ -30,12 +31,17 @@ impl std::str::FromStr for Wanted {
     }
 }
 
-/// Claims a CID. The claim lasts as long as the lock, here or in a process that inherits it.
+/// The file whose lock is the claim of a CID.
+pub fn path(dir: &RunDir, cid: u32) -> PathBuf {
+    dir.path().join(names::CIDS).join(cid.to_string())
+}
+
+/// Claims a CID; any is looked for from `from` on. The claim lasts as long as the lock, here or in a process that inherits it.
 ///
 /// # Errors
 /// [`CallErrorKind::CidTaken`] when another VM has it.
-pub fn claim(dir: &RunDir, wanted: Wanted) -> Outcome<(u32, Lock)> {
-    let lock = |cid: u32| Lock::take(&dir.path().join(names::CIDS).join(cid.to_string()), Wait::No);
+pub fn claim(dir: &RunDir, wanted: Wanted, from: u32) -> Outcome<(u32, Lock)> {
+    let lock = |cid: u32| Lock::take(&path(dir, cid), Wait::No);
     match wanted {
         Wanted::Fixed(cid) => match lock(cid)? {
             Some(lock) => Ok((cid, lock)),
@@ -45,7 +51,7 @@ pub fn claim(dir: &RunDir, wanted: Wanted) -> Outcome<(u32, Lock)> {
             )),
         },
         Wanted::Any => {
-            for cid in MIN..u32::MAX {
+            for cid in from.max(MIN)..u32::MAX {
                 if let Some(lock) = lock(cid)? {
                     return Ok((cid, lock));
                 }
@@ -64,12 +70,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let dir = RunDir::choose(Some(dir.path())).expect("ours");
         dir.create().expect("made");
-        let (cid, held) = claim(&dir, Wanted::Any).expect("free");
+        let (cid, held) = claim(&dir, Wanted::Any, MIN).expect("free");
         assert_eq!(cid, 3);
-        assert_eq!(claim(&dir, Wanted::Any).expect("free").0, 4);
-        assert_eq!(claim(&dir, Wanted::Fixed(3)).expect_err("taken").kind, CallErrorKind::CidTaken);
+        assert_eq!(claim(&dir, Wanted::Any, MIN).expect("free").0, 4);
+        assert_eq!(claim(&dir, Wanted::Fixed(3), MIN).expect_err("taken").kind, CallErrorKind::CidTaken);
         drop(held);
-        assert_eq!(claim(&dir, Wanted::Fixed(3)).expect("free").0, 3);
+        assert_eq!(claim(&dir, Wanted::Fixed(3), MIN).expect("free").0, 3);
     }
 
     #[test]

@@ -21,6 +21,12 @@ impl Identity {
         Some(Self { pid, start: start_of(pid)?, boot_id: boot_id() })
     }
 
+    /// A child that was not reaped yet: it is there even if it has ended.
+    pub fn of_child(pid: u32) -> Self {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        Self { pid, start: start_in(&stat).unwrap_or(0), boot_id: boot_id() }
+    }
+
     /// A handle on it, if it still runs.
     pub fn open(&self) -> Option<OwnedFd> {
         if self.boot_id != boot_id() {

@@ -101,8 +101,10 @@ fn skeleton(agent: &Path, init: &str) -> Outcome<Archive> {
     }
     // The kernel opens it for PID 1 before anything is mounted.
     archive.device("dev/console", 0o600, 5, 1);
+    // Without a console yet, the Rust runtime of PID 1 opens this in place of its standard streams, or aborts.
+    archive.device("dev/null", 0o666, 1, 3);
     let bytes = std::fs::read(agent).map_err(|e| kernel::missing("agent", agent, &e))?;
-    if needs_a_loader(&bytes) {
+    if crate::agent_program::needs_a_loader(&bytes) {
         return Err(failure(
             CallErrorKind::BadImage,
             format!(
@@ -114,12 +116,6 @@ fn skeleton(agent: &Path, init: &str) -> Outcome<Archive> {
     }
     archive.file(init, 0o755, &bytes);
     Ok(archive)
-}
-
-/// An ELF program with a PT_INTERP segment names its loader as text near its beginning.
-fn needs_a_loader(program: &[u8]) -> bool {
-    let head = &program[..program.len().min(4096)];
-    head.starts_with(b"\x7fELF") && head.windows(5).any(|w| w == b"/lib6" || w == b"/lib/")
 }
 
 fn add_daemon(contents: &Contents, mut add: impl FnMut(&str, &[u8])) -> Outcome<Vec<String>> {
@@ -288,7 +284,7 @@ fn same_times(path: &Path) -> Outcome<()> {
 pub fn agent(named: Option<&Path>) -> Outcome<PathBuf> {
     match named {
         Some(path) => Ok(path.to_owned()),
-        None => crate::agent_program::AGENT.require(),
+        None => crate::agent_program::static_agent(),
     }
 }
 

@@ -4,14 +4,22 @@
 //! is what stays behind with a VM.
 
 pub mod agent_program;
+pub mod call;
 pub mod cid;
+pub mod cli;
+pub mod client;
+pub mod doctor;
 pub mod failure;
 pub mod identity;
 pub mod image;
 pub mod kernel;
+pub mod monitor;
 pub mod names;
 pub mod plan;
 pub mod qemu;
 pub mod record;
 pub mod rundir;
+pub mod settle;
 pub mod tsc;
+pub mod vhost;
+pub mod vmm;

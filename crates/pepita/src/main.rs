@@ -1,2 +1,15 @@
-//! x
-fn main() {}
+//! `pepita`: see `pepita --help`. Called as `pepita monitor DIR` by itself, it is the monitor of one VM.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == "monitor")
+        && let Some(run_dir) = args.next()
+    {
+        pepita_launcher::monitor::start::main(Path::new(&run_dir));
+        return ExitCode::SUCCESS;
+    }
+    pepita_launcher::call::main()
+}

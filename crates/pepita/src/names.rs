@@ -22,3 +22,7 @@ pub const MONITOR_LOG: &str = "monitor.log";
 pub const CIDS: &str = ".cids";
 /// What can be made again, in the directory of run directories.
 pub const CACHE: &str = ".cache";
+/// Which moment stands where in the console's log.
+pub const CONSOLE_INDEX: &str = "console.index";
+/// Where a plain process finds its notify socket.
+pub const NOTIFY: &str = "notify.sock";

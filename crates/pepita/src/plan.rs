@@ -99,3 +99,34 @@ pub struct Plan {
     /// The host's TSC, for an emulated guest.
     pub tsc_khz: Option<u64>,
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An emulated VM with everything in it.
+    pub(crate) fn plan() -> Plan {
+        Plan {
+            name: "a".into(),
+            incarnation: 7,
+            vmm: VmmKind::Qemu,
+            program: "qemu".into(),
+            accel: Accel::Tcg,
+            kernel: Some("/k".into()),
+            root: Root::Initramfs("/r.cpio".into()),
+            cpus: 2,
+            memory_mb: 128,
+            cid: Some(42),
+            port: 5000,
+            transport: Transport::Hybrid,
+            backend: None,
+            command: Vec::new(),
+            env: [("SECRET".to_owned(), "s3".to_owned())].into(),
+            labels: BTreeMap::default(),
+            hold: false,
+            ready_timeout_ms: 1000,
+            cmdline_append: "loglevel=7".into(),
+            tsc_khz: Some(2_000_000),
+        }
+    }
+}

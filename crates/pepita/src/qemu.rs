@@ -3,7 +3,6 @@
 //! The recipe is measured: modern Debian kernels find microvm's devices through ACPI, an emulated guest has to be told
 //! its TSC's frequency, and `reboot=t panic=-1` with `-no-reboot` turns every end of the guest into an end of QEMU.
 
-use crate::names;
 use crate::plan::{Accel, Plan, Root};
 use pepita_wire::record::Transport;
 use std::ffi::OsString;
@@ -16,8 +15,8 @@ pub struct Descriptors {
     pub console: i32,
     /// Listens for whoever commands QEMU.
     pub qmp: i32,
-    /// `/dev/vhost-vsock`, on the kernel transport.
-    pub vhost: Option<i32>,
+    /// `/dev/vhost-vsock` with the CID set on the kernel transport; else a connection to the back-end.
+    pub vsock: i32,
 }
 
 /// The kernel's command line.
@@ -78,13 +77,13 @@ pub fn argv(plan: &Plan, cmdline: &str, fds: Descriptors) -> Vec<OsString> {
     add("-device", "virtconsole,chardev=console".into());
     add("-chardev", format!("socket,id=qmp,fd={},server=on,wait=on", fds.qmp).into());
     add("-mon", "chardev=qmp,mode=control".into());
-    match (plan.transport, fds.vhost) {
-        (Transport::Vhost, Some(fd)) => {
-            let cid = plan.cid.unwrap_or_default();
+    match plan.transport {
+        Transport::Vhost => {
+            let (cid, fd) = (plan.cid.unwrap_or_default(), fds.vsock);
             add("-device", format!("vhost-vsock-device,guest-cid={cid},vhostfd={fd}").into());
         }
-        _ => {
-            add("-chardev", format!("socket,id=vsock,path={}", names::BACKEND).into());
+        Transport::Hybrid => {
+            add("-chardev", format!("socket,id=vsock,fd={}", fds.vsock).into());
             add("-device", "vhost-user-vsock-device,chardev=vsock".into());
         }
     }
@@ -106,35 +105,10 @@ fn drive(image: &Path) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::VmmKind;
-
-    fn plan() -> Plan {
-        Plan {
-            name: "a".into(),
-            incarnation: 7,
-            vmm: VmmKind::Qemu,
-            program: "qemu".into(),
-            accel: Accel::Tcg,
-            kernel: Some("/k".into()),
-            root: Root::Initramfs("/r.cpio".into()),
-            cpus: 2,
-            memory_mb: 128,
-            cid: Some(42),
-            port: 5000,
-            transport: Transport::Hybrid,
-            backend: None,
-            command: Vec::new(),
-            env: [("SECRET".to_owned(), "s3".to_owned())].into(),
-            labels: Default::default(),
-            hold: false,
-            ready_timeout_ms: 1000,
-            cmdline_append: "loglevel=7".into(),
-            tsc_khz: Some(2_000_000),
-        }
-    }
+    use crate::plan::tests::plan;
 
     fn text(plan: &Plan) -> String {
-        let fds = Descriptors { console: 3, qmp: 4, vhost: Some(5) };
+        let fds = Descriptors { console: 3, qmp: 4, vsock: 5 };
         let argv = argv(plan, &cmdline(plan, "t0k"), fds);
         argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }

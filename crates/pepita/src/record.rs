@@ -18,6 +18,10 @@ pub struct State {
     pub vmm: Option<Identity>,
     /// The vsock back-end.
     pub backend: Option<Identity>,
+    /// The daemon, when the VM is a plain process.
+    pub daemon: Option<Identity>,
+    /// Where in all console output the oldest file of the log begins.
+    pub log_base: u64,
     /// The status as it was last told.
     pub status: StatusRecord,
 }

@@ -117,36 +117,40 @@ impl Lock {
     /// # Errors
     /// When the file cannot be made.
     pub fn take(path: &Path, wait: Wait) -> Outcome<Option<Self>> {
-        let open = File::options().create(true).truncate(false).read(true).write(true).open(path);
-        let file = open.map_err(|e| io(path, e))?;
-        let operation = match wait {
-            Wait::Yes => FlockOperation::LockExclusive,
-            Wait::No => FlockOperation::NonBlockingLockExclusive,
-        };
-        match flock(&file, operation) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-            Err(e) => return Err(io(path, e)),
+        loop {
+            let open = File::options().create(true).truncate(false).read(true).write(true).open(path);
+            let file = open.map_err(|e| io(path, e))?;
+            let operation = match wait {
+                Wait::Yes => FlockOperation::LockExclusive,
+                Wait::No => FlockOperation::NonBlockingLockExclusive,
+            };
+            match flock(&file, operation) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                Err(e) => return Err(io(path, e)),
+            }
+            // Between opening and locking the file may have been removed and made again: then this is nobody's lock.
+            let same = |now: std::fs::Metadata| file.metadata().is_ok_and(|ours| now.ino() == ours.ino());
+            if path.metadata().is_ok_and(same) {
+                return Ok(Some(Self { file }));
+            }
         }
-        // Between opening and locking the directory may have been removed and made again: then this is nobody's lock.
-        let same = path.metadata().is_ok_and(|now| file.metadata().is_ok_and(|ours| now.ino() == ours.ino()));
-        if same { Ok(Some(Self { file })) } else { Ok(None) }
+    }
+
+    /// Opens the file of a lock that another process holds, without taking it.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(path: &Path) -> Outcome<Self> {
+        let open = File::options().create(true).truncate(false).read(true).write(true).open(path);
+        open.map(|file| Self { file }).map_err(|e| io(path, e))
     }
 
     /// Whether somebody holds it. Does not make the file.
     pub fn is_held(path: &Path) -> bool {
         let Ok(file) = File::options().read(true).write(true).open(path) else { return false };
         flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
-    }
-
-    /// The lock as a file, to hand it on.
-    pub fn into_file(self) -> File {
-        self.file
-    }
-
-    /// The lock that another process handed on.
-    pub fn from_file(file: File) -> Self {
-        Self { file }
     }
 
     /// The file behind it.

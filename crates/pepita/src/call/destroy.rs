@@ -1,0 +1,121 @@
+//! Takes a VM down and removes all traces of it.
+
+use super::look::follow;
+use crate::client;
+use crate::failure::{Outcome, failure, io};
+use crate::names;
+use crate::record::{self, State};
+use crate::rundir::{Lock, RunDir, Wait};
+use crate::settle;
+use crate::vmm::{self, wait_for};
+use pepita_wire::record::CallErrorKind;
+use pepita_wire::{Signal, VmId};
+use serde_json::json;
+use std::path::Path;
+use std::time::Duration;
+
+/// How.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// With a signal first.
+    Politely {
+        /// This one.
+        signal: Signal,
+        /// Then it is ended.
+        timeout: Duration,
+    },
+    /// At once.
+    Force,
+}
+
+/// From the end that was ordered until it has to be there.
+const SLACK: Duration = Duration::from_secs(10);
+
+/// Destroys a VM; `false` when there was none.
+pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Outcome<bool> {
+    let dir = run_dir.vm(name);
+    for _ in 0..100 {
+        if !dir.is_dir() {
+            return Ok(false);
+        }
+        let params = match how {
+            How::Politely { signal, timeout } => {
+                let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+                json!({ "signal": signal.number(), "timeout_ms": timeout_ms, "force": false })
+            }
+            How::Force => json!({ "force": true }),
+        };
+        let limit = match how {
+            How::Politely { timeout, .. } => timeout + SLACK,
+            How::Force => SLACK,
+        };
+        // Without a monitor there is nobody to ask; with one, it is waited for.
+        if client::ask(&dir, "stop", params).is_ok()
+            && let Err(e) = follow(run_dir, name, Some(limit), |_| false)
+            && e.kind == CallErrorKind::Timeout
+        {
+            kill_monitor(&dir);
+        }
+        let lock = match Lock::take(&dir.join(names::LOCK), Wait::No) {
+            Ok(lock) => lock,
+            Err(_) if !dir.is_dir() => return Ok(true),
+            Err(e) => return Err(e),
+        };
+        let Some(_lock) = lock else {
+            // Its monitor begins or ends at this moment, or another destroy is at work.
+            await_lock(&dir);
+            continue;
+        };
+        remove(run_dir, &dir)?;
+        return Ok(true);
+    }
+    Err(failure(CallErrorKind::TryAgain, "somebody else holds its run directory; try again"))
+}
+
+/// A monitor that does not do what it is told is no use.
+fn kill_monitor(dir: &Path) {
+    let state: Option<State> = record::read(&dir.join(names::STATE));
+    if let Some(pid) = state.and_then(|state| state.status.monitor_pid)
+        && let Some(monitor) = vmm::strays(dir).into_iter().find(|stray| stray.pid == pid)
+    {
+        monitor.signal(rustix::process::Signal::KILL);
+    }
+}
+
+/// Waits until a lock is free, but not for long.
+fn await_lock(dir: &Path) {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let path = dir.join(names::LOCK);
+    std::thread::spawn(move || {
+        // Taken and given back: whoever loops next takes it for good, or finds the directory gone.
+        let taken = path.exists().then(|| Lock::take(&path, Wait::Yes));
+        drop(taken);
+        let _ = sender.send(());
+    });
+    let _ = receiver.recv_timeout(Duration::from_millis(500));
+}
+
+/// The lock is ours: what still runs is ended, then everything is removed.
+fn remove(run_dir: &RunDir, dir: &Path) -> Outcome<()> {
+    if let Some(state) = record::read::<State>(&dir.join(names::STATE)) {
+        for process in [&state.vmm, &state.daemon, &state.backend].into_iter().flatten() {
+            end(process);
+        }
+        settle::release_cid(run_dir, &state);
+    }
+    if record::exit_in(dir).is_none() {
+        // A monitor that was killed in the middle of a start has written nothing down.
+        for stray in vmm::strays(dir) {
+            end(&stray);
+        }
+    }
+    std::fs::remove_dir_all(dir).map_err(|e| io(dir, e))
+}
+
+/// Ends a process and waits until it is gone.
+fn end(process: &crate::identity::Identity) {
+    if let Some(handle) = process.open() {
+        let _ = rustix::process::pidfd_send_signal(&handle, rustix::process::Signal::KILL);
+        wait_for(&handle, Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,128 @@
+//! `pepita logs`: the console's log, from its oldest file on, and what comes, through rotations.
+
+use crate::client::Client;
+use crate::failure::{Outcome, system};
+use crate::monitor::log::{FILES, path, read_index};
+use crate::monitor::unix_ms;
+use crate::record::{self, State};
+use crate::rundir::RunDir;
+use crate::{names, settle};
+use pepita_wire::VmId;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::inotify;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// `pepita logs`.
+pub(super) fn logs(run_dir: &RunDir, name: &VmId, follow: bool, since: Option<Duration>) -> Outcome<()> {
+    settle::status(run_dir, name)?;
+    let dir = run_dir.vm(name);
+    let skip = since.map_or(0, |since| offset_of(&dir, since));
+    print(run_dir, name, skip, follow)
+}
+
+/// All there is, and what comes until the VM has ended.
+pub(super) fn stream(run_dir: &RunDir, name: &VmId) -> Outcome<()> {
+    print(run_dir, name, 0, true)
+}
+
+/// How far into the files that are there a moment is.
+fn offset_of(dir: &Path, since: Duration) -> u64 {
+    let from = unix_ms().saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    let state: Option<State> = record::read(&dir.join(names::STATE));
+    let base = state.map_or(0, |state| state.log_base);
+    let index = read_index(dir);
+    // The first moment noted within the time; before it, the one whose second began earlier.
+    let at = index.partition_point(|(at, _)| *at < from);
+    match index.get(at) {
+        Some((_, offset)) => offset.saturating_sub(base),
+        None => u64::MAX,
+    }
+}
+
+fn print(run_dir: &RunDir, name: &VmId, mut skip: u64, follow: bool) -> Outcome<()> {
+    let dir = run_dir.vm(name);
+    // Everything is set up before the first look, so that nothing falls in between.
+    let ended = follow.then(|| watch_end(run_dir, name)).transpose()?;
+    let written = follow.then(|| watch_log(&dir)).transpose()?;
+    let mut out = io::stdout().lock();
+    for age in (1..FILES).rev() {
+        if let Ok(file) = File::open(path(&dir, age)) {
+            copy(file, &mut skip, &mut out)?;
+        }
+    }
+    let mut current = open(&dir);
+    if let Some(file) = &mut current {
+        copy(&mut *file, &mut skip, &mut out)?;
+    }
+    let (Some(ended), Some(written)) = (ended, written) else { return Ok(()) };
+    loop {
+        let mut fds = [PollFd::new(&ended, PollFlags::IN), PollFd::new(&written, PollFlags::IN)];
+        let _ = poll(&mut fds, None);
+        let over = !fds[0].revents().is_empty();
+        if !fds[1].revents().is_empty() {
+            let _ = rustix::io::read(&written, &mut [0; 4096]);
+        }
+        // The old file to its end, then the new one from its beginning.
+        for _ in 0..FILES {
+            if let Some(file) = &mut current {
+                copy(&mut *file, &mut 0, &mut out)?;
+            }
+            let inode = |file: &File| file.metadata().map(|meta| meta.ino()).ok();
+            let newest = path(&dir, 0).metadata().map(|meta| meta.ino()).ok();
+            if newest.is_none() || current.as_ref().and_then(inode) == newest {
+                break;
+            }
+            current = open(&dir);
+        }
+        if over {
+            return Ok(());
+        }
+    }
+}
+
+fn open(dir: &Path) -> Option<File> {
+    File::open(path(dir, 0)).ok()
+}
+
+fn copy(mut from: impl Read + Seek, skip: &mut u64, to: &mut impl Write) -> Outcome<()> {
+    if *skip > 0 {
+        let (here, end) = (from.stream_position().unwrap_or(0), from.seek(SeekFrom::End(0)).unwrap_or(0));
+        let step = (*skip).min(end - here);
+        *skip -= step;
+        from.seek(SeekFrom::Start(here + step)).map_err(|e| system("log", e))?;
+    }
+    match io::copy(&mut from, to).and_then(|_| to.flush()) {
+        // Whoever read us has seen enough.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => result.map(drop).map_err(|e| system("log", e)),
+    }
+}
+
+/// Tells when the log is written to or turned over.
+fn watch_log(dir: &Path) -> Outcome<OwnedFd> {
+    let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+    let watch = inotify::init(flags).map_err(|e| system("inotify", e))?;
+    let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+    inotify::add_watch(&watch, dir, events).map_err(|e| system("inotify", e))?;
+    Ok(watch)
+}
+
+/// A pipe that is readable once the VM has ended.
+fn watch_end(run_dir: &RunDir, name: &VmId) -> Outcome<OwnedFd> {
+    let (reader, writer) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| system("pipe", e))?;
+    let (run_dir, name) = (run_dir.clone(), name.clone());
+    std::thread::spawn(move || {
+        // However that goes, there is nothing more to wait for.
+        let _ = super::look::follow(&run_dir, &name, None, |_| false);
+        // Anybody who watched its last words has them on the disk by now.
+        drop(Client::open(&run_dir.vm(&name)));
+        drop(writer);
+    });
+    Ok(reader)
+}

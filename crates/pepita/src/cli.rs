@@ -1,0 +1,373 @@
+//! What is typed: every call, its options, and their help. Shapes only; [`crate::call`] carries them out.
+
+use crate::cid;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pepita_wire::{Signal, VmId};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Boots microVMs on QEMU's microvm machine and looks after each with one small monitor process.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pepita",
+    disable_version_flag = true,
+    subcommand_required = false,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Exit codes: 0 ok, 4 no such VM, 64 usage, 66 bad image, 69 VMM missing, 70 internal, \
+    73 name or CID taken, 74 I/O, 75 try again, 77 permission, 124 timeout. `run` in the foreground exits as the \
+    daemon does: its code, 128 + signal, 126 or 127 when it cannot be executed, 125 when the VM failed."
+)]
+pub struct Cli {
+    /// The directory in which every VM has its run directory [default: $PEPITA_RUN_DIR, $XDG_RUNTIME_DIR/pepita, /run/pepita]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Print records and errors as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print name and version; with --json the contract and the usable VMMs too
+    #[arg(long, short = 'V')]
+    pub version: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub call: Option<Call>,
+}
+
+/// The calls.
+#[derive(Debug, Subcommand)]
+pub enum Call {
+    /// Boot a microVM and start its daemon
+    Run(Box<Run>),
+    /// Send a signal to the daemon: KILL ends the VM, STOP and CONT pause and resume its virtual CPUs
+    Signal {
+        /// Which VM.
+        #[command(flatten)]
+        vm: Vm,
+        /// A name such as TERM, or a number
+        #[arg(long, short, default_value = "TERM")]
+        signal: Signal,
+    },
+    /// Print a VM's status record as JSON
+    Status {
+        /// Which VM.
+        #[command(flatten)]
+        vm: Vm,
+    },
+    /// Take a VM down and remove all traces of it; of a VM that is not there: nothing to do
+    Destroy {
+        /// Which VM.
+        #[command(flatten)]
+        vm: Vm,
+        /// End it at once, also when a polite stop is under way
+        #[arg(long, short)]
+        force: bool,
+        /// For the daemon to end after its signal
+        #[arg(long, value_parser = duration, default_value = "30s")]
+        timeout: Duration,
+        /// The polite signal
+        #[arg(long, default_value = "TERM")]
+        signal: Signal,
+    },
+    /// List the VMs of the run directory
+    List {
+        /// How
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Print what console and daemon have written
+    Logs {
+        /// Which VM.
+        #[command(flatten)]
+        vm: Vm,
+        /// Go on with what comes, until the VM has ended
+        #[arg(long, short)]
+        follow: bool,
+        /// Only what is newer than so long
+        #[arg(long, value_parser = duration)]
+        since: Option<Duration>,
+    },
+    /// Wait until a VM has ended and print its exit record as JSON
+    Wait {
+        /// Which VM.
+        #[command(flatten)]
+        vm: Vm,
+        /// Give up after so long
+        #[arg(long, value_parser = duration)]
+        timeout: Option<Duration>,
+    },
+    /// Give a VM whose monitor has died a new one
+    Adopt {
+        /// Which VM.
+        #[command(flatten)]
+        vm: Vm,
+    },
+    /// Start the daemon of a VM that was launched with --hold
+    Start {
+        /// Which VM.
+        #[command(flatten)]
+        vm: Vm,
+        /// The daemon.
+        #[command(flatten)]
+        daemon: DaemonArgs,
+    },
+    /// Make root file systems
+    #[command(subcommand)]
+    Image(Image),
+    /// Check each thing that is needed, and say what to do about those that are missing
+    Doctor {
+        /// Do not boot a guest
+        #[arg(long)]
+        no_boot: bool,
+        /// Boot this kernel [default: the one of the running system]
+        #[arg(long)]
+        kernel: Option<PathBuf>,
+        /// Boot this initramfs
+        #[arg(long)]
+        rootfs: Option<PathBuf>,
+    },
+    /// Print a completion script
+    Completions {
+        /// For this shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Which VM.
+#[derive(Debug, Args)]
+pub struct Vm {
+    /// The VM's name
+    #[arg(long = "name", short = 'n', value_name = "NAME")]
+    pub name: VmId,
+}
+
+/// The daemon.
+#[derive(Debug, Default, Args)]
+pub struct DaemonArgs {
+    /// A variable of the daemon's environment
+    #[arg(long, short, value_name = "K=V", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    /// A file with one K=V a line; `-` is standard input. Keeps secrets off the command line
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
+    /// The daemon and its arguments [default: what the image names]
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `pepita run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The guest's kernel: a bzImage or an uncompressed one
+    #[arg(long, short)]
+    pub kernel: Option<PathBuf>,
+    /// The guest's root: an initramfs (.cpio) or a disk (.ext4); with --vmm process an image.json
+    #[arg(long, short)]
+    pub rootfs: Option<PathBuf>,
+    /// An initrd before a disk [default: made from the kernel's modules when there are some beside it]
+    #[arg(long)]
+    pub initrd: Option<PathBuf>,
+    /// The unpacked package of the kernel, for the modules of a disk's initrd
+    #[arg(long, value_name = "DIR")]
+    pub kernel_package: Option<PathBuf>,
+    /// The guest's vsock address, or `auto`
+    #[arg(long, value_name = "CID", default_value = "auto")]
+    pub vsock_cid: cid::Wanted,
+    /// The VM's name [default: a random one]
+    #[arg(long, short)]
+    pub name: Option<VmId>,
+    /// Virtual CPUs
+    #[arg(long, visible_alias = "vcpus", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=288))]
+    pub cpus: u32,
+    /// Memory in MiB, or with a suffix: 512M, 1G
+    #[arg(long, short, value_parser = memory, default_value = "256")]
+    pub memory: u64,
+    /// The port on which the guest agent listens
+    #[arg(long, value_name = "PORT", default_value_t = pepita_wire::DEFAULT_PORT)]
+    pub vsock_port: u32,
+    /// How the host reaches the guest's vsock
+    #[arg(long, value_enum, default_value_t = VsockChoice::Auto)]
+    pub vsock: VsockChoice,
+    /// A label that status and list show
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    pub label: Vec<(String, String)>,
+    /// Which start of this VM it is [default: one more than the last]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub incarnation: u64,
+    /// Boot, but do not start the daemon until `pepita start`
+    #[arg(long)]
+    pub hold: bool,
+    /// Return when the VMM runs
+    #[arg(long, short)]
+    pub daemon: bool,
+    /// With --daemon: return when the guest agent answers
+    #[arg(long)]
+    pub wait_ready: bool,
+    /// For the agent to come up
+    #[arg(long, value_parser = duration, default_value = "60s")]
+    pub ready_timeout: Duration,
+    /// In the foreground: remove all traces at the end
+    #[arg(long)]
+    pub rm: bool,
+    /// What runs the VM. `process` is the agent as a plain process, WITHOUT ANY ISOLATION
+    #[arg(long, value_enum, default_value_t = VmmChoice::Qemu)]
+    pub vmm: VmmChoice,
+    /// How the virtual CPUs run
+    #[arg(long, value_enum, default_value_t = AccelChoice::Auto)]
+    pub accel: AccelChoice,
+    /// Added to the kernel's command line
+    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
+    pub cmdline_append: String,
+    /// The daemon.
+    #[command(flatten)]
+    pub daemon_args: DaemonArgs,
+}
+
+/// `--vmm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VmmChoice {
+    /// QEMU's microvm machine
+    Qemu,
+    /// A plain process of the host: no isolation whatever
+    Process,
+}
+
+/// `--accel`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AccelChoice {
+    /// KVM where /dev/kvm opens and the CPU has vmx or svm, else TCG
+    Auto,
+    /// In hardware
+    Kvm,
+    /// Emulated
+    Tcg,
+}
+
+/// `--vsock`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VsockChoice {
+    /// The kernel's where /dev/vhost-vsock opens, else hybrid
+    Auto,
+    /// The host kernel's AF_VSOCK
+    Vhost,
+    /// A Unix socket, by vhost-device-vsock
+    Hybrid,
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// A name a line
+    Name,
+    /// Status records
+    Json,
+}
+
+/// `pepita image`.
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Make a root file system with the agent and a daemon in it
+    Build(Box<ImageBuild>),
+}
+
+/// `pepita image build`.
+#[derive(Debug, Args)]
+pub struct ImageBuild {
+    /// The daemon's program, statically linked unless --dir brings its libraries
+    #[arg(long, value_name = "BIN")]
+    pub daemon: Option<PathBuf>,
+    /// A directory whose contents become the root's
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Where to: a .cpio (initramfs) or an .ext4 (disk)
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// The kernel's package, unpacked or a .deb, for the modules that the guest has to load
+    #[arg(long, value_name = "DIR")]
+    pub kernel_package: Option<PathBuf>,
+    /// The guest agent [default: daemonctl beside pepita]
+    #[arg(long, value_name = "BIN")]
+    pub agent: Option<PathBuf>,
+    /// Size of a disk in MiB [default: as needed and 32 more]
+    #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
+    pub size: u64,
+    /// The daemon.
+    #[command(flatten)]
+    pub daemon_args: DaemonArgs,
+}
+
+/// `30s`, `5min`, or a bare number of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text).map_err(|e| format!("{e}; for example 30s or 5min")),
+    }
+}
+
+/// MiB, or with a suffix.
+fn memory(text: &str) -> Result<u64, String> {
+    let bad = || "a number of MiB, or with a suffix: 512M, 1G".to_owned();
+    let (digits, factor) = match text.as_bytes().last() {
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 1),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 1024),
+        _ => (text, 1),
+    };
+    let mib = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(bad)?;
+    if (32..=1 << 20).contains(&mib) { Ok(mib) } else { Err("between 32M and 1024G".into()) }
+}
+
+/// `K=V`, split at the first equals sign.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("K=V is wanted".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_shapes_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn both_dialects_are_understood() {
+        let parse = |args: &[&str]| Cli::try_parse_from(args.iter()).expect("a good call").call;
+        let Some(Call::Run(run)) =
+            parse(&["pepita", "run", "--vcpus", "2", "--memory", "1G", "--name", "a", "--", "/bin/x", "--y"])
+        else {
+            panic!("a run")
+        };
+        assert_eq!((run.cpus, run.memory), (2, 1024));
+        assert_eq!(run.daemon_args.command, ["/bin/x", "--y"]);
+        for signal in ["TERM", "SIGTERM", "15"] {
+            let call = parse(&["pepita", "signal", "--name", "a", "--signal", signal]);
+            assert!(matches!(call, Some(Call::Signal { signal: Signal::TERM, .. })));
+        }
+    }
+
+    #[test]
+    fn bad_names_and_numbers_are_refused() {
+        for args in [
+            ["--name", "../x"],
+            ["--name", "-rf"],
+            ["--name", ""],
+            ["--memory", "much"],
+            ["--memory", "1"],
+            ["--cpus", "0"],
+            ["--vsock-cid", "2"],
+            ["--env", "novalue"],
+        ] {
+            assert!(Cli::try_parse_from(["pepita", "run", args[0], args[1]]).is_err(), "{args:?}");
+        }
+    }
+}

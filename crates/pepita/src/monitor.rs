@@ -1,0 +1,378 @@
+//! What stays behind with a VM: the parent of its VMM, one small process with one thread.
+//!
+//! It hears the VMM's end, the agent, QEMU and the console, answers clients, keeps the log and writes the exit record.
+//! What anything means is decided in [`life`] and [`evidence`]; here is only who to wait for, and what to do then.
+
+pub mod agent;
+pub mod conn;
+pub mod control;
+pub mod evidence;
+mod finish;
+pub mod life;
+pub mod log;
+pub mod qmp;
+mod requests;
+pub mod scan;
+pub mod start;
+
+pub(crate) use finish::TRANSIENT;
+
+use crate::failure::{Outcome, system};
+use crate::identity::Identity;
+use crate::names;
+use crate::plan::{Plan, VmmKind};
+use crate::record::{self, State, Sync};
+use crate::rundir::Lock;
+use crate::vmm::{Process, Started};
+use agent::{Agent, Asker, Heard};
+use conn::Conn;
+use control::Control;
+use life::{Effect, Event, Life};
+use log::Log;
+use pepita_wire::{GuestEvent, StatusRecord};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+use scan::Scanner;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// What is read of the console at once.
+const CONSOLE_READ: usize = 64 * 1024;
+
+/// Such reads in a row, so that a flood does not keep the others waiting.
+const CONSOLE_READS: usize = 8;
+
+/// The monitor of one VM.
+pub(crate) struct Monitor {
+    plan: Plan,
+    dir: PathBuf,
+    /// Held for life: the claims of the name and of the CID.
+    _name: Lock,
+    _cid: Lock,
+    cid_path: PathBuf,
+    life: Life,
+    vmm: Process,
+    backend: Option<Process>,
+    daemon: Option<Identity>,
+    console: Option<OwnedFd>,
+    qmp: Option<Conn>,
+    /// Whose commands QEMU has not answered yet; the first is our own.
+    qmp_askers: VecDeque<Option<(u64, u64)>>,
+    agent: Agent,
+    scanner: Scanner,
+    log: Log,
+    control: Control,
+    saved: Option<u64>,
+    /// Where the answer to whoever started us goes, until it is given.
+    starter: Option<start::Starter>,
+    over: bool,
+}
+
+/// Who is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Vmm,
+    Backend,
+    Console,
+    Qmp,
+    Agent,
+    Listener,
+    Client(u64),
+}
+
+/// What [`start`] has prepared.
+pub(crate) struct Parts {
+    plan: Plan,
+    dir: PathBuf,
+    name: Lock,
+    cid: Lock,
+    cid_path: PathBuf,
+    life: Life,
+    started: Started,
+    daemon: Option<Identity>,
+    agent: Agent,
+    log: Log,
+    control: Control,
+    starter: start::Starter,
+}
+
+impl Monitor {
+    fn new(parts: Parts) -> Self {
+        let Started { vmm, backend, console, qmp } = parts.started;
+        Self {
+            plan: parts.plan,
+            dir: parts.dir,
+            _name: parts.name,
+            _cid: parts.cid,
+            cid_path: parts.cid_path,
+            life: parts.life,
+            vmm,
+            backend,
+            daemon: parts.daemon,
+            console: Some(console),
+            qmp: qmp.map(Conn::new),
+            qmp_askers: VecDeque::from([None]),
+            agent: parts.agent,
+            scanner: Scanner::new(),
+            log: parts.log,
+            control: parts.control,
+            saved: None,
+            starter: Some(parts.starter),
+            over: false,
+        }
+    }
+
+    /// Watches until the VM has ended and its record is written.
+    fn run(mut self) {
+        self.save();
+        let first = match &mut self.qmp {
+            // Its answer comes when the machine is set up.
+            Some(qmp) => qmp.send(qmp::CAPABILITIES).err().map(|_| Event::Tick),
+            None => Some(Event::VmmUp),
+        };
+        if let Some(event) = first {
+            self.happened(event);
+        }
+        while !self.over {
+            for source in self.wait() {
+                self.attend(source);
+            }
+            let now = Instant::now();
+            self.agent.tick(now);
+            if self.life.wake_at().is_some_and(|at| now >= at) {
+                self.happened(Event::Tick);
+            }
+            self.publish();
+        }
+    }
+
+    fn wait(&self) -> Vec<Source> {
+        let mut fds: Vec<(Source, BorrowedFd<'_>, PollFlags)> = Vec::with_capacity(8);
+        fds.push((Source::Vmm, self.vmm.handle().as_fd(), PollFlags::IN));
+        if let Some(backend) = &self.backend {
+            fds.push((Source::Backend, backend.handle().as_fd(), PollFlags::IN));
+        }
+        if let Some(console) = &self.console {
+            fds.push((Source::Console, console.as_fd(), PollFlags::IN));
+        }
+        if let Some(qmp) = &self.qmp {
+            fds.push((Source::Qmp, qmp.as_fd(), qmp.interest()));
+        }
+        if let Some((fd, interest)) = self.agent.interest() {
+            fds.push((Source::Agent, fd, interest));
+        }
+        for (client, fd, interest) in self.control.interest() {
+            fds.push((client.map_or(Source::Listener, Source::Client), fd, interest));
+        }
+        let wake_at = self.life.wake_at().into_iter().chain(self.agent.wake_at()).min();
+        let left = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let limit = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut polled: Vec<PollFd<'_>> =
+            fds.iter().map(|(_, fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
+        // An interrupted wait is a short one.
+        let _ = poll(&mut polled, limit.as_ref());
+        let ready = polled.iter().zip(&fds).filter(|(fd, _)| !fd.revents().is_empty());
+        ready.map(|(_, (source, ..))| *source).collect()
+    }
+
+    fn attend(&mut self, source: Source) {
+        match source {
+            Source::Console => self.read_console(),
+            Source::Qmp => self.read_qmp(),
+            Source::Agent => self.read_agent(),
+            Source::Listener => self.control.accept(),
+            Source::Client(number) => {
+                for request in self.control.read(number) {
+                    self.requested(number, request);
+                }
+            }
+            Source::Backend => {
+                if let Some(mut backend) = self.backend.take() {
+                    backend.end();
+                    self.happened(Event::BackendEnded);
+                }
+            }
+            Source::Vmm if self.over => {}
+            Source::Vmm => {
+                // What it and the guest said last is still on its way to us.
+                while self.console.is_some() && self.console_has_more() {
+                    self.read_console();
+                }
+                self.read_qmp();
+                self.read_agent();
+                let words = crate::vmm::last_words();
+                let panic = self.scanner.panic_line().map(str::to_owned);
+                let evidence = self.life.evidence();
+                (evidence.vmm_words, evidence.panic_line) = (words, panic);
+                let end = self.vmm.end();
+                self.happened(Event::VmmEnded(end));
+            }
+        }
+    }
+
+    fn console_has_more(&self) -> bool {
+        self.console.as_ref().is_some_and(|fd| crate::vmm::wait_for(fd, std::time::Duration::ZERO))
+    }
+
+    fn read_console(&mut self) {
+        let mut buffer = vec![0; CONSOLE_READ];
+        let mut output = Vec::new();
+        for _ in 0..CONSOLE_READS {
+            let Some(console) = &self.console else { return };
+            let read = match conn::read(console, &mut buffer) {
+                Ok(Some(n)) if n > 0 => n,
+                Ok(None) => return,
+                // The VMM is gone, or about to be.
+                Ok(Some(_)) | Err(_) => return drop(self.console.take()),
+            };
+            output.clear();
+            let notes = self.scanner.push(&buffer[..read], &self.agent.tokens(), &mut output);
+            self.log.write(Instant::now(), unix_ms(), &output);
+            self.happened(Event::ConsoleSpoke);
+            for note in notes {
+                self.happened(Event::Noted(note));
+            }
+        }
+    }
+
+    fn read_qmp(&mut self) {
+        let Some(qmp) = &mut self.qmp else { return };
+        let ended = qmp.flush().and_then(|()| qmp.read()).is_err();
+        let mut said = Vec::new();
+        while let Some(line) = qmp.lines.next_line() {
+            said.extend(line.ok().map(qmp::parse));
+        }
+        if ended {
+            self.qmp = None;
+        }
+        for said in said {
+            match said {
+                qmp::Said::Done | qmp::Said::Refused(_) => match self.qmp_askers.pop_front() {
+                    Some(None) => self.happened(Event::VmmUp),
+                    Some(Some((client, id))) => {
+                        let outcome = match said {
+                            qmp::Said::Refused(why) => Err(requests::refusal(&why)),
+                            _ => Ok(serde_json::Value::Null),
+                        };
+                        self.control.answer(client, id, outcome);
+                    }
+                    None => {}
+                },
+                qmp::Said::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
+                qmp::Said::Stopped => self.happened(Event::Paused(true)),
+                qmp::Said::Resumed => self.happened(Event::Paused(false)),
+                qmp::Said::Other => {}
+            }
+        }
+    }
+
+    fn read_agent(&mut self) {
+        for heard in self.agent.ready(Instant::now()) {
+            match heard {
+                Heard::Up(generation) => self.happened(Event::AgentUp { generation }),
+                Heard::Down => self.happened(Event::AgentDown),
+                Heard::Said(seq, event) => {
+                    if let (GuestEvent::Started { pid }, VmmKind::Process) = (&event, self.plan.vmm) {
+                        // Of a plain process the "guest's" pid is the host's.
+                        self.daemon = Identity::of(*pid);
+                    }
+                    self.happened(Event::AgentSaid { seq, event });
+                }
+                Heard::Answered(Asker::Start, outcome) => {
+                    self.happened(Event::Started(outcome.map(drop)));
+                }
+                Heard::Answered(Asker::Client(client, id), outcome) => {
+                    self.control.answer(client, id, outcome);
+                }
+                Heard::Answered(Asker::Nobody, _) => {}
+            }
+        }
+    }
+
+    /// Something happened: asks what it means, and does it.
+    fn happened(&mut self, event: Event) {
+        let effects = self.life.on(Instant::now(), unix_ms(), event);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Dial => self.agent.dial(Instant::now()),
+            Effect::Ask(ask) => {
+                let asker = match ask {
+                    pepita_wire::Ask::Start(_) => Asker::Start,
+                    _ => Asker::Nobody,
+                };
+                self.agent.ask(ask, asker);
+            }
+            Effect::Resume => self.set_paused(false, None),
+            Effect::TermVmm => {
+                self.set_paused(false, None);
+                self.vmm.signal(Signal::TERM);
+            }
+            Effect::KillVmm => {
+                self.vmm.signal(Signal::KILL);
+                self.kill_daemon();
+            }
+            Effect::Finish(exit) => self.finish(*exit),
+        }
+    }
+
+    /// Tells whoever wants to know what has changed.
+    fn publish(&mut self) {
+        if self.over || self.saved == Some(self.life.generation()) {
+            return;
+        }
+        self.save();
+        let status = self.status();
+        self.control.tell(&status);
+        if self.life.evidence().vmm_ran
+            && let Some(starter) = self.starter.take()
+        {
+            starter.started(&status);
+        }
+    }
+
+    fn status(&mut self) -> StatusRecord {
+        let (dropped, vmm_pid) = (self.log.dropped(), self.vmm.identity.pid);
+        self.life.note(|status| {
+            status.dropped_log_bytes = dropped;
+            status.vmm_pid = status.exit.is_none().then_some(vmm_pid);
+        });
+        self.life.status(Instant::now())
+    }
+
+    fn save(&mut self) {
+        let status = self.status();
+        self.saved = Some(status.generation);
+        let state = State {
+            vmm: status.exit.is_none().then(|| self.vmm.identity.clone()),
+            backend: self.backend.as_ref().map(|b| b.identity.clone()),
+            daemon: self.daemon.clone(),
+            log_base: self.log.base(),
+            status,
+        };
+        if let Err(e) = record::write(Path::new(names::STATE), &state, Sync::No) {
+            eprintln!("pepita monitor: {}", e.message);
+        }
+    }
+}
+
+/// The wall clock, in milliseconds since the Unix epoch.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A new secret: 128 bits from the kernel.
+pub(crate) fn secret() -> Outcome<String> {
+    let mut bytes = [0; 16];
+    let read =
+        std::fs::File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes));
+    read.map_err(|e| system("/dev/urandom", e))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

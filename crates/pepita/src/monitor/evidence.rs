@@ -1,0 +1,212 @@
+//! Weighs what is known of a VM's end and says why it ended.
+//!
+//! Order of belief: the agent's report, the VMM's own events, how its process ended, the console's text. What nobody
+//! saw is `unknown`, never 0. Knows no process, no socket and no clock.
+
+use pepita_wire::record::ProcessExit;
+use pepita_wire::{DaemonExit, ExitReason};
+
+/// Who had asked for the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// A polite stop.
+    Stop,
+    /// An end at once.
+    Kill,
+}
+
+/// How the VMM's process ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VmmEnd {
+    /// It has not, as far as we know.
+    #[default]
+    Runs,
+    /// Its parent saw it.
+    Seen(ProcessExit),
+    /// It is gone, and its parent was gone before it.
+    Unseen,
+}
+
+/// All that is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// What was asked for before the guest had said anything.
+    pub asked: Option<Asked>,
+    /// How the daemon ended, as the agent told over vsock or, failing that, on the console.
+    pub report: Option<DaemonExit>,
+    /// The report came over the console only.
+    pub by_console: bool,
+    /// Why the agent could not go on.
+    pub agent_failed: Option<String>,
+    /// The reason in QMP's SHUTDOWN event.
+    pub shutdown: Option<String>,
+    /// The VMM's process.
+    pub vmm: VmmEnd,
+    /// The VMM had accepted its arguments and images.
+    pub vmm_ran: bool,
+    /// What it said on its standard error last.
+    pub vmm_words: String,
+    /// The vsock back-end ended before the VMM.
+    pub backend_died: bool,
+    /// The console's line about a panic of the guest's kernel.
+    pub panic_line: Option<String>,
+    /// The agent was not there in time.
+    pub boot_timeout: bool,
+    /// The host's OOM killer has struck within the VM's cgroup.
+    pub host_oom: bool,
+}
+
+/// Why it ended, and what that rests on.
+pub fn judge(evidence: &Evidence) -> (ExitReason, Vec<String>) {
+    let reason = reason(evidence);
+    (reason, sentences(evidence))
+}
+
+fn reason(e: &Evidence) -> ExitReason {
+    if let Some(report) = &e.report {
+        return match (e.asked, report) {
+            (Some(Asked::Kill), _) => ExitReason::Killed,
+            (Some(Asked::Stop), _) => ExitReason::StopRequested,
+            (None, DaemonExit { oom: true, .. }) => ExitReason::GuestOom,
+            (None, DaemonExit { code: Some(0), .. }) => ExitReason::Completed,
+            (None, DaemonExit { signal: Some(_), .. }) => ExitReason::Signalled,
+            (None, DaemonExit { code: Some(_), .. } | DaemonExit { exec: Some(_), .. }) => ExitReason::Failed,
+            (None, DaemonExit { code: None, signal: None, exec: None, .. }) => ExitReason::Unknown,
+        };
+    }
+    match e.asked {
+        Some(Asked::Kill) => return ExitReason::Killed,
+        Some(Asked::Stop) => return ExitReason::StopRequested,
+        None => {}
+    }
+    if e.boot_timeout {
+        return ExitReason::BootTimeout;
+    }
+    if e.backend_died {
+        return ExitReason::TransportLost;
+    }
+    if e.host_oom {
+        return ExitReason::HostOom;
+    }
+    match (&e.vmm, &e.shutdown) {
+        (VmmEnd::Seen(ProcessExit { signal: Some(_), .. }), None) => ExitReason::VmmCrash,
+        (VmmEnd::Seen(ProcessExit { code: Some(code), .. }), None) if *code != 0 => match e.vmm_ran {
+            true => ExitReason::VmmCrash,
+            false => ExitReason::VmmConfig,
+        },
+        // It ended in good order: the guest made it end, or somebody asked QEMU itself.
+        (VmmEnd::Seen(_) | VmmEnd::Unseen | VmmEnd::Runs, shutdown) => {
+            if e.agent_failed.is_some() {
+                ExitReason::AgentLost
+            } else if e.panic_line.is_some() {
+                ExitReason::GuestPanic
+            } else {
+                match (shutdown.as_deref(), &e.vmm) {
+                    (Some("guest-panic"), _) => ExitReason::GuestPanic,
+                    (Some("host-signal" | "host-qmp-quit" | "host-ui"), _) => ExitReason::VmmCrash,
+                    (Some(_), _) | (None, VmmEnd::Seen(ProcessExit { code: Some(0), .. })) => {
+                        ExitReason::GuestReset
+                    }
+                    (None, VmmEnd::Seen(_) | VmmEnd::Unseen | VmmEnd::Runs) => ExitReason::Unknown,
+                }
+            }
+        }
+    }
+}
+
+fn sentences(e: &Evidence) -> Vec<String> {
+    let mut all = Vec::new();
+    match e.asked {
+        Some(Asked::Stop) => all.push("a stop was asked for".to_owned()),
+        Some(Asked::Kill) => all.push("its end was asked for".to_owned()),
+        None => {}
+    }
+    if let Some(report) = &e.report {
+        let way = if e.by_console { "on the console" } else { "over vsock" };
+        all.push(format!("the agent told {way}: {report}"));
+    }
+    if let Some(why) = &e.agent_failed {
+        all.push(format!("the agent gave up: {}", cut(why)));
+    }
+    if e.boot_timeout {
+        all.push("the agent did not come up in time".to_owned());
+    }
+    if e.backend_died {
+        all.push("the vsock back-end ended before the VMM".to_owned());
+    }
+    if e.host_oom {
+        all.push("the host's OOM killer struck".to_owned());
+    }
+    if let Some(shutdown) = &e.shutdown {
+        all.push(format!("the VMM said: shutdown, {}", cut(shutdown)));
+    }
+    match e.vmm {
+        VmmEnd::Seen(ProcessExit { signal: Some(n), .. }) => {
+            let name = pepita_wire::Signal::new(n).map_or_else(|| n.to_string(), |s| s.to_string());
+            all.push(format!("the VMM died of {name}"));
+        }
+        VmmEnd::Seen(ProcessExit { code: Some(code), .. }) => {
+            all.push(format!("the VMM exited with {code}"));
+        }
+        VmmEnd::Unseen => all.push("the VMM is gone; nobody saw how".to_owned()),
+        VmmEnd::Seen(_) | VmmEnd::Runs => {}
+    }
+    if !e.vmm_ran && !e.vmm_words.is_empty() {
+        all.push(format!("it said: {}", cut(&e.vmm_words)));
+    }
+    if let Some(line) = &e.panic_line {
+        all.push(format!("the console said: {}", cut(line)));
+    }
+    all
+}
+
+/// Nobody's words fill a record.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(300)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(code: Option<i32>, signal: Option<i32>) -> VmmEnd {
+        VmmEnd::Seen(ProcessExit { code, signal })
+    }
+
+    #[test]
+    fn the_stronger_evidence_wins() {
+        use ExitReason as R;
+        let ran = Evidence { vmm_ran: true, ..Evidence::default() };
+        let after = |vmm| Evidence { vmm, ..ran.clone() };
+        let reset = Evidence { shutdown: Some("guest-reset".into()), ..after(seen(Some(0), None)) };
+        let told = |exit| Evidence { report: Some(exit), ..reset.clone() };
+        let oom = DaemonExit { oom: true, ..DaemonExit::signal(9) };
+        let cases = [
+            (told(DaemonExit::code(0)), R::Completed),
+            (told(DaemonExit::code(3)), R::Failed),
+            (told(DaemonExit::signal(11)), R::Signalled),
+            (told(oom), R::GuestOom),
+            (Evidence { asked: Some(Asked::Stop), ..told(DaemonExit::code(0)) }, R::StopRequested),
+            (after(seen(None, Some(9))), R::VmmCrash),
+            (after(seen(Some(1), None)), R::VmmCrash),
+            (Evidence { vmm: seen(Some(1), None), ..Evidence::default() }, R::VmmConfig),
+            (reset.clone(), R::GuestReset),
+            (Evidence { panic_line: Some("Kernel panic".into()), ..reset.clone() }, R::GuestPanic),
+            (Evidence { agent_failed: Some("no module".into()), ..reset.clone() }, R::AgentLost),
+            (Evidence { backend_died: true, ..after(seen(None, Some(9))) }, R::TransportLost),
+            (Evidence { boot_timeout: true, ..after(seen(None, Some(9))) }, R::BootTimeout),
+            (Evidence { asked: Some(Asked::Kill), ..after(seen(None, Some(9))) }, R::Killed),
+            (after(VmmEnd::Unseen), R::Unknown),
+            (Evidence::default(), R::Unknown),
+        ];
+        for (evidence, expected) in cases {
+            assert_eq!(judge(&evidence).0, expected, "{evidence:?}");
+        }
+    }
+
+    #[test]
+    fn a_crash_is_explained() {
+        let evidence = Evidence { vmm: seen(None, Some(9)), vmm_ran: true, ..Evidence::default() };
+        assert_eq!(judge(&evidence).1, ["the VMM died of SIGKILL"]);
+    }
+}

@@ -1,0 +1,110 @@
+//! The end: what is left is killed, the record is written before anything else goes, watchers are told last.
+
+use super::Monitor;
+use crate::names;
+use crate::plan::VmmKind;
+use crate::record::{self, Sync};
+use pepita_wire::{ExitRecord, rundir};
+use rustix::event::{PollFd, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// For clients to take their last answer.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Every socket of a run directory but the control socket, and the tokens.
+pub(crate) const TRANSIENT: [&str; 7] = [
+    rundir::HYBRID,
+    names::BACKEND,
+    names::QMP,
+    names::CONSOLE,
+    names::NOTIFY,
+    rundir::TOKEN,
+    names::BOOT_TOKEN,
+];
+
+impl Monitor {
+    pub(super) fn finish(&mut self, mut exit: ExitRecord) {
+        self.over = true;
+        exit.console = self.scanner.last_lines();
+        if let Err(e) = record::write(Path::new(rundir::EXIT), &exit, Sync::Yes) {
+            // The state still has it, if that can be written.
+            eprintln!("pepita monitor: exit record: {}", e.message);
+        }
+        if let Some(backend) = self.backend.take() {
+            backend.kill();
+        }
+        self.kill_daemon();
+        if self.plan.vmm == VmmKind::Process {
+            kill_orphans();
+        }
+        for name in TRANSIENT {
+            let _ = std::fs::remove_file(name);
+        }
+        self.life.note(|status| status.exit = Some(exit));
+        self.save();
+        // The claim of the CID goes with us; its file has no more use.
+        let _ = std::fs::remove_file(&self.cid_path);
+        let status = self.status();
+        if let Some(starter) = self.starter.take() {
+            starter.ended(&status);
+            // Nobody was told that it is there, so nothing of it stays.
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+        self.control.tell(&status);
+        let _ = std::fs::remove_file(rundir::CONTROL);
+        self.say_goodbye();
+    }
+
+    fn say_goodbye(&mut self) {
+        let deadline = Instant::now() + FAREWELL;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.control.is_flushed() || left.is_zero() {
+                return;
+            }
+            let limit = Timespec::try_from(left).ok();
+            let interest = self.control.interest().filter(|(client, ..)| client.is_some());
+            let mut fds: Vec<PollFd<'_>> =
+                interest.map(|(_, fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect();
+            let _ = poll(&mut fds, limit.as_ref());
+            drop(fds);
+            let clients: Vec<u64> = self.control.interest().filter_map(|(client, ..)| client).collect();
+            for client in clients {
+                // Requests that come now are not answered: the hang-up says enough.
+                let _ = self.control.read(client);
+            }
+        }
+    }
+
+    /// A plain process' daemon and its group, when the agent is no longer there to do it.
+    pub(super) fn kill_daemon(&mut self) {
+        if let Some(daemon) = self.daemon.take()
+            && daemon.open().is_some()
+            && let Some(pid) = i32::try_from(daemon.pid).ok().and_then(Pid::from_raw)
+        {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+/// Ends what the agent of a plain process left behind: it came to us, its subreaper.
+fn kill_orphans() {
+    let own = std::process::id();
+    for _ in 0..100 {
+        let children =
+            std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        let pids = children.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
+        let mut any = false;
+        for pid in pids {
+            any = true;
+            // Not reaped yet, so the pid is still its own.
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+        }
+        if !any {
+            return;
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Reads the console as it streams by: takes the agent's notes out, keeps the last lines, watches for a kernel panic.
+//! Holds a few KiB whatever a guest writes.
+
+use pepita_wire::console::{MARK, Note, decode};
+use std::collections::VecDeque;
+
+/// A note is shorter than this; a longer line is output.
+const NOTE_CAP: usize = 4096;
+
+/// Lines kept for the exit record, and the most that is kept of each.
+const LINES_KEPT: usize = 20;
+const LINE_KEPT: usize = 200;
+
+/// How a Linux guest says that its kernel is at its end.
+const PANIC: &str = "Kernel panic - not syncing";
+
+/// What the scanner knows.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    /// Bytes that may be the beginning of a note.
+    held: Vec<u8>,
+    /// The last byte given out was a newline, or nothing was given out yet.
+    fresh: bool,
+    line: Vec<u8>,
+    last: VecDeque<String>,
+    panic: Option<String>,
+}
+
+impl Scanner {
+    /// Nothing read yet.
+    pub fn new() -> Self {
+        Self { fresh: true, ..Self::default() }
+    }
+
+    /// Takes in what was read; `output` gets what is not a note. Notes are those with one of the tokens.
+    pub fn push(&mut self, bytes: &[u8], tokens: &[&str], output: &mut Vec<u8>) -> Vec<Note> {
+        let mut notes = Vec::new();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.held.is_empty() {
+                // Up to where a note could begin, everything is output.
+                let end = self.plain(rest);
+                self.give(&rest[..end], output);
+                rest = &rest[end..];
+                if let Some((byte, more)) = rest.split_first() {
+                    self.held.push(*byte);
+                    rest = more;
+                }
+                continue;
+            }
+            let (byte, more) = (rest[0], &rest[1..]);
+            self.held.push(byte);
+            rest = more;
+            if byte == b'\n' && self.held.len() > 1 {
+                let held = std::mem::take(&mut self.held);
+                let line = held.strip_prefix(b"\n").unwrap_or(&held);
+                match decode(line.strip_suffix(b"\n").unwrap_or(line), tokens) {
+                    Some(note) => notes.push(note),
+                    None => self.give(&held, output),
+                }
+            } else if !self.may_be_note() {
+                let held = std::mem::take(&mut self.held);
+                self.give(&held, output);
+            }
+        }
+        notes
+    }
+
+    /// How many bytes cannot be the beginning of a note: a note stands at the beginning of a line, after a newline of
+    /// its own, which is held back only where it would make an empty line.
+    fn plain(&self, bytes: &[u8]) -> usize {
+        let mut fresh = self.fresh;
+        for (at, byte) in bytes.iter().enumerate() {
+            if fresh && (*byte == b'\n' || *byte == MARK.as_bytes()[0]) {
+                return at;
+            }
+            fresh = *byte == b'\n';
+        }
+        bytes.len()
+    }
+
+    fn may_be_note(&self) -> bool {
+        let line = self.held.strip_prefix(b"\n").unwrap_or(&self.held);
+        let known = line.len().min(MARK.len());
+        self.held.len() <= NOTE_CAP && line[..known] == MARK.as_bytes()[..known]
+    }
+
+    fn give(&mut self, bytes: &[u8], output: &mut Vec<u8>) {
+        let Some(last) = bytes.last() else { return };
+        self.fresh = *last == b'\n';
+        output.extend_from_slice(bytes);
+        for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            let room = LINE_KEPT.saturating_sub(self.line.len());
+            let text = piece.strip_suffix(b"\n").unwrap_or(piece);
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            if piece.ends_with(b"\n") {
+                self.end_line();
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        if line.is_empty() {
+            return;
+        }
+        if self.panic.is_none() && line.contains(PANIC) {
+            self.panic = Some(line.clone());
+        }
+        if self.last.len() == LINES_KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
+    }
+
+    /// The last lines, the unfinished one too.
+    pub fn last_lines(&self) -> Vec<String> {
+        let unfinished = String::from_utf8_lossy(&self.line).trim_end().to_owned();
+        let unfinished = (!unfinished.is_empty()).then_some(unfinished);
+        self.last.iter().cloned().chain(unfinished).collect()
+    }
+
+    /// The line in which the guest's kernel said that it panics.
+    pub fn panic_line(&self) -> Option<&str> {
+        self.panic.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pepita_wire::DaemonExit;
+    use pepita_wire::console::encode;
+    use proptest::prelude::*;
+
+    fn scan(chunks: &[&[u8]]) -> (String, Vec<Note>, Scanner) {
+        let (mut scanner, mut output, mut notes) = (Scanner::new(), Vec::new(), Vec::new());
+        for chunk in chunks {
+            notes.extend(scanner.push(chunk, &["t"], &mut output));
+        }
+        (String::from_utf8_lossy(&output).into_owned(), notes, scanner)
+    }
+
+    #[test]
+    fn notes_are_taken_out_however_they_are_cut_and_the_rest_stays() {
+        let note = Note::Exited(DaemonExit::code(3));
+        let text = format!("one\n{}two\n", encode("t", &note)).into_bytes();
+        for cut in 0..text.len() {
+            let (output, notes, _) = scan(&[&text[..cut], &text[cut..]]);
+            assert_eq!((output.as_str(), &notes[..]), ("one\ntwo\n", &[note.clone()][..]), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_forged_note_is_output() {
+        let forged = encode("guess", &Note::Exited(DaemonExit::code(0)));
+        let (output, notes, _) = scan(&[forged.as_bytes()]);
+        assert_eq!((output, notes.len()), (forged, 0));
+    }
+
+    #[test]
+    fn a_panic_is_seen_and_the_last_lines_are_kept() {
+        let mut text = String::new();
+        for n in 0..100 {
+            text.push_str(&format!("line {n} {}\n", "x".repeat(500)));
+        }
+        text.push_str("[    1.2] Kernel panic - not syncing: sysrq triggered crash\nlast");
+        let (_, _, scanner) = scan(&[text.as_bytes()]);
+        assert!(scanner.panic_line().is_some_and(|line| line.contains("sysrq")));
+        let lines = scanner.last_lines();
+        assert_eq!((lines.len(), lines[20].as_str()), (21, "last"));
+        assert!(lines.iter().all(|line| line.len() <= LINE_KEPT));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_guest_writes_comes_out_unless_it_is_a_note(
+            chunks in proptest::collection::vec(proptest::collection::vec(prop_oneof![Just(b'\n'), Just(0x1e), Just(b'p'), any::<u8>()], 0..60), 0..20),
+        ) {
+            let (mut scanner, mut output) = (Scanner::new(), Vec::new());
+            for chunk in &chunks {
+                prop_assert!(scanner.push(chunk, &["t"], &mut output).is_empty());
+                prop_assert!(scanner.held.len() <= NOTE_CAP + 1);
+            }
+            let all = chunks.concat();
+            prop_assert_eq!(&output[..], &all[..output.len()]);
+            prop_assert_eq!(&scanner.held[..], &all[output.len()..]);
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! How a monitor comes to its VM: launches it, or takes over one whose monitor has died.
+//!
+//! `pepita run` and `pepita adopt` start the monitor as a process of its own, hand it the plan on its standard input
+//! and read one line from its standard output: the VM's status, or why there is none.
+
+use super::agent::{Address, Agent};
+use super::control::Control;
+use super::life::{Event, Life};
+use super::log::Log;
+use super::{Monitor, Parts, secret, unix_ms};
+use crate::cid::{self, Wanted};
+use crate::failure::{About, Failure, Outcome, failure, io, system};
+use crate::identity::Identity;
+use crate::names;
+use crate::plan::{Plan, VmmKind};
+use crate::record::{self, State, Sync};
+use crate::rundir::{Lock, RunDir, Wait};
+use crate::vmm::{self, Process, Started};
+use pepita_wire::record::{AgentState, CallErrorKind, Transport, VsockStatus};
+use pepita_wire::{StatusRecord, VmId, VmState, rundir};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use std::fs::{DirBuilder, File};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// What a monitor is told.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// Launch this.
+    Launch(Box<Plan>),
+    /// Take over the VM of this name.
+    Adopt(String),
+}
+
+/// What a monitor answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// The VM, as it is now.
+    Up(Box<StatusRecord>),
+    /// There is none.
+    Failed(Failure),
+}
+
+/// Whoever waits for the answer.
+#[derive(Debug)]
+pub(crate) struct Starter(());
+
+impl Starter {
+    fn answer(self, answer: &Answer) {
+        let line = serde_json::to_string(answer).expect("records become JSON");
+        // Whoever started us may be gone.
+        let _ = writeln!(std::io::stdout(), "{line}");
+        if let Ok(null) = File::options().write(true).open("/dev/null") {
+            let _ = rustix::stdio::dup2_stdout(null);
+        }
+    }
+
+    pub(super) fn started(self, status: &StatusRecord) {
+        self.answer(&Answer::Up(Box::new(status.clone())));
+    }
+
+    /// It has ended before it was up.
+    pub(super) fn ended(self, status: &StatusRecord) {
+        let words = status.exit.as_ref().map(|exit| exit.evidence.join("; ")).unwrap_or_default();
+        let memory = ["Cannot allocate memory", "Resource temporarily unavailable", "Too many open files"];
+        let kind = match memory.iter().any(|text| words.contains(text)) {
+            true => CallErrorKind::TryAgain,
+            false => CallErrorKind::BadImage,
+        };
+        let why = failure(kind, format!("the VMM did not start: {words}"));
+        self.answer(&Answer::Failed(Failure { name: Some(status.name.clone()), ..why }));
+    }
+}
+
+/// The monitor's process. `run_dir` is the directory of run directories.
+pub fn main(run_dir: &Path) {
+    // A session of its own: no terminal's signals, no shell's job control.
+    let _ = rustix::process::setsid();
+    // The host's OOM killer is to take VMs, not those who watch them.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
+    let starter = Starter(());
+    let order = serde_json::from_reader(std::io::stdin());
+    if let Ok(null) = File::open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(null);
+    }
+    let order = order.map_err(|e| failure(CallErrorKind::Usage, format!("the monitor's order: {e}")));
+    let run_dir = RunDir::choose(Some(run_dir));
+    let (order, run_dir) = match (order, run_dir) {
+        (Ok(order), Ok(run_dir)) => (order, run_dir),
+        (Err(e), _) | (_, Err(e)) => return starter.answer(&Answer::Failed(e)),
+    };
+    match order {
+        Order::Launch(plan) => {
+            let name = plan.name.clone();
+            match launch(&run_dir, *plan).about(&name) {
+                Ok((lock, parts)) => Monitor::new(parts(lock, starter)).run(),
+                Err(e) => starter.answer(&Answer::Failed(e)),
+            }
+        }
+        Order::Adopt(name) => match adopt(&run_dir, &name).about(&name) {
+            Ok(Taken::Over(lock, parts)) => {
+                let mut monitor = Monitor::new(parts(lock, starter));
+                if monitor.backend.is_none() && needs_backend(&monitor.plan) {
+                    monitor.happened(Event::BackendEnded);
+                }
+                monitor.run();
+            }
+            Ok(Taken::Ended(status)) => starter.started(&status),
+            Err(e) => starter.answer(&Answer::Failed(e)),
+        },
+    }
+}
+
+type Prepared = Box<dyn FnOnce(Lock, Starter) -> Parts>;
+
+fn needs_backend(plan: &Plan) -> bool {
+    plan.vmm == VmmKind::Qemu && plan.transport == Transport::Hybrid
+}
+
+fn launch(run_dir: &RunDir, plan: Plan) -> Outcome<(Lock, Prepared)> {
+    run_dir.create()?;
+    let name = VmId::new(&plan.name).map_err(|e| failure(CallErrorKind::Usage, e.to_string()))?;
+    let dir = run_dir.checked_vm(&name)?;
+    let lock = claim(&dir)?;
+    match launch_in(run_dir, &dir, plan) {
+        Ok(prepared) => Ok((lock, prepared)),
+        Err(e) => {
+            // Nothing half made stays. The lock goes after the directory, so that nobody else's is removed.
+            let _ = std::fs::remove_dir_all(&dir);
+            drop(lock);
+            Err(e)
+        }
+    }
+}
+
+/// Claims a name: makes its directory and takes its lock.
+fn claim(dir: &Path) -> Outcome<Lock> {
+    let taken = |why: &str| failure(CallErrorKind::NameTaken, why.to_owned());
+    for _ in 0..10 {
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(io(dir, e)),
+        }
+        match Lock::take(&dir.join(names::LOCK), Wait::No) {
+            Ok(Some(lock)) => {
+                if outlived_its_monitor(dir) {
+                    return Err(taken(
+                        "a VM of this name runs without a monitor; `pepita adopt` or `pepita destroy` it",
+                    ));
+                }
+                return Ok(lock);
+            }
+            Ok(None) => return Err(taken("the name is taken; `pepita destroy` the VM of this name first")),
+            // Somebody removed the directory meanwhile.
+            Err(_) if !dir.exists() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(failure(CallErrorKind::TryAgain, "the name is being taken and given back all the time"))
+}
+
+fn outlived_its_monitor(dir: &Path) -> bool {
+    let state: Option<State> = record::read(&dir.join(names::STATE));
+    state.and_then(|state| state.vmm).is_some_and(|vmm| vmm.open().is_some())
+}
+
+/// Removes what a former VM of this name left in the current directory, and ends what of it still runs.
+fn clean(dir: &Path) -> Outcome<()> {
+    let was_used = dir.join(names::PLAN).exists();
+    if was_used && record::exit_in(dir).is_none() {
+        for stray in vmm::strays(dir) {
+            stray.signal(Signal::KILL);
+        }
+    }
+    for entry in std::fs::read_dir(dir).map_err(|e| io(dir, e))?.flatten() {
+        if entry.file_name() != names::LOCK {
+            std::fs::remove_file(entry.path()).map_err(|e| io(&entry.path(), e))?;
+        }
+    }
+    Ok(())
+}
+
+fn launch_in(run_dir: &RunDir, dir: &Path, mut plan: Plan) -> Outcome<Prepared> {
+    std::env::set_current_dir(dir).map_err(|e| io(dir, e))?;
+    if plan.incarnation == 0 {
+        let former: Option<Plan> = record::read(Path::new(names::PLAN));
+        plan.incarnation = former.map_or(1, |former| former.incarnation + 1);
+    }
+    clean(dir)?;
+    let log = File::options().create(true).append(true).open(names::MONITOR_LOG);
+    let log = log.map_err(|e| io(Path::new(names::MONITOR_LOG), e))?;
+    rustix::stdio::dup2_stderr(&log).map_err(|e| system("standard error", e))?;
+
+    let wanted = plan.cid.map_or(Wanted::Any, Wanted::Fixed);
+    let (cid, cid_lock, vhost) = claim_cid(run_dir, wanted, plan.transport)?;
+    let cid_path = cid::path(run_dir, cid);
+    plan.cid = Some(cid);
+    let made = prepare(dir, plan, &cid_lock, vhost.as_ref());
+    let (plan, started, agent, status, control, log) = match made {
+        Ok(made) => made,
+        Err(e) => {
+            let _ = std::fs::remove_file(&cid_path);
+            return Err(e);
+        }
+    };
+    let life = Life::new(&plan, status, Instant::now());
+    let dir = dir.to_owned();
+    Ok(Box::new(move |name, starter| Parts {
+        plan,
+        dir,
+        name,
+        cid: cid_lock,
+        cid_path,
+        life,
+        started,
+        daemon: None,
+        agent,
+        log,
+        control,
+        starter,
+    }))
+}
+
+/// The CID, its lock, and on the kernel transport the device that holds it.
+fn claim_cid(dir: &RunDir, wanted: Wanted, transport: Transport) -> Outcome<(u32, Lock, Option<OwnedFd>)> {
+    let mut from = cid::MIN;
+    loop {
+        let (cid, lock) = cid::claim(dir, wanted, from)?;
+        if transport == Transport::Hybrid {
+            return Ok((cid, lock, None));
+        }
+        match crate::vhost::claim(cid) {
+            Ok(fd) => return Ok((cid, lock, Some(fd))),
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::ADDRINUSE.raw_os_error()) => {
+                let _ = std::fs::remove_file(cid::path(dir, cid));
+                if wanted != Wanted::Any {
+                    return Err(failure(
+                        CallErrorKind::CidTaken,
+                        format!(
+                            "CID {cid} is held by another program on this host; choose another or leave it out"
+                        ),
+                    ));
+                }
+                from = cid + 1;
+            }
+            Err(e) => {
+                let _ = std::fs::remove_file(cid::path(dir, cid));
+                return Err(io(Path::new(crate::vhost::DEVICE), e));
+            }
+        }
+    }
+}
+
+type Made = (Plan, Started, Agent, StatusRecord, Control, Log);
+
+fn prepare(dir: &Path, plan: Plan, cid_lock: &Lock, vhost: Option<&OwnedFd>) -> Outcome<Made> {
+    record::write(Path::new(names::PLAN), &plan, Sync::No)?;
+    let (boot_token, token) = (secret()?, secret()?);
+    record::replace(Path::new(names::BOOT_TOKEN), boot_token.as_bytes(), Sync::No)?;
+    record::replace(Path::new(rundir::TOKEN), token.as_bytes(), Sync::No)?;
+    let log = Log::open(Path::new("."), 0, 0, Instant::now()).map_err(|e| system("console log", e))?;
+    let control = listen()?;
+    let started = match plan.vmm {
+        VmmKind::Qemu => vmm::start_qemu(&plan, &boot_token, cid_lock.file(), vhost)?,
+        VmmKind::Process => {
+            let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+            vmm::start_process(&plan, cid_lock.file())?
+        }
+    };
+    // What watches the VMs is protected from the OOM killer; they are not.
+    for process in std::iter::once(&started.vmm).chain(&started.backend) {
+        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", process.identity.pid), "0");
+    }
+    let agent = Agent::new(address(&plan), plan.incarnation, Some(boot_token), token);
+    let status = new_status(dir, &plan);
+    Ok((plan, started, agent, status, control, log))
+}
+
+fn listen() -> Outcome<Control> {
+    let path = Path::new(rundir::CONTROL);
+    let _ = std::fs::remove_file(path);
+    UnixListener::bind(path).and_then(Control::new).map_err(|e| io(path, e))
+}
+
+fn address(plan: &Plan) -> Address {
+    match plan.transport {
+        Transport::Hybrid => Address::Hybrid { path: PathBuf::from(rundir::HYBRID), port: plan.port },
+        Transport::Vhost => Address::Vhost { cid: plan.cid.unwrap_or_default(), port: plan.port },
+    }
+}
+
+fn new_status(dir: &Path, plan: &Plan) -> StatusRecord {
+    let uds = || dir.join(rundir::HYBRID).to_string_lossy().into_owned();
+    StatusRecord {
+        name: plan.name.clone(),
+        state: VmState::Created,
+        incarnation: plan.incarnation,
+        vmm: match plan.vmm {
+            VmmKind::Qemu => "qemu".into(),
+            VmmKind::Process => "process".into(),
+        },
+        accel: plan.accel.as_str().into(),
+        monitor_pid: Some(std::process::id()),
+        started_at: unix_ms(),
+        vsock: VsockStatus {
+            cid: plan.cid.unwrap_or_default(),
+            port: plan.port,
+            transport: plan.transport,
+            uds: (plan.transport == Transport::Hybrid).then(uds),
+        },
+        limits: "none".into(),
+        dir: dir.to_string_lossy().into_owned(),
+        labels: plan.labels.clone(),
+        ..StatusRecord::default()
+    }
+}
+
+/// What an adoption found.
+enum Taken {
+    Over(Lock, Prepared),
+    Ended(Box<StatusRecord>),
+}
+
+fn adopt(run_dir: &RunDir, name: &str) -> Outcome<Taken> {
+    let id = VmId::new(name).map_err(|e| failure(CallErrorKind::Usage, e.to_string()))?;
+    let dir = run_dir.vm(&id);
+    let none = || failure(CallErrorKind::NoSuchVm, "no such VM");
+    if !dir.is_dir() {
+        return Err(none());
+    }
+    let Some(lock) = Lock::take(&dir.join(names::LOCK), Wait::No)? else {
+        return Err(failure(CallErrorKind::TryAgain, "it has a monitor"));
+    };
+    let (Some(plan), Some(state)) =
+        (record::read::<Plan>(&dir.join(names::PLAN)), record::read::<State>(&dir.join(names::STATE)))
+    else {
+        // Its monitor died before the VM was there.
+        for stray in vmm::strays(&dir) {
+            stray.signal(Signal::KILL);
+        }
+        let _ = std::fs::remove_dir_all(&dir);
+        return Err(none());
+    };
+    if state.status.exit.is_some() || record::exit_in(&dir).is_some() {
+        return Ok(Taken::Ended(Box::new(crate::settle::ended(&dir, state))));
+    }
+    let Some(vmm) = state.vmm.clone().and_then(Process::adopt) else {
+        return Ok(Taken::Ended(Box::new(crate::settle::write_off(run_dir, &dir, state))));
+    };
+    std::env::set_current_dir(&dir).map_err(|e| io(&dir, e))?;
+    Ok(Taken::Over(lock, take_over(run_dir, &dir, plan, state, vmm)?))
+}
+
+fn take_over(run_dir: &RunDir, dir: &Path, plan: Plan, state: State, vmm: Process) -> Outcome<Prepared> {
+    if let Ok(log) = File::options().create(true).append(true).open(names::MONITOR_LOG) {
+        let _ = rustix::stdio::dup2_stderr(&log);
+    }
+    if plan.vmm == VmmKind::Process {
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    }
+    let cid_path = cid::path(run_dir, plan.cid.unwrap_or_default());
+    // The VMM has held the claim meanwhile; here it is only opened, to be removed in the end.
+    let cid = Lock::open(&cid_path)?;
+    let token = std::fs::read_to_string(rundir::TOKEN).unwrap_or_default().trim().to_owned();
+    let connected = |path: &str| super::conn::unix(Path::new(path)).map_err(|e| io(Path::new(path), e));
+    let started = Started {
+        vmm,
+        backend: state.backend.clone().and_then(Process::adopt),
+        console: connected(names::CONSOLE)?,
+        qmp: if plan.vmm == VmmKind::Qemu { Some(connected(names::QMP)?) } else { None },
+    };
+    let now = Instant::now();
+    let log = Log::open(Path::new("."), state.log_base, state.status.dropped_log_bytes, now);
+    let log = log.map_err(|e| system("console log", e))?;
+    let control = listen()?;
+    let boot_token = std::fs::read_to_string(names::BOOT_TOKEN).ok();
+    // Which of the two tokens is in force nobody wrote down: the agent refuses the other.
+    let boot_token = boot_token.filter(|_| !state.status.agent.ready);
+    let agent = Agent::new(address(&plan), plan.incarnation, boot_token, token);
+    let status = StatusRecord {
+        monitor_pid: Some(std::process::id()),
+        uptime_ms: unix_ms().saturating_sub(state.status.started_at),
+        agent: AgentState::default(),
+        ..state.status.clone()
+    };
+    let life = Life::adopt(&plan, status, now);
+    let (dir, daemon): (PathBuf, Option<Identity>) = (dir.to_owned(), state.daemon.clone());
+    Ok(Box::new(move |name, starter| Parts {
+        plan,
+        dir,
+        name,
+        cid,
+        cid_path,
+        life,
+        started,
+        daemon,
+        agent,
+        log,
+        control,
+        starter,
+    }))
+}

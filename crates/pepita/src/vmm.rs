@@ -1,0 +1,263 @@
+//! Starts the processes behind a VM: the VMM, and its vsock back-end. The only place of the launcher that does.
+//!
+//! They outlive the monitor that starts them: nothing dies with it, no pipe of theirs ends there.
+
+use crate::failure::{Outcome, failure, io, system};
+use crate::identity::Identity;
+use crate::monitor::evidence::VmmEnd;
+use crate::names;
+use crate::plan::{Plan, Root};
+use crate::qemu::{self, Descriptors};
+use pepita_wire::record::{CallErrorKind, ProcessExit};
+use pepita_wire::rundir;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// For a process to open its socket.
+const SOCKET_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A process of a VM, ours or a former monitor's.
+#[derive(Debug)]
+pub struct Process {
+    /// Which it is.
+    pub identity: Identity,
+    child: Option<Child>,
+    handle: OwnedFd,
+}
+
+impl Process {
+    fn spawn(command: &mut Command) -> Outcome<Self> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let child = command.spawn().map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
+                failure(CallErrorKind::VmmMissing, format!("{program}: {e}"))
+            }
+            _ => failure(CallErrorKind::TryAgain, format!("{program}: {e}")),
+        })?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        // Not reaped yet, so it is there even if it has ended.
+        let identity = Identity::of_child(child.id());
+        match handle {
+            Some(handle) => Ok(Self { identity, child: Some(child), handle }),
+            None => Err(system(&program, "no handle on the process")),
+        }
+    }
+
+    /// One that a former monitor started, if it still runs.
+    pub fn adopt(identity: Identity) -> Option<Self> {
+        identity.open().map(|handle| Self { identity, child: None, handle })
+    }
+
+    /// Readable once it has ended.
+    pub fn handle(&self) -> &OwnedFd {
+        &self.handle
+    }
+
+    /// Signals it.
+    pub fn signal(&self, signal: Signal) {
+        // It may end at this very moment.
+        let _ = pidfd_send_signal(&self.handle, signal);
+    }
+
+    /// How it ended, once its handle says that it has.
+    pub fn end(&mut self) -> VmmEnd {
+        let Some(child) = &mut self.child else { return VmmEnd::Unseen };
+        match child.wait() {
+            Ok(status) => VmmEnd::Seen(ProcessExit { code: status.code(), signal: status.signal() }),
+            Err(_) => VmmEnd::Unseen,
+        }
+    }
+
+    /// Ends it and waits until it is gone.
+    pub fn kill(mut self) {
+        self.signal(Signal::KILL);
+        wait_for(&self.handle, Duration::from_secs(5));
+        if self.child.is_some() {
+            self.end();
+        }
+    }
+}
+
+/// Waits until a handle is readable, at most so long.
+pub fn wait_for(handle: &impl AsFd, limit: Duration) -> bool {
+    let limit = Timespec::try_from(limit).ok();
+    let mut fds = [PollFd::new(handle, PollFlags::IN)];
+    poll(&mut fds, limit.as_ref()).is_ok_and(|ready| ready > 0)
+}
+
+/// What a started VM consists of.
+#[derive(Debug)]
+pub struct Started {
+    /// The VMM.
+    pub vmm: Process,
+    /// The vsock back-end, on the hybrid transport.
+    pub backend: Option<Process>,
+    /// Connected to the guest's console.
+    pub console: OwnedFd,
+    /// Connected to QEMU's monitor.
+    pub qmp: Option<OwnedFd>,
+}
+
+/// Starts QEMU, and the back-end before it. The current directory is the VM's run directory.
+///
+/// `cid_lock` is inherited by QEMU, so that the CID stays claimed as long as it lives.
+///
+/// # Errors
+/// When a program is missing or does not come up; nothing is left running then.
+pub fn start_qemu(plan: &Plan, token: &str, cid_lock: &File, vhost: Option<&OwnedFd>) -> Outcome<Started> {
+    let (console, for_console) = listen(names::CONSOLE)?;
+    let (qmp, for_qmp) = listen(names::QMP)?;
+    let mut backend = None;
+    let mut vsock = None;
+    if let (None, Some(program)) = (vhost, &plan.backend) {
+        let mut command = command(program)?;
+        command.args(["--guest-cid", &plan.cid.unwrap_or_default().to_string()]);
+        command.args(["--socket", names::BACKEND, "--uds-path", rundir::HYBRID]);
+        let process = Process::spawn(&mut command)?;
+        match connect(Path::new(names::BACKEND), &process) {
+            Ok(stream) => (backend, vsock) = (Some(process), Some(OwnedFd::from(stream))),
+            Err(e) => {
+                process.kill();
+                return Err(e);
+            }
+        }
+    }
+    let fds = Descriptors {
+        console: for_console.as_raw_fd(),
+        qmp: for_qmp.as_raw_fd(),
+        vsock: vsock.as_ref().or(vhost).map_or(-1, AsRawFd::as_raw_fd),
+    };
+    let mut command = command(&plan.program)?;
+    command.args(qemu::argv(plan, &qemu::cmdline(plan, token), fds));
+    let inherited = [for_console.as_fd(), for_qmp.as_fd(), cid_lock.as_fd()];
+    let inherited = inherited.into_iter().chain(vsock.as_ref().or(vhost).map(AsFd::as_fd));
+    let spawned = inherit(inherited).and_then(|()| Process::spawn(&mut command));
+    match spawned {
+        Ok(vmm) => Ok(Started { vmm, backend, console, qmp: Some(qmp) }),
+        Err(e) => {
+            if let Some(backend) = backend {
+                backend.kill();
+            }
+            Err(e)
+        }
+    }
+}
+
+/// Starts the agent as a plain process. The current directory is the VM's run directory.
+///
+/// # Errors
+/// When the agent is missing or does not come up; nothing is left running then.
+pub fn start_process(plan: &Plan, cid_lock: &File) -> Outcome<Started> {
+    let mut command = command(&plan.program)?;
+    command.arg("--process").args(["--uds", rundir::HYBRID, "--console", names::CONSOLE]);
+    command.args(["--token-file", names::BOOT_TOKEN, "--notify", names::NOTIFY]);
+    command.args(["--port", &plan.port.to_string(), "--incarnation", &plan.incarnation.to_string()]);
+    command.args(["--cid", &plan.cid.unwrap_or_default().to_string()]);
+    if let Root::Host(Some(image)) = &plan.root {
+        command.arg("--image").arg(image);
+    }
+    let vmm = inherit([cid_lock.as_fd()].into_iter()).and_then(|()| Process::spawn(&mut command))?;
+    match connect(Path::new(names::CONSOLE), &vmm) {
+        Ok(stream) => {
+            stream.set_nonblocking(true).map_err(|e| system("console", e))?;
+            Ok(Started { vmm, backend: None, console: stream.into(), qmp: None })
+        }
+        Err(e) => {
+            vmm.kill();
+            Err(e)
+        }
+    }
+}
+
+/// A listening socket for the VMM to inherit, and our own connection to it, made already: not a byte is missed.
+fn listen(name: &str) -> Outcome<(OwnedFd, UnixListener)> {
+    let path = Path::new(name);
+    let listener = UnixListener::bind(path).map_err(|e| io(path, e))?;
+    let stream = UnixStream::connect(path).map_err(|e| io(path, e))?;
+    stream.set_nonblocking(true).map_err(|e| io(path, e))?;
+    Ok((stream.into(), listener))
+}
+
+fn command(program: &Path) -> Outcome<Command> {
+    let path = Path::new(names::MONITOR_LOG);
+    let log = File::options().create(true).append(true).open(path).map_err(|e| io(path, e))?;
+    let same = log.try_clone().map_err(|e| io(path, e))?;
+    let mut command = Command::new(program);
+    // A group of its own: a Ctrl-C at somebody's terminal is not for it.
+    command.stdin(Stdio::null()).stdout(log).stderr(same).process_group(0);
+    Ok(command)
+}
+
+/// Lets the next process inherit descriptors. The monitor has one thread, so no other spawn can come in between.
+fn inherit<'a>(fds: impl Iterator<Item = std::os::fd::BorrowedFd<'a>>) -> Outcome<()> {
+    for fd in fds {
+        fcntl_setfd(fd, FdFlags::empty()).map_err(|e| system("descriptor", e))?;
+    }
+    Ok(())
+}
+
+/// Connects to the socket that a process opens, as soon as it is there.
+fn connect(path: &Path, process: &Process) -> Outcome<UnixStream> {
+    let deadline = Instant::now() + SOCKET_DEADLINE;
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+        .and_then(|watch| {
+            inotify::add_watch(&watch, ".", inotify::WatchFlags::CREATE)?;
+            Ok(watch)
+        })
+        .map_err(|e| system("inotify", e))?;
+    loop {
+        // Looked at after the watch began, so that nothing falls in between.
+        let refused = match UnixStream::connect(path) {
+            Ok(stream) => return Ok(stream),
+            Err(e) => e.kind() == std::io::ErrorKind::ConnectionRefused,
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Bound, but not listening yet: that takes microseconds, and no event tells.
+        let limit = if refused { left.min(Duration::from_millis(1)) } else { left };
+        let limit = Timespec::try_from(limit).ok();
+        let mut fds = [PollFd::new(&watch, PollFlags::IN), PollFd::new(process.handle(), PollFlags::IN)];
+        let _ = poll(&mut fds, limit.as_ref());
+        let (created, ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        let shown = path.display();
+        if ended {
+            return Err(failure(
+                CallErrorKind::TryAgain,
+                format!("a process of the VM ended before it opened {shown}: {}", last_words()),
+            ));
+        }
+        if left.is_zero() {
+            return Err(failure(CallErrorKind::Timeout, format!("{shown} was not opened in time")));
+        }
+        if created {
+            // Read away, or the next wait would end at once.
+            let _ = rustix::io::read(&watch, &mut [0; 4096]);
+        }
+    }
+}
+
+/// The last line that the VMM or the back-end wrote to the monitor's log, in the current directory.
+pub fn last_words() -> String {
+    let bytes = std::fs::read(names::MONITOR_LOG).unwrap_or_default();
+    let tail = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(2048)..]).into_owned();
+    let lines: Vec<&str> = tail.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(3)..].join(" | ")
+}
+
+/// Processes whose current directory is this one: what a monitor that was killed in the middle of a start left behind.
+pub fn strays(dir: &Path) -> Vec<Identity> {
+    let Ok(dir) = dir.canonicalize() else { return Vec::new() };
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let here = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir);
+    pids.filter(|pid| *pid != std::process::id()).filter(here).filter_map(Identity::of).collect()
+}

@@ -1,0 +1,97 @@
+#!/bin/sh
+# Brings what a fresh Debian 12 lacks: QEMU, a guest kernel, vsock's back-end, the static agent, the guest images.
+# Idempotent: what is there already is left alone. Everything but QEMU stays in this folder (.tools/ and .guest/).
+set -eu
+cd "$(dirname "$0")/.."
+
+BACKEND_VERSION=0.3.0
+TARGET=x86_64-unknown-linux-gnu
+
+say() { printf '==> %s\n' "$*" >&2; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null 2>&1; then sudo "$@"
+    else die "'$*' needs root: run it yourself, or install sudo"
+    fi
+}
+
+[ "$(uname -m)" = x86_64 ] || die "microVMs of this project run on x86_64, this is $(uname -m)"
+for tool in cargo cc; do
+    command -v "$tool" >/dev/null 2>&1 || die "'$tool' is missing: install a Rust toolchain (rustup.rs) and a C compiler (apt-get install gcc)"
+done
+
+# --- Debian packages -------------------------------------------------------------------------------------------------
+missing=
+command -v qemu-system-x86_64 >/dev/null 2>&1 || missing="$missing qemu-system-x86"
+[ -x /sbin/mke2fs ] || [ -x /usr/sbin/mke2fs ] || missing="$missing e2fsprogs"
+updated=
+update() {
+    [ -n "$updated" ] && return
+    say "asking Debian's package lists (apt-get update)"
+    as_root apt-get update -qq || die "apt-get update failed: is there a network?"
+    updated=yes
+}
+if [ -n "$missing" ]; then
+    command -v apt-get >/dev/null 2>&1 || die "please install by hand:$missing (this machine has no apt-get)"
+    update
+    say "installing$missing"
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
+        die "apt-get could not install:$missing"
+fi
+
+# --- The guest's kernel ----------------------------------------------------------------------------------------------
+mkdir -p .guest .tools
+if [ ! -f .guest/vmlinuz ]; then
+    command -v apt-get >/dev/null 2>&1 || die "no apt-get: put a kernel into .guest/vmlinuz and its modules into .guest/modules"
+    name=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-.*\)/\1/p' | head -n 1)
+    if [ -z "$name" ] || ! apt-cache show "$name" >/dev/null 2>&1; then
+        update
+        name=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-.*\)/\1/p' | head -n 1)
+    fi
+    [ -n "$name" ] || die "Debian's package linux-image-cloud-amd64 is not to be had"
+    say "downloading the guest's kernel ($name)"
+    rm -rf .guest/deb
+    mkdir -p .guest/deb
+    (cd .guest/deb && { apt-get download -qq "$name" 2>/dev/null || { updated=; update; apt-get download -qq "$name"; }; }) ||
+        die "$name could not be downloaded"
+    dpkg -x .guest/deb/*.deb .guest/deb/unpacked || die "$name could not be unpacked"
+    rm -rf .guest/modules
+    mkdir -p .guest/modules
+    find .guest/deb/unpacked/lib/modules \( -path '*/drivers/virtio/*' -o -path '*/drivers/block/virtio_blk.ko' \
+        -o -path '*/drivers/char/virtio_console.ko' -o -path '*/drivers/char/hw_random/*' -o -path '*/net/vmw_vsock/*' \
+        -o -path '*/drivers/vhost/*' -o -path '*/fs/overlayfs/*' \) -name '*.ko' -exec cp {} .guest/modules/ \;
+    mv .guest/deb/unpacked/boot/vmlinuz-* .guest/vmlinuz.part
+    rm -rf .guest/deb
+    mv .guest/vmlinuz.part .guest/vmlinuz
+fi
+
+# --- vsock where the host's kernel has none --------------------------------------------------------------------------
+if [ ! -x .tools/bin/vhost-device-vsock ]; then
+    say "building vhost-device-vsock $BACKEND_VERSION (once, about a minute)"
+    cargo install vhost-device-vsock --version "$BACKEND_VERSION" --locked --root .tools --quiet ||
+        die "vhost-device-vsock could not be built"
+fi
+
+# --- Our programs, the static agent, the images ----------------------------------------------------------------------
+say "building (cargo)"
+cargo build --quiet --workspace --bins
+# With --target, so that build scripts and macros do not get the flag.
+RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet -p pepita-guest --profile guest --target "$TARGET" \
+    --target-dir target/static
+agent=target/static/$TARGET/guest/daemonctl
+ticker=target/static/$TARGET/guest/ticker
+for image in .guest/ticker.cpio .guest/ticker.ext4; do
+    if [ ! -f "$image" ] || [ "$agent" -nt "$image" ] || [ "$ticker" -nt "$image" ] ||
+        [ target/debug/pepita -nt "$image" ]; then
+        say "making $image"
+        case $image in
+        *.cpio) target/debug/pepita image build --agent "$agent" --daemon "$ticker" --kernel-package .guest/modules --output "$image" ;;
+        *) target/debug/pepita image build --agent "$agent" --daemon "$ticker" --output "$image" ;;
+        esac
+    fi
+done
+ln -sf "../$agent" .guest/daemonctl
+say "set up"

@@ -1,0 +1,216 @@
+//! What a configuration means, and that the files in `config/` are right.
+
+use pepita_supervisor::config::{self, Checked, Level};
+use pepita_supervisor::spec::{
+    Backoff, GroupName, GroupSpec, Intensity, MachineSpec, OnUnhealthy, Restart, RestartSpec, Signal,
+    TreeSpec, VmName, VmSpec, Vmm,
+};
+use std::path::Path;
+use std::time::Duration;
+
+fn good(text: &str) -> TreeSpec {
+    let checked = config::parse(text, Path::new("/etc/pepita/web.toml"));
+    checked.unwrap_or_else(|errors| panic!("{errors}")).spec
+}
+
+/// The only VM of the only group, a process, with these lines.
+fn vm(lines: &str) -> VmSpec {
+    let text = format!(
+        "[platform.pepita]\nvmm = \"process\"\n[[group]]\nname = \"g\"\n[[group.vm]]\nname = \"a\"\n{lines}"
+    );
+    good(&text).groups[0].vms[0].clone()
+}
+
+#[test]
+fn keys_merge_one_by_one_and_arrays_replace() {
+    let spec = good(
+        r#"
+[platform.pepita]
+vcpus = 3
+memory_mb = 100
+kernel_path = "/k"
+rootfs_path = "root.cpio"
+[defaults.restart]
+policy = "always"
+max_retries = 7
+success_exit_codes = [0, 1]
+[defaults.restart.backoff]
+initial_delay = "2s"
+max_delay = "20s"
+[[group]]
+name = "g"
+memory_mb = 200
+restart.max_retries = 8
+restart.backoff.max_delay = "30s"
+health.on_unhealthy = "report"
+[[group.vm]]
+name = "a"
+memory_mb = 300
+restart.success_exit_codes = [2]
+restart.backoff = { max_delay = "40s" }
+[[group.vm]]
+name = "b"
+health.on_unhealthy = "restart"
+"#,
+    );
+    let [a, b] = &spec.groups[0].vms[..] else { panic!("two VMs") };
+    let memory = |vm: &VmSpec| (vm.machine.vcpus, vm.machine.memory_mb);
+    assert_eq!((memory(a), memory(b)), ((3, 300), (3, 200)));
+    assert_eq!(a.machine.rootfs, Path::new("/etc/pepita/root.cpio"));
+    let delays = |vm: &VmSpec| (vm.restart.backoff.initial.as_secs(), vm.restart.backoff.max.as_secs());
+    assert_eq!((delays(a), delays(b)), ((2, 40), (2, 30)));
+    assert_eq!((a.restart.policy, a.restart.max_retries), (Restart::Always, 8));
+    assert_eq!((&a.restart.success, &b.restart.success), (&[2].into(), &[0, 1].into()));
+    assert_eq!((a.health.on_unhealthy, b.health.on_unhealthy), (OnUnhealthy::Report, OnUnhealthy::Restart));
+    // The supervisor's own curve inherits nothing.
+    assert_eq!(spec.backoff, Backoff::default());
+}
+
+#[test]
+fn nothing_written_means_the_defaults_of_the_spec() {
+    assert_eq!(good(""), TreeSpec::new(config::DEFAULT_NAME));
+    let spec =
+        good("[[group]]\nname=\"g\"\n[[group.vm]]\nname=\"a\"\nkernel_path=\"/k\"\nrootfs_path=\"/r\"");
+    let vm = VmSpec::new(VmName::new("a").expect("good"), MachineSpec::qemu("/k", "/r"));
+    let group = GroupSpec::new(GroupName::new("g").expect("good"), vec![vm]);
+    assert_eq!(spec, TreeSpec { groups: vec![group], ..TreeSpec::new(config::DEFAULT_NAME) });
+}
+
+#[test]
+fn the_adapters_documented_section_is_a_configuration() {
+    let text = r#"[platform.pepita]
+vcpus = 2
+memory_mb = 256
+kernel_path = "/boot/vmlinuz"
+rootfs_path = "/var/lib/pepita/rootfs.ext4"
+vsock_base_port = 5000
+"#;
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("pepita.toml");
+    std::fs::write(&file, text).expect("writable");
+    // No VM needs the images, so none is missed.
+    let checked = config::load(&file).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(checked, Checked { spec: TreeSpec::new(config::DEFAULT_NAME), advice: Vec::new() });
+}
+
+#[test]
+fn other_dialects_are_read() {
+    for (word, meant) in [
+        ("permanent", Restart::Always),
+        ("transient", Restart::OnFailure),
+        ("temporary", Restart::Never),
+        ("unless-stopped", Restart::UnlessStopped),
+    ] {
+        assert_eq!(vm(&format!("restart.policy = \"{word}\"")).restart.policy, meant);
+    }
+    let vm = vm("stop = { signal = 10, timeout = \"1m 30s\" }\nrestart.backoff.multiplier = 3");
+    assert_eq!((vm.stop.signal, vm.stop.timeout), (Signal::USR1, Duration::from_secs(90)));
+    assert_eq!(vm.restart.backoff.multiplier, 3.0);
+}
+
+#[test]
+fn an_intensity_without_a_period_keeps_the_default_period() {
+    let spec = good("[[group]]\nname = \"db\"\n[[group]]\nname = \"web\"\nintensity = 9\nafter = [\"db\"]");
+    assert_eq!(spec.groups[1].intensity, Intensity { max_restarts: 9, period: Duration::from_secs(60) });
+    assert_eq!(spec.groups[1].after, [GroupName::new("db").expect("good")]);
+}
+
+#[test]
+fn a_process_needs_no_images_and_is_given_none() {
+    let machine = vm("kernel_path = \"/k\"").machine;
+    assert_eq!((machine.vmm, machine.kernel.as_os_str()), (Vmm::Process, "".as_ref()));
+}
+
+#[test]
+fn a_bare_launcher_is_looked_for_and_a_path_to_it_begins_at_the_file() {
+    for (written, meant) in [("pepita", "pepita"), ("./pepita", "/etc/pepita/pepita"), ("/bin/p", "/bin/p")] {
+        assert_eq!(good(&format!("[supervisor]\npepita = \"{written}\"")).pepita.as_os_str(), meant);
+    }
+}
+
+fn shipped(file: &str) -> (String, Checked) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(file);
+    let text = std::fs::read_to_string(&path).expect("readable");
+    let checked = config::parse(&text, &path).unwrap_or_else(|errors| panic!("{errors}"));
+    (text, checked)
+}
+
+#[test]
+fn every_shipped_file_is_right_and_needs_no_warning() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut files = 0;
+    for file in std::fs::read_dir(dir).expect("there") {
+        let name = file.expect("readable").file_name().into_string().expect("a plain name");
+        let (_, checked) = shipped(&name);
+        let warnings: Vec<_> =
+            checked.advice.iter().filter(|advice| advice.level == Level::Warning).collect();
+        assert!(warnings.is_empty(), "{name}: {warnings:#?}");
+        files += 1;
+    }
+    assert_eq!(files, 6);
+}
+
+#[test]
+fn the_quickstart_has_two_vms_beside_the_guest_directory() {
+    let spec = shipped("quickstart.toml").1.spec;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    assert_eq!(spec.name, "quickstart");
+    assert_eq!(spec.control_socket.as_deref(), Some(root.join(".guest/run/control.sock").as_path()));
+    let names: Vec<_> = spec.groups[0].vms.iter().map(|vm| vm.name.as_str()).collect();
+    assert_eq!(names, ["alpha", "beta"]);
+    assert_eq!(spec.groups[0].vms[0].machine.kernel, root.join(".guest/vmlinuz"));
+}
+
+#[test]
+fn an_embedded_tree_needs_nothing_of_the_host() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/embedded.toml");
+    config::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
+}
+
+#[test]
+fn the_reference_has_every_default() {
+    let (text, checked) = shipped("reference.toml");
+    let machine = MachineSpec::qemu("/boot/vmlinuz", "/var/lib/pepita/rootfs.ext4");
+    let vm = |name: &str| VmSpec::new(VmName::new(name).expect("good"), machine.clone());
+    let group = GroupSpec::new(GroupName::new("web").expect("good"), vec![vm("api"), vm("cache")]);
+    assert_eq!(checked.spec, TreeSpec { groups: vec![group], ..TreeSpec::new(config::DEFAULT_NAME) });
+    assert_eq!(checked.spec.groups[0].vms[0].restart, RestartSpec::default());
+
+    // The keys without a default can be switched on, too.
+    let on = |line: &str| match line.strip_prefix('#') {
+        Some(key) if !key.starts_with(' ') => format!("{key}\n"),
+        Some(_) | None => format!("{line}\n"),
+    };
+    let spec = good(&text.lines().map(on).collect::<String>());
+    assert!(spec.state_dir.is_some() && spec.run_dir.is_some() && spec.control_socket.is_some());
+    assert_eq!(spec.groups[0].vms[0].cid.map(|cid| cid.get()), Some(42));
+}
+
+/// Every key that the reader knows, asked of the reader itself.
+#[test]
+fn the_reference_forgets_no_key() {
+    let (text, _) = shipped("reference.toml");
+    for table in [
+        "[x]",
+        "[platform.pepita]\nx = 1",
+        "[supervisor]\nx = 1",
+        "[defaults]\nx = 1",
+        "[supervisor.backoff]\nx = 1",
+        "[defaults.restart]\nx = 1",
+        "[defaults.restart.backoff]\nx = 1",
+        "[defaults.start]\nx = 1",
+        "[defaults.stop]\nx = 1",
+        "[defaults.health]\nx = 1",
+        "[[group]]\nname = \"a\"\nx = 1",
+        "[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"a\"\nvmm = \"process\"\nx = 1",
+    ] {
+        let errors = config::parse(table, Path::new("a.toml")).expect_err("x is unknown");
+        let [mistake] = errors.mistakes() else { panic!("one mistake in {table}") };
+        let help = mistake.help.as_deref().unwrap_or_default();
+        let known = help.strip_prefix("known here: ").unwrap_or_else(|| panic!("{mistake}"));
+        for key in known.split(", ") {
+            let forms = [format!("\n{key} = "), format!("\n#{key} = "), format!("{key}]"), format!("{key}.")];
+            assert!(forms.iter().any(|form| text.contains(form)), "{key} of {table}");
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! What is said of a configuration that is wrong, or unwise.
+
+use pepita_supervisor::config::{self, Checked, ConfigErrors, Level, Mistake};
+use proptest::prelude::*;
+use std::path::Path;
+use std::time::Duration;
+
+fn parse(text: &str) -> Result<Checked, ConfigErrors> {
+    config::parse(text, Path::new("/etc/pepita/web.toml"))
+}
+
+fn mistakes(text: &str) -> Vec<Mistake> {
+    parse(text).expect_err("has mistakes").mistakes().to_vec()
+}
+
+/// A group `web` with a VM `api`, a process that needs no images; lines of the group's in line 5, of the VM's in line 8.
+fn web(group: &str, vm: &str) -> String {
+    let platform = "[platform.pepita]\nvmm = \"process\"";
+    format!("{platform}\n[[group]]\nname = \"web\"\n{group}\n[[group.vm]]\nname = \"api\"\n{vm}\n")
+}
+
+/// Text, line and column, the end of the key's path, words of the message.
+type Row = (String, (usize, usize), &'static str, &'static [&'static str]);
+
+fn hold(table: &[Row]) {
+    for (text, at, path, words) in table {
+        let all = mistakes(text);
+        let [mistake] = &all[..] else { panic!("one mistake in\n{text}\nbut {all:#?}") };
+        assert_eq!((mistake.place.line, mistake.place.column), *at, "{mistake}");
+        assert!(mistake.path.ends_with(path), "{path}: {mistake}");
+        let shown = mistake.to_string();
+        for word in *words {
+            assert!(shown.contains(word), "{word:?} in\n{shown}");
+        }
+        if text.starts_with("[platform") && at.0 == 8 {
+            assert!(mistake.path.starts_with("group \"web\" vm \"api\": "), "{shown}");
+        }
+        // What would be right is shown, in one way or the other.
+        assert!(path.is_empty() || mistake.help.is_some() || mistake.problem.contains("expected"), "{shown}");
+    }
+}
+
+fn group(lines: &str) -> String {
+    web(lines, "")
+}
+
+fn vm(lines: &str) -> String {
+    web("", lines)
+}
+
+#[test]
+fn unknown_keys_are_told_with_the_key_that_was_meant() {
+    hold(&[
+        ("[supervisr]\n".into(), (1, 2), "supervisr", &["unknown key supervisr", "did you mean supervisor?"]),
+        (vm("restart.polcy = \"always\""), (8, 9), "restart.polcy", &["unknown key", "did you mean policy?"]),
+        (vm("policy = \"always\""), (8, 1), "policy", &["did you mean restart.policy?"]),
+        (vm("\"a b\" = 1"), (8, 1), "\"a b\"", &["known here: name, command, env"]),
+        ("[[vm]]\nname = \"a\"".into(), (1, 3), "vm", &["did you mean group.vm?"]),
+        ("[defaults]\nvcpus = 1".into(), (2, 1), "defaults.vcpus", &["known here: restart, start"]),
+    ]);
+}
+
+#[test]
+fn wrong_types_are_told_with_the_right_one() {
+    hold(&[
+        (vm("memory_mb = \"much\""), (8, 13), "memory_mb", &["expected a whole number", "the text \"much\""]),
+        (vm("memory_mb = \"512M\""), (8, 13), "memory_mb", &["write 512, without quotes"]),
+        (vm("vcpus = 1.5"), (8, 9), "vcpus", &["a whole number from 1 to 288, found the number 1.5"]),
+        (vm("autostart = \"yes\""), (8, 13), "autostart", &["expected true or false"]),
+        (vm("command = \"/bin/x\""), (8, 11), "command", &["expected a list of texts", "such as [\"/usr"]),
+        (vm("command = [\"a\", 1]"), (8, 17), "command[1]", &["expected a text, found the number 1"]),
+        (vm("env = { PORT = 80 }"), (8, 16), "env.PORT", &["expected a text", "write it in quotes"]),
+        (vm("restart = \"always\""), (8, 11), "restart", &["expected a table, found the text \"always\""]),
+        ("[group]\nname = \"a\"".into(), (1, 1), "group", &["expected a list of tables", "write [[group]]"]),
+        ("group = [1]".into(), (1, 10), "group[0]", &["expected a table, found the number 1"]),
+    ]);
+}
+
+#[test]
+fn wrong_words_and_durations_are_told_with_right_ones() {
+    hold(&[
+        (
+            vm("restart.policy = \"allways\""),
+            (8, 18),
+            "restart.policy",
+            &["unknown restart policy", "always\"?"],
+        ),
+        (group("strategy = \"one-for-one\""), (5, 12), "strategy", &["did you mean \"one_for_one\"?"]),
+        (group("strategy = \"any\""), (5, 12), "strategy", &["use one of \"one_for_one\", \"one_for_all\""]),
+        (vm("stop.signal = \"TREM\""), (8, 15), "stop.signal", &["unknown signal", "did you mean \"TERM\"?"]),
+        (vm("stop.timeout = \"5 parsecs\""), (8, 16), "stop.timeout", &["not a duration", "\"5min\""]),
+        (vm("stop.timeout = 30"), (8, 16), "stop.timeout", &["did you mean \"30s\"?"]),
+        (vm("start.timeout = \"0s\""), (8, 17), "start.timeout", &["must be longer than zero"]),
+        (vm("restart.reset_after = \"101years\""), (8, 23), "restart.reset_after", &["too long"]),
+    ]);
+}
+
+#[test]
+fn wrong_numbers_and_texts_are_told_with_their_rule() {
+    hold(&[
+        (vm("cid = 2"), (8, 7), "cid", &["CID 2 is reserved", "leave it out"]),
+        (vm("vcpus = 0"), (8, 9), "vcpus", &["0 is out of range", "from 1 to 288"]),
+        (vm("memory_mb = -1"), (8, 13), "memory_mb", &["-1 is out of range"]),
+        (vm("restart.backoff.jitter = 1.5"), (8, 26), "restart.backoff.jitter", &["from 0.0 to 1.0"]),
+        (vm("restart.backoff.multiplier = nan"), (8, 30), "restart.backoff.multiplier", &["out of range"]),
+        (vm("restart.success_exit_codes = [256]"), (8, 31), "restart.success_exit_codes[0]", &["0 to 255"]),
+        (vm("health.retries = 0"), (8, 18), "health.retries", &["out of range"]),
+        (vm("standby = -1"), (8, 11), "standby", &["out of range"]),
+        (vm("env = { \"A=B\" = \"c\" }"), (8, 9), "env.A=B", &["variable \"A=B\" is not allowed"]),
+        (vm("env = { A = \"b\\nc\" }"), (8, 13), "env.A", &["a value has one line"]),
+        (vm("command = [\"\"]"), (8, 11), "command", &["the program has no name"]),
+        (vm("kernel_path = \"\""), (8, 15), "kernel_path", &["the path is empty"]),
+        (
+            format!("[supervisor]\ncontrol_socket = \"{}\"", "x".repeat(100)),
+            (2, 18),
+            "supervisor.control_socket",
+            &["has 112 bytes, too many for a socket"],
+        ),
+    ]);
+}
+
+#[test]
+fn wrong_missing_and_duplicate_names_are_told() {
+    hold(&[
+        (
+            "[[group]]\nname = \"Web\"".into(),
+            (2, 8),
+            "name",
+            &["\"Web\" is not allowed", "use 1 to 63 of a-z"],
+        ),
+        ("[[group]]\n".into(), (1, 1), "group #1: name", &["missing", "write name ="]),
+        ("[supervisor]\nname = \"\"".into(), (2, 8), "supervisor.name", &["is not allowed"]),
+        (vm("[[group.vm]]\nname = \"api\""), (9, 8), "name", &["duplicate vm \"api\"", "in line 7"]),
+        (
+            vm("[[group]]\nname = \"db\"\n[[group.vm]]\nname = \"api\""),
+            (11, 8),
+            "group \"db\" vm \"api\": name",
+            &["duplicate vm \"api\"", "group \"web\" vm \"api\" has it already, in line 7"],
+        ),
+        (vm("[[group]]\nname = \"web\""), (9, 8), "name", &["duplicate group \"web\""]),
+        (vm("cid = 9\n[[group.vm]]\nname = \"b\"\ncid = 0x9"), (11, 7), "cid", &["duplicate CID 9"]),
+    ]);
+}
+
+#[test]
+fn keys_that_do_not_fit_together_are_told() {
+    hold(&[
+        (
+            group("after = [\"wbe\"]"),
+            (5, 10),
+            "after[0]",
+            &["unknown group \"wbe\"", "did you mean \"web\"?"],
+        ),
+        (group("after = [\"web\"]"), (5, 10), "after[0]", &["would wait for itself"]),
+        (
+            group(
+                "after = [\"db\"]\n[[group]]\nname = \"db\"\nafter = [\"log\"]\n\
+                   [[group]]\nname = \"log\"\nafter = [\"web\"]",
+            ),
+            (11, 10),
+            "group \"log\": after[0]",
+            &["groups wait for each other: log -> web -> db -> log", "take one of them out"],
+        ),
+        (
+            vm("restart.backoff.initial_delay = \"2min\""),
+            (8, 33),
+            "restart.backoff.initial_delay",
+            &["initial_delay (2m) is longer than max_delay (1m)"],
+        ),
+        (
+            vm("restart.never_restart_exit_codes = [3]\nrestart.always_restart_exit_codes = [3]"),
+            (9, 37),
+            "restart.always_restart_exit_codes",
+            &["exit code 3 is also in group \"web\" vm \"api\": restart.never_restart_exit_codes"],
+        ),
+        (
+            vm("vmm = \"qemu\"\nrootfs_path = \"r\""),
+            (6, 1),
+            "kernel_path",
+            &["missing", "write kernel_path = \"/boot/vmlinuz\" here, in its group or in [platform.pepita]"],
+        ),
+    ]);
+}
+
+#[test]
+fn what_is_not_toml_is_told_with_its_place() {
+    hold(&[
+        ("a = 1\nb = \n".into(), (2, 5), "", &["string values must be quoted"]),
+        ("a = 1\na = 2\n".into(), (2, 1), "", &["duplicate key"]),
+    ]);
+}
+
+#[test]
+fn eight_mistakes_are_eight_mistakes() {
+    let text = r#"
+[platform.pepita]
+vcpus = 0
+memory_mb = "much"
+[supervisor]
+orphans = "adpot"
+[[group]]
+name = "web"
+strategie = "one_for_all"
+after = ["db"]
+[[group.vm]]
+name = "api"
+vmm = "process"
+cid = 2
+restart.policy = "allways"
+stop.timeout = "soon"
+"#;
+    let errors = parse(text).expect_err("has mistakes");
+    let paths: Vec<_> = errors.mistakes().iter().map(|mistake| mistake.path.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "platform.pepita.vcpus",
+            "platform.pepita.memory_mb",
+            "supervisor.orphans",
+            "group \"web\": strategie",
+            "group \"web\": after[0]",
+            "group \"web\" vm \"api\": cid",
+            "group \"web\" vm \"api\": restart.policy",
+            "group \"web\" vm \"api\": stop.timeout",
+        ]
+    );
+    assert!(errors.to_string().ends_with("/etc/pepita/web.toml: 8 mistakes"), "{errors}");
+}
+
+#[test]
+fn a_mistake_looks_like_this() {
+    let errors = parse(&vm("  restart.policy = \"allways\" # hm")).expect_err("has a mistake");
+    assert_eq!(
+        errors.to_string(),
+        r#"/etc/pepita/web.toml:8:20: error: group "web" vm "api": restart.policy: unknown restart policy "allways"
+  |
+8 |   restart.policy = "allways" # hm
+  |                    ^^^^^^^^^ did you mean "always"? one of "always", "on-failure", "never", "unless-stopped"
+
+/etc/pepita/web.toml: 1 mistake"#
+    );
+    let [mistake] = errors.mistakes() else { panic!("one mistake") };
+    assert_eq!(mistake.found.as_deref(), Some("\"allways\""));
+}
+
+#[test]
+fn what_many_vms_inherit_is_wrong_once() {
+    let text = "[defaults.restart.backoff]\ninitial_delay = \"5min\"\n".to_owned()
+        + &vm("[[group.vm]]\nname = \"b\"\n[[group.vm]]\nname = \"c\"");
+    assert_eq!(mistakes(&text).len(), 1);
+}
+
+#[test]
+fn a_wrong_value_is_not_blamed_twice() {
+    let qemu = |line: &str| {
+        format!("[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\nrootfs_path = \"r\"\n{line}")
+    };
+    for text in [
+        qemu("kernel_path = 1"),
+        qemu("vmm = \"kemu\""),
+        vm("restart.backoff = { initial_delay = \"2min\", max_delay = 1 }"),
+        "[[group]]\nname = \"A\"\n[[group]]\nname = \"b\"\nafter = [\"A\"]".to_owned(),
+    ] {
+        assert_eq!(mistakes(&text).len(), 1, "{text}");
+    }
+}
+
+#[test]
+fn loading_misses_images_once_each_where_they_are_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("a.toml");
+    let text = "[platform.pepita]\nkernel_path = \"vmlinuz\"\nrootfs_path = \"root\"\n[[group]]\nname = \"g\"\n\
+                [[group.vm]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n\
+                [[group.vm]]\nname = \"c\"\nvmm = \"process\"\n";
+    std::fs::write(&file, text).expect("writable");
+    std::fs::create_dir(dir.path().join("root")).expect("writable");
+    let errors = config::load(&file).expect_err("no images");
+    let [kernel, rootfs] = errors.mistakes() else { panic!("two mistakes: {errors}") };
+    assert_eq!((kernel.place.line, kernel.place.column), (2, 15));
+    assert_eq!(kernel.path, "platform.pepita.kernel_path");
+    assert!(kernel.problem.ends_with("vmlinuz does not exist"), "{kernel}");
+    assert!(rootfs.problem.ends_with("root is a directory"), "{rootfs}");
+
+    std::fs::write(dir.path().join("vmlinuz"), "").expect("writable");
+    std::fs::remove_dir(dir.path().join("root")).expect("there");
+    std::fs::write(dir.path().join("root"), "").expect("writable");
+    let spec = config::load(&file).expect("good now").spec;
+    let kernel = dir.path().canonicalize().expect("there").join("vmlinuz");
+    assert_eq!(spec.groups[0].vms[1].machine.kernel, kernel);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let errors = config::load(Path::new("/nowhere/at/all.toml")).expect_err("not there");
+    assert!(errors.mistakes().is_empty());
+    assert!(errors.to_string().starts_with("/nowhere/at/all.toml: No such file"), "{errors}");
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("latin1.toml");
+    std::fs::write(&file, b"# fine\n# caf\xe9\n").expect("writable");
+    let errors = config::load(&file).expect_err("not UTF-8");
+    let [mistake] = errors.mistakes() else { panic!("one mistake") };
+    assert_eq!((mistake.place.line, mistake.place.column), (2, 6));
+}
+
+#[test]
+fn advice_is_given_on_what_will_not_work() {
+    let table = [
+        (vm("standby = 1"), Level::Warning, (8, 11), "warm spares are not supported"),
+        (web("intensity = 1", "[[group.vm]]\nname = \"b\""), Level::Warning, (5, 13), "too few for 2 VMs"),
+        (vm("restart.reset_after = \"1s\""), Level::Warning, (8, 23), "sooner than the longest delay of 1m"),
+        (vm("significant = true"), Level::Warning, (8, 15), "auto_shutdown is \"never\""),
+        (group("auto_shutdown = \"any_significant\""), Level::Warning, (5, 17), "no VM of the group"),
+        (group("intensity = 10"), Level::Info, (5, 13), "at most 6 restarts in 1m"),
+        (group(""), Level::Info, (3, 1), "restarted for ever"),
+    ];
+    for (text, level, at, words) in table {
+        let advice = parse(&text).unwrap_or_else(|errors| panic!("{errors}")).advice;
+        let found = advice.iter().find(|advice| advice.text.contains(words));
+        let advice = found.unwrap_or_else(|| panic!("{words} in {advice:#?}"));
+        assert_eq!((advice.level, (advice.place.line, advice.place.column)), (level, at), "{advice}");
+    }
+}
+
+#[test]
+fn no_advice_is_given_where_there_is_no_need() {
+    for text in [
+        group("intensity = 5"),
+        vm("restart.max_retries = 3"),
+        vm("restart.policy = \"never\""),
+        web("auto_shutdown = \"any_significant\"\nintensity = 3", "significant = true"),
+    ] {
+        let advice = parse(&text).unwrap_or_else(|errors| panic!("{errors}")).advice;
+        assert_eq!(advice, [], "{text}");
+    }
+}
+
+/// Pieces of configurations, so that random texts get past the first line.
+const PIECES: &str = r#"[platform.pepita] [supervisor] [defaults.restart] [defaults.restart.backoff] [[group]] [[group.vm]]
+    [group] name restart restart.policy stop.timeout backoff.max_delay after env command cid vcpus memory_mb kernel_path
+    intensity period standby = = = { } [ ] , . "a" "b" "always" "30s" "9999999999y" 0 2 -1 99999999999999999999 0xff 1e400
+    inf nan true 1979-05-27 ' """ \u0000 #"#;
+
+fn piece() -> impl Strategy<Value = String> {
+    let words: Vec<_> = PIECES.split_whitespace().map(str::to_owned).collect();
+    prop_oneof![4 => proptest::sample::select(words), 2 => Just("\n".to_owned()), 1 => any::<String>()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn no_text_panics(pieces in proptest::collection::vec(piece(), 0..60)) {
+        if let Err(errors) = parse(&pieces.join(" ")) {
+            prop_assert!(!errors.mistakes().is_empty());
+            prop_assert!(!errors.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_value_panics(
+        key in "(vcpus|cid|env|command|restart|stop|health|after|start\\.timeout|restart\\.backoff\\.(jitter|max_delay))",
+        value in "(\"[0-9]{1,21} ?[nmsuhdwy]{1,3} ?[0-9]{0,10}[a-z]{0,2}\"|-?[0-9]{1,25}(\\.[0-9]{1,3})?|\\[[0-9, ]{0,9}\\])",
+    ) {
+        for text in [vm(&format!("{key} = {value}")), group(&format!("{key} = {value}"))] {
+            if let Ok(checked) = parse(&text) {
+                prop_assert!(checked.spec.groups[0].vms[0].start.timeout > Duration::ZERO);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sum_that_just_misses_the_longest_duration_is_too_long() {
+    let text = vm("stop.timeout = \"18446744073709551615s 1000000000ns\"");
+    assert!(mistakes(&text)[0].problem.ends_with("is too long"));
+}
