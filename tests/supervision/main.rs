@@ -4,4 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adoption;
+mod failing;
 mod narrow;
+mod order;

@@ -161,7 +161,7 @@ impl Rig {
 
     /// VMs are left running on purpose.
     pub(crate) async fn leave(mut self) -> Host {
-        assert_eq!(self.tree.leave().await, TreeEnd::Left);
+        self.tree.leave().await;
         self.leaves = true;
         self.host.clone()
     }
