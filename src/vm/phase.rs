@@ -1,12 +1,15 @@
 //! The life of one incarnation, on one page: what each event means in each phase.
 //! Knows no actors, no clock and no I/O; time comes in with each event, effects go out.
 
+mod begin;
+mod down;
+
 use crate::executor::ExecutorError;
 use crate::policy::Cause;
 use crate::spec::{Cid, OnUnhealthy, Readiness, Restart, Signal, VmSpec};
 use crate::vm::health::{Finding, Health};
 use crate::vm::report::{Mode, News};
-use pepita_wire::record::{CallErrorKind, DaemonState};
+use pepita_wire::record::DaemonState;
 use pepita_wire::{GuestEvent, StatusRecord, VmState};
 use std::time::{Duration, Instant};
 
@@ -32,7 +35,7 @@ pub enum Phase {
     /// The launcher is at work. It cannot be called back, only undone when it is done.
     Launching { undo: bool, deadline: Instant, tries: u32 },
     /// The launcher looks for what is there; or will, once there is somebody to call it.
-    Adopting { undo: bool, retry: Option<Instant> },
+    Adopting { then: Then, retry: Option<Instant> },
     /// The VMM runs, the daemon does not yet.
     Booting { deadline: Instant },
     /// The daemon runs, and is not Ready.
@@ -47,6 +50,17 @@ pub enum Phase {
     Destroying { cause: Cause, since: Instant, retry: Option<Instant>, told: Instant },
     /// Confirmed gone.
     Gone,
+}
+
+/// What follows an adoption. It cannot be called back either; the later words are the stronger ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Then {
+    /// The VM goes on.
+    Watch,
+    /// It is stopped politely.
+    Stop,
+    /// It is ended at once.
+    Destroy,
 }
 
 /// What can happen.
@@ -185,94 +199,6 @@ impl Life {
         std::mem::take(&mut self.effects)
     }
 
-    fn begin(&mut self, mode: Mode) {
-        if !matches!(self.phase, Phase::Created) {
-            return;
-        }
-        match mode {
-            Mode::Launch => {
-                self.phase = Phase::Leasing;
-                self.effects.push(Effect::Lease);
-            }
-            Mode::Adopt => {
-                self.phase = Phase::Adopting { undo: false, retry: None };
-                self.effects.push(Effect::Adopt);
-            }
-        }
-    }
-
-    fn leased(&mut self, now: Instant, lease: Result<Cid, String>) {
-        let (deadline, tries) = match self.phase {
-            Phase::Leasing => (now + self.spec.start.timeout, 0),
-            Phase::Launching { undo: true, .. } => return self.gone(Cause::Stopped),
-            Phase::Launching { deadline, tries, .. } => (deadline, tries),
-            _ => return,
-        };
-        match lease {
-            Ok(cid) => {
-                self.phase = Phase::Launching { undo: false, deadline, tries };
-                self.effects.push(Effect::Facts { cid: Some(cid), vmm_pid: None });
-                self.effects.push(Effect::Launch(cid));
-            }
-            Err(message) => self.gone(Cause::LaunchFailed { recoverable: true, message }),
-        }
-    }
-
-    fn launched(&mut self, now: Instant, result: Result<Box<StatusRecord>, ExecutorError>) {
-        let Phase::Launching { undo, deadline, tries } = self.phase else { return };
-        match result {
-            Ok(_) if undo => self.destroy(now, Cause::Stopped),
-            Ok(record) => {
-                self.phase = Phase::Booting { deadline };
-                self.effects.push(Effect::Watch(record.clone()));
-                self.status(now, &record);
-            }
-            Err(_) if undo => self.destroy(now, Cause::Stopped),
-            Err(e) if e.kind() == Some(CallErrorKind::CidTaken) && tries < CID_TRIES => {
-                self.phase = Phase::Launching { undo, deadline, tries: tries + 1 };
-                self.effects.push(Effect::Notice(format!("{e}; another CID is leased")));
-                self.effects.push(Effect::Avoid);
-            }
-            Err(e) if e.kind() == Some(CallErrorKind::NameTaken) => {
-                // A former incarnation of ours that nobody took down. It must go before the next one comes.
-                self.destroy(now, Cause::LaunchFailed { recoverable: true, message: e.to_string() });
-            }
-            Err(e) => {
-                let recoverable = e.is_recoverable();
-                self.gone(Cause::LaunchFailed { recoverable, message: e.to_string() });
-            }
-        }
-    }
-
-    fn adopted(&mut self, now: Instant, result: Result<Box<StatusRecord>, ExecutorError>) {
-        let Phase::Adopting { undo, .. } = self.phase else { return };
-        match result {
-            _ if undo => self.destroy(now, Cause::Stopped),
-            Ok(record) => {
-                if let Ok(cid) = Cid::new(record.vsock.cid) {
-                    self.effects.push(Effect::Reserve(cid));
-                }
-                self.phase = Phase::Booting { deadline: now + self.spec.start.timeout };
-                self.connected = false;
-                if !record.state.is_terminal() {
-                    self.effects.push(Effect::Watch(record.clone()));
-                }
-                self.status(now, &record);
-            }
-            // The executor failed before it called the launcher, which proves nothing about the VM.
-            Err(ExecutorError::Gone) => {
-                self.phase = Phase::Adopting { undo, retry: Some(now + CALL_RETRY) };
-            }
-            // It is not there: nobody saw it end.
-            Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => self.gone(Cause::Unknown),
-            // It may be there. What we cannot watch we take down.
-            Err(e) => {
-                self.effects.push(Effect::Notice(format!("cannot be taken over: {e}")));
-                self.destroy(now, Cause::Unknown);
-            }
-        }
-    }
-
     fn status(&mut self, now: Instant, record: &StatusRecord) {
         if record.state.is_terminal() {
             let cause = record.exit.as_ref().map_or(Cause::Unknown, Cause::of_record);
@@ -352,7 +278,7 @@ impl Life {
         match self.phase {
             Phase::Booting { .. } | Phase::Running { .. } | Phase::Ready { .. } | Phase::Paused { .. } => {
                 self.effects.push(Effect::Notice(format!("its monitor is gone ({why}); looking for the VM")));
-                self.phase = Phase::Adopting { undo: false, retry: None };
+                self.phase = Phase::Adopting { then: Then::Watch, retry: None };
                 self.effects.push(Effect::Adopt);
             }
             // The deadline of the stop, or the destroy under way, will see to it.
@@ -412,52 +338,6 @@ impl Life {
         }
     }
 
-    fn stop(&mut self, now: Instant) {
-        match &mut self.phase {
-            Phase::Created | Phase::Leasing => self.gone(Cause::Stopped),
-            Phase::Launching { undo, .. } | Phase::Adopting { undo, .. } => *undo = true,
-            Phase::Booting { .. } => self.destroy(now, Cause::Stopped),
-            Phase::Running { .. } | Phase::Ready { .. } | Phase::Paused { .. } => {
-                let stop = self.spec.stop;
-                if stop.timeout.is_zero() {
-                    return self.destroy(now, Cause::Stopped);
-                }
-                self.phase = Phase::Stopping { deadline: now + stop.timeout + STOP_SLACK };
-                self.effects.push(Effect::StopPolitely { signal: stop.signal, grace: stop.timeout });
-            }
-            // Told twice: the first deadline holds.
-            Phase::Stopping { .. } | Phase::Destroying { .. } | Phase::Gone => {}
-        }
-    }
-
-    fn destroy_now(&mut self, now: Instant) {
-        match &mut self.phase {
-            Phase::Created | Phase::Leasing => self.gone(Cause::Stopped),
-            Phase::Launching { undo, .. } | Phase::Adopting { undo, .. } => *undo = true,
-            Phase::Booting { .. }
-            | Phase::Running { .. }
-            | Phase::Ready { .. }
-            | Phase::Paused { .. }
-            | Phase::Stopping { .. } => self.destroy(now, Cause::Stopped),
-            Phase::Destroying { .. } | Phase::Gone => {}
-        }
-    }
-
-    fn destroyed(&mut self, now: Instant, result: Result<(), ExecutorError>) {
-        if let Phase::Destroying { cause, retry, .. } = &mut self.phase {
-            match result {
-                Ok(()) => {
-                    let cause = cause.clone();
-                    self.gone(cause);
-                }
-                Err(e) => {
-                    *retry = Some(now + CALL_RETRY);
-                    self.effects.push(Effect::Notice(format!("cannot be destroyed yet: {e}")));
-                }
-            }
-        }
-    }
-
     fn tick(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Booting { deadline } | Phase::Running { deadline } if now >= *deadline => {
@@ -498,15 +378,5 @@ impl Life {
             | Phase::Paused { .. }
             | Phase::Gone => {}
         }
-    }
-
-    fn destroy(&mut self, now: Instant, cause: Cause) {
-        self.phase = Phase::Destroying { cause, since: now, retry: None, told: now };
-        self.effects.push(Effect::Destroy);
-    }
-
-    fn gone(&mut self, cause: Cause) {
-        self.phase = Phase::Gone;
-        self.effects.push(Effect::End(cause));
     }
 }

@@ -1,0 +1,66 @@
+//! How an incarnation ends: stopped, destroyed, confirmed gone.
+
+use super::{CALL_RETRY, Effect, Life, Phase, STOP_SLACK, Then};
+use crate::executor::ExecutorError;
+use crate::policy::Cause;
+use std::time::Instant;
+
+impl Life {
+    pub(super) fn stop(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Created | Phase::Leasing => self.gone(Cause::Stopped),
+            Phase::Launching { undo, .. } => *undo = true,
+            Phase::Adopting { then, .. } => *then = (*then).max(Then::Stop),
+            Phase::Booting { .. } => self.destroy(now, Cause::Stopped),
+            Phase::Running { .. } | Phase::Ready { .. } | Phase::Paused { .. } => {
+                let stop = self.spec.stop;
+                if stop.timeout.is_zero() {
+                    return self.destroy(now, Cause::Stopped);
+                }
+                self.phase = Phase::Stopping { deadline: now + stop.timeout + STOP_SLACK };
+                self.effects.push(Effect::StopPolitely { signal: stop.signal, grace: stop.timeout });
+            }
+            // Told twice: the first deadline holds.
+            Phase::Stopping { .. } | Phase::Destroying { .. } | Phase::Gone => {}
+        }
+    }
+
+    pub(super) fn destroy_now(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Created | Phase::Leasing => self.gone(Cause::Stopped),
+            Phase::Launching { undo, .. } => *undo = true,
+            Phase::Adopting { then, .. } => *then = Then::Destroy,
+            Phase::Booting { .. }
+            | Phase::Running { .. }
+            | Phase::Ready { .. }
+            | Phase::Paused { .. }
+            | Phase::Stopping { .. } => self.destroy(now, Cause::Stopped),
+            Phase::Destroying { .. } | Phase::Gone => {}
+        }
+    }
+
+    pub(super) fn destroyed(&mut self, now: Instant, result: Result<(), ExecutorError>) {
+        if let Phase::Destroying { cause, retry, .. } = &mut self.phase {
+            match result {
+                Ok(()) => {
+                    let cause = cause.clone();
+                    self.gone(cause);
+                }
+                Err(e) => {
+                    *retry = Some(now + CALL_RETRY);
+                    self.effects.push(Effect::Notice(format!("cannot be destroyed yet: {e}")));
+                }
+            }
+        }
+    }
+
+    pub(super) fn destroy(&mut self, now: Instant, cause: Cause) {
+        self.phase = Phase::Destroying { cause, since: now, retry: None, told: now };
+        self.effects.push(Effect::Destroy);
+    }
+
+    pub(super) fn gone(&mut self, cause: Cause) {
+        self.phase = Phase::Gone;
+        self.effects.push(Effect::End(cause));
+    }
+}

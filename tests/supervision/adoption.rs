@@ -1,0 +1,118 @@
+//! The supervisor itself restarts.
+
+use crate::support::{Fate, Host, Rig, group, running, tree, vm};
+use pepita_supervisor::group::Command;
+use pepita_supervisor::spec::{Incarnation, OnExit, Orphans, Strategy, TreeSpec};
+use pepita_supervisor::tree::StartError;
+use std::path::Path;
+use std::time::Duration;
+
+fn spec(dir: &Path) -> TreeSpec {
+    let groups = [group("web", Strategy::RestForOne, [vm("a"), vm("b"), vm("c")])];
+    TreeSpec { state_dir: Some(dir.to_owned()), on_exit: OnExit::Leave, ..tree(groups) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_is_adopted_without_a_reboot() {
+    // SUPERVISION 9.
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = Rig::ready(spec(dir.path())).await.leave().await;
+    let cids = ["a", "b", "c"].map(|vm| host.cid(vm));
+    let rig = Rig::on(host, spec(dir.path())).await;
+    rig.tree.wait_ready(Duration::from_secs(10)).await.expect("ready");
+    assert_eq!(rig.host.launched().len(), 3, "only those of the first run");
+    assert_eq!(["a", "b", "c"].map(|vm| rig.host.cid(vm)), cids);
+    assert_eq!(rig.tree.status().vm("a").and_then(|vm| vm.cid), cids[0]);
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_ended_meanwhile_is_reported_once_with_its_true_reason() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = Rig::ready(spec(dir.path())).await.leave().await;
+    host.end("b", Fate::Exit(42));
+    let mut rig = Rig::on(host, spec(dir.path())).await;
+    let change = rig.change("b", "backoff").await;
+    assert_eq!(change.cause.map(|cause| cause.to_string()).as_deref(), Some("exit 42"));
+    rig.until("b", "ready").await;
+    let host = rig.leave().await;
+    let mut rig = Rig::on(host, spec(dir.path())).await;
+    rig.tree.wait_ready(Duration::from_secs(10)).await.expect("ready");
+    assert!(rig.catch_up().await.iter().all(|line| !line.contains("exit 42")), "once");
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_operator_had_stopped_and_what_had_completed_stays_down() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut rig = Rig::ready(spec(dir.path())).await;
+    rig.tree.command("c", Command::Stop).await.expect("accepted");
+    rig.until("c", "stopped").await;
+    rig.host.end("b", Fate::Exit(0));
+    rig.until("b", "completed").await;
+    let host = rig.leave().await;
+    let rig = Rig::on(host, spec(dir.path())).await;
+    rig.tree.wait_ready(Duration::from_secs(10)).await.expect("ready");
+    assert_eq!(
+        rig.phases().iter().map(|(_, phase)| *phase).collect::<Vec<_>>(),
+        ["ready", "completed", "stopped"]
+    );
+    assert_eq!(rig.host.launched().len(), 3);
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_configuration_is_restarted_and_an_orphan_destroyed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = Rig::ready(spec(dir.path())).await.leave().await;
+    let mut new = spec(dir.path());
+    new.groups[0].vms[1].machine.memory_mb = 512;
+    new.groups[0].vms.remove(0);
+    let rig = Rig::on(host, new).await;
+    assert_eq!(rig.host.incarnation("a"), None);
+    rig.pass(Duration::from_secs(5)).await;
+    assert_eq!(rig.host.launched(), ["a", "b", "c", "b"]);
+    assert_eq!((rig.host.incarnation("b"), rig.host.incarnation("c")), (Some(2), Some(1)));
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn orphans_are_refused_or_destroyed_if_so_configured() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = Rig::ready(spec(dir.path())).await.leave().await;
+    let refuse = TreeSpec { orphans: Orphans::Refuse, ..spec(dir.path()) };
+    let Err(StartError::Orphans(vms)) = Rig::try_on(host.clone(), refuse).await else { panic!("refused") };
+    assert_eq!(vms.len(), 3);
+    let destroy = TreeSpec { orphans: Orphans::Destroy, ..spec(dir.path()) };
+    let rig = Rig::on(host, destroy).await;
+    rig.tree.wait_ready(Duration::from_secs(10)).await.expect("ready");
+    assert_eq!(rig.host.incarnation("a"), Some(2));
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn foreign_vms_are_never_touched_not_even_those_with_our_names() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = Host::new();
+    host.has(running("a", "somebody", Incarnation(9), 99));
+    host.has(running("z", "somebody", Incarnation(9), 98));
+    let rig = Rig::on(host.clone(), spec(dir.path())).await;
+    rig.pass(Duration::from_secs(60)).await;
+    assert_eq!(host.incarnation("a"), Some(9), "ours of that name cannot start, but does not push");
+    rig.tree.stop().await;
+    assert_eq!(host.alive(), ["a", "z"]);
+    // That the launcher refused the name was the point.
+    host.forgive();
+    drop(rig.leave().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_supervisor_of_the_same_state_is_refused_until_the_first_has_ended() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rig = Rig::ready(spec(dir.path())).await;
+    let second = Rig::try_on(rig.host.clone(), spec(dir.path())).await;
+    assert!(matches!(second.err(), Some(StartError::Journal(_))));
+    let host = rig.host.clone();
+    rig.end().await;
+    Rig::on(host, spec(dir.path())).await.end().await;
+}

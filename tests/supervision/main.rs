@@ -1,0 +1,10 @@
+//! What happens when something fails: the clauses of the supervision's semantics, by name, under a clock that the test
+//! holds. Everything is real except the host: the launcher, the monitors and the guests are played in memory.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod adoption;
+mod failing;
+mod narrow;
+mod order;

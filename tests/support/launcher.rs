@@ -1,0 +1,154 @@
+//! Plays `pepita`.
+
+use super::{Host, Machine, Plan, What, finish, record};
+use pepita_supervisor::executor::argv::{CONFIG_LABEL, Launch};
+use pepita_supervisor::executor::{Answer, ExecutorError, Pepita};
+use pepita_supervisor::spec::{Signal, VmName};
+use pepita_wire::record::{CallErrorKind, DaemonState};
+use pepita_wire::{ExitReason, StatusRecord, VmState};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+fn refused(kind: CallErrorKind, message: &str) -> ExecutorError {
+    ExecutorError::Refused { kind, message: message.to_owned() }
+}
+
+fn none(vm: &VmName) -> ExecutorError {
+    refused(CallErrorKind::NoSuchVm, &format!("no VM {}", vm.id()))
+}
+
+impl Pepita for Host {
+    fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord> {
+        Box::pin(async move {
+            let id = launch.spec.name.id().to_string();
+            self.record_call(What::Run(launch.incarnation.0), &id);
+            let plan = self.next_plan(&id);
+            match plan.launch {
+                Some(time) => sleep(time).await,
+                None => std::future::pending().await,
+            }
+            if let Some(kind) = plan.refusal {
+                return Err(refused(kind, "as planned"));
+            }
+            let (serial, record) = self.make(launch, plan.clone())?;
+            let (host, id) = (self.clone(), id);
+            tokio::spawn(async move { host.live(&id, serial, plan).await });
+            Ok(record)
+        })
+    }
+
+    fn adopt<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord> {
+        Box::pin(async move {
+            self.record_call(What::Adopt, vm.id().as_str());
+            sleep(Duration::from_millis(2)).await;
+            let mut world = self.world();
+            let machine = world.machines.get_mut(vm.id().as_str()).ok_or_else(|| none(vm))?;
+            machine.monitored = true;
+            let record = machine.record.borrow().clone();
+            Ok(record)
+        })
+    }
+
+    fn status<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord> {
+        Box::pin(async move {
+            sleep(Duration::from_millis(1)).await;
+            let world = self.world();
+            let machine = world.machines.get(vm.id().as_str()).ok_or_else(|| none(vm))?;
+            let record = machine.record.borrow().clone();
+            Ok(record)
+        })
+    }
+
+    fn destroy<'a>(&'a self, vm: &'a VmName) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let id = vm.id().as_str();
+            self.record_call(What::Destroy, id);
+            let time = self.world().machines.get(id).map(|machine| machine.plan.destroy);
+            sleep(time.unwrap_or_default()).await;
+            let Some(machine) = self.world().machines.remove(id) else { return Ok(()) };
+            // Its monitor says so before it goes.
+            machine.record.send_if_modified(|record| {
+                let runs = !record.state.is_terminal();
+                if runs {
+                    finish(record, ExitReason::Killed, None);
+                    record.generation += 1;
+                }
+                runs
+            });
+            Ok(())
+        })
+    }
+
+    fn signal<'a>(&'a self, vm: &'a VmName, signal: Signal) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.record_call(What::Signal(signal.number()), vm.id().as_str());
+            if self.world().machines.contains_key(vm.id().as_str()) { Ok(()) } else { Err(none(vm)) }
+        })
+    }
+
+    fn list(&self) -> Answer<'_, Vec<StatusRecord>> {
+        Box::pin(async move {
+            sleep(Duration::from_millis(1)).await;
+            let world = self.world();
+            Ok(world.machines.values().map(|machine| machine.record.borrow().clone()).collect())
+        })
+    }
+}
+
+impl Host {
+    fn next_plan(&self, id: &str) -> Plan {
+        let mut world = self.world();
+        let next = world.plans.get_mut(id).and_then(std::collections::VecDeque::pop_front);
+        next.or_else(|| world.defaults.get(id).cloned()).unwrap_or_default()
+    }
+
+    /// Claims name and CID, as the launcher does: whoever comes second is refused. A supervisor never should.
+    fn make(&self, launch: &Launch, plan: Plan) -> Result<(u64, StatusRecord), ExecutorError> {
+        let mut world = self.world();
+        let id = launch.spec.name.id().to_string();
+        let alive = |machine: &Machine| !machine.record.borrow().state.is_terminal();
+        if world.machines.get(&id).is_some_and(alive) {
+            world
+                .faults
+                .push(format!("{} {} launched while another runs", launch.spec.name, launch.incarnation));
+            return Err(refused(CallErrorKind::NameTaken, "the name is taken"));
+        }
+        let cid = launch.cid.get();
+        if world.machines.values().any(|machine| alive(machine) && machine.record.borrow().vsock.cid == cid) {
+            world.faults.push(format!("{}: CID {cid} is held already", launch.spec.name));
+            return Err(refused(CallErrorKind::CidTaken, "the CID is taken"));
+        }
+        let mut record = record(launch.spec.name.as_str(), &launch.owner, launch.incarnation.0, cid);
+        record.labels.insert(CONFIG_LABEL.into(), launch.spec.fingerprint());
+        world.last_serial += 1;
+        let serial = world.last_serial;
+        let made = watch::Sender::new(record.clone());
+        world.machines.insert(id, Machine { serial, record: made, plan, monitored: true });
+        Ok((serial, record))
+    }
+
+    /// Boots, runs, ends as planned.
+    async fn live(&self, id: &str, serial: u64, plan: Plan) {
+        let Some(boot) = plan.boot else { return };
+        sleep(boot).await;
+        self.change(id, serial, |record| {
+            record.state = VmState::Running;
+            record.agent.ready = true;
+            record.daemon.state = DaemonState::Running;
+        });
+        let ready = async {
+            if let Some(ready) = plan.ready {
+                sleep(ready).await;
+                self.change(id, serial, |record| record.daemon.state = DaemonState::Ready);
+            }
+        };
+        let end = async {
+            if let Some((after, fate)) = plan.end {
+                sleep(after).await;
+                self.end_of(id, serial, fate);
+            }
+        };
+        tokio::join!(ready, end);
+    }
+}

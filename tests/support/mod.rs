@@ -1,0 +1,343 @@
+//! A host that exists only in memory: it plays the launcher, the monitors and the guests, so that the whole tree, executor
+//! and links included, runs under a clock that a test holds. It keeps book of every call, and of what must never happen.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+mod guest;
+mod launcher;
+mod rig;
+mod sockets;
+
+pub(crate) use rig::{Rig, group, tree, vm};
+
+use pepita_supervisor::executor::argv::OWNER_LABEL;
+use pepita_supervisor::spec::{Cid, Incarnation, VmName};
+use pepita_wire::record::DaemonState;
+use pepita_wire::{DaemonExit, ExitReason, ExitRecord, StatusRecord, VmState};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// The host. Clones are the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Host(Arc<Mutex<World>>);
+
+#[derive(Debug)]
+struct World {
+    since: Instant,
+    machines: BTreeMap<String, Machine>,
+    plans: HashMap<String, VecDeque<Plan>>,
+    defaults: HashMap<String, Plan>,
+    calls: Vec<Call>,
+    /// What must never happen.
+    faults: Vec<String>,
+    /// Grows with every machine: a task of a former one finds another.
+    last_serial: u64,
+}
+
+/// One call of the launcher.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Call {
+    /// Since the host exists.
+    pub(crate) at: Duration,
+    pub(crate) what: What,
+    pub(crate) vm: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Run(u64),
+    Adopt,
+    Destroy,
+    Signal(i32),
+    /// Through the monitor.
+    Stop,
+}
+
+#[derive(Debug)]
+struct Machine {
+    serial: u64,
+    record: watch::Sender<StatusRecord>,
+    plan: Plan,
+    /// Somebody watches over it.
+    monitored: bool,
+}
+
+/// What becomes of a launch.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Until the launcher comes back; `None` = it hangs.
+    pub(crate) launch: Option<Duration>,
+    /// The launcher refuses with this.
+    pub(crate) refusal: Option<pepita_wire::record::CallErrorKind>,
+    /// From then until the daemon runs; `None` = it never does.
+    pub(crate) boot: Option<Duration>,
+    /// From then until it says that it is ready; `None` = it does not.
+    pub(crate) ready: Option<Duration>,
+    /// From the daemon's start until it ends, and how.
+    pub(crate) end: Option<(Duration, Fate)>,
+    /// From a polite stop until it has stopped; `None` = it takes no notice.
+    pub(crate) stop: Option<Duration>,
+    /// For a destroy.
+    pub(crate) destroy: Duration,
+    /// The guest agent answers.
+    pub(crate) answers: bool,
+}
+
+/// How a VM ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Exit(i32),
+    Signal(i32),
+    /// The VMM dies.
+    Crash,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            launch: Some(Duration::from_millis(10)),
+            refusal: None,
+            boot: Some(Duration::from_millis(90)),
+            ready: None,
+            end: None,
+            stop: Some(Duration::from_millis(50)),
+            destroy: Duration::from_millis(5),
+            answers: true,
+        }
+    }
+}
+
+impl Plan {
+    /// The daemon exits so long after its start.
+    pub(crate) fn exits(code: i32, after_ms: u64) -> Self {
+        Self { end: Some((Duration::from_millis(after_ms), Fate::Exit(code))), ..Self::default() }
+    }
+
+    /// The launcher refuses.
+    pub(crate) fn refused(kind: pepita_wire::record::CallErrorKind) -> Self {
+        Self { refusal: Some(kind), ..Self::default() }
+    }
+
+    /// The launcher does not come back for so long.
+    pub(crate) fn slow_launch(ms: u64) -> Self {
+        Self { launch: Some(Duration::from_millis(ms)), ..Self::default() }
+    }
+
+    /// It never comes to a daemon.
+    pub(crate) fn never_boots() -> Self {
+        Self { boot: None, ..Self::default() }
+    }
+
+    /// It takes no notice of a polite stop.
+    pub(crate) fn deaf() -> Self {
+        Self { stop: None, ..Self::default() }
+    }
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(World {
+            since: Instant::now(),
+            machines: BTreeMap::new(),
+            plans: HashMap::new(),
+            defaults: HashMap::new(),
+            calls: Vec::new(),
+            faults: Vec::new(),
+            last_serial: 0,
+        })))
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next launches of a VM go like this, each once, in this order.
+    pub(crate) fn plan(&self, vm: &str, plans: impl IntoIterator<Item = Plan>) {
+        self.world().plans.entry(id(vm)).or_default().extend(plans);
+    }
+
+    /// All other launches of a VM go like this.
+    pub(crate) fn always(&self, vm: &str, plan: Plan) {
+        self.world().defaults.insert(id(vm), plan);
+    }
+
+    /// A running VM goes on like this.
+    pub(crate) fn becomes(&self, vm: &str, change: impl FnOnce(&mut Plan)) {
+        if let Some(machine) = self.world().machines.get_mut(&id(vm)) {
+            change(&mut machine.plan);
+        }
+    }
+
+    /// The VM ends by itself.
+    pub(crate) fn end(&self, vm: &str, fate: Fate) {
+        let serial = self.world().machines.get(&id(vm)).map(|machine| machine.serial);
+        self.end_of(&id(vm), serial.expect("there is such a VM"), fate);
+    }
+
+    /// The monitor of a VM dies; the VM does not.
+    pub(crate) fn kill_monitor(&self, vm: &str) {
+        let mut world = self.world();
+        let machine = world.machines.get_mut(&id(vm)).expect("there is such a VM");
+        machine.monitored = false;
+        // Whoever watches hangs on the sender.
+        let record = machine.record.borrow().clone();
+        machine.record = watch::Sender::new(record);
+    }
+
+    /// A VM that was there before the supervisor.
+    pub(crate) fn has(&self, record: StatusRecord) {
+        let mut world = self.world();
+        world.last_serial += 1;
+        let machine = Machine {
+            serial: world.last_serial,
+            record: watch::Sender::new(record.clone()),
+            plan: Plan::default(),
+            monitored: true,
+        };
+        world.machines.insert(record.name, machine);
+    }
+
+    /// Those whose VMM runs, by their names.
+    pub(crate) fn alive(&self) -> Vec<String> {
+        let world = self.world();
+        let alive = world.machines.iter().filter(|(_, m)| !m.record.borrow().state.is_terminal());
+        alive.map(|(id, _)| short(id)).collect()
+    }
+
+    /// Those of which anything is left.
+    pub(crate) fn left(&self) -> Vec<String> {
+        self.world().machines.keys().map(|id| short(id)).collect()
+    }
+
+    /// The incarnation that runs.
+    pub(crate) fn incarnation(&self, vm: &str) -> Option<u64> {
+        let world = self.world();
+        let record = world.machines.get(&id(vm))?.record.borrow().clone();
+        (!record.state.is_terminal()).then_some(record.incarnation)
+    }
+
+    pub(crate) fn cid(&self, vm: &str) -> Option<Cid> {
+        let world = self.world();
+        let cid = world.machines.get(&id(vm))?.record.borrow().vsock.cid;
+        Cid::new(cid).ok()
+    }
+
+    /// All calls so far.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.world().calls.clone()
+    }
+
+    /// The VMs that were launched, in order.
+    pub(crate) fn launched(&self) -> Vec<String> {
+        self.of(|what| matches!(what, What::Run(_))).into_iter().map(|call| call.vm).collect()
+    }
+
+    /// The VMs that were told to stop politely or were destroyed while they ran, in order.
+    pub(crate) fn stopped(&self) -> Vec<String> {
+        self.of(|what| matches!(what, What::Stop)).into_iter().map(|call| call.vm).collect()
+    }
+
+    /// When a VM was launched.
+    pub(crate) fn launches(&self, vm: &str) -> Vec<Duration> {
+        let runs = self.of(|what| matches!(what, What::Run(_)));
+        runs.into_iter().filter(|call| call.vm == vm).map(|call| call.at).collect()
+    }
+
+    fn of(&self, what: impl Fn(What) -> bool) -> Vec<Call> {
+        self.calls().into_iter().filter(|call| what(call.what)).collect()
+    }
+
+    /// What must never happen, and did.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        self.world().faults.clone()
+    }
+
+    /// What happened was the point of the test.
+    pub(crate) fn forgive(&self) {
+        self.world().faults.clear();
+    }
+
+    fn record_call(&self, what: What, id: &str) {
+        let mut world = self.world();
+        let call = Call { at: world.since.elapsed(), what, vm: short(id) };
+        world.calls.push(call);
+    }
+
+    /// Changes a machine's record, unless the machine is another one by now or has ended.
+    fn change(&self, id: &str, serial: u64, change: impl FnOnce(&mut StatusRecord)) {
+        let world = self.world();
+        let Some(machine) = world.machines.get(id).filter(|machine| machine.serial == serial) else { return };
+        machine.record.send_if_modified(|record| {
+            if record.state.is_terminal() {
+                return false;
+            }
+            change(record);
+            record.generation += 1;
+            true
+        });
+    }
+
+    fn end_of(&self, id: &str, serial: u64, fate: Fate) {
+        self.change(id, serial, |record| {
+            let (reason, guest) = match fate {
+                Fate::Exit(0) => (ExitReason::Completed, Some(DaemonExit::code(0))),
+                Fate::Exit(code) => (ExitReason::Failed, Some(DaemonExit::code(code))),
+                Fate::Signal(number) => (ExitReason::Signalled, Some(DaemonExit::signal(number))),
+                Fate::Crash => (ExitReason::VmmCrash, None),
+            };
+            finish(record, reason, guest);
+        });
+    }
+}
+
+/// A record turns terminal.
+fn finish(record: &mut StatusRecord, reason: ExitReason, guest: Option<DaemonExit>) {
+    let (name, incarnation) = (record.name.clone(), record.incarnation);
+    record.state = if reason == ExitReason::Completed { VmState::Stopped } else { VmState::Failed };
+    record.daemon.state = DaemonState::Exited;
+    record.exit = Some(ExitRecord { name, incarnation, reason, guest, ..ExitRecord::default() });
+}
+
+/// A record of a VM as the launcher keeps it.
+pub(crate) fn record(vm: &str, owner: &str, incarnation: u64, cid: u32) -> StatusRecord {
+    let mut record = StatusRecord {
+        name: id(vm),
+        state: VmState::Starting,
+        incarnation,
+        vmm: "qemu".into(),
+        vmm_pid: Some(4000 + cid),
+        monitor_pid: Some(1),
+        dir: format!("/host/{}", id(vm)),
+        generation: 1,
+        ..StatusRecord::default()
+    };
+    record.vsock.cid = cid;
+    record.labels.insert(OWNER_LABEL.into(), owner.into());
+    record
+}
+
+/// The same, with its daemon running.
+pub(crate) fn running(vm: &str, owner: &str, incarnation: Incarnation, cid: u32) -> StatusRecord {
+    let mut record = record(vm, owner, incarnation.0, cid);
+    record.state = VmState::Running;
+    record.daemon.state = DaemonState::Running;
+    record.agent.ready = true;
+    record
+}
+
+fn id(vm: &str) -> String {
+    VmName::new(vm).expect("a good name").id().to_string()
+}
+
+fn short(id: &str) -> String {
+    VmName::from_id(id).map_or_else(|| id.to_owned(), |vm| vm.to_string())
+}
+
+/// Which VM a run directory belongs to.
+fn of_dir(path: &Path) -> String {
+    let dir = path.parent().and_then(Path::file_name).unwrap_or_default();
+    dir.to_string_lossy().into_owned()
+}
