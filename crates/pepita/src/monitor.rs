@@ -350,6 +350,7 @@ impl Monitor {
         let status = self.status();
         self.saved = Some(status.generation);
         let state = State {
+            monitor: Identity::of(std::process::id()),
             vmm: status.exit.is_none().then(|| self.vmm.identity.clone()),
             backend: self.backend.as_ref().map(|b| b.identity.clone()),
             daemon: self.daemon.clone(),

@@ -14,6 +14,8 @@ use std::path::Path;
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
+    /// The monitor that wrote this.
+    pub monitor: Option<Identity>,
     /// The VMM.
     pub vmm: Option<Identity>,
     /// The vsock back-end.

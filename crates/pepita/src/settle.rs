@@ -106,7 +106,7 @@ pub fn write_off(run_dir: &RunDir, dir: &Path, state: State) -> StatusRecord {
     for name in crate::monitor::TRANSIENT {
         let _ = std::fs::remove_file(dir.join(name));
     }
-    let state = State { vmm: None, backend: None, daemon: None, ..state };
+    let state = State { monitor: None, vmm: None, backend: None, daemon: None, ..state };
     ended(dir, State { status: StatusRecord { exit: Some(exit), ..state.status.clone() }, ..state })
 }
 

@@ -75,9 +75,7 @@ pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Outcome<bool> 
 /// A monitor that does not do what it is told is no use.
 fn kill_monitor(dir: &Path) {
     let state: Option<State> = record::read(&dir.join(names::STATE));
-    if let Some(pid) = state.and_then(|state| state.status.monitor_pid)
-        && let Some(monitor) = vmm::strays(dir).into_iter().find(|stray| stray.pid == pid)
-    {
+    if let Some(monitor) = state.and_then(|state| state.monitor) {
         monitor.signal(rustix::process::Signal::KILL);
     }
 }
@@ -102,6 +100,10 @@ fn remove(run_dir: &RunDir, dir: &Path) -> Outcome<()> {
             end(process);
         }
         settle::release_cid(run_dir, &state);
+        // It has let go of its lock and is on its last few instructions.
+        if let Some(monitor) = state.monitor.and_then(|monitor| monitor.open()) {
+            wait_for(&monitor, Duration::from_secs(5));
+        }
     }
     if record::exit_in(dir).is_none() {
         // A monitor that was killed in the middle of a start has written nothing down.

@@ -1,0 +1,91 @@
+//! A VM that fails comes back, or does not, as its policy says; the event and the record say exactly why it ended.
+
+use crate::host::{Host, PATIENCE};
+use pepita_supervisor::group::Command;
+use pepita_supervisor::policy::Cause;
+use pepita_supervisor::tree::TreeEnd;
+use pepita_wire::ExitReason;
+
+fn vm(name: &str, args: &str, more: &str) -> String {
+    format!("[[group.vm]]\nname = \"{name}\"\ncommand = [\"/usr/bin/ticker\"{args}]\n{more}\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_whose_vmm_is_killed_is_back_and_ready_and_a_stop_leaves_nothing() {
+    let host = Host::new();
+    let (tree, mut events) = host.start(&format!("[[group]]\nname = \"web\"\n{}", vm("api", "", ""))).await;
+    tree.wait_ready(PATIENCE).await.expect("ready");
+    events.phase("api", "ready").await;
+    let killed = host.kill_vmm("api");
+
+    let backoff = events.phase("api", "backoff").await;
+    assert!(
+        matches!(&backoff.cause, Some(Cause::VmExit { reason: ExitReason::VmmCrash, .. })),
+        "{backoff:?}"
+    );
+    let words = backoff.cause.expect("one").to_string();
+    assert!(words.contains("SIGKILL"), "{words}");
+    let decision = backoff.decision.expect("one");
+    assert_eq!((decision.attempt, decision.window.as_str()), (1, "1/6 in 1m"));
+
+    let ready = events.phase("api", "ready").await;
+    assert_eq!(ready.incarnation.0, backoff.incarnation.0 + 1);
+    let status = host.status("api");
+    assert_eq!(status.incarnation, ready.incarnation.0);
+    assert_ne!(status.vmm_pid, Some(killed));
+
+    assert_eq!(tree.stop().await, TreeEnd::Stopped);
+    host.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_3_is_told_as_3_and_restarted_on_failure_and_exit_0_is_left_alone() {
+    let host = Host::new();
+    let groups = [
+        "[[group]]\nname = \"web\"\n".to_owned(),
+        vm("three", ", \"--exit\", \"3\", \"--after\", \"200\"", "restart.policy = \"on-failure\""),
+        vm("zero", ", \"--exit\", \"0\", \"--after\", \"200\"", "restart.policy = \"on-failure\""),
+        vm("never", ", \"--exit\", \"3\", \"--after\", \"200\"", "restart.policy = \"never\""),
+    ];
+    let (tree, mut events) = host.start(&groups.concat()).await;
+    let backoff = events.phase("three", "backoff").await;
+    assert_eq!(backoff.cause, Some(Cause::Exit { code: 3 }));
+    let exit = host.status("three").exit;
+    // By now it may have been started again; if not, its record says 3.
+    if let Some(exit) = exit {
+        assert_eq!(exit.guest.and_then(|guest| guest.code), Some(3));
+    }
+    let later = events.until("a second incarnation and the ends of the others", {
+        let (mut again, mut completed, mut failed) = (false, false, false);
+        move |event| {
+            let text = event.to_string();
+            again |= text.starts_with("three #2: starting -> running");
+            completed |= text.starts_with("zero") && text.contains("-> completed");
+            failed |= text.starts_with("never") && text.contains("-> failed");
+            again && completed && failed
+        }
+    });
+    later.await;
+    assert_eq!(host.status("never").exit.and_then(|e| e.guest).and_then(|g| g.code), Some(3));
+    assert_eq!(host.status("never").exit.map(|e| e.reason), Some(ExitReason::Failed));
+    // A second look at the one that ended with 0: it stays down, and an operator may start it.
+    tree.command("zero", Command::Start).await.expect("accepted");
+    let completed = events.phase("zero", "completed").await;
+    assert_eq!((completed.incarnation.0, completed.cause), (2, Some(Cause::Exit { code: 0 })));
+    tree.stop().await;
+    host.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_not_there_is_not_tried_again() {
+    let host = Host::new();
+    let groups = "[[group]]\nname = \"web\"\n[[group.vm]]\nname = \"api\"\ncommand = [\"/nope\"]\n";
+    let (tree, mut events) = host.start(groups).await;
+    let failed = events.phase("api", "failed").await;
+    let Some(Cause::LaunchFailed { recoverable: false, message }) = failed.cause else {
+        panic!("{failed:?}")
+    };
+    assert_eq!(message, "cannot execute /nope: No such file or directory");
+    tree.stop().await;
+    host.assert_nothing_left();
+}

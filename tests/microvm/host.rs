@@ -1,0 +1,185 @@
+//! A host for one test: a run directory of its own, trees in it, and a look at the end that nothing is left.
+
+use pepita_supervisor::config;
+use pepita_supervisor::observe::{Change, Event, EventKind, Events, Received};
+use pepita_supervisor::spec::TreeSpec;
+use pepita_supervisor::tree::Tree;
+use pepita_wire::StatusRecord;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+/// For anything that a healthy machine does in a few seconds.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A run directory, and what is in it.
+pub struct Host {
+    dir: tempfile::TempDir,
+}
+
+/// The repository's folder.
+pub fn top() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A guest's part of the set-up.
+pub fn guest(file: &str) -> PathBuf {
+    let path = top().join(".guest").join(file);
+    assert!(
+        path.exists(),
+        "{} is missing: run `make setup` first. These tests boot real microVMs and are never skipped",
+        path.display()
+    );
+    path
+}
+
+/// The launcher that was built with these tests.
+pub fn pepita() -> PathBuf {
+    let target = std::env::current_exe().expect("our own path");
+    let profile = target.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let pepita = profile.join("pepita");
+    assert!(pepita.exists(), "{}: run `cargo build --workspace --bins` first", pepita.display());
+    pepita
+}
+
+impl Host {
+    pub fn new() -> Self {
+        // Short: a Unix socket's path ends at 107 bytes.
+        let dir = tempfile::Builder::new().prefix("pm").tempdir_in("/tmp").expect("a directory");
+        Self { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A configuration with two lines of our own before `groups`: quick restarts, images, this host's run directory.
+    pub fn config(&self, groups: &str) -> String {
+        let (kernel, rootfs) = (guest("vmlinuz"), guest("ticker.cpio"));
+        let (run, state, pepita) = (self.path("r"), self.path("s"), pepita());
+        format!(
+            "[platform.pepita]\nvcpus = 1\nmemory_mb = 128\nkernel_path = {kernel:?}\nrootfs_path = {rootfs:?}\n\
+             [supervisor]\nname = \"test\"\nrun_dir = {run:?}\nstate_dir = {state:?}\npepita = {pepita:?}\n\
+             [defaults.restart.backoff]\ninitial_delay = \"100ms\"\njitter = 0.0\n\
+             [defaults.start]\nready = \"notify\"\n{groups}"
+        )
+    }
+
+    pub fn spec(&self, groups: &str) -> TreeSpec {
+        config::parse(&self.config(groups), Path::new("test.toml")).unwrap_or_else(|e| panic!("{e}")).spec
+    }
+
+    pub async fn start(&self, groups: &str) -> (Tree, Watcher) {
+        let tree = Tree::start(self.spec(groups)).await.unwrap_or_else(|e| panic!("{e}"));
+        let watcher = Watcher { events: tree.events(), seen: Vec::new() };
+        (tree, watcher)
+    }
+
+    pub fn pepita(&self, args: &[&str]) -> Output {
+        Command::new(pepita()).arg("--run-dir").arg(self.path("r")).args(args).output().expect("pepita runs")
+    }
+
+    pub fn status(&self, vm: &str) -> StatusRecord {
+        let output = self.pepita(&["status", "--name", &format!("duende-vm-{vm}"), "--json"]);
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{vm}: {e}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Kills a VM's VMM from outside.
+    pub fn kill_vmm(&self, vm: &str) -> u32 {
+        let pid = self.status(vm).vmm_pid.expect("it runs");
+        signal(pid, nix::sys::signal::Signal::SIGKILL);
+        pid
+    }
+
+    /// Processes of VMs of this host: their current directory is in its run directory.
+    pub fn processes(&self) -> Vec<String> {
+        let run = self.path("r");
+        let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let here = pids
+            .filter(|pid| std::fs::read_link(pid.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&run)));
+        let alive =
+            |stat: &str| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'));
+        here.filter_map(|pid| std::fs::read_to_string(pid.path().join("stat")).ok())
+            .filter(|s| alive(s))
+            .collect()
+    }
+
+    /// Everything of this host is gone.
+    pub fn assert_nothing_left(&self) {
+        let names = self.pepita(&["list", "--format", "name"]);
+        assert_eq!(String::from_utf8_lossy(&names.stdout), "", "VMs are left");
+        let files = |dir: PathBuf| {
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(files(self.path("r/.cids")), [] as [&str; 0], "CIDs are left");
+        let rest: Vec<String> =
+            files(self.path("r")).into_iter().filter(|name| !name.starts_with('.')).collect();
+        assert_eq!(rest, [] as [&str; 0], "run directories are left");
+        assert_eq!(self.processes(), [] as [&str; 0], "processes are left");
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Whatever the test came to, nothing of it runs on.
+        let names = self.pepita(&["list", "--format", "name"]);
+        for name in String::from_utf8_lossy(&names.stdout).lines() {
+            self.pepita(&["destroy", "--name", name, "--force"]);
+        }
+    }
+}
+
+pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    nix::sys::signal::kill(pid, signal).expect("a process that runs");
+}
+
+/// Reads a tree's events.
+pub struct Watcher {
+    events: Events,
+    pub seen: Vec<Event>,
+}
+
+impl Watcher {
+    /// The next event that `wanted` accepts.
+    pub async fn until(&mut self, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Event {
+        let next = async {
+            loop {
+                match self.events.next().await {
+                    Some(Received::Event(event)) => {
+                        self.seen.push(event.clone());
+                        if wanted(&event) {
+                            return event;
+                        }
+                    }
+                    Some(Received::Lagged(missed)) => panic!("missed {missed} events"),
+                    None => panic!("the tree has ended before {what}"),
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, next).await {
+            Ok(event) => event,
+            Err(_) => panic!("no {what} within {PATIENCE:?}; seen:\n{}", self.story()),
+        }
+    }
+
+    /// The next change of a VM into a phase.
+    pub async fn phase(&mut self, vm: &str, word: &str) -> Change {
+        let event = self.until(&format!("{vm} {word}"), |event| is_change(event, vm, word)).await;
+        match event.kind {
+            EventKind::Vm(change) => change,
+            _ => unreachable!("only changes are accepted"),
+        }
+    }
+
+    /// What has happened, a line an event.
+    pub fn story(&self) -> String {
+        self.seen.iter().map(|event| format!("{event}\n")).collect()
+    }
+}
+
+fn is_change(event: &Event, vm: &str, word: &str) -> bool {
+    matches!(&event.kind, EventKind::Vm(change) if change.vm.as_str() == vm && change.to.word() == word)
+}

@@ -1,0 +1,10 @@
+//! The library against real microVMs: a real kernel, a real agent as PID 1, the real `pepita` in between.
+//! None of this is skipped: a machine that cannot run it is told why, loudly.
+
+mod adoption;
+mod comes_back;
+mod faults;
+mod foreign;
+mod host;
+mod order;
+mod soak;
