@@ -164,7 +164,7 @@ fn a_vm_that_was_on_its_way_out_can_stay() {
     let mut spec = group(Strategy::OneForOne, "a b");
     let mut world = World::up(spec.clone());
     world.reload(group(Strategy::OneForOne, ""), false);
-    spec.vms[1] = { vm("b") };
+    spec.vms[1] = vm("b");
     spec.vms[1].autostart = false;
     world.reload(spec, false);
     world.run_to_rest();

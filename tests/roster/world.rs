@@ -37,7 +37,6 @@ pub(crate) fn group(strategy: Strategy, vms: &str) -> GroupSpec {
 #[derive(Debug, Clone)]
 pub(crate) struct Actor {
     pub(crate) epoch: u64,
-    pub(crate) mode: Mode,
     /// It was told to stop.
     pub(crate) stopping: bool,
 }
@@ -49,6 +48,8 @@ pub(crate) struct World {
     pub(crate) actors: BTreeMap<VmName, Actor>,
     /// How the group ended, once it has.
     pub(crate) ended: Option<End>,
+    /// How often it has ended.
+    pub(crate) ends: usize,
     /// Every change, from the beginning.
     pub(crate) changes: Vec<Change>,
     /// What was done since it was last asked for.
@@ -76,6 +77,7 @@ impl World {
             now: Instant::now(),
             actors: BTreeMap::new(),
             ended: None,
+            ends: 0,
             changes: Vec::new(),
             started: Vec::new(),
             adopted: Vec::new(),
@@ -120,7 +122,9 @@ impl World {
 
     pub(crate) fn command(&mut self, vm: &str, command: Command) -> Result<(), Refused> {
         let orders = self.roster.command(self.at(), &name(vm), command)?;
-        self.ended = None;
+        if !self.roster.is_down() {
+            self.ended = None;
+        }
         self.carry_out(orders);
         Ok(())
     }
@@ -314,7 +318,7 @@ impl World {
                     }
                     *newest = incarnation.0;
                     self.leased.insert(vm.clone());
-                    self.actors.insert(vm, Actor { epoch, mode, stopping: false });
+                    self.actors.insert(vm, Actor { epoch, stopping: false });
                 }
                 Order::Stop { vm, epoch } => {
                     let actor = self.actors.get_mut(&vm).unwrap_or_else(|| panic!("{vm}: stop nobody"));
@@ -339,7 +343,7 @@ impl World {
                 Order::GroupReady => self.group_ready += 1,
                 Order::End(end) => {
                     assert!(self.actors.is_empty(), "the group ended before {:?}", self.actors);
-                    self.ended = Some(end);
+                    (self.ended, self.ends) = (Some(end), self.ends + 1);
                 }
                 Order::Save(_) | Order::Update(_) => {}
             }
