@@ -3,9 +3,9 @@
 //! `PROPTEST_CASES` sets how many. A failure is shrunk to the fewest and smallest steps and printed as Rust.
 
 use crate::model::{Ended, Group, Is, Model, Told};
-use crate::steps::{Step, findings, groups, steps};
+use crate::steps::{Past, Step, groups, pasts, steps};
 use crate::world::{World, name};
-use pepita_supervisor::group::{End, Found};
+use pepita_supervisor::group::End;
 use pepita_supervisor::journal::Wanted;
 use pepita_supervisor::observe::VmPhase;
 use pepita_supervisor::policy::Cause;
@@ -28,13 +28,12 @@ struct Pair {
 }
 
 impl Pair {
-    fn start(mut spec: GroupSpec, found: &BTreeMap<VmName, Found>) -> Self {
-        let world = World::down(spec.clone());
-        let model = Model::new(spec.clone(), world.now);
-        spec.vms.iter_mut().for_each(|vm| vm.machine.vcpus = 1);
-        let found = found.iter().filter(|(vm, _)| spec.vms.iter().any(|spec| spec.name == **vm));
-        let found = found.map(|(vm, found)| (vm.clone(), found.clone())).collect();
+    fn start(spec: GroupSpec, past: &Past) -> Self {
+        let world = World::remembering(spec.clone(), &past.memory);
+        let model = Model::new(spec.clone(), &past.memory, world.now);
         let mut pair = Self { world, model, spec, seen: 0, never: BTreeSet::new() };
+        let there = |vm: &VmName| pair.spec.vms.iter().any(|spec| spec.name == *vm);
+        let found: BTreeMap<_, _> = past.found.clone().into_iter().filter(|(vm, _)| there(vm)).collect();
         pair.world.start(&found);
         pair.model.start(&found);
         pair.compare();
@@ -44,6 +43,10 @@ impl Pair {
     fn pick(&self, place: usize) -> Option<String> {
         let names = self.world.roster.names();
         (!names.is_empty()).then(|| names[place % names.len()].to_string())
+    }
+
+    fn chance(&mut self, draw: f64) {
+        (self.world.draw, self.model.draw) = (draw, draw);
     }
 
     fn step(&mut self, step: &Step) {
@@ -252,9 +255,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_group_does_what_the_model_does(spec in groups(), found in findings(), steps in steps()) {
-        let mut pair = Pair::start(spec.0, &found.0);
-        for step in &steps.0 {
+    fn a_group_does_what_the_model_does(spec in groups(), past in pasts(), steps in steps()) {
+        let mut pair = Pair::start(spec.0, &past.0);
+        for (index, step) in steps.0.iter().enumerate() {
+            pair.chance(index as f64 * 0.37 % 1.0);
             pair.step(step);
         }
         pair.come_to_rest();

@@ -3,6 +3,7 @@
 
 use crate::world::name;
 use pepita_supervisor::group::{Command, Found};
+use pepita_supervisor::journal::{Remembered, Wanted};
 use pepita_supervisor::observe::{Action, VmPhase};
 use pepita_supervisor::policy::{Cause, Judgement, judge};
 use pepita_supervisor::spec::{
@@ -116,6 +117,19 @@ impl Vm {
         }
     }
 
+    /// SUPERVISION 9 and the end of 1.
+    fn remembered(spec: VmSpec, memory: &BTreeMap<VmName, Remembered>) -> Self {
+        let Some(memory) = memory.get(&spec.name) else { return Self::new(spec, 0) };
+        let always = spec.restart.policy == Restart::Always;
+        let mut vm = Self::new(spec, memory.incarnation.0);
+        vm.attempts = memory.attempts;
+        vm.wanted = memory.wanted == Wanted::Up || always && vm.wanted;
+        if memory.completed && vm.wanted && !always {
+            vm.is = Is::Completed;
+        }
+        vm
+    }
+
     pub(crate) fn lives(&self) -> bool {
         matches!(
             self.is,
@@ -154,9 +168,11 @@ impl Vm {
 }
 
 impl Model {
-    pub(crate) fn new(mut spec: GroupSpec, now: Instant) -> Self {
-        let vms = std::mem::take(&mut spec.vms).into_iter().map(|vm| Vm::new(vm, 0)).collect();
-        let (group, removed) = (Group::Down(None), BTreeMap::new());
+    pub(crate) fn new(mut spec: GroupSpec, memory: &BTreeMap<VmName, Remembered>, now: Instant) -> Self {
+        let vms =
+            std::mem::take(&mut spec.vms).into_iter().map(|spec| Vm::remembered(spec, memory)).collect();
+        let removed = memory.iter().map(|(vm, memory)| (vm.clone(), memory.incarnation.0)).collect();
+        let group = Group::Down(None);
         Self { spec, vms, group, round: None, entries: Vec::new(), removed, now, draw: 0.0, told: Vec::new() }
     }
 
@@ -169,8 +185,11 @@ impl Model {
         for v in 0..self.vms.len() {
             let vm = &mut self.vms[v];
             let Some(found) = found.get(&vm.spec.name) else { continue };
-            (vm.first, vm.in_order, vm.incarnation) = (false, true, found.incarnation.0);
+            let old = found.incarnation.0 < vm.incarnation;
+            (vm.first, vm.in_order, vm.incarnation) = (false, true, vm.incarnation.max(found.incarnation.0));
             match (&found.ended, vm.wanted) {
+                (Some(_), _) if vm.is == Is::Completed => {}
+                (Some(_), true) if old => {}
                 (Some(cause), true) if self.group == Group::Up => self.judged(v, cause.clone()),
                 (Some(_), true) => self.tell(v, Action::Leave, None, false),
                 (Some(_), false) => {}

@@ -2,6 +2,7 @@
 
 use crate::world::{NS, SECOND, exit, group, name, vm};
 use pepita_supervisor::group::{Command, Found};
+use pepita_supervisor::journal::{Remembered, Wanted};
 use pepita_supervisor::policy::Cause;
 use pepita_supervisor::spec::{
     self, AutoShutdown, GroupSpec, Incarnation, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure,
@@ -24,9 +25,10 @@ impl fmt::Debug for Short<Vec<Step>> {
     }
 }
 
-impl fmt::Debug for Short<BTreeMap<VmName, Found>> {
+impl fmt::Debug for Short<Past> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|(vm, found)| write!(f, "\n    {vm}: {found:?}"))
+        self.0.memory.iter().try_for_each(|(vm, memory)| write!(f, "\n    {vm}: {memory:?}"))?;
+        self.0.found.iter().try_for_each(|(vm, found)| write!(f, "\n    {vm}: {found:?}"))
     }
 }
 
@@ -119,6 +121,7 @@ fn vms() -> impl Strategy<Value = VmSpec> {
             vm.restart.reset_after = SECOND * reset as u32;
             (vm.restart.never, vm.restart.always) = (BTreeSet::from([64]), BTreeSet::from([75]));
             (vm.restart.backoff.initial, vm.restart.backoff.max) = (SECOND * initial as u32, SECOND * 8);
+            vm.restart.backoff.jitter = 0.5;
             (vm.autostart, vm.significant) = (autostart, significant);
             vm.start.on_failure = if aborts { OnStartFailure::Abort } else { OnStartFailure::Retry };
             vm
@@ -183,15 +186,35 @@ pub(crate) fn steps() -> impl Strategy<Value = Short<Vec<Step>>> {
     prop::collection::vec(step(), 1..40).prop_map(Short)
 }
 
-/// What is found when the group starts: runs unchanged, runs and has changed, has ended.
-pub(crate) fn findings() -> impl Strategy<Value = Short<BTreeMap<VmName, Found>>> {
-    let one =
-        prop_oneof![Just((true, None)), Just((false, None)), causes().prop_map(|cause| (true, Some(cause))),];
-    let found = |(unchanged, ended)| Found { incarnation: Incarnation(3), unchanged, ended };
-    let some = prop::collection::btree_map(0usize..6, one.prop_map(found), 1..4);
-    let named =
-        some.prop_map(|found| found.into_iter().map(|(vm, found)| (name(NAMES[vm]), found)).collect());
-    prop_oneof![4 => Just(BTreeMap::new()), 1 => named].prop_map(Short)
+/// What a previous run has left: what the journal knows, and which VMs are there, run or have ended, and have changed.
+#[derive(Debug, Clone)]
+pub(crate) struct Past {
+    pub(crate) memory: BTreeMap<VmName, Remembered>,
+    pub(crate) found: BTreeMap<VmName, Found>,
+}
+
+pub(crate) fn pasts() -> impl Strategy<Value = Short<Past>> {
+    let found = (2u64..5, prop::bool::weighted(0.7), prop::option::of(causes()));
+    let found = found.prop_map(|(incarnation, unchanged, ended)| Found {
+        incarnation: Incarnation(incarnation),
+        unchanged,
+        ended,
+    });
+    let memory = (prop::bool::weighted(0.7), 0u32..3, prop::bool::weighted(0.2));
+    let memory = memory.prop_map(|(up, attempts, completed)| Remembered {
+        incarnation: Incarnation(3),
+        wanted: if up { Wanted::Up } else { Wanted::Down },
+        attempts,
+        completed,
+    });
+    let past = (some(memory), some(found)).prop_map(|(memory, found)| Past { memory, found });
+    let none = Past { memory: BTreeMap::new(), found: BTreeMap::new() };
+    prop_oneof![3 => Just(none), 1 => past].prop_map(Short)
+}
+
+fn some<T: fmt::Debug>(what: impl Strategy<Value = T>) -> impl Strategy<Value = BTreeMap<VmName, T>> {
+    let places = prop::collection::btree_map(0usize..6, what, 0..5);
+    places.prop_map(|some| some.into_iter().map(|(vm, what)| (name(NAMES[vm]), what)).collect())
 }
 
 impl Edit {
