@@ -1,0 +1,33 @@
+# The two commands of the README are `make run` and `make test`. Each does its own set-up.
+.PHONY: help setup run demo test lint doc soak faults chaos bench bench-scale clean-vms
+
+help: ## What there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## QEMU, a guest kernel, vsock's back-end, our programs, the guest images
+	@./scripts/setup.sh
+
+run: setup ## Two microVMs under supervision, in the foreground; Ctrl-C stops them in order
+	@target/debug/pepitad --config config/quickstart.toml
+
+demo: setup ## The same scripted: boot, kill one, see it come back, stop
+	@./scripts/demo.sh
+
+lint: ## Formatting and clippy
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+
+doc: ## The book of the crates, without warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
+
+test: setup lint doc ## Everything that CI checks, real microVMs included
+	cargo test --workspace
+
+soak: setup ## 50 boots of one microVM in a row
+	PEPITA_SOAK_BOOTS=50 cargo test --test microvm -- --nocapture boots_in_a_row
+
+faults: setup ## Each fault of a real microVM, the long form
+	PEPITA_LONG=1 cargo test -p pepita-launcher -- --nocapture
+
+bench: setup ## What is promised as a number
+	cargo bench --workspace

@@ -1,0 +1,34 @@
+//! Embeds a supervision tree in a tokio program: loads a file, starts the tree, prints what happens, stops in order.
+//!
+//! `cargo run --example embed -- config/quickstart.toml`
+
+use pepita_supervisor::config;
+use pepita_supervisor::observe::Received;
+use pepita_supervisor::tree::Tree;
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let file = std::env::args().nth(1).unwrap_or_else(|| "config/embedded.toml".to_owned());
+    let checked = config::load(Path::new(&file))?;
+    let tree = Tree::start(checked.spec).await?;
+
+    let mut events = tree.events();
+    let printing = tokio::spawn(async move {
+        while let Some(received) = events.next().await {
+            match received {
+                Received::Event(event) => println!("{event}"),
+                Received::Lagged(missed) => println!("({missed} events went by unread)"),
+            }
+        }
+    });
+
+    tree.wait_ready(Duration::from_secs(60)).await?;
+    println!("ready: {} VMs", tree.status().vms().count());
+    tokio::signal::ctrl_c().await?;
+    println!("{:?}", tree.stop().await);
+    printing.await?;
+    Ok(())
+}
