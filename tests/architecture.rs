@@ -55,7 +55,9 @@ impl Source {
     }
 
     fn is_under(&self, places: &[&str]) -> bool {
-        places.iter().any(|place| self.path == *place || (place.ends_with('/') && self.path.starts_with(place)))
+        places
+            .iter()
+            .any(|place| self.path == *place || (place.ends_with('/') && self.path.starts_with(place)))
     }
 }
 
@@ -95,7 +97,9 @@ fn row(room: &str) -> Option<usize> {
 /// The rooms that a file names as `crate::room`.
 fn used(code: &str) -> BTreeSet<&str> {
     let after = code.split("crate::").skip(1);
-    after.map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '_').next().unwrap_or_default()).collect()
+    after
+        .map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '_').next().unwrap_or_default())
+        .collect()
 }
 
 #[test]
@@ -116,7 +120,8 @@ fn imports_point_down() {
 
 #[test]
 fn what_decides_touches_nothing() {
-    let forbidden = ["tokio", "ractor", "std::fs", "std::net", "Instant::now", "SystemTime::now", "fastrand", "async "];
+    let forbidden =
+        ["tokio", "ractor", "std::fs", "std::net", "Instant::now", "SystemTime::now", "fastrand", "async "];
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|source| source.is_under(&PURE)) {
         for word in forbidden.iter().filter(|word| source.code.contains(**word)) {
@@ -151,5 +156,8 @@ fn every_pure_place_exists() {
 fn no_file_is_a_warehouse() {
     let long = |source: &&Source| source.code.lines().count() > 450;
     let long: Vec<String> = sources().iter().filter(long).map(|source| source.path.clone()).collect();
-    assert!(long.is_empty(), "over 450 lines, each a place to ask whether two decisions live in one room: {long:?}");
+    assert!(
+        long.is_empty(),
+        "over 450 lines, each a place to ask whether two decisions live in one room: {long:?}"
+    );
 }
