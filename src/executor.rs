@@ -233,17 +233,31 @@ struct Desk {
 impl Desk {
     async fn perform(&self, msg: ExecutorMsg) {
         match msg {
-            ExecutorMsg::Launch { launch, reply } => {
-                // The semaphore is never closed.
-                let _permit = self.launches.acquire().await;
-                reply.send(self.pepita.run(&launch).await);
-            }
+            ExecutorMsg::Launch { launch, reply } => reply.send(self.launch(&launch).await),
             ExecutorMsg::Adopt { vm, reply } => reply.send(self.adopt(&vm).await),
             ExecutorMsg::Status { vm, reply } => reply.send(self.ours(&vm).await),
             ExecutorMsg::Destroy { vm, reply } => reply.send(self.destroy(&vm).await),
             ExecutorMsg::Signal { vm, signal, reply } => reply.send(self.pepita.signal(&vm, signal).await),
             ExecutorMsg::List { reply } => reply.send(self.pepita.list().await),
             ExecutorMsg::Done(_) | ExecutorMsg::Panic => {}
+        }
+    }
+
+    async fn launch(&self, launch: &Launch) -> Result<StatusRecord, ExecutorError> {
+        // The semaphore is never closed.
+        let _permit = self.launches.acquire().await;
+        let vm = &launch.spec.name;
+        let taken = match self.pepita.run(launch).await {
+            Err(e) if e.kind() == Some(CallErrorKind::NameTaken) => e,
+            done => return done,
+        };
+        // A former incarnation that nobody took down, or whose monitor is about to go, makes way; nothing else does.
+        match self.ours(vm).await {
+            Ok(record) if record.incarnation < launch.incarnation.0 => {
+                self.pepita.destroy(vm).await?;
+                self.pepita.run(launch).await
+            }
+            _ => Err(taken),
         }
     }
 

@@ -219,7 +219,7 @@ impl GroupState {
         match seen.then {
             Then::Hold => self.hold(me, seen.found).await,
             Then::Up => {
-                let orders = self.roster.start(at(), &seen.found);
+                let orders = self.roster.succeed(at(), &seen.found);
                 self.carry_out(me, orders).await;
             }
             Then::Down => {

@@ -31,7 +31,7 @@ use crate::group::{AskError, Command, Errand, Refused};
 use crate::link::{HostSockets, Sockets};
 use crate::observe::{Board, Bus, Events, TreeStatus, VmPhase};
 use crate::reply::Reply;
-use crate::spec::{GroupName, GroupSpec, Signal, TreeSpec, VmName, VmSpec};
+use crate::spec::{GroupName, GroupSpec, Plan, Signal, TreeSpec, VmName, VmSpec};
 use change::Change;
 use error::Progress;
 use pepita_wire::Ask;
@@ -193,7 +193,7 @@ impl Tree {
     /// # Errors
     /// When the tree would contradict itself, or is stopping; then nothing was changed. So with all changes.
     pub async fn add_group(&self, group: GroupSpec) -> Result<(), ChangeError> {
-        self.change(Change::AddGroup(Box::new(group))).await
+        self.change(Change::AddGroup(Box::new(group))).await.map(drop)
     }
 
     /// Stops a group, last started first, and forgets it. Comes back when that is under way.
@@ -203,7 +203,7 @@ impl Tree {
     pub async fn remove_group(&self, group: &str) -> Result<(), ChangeError> {
         let missing = || Refused::NoSuchGroup(group.to_owned());
         let group = GroupName::new(group).map_err(|_| missing())?;
-        self.change(Change::RemoveGroup(group)).await
+        self.change(Change::RemoveGroup(group)).await.map(drop)
     }
 
     /// Adds a VM at the end of a group.
@@ -213,7 +213,7 @@ impl Tree {
     pub async fn add_vm(&self, group: &str, vm: VmSpec) -> Result<(), ChangeError> {
         let missing = || Refused::NoSuchGroup(group.to_owned());
         let group = GroupName::new(group).map_err(|_| missing())?;
-        self.change(Change::AddVm { group, vm: Box::new(vm) }).await
+        self.change(Change::AddVm { group, vm: Box::new(vm) }).await.map(drop)
     }
 
     /// Stops a VM and forgets it. Comes back when that is under way.
@@ -222,7 +222,7 @@ impl Tree {
     /// When there is no such VM.
     pub async fn remove_vm(&self, vm: &str) -> Result<(), ChangeError> {
         let vm = name(vm)?;
-        self.change(Change::RemoveVm(vm)).await
+        self.change(Change::RemoveVm(vm)).await.map(drop)
     }
 
     /// Takes a new specification, as a whole. Policies, budgets, timeouts and probes apply at once and keep their
@@ -231,7 +231,7 @@ impl Tree {
     ///
     /// # Errors
     /// When it contradicts itself, or changes what only a new start of the supervisor can; then nothing of it applies.
-    pub async fn reload(&self, spec: TreeSpec, restart: bool) -> Result<(), ChangeError> {
+    pub async fn reload(&self, spec: TreeSpec, restart: bool) -> Result<Plan, ChangeError> {
         self.change(Change::Reload { spec: Box::new(spec), restart }).await
     }
 
@@ -268,7 +268,7 @@ impl Tree {
         self.inner.root.get_cell()
     }
 
-    async fn change(&self, change: Change) -> Result<(), ChangeError> {
+    async fn change(&self, change: Change) -> Result<Plan, ChangeError> {
         let answer = self.ask_root(|reply| RootMsg::Change { change, reply }).await;
         answer.unwrap_or_else(|| Err(self.unheard().into()))
     }

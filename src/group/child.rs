@@ -1,6 +1,6 @@
 //! What the group remembers of one VM. Holds facts, decides nothing.
 
-use crate::journal::Wanted;
+use crate::journal::{Remembered, Wanted};
 use crate::observe::VmPhase;
 use crate::policy::Cause;
 use crate::spec::{Incarnation, VmName, VmSpec};
@@ -127,6 +127,8 @@ pub(crate) struct Child {
     pub(crate) ready_for: Option<Duration>,
     /// Its machine, command or environment has changed since it was started.
     pub(crate) needs_restart: bool,
+    /// What the journal has of it.
+    pub(crate) saved: Option<Remembered>,
 }
 
 impl Child {
@@ -143,11 +145,26 @@ impl Child {
             first_start: false,
             ready_for: None,
             needs_restart: false,
+            saved: None,
         }
     }
 
     pub(crate) fn name(&self) -> &VmName {
         &self.spec.name
+    }
+
+    /// What outlives the group.
+    pub(crate) fn remember(&self) -> Remembered {
+        Remembered {
+            incarnation: self.incarnation,
+            wanted: self.wanted,
+            attempts: self.attempts,
+            completed: self.phase == Phase::Completed,
+            failed: match &self.phase {
+                Phase::Failed { reason } => Some(reason.clone()),
+                _ => None,
+            },
+        }
     }
 
     /// Notes how long it has been Ready, before something happens to it. A pause is a break: a VM that stands still

@@ -45,7 +45,7 @@ pub struct Roster {
     stage: Stage,
     ready_told: bool,
     last_epoch: u64,
-    /// The last incarnations of VMs that were removed: should one come back, its numbers go on.
+    /// The last known incarnations of VMs that are not there: should one come back, its numbers go on.
     retired: BTreeMap<VmName, Incarnation>,
     orders: Vec<Order>,
 }
@@ -66,7 +66,9 @@ impl Roster {
                     } else if remembered.wanted == Wanted::Up {
                         child.wanted = Wanted::Up;
                     }
-                    if remembered.completed && child.spec.restart.policy != Restart::Always {
+                    child.saved = Some(remembered.clone());
+                    let stays = child.wanted == Wanted::Up && child.spec.restart.policy != Restart::Always;
+                    if remembered.completed && stays {
                         child.phase = Phase::Completed;
                     }
                     if let Some(reason) = remembered.failed.clone() {
@@ -84,7 +86,7 @@ impl Roster {
             stage: Stage::Down,
             ready_told: false,
             last_epoch: 0,
-            retired: BTreeMap::new(),
+            retired: memory.iter().map(|(vm, remembered)| (vm.clone(), remembered.incarnation)).collect(),
             orders: Vec::new(),
         }
     }
@@ -167,17 +169,7 @@ impl Roster {
 
     /// What the journal keeps of a VM.
     pub fn remember(&self, name: &VmName) -> Option<Remembered> {
-        let child = &self.children[self.find(name)?];
-        Some(Remembered {
-            incarnation: child.incarnation,
-            wanted: child.wanted,
-            attempts: child.attempts,
-            completed: matches!(child.phase, Phase::Completed),
-            failed: match &child.phase {
-                Phase::Failed { reason } => Some(reason.clone()),
-                _ => None,
-            },
-        })
+        Some(self.children[self.find(name)?].remember())
     }
 
     /// Nothing of the group runs or will by itself.
@@ -216,8 +208,6 @@ impl Roster {
         let child = &mut self.children[index];
         child.epoch = self.last_epoch;
         let (vm, incarnation, epoch) = (child.name().clone(), child.incarnation, child.epoch);
-        // First written down, then done: an incarnation's number is never used twice, even after a crash in between.
-        self.orders.push(Order::Save(vm.clone()));
         self.orders.push(Order::Spawn { vm, incarnation, epoch, mode });
     }
 
@@ -269,6 +259,16 @@ impl Roster {
     /// Brings everything to where it belongs at this moment, and hands out the orders.
     fn finish(&mut self, now: Instant) -> Vec<Order> {
         self.settle(now);
-        std::mem::take(&mut self.orders)
+        // First written down, then done: an incarnation's number is never used twice, even after a crash in between.
+        let mut orders = Vec::new();
+        for child in &mut self.children {
+            let memory = Some(child.remember());
+            if child.saved != memory {
+                child.saved = memory;
+                orders.push(Order::Save(child.name().clone()));
+            }
+        }
+        orders.append(&mut self.orders);
+        orders
     }
 }

@@ -93,6 +93,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const INTENSITY: Intensity = Intensity { max_restarts: 2, period: Duration::from_secs(10) };
 
@@ -127,5 +128,58 @@ mod tests {
         let at: Vec<_> =
             (0..5).filter_map(|_| window.admit_later(now, INTENSITY)).map(|at| at - now).collect();
         assert_eq!(at, [Duration::ZERO, Duration::ZERO, step, step, step * 2]);
+    }
+
+    #[test]
+    fn what_has_aged_is_not_told() {
+        let (mut window, now) = (Window::new(), Instant::now());
+        assert!(window.admit(now, INTENSITY).is_ok());
+        window.age(now + INTENSITY.period, INTENSITY.period);
+        assert_eq!(window.describe(INTENSITY), "1/2 in 10s");
+        window.age(now + INTENSITY.period * 2, INTENSITY.period);
+        assert_eq!(window.describe(INTENSITY), "0/2 in 10s");
+    }
+
+    /// A window that forgets nothing and counts anew each time: those not older than the period, and those to come.
+    #[derive(Default)]
+    struct Naive(Vec<Instant>);
+
+    impl Naive {
+        fn count(&self, at: Instant, period: Duration) -> u32 {
+            self.0.iter().filter(|entry| **entry + period >= at).count() as u32
+        }
+
+        /// Tries every moment at which anything can change.
+        fn room(&self, now: Instant, intensity: Intensity) -> Option<Instant> {
+            let after = |entry: &Instant| *entry + intensity.period + Duration::from_nanos(1);
+            let moments = self.0.iter().map(after).filter(|at| *at >= now).chain([now]);
+            moments.filter(|at| self.count(*at, intensity.period) < intensity.max_restarts).min()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_window_is_what_a_naive_count_says(
+            max_restarts in 0u32..5,
+            period in 1u64..20,
+            // So many nanoseconds later: would it be admitted, or is it entered for later?
+            steps in prop::collection::vec((0u64..12, any::<bool>()), 1..60),
+        ) {
+            let intensity = Intensity { max_restarts, period: Duration::from_nanos(period) };
+            let (mut window, mut naive, mut now) = (Window::new(), Naive::default(), Instant::now());
+            for (later, waits) in steps {
+                now += Duration::from_nanos(later);
+                if waits {
+                    let room = naive.room(now, intensity);
+                    prop_assert_eq!(window.admit_later(now, intensity), room);
+                    naive.0.extend(room);
+                } else {
+                    let count = naive.count(now, intensity.period) + 1;
+                    let expected = if count > max_restarts { Err(Exceeded { count, intensity }) } else { Ok(count) };
+                    prop_assert_eq!(window.admit(now, intensity), expected);
+                    naive.0.extend(expected.ok().map(|_| now));
+                }
+            }
+        }
     }
 }

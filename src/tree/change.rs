@@ -61,27 +61,14 @@ impl Change {
                 new
             }
         };
-        fixed(old, &new)?;
+        let fixed = old.diff(&new).fixed;
+        if !fixed.is_empty() {
+            return Err(ChangeError::Fixed(fixed));
+        }
         check(&new)?;
         settled(&new, status)?;
         leaving(old, &new, status)?;
         Ok(new)
-    }
-}
-
-/// What only a new start of the supervisor can change.
-fn fixed(old: &TreeSpec, new: &TreeSpec) -> Result<(), ChangeError> {
-    let same = [
-        ("supervisor.name", old.name == new.name),
-        ("supervisor.state_dir", old.state_dir == new.state_dir),
-        ("supervisor.control_socket", old.control_socket == new.control_socket),
-        ("supervisor.pepita", old.pepita == new.pepita),
-        ("supervisor.run_dir", old.run_dir == new.run_dir),
-        ("supervisor.max_parallel_launches", old.max_parallel_launches == new.max_parallel_launches),
-    ];
-    match same.iter().find(|(_, same)| !same) {
-        Some((what, _)) => Err(ChangeError::Fixed(what)),
-        None => Ok(()),
     }
 }
 

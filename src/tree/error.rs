@@ -37,8 +37,8 @@ pub enum ChangeError {
     #[error(transparent)]
     Spec(#[from] SpecError),
     /// Only a new start of the supervisor can change this.
-    #[error("{0} cannot be changed while the supervisor runs; restart it")]
-    Fixed(&'static str),
+    #[error("supervisor: {} cannot change while it runs; restart it", .0.join(", "))]
+    Fixed(Vec<&'static str>),
     /// A VM would move to another group, or is still on its way out of one.
     #[error(
         "VM {vm:?} is still in group {from:?}; remove it there first, and add it to {to:?} when it is gone"

@@ -13,7 +13,7 @@ use crate::executor::{ExecutorArgs, PepitaExecutor};
 use crate::group::{At, Begin, Command, Errand, GroupMsg, Refused, Report, Shared, Told};
 use crate::observe::EventKind;
 use crate::reply::Reply;
-use crate::spec::{GroupName, TreeSpec, VmName};
+use crate::spec::{GroupName, Plan, TreeSpec, VmName};
 use crate::vm::{Service, Services};
 use ending::Ending;
 use pepita_wire::StatusRecord;
@@ -38,7 +38,7 @@ pub(crate) enum RootMsg {
     /// For this VM, through its group.
     Pass { vm: VmName, errand: Errand },
     /// Change the tree.
-    Change { change: Change, reply: Reply<Result<(), ChangeError>> },
+    Change { change: Change, reply: Reply<Result<Plan, ChangeError>> },
     /// What the tree is to be at the moment.
     Spec { reply: Reply<TreeSpec> },
     /// Stop everything in order.
@@ -184,8 +184,8 @@ impl Actor for Root {
                 None => errand.refuse(Refused::NoSuchVm(vm.to_string())),
             },
             RootMsg::Change { change, reply } => match state.change(&me, change).await? {
-                Ok(todo) => {
-                    reply.send(Ok(()));
+                Ok((plan, todo)) => {
+                    reply.send(Ok(plan));
                     steps = todo;
                 }
                 Err(refused) => reply.send(Err(refused)),
@@ -269,7 +269,7 @@ impl RootState {
         &mut self,
         me: &ActorRef<RootMsg>,
         change: Change,
-    ) -> Result<Result<Vec<Step>, ChangeError>, ActorProcessingErr> {
+    ) -> Result<Result<(Plan, Vec<Step>), ChangeError>, ActorProcessingErr> {
         if !self.schedule.is_up() || self.ending.is_some() {
             return Ok(Err(Refused::Stopping.into()));
         }
@@ -295,7 +295,7 @@ impl RootState {
                 None => self.raise(me, spec, place, Begin::Found(BTreeMap::new()), None).await?,
             }
         }
-        Ok(Ok(self.schedule.reload(at().now, &self.spec)))
+        Ok(Ok((old.diff(&self.spec), self.schedule.reload(at().now, &self.spec))))
     }
 
     fn carry_out(&mut self, me: &ActorRef<RootMsg>, steps: Vec<Step>) {

@@ -2,10 +2,10 @@
 //! It holds the roster to what must never be, whatever a test is about: see [`World::carry_out`].
 
 use pepita_supervisor::group::{At, Command, End, Found, Order, Refused, Roster};
-use pepita_supervisor::journal::Remembered;
+use pepita_supervisor::journal::{Remembered, Wanted};
 use pepita_supervisor::observe::{Action, Change, Decision, VmPhase};
 use pepita_supervisor::policy::Cause;
-use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, Strategy, VmName, VmSpec};
+use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, Restart, Strategy, VmName, VmSpec};
 use pepita_supervisor::vm::{Mode, News};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -37,7 +37,6 @@ pub(crate) fn group(strategy: Strategy, vms: &str) -> GroupSpec {
 #[derive(Debug, Clone)]
 pub(crate) struct Actor {
     pub(crate) epoch: u64,
-    pub(crate) mode: Mode,
     /// It was told to stop.
     pub(crate) stopping: bool,
 }
@@ -49,6 +48,8 @@ pub(crate) struct World {
     pub(crate) actors: BTreeMap<VmName, Actor>,
     /// How the group ended, once it has.
     pub(crate) ended: Option<End>,
+    /// How often it has ended.
+    pub(crate) ends: usize,
     /// Every change, from the beginning.
     pub(crate) changes: Vec<Change>,
     /// What was done since it was last asked for.
@@ -61,6 +62,15 @@ pub(crate) struct World {
     leased: BTreeSet<VmName>,
     incarnations: BTreeMap<VmName, u64>,
     last_epoch: u64,
+    /// What the events say of each VM.
+    shown: BTreeMap<VmName, VmPhase>,
+    journal: BTreeMap<VmName, Remembered>,
+    strategy: Strategy,
+    /// It was told to stop, and not to start since.
+    halted: bool,
+    reloaded: bool,
+    /// Chance.
+    pub(crate) draw: f64,
 }
 
 impl World {
@@ -71,11 +81,13 @@ impl World {
 
     pub(crate) fn remembering(spec: GroupSpec, memory: &BTreeMap<VmName, Remembered>) -> Self {
         let incarnations = memory.iter().map(|(vm, memory)| (vm.clone(), memory.incarnation.0)).collect();
+        let strategy = spec.strategy;
         Self {
             roster: Roster::new(spec, memory),
             now: Instant::now(),
             actors: BTreeMap::new(),
             ended: None,
+            ends: 0,
             changes: Vec::new(),
             started: Vec::new(),
             adopted: Vec::new(),
@@ -85,6 +97,12 @@ impl World {
             leased: BTreeSet::new(),
             incarnations,
             last_epoch: 0,
+            shown: BTreeMap::new(),
+            journal: memory.clone(),
+            strategy,
+            halted: false,
+            reloaded: false,
+            draw: 0.0,
         }
     }
 
@@ -104,23 +122,27 @@ impl World {
     }
 
     pub(crate) fn at(&self) -> At {
-        At { now: self.now, draw: 0.0 }
+        At { now: self.now, draw: self.draw }
     }
 
     pub(crate) fn start(&mut self, found: &BTreeMap<VmName, Found>) {
+        self.halted = false;
         let orders = self.roster.start(self.at(), found);
         self.carry_out(orders);
     }
 
     pub(crate) fn start_afresh(&mut self) {
-        self.ended = None;
+        (self.ended, self.halted) = (None, false);
         let orders = self.roster.start_afresh(self.at());
         self.carry_out(orders);
     }
 
     pub(crate) fn command(&mut self, vm: &str, command: Command) -> Result<(), Refused> {
         let orders = self.roster.command(self.at(), &name(vm), command)?;
-        self.ended = None;
+        self.halted &= command == Command::Stop;
+        if !self.roster.is_down() {
+            self.ended = None;
+        }
         self.carry_out(orders);
         Ok(())
     }
@@ -131,16 +153,20 @@ impl World {
     }
 
     pub(crate) fn reload(&mut self, spec: GroupSpec, restart: bool) {
+        (self.reloaded, self.strategy) = (true, spec.strategy);
         let orders = self.roster.reload(self.at(), spec, restart);
         self.carry_out(orders);
     }
 
     pub(crate) fn stop(&mut self) {
+        self.halted = true;
         let orders = self.roster.stop(self.at());
+        self.check_stops(&orders);
         self.carry_out(orders);
     }
 
     pub(crate) fn destroy(&mut self) {
+        self.halted = true;
         let orders = self.roster.destroy(self.at());
         self.carry_out(orders);
     }
@@ -162,6 +188,7 @@ impl World {
         let epoch = self.actor(vm).epoch;
         self.actors.remove(&name(vm));
         let orders = self.roster.ended(self.at(), &name(vm), epoch, cause);
+        self.check_stops(&orders);
         self.carry_out(orders);
     }
 
@@ -196,6 +223,7 @@ impl World {
 
     pub(crate) fn tick(&mut self) {
         let orders = self.roster.tick(self.at());
+        self.check_stops(&orders);
         self.carry_out(orders);
     }
 
@@ -301,20 +329,22 @@ impl World {
                     assert!(!self.actors.contains_key(&vm), "{vm}: two actors");
                     assert!(epoch > self.last_epoch, "{vm}: epoch {epoch} again");
                     self.last_epoch = epoch;
-                    let newest = self.incarnations.entry(vm.clone()).or_default();
+                    let newest = self.incarnations.get(&vm).copied().unwrap_or_default();
                     match mode {
                         Mode::Launch => {
-                            assert!(incarnation.0 > *newest, "{vm}: incarnation {incarnation} again");
+                            self.check_launch(&vm);
+                            assert!(incarnation.0 > newest, "{vm}: incarnation {incarnation} again");
                             self.started.push(vm.clone());
                         }
                         Mode::Adopt => {
-                            assert!(incarnation.0 >= *newest, "{vm}: incarnation {incarnation} is over");
+                            assert!(incarnation.0 >= newest, "{vm}: incarnation {incarnation} is over");
                             self.adopted.push(vm.clone());
                         }
                     }
-                    *newest = incarnation.0;
+                    self.incarnations.insert(vm.clone(), incarnation.0);
+                    assert_eq!(self.journal[&vm].incarnation, incarnation, "{vm}: not written down");
                     self.leased.insert(vm.clone());
-                    self.actors.insert(vm, Actor { epoch, mode, stopping: false });
+                    self.actors.insert(vm, Actor { epoch, stopping: false });
                 }
                 Order::Stop { vm, epoch } => {
                     let actor = self.actors.get_mut(&vm).unwrap_or_else(|| panic!("{vm}: stop nobody"));
@@ -332,19 +362,67 @@ impl World {
                     self.leased.remove(&vm);
                 }
                 Order::Forget(vm) => {
+                    self.journal.remove(&vm);
                     assert!(!self.actors.contains_key(&vm), "{vm}: it lives, and is forgotten");
                     assert!(!self.leased.contains(&vm), "{vm}: forgotten with its CID");
                 }
-                Order::Tell(change) => self.changes.push(change),
+                Order::Tell(change) => {
+                    self.shown.insert(change.vm.clone(), change.to.clone());
+                    self.changes.push(change);
+                }
+                Order::Save(vm) => {
+                    let memory = self.roster.remember(&vm).expect("it is in the group");
+                    self.journal.insert(vm, memory);
+                }
                 Order::GroupReady => self.group_ready += 1,
                 Order::End(end) => {
                     assert!(self.actors.is_empty(), "the group ended before {:?}", self.actors);
-                    self.ended = Some(end);
+                    (self.ended, self.ends) = (Some(end), self.ends + 1);
                 }
-                Order::Save(_) | Order::Update(_) => {}
+                Order::Update(_) => {}
             }
         }
         self.check();
+    }
+
+    /// Before a VM is launched: somebody wants it, and nobody before it is still on its way (SUPERVISION 5, 7).
+    fn check_launch(&self, vm: &VmName) {
+        use VmPhase::{Backoff, Failed, Running, Starting, Waiting};
+        assert!(!self.halted, "{vm} starts after a stop");
+        assert_eq!(self.roster.facts(vm).expect("it is in the group").2, Wanted::Up, "{vm} is not wanted");
+        let waited = self.changes.last().is_some_and(|change| change.from == Waiting);
+        let names = self.roster.names();
+        for before in names.iter().take_while(|before| *before != vm) {
+            let never = self.roster.vm(before).is_some_and(|spec| spec.restart.policy == Restart::Never);
+            let in_the_way = match (self.strategy, &self.shown.get(before)) {
+                (Strategy::OneForOne, Some(Waiting)) => waited,
+                (Strategy::OneForOne, _) => false,
+                (Strategy::RestForOne, Some(Failed { .. })) => !never,
+                (_, Some(Waiting | Starting | Running | Backoff { .. })) => true,
+                (_, _) => false,
+            };
+            assert!(!in_the_way, "{vm} starts before {before}");
+        }
+    }
+
+    /// What is stopped without anybody having asked for this VM is stopped last first, one at a time (SUPERVISION 5, 7).
+    fn check_stops(&self, orders: &[Order]) {
+        let stops = orders.iter().filter_map(|order| match order {
+            Order::Stop { vm, .. } => Some(vm),
+            _ => None,
+        });
+        for (index, vm) in stops.enumerate() {
+            assert_eq!(index, 0, "two stops at once");
+            let names = self.roster.names();
+            let mut after = names.iter().skip_while(|after| *after != vm).skip(1);
+            // A new configuration may have put others behind the members of a group restart.
+            let last = self.reloaded || !after.any(|vm| self.actors.contains_key(vm));
+            assert!(last, "{vm} is stopped before those after it");
+            // One that the operator stops outside of a rest_for_one set is nobody's turn.
+            let all = self.halted || self.strategy == Strategy::OneForAll;
+            let another = self.actors.iter().any(|(other, actor)| actor.stopping && other != vm);
+            assert!(self.reloaded || !all || !another, "{vm} is stopped while another one is");
+        }
     }
 
     fn check(&self) {
@@ -356,6 +434,11 @@ impl World {
             assert_eq!(phase == VmPhase::Stopping, stopping, "{vm} is {phase}");
             if let VmPhase::Stopped | VmPhase::Completed | VmPhase::Failed { .. } = phase {
                 assert!(!self.leased.contains(vm), "{vm} is {phase} and holds its CID");
+            }
+        }
+        for vm in self.roster.names() {
+            if let Some(memory) = self.journal.get(&vm) {
+                assert_eq!(Some(memory), self.roster.remember(&vm).as_ref(), "{vm}: the journal is behind");
             }
         }
         let known = |vm: &VmName| self.roster.phases().any(|(name, _)| name == vm);

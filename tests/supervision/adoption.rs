@@ -116,3 +116,19 @@ async fn a_second_supervisor_of_the_same_state_is_refused_until_the_first_has_en
     rig.end().await;
     Rig::on(host, spec(dir.path())).await.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_former_incarnation_that_nobody_took_down_makes_way() {
+    let host = Host::new();
+    let mut spec = tree([group("web", Strategy::OneForOne, [vm("a")])]);
+    spec.groups[0].vms[0].autostart = false;
+    let mut rig = Rig::on(host.clone(), spec).await;
+    host.has(running("a", "test", Incarnation(0), 99));
+    rig.tree.command("a", Command::Start).await.expect("accepted");
+    rig.until("a", "ready").await;
+    assert_eq!(host.incarnation("a"), Some(1));
+    assert_eq!(rig.tree.status().vm("a").expect("there").attempts, 0, "and it is no failure");
+    // That the launcher refused the name was the point.
+    host.forgive();
+    rig.end().await;
+}

@@ -5,6 +5,7 @@
 mod support;
 
 mod adoption;
+mod changing;
 mod failing;
 mod narrow;
 mod order;

@@ -1,7 +1,7 @@
 //! How a group comes up: what runs already is taken over, the rest is started in order.
 
 use super::{Roster, Stage};
-use crate::group::child::{Phase, Then};
+use crate::group::child::{Child, Phase, Then};
 use crate::group::order::{At, Found, Order};
 use crate::journal::Wanted;
 use crate::spec::VmName;
@@ -11,6 +11,21 @@ use std::collections::BTreeMap;
 impl Roster {
     /// Brings the group up: takes over what runs already, starts the rest in order.
     pub fn start(&mut self, at: At, found: &BTreeMap<VmName, Found>) -> Vec<Order> {
+        // One that gave up gets a new chance with its group, unless it was just now.
+        self.come_up(at, found, |child| !found.contains_key(child.name()))
+    }
+
+    /// Goes on where a former actor of the group has failed: as a start, but what had given up stays down.
+    pub fn succeed(&mut self, at: At, found: &BTreeMap<VmName, Found>) -> Vec<Order> {
+        self.come_up(at, found, |_| false)
+    }
+
+    fn come_up(
+        &mut self,
+        at: At,
+        found: &BTreeMap<VmName, Found>,
+        failed_again: impl Fn(&Child) -> bool,
+    ) -> Vec<Order> {
         self.stage = Stage::Up;
         self.ready_told = false;
         for index in 0..self.children.len() {
@@ -23,9 +38,13 @@ impl Roster {
         }
         for index in 0..self.children.len() {
             let child = &mut self.children[index];
-            // One that has given up stays down, also when its group's actor has failed and this is the successor. The end
-            // of one that was found may have taken the group down already.
-            if child.phase == Phase::Stopped && child.wanted == Wanted::Up && self.stage == Stage::Up {
+            let idle = match child.phase {
+                Phase::Stopped => true,
+                Phase::Failed { .. } => failed_again(child),
+                _ => false,
+            };
+            // The end of one that was found may have taken the group down already.
+            if idle && child.wanted == Wanted::Up && self.stage == Stage::Up {
                 child.first_start = true;
                 self.enqueue(index, None);
             }

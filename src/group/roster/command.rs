@@ -40,7 +40,6 @@ impl Roster {
                 }
             }
         }
-        self.orders.push(Order::Save(vm.clone()));
         Ok(self.finish(at.now))
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Roster, Stage};
 use crate::group::child::{Phase, Then};
-use crate::group::order::{At, End, Order};
+use crate::group::order::{At, End};
 use crate::group::round::Round;
 use crate::journal::Wanted;
 use crate::observe::Action;
@@ -109,7 +109,6 @@ impl Roster {
         decision.delay = Some(until.saturating_duration_since(at.now));
         let attempt = self.children[index].attempts;
         self.set(index, Phase::Backoff { until, attempt, cause: cause.clone() }, Some(cause), Some(decision));
-        self.orders.push(Order::Save(self.children[index].name().clone()));
         if let Some(first) = first {
             self.take_along(first, Round { deadline: until, counted: true });
         }
@@ -165,7 +164,6 @@ impl Roster {
 
     /// A VM ended by itself and stays down; the group may end with it.
     fn ended_for_good(&mut self, index: usize) {
-        self.orders.push(Order::Save(self.children[index].name().clone()));
         // As in OTP, one that the operator has stopped is not waited for.
         let all_rest =
             || self.children.iter().all(|child| !child.spec.significant || child.phase.is_at_rest());

@@ -53,6 +53,7 @@ impl Roster {
     /// end is a failure like any other: what exceeding the window leads to is decided in one place.
     pub fn actor_failed(&mut self, at: At, vm: &VmName, epoch: u64, why: &str) -> Vec<Order> {
         let Some(index) = self.current(vm, epoch) else { return Vec::new() };
+        self.window.age(at.now, self.spec.intensity.period);
         self.children[index].note_ready(at.now);
         let cause = Some(Cause::ActorFailed);
         let stopping = matches!(self.children[index].phase, Phase::Stopping { .. });

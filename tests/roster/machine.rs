@@ -1,0 +1,266 @@
+//! Random groups under random steps: the roster does what the model does, and never what must not be.
+//!
+//! `PROPTEST_CASES` sets how many. A failure is shrunk to the fewest and smallest steps and printed as Rust.
+
+use crate::model::{Ended, Group, Is, Model, Told};
+use crate::steps::{Past, Step, groups, pasts, steps};
+use crate::world::{World, name};
+use pepita_supervisor::group::End;
+use pepita_supervisor::journal::Wanted;
+use pepita_supervisor::observe::VmPhase;
+use pepita_supervisor::policy::Cause;
+use pepita_supervisor::spec::{GroupSpec, Restart, Strategy, VmName};
+use pepita_supervisor::vm::News;
+use proptest::prelude::{ProptestConfig, proptest};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// The roster in its world, and the model beside it.
+#[derive(Clone)]
+struct Pair {
+    world: World,
+    model: Model,
+    spec: GroupSpec,
+    /// How many changes were compared.
+    seen: usize,
+    /// VMs that were never to be restarted, at some time.
+    never: BTreeSet<VmName>,
+}
+
+impl Pair {
+    fn start(spec: GroupSpec, past: &Past) -> Self {
+        let world = World::remembering(spec.clone(), &past.memory);
+        let model = Model::new(spec.clone(), &past.memory, world.now);
+        let mut pair = Self { world, model, spec, seen: 0, never: BTreeSet::new() };
+        let there = |vm: &VmName| pair.spec.vms.iter().any(|spec| spec.name == *vm);
+        let found: BTreeMap<_, _> = past.found.clone().into_iter().filter(|(vm, _)| there(vm)).collect();
+        pair.world.start(&found);
+        pair.model.start(&found);
+        pair.compare();
+        pair
+    }
+
+    fn pick(&self, place: usize) -> Option<String> {
+        let names = self.world.roster.names();
+        (!names.is_empty()).then(|| names[place % names.len()].to_string())
+    }
+
+    fn chance(&mut self, draw: f64) {
+        (self.world.draw, self.model.draw) = (draw, draw);
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::News(vm, _) | Step::End(vm, _) | Step::Gone(vm) | Step::ActorFails(vm) => {
+                let Some(vm) = self.pick(*vm).filter(|vm| self.world.actors.contains_key(&name(vm))) else {
+                    return;
+                };
+                self.report(&vm, step);
+            }
+            Step::Command(vm, command) => {
+                let Some(vm) = self.pick(*vm) else { return };
+                let taken = self.model.command(self.model.vm(&vm), *command);
+                assert_eq!(self.world.command(&vm, *command).is_ok(), taken, "{command:?} {vm}");
+            }
+            Step::Reload(edits, restart) => {
+                edits.iter().for_each(|edit| edit.apply(&mut self.spec));
+                self.world.reload(self.spec.clone(), *restart);
+                self.model.reload(self.spec.clone(), *restart);
+            }
+            Step::Wake(past) => {
+                let Some(at) = self.world.roster.wake_at() else { return };
+                self.advance(at.saturating_duration_since(self.world.now) + *past);
+            }
+            Step::Advance(by) => self.advance(*by),
+            Step::Run => return self.run(),
+            Step::Stop => {
+                self.world.stop();
+                self.model.stop();
+            }
+            Step::Destroy => {
+                self.world.destroy();
+                self.model.destroy();
+            }
+            Step::Start => match self.model.group {
+                Group::Down(Some(Ended::Escalated)) => {
+                    self.world.start_afresh();
+                    self.model.start_afresh();
+                }
+                Group::Down(_) => {
+                    self.world.ended = None;
+                    self.world.start(&BTreeMap::new());
+                    self.model.start(&BTreeMap::new());
+                }
+                Group::Up | Group::GoingDown(_) => return,
+            },
+        }
+        self.compare();
+    }
+
+    fn report(&mut self, vm: &str, step: &Step) {
+        let (v, stopping) = (self.model.vm(vm), self.world.actor(vm).stopping);
+        match step {
+            Step::News(_, news) => {
+                self.world.news(vm, *news);
+                self.model.news(v, *news);
+            }
+            Step::End(_, cause) if !stopping => {
+                self.world.end(vm, cause.clone());
+                self.model.ended(v, cause.clone());
+                // 10: every end that nobody had asked for is one decision, told once.
+                assert_eq!(self.model.told.len(), 1);
+            }
+            Step::End(..) | Step::Gone(_) if stopping => {
+                let counts = self.model.vms[v].is == Is::Stopping(crate::model::Next::Failure);
+                self.world.gone(vm);
+                self.model.ended(v, Cause::Stopped);
+                assert!(self.model.told.is_empty() || counts);
+            }
+            Step::ActorFails(_) => {
+                self.world.actor_fails(vm);
+                self.model.actor_failed(v);
+            }
+            _ => {}
+        }
+    }
+
+    fn advance(&mut self, by: Duration) {
+        let until = self.world.now + by;
+        self.world.advance(by);
+        while let Some(at) = self.model.wakes().filter(|at| *at <= until) {
+            self.model.now = self.model.now.max(at);
+            self.model.go_on();
+        }
+        self.model.now = until;
+        self.model.go_on();
+    }
+
+    /// Everything goes well, as far as it needs no time.
+    fn run(&mut self) {
+        for _ in 0..1000 {
+            let due = self.world.actors.keys().find_map(|vm| {
+                let v = self.model.vm(vm.as_str());
+                match self.model.vms[v].is {
+                    Is::Stopping(_) => Some((vm.to_string(), Step::Gone(v))),
+                    Is::Starting => Some((vm.to_string(), Step::News(v, News::Running))),
+                    Is::Running => Some((vm.to_string(), Step::News(v, News::Ready))),
+                    Is::Unhealthy => Some((vm.to_string(), Step::News(v, News::Healthy))),
+                    Is::Paused { .. } => Some((vm.to_string(), Step::News(v, News::Resumed))),
+                    _ => None,
+                }
+            });
+            let Some((vm, step)) = due else { return };
+            self.report(&vm, &step);
+            self.compare();
+        }
+        panic!("it goes on and on: {:#?}", self.world.roster);
+    }
+
+    /// No stuck state: when all goes well the group comes to rest where it belongs.
+    fn come_to_rest(mut self) {
+        self.run();
+        for _ in 0..100 {
+            let Some(at) = self.world.roster.wake_at() else { return self.rests() };
+            self.advance(at.saturating_duration_since(self.world.now));
+            self.compare();
+            self.run();
+        }
+        panic!("it never comes to rest: {:#?}", self.world.roster);
+    }
+
+    fn rests(&self) {
+        let mut behind_a_failure = false;
+        for (vm, phase) in self.world.roster.phases() {
+            let spec = self.world.roster.vm(vm).expect("it is in the group");
+            let wanted = self.world.roster.facts(vm).expect("it is in the group").2 == Wanted::Up;
+            match phase {
+                VmPhase::Ready => assert!(wanted && self.model.group == Group::Up),
+                VmPhase::Completed => {}
+                VmPhase::Failed { .. } => {
+                    behind_a_failure |=
+                        self.spec.strategy == Strategy::RestForOne && spec.restart.policy != Restart::Never;
+                }
+                VmPhase::Waiting => assert!(behind_a_failure, "{vm} waits for nothing"),
+                VmPhase::Stopped => {
+                    let taken_down = self.never.contains(vm) || self.went_down();
+                    assert!(!wanted || taken_down, "{vm} is wanted and stays down");
+                }
+                VmPhase::Starting
+                | VmPhase::Running
+                | VmPhase::Unhealthy
+                | VmPhase::Paused
+                | VmPhase::Stopping
+                | VmPhase::Backoff { .. } => panic!("{vm} is {phase}, and nothing happens"),
+            }
+        }
+        assert_eq!(self.world.roster.is_down(), self.world.ended.is_some());
+    }
+
+    /// It is down, or was and an operator has brought some of it back.
+    fn went_down(&self) -> bool {
+        self.world.roster.is_down() || self.world.ends > 0
+    }
+
+    fn compare(&mut self) {
+        let (world, model) = (&mut self.world, &mut self.model);
+        assert_eq!(world.now, model.now);
+        let never = self.spec.vms.iter().filter(|vm| vm.restart.policy == Restart::Never);
+        self.never.extend(never.map(|vm| vm.name.clone()));
+        let names: Vec<_> = model.vms.iter().map(|vm| vm.spec.name.clone()).collect();
+        assert_eq!(world.roster.names(), names);
+        for (v, (vm, phase)) in world.roster.phases().enumerate() {
+            assert!(model.agrees(v, &phase), "{vm} is {phase:?}, not {:?}", model.vms[v].is);
+            let (incarnation, attempts, wanted, _) = world.roster.facts(vm).expect("it is in the group");
+            let is = (incarnation.0, attempts, wanted == Wanted::Up);
+            assert_eq!(is, (model.vms[v].incarnation, model.vms[v].attempts, model.vms[v].wanted), "{vm}");
+        }
+        assert_eq!(world.roster.wake_at(), model.wakes());
+        let down = match model.group {
+            Group::Up | Group::GoingDown(_) | Group::Down(None) => None,
+            Group::Down(Some(ended)) => Some(ended),
+        };
+        let ended = world.ended.as_ref().map(|end| match end {
+            End::Stopped => Ended::Stopped,
+            End::AutoShutdown => Ended::AutoShutdown,
+            End::Failed { .. } => Ended::Failed,
+            End::Escalated { .. } => Ended::Escalated,
+        });
+        assert_eq!(ended, down);
+        let new = world.changes[self.seen..].iter().filter_map(|change| change.decision.as_ref());
+        let told: Vec<Told> = new
+            .map(|decision| Told {
+                action: decision.action,
+                attempt: decision.attempt,
+                delay: decision.delay,
+                coalesced: decision.coalesced,
+                window: count(&decision.window),
+            })
+            .collect();
+        self.seen = world.changes.len();
+        assert_eq!(told, model.told);
+        model.told.clear();
+    }
+}
+
+/// The 3 of `3/5 in 1m`.
+fn count(window: &str) -> usize {
+    window.split('/').next().and_then(|count| count.parse().ok()).expect("a window")
+}
+
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(10_000)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_group_does_what_the_model_does(spec in groups(), past in pasts(), steps in steps()) {
+        let mut pair = Pair::start(spec.0, &past.0);
+        for (index, step) in steps.0.iter().enumerate() {
+            pair.chance(index as f64 * 0.37 % 1.0);
+            pair.step(step);
+        }
+        pair.come_to_rest();
+    }
+}

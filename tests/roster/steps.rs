@@ -1,0 +1,240 @@
+//! Random groups, what they find, and what happens to them.
+
+use crate::world::{NS, SECOND, exit, group, name, vm};
+use pepita_supervisor::group::{Command, Found};
+use pepita_supervisor::journal::{Remembered, Wanted};
+use pepita_supervisor::policy::Cause;
+use pepita_supervisor::spec::{
+    self, AutoShutdown, GroupSpec, Incarnation, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure,
+    Restart, RestartSpec, VmName, VmSpec,
+};
+use pepita_supervisor::vm::News;
+use proptest::prelude::*;
+use proptest::sample::select;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+/// Printed in few lines, of which each says something: for people who look for the reason of a failure.
+#[derive(Clone)]
+pub(crate) struct Short<T>(pub(crate) T);
+
+impl fmt::Debug for Short<Vec<Step>> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|step| write!(f, "\n    {step:?},"))
+    }
+}
+
+impl fmt::Debug for Short<Past> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.memory.iter().try_for_each(|(vm, memory)| write!(f, "\n    {vm}: {memory:?}"))?;
+        self.0.found.iter().try_for_each(|(vm, found)| write!(f, "\n    {vm}: {found:?}"))
+    }
+}
+
+impl fmt::Debug for Short<GroupSpec> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let GroupSpec { strategy, intensity, on_intensity_exceeded, auto_shutdown, vms, .. } = &self.0;
+        write!(f, "{strategy:?} {intensity:?} {on_intensity_exceeded:?} {auto_shutdown:?}")?;
+        vms.iter().try_for_each(|vm| {
+            let VmSpec { name, restart, autostart, significant, start, .. } = vm;
+            let RestartSpec { policy, max_retries, on_give_up, reset_after, backoff, .. } = restart;
+            write!(
+                f,
+                "\n    {name}: {policy:?} max_retries {max_retries} {on_give_up:?} reset {reset_after:?}"
+            )?;
+            write!(f, " initial {:?} autostart {autostart} significant {significant}", backoff.initial)?;
+            write!(f, " start {:?}", start.on_failure)
+        })
+    }
+}
+
+const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+/// One step. VMs are meant by their place, counted round; what does not fit the moment is skipped.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    News(usize, News),
+    End(usize, Cause),
+    Gone(usize),
+    ActorFails(usize),
+    Command(usize, Command),
+    Reload(Vec<Edit>, bool),
+    /// To exactly when the roster wants to be asked again, and so much further.
+    Wake(Duration),
+    Advance(Duration),
+    /// What starts becomes Ready, what stops is gone.
+    Run,
+    Stop,
+    Destroy,
+    /// A group that is down is started again, as the tree would do it.
+    Start,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Edit {
+    Remove(usize),
+    Add(usize, usize),
+    Swap(usize, usize),
+    Change(usize),
+    Policy(usize, Restart),
+    Strategy(spec::Strategy),
+    MaxRestarts(u32),
+}
+
+fn restarts() -> impl Strategy<Value = Restart> {
+    use Restart::{Always, Never, OnFailure, UnlessStopped};
+    prop_oneof![3 => Just(OnFailure), 2 => Just(Always), 1 => Just(UnlessStopped), 1 => Just(Never)]
+}
+
+fn strategies() -> impl Strategy<Value = spec::Strategy> {
+    select(vec![spec::Strategy::OneForOne, spec::Strategy::OneForAll, spec::Strategy::RestForOne])
+}
+
+fn causes() -> impl Strategy<Value = Cause> {
+    let lost = |recoverable| Cause::LaunchFailed { recoverable, message: "no".into() };
+    let rare = select(vec![
+        exit(64),
+        exit(75),
+        Cause::Signal { number: 9 },
+        lost(true),
+        lost(false),
+        Cause::Unknown,
+    ]);
+    prop_oneof![4 => Just(exit(3)), 2 => Just(exit(0)), 3 => rare]
+}
+
+fn vms() -> impl Strategy<Value = VmSpec> {
+    let restart = (
+        restarts(),
+        0u32..4,
+        prop::bool::weighted(0.2),
+        select(vec![0u64, 5, 600]),
+        select(vec![0u64, 1, 3]),
+    );
+    let flags = (prop::bool::weighted(0.85), prop::bool::weighted(0.3), prop::bool::weighted(0.15));
+    (restart, flags).prop_map(
+        |((policy, max_retries, escalates, reset, initial), (autostart, significant, aborts))| {
+            let mut vm = vm("a");
+            (vm.restart.policy, vm.restart.max_retries) = (policy, max_retries);
+            vm.restart.on_give_up = if escalates { OnGiveUp::Escalate } else { OnGiveUp::Fail };
+            vm.restart.reset_after = SECOND * reset as u32;
+            (vm.restart.never, vm.restart.always) = (BTreeSet::from([64]), BTreeSet::from([75]));
+            (vm.restart.backoff.initial, vm.restart.backoff.max) = (SECOND * initial as u32, SECOND * 8);
+            vm.restart.backoff.jitter = 0.5;
+            (vm.autostart, vm.significant) = (autostart, significant);
+            vm.start.on_failure = if aborts { OnStartFailure::Abort } else { OnStartFailure::Retry };
+            vm
+        },
+    )
+}
+
+pub(crate) fn groups() -> impl Strategy<Value = Short<GroupSpec>> {
+    use AutoShutdown::{AllSignificant, AnySignificant, Never};
+    use OnIntensityExceeded::{Delay, Escalate, StopGroup};
+    let shutdown = prop_oneof![4 => Just(Never), 1 => Just(AnySignificant), 1 => Just(AllSignificant)];
+    let exceeded = select(vec![Escalate, StopGroup, Delay]);
+    let vms = prop::collection::vec(vms(), 1..=6);
+    (strategies(), vms, 0u32..6, 3u32..30, exceeded, shutdown).prop_map(
+        |(strategy, mut vms, max_restarts, period, on_intensity_exceeded, auto_shutdown)| {
+            vms.iter_mut().zip(NAMES).for_each(|(vm, its)| vm.name = name(its));
+            let intensity = Intensity { max_restarts, period: SECOND * period };
+            Short(GroupSpec { intensity, on_intensity_exceeded, auto_shutdown, vms, ..group(strategy, "") })
+        },
+    )
+}
+
+fn edits() -> impl Strategy<Value = Edit> {
+    let place = || 0usize..8;
+    prop_oneof![
+        place().prop_map(Edit::Remove),
+        (place(), place()).prop_map(|(vm, at)| Edit::Add(vm, at)),
+        (place(), place()).prop_map(|(a, b)| Edit::Swap(a, b)),
+        place().prop_map(Edit::Change),
+        (place(), restarts()).prop_map(|(vm, policy)| Edit::Policy(vm, policy)),
+        strategies().prop_map(Edit::Strategy),
+        (0u32..6).prop_map(Edit::MaxRestarts),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    use Command::{Reset, Restart, Start, Stop};
+    let at = || 0usize..6;
+    let news = prop_oneof![
+        2 => Just(News::Running), 6 => Just(News::Ready), 1 => Just(News::Unhealthy), 1 => Just(News::Healthy),
+        1 => Just(News::Paused), 1 => Just(News::Resumed),
+    ];
+    let small = select(vec![NS, SECOND / 2, SECOND, SECOND * 5, SECOND * 20, SECOND * 600]);
+    let past = select(vec![Duration::ZERO, Duration::ZERO, NS, SECOND]);
+    prop_oneof![
+        8 => (at(), news).prop_map(|(vm, news)| Step::News(vm, news)),
+        10 => (at(), causes()).prop_map(|(vm, cause)| Step::End(vm, cause)),
+        8 => at().prop_map(Step::Gone),
+        2 => at().prop_map(Step::ActorFails),
+        6 => (at(), select(vec![Start, Stop, Restart, Reset])).prop_map(|(vm, command)| Step::Command(vm, command)),
+        2 => (prop::collection::vec(edits(), 1..4), any::<bool>()).prop_map(|(edits, restart)| Step::Reload(edits, restart)),
+        8 => past.prop_map(Step::Wake),
+        4 => small.prop_map(Step::Advance),
+        8 => Just(Step::Run),
+        1 => Just(Step::Stop),
+        1 => Just(Step::Destroy),
+        3 => Just(Step::Start),
+    ]
+}
+
+pub(crate) fn steps() -> impl Strategy<Value = Short<Vec<Step>>> {
+    prop::collection::vec(step(), 1..40).prop_map(Short)
+}
+
+/// What a previous run has left: what the journal knows, and which VMs are there, run or have ended, and have changed.
+#[derive(Debug, Clone)]
+pub(crate) struct Past {
+    pub(crate) memory: BTreeMap<VmName, Remembered>,
+    pub(crate) found: BTreeMap<VmName, Found>,
+}
+
+pub(crate) fn pasts() -> impl Strategy<Value = Short<Past>> {
+    let found = (2u64..5, prop::bool::weighted(0.7), prop::option::of(causes()));
+    let found = found.prop_map(|(incarnation, unchanged, ended)| Found {
+        incarnation: Incarnation(incarnation),
+        unchanged,
+        ended,
+    });
+    let memory = (prop::bool::weighted(0.7), 0u32..3, prop::bool::weighted(0.2));
+    let memory = memory.prop_map(|(up, attempts, completed)| Remembered {
+        incarnation: Incarnation(3),
+        wanted: if up { Wanted::Up } else { Wanted::Down },
+        attempts,
+        completed,
+        failed: None,
+    });
+    let past = (some(memory), some(found)).prop_map(|(memory, found)| Past { memory, found });
+    let none = Past { memory: BTreeMap::new(), found: BTreeMap::new() };
+    prop_oneof![3 => Just(none), 1 => past].prop_map(Short)
+}
+
+fn some<T: fmt::Debug>(what: impl Strategy<Value = T>) -> impl Strategy<Value = BTreeMap<VmName, T>> {
+    let places = prop::collection::btree_map(0usize..6, what, 0..5);
+    places.prop_map(|some| some.into_iter().map(|(vm, what)| (name(NAMES[vm]), what)).collect())
+}
+
+impl Edit {
+    pub(crate) fn apply(&self, spec: &mut GroupSpec) {
+        let vms = spec.vms.len();
+        match self {
+            Self::Remove(vm) if vms > 0 => drop(spec.vms.remove(vm % vms)),
+            Self::Add(vm, at) => {
+                let new = self::vm(NAMES[*vm]);
+                if spec.vms.iter().all(|vm| vm.name != new.name) {
+                    spec.vms.insert(at % (vms + 1), new);
+                }
+            }
+            Self::Swap(a, b) if vms > 0 => spec.vms.swap(a % vms, b % vms),
+            Self::Change(vm) if vms > 0 => spec.vms[vm % vms].machine.memory_mb += 1,
+            Self::Policy(vm, policy) if vms > 0 => spec.vms[vm % vms].restart.policy = *policy,
+            Self::Strategy(strategy) => spec.strategy = *strategy,
+            Self::MaxRestarts(most) => spec.intensity.max_restarts = *most,
+            Self::Remove(_) | Self::Swap(..) | Self::Change(_) | Self::Policy(..) => {}
+        }
+    }
+}

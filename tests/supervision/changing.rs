@@ -1,0 +1,134 @@
+//! The tree changes while it runs.
+
+use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
+use pepita_supervisor::group::{AskError, Command, Refused};
+use pepita_supervisor::spec::{GroupName, Signal, Strategy, TreeSpec};
+use pepita_supervisor::tree::ChangeError;
+use pepita_wire::Ask;
+use std::time::Duration;
+
+fn spec() -> TreeSpec {
+    tree([group("web", Strategy::OneForOne, [vm("a"), vm("b")])])
+}
+
+#[tokio::test(start_paused = true)]
+async fn groups_and_vms_come_and_go() {
+    let mut rig = Rig::ready(spec()).await;
+    rig.tree.add_vm("web", vm("c")).await.expect("added");
+    rig.until("c", "ready").await;
+    let mut jobs = group("jobs", Strategy::OneForOne, [vm("x")]);
+    jobs.after = vec![GroupName::new("web").expect("good")];
+    rig.tree.add_group(jobs).await.expect("added");
+    rig.until("x", "ready").await;
+    assert_eq!(rig.tree.add_vm("jobs", vm("a")).await, Err(Refused::Taken("a".into()).into()));
+    let error = rig.tree.remove_group("web").await.expect_err("jobs come after it");
+    assert!(matches!(error, ChangeError::Spec(_)), "{error}");
+    rig.tree.remove_vm("a").await.expect("removed");
+    rig.tree.remove_group("jobs").await.expect("removed");
+    rig.pass(Duration::from_secs(1)).await;
+    assert_eq!(rig.phases(), [("b".into(), "ready"), ("c".into(), "ready")]);
+    assert_eq!(rig.host.left(), ["b", "c"], "nothing of them is left");
+    assert_eq!(rig.tree.remove_vm("a").await, Err(Refused::NoSuchVm("a".into()).into()));
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_is_refused_as_a_whole() {
+    // SUPERVISION 11.
+    let rig = Rig::ready(spec()).await;
+    let mut new = spec();
+    new.groups[0].vms[0].machine.memory_mb = 512;
+    new.name = "other".into();
+    let error = rig.tree.reload(new, true).await.expect_err("refused");
+    assert_eq!(error.to_string(), "supervisor: name cannot change while it runs; restart it");
+    let mut new = spec();
+    let moved = new.groups[0].vms.remove(0);
+    new.groups.push(group("other", Strategy::OneForOne, [moved]));
+    let error = rig.tree.reload(new, true).await.expect_err("refused");
+    assert!(matches!(error, ChangeError::Moved { .. }), "{error}");
+    rig.pass(Duration::from_secs(60)).await;
+    assert_eq!(rig.host.launched(), ["a", "b"]);
+    assert_eq!(rig.tree.spec().await, Some(spec()));
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_marks_what_only_a_start_can_change_or_restarts_it_once() {
+    let mut rig = Rig::ready(spec()).await;
+    let mut new = spec();
+    new.groups[0].vms[0].machine.memory_mb = 512;
+    new.groups[0].vms[1].restart.max_retries = 7;
+    let plan = rig.tree.reload(new.clone(), false).await.expect("applied");
+    assert_eq!(plan.needs_restart().map(ToString::to_string).collect::<Vec<_>>(), ["a"]);
+    rig.pass(Duration::from_secs(60)).await;
+    let marked = |rig: &Rig, vm| rig.tree.status().vm(vm).expect("there").needs_restart;
+    assert_eq!((marked(&rig, "a"), marked(&rig, "b")), (true, false));
+    assert_eq!(rig.host.launched(), ["a", "b"]);
+    rig.tree.reload(new, true).await.expect("applied");
+    rig.change("a", "ready").await;
+    rig.pass(Duration::from_secs(60)).await;
+    assert_eq!(rig.host.launched(), ["a", "b", "a"]);
+    assert!(!marked(&rig, "a"));
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_reach_a_vm_that_runs_and_are_refused_by_one_that_does_not() {
+    let mut rig = Rig::ready(spec()).await;
+    rig.tree.signal("a", Signal::HUP).await.expect("sent");
+    assert!(rig.tree.ask("a", Ask::Status).await.expect("an answer")["started"].as_bool().expect("told"));
+    rig.tree.pause("a").await.expect("paused");
+    rig.until("a", "paused").await;
+    rig.tree.resume("a").await.expect("resumed");
+    rig.until("a", "ready").await;
+    rig.tree.command("a", Command::Stop).await.expect("accepted");
+    rig.until("a", "stopped").await;
+    let refused = Refused::NotRunning { vm: "a".into(), phase: "stopped" };
+    assert_eq!(rig.tree.signal("a", Signal::HUP).await, Err(refused.clone()));
+    assert_eq!(rig.tree.ask("a", Ask::Ping).await, Err(AskError::Refused(refused)));
+    assert_eq!(rig.tree.pause("?").await, Err(Refused::NoSuchVm("?".into())));
+    let tree = rig.tree.clone();
+    rig.end().await;
+    assert_eq!(tree.command("a", Command::Start).await, Err(Refused::Stopping));
+    assert_eq!(tree.spec().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_in_backoff_counts_now_and_a_stop_there_is_final() {
+    // SUPERVISION 5 and 12.3: stop during backoff: no start after the old deadline.
+    let host = Host::new();
+    host.plan("a", [Plan::exits(3, 100), Plan::exits(3, 100)]);
+    let mut rig = Rig::on(host, spec()).await;
+    rig.change("a", "backoff").await;
+    rig.tree.command("a", Command::Start).await.expect("accepted");
+    assert_eq!(rig.tree.status().vm("a").expect("there").attempts, 0);
+    rig.change("a", "backoff").await;
+    rig.tree.command("a", Command::Stop).await.expect("accepted");
+    rig.pass(Duration::from_secs(600)).await;
+    assert_eq!(rig.phase("a"), "stopped");
+    assert_eq!(rig.host.launches("a").len(), 2);
+    rig.tree.command("a", Command::Start).await.expect("accepted");
+    rig.until("a", "ready").await;
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_removed_in_backoff_does_not_come_back() {
+    // SUPERVISION 12.3: remove, reload during backoff.
+    for reload in [false, true] {
+        let mut rig = Rig::ready(spec()).await;
+        rig.host.end("a", Fate::Exit(3));
+        rig.change("a", "backoff").await;
+        if reload {
+            let mut new = spec();
+            new.groups[0].vms.remove(0);
+            rig.tree.reload(new, false).await.expect("applied");
+        } else {
+            rig.tree.remove_vm("a").await.expect("removed");
+        }
+        rig.pass(Duration::from_secs(600)).await;
+        assert_eq!(rig.phases(), [("b".into(), "ready")]);
+        assert_eq!(rig.host.launches("a").len(), 1);
+        rig.end().await;
+    }
+}
