@@ -16,7 +16,7 @@ const ROWS: [&[&str]; 8] = [
 ];
 
 /// Rooms and files that decide: no actor, no runtime, no clock, no disk, no socket.
-const PURE: [&str; 14] = [
+const PURE: [&str; 18] = [
     "spec.rs",
     "spec/",
     "policy.rs",
@@ -31,6 +31,10 @@ const PURE: [&str; 14] = [
     "group/roster/",
     "group/child.rs",
     "tree/schedule.rs",
+    "tree/check.rs",
+    "tree/change.rs",
+    "tree/survey.rs",
+    "vm/phase/",
 ];
 
 /// What only one room may hold.
