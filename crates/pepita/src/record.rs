@@ -8,18 +8,22 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `state.json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
+    /// The monitor that wrote this.
+    pub monitor: Option<Identity>,
     /// The VMM.
     pub vmm: Option<Identity>,
     /// The vsock back-end.
     pub backend: Option<Identity>,
     /// The daemon, when the VM is a plain process.
     pub daemon: Option<Identity>,
+    /// The cgroup that holds its limits.
+    pub cgroup: Option<PathBuf>,
     /// Where in all console output the oldest file of the log begins.
     pub log_base: u64,
     /// The status as it was last told.
