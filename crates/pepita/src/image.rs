@@ -2,6 +2,7 @@
 
 pub mod cpio;
 pub mod modules;
+pub mod whole;
 
 use crate::failure::{Outcome, failure, io, system};
 use crate::kernel;
@@ -301,9 +302,21 @@ pub fn recognise(path: &Path) -> Outcome<(PathBuf, Kind)> {
         filled += n;
     }
     let head = &head[..filled];
+    let length = file.metadata().map_err(|e| io(&path, e))?.len();
+    let cut_short = || {
+        let why =
+            format!("rootfs {}: it is cut short, at {length} bytes; make or copy it again", path.display());
+        Err(failure(CallErrorKind::BadImage, why))
+    };
     let kind = if head.starts_with(b"070701") || head.starts_with(b"070702") {
+        if !whole::has_trailer(&file) {
+            return cut_short();
+        }
         Kind::Initramfs
     } else if head.get(0x438..0x43a) == Some(&[0x53, 0xef]) {
+        if whole::ext4_length(head).is_some_and(|claimed| claimed > length) {
+            return cut_short();
+        }
         Kind::Disk
     } else if [b"\x1f\x8b".as_slice(), b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"\xfd7zXZ"]
         .iter()
