@@ -71,7 +71,7 @@ impl Host {
 
     pub(crate) async fn start(&self, groups: &str) -> (Tree, Watcher) {
         let tree = Tree::start(self.spec(groups)).await.unwrap_or_else(|e| panic!("{e}"));
-        let watcher = Watcher { events: tree.events(), seen: Vec::new() };
+        let watcher = Watcher::of(&tree);
         (tree, watcher)
     }
 
@@ -143,6 +143,11 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
+    /// All events of a tree that nobody has read yet.
+    pub(crate) fn of(tree: &Tree) -> Self {
+        Self { events: tree.events(), seen: Vec::new() }
+    }
+
     /// The next event that `wanted` accepts.
     pub(crate) async fn until(&mut self, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Event {
         let next = async {

@@ -7,5 +7,6 @@ mod comes_back;
 mod faults;
 mod foreign;
 mod host;
+mod link;
 mod order;
 mod soak;

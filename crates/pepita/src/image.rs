@@ -218,7 +218,13 @@ fn stage_and_make(contents: &Contents, stage: &Path, output: &Path) -> Outcome<(
     let mut daemon = Ok(());
     let command = add_daemon(contents, |path, bytes| daemon = staged(path, bytes))?;
     daemon?;
-    staged(IMAGE_JSON, &image_json(&command, &contents.env, &[], None))?;
+    let mut modules = Vec::new();
+    for module in &contents.modules {
+        let name = module.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        staged(&format!("{MODULES}/{name}"), &std::fs::read(module).map_err(|e| io(module, e))?)?;
+        modules.push(format!("/{MODULES}/{name}"));
+    }
+    staged(IMAGE_JSON, &image_json(&command, &contents.env, &modules, None))?;
     make_ext4(stage, contents.size_mb, output)
 }
 
