@@ -112,7 +112,7 @@ fn used(code: &str) -> BTreeSet<&str> {
 #[test]
 fn imports_point_down() {
     let mut wrong = Vec::new();
-    for source in sources().iter().filter(|source| source.path != "lib.rs") {
+    for source in sources().iter().filter(|source| source.path != "lib.rs" && source.path != "book.rs") {
         let room = source.room();
         let own = row(room).unwrap_or_else(|| panic!("{}: the room {room:?} stands in no row", source.path));
         for target in used(&source.code) {
