@@ -94,7 +94,7 @@ impl Life {
 
     /// A VM that outlived its former monitor, as that one last wrote it down: its agent may be there already.
     pub fn adopt(plan: &Plan, status: StatusRecord, now: Instant) -> Self {
-        let daemon = status.daemon.clone();
+        let (daemon, was_paused) = (status.daemon.clone(), status.state == VmState::Paused);
         let spent = Duration::from_millis(status.uptime_ms);
         let mut life = Self::new(plan, status, now);
         life.status.daemon = daemon;
@@ -107,6 +107,11 @@ impl Life {
             Some(_) => None,
             None => Some(now + Duration::from_millis(plan.ready_timeout_ms).saturating_sub(spent)),
         };
+        // QEMU says nothing of a pause that it knows nothing of.
+        life.paused = was_paused;
+        if was_paused {
+            life.boot_left = life.boot_deadline.take().map(|at| at.saturating_duration_since(now));
+        }
         life.status.state = life.state();
         life
     }

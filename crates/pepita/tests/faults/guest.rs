@@ -42,7 +42,7 @@ fn what_the_daemon_says_of_itself_is_heard() {
     for form in [Form::Qemu, Form::Process] {
         let world = World::new(form);
         world.start("a", &["--ready-after", "300", "--watchdog", "50"]);
-        world.until("a", |status| status.daemon.state == DaemonState::Running);
+        world.until("a", |status| matches!(status.daemon.state, DaemonState::Running | DaemonState::Ready));
         let status = world.until("a", |status| status.daemon.state == DaemonState::Ready);
         let status = if status.daemon.status.is_empty() {
             world.until("a", |s| !s.daemon.status.is_empty())
