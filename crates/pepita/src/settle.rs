@@ -82,7 +82,7 @@ pub fn ended(dir: &Path, state: State) -> StatusRecord {
     use pepita_wire::ExitReason::{Completed, Killed, StopRequested};
     let end =
         if matches!(reason, Completed | Killed | StopRequested) { VmState::Stopped } else { VmState::Failed };
-    StatusRecord { state: end, exit, monitor_pid: None, vmm_pid: None, ..state.status }
+    StatusRecord { state: end, exit, monitor_pid: None, vmm_pid: None, vcpus: None, ..state.status }
 }
 
 /// Writes the record of a VM that is gone, and whose monitor was gone before it.
