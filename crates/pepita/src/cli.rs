@@ -3,6 +3,7 @@
 use crate::cid;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pepita_wire::{Signal, VmId};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -327,6 +328,16 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("K=V is wanted".into()),
     }
+}
+
+/// An environment file: `K=V` a line; empty lines and those that begin with `#` say nothing.
+///
+/// # Errors
+/// The number of the first line that is none of these, and why.
+pub fn env_file(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
+    let says = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
+    let lines = text.lines().enumerate().filter(|(_, line)| says(line));
+    lines.map(|(number, line)| pair(line).map_err(|why| (number + 1, why))).collect()
 }
 
 #[cfg(test)]

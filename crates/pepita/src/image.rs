@@ -300,23 +300,27 @@ pub fn recognise(path: &Path) -> Outcome<(PathBuf, Kind)> {
     while let Ok(n @ 1..) = std::io::Read::read(&mut file, &mut head[filled..]) {
         filled += n;
     }
-    let head = &head[..filled];
-    let kind = if head.starts_with(b"070701") || head.starts_with(b"070702") {
-        Kind::Initramfs
-    } else if head.get(0x438..0x43a) == Some(&[0x53, 0xef]) {
-        Kind::Disk
-    } else if [b"\x1f\x8b".as_slice(), b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"\xfd7zXZ"]
-        .iter()
-        .any(|m| head.starts_with(m))
-    {
-        Kind::Initramfs
-    } else {
-        return Err(failure(
+    match kind_of(&head[..filled]) {
+        Some(kind) => Ok((path, kind)),
+        None => Err(failure(
             CallErrorKind::BadImage,
             format!("rootfs {}: neither an initramfs (cpio) nor an ext4 image", path.display()),
-        ));
-    };
-    Ok((path, kind))
+        )),
+    }
+}
+
+/// The kind of an image that begins so, if it is of one: newc's magic, ext's superblock at 1024, or a compressor's magic.
+pub fn kind_of(head: &[u8]) -> Option<Kind> {
+    let begins = |magics: &[&[u8]]| magics.iter().any(|magic| head.starts_with(magic));
+    if begins(&[b"070701", b"070702"]) {
+        Some(Kind::Initramfs)
+    } else if head.get(0x438..0x43a) == Some(&[0x53, 0xef]) {
+        Some(Kind::Disk)
+    } else if begins(&[b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"\xfd7zXZ"]) {
+        Some(Kind::Initramfs)
+    } else {
+        None
+    }
 }
 
 /// What an image is.

@@ -131,15 +131,9 @@ pub(super) fn environment(daemon: &DaemonArgs) -> Outcome<BTreeMap<String, Strin
             std::fs::File::open(path).and_then(|file| file.take(ENV_CAP).read_to_string(&mut text))
         };
         read.map_err(|e| io(path, e))?;
-        for (number, line) in text.lines().enumerate() {
-            if line.trim().is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let (key, value) = crate::cli::pair(line).map_err(|e| {
-                failure(CallErrorKind::Usage, format!("{}:{}: {e}", path.display(), number + 1))
-            })?;
-            env.insert(key, value);
-        }
+        env = crate::cli::env_file(&text).map_err(|(line, why)| {
+            failure(CallErrorKind::Usage, format!("{}:{line}: {why}", path.display()))
+        })?;
     }
     env.extend(daemon.env.iter().cloned());
     Ok(env)

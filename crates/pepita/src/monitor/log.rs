@@ -134,7 +134,7 @@ impl Log {
 
     /// Remembers where in the log this moment stands, once a second at most.
     fn note_time(&mut self, unix_ms: u64) {
-        if self.index.last().is_some_and(|(at, _)| unix_ms < at + 1000) {
+        if self.index.last().is_some_and(|(at, _)| unix_ms < at.saturating_add(1000)) {
             return;
         }
         let older: u64 = (1..FILES).filter_map(|age| Some(path(&self.dir, age).metadata().ok()?.len())).sum();
@@ -155,7 +155,11 @@ impl Log {
 
 /// Pairs of a time and the place in all that was written where the log stood then.
 pub fn read_index(dir: &Path) -> Vec<(u64, u64)> {
-    let text = std::fs::read_to_string(dir.join(names::CONSOLE_INDEX)).unwrap_or_default();
+    parse_index(&std::fs::read_to_string(dir.join(names::CONSOLE_INDEX)).unwrap_or_default())
+}
+
+/// The same, of the file's text. Lines that are no pair are nobody's.
+pub fn parse_index(text: &str) -> Vec<(u64, u64)> {
     let pair = |line: &str| {
         let (at, offset) = line.split_once(' ')?;
         Some((at.parse().ok()?, offset.parse().ok()?))

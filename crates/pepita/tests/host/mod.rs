@@ -86,7 +86,8 @@ impl Host {
         let mut since = 0;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let answer = client.ask("watch", json!({ "since": since }), Some(left.max(Duration::from_millis(1))));
+            let answer =
+                client.ask("watch", json!({ "since": since }), Some(left.max(Duration::from_millis(1))));
             let status = answer.expect("its monitor answers in time").expect("it may be watched");
             if wanted(&status) {
                 return status;
@@ -143,8 +144,6 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 pub(crate) fn processes_in(dir: &Path) -> Vec<u32> {
     let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
-    })
-    .collect()
+    pids.filter(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir)))
+        .collect()
 }
