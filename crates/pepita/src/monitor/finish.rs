@@ -30,7 +30,7 @@ impl Monitor {
         exit.console = self.scanner.last_lines();
         if let Err(e) = record::write(Path::new(rundir::EXIT), &exit, Sync::Yes) {
             // The state still has it, if that can be written.
-            eprintln!("pepita monitor: exit record: {}", e.message);
+            crate::failure::grumble(format_args!("pepita monitor: exit record: {}", e.message));
         }
         if let Some(backend) = self.backend.take() {
             backend.kill();
