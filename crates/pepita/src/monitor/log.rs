@@ -3,6 +3,7 @@
 use crate::names;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -17,6 +18,9 @@ const RATE: f64 = 16.0 * 1024.0 * 1024.0;
 
 /// What may come at once after a quiet time.
 const BURST: f64 = 4.0 * RATE;
+
+/// A daemon may print its secrets.
+const MODE: u32 = 0o600;
 
 /// Lines of the index, after which its older half goes.
 const INDEX_CAP: usize = 4096;
@@ -53,7 +57,7 @@ impl Log {
     /// # Errors
     /// When it cannot be written.
     pub fn open(dir: &Path, base: u64, dropped: u64, now: Instant) -> io::Result<Self> {
-        let file = File::options().create(true).append(true).open(path(dir, 0))?;
+        let file = File::options().create(true).append(true).mode(MODE).open(path(dir, 0))?;
         let size = file.metadata()?.len();
         Ok(Self {
             dir: dir.to_owned(),
@@ -126,7 +130,7 @@ impl Log {
         for age in (0..FILES - 1).rev() {
             let _ = std::fs::rename(path(&self.dir, age), path(&self.dir, age + 1));
         }
-        if let Ok(file) = File::options().create(true).append(true).open(path(&self.dir, 0)) {
+        if let Ok(file) = File::options().create(true).append(true).mode(MODE).open(path(&self.dir, 0)) {
             self.size = file.metadata().map_or(0, |meta| meta.len());
             self.file = file;
         }
@@ -145,7 +149,7 @@ impl Log {
             self.index.drain(..INDEX_CAP / 2);
             let text: String = self.index.iter().map(|(at, offset)| format!("{at} {offset}\n")).collect();
             let _ = std::fs::write(&path, text);
-        } else if let Ok(mut file) = File::options().create(true).append(true).open(&path)
+        } else if let Ok(mut file) = File::options().create(true).append(true).mode(MODE).open(&path)
             && let Some((at, offset)) = self.index.last()
         {
             let _ = writeln!(file, "{at} {offset}");
