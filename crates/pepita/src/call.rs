@@ -75,7 +75,7 @@ fn is_named(name: &str, text: &str) -> bool {
 }
 
 /// Writes to standard output; a reader that has left is no error.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out
         .write_all(text.as_bytes())
