@@ -116,4 +116,12 @@ mod tests {
         let stat = "7 (a) b) S 1 1 1 0 -1 4194560 1 0 0 0 1 1 0 0 20 0 1 0 4242 1 1";
         assert_eq!(start_in(stat), Some(4242));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_of_proc_breaks_it(stat in "[0-9]{0,8} ?\\(?[ -~]{0,30}\\)? ?[SZX]?( ?[0-9]{1,20}){0,30}|\\PC*") {
+            start_in(&stat);
+            is_zombie(&stat);
+        }
+    }
 }

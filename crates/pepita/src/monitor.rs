@@ -17,7 +17,7 @@ pub mod start;
 
 pub(crate) use finish::TRANSIENT;
 
-use crate::failure::{Outcome, system};
+use crate::failure::{Outcome, grumble, system};
 use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::names;
@@ -362,7 +362,7 @@ impl Monitor {
             status,
         };
         if let Err(e) = record::write(Path::new(names::STATE), &state, Sync::No) {
-            eprintln!("pepita monitor: {}", e.message);
+            grumble(format_args!("pepita monitor: {}", e.message));
         }
     }
 }

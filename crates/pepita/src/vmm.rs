@@ -256,8 +256,14 @@ fn connect(path: &Path, process: &Process) -> Outcome<UnixStream> {
 
 /// The last line that the VMM or the back-end wrote to the monitor's log, in the current directory.
 pub fn last_words() -> String {
-    let bytes = std::fs::read(names::MONITOR_LOG).unwrap_or_default();
-    let tail = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(2048)..]).into_owned();
+    use std::io::{Read, Seek, SeekFrom};
+    let mut bytes = Vec::new();
+    if let Ok(mut log) = File::open(names::MONITOR_LOG) {
+        // Of a log that is long only the end; one that is shorter than that is read from its beginning.
+        let _ = log.seek(SeekFrom::End(-2048));
+        let _ = log.take(2048).read_to_end(&mut bytes);
+    }
+    let tail = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = tail.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(3)..].join(" | ")
 }

@@ -33,7 +33,7 @@ impl Monitor {
         let _ = std::fs::remove_file(names::RESERVE);
         if let Err(e) = record::write(Path::new(files::EXIT), &exit, Sync::Yes) {
             // The state still has it, if that can be written.
-            eprintln!("pepita monitor: exit record: {}", e.message);
+            crate::failure::grumble(format_args!("pepita monitor: exit record: {}", e.message));
         }
         if let Some(backend) = self.backend.take() {
             backend.kill();

@@ -9,7 +9,7 @@ use super::evidence::{Asked, Evidence, VmmEnd, judge};
 use crate::plan::{Plan, VmmKind};
 use pepita_wire::agent::{Health, Start, Stop};
 use pepita_wire::console::Note;
-use pepita_wire::record::{DaemonState, VsockStatus};
+use pepita_wire::record::{DaemonState, VcpuState, VcpuStatus, VsockStatus};
 use pepita_wire::{
     Ask, ErrorKind, ExitReason, ExitRecord, GuestEvent, Signal, StatusRecord, VmState, WireError,
 };
@@ -122,6 +122,9 @@ impl Life {
         if status.exit.is_none() {
             status.uptime_ms = self.since_start(now);
         }
+        let vcpus = if self.paused { VcpuState::Paused } else { VcpuState::Running };
+        let runs = self.evidence.vmm_ran && status.exit.is_none();
+        status.vcpus = runs.then_some(VcpuStatus { state: vcpus });
         status.agent.last_heard_ms = self.last_heard.map(|at| ms(now.saturating_duration_since(at)));
         status
     }

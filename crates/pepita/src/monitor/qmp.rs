@@ -28,7 +28,7 @@ struct Raw {
     event: Option<String>,
     data: Data,
     #[serde(rename = "return")]
-    done: Option<serde_json::Value>,
+    done: Option<serde::de::IgnoredAny>,
     error: Option<Refusal>,
 }
 
