@@ -10,6 +10,7 @@
 
 pub mod cid;
 pub mod config;
+pub mod control;
 pub mod executor;
 pub mod group;
 pub mod journal;
