@@ -44,9 +44,12 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// What the host program adds to a control socket.
 #[derive(Clone, Default)]
 pub struct Hooks {
-    load: Option<Arc<dyn Fn() -> Result<TreeSpec, String> + Send + Sync>>,
-    heard: Option<Arc<dyn Fn(&Call) + Send + Sync>>,
+    load: Option<Load>,
+    heard: Option<Told>,
 }
+
+type Load = Arc<dyn Fn() -> Result<TreeSpec, String> + Send + Sync>;
+type Told = Arc<dyn Fn(&Call) + Send + Sync>;
 
 impl Hooks {
     /// Reads the configuration anew, for `plan` and `reload`; may block. Without it these two are refused.

@@ -118,6 +118,11 @@ impl Tree {
         self.inner.bus.subscribe_after(seq)
     }
 
+    /// The number of the newest event. Taken before [`Tree::status`], [`Tree::events_after`] it misses nothing.
+    pub fn newest_event(&self) -> u64 {
+        self.inner.bus.newest()
+    }
+
     /// The specification in force, with all changes since the start; `None` once the tree has ended.
     pub async fn spec(&self) -> Option<TreeSpec> {
         self.ask_root(|reply| RootMsg::Spec { reply }).await

@@ -67,7 +67,10 @@ async fn version(tree: &Tree) -> Value {
 
 /// The status, and of each group what a reader needs to know to make sense of it.
 async fn status(tree: &Tree) -> Value {
+    // Before the snapshot: one event too many is told rather than none.
+    let seq = tree.newest_event();
     let mut json = tree.status().to_json();
+    json["seq"] = json!(seq);
     json["name"] = json!(tree.name());
     json["pid"] = json!(std::process::id());
     let spec = tree.spec().await;

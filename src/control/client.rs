@@ -1,7 +1,7 @@
 //! The other end: asks a supervisor over its control socket.
 
 use super::call::Call;
-use pepita_wire::{ToGuest, ToHost, WireError};
+use pepita_wire::{Outcome, ToGuest, ToHost, WireError};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::io;
@@ -19,14 +19,21 @@ pub struct Client {
     stream: BufReader<UnixStream>,
     /// What was read of the line that comes.
     line: Vec<u8>,
-    /// Events that came before an answer.
+    /// What came before an answer.
     waiting: VecDeque<Heard>,
     last: u64,
 }
 
-/// What a stream of events brings.
+/// What a supervisor says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Heard {
+    /// The answer to a call.
+    Answer {
+        /// The number that [`Client::send`] gave; 0 = it is about the connection itself.
+        id: u64,
+        /// How it ended.
+        outcome: Outcome,
+    },
     /// An event, as [`crate::observe::Event::to_json`] has it.
     Event(Value),
     /// So many went by unread.
@@ -63,11 +70,6 @@ pub enum ClientError {
     },
 }
 
-enum Line {
-    Answer { id: u64, outcome: pepita_wire::Outcome },
-    Heard(Heard),
-}
-
 impl Client {
     /// Connects.
     ///
@@ -88,53 +90,60 @@ impl Client {
     }
 
     /// Asks, and waits for the answer. Of [`Call::Events`] that is only that events are told from here on; they come
-    /// from [`Client::next`].
+    /// from [`Client::hear`], also those that came before this answer.
     ///
     /// # Errors
     /// When it refuses, or is gone.
     pub async fn call(&mut self, call: Call) -> Result<Value, ClientError> {
-        self.last += 1;
-        let (method, params) = call.into_parts();
-        let request = ToGuest::request(self.last, method, params).encode();
-        // If it has hung up it may have said why.
-        let sent = self.stream.write_all(&request).await;
+        let number = self.send(call).await?;
         loop {
             match self.read().await? {
-                // A refusal of number 0 is about the connection itself.
-                Some(Line::Answer { id, outcome }) if id == self.last || id == 0 => {
+                Some(Heard::Answer { id, outcome }) if id == number || id == 0 => {
                     return outcome.map_err(ClientError::Refused);
                 }
-                Some(Line::Answer { .. }) => {}
-                Some(Line::Heard(heard)) => self.waiting.push_back(heard),
+                Some(heard) => self.waiting.push_back(heard),
                 None => return Err(ClientError::Gone),
-            }
-            if sent.is_err() {
-                return Err(ClientError::Gone);
             }
         }
     }
 
-    /// The next event; `None` when the supervisor has ended.
+    /// Asks without waiting; the answer comes from [`Client::hear`] and has the number that is given back.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub async fn send(&mut self, call: Call) -> Result<u64, ClientError> {
+        self.last += 1;
+        let (method, params) = call.into_parts();
+        let request = ToGuest::request(self.last, method, params).encode();
+        if self.stream.write_all(&request).await.is_err() {
+            // It has hung up; perhaps it said why.
+            return match self.read().await? {
+                Some(Heard::Answer { id: 0, outcome: Err(error) }) => Err(ClientError::Refused(error)),
+                _ => Err(ClientError::Gone),
+            };
+        }
+        Ok(self.last)
+    }
+
+    /// What it says next; `None` when it has ended.
     ///
     /// Cancel safe: dropping the future loses nothing.
     ///
     /// # Errors
     /// When it does not speak our language.
-    pub async fn next(&mut self) -> Result<Option<Heard>, ClientError> {
-        if let Some(heard) = self.waiting.pop_front() {
-            return Ok(Some(heard));
-        }
-        loop {
-            match self.read().await? {
-                Some(Line::Heard(heard)) => return Ok(Some(heard)),
-                // To a question whose asker has given up.
-                Some(Line::Answer { .. }) => {}
-                None => return Ok(None),
-            }
+    pub async fn hear(&mut self) -> Result<Option<Heard>, ClientError> {
+        match self.waiting.pop_front() {
+            Some(heard) => Ok(Some(heard)),
+            None => self.read().await,
         }
     }
 
-    async fn read(&mut self) -> Result<Option<Line>, ClientError> {
+    /// What came before an answer and was not taken yet.
+    pub fn waiting(&mut self) -> Option<Heard> {
+        self.waiting.pop_front()
+    }
+
+    async fn read(&mut self) -> Result<Option<Heard>, ClientError> {
         let left = CAP.saturating_sub(self.line.len() as u64);
         // What was read stays in `line`, also when the future is dropped.
         match (&mut self.stream).take(left).read_until(b'\n', &mut self.line).await {
@@ -147,13 +156,13 @@ impl Client {
         let value: Value = serde_json::from_slice(&line).map_err(|e| self.nonsense(e.to_string()))?;
         if value.get("id").is_some() {
             return match ToHost::decode(&line) {
-                Ok(ToHost::Answer { id, outcome }) => Ok(Some(Line::Answer { id, outcome })),
+                Ok(ToHost::Answer { id, outcome }) => Ok(Some(Heard::Answer { id, outcome })),
                 Ok(ToHost::Hello(_) | ToHost::Event { .. }) => Err(self.nonsense("no answer".into())),
                 Err(e) => Err(self.nonsense(e.to_string())),
             };
         }
         let lagged = value.get("lagged").and_then(Value::as_u64);
-        Ok(Some(Line::Heard(lagged.map_or(Heard::Event(value), Heard::Lagged))))
+        Ok(Some(lagged.map_or(Heard::Event(value), Heard::Lagged)))
     }
 
     fn nonsense(&self, what: String) -> ClientError {

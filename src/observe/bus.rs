@@ -70,6 +70,11 @@ impl Bus {
         }
     }
 
+    /// The number of the newest event; 0 before the first.
+    pub fn newest(&self) -> u64 {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).seq
+    }
+
     /// There will be no more news: readers get what there is, and then the end.
     pub fn close(&self) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).sender = None;
