@@ -18,7 +18,7 @@ pub use check::DEFAULT_NAME;
 pub use mistake::{Advice, ConfigErrors, Level, Mistake};
 pub use place::Place;
 
-use crate::spec::TreeSpec;
+use crate::spec::{MachineSpec, TreeSpec};
 use place::Source;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,8 @@ use toml::de::DeTable;
 pub struct Checked {
     /// What is to be.
     pub spec: TreeSpec,
+    /// What `[platform.pepita]` says by itself; images that it does not name are empty.
+    pub machine: MachineSpec,
     /// What to know about it, in file order.
     pub advice: Vec<Advice>,
 }
@@ -112,5 +114,5 @@ fn understand(
         groups.flat_map(|((raw, layers), spec)| advice::group(raw, layers, spec, &log.source)).collect();
     advice.sort_by_key(|advice| advice.place.span.start);
     advice.dedup();
-    Ok(Checked { spec: meant.spec, advice })
+    Ok(Checked { spec: meant.spec, machine: meant.machine, advice })
 }

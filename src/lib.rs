@@ -8,6 +8,7 @@
 //! Begin at [`tree`]; [`config`] reads a specification from a TOML file. The library installs no signal handler and no
 //! logger, and reads nothing of its environment but where the launcher is.
 
+pub mod adapter;
 pub mod cid;
 pub mod config;
 pub mod control;
@@ -16,6 +17,7 @@ pub mod group;
 pub mod journal;
 pub mod link;
 pub mod observe;
+pub mod platform;
 pub mod policy;
 pub mod reply;
 pub mod spec;

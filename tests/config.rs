@@ -90,7 +90,14 @@ vsock_base_port = 5000
     std::fs::write(&file, text).expect("writable");
     // No VM needs the images, so none is missed.
     let checked = config::load(&file).unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(checked, Checked { spec: TreeSpec::new(config::DEFAULT_NAME), advice: Vec::new() });
+    assert_eq!(
+        checked,
+        Checked {
+            spec: TreeSpec::new(config::DEFAULT_NAME),
+            machine: MachineSpec::qemu("", ""),
+            advice: Vec::new()
+        }
+    );
 }
 
 #[test]

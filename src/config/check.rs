@@ -21,6 +21,8 @@ const SOCKET_CAP: usize = 107;
 /// What a file means. Of worth only when no mistake was noted.
 pub(super) struct Meant {
     pub(super) spec: TreeSpec,
+    /// `[platform.pepita]` by itself.
+    pub(super) machine: MachineSpec,
     /// What each VM has after merging, as `spec.groups[..].vms[..]`.
     pub(super) layers: Vec<Vec<Layer>>,
     /// The files that must exist.
@@ -46,7 +48,8 @@ pub(super) fn tree(raw: &RawTree, folder: &Path, log: &Log<'_>) -> Meant {
     unique(vms().map(|vm| (&vm.called, &vm.keys.name)), |name| format!("vm \"{name}\""), log);
     unique(vms().map(|vm| (&vm.called, &vm.keys.cid)), |cid| format!("CID {cid}"), log);
     after::check(&raw.groups, log);
-    Meant { spec, layers, images }
+    let machine = platform(&raw.defaults, folder);
+    Meant { spec, machine, layers, images }
 }
 
 fn supervisor(raw: &RawSupervisor, folder: &Path, log: &Log<'_>) -> TreeSpec {
@@ -176,7 +179,18 @@ fn machine(
         // A process boots nothing, whatever it inherits.
         Vmm::Process => Default::default(),
     };
-    let default = MachineSpec::qemu(kernel, rootfs);
+    emulated(layer, kernel, rootfs)
+}
+
+/// `[platform.pepita]` by itself, as an adapter takes it: images that are not named are empty.
+fn platform(defaults: &Layer, folder: &Path) -> MachineSpec {
+    let path =
+        |field: &Field<PathBuf>| field.good().map(|path| placed(folder, &path.value)).unwrap_or_default();
+    emulated(defaults, path(&defaults.machine.kernel_path), path(&defaults.machine.rootfs_path))
+}
+
+fn emulated(layer: &Layer, kernel: PathBuf, rootfs: PathBuf) -> MachineSpec {
+    let (raw, default) = (&layer.machine, MachineSpec::qemu(kernel, rootfs));
     MachineSpec {
         vcpus: raw.vcpus.or(default.vcpus),
         memory_mb: raw.memory_mb.or(default.memory_mb),

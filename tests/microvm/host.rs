@@ -10,20 +10,20 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 /// For anything that a healthy machine does in a few seconds.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A run directory, and what is in it.
-pub struct Host {
+pub(crate) struct Host {
     dir: tempfile::TempDir,
 }
 
 /// The repository's folder.
-pub fn top() -> PathBuf {
+pub(crate) fn top() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A guest's part of the set-up.
-pub fn guest(file: &str) -> PathBuf {
+pub(crate) fn guest(file: &str) -> PathBuf {
     let path = top().join(".guest").join(file);
     assert!(
         path.exists(),
@@ -34,7 +34,7 @@ pub fn guest(file: &str) -> PathBuf {
 }
 
 /// The launcher that was built with these tests.
-pub fn pepita() -> PathBuf {
+pub(crate) fn pepita() -> PathBuf {
     let target = std::env::current_exe().expect("our own path");
     let profile = target.ancestors().nth(2).expect("target/<profile>/deps/<test>");
     let pepita = profile.join("pepita");
@@ -43,18 +43,18 @@ pub fn pepita() -> PathBuf {
 }
 
 impl Host {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Short: a Unix socket's path ends at 107 bytes.
         let dir = tempfile::Builder::new().prefix("pm").tempdir_in("/tmp").expect("a directory");
         Self { dir }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// A configuration with two lines of our own before `groups`: quick restarts, images, this host's run directory.
-    pub fn config(&self, groups: &str) -> String {
+    pub(crate) fn config(&self, groups: &str) -> String {
         let (kernel, rootfs) = (guest("vmlinuz"), guest("ticker.cpio"));
         let (run, state, pepita) = (self.path("r"), self.path("s"), pepita());
         format!(
@@ -65,35 +65,35 @@ impl Host {
         )
     }
 
-    pub fn spec(&self, groups: &str) -> TreeSpec {
+    pub(crate) fn spec(&self, groups: &str) -> TreeSpec {
         config::parse(&self.config(groups), Path::new("test.toml")).unwrap_or_else(|e| panic!("{e}")).spec
     }
 
-    pub async fn start(&self, groups: &str) -> (Tree, Watcher) {
+    pub(crate) async fn start(&self, groups: &str) -> (Tree, Watcher) {
         let tree = Tree::start(self.spec(groups)).await.unwrap_or_else(|e| panic!("{e}"));
-        let watcher = Watcher { events: tree.events(), seen: Vec::new() };
+        let watcher = Watcher::of(&tree);
         (tree, watcher)
     }
 
-    pub fn pepita(&self, args: &[&str]) -> Output {
+    pub(crate) fn pepita(&self, args: &[&str]) -> Output {
         Command::new(pepita()).arg("--run-dir").arg(self.path("r")).args(args).output().expect("pepita runs")
     }
 
-    pub fn status(&self, vm: &str) -> StatusRecord {
+    pub(crate) fn status(&self, vm: &str) -> StatusRecord {
         let output = self.pepita(&["status", "--name", &format!("duende-vm-{vm}"), "--json"]);
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|e| panic!("{vm}: {e}: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
     /// Kills a VM's VMM from outside.
-    pub fn kill_vmm(&self, vm: &str) -> u32 {
+    pub(crate) fn kill_vmm(&self, vm: &str) -> u32 {
         let pid = self.status(vm).vmm_pid.expect("it runs");
         signal(pid, nix::sys::signal::Signal::SIGKILL);
         pid
     }
 
     /// Processes of VMs of this host: their current directory is in its run directory.
-    pub fn processes(&self) -> Vec<String> {
+    pub(crate) fn processes(&self) -> Vec<String> {
         let run = self.path("r");
         let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
         let here = pids
@@ -106,7 +106,7 @@ impl Host {
     }
 
     /// Everything of this host is gone.
-    pub fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         let names = self.pepita(&["list", "--format", "name"]);
         assert_eq!(String::from_utf8_lossy(&names.stdout), "", "VMs are left");
         let files = |dir: PathBuf| {
@@ -131,20 +131,25 @@ impl Drop for Host {
     }
 }
 
-pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+pub(crate) fn signal(pid: u32, signal: nix::sys::signal::Signal) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
     nix::sys::signal::kill(pid, signal).expect("a process that runs");
 }
 
 /// Reads a tree's events.
-pub struct Watcher {
+pub(crate) struct Watcher {
     events: Events,
-    pub seen: Vec<Event>,
+    pub(crate) seen: Vec<Event>,
 }
 
 impl Watcher {
+    /// All events of a tree that nobody has read yet.
+    pub(crate) fn of(tree: &Tree) -> Self {
+        Self { events: tree.events(), seen: Vec::new() }
+    }
+
     /// The next event that `wanted` accepts.
-    pub async fn until(&mut self, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Event {
+    pub(crate) async fn until(&mut self, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Event {
         let next = async {
             loop {
                 match self.events.next().await {
@@ -166,7 +171,7 @@ impl Watcher {
     }
 
     /// The next change of a VM into a phase.
-    pub async fn phase(&mut self, vm: &str, word: &str) -> Change {
+    pub(crate) async fn phase(&mut self, vm: &str, word: &str) -> Change {
         let event = self.until(&format!("{vm} {word}"), |event| is_change(event, vm, word)).await;
         match event.kind {
             EventKind::Vm(change) => change,
@@ -175,7 +180,7 @@ impl Watcher {
     }
 
     /// What has happened, a line an event.
-    pub fn story(&self) -> String {
+    pub(crate) fn story(&self) -> String {
         self.seen.iter().map(|event| format!("{event}\n")).collect()
     }
 }

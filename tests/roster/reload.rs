@@ -183,3 +183,30 @@ fn a_group_can_lose_all_its_vms() {
     world.stop();
     assert_eq!(world.ended, Some(End::Stopped));
 }
+
+// 5, 11: a restart that is under way is finished as it was begun, whatever the strategy is now.
+#[test]
+fn a_round_outlives_its_strategy() {
+    let mut spec = group(Strategy::OneForAll, "a b c");
+    let mut world = World::up(spec.clone());
+    world.look_away();
+    world.fail("a");
+    spec.strategy = Strategy::OneForOne;
+    world.reload(spec, false);
+    world.decisions();
+    world.advance(SECOND / 2);
+    world.fail("b");
+    assert!(world.decision().coalesced);
+    world.run();
+    world.advance(SECOND - crate::world::NS);
+    assert!(world.started().is_empty(), "the later deadline holds for all");
+    world.run_to_rest();
+    assert_eq!((world.started(), world.roster.window().as_str()), (strings(&["a", "b", "c"]), "1/9 in 1m"));
+    world.fail("b");
+    world.run_to_rest();
+    assert_eq!(world.started(), ["b"]);
+}
+
+fn strings(vms: &[&str]) -> Vec<String> {
+    vms.iter().map(|vm| (*vm).to_owned()).collect()
+}

@@ -26,8 +26,8 @@ impl Console {
         Self::new(Sink::Tty(file))
     }
 
-    /// A socket that one client reads at a time; the newest wins. `greeting` is written to each first, so that a client
-    /// that comes late learns what it missed.
+    /// A socket that one client reads at a time; the newest wins. `greeting` is written to the first, however late it
+    /// comes. (Those after it are monitors that adopt; they dial unasked.)
     ///
     /// # Errors
     /// When the socket cannot be bound.
@@ -36,9 +36,9 @@ impl Console {
         let console = Self::new(Sink::Socket(None));
         let same = console.clone();
         std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let mut client = client;
-                if client.write_all(&greeting).is_ok() {
+            let mut greeting = greeting;
+            for mut client in listener.incoming().flatten() {
+                if client.write_all(&std::mem::take(&mut greeting)).is_ok() {
                     *same.lock() = Sink::Socket(Some(client));
                 }
             }

@@ -39,6 +39,8 @@ pub fn start(agent: &Agent, exec: &Exec) -> Result<Running, DaemonExit> {
     command.args(args).process_group(0).stdin(Stdio::null());
     command.stdout(writer.try_clone().map_err(fail)?).stderr(writer);
     let (child, end) = agent.reaper.spawn(&mut command).map_err(fail)?;
+    // The agent's own score, which a child inherits, is the lowest.
+    let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), "0");
     let timeout = match exec.timeout_ms {
         0 => DEFAULT_TIMEOUT,
         ms => Duration::from_millis(ms),

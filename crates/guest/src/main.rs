@@ -36,6 +36,7 @@ fn main() -> ExitCode {
 fn as_init() -> ExitCode {
     init::mount_all();
     let boot = Boot::from_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    init::leave_mark(boot.cid, boot.incarnation);
     // Kept from the guest's OOM killer; children get their own score back.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     let image = Image::read(Image::PATH);

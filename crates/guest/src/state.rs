@@ -4,7 +4,7 @@ use crate::boot::{Boot, Image};
 use crate::console::Console;
 use crate::reaper::Reaper;
 use crate::tail::Tail;
-use pepita_wire::agent::AgentStatus;
+use pepita_wire::agent::{AgentStatus, Health};
 use pepita_wire::console::Note;
 use pepita_wire::{DaemonExit, ErrorKind, GuestEvent, Hello, WireError};
 use std::collections::VecDeque;
@@ -221,6 +221,10 @@ impl State {
     /// Numbers an event and keeps it for watchers.
     pub fn tell(&mut self, event: GuestEvent) -> u64 {
         self.seq += 1;
+        if is_heartbeat(&event) {
+            // Only the last counts; else a daemon that lives long would push out what it said of itself at first.
+            self.events.retain(|(_, earlier)| !is_heartbeat(earlier));
+        }
         if self.events.len() == EVENTS_KEPT {
             self.events.pop_front();
         }
@@ -232,4 +236,8 @@ impl State {
     pub fn events_since(&self, since: u64) -> Vec<(u64, GuestEvent)> {
         self.events.iter().filter(|(seq, _)| *seq > since).cloned().collect()
     }
+}
+
+fn is_heartbeat(event: &GuestEvent) -> bool {
+    matches!(event, GuestEvent::Health(health) if *health == Health { watchdog: true, ..Health::default() })
 }

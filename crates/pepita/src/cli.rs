@@ -290,6 +290,9 @@ pub struct ImageBuild {
     /// The kernel's package, unpacked or a .deb, for the modules that the guest has to load
     #[arg(long, value_name = "DIR")]
     pub kernel_package: Option<PathBuf>,
+    /// A module of that package that the guest is to load besides those that every guest needs
+    #[arg(long, value_name = "NAME")]
+    pub module: Vec<String>,
     /// The guest agent [default: daemonctl beside pepita]
     #[arg(long, value_name = "BIN")]
     pub agent: Option<PathBuf>,

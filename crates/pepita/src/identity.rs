@@ -47,6 +47,32 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// It is on its way out: its files are closed before anybody who waits for it is told. (Flag PF_EXITING.)
+    pub fn is_exiting(&self) -> bool {
+        self.field(6).and_then(|flags| flags.parse::<u64>().ok()).is_none_or(|flags| flags & 0x4 != 0)
+    }
+
+    /// Somebody has stopped it (SIGSTOP).
+    pub fn is_stopped(&self) -> bool {
+        self.field(0).is_some_and(|state| state == "T")
+    }
+
+    /// Ends it, whatever it does, and waits until it is gone, though not for ever.
+    pub fn end(&self) {
+        if let Some(handle) = self.open() {
+            let _ = pidfd_send_signal(&handle, Signal::KILL);
+            crate::vmm::wait_for(&handle, std::time::Duration::from_secs(5));
+        }
+    }
+
+    /// A field of `/proc/<pid>/stat`, counted from the process' state.
+    fn field(&self, at: usize) -> Option<String> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(at).map(str::to_owned)
+    }
+}
+
 fn start_of(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     start_in(&stat).filter(|_| !is_zombie(&stat))
@@ -76,6 +102,13 @@ mod tests {
         assert!(me.open().is_some());
         assert!(Identity { start: me.start + 1, ..me.clone() }.open().is_none());
         assert!(Identity { boot_id: "another".into(), ..me }.open().is_none());
+    }
+
+    #[test]
+    fn a_process_that_runs_neither_exits_nor_stands_still() {
+        let me = Identity::of(std::process::id()).expect("we run");
+        assert!(!me.is_exiting() && !me.is_stopped());
+        assert!(Identity { pid: u32::MAX, ..me }.is_exiting());
     }
 
     #[test]

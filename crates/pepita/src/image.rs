@@ -2,6 +2,7 @@
 
 pub mod cpio;
 pub mod modules;
+pub mod whole;
 
 use crate::failure::{Outcome, failure, io, system};
 use crate::kernel;
@@ -217,7 +218,13 @@ fn stage_and_make(contents: &Contents, stage: &Path, output: &Path) -> Outcome<(
     let mut daemon = Ok(());
     let command = add_daemon(contents, |path, bytes| daemon = staged(path, bytes))?;
     daemon?;
-    staged(IMAGE_JSON, &image_json(&command, &contents.env, &[], None))?;
+    let mut modules = Vec::new();
+    for module in &contents.modules {
+        let name = module.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        staged(&format!("{MODULES}/{name}"), &std::fs::read(module).map_err(|e| io(module, e))?)?;
+        modules.push(format!("/{MODULES}/{name}"));
+    }
+    staged(IMAGE_JSON, &image_json(&command, &contents.env, &modules, None))?;
     make_ext4(stage, contents.size_mb, output)
 }
 
@@ -301,9 +308,21 @@ pub fn recognise(path: &Path) -> Outcome<(PathBuf, Kind)> {
         filled += n;
     }
     let head = &head[..filled];
+    let length = file.metadata().map_err(|e| io(&path, e))?.len();
+    let cut_short = || {
+        let why =
+            format!("rootfs {}: it is cut short, at {length} bytes; make or copy it again", path.display());
+        Err(failure(CallErrorKind::BadImage, why))
+    };
     let kind = if head.starts_with(b"070701") || head.starts_with(b"070702") {
+        if !whole::has_trailer(&file) {
+            return cut_short();
+        }
         Kind::Initramfs
     } else if head.get(0x438..0x43a) == Some(&[0x53, 0xef]) {
+        if whole::ext4_length(head).is_some_and(|claimed| claimed > length) {
+            return cut_short();
+        }
         Kind::Disk
     } else if [b"\x1f\x8b".as_slice(), b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"\xfd7zXZ"]
         .iter()

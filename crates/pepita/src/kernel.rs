@@ -2,6 +2,7 @@
 //! Reads bytes that anybody may have written: every offset is checked.
 
 use crate::failure::{Outcome, failure, io};
+use crate::image::whole;
 use crate::names;
 use crate::record::{Sync, replace};
 use crate::rundir::RunDir;
@@ -92,6 +93,11 @@ pub fn prepare(dir: &RunDir, kernel: &Path) -> Outcome<PathBuf> {
     let mut file = File::open(&kernel).map_err(|e| io(&kernel, e))?;
     let mut head = vec![0; 0x1000];
     let read = read_up_to(&mut file, &mut head).map_err(|e| io(&kernel, e))?;
+    let length = file.metadata().map_err(|e| io(&kernel, e))?.len();
+    if whole::kernel_length(&head[..read]).is_some_and(|claimed| claimed > length) {
+        let why = format!("kernel {}: it is cut short, at {length} bytes; copy it again", kernel.display());
+        return Err(failure(CallErrorKind::BadImage, why));
+    }
     match recognise(&head[..read]) {
         Kind::Elf => Ok(kernel),
         Kind::BzImage => {
@@ -106,7 +112,7 @@ pub fn prepare(dir: &RunDir, kernel: &Path) -> Outcome<PathBuf> {
         }
         Kind::Unknown => Err(failure(
             CallErrorKind::BadImage,
-            format!("{}: this is no kernel (neither ELF nor bzImage)", kernel.display()),
+            format!("kernel {}: this is none (neither ELF nor bzImage)", kernel.display()),
         )),
     }
 }

@@ -13,6 +13,7 @@ pub mod failure;
 pub mod identity;
 pub mod image;
 pub mod kernel;
+pub mod limits;
 pub mod monitor;
 pub mod names;
 pub mod plan;

@@ -19,6 +19,7 @@ pub(crate) use finish::TRANSIENT;
 
 use crate::failure::{Outcome, system};
 use crate::identity::Identity;
+use crate::limits::Limits;
 use crate::names;
 use crate::plan::{Plan, VmmKind};
 use crate::record::{self, State, Sync};
@@ -48,26 +49,39 @@ const CONSOLE_READS: usize = 8;
 pub(crate) struct Monitor {
     plan: Plan,
     dir: PathBuf,
-    /// Held for life: the claims of the name and of the CID.
+    /// Held for life: the claims of the name and of the CID. (Of an adopted VM its VMM holds the latter.)
     _name: Lock,
-    _cid: Lock,
+    cid: Option<Lock>,
     cid_path: PathBuf,
+    limits: Limits,
     life: Life,
     vmm: Process,
     backend: Option<Process>,
     daemon: Option<Identity>,
     console: Option<OwnedFd>,
     qmp: Option<Conn>,
-    /// Whose commands QEMU has not answered yet; the first is our own.
-    qmp_askers: VecDeque<Option<(u64, u64)>>,
+    /// Whose commands QEMU has not answered yet.
+    qmp_askers: VecDeque<QmpAsker>,
     agent: Agent,
     scanner: Scanner,
     log: Log,
     control: Control,
-    saved: Option<u64>,
+    /// The generation that is on the disk, and where the log began then.
+    saved: Option<(u64, u64)>,
     /// Where the answer to whoever started us goes, until it is given.
     starter: Option<start::Starter>,
     over: bool,
+}
+
+/// Whose command QEMU answers.
+#[derive(Debug, Clone, Copy)]
+enum QmpAsker {
+    /// Ours: the machine is set up.
+    Setup,
+    /// Ours, and the answer does not matter or says so itself.
+    Nobody,
+    /// A client's: its number and its request's id.
+    Client(u64, u64),
 }
 
 /// Who is ready.
@@ -87,8 +101,9 @@ pub(crate) struct Parts {
     plan: Plan,
     dir: PathBuf,
     name: Lock,
-    cid: Lock,
+    cid: Option<Lock>,
     cid_path: PathBuf,
+    limits: Limits,
     life: Life,
     started: Started,
     daemon: Option<Identity>,
@@ -105,15 +120,16 @@ impl Monitor {
             plan: parts.plan,
             dir: parts.dir,
             _name: parts.name,
-            _cid: parts.cid,
+            cid: parts.cid,
             cid_path: parts.cid_path,
+            limits: parts.limits,
             life: parts.life,
             vmm,
             backend,
             daemon: parts.daemon,
             console: Some(console),
             qmp: qmp.map(Conn::new),
-            qmp_askers: VecDeque::from([None]),
+            qmp_askers: VecDeque::new(),
             agent: parts.agent,
             scanner: Scanner::new(),
             log: parts.log,
@@ -127,14 +143,17 @@ impl Monitor {
     /// Watches until the VM has ended and its record is written.
     fn run(mut self) {
         self.save();
-        let first = match &mut self.qmp {
-            // Its answer comes when the machine is set up.
-            Some(qmp) => qmp.send(qmp::CAPABILITIES).err().map(|_| Event::Tick),
-            None => Some(Event::VmmUp),
-        };
-        if let Some(event) = first {
-            self.happened(event);
+        if self.qmp.is_some() {
+            // Its answer comes when the machine is set up. Then: does it run? One that is adopted may stand still.
+            let _ = self.tell_qemu(qmp::CAPABILITIES, QmpAsker::Setup);
+            let _ = self.tell_qemu(qmp::QUERY, QmpAsker::Nobody);
+        } else {
+            self.happened(Event::VmmUp);
+            if self.vmm.identity.is_stopped() {
+                self.happened(Event::Paused(true));
+            }
         }
+        self.publish();
         while !self.over {
             for source in self.wait() {
                 self.attend(source);
@@ -191,7 +210,7 @@ impl Monitor {
             Source::Backend => {
                 if let Some(mut backend) = self.backend.take() {
                     backend.end();
-                    self.happened(Event::BackendEnded);
+                    self.backend_ended();
                 }
             }
             Source::Vmm if self.over => {}
@@ -202,6 +221,9 @@ impl Monitor {
                 }
                 self.read_qmp();
                 self.read_agent();
+                if self.limits.oom_kills() > 0 {
+                    self.happened(Event::HostOom);
+                }
                 let words = crate::vmm::last_words();
                 let panic = self.scanner.panic_line().map(str::to_owned);
                 let evidence = self.life.evidence();
@@ -210,6 +232,13 @@ impl Monitor {
                 self.happened(Event::VmmEnded(end));
             }
         }
+    }
+
+    /// Of a VMM that ends, the back-end's end may be seen first: its socket goes before its process.
+    pub(crate) fn backend_ended(&mut self) {
+        self.read_qmp();
+        let vmm_going = self.life.evidence().shutdown.is_some() || self.vmm.identity.is_exiting();
+        self.happened(Event::BackendEnded { vmm_going });
     }
 
     fn console_has_more(&self) -> bool {
@@ -249,16 +278,20 @@ impl Monitor {
         }
         for said in said {
             match said {
-                qmp::Said::Done | qmp::Said::Refused(_) => match self.qmp_askers.pop_front() {
-                    Some(None) => self.happened(Event::VmmUp),
-                    Some(Some((client, id))) => {
+                qmp::Said::Done { .. } | qmp::Said::Refused(_) => match self.qmp_askers.pop_front() {
+                    Some(QmpAsker::Setup) => self.happened(Event::VmmUp),
+                    Some(QmpAsker::Nobody) | None => {
+                        if said == (qmp::Said::Done { paused: true }) {
+                            self.happened(Event::Paused(true));
+                        }
+                    }
+                    Some(QmpAsker::Client(client, id)) => {
                         let outcome = match said {
                             qmp::Said::Refused(why) => Err(requests::refusal(&why)),
                             _ => Ok(serde_json::Value::Null),
                         };
                         self.control.answer(client, id, outcome);
                     }
-                    None => {}
                 },
                 qmp::Said::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
                 qmp::Said::Stopped => self.happened(Event::Paused(true)),
@@ -322,18 +355,22 @@ impl Monitor {
         }
     }
 
-    /// Tells whoever wants to know what has changed.
+    /// Tells whoever wants to know what has changed: the disk first, so that nobody knows more than a monitor to come.
     fn publish(&mut self) {
-        if self.over || self.saved == Some(self.life.generation()) {
+        if self.over {
             return;
         }
-        self.save();
-        let status = self.status();
-        self.control.tell(&status);
+        let now = Some((self.life.generation(), self.log.base()));
+        if self.saved != now {
+            self.save();
+            self.saved = now;
+            let status = self.status();
+            self.control.tell(&status);
+        }
         if self.life.evidence().vmm_ran
             && let Some(starter) = self.starter.take()
         {
-            starter.started(&status);
+            starter.started(&self.status());
         }
     }
 
@@ -348,12 +385,12 @@ impl Monitor {
 
     fn save(&mut self) {
         let status = self.status();
-        self.saved = Some(status.generation);
         let state = State {
             monitor: Identity::of(std::process::id()),
             vmm: status.exit.is_none().then(|| self.vmm.identity.clone()),
             backend: self.backend.as_ref().map(|b| b.identity.clone()),
             daemon: self.daemon.clone(),
+            cgroup: self.limits.cgroup(),
             log_base: self.log.base(),
             status,
         };

@@ -26,3 +26,7 @@ pub const CACHE: &str = ".cache";
 pub const CONSOLE_INDEX: &str = "console.index";
 /// Where a plain process finds its notify socket.
 pub const NOTIFY: &str = "notify.sock";
+/// Room on the disk that is kept for the exit record.
+pub const RESERVE: &str = "reserve";
+/// How run directories that are being removed begin: no VM can be called so.
+pub const GONE: &str = ".gone-";

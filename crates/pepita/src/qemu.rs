@@ -8,6 +8,10 @@ use pepita_wire::record::Transport;
 use std::ffi::OsString;
 use std::path::Path;
 
+/// QEMU keeps at most so much translated code of an emulated guest, in MiB. (Else it is an eighth of the host's memory,
+/// up to 1 GiB.)
+pub const TRANSLATED_MB: u64 = 128;
+
 /// Descriptors that QEMU inherits.
 #[derive(Debug, Clone, Copy)]
 pub struct Descriptors {
@@ -48,7 +52,13 @@ pub fn argv(plan: &Plan, cmdline: &str, fds: Descriptors) -> Vec<OsString> {
     // Shared, for the vsock back-end, which is another process.
     add("-M", "microvm,memory-backend=mem,isa-serial=off".into());
     add("-object", format!("memory-backend-memfd,id=mem,size={memory},share=on").into());
-    add("-accel", plan.accel.as_str().into());
+    add(
+        "-accel",
+        match plan.accel {
+            Accel::Tcg => format!("tcg,tb-size={TRANSLATED_MB}").into(),
+            accel => accel.as_str().into(),
+        },
+    );
     if plan.accel == Accel::Kvm {
         add("-cpu", "host".into());
     }

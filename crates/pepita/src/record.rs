@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `state.json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub struct State {
     pub backend: Option<Identity>,
     /// The daemon, when the VM is a plain process.
     pub daemon: Option<Identity>,
+    /// The cgroup that holds its limits.
+    pub cgroup: Option<PathBuf>,
     /// Where in all console output the oldest file of the log begins.
     pub log_base: u64,
     /// The status as it was last told.

@@ -96,6 +96,26 @@ impl RunDir {
     }
 }
 
+/// Removes a VM's run directory, whose lock is ours. It is gone at once, before its files are: whoever claims the name
+/// meanwhile makes a directory of its own, and loses nothing in it.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove(dir: &Path) -> Outcome<()> {
+    let parent = dir.parent().unwrap_or(dir);
+    let gone = parent.join(format!("{}{}-{}", names::GONE, std::process::id(), crate::monitor::secret()?));
+    std::fs::rename(dir, &gone).map_err(|e| io(dir, e))?;
+    let removed = std::fs::remove_dir_all(&gone).map_err(|e| io(&gone, e));
+    // Those of others that were killed over it, too.
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(names::GONE) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    // Somebody else's help is no failure.
+    if gone.exists() { removed } else { Ok(()) }
+}
+
 /// A lock that is held as long as this lives, in this process or in one that got it as a descriptor.
 #[derive(Debug)]
 pub struct Lock {
@@ -136,15 +156,6 @@ impl Lock {
                 return Ok(Some(Self { file }));
             }
         }
-    }
-
-    /// Opens the file of a lock that another process holds, without taking it.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    pub fn open(path: &Path) -> Outcome<Self> {
-        let open = File::options().create(true).truncate(false).read(true).write(true).open(path);
-        open.map(|file| Self { file }).map_err(|e| io(path, e))
     }
 
     /// Whether somebody holds it. Does not make the file.

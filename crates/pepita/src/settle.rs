@@ -3,11 +3,14 @@
 use crate::cid;
 use crate::client;
 use crate::failure::{Outcome, failure};
+use crate::limits::Limits;
 use crate::monitor::evidence::{Evidence, VmmEnd, judge};
 use crate::monitor::unix_ms;
 use crate::names;
+use crate::plan::Plan;
 use crate::record::{self, State, Sync};
 use crate::rundir::{Lock, RunDir, Wait};
+use crate::vmm;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{ExitRecord, StatusRecord, VmId, VmState, rundir};
 use serde_json::json;
@@ -28,6 +31,12 @@ pub fn status(run_dir: &RunDir, name: &VmId) -> Outcome<StatusRecord> {
             && let Ok(status) = serde_json::from_value(value)
         {
             return Ok(status);
+        }
+        // A monitor that has written all of its last words need not be waited for.
+        if let Some(state) =
+            record::read::<State>(&dir.join(names::STATE)).filter(|s| s.status.exit.is_some())
+        {
+            return Ok(ended(&dir, state));
         }
         match Lock::take(&dir.join(names::LOCK), Wait::No) {
             Ok(Some(_lock)) => return without_monitor(run_dir, &dir),
@@ -58,20 +67,21 @@ fn silent(dir: &Path, name: &VmId) -> StatusRecord {
 
 /// The lock is ours, so nobody watches the VM.
 fn without_monitor(run_dir: &RunDir, dir: &Path) -> Outcome<StatusRecord> {
-    let name = || dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let Some(state) = record::read::<State>(&dir.join(names::STATE)) else {
-        let _ = std::fs::remove_dir_all(dir);
-        return Err(failure(CallErrorKind::NoSuchVm, format!("no VM {}", name())));
+        // Its monitor died before the VM was there.
+        let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        discard(run_dir, dir)?;
+        return Err(failure(CallErrorKind::NoSuchVm, format!("no VM {name}")));
     };
-    if state.status.exit.is_some() || record::exit_in(dir).is_some() {
+    if state.status.exit.is_some() {
         return Ok(ended(dir, state));
     }
     match state.vmm.as_ref().and_then(|vmm| vmm.open()) {
-        Some(_) => {
+        Some(_) if record::exit_in(dir).is_none() => {
             let status = state.status;
             Ok(StatusRecord { state: VmState::Unknown, monitor_pid: None, ..status })
         }
-        None => Ok(write_off(run_dir, dir, state)),
+        _ => Ok(write_off(run_dir, dir, state)),
     }
 }
 
@@ -85,34 +95,67 @@ pub fn ended(dir: &Path, state: State) -> StatusRecord {
     StatusRecord { state: end, exit, monitor_pid: None, vmm_pid: None, ..state.status }
 }
 
-/// Writes the record of a VM that is gone, and whose monitor was gone before it.
+/// Brings to its end what a monitor has not: the VM went after it, or it went in the middle of the end. The lock is ours.
 pub fn write_off(run_dir: &RunDir, dir: &Path, state: State) -> StatusRecord {
-    let evidence = Evidence { vmm: VmmEnd::Unseen, vmm_ran: true, ..Evidence::default() };
-    let (reason, evidence) = judge(&evidence);
-    let exit = ExitRecord {
-        name: state.status.name.clone(),
-        incarnation: state.status.incarnation,
-        reason,
-        ended_at: unix_ms(),
-        evidence,
-        ..ExitRecord::default()
-    };
-    // Without a disk the answer is the same, only found out each time anew.
-    let _ = record::write(&dir.join(rundir::EXIT), &exit, Sync::Yes);
-    for rest in [&state.backend, &state.daemon].into_iter().flatten() {
-        rest.signal(rustix::process::Signal::KILL);
-    }
-    release_cid(run_dir, &state);
-    for name in crate::monitor::TRANSIENT {
+    let exit = record::exit_in(dir).unwrap_or_else(|| {
+        let _ = std::fs::remove_file(dir.join(names::RESERVE));
+        let evidence = Evidence { vmm: VmmEnd::Unseen, vmm_ran: true, ..Evidence::default() };
+        let (reason, evidence) = judge(&evidence);
+        let exit = ExitRecord {
+            name: state.status.name.clone(),
+            incarnation: state.status.incarnation,
+            reason,
+            ended_at: unix_ms(),
+            evidence,
+            ..ExitRecord::default()
+        };
+        // Without a disk the answer is the same, only found out each time anew.
+        let _ = record::write(&dir.join(rundir::EXIT), &exit, Sync::Yes);
+        exit
+    });
+    sweep(run_dir, dir);
+    for name in crate::monitor::TRANSIENT.into_iter().chain([rundir::CONTROL]) {
         let _ = std::fs::remove_file(dir.join(name));
     }
-    let state = State { monitor: None, vmm: None, backend: None, daemon: None, ..state };
-    ended(dir, State { status: StatusRecord { exit: Some(exit), ..state.status.clone() }, ..state })
+    let generation = state.status.generation + 1;
+    let status = StatusRecord { exit: Some(exit), generation, ..state.status.clone() };
+    let status = ended(dir, State { status, ..state });
+    let state = State { status: status.clone(), ..State::default() };
+    let _ = record::write(&dir.join(names::STATE), &state, Sync::No);
+    status
 }
 
-/// Removes the claim of a VM's CID, unless another VM has it by now.
-pub fn release_cid(run_dir: &RunDir, state: &State) {
-    let path = cid::path(run_dir, state.status.vsock.cid);
+/// Ends whatever still runs of a VM, and gives back what it held outside of its run directory. The lock is ours.
+pub fn sweep(run_dir: &RunDir, dir: &Path) {
+    let state: Option<State> = record::read(&dir.join(names::STATE));
+    let plan: Option<Plan> = record::read(&dir.join(names::PLAN));
+    // When the last thing a monitor does is done, nothing is left.
+    let is_clean = state.as_ref().is_some_and(|state| state.status.exit.is_some() && state.backend.is_none());
+    let state = state.unwrap_or_default();
+    let known = [state.vmm, state.daemon, state.backend].into_iter().flatten();
+    // Not all of them may have been written down.
+    let strays = if is_clean { Vec::new() } else { vmm::strays(dir) };
+    for process in known.chain(strays) {
+        process.end();
+    }
+    Limits::adopt(state.cgroup).remove();
+    if let Some(cid) = plan.and_then(|plan| plan.cid) {
+        release_cid(run_dir, cid);
+    }
+}
+
+/// [`sweep`]s, and removes the run directory. The lock is ours.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn discard(run_dir: &RunDir, dir: &Path) -> Outcome<()> {
+    sweep(run_dir, dir);
+    crate::rundir::remove(dir)
+}
+
+/// Removes the claim of a CID, unless another VM has it by now.
+fn release_cid(run_dir: &RunDir, cid: u32) {
+    let path = cid::path(run_dir, cid);
     if path.exists()
         && let Ok(Some(_lock)) = Lock::take(&path, Wait::No)
     {

@@ -13,9 +13,10 @@ use pepita_wire::rundir;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, setrlimit};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -24,6 +25,10 @@ use std::time::{Duration, Instant};
 
 /// For a process to open its socket.
 const SOCKET_DEADLINE: Duration = Duration::from_secs(10);
+
+/// In the environment of every process of a VM: its run directory. What a monitor that was killed at a bad moment has
+/// left behind is known by it.
+const MARK: &str = "PEPITA_VM_DIR";
 
 /// A process of a VM, ours or a former monitor's.
 #[derive(Debug)]
@@ -137,6 +142,8 @@ pub fn start_qemu(plan: &Plan, token: &str, cid_lock: &File, vhost: Option<&Owne
         qmp: for_qmp.as_raw_fd(),
         vsock: vsock.as_ref().or(vhost).map_or(-1, AsRawFd::as_raw_fd),
     };
+    // Its memory is the guest's, which has no business on the host's disk.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let mut command = command(&plan.program)?;
     command.args(qemu::argv(plan, &qemu::cmdline(plan, token), fds));
     let inherited = [for_console.as_fd(), for_qmp.as_fd(), cid_lock.as_fd()];
@@ -192,7 +199,9 @@ fn command(program: &Path) -> Outcome<Command> {
     let path = Path::new(names::MONITOR_LOG);
     let log = File::options().create(true).append(true).open(path).map_err(|e| io(path, e))?;
     let same = log.try_clone().map_err(|e| io(path, e))?;
+    let here = std::env::current_dir().map_err(|e| system("current directory", e))?;
     let mut command = Command::new(program);
+    command.env(MARK, here);
     // A group of its own: a Ctrl-C at somebody's terminal is not for it.
     command.stdin(Stdio::null()).stdout(log).stderr(same).process_group(0);
     Ok(command)
@@ -253,11 +262,16 @@ pub fn last_words() -> String {
     lines[lines.len().saturating_sub(3)..].join(" | ")
 }
 
-/// Processes whose current directory is this one: what a monitor that was killed in the middle of a start left behind.
+/// The processes of the VM with this run directory that still run, known by the mark in their environment. Its monitor is
+/// none of them.
 pub fn strays(dir: &Path) -> Vec<Identity> {
     let Ok(dir) = dir.canonicalize() else { return Vec::new() };
+    let mark = [MARK.as_bytes(), b"=", dir.as_os_str().as_bytes()].concat();
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let here = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir);
-    pids.filter(|pid| *pid != std::process::id()).filter(here).filter_map(Identity::of).collect()
+    let marked = |pid: &u32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+    };
+    pids.filter(|pid| *pid != std::process::id()).filter(marked).filter_map(Identity::of).collect()
 }

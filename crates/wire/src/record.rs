@@ -128,6 +128,9 @@ pub struct DaemonStatus {
     pub pid: Option<u32>,
     /// What it does.
     pub state: DaemonState,
+    /// What it last said of itself (`STATUS=` of sd_notify(3)), at most 256 bytes.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub status: String,
 }
 
 /// Milliseconds from the VMM's start.

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 const USAGE: &str = "usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] \
-    [--after MS] [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--flood] [--eat MB] [--show NAME]";
+    [--after MS] [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--rate BYTES_PER_SECOND] [--flood] [--eat MB] [--show NAME]";
 
 #[derive(Default)]
 struct Options {
@@ -17,6 +17,7 @@ struct Options {
     after: Option<u64>,
     end: Option<End>,
     print: Option<u64>,
+    rate: Option<u64>,
     flood: bool,
     eat: Option<u64>,
     show: Vec<String>,
@@ -45,6 +46,7 @@ fn options() -> Option<Options> {
             "--die" => options.end = Some(End::Die(i32::try_from(number()?).ok()?)),
             "--panic-kernel" => options.end = Some(End::PanicKernel),
             "--print" => options.print = Some(number()?),
+            "--rate" => options.rate = Some(number()?),
             "--flood" => options.flood = true,
             "--eat" => options.eat = Some(number()?),
             "--show" => options.show.push(args.next()?),
@@ -71,7 +73,7 @@ fn main() {
         say(&format!("{name}={}", show(name)));
     }
     if let Some(bytes) = options.print {
-        print(bytes);
+        print(bytes, options.rate);
     }
     if let Some(ms) = options.ready_after {
         std::thread::sleep(Duration::from_millis(ms));
@@ -95,7 +97,7 @@ fn main() {
         say(&format!("ate {} MiB", eaten.len()));
     }
     if options.flood {
-        print(u64::MAX);
+        print(u64::MAX, None);
     }
     if let Some(end) = options.end {
         std::thread::sleep(Duration::from_millis(options.after.unwrap_or(0)));
@@ -134,10 +136,17 @@ fn notify(text: &str) {
     }
 }
 
-/// Numbered lines of 64 bytes, so that a lost one can be told.
-fn print(bytes: u64) {
+/// Numbered lines of 64 bytes, so that a lost one can be told; not faster than so many bytes a second.
+fn print(bytes: u64, rate: Option<u64>) {
     let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout().lock());
+    let began = Instant::now();
     for line in 0..bytes / 64 {
+        if line % 1024 == 0
+            && let Some(rate) = rate
+        {
+            let due = Duration::from_secs_f64((line * 64) as f64 / rate.max(1) as f64);
+            std::thread::sleep(due.saturating_sub(began.elapsed()));
+        }
         if writeln!(out, "{line:063}").is_err() {
             return;
         }
@@ -149,6 +158,7 @@ fn show(name: &str) -> String {
     let file = |path| std::fs::read_to_string(path).unwrap_or_default();
     match name {
         "cpus" => std::thread::available_parallelism().map_or(0, usize::from).to_string(),
+        "clock" => SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis()).to_string(),
         "memory" => file("/proc/meminfo").lines().next().unwrap_or_default().to_owned(),
         name => std::env::var(name).unwrap_or_default(),
     }

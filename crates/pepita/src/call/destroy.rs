@@ -2,15 +2,15 @@
 
 use super::look::follow;
 use crate::client;
-use crate::failure::{Outcome, failure, io};
+use crate::failure::{Outcome, failure};
 use crate::names;
 use crate::record::{self, State};
 use crate::rundir::{Lock, RunDir, Wait};
 use crate::settle;
-use crate::vmm::{self, wait_for};
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Signal, VmId};
 use serde_json::json;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -50,11 +50,16 @@ pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Outcome<bool> 
             How::Force => SLACK,
         };
         // Without a monitor there is nobody to ask; with one, it is waited for.
-        if client::ask(&dir, "stop", params).is_ok()
-            && let Err(e) = follow(run_dir, name, Some(limit), |_| false)
-            && e.kind == CallErrorKind::Timeout
-        {
-            kill_monitor(&dir);
+        let heard = match client::ask(&dir, "stop", params) {
+            Ok(_) => {
+                let ended = follow(run_dir, name, Some(limit), |_| false);
+                ended.err().is_none_or(|e| e.kind != CallErrorKind::Timeout)
+            }
+            // It is there and does not answer.
+            Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        };
+        if !heard {
+            end_monitor(&dir);
         }
         let lock = match Lock::take(&dir.join(names::LOCK), Wait::No) {
             Ok(lock) => lock,
@@ -66,17 +71,17 @@ pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Outcome<bool> 
             await_lock(&dir);
             continue;
         };
-        remove(run_dir, &dir)?;
+        settle::discard(run_dir, &dir)?;
         return Ok(true);
     }
     Err(failure(CallErrorKind::TryAgain, "somebody else holds its run directory; try again"))
 }
 
 /// A monitor that does not do what it is told is no use.
-fn kill_monitor(dir: &Path) {
+fn end_monitor(dir: &Path) {
     let state: Option<State> = record::read(&dir.join(names::STATE));
     if let Some(monitor) = state.and_then(|state| state.monitor) {
-        monitor.signal(rustix::process::Signal::KILL);
+        monitor.end();
     }
 }
 
@@ -91,33 +96,4 @@ fn await_lock(dir: &Path) {
         let _ = sender.send(());
     });
     let _ = receiver.recv_timeout(Duration::from_millis(500));
-}
-
-/// The lock is ours: what still runs is ended, then everything is removed.
-fn remove(run_dir: &RunDir, dir: &Path) -> Outcome<()> {
-    if let Some(state) = record::read::<State>(&dir.join(names::STATE)) {
-        for process in [&state.vmm, &state.daemon, &state.backend].into_iter().flatten() {
-            end(process);
-        }
-        settle::release_cid(run_dir, &state);
-        // It has let go of its lock and is on its last few instructions.
-        if let Some(monitor) = state.monitor.and_then(|monitor| monitor.open()) {
-            wait_for(&monitor, Duration::from_secs(5));
-        }
-    }
-    if record::exit_in(dir).is_none() {
-        // A monitor that was killed in the middle of a start has written nothing down.
-        for stray in vmm::strays(dir) {
-            end(&stray);
-        }
-    }
-    std::fs::remove_dir_all(dir).map_err(|e| io(dir, e))
-}
-
-/// Ends a process and waits until it is gone.
-fn end(process: &crate::identity::Identity) {
-    if let Some(handle) = process.open() {
-        let _ = rustix::process::pidfd_send_signal(&handle, rustix::process::Signal::KILL);
-        wait_for(&handle, Duration::from_secs(5));
-    }
 }

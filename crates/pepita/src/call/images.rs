@@ -27,7 +27,9 @@ pub(super) fn build(run_dir: &RunDir, build: ImageBuild) -> Outcome<()> {
         run_dir.create()?;
         let into = image::cache_dir(run_dir).join(format!("package-{}", std::process::id()));
         let dir = modules::unpack(package, &into)?;
-        files = modules::find(&dir, &modules::FOR_ALL)?;
+        let named = build.module.iter().map(|name| name.replace('-', "_"));
+        let wanted: Vec<String> = modules::FOR_ALL.map(str::to_owned).into_iter().chain(named).collect();
+        files = modules::find(&dir, &wanted)?;
         unpacked = (dir == into).then_some(into);
     }
     progress("writing");

@@ -11,7 +11,7 @@ use pepita_wire::VmId;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -50,15 +50,11 @@ fn print(run_dir: &RunDir, name: &VmId, mut skip: u64, follow: bool) -> Outcome<
     let ended = follow.then(|| watch_end(run_dir, name)).transpose()?;
     let written = follow.then(|| watch_log(&dir)).transpose()?;
     let mut out = io::stdout().lock();
-    for age in (1..FILES).rev() {
-        if let Ok(file) = File::open(path(&dir, age)) {
-            copy(file, &mut skip, &mut out)?;
-        }
+    let mut files = all(&dir);
+    for file in &mut files {
+        copy(file, &mut skip, &mut out)?;
     }
-    let mut current = open(&dir);
-    if let Some(file) = &mut current {
-        copy(&mut *file, &mut skip, &mut out)?;
-    }
+    let mut current = files.pop();
     let (Some(ended), Some(written)) = (ended, written) else { return Ok(()) };
     loop {
         let mut fds = [PollFd::new(&ended, PollFlags::IN), PollFd::new(&written, PollFlags::IN)];
@@ -67,17 +63,16 @@ fn print(run_dir: &RunDir, name: &VmId, mut skip: u64, follow: bool) -> Outcome<
         if !fds[1].revents().is_empty() {
             let _ = rustix::io::read(&written, &mut [0; 4096]);
         }
-        // The old file to its end, then the new one from its beginning.
-        for _ in 0..FILES {
+        // Every file to its end. One that is turned over meanwhile is written to no more: what comes stands in the next.
+        for mut next in newer(&dir, current.as_ref()) {
             if let Some(file) = &mut current {
-                copy(&mut *file, &mut 0, &mut out)?;
+                copy(file, &mut 0, &mut out)?;
             }
-            let inode = |file: &File| file.metadata().map(|meta| meta.ino()).ok();
-            let newest = path(&dir, 0).metadata().map(|meta| meta.ino()).ok();
-            if newest.is_none() || current.as_ref().and_then(inode) == newest {
-                break;
-            }
-            current = open(&dir);
+            copy(&mut next, &mut 0, &mut out)?;
+            current = Some(next);
+        }
+        if let Some(file) = &mut current {
+            copy(file, &mut 0, &mut out)?;
         }
         if over {
             return Ok(());
@@ -85,18 +80,43 @@ fn print(run_dir: &RunDir, name: &VmId, mut skip: u64, follow: bool) -> Outcome<
     }
 }
 
-fn open(dir: &Path) -> Option<File> {
-    File::open(path(dir, 0)).ok()
+/// The files of the log, the oldest first. All are opened before any is read, and again should they have been turned over
+/// meanwhile.
+fn all(dir: &Path) -> Vec<File> {
+    for _ in 0..FILES {
+        let files: Vec<File> = (0..FILES).rev().filter_map(|age| File::open(path(dir, age)).ok()).collect();
+        if files.last().and_then(inode) == path(dir, 0).metadata().map(|meta| meta.ino()).ok() {
+            return files;
+        }
+    }
+    File::open(path(dir, 0)).into_iter().collect()
 }
 
-fn copy(mut from: impl Read + Seek, skip: &mut u64, to: &mut impl Write) -> Outcome<()> {
+/// The files that were begun after this one; all, when it is gone.
+fn newer(dir: &Path, than: Option<&File>) -> Vec<File> {
+    let inode_of_newest = path(dir, 0).metadata().map(|meta| meta.ino()).ok();
+    if inode_of_newest.is_none() || than.and_then(inode) == inode_of_newest {
+        return Vec::new();
+    }
+    let mut files = all(dir);
+    if let Some(at) = files.iter().position(|file| inode(file) == than.and_then(inode)) {
+        files.drain(..=at);
+    }
+    files
+}
+
+fn inode(file: &File) -> Option<u64> {
+    file.metadata().map(|meta| meta.ino()).ok()
+}
+
+fn copy(from: &mut File, skip: &mut u64, to: &mut impl Write) -> Outcome<()> {
     if *skip > 0 {
         let (here, end) = (from.stream_position().unwrap_or(0), from.seek(SeekFrom::End(0)).unwrap_or(0));
         let step = (*skip).min(end - here);
         *skip -= step;
         from.seek(SeekFrom::Start(here + step)).map_err(|e| system("log", e))?;
     }
-    match io::copy(&mut from, to).and_then(|_| to.flush()) {
+    match io::copy(from, to).and_then(|_| to.flush()) {
         // Whoever read us has seen enough.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => result.map(drop).map_err(|e| system("log", e)),

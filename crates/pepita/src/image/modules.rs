@@ -20,7 +20,7 @@ const MODULES_CAP: usize = 20_000;
 ///
 /// # Errors
 /// When the package has no modules at all, or compressed ones.
-pub fn find(package: &Path, wanted: &[&str]) -> Outcome<Vec<PathBuf>> {
+pub fn find(package: &Path, wanted: &[impl AsRef<str>]) -> Outcome<Vec<PathBuf>> {
     let mut files = BTreeMap::new();
     collect(package, &mut files, 0)?;
     if files.is_empty() {
@@ -34,7 +34,7 @@ pub fn find(package: &Path, wanted: &[&str]) -> Outcome<Vec<PathBuf>> {
     }
     let (mut order, mut seen) = (Vec::new(), BTreeSet::new());
     for name in wanted {
-        visit(name, &files, &mut seen, &mut order)?;
+        visit(name.as_ref(), &files, &mut seen, &mut order)?;
     }
     Ok(order)
 }

@@ -85,16 +85,17 @@ impl Control {
         }
     }
 
-    /// Answers when the status is newer than the generation that the client knows.
+    /// Answers, by [`Control::tell`], when the status is another than the one that the client knows.
     pub fn watch(&mut self, number: u64, id: u64, since: u64) {
         if let Some(client) = self.clients.get_mut(&number) {
             client.watch = Some((id, since));
         }
     }
 
-    /// Tells watchers what they do not know yet.
+    /// Tells watchers what they do not know yet. One that knows a later generation has it from a former monitor, whose
+    /// last words never reached the disk.
     pub fn tell(&mut self, status: &StatusRecord) {
-        let newer = |client: &Client| client.watch.is_some_and(|(_, since)| status.generation > since);
+        let newer = |client: &Client| client.watch.is_some_and(|(_, since)| status.generation != since);
         let waiting: Vec<u64> = self.clients.iter().filter(|(_, c)| newer(c)).map(|(n, _)| *n).collect();
         if waiting.is_empty() {
             return;

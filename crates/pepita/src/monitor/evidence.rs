@@ -82,11 +82,12 @@ fn reason(e: &Evidence) -> ExitReason {
     if e.boot_timeout {
         return ExitReason::BootTimeout;
     }
-    if e.backend_died {
-        return ExitReason::TransportLost;
-    }
+    // Which may have taken the back-end first.
     if e.host_oom {
         return ExitReason::HostOom;
+    }
+    if e.backend_died {
+        return ExitReason::TransportLost;
     }
     match (&e.vmm, &e.shutdown) {
         (VmmEnd::Seen(ProcessExit { signal: Some(_), .. }), None) => ExitReason::VmmCrash,
@@ -194,6 +195,7 @@ mod tests {
             (Evidence { panic_line: Some("Kernel panic".into()), ..reset.clone() }, R::GuestPanic),
             (Evidence { agent_failed: Some("no module".into()), ..reset.clone() }, R::AgentLost),
             (Evidence { backend_died: true, ..after(seen(None, Some(9))) }, R::TransportLost),
+            (Evidence { host_oom: true, backend_died: true, ..after(seen(None, Some(9))) }, R::HostOom),
             (Evidence { boot_timeout: true, ..after(seen(None, Some(9))) }, R::BootTimeout),
             (Evidence { asked: Some(Asked::Kill), ..after(seen(None, Some(9))) }, R::Killed),
             (after(VmmEnd::Unseen), R::Unknown),

@@ -4,7 +4,8 @@ use super::Monitor;
 use crate::names;
 use crate::plan::VmmKind;
 use crate::record::{self, Sync};
-use pepita_wire::{ExitRecord, rundir};
+use crate::rundir::{self, Lock, Wait};
+use pepita_wire::{ExitRecord, rundir as files};
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 use std::path::Path;
@@ -15,12 +16,12 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Every socket of a run directory but the control socket, and the tokens.
 pub(crate) const TRANSIENT: [&str; 7] = [
-    rundir::HYBRID,
+    files::HYBRID,
     names::BACKEND,
     names::QMP,
     names::CONSOLE,
     names::NOTIFY,
-    rundir::TOKEN,
+    files::TOKEN,
     names::BOOT_TOKEN,
 ];
 
@@ -28,7 +29,9 @@ impl Monitor {
     pub(super) fn finish(&mut self, mut exit: ExitRecord) {
         self.over = true;
         exit.console = self.scanner.last_lines();
-        if let Err(e) = record::write(Path::new(rundir::EXIT), &exit, Sync::Yes) {
+        // On a disk that is full by now, there is room for this all the same.
+        let _ = std::fs::remove_file(names::RESERVE);
+        if let Err(e) = record::write(Path::new(files::EXIT), &exit, Sync::Yes) {
             // The state still has it, if that can be written.
             eprintln!("pepita monitor: exit record: {}", e.message);
         }
@@ -39,21 +42,27 @@ impl Monitor {
         if self.plan.vmm == VmmKind::Process {
             kill_orphans();
         }
+        self.limits.remove();
         for name in TRANSIENT {
             let _ = std::fs::remove_file(name);
         }
+        // The claim of the CID goes with us; its file has no more use. One that the VMM held is somebody else's by now
+        // if it is locked.
+        let cid = self.cid.take().or_else(|| Lock::take(&self.cid_path, Wait::No).ok().flatten());
+        if cid.is_some() {
+            let _ = std::fs::remove_file(&self.cid_path);
+        }
+        drop(cid);
         self.life.note(|status| status.exit = Some(exit));
         self.save();
-        // The claim of the CID goes with us; its file has no more use.
-        let _ = std::fs::remove_file(&self.cid_path);
         let status = self.status();
         if let Some(starter) = self.starter.take() {
             starter.ended(&status);
             // Nobody was told that it is there, so nothing of it stays.
-            let _ = std::fs::remove_dir_all(&self.dir);
+            let _ = rundir::remove(&self.dir);
         }
         self.control.tell(&status);
-        let _ = std::fs::remove_file(rundir::CONTROL);
+        let _ = std::fs::remove_file(files::CONTROL);
         self.say_goodbye();
     }
 

@@ -1,9 +1,13 @@
 //! One VM's life as its monitor sees it: what each event means, what is to be done, and the one status record.
 //! Knows no process, no socket and no clock; time comes in with each event, effects go out.
 
+mod event;
+
+pub use event::{Effect, Event};
+
 use super::evidence::{Asked, Evidence, VmmEnd, judge};
 use crate::plan::{Plan, VmmKind};
-use pepita_wire::agent::{Start, Stop};
+use pepita_wire::agent::{Health, Start, Stop};
 use pepita_wire::console::Note;
 use pepita_wire::record::{DaemonState, VsockStatus};
 use pepita_wire::{
@@ -11,8 +15,15 @@ use pepita_wire::{
 };
 use std::time::{Duration, Instant};
 
-/// An agent whose note was missed is dialled unasked, this often.
-const UNASKED_DIAL: Duration = Duration::from_secs(2);
+/// An agent whose note was missed is dialled unasked, this often. Not more: vhost-device-vsock does not survive a client
+/// that goes away (with its monitor, say) before a guest that still boots has answered it.
+const UNASKED_DIAL: Duration = Duration::from_secs(5);
+
+/// An agent that was there before is waited for so long when it is to be told to stop and cannot be reached.
+const COME_BACK: Duration = Duration::from_millis(300);
+
+/// A VMM that seems to be ending takes its back-end along; it has to be gone by then.
+const GOING: Duration = Duration::from_millis(500);
 
 /// From the daemon's end until the VMM has to be gone.
 const LINGER: Duration = Duration::from_secs(5);
@@ -22,73 +33,6 @@ const AFTER_GRACE: Duration = Duration::from_millis(400);
 
 /// From the VMM's TERM until its KILL.
 const TERM_TO_KILL: Duration = Duration::from_millis(400);
-
-/// What can happen.
-#[derive(Debug)]
-pub enum Event {
-    /// The VMM has accepted its arguments and images.
-    VmmUp,
-    /// The VMM is gone.
-    VmmEnded(VmmEnd),
-    /// The vsock back-end is gone.
-    BackendEnded,
-    /// The host's OOM killer has struck within the VM's limits.
-    HostOom,
-    /// The guest has written something.
-    ConsoleSpoke,
-    /// The agent has written a note on the console.
-    Noted(Note),
-    /// QMP's SHUTDOWN.
-    Shutdown(String),
-    /// The virtual CPUs stand still, or run again.
-    Paused(bool),
-    /// The agent has said hello.
-    AgentUp {
-        /// The generation agreed on.
-        generation: u32,
-    },
-    /// The agent has hung up.
-    AgentDown,
-    /// The agent has said something.
-    AgentSaid {
-        /// The event's number.
-        seq: u64,
-        /// What.
-        event: GuestEvent,
-    },
-    /// The agent's answer to `start`.
-    Started(Result<(), WireError>),
-    /// Take it down politely.
-    Stop {
-        /// With this signal first.
-        signal: Signal,
-        /// And KILL after this.
-        grace: Duration,
-    },
-    /// End it at once.
-    Kill,
-    /// Start the daemon of a VM that was launched with `--hold`.
-    Start(Start),
-    /// Time has passed.
-    Tick,
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// Connect to the agent, and go on trying.
-    Dial,
-    /// Ask the agent.
-    Ask(Ask),
-    /// Let the virtual CPUs run.
-    Resume,
-    /// Ask the VMM's process to end.
-    TermVmm,
-    /// End it.
-    KillVmm,
-    /// It is over. The last effect.
-    Finish(Box<ExitRecord>),
-}
 
 /// The way down.
 #[derive(Debug, Clone, Copy)]
@@ -108,16 +52,21 @@ pub struct Life {
     evidence: Evidence,
     born: Instant,
     boot_deadline: Option<Instant>,
+    /// What is left until then, while the virtual CPUs stand still.
+    boot_left: Option<Duration>,
     dial_at: Option<Instant>,
     down: Option<Down>,
+    /// A stop was asked for: the polite signal, and when the daemon's grace is over.
+    stop: Option<(Signal, Instant)>,
+    /// The back-end is gone, and the VMM is not by then.
+    backend_deadline: Option<Instant>,
     paused: bool,
-    greeted: bool,
     last_heard: Option<Instant>,
     effects: Vec<Effect>,
 }
 
 impl Life {
-    /// A VM about to be started, or taken over, at `now`.
+    /// A VM about to be started at `now`.
     pub fn new(plan: &Plan, mut status: StatusRecord, now: Instant) -> Self {
         status.vsock = VsockStatus { cid: plan.cid.unwrap_or_default(), ..status.vsock };
         status.state = VmState::Created;
@@ -132,20 +81,33 @@ impl Life {
             evidence: Evidence::default(),
             born: now,
             boot_deadline: Some(now + Duration::from_millis(plan.ready_timeout_ms)),
+            boot_left: None,
             dial_at: Some(now + UNASKED_DIAL),
             down: None,
+            stop: None,
+            backend_deadline: None,
             paused: false,
-            greeted: false,
             last_heard: None,
             effects: Vec::new(),
         }
     }
 
-    /// A VM that outlived its former monitor: its agent may be there already.
+    /// A VM that outlived its former monitor, as that one last wrote it down: its agent may be there already.
     pub fn adopt(plan: &Plan, status: StatusRecord, now: Instant) -> Self {
+        let daemon = status.daemon.clone();
+        let spent = Duration::from_millis(status.uptime_ms);
         let mut life = Self::new(plan, status, now);
+        life.status.daemon = daemon;
+        // News for everybody who watched the former monitor.
+        life.status.generation += 1;
         life.evidence.vmm_ran = true;
         life.dial_at = Some(now);
+        life.boot_deadline = match life.status.boot_ms.agent {
+            // It has booted long ago.
+            Some(_) => None,
+            None => Some(now + Duration::from_millis(plan.ready_timeout_ms).saturating_sub(spent)),
+        };
+        life.status.state = life.state();
         life
     }
 
@@ -153,7 +115,7 @@ impl Life {
     pub fn status(&self, now: Instant) -> StatusRecord {
         let mut status = self.status.clone();
         if status.exit.is_none() {
-            status.uptime_ms += ms(now.saturating_duration_since(self.born));
+            status.uptime_ms = self.since_start(now);
         }
         status.agent.last_heard_ms = self.last_heard.map(|at| ms(now.saturating_duration_since(at)));
         status
@@ -177,7 +139,7 @@ impl Life {
     /// When to send a [`Event::Tick`].
     pub fn wake_at(&self) -> Option<Instant> {
         let down = self.down.map(|down| if down.termed { down.kill_at } else { down.term_at });
-        self.boot_deadline.into_iter().chain(self.dial_at).chain(down).min()
+        self.boot_deadline.into_iter().chain(self.dial_at).chain(down).chain(self.backend_deadline).min()
     }
 
     /// Takes in an event.
@@ -189,20 +151,19 @@ impl Life {
         match event {
             Event::VmmUp => self.evidence.vmm_ran = true,
             Event::VmmEnded(end) => self.vmm_ended(unix_ms, end),
-            Event::BackendEnded => {
-                if self.evidence.report.is_none() && self.evidence.asked.is_none() {
-                    self.evidence.backend_died = true;
-                    self.effects.push(Effect::KillVmm);
-                }
+            Event::BackendEnded { vmm_going } => {
+                let since = if vmm_going { GOING } else { Duration::ZERO };
+                self.backend_deadline = Some(now + since);
+                self.tick(now);
             }
             Event::HostOom => self.evidence.host_oom = true,
             Event::ConsoleSpoke => {
-                let since_born = ms(now.saturating_duration_since(self.born));
-                self.status.boot_ms.kernel.get_or_insert(since_born);
+                let since_start = self.since_start(now);
+                self.status.boot_ms.kernel.get_or_insert(since_start);
             }
             Event::Noted(note) => self.noted(now, note),
             Event::Shutdown(reason) => self.evidence.shutdown = Some(reason),
-            Event::Paused(paused) => self.paused(paused, unix_ms),
+            Event::Paused(paused) => self.paused(now, unix_ms, paused),
             Event::AgentUp { generation } => self.agent_up(now, unix_ms, generation),
             Event::AgentDown => self.status.agent.ready = false,
             Event::AgentSaid { seq, event } => self.agent_said(now, seq, event),
@@ -217,6 +178,11 @@ impl Life {
             self.status.generation += 1;
         }
         std::mem::take(&mut self.effects)
+    }
+
+    /// Of the VM; [`StatusRecord::uptime_ms`] has what a former monitor has seen of it.
+    fn since_start(&self, now: Instant) -> u64 {
+        self.status.uptime_ms + ms(now.saturating_duration_since(self.born))
     }
 
     fn state(&self) -> VmState {
@@ -255,8 +221,15 @@ impl Life {
         }
     }
 
-    fn paused(&mut self, paused: bool, unix_ms: u64) {
+    fn paused(&mut self, now: Instant, unix_ms: u64, paused: bool) {
         let resumed = std::mem::replace(&mut self.paused, paused) && !paused;
+        // A guest that stands still does not boot.
+        if paused {
+            let left = self.boot_deadline.take().map(|at| at.saturating_duration_since(now));
+            self.boot_left = left.or(self.boot_left);
+        } else if let Some(left) = self.boot_left.take() {
+            self.boot_deadline = Some(now + left);
+        }
         // The guest's clock stood still with its CPUs.
         if resumed && self.kind == VmmKind::Qemu {
             self.effects.push(Effect::Ask(Ask::SetTime { unix_ms }));
@@ -266,19 +239,23 @@ impl Life {
     fn agent_up(&mut self, now: Instant, unix_ms: u64, generation: u32) {
         self.last_heard = Some(now);
         self.dial_at = None;
-        self.boot_deadline = None;
+        (self.boot_deadline, self.boot_left) = (None, None);
         self.status.agent.ready = true;
         self.status.agent.generation = generation;
-        let since_born = ms(now.saturating_duration_since(self.born));
-        self.status.boot_ms.agent.get_or_insert(since_born);
-        if std::mem::replace(&mut self.greeted, true) {
-            return;
-        }
+        let since_start = self.since_start(now);
+        self.status.boot_ms.agent.get_or_insert(since_start);
         if self.kind == VmmKind::Qemu {
             self.effects.push(Effect::Ask(Ask::SetTime { unix_ms }));
         }
-        // Of a VM that was taken over the daemon may run already; then this is refused, and does no harm.
-        if !self.hold && self.status.daemon.state == DaemonState::Pending {
+        if let Some((signal, until)) = self.stop {
+            // It may not have heard. Back again, the daemon gets its grace, and never more than was promised.
+            self.ask_to_stop(now, signal, until);
+            let term_at = until + AFTER_GRACE;
+            if let Some(down) = self.down.as_mut().filter(|down| !down.termed) {
+                (down.term_at, down.kill_at) = (term_at, term_at + TERM_TO_KILL);
+            }
+        } else if !self.hold && self.status.daemon.state == DaemonState::Pending {
+            // If it runs already, this is refused, and does no harm.
             self.effects.push(Effect::Ask(Ask::Start(self.start.clone())));
         }
     }
@@ -290,9 +267,10 @@ impl Life {
             GuestEvent::Started { pid } => {
                 daemon.pid = Some(pid);
                 daemon.state = DaemonState::Running;
-                let since_born = ms(now.saturating_duration_since(self.born));
-                self.status.boot_ms.daemon.get_or_insert(since_born);
+                let since_start = self.since_start(now);
+                self.status.boot_ms.daemon.get_or_insert(since_start);
             }
+            GuestEvent::Health(Health { status: Some(text), .. }) => self.status.daemon.status = text,
             GuestEvent::Ready if daemon.state == DaemonState::Running => daemon.state = DaemonState::Ready,
             GuestEvent::Exited(exit) => {
                 self.effects.push(Effect::Ask(Ask::Ack { seq }));
@@ -337,29 +315,40 @@ impl Life {
         if self.paused {
             self.effects.push(Effect::Resume);
         }
-        let reachable = self.status.agent.ready;
-        let runs = matches!(self.status.daemon.state, DaemonState::Running | DaemonState::Ready);
-        let wait = match (reachable, runs) {
-            (true, true) => {
-                let grace_ms = ms(grace);
-                self.effects.push(Effect::Ask(Ask::Stop(Stop { signal, grace_ms })));
+        // Asked again, the earlier deadline holds.
+        let until = self.stop.map_or(now + grace, |(_, until)| until.min(now + grace));
+        self.stop = Some((signal, until));
+        let was_there = self.status.boot_ms.agent.is_some();
+        let wait = match (self.status.agent.ready, was_there) {
+            (true, _) => {
+                self.ask_to_stop(now, signal, until);
                 grace + AFTER_GRACE
             }
-            (true, false) => {
-                self.effects.push(Effect::Ask(Ask::PowerOff));
-                grace + AFTER_GRACE
+            // It may be back in a moment, or not at all.
+            (false, true) => {
+                self.dial_at = Some(now);
+                grace.min(COME_BACK)
             }
             // There is nobody to be polite to.
-            (false, _) => Duration::ZERO,
+            (false, false) => Duration::ZERO,
         };
         let term_at = now + wait;
-        // Asked again, the earlier deadline holds.
         let down = self.down.get_or_insert(Down { term_at, termed: false, kill_at: term_at + TERM_TO_KILL });
         if !down.termed && term_at < down.term_at {
             (down.term_at, down.kill_at) = (term_at, term_at + TERM_TO_KILL);
         }
-        self.boot_deadline = None;
+        (self.boot_deadline, self.boot_left) = (None, None);
         self.tick(now);
+    }
+
+    /// Has the agent stop the daemon, or the guest, if there is no daemon.
+    fn ask_to_stop(&mut self, now: Instant, signal: Signal, until: Instant) {
+        let grace = until.saturating_duration_since(now);
+        let runs = matches!(self.status.daemon.state, DaemonState::Running | DaemonState::Ready);
+        self.effects.push(Effect::Ask(match runs {
+            true => Ask::Stop(Stop { signal, grace_ms: ms(grace) }),
+            false => Ask::PowerOff,
+        }));
     }
 
     fn kill(&mut self) {
@@ -378,6 +367,14 @@ impl Life {
         if self.dial_at.is_some_and(|at| now >= at) {
             self.dial_at = Some(now + UNASKED_DIAL);
             self.effects.push(Effect::Dial);
+        }
+        if self.backend_deadline.is_some_and(|at| now >= at) {
+            self.backend_deadline = None;
+            // On its way down, it goes down without.
+            if self.evidence.report.is_none() && self.evidence.asked.is_none() {
+                self.evidence.backend_died = true;
+                self.effects.push(Effect::KillVmm);
+            }
         }
         if let Some(down) = &mut self.down {
             if !down.termed && now >= down.term_at {
@@ -411,7 +408,7 @@ impl Life {
         self.status.uptime_ms = unix_ms.saturating_sub(self.status.started_at);
         self.status.agent.ready = false;
         self.status.daemon.pid = None;
-        (self.boot_deadline, self.dial_at, self.down) = (None, None, None);
+        (self.boot_deadline, self.dial_at, self.down, self.backend_deadline) = (None, None, None, None);
         self.status.exit = Some(exit.clone());
         self.effects.push(Effect::Finish(Box::new(exit)));
     }
@@ -422,149 +419,4 @@ fn ms(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use pepita_wire::DaemonExit;
-    use pepita_wire::record::ProcessExit;
-
-    fn plan(hold: bool) -> Plan {
-        Plan { hold, ready_timeout_ms: 5000, ..crate::plan::tests::plan() }
-    }
-
-    struct World {
-        life: Life,
-        now: Instant,
-    }
-
-    impl World {
-        fn new(hold: bool) -> Self {
-            let now = Instant::now();
-            Self { life: Life::new(&plan(hold), StatusRecord::default(), now), now }
-        }
-
-        fn on(&mut self, event: Event) -> Vec<Effect> {
-            self.life.on(self.now, 1_000_000, event)
-        }
-
-        fn up(&mut self) -> Vec<Effect> {
-            self.on(Event::VmmUp);
-            self.on(Event::AgentUp { generation: 1 })
-        }
-
-        fn said(&mut self, seq: u64, event: GuestEvent) -> Vec<Effect> {
-            self.on(Event::AgentSaid { seq, event })
-        }
-
-        fn pass(&mut self, time: Duration) -> Vec<Effect> {
-            self.now += time;
-            self.on(Event::Tick)
-        }
-
-        fn state(&self) -> VmState {
-            self.life.status(self.now).state
-        }
-    }
-
-    fn killed() -> Event {
-        Event::VmmEnded(VmmEnd::Seen(ProcessExit { code: None, signal: Some(9) }))
-    }
-
-    #[test]
-    fn a_boot_leads_to_a_running_daemon() {
-        let mut world = World::new(false);
-        assert_eq!(world.state(), VmState::Created);
-        assert_eq!(world.on(Event::Noted(Note::Up)), [Effect::Dial]);
-        let effects = world.up();
-        assert!(matches!(effects[..], [Effect::Ask(Ask::SetTime { .. }), Effect::Ask(Ask::Start(_))]));
-        assert_eq!(world.state(), VmState::Starting);
-        world.said(1, GuestEvent::Started { pid: 42 });
-        assert_eq!(world.state(), VmState::Running);
-        let generation = world.life.generation();
-        world.said(2, GuestEvent::Ready);
-        assert!(world.life.generation() > generation);
-    }
-
-    #[test]
-    fn a_held_daemon_is_started_when_it_is_asked_for() {
-        let mut world = World::new(true);
-        assert!(!world.up().iter().any(|e| matches!(e, Effect::Ask(Ask::Start(_)))));
-        assert_eq!(world.on(Event::Start(Start::default())).len(), 1);
-    }
-
-    #[test]
-    fn an_agent_that_does_not_come_is_a_boot_timeout() {
-        let mut world = World::new(false);
-        world.on(Event::VmmUp);
-        assert_eq!(world.pass(Duration::from_millis(4999)), [Effect::Dial]);
-        assert_eq!(world.pass(Duration::from_millis(1)), [Effect::KillVmm]);
-        world.on(killed());
-        let exit = world.life.status(world.now).exit.expect("it has ended");
-        assert_eq!(exit.reason, ExitReason::BootTimeout);
-    }
-
-    #[test]
-    fn the_stop_ladder_has_one_deadline_and_a_kill_overtakes_it() {
-        let mut world = World::new(false);
-        world.up();
-        world.said(1, GuestEvent::Started { pid: 42 });
-        let stop = |s| Event::Stop { signal: Signal::TERM, grace: Duration::from_secs(s) };
-        assert!(matches!(world.on(stop(10))[..], [Effect::Ask(Ask::Stop(_))]));
-        assert_eq!(world.state(), VmState::Stopping);
-        world.pass(Duration::from_secs(5));
-        world.on(stop(10));
-        assert_eq!(world.pass(Duration::from_secs(5) + AFTER_GRACE), [Effect::TermVmm]);
-        assert_eq!(world.pass(TERM_TO_KILL), [Effect::KillVmm]);
-        world.on(killed());
-        assert_eq!(world.state(), VmState::Stopped);
-
-        let mut world = World::new(false);
-        world.up();
-        world.said(1, GuestEvent::Started { pid: 42 });
-        world.on(stop(100));
-        assert_eq!(world.on(Event::Kill), [Effect::KillVmm]);
-        world.on(killed());
-        assert_eq!(world.life.status(world.now).exit.map(|e| e.reason), Some(ExitReason::Killed));
-    }
-
-    #[test]
-    fn without_an_agent_there_is_nobody_to_be_polite_to() {
-        let mut world = World::new(false);
-        world.on(Event::VmmUp);
-        let effects = world.on(Event::Stop { signal: Signal::TERM, grace: Duration::from_secs(30) });
-        assert_eq!(effects, [Effect::TermVmm]);
-    }
-
-    #[test]
-    fn an_exit_is_acknowledged_and_kept_exact() {
-        let mut world = World::new(false);
-        world.up();
-        world.said(1, GuestEvent::Started { pid: 42 });
-        let effects = world.said(2, GuestEvent::Exited(DaemonExit::code(3)));
-        assert_eq!(effects, [Effect::Ask(Ask::Ack { seq: 2 })]);
-        // A stop that comes now has not caused it.
-        world.on(Event::Stop { signal: Signal::TERM, grace: Duration::ZERO });
-        let code = ProcessExit { code: Some(0), signal: None };
-        let effects = world.on(Event::VmmEnded(VmmEnd::Seen(code)));
-        let [Effect::Finish(exit)] = &effects[..] else { panic!("finished: {effects:?}") };
-        assert_eq!((exit.reason, exit.guest.clone()), (ExitReason::Failed, Some(DaemonExit::code(3))));
-        assert_eq!(world.state(), VmState::Failed);
-    }
-
-    #[test]
-    fn a_dead_back_end_ends_the_vm_unless_it_was_ending_anyway() {
-        let mut world = World::new(false);
-        world.up();
-        assert_eq!(world.on(Event::BackendEnded), [Effect::KillVmm]);
-        world.on(killed());
-        assert_eq!(world.life.status(world.now).exit.map(|e| e.reason), Some(ExitReason::TransportLost));
-    }
-
-    #[test]
-    fn a_resumed_guest_gets_the_time() {
-        let mut world = World::new(false);
-        world.up();
-        world.on(Event::Paused(true));
-        assert_eq!(world.state(), VmState::Paused);
-        assert!(matches!(world.on(Event::Paused(false))[..], [Effect::Ask(Ask::SetTime { .. })]));
-    }
-}
+mod tests;

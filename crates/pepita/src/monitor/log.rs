@@ -104,9 +104,12 @@ impl Log {
         if self.size >= FILE_CAP {
             self.turn_over();
         }
-        match self.file.write_all(bytes) {
-            Ok(()) => self.size += bytes.len() as u64,
-            Err(_) => self.drop_bytes(bytes.len() as u64),
+        let before = self.size;
+        self.size += bytes.len() as u64;
+        if self.file.write_all(bytes).is_err() {
+            // Some of it may be there.
+            self.size = self.file.metadata().map_or(before, |meta| meta.len());
+            self.drop_bytes(bytes.len() as u64 - self.size.saturating_sub(before));
         }
     }
 

@@ -10,11 +10,17 @@ pub const STOP: &[u8] = b"{\"execute\":\"stop\"}\n";
 /// Lets them run.
 pub const CONT: &[u8] = b"{\"execute\":\"cont\"}\n";
 
+/// Whether they run.
+pub const QUERY: &[u8] = b"{\"execute\":\"query-status\"}\n";
+
 /// What QEMU says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Said {
     /// A command was carried out.
-    Done,
+    Done {
+        /// The virtual CPUs stand still, if that was the question.
+        paused: bool,
+    },
     /// A command was refused.
     Refused(String),
     /// The machine goes down, and why.
@@ -33,7 +39,7 @@ struct Raw {
     event: Option<String>,
     data: Data,
     #[serde(rename = "return")]
-    done: Option<serde_json::Value>,
+    done: Option<Done>,
     error: Option<Refusal>,
 }
 
@@ -41,6 +47,12 @@ struct Raw {
 #[serde(default)]
 struct Data {
     reason: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Done {
+    status: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -56,7 +68,7 @@ pub fn parse(line: &[u8]) -> Said {
         (Some("SHUTDOWN"), ..) => Said::Shutdown(raw.data.reason.unwrap_or_default()),
         (Some("STOP"), ..) => Said::Stopped,
         (Some("RESUME"), ..) => Said::Resumed,
-        (None, Some(_), _) => Said::Done,
+        (None, Some(done), _) => Said::Done { paused: done.status == "paused" },
         (None, None, Some(refusal)) => Said::Refused(refusal.desc),
         (Some(_), ..) | (None, None, None) => Said::Other,
     }
@@ -69,9 +81,10 @@ mod tests {
 
     #[test]
     fn what_matters_is_understood() {
-        let cases: [(&str, Said); 6] = [
+        let cases: [(&str, Said); 7] = [
             (r#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#, Said::Other),
-            (r#"{"return": {}}"#, Said::Done),
+            (r#"{"return": {}}"#, Said::Done { paused: false }),
+            (r#"{"return": {"status": "paused", "running": false}}"#, Said::Done { paused: true }),
             (r#"{"error": {"class": "GenericError", "desc": "no"}}"#, Said::Refused("no".into())),
             (
                 r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#,

@@ -2,7 +2,7 @@
 
 use super::agent::Asker;
 use super::life::Event;
-use super::{Monitor, qmp};
+use super::{Monitor, QmpAsker, qmp};
 use crate::plan::VmmKind;
 use pepita_wire::agent::Start;
 use pepita_wire::{Ask, ErrorKind, Request, Signal, WireError};
@@ -56,6 +56,7 @@ impl Monitor {
             }
             "watch" => {
                 self.control.watch(client, id, given.since);
+                self.publish();
                 let status = self.status();
                 self.control.tell(&status);
             }
@@ -103,17 +104,15 @@ impl Monitor {
 
     /// Stops the virtual CPUs or lets them run; the client is answered when it is done.
     pub(super) fn set_paused(&mut self, paused: bool, asker: Option<(u64, u64)>) {
-        match (self.plan.vmm, &mut self.qmp) {
-            (VmmKind::Qemu, Some(qmp)) => {
+        match self.plan.vmm {
+            VmmKind::Qemu => {
                 let command = if paused { qmp::STOP } else { qmp::CONT };
-                if qmp.send(command).is_ok() {
-                    // Our own need no answer, but hold a place among the answers: client 0 does not exist.
-                    return self.qmp_askers.push_back(asker.or(Some((0, 0))));
+                let by = asker.map_or(QmpAsker::Nobody, |(client, id)| QmpAsker::Client(client, id));
+                if !self.tell_qemu(command, by) {
+                    self.answer(asker, Err(refusal("QEMU does not take commands")));
                 }
-                self.answer(asker, Err(refusal("QEMU does not take commands")));
             }
-            (VmmKind::Qemu, None) => self.answer(asker, Err(refusal("QEMU does not take commands"))),
-            (VmmKind::Process, _) => {
+            VmmKind::Process => {
                 let signal =
                     if paused { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
                 self.vmm.signal(signal);
@@ -127,6 +126,15 @@ impl Monitor {
                 self.happened(Event::Paused(paused));
             }
         }
+    }
+
+    /// `false` when it does not listen.
+    pub(super) fn tell_qemu(&mut self, command: &[u8], by: QmpAsker) -> bool {
+        let sent = self.qmp.as_mut().is_some_and(|qmp| qmp.send(command).is_ok());
+        if sent {
+            self.qmp_askers.push_back(by);
+        }
+        sent
     }
 
     fn answer(&mut self, asker: Option<(u64, u64)>, outcome: pepita_wire::frame::Outcome) {

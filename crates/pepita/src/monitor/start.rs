@@ -5,20 +5,20 @@
 
 use super::agent::{Address, Agent};
 use super::control::Control;
-use super::life::{Event, Life};
+use super::life::Life;
 use super::log::Log;
 use super::{Monitor, Parts, secret, unix_ms};
 use crate::cid::{self, Wanted};
 use crate::failure::{About, Failure, Outcome, failure, io, system};
 use crate::identity::Identity;
+use crate::limits::Limits;
 use crate::names;
 use crate::plan::{Plan, VmmKind};
 use crate::record::{self, State, Sync};
 use crate::rundir::{Lock, RunDir, Wait};
 use crate::vmm::{self, Process, Started};
 use pepita_wire::record::{AgentState, CallErrorKind, Transport, VsockStatus};
-use pepita_wire::{StatusRecord, VmId, VmState, rundir};
-use rustix::process::Signal;
+use pepita_wire::{ExitReason, StatusRecord, VmId, VmState, rundir};
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File};
 use std::io::Write;
@@ -26,7 +26,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often a name is tried to be claimed while somebody holds its lock who is no monitor, or not yet, or no longer.
+const CLAIM_TRIES: usize = 200;
+const CLAIM_PAUSE: Duration = Duration::from_millis(10);
+
+/// What is kept of the disk for the exit record and the last state: twice the most that both can come to.
+const RESERVE: u64 = 64 * 1024;
 
 /// What a monitor is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,9 +77,11 @@ impl Starter {
     pub(super) fn ended(self, status: &StatusRecord) {
         let words = status.exit.as_ref().map(|exit| exit.evidence.join("; ")).unwrap_or_default();
         let memory = ["Cannot allocate memory", "Resource temporarily unavailable", "Too many open files"];
-        let kind = match memory.iter().any(|text| words.contains(text)) {
-            true => CallErrorKind::TryAgain,
-            false => CallErrorKind::BadImage,
+        // Only what the VMM itself refused will be refused again.
+        let refused = status.exit.as_ref().is_some_and(|exit| exit.reason == ExitReason::VmmConfig);
+        let kind = match refused && !memory.iter().any(|text| words.contains(text)) {
+            true => CallErrorKind::BadImage,
+            false => CallErrorKind::TryAgain,
         };
         let why = failure(kind, format!("the VMM did not start: {words}"));
         self.answer(&Answer::Failed(Failure { name: Some(status.name.clone()), ..why }));
@@ -108,7 +117,7 @@ pub fn main(run_dir: &Path) {
             Ok(Taken::Over(lock, parts)) => {
                 let mut monitor = Monitor::new(parts(lock, starter));
                 if monitor.backend.is_none() && needs_backend(&monitor.plan) {
-                    monitor.happened(Event::BackendEnded);
+                    monitor.backend_ended();
                 }
                 monitor.run();
             }
@@ -129,21 +138,30 @@ fn launch(run_dir: &RunDir, plan: Plan) -> Outcome<(Lock, Prepared)> {
     let name = VmId::new(&plan.name).map_err(|e| failure(CallErrorKind::Usage, e.to_string()))?;
     let dir = run_dir.checked_vm(&name)?;
     let lock = claim(&dir)?;
+    let has_former = dir.join(names::PLAN).exists();
     match launch_in(run_dir, &dir, plan) {
         Ok(prepared) => Ok((lock, prepared)),
-        Err(e) => {
+        // What a former VM of this name has left stays until there is a new one.
+        Err((Left::Untouched, e)) if has_former => Err(e),
+        Err((_, e)) => {
             // Nothing half made stays. The lock goes after the directory, so that nobody else's is removed.
-            let _ = std::fs::remove_dir_all(&dir);
+            let _ = crate::rundir::remove(&dir);
             drop(lock);
             Err(e)
         }
     }
 }
 
+/// In which state a launch that failed has left the run directory.
+enum Left {
+    Untouched,
+    HalfMade,
+}
+
 /// Claims a name: makes its directory and takes its lock.
 fn claim(dir: &Path) -> Outcome<Lock> {
     let taken = |why: &str| failure(CallErrorKind::NameTaken, why.to_owned());
-    for _ in 0..10 {
+    for _ in 0..CLAIM_TRIES {
         match DirBuilder::new().mode(0o700).create(dir) {
             Ok(()) => {}
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -158,13 +176,17 @@ fn claim(dir: &Path) -> Outcome<Lock> {
                 }
                 return Ok(lock);
             }
-            Ok(None) => return Err(taken("the name is taken; `pepita destroy` the VM of this name first")),
+            // A monitor, or somebody who only looks and is gone in a moment.
+            Ok(None) if super::conn::unix(&dir.join(rundir::CONTROL)).is_ok() => {
+                return Err(taken("the name is taken; `pepita destroy` the VM of this name first"));
+            }
+            Ok(None) => std::thread::sleep(CLAIM_PAUSE),
             // Somebody removed the directory meanwhile.
             Err(_) if !dir.exists() => {}
             Err(e) => return Err(e),
         }
     }
-    Err(failure(CallErrorKind::TryAgain, "the name is being taken and given back all the time"))
+    Err(taken("the name is being taken by another, or given back; try again"))
 }
 
 fn outlived_its_monitor(dir: &Path) -> bool {
@@ -172,14 +194,8 @@ fn outlived_its_monitor(dir: &Path) -> bool {
     state.and_then(|state| state.vmm).is_some_and(|vmm| vmm.open().is_some())
 }
 
-/// Removes what a former VM of this name left in the current directory, and ends what of it still runs.
+/// Removes what a former VM of this name left in its run directory.
 fn clean(dir: &Path) -> Outcome<()> {
-    let was_used = dir.join(names::PLAN).exists();
-    if was_used && record::exit_in(dir).is_none() {
-        for stray in vmm::strays(dir) {
-            stray.signal(Signal::KILL);
-        }
-    }
     for entry in std::fs::read_dir(dir).map_err(|e| io(dir, e))?.flatten() {
         if entry.file_name() != names::LOCK {
             std::fs::remove_file(entry.path()).map_err(|e| io(&entry.path(), e))?;
@@ -188,27 +204,27 @@ fn clean(dir: &Path) -> Outcome<()> {
     Ok(())
 }
 
-fn launch_in(run_dir: &RunDir, dir: &Path, mut plan: Plan) -> Outcome<Prepared> {
-    std::env::set_current_dir(dir).map_err(|e| io(dir, e))?;
+fn launch_in(run_dir: &RunDir, dir: &Path, mut plan: Plan) -> Result<Prepared, (Left, Failure)> {
+    let untouched = |e| (Left::Untouched, e);
+    std::env::set_current_dir(dir).map_err(|e| untouched(io(dir, e)))?;
+    let former: Option<Plan> = record::read(&dir.join(names::PLAN));
     if plan.incarnation == 0 {
-        let former: Option<Plan> = record::read(Path::new(names::PLAN));
-        plan.incarnation = former.map_or(1, |former| former.incarnation + 1);
+        plan.incarnation = former.as_ref().map_or(1, |former| former.incarnation + 1);
     }
-    clean(dir)?;
-    let log = File::options().create(true).append(true).open(names::MONITOR_LOG);
-    let log = log.map_err(|e| io(Path::new(names::MONITOR_LOG), e))?;
-    rustix::stdio::dup2_stderr(&log).map_err(|e| system("standard error", e))?;
-
+    if former.is_some() {
+        // What of it still runs may hold the CID that is wanted.
+        crate::settle::sweep(run_dir, dir);
+    }
     let wanted = plan.cid.map_or(Wanted::Any, Wanted::Fixed);
-    let (cid, cid_lock, vhost) = claim_cid(run_dir, wanted, plan.transport)?;
+    let (cid, cid_lock, vhost) = claim_cid(run_dir, wanted, plan.transport).map_err(untouched)?;
     let cid_path = cid::path(run_dir, cid);
     plan.cid = Some(cid);
-    let made = prepare(dir, plan, &cid_lock, vhost.as_ref());
-    let (plan, started, agent, status, control, log) = match made {
+    let made = clean(dir).and_then(|()| prepare(dir, plan, &cid_lock, vhost.as_ref()));
+    let (plan, started, limits, agent, status, control, log) = match made {
         Ok(made) => made,
         Err(e) => {
             let _ = std::fs::remove_file(&cid_path);
-            return Err(e);
+            return Err((Left::HalfMade, e));
         }
     };
     let life = Life::new(&plan, status, Instant::now());
@@ -217,8 +233,9 @@ fn launch_in(run_dir: &RunDir, dir: &Path, mut plan: Plan) -> Outcome<Prepared> 
         plan,
         dir,
         name,
-        cid: cid_lock,
+        cid: Some(cid_lock),
         cid_path,
+        limits,
         life,
         started,
         daemon: None,
@@ -259,29 +276,46 @@ fn claim_cid(dir: &RunDir, wanted: Wanted, transport: Transport) -> Outcome<(u32
     }
 }
 
-type Made = (Plan, Started, Agent, StatusRecord, Control, Log);
+type Made = (Plan, Started, Limits, Agent, StatusRecord, Control, Log);
 
 fn prepare(dir: &Path, plan: Plan, cid_lock: &Lock, vhost: Option<&OwnedFd>) -> Outcome<Made> {
-    record::write(Path::new(names::PLAN), &plan, Sync::No)?;
+    reserve(&dir.join(names::RESERVE))?;
+    let log = dir.join(names::MONITOR_LOG);
+    let log = File::options().create(true).append(true).open(&log).map_err(|e| io(&log, e))?;
+    rustix::stdio::dup2_stderr(&log).map_err(|e| system("standard error", e))?;
+    record::write(&dir.join(names::PLAN), &plan, Sync::No)?;
     let (boot_token, token) = (secret()?, secret()?);
-    record::replace(Path::new(names::BOOT_TOKEN), boot_token.as_bytes(), Sync::No)?;
-    record::replace(Path::new(rundir::TOKEN), token.as_bytes(), Sync::No)?;
+    record::replace(&dir.join(names::BOOT_TOKEN), boot_token.as_bytes(), Sync::No)?;
+    record::replace(&dir.join(rundir::TOKEN), token.as_bytes(), Sync::No)?;
     let log = Log::open(Path::new("."), 0, 0, Instant::now()).map_err(|e| system("console log", e))?;
     let control = listen()?;
+    let mut limits = Limits::prepare(&plan, dir);
     let started = match plan.vmm {
-        VmmKind::Qemu => vmm::start_qemu(&plan, &boot_token, cid_lock.file(), vhost)?,
+        VmmKind::Qemu => vmm::start_qemu(&plan, &boot_token, cid_lock.file(), vhost),
         VmmKind::Process => {
             let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-            vmm::start_process(&plan, cid_lock.file())?
+            vmm::start_process(&plan, cid_lock.file())
         }
     };
-    // What watches the VMs is protected from the OOM killer; they are not.
+    let started = started.inspect_err(|_| limits.remove())?;
     for process in std::iter::once(&started.vmm).chain(&started.backend) {
+        // What watches the VMs is protected from the OOM killer; they are not.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", process.identity.pid), "0");
+        limits.hold(process.identity.pid);
     }
     let agent = Agent::new(address(&plan), plan.incarnation, Some(boot_token), token);
-    let status = new_status(dir, &plan);
-    Ok((plan, started, agent, status, control, log))
+    let status = StatusRecord { limits: limits.as_str().into(), ..new_status(dir, &plan) };
+    Ok((plan, started, limits, agent, status, control, log))
+}
+
+/// Keeps room for the last words. A disk that has none is told of now, not when they are to be written.
+fn reserve(path: &Path) -> Outcome<()> {
+    let file = File::options().create(true).write(true).truncate(true).open(path).map_err(|e| io(path, e))?;
+    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE) {
+        // Not every file system can.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(e) => Err(system(&format!("run directory: no room for a VM's records ({})", path.display()), e)),
+    }
 }
 
 fn listen() -> Outcome<Control> {
@@ -316,7 +350,6 @@ fn new_status(dir: &Path, plan: &Plan) -> StatusRecord {
             transport: plan.transport,
             uds: (plan.transport == Transport::Hybrid).then(uds),
         },
-        limits: "none".into(),
         dir: dir.to_string_lossy().into_owned(),
         labels: plan.labels.clone(),
         ..StatusRecord::default()
@@ -343,16 +376,14 @@ fn adopt(run_dir: &RunDir, name: &str) -> Outcome<Taken> {
         (record::read::<Plan>(&dir.join(names::PLAN)), record::read::<State>(&dir.join(names::STATE)))
     else {
         // Its monitor died before the VM was there.
-        for stray in vmm::strays(&dir) {
-            stray.signal(Signal::KILL);
-        }
-        let _ = std::fs::remove_dir_all(&dir);
+        crate::settle::discard(run_dir, &dir)?;
         return Err(none());
     };
-    if state.status.exit.is_some() || record::exit_in(&dir).is_some() {
+    if state.status.exit.is_some() {
         return Ok(Taken::Ended(Box::new(crate::settle::ended(&dir, state))));
     }
-    let Some(vmm) = state.vmm.clone().and_then(Process::adopt) else {
+    let runs = state.vmm.clone().and_then(Process::adopt).filter(|_| record::exit_in(&dir).is_none());
+    let Some(vmm) = runs else {
         return Ok(Taken::Ended(Box::new(crate::settle::write_off(run_dir, &dir, state))));
     };
     std::env::set_current_dir(&dir).map_err(|e| io(&dir, e))?;
@@ -367,8 +398,6 @@ fn take_over(run_dir: &RunDir, dir: &Path, plan: Plan, state: State, vmm: Proces
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     }
     let cid_path = cid::path(run_dir, plan.cid.unwrap_or_default());
-    // The VMM has held the claim meanwhile; here it is only opened, to be removed in the end.
-    let cid = Lock::open(&cid_path)?;
     let token = std::fs::read_to_string(rundir::TOKEN).unwrap_or_default().trim().to_owned();
     let connected = |path: &str| super::conn::unix(Path::new(path)).map_err(|e| io(Path::new(path), e));
     let started = Started {
@@ -392,13 +421,16 @@ fn take_over(run_dir: &RunDir, dir: &Path, plan: Plan, state: State, vmm: Proces
         ..state.status.clone()
     };
     let life = Life::adopt(&plan, status, now);
+    let limits = Limits::adopt(state.cgroup.clone());
     let (dir, daemon): (PathBuf, Option<Identity>) = (dir.to_owned(), state.daemon.clone());
     Ok(Box::new(move |name, starter| Parts {
         plan,
         dir,
         name,
-        cid,
+        // The VMM has held the claim meanwhile, and goes on to.
+        cid: None,
         cid_path,
+        limits,
         life,
         started,
         daemon,

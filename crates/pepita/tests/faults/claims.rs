@@ -1,0 +1,88 @@
+//! Many runs at once: one name, one CID, or any CID.
+
+use crate::support::{Form, World, errors, times};
+use pepita_wire::StatusRecord;
+use std::collections::BTreeSet;
+use std::process::{Child, Output, Stdio};
+
+fn at_once(count: usize, run: impl Fn(usize) -> std::process::Command) -> Vec<Output> {
+    let spawn = |n| run(n).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
+    let all: Vec<Child> = (0..count).map(spawn).collect();
+    all.into_iter().map(|child| child.wait_with_output().expect("an end")).collect()
+}
+
+fn one_winner(outputs: &[Output]) {
+    let won = outputs.iter().filter(|output| output.status.success()).count();
+    for output in outputs.iter().filter(|output| !output.status.success()) {
+        assert_eq!(output.status.code(), Some(73), "{}", errors(output));
+    }
+    assert_eq!(won, 1);
+}
+
+fn one_name(form: Form) {
+    let world = World::new(form);
+    one_winner(&at_once(32, |_| world.run("n", &["--daemon"], &[])));
+    assert_eq!(world.ok(&["list", "--format", "name"]), "n\n");
+    world.destroy("n", &["--force"]);
+}
+
+fn one_cid(form: Form) {
+    let world = World::new(form);
+    one_winner(&at_once(32, |n| world.run(&format!("v{n}"), &["--daemon", "--vsock-cid", "99"], &[])));
+    let names = world.ok(&["list", "--format", "name"]);
+    assert_eq!(names.lines().count(), 1, "{names}");
+    let directories = std::fs::read_dir(&world.dir).expect("a directory").flatten();
+    let half_made = directories.filter(|entry| entry.file_name().to_string_lossy().starts_with('v')).count();
+    assert_eq!(half_made, 1);
+    world.destroy(names.trim(), &["--force"]);
+}
+
+fn any_cid(form: Form, count: usize) {
+    let world = World::alone(form);
+    let outputs = at_once(count, |n| world.run(&format!("v{n}"), &["--daemon", "--hold"], &[]));
+    let cid = |output: &Output| {
+        assert!(output.status.success(), "{}", errors(output));
+        serde_json::from_slice::<StatusRecord>(&output.stdout).expect("a status record").vsock.cid
+    };
+    let cids: BTreeSet<u32> = outputs.iter().map(cid).collect();
+    assert_eq!(cids.len(), count, "{cids:?}");
+    for n in 0..count {
+        world.destroy(&format!("v{n}"), &["--force"]);
+    }
+}
+
+#[test]
+fn of_32_runs_with_one_name_one_wins() {
+    one_name(Form::Qemu);
+    one_name(Form::Process);
+}
+
+#[test]
+fn of_32_runs_with_one_cid_one_wins() {
+    one_cid(Form::Qemu);
+    one_cid(Form::Process);
+}
+
+#[test]
+fn cids_that_are_chosen_for_vms_are_unique() {
+    any_cid(Form::Process, 32);
+    any_cid(Form::Qemu, times(6, 32));
+}
+
+#[test]
+fn whoever_only_looks_does_not_take_a_name_from_anybody() {
+    let world = World::new(Form::Process);
+    world.start("l", &["--exit", "0"]);
+    world.exit("l");
+    for incarnation in 2..times(10, 100) as u64 {
+        // It has ended; while others list, it is started again.
+        let lookers: Vec<Child> =
+            (0..4).map(|_| world.pepita(&["list"]).stdout(Stdio::null()).spawn().expect("runs")).collect();
+        assert_eq!(world.start("l", &["--exit", "0"]).incarnation, incarnation);
+        for mut looker in lookers {
+            assert!(looker.wait().expect("an end").success());
+        }
+        world.exit("l");
+    }
+    world.destroy("l", &[]);
+}

@@ -1,0 +1,154 @@
+//! Something of a VM is killed: its VMM, its monitor, its back-end, its kernel.
+
+use crate::support::{Form, World, figure, kill, processes_in, times};
+use pepita_wire::record::{DaemonState, ProcessExit};
+use pepita_wire::{ExitReason, VmState};
+use rustix::fs::inotify;
+use rustix::process::Signal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Kills, and says how long it took until the exit record was there.
+fn until_record(dir: &Path, pid: Option<u32>) -> Duration {
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).expect("inotify");
+    inotify::add_watch(&watch, dir, inotify::WatchFlags::MOVED_TO).expect("a directory");
+    let began = Instant::now();
+    kill(pid, Signal::KILL);
+    while !dir.join("exit.json").exists() {
+        rustix::io::read(&watch, &mut [0_u8; 1024]).expect("an event");
+    }
+    began.elapsed()
+}
+
+fn killed_vmm(form: Form, rounds: usize) {
+    let world = World::new(form);
+    let mut latencies = Vec::new();
+    for round in 0..rounds {
+        let name = format!("k{round}");
+        let status = world.ready(&name, &[]);
+        latencies.push(until_record(&world.vm(&name), status.vmm_pid));
+        let exit = world.exit(&name);
+        let expected = Some(ProcessExit { code: None, signal: Some(9) });
+        assert_eq!(
+            (exit.reason, exit.vmm, &exit.guest),
+            (ExitReason::VmmCrash, expected, &None),
+            "{:?}",
+            exit.evidence
+        );
+        // The same name again: another incarnation.
+        let again = world.start_with(&name, &["--hold"], &[]);
+        assert_eq!(again.incarnation, 2);
+        world.destroy(&name, &["--force"]);
+    }
+    figure(&format!("{form:?}: VMM killed -> exit record"), latencies);
+}
+
+#[test]
+fn a_killed_vmm_is_a_crash_and_its_record_is_there_at_once() {
+    killed_vmm(Form::Qemu, times(3, 50));
+}
+
+#[test]
+fn a_killed_plain_process_is_a_crash_and_takes_its_daemon_along() {
+    killed_vmm(Form::Process, times(5, 50));
+}
+
+fn killed_monitor(form: Form) {
+    let world = World::new(form);
+    for round in 0..times(2, 50) {
+        let name = format!("m{round}");
+        let before = world.ready(&name, &[]);
+        kill(before.monitor_pid, Signal::KILL);
+        // Long enough for whatever dies with its monitor to do so.
+        std::thread::sleep(Duration::from_millis(200));
+        let orphan = world.status(&name);
+        assert_eq!(
+            (orphan.state, orphan.monitor_pid, orphan.vmm_pid),
+            (VmState::Unknown, None, before.vmm_pid)
+        );
+        world.ok(&["adopt", "--name", &name]);
+        let after = world.until(&name, |status| status.agent.ready);
+        assert_eq!(
+            (after.vmm_pid, after.state, after.daemon.state),
+            (before.vmm_pid, VmState::Running, DaemonState::Ready)
+        );
+        assert!(after.generation > before.generation && after.monitor_pid != before.monitor_pid);
+        assert!(after.uptime_ms >= before.uptime_ms);
+
+        // Adopted or not, the end of a VMM that is nobody's child has no code; "unknown" is not 0.
+        if round % 2 == 0 {
+            kill(after.monitor_pid, Signal::KILL);
+        }
+        kill(after.vmm_pid, Signal::KILL);
+        let exit = world.exit(&name);
+        assert_eq!((exit.reason, exit.vmm), (ExitReason::Unknown, None), "{:?}", exit.evidence);
+        assert!(world.status(&name).state.is_terminal());
+        world.destroy(&name, &[]);
+    }
+}
+
+#[test]
+fn a_vm_outlives_its_monitor_is_adopted_and_nobody_invents_how_it_ended() {
+    killed_monitor(Form::Qemu);
+}
+
+#[test]
+fn a_plain_process_outlives_its_monitor_and_is_adopted() {
+    killed_monitor(Form::Process);
+}
+
+#[test]
+fn the_daemon_s_own_end_is_told_exactly_after_an_adoption() {
+    for form in [Form::Qemu, Form::Process] {
+        let world = World::new(form);
+        let before = world.ready("a", &["--after", "3000", "--exit", "42"]);
+        kill(before.monitor_pid, Signal::KILL);
+        let exit = world.exit("a");
+        assert_eq!((exit.reason, exit.guest.and_then(|guest| guest.code)), (ExitReason::Failed, Some(42)));
+        world.destroy("a", &[]);
+    }
+}
+
+#[test]
+fn adopters_at_once_make_one_monitor() {
+    let world = World::new(Form::Process);
+    let before = world.ready("a", &[]);
+    kill(before.monitor_pid, Signal::KILL);
+    let adopt = || world.pepita(&["adopt", "--name", "a", "--json"]).spawn().expect("the program runs");
+    let all: Vec<_> = (0..8).map(|_| adopt()).collect();
+    for mut one in all {
+        assert!(one.wait().expect("an end").success());
+    }
+    let monitors = processes_in(&world.dir).into_iter().filter(|p| p.what.contains(" monitor ")).count();
+    assert_eq!((monitors, world.status("a").vmm_pid), (1, before.vmm_pid));
+    world.destroy("a", &[]);
+}
+
+#[test]
+fn a_killed_back_end_is_a_lost_transport() {
+    let world = World::new(Form::Qemu);
+    for round in 0..times(1, 20) {
+        let name = format!("b{round}");
+        world.ready(&name, &[]);
+        let backend = processes_in(&world.dir).into_iter().find(|p| p.what.contains("vhost-device-vsock"));
+        let latency = until_record(&world.vm(&name), backend.map(|p| p.pid));
+        println!("back-end killed -> exit record: {latency:?}");
+        let exit = world.exit(&name);
+        assert_eq!(exit.reason, ExitReason::TransportLost, "{:?}", exit.evidence);
+        world.destroy(&name, &[]);
+    }
+}
+
+#[test]
+fn a_guest_that_panics_says_so_with_the_console_s_last_lines() {
+    let world = World::new(Form::Qemu);
+    for round in 0..times(2, 50) {
+        let name = format!("p{round}");
+        world.start(&name, &["--after", "300", "--panic-kernel"]);
+        let exit = world.exit(&name);
+        assert_eq!(exit.reason, ExitReason::GuestPanic, "{:?}", exit.evidence);
+        assert!(exit.console.iter().any(|line| line.contains("sysrq triggered crash")), "{:?}", exit.console);
+        assert!(exit.guest.is_none() && exit.evidence.iter().any(|e| e.contains("Kernel panic")));
+        world.destroy(&name, &[]);
+    }
+}

@@ -1,0 +1,120 @@
+//! The daemon ends by itself: the exact code, signal or stage comes out, however it ended and whenever.
+
+use crate::support::{Form, World, errors, times};
+use pepita_wire::{DaemonExit, ExitReason, ExitRecord};
+use serde_json::json;
+
+/// How the ticker is told to end, and what has to be seen.
+const CODES: [(&str, i32, ExitReason); 4] = [
+    ("0", 0, ExitReason::Completed),
+    ("1", 1, ExitReason::Failed),
+    ("42", 42, ExitReason::Failed),
+    ("255", 255, ExitReason::Failed),
+];
+const SIGNALS: [(&str, i32); 2] = [("11", 11), ("9", 9)];
+
+/// No such file, and one that is none to execute.
+const REFUSED: [(&str, i32); 2] = [("/nowhere/daemon", 2), ("/etc/passwd", 13)];
+
+fn check(world: &World, name: &str, reason: ExitReason, expected: impl Fn(&DaemonExit) -> bool) {
+    let ExitRecord { reason: seen, guest, evidence, .. } = world.exit(name);
+    assert_eq!(seen, reason, "{evidence:?}");
+    assert!(guest.as_ref().is_some_and(&expected), "{guest:?}: {evidence:?}");
+    assert!(world.status(name).state.is_terminal());
+    world.destroy(name, &["--force"]);
+}
+
+fn ends(form: Form, after: &[&str]) {
+    let world = World::new(form);
+    for round in 0..times(1, 50) {
+        for (text, code, reason) in CODES {
+            let name = format!("c{code}-{round}");
+            world.start(&name, &[after, &["--exit", text]].concat());
+            check(&world, &name, reason, |exit| *exit == DaemonExit::code(code));
+        }
+        for (text, signal) in SIGNALS {
+            let name = format!("s{signal}-{round}");
+            world.start(&name, &[after, &["--die", text]].concat());
+            check(&world, &name, ExitReason::Signalled, |exit| {
+                exit.signal == Some(signal) && exit.code.is_none() && !exit.oom
+            });
+        }
+    }
+}
+
+#[test]
+fn a_daemon_that_ends_at_once_is_told_exactly() {
+    ends(Form::Qemu, &[]);
+}
+
+#[test]
+fn a_daemon_that_ends_after_a_second_is_told_exactly() {
+    ends(Form::Qemu, &["--after", "1000"]);
+}
+
+#[test]
+fn a_plain_process_that_ends_is_told_exactly() {
+    ends(Form::Process, &[]);
+    ends(Form::Process, &["--after", "1000"]);
+}
+
+fn refused(form: Form) {
+    let world = World::new(form);
+    // In the image there is no /etc/passwd, but its description is no program either.
+    let programs = match form {
+        Form::Qemu => [REFUSED[0], ("/etc/pepita/image.json", 13)],
+        Form::Process => REFUSED,
+    };
+    for round in 0..times(1, 50) {
+        for (program, errno) in programs {
+            for later in [false, true] {
+                let name = format!("e{errno}-{round}-{later}");
+                let mut words =
+                    world.run_args(&name, if later { &["--daemon", "--hold"] } else { &["--daemon"] }, &[]);
+                *words.last_mut().expect("a daemon") = program.to_owned();
+                world.ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
+                if later {
+                    world.until(&name, |status| status.agent.ready);
+                    std::thread::sleep(std::time::Duration::from_secs(1));
+                    // It says so itself, too.
+                    let output = world.call(&["start", "--name", &name, "--", program]);
+                    assert!(
+                        !output.status.success() && errors(&output).contains(program),
+                        "{}",
+                        errors(&output)
+                    );
+                }
+                check(&world, &name, ExitReason::Failed, |exit| {
+                    exit.exec.as_ref().is_some_and(|exec| exec.errno == errno && exec.path == program)
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_daemon_that_cannot_be_executed_is_told_as_such() {
+    refused(Form::Qemu);
+}
+
+#[test]
+fn a_plain_process_that_cannot_be_executed_is_told_as_such() {
+    refused(Form::Process);
+}
+
+#[test]
+fn in_the_foreground_the_exit_code_is_the_daemon_s() {
+    let world = World::new(Form::Process);
+    for (ticker, expected) in [(["--exit", "42"], 42), (["--die", "11"], 139), (["--exit", "0"], 0)] {
+        let output = world.run("fg", &["--rm"], &ticker).output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(expected), "{}", errors(&output));
+    }
+    let mut words = world.run_args("fg", &["--rm"], &[]);
+    *words.last_mut().expect("a daemon") = "/nowhere/daemon".into();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    assert_eq!(world.call(&words).status.code(), Some(127));
+    assert!(!world.vm("fg").exists());
+    let gone = world.call(&["status", "--name", "fg"]);
+    assert_eq!(gone.status.code(), Some(4), "{}", errors(&gone));
+    assert!(pepita_launcher::client::ask(&world.vm("fg"), "status", json!({})).is_err());
+}

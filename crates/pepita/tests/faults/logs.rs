@@ -1,0 +1,117 @@
+//! The console's log: floods, ordinary rates, followers, and what the monitor needs for it.
+
+use crate::support::{Form, World, times};
+use pepita_launcher::monitor::log::{FILE_CAP, FILES};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+fn on_disk(world: &World, name: &str) -> u64 {
+    let entries = std::fs::read_dir(world.vm(name)).expect("a directory").flatten();
+    let logs = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("console.log"));
+    logs.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
+}
+
+/// The numbers of the ticker's lines.
+fn numbers(text: &[u8]) -> Vec<u64> {
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| line.len() == 63);
+    lines.filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok()).collect()
+}
+
+fn flood(form: Form) {
+    let world = World::new(form);
+    world.ready("f", &["--flood"]);
+    let mut link = world.link("f");
+    let until = Instant::now() + Duration::from_secs(times(3, 20) as u64);
+    let mut slowest = Duration::ZERO;
+    while Instant::now() < until {
+        let began = Instant::now();
+        link.ask("ping", serde_json::Value::Null);
+        world.ask("f", "status", serde_json::json!({}));
+        slowest = slowest.max(began.elapsed());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let status = world.status("f");
+    let (kept, seconds) = (on_disk(&world, "f"), status.uptime_ms / 1000);
+    println!(
+        "{form:?}: flood: {kept} bytes on disk, {} dropped in {seconds} s, slowest answer {slowest:?}",
+        status.dropped_log_bytes
+    );
+    // A file is turned over by the write after it is full.
+    assert!(kept <= (FILE_CAP + (64 << 10) + 4096) * FILES as u64, "{kept}");
+    pss(&world, "f");
+    assert!(world.destroy("f", &[]) < Duration::from_secs(10));
+}
+
+#[test]
+fn a_flood_stays_within_the_caps_and_the_vm_answers() {
+    flood(Form::Qemu);
+}
+
+#[test]
+fn a_flood_of_a_plain_process_stays_within_the_caps_and_is_counted() {
+    flood(Form::Process);
+}
+
+#[test]
+fn an_ordinary_rate_of_output_is_kept_whole_and_followed_through_rotations() {
+    for form in [Form::Qemu, Form::Process] {
+        let world = World::new(form);
+        let bytes: u64 = 24 << 20;
+        let (size, rate) = (bytes.to_string(), (5_u64 << 20).to_string());
+        world.start("p", &["--print", &size, "--rate", &rate, "--exit", "0"]);
+        let follower =
+            world.pepita(&["logs", "--name", "p", "-f"]).stdout(Stdio::piped()).spawn().expect("runs");
+        let followed = follower.wait_with_output().expect("an end");
+        assert_eq!(world.exit("p").guest.and_then(|guest| guest.code), Some(0));
+        let printed = world.call(&["logs", "--name", "p"]).stdout;
+        let expected: Vec<u64> = (0..bytes / 64).collect();
+        assert_eq!(world.status("p").dropped_log_bytes, 0);
+        assert!(on_disk(&world, "p") > 2 * FILE_CAP, "it was turned over");
+        for (what, text) in [("logs", printed), ("logs -f", followed.stdout)] {
+            let seen = numbers(&text);
+            let lost = expected.len() - seen.len();
+            println!("{form:?}: {what}: {} lines, {lost} lost", seen.len());
+            assert!(seen == expected, "{what}: {lost} lines lost, or out of order");
+        }
+        world.destroy("p", &[]);
+    }
+}
+
+#[test]
+fn what_is_older_than_asked_for_is_not_shown() {
+    let world = World::new(Form::Process);
+    // Over one rotation, so that the log's first file is not its beginning.
+    let size = (12_u64 << 20).to_string();
+    world.ready("s", &["--print", &size, "--interval", "200"]);
+    std::thread::sleep(Duration::from_secs(4));
+    let recent = world.ok(&["logs", "--name", "s", "--since", "2s"]);
+    let ticks: Vec<&str> = recent.lines().filter(|line| line.starts_with("tick ")).collect();
+    println!("--since 2s: {} ticks", ticks.len());
+    assert!(numbers(recent.as_bytes()).is_empty() && (3..=15).contains(&ticks.len()), "{ticks:?}");
+    assert!(world.ok(&["logs", "--name", "s"]).len() > 12 << 20);
+    world.destroy("s", &[]);
+}
+
+#[test]
+fn a_follower_hears_what_is_said_at_once_and_ends_with_the_vm() {
+    let world = World::new(Form::Process);
+    world.ready("s", &["--interval", "100"]);
+    let mut follower =
+        world.pepita(&["logs", "--name", "s", "-f"]).stdout(Stdio::piped()).spawn().expect("runs");
+    let mut lines = BufReader::new(follower.stdout.take().expect("its output")).lines().map_while(Result::ok);
+    for tick in 1..5 {
+        assert_eq!(lines.next(), Some(format!("tick {tick}")));
+    }
+    world.ok(&["destroy", "--name", "s"]);
+    assert_eq!(lines.last().as_deref(), Some("stopping"));
+    assert!(follower.wait().expect("an end").success());
+}
+
+/// Prints what the monitor needs. What is promised, 2 MiB, is for a release build.
+fn pss(world: &World, name: &str) {
+    let monitor = world.status(name).monitor_pid.expect("a monitor");
+    let rollup = std::fs::read_to_string(format!("/proc/{monitor}/smaps_rollup")).unwrap_or_default();
+    let line = |key: &str| rollup.lines().find(|l| l.starts_with(key)).unwrap_or_default().to_owned();
+    println!("{:?}: monitor: {} {} {}", world.form, line("Pss:"), line("Pss_Anon:"), line("Private_Dirty:"));
+}

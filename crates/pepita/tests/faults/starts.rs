@@ -1,0 +1,91 @@
+//! A monitor is killed at any moment of a start: what is left is found, ended and given back, whoever comes next.
+
+use crate::support::{Form, World, errors, kill, processes_in, times};
+use rustix::process::Signal;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// Starts a VM and kills its monitor so much later; `None` when there was none yet, or no more.
+fn half_start(world: &World, name: &str, after: Duration) -> Option<()> {
+    let mut run = world.run(name, &["--daemon", "--vsock-cid", "77"], &[]);
+    let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program runs");
+    let mut monitor = None;
+    while monitor.is_none() && run.try_wait().expect("a child").is_none() {
+        monitor = processes_in(&world.dir).into_iter().find(|p| p.what.contains(" monitor "));
+    }
+    std::thread::sleep(after);
+    if let Some(monitor) = &monitor {
+        kill(Some(monitor.pid), Signal::KILL);
+    }
+    run.wait().expect("an end");
+    monitor.map(drop)
+}
+
+fn killed_while_starting(form: Form, rounds: u64, step: Duration) {
+    let world = World::new(form);
+    let mut hit = 0;
+    for round in 0..rounds {
+        let name = format!("h{round}");
+        let after = step * u32::try_from(round).expect("few");
+        if half_start(&world, &name, after).is_none() {
+            continue;
+        }
+        hit += 1;
+        match round % 4 {
+            // Whoever looks finds either a VM that runs, or none.
+            0 => {
+                world.ok(&["list"]);
+            }
+            1 => {
+                let output = world.call(&["adopt", "--name", &name]);
+                assert!(matches!(output.status.code(), Some(0 | 4)), "{}", errors(&output));
+            }
+            // The name and the CID can be had again at once, unless the VM is there.
+            2 => {
+                let output =
+                    world.run(&name, &["--daemon", "--vsock-cid", "77"], &[]).output().expect("runs");
+                assert!(matches!(output.status.code(), Some(0 | 73)), "{}", errors(&output));
+            }
+            _ => {}
+        }
+        world.destroy(&name, &["--force"]);
+        assert!(processes_in(&world.dir).iter().all(|p| p.what.contains(" monitor ")), "round {round}");
+    }
+    println!("{form:?}: monitors killed in the middle of a start: {hit} of {rounds}");
+    assert!(hit > 0);
+}
+
+#[test]
+fn a_monitor_killed_in_the_middle_of_a_start_leaves_nothing_that_is_not_found() {
+    killed_while_starting(Form::Qemu, times(12, 60) as u64, Duration::from_millis(times(8, 2) as u64));
+}
+
+#[test]
+fn a_plain_process_monitor_killed_in_the_middle_of_a_start_leaves_nothing_that_is_not_found() {
+    killed_while_starting(Form::Process, times(24, 200) as u64, Duration::from_micros(1500));
+}
+
+#[test]
+fn runs_adoptions_and_destructions_of_one_name_at_once_leave_one_vm_or_none() {
+    let world = World::new(Form::Process);
+    for _ in 0..times(4, 50) {
+        let calls: Vec<_> = (0..16)
+            .map(|n| {
+                let mut call = match n % 4 {
+                    0 | 1 => world.run("x", &["--daemon"], &[]),
+                    2 => world.pepita(&["destroy", "--name", "x", "--force"]),
+                    _ => world.pepita(&["adopt", "--name", "x"]),
+                };
+                call.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program runs")
+            })
+            .collect();
+        for call in calls {
+            let output = call.wait_with_output().expect("an end");
+            // Taken, not there, or ended by another before it was up: nothing else.
+            assert!(matches!(output.status.code(), Some(0 | 4 | 73 | 75)), "{}", errors(&output));
+        }
+        let agents = processes_in(&world.dir).into_iter().filter(|p| p.what.contains("--process")).count();
+        assert!(agents <= 1, "{agents} VMs of one name");
+    }
+    world.destroy("x", &["--force"]);
+}

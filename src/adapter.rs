@@ -1,0 +1,306 @@
+//! The adapter that users of daemons know: spawn a daemon in a microVM, ask how it is, signal it, destroy it.
+//! A thin face on a [`Tree`]: it decides nothing about restarts.
+//!
+//! ```no_run
+//! use pepita_supervisor::adapter::{Daemon, PepitaAdapter, Signal};
+//!
+//! struct MyDaemon;
+//! impl Daemon for MyDaemon {
+//!     fn name(&self) -> &str { "my-daemon" }
+//! }
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let adapter = PepitaAdapter::with_images("/boot/vmlinuz", "/var/lib/pepita/rootfs.ext4");
+//! let handle = adapter.spawn(Box::new(MyDaemon)).await?;
+//! println!("{} at CID {}", handle.pepita_vm_id().unwrap(), handle.vsock_cid().unwrap());
+//! adapter.signal(&handle, Signal::Term).await?;
+//! adapter.destroy(handle.pepita_vm_id().unwrap()).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Spawned daemons are supervised, and outlive the process: a new adapter finds them again. Where several processes of
+//! one host use adapters at once, each has a place of its own, and takes over what a former one left there.
+
+mod daemon;
+mod error;
+mod home;
+mod name;
+mod store;
+
+pub use daemon::{Daemon, DaemonHandle, DaemonStatus, Resources, Signal};
+pub use error::AdapterError;
+pub use name::vm_name;
+
+use crate::config;
+use crate::executor::Pepita;
+use crate::group::Command;
+use crate::observe::{EventKind, Received, VmPhase};
+use crate::policy::Cause;
+use crate::spec::{MachineSpec, Port, VmName, VmSpec, Vmm};
+use home::Home;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+/// The future that a [`PlatformAdapter`]'s methods return.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, AdapterError>> + Send + 'a>>;
+
+/// What every adapter can do, whatever it runs daemons in.
+pub trait PlatformAdapter: Send + Sync + 'static {
+    /// Starts a daemon; comes back when it runs.
+    fn spawn(&self, daemon: Box<dyn Daemon>) -> Pending<'_, DaemonHandle>;
+    /// How a daemon is.
+    fn status<'a>(&'a self, handle: &'a DaemonHandle) -> Pending<'a, DaemonStatus>;
+    /// Sends a daemon a signal.
+    fn signal<'a>(&'a self, handle: &'a DaemonHandle, signal: Signal) -> Pending<'a, ()>;
+}
+
+/// Runs daemons in microVMs.
+#[derive(Debug, Clone)]
+pub struct PepitaAdapter {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    machine: MachineSpec,
+    state_dir: PathBuf,
+    pepita: PathBuf,
+    run_dir: Option<PathBuf>,
+    home: OnceCell<Home>,
+}
+
+impl PepitaAdapter {
+    /// An adapter without images: spawning needs [`PepitaAdapter::with_images`] or a configuration.
+    pub fn new() -> Self {
+        Self::of(MachineSpec { vcpus: 1, ..MachineSpec::qemu("", "") })
+    }
+
+    /// As [`PepitaAdapter::new`], with guest agents on another vsock port.
+    pub fn with_vsock_port(port: u32) -> Self {
+        Self::of(MachineSpec { vcpus: 1, port: Port(port), ..MachineSpec::qemu("", "") })
+    }
+
+    /// An adapter whose VMs boot this kernel and this root.
+    pub fn with_images(kernel: impl Into<PathBuf>, rootfs: impl Into<PathBuf>) -> Self {
+        Self::of(MachineSpec { vcpus: 1, ..MachineSpec::qemu(kernel, rootfs) })
+    }
+
+    /// An adapter whose VMs are as the `[platform.pepita]` section of a file says.
+    ///
+    /// # Errors
+    /// When the file cannot be read or has mistakes.
+    pub fn from_config(file: &Path) -> Result<Self, AdapterError> {
+        let checked = config::load(file)?;
+        let mut adapter = Self::of(checked.machine);
+        let inner = Arc::get_mut(&mut adapter.inner).expect("nobody else has it yet");
+        inner.pepita = checked.spec.pepita;
+        inner.run_dir = checked.spec.run_dir;
+        if let Some(dir) = checked.spec.state_dir {
+            inner.state_dir = dir;
+        }
+        Ok(adapter)
+    }
+
+    fn of(machine: MachineSpec) -> Self {
+        let (state_dir, pepita) = (home::default_state_dir(), PathBuf::from("pepita"));
+        Self { inner: Arc::new(Inner { machine, state_dir, pepita, run_dir: None, home: OnceCell::new() }) }
+    }
+
+    /// The same adapter with another launcher, another directory for run directories, another one for its own state.
+    /// To be called before the first daemon is spawned.
+    pub fn with_places(
+        self,
+        pepita: impl Into<PathBuf>,
+        run_dir: Option<PathBuf>,
+        state_dir: impl Into<PathBuf>,
+    ) -> Self {
+        let inner = Inner {
+            machine: self.inner.machine.clone(),
+            state_dir: state_dir.into(),
+            pepita: pepita.into(),
+            run_dir,
+            home: OnceCell::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The vsock port of guest agents.
+    pub fn vsock_base_port(&self) -> u32 {
+        self.inner.machine.port.0
+    }
+
+    /// Boots a microVM for a daemon and comes back when the daemon runs. From then on it is supervised.
+    ///
+    /// # Errors
+    /// When no images are configured, the launcher is missing, a daemon of that name is there already, or it did not
+    /// come to run; then nothing is left of it.
+    pub async fn spawn(&self, daemon: Box<dyn Daemon>) -> Result<DaemonHandle, AdapterError> {
+        let spec = self.spec_of(&*daemon)?;
+        let vm = spec.name.clone();
+        let home = self.home().await?;
+        let mut events = home.tree.events();
+        home.add(daemon.name(), spec).await?;
+        let timeout = crate::spec::StartSpec::default().timeout;
+        let runs = async {
+            loop {
+                match events.next().await {
+                    Some(Received::Event(event)) => match event.kind {
+                        EventKind::Vm(change) if change.vm == vm => match change.to {
+                            VmPhase::Running | VmPhase::Ready => return Ok(()),
+                            VmPhase::Completed => return Ok(()),
+                            VmPhase::Failed { reason } => return Err(AdapterError::Spawn(reason)),
+                            VmPhase::Backoff { cause, .. } => {
+                                return Err(AdapterError::Spawn(cause.to_string()));
+                            }
+                            _ => {}
+                        },
+                        _ => {}
+                    },
+                    // What was missed shows in the status.
+                    Some(Received::Lagged(_)) => {}
+                    None => return Err(AdapterError::Ended),
+                }
+            }
+        };
+        let ran = tokio::time::timeout(timeout, runs).await.unwrap_or(Err(AdapterError::Timeout(timeout)));
+        if let Err(e) = ran {
+            home.remove(&vm).await;
+            return Err(e);
+        }
+        let cid = home.tree.status().vm(vm.as_str()).and_then(|status| status.cid);
+        Ok(DaemonHandle::new(daemon.name(), vm, cid))
+    }
+
+    fn spec_of(&self, daemon: &dyn Daemon) -> Result<VmSpec, AdapterError> {
+        let machine = &self.inner.machine;
+        let images = [("kernel", &machine.kernel), ("rootfs", &machine.rootfs)];
+        if machine.vmm == Vmm::Qemu
+            && let Some((what, _)) = images.into_iter().find(|(_, path)| path.as_os_str().is_empty())
+        {
+            return Err(AdapterError::NoImages(what));
+        }
+        let mut machine = machine.clone();
+        let resources = daemon.resources();
+        machine.vcpus = resources.vcpus.unwrap_or(machine.vcpus);
+        machine.memory_mb = resources.memory_mb.unwrap_or(machine.memory_mb);
+        let mut spec = VmSpec::new(vm_name(daemon.name())?, machine);
+        if let Some(command) = daemon.command() {
+            spec.command = std::iter::once(command).chain(daemon.args()).collect();
+        } else if !daemon.args().is_empty() {
+            return Err(AdapterError::ArgsWithoutCommand(daemon.name().to_owned()));
+        }
+        spec.env = daemon.env();
+        spec.restart = daemon.restart();
+        // `destroy` is `pepita destroy --force`: who wants grace signals first.
+        spec.stop.timeout = Duration::ZERO;
+        Ok(spec)
+    }
+
+    /// How a daemon is. One whose VM is not there (any more) is stopped.
+    ///
+    /// # Errors
+    /// When the launcher fails.
+    pub async fn status(&self, handle: &DaemonHandle) -> Result<DaemonStatus, AdapterError> {
+        self.home().await?.status(handle.vm()).await
+    }
+
+    /// Sends a daemon a signal. KILL ends the VM and its supervision; STOP and CONT pause and resume its virtual CPUs.
+    ///
+    /// # Errors
+    /// When it does not run, or the launcher refuses.
+    pub async fn signal(&self, handle: &DaemonHandle, signal: Signal) -> Result<(), AdapterError> {
+        let home = self.home().await?;
+        let vm = handle.vm();
+        if !home.knows(vm) {
+            return Ok(home.pepita.signal(vm, signal.into()).await?);
+        }
+        match signal {
+            // With a stop grace of zero this is a kill that is not followed by a restart.
+            Signal::Kill => Ok(home.tree.command(vm.as_str(), Command::Stop).await?),
+            Signal::Stop => Ok(home.tree.pause(vm.as_str()).await?),
+            Signal::Cont => Ok(home.tree.resume(vm.as_str()).await?),
+            _ => Ok(home.tree.signal(vm.as_str(), signal.into()).await?),
+        }
+    }
+
+    /// Ends a VM and its supervision, and removes all traces. Of a VM that is not there: nothing to do.
+    ///
+    /// # Errors
+    /// When the id is none of ours, or the launcher fails.
+    pub async fn destroy(&self, vm_id: &str) -> Result<(), AdapterError> {
+        let vm = VmName::from_id(vm_id).ok_or_else(|| AdapterError::Foreign(vm_id.to_owned()))?;
+        let home = self.home().await?;
+        if home.knows(&vm) {
+            home.remove(&vm).await;
+        }
+        Ok(home.pepita.destroy(&vm).await?)
+    }
+
+    /// The ids of all VMs of daemons on this host, also of other adapters.
+    ///
+    /// # Errors
+    /// When the launcher fails.
+    pub async fn list_vms(&self) -> Result<Vec<String>, AdapterError> {
+        let records = self.home().await?.pepita.list().await?;
+        let names = records.into_iter().map(|record| record.name);
+        Ok(names.filter(|name| VmName::from_id(name).is_some()).collect())
+    }
+
+    /// Why a daemon of ours ended last, as far as this adapter has seen.
+    pub async fn last_end(&self, handle: &DaemonHandle) -> Option<Cause> {
+        self.home().await.ok()?.last_end(handle.vm())
+    }
+
+    /// Gives the place up without touching the daemons: the next adapter finds them. The end of the process does the same.
+    pub async fn leave(self) {
+        if let Some(home) = self.inner.home.get() {
+            home.tree.leave().await;
+        }
+    }
+
+    /// A handle to a daemon that a former adapter spawned: by its name.
+    ///
+    /// # Errors
+    /// When no daemon of that name is supervised here.
+    pub async fn find(&self, name: &str) -> Result<DaemonHandle, AdapterError> {
+        let vm = vm_name(name)?;
+        let home = self.home().await?;
+        let status = home.tree.status();
+        match status.vm(vm.as_str()) {
+            Some(found) => Ok(DaemonHandle::new(name, vm, found.cid)),
+            None => Err(AdapterError::NotFound(name.to_owned())),
+        }
+    }
+
+    /// The tree behind the adapter; starts it, and takes over what a former adapter left, when it is first needed.
+    async fn home(&self) -> Result<&Home, AdapterError> {
+        let inner = &self.inner;
+        let open = || Home::open(&inner.state_dir, &inner.pepita, inner.run_dir.clone());
+        inner.home.get_or_try_init(open).await
+    }
+}
+
+impl Default for PepitaAdapter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PlatformAdapter for PepitaAdapter {
+    fn spawn(&self, daemon: Box<dyn Daemon>) -> Pending<'_, DaemonHandle> {
+        Box::pin(Self::spawn(self, daemon))
+    }
+
+    fn status<'a>(&'a self, handle: &'a DaemonHandle) -> Pending<'a, DaemonStatus> {
+        Box::pin(Self::status(self, handle))
+    }
+
+    fn signal<'a>(&'a self, handle: &'a DaemonHandle, signal: Signal) -> Pending<'a, ()> {
+        Box::pin(Self::signal(self, handle, signal))
+    }
+}

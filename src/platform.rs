@@ -1,0 +1,138 @@
+//! Where this program runs, and which adapter fits. The one room that looks at its surroundings: the environment, and
+//! marks in the file system.
+
+use crate::adapter::{PepitaAdapter, PlatformAdapter};
+use std::fmt;
+use std::path::Path;
+
+/// Set by the guest agent for the daemon.
+const CID_VARIABLE: &str = "PEPITA_VSOCK_CID";
+
+/// Written by the guest agent at boot.
+const GUEST_MARK: &str = "/run/pepita/guest";
+
+/// Where a program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Platform {
+    /// Inside a pepita microVM.
+    PepitaMicroVM,
+    /// Inside a container.
+    Container,
+    /// On Linux with systemd.
+    Linux,
+    /// On macOS.
+    MacOS,
+    /// On WOS, in WebAssembly.
+    Wos,
+    /// On anything else.
+    Native,
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PepitaMicroVM => "pepita",
+            Self::Container => "container",
+            Self::Linux => "linux",
+            Self::MacOS => "macos",
+            Self::Wos => "wos",
+            Self::Native => "native",
+        })
+    }
+}
+
+/// No adapter for a platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there is no adapter for the platform {0}; on any Linux host, PepitaAdapter::with_images runs daemons in microVMs"
+)]
+pub struct NoAdapter(pub Platform);
+
+/// What was seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Signs {
+    wos: bool,
+    pepita: bool,
+    container: bool,
+    systemd: bool,
+    macos: bool,
+}
+
+impl Signs {
+    fn look() -> Self {
+        let exists = |path: &str| Path::new(path).exists();
+        let variable = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let cgroup = std::fs::read_to_string("/proc/1/cgroup").unwrap_or_default();
+        let runtimes = ["docker", "containerd", "kubepods", "lxc", "libpod"];
+        Self {
+            wos: cfg!(target_arch = "wasm32") || variable("WOS_KERNEL"),
+            pepita: variable(CID_VARIABLE) || exists(GUEST_MARK),
+            container: exists("/.dockerenv")
+                || exists("/run/.containerenv")
+                || variable("KUBERNETES_SERVICE_HOST")
+                || runtimes.iter().any(|word| cgroup.contains(word)),
+            // sd_booted(3)
+            systemd: cfg!(target_os = "linux") && exists("/run/systemd/system"),
+            macos: cfg!(target_os = "macos"),
+        }
+    }
+
+    /// The innermost first: a guest may run a container, and a container's host a systemd.
+    fn platform(self) -> Platform {
+        match self {
+            Self { wos: true, .. } => Platform::Wos,
+            Self { container: true, pepita: false, .. } => Platform::Container,
+            Self { pepita: true, .. } => Platform::PepitaMicroVM,
+            Self { systemd: true, .. } => Platform::Linux,
+            Self { macos: true, .. } => Platform::MacOS,
+            Self { .. } => Platform::Native,
+        }
+    }
+}
+
+/// Where this program runs.
+pub fn detect_platform() -> Platform {
+    Signs::look().platform()
+}
+
+/// The adapter for a platform.
+///
+/// # Errors
+/// When there is none: this project has the one for microVMs.
+pub fn select_adapter(platform: Platform) -> Result<Box<dyn PlatformAdapter>, NoAdapter> {
+    match platform {
+        Platform::PepitaMicroVM => Ok(Box::new(PepitaAdapter::new())),
+        Platform::Container | Platform::Linux | Platform::MacOS | Platform::Wos | Platform::Native => {
+            Err(NoAdapter(platform))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_innermost_sign_wins() {
+        let none = Signs::default();
+        let cases = [
+            (none, Platform::Native),
+            (Signs { systemd: true, ..none }, Platform::Linux),
+            (Signs { systemd: true, container: true, ..none }, Platform::Container),
+            (Signs { pepita: true, systemd: true, ..none }, Platform::PepitaMicroVM),
+            (Signs { pepita: true, container: true, ..none }, Platform::PepitaMicroVM),
+            (Signs { macos: true, ..none }, Platform::MacOS),
+            (Signs { wos: true, pepita: true, ..none }, Platform::Wos),
+        ];
+        for (signs, platform) in cases {
+            assert_eq!(signs.platform(), platform, "{signs:?}");
+        }
+    }
+
+    #[test]
+    fn a_platform_without_an_adapter_is_named() {
+        assert!(select_adapter(Platform::PepitaMicroVM).is_ok());
+        let error = select_adapter(Platform::Wos).err().expect("none").to_string();
+        assert!(error.contains("platform wos"), "{error}");
+    }
+}

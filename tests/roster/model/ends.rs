@@ -1,0 +1,166 @@
+//! What the model makes of an end (SUPERVISION 3 to 6).
+
+use super::*;
+
+impl Model {
+    /// Its VM is gone.
+    pub(crate) fn ended(&mut self, v: usize, cause: Cause) {
+        let now = self.now;
+        let vm = &mut self.vms[v];
+        // 4: "the incarnation that just ended had been Ready for reset_after without a break".
+        let longest = vm.readies.iter().map(|(since, until)| until.unwrap_or(now) - *since).max();
+        if longest.is_some_and(|longest| longest >= vm.spec.restart.reset_after) {
+            vm.attempts = 0;
+        }
+        match (vm.is.clone(), self.group) {
+            (Is::Stopping(Next::Removed), _) => {
+                let vm = self.vms.remove(v);
+                self.is_removed(vm);
+            }
+            (Is::Stopping(Next::Failure), Group::Up) => self.judged(v, Cause::ActorFailed),
+            (Is::Stopping(Next::Again), Group::Up) => self.wait_or_start(v),
+            (Is::Stopping(Next::Turn), Group::Up) if vm.may_restart() => {
+                (vm.is, vm.in_order) = (Is::Waiting, true);
+            }
+            (Is::Stopping(_), _) => vm.is = Is::Stopped,
+            (_, Group::Up) => self.judged(v, cause),
+            (_, _) => {
+                vm.is = Is::Stopped;
+                self.tell(v, Action::Leave, None, false);
+            }
+        }
+        self.go_on();
+    }
+
+    /// SUPERVISION 3 to 6, from the rules that look at the VM alone to those of the group.
+    pub(super) fn judged(&mut self, v: usize, cause: Cause) {
+        let vm = &mut self.vms[v];
+        let restart = vm.spec.restart.clone();
+        let aborts = vm.first && vm.spec.start.on_failure == OnStartFailure::Abort;
+        let gives_up = match judge(&restart, &cause) {
+            Judgement::Complete(_) => {
+                vm.becomes(self.now, Is::Completed);
+                self.tell(v, Action::Complete, None, false);
+                return self.shut_down_with(v);
+            }
+            Judgement::Fail(_) => true,
+            Judgement::Restart(_) => {
+                vm.attempts += 1;
+                restart.max_retries > 0 && vm.attempts > restart.max_retries
+            }
+        };
+        if aborts {
+            return self.group_ends(v, Ended::Escalated);
+        }
+        if gives_up {
+            if self.vms[v].may_restart() && restart.on_give_up == OnGiveUp::Escalate {
+                return self.group_ends(v, Ended::Escalated);
+            }
+            if self.vms[v].may_restart() && self.spec.strategy == Strategy::OneForAll {
+                return self.group_ends(v, Ended::Failed);
+            }
+            self.vms[v].becomes(self.now, Is::Failed);
+            self.tell(v, Action::GiveUp, None, false);
+            if self.vms[v].may_restart() && self.spec.strategy == Strategy::RestForOne {
+                self.take_along(v + 1, self.now, false);
+            }
+            return self.shut_down_with(v);
+        }
+        let mut until = self.now + restart.backoff.delay(self.vms[v].attempts, self.draw);
+        let in_set = |round: &Round| round.set.contains(&self.vms[v].spec.name);
+        let with_others =
+            self.spec.strategy != Strategy::OneForOne || self.round.as_ref().is_some_and(in_set);
+        let coalesced = with_others && self.round.as_ref().is_some_and(|round| round.entered);
+        if !coalesced {
+            let most = self.spec.intensity.max_restarts as usize;
+            match self.spec.on_intensity_exceeded {
+                _ if self.counted(self.now) < most => self.entries.push(self.now),
+                OnIntensityExceeded::Escalate => return self.group_ends(v, Ended::Escalated),
+                OnIntensityExceeded::StopGroup => return self.group_ends(v, Ended::Failed),
+                OnIntensityExceeded::Delay if most == 0 => return self.group_ends(v, Ended::Failed),
+                OnIntensityExceeded::Delay => {
+                    let room = self.room();
+                    self.entries.push(room);
+                    until = until.max(room);
+                }
+            }
+        }
+        self.vms[v].becomes(self.now, Is::Backoff(until));
+        self.tell(v, Action::Restart, Some(until - self.now), coalesced);
+        if with_others {
+            let first = if self.spec.strategy == Strategy::OneForAll { 0 } else { v };
+            self.take_along(first, until, true);
+        }
+    }
+
+    /// How many decisions count at `at`: those not older than the period (OTP), and those that are still to come.
+    pub(crate) fn counted(&self, at: Instant) -> usize {
+        self.entries.iter().filter(|entry| **entry + self.spec.intensity.period >= at).count()
+    }
+
+    /// The first moment at which one more decision is allowed.
+    pub(super) fn room(&self) -> Instant {
+        let leaves = |entry: &Instant| *entry + self.spec.intensity.period + Duration::from_nanos(1);
+        let moments = self.entries.iter().map(leaves).filter(|at| *at >= self.now);
+        let allowed = |at: &Instant| self.counted(*at) < self.spec.intensity.max_restarts as usize;
+        moments.filter(allowed).min().expect("every entry leaves some time")
+    }
+
+    pub(super) fn take_along(&mut self, first: usize, not_before: Instant, entered: bool) {
+        let now = self.now;
+        let round = self.round.get_or_insert(Round { set: BTreeSet::new(), not_before: now, entered: false });
+        round.entered |= entered;
+        round.not_before = round.not_before.max(not_before);
+        for vm in &self.vms[first..] {
+            round.set.insert(vm.spec.name.clone());
+            if let Is::Backoff(until) = vm.is {
+                round.not_before = round.not_before.max(until);
+            }
+        }
+    }
+
+    pub(super) fn group_ends(&mut self, v: usize, ended: Ended) {
+        let (action, is) = match ended {
+            Ended::Escalated => (Action::Escalate, Is::Stopped),
+            _ => (Action::StopGroup, Is::Failed),
+        };
+        self.vms[v].becomes(self.now, is);
+        self.tell(v, action, None, false);
+        self.go_down(ended);
+    }
+
+    pub(super) fn shut_down_with(&mut self, v: usize) {
+        let active =
+            |vm: &Vm| vm.spec.significant && !matches!(vm.is, Is::Stopped | Is::Completed | Is::Failed);
+        let ends = match self.spec.auto_shutdown {
+            AutoShutdown::Never => false,
+            AutoShutdown::AnySignificant => true,
+            AutoShutdown::AllSignificant => !self.vms.iter().any(active),
+        };
+        if ends && self.vms[v].spec.significant {
+            self.go_down(Ended::AutoShutdown);
+        }
+    }
+
+    pub(super) fn tell(&mut self, v: usize, action: Action, delay: Option<Duration>, coalesced: bool) {
+        let window = self.counted(self.now);
+        self.told.push(Told { action, attempt: self.vms[v].attempts, delay, coalesced, window });
+    }
+
+    pub(crate) fn actor_failed(&mut self, v: usize) {
+        let (now, most) = (self.now, self.spec.intensity.max_restarts as usize);
+        let stopping = matches!(self.vms[v].is, Is::Stopping(_));
+        if self.group == Group::Up && !stopping {
+            if self.counted(now) >= most {
+                self.vms[v].becomes(now, Is::Stopping(Next::Failure));
+                return self.go_on();
+            }
+            self.entries.push(now);
+        }
+        self.tell(v, Action::Adopt, None, false);
+        if !stopping {
+            self.vms[v].becomes(now, Is::Starting);
+        }
+        self.go_on();
+    }
+}

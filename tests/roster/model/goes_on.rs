@@ -1,0 +1,98 @@
+//! What follows in the model by itself: turns, deadlines, stops one by one (SUPERVISION 5 to 7).
+
+use super::*;
+
+impl Model {
+    /// When something happens by itself.
+    pub(crate) fn wakes(&self) -> Option<Instant> {
+        let in_set = |vm: &Vm| self.round.as_ref().is_some_and(|round| round.set.contains(&vm.spec.name));
+        let mut times: Vec<Instant> = Vec::new();
+        for vm in self.vms.iter().filter(|vm| !in_set(vm)) {
+            if let Is::Backoff(until) = vm.is {
+                times.push(until);
+            }
+        }
+        let waits_for_a_stop = self.vms.iter().any(|vm| in_set(vm) && vm.lives());
+        times.extend(self.round.iter().filter(|_| !waits_for_a_stop).map(|round| round.not_before));
+        if self.group == Group::Up { times.into_iter().min() } else { None }
+    }
+
+    /// All that follows by itself at this moment.
+    pub(crate) fn go_on(&mut self) {
+        let all = self.vms.iter().map(|vm| vm.spec.name.clone()).collect();
+        if let Group::GoingDown(why) = self.group
+            && self.stop_last_of(&all, Next::Down)
+        {
+            self.group = Group::Down(Some(why));
+        }
+        if self.group != Group::Up {
+            return;
+        }
+        if let Some(round) = self.round.clone()
+            && self.stop_last_of(&round.set, Next::Turn)
+            && self.now >= round.not_before
+        {
+            self.round = None;
+            for vm in self.vms.iter_mut().filter(|vm| round.set.contains(&vm.spec.name)) {
+                if matches!(vm.is, Is::Backoff(_)) || vm.is == Is::Completed && vm.may_restart() {
+                    (vm.is, vm.in_order) = (Is::Waiting, true);
+                }
+            }
+        }
+        for v in 0..self.vms.len() {
+            let alone = self.round.as_ref().is_none_or(|round| !round.set.contains(&self.vms[v].spec.name));
+            if alone && matches!(self.vms[v].is, Is::Backoff(until) if until <= self.now) {
+                self.vms[v].in_order = false;
+                self.wait_or_start(v);
+            }
+        }
+        while let Some(v) = (0..self.vms.len()).find(|v| self.vms[*v].is == Is::Waiting && self.may_start(*v))
+        {
+            self.launch(v);
+        }
+    }
+
+    /// The last live one of the set is stopped when none of them is already. `true`: none lives.
+    pub(super) fn stop_last_of(&mut self, set: &BTreeSet<VmName>, next: Next) -> bool {
+        let live = |vm: &&mut Vm| set.contains(&vm.spec.name) && vm.lives();
+        let mut live: Vec<&mut Vm> = self.vms.iter_mut().filter(live).collect();
+        let stopping = live.iter().any(|vm| matches!(vm.is, Is::Stopping(_)));
+        match live.last_mut() {
+            None => return true,
+            Some(last) if !stopping => last.becomes(self.now, Is::Stopping(next)),
+            Some(_) => {}
+        }
+        false
+    }
+
+    pub(super) fn wait_or_start(&mut self, v: usize) {
+        if self.may_start(v) {
+            self.launch(v);
+        } else {
+            (self.vms[v].is, self.vms[v].in_order) = (Is::Waiting, true);
+        }
+    }
+
+    pub(super) fn launch(&mut self, v: usize) {
+        let vm = &mut self.vms[v];
+        (vm.is, vm.changed) = (Is::Starting, false);
+        vm.incarnation += 1;
+        vm.readies.clear();
+    }
+
+    /// Nothing before it is in its way.
+    pub(super) fn may_start(&self, v: usize) -> bool {
+        let in_set = |vm: &Vm| self.round.as_ref().is_some_and(|round| round.set.contains(&vm.spec.name));
+        let in_the_way = |before: &Vm| match self.spec.strategy {
+            Strategy::OneForOne => self.vms[v].in_order && before.in_order && before.comes(),
+            Strategy::OneForAll => in_set(before) || before.comes() || matches!(before.is, Is::Backoff(_)),
+            Strategy::RestForOne => {
+                in_set(before)
+                    || before.comes()
+                    || matches!(before.is, Is::Backoff(_))
+                    || before.is == Is::Failed && before.may_restart()
+            }
+        };
+        !in_set(&self.vms[v]) && !self.vms[..v].iter().any(in_the_way)
+    }
+}

@@ -1,0 +1,127 @@
+//! Kernel vsock for real: an outer microVM, whose kernel has vhost_vsock, in which the real launcher boots inner microVMs
+//! and the link's own tests talk to them over AF_VSOCK. A host's kernel need not have it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+fn top() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn profile() -> PathBuf {
+    let own = std::env::current_exe().expect("our own path");
+    own.ancestors().nth(2).expect("target/<profile>/deps/<test>").to_owned()
+}
+
+/// The test program of `tests/microvm`, the newest if there are several.
+fn suite() -> PathBuf {
+    let deps = std::fs::read_dir(profile().join("deps")).expect("deps can be read").flatten();
+    let named = |path: &PathBuf| {
+        path.extension().is_none()
+            && path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("microvm-"))
+    };
+    let newest = deps
+        .map(|entry| entry.path())
+        .filter(named)
+        .max_by_key(|path| path.metadata().and_then(|meta| meta.modified()).expect("a file has a time"));
+    newest.expect("`cargo test` builds tests/microvm before this one runs")
+}
+
+/// Programs and files that the outer VM needs, at the paths that they have here.
+fn needed() -> BTreeSet<PathBuf> {
+    let qemu = PathBuf::from("/usr/bin/qemu-system-x86_64");
+    let programs =
+        [qemu, profile().join("pepita"), suite(), profile().join("ticker"), profile().join("daemonctl")];
+    let modules = Path::new("/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so");
+    let mut files: BTreeSet<PathBuf> = programs.into_iter().collect();
+    files.extend(modules.exists().then(|| modules.to_owned()));
+    for program in files.clone() {
+        files.extend(libraries(&program));
+    }
+    let firmware = ["bios-microvm.bin", "pvh.bin", "linuxboot_dma.bin", "kvmvapic.bin"];
+    let dirs = ["/usr/share/qemu", "/usr/share/seabios"];
+    let found = dirs.iter().flat_map(|dir| firmware.iter().map(move |file| Path::new(dir).join(file)));
+    files.extend(found.filter(|path| path.exists()));
+    files.extend(["vmlinuz", "ticker.cpio"].map(|file| top().join(".guest").join(file)));
+    files
+}
+
+/// What the loader would load: `ldd`.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let output = Command::new("ldd").arg(program).output().expect("ldd runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let path = |line: &str| {
+        let word = line.split("=> ").last()?.split_whitespace().next()?;
+        word.starts_with('/').then(|| PathBuf::from(word))
+    };
+    text.lines().filter_map(path).collect()
+}
+
+/// A root with these files at their own paths.
+fn stage(root: &Path, files: &BTreeSet<PathBuf>) {
+    for file in files {
+        let to = root.join(file.strip_prefix("/").expect("an absolute path"));
+        std::fs::create_dir_all(to.parent().expect("below the root")).expect("made");
+        std::fs::copy(file, &to).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    }
+}
+
+#[test]
+fn the_link_speaks_kernel_vsock_to_vms_inside_a_vm() {
+    for file in [".guest/vmlinuz", ".guest/modules", ".guest/ticker.cpio"] {
+        assert!(
+            top().join(file).exists(),
+            "{file} is missing: run `make setup` first; this test is never skipped"
+        );
+    }
+    let dir = tempfile::Builder::new().prefix("pv").tempdir_in("/tmp").expect("a directory");
+    let (root, image, run_dir) =
+        (dir.path().join("root"), dir.path().join("outer.ext4"), dir.path().join("r"));
+    stage(&root, &needed());
+    let pepita = || {
+        let mut command = Command::new(profile().join("pepita"));
+        command.arg("--run-dir").arg(&run_dir);
+        command
+    };
+    let mut build = pepita();
+    build.args(["image", "build", "--dir"]).arg(&root).arg("--output").arg(&image).args(["--size", "1024"]);
+    build.arg("--kernel-package").arg(top().join(".guest/modules"));
+    build.args(["--module", "vhost_vsock", "--module", "vsock_loopback"]);
+    let built = build.output().expect("pepita runs");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    std::fs::remove_dir_all(&root).expect("removed");
+
+    let mut run = pepita();
+    run.args(["run", "--name", "outer", "--rm", "--memory", "2048", "--cpus", "2", "--vsock", "hybrid"]);
+    run.arg("--kernel").arg(top().join(".guest/vmlinuz")).arg("--rootfs").arg(&image);
+    run.args([
+        "--cmdline-append",
+        "pepita.loopback=1",
+        "--env",
+        "PEPITA_TEST_LOOPBACK=1",
+        "--env",
+        "RUST_BACKTRACE=0",
+    ]);
+    run.arg("--").arg(suite()).args(["link::", "--test-threads", "1", "--nocapture"]);
+    // A limit of its own: what hangs in there is no reason to hang out here.
+    let mut child = run.stdout(std::process::Stdio::piped()).spawn().expect("pepita runs");
+    let stdout = child.stdout.take().expect("piped");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = sender.send(std::io::read_to_string(stdout));
+    });
+    let output = receiver.recv_timeout(Duration::from_secs(600));
+    if output.is_err() {
+        let _ = pepita().args(["destroy", "--name", "outer", "--force"]).status();
+    }
+    let status = child.wait().expect("it ends");
+    let output = output.expect("the suite inside ended in time").expect("readable");
+    println!("{output}");
+    assert!(status.success(), "the suite inside the VM failed: {status}");
+    assert!(output.contains("transport: Vhost"), "it did not speak kernel vsock");
+    assert!(!output.contains("no /dev/vhost-vsock here"), "the kernel of the outer VM has no vhost_vsock");
+    let left = pepita().args(["list", "--format", "name"]).output().expect("pepita runs");
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+}
