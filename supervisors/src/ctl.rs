@@ -4,6 +4,7 @@ mod options;
 mod show;
 mod table;
 mod top;
+mod wait;
 
 pub use options::{Ctl, Options};
 
@@ -19,6 +20,7 @@ use serde_json::Value;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Why a command came to nothing.
 #[derive(Debug)]
@@ -78,6 +80,9 @@ async fn carry_out(options: Options) -> Result<(), Failure> {
         _ => {}
     }
     let socket = socket(&options)?;
+    if let Ctl::Wait { vms, timeout } = &options.command {
+        return wait::until_ready(&socket, vms, Duration::from_secs(*timeout)).await;
+    }
     let mut client = Client::connect(&socket).await?;
     match options.command {
         Ctl::Status { json: true } => print(&client.call(Call::Status).await?.to_string()),
@@ -99,7 +104,8 @@ async fn carry_out(options: Options) -> Result<(), Failure> {
             shutdown(client, if leave || destroy { how } else { How::Stop }).await
         }
         Ctl::Top => top::run(client).await,
-        Ctl::Check { .. } | Ctl::Completions { .. } | Ctl::Man => Ok(()),
+        // Done above.
+        Ctl::Wait { .. } | Ctl::Check { .. } | Ctl::Completions { .. } | Ctl::Man => Ok(()),
     }
 }
 

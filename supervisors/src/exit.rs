@@ -18,6 +18,8 @@ pub enum Exit {
     Failed,
     /// Something is in the way: another supervisor, its socket, VMs that it left.
     InTheWay,
+    /// It took too long.
+    NotYet,
     /// It may not be asked by us.
     Permission,
     /// The configuration has mistakes.
@@ -34,6 +36,7 @@ impl Exit {
             Self::Unavailable => 69,
             Self::Failed => 70,
             Self::InTheWay => 73,
+            Self::NotYet => 75,
             Self::Permission => 77,
             Self::Config => 78,
         }

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 #[command(
     after_help = "The supervisor is found at --socket, at the control_socket of --config, at $PEPITACTL_SOCKET, or at \
     /run/pepita-supervisor/control.sock.\n\
-    Exit codes: 0 ok, 1 refused, 64 usage, 69 no supervisor there, 70 it went away or gave up, 77 permission, \
-    78 mistakes in the configuration."
+    Exit codes: 0 ok, 1 refused, 64 usage, 69 no supervisor there, 70 it went away or gave up, 75 not \
+    ready in time, 77 permission, 78 mistakes in the configuration."
 )]
 pub struct Options {
     /// The supervisor's control socket
@@ -71,6 +71,15 @@ pub enum Ctl {
         /// A JSON object a line
         #[arg(long)]
         json: bool,
+    },
+    /// Wait until the supervisor is there and VMs are ready
+    Wait {
+        /// Names of VMs in the configuration [default: all that are to be up]
+        #[arg(value_name = "VM")]
+        vms: Vec<String>,
+        /// Give up after so many seconds
+        #[arg(long, short, value_name = "SECONDS", default_value_t = 60)]
+        timeout: u64,
     },
     /// Show what a reload would change
     Plan {
