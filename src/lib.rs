@@ -9,6 +9,7 @@ pub mod adapter;
 pub mod book;
 pub mod cid;
 pub mod config;
+pub mod control;
 pub mod executor;
 pub mod group;
 pub mod journal;

@@ -112,6 +112,17 @@ impl Tree {
         first.unwrap_or_else(|| self.inner.bus.subscribe())
     }
 
+    /// News after the event of this number, 0 = from the very start: what is still kept of it (the last 256), and then
+    /// what comes. How many are not kept any more is told first.
+    pub fn events_after(&self, seq: u64) -> Events {
+        self.inner.bus.subscribe_after(seq)
+    }
+
+    /// The number of the newest event. Taken before [`Tree::status`], [`Tree::events_after`] it misses nothing.
+    pub fn newest_event(&self) -> u64 {
+        self.inner.bus.newest()
+    }
+
     /// The specification in force, with all changes since the start; `None` once the tree has ended.
     pub async fn spec(&self) -> Option<TreeSpec> {
         self.ask_root(|reply| RootMsg::Spec { reply }).await
@@ -233,6 +244,17 @@ impl Tree {
     /// When it contradicts itself, or changes what only a new start of the supervisor can; then nothing of it applies.
     pub async fn reload(&self, spec: TreeSpec, restart: bool) -> Result<Plan, ChangeError> {
         self.change(Change::Reload { spec: Box::new(spec), restart }).await
+    }
+
+    /// What [`Tree::reload`] would do, without doing it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn plan(&self, spec: TreeSpec) -> Result<Plan, ChangeError> {
+        let old = self.spec().await.ok_or(Refused::Stopping)?;
+        let change = Change::Reload { spec: Box::new(spec), restart: false };
+        let new = change.apply(&old, &self.status())?;
+        Ok(old.diff(&new))
     }
 
     /// Stops everything in order, last started first; after the specification's `shutdown_timeout` the rest is destroyed.

@@ -40,6 +40,8 @@ pub(super) async fn call(
 ) -> Result<Output, CallFailure> {
     let mut command = Command::new(program);
     command.args(argv).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    // A group of its own: a Ctrl-C at the host program's terminal is not for a launch under way.
+    command.process_group(0);
     command.stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
     if let Some(run_dir) = run_dir {
         command.env(pepita_wire::rundir::ENVIRONMENT, run_dir);

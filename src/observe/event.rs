@@ -135,11 +135,20 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.group, &self.kind) {
             (_, EventKind::Vm(change)) => {
-                write!(f, "{} {}: {} -> {}", change.vm, change.incarnation, change.from.word(), change.to)?;
-                if let Some(cause) = &change.cause {
+                let Change { vm, incarnation, from, to, cause, decision } = change;
+                write!(f, "{vm} {incarnation}: {} -> ", from.word())?;
+                match to {
+                    // The decision says the rest.
+                    VmPhase::Backoff { .. } if decision.is_some() => f.write_str(to.word())?,
+                    to => write!(f, "{to}")?,
+                }
+                let rule = decision.as_ref().map_or("", |decision| &decision.rule);
+                // Once is enough.
+                let cause = cause.as_ref().map(ToString::to_string);
+                if let Some(cause) = cause.filter(|cause| cause != to.word() && !rule.contains(cause)) {
                     write!(f, "; {cause}")?;
                 }
-                if let Some(decision) = &change.decision {
+                if let Some(decision) = decision {
                     write!(f, "; {decision}")?;
                 }
                 Ok(())

@@ -1,0 +1,125 @@
+//! Carries out what was asked of the tree, and puts the outcome into the words of the wire.
+
+use super::Hooks;
+use super::call::{Call, How};
+use crate::executor::find;
+use crate::group::{AskError, Refused};
+use crate::spec::{GroupSpec, Strategy, TreeSpec};
+use crate::tree::{ChangeError, Tree, TreeEnd};
+use pepita_wire::{ErrorKind, Outcome, WireError};
+use serde_json::{Value, json};
+
+pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome {
+    if let (Some(heard), false) = (&hooks.heard, call.is_question()) {
+        heard(&call);
+    }
+    match call {
+        Call::Version => Ok(version(tree).await),
+        Call::Status => Ok(status(tree).await),
+        // The session's own matter.
+        Call::Events { .. } => Ok(Value::Null),
+        Call::Command { vm, command } => done(tree.command(&vm, command).await),
+        Call::Signal { vm, signal } => done(tree.signal(&vm, signal).await),
+        Call::Pause { vm } => done(tree.pause(&vm).await),
+        Call::Resume { vm } => done(tree.resume(&vm).await),
+        Call::Ask { vm, ask } => tree.ask(&vm, ask).await.map_err(|e| match e {
+            AskError::Refused(refused) => refusal(&refused),
+            AskError::Guest(error) => error,
+        }),
+        Call::Plan => {
+            let plan = tree.plan(load(hooks).await?).await.map_err(|e| change(&e))?;
+            Ok(json!({ "plan": plan.to_json(), "text": plan.to_string(), "empty": plan.is_empty() }))
+        }
+        Call::Reload { restart } => {
+            let plan = tree.reload(load(hooks).await?, restart).await.map_err(|e| change(&e))?;
+            Ok(json!({ "plan": plan.to_json(), "text": plan.to_string(), "empty": plan.is_empty() }))
+        }
+        Call::Shutdown { how } => {
+            let end = match how {
+                How::Stop => tree.stop().await,
+                How::Leave => tree.leave().await,
+                How::Destroy => tree.destroy().await,
+            };
+            let word = match &end {
+                TreeEnd::Stopped => "stopped",
+                TreeEnd::Left => "left",
+                TreeEnd::Failed { .. } => "failed",
+            };
+            Ok(json!({ "end": word, "text": end.to_string() }))
+        }
+    }
+}
+
+/// Who answers here, and where its VMs are to be found.
+async fn version(tree: &Tree) -> Value {
+    let spec = tree.spec().await;
+    let run_dir = spec.as_ref().and_then(|spec| spec.run_dir.as_deref()).map(|dir| dir.to_string_lossy());
+    let pepita = spec.as_ref().and_then(|spec| find(&spec.pepita).ok());
+    json!({
+        "name": tree.name(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "generation": pepita_wire::GENERATION,
+        "pid": std::process::id(),
+        "run_dir": run_dir,
+        "pepita": pepita.map(|path| path.to_string_lossy().into_owned()),
+    })
+}
+
+/// The status, and of each group what a reader needs to know to make sense of it.
+async fn status(tree: &Tree) -> Value {
+    // Before the snapshot: one event too many is told rather than none.
+    let seq = tree.newest_event();
+    let mut json = tree.status().to_json();
+    json["seq"] = json!(seq);
+    json["name"] = json!(tree.name());
+    json["pid"] = json!(std::process::id());
+    let spec = tree.spec().await;
+    let groups = json["groups"].as_array_mut().into_iter().flatten();
+    for group in groups {
+        let known = |spec: &&GroupSpec| group["name"] == spec.name.as_str();
+        let found = spec.as_ref().and_then(|spec| spec.groups.iter().find(known));
+        if let Some(found) = found {
+            let strategy = match found.strategy {
+                Strategy::OneForOne => "one_for_one",
+                Strategy::OneForAll => "one_for_all",
+                Strategy::RestForOne => "rest_for_one",
+            };
+            let after: Vec<&str> = found.after.iter().map(|name| name.as_str()).collect();
+            (group["strategy"], group["after"]) = (json!(strategy), json!(after));
+        }
+    }
+    json
+}
+
+/// Reads the configuration where blocking is allowed.
+async fn load(hooks: &Hooks) -> Result<TreeSpec, WireError> {
+    let Some(load) = hooks.load.clone() else {
+        let text = "this supervisor has no configuration file to read again";
+        return Err(WireError::new(ErrorKind::Unsupported, text));
+    };
+    let read = tokio::task::spawn_blocking(move || load()).await;
+    let read = read.unwrap_or_else(|e| Err(format!("reading the configuration failed: {e}")));
+    read.map_err(|mistakes| WireError::new(ErrorKind::BadRequest, mistakes))
+}
+
+fn done(result: Result<(), Refused>) -> Outcome {
+    result.map(|()| Value::Null).map_err(|refused| refusal(&refused))
+}
+
+fn refusal(refused: &Refused) -> WireError {
+    let kind = match refused {
+        Refused::NoSuchVm(_) | Refused::NoSuchGroup(_) => ErrorKind::NotFound,
+        Refused::NotRunning { .. } | Refused::Stopping | Refused::Taken(_) => ErrorKind::Conflict,
+        Refused::Failed(_) => ErrorKind::Other,
+    };
+    WireError::new(kind, refused.to_string())
+}
+
+fn change(error: &ChangeError) -> WireError {
+    match error {
+        ChangeError::Refused(refused) => refusal(refused),
+        ChangeError::Spec(_) | ChangeError::Fixed(_) | ChangeError::Moved { .. } => {
+            WireError::new(ErrorKind::Conflict, error.to_string())
+        }
+    }
+}

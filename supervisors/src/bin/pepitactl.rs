@@ -1,0 +1,20 @@
+//! `pepitactl`: shows and steers a running supervisor.
+
+use clap::Parser;
+use pepita_supervisors::ctl::{self, Options};
+use pepita_supervisors::exit::Exit;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let exit = match Options::try_parse() {
+        Err(e) => Exit::of_arguments(&e),
+        Ok(options) => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(ctl::run(options)),
+            Err(e) => {
+                anstream::eprintln!("pepitactl: cannot start: {e}");
+                Exit::Failed
+            }
+        },
+    };
+    exit.into()
+}

@@ -1,0 +1,43 @@
+//! What `pepitad` is called with.
+
+use crate::printer::Form;
+use clap::Parser;
+use std::path::PathBuf;
+
+/// Keeps daemons alive in microVMs: runs the supervision tree of a configuration file, in the foreground.
+#[derive(Debug, Parser)]
+#[command(name = "pepitad", version)]
+#[command(
+    after_help = "Signals: TERM and INT stop everything in order (or leave the VMs running, on_exit = \"leave\"), a \
+    second one destroys it at once; HUP reads the configuration again.\n\
+    Exit codes: 0 stopped or left, 64 usage, 69 launcher missing or unfit, 70 the tree gave up, 73 another supervisor \
+    is in the way, 78 mistakes in the configuration."
+)]
+pub struct Options {
+    /// What is to be supervised; config/reference.toml has every key
+    #[arg(long, short, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Say what is wrong with the file, or good to know about it, and start nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Print each event as a JSON object, one a line
+    #[arg(long, conflicts_with = "quiet")]
+    pub json: bool,
+    /// Print no events
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// What is logged to standard error, such as `debug` or `pepita_supervisor::executor=debug` [default: $RUST_LOG, warn]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+impl Options {
+    /// How events are printed.
+    pub fn form(&self) -> Form {
+        match (self.quiet, self.json) {
+            (true, _) => Form::Quiet,
+            (false, true) => Form::Json,
+            (false, false) => Form::Lines,
+        }
+    }
+}

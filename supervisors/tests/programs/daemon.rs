@@ -1,0 +1,150 @@
+//! `pepitad` from its start to its end, and every way in which it does not come to that.
+
+use crate::host::{Daemon, Host, group, program, stderr, stdout, ticker};
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+
+fn code(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = command.output().expect("it runs");
+    (output.status.code(), stdout(&output), stderr(&output))
+}
+
+#[test]
+fn events_are_lines_with_a_time_and_sigterm_stops_in_order() {
+    let host = Host::new("", &group(&["a", "b"]));
+    let mut daemon = host.ready();
+    daemon.stop();
+    daemon.assert_order(&[
+        "test supervises 2 VMs in 1 group",
+        "a #1: running -> ready",
+        "b #1: running -> ready",
+        "tree: ready",
+        "stopping in order, within",
+        "b #1: stopping -> stopped",
+        "a #1: ready -> stopping",
+        "a #1: stopping -> stopped",
+        "tree: ended: stopped",
+    ]);
+    for line in &daemon.seen {
+        let time = line.split(' ').next().unwrap_or_default();
+        let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        assert_eq!(shape, "00:00:00.000", "a time, and no colours in a pipe: {line}");
+    }
+    host.assert_nothing_left();
+}
+
+#[test]
+fn with_json_each_line_is_an_event() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = Daemon::start(&mut host.pepitad(&["--json"]));
+    daemon.until("\"text\":\"tree: ready\"");
+    daemon.stop();
+    let events: Vec<serde_json::Value> = daemon
+        .seen
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    let seqs: Vec<u64> = events.iter().filter_map(|event| event["seq"].as_u64()).collect();
+    assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>(), "from the very first on, none missing");
+    assert!(events.iter().any(|event| event["event"] == "supervisor"));
+    host.assert_nothing_left();
+}
+
+#[test]
+fn quietly_it_prints_nothing() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = Daemon::start(&mut host.pepitad(&["--quiet"]));
+    host.told(&["wait"]);
+    daemon.stop();
+    assert_eq!(daemon.seen, [] as [&str; 0]);
+    host.assert_nothing_left();
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_and_nothing_is_started() {
+    let host = Host::new("on_exti = \"stop\"", "[[group]]\nname = \"web\"\nstrategy = \"one_for_some\"\n");
+    for args in [&[][..], &["--check"]] {
+        let (code, out, err) = code(&mut host.pepitad(args));
+        assert_eq!((code, out.as_str()), (Some(78), ""), "{err}");
+        assert!(err.contains("on_exti") && err.contains("one_for_some"), "both of them: {err}");
+    }
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_check_gives_advice_and_starts_nothing() {
+    let host = Host::new(
+        "",
+        &format!("[[group]]\nname = \"web\"\nintensity = 1\n{}{}", ticker("a", &[]), ticker("b", &[])),
+    );
+    let (code, out, err) = code(&mut host.pepitad(&["--check"]));
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.contains("too few for 2 VMs") && out.contains("good; 2 VMs in 1 group"), "{out}");
+    assert!(!host.path("s").exists() && !host.path("c").exists());
+}
+
+#[test]
+fn a_second_supervisor_is_refused_and_the_first_goes_on() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = host.ready();
+    let (socket, _, err) = code(&mut host.pepitad(&[]));
+    assert_eq!(socket, Some(73), "{err}");
+    assert!(err.contains("another supervisor answers here"), "{err}");
+    // With another socket it is the state's lock that stops it.
+    let text = std::fs::read_to_string(host.path("c.toml")).expect("written before");
+    std::fs::write(host.path("d.toml"), text.replace("c/c.sock", "c/d.sock")).expect("written");
+    let (lock, _, err) = code(Command::new(program("pepitad")).arg("--config").arg(host.path("d.toml")));
+    assert_eq!(lock, Some(73), "{err}");
+    assert!(err.contains("in use by another supervisor"), "{err}");
+    assert!(!host.path("c/d.sock").exists());
+    host.told(&["status"]);
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn the_socket_of_a_dead_supervisor_is_replaced_and_that_of_somebody_else_is_not() {
+    let host = Host::new("", &group(&["a"]));
+    std::fs::create_dir(host.path("c")).expect("made");
+    drop(UnixListener::bind(host.path("c/c.sock")).expect("bound"));
+    host.ready().stop();
+    std::fs::write(host.path("c/c.sock"), "").expect("written");
+    let (code, _, err) = code(&mut host.pepitad(&[]));
+    assert_eq!(code, Some(73), "{err}");
+    std::fs::remove_file(host.path("c/c.sock")).expect("it was left alone");
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_launcher_that_is_missing_or_another_program_is_named() {
+    for (launcher, word) in [("/nowhere/pepita", "no program"), ("/bin/true", "not the launcher")] {
+        let host = Host::new(&format!("pepita = {launcher:?}"), &group(&["a"]));
+        let (code, _, err) = code(&mut host.pepitad(&[]));
+        assert_eq!(code, Some(69), "{err}");
+        assert!(err.contains(word), "{err}");
+        assert!(!host.path("c/c.sock").exists());
+    }
+}
+
+#[test]
+fn a_tree_that_gives_up_ends_the_program_with_an_error() {
+    let groups = format!("[[group]]\nname = \"web\"\nintensity = 1\n{}", ticker("a", &["--exit", "3"]));
+    let host = Host::new("intensity = 0", &groups);
+    let mut daemon = host.start();
+    assert_eq!(daemon.end().code(), Some(70), "{}", daemon.story());
+    assert!(daemon.story().contains("pepitad: gave up"), "{}", daemon.story());
+    assert_eq!(host.processes(), [] as [&str; 0]);
+}
+
+#[test]
+fn called_wrongly_it_says_how_to_call_it() {
+    let host = Host::new("", "");
+    assert_eq!(code(&mut Command::new(program("pepitad"))).0, Some(64));
+    assert_eq!(code(&mut host.pepitad(&["--json", "--quiet"])).0, Some(64));
+    let (filter, _, err) = code(&mut host.pepitad(&["--log", "a=b=c"]));
+    assert_eq!(filter, Some(64), "{err}");
+    let (help, out, _) = code(Command::new(program("pepitad")).arg("--help"));
+    assert!(help == Some(0) && out.contains("Exit codes"), "{out}");
+    let (file, _, err) = code(Command::new(program("pepitad")).args(["--config", "/nowhere.toml"]));
+    assert!(file == Some(78) && err.contains("/nowhere.toml"), "{err}");
+}
