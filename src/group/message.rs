@@ -7,6 +7,7 @@ use crate::vm::{self, VmMsg};
 use pepita_wire::{Ask, ErrorKind, Outcome, StatusRecord, WireError};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 /// What a group's actor can be told.
 #[derive(Debug)]
@@ -64,8 +65,8 @@ pub enum GroupMsg {
         /// `None` = there is none; an error = nobody knows.
         record: Result<Option<Box<StatusRecord>>, String>,
     },
-    /// From a timer of its own.
-    Tick,
+    /// From the timer of its own for this moment.
+    Tick(Instant),
     /// Fail. For tests of what a failed actor leads to.
     Panic,
 }
