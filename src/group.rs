@@ -194,6 +194,9 @@ impl GroupState {
                 if place != self.place {
                     self.shared.board.remove(std::mem::replace(&mut self.place, place));
                 }
+                for vm in &spec.vms {
+                    self.roster.recall(&vm.name, self.shared.journal.retired(&vm.name));
+                }
                 self.roster.reload(at(), *spec, restart)
             }
             GroupMsg::Vm(report) => self.reported(report),
@@ -281,8 +284,8 @@ impl GroupState {
                 self.ended = Some(end.to_string());
             }
         }
-        if !self.roster.is_down() {
-            self.ended = None;
+        if !self.roster.is_down() && self.ended.take().is_some() {
+            self.report(Told::Up);
         }
         // Whoever hears of a change finds it on the board.
         self.pin();

@@ -155,6 +155,8 @@ pub struct Report {
 /// What a group's report says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
+    /// It was down, and is not any more: an operator has brought it back, if the root has not.
+    Up,
     /// All of it that is to be up is Ready.
     Ready,
     /// Nothing of it runs any more.

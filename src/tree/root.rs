@@ -256,6 +256,7 @@ impl RootState {
             return Vec::new();
         }
         match report.what {
+            Told::Up => self.schedule.brought_back(at().now, &report.group),
             Told::Ready => self.schedule.ready(at().now, &report.group),
             Told::Ended(end) => self.schedule.ended(at(), &report.group, end),
         }

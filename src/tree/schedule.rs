@@ -126,10 +126,20 @@ impl Schedule {
         self.finish(now)
     }
 
-    /// A group is Ready: also one that was down, and was brought back by an operator.
+    /// A group that was down was brought back by an operator: from now on it is kept up.
+    pub(crate) fn brought_back(&mut self, now: Instant, group: &GroupName) -> Vec<Step> {
+        if let Some(entry) = self.entry(group)
+            && matches!(entry.phase, Phase::Down { .. })
+        {
+            entry.phase = Phase::Starting;
+        }
+        self.finish(now)
+    }
+
+    /// A group is Ready.
     pub(crate) fn ready(&mut self, now: Instant, group: &GroupName) -> Vec<Step> {
         if let Some(entry) = self.entry(group)
-            && matches!(entry.phase, Phase::Starting | Phase::Down { .. })
+            && matches!(entry.phase, Phase::Starting)
         {
             entry.phase = Phase::Ready { since: now };
         }

@@ -5,7 +5,7 @@
 mod weather;
 
 use crate::support::{Host, Rig};
-use pepita_supervisor::observe::{EventKind, Received, TreeStatus, VmPhase};
+use pepita_supervisor::observe::{EventKind, Received, TreeStatus, VmPhase, VmStatus};
 use pepita_supervisor::spec::{Cid, Restart, TreeSpec};
 use pepita_supervisor::tree::{Parts, Tree, TreeEnd};
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,7 +89,7 @@ async fn storm(seed: u64) {
     weather.resumes(&host, &tree).await;
     tokio::time::sleep(Duration::from_secs(900)).await;
     log.read();
-    at_rest(&tree, &host, &log);
+    at_rest(&tree, &tree.spec().await, &host, &log);
     let end = if weather.leaves() {
         let end = tree.leave().await;
         let rig = Rig::on(host.clone(), weather.spec(&spec)).await;
@@ -124,25 +124,30 @@ fn unique(status: &TreeStatus, host: &Host) {
 }
 
 /// With time passing and nothing happening, all that is to be up is up, or is down for a reason.
-fn at_rest(tree: &Tree, host: &Host, log: &Log) {
+fn at_rest(tree: &Tree, spec: &Option<TreeSpec>, host: &Host, log: &Log) {
     let status = tree.status();
+    let failed = |vm: &VmStatus| matches!(vm.phase, VmPhase::Failed { .. });
+    // One that failed makes those wait that come after it: in its group, and in the groups after that one.
+    let mut held: BTreeSet<&str> = BTreeSet::new();
+    for group in &status.groups {
+        let after = spec.iter().flat_map(|spec| &spec.groups).find(|known| known.name == group.name);
+        let waits = after.is_some_and(|spec| spec.after.iter().any(|after| held.contains(after.as_str())));
+        if waits || group.ended.is_some() || group.vms.iter().any(failed) {
+            held.insert(group.name.as_str());
+        }
+    }
     let running: BTreeSet<String> = host.alive().into_iter().collect();
     let mut expected = BTreeSet::new();
     for group in &status.groups {
         for vm in &group.vms {
             let never = log.spec_of(vm.name.as_str()) == Some(Restart::Never);
-            let at_rest = match vm.phase {
+            let at_rest = match &vm.phase {
                 VmPhase::Ready => vm.wanted,
                 VmPhase::Completed | VmPhase::Failed { .. } => true,
-                // Taken down with its siblings, and not to be restarted.
-                VmPhase::Stopped => !vm.wanted || group.ended.is_some() || never,
-                // Behind one that gave up.
-                VmPhase::Waiting => {
-                    let failed = |vm: &&pepita_supervisor::observe::VmStatus| {
-                        matches!(vm.phase, VmPhase::Failed { .. })
-                    };
-                    group.vms.iter().take_while(|before| before.name != vm.name).any(|vm| failed(&vm))
-                }
+                // Taken down with its siblings, and not to be restarted; or with its group, of which the operator has
+                // brought back another one.
+                VmPhase::Stopped => !vm.wanted || never || log.ended.contains(group.name.as_str()),
+                VmPhase::Waiting => held.contains(group.name.as_str()),
                 _ => false,
             };
             assert!(at_rest || !log.up, "{} is {}: {status:#?} {:#?}", vm.name, vm.phase, log.lines);
@@ -150,7 +155,7 @@ fn at_rest(tree: &Tree, host: &Host, log: &Log) {
                 expected.insert(vm.name.to_string());
                 assert_eq!(host.incarnation(vm.name.as_str()), Some(vm.incarnation.0), "{}", vm.name);
                 assert_eq!(host.cid(vm.name.as_str()), vm.cid, "{}", vm.name);
-            } else if !matches!(vm.phase, VmPhase::Waiting) {
+            } else if log.up && !matches!(vm.phase, VmPhase::Waiting) {
                 assert_eq!(vm.cid, None, "{} is {} and holds a CID: {:#?}", vm.name, vm.phase, log.lines);
             }
         }
@@ -165,6 +170,8 @@ struct Log {
     last: u64,
     newest: BTreeMap<String, u64>,
     lines: Vec<String>,
+    /// Groups that were down once.
+    ended: BTreeSet<String>,
     /// The tree has not ended by itself.
     up: bool,
 }
@@ -173,7 +180,8 @@ impl Log {
     fn of(tree: &Tree) -> Self {
         let events = tree.events();
         let (policies, newest) = (weather::policies(), BTreeMap::new());
-        Self { events, policies, last: 0, newest, lines: Vec::new(), up: true }
+        let ended = BTreeSet::new();
+        Self { events, policies, last: 0, newest, lines: Vec::new(), ended, up: true }
     }
 
     fn spec_of(&self, vm: &str) -> Option<Restart> {
@@ -199,8 +207,11 @@ impl Log {
                             assert!(change.incarnation.0 >= *newest, "{event}: {:#?}", self.lines);
                             *newest = change.incarnation.0;
                         }
-                        EventKind::GroupEnded { .. } if event.group.is_none() => self.up = false,
-                        EventKind::GroupEnded { .. } | EventKind::GroupReady | EventKind::Notice { .. } => {}
+                        EventKind::GroupEnded { .. } => match &event.group {
+                            Some(group) => drop(self.ended.insert(group.to_string())),
+                            None => self.up = false,
+                        },
+                         EventKind::GroupReady | EventKind::Notice { .. } => {}
                     }
                 }
                 Some(Received::Lagged(missed)) => panic!("{missed} events missed"),
