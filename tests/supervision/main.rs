@@ -9,3 +9,4 @@ mod changing;
 mod failing;
 mod narrow;
 mod order;
+mod storm;
