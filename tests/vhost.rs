@@ -105,7 +105,7 @@ fn the_link_speaks_kernel_vsock_to_vms_inside_a_vm() {
         "RUST_BACKTRACE=0",
     ]);
     run.args(["--env", "PEPITA_TEST_PATIENCE=600"]);
-    let tests = ["link::a_microvm", "link::a_cid", "link::over_loopback"];
+    let tests = ["link::a_microvm", "link::a_cid", "link::over_loopback", "inside::"];
     run.arg("--").arg(suite()).args(tests).args(["--test-threads", "1", "--nocapture"]);
     // A limit of its own: what hangs in there is no reason to hang out here.
     let mut child = run.stdout(std::process::Stdio::piped()).spawn().expect("pepita runs");
@@ -123,6 +123,7 @@ fn the_link_speaks_kernel_vsock_to_vms_inside_a_vm() {
     println!("{output}");
     assert!(status.success(), "the suite inside the VM failed: {status}");
     assert!(output.contains("transport: Vhost"), "it did not speak kernel vsock");
+    assert!(output.contains("platform: pepita"), "it did not know where it is");
     assert!(!output.contains("no /dev/vhost-vsock here"), "the kernel of the outer VM has no vhost_vsock");
     let left = pepita().args(["list", "--format", "name"]).output().expect("pepita runs");
     assert_eq!(String::from_utf8_lossy(&left.stdout), "");
