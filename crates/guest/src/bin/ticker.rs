@@ -138,7 +138,8 @@ fn notify(text: &str) {
 
 /// Numbered lines of 64 bytes, so that a lost one can be told; not faster than so many bytes a second.
 fn print(bytes: u64, rate: Option<u64>) {
-    let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout().lock());
+    // Not locked for good: the last words on SIGTERM go there, too.
+    let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout());
     let began = Instant::now();
     for line in 0..bytes / 64 {
         if line % 1024 == 0

@@ -403,7 +403,10 @@ fn take_over(run_dir: &RunDir, dir: &Path, plan: Plan, state: State, vmm: Proces
     let started = Started {
         vmm,
         backend: state.backend.clone().and_then(Process::adopt),
-        console: connected(names::CONSOLE)?,
+        console: match plan.vmm {
+            VmmKind::Qemu => vmm::open_console()?,
+            VmmKind::Process => connected(names::CONSOLE)?,
+        },
         qmp: if plan.vmm == VmmKind::Qemu { Some(connected(names::QMP)?) } else { None },
     };
     let now = Instant::now();
