@@ -58,6 +58,9 @@ def main():
     said["exec"] = agent.ask("exec", command=command, timeout_ms=10000)
     said["unknown"] = agent.ask("fly")
     said["watch"] = agent.ask("watch", since=0)
+    # What is still remembered comes first. What a guest says at its very end may be lost with it.
+    while len(agent.events) < said["watch"]["seq"]:
+        agent.events.append(agent.read())
     said["signal"] = agent.ask("signal", signal=15)
     try:
         while not any(event["event"] == "exited" for event in agent.events):
