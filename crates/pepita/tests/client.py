@@ -3,7 +3,7 @@
 
 usage: client.py RUN_DIRECTORY PORT INCARNATION COMMAND [ARG...]
 Greets the agent, asks for a ping, its status and COMMAND's end, then sends the daemon a SIGTERM and reads on until the
-agent tells its exit. Prints what was answered as one JSON object.
+agent tells its exit or is gone. Prints what was answered as one JSON object.
 """
 import json
 import socket
@@ -35,7 +35,7 @@ class Agent:
     def read(self):
         line = self.stream.readline(256 * 1024)
         if not line.endswith(b"\n"):
-            raise SystemExit("the agent hung up")
+            raise EOFError("the agent hung up")
         return json.loads(line)
 
     def ask(self, method, **params):
@@ -58,12 +58,19 @@ def main():
     said["exec"] = agent.ask("exec", command=command, timeout_ms=10000)
     said["unknown"] = agent.ask("fly")
     said["watch"] = agent.ask("watch", since=0)
+    # What is still remembered comes first. What a guest says at its very end may be lost with it.
+    while len(agent.events) < said["watch"]["seq"]:
+        agent.events.append(agent.read())
     said["signal"] = agent.ask("signal", signal=15)
-    while not any(event["event"] == "exited" for event in agent.events):
-        frame = agent.read()
-        if "event" in frame:
-            agent.events.append(frame)
-    agent.send({"id": 0, "method": "ack", "params": {"seq": agent.events[-1]["seq"]}})
+    try:
+        while not any(event["event"] == "exited" for event in agent.events):
+            frame = agent.read()
+            if "event" in frame:
+                agent.events.append(frame)
+        agent.send({"id": 99, "method": "ack", "params": {"seq": agent.events[-1]["seq"]}})
+    except (OSError, EOFError):
+        # The monitor was quicker to acknowledge, and the guest is gone.
+        said["hung_up"] = True
     said["events"] = agent.events
     print(json.dumps(said))
 

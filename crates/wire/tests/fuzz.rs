@@ -61,11 +61,11 @@ proptest! {
                 return Ok(());
             }
             prop_assert_eq!(ToGuest::decode(frame.encode().trim_ascii_end()).expect("our own line"), frame.clone());
-            if let ToGuest::Request(request) = frame {
-                if let Ok(ask) = Ask::from_parts(&request.method, request.params) {
-                    let (method, params) = ask.clone().into_parts();
-                    prop_assert_eq!(Ask::from_parts(method, params), Ok(ask));
-                }
+            if let ToGuest::Request(request) = frame
+                && let Ok(ask) = Ask::from_parts(&request.method, request.params)
+            {
+                let (method, params) = ask.clone().into_parts();
+                prop_assert_eq!(Ask::from_parts(method, params), Ok(ask));
             }
         }
     }
