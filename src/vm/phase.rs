@@ -283,9 +283,13 @@ impl Life {
                 self.phase = Phase::Adopting { then: Then::Watch, retry: None };
                 self.effects.push(Effect::Adopt);
             }
-            // The deadline of the stop, or the destroy under way, will see to it.
-            Phase::Stopping { .. }
-            | Phase::Created
+            // Most often it had nothing more to do: it ended between its news and our next question.
+            Phase::Stopping { .. } => {
+                self.phase = Phase::Adopting { then: Then::Stop, retry: None };
+                self.effects.push(Effect::Adopt);
+            }
+            // The destroy under way will see to it.
+            Phase::Created
             | Phase::Leasing { .. }
             | Phase::Launching { .. }
             | Phase::Adopting { .. }

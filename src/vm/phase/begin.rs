@@ -84,6 +84,10 @@ impl Life {
         let Phase::Adopting { then, .. } = self.phase else { return };
         match result {
             _ if then == Then::Destroy => self.destroy(now, Cause::Stopped),
+            // It went politely; now its traces go.
+            Ok(record) if then == Then::Stop && record.state.is_terminal() => {
+                self.destroy(now, Cause::Stopped)
+            }
             Ok(record) => {
                 if let Ok(cid) = Cid::new(record.vsock.cid) {
                     self.effects.push(Effect::Reserve(cid));

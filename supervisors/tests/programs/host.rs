@@ -188,6 +188,16 @@ impl Daemon {
         }
     }
 
+    /// Waits for lines that have these in them, in whatever order: there are two streams.
+    pub(crate) fn until_all(&mut self, texts: &[&str]) {
+        let from = self.seen.len();
+        for text in texts {
+            if !self.seen[from..].iter().any(|line| line.contains(text)) {
+                self.until(text);
+            }
+        }
+    }
+
     pub(crate) fn story(&self) -> String {
         self.seen.join("\n")
     }
