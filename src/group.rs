@@ -222,9 +222,8 @@ impl GroupState {
     /// Those that are down hold no CID: a former actor may have failed, or a former supervisor, before it gave it back.
     fn release_what_rests(&mut self) {
         let found = self.hold.as_ref();
-        let there = |vm: &VmName| {
-            found.and_then(|found| found.get(vm)).is_some_and(|found| found.ended.is_none())
-        };
+        let there =
+            |vm: &VmName| found.and_then(|found| found.get(vm)).is_some_and(|found| found.ended.is_none());
         let at_rest: Vec<VmName> = self.roster.at_rest().into_iter().filter(|vm| !there(vm)).collect();
         for vm in at_rest {
             self.release(vm);
@@ -285,6 +284,8 @@ impl GroupState {
             }
         }
         if !self.roster.is_down() && self.ended.take().is_some() {
+            // Nobody else of it waits to be started.
+            self.hold = None;
             self.report(Told::Up);
         }
         // Whoever hears of a change finds it on the board.

@@ -175,7 +175,9 @@ impl Life {
             Phase::Destroying { retry, told, .. } => {
                 Some(retry.unwrap_or(*told + STILL_THERE).min(*told + STILL_THERE))
             }
-            Phase::Leasing { retry } | Phase::Launching { retry, .. } | Phase::Adopting { retry, .. } => *retry,
+            Phase::Leasing { retry } | Phase::Launching { retry, .. } | Phase::Adopting { retry, .. } => {
+                *retry
+            }
             Phase::Created | Phase::Paused { .. } | Phase::Gone => None,
         }
     }

@@ -211,7 +211,7 @@ impl Log {
                             Some(group) => drop(self.ended.insert(group.to_string())),
                             None => self.up = false,
                         },
-                         EventKind::GroupReady | EventKind::Notice { .. } => {}
+                        EventKind::GroupReady | EventKind::Notice { .. } => {}
                     }
                 }
                 Some(Received::Lagged(missed)) => panic!("{missed} events missed"),

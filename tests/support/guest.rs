@@ -1,9 +1,7 @@
 //! Plays a guest agent: says hello, answers pings and commands as long as it is said to, tells what its daemon says.
 
 use super::{Asked, Host, Machine, Plan, short};
-use pepita_wire::{
-    DaemonExit, ErrorKind, ExecResult, Hello, Lines, Outcome, ToGuest, ToHost, WireError,
-};
+use pepita_wire::{DaemonExit, ErrorKind, ExecResult, Hello, Lines, Outcome, ToGuest, ToHost, WireError};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 

@@ -11,8 +11,8 @@ pub(crate) use rig::{Rig, group, tree, vm};
 
 use pepita_supervisor::executor::argv::OWNER_LABEL;
 use pepita_supervisor::spec::{Cid, Incarnation, VmName};
-use pepita_wire::record::DaemonState;
 use pepita_wire::agent::Health;
+use pepita_wire::record::DaemonState;
 use pepita_wire::{DaemonExit, ExitReason, ExitRecord, GuestEvent, StatusRecord, VmState};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;

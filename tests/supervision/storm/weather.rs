@@ -89,10 +89,8 @@ impl Weather {
         let groups = self.random.usize(1..4);
         let mut specs: Vec<GroupSpec> = Vec::new();
         for number in 0..groups {
-            let vms: Vec<VmSpec> = (0..self.random.usize(1..4))
-                .filter_map(|_| names.pop())
-                .map(|name| self.vm(name))
-                .collect();
+            let vms: Vec<VmSpec> =
+                (0..self.random.usize(1..4)).filter_map(|_| names.pop()).map(|name| self.vm(name)).collect();
             let strategies = [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne];
             let mut spec = group(&format!("g{number}"), self.pick(&strategies), vms);
             spec.intensity = Intensity {
@@ -106,8 +104,7 @@ impl Weather {
                 OnIntensityExceeded::StopGroup,
             ]);
             if self.one_in(5) {
-                spec.auto_shutdown =
-                    self.pick(&[AutoShutdown::AnySignificant, AutoShutdown::AllSignificant]);
+                spec.auto_shutdown = self.pick(&[AutoShutdown::AnySignificant, AutoShutdown::AllSignificant]);
                 spec.vms[0].significant = true;
             }
             if number > 0 && self.one_in(2) {
@@ -136,8 +133,7 @@ impl Weather {
         vm.restart.reset_after = self.ms(100, 20_000);
         vm.restart.on_give_up = self.pick(&[OnGiveUp::Fail, OnGiveUp::Escalate]);
         vm.start.timeout = self.ms(500, 5000);
-        vm.start.on_failure =
-            if self.one_in(6) { OnStartFailure::Abort } else { OnStartFailure::Retry };
+        vm.start.on_failure = if self.one_in(6) { OnStartFailure::Abort } else { OnStartFailure::Retry };
         vm.start.ready = Readiness::Started;
         vm.stop.timeout = self.ms(0, 2000);
         vm.autostart = !self.one_in(8);
