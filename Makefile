@@ -43,3 +43,11 @@ interop: setup ## duende-core's own adapter on our pepita, and ours in its place
 
 bench: setup ## What is promised as a number
 	cargo bench --workspace
+
+bench-scale: ## 500 VMs in one tree (plain processes): start, 100 killed at once, memory, at rest
+	cargo build --release --workspace --bins
+	cargo bench -p pepita-supervisor --bench scale
+
+bench-restart: ## From SIGKILL until the daemon runs again; other supervisors beside it, if installed
+	cargo build --release --workspace --bins
+	cargo bench -p pepita-supervisor --bench restart

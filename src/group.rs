@@ -284,6 +284,8 @@ impl GroupState {
             }
         }
         if !self.roster.is_down() && self.ended.take().is_some() {
+            // Nobody else of it waits to be started.
+            self.hold = None;
             self.report(Told::Up);
         }
         // Whoever hears of a change finds it on the board.

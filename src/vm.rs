@@ -317,7 +317,11 @@ impl VmState {
             let healthy = outcome.is_some_and(|outcome| is_healthy(&outcome));
             let _ = me.cast(VmMsg::Event(Event::Probed { id, healthy }));
         });
-        self.ask(ask, reply);
+        match &self.link {
+            // If the link has just failed the reply is dropped, which answers.
+            Some(link) => drop(link.cast(LinkMsg::Probe { ask, reply })),
+            None => drop(reply),
+        }
     }
 
     fn ask(&self, ask: Ask, reply: Reply<Outcome>) {
