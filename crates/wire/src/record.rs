@@ -432,7 +432,7 @@ mod tests {
     #[test]
     fn a_caller_that_searches_the_text_finds_the_vm_s_state_and_no_other() {
         let vcpus = |state| Some(VcpuStatus { state });
-        let daemon = |state| DaemonStatus { pid: Some(1), state };
+        let daemon = |state| DaemonStatus { pid: Some(1), state, ..DaemonStatus::default() };
         let cases = [
             (VmState::Created, None, DaemonState::Pending, "stopped"),
             (VmState::Starting, vcpus(VcpuState::Running), DaemonState::Pending, "running"),
