@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// Starts a supervisor in a directory for these daemons: a script and its argument each.
+type Start = fn(&Path, &[(PathBuf, PathBuf)]) -> Vec<Child>;
+
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
     program: &'static str,
-    /// Starts it for these daemons (a script and its argument each) in this directory.
-    start: fn(&Path, &[(PathBuf, PathBuf)]) -> Vec<Child>,
+    start: Start,
 }
 
 pub(crate) const ALL: [Peer; 4] = [
