@@ -1,5 +1,5 @@
 # The two commands of the README are `make run` and `make test`. Each does its own set-up.
-.PHONY: help setup run demo test lint doc soak faults chaos bench bench-scale clean-vms
+.PHONY: help setup run demo test lint doc soak faults chaos test-vhost interop bench bench-scale
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,6 +22,7 @@ doc: ## The book of the crates, without warnings
 
 test: setup lint doc ## Everything that CI checks, real microVMs included
 	cargo test --workspace
+	$(MAKE) interop
 
 soak: setup ## 50 boots of one microVM in a row
 	PEPITA_SOAK_BOOTS=50 cargo test --test microvm -- --nocapture boots_in_a_row
@@ -29,5 +30,24 @@ soak: setup ## 50 boots of one microVM in a row
 faults: setup ## Each fault of a real microVM, the long form
 	PEPITA_LONG=1 cargo test -p pepita-launcher -- --nocapture
 
+chaos: setup ## Five minutes of random kills
+	PEPITA_CHAOS_SECONDS=300 cargo test --test microvm -- --nocapture random_kills
+
+test-vhost: setup ## Kernel vsock: inner microVMs inside an outer one whose kernel has vhost_vsock
+	cargo test --no-run --test microvm
+	cargo test --test vhost -- --nocapture
+
+interop: setup ## duende-core's own adapter on our pepita, and ours in its place
+	cd crates/duende-client && CARGO_TARGET_DIR=../../target/duende cargo test --locked
+	cd crates/duende-interop && CARGO_TARGET_DIR=../../target/duende cargo test --locked
+
 bench: setup ## What is promised as a number
 	cargo bench --workspace
+
+bench-scale: ## 500 VMs in one tree (plain processes): start, 100 killed at once, memory, at rest
+	cargo build --release --workspace --bins
+	cargo bench -p pepita-supervisor --bench scale
+
+bench-restart: ## From SIGKILL until the daemon runs again; other supervisors beside it, if installed
+	cargo build --release --workspace --bins
+	cargo bench -p pepita-supervisor --bench restart

@@ -1,5 +1,5 @@
 //! The adapter that users of daemons know: spawn a daemon in a microVM, ask how it is, signal it, destroy it.
-//! A thin face on a [`Tree`]: it decides nothing about restarts.
+//! A thin face on a [`Tree`](crate::tree::Tree): it decides nothing about restarts.
 //!
 //! ```no_run
 //! use pepita_supervisor::adapter::{Daemon, PepitaAdapter, Signal};

@@ -1,4 +1,5 @@
-//! The CID allocator actor: one for a tree, so that leases outlive the VM actors that use them.
+//! The CID allocator actor: one for a tree, so that leases outlive the VM actors that use them. Its book outlives the
+//! actor itself: a lease is given before anybody else could write it down.
 
 mod pool;
 
@@ -7,8 +8,30 @@ pub use pool::{LeaseError, Pool};
 use crate::reply::Reply;
 use crate::spec::{Cid, VmName};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The allocator. Its whole knowledge is a [`Pool`].
+/// The book of leases. Clones are the same one: should the allocator fail, its successor goes on with it. No entry is
+/// ever half made, so that nothing has to be mistrusted in it.
+#[derive(Debug, Clone)]
+pub struct Ledger(Arc<Mutex<Pool>>);
+
+impl Ledger {
+    /// A book that begins with these leases.
+    pub fn new(pool: Pool) -> Self {
+        Self(Arc::new(Mutex::new(pool)))
+    }
+
+    fn open(&self) -> MutexGuard<'_, Pool> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who holds what at the moment.
+    pub fn holders(&self) -> Vec<(VmName, Cid)> {
+        self.open().holders().map(|(vm, cid)| (vm.clone(), cid)).collect()
+    }
+}
+
+/// The allocator. Its whole knowledge is a [`Ledger`].
 #[derive(Debug)]
 pub struct CidAllocator;
 
@@ -50,27 +73,37 @@ pub enum CidMsg {
 
 impl Actor for CidAllocator {
     type Msg = CidMsg;
-    type State = Pool;
-    type Arguments = Pool;
+    type State = Ledger;
+    type Arguments = Ledger;
 
-    async fn pre_start(&self, _: ActorRef<CidMsg>, pool: Pool) -> Result<Pool, ActorProcessingErr> {
-        Ok(pool)
+    async fn pre_start(&self, _: ActorRef<CidMsg>, ledger: Ledger) -> Result<Ledger, ActorProcessingErr> {
+        Ok(ledger)
     }
 
     async fn handle(
         &self,
         _: ActorRef<CidMsg>,
         msg: CidMsg,
-        pool: &mut Pool,
+        ledger: &mut Ledger,
     ) -> Result<(), ActorProcessingErr> {
         match msg {
-            CidMsg::Lease { vm, fixed, reply } => reply.send(pool.lease(&vm, fixed)),
-            CidMsg::Avoid { vm, fixed, reply } => {
-                pool.avoid(&vm);
-                reply.send(pool.lease(&vm, fixed));
+            CidMsg::Lease { vm, fixed, reply } => {
+                let lease = ledger.open().lease(&vm, fixed);
+                reply.send(lease);
             }
-            CidMsg::Reserve { vm, cid, reply } => reply.send(pool.reserve(&vm, cid)),
-            CidMsg::Release(vm) => pool.release(&vm),
+            CidMsg::Avoid { vm, fixed, reply } => {
+                let lease = {
+                    let mut pool = ledger.open();
+                    pool.avoid(&vm);
+                    pool.lease(&vm, fixed)
+                };
+                reply.send(lease);
+            }
+            CidMsg::Reserve { vm, cid, reply } => {
+                let reserved = ledger.open().reserve(&vm, cid);
+                reply.send(reserved);
+            }
+            CidMsg::Release(vm) => ledger.open().release(&vm),
             CidMsg::Panic => panic!("told to panic"),
         }
         Ok(())

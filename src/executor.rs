@@ -19,8 +19,8 @@ use pepita_wire::record::CallErrorKind;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
-use tokio::sync::Semaphore;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Semaphore, oneshot};
 
 /// Why a call of the launcher came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +63,9 @@ pub enum ExecutorError {
     /// The executor actor failed meanwhile.
     #[error("the executor failed before the call was made")]
     Gone,
+    /// Whoever had asked for it has called it off; the launcher was not called.
+    #[error("called off before the call was made")]
+    CalledOff,
 }
 
 impl ExecutorError {
@@ -70,7 +73,7 @@ impl ExecutorError {
     pub fn is_recoverable(&self) -> bool {
         match self {
             Self::Refused { kind, .. } => kind.is_recoverable() || *kind == CallErrorKind::NameTaken,
-            Self::Call { .. } | Self::Gone => true,
+            Self::Call { .. } | Self::Gone | Self::CalledOff => true,
             Self::NotPepita { .. } | Self::Contract { .. } | Self::NotFound(_) => false,
         }
     }
@@ -94,6 +97,9 @@ pub enum ExecutorMsg {
         /// Its status.
         reply: Reply<Result<StatusRecord, ExecutorError>>,
     },
+    /// A launch of this VM that still waits for its turn is not wanted any more, and answered at once. One that is under
+    /// way cannot be called off, only undone.
+    CallOff(VmName),
     /// Take over a VM that runs: see that it has a monitor.
     Adopt {
         /// Which.
@@ -139,37 +145,32 @@ pub enum ExecutorMsg {
 #[derive(Debug)]
 pub struct PepitaExecutor;
 
-/// What the executor needs to know.
-#[derive(Debug, Clone)]
-pub struct ExecutorArgs {
-    /// The launcher.
-    pub pepita: Arc<dyn Pepita>,
-    /// Launches under way at once.
-    pub parallel: usize,
-    /// The supervisor's mark on its VMs.
-    pub owner: Arc<str>,
-}
-
 /// What the executor remembers.
 #[derive(Debug)]
 pub struct ExecutorState {
     desk: Desk,
-    /// VMs with a call under way, and the calls that wait behind it.
-    busy: HashMap<VmName, VecDeque<ExecutorMsg>>,
+    busy: HashMap<VmName, Line>,
+}
+
+/// A VM with a call under way.
+#[derive(Debug, Default)]
+struct Line {
+    /// The calls that wait behind it.
+    waiting: VecDeque<ExecutorMsg>,
+    /// It is a launch, and this calls it off.
+    call_off: Option<oneshot::Sender<()>>,
 }
 
 impl Actor for PepitaExecutor {
     type Msg = ExecutorMsg;
     type State = ExecutorState;
-    type Arguments = ExecutorArgs;
+    type Arguments = Desk;
 
     async fn pre_start(
         &self,
         _: ActorRef<ExecutorMsg>,
-        args: ExecutorArgs,
+        desk: Desk,
     ) -> Result<ExecutorState, ActorProcessingErr> {
-        let launches = Arc::new(Semaphore::new(args.parallel.max(1)));
-        let desk = Desk { pepita: args.pepita, owner: args.owner, launches };
         Ok(ExecutorState { desk, busy: HashMap::new() })
     }
 
@@ -187,24 +188,25 @@ impl Actor for PepitaExecutor {
             | ExecutorMsg::Status { vm, .. } => vm.clone(),
             ExecutorMsg::List { .. } => {
                 let desk = state.desk.clone();
-                tokio::spawn(async move { desk.perform(msg).await });
+                tokio::spawn(async move { desk.perform(msg, None).await });
                 return Ok(());
             }
             ExecutorMsg::Done(vm) => {
-                match state.busy.get_mut(vm).and_then(VecDeque::pop_front) {
+                match state.busy.get_mut(vm).and_then(|line| line.waiting.pop_front()) {
                     Some(next) => state.make(&me, vm.clone(), next),
                     None => drop(state.busy.remove(vm)),
                 }
                 return Ok(());
             }
+            ExecutorMsg::CallOff(vm) => {
+                state.call_off(vm);
+                return Ok(());
+            }
             ExecutorMsg::Panic => panic!("told to panic"),
         };
         match state.busy.get_mut(&vm) {
-            Some(waiting) => waiting.push_back(msg),
-            None => {
-                state.busy.insert(vm.clone(), VecDeque::new());
-                state.make(&me, vm, msg);
-            }
+            Some(line) => line.waiting.push_back(msg),
+            None => state.make(&me, vm, msg),
         }
         Ok(())
     }
@@ -212,40 +214,109 @@ impl Actor for PepitaExecutor {
 
 impl ExecutorState {
     /// Makes a call in a task of its own; the actor stays free.
-    fn make(&self, me: &ActorRef<ExecutorMsg>, vm: VmName, msg: ExecutorMsg) {
+    fn make(&mut self, me: &ActorRef<ExecutorMsg>, vm: VmName, msg: ExecutorMsg) {
         let (me, desk) = (me.clone(), self.desk.clone());
+        let line = self.busy.entry(vm.clone()).or_default();
+        let (sender, called_off) = oneshot::channel();
+        line.call_off = matches!(msg, ExecutorMsg::Launch { .. }).then_some(sender);
         tokio::spawn(async move {
-            desk.perform(msg).await;
+            desk.in_turn(&vm, desk.perform(msg, Some(called_off))).await;
             // The executor may be gone; then there is no queue either.
             let _ = me.cast(ExecutorMsg::Done(vm));
         });
     }
+
+    fn call_off(&mut self, vm: &VmName) {
+        let Some(line) = self.busy.get_mut(vm) else { return };
+        if let Some(call_off) = line.call_off.take() {
+            // It may be under way.
+            let _ = call_off.send(());
+        }
+        for msg in std::mem::take(&mut line.waiting) {
+            match msg {
+                ExecutorMsg::Launch { reply, .. } => reply.send(Err(ExecutorError::CalledOff)),
+                msg => line.waiting.push_back(msg),
+            }
+        }
+    }
 }
 
-/// What a call needs, wherever it runs.
+/// What a call needs, wherever it runs. Clones are the same one. It outlives the executor actor as the calls under way do:
+/// its successor's calls keep the order and the bounds.
 #[derive(Debug, Clone)]
-struct Desk {
+pub struct Desk {
     pepita: Arc<dyn Pepita>,
     owner: Arc<str>,
     launches: Arc<Semaphore>,
+    turns: Arc<Mutex<HashMap<VmName, Turn>>>,
 }
 
+/// Held while a call about a VM is under way.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
 impl Desk {
-    async fn perform(&self, msg: ExecutorMsg) {
+    /// A desk for calls of this launcher: so many launches at once, VMs marked with this owner.
+    pub fn new(pepita: Arc<dyn Pepita>, parallel: usize, owner: Arc<str>) -> Self {
+        let launches = Arc::new(Semaphore::new(parallel.max(1)));
+        Self { pepita, owner, launches, turns: Arc::default() }
+    }
+
+    /// The supervisor's mark on its VMs.
+    pub fn owner(&self) -> &Arc<str> {
+        &self.owner
+    }
+
+    /// Does it when no other call about the VM is under way, be it one of an executor that has failed.
+    async fn in_turn(&self, vm: &VmName, call: impl Future<Output = ()>) {
+        let turn = Arc::clone(self.turns().entry(vm.clone()).or_default());
+        {
+            let _mine = turn.lock().await;
+            call.await;
+        }
+        drop(turn);
+        let mut turns = self.turns();
+        if turns.get(vm).is_some_and(|turn| Arc::strong_count(turn) == 1) {
+            turns.remove(vm);
+        }
+    }
+
+    fn turns(&self) -> MutexGuard<'_, HashMap<VmName, Turn>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn perform(&self, msg: ExecutorMsg, called_off: Option<oneshot::Receiver<()>>) {
         match msg {
-            ExecutorMsg::Launch { launch, reply } => reply.send(self.launch(&launch).await),
+            ExecutorMsg::Launch { launch, reply } => reply.send(self.launch(&launch, called_off).await),
             ExecutorMsg::Adopt { vm, reply } => reply.send(self.adopt(&vm).await),
             ExecutorMsg::Status { vm, reply } => reply.send(self.ours(&vm).await),
             ExecutorMsg::Destroy { vm, reply } => reply.send(self.destroy(&vm).await),
             ExecutorMsg::Signal { vm, signal, reply } => reply.send(self.pepita.signal(&vm, signal).await),
             ExecutorMsg::List { reply } => reply.send(self.pepita.list().await),
-            ExecutorMsg::Done(_) | ExecutorMsg::Panic => {}
+            ExecutorMsg::CallOff(_) | ExecutorMsg::Done(_) | ExecutorMsg::Panic => {}
         }
     }
 
-    async fn launch(&self, launch: &Launch) -> Result<StatusRecord, ExecutorError> {
-        // The semaphore is never closed.
-        let _permit = self.launches.acquire().await;
+    async fn launch(
+        &self,
+        launch: &Launch,
+        called_off: Option<oneshot::Receiver<()>>,
+    ) -> Result<StatusRecord, ExecutorError> {
+        let called_off = async {
+            // A sender that was dropped says only that the executor has failed.
+            let called_off = match called_off {
+                Some(called_off) => called_off.await.is_ok(),
+                None => false,
+            };
+            if !called_off {
+                std::future::pending::<()>().await;
+            }
+        };
+        let _permit = tokio::select! {
+            biased;
+            () = called_off => return Err(ExecutorError::CalledOff),
+            // The semaphore is never closed.
+            permit = self.launches.acquire() => permit,
+        };
         let vm = &launch.spec.name;
         let taken = match self.pepita.run(launch).await {
             Err(e) if e.kind() == Some(CallErrorKind::NameTaken) => e,

@@ -168,7 +168,11 @@ impl GroupState {
                 let found = self.hold.take().unwrap_or_default();
                 self.roster.start(at(), &found)
             }
-            GroupMsg::StartAfresh => self.roster.start_afresh(at()),
+            GroupMsg::StartAfresh => {
+                // What a former actor left with another configuration makes way for its launch.
+                self.hold = None;
+                self.roster.start_afresh(at())
+            }
             GroupMsg::Stop => {
                 self.hold = None;
                 self.roster.stop(at())
@@ -190,12 +194,15 @@ impl GroupState {
                 if place != self.place {
                     self.shared.board.remove(std::mem::replace(&mut self.place, place));
                 }
+                for vm in &spec.vms {
+                    self.roster.recall(&vm.name, self.shared.journal.retired(&vm.name));
+                }
                 self.roster.reload(at(), *spec, restart)
             }
             GroupMsg::Vm(report) => self.reported(report),
             GroupMsg::VmActorGone { vm, epoch, why } => self.roster.actor_failed(at(), &vm, epoch, &why),
-            GroupMsg::Tick => {
-                self.armed = None;
+            GroupMsg::Tick(due) => {
+                self.armed.take_if(|armed| *armed == due);
                 self.roster.tick(at())
             }
             // Only with a look under way, or for a test; see `handle`.
@@ -209,6 +216,18 @@ impl GroupState {
         let (orders, rest) = self.roster.adopt(at(), found);
         self.hold = Some(rest);
         self.carry_out(me, orders).await;
+        self.release_what_rests();
+    }
+
+    /// Those that are down hold no CID: a former actor may have failed, or a former supervisor, before it gave it back.
+    fn release_what_rests(&mut self) {
+        let found = self.hold.as_ref();
+        let there =
+            |vm: &VmName| found.and_then(|found| found.get(vm)).is_some_and(|found| found.ended.is_none());
+        let at_rest: Vec<VmName> = self.roster.at_rest().into_iter().filter(|vm| !there(vm)).collect();
+        for vm in at_rest {
+            self.release(vm);
+        }
     }
 
     /// Everything is known of what a former actor has left.
@@ -227,6 +246,7 @@ impl GroupState {
                 self.carry_out(me, orders).await;
             }
         }
+        self.release_what_rests();
         for msg in seen.held {
             self.take_in(me, msg).await;
         }
@@ -263,8 +283,10 @@ impl GroupState {
                 self.ended = Some(end.to_string());
             }
         }
-        if !self.roster.is_down() {
-            self.ended = None;
+        if !self.roster.is_down() && self.ended.take().is_some() {
+            // Nobody else of it waits to be started.
+            self.hold = None;
+            self.report(Told::Up);
         }
         // Whoever hears of a change finds it on the board.
         self.pin();
@@ -396,12 +418,13 @@ impl GroupState {
         self.roster.name().clone()
     }
 
-    /// Sees that a tick comes when the roster wants one. Timers are not taken back: one too many finds nothing to do.
+    /// Sees that a tick comes when the roster wants one. Timers are not taken back: one too many finds nothing to do,
+    /// and is followed by none.
     fn arm(&mut self, me: &ActorRef<GroupMsg>) {
         let Some(wake_at) = self.roster.wake_at() else { return };
         if self.armed.is_none_or(|armed| wake_at < armed) {
             self.armed = Some(wake_at);
-            me.send_after(wake_at.saturating_duration_since(at().now), || GroupMsg::Tick);
+            me.send_after(wake_at.saturating_duration_since(at().now), move || GroupMsg::Tick(wake_at));
         }
     }
 }

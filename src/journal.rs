@@ -74,6 +74,8 @@ pub struct Journal {
 struct Inner {
     dir: Option<PathBuf>,
     entries: Mutex<BTreeMap<VmName, Entry>>,
+    /// The last incarnations of VMs that were forgotten: should one come back, its numbers go on.
+    retired: Mutex<BTreeMap<VmName, Incarnation>>,
     /// Held until it is closed.
     lock: Mutex<Option<File>>,
 }
@@ -86,7 +88,12 @@ impl Journal {
     /// log and taken as absent: the VM is then known by the launcher's list alone.
     pub fn open(dir: Option<&Path>) -> Result<Self, JournalError> {
         let Some(dir) = dir else {
-            let inner = Inner { dir: None, entries: Mutex::default(), lock: Mutex::default() };
+            let inner = Inner {
+                dir: None,
+                entries: Mutex::default(),
+                retired: Mutex::default(),
+                lock: Mutex::default(),
+            };
             return Ok(Self { inner: Arc::new(inner) });
         };
         let fail = |path: &Path, source| JournalError::Io { path: path.to_owned(), source };
@@ -104,7 +111,12 @@ impl Journal {
                 Err(e) => tracing::warn!("{}: {e}, ignored", path.display()),
             }
         }
-        let inner = Inner { dir: Some(vms), entries: Mutex::new(entries), lock: Mutex::new(Some(lock)) };
+        let inner = Inner {
+            dir: Some(vms),
+            entries: Mutex::new(entries),
+            retired: Mutex::default(),
+            lock: Mutex::new(Some(lock)),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -129,6 +141,12 @@ impl Journal {
     /// The newest incarnation of a VM whose end was taken in.
     pub fn ended(&self, vm: &VmName) -> Incarnation {
         Incarnation(self.entries().get(vm).map_or(0, |entry| entry.ended))
+    }
+
+    /// The last incarnation of a VM that this run has forgotten; 0 of any other.
+    pub fn retired(&self, vm: &VmName) -> Incarnation {
+        let retired = self.inner.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.get(vm).copied().unwrap_or_default()
     }
 
     /// Writes down what is to be remembered of a VM. `config` is the fingerprint of the configuration that it was, or is
@@ -187,7 +205,10 @@ impl Journal {
     /// Forgets a VM that is no longer in the configuration.
     pub fn forget(&self, vm: &VmName) {
         let mut entries = self.entries();
-        entries.remove(vm);
+        if let Some(entry) = entries.remove(vm) {
+            let mut retired = self.inner.retired.lock().unwrap_or_else(PoisonError::into_inner);
+            retired.insert(vm.clone(), Incarnation(entry.incarnation));
+        }
         if let Some(dir) = self.dir() {
             let path = file(dir, vm);
             if let Err(e) = std::fs::remove_file(&path)

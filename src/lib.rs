@@ -1,14 +1,12 @@
-//! Supervision trees for daemons in microVMs: restart strategies, budgets, links over vsock, adoption.
+#![doc = include_str!("../README.md")]
 //!
-//! Each daemon runs in a microVM of its own, which the launcher `pepita` boots. A [`tree::Tree`] keeps groups of them up as
-//! its [`spec::TreeSpec`] says: what fails is restarted alone or with its siblings, not too soon and not too often, and
-//! every decision is an [`observe::Event`]. VMs are no children of this process: when it ends they run on, and the next
-//! one takes them over.
+//! # The crate
 //!
-//! Begin at [`tree`]; [`config`] reads a specification from a TOML file. The library installs no signal handler and no
-//! logger, and reads nothing of its environment but where the launcher is.
+//! Begin at [`tree`]; [`config`] reads a specification from a TOML file; [`adapter`] runs single daemons. [`book`] has the
+//! longer texts: embedding, policies, operating, writing an agent, comparison.
 
 pub mod adapter;
+pub mod book;
 pub mod cid;
 pub mod config;
 pub mod control;

@@ -55,6 +55,13 @@ pub enum LinkMsg {
         /// The answer.
         reply: Reply<Outcome>,
     },
+    /// Ask the guest whether it is well; an older such question is given up.
+    Probe {
+        /// How.
+        ask: Ask,
+        /// The answer.
+        reply: Reply<Outcome>,
+    },
     /// From itself: try to connect.
     Dial,
     /// From the dialling task.
@@ -150,6 +157,13 @@ impl Actor for VsockLink {
             LinkMsg::Ask { ask, reply } => match &mut state.up {
                 Some(up) => {
                     up.session.ask(ask, reply);
+                    state.flush(&me);
+                }
+                None => reply.send(Err(WireError::new(ErrorKind::Busy, "the link is down"))),
+            },
+            LinkMsg::Probe { ask, reply } => match &mut state.up {
+                Some(up) => {
+                    up.session.probe(ask, reply);
                     state.flush(&me);
                 }
                 None => reply.send(Err(WireError::new(ErrorKind::Busy, "the link is down"))),

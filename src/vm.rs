@@ -8,7 +8,7 @@ mod services;
 pub use report::{Mode, News, Report, What};
 pub use services::{Service, Services};
 
-use crate::cid::CidMsg;
+use crate::cid::{CidMsg, LeaseError};
 use crate::executor::{ExecutorError, ExecutorMsg, Launch};
 use crate::link::watch::{MonitorReport, Watch};
 use crate::link::{self, LinkArgs, LinkMsg, VsockLink, dial::Address};
@@ -59,8 +59,8 @@ pub enum VmMsg {
         /// The answer.
         reply: Reply<Outcome>,
     },
-    /// From a timer of its own.
-    Tick,
+    /// From the timer of its own for this moment.
+    Tick(Instant),
     /// Fail. For tests of what a failed actor leads to.
     Panic,
 }
@@ -193,8 +193,8 @@ impl VmState {
             VmMsg::Signal { signal, reply } => self.signal(signal, reply),
             VmMsg::SetPaused { paused, reply } => self.set_paused(paused, reply),
             VmMsg::Ask { ask, reply } => self.ask(ask, reply),
-            VmMsg::Tick => {
-                self.armed = None;
+            VmMsg::Tick(due) => {
+                self.armed.take_if(|armed| *armed == due);
                 return Some(Event::Tick);
             }
             VmMsg::Panic => panic!("told to panic"),
@@ -206,11 +206,11 @@ impl VmState {
         let (vm, fixed) = (self.life.spec().name.clone(), self.life.spec().cid);
         match effect {
             Effect::Lease => {
-                let reply = tell(me, |lease| Event::Leased(gone(lease)));
+                let reply = tell(me, leased);
                 self.services.cids.send(CidMsg::Lease { vm, fixed, reply });
             }
             Effect::Avoid => {
-                let reply = tell(me, |lease| Event::Leased(gone(lease)));
+                let reply = tell(me, leased);
                 self.services.cids.send(CidMsg::Avoid { vm, fixed, reply });
             }
             Effect::Reserve(cid) => {
@@ -228,6 +228,7 @@ impl VmState {
                     tell(me, |r| Event::Launched(r.unwrap_or(Err(ExecutorError::Gone)).map(Box::new)));
                 self.services.executor.send(ExecutorMsg::Launch { launch, reply });
             }
+            Effect::CallOff => self.services.executor.send(ExecutorMsg::CallOff(vm)),
             Effect::Adopt => {
                 (self.watch, self.connected_to) = (None, None);
                 if let Some(link) = self.link.take() {
@@ -316,7 +317,11 @@ impl VmState {
             let healthy = outcome.is_some_and(|outcome| is_healthy(&outcome));
             let _ = me.cast(VmMsg::Event(Event::Probed { id, healthy }));
         });
-        self.ask(ask, reply);
+        match &self.link {
+            // If the link has just failed the reply is dropped, which answers.
+            Some(link) => drop(link.cast(LinkMsg::Probe { ask, reply })),
+            None => drop(reply),
+        }
     }
 
     fn ask(&self, ask: Ask, reply: Reply<Outcome>) {
@@ -358,12 +363,13 @@ impl VmState {
         let _ = self.report.cast(Report { vm: self.life.spec().name.clone(), epoch: self.epoch, what });
     }
 
-    /// Sees that a tick comes when the life wants one. Timers are not taken back: one too many finds nothing to do.
+    /// Sees that a tick comes when the life wants one. Timers are not taken back: one too many finds nothing to do,
+    /// and is followed by none.
     fn arm(&mut self, me: &ActorRef<VmMsg>) {
         let Some(at) = self.life.wake_at() else { return };
         if self.armed.is_none_or(|armed| at < armed) {
             self.armed = Some(at);
-            me.send_after(at.saturating_duration_since(now()), || VmMsg::Tick);
+            me.send_after(at.saturating_duration_since(now()), move || VmMsg::Tick(at));
         }
     }
 }
@@ -393,9 +399,6 @@ fn tell<T: Send + 'static>(
     Reply::new(move |answer| drop(me.cast(VmMsg::Event(event(answer)))))
 }
 
-fn gone(lease: Option<Result<Cid, crate::cid::LeaseError>>) -> Result<Cid, String> {
-    match lease {
-        Some(lease) => lease.map_err(|e| e.to_string()),
-        None => Err("the CID allocator failed".into()),
-    }
+fn leased(lease: Option<Result<Cid, LeaseError>>) -> Event {
+    Event::Leased(lease.map(|lease| lease.map_err(|e| e.to_string())))
 }

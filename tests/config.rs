@@ -94,7 +94,7 @@ vsock_base_port = 5000
         checked,
         Checked {
             spec: TreeSpec::new(config::DEFAULT_NAME),
-            machine: MachineSpec::qemu("", ""),
+            machine: MachineSpec::qemu("/boot/vmlinuz", "/var/lib/pepita/rootfs.ext4"),
             advice: Vec::new()
         }
     );

@@ -57,7 +57,13 @@ impl DaemonHandle {
         Self { name: name.to_owned(), vm, cid }
     }
 
-    /// The daemon's name, as it was given.
+    /// The handle of a VM that is known by its id; `None` when that is no id of an adapter's VM.
+    pub fn of_vm(vm_id: &str, cid: Option<u32>) -> Option<Self> {
+        let vm = VmName::from_id(vm_id)?;
+        Some(Self { name: vm.as_str().to_owned(), vm, cid: cid.and_then(|cid| Cid::new(cid).ok()) })
+    }
+
+    /// The daemon's name, as it was given; of a handle made from an id, the VM's.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -46,7 +46,7 @@ inherited! {
     /// `[platform.pepita]`, and the same keys of a group and of a VM.
     RawMachine {
         vcpus: u32 = leaf::whole(1..=288),
-        memory_mb: u32 = leaf::whole(1..=u32::MAX),
+        memory_mb: u32 = leaf::whole(32..=1 << 20),
         kernel_path: PathBuf = leaf::path,
         rootfs_path: PathBuf = leaf::path,
         vsock_base_port: u32 = leaf::whole(1..=u32::MAX - 1),

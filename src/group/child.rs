@@ -153,6 +153,11 @@ impl Child {
         &self.spec.name
     }
 
+    /// What onlookers see of it beside its phase.
+    pub(crate) fn facts(&self) -> (Incarnation, u32, Wanted, bool) {
+        (self.incarnation, self.attempts, self.wanted, self.needs_restart)
+    }
+
     /// What outlives the group.
     pub(crate) fn remember(&self) -> Remembered {
         Remembered {

@@ -7,6 +7,7 @@ use crate::vm::{self, VmMsg};
 use pepita_wire::{Ask, ErrorKind, Outcome, StatusRecord, WireError};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 /// What a group's actor can be told.
 #[derive(Debug)]
@@ -64,8 +65,8 @@ pub enum GroupMsg {
         /// `None` = there is none; an error = nobody knows.
         record: Result<Option<Box<StatusRecord>>, String>,
     },
-    /// From a timer of its own.
-    Tick,
+    /// From the timer of its own for this moment.
+    Tick(Instant),
     /// Fail. For tests of what a failed actor leads to.
     Panic,
 }
@@ -154,6 +155,8 @@ pub struct Report {
 /// What a group's report says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
+    /// It was down, and is not any more: an operator has brought it back, if the root has not.
+    Up,
     /// All of it that is to be up is Ready.
     Ready,
     /// Nothing of it runs any more.

@@ -21,10 +21,8 @@ impl GroupState {
 
     fn vms(&self, former: &[VmStatus], now: Instant) -> Vec<VmStatus> {
         let mut vms = Vec::with_capacity(former.len());
-        for (index, (name, phase)) in self.roster.phases().enumerate() {
-            let Some((incarnation, attempts, wanted, needs_restart)) = self.roster.facts(name) else {
-                continue;
-            };
+        for (index, (name, phase, facts)) in self.roster.shown().enumerate() {
+            let (incarnation, attempts, wanted, needs_restart) = facts;
             let wanted = wanted == Wanted::Up;
             let (cid, vmm_pid) = self.facts.get(name).copied().unwrap_or_default();
             // A group that has not been started yet: what is to be up waits for another group.

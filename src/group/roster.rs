@@ -163,8 +163,20 @@ impl Roster {
 
     /// What onlookers see of a VM beside its phase: incarnation, attempts, wanted, needs restart.
     pub fn facts(&self, name: &VmName) -> Option<(Incarnation, u32, Wanted, bool)> {
-        let child = &self.children[self.find(name)?];
-        Some((child.incarnation, child.attempts, child.wanted, child.needs_restart))
+        Some(self.children[self.find(name)?].facts())
+    }
+
+    /// All that onlookers see of the VMs, in start order.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (&VmName, VmPhase, (Incarnation, u32, Wanted, bool))> {
+        self.children.iter().map(|child| (child.name(), child.phase.shown(), child.facts()))
+    }
+
+    /// VMs that are to stay down, and so need no CID.
+    pub(crate) fn at_rest(&self) -> Vec<VmName> {
+        let stays = |child: &&Child| {
+            child.phase.is_at_rest() && (child.wanted == Wanted::Down || child.phase != Phase::Stopped)
+        };
+        self.children.iter().filter(stays).map(|child| child.name().clone()).collect()
     }
 
     /// What the journal keeps of a VM.

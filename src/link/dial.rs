@@ -73,7 +73,7 @@ pub async fn dial(address: Address) -> io::Result<Box<dyn Stream>> {
 }
 
 /// Reads `OK <digits>\n`, byte by byte, because what follows is the guest's.
-async fn read_ok(stream: &mut UnixStream) -> io::Result<()> {
+async fn read_ok(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     let mut line = Vec::with_capacity(16);
     while line.last() != Some(&b'\n') {
         if line.len() >= 32 {
@@ -100,4 +100,40 @@ async fn read_ok(stream: &mut UnixStream) -> io::Result<()> {
 /// When there is none.
 pub async fn monitor(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(socket).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What came of an answer to `CONNECT`, and what it left to the conversation.
+    fn read(answer: &[u8]) -> (io::Result<()>, usize) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let mut rest = answer;
+        let result = runtime.block_on(read_ok(&mut rest));
+        (result, rest.len())
+    }
+
+    #[test]
+    fn an_end_instead_of_ok_means_not_yet() {
+        let (result, _) = read(b"");
+        assert_eq!(result.expect_err("nobody listens").kind(), io::ErrorKind::ConnectionRefused);
+        assert!(read(b"NO 7\n").0.is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn not_a_byte_of_the_conversation_is_taken(
+            number in "[0-9]{1,10}",
+            noise in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let answer = [b"OK ", number.as_bytes(), b"\n", &noise].concat();
+            let (result, left) = read(&answer);
+            prop_assert!(result.is_ok() && left == noise.len());
+            let (result, left) = read(&noise);
+            prop_assert!(noise.len() - left <= 32);
+            prop_assert!(result.is_err() || noise.starts_with(b"OK "));
+        }
+    }
 }

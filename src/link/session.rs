@@ -42,6 +42,8 @@ pub struct Session {
     bad_lines: u32,
     next_id: u64,
     pending: HashMap<u64, Reply<Outcome>>,
+    /// The newest probe.
+    probe: u64,
     /// The newest event of this boot that was told; survives a redial.
     seen: u64,
     output: Vec<u8>,
@@ -65,6 +67,7 @@ impl Session {
             bad_lines: 0,
             next_id: 0,
             pending: HashMap::new(),
+            probe: 0,
             seen,
             output: ToGuest::Hello(hello).encode(),
         }
@@ -91,6 +94,14 @@ impl Session {
         let (method, params) = ask.into_parts();
         self.output.extend(ToGuest::request(self.next_id, method, params).encode());
         self.pending.insert(self.next_id, reply);
+    }
+
+    /// Asks it whether it is well. Of such questions only the newest waits: a guest that was silent for long has to
+    /// answer one, not all of them, to be well again.
+    pub fn probe(&mut self, ask: Ask, reply: Reply<Outcome>) {
+        self.pending.remove(&self.probe);
+        self.ask(ask, reply);
+        self.probe = self.next_id;
     }
 
     /// Takes in what was read.
@@ -229,6 +240,22 @@ mod tests {
             refused += usize::from(matches!(receiver.try_recv(), Ok(Some(Err(_)))));
         }
         assert!(refused >= 10);
+    }
+
+    #[test]
+    fn of_probes_only_the_newest_waits() {
+        let mut session = greeted();
+        let mut receivers = Vec::new();
+        for _ in 0..PENDING_CAP * 2 {
+            let (reply, receiver) = Reply::channel();
+            session.probe(Ask::Ping, reply);
+            receivers.push(receiver);
+        }
+        let mut last = receivers.pop().expect("the newest");
+        assert!(receivers.into_iter().all(|mut former| former.try_recv() == Ok(None)), "given up");
+        let id = session.next_id;
+        session.read(&ToHost::Answer { id, outcome: Ok(serde_json::json!({})) }.encode()).expect("fine");
+        assert!(matches!(last.try_recv(), Ok(Some(Ok(_)))));
     }
 
     proptest! {

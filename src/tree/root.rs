@@ -8,8 +8,8 @@ use super::change::Change;
 use super::error::{ChangeError, Progress, TreeEnd};
 use super::schedule::{Schedule, Step};
 use super::survey::Survey;
-use crate::cid::CidAllocator;
-use crate::executor::{ExecutorArgs, PepitaExecutor};
+use crate::cid::{CidAllocator, Ledger};
+use crate::executor::{Desk, PepitaExecutor};
 use crate::group::{At, Begin, Command, Errand, GroupMsg, Refused, Report, Shared, Told};
 use crate::observe::EventKind;
 use crate::reply::Reply;
@@ -53,8 +53,8 @@ pub(crate) enum RootMsg {
     Settled(Option<String>),
     /// Look once more whether everything is gone.
     Sweep,
-    /// From a timer of its own.
-    Tick,
+    /// From the timer of its own for this moment.
+    Tick(Instant),
 }
 
 /// The root.
@@ -66,7 +66,7 @@ pub(crate) struct Root;
 pub(crate) struct RootArgs {
     pub(crate) spec: TreeSpec,
     pub(crate) survey: Survey,
-    pub(crate) executor: ExecutorArgs,
+    pub(crate) desk: Desk,
     pub(crate) home: Home,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) outcome: Outcome,
@@ -100,7 +100,8 @@ pub(crate) struct RootState {
     spec: TreeSpec,
     schedule: Schedule,
     shared: Shared,
-    executor: ExecutorArgs,
+    desk: Desk,
+    ledger: Ledger,
     groups: BTreeMap<GroupName, Member>,
     children: HashMap<ActorId, Who>,
     /// Places on the board and lives of group actors are numbered, and no number is used twice.
@@ -122,22 +123,23 @@ impl Actor for Root {
         me: ActorRef<RootMsg>,
         args: RootArgs,
     ) -> Result<RootState, ActorProcessingErr> {
-        let RootArgs { spec, mut survey, executor, home, progress, outcome } = args;
-        let pool = raise::pool(&spec.name, &survey.cids, &home);
-        let (cids, _) = Actor::spawn_linked(None, CidAllocator, pool, me.get_cell()).await?;
-        let (calls, _) = Actor::spawn_linked(None, PepitaExecutor, executor.clone(), me.get_cell()).await?;
+        let RootArgs { spec, mut survey, desk, home, progress, outcome } = args;
+        let ledger = Ledger::new(raise::pool(&spec.name, &survey.cids, &home));
+        let (cids, _) = Actor::spawn_linked(None, CidAllocator, ledger.clone(), me.get_cell()).await?;
+        let (calls, _) = Actor::spawn_linked(None, PepitaExecutor, desk.clone(), me.get_cell()).await?;
         let children = HashMap::from([(cids.get_id(), Who::Cids), (calls.get_id(), Who::Executor)]);
         let services = Services {
             executor: Service::new(calls),
             cids: Service::new(cids),
             sockets: home.sockets,
-            owner: Arc::clone(&executor.owner),
+            owner: Arc::clone(desk.owner()),
         };
         let Home { journal, bus, board, .. } = home;
         let mut state = RootState {
             schedule: Schedule::new(&spec),
             shared: Shared { services, journal, bus, board },
-            executor,
+            desk,
+            ledger,
             groups: BTreeMap::new(),
             children,
             last_place: 0,
@@ -167,8 +169,8 @@ impl Actor for Root {
         let mut steps = Vec::new();
         match msg {
             RootMsg::Begin => steps = state.schedule.tick(now),
-            RootMsg::Tick => {
-                state.armed = None;
+            RootMsg::Tick(due) => {
+                state.armed.take_if(|armed| *armed == due);
                 steps = state.schedule.tick(now);
             }
             RootMsg::Group(report) => steps = state.reported(report),
@@ -254,6 +256,7 @@ impl RootState {
             return Vec::new();
         }
         match report.what {
+            Told::Up => self.schedule.brought_back(at().now, &report.group),
             Told::Ready => self.schedule.ready(at().now, &report.group),
             Told::Ended(end) => self.schedule.ended(at(), &report.group, end),
         }
@@ -338,12 +341,13 @@ impl RootState {
         self.last_place
     }
 
-    /// Sees that a tick comes when the schedule wants one. Timers are not taken back: one too many finds nothing to do.
+    /// Sees that a tick comes when the schedule wants one. Timers are not taken back: one too many finds nothing to do,
+    /// and is followed by none.
     fn arm(&mut self, me: &ActorRef<RootMsg>) {
         let Some(wake_at) = self.schedule.wake_at() else { return };
         if self.armed.is_none_or(|armed| wake_at < armed) {
             self.armed = Some(wake_at);
-            me.send_after(wake_at.saturating_duration_since(at().now), || RootMsg::Tick);
+            me.send_after(wake_at.saturating_duration_since(at().now), move || RootMsg::Tick(wake_at));
         }
     }
 }

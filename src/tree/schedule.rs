@@ -24,6 +24,8 @@ enum Phase {
     Ready { since: Instant },
     /// Escalated, and starts afresh then.
     Delayed { until: Instant },
+    /// Its delay is over; it starts afresh when the groups it comes after are up.
+    Due,
     /// Ended by itself, for good.
     Down { end: End },
     /// Told to stop.
@@ -124,6 +126,16 @@ impl Schedule {
         self.finish(now)
     }
 
+    /// A group that was down was brought back by an operator: from now on it is kept up.
+    pub(crate) fn brought_back(&mut self, now: Instant, group: &GroupName) -> Vec<Step> {
+        if let Some(entry) = self.entry(group)
+            && matches!(entry.phase, Phase::Down { .. })
+        {
+            entry.phase = Phase::Starting;
+        }
+        self.finish(now)
+    }
+
     /// A group is Ready.
     pub(crate) fn ready(&mut self, now: Instant, group: &GroupName) -> Vec<Step> {
         if let Some(entry) = self.entry(group)
@@ -183,12 +195,15 @@ impl Schedule {
         let Some(entry) = self.entry(group) else { return (None, Vec::new()) };
         let then = match entry.phase {
             Phase::Gone => None,
-            Phase::Waiting | Phase::Delayed { .. } | Phase::Down { .. } if up && !entry.removed => {
+            Phase::Waiting | Phase::Delayed { .. } | Phase::Due | Phase::Down { .. }
+                if up && !entry.removed =>
+            {
                 Some(Then::Hold)
             }
             Phase::Starting | Phase::Ready { .. } if up && !entry.removed => Some(Then::Up),
             Phase::Waiting
             | Phase::Delayed { .. }
+            | Phase::Due
             | Phase::Down { .. }
             | Phase::Starting
             | Phase::Ready { .. }
@@ -381,6 +396,10 @@ impl Schedule {
             self.groups.iter().filter(|e| e.is_satisfied()).map(|e| e.name.clone()).collect();
         let known: Vec<GroupName> = self.groups.iter().map(|e| e.name.clone()).collect();
         for entry in self.groups.iter_mut().filter(|entry| !entry.removed) {
+            // Noted before it is asked who is up: a moment that has passed must not be waited for again and again.
+            if matches!(entry.phase, Phase::Delayed { until } if until <= now) {
+                entry.phase = Phase::Due;
+            }
             if !entry.after.iter().all(|after| up.contains(after) || !known.contains(after)) {
                 continue;
             }
@@ -389,7 +408,7 @@ impl Schedule {
                     entry.phase = Phase::Starting;
                     self.steps.push(Step::Start(entry.name.clone()));
                 }
-                Phase::Delayed { until } if until <= now => {
+                Phase::Due => {
                     entry.phase = Phase::Starting;
                     self.steps.push(Step::StartAfresh(entry.name.clone()));
                 }

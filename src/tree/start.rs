@@ -5,7 +5,7 @@ use super::error::{Progress, StartError, TreeEnd};
 use super::root::{Home, Outcome, Root, RootArgs};
 use super::survey::Survey;
 use super::{Inner, Parts, Tree};
-use crate::executor::{ExecutorArgs, Pepita};
+use crate::executor::{Desk, Pepita};
 use crate::journal::Journal;
 use crate::observe::{Board, Bus, EventKind};
 use crate::spec::{Orphans, TreeSpec, VmName};
@@ -34,9 +34,8 @@ pub(super) async fn start(spec: TreeSpec, parts: Parts) -> Result<Tree, StartErr
     let outcome = Outcome::default();
     let home =
         Home { journal: journal.clone(), bus: bus.clone(), board: board.clone(), sockets: parts.sockets };
-    let executor =
-        ExecutorArgs { pepita: parts.pepita, parallel: spec.max_parallel_launches, owner: Arc::clone(&name) };
-    let args = RootArgs { spec, survey, executor, home, progress, outcome: outcome.clone() };
+    let desk = Desk::new(parts.pepita, spec.max_parallel_launches, Arc::clone(&name));
+    let args = RootArgs { spec, survey, desk, home, progress, outcome: outcome.clone() };
     let spawned = Actor::spawn(None, Root, args).await;
     let (root, running) = spawned.map_err(|e| StartError::Actor(e.to_string()))?;
     let after = bus.clone();

@@ -31,10 +31,11 @@ const STOP_SLACK: Duration = Duration::from_millis(500);
 pub enum Phase {
     /// Not begun.
     Created,
-    /// Waits for its CID.
-    Leasing,
-    /// The launcher is at work. It cannot be called back, only undone when it is done.
-    Launching { undo: bool, deadline: Instant, tries: u32 },
+    /// Waits for its CID; or will ask again, once there is somebody to ask.
+    Leasing { retry: Option<Instant> },
+    /// The launcher is at work. It cannot be called back, only undone when it is done. Or it will be called again, once
+    /// there is somebody to call it.
+    Launching { undo: bool, deadline: Instant, tries: u32, retry: Option<Instant> },
     /// The launcher looks for what is there; or will, once there is somebody to call it.
     Adopting { then: Then, retry: Option<Instant> },
     /// The VMM runs, the daemon does not yet.
@@ -69,8 +70,8 @@ pub enum Then {
 pub enum Event {
     /// Go.
     Begin(Mode),
-    /// The allocator's answer.
-    Leased(Result<Cid, String>),
+    /// The allocator's answer; `None` = it failed before it gave one.
+    Leased(Option<Result<Cid, String>>),
     /// The launcher's answer to a launch.
     Launched(Result<Box<StatusRecord>, ExecutorError>),
     /// The launcher's answer to an adoption.
@@ -104,6 +105,8 @@ pub enum Effect {
     Reserve(Cid),
     /// Have the launcher boot it.
     Launch(Cid),
+    /// The launch is not wanted any more, if the launcher was not called yet.
+    CallOff,
     /// Have the launcher find it.
     Adopt,
     /// Follow its monitor, and know where its agent is.
@@ -172,12 +175,10 @@ impl Life {
             Phase::Destroying { retry, told, .. } => {
                 Some(retry.unwrap_or(*told + STILL_THERE).min(*told + STILL_THERE))
             }
-            Phase::Adopting { retry, .. } => *retry,
-            Phase::Created
-            | Phase::Leasing
-            | Phase::Launching { .. }
-            | Phase::Paused { .. }
-            | Phase::Gone => None,
+            Phase::Leasing { retry } | Phase::Launching { retry, .. } | Phase::Adopting { retry, .. } => {
+                *retry
+            }
+            Phase::Created | Phase::Paused { .. } | Phase::Gone => None,
         }
     }
 
@@ -213,7 +214,7 @@ impl Life {
                 // It went politely; now its traces go.
                 Phase::Stopping { .. } => self.destroy(now, Cause::Stopped),
                 Phase::Created
-                | Phase::Leasing
+                | Phase::Leasing { .. }
                 | Phase::Launching { .. }
                 | Phase::Adopting { .. }
                 | Phase::Destroying { .. }
@@ -289,7 +290,7 @@ impl Life {
             }
             // The destroy under way will see to it.
             Phase::Created
-            | Phase::Leasing
+            | Phase::Leasing { .. }
             | Phase::Launching { .. }
             | Phase::Adopting { .. }
             | Phase::Destroying { .. }
@@ -356,6 +357,13 @@ impl Life {
                 let findings = health.tick(&self.spec.health, now);
                 self.found(now, findings);
             }
+            Phase::Leasing { retry } | Phase::Launching { retry, .. } => {
+                if retry.is_some_and(|at| now >= at) {
+                    *retry = None;
+                    // One that has its CID already is given the same.
+                    self.effects.push(Effect::Lease);
+                }
+            }
             Phase::Adopting { retry, .. } => {
                 if retry.is_some_and(|at| now >= at) {
                     *retry = None;
@@ -378,8 +386,6 @@ impl Life {
             | Phase::Running { .. }
             | Phase::Stopping { .. }
             | Phase::Created
-            | Phase::Leasing
-            | Phase::Launching { .. }
             | Phase::Paused { .. }
             | Phase::Gone => {}
         }

@@ -12,6 +12,12 @@ use std::time::Duration;
 /// For anything that a healthy machine does in a few seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The same; where VMs boot inside an emulated VM, `PEPITA_TEST_PATIENCE` (seconds) says how much longer that takes.
+pub(crate) fn patience() -> Duration {
+    let longer = std::env::var("PEPITA_TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
+    longer.map_or(PATIENCE, Duration::from_secs)
+}
+
 /// A run directory, and what is in it.
 pub(crate) struct Host {
     dir: tempfile::TempDir,
@@ -57,11 +63,12 @@ impl Host {
     pub(crate) fn config(&self, groups: &str) -> String {
         let (kernel, rootfs) = (guest("vmlinuz"), guest("ticker.cpio"));
         let (run, state, pepita) = (self.path("r"), self.path("s"), pepita());
+        let seconds = patience().as_secs();
         format!(
             "[platform.pepita]\nvcpus = 1\nmemory_mb = 128\nkernel_path = {kernel:?}\nrootfs_path = {rootfs:?}\n\
              [supervisor]\nname = \"test\"\nrun_dir = {run:?}\nstate_dir = {state:?}\npepita = {pepita:?}\n\
              [defaults.restart.backoff]\ninitial_delay = \"100ms\"\njitter = 0.0\n\
-             [defaults.start]\nready = \"notify\"\n{groups}"
+             [defaults.start]\nready = \"notify\"\ntimeout = \"{seconds}s\"\n{groups}"
         )
     }
 
@@ -164,9 +171,9 @@ impl Watcher {
                 }
             }
         };
-        match tokio::time::timeout(PATIENCE, next).await {
+        match tokio::time::timeout(patience(), next).await {
             Ok(event) => event,
-            Err(_) => panic!("no {what} within {PATIENCE:?}; seen:\n{}", self.story()),
+            Err(_) => panic!("no {what} in time; seen:\n{}", self.story()),
         }
     }
 

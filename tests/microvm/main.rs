@@ -7,6 +7,7 @@ mod comes_back;
 mod faults;
 mod foreign;
 mod host;
+mod inside;
 mod link;
 mod order;
 mod soak;

@@ -127,19 +127,22 @@ async fn whichever_actor_fails_at_whatever_moment_of_a_stop_all_go_down() {
 
 #[tokio::test(start_paused = true)]
 async fn whichever_actor_fails_at_whatever_moment_of_a_group_restart_all_come_back_once() {
-    for (who, how) in ALL {
-        for moment in [0, 20, 60, 100, 800, 1001, 1012, 1050, 1120, 1250] {
-            let mut rig = Rig::ready(spec(Strategy::OneForAll)).await;
-            rig.host.end("b", Fate::Exit(3));
-            rig.change("b", "backoff").await;
-            rig.pass(Duration::from_millis(moment)).await;
-            for actor in actors(&rig, who) {
-                fail(&actor, how);
+    for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
+        for (who, how) in ALL {
+            for moment in [0, 20, 60, 100, 800, 1001, 1012, 1050, 1120, 1250] {
+                let mut rig = Rig::ready(spec(strategy)).await;
+                rig.host.end("b", Fate::Exit(3));
+                rig.change("b", "backoff").await;
+                rig.pass(Duration::from_millis(moment)).await;
+                for actor in actors(&rig, who) {
+                    fail(&actor, how);
+                }
+                rig.pass(Duration::from_secs(120)).await;
+                let ready = rig.phases().iter().filter(|(_, phase)| *phase == "ready").count();
+                let lines = rig.catch_up().await;
+                assert_eq!(ready, 3, "{strategy:?} {who:?} {how:?} after {moment} ms: {lines:#?}");
+                rig.end().await;
             }
-            rig.pass(Duration::from_secs(120)).await;
-            let ready = rig.phases().iter().filter(|(_, phase)| *phase == "ready").count();
-            assert_eq!(ready, 3, "{who:?} {how:?} after {moment} ms: {:#?}", rig.catch_up().await);
-            rig.end().await;
         }
     }
 }

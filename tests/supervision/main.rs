@@ -6,6 +6,15 @@ mod support;
 
 mod adoption;
 mod changing;
+mod cids;
+mod edge_budgets;
+mod edge_cases;
+mod edge_races;
+mod escalating;
 mod failing;
+mod health;
 mod narrow;
 mod order;
+mod scale;
+mod stopping;
+mod storm;

@@ -7,7 +7,6 @@ use pepita_supervisor::spec::{Signal, VmName};
 use pepita_wire::record::{CallErrorKind, DaemonState};
 use pepita_wire::{ExitReason, StatusRecord, VmState};
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::sleep;
 
 fn refused(kind: CallErrorKind, message: &str) -> ExecutorError {
@@ -107,15 +106,14 @@ impl Host {
     fn make(&self, launch: &Launch, plan: Plan) -> Result<(u64, StatusRecord), ExecutorError> {
         let mut world = self.world();
         let id = launch.spec.name.id().to_string();
-        let alive = |machine: &Machine| !machine.record.borrow().state.is_terminal();
-        if world.machines.get(&id).is_some_and(alive) {
+        if world.machines.get(&id).is_some_and(Machine::is_alive) {
             world
                 .faults
                 .push(format!("{} {} launched while another runs", launch.spec.name, launch.incarnation));
             return Err(refused(CallErrorKind::NameTaken, "the name is taken"));
         }
         let cid = launch.cid.get();
-        if world.machines.values().any(|machine| alive(machine) && machine.record.borrow().vsock.cid == cid) {
+        if world.machines.values().any(|m| m.is_alive() && m.record.borrow().vsock.cid == cid) {
             world.faults.push(format!("{}: CID {cid} is held already", launch.spec.name));
             return Err(refused(CallErrorKind::CidTaken, "the CID is taken"));
         }
@@ -123,8 +121,7 @@ impl Host {
         record.labels.insert(CONFIG_LABEL.into(), launch.spec.fingerprint());
         world.last_serial += 1;
         let serial = world.last_serial;
-        let made = watch::Sender::new(record.clone());
-        world.machines.insert(id, Machine { serial, record: made, plan, monitored: true });
+        world.machines.insert(id, Machine::new(serial, record.clone(), plan));
         Ok((serial, record))
     }
 

@@ -11,13 +11,14 @@ pub(crate) use rig::{Rig, group, tree, vm};
 
 use pepita_supervisor::executor::argv::OWNER_LABEL;
 use pepita_supervisor::spec::{Cid, Incarnation, VmName};
+use pepita_wire::agent::Health;
 use pepita_wire::record::DaemonState;
-use pepita_wire::{DaemonExit, ExitReason, ExitRecord, StatusRecord, VmState};
+use pepita_wire::{DaemonExit, ExitReason, ExitRecord, GuestEvent, StatusRecord, VmState};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 /// The host. Clones are the same one.
@@ -33,8 +34,20 @@ struct World {
     calls: Vec<Call>,
     /// What must never happen.
     faults: Vec<String>,
+    /// What guests were asked.
+    asked: Vec<Asked>,
     /// Grows with every machine: a task of a former one finds another.
     last_serial: u64,
+}
+
+/// One request to a guest.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Asked {
+    /// Since the host exists.
+    pub(crate) at: Duration,
+    pub(crate) vm: String,
+    pub(crate) incarnation: u64,
+    pub(crate) method: String,
 }
 
 /// One call of the launcher.
@@ -63,6 +76,20 @@ struct Machine {
     plan: Plan,
     /// Somebody watches over it.
     monitored: bool,
+    /// What its daemon has to say.
+    news: broadcast::Sender<(u64, GuestEvent)>,
+    told: u64,
+}
+
+impl Machine {
+    fn new(serial: u64, record: StatusRecord, plan: Plan) -> Self {
+        let (record, news) = (watch::Sender::new(record), broadcast::Sender::new(64));
+        Self { serial, record, plan, monitored: true, news, told: 0 }
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.record.borrow().state.is_terminal()
+    }
 }
 
 /// What becomes of a launch.
@@ -84,6 +111,8 @@ pub(crate) struct Plan {
     pub(crate) destroy: Duration,
     /// The guest agent answers.
     pub(crate) answers: bool,
+    /// How a command that it is to run ends.
+    pub(crate) exec: i32,
 }
 
 /// How a VM ends.
@@ -106,6 +135,7 @@ impl Default for Plan {
             stop: Some(Duration::from_millis(50)),
             destroy: Duration::from_millis(5),
             answers: true,
+            exec: 0,
         }
     }
 }
@@ -146,6 +176,7 @@ impl Host {
             defaults: HashMap::new(),
             calls: Vec::new(),
             faults: Vec::new(),
+            asked: Vec::new(),
             last_serial: 0,
         })))
     }
@@ -171,6 +202,34 @@ impl Host {
         }
     }
 
+    /// From now on every launch goes well.
+    pub(crate) fn calms_down(&self) {
+        let mut world = self.world();
+        (world.plans, world.defaults) = (HashMap::new(), HashMap::new());
+    }
+
+    /// The daemon of a VM says something, through sd_notify(3).
+    pub(crate) fn says(&self, vm: &str, health: Health) {
+        let mut world = self.world();
+        let machine = world.machines.get_mut(&id(vm)).expect("there is such a VM");
+        machine.told += 1;
+        // If no link is up nobody hears it.
+        let _ = machine.news.send((machine.told, GuestEvent::Health(health)));
+    }
+
+    /// The daemon of a VM says that it is ready.
+    pub(crate) fn gets_ready(&self, vm: &str) {
+        let serial = self.world().machines.get(&id(vm)).map(|machine| machine.serial);
+        let ready = |record: &mut StatusRecord| record.daemon.state = DaemonState::Ready;
+        self.change(&id(vm), serial.expect("there is such a VM"), ready);
+    }
+
+    /// What the guest of a VM was asked, by the method's name.
+    pub(crate) fn asked(&self, vm: &str, method: &str) -> Vec<Asked> {
+        let world = self.world();
+        world.asked.iter().filter(|asked| asked.vm == vm && asked.method == method).cloned().collect()
+    }
+
     /// The VM ends by itself.
     pub(crate) fn end(&self, vm: &str, fate: Fate) {
         let serial = self.world().machines.get(&id(vm)).map(|machine| machine.serial);
@@ -191,20 +250,14 @@ impl Host {
     pub(crate) fn has(&self, record: StatusRecord) {
         let mut world = self.world();
         world.last_serial += 1;
-        let machine = Machine {
-            serial: world.last_serial,
-            record: watch::Sender::new(record.clone()),
-            plan: Plan::default(),
-            monitored: true,
-        };
+        let machine = Machine::new(world.last_serial, record.clone(), Plan::default());
         world.machines.insert(record.name, machine);
     }
 
     /// Those whose VMM runs, by their names.
     pub(crate) fn alive(&self) -> Vec<String> {
         let world = self.world();
-        let alive = world.machines.iter().filter(|(_, m)| !m.record.borrow().state.is_terminal());
-        alive.map(|(id, _)| short(id)).collect()
+        world.machines.iter().filter(|(_, machine)| machine.is_alive()).map(|(id, _)| short(id)).collect()
     }
 
     /// Those of which anything is left.

@@ -49,6 +49,8 @@ pub fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError> {
             state.daemon = Daemon::Running { pid };
             state.tell(GuestEvent::Started { pid });
             drop(state);
+            // A watcher may wait already: it would sleep until something else happens.
+            agent.change(|_| ());
             let agent = Arc::clone(agent);
             std::thread::spawn(move || attend(&agent, pid, reader, &end));
             Ok(pid)

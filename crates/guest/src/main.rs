@@ -121,10 +121,12 @@ fn as_process(args: &[String]) -> ExitCode {
         Ok(console) => console,
         Err(e) => return fail(&console_path.display().to_string(), &e),
     };
-    // Absolute: the daemon works in another directory.
+    // The daemon runs in another directory than we do.
     let notify_path = value("--notify").unwrap_or_else(|| format!("{uds}.notify"));
-    let notify_path =
-        std::path::absolute(&notify_path).map_or(notify_path, |p| p.to_string_lossy().into_owned());
+    let notify_path = match std::path::absolute(&notify_path) {
+        Ok(path) => path.to_string_lossy().into_owned(),
+        Err(e) => return fail(&notify_path, &e),
+    };
     let agent = Arc::new(Agent::new(boot, image, Mode::Process, console, notify_path));
     let served = notify::listen(Arc::clone(&agent))
         .and_then(|()| serve::on_hybrid(Arc::clone(&agent), std::path::Path::new(&uds)));

@@ -10,7 +10,7 @@ mod look;
 
 use crate::cli::{Call, Cli, Format, Image};
 use crate::client;
-use crate::failure::{About, Failure, Outcome, failure};
+use crate::failure::{About, Failure, Outcome, failure, grumble};
 use crate::rundir::RunDir;
 use crate::settle;
 use clap::{CommandFactory, Parser};
@@ -38,31 +38,44 @@ pub fn main() -> ExitCode {
 
 /// Help is no error; anything else that clap says is.
 fn misunderstood(error: &clap::Error) -> ExitCode {
-    // Asked for as an option, before the options were understood.
-    let json = std::env::args_os().any(|arg| arg == "--json");
-    if error.use_stderr() && json {
-        complain(&failure(CallErrorKind::Usage, error.to_string().trim()), true);
-    } else {
+    use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand as Nothing;
+    if !error.use_stderr() || error.kind() == Nothing {
         let _ = error.print();
+    } else {
+        // Asked for as an option, before the options were understood.
+        let json = std::env::args_os().any(|arg| arg == "--json");
+        complain(&failure(CallErrorKind::Usage, one_line(&error.to_string())), json);
     }
     if error.use_stderr() { ExitCode::from(CallErrorKind::Usage.exit_code()) } else { ExitCode::SUCCESS }
 }
 
+/// What clap says in several paragraphs, without the usage, which is printed by `--help`.
+fn one_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let words = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    let all = text.split("\n\n").map(words);
+    let said = all.take_while(|p| !p.starts_with("Usage:") && !p.starts_with("For more information"));
+    said.chain(["see --help".to_owned()]).collect::<Vec<_>>().join("; ")
+}
+
 fn complain(error: &Failure, json: bool) {
     if json {
-        eprintln!("{}", serde_json::to_string(error).expect("an error becomes JSON"));
-        return;
+        return grumble(serde_json::to_string(error).expect("an error becomes JSON"));
     }
     match &error.name {
-        Some(name) if !error.message.contains(name.as_str()) => {
-            eprintln!("pepita: {name}: {}", error.message)
+        Some(name) if !is_named(name, &error.message) => {
+            grumble(format_args!("pepita: {name}: {}", error.message))
         }
-        _ => eprintln!("pepita: {}", error.message),
+        _ => grumble(format_args!("pepita: {}", error.message)),
     }
 }
 
+fn is_named(name: &str, text: &str) -> bool {
+    text.split(|c: char| !(c.is_alphanumeric() || c == '-')).any(|word| word == name)
+}
+
 /// Writes to standard output; a reader that has left is no error.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out
         .write_all(text.as_bytes())
@@ -93,10 +106,7 @@ fn perform(cli: Cli) -> Outcome<ExitCode> {
                 }
             }))
         }
-        Call::List { format } => {
-            look::list(&run_dir, if json { Format::Json } else { format });
-            Ok(ExitCode::SUCCESS)
-        }
+        Call::List { format } => done(look::list(&run_dir, if json { Format::Json } else { format })),
         Call::Logs { vm, follow, since } => done(logs::logs(&run_dir, &vm.name, follow, since)),
         Call::Wait { vm, timeout } => done(look::wait(&run_dir, &vm.name, timeout)),
         Call::Adopt { vm } => done(launch::adopt(&run_dir, &vm.name).map(|status| {
@@ -115,15 +125,29 @@ fn perform(cli: Cli) -> Outcome<ExitCode> {
             crate::doctor::doctor(&run_dir, &crate::doctor::Asked { boot: !no_boot, kernel, rootfs }, json)
         }
         Call::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "pepita", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "pepita", &mut script);
+            say(&String::from_utf8_lossy(&script));
             Ok(ExitCode::SUCCESS)
         }
-        Call::Man => {
-            let page = clap_mangen::Man::new(Cli::command());
-            page.render(&mut std::io::stdout()).map_err(|e| failure(CallErrorKind::Io, e.to_string()))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Call::Man { call } => done(manual(call.as_deref())),
     }
+}
+
+fn manual(call: Option<&str>) -> Outcome<()> {
+    let mut command = Cli::command();
+    // Names the calls in full, `pepita-run`.
+    command.build();
+    let page = match call {
+        None => command,
+        Some(name) => command.find_subcommand(name).cloned().ok_or_else(|| {
+            failure(CallErrorKind::Usage, format!("no call {name:?}; `pepita --help` lists them"))
+        })?,
+    };
+    let mut text = Vec::new();
+    clap_mangen::Man::new(page).render(&mut text).map_err(|e| failure(CallErrorKind::Io, e.to_string()))?;
+    say(&String::from_utf8_lossy(&text));
+    Ok(())
 }
 
 fn version(json: bool) {
@@ -184,4 +208,37 @@ pub(crate) fn probe(run_dir: &RunDir, kernel: &std::path::Path, rootfs: &std::pa
     });
     let gone = destroy::destroy(run_dir, &id, destroy::How::Force);
     seen.and_then(|seen| gone.map(|_| seen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_mistyped_is_told_in_one_line_with_what_was_meant() {
+        for (args, said) in [
+            (
+                &["signal"][..],
+                "the following required arguments were not provided: --name <NAME>; see --help",
+            ),
+            (
+                &["run", "--nam", "a"],
+                "unexpected argument '--nam' found; tip: a similar argument exists: '--name'",
+            ),
+            (
+                &["run", "--cpus", "0"],
+                "invalid value '0' for '--cpus <CPUS>': 0 is not in 1..=288; see --help",
+            ),
+        ] {
+            let error = Cli::try_parse_from(std::iter::once(&"pepita").chain(args)).expect_err("mistyped");
+            let line = one_line(&error.to_string());
+            assert!(line.starts_with(said) && !line.contains('\n'), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_letter_of_a_path_is_no_name() {
+        assert!(!is_named("a", "spec.json: no space left on a-device"));
+        assert!(is_named("a", "/run/pepita/a: too long") && is_named("my-vm", "no VM my-vm; try"));
+    }
 }

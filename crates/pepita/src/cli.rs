@@ -3,6 +3,7 @@
 use crate::cid;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pepita_wire::{Signal, VmId};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -132,8 +133,11 @@ pub enum Call {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, or that of one call
+    Man {
+        /// Of this call, for example `run`
+        call: Option<String>,
+    },
 }
 
 /// Which VM.
@@ -158,8 +162,28 @@ pub struct DaemonArgs {
     pub command: Vec<String>,
 }
 
+const RUN_EXAMPLES: &str = "Examples:
+  A microVM in the foreground: its output, Ctrl-C stops it, the exit code is the daemon's
+    pepita run --kernel vmlinuz --rootfs api.cpio --rm
+  In the background, ready to be asked
+    pepita run --kernel vmlinuz --rootfs api.cpio --name api --daemon --wait-ready
+    pepita logs --name api --follow
+    pepita destroy --name api
+  Another command than the image's, with a secret that no process list shows
+    echo KEY=s3cret | pepita run --kernel vmlinuz --rootfs api.cpio --env-file - -- /usr/bin/api --port 80
+  Without a VM, for developing (no isolation whatever)
+    pepita run --vmm process --rm -- ./target/debug/api";
+
+const IMAGE_EXAMPLES: &str = "Examples:
+  An initramfs with a static program in it, and the modules of the kernel that it is to boot with
+    pepita image build --daemon target/x86_64-unknown-linux-musl/release/api \\
+        --kernel-package /lib/modules/6.1.0-40-cloud-amd64 --output api.cpio
+  A disk from a directory that has the program and its libraries; the command has arguments
+    pepita image build --dir rootfs/ --output api.ext4 --env PORT=80 -- /usr/bin/api --verbose";
+
 /// `pepita run`.
 #[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
 pub struct Run {
     /// The guest's kernel: a bzImage or an uncompressed one
     #[arg(long, short)]
@@ -277,6 +301,7 @@ pub enum Image {
 
 /// `pepita image build`.
 #[derive(Debug, Args)]
+#[command(after_help = IMAGE_EXAMPLES)]
 pub struct ImageBuild {
     /// The daemon's program, statically linked unless --dir brings its libraries
     #[arg(long, value_name = "BIN")]
@@ -332,6 +357,16 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// An environment file: `K=V` a line; empty lines and those that begin with `#` say nothing.
+///
+/// # Errors
+/// The number of the first line that is none of these, and why.
+pub fn env_file(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
+    let says = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
+    let lines = text.lines().enumerate().filter(|(_, line)| says(line));
+    lines.map(|(number, line)| pair(line).map_err(|why| (number + 1, why))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,6 +375,43 @@ mod tests {
     #[test]
     fn the_shapes_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_every_exit_code() {
+        use pepita_wire::record::CallErrorKind as K;
+        let help = Cli::command().render_help().to_string();
+        let kinds = [
+            (K::NoSuchVm, "no such VM"),
+            (K::Usage, "usage"),
+            (K::BadImage, "bad image"),
+            (K::VmmMissing, "VMM missing"),
+            (K::Internal, "internal"),
+            (K::NameTaken, "name or CID taken"),
+            (K::CidTaken, "name or CID taken"),
+            (K::Io, "I/O"),
+            (K::TryAgain, "try again"),
+            (K::Permission, "permission"),
+            (K::Timeout, "timeout"),
+        ];
+        for (kind, words) in kinds {
+            assert!(help.contains(&format!(" {} {words}", kind.exit_code())), "{kind:?}: {help}");
+        }
+    }
+
+    #[test]
+    fn the_examples_in_the_help_are_calls() {
+        let mut read = 0;
+        for text in [RUN_EXAMPLES, IMAGE_EXAMPLES] {
+            let joined = text.replace("\\\n", " ");
+            let calls = joined.lines().filter_map(|line| Some(line[line.find("pepita ")?..].to_owned()));
+            for call in calls.filter(|call| call.contains(" --")) {
+                let words: Vec<&str> = call.split_whitespace().collect();
+                Cli::try_parse_from(&words).unwrap_or_else(|e| panic!("{call}: {e}"));
+                read += 1;
+            }
+        }
+        assert_eq!(read, 8);
     }
 
     #[test]

@@ -24,12 +24,25 @@ pub fn io(path: &Path, error: impl Into<std::io::Error>) -> Failure {
         }
         _ => CallErrorKind::Io,
     };
-    failure(kind, format!("{}: {error}", path.display()))
+    let advice = match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            "; make room there and try again"
+        }
+        _ => "",
+    };
+    failure(kind, format!("{}: {error}{advice}", path.display()))
 }
 
 /// Something else went wrong in the system.
 pub fn system(what: &str, error: impl Display) -> Failure {
     failure(CallErrorKind::Io, format!("{what}: {error}"))
+}
+
+/// Says something on standard error. That it cannot be written, on a full disk or to a reader that has left, is no
+/// reason to panic, as `eprintln!` does.
+pub fn grumble(text: impl Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Adds what a failure is about.

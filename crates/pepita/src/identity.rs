@@ -3,6 +3,7 @@
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 /// A process, told apart from all others that had or will have its pid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,8 +35,10 @@ impl Identity {
         }
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // Looked at after the handle was taken, so that it is this process that the handle holds.
-        (start_of(self.pid) == Some(self.start)).then_some(handle)
+        // Looked at after the handle was taken, so that it is this process that the handle holds. Only the handle tells
+        // whether all of it is gone: of a process with threads the first may have ended, and its files still be open.
+        let same = start_of(self.pid) == Some(self.start);
+        (same && !crate::vmm::wait_for(&handle, Duration::ZERO)).then_some(handle)
     }
 
     /// Sends it a signal, if it still runs.
@@ -62,7 +65,7 @@ impl Identity {
     pub fn end(&self) {
         if let Some(handle) = self.open() {
             let _ = pidfd_send_signal(&handle, Signal::KILL);
-            crate::vmm::wait_for(&handle, std::time::Duration::from_secs(5));
+            crate::vmm::wait_for(&handle, Duration::from_secs(5));
         }
     }
 
@@ -75,16 +78,12 @@ impl Identity {
 
 fn start_of(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    start_in(&stat).filter(|_| !is_zombie(&stat))
+    start_in(&stat)
 }
 
 /// The program's name may hold blanks and parentheses: what counts comes after the last one.
 fn start_in(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-fn is_zombie(stat: &str) -> bool {
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// The host's boot.
@@ -115,5 +114,12 @@ mod tests {
     fn a_name_with_parentheses_does_not_confuse() {
         let stat = "7 (a) b) S 1 1 1 0 -1 4194560 1 0 0 0 1 1 0 0 20 0 1 0 4242 1 1";
         assert_eq!(start_in(stat), Some(4242));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_of_proc_breaks_it(stat in "[0-9]{0,8} ?\\(?[ -~]{0,30}\\)? ?[SZX]?( ?[0-9]{1,20}){0,30}|\\PC*") {
+            start_in(&stat);
+        }
     }
 }

@@ -309,33 +309,31 @@ pub fn recognise(path: &Path) -> Outcome<(PathBuf, Kind)> {
     }
     let head = &head[..filled];
     let length = file.metadata().map_err(|e| io(&path, e))?.len();
-    let cut_short = || {
-        let why =
-            format!("rootfs {}: it is cut short, at {length} bytes; make or copy it again", path.display());
-        Err(failure(CallErrorKind::BadImage, why))
+    let bad = |why: &str| failure(CallErrorKind::BadImage, format!("rootfs {}: {why}", path.display()));
+    let whole = match kind_of(head) {
+        None => return Err(bad("neither an initramfs (cpio) nor an ext4 image")),
+        // A compressed one is the guest kernel's to judge.
+        Some(Kind::Initramfs) => !head.starts_with(b"07070") || whole::has_trailer(&file),
+        Some(Kind::Disk) => whole::ext4_length(head).is_none_or(|claimed| claimed <= length),
     };
-    let kind = if head.starts_with(b"070701") || head.starts_with(b"070702") {
-        if !whole::has_trailer(&file) {
-            return cut_short();
-        }
-        Kind::Initramfs
+    match (kind_of(head), whole) {
+        (Some(kind), true) => Ok((path, kind)),
+        _ => Err(bad(&format!("it is cut short, at {length} bytes; make or copy it again"))),
+    }
+}
+
+/// The kind of an image that begins so, if it is of one: newc's magic, ext's superblock at 1024, or a compressor's magic.
+pub fn kind_of(head: &[u8]) -> Option<Kind> {
+    let begins = |magics: &[&[u8]]| magics.iter().any(|magic| head.starts_with(magic));
+    if begins(&[b"070701", b"070702"]) {
+        Some(Kind::Initramfs)
     } else if head.get(0x438..0x43a) == Some(&[0x53, 0xef]) {
-        if whole::ext4_length(head).is_some_and(|claimed| claimed > length) {
-            return cut_short();
-        }
-        Kind::Disk
-    } else if [b"\x1f\x8b".as_slice(), b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"\xfd7zXZ"]
-        .iter()
-        .any(|m| head.starts_with(m))
-    {
-        Kind::Initramfs
+        Some(Kind::Disk)
+    } else if begins(&[b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"\xfd7zXZ"]) {
+        Some(Kind::Initramfs)
     } else {
-        return Err(failure(
-            CallErrorKind::BadImage,
-            format!("rootfs {}: neither an initramfs (cpio) nor an ext4 image", path.display()),
-        ));
-    };
-    Ok((path, kind))
+        None
+    }
 }
 
 /// What an image is.

@@ -20,6 +20,7 @@ pub mod plan;
 pub mod qemu;
 pub mod record;
 pub mod rundir;
+pub mod session;
 pub mod settle;
 pub mod tsc;
 pub mod vhost;

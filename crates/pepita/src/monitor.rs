@@ -17,7 +17,7 @@ pub mod start;
 
 pub(crate) use finish::TRANSIENT;
 
-use crate::failure::{Outcome, system};
+use crate::failure::{Outcome, grumble, system};
 use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::names;
@@ -34,7 +34,6 @@ use pepita_wire::{GuestEvent, StatusRecord};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use scan::Scanner;
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -60,8 +59,6 @@ pub(crate) struct Monitor {
     daemon: Option<Identity>,
     console: Option<OwnedFd>,
     qmp: Option<Conn>,
-    /// Whose commands QEMU has not answered yet.
-    qmp_askers: VecDeque<QmpAsker>,
     agent: Agent,
     scanner: Scanner,
     log: Log,
@@ -71,17 +68,6 @@ pub(crate) struct Monitor {
     /// Where the answer to whoever started us goes, until it is given.
     starter: Option<start::Starter>,
     over: bool,
-}
-
-/// Whose command QEMU answers.
-#[derive(Debug, Clone, Copy)]
-enum QmpAsker {
-    /// Ours: the machine is set up.
-    Setup,
-    /// Ours, and the answer does not matter or says so itself.
-    Nobody,
-    /// A client's: its number and its request's id.
-    Client(u64, u64),
 }
 
 /// Who is ready.
@@ -129,7 +115,6 @@ impl Monitor {
             daemon: parts.daemon,
             console: Some(console),
             qmp: qmp.map(Conn::new),
-            qmp_askers: VecDeque::new(),
             agent: parts.agent,
             scanner: Scanner::new(),
             log: parts.log,
@@ -143,15 +128,10 @@ impl Monitor {
     /// Watches until the VM has ended and its record is written.
     fn run(mut self) {
         self.save();
-        if self.qmp.is_some() {
-            // Its answer comes when the machine is set up. Then: does it run? One that is adopted may stand still.
-            let _ = self.tell_qemu(qmp::CAPABILITIES, QmpAsker::Setup);
-            let _ = self.tell_qemu(qmp::QUERY, QmpAsker::Nobody);
-        } else {
-            self.happened(Event::VmmUp);
-            if self.vmm.identity.is_stopped() {
-                self.happened(Event::Paused(true));
-            }
+        match &mut self.qmp {
+            // Its answer comes when the machine is set up. One that is broken already says so when it is read.
+            Some(qmp) => drop(qmp.send(qmp::CAPABILITIES)),
+            None => self.happened(Event::VmmUp),
         }
         self.publish();
         while !self.over {
@@ -278,21 +258,8 @@ impl Monitor {
         }
         for said in said {
             match said {
-                qmp::Said::Done { .. } | qmp::Said::Refused(_) => match self.qmp_askers.pop_front() {
-                    Some(QmpAsker::Setup) => self.happened(Event::VmmUp),
-                    Some(QmpAsker::Nobody) | None => {
-                        if said == (qmp::Said::Done { paused: true }) {
-                            self.happened(Event::Paused(true));
-                        }
-                    }
-                    Some(QmpAsker::Client(client, id)) => {
-                        let outcome = match said {
-                            qmp::Said::Refused(why) => Err(requests::refusal(&why)),
-                            _ => Ok(serde_json::Value::Null),
-                        };
-                        self.control.answer(client, id, outcome);
-                    }
-                },
+                // The one command that it is given is the first.
+                qmp::Said::Done | qmp::Said::Refused(_) => self.happened(Event::VmmUp),
                 qmp::Said::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
                 qmp::Said::Stopped => self.happened(Event::Paused(true)),
                 qmp::Said::Resumed => self.happened(Event::Paused(false)),
@@ -395,7 +362,7 @@ impl Monitor {
             status,
         };
         if let Err(e) = record::write(Path::new(names::STATE), &state, Sync::No) {
-            eprintln!("pepita monitor: {}", e.message);
+            grumble(format_args!("pepita monitor: {}", e.message));
         }
     }
 }

@@ -12,8 +12,14 @@ pub const BOOT_TOKEN: &str = "boot.token";
 pub const BACKEND: &str = "vh.sock";
 /// QEMU's monitor protocol.
 pub const QMP: &str = "qmp.sock";
-/// The guest's console.
+/// The console of a plain process.
 pub const CONSOLE: &str = "console.sock";
+/// The guest's console, as QEMU names it: a pair of pipes.
+pub const CONSOLE_PIPES: &str = "console";
+/// What it reads; nobody writes.
+pub const CONSOLE_IN: &str = "console.in";
+/// What it writes.
+pub const CONSOLE_OUT: &str = "console.out";
 /// What the guest's console said.
 pub const CONSOLE_LOG: &str = "console.log";
 /// What monitor, VMM and back-end had to say.

@@ -3,6 +3,7 @@
 //! The recipe is measured: modern Debian kernels find microvm's devices through ACPI, an emulated guest has to be told
 //! its TSC's frequency, and `reboot=t panic=-1` with `-no-reboot` turns every end of the guest into an end of QEMU.
 
+use crate::names;
 use crate::plan::{Accel, Plan, Root};
 use pepita_wire::record::Transport;
 use std::ffi::OsString;
@@ -15,8 +16,6 @@ pub const TRANSLATED_MB: u64 = 128;
 /// Descriptors that QEMU inherits.
 #[derive(Debug, Clone, Copy)]
 pub struct Descriptors {
-    /// Listens for whoever reads the console.
-    pub console: i32,
     /// Listens for whoever commands QEMU.
     pub qmp: i32,
     /// `/dev/vhost-vsock` with the CID set on the kernel transport; else a connection to the back-end.
@@ -82,8 +81,7 @@ pub fn argv(plan: &Plan, cmdline: &str, fds: Descriptors) -> Vec<OsString> {
     }
     add("-append", cmdline.into());
     add("-device", "virtio-serial-device".into());
-    // QEMU waits for us to have connected to the console: not a byte of the boot is lost.
-    add("-chardev", format!("socket,id=console,fd={},server=on,wait=on", fds.console).into());
+    add("-chardev", format!("pipe,id=console,path={}", names::CONSOLE_PIPES).into());
     add("-device", "virtconsole,chardev=console".into());
     add("-chardev", format!("socket,id=qmp,fd={},server=on,wait=on", fds.qmp).into());
     add("-mon", "chardev=qmp,mode=control".into());
@@ -118,7 +116,7 @@ mod tests {
     use crate::plan::tests::plan;
 
     fn text(plan: &Plan) -> String {
-        let fds = Descriptors { console: 3, qmp: 4, vsock: 5 };
+        let fds = Descriptors { qmp: 4, vsock: 5 };
         let argv = argv(plan, &cmdline(plan, "t0k"), fds);
         argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }

@@ -87,12 +87,19 @@ impl RunDir {
     }
 
     /// The names of all VMs that have a run directory, sorted.
-    pub fn names(&self) -> Vec<VmId> {
-        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+    ///
+    /// # Errors
+    /// When it cannot be read: that is not to be taken for "none". Before the first VM it is not there, and there are none.
+    pub fn names(&self) -> Outcome<Vec<VmId>> {
+        let entries = match std::fs::read_dir(&self.path) {
+            Ok(entries) => entries.flatten(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(io(&self.path, e)),
+        };
         let mut names: Vec<VmId> =
             entries.filter_map(|entry| VmId::new(entry.file_name().to_str()?).ok()).collect();
         names.sort();
-        names
+        Ok(names)
     }
 }
 

@@ -92,7 +92,7 @@ pub fn ended(dir: &Path, state: State) -> StatusRecord {
     use pepita_wire::ExitReason::{Completed, Killed, StopRequested};
     let end =
         if matches!(reason, Completed | Killed | StopRequested) { VmState::Stopped } else { VmState::Failed };
-    StatusRecord { state: end, exit, monitor_pid: None, vmm_pid: None, ..state.status }
+    StatusRecord { state: end, exit, monitor_pid: None, vmm_pid: None, vcpus: None, ..state.status }
 }
 
 /// Brings to its end what a monitor has not: the VM went after it, or it went in the middle of the end. The lock is ours.

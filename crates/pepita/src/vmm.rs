@@ -8,23 +8,27 @@ use crate::monitor::evidence::VmmEnd;
 use crate::names;
 use crate::plan::{Plan, Root};
 use crate::qemu::{self, Descriptors};
+use crate::session;
 use pepita_wire::record::{CallErrorKind, ProcessExit};
 use pepita_wire::rundir;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify;
+use rustix::fs::{CWD, Mode, OFlags, inotify, mkfifoat, open};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, setrlimit};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// For a process to open its socket.
 const SOCKET_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Output of the guest that waits for its monitor: at 5 MB/s, a fifth of a second.
+const CONSOLE_PIPE: usize = 1 << 20;
 
 /// In the environment of every process of a VM: its run directory. What a monitor that was killed at a bad moment has
 /// left behind is known by it.
@@ -120,7 +124,8 @@ pub struct Started {
 /// # Errors
 /// When a program is missing or does not come up; nothing is left running then.
 pub fn start_qemu(plan: &Plan, token: &str, cid_lock: &File, vhost: Option<&OwnedFd>) -> Outcome<Started> {
-    let (console, for_console) = listen(names::CONSOLE)?;
+    make_console()?;
+    let console = open_console()?;
     let (qmp, for_qmp) = listen(names::QMP)?;
     let mut backend = None;
     let mut vsock = None;
@@ -138,7 +143,6 @@ pub fn start_qemu(plan: &Plan, token: &str, cid_lock: &File, vhost: Option<&Owne
         }
     }
     let fds = Descriptors {
-        console: for_console.as_raw_fd(),
         qmp: for_qmp.as_raw_fd(),
         vsock: vsock.as_ref().or(vhost).map_or(-1, AsRawFd::as_raw_fd),
     };
@@ -146,7 +150,7 @@ pub fn start_qemu(plan: &Plan, token: &str, cid_lock: &File, vhost: Option<&Owne
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let mut command = command(&plan.program)?;
     command.args(qemu::argv(plan, &qemu::cmdline(plan, token), fds));
-    let inherited = [for_console.as_fd(), for_qmp.as_fd(), cid_lock.as_fd()];
+    let inherited = [for_qmp.as_fd(), cid_lock.as_fd()];
     let inherited = inherited.into_iter().chain(vsock.as_ref().or(vhost).map(AsFd::as_fd));
     let spawned = inherit(inherited).and_then(|()| Process::spawn(&mut command));
     match spawned {
@@ -186,6 +190,30 @@ pub fn start_process(plan: &Plan, cid_lock: &File) -> Outcome<Started> {
     }
 }
 
+/// Makes the pipes of the guest's console. Pipes, because QEMU throws away what a console's reader does not take at once:
+/// a pipe holds several times what a socket does, and goes on holding it while there is no monitor.
+fn make_console() -> Outcome<()> {
+    for name in [names::CONSOLE_IN, names::CONSOLE_OUT] {
+        let mode = Mode::RUSR | Mode::WUSR;
+        mkfifoat(CWD, name, mode).map_err(|e| io(Path::new(name), e))?;
+    }
+    Ok(())
+}
+
+/// Opens the reading end of the guest's console, in the current directory.
+///
+/// # Errors
+/// When it is not there.
+pub fn open_console() -> Outcome<OwnedFd> {
+    let path = Path::new(names::CONSOLE_OUT);
+    // For writing, too: else it would be at its end until QEMU has opened it.
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let console = open(path, flags, Mode::empty()).map_err(|e| io(path, e))?;
+    // As much as an ordinary user may; less is no reason to fail.
+    let _ = rustix::pipe::fcntl_setpipe_size(&console, CONSOLE_PIPE);
+    Ok(console)
+}
+
 /// A listening socket for the VMM to inherit, and our own connection to it, made already: not a byte is missed.
 fn listen(name: &str) -> Outcome<(OwnedFd, UnixListener)> {
     let path = Path::new(name);
@@ -202,8 +230,8 @@ fn command(program: &Path) -> Outcome<Command> {
     let here = std::env::current_dir().map_err(|e| system("current directory", e))?;
     let mut command = Command::new(program);
     command.env(MARK, here);
-    // A group of its own: a Ctrl-C at somebody's terminal is not for it.
-    command.stdin(Stdio::null()).stdout(log).stderr(same).process_group(0);
+    command.stdin(Stdio::null()).stdout(log).stderr(same);
+    session::of_its_own(&mut command);
     Ok(command)
 }
 
@@ -256,8 +284,14 @@ fn connect(path: &Path, process: &Process) -> Outcome<UnixStream> {
 
 /// The last line that the VMM or the back-end wrote to the monitor's log, in the current directory.
 pub fn last_words() -> String {
-    let bytes = std::fs::read(names::MONITOR_LOG).unwrap_or_default();
-    let tail = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(2048)..]).into_owned();
+    use std::io::{Read, Seek, SeekFrom};
+    let mut bytes = Vec::new();
+    if let Ok(mut log) = File::open(names::MONITOR_LOG) {
+        // Of a log that is long only the end; one that is shorter than that is read from its beginning.
+        let _ = log.seek(SeekFrom::End(-2048));
+        let _ = log.take(2048).read_to_end(&mut bytes);
+    }
+    let tail = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = tail.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(3)..].join(" | ")
 }

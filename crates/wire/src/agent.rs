@@ -292,6 +292,14 @@ pub struct Health {
     pub stopping: bool,
 }
 
+/// What is kept of a guest's words, and of a path that it names: they end up in records that others hold for long.
+const TEXT_CAP: usize = 256;
+const PATH_CAP: usize = 4096;
+
+fn cut(text: &mut String, cap: usize) {
+    text.truncate(text.floor_char_boundary(cap));
+}
+
 #[derive(Deserialize)]
 struct StartedData {
     pid: u32,
@@ -317,18 +325,29 @@ impl GuestEvent {
         }
     }
 
-    /// Reads an event.
+    /// Reads an event. Of data nothing is kept that its event does not know.
     ///
     /// # Errors
     /// When the data of a known event cannot be read.
-    pub fn from_parts(name: &str, data: Value) -> Result<Self, serde_json::Error> {
-        let data = if data.is_null() { json!({}) } else { data };
+    pub(crate) fn read(name: &str, data: &str) -> Result<Self, serde_json::Error> {
+        let data = if data == "null" { "{}" } else { data };
         Ok(match name {
-            "started" => Self::Started { pid: serde_json::from_value::<StartedData>(data)?.pid },
+            "started" => Self::Started { pid: serde_json::from_str::<StartedData>(data)?.pid },
             "ready" => Self::Ready,
-            "health" => Self::Health(serde_json::from_value(data)?),
-            "memory" => Self::Memory { oom: serde_json::from_value::<MemoryData>(data)?.oom },
-            "exited" => Self::Exited(serde_json::from_value(data)?),
+            "health" => {
+                let mut health: Health = serde_json::from_str(data)?;
+                health.status.iter_mut().for_each(|text| cut(text, TEXT_CAP));
+                Self::Health(health)
+            }
+            "memory" => Self::Memory { oom: serde_json::from_str::<MemoryData>(data)?.oom },
+            "exited" => {
+                let mut exit: DaemonExit = serde_json::from_str(data)?;
+                if let Some(exec) = &mut exit.exec {
+                    cut(&mut exec.path, PATH_CAP);
+                    cut(&mut exec.message, TEXT_CAP);
+                }
+                Self::Exited(exit)
+            }
             other => Self::Unknown(other.chars().take(64).collect()),
         })
     }

@@ -3,9 +3,11 @@
 //! Unknown fields are ignored, unknown methods are answered with [`ErrorKind::Unsupported`], unknown events are kept
 //! as [`crate::GuestEvent::Unknown`]: an old side and a new one go on talking.
 
+use crate::CONTENT_CAP;
 use crate::agent::GuestEvent;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::fmt;
 
 /// The first line of each side.
@@ -144,6 +146,9 @@ pub enum FrameError {
     /// JSON, but none of hello, request, answer or event.
     #[error("not a frame: none of `hello`, `id` or `seq`")]
     Shapeless,
+    /// An answer or an event holds more than [`CONTENT_CAP`].
+    #[error("an answer or an event of more than {CONTENT_CAP} bytes")]
+    TooMuch,
 }
 
 #[derive(Serialize, Deserialize, Default)]
@@ -158,22 +163,41 @@ struct RawToGuest {
     params: Value,
 }
 
-#[derive(Serialize, Deserialize, Default)]
+#[derive(Serialize, Default)]
 struct RawToHost {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     hello: Option<Hello>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     ok: Option<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<WireError>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<String>,
-    #[serde(default, skip_serializing_if = "Value::is_null")]
+    #[serde(skip_serializing_if = "Value::is_null")]
     data: Value,
+}
+
+/// As it is read: what a guest has put into it becomes a value only where it is wanted, and not beyond the cap.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ReadToHost<'a> {
+    hello: Option<Hello>,
+    id: Option<u64>,
+    #[serde(borrow)]
+    ok: Option<&'a RawValue>,
+    error: Option<WireError>,
+    seq: Option<u64>,
+    event: Option<String>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+fn content(raw: &RawValue) -> Result<&str, FrameError> {
+    if raw.get().len() > CONTENT_CAP { Err(FrameError::TooMuch) } else { Ok(raw.get()) }
 }
 
 fn line(raw: &impl Serialize) -> Vec<u8> {
@@ -236,16 +260,19 @@ impl ToHost {
     /// Reads a line without its newline.
     ///
     /// # Errors
-    /// When the line is not JSON or not a frame.
+    /// When the line is not JSON or not a frame, or holds too much.
     pub fn decode(line: &[u8]) -> Result<Self, FrameError> {
         match serde_json::from_slice(line)? {
-            RawToHost { hello: Some(hello), .. } => Ok(Self::Hello(hello)),
-            RawToHost { id: Some(id), error: Some(error), .. } => {
+            ReadToHost { hello: Some(hello), .. } => Ok(Self::Hello(hello)),
+            ReadToHost { id: Some(id), error: Some(error), .. } => {
                 Ok(Self::Answer { id, outcome: Err(error) })
             }
-            RawToHost { id: Some(id), ok: Some(ok), .. } => Ok(Self::Answer { id, outcome: Ok(ok) }),
-            RawToHost { seq: Some(seq), event: Some(name), data, .. } => {
-                Ok(Self::Event { seq, event: GuestEvent::from_parts(&name, data)? })
+            ReadToHost { id: Some(id), ok: Some(ok), .. } => {
+                Ok(Self::Answer { id, outcome: Ok(serde_json::from_str(content(ok)?)?) })
+            }
+            ReadToHost { seq: Some(seq), event: Some(name), data, .. } => {
+                let data = data.map(content).transpose()?.unwrap_or("null");
+                Ok(Self::Event { seq, event: GuestEvent::read(&name, data)? })
             }
             _ => Err(FrameError::Shapeless),
         }

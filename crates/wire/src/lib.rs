@@ -14,7 +14,7 @@ pub mod rundir;
 pub mod signal;
 
 pub use agent::{Ask, DaemonExit, ExecError, ExecResult, GuestEvent};
-pub use frame::{ErrorKind, Hello, Outcome, Request, ToGuest, ToHost, WireError};
+pub use frame::{ErrorKind, FrameError, Hello, Outcome, Request, ToGuest, ToHost, WireError};
 pub use line::{LineError, Lines};
 pub use name::{NameError, VmId};
 pub use record::{ExitReason, ExitRecord, StatusRecord, VersionRecord, VmState};
@@ -28,6 +28,10 @@ pub const CONTRACT: u32 = 1;
 
 /// The longest line either side accepts, newline included, in bytes.
 pub const LINE_CAP: usize = 256 * 1024;
+
+/// The most that an answer or an event may hold, in bytes. As values in memory that may be a hundred times as much, and
+/// a guest chooses what it sends; all that an agent has to say is shorter.
+pub const CONTENT_CAP: usize = 64 * 1024;
 
 /// The vsock port a guest agent listens on unless told otherwise.
 pub const DEFAULT_PORT: u32 = 5000;

@@ -1,6 +1,8 @@
 //! The records that `pepita` prints and keeps: status, exit, version, error.
 //!
-//! Callers search these texts (`"state": "running"`, one space after the colon), so [`pretty`] is part of the contract.
+//! Callers search these texts (`"state": "running"`, one space after the colon), so [`pretty`] is part of the contract,
+//! and no part of a record uses a word of [`VmState`] for another thing. Such a caller knows no VM that starts: that its
+//! virtual CPUs run is what it finds then.
 //! Fields that a guest can fill stand last.
 
 use crate::agent::DaemonExit;
@@ -108,7 +110,8 @@ pub enum DaemonState {
     Pending,
     /// Not started, because the VM was launched with `--hold`.
     Held,
-    /// It runs.
+    /// It runs. Not called `running`, which callers look for to know of the VM: this VM may be paused.
+    #[serde(rename = "started", alias = "running")]
     Running,
     /// It runs and has said `READY=1`.
     Ready,
@@ -131,6 +134,23 @@ pub struct DaemonStatus {
     /// What it last said of itself (`STATUS=` of sd_notify(3)), at most 256 bytes.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub status: String,
+}
+
+/// What the virtual CPUs do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VcpuState {
+    /// They run, whatever the guest makes of it.
+    Running,
+    /// They stand still.
+    Paused,
+}
+
+/// The virtual CPUs' part of a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VcpuStatus {
+    /// What they do.
+    pub state: VcpuState,
 }
 
 /// Milliseconds from the VMM's start.
@@ -158,6 +178,9 @@ pub struct StatusRecord {
     pub state: VmState,
     /// Which start of this VM it is, counted by whoever starts it.
     pub incarnation: u64,
+    /// Its virtual CPUs; absent before the VMM runs and after it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<VcpuStatus>,
     /// `qemu` or `process`.
     pub vmm: String,
     /// `kvm`, `tcg` or `none`.
@@ -397,6 +420,47 @@ mod tests {
     fn a_status_says_its_state_with_one_space_after_the_colon() {
         let record = StatusRecord { name: "a".into(), state: VmState::Running, ..Default::default() };
         assert!(pretty(&record).contains("\"state\": \"running\""));
+    }
+
+    /// What a client does that reads the text and not the record (duende-core 0.2.0).
+    fn found_in(record: &StatusRecord) -> &'static str {
+        let text = pretty(record);
+        let words = ["running", "paused", "failed"];
+        words.into_iter().find(|word| text.contains(&format!("\"state\": \"{word}\""))).unwrap_or("stopped")
+    }
+
+    #[test]
+    fn a_caller_that_searches_the_text_finds_the_vm_s_state_and_no_other() {
+        let vcpus = |state| Some(VcpuStatus { state });
+        let daemon = |state| DaemonStatus { pid: Some(1), state, ..DaemonStatus::default() };
+        let cases = [
+            (VmState::Created, None, DaemonState::Pending, "stopped"),
+            (VmState::Starting, vcpus(VcpuState::Running), DaemonState::Pending, "running"),
+            (VmState::Running, vcpus(VcpuState::Running), DaemonState::Running, "running"),
+            (VmState::Paused, vcpus(VcpuState::Paused), DaemonState::Running, "paused"),
+            (VmState::Paused, vcpus(VcpuState::Paused), DaemonState::Ready, "paused"),
+            (VmState::Stopping, vcpus(VcpuState::Running), DaemonState::Exited, "running"),
+            (VmState::Stopped, None, DaemonState::Exited, "stopped"),
+            (VmState::Failed, None, DaemonState::Exited, "failed"),
+        ];
+        for (state, vcpus, of_daemon, expected) in cases {
+            let exit = state.is_terminal().then(|| ExitRecord {
+                // A guest may write what it likes; in a JSON text its quotes are escaped.
+                console: vec!["\"state\": \"running\"".into()],
+                ..ExitRecord::default()
+            });
+            let record = StatusRecord { state, vcpus, daemon: daemon(of_daemon), exit, ..Default::default() };
+            assert_eq!(found_in(&record), expected, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_runs_is_read_in_the_older_word_too() {
+        for word in ["started", "running"] {
+            let status: DaemonStatus =
+                serde_json::from_str(&format!(r#"{{"state":"{word}"}}"#)).expect("a daemon's status");
+            assert_eq!(status.state, DaemonState::Running);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{Roster, Stage};
 use crate::group::child::{Child, Phase, Then};
 use crate::group::order::{At, Order};
 use crate::journal::Wanted;
-use crate::spec::{GroupSpec, Strategy, VmName, VmSpec};
+use crate::spec::{GroupSpec, Incarnation, Strategy, VmName, VmSpec};
 
 impl Roster {
     /// Takes a new specification of the same group. Policies, budgets, timeouts and probes apply at once and keep their
@@ -46,6 +46,12 @@ impl Roster {
             }
         }
         self.finish(at.now)
+    }
+
+    /// A VM that is to be added was known elsewhere, up to this incarnation.
+    pub(crate) fn recall(&mut self, vm: &VmName, incarnation: Incarnation) {
+        let known = self.retired.entry(vm.clone()).or_default();
+        *known = (*known).max(incarnation);
     }
 
     fn renewed(&mut self, mut child: Child, spec: VmSpec) -> Child {

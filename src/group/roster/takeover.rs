@@ -7,12 +7,12 @@ use crate::spec::VmName;
 use std::collections::BTreeMap;
 
 impl Roster {
-    /// Takes over, of what was found, that which is to go on running. A group that waits for another one does not leave
-    /// its VMs unwatched meanwhile. Gives back the rest, for [`Roster::start`].
+    /// Takes over, of what was found, that which is to go on running, and stops that which is not wanted. A group that
+    /// waits for another one does not leave its VMs unwatched meanwhile. Gives back the rest, for [`Roster::start`].
     pub fn adopt(&mut self, at: At, found: BTreeMap<VmName, Found>) -> (Vec<Order>, BTreeMap<VmName, Found>) {
         let (running, rest) = found.into_iter().partition(|(vm, found): &(VmName, Found)| {
-            let wanted = self.find(vm).is_some_and(|index| self.children[index].wanted == Wanted::Up);
-            wanted && found.unchanged && found.ended.is_none()
+            let unwanted = self.find(vm).is_some_and(|index| self.children[index].wanted == Wanted::Down);
+            found.ended.is_none() && (unwanted || found.unchanged)
         });
         for (vm, found) in &running as &BTreeMap<VmName, Found> {
             if let Some(index) = self.find(vm) {

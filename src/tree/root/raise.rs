@@ -89,9 +89,14 @@ impl RootState {
         // VMs that were being removed from it are in no configuration any more: nobody else would end them.
         let leaving = status.iter().flat_map(|status| &status.vms).map(|vm| &vm.name);
         for vm in leaving.filter(|vm| !spec.vms.iter().any(|known| known.name == **vm)) {
-            let reply = Reply::ignored();
+            let (cids, name) = (self.shared.services.cids.clone(), vm.clone());
+            // Its CID is free when it is confirmed gone, not before.
+            let reply = Reply::new(move |done: Option<Result<(), _>>| {
+                if let Some(Ok(())) = done {
+                    cids.send(CidMsg::Release(name));
+                }
+            });
             self.shared.services.executor.send(ExecutorMsg::Destroy { vm: vm.clone(), reply });
-            self.shared.services.cids.send(CidMsg::Release(vm.clone()));
             self.shared.journal.forget(vm);
         }
         let ended = status.and_then(|status| status.ended);
@@ -99,18 +104,9 @@ impl RootState {
         Ok(steps)
     }
 
-    /// The allocator has failed. What it knew is in the journal.
+    /// The allocator has failed. Its book was not its own.
     pub(super) async fn replace_cids(&mut self, me: &ActorRef<RootMsg>, why: &str) -> Result<(), SpawnErr> {
-        let home = Home {
-            journal: self.shared.journal.clone(),
-            bus: self.shared.bus.clone(),
-            board: self.shared.board.clone(),
-            sockets: self.shared.services.sockets.clone(),
-        };
-        let shown = home.board.snapshot();
-        let running: Vec<_> = shown.vms().filter_map(|vm| Some((vm.name.clone(), vm.cid?))).collect();
-        let pool = pool(&self.spec.name, &running, &home);
-        let (actor, _) = Actor::spawn_linked(None, CidAllocator, pool, me.get_cell()).await?;
+        let (actor, _) = Actor::spawn_linked(None, CidAllocator, self.ledger.clone(), me.get_cell()).await?;
         self.children.insert(actor.get_id(), Who::Cids);
         self.shared.services.cids.replace(actor);
         let steps = self.schedule.service_failed(at().now, &format!("the CID allocator failed: {why}"));
@@ -124,8 +120,7 @@ impl RootState {
         me: &ActorRef<RootMsg>,
         why: &str,
     ) -> Result<(), SpawnErr> {
-        let args = self.executor.clone();
-        let (actor, _) = Actor::spawn_linked(None, PepitaExecutor, args, me.get_cell()).await?;
+        let (actor, _) = Actor::spawn_linked(None, PepitaExecutor, self.desk.clone(), me.get_cell()).await?;
         self.children.insert(actor.get_id(), Who::Executor);
         self.shared.services.executor.replace(actor);
         let steps = self.schedule.service_failed(at().now, &format!("the executor failed: {why}"));

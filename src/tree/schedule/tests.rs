@@ -159,3 +159,15 @@ fn a_reload_starts_what_is_new_and_stops_what_is_gone_in_order() {
     assert_eq!(rig.schedule.ready(rig.now, &name("new")), [Step::Ready]);
     assert_eq!(rig.ended("storage", End::Stopped), [Step::Discard(name("storage"))]);
 }
+
+#[test]
+fn a_group_whose_delay_is_over_waits_for_those_it_comes_after_and_not_for_the_clock() {
+    let mut rig = Rig::up();
+    rig.ended("web", escalated());
+    rig.ended("storage", End::Failed { reason: "gone".into() });
+    assert_eq!(rig.after(3600), []);
+    assert_eq!(rig.schedule.wake_at(), None, "a moment that has passed is not waited for");
+    assert_eq!(rig.schedule.brought_back(rig.now, &name("storage")), []);
+    assert_eq!(rig.schedule.progress(), Progress::Starting, "a group that was brought back has not failed");
+    assert_eq!(rig.schedule.ready(rig.now, &name("storage")), [Step::StartAfresh(name("web"))]);
+}

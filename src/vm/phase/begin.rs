@@ -16,7 +16,7 @@ impl Life {
         }
         match mode {
             Mode::Launch => {
-                self.phase = Phase::Leasing;
+                self.phase = Phase::Leasing { retry: None };
                 self.effects.push(Effect::Lease);
             }
             Mode::Adopt => {
@@ -26,16 +26,22 @@ impl Life {
         }
     }
 
-    pub(super) fn leased(&mut self, now: Instant, lease: Result<Cid, String>) {
+    pub(super) fn leased(&mut self, now: Instant, lease: Option<Result<Cid, String>>) {
         let (deadline, tries) = match self.phase {
-            Phase::Leasing => (now + self.spec.start.timeout, 0),
+            Phase::Leasing { .. } => (now + self.spec.start.timeout, 0),
             Phase::Launching { undo: true, .. } => return self.gone(Cause::Stopped),
             Phase::Launching { deadline, tries, .. } => (deadline, tries),
             _ => return,
         };
+        // The allocator failed before it answered: its successor is asked.
+        let Some(lease) = lease else {
+            let (Phase::Leasing { retry } | Phase::Launching { retry, .. }) = &mut self.phase else { return };
+            *retry = Some(now + CALL_RETRY);
+            return;
+        };
         match lease {
             Ok(cid) => {
-                self.phase = Phase::Launching { undo: false, deadline, tries };
+                self.phase = Phase::Launching { undo: false, deadline, tries, retry: None };
                 self.effects.push(Effect::Facts { cid: Some(cid), vmm_pid: None });
                 self.effects.push(Effect::Launch(cid));
             }
@@ -44,7 +50,7 @@ impl Life {
     }
 
     pub(super) fn launched(&mut self, now: Instant, result: Result<Box<StatusRecord>, ExecutorError>) {
-        let Phase::Launching { undo, deadline, tries } = self.phase else { return };
+        let Phase::Launching { undo, deadline, tries, .. } = self.phase else { return };
         match result {
             Ok(_) if undo => self.destroy(now, Cause::Stopped),
             Ok(record) => {
@@ -52,9 +58,14 @@ impl Life {
                 self.effects.push(Effect::Watch(record.clone()));
                 self.status(now, &record);
             }
+            // The launcher was not called.
+            Err(ExecutorError::CalledOff | ExecutorError::Gone) if undo => self.gone(Cause::Stopped),
             Err(_) if undo => self.destroy(now, Cause::Stopped),
+            Err(ExecutorError::Gone) => {
+                self.phase = Phase::Launching { undo, deadline, tries, retry: Some(now + CALL_RETRY) };
+            }
             Err(e) if e.kind() == Some(CallErrorKind::CidTaken) && tries < CID_TRIES => {
-                self.phase = Phase::Launching { undo, deadline, tries: tries + 1 };
+                self.phase = Phase::Launching { undo, deadline, tries: tries + 1, retry: None };
                 self.effects.push(Effect::Notice(format!("{e}; another CID is leased")));
                 self.effects.push(Effect::Avoid);
             }

@@ -8,8 +8,13 @@ use std::time::Instant;
 impl Life {
     pub(super) fn stop(&mut self, now: Instant) {
         match &mut self.phase {
-            Phase::Created | Phase::Leasing => self.gone(Cause::Stopped),
-            Phase::Launching { undo, .. } => *undo = true,
+            Phase::Created | Phase::Leasing { .. } | Phase::Launching { retry: Some(_), .. } => {
+                self.gone(Cause::Stopped);
+            }
+            Phase::Launching { undo, .. } => {
+                *undo = true;
+                self.effects.push(Effect::CallOff);
+            }
             Phase::Adopting { then, .. } => *then = (*then).max(Then::Stop),
             Phase::Booting { .. } => self.destroy(now, Cause::Stopped),
             Phase::Running { .. } | Phase::Ready { .. } | Phase::Paused { .. } => {
@@ -27,8 +32,13 @@ impl Life {
 
     pub(super) fn destroy_now(&mut self, now: Instant) {
         match &mut self.phase {
-            Phase::Created | Phase::Leasing => self.gone(Cause::Stopped),
-            Phase::Launching { undo, .. } => *undo = true,
+            Phase::Created | Phase::Leasing { .. } | Phase::Launching { retry: Some(_), .. } => {
+                self.gone(Cause::Stopped);
+            }
+            Phase::Launching { undo, .. } => {
+                *undo = true;
+                self.effects.push(Effect::CallOff);
+            }
             Phase::Adopting { then, .. } => *then = Then::Destroy,
             Phase::Booting { .. }
             | Phase::Running { .. }

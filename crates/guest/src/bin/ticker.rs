@@ -5,7 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant, SystemTime};
 
 const USAGE: &str = "usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] \
-    [--after MS] [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--rate BYTES_PER_SECOND] [--flood] [--eat MB] [--show NAME]";
+    [--after MS] [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--rate BYTES_PER_SECOND] [--flood] [--eat MB] [--show NAME] [--serve PORT]";
 
 #[derive(Default)]
 struct Options {
@@ -21,6 +21,7 @@ struct Options {
     flood: bool,
     eat: Option<u64>,
     show: Vec<String>,
+    serve: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -49,6 +50,7 @@ fn options() -> Option<Options> {
             "--rate" => options.rate = Some(number()?),
             "--flood" => options.flood = true,
             "--eat" => options.eat = Some(number()?),
+            "--serve" => options.serve = Some(u32::try_from(number()?).ok()?),
             "--show" => options.show.push(args.next()?),
             _ => return None,
         }
@@ -68,6 +70,9 @@ fn main() {
         signals.thread_block().expect("a signal that can be blocked");
     } else {
         stop_on_term();
+    }
+    if let Some(port) = options.serve {
+        serve(port);
     }
     for name in &options.show {
         say(&format!("{name}={}", show(name)));
@@ -136,9 +141,44 @@ fn notify(text: &str) {
     }
 }
 
+/// Listens on a vsock port. A client says eight bytes, little endian: 0 = echo what comes, anything else = send me so many.
+fn serve(port: u32) {
+    let listener =
+        vsock::VsockListener::bind_with_cid_port(vsock::VMADDR_CID_ANY, port).expect("a free port");
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            std::thread::spawn(move || answer(client));
+        }
+    });
+}
+
+fn answer(mut client: vsock::VsockStream) -> std::io::Result<()> {
+    use std::io::Read;
+    let mut count = [0; 8];
+    client.read_exact(&mut count)?;
+    let mut left = u64::from_le_bytes(count);
+    let mut buffer = vec![b'x'; 64 * 1024];
+    if left == 0 {
+        loop {
+            let n = client.read(&mut buffer)?;
+            if n == 0 {
+                return Ok(());
+            }
+            client.write_all(&buffer[..n])?;
+        }
+    }
+    while left > 0 {
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        client.write_all(&buffer[..n])?;
+        left -= n as u64;
+    }
+    Ok(())
+}
+
 /// Numbered lines of 64 bytes, so that a lost one can be told; not faster than so many bytes a second.
 fn print(bytes: u64, rate: Option<u64>) {
-    let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout().lock());
+    // Not locked for good: the last words on SIGTERM go there, too.
+    let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout());
     let began = Instant::now();
     for line in 0..bytes / 64 {
         if line % 1024 == 0

@@ -2,7 +2,7 @@
 
 use super::{destroy, launch, logs, look};
 use crate::client;
-use crate::failure::{Outcome, failure, system};
+use crate::failure::{Outcome, failure, grumble, system};
 use crate::rundir::RunDir;
 use nix::sys::signal::{SigSet, Signal};
 use pepita_wire::record::CallErrorKind;
@@ -43,7 +43,8 @@ pub(super) fn stay(run_dir: &RunDir, name: &VmId, rm: bool) -> Outcome<ExitCode>
 fn explain(exit: &ExitRecord) -> u8 {
     let code = code(exit);
     if exit.guest.as_ref().is_none_or(|guest| guest.code.is_none()) {
-        eprintln!("pepita: {}: {}: {}", exit.name, exit.reason, exit.evidence.join("; "));
+        let why = exit.evidence.join("; ");
+        grumble(format_args!("pepita: {}: {}: {why}", exit.name, exit.reason));
     }
     code
 }

@@ -2,7 +2,7 @@
 
 use super::launch::environment;
 use crate::cli::ImageBuild;
-use crate::failure::{Outcome, failure};
+use crate::failure::{Outcome, failure, grumble};
 use crate::image::{self, Contents, modules};
 use crate::rundir::RunDir;
 use pepita_wire::record::CallErrorKind;
@@ -17,7 +17,7 @@ pub(super) fn build(run_dir: &RunDir, build: ImageBuild) -> Outcome<()> {
     }
     let progress = |what: &str| {
         if std::io::stderr().is_terminal() {
-            eprintln!("pepita: {}: {what}", build.output.display());
+            grumble(format_args!("pepita: {}: {what}", build.output.display()));
         }
     };
     let mut files = Vec::new();

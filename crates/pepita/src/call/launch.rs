@@ -4,7 +4,7 @@ use super::{foreground, look, say};
 use crate::agent_program::{AGENT, BACKEND, QEMU, static_agent};
 use crate::cid::Wanted;
 use crate::cli::{AccelChoice, DaemonArgs, Run, VmmChoice, VsockChoice};
-use crate::failure::{About, Outcome, failure, io, system};
+use crate::failure::{About, Outcome, failure, grumble, io, system};
 use crate::image;
 use crate::monitor::start::{Answer, Order};
 use crate::plan::{Accel, Plan, Root, VmmKind};
@@ -29,9 +29,9 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Outcome<ExitCode> {
     };
     let (detached, wait_ready, rm, timeout) = (run.daemon, run.wait_ready, run.rm, run.ready_timeout);
     if run.vmm == VmmChoice::Process && !json {
-        eprintln!(
+        grumble(format_args!(
             "pepita: {name}: --vmm process has NO ISOLATION: the daemon is a plain process of this host"
-        );
+        ));
     }
     let status = launch(run_dir, &name, run)?;
     if !detached {
@@ -47,8 +47,9 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Outcome<ExitCode> {
 
 /// Starts a VM; returns when its VMM runs.
 pub(super) fn launch(run_dir: &RunDir, name: &VmId, run: Run) -> Outcome<StatusRecord> {
+    // Looked at first: a directory that no VM can have is not made.
+    run_dir.checked_vm(name).about(name.as_str())?;
     run_dir.create()?;
-    run_dir.checked_vm(name)?;
     let plan = plan(run_dir, name, run).about(name.as_str())?;
     start_monitor(run_dir, &Order::Launch(Box::new(plan))).about(name.as_str())
 }
@@ -131,15 +132,9 @@ pub(super) fn environment(daemon: &DaemonArgs) -> Outcome<BTreeMap<String, Strin
             std::fs::File::open(path).and_then(|file| file.take(ENV_CAP).read_to_string(&mut text))
         };
         read.map_err(|e| io(path, e))?;
-        for (number, line) in text.lines().enumerate() {
-            if line.trim().is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let (key, value) = crate::cli::pair(line).map_err(|e| {
-                failure(CallErrorKind::Usage, format!("{}:{}: {e}", path.display(), number + 1))
-            })?;
-            env.insert(key, value);
-        }
+        env = crate::cli::env_file(&text).map_err(|(line, why)| {
+            failure(CallErrorKind::Usage, format!("{}:{line}: {why}", path.display()))
+        })?;
     }
     env.extend(daemon.env.iter().cloned());
     Ok(env)

@@ -11,15 +11,16 @@ use pepita_wire::{StatusRecord, VmId};
 use std::time::{Duration, Instant};
 
 /// `pepita list`.
-pub(super) fn list(run_dir: &RunDir, format: Format) {
+pub(super) fn list(run_dir: &RunDir, format: Format) -> Outcome<()> {
     // One that goes away while we look is not there.
-    let all = run_dir.names().into_iter().filter_map(|name| settle::status(run_dir, &name).ok());
+    let all = run_dir.names()?.into_iter().filter_map(|name| settle::status(run_dir, &name).ok());
     let all: Vec<StatusRecord> = all.collect();
     match format {
         Format::Json => say(&pretty(&all)),
         Format::Name => all.iter().for_each(|status| say(&status.name)),
         Format::Table => table(&all),
     }
+    Ok(())
 }
 
 fn table(all: &[StatusRecord]) {

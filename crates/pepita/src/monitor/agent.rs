@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 const REDIAL_MIN: Duration = Duration::from_millis(20);
 const REDIAL_MAX: Duration = Duration::from_secs(2);
 
+/// For the agent's hello.
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Requests that may wait for their answer at once.
 const PENDING_CAP: usize = 256;
 
@@ -155,10 +158,13 @@ impl Agent {
         }
     }
 
-    /// Dials if that is due.
+    /// Dials if that is due; hangs up on an agent that does not say hello.
     pub fn tick(&mut self, now: Instant) {
         if self.dial_at.is_some_and(|at| now >= at) {
-            self.dial(now);
+            match self.state {
+                State::Greeting(_) => self.later(now),
+                _ => self.dial(now),
+            }
         }
     }
 
@@ -191,7 +197,7 @@ impl Agent {
     /// Takes in what has come.
     pub fn ready(&mut self, now: Instant) -> Vec<Heard> {
         let mut heard = Vec::new();
-        if self.advance(&mut heard).is_err() {
+        if self.advance(now, &mut heard).is_err() {
             let was_up = self.is_up();
             self.later(now);
             for (_, asker) in self.pending.drain() {
@@ -205,7 +211,7 @@ impl Agent {
         heard
     }
 
-    fn advance(&mut self, heard: &mut Vec<Heard>) -> io::Result<()> {
+    fn advance(&mut self, now: Instant, heard: &mut Vec<Heard>) -> io::Result<()> {
         match &mut self.state {
             State::Idle => Ok(()),
             State::Connecting(fd) => {
@@ -213,7 +219,7 @@ impl Agent {
                 let State::Connecting(fd) = std::mem::replace(&mut self.state, State::Idle) else {
                     return Ok(());
                 };
-                self.greet(fd)
+                self.greet(now, fd)
             }
             State::Asked(fd, line) => {
                 let mut byte = [0];
@@ -234,7 +240,7 @@ impl Agent {
                 let State::Asked(fd, _) = std::mem::replace(&mut self.state, State::Idle) else {
                     return Ok(());
                 };
-                self.greet(fd)
+                self.greet(now, fd)
             }
             State::Greeting(conn) | State::Talking(conn) => {
                 conn.flush()?;
@@ -246,7 +252,7 @@ impl Agent {
         }
     }
 
-    fn greet(&mut self, fd: OwnedFd) -> io::Result<()> {
+    fn greet(&mut self, now: Instant, fd: OwnedFd) -> io::Result<()> {
         let hello = Hello {
             generation: GENERATION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -258,6 +264,7 @@ impl Agent {
         let mut conn = Conn::new(fd);
         conn.send(&ToGuest::Hello(hello).encode())?;
         self.state = State::Greeting(conn);
+        self.dial_at = Some(now + HELLO_DEADLINE);
         Ok(())
     }
 
@@ -290,6 +297,7 @@ impl Agent {
                 };
                 self.state = State::Talking(conn);
                 self.boot_token = None;
+                self.dial_at = None;
                 self.redial = REDIAL_MIN;
                 self.bad_lines = 0;
                 heard.push(Heard::Up(hello.generation.min(GENERATION)));

@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Every socket of a run directory but the control socket, and the tokens.
-pub(crate) const TRANSIENT: [&str; 7] = [
+pub(crate) const TRANSIENT: [&str; 9] = [
     files::HYBRID,
     names::BACKEND,
     names::QMP,
     names::CONSOLE,
+    names::CONSOLE_IN,
+    names::CONSOLE_OUT,
     names::NOTIFY,
     files::TOKEN,
     names::BOOT_TOKEN,
@@ -33,7 +35,7 @@ impl Monitor {
         let _ = std::fs::remove_file(names::RESERVE);
         if let Err(e) = record::write(Path::new(files::EXIT), &exit, Sync::Yes) {
             // The state still has it, if that can be written.
-            eprintln!("pepita monitor: exit record: {}", e.message);
+            crate::failure::grumble(format_args!("pepita monitor: exit record: {}", e.message));
         }
         if let Some(backend) = self.backend.take() {
             backend.kill();

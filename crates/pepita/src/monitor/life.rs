@@ -9,7 +9,7 @@ use super::evidence::{Asked, Evidence, VmmEnd, judge};
 use crate::plan::{Plan, VmmKind};
 use pepita_wire::agent::{Health, Start, Stop};
 use pepita_wire::console::Note;
-use pepita_wire::record::{DaemonState, VsockStatus};
+use pepita_wire::record::{DaemonState, VcpuState, VcpuStatus, VsockStatus};
 use pepita_wire::{
     Ask, ErrorKind, ExitReason, ExitRecord, GuestEvent, Signal, StatusRecord, VmState, WireError,
 };
@@ -94,7 +94,7 @@ impl Life {
 
     /// A VM that outlived its former monitor, as that one last wrote it down: its agent may be there already.
     pub fn adopt(plan: &Plan, status: StatusRecord, now: Instant) -> Self {
-        let daemon = status.daemon.clone();
+        let (daemon, was_paused) = (status.daemon.clone(), status.state == VmState::Paused);
         let spent = Duration::from_millis(status.uptime_ms);
         let mut life = Self::new(plan, status, now);
         life.status.daemon = daemon;
@@ -107,6 +107,11 @@ impl Life {
             Some(_) => None,
             None => Some(now + Duration::from_millis(plan.ready_timeout_ms).saturating_sub(spent)),
         };
+        // QEMU says nothing of a pause that it knows nothing of.
+        life.paused = was_paused;
+        if was_paused {
+            life.boot_left = life.boot_deadline.take().map(|at| at.saturating_duration_since(now));
+        }
         life.status.state = life.state();
         life
     }
@@ -117,6 +122,9 @@ impl Life {
         if status.exit.is_none() {
             status.uptime_ms = self.since_start(now);
         }
+        let vcpus = if self.paused { VcpuState::Paused } else { VcpuState::Running };
+        let runs = self.evidence.vmm_ran && status.exit.is_none();
+        status.vcpus = runs.then_some(VcpuStatus { state: vcpus });
         status.agent.last_heard_ms = self.last_heard.map(|at| ms(now.saturating_duration_since(at)));
         status
     }

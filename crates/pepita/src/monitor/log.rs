@@ -3,6 +3,7 @@
 use crate::names;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -17,6 +18,9 @@ const RATE: f64 = 16.0 * 1024.0 * 1024.0;
 
 /// What may come at once after a quiet time.
 const BURST: f64 = 4.0 * RATE;
+
+/// A daemon may print its secrets.
+const MODE: u32 = 0o600;
 
 /// Lines of the index, after which its older half goes.
 const INDEX_CAP: usize = 4096;
@@ -53,7 +57,7 @@ impl Log {
     /// # Errors
     /// When it cannot be written.
     pub fn open(dir: &Path, base: u64, dropped: u64, now: Instant) -> io::Result<Self> {
-        let file = File::options().create(true).append(true).open(path(dir, 0))?;
+        let file = File::options().create(true).append(true).mode(MODE).open(path(dir, 0))?;
         let size = file.metadata()?.len();
         Ok(Self {
             dir: dir.to_owned(),
@@ -129,7 +133,7 @@ impl Log {
         for age in (0..FILES - 1).rev() {
             let _ = std::fs::rename(path(&self.dir, age), path(&self.dir, age + 1));
         }
-        if let Ok(file) = File::options().create(true).append(true).open(path(&self.dir, 0)) {
+        if let Ok(file) = File::options().create(true).append(true).mode(MODE).open(path(&self.dir, 0)) {
             self.size = file.metadata().map_or(0, |meta| meta.len());
             self.file = file;
         }
@@ -137,7 +141,7 @@ impl Log {
 
     /// Remembers where in the log this moment stands, once a second at most.
     fn note_time(&mut self, unix_ms: u64) {
-        if self.index.last().is_some_and(|(at, _)| unix_ms < at + 1000) {
+        if self.index.last().is_some_and(|(at, _)| unix_ms < at.saturating_add(1000)) {
             return;
         }
         let older: u64 = (1..FILES).filter_map(|age| Some(path(&self.dir, age).metadata().ok()?.len())).sum();
@@ -148,7 +152,7 @@ impl Log {
             self.index.drain(..INDEX_CAP / 2);
             let text: String = self.index.iter().map(|(at, offset)| format!("{at} {offset}\n")).collect();
             let _ = std::fs::write(&path, text);
-        } else if let Ok(mut file) = File::options().create(true).append(true).open(&path)
+        } else if let Ok(mut file) = File::options().create(true).append(true).mode(MODE).open(&path)
             && let Some((at, offset)) = self.index.last()
         {
             let _ = writeln!(file, "{at} {offset}");
@@ -158,7 +162,11 @@ impl Log {
 
 /// Pairs of a time and the place in all that was written where the log stood then.
 pub fn read_index(dir: &Path) -> Vec<(u64, u64)> {
-    let text = std::fs::read_to_string(dir.join(names::CONSOLE_INDEX)).unwrap_or_default();
+    parse_index(&std::fs::read_to_string(dir.join(names::CONSOLE_INDEX)).unwrap_or_default())
+}
+
+/// The same, of the file's text. Lines that are no pair are nobody's.
+pub fn parse_index(text: &str) -> Vec<(u64, u64)> {
     let pair = |line: &str| {
         let (at, offset) = line.split_once(' ')?;
         Some((at.parse().ok()?, offset.parse().ok()?))

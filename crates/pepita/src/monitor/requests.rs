@@ -1,8 +1,8 @@
 //! What clients of the control socket can ask, and what is done then.
 
+use super::Monitor;
 use super::agent::Asker;
 use super::life::Event;
-use super::{Monitor, QmpAsker, qmp};
 use crate::plan::VmmKind;
 use pepita_wire::agent::Start;
 use pepita_wire::{Ask, ErrorKind, Request, Signal, WireError};
@@ -27,11 +27,6 @@ impl Default for Params {
         let (since, signal, timeout_ms, force) = (0, Signal::TERM.number(), 30_000, false);
         Self { since, signal, timeout_ms, force, start: Start::default() }
     }
-}
-
-/// A refusal, in words.
-pub(super) fn refusal(why: &str) -> WireError {
-    WireError::new(ErrorKind::Conflict, why)
 }
 
 impl Monitor {
@@ -102,39 +97,20 @@ impl Monitor {
         }
     }
 
-    /// Stops the virtual CPUs or lets them run; the client is answered when it is done.
+    /// Stops the virtual CPUs or lets them run, by stopping the VMM as a whole. QEMU's own `stop` would take its devices
+    /// along, and vhost-device-vsock does not come back from that: every connection with the guest would hang for ever.
     pub(super) fn set_paused(&mut self, paused: bool, asker: Option<(u64, u64)>) {
-        match self.plan.vmm {
-            VmmKind::Qemu => {
-                let command = if paused { qmp::STOP } else { qmp::CONT };
-                let by = asker.map_or(QmpAsker::Nobody, |(client, id)| QmpAsker::Client(client, id));
-                if !self.tell_qemu(command, by) {
-                    self.answer(asker, Err(refusal("QEMU does not take commands")));
-                }
-            }
-            VmmKind::Process => {
-                let signal =
-                    if paused { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
-                self.vmm.signal(signal);
-                if let Some(daemon) = &self.daemon
-                    && daemon.open().is_some()
-                    && let Some(pid) = i32::try_from(daemon.pid).ok().and_then(Pid::from_raw)
-                {
-                    let _ = kill_process_group(pid, signal);
-                }
-                self.answer(asker, Ok(json!({})));
-                self.happened(Event::Paused(paused));
-            }
+        let signal = if paused { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        self.vmm.signal(signal);
+        if self.plan.vmm == VmmKind::Process
+            && let Some(daemon) = &self.daemon
+            && daemon.open().is_some()
+            && let Some(pid) = i32::try_from(daemon.pid).ok().and_then(Pid::from_raw)
+        {
+            let _ = kill_process_group(pid, signal);
         }
-    }
-
-    /// `false` when it does not listen.
-    pub(super) fn tell_qemu(&mut self, command: &[u8], by: QmpAsker) -> bool {
-        let sent = self.qmp.as_mut().is_some_and(|qmp| qmp.send(command).is_ok());
-        if sent {
-            self.qmp_askers.push_back(by);
-        }
-        sent
+        self.answer(asker, Ok(json!({})));
+        self.happened(Event::Paused(paused));
     }
 
     fn answer(&mut self, asker: Option<(u64, u64)>, outcome: pepita_wire::frame::Outcome) {

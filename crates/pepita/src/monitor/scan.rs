@@ -107,14 +107,19 @@ impl Scanner {
         }
         if self.panic.is_none() && line.contains(PANIC) {
             self.panic = Some(line.clone());
+            // What follows is a trace longer than what is kept: its first lines say more than its last.
+            self.last.drain(..self.last.len().saturating_sub(LINES_KEPT / 4));
         }
         if self.last.len() == LINES_KEPT {
+            if self.panic.is_some() {
+                return;
+            }
             self.last.pop_front();
         }
         self.last.push_back(line);
     }
 
-    /// The last lines, the unfinished one too.
+    /// The last lines, the unfinished one too; of a panic, those around it.
     pub fn last_lines(&self) -> Vec<String> {
         let unfinished = String::from_utf8_lossy(&self.line).trim_end().to_owned();
         let unfinished = (!unfinished.is_empty()).then_some(unfinished);
@@ -169,7 +174,8 @@ mod tests {
         let (_, _, scanner) = scan(&[text.as_bytes()]);
         assert!(scanner.panic_line().is_some_and(|line| line.contains("sysrq")));
         let lines = scanner.last_lines();
-        assert_eq!((lines.len(), lines[20].as_str()), (21, "last"));
+        assert_eq!((lines.len(), lines[6].as_str()), (7, "last"));
+        assert!(lines[4].starts_with("line 99 ") && lines[5].contains("sysrq"));
         assert!(lines.iter().all(|line| line.len() <= LINE_KEPT));
     }
 

@@ -403,7 +403,10 @@ fn take_over(run_dir: &RunDir, dir: &Path, plan: Plan, state: State, vmm: Proces
     let started = Started {
         vmm,
         backend: state.backend.clone().and_then(Process::adopt),
-        console: connected(names::CONSOLE)?,
+        console: match plan.vmm {
+            VmmKind::Qemu => vmm::open_console()?,
+            VmmKind::Process => connected(names::CONSOLE)?,
+        },
         qmp: if plan.vmm == VmmKind::Qemu { Some(connected(names::QMP)?) } else { None },
     };
     let now = Instant::now();
@@ -414,7 +417,10 @@ fn take_over(run_dir: &RunDir, dir: &Path, plan: Plan, state: State, vmm: Proces
     // Which of the two tokens is in force nobody wrote down: the agent refuses the other.
     let boot_token = boot_token.filter(|_| !state.status.agent.ready);
     let agent = Agent::new(address(&plan), plan.incarnation, boot_token, token);
+    // Somebody else may have let it run meanwhile, or stopped it.
+    let stands_still = started.vmm.identity.is_stopped();
     let status = StatusRecord {
+        state: if stands_still { VmState::Paused } else { VmState::Unknown },
         monitor_pid: Some(std::process::id()),
         uptime_ms: unix_ms().saturating_sub(state.status.started_at),
         agent: AgentState::default(),

@@ -93,7 +93,10 @@ fn without_room_in_the_run_directory_nothing_is_begun() {
         let error = errors(&output);
         println!("{error}");
         assert_eq!(output.status.code(), Some(74), "{error}");
-        assert!(error.contains("No space left") && error.contains("run directory"), "{error}");
+        assert!(
+            error.contains("No space left") && error.contains(&*world.vm("d").to_string_lossy()),
+            "{error}"
+        );
         assert!(!world.vm("d").exists());
     }
 }

@@ -55,8 +55,9 @@ impl World {
     fn with(form: Form, permit: Permit) -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
-        // Short: the path of a socket ends at 108 bytes.
-        let dir = PathBuf::from(format!("/tmp/pf{}-{number}", std::process::id()));
+        // In memory, as /run is where pepita is at home; and short: the path of a socket ends at 108 bytes.
+        let base = Some("/dev/shm").filter(|shm| Path::new(shm).is_dir()).unwrap_or("/tmp");
+        let dir = PathBuf::from(format!("{base}/pf{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a run directory");
         // One for all: unpacking a kernel takes a while.
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pepita-cache");

@@ -1,0 +1,126 @@
+//! What both benches need: a run directory of their own, a tree of plain processes in it, and nothing left at the end.
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
+use pepita_supervisor::executor::find;
+use pepita_supervisor::observe::VmPhase;
+use pepita_supervisor::spec::{
+    Backoff, GroupName, GroupSpec, Intensity, MachineSpec, TreeSpec, VmName, VmSpec,
+};
+use pepita_supervisor::tree::Tree;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// A place for one bench. What runs in it is destroyed with it.
+pub(crate) struct Place {
+    dir: tempfile::TempDir,
+    pub(crate) pepita: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("pb").tempdir_in("/tmp").expect("a directory");
+        let named = std::env::var_os("PEPITA").map_or_else(|| PathBuf::from("pepita"), PathBuf::from);
+        let pepita = find(&named).unwrap_or_else(|e| panic!("{e}; run `cargo build --release --bins` first"));
+        Self { dir, pepita }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A script that writes its pid down and stays.
+    pub(crate) fn daemon(&self) -> PathBuf {
+        let path = self.path("daemon");
+        std::fs::write(&path, "#!/bin/sh\necho $$ > \"$1.new\"\nmv \"$1.new\" \"$1\"\nexec sleep 1000000\n")
+            .expect("written");
+        make_executable(&path);
+        path
+    }
+
+    /// A VM whose daemon is this.
+    pub(crate) fn vm(&self, name: &str, command: &[&Path]) -> VmSpec {
+        let mut vm = VmSpec::new(VmName::new(name).expect("a good name"), MachineSpec::process());
+        vm.command = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        vm.restart.backoff = Backoff { initial: Duration::ZERO, ..Backoff::default() };
+        vm
+    }
+
+    pub(crate) fn group(name: &str, vms: Vec<VmSpec>) -> GroupSpec {
+        let intensity = Intensity { max_restarts: 1_000_000, period: Duration::from_secs(60) };
+        GroupSpec { intensity, ..GroupSpec::new(GroupName::new(name).expect("a good name"), vms) }
+    }
+
+    pub(crate) async fn start(&self, groups: Vec<GroupSpec>) -> Tree {
+        let mut spec = TreeSpec::new("bench");
+        (spec.run_dir, spec.state_dir) = (Some(self.path("r")), Some(self.path("s")));
+        (spec.pepita, spec.max_parallel_launches) = (self.pepita.clone(), parallel());
+        spec.groups = groups;
+        Tree::start(spec).await.unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn call(&self, args: &[&str]) -> Vec<u8> {
+        let call = Command::new(&self.pepita).arg("--run-dir").arg(self.path("r")).args(args).output();
+        call.map(|output| output.stdout).unwrap_or_default()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Also after a panic. After an orderly stop there is none.
+        let names = self.call(&["list", "--format", "name"]);
+        for name in String::from_utf8_lossy(&names).lines() {
+            self.call(&["destroy", "--name", name, "--force"]);
+        }
+    }
+}
+
+/// Launches at once: two for each processor, unless `PEPITA_BENCH_PARALLEL` says otherwise.
+fn parallel() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(2, usize::from);
+    std::env::var("PEPITA_BENCH_PARALLEL").ok().and_then(|n| n.parse().ok()).unwrap_or(cpus * 2)
+}
+
+pub(crate) fn make_executable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("ours");
+}
+
+pub(crate) fn kill(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    // It may have ended meanwhile.
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+}
+
+/// Waits until every VM is Ready, and those of `killed` in a newer incarnation.
+pub(crate) async fn all_ready(tree: &Tree, killed: &[(String, u64)], patience: Duration) {
+    let deadline = Instant::now() + patience;
+    loop {
+        let status = tree.status();
+        let back = |(name, former): &(String, u64)| {
+            status.vm(name).is_some_and(|vm| vm.incarnation.0 > *former && vm.vmm_pid.is_some())
+        };
+        if killed.iter().all(back) && status.vms().all(|vm| vm.phase == VmPhase::Ready) {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "not all ready: {:?}",
+            status.vms().find(|vm| vm.phase != VmPhase::Ready)
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Milliseconds, for people.
+pub(crate) fn ms(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+}
+
+/// The value below which this part of the sorted ones lies.
+pub(crate) fn percentile(sorted: &[Duration], part: f64) -> Duration {
+    let last = sorted.len().saturating_sub(1);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+    let index = (last as f64 * part).round() as usize;
+    sorted.get(index).copied().unwrap_or_default()
+}

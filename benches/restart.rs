@@ -1,0 +1,106 @@
+//! How soon a daemon runs again after a SIGKILL, measured by the daemon itself: it writes its pid down. The same for
+//! other supervisors, where they are installed.
+//!
+//! `PEPITA_RESTART_KILLS` (200), `PEPITA_RESTART_ONLY` (`pepita`, or a peer's name).
+
+mod common;
+mod peers;
+
+use common::{Place, all_ready, kill, ms, percentile};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// At most so long for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Killed at once.
+const MANY: usize = 100;
+
+/// The pid that the daemon wrote down last; 0 = none yet.
+pub(crate) fn pid_in(file: &Path) -> u32 {
+    std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Waits for another pid than this in the file.
+pub(crate) fn await_other(file: &Path, former: u32) -> u32 {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match pid_in(file) {
+            0 => {}
+            pid if pid != former => return pid,
+            _ => {}
+        }
+        assert!(Instant::now() < deadline, "{}: nobody came back", file.display());
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+pub(crate) fn report(who: &str, mut times: Vec<Duration>, many: Option<Duration>) {
+    times.sort();
+    let (median, p99) = (percentile(&times, 0.5), percentile(&times, 0.99));
+    let many = many.map_or("-".to_owned(), ms);
+    println!(
+        "{who:<12} {:>6} kills  median {:>10}  p99 {:>10}  {MANY} at once {many:>12}",
+        times.len(),
+        ms(median),
+        ms(p99)
+    );
+}
+
+pub(crate) fn kills() -> usize {
+    std::env::var("PEPITA_RESTART_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
+}
+
+async fn pepita() {
+    let place = Place::new();
+    let daemon = place.daemon();
+    let files: Vec<_> = (0..MANY).map(|n| place.path(&format!("pid-{n}"))).collect();
+    let vms = files.iter().enumerate().map(|(n, file)| place.vm(&format!("vm-{n}"), &[&daemon, file]));
+    // Each in a group of its own: they start side by side.
+    let groups = vms.enumerate().map(|(n, vm)| Place::group(&format!("g-{n}"), vec![vm])).collect();
+    let tree = place.start(groups).await;
+    all_ready(&tree, &[], PATIENCE).await;
+
+    let mut times = Vec::new();
+    for n in 0..kills() {
+        let (name, file) = (format!("vm-{}", n % MANY), files[n % MANY].clone());
+        let vm = tree.status().vm(&name).cloned().expect("there is such a VM");
+        let (former, vmm) = (pid_in(&file), vm.vmm_pid.expect("it runs"));
+        let back = tokio::task::spawn_blocking(move || {
+            let before = Instant::now();
+            kill(vmm);
+            await_other(&file, former);
+            before.elapsed()
+        });
+        times.push(back.await.expect("no panic"));
+        all_ready(&tree, &[(name, vm.incarnation.0)], PATIENCE).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let status = tree.status();
+    let former: Vec<u32> = files.iter().map(|file| pid_in(file)).collect();
+    let vmms: Vec<u32> = status.vms().filter_map(|vm| vm.vmm_pid).collect();
+    let back = tokio::task::spawn_blocking(move || {
+        let before = Instant::now();
+        vmms.into_iter().for_each(kill);
+        for (file, former) in files.iter().zip(former) {
+            await_other(file, former);
+        }
+        before.elapsed()
+    });
+    let many = back.await.expect("no panic");
+    report("pepita", times, Some(many));
+    tree.stop().await;
+}
+
+#[tokio::main]
+async fn main() {
+    let only = std::env::var("PEPITA_RESTART_ONLY").ok();
+    let wanted = |who: &str| only.as_deref().is_none_or(|only| only == who);
+    if wanted("pepita") {
+        pepita().await;
+    }
+    for peer in peers::ALL.iter().filter(|peer| wanted(peer.name)) {
+        peers::measure(peer);
+    }
+}

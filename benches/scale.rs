@@ -1,0 +1,103 @@
+//! Many VMs in one tree, with the real launcher and `--vmm process`: `make bench-scale`.
+//!
+//! `PEPITA_SCALE_VMS` (500), `PEPITA_SCALE_REST_SECONDS` (60).
+
+mod common;
+
+use common::{Place, all_ready, kill, ms};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// VMs of a group start one after the other; groups side by side.
+const GROUP: usize = 10;
+
+/// At most so long for anything.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn number(variable: &str, default: usize) -> usize {
+    std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// Of our own process, in KiB.
+fn rss() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
+    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
+}
+
+/// Processor time that these processes have used.
+fn used(pids: &[u32]) -> Duration {
+    let ticks = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let fields: Vec<u64> = stat.rsplit_once(") ")?.1.split(' ').map(|f| f.parse().unwrap_or(0)).collect();
+        Some(fields.get(11)? + fields.get(12)?)
+    };
+    // A hundred ticks a second on every Linux there is.
+    Duration::from_millis(pids.iter().filter_map(ticks).sum::<u64>() * 10)
+}
+
+/// The monitors and agents of this place.
+fn others(place: &Place) -> Vec<u32> {
+    let run = place.path("r");
+    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let here =
+        pids.filter(|pid| std::fs::read_link(pid.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&run)));
+    here.filter_map(|pid| pid.file_name().to_str()?.parse().ok()).collect()
+}
+
+#[tokio::main]
+async fn main() {
+    let (vms, seconds) = (number("PEPITA_SCALE_VMS", 500), number("PEPITA_SCALE_REST_SECONDS", 60));
+    let place = Place::new();
+    let sleep = [Path::new("/bin/sleep"), Path::new("1000000")];
+    let names: Vec<String> = (0..vms).map(|n| format!("vm-{n}")).collect();
+    let groups = names.chunks(GROUP).enumerate().map(|(n, names)| {
+        Place::group(&format!("g-{n}"), names.iter().map(|name| place.vm(name, &sleep)).collect())
+    });
+    let groups = groups.collect();
+    println!("{vms} VMs (--vmm process) in groups of {GROUP}, launcher {}", place.pepita.display());
+
+    let (empty, before) = (rss(), Instant::now());
+    let tree = place.start(groups).await;
+    all_ready(&tree, &[], PATIENCE).await;
+    let took = before.elapsed();
+    println!(
+        "start until all ready       {:>12}   {:.1} ms a VM",
+        ms(took),
+        took.as_secs_f64() * 1000.0 / vms as f64
+    );
+    println!(
+        "supervisor's memory         {:>9} KiB   {:.1} KiB a VM",
+        rss(),
+        (rss() - empty) as f64 / vms as f64
+    );
+
+    let count = vms.min(100);
+    let status = tree.status();
+    let victims: Vec<_> = status.vms().step_by((vms / count).max(1)).take(count).cloned().collect();
+    let killed: Vec<(String, u64)> =
+        victims.iter().map(|vm| (vm.name.to_string(), vm.incarnation.0)).collect();
+    let before = Instant::now();
+    victims.iter().filter_map(|vm| vm.vmm_pid).for_each(kill);
+    all_ready(&tree, &killed, PATIENCE).await;
+    println!("{count:>3} killed, all ready again  {:>12}", ms(before.elapsed()));
+    println!(
+        "supervisor's memory         {:>9} KiB   {:.1} KiB a VM",
+        rss(),
+        (rss() - empty) as f64 / vms as f64
+    );
+
+    let (own, others) = ([std::process::id()], others(&place));
+    let before = (used(&own), used(&others));
+    tokio::time::sleep(Duration::from_secs(seconds as u64)).await;
+    let part = |used: Duration| used.as_secs_f64() * 100.0 / seconds as f64;
+    println!(
+        "at rest, over {seconds} s          {:>10.2} % of a core; monitors and agents {:.2} %",
+        part(used(&own) - before.0),
+        part(used(&others).saturating_sub(before.1)),
+    );
+
+    let before = Instant::now();
+    let end = tree.stop().await;
+    println!("stop                        {:>12}   {end}", ms(before.elapsed()));
+}

@@ -1,0 +1,74 @@
+//! What a test of duende-core's adapter needs: a daemon that exists by name only, and a look at a VM's monitor.
+//! The daemon's program is in the guest's image; the adapter passes on nothing but its name.
+
+use async_trait::async_trait;
+use duende_core::{Daemon, DaemonConfig, DaemonContext, DaemonId, DaemonMetrics, ExitReason, HealthStatus};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// A daemon that runs elsewhere.
+pub struct Elsewhere {
+    id: DaemonId,
+    name: String,
+    metrics: DaemonMetrics,
+}
+
+impl Elsewhere {
+    /// Of this name.
+    pub fn new(name: &str) -> Box<Self> {
+        Box::new(Self { id: DaemonId::new(), name: name.to_owned(), metrics: DaemonMetrics::new() })
+    }
+}
+
+#[async_trait]
+impl Daemon for Elsewhere {
+    fn id(&self) -> DaemonId {
+        self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn init(&mut self, _: &DaemonConfig) -> duende_core::Result<()> {
+        Ok(())
+    }
+
+    async fn run(&mut self, _: &mut DaemonContext) -> duende_core::Result<ExitReason> {
+        Ok(ExitReason::Graceful)
+    }
+
+    async fn shutdown(&mut self, _: Duration) -> duende_core::Result<()> {
+        Ok(())
+    }
+
+    async fn health_check(&self) -> HealthStatus {
+        HealthStatus::healthy(0)
+    }
+
+    fn metrics(&self) -> &DaemonMetrics {
+        &self.metrics
+    }
+}
+
+/// Waits until a VM's status is as wanted: a long poll over its monitor's socket.
+pub fn until(vm: &Path, wanted: impl Fn(&Value) -> bool) -> Value {
+    let mut stream = UnixStream::connect(vm.join("ctl.sock")).expect("its monitor");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
+    let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+    let mut since = 0;
+    loop {
+        writeln!(stream, r#"{{"id":1,"method":"watch","params":{{"since":{since}}}}}"#).expect("asked");
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("an answer in time");
+        let answer: Value = serde_json::from_str(&line).expect("JSON");
+        let status = &answer["ok"];
+        if wanted(status) {
+            return status.clone();
+        }
+        since = status["generation"].as_u64().expect("a generation");
+    }
+}

@@ -1,0 +1,89 @@
+//! How long a caller waits: for `pepita --version`, and from `pepita run` until the daemon runs. Prints medians and their
+//! ratio to what is aimed at; asserts nothing, since machines differ.
+//!
+//! `cargo build --release --workspace --bins && cargo bench -p pepita-launcher --bench startup`
+
+use pepita_launcher::client::Client;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+struct Bench {
+    pepita: &'static Path,
+    ticker: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn call(&self, args: &[&str]) {
+        let mut command = Command::new(self.pepita);
+        command.args(args).env("PEPITA_RUN_DIR", self.dir.path()).stdin(Stdio::null());
+        let output = command.output().expect("pepita runs");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn timed(&self, args: &[&str]) -> Duration {
+        let began = Instant::now();
+        self.call(args);
+        began.elapsed()
+    }
+
+    /// Until the call returned, and until the daemon ran.
+    fn run(&self) -> (Duration, Duration) {
+        let began = Instant::now();
+        let ticker = self.ticker.to_string_lossy();
+        self.call(&["run", "--daemon", "--json", "--vmm", "process", "--name", "a", "--", &ticker]);
+        let returned = began.elapsed();
+        let mut client = Client::open(&self.dir.path().join("a")).expect("its monitor");
+        let mut since = 0;
+        loop {
+            let answer = client.ask("watch", json!({ "since": since }), Some(Duration::from_secs(10)));
+            let status = answer.expect("an answer").expect("a status");
+            if status["state"] == "running" {
+                return (returned, began.elapsed());
+            }
+            since = status["generation"].as_u64().expect("a generation");
+        }
+    }
+}
+
+fn report(what: &str, mut times: Vec<Duration>, aim: Option<Duration>) {
+    times.sort();
+    let (median, late) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+    let ratio = aim.map_or(String::new(), |aim| {
+        let ratio = median.as_secs_f64() / aim.as_secs_f64();
+        format!(", {ratio:.2} of the {} ms aimed at", aim.as_millis())
+    });
+    println!("{what:44} median {:6.2} ms, p99 {:6.2} ms{ratio}", ms(median), ms(late));
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn main() {
+    let pepita = Path::new(env!("CARGO_BIN_EXE_pepita"));
+    let ticker = pepita.with_file_name("ticker");
+    let agent = pepita.with_file_name("daemonctl");
+    if !ticker.exists() || !agent.exists() {
+        println!("NOT RUN: {} is missing: cargo build --release --workspace --bins", ticker.display());
+        return;
+    }
+    let dir = tempfile::Builder::new().prefix("pb").tempdir_in("/tmp").expect("a directory");
+    let bench = Bench { pepita, ticker, dir };
+    let versions = (0..300).map(|_| bench.timed(&["--version"])).collect();
+    report("pepita --version", versions, Some(Duration::from_millis(5)));
+    let (mut returned, mut running, mut status, mut destroyed) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..100 {
+        let (back, runs) = bench.run();
+        returned.push(back);
+        running.push(runs);
+        status.push(bench.timed(&["status", "--name", "a"]));
+        destroyed.push(bench.timed(&["destroy", "--force", "--name", "a"]));
+    }
+    report("run --daemon --vmm process: it returns", returned, None);
+    report("run --daemon --vmm process: the daemon runs", running, Some(Duration::from_millis(25)));
+    report("status", status, None);
+    report("destroy --force", destroyed, None);
+}

@@ -1,0 +1,228 @@
+//! What is typed wrong, and places where nothing can be written: a clear line, the right exit code, nothing half made.
+
+mod host;
+
+use host::{Host, program};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The error of a call that failed, by its one line of JSON.
+fn error(host: &Host, args: &[&str], code: i32) -> Value {
+    let said = host.fails(args, code);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let error: Value = serde_json::from_str(&said).expect("JSON");
+    assert!(error["message"].as_str().is_some_and(|text| text.len() > 10 && !text.contains('\n')), "{said}");
+    error
+}
+
+/// What lies in a directory, but for what a run directory always has.
+fn left_in(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name != ".cache" && name != ".cids").collect();
+    let cids = std::fs::read_dir(dir.join(".cids")).into_iter().flatten().flatten();
+    names.extend(cids.map(|entry| format!(".cids/{}", entry.file_name().display())));
+    names
+}
+
+#[test]
+fn a_name_is_checked_by_every_call_that_takes_one() {
+    let host = Host::new();
+    let long = "a".repeat(200);
+    let calls: [&[&str]; 9] = [
+        &["run", "--vmm", "process", "--daemon"],
+        &["signal"],
+        &["status"],
+        &["destroy"],
+        &["logs"],
+        &["wait"],
+        &["adopt"],
+        &["start"],
+        &["destroy", "--force"],
+    ];
+    for name in ["../x", "-rf", "", &long, "ü", "a b", "A", "a/b", ".cids", "a-"] {
+        for call in calls {
+            let named = format!("--name={name}");
+            let error = error(&host, &[call, &["--json", &named]].concat(), 64);
+            assert_eq!(error["kind"], "usage", "{call:?} {name:?}");
+        }
+    }
+    assert_eq!(left_in(host.path()), Vec::<String>::new());
+    assert!(!host.path().join("../x").exists());
+}
+
+#[test]
+fn a_mistake_in_words_is_told_in_one_line_too() {
+    let host = Host::new();
+    for args in [&["frobnicate"][..], &["run", "--cpus", "0"], &["signal", "--name", "a", "--signal", "LOUD"]]
+    {
+        let said = host.fails(args, 64);
+        assert!(said.starts_with("pepita: ") && said.lines().count() == 1, "{said}");
+    }
+    // Without anything it teaches.
+    assert!(host.fails(&[], 64).contains("Usage: pepita"));
+}
+
+#[test]
+fn of_a_vm_that_is_not_there_each_call_says_so() {
+    let host = Host::new();
+    for call in ["signal", "status", "logs", "wait", "adopt", "start"] {
+        let error = error(&host, &[call, "--name", "nobody", "--json"], 4);
+        assert_eq!((&error["kind"], &error["name"]), (&json!("no-such-vm"), &json!("nobody")), "{call}");
+    }
+    assert!(host.ok(&["destroy", "--name", "nobody"]).contains("nothing to destroy"));
+    assert_eq!(host.ok(&["destroy", "--name", "nobody", "--json"]), "");
+    assert_eq!(host.json(&["list", "--json"]), json!([]));
+}
+
+#[test]
+fn a_directory_whose_sockets_would_have_too_long_a_path_is_not_made() {
+    let host = Host::new();
+    let long = host.path().join("d".repeat(120));
+    let ticker = program("ticker");
+    let dir = long.to_string_lossy();
+    let run =
+        ["--run-dir", &dir, "run", "--vmm", "process", "--name", "a", "--daemon", "--json", "--", &ticker];
+    let error = error(&host, &run, 64);
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("too long")), "{error}");
+    assert!(!long.exists());
+}
+
+#[test]
+fn where_nothing_can_be_written_nothing_is_left() {
+    let host = Host::new();
+    std::fs::write(host.path().join("file"), "x").expect("written");
+    let file = host.path().join("file");
+    let below = file.join("below");
+    let ticker = program("ticker");
+    for (dir, code, kind) in [
+        ("/proc/nowhere", 74, "io"),
+        (&*file.to_string_lossy(), 74, "io"),
+        (&*below.to_string_lossy(), 74, "io"),
+    ] {
+        let run =
+            ["--run-dir", dir, "run", "--vmm", "process", "--name", "a", "--daemon", "--json", "--", &ticker];
+        let error = error(&host, &run, code);
+        assert_eq!(error["kind"], kind, "{error}");
+        assert!(error["message"].as_str().is_some_and(|text| text.contains(dir)), "{error}");
+    }
+    // "None" would be a lie.
+    host.fails(&["--run-dir", &file.to_string_lossy(), "list"], 74);
+    std::fs::remove_file(file).expect("removed");
+    assert_eq!(left_in(host.path()), Vec::<String>::new());
+}
+
+/// A small file system of its own; `None`, said loudly, where mounting is not allowed.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn new(at: &Path, options: &str) -> Option<Self> {
+        std::fs::create_dir(at).expect("made");
+        let mount =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(at).output();
+        if mount.is_ok_and(|output| output.status.success()) {
+            return Some(Self(at.to_owned()));
+        }
+        eprintln!("SKIPPED: a file system that is full or read-only is mounted by root only");
+        None
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_or_read_only_directory_is_told_and_nothing_half_made_stays() {
+    let host = Host::new();
+    let ticker = program("ticker");
+    let run = |dir: &Path, code| {
+        let dir = dir.to_string_lossy().into_owned();
+        let run = [
+            "--run-dir",
+            &dir,
+            "run",
+            "--vmm",
+            "process",
+            "--name",
+            "a",
+            "--daemon",
+            "--json",
+            "--",
+            &ticker,
+        ];
+        error(&host, &run, code)
+    };
+    let read_only = host.path().join("ro");
+    if let Some(_mounted) = Mounted::new(&read_only, "ro") {
+        assert_eq!(run(&read_only.join("r"), 77)["kind"], "permission");
+    }
+    let full = host.path().join("full");
+    let Some(_mounted) = Mounted::new(&full, "size=64k") else { return };
+    for free_pages in 0..6_usize {
+        let filler = full.join("filler");
+        std::fs::write(&filler, vec![b'x'; (16 - free_pages) * 4096]).expect("it fits");
+        let dir = full.join("r");
+        let dir_text = dir.to_string_lossy().into_owned();
+        let args = [
+            "--run-dir",
+            &dir_text,
+            "run",
+            "--vmm",
+            "process",
+            "--name",
+            "a",
+            "--daemon",
+            "--json",
+            "--",
+            &ticker,
+        ];
+        let output = host.call(&args);
+        let said = host::text(&output.stderr);
+        if output.status.success() {
+            // There was room for a start: it can be undone, too.
+            host.ok(&["--run-dir", &dir_text, "destroy", "--force", "--name", "a"]);
+        } else {
+            assert_eq!(output.status.code(), Some(74), "{said}");
+            assert!(said.contains("No space left") && said.contains("make room"), "{said}");
+        }
+        assert_eq!(left_in(&dir), Vec::<String>::new(), "{free_pages} pages were free");
+        assert_eq!(host::processes_in(&dir), Vec::<u32>::new());
+    }
+}
+
+#[test]
+fn completions_and_manual_are_produced_and_name_every_call() {
+    let host = Host::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = host.ok(&["completions", shell]);
+        for word in ["destroy", "vsock-cid", "doctor"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    let manual = host.ok(&["man"]);
+    assert!(
+        manual.contains(".TH pepita") && manual.contains("destroy") && manual.contains("124 timeout"),
+        "{manual}"
+    );
+    let of_run = host.ok(&["man", "run"]);
+    assert!(of_run.contains("env\\-file") && of_run.contains("Examples"), "{of_run}");
+    host.fails(&["man", "fly"], 64);
+    assert!(host.ok(&["run", "--help"]).contains("pepita run --kernel vmlinuz --rootfs api.cpio --rm"));
+    assert!(host.ok(&["image", "build", "--help"]).contains("--kernel-package /lib/modules"));
+}
+
+#[test]
+fn a_taken_name_and_a_taken_cid_are_told_apart() {
+    let host = Host::new();
+    let ticker = program("ticker");
+    host.process("a", &[&ticker]);
+    let cid = host.json(&["status", "--name", "a"])["vsock"]["cid"].as_u64().expect("a CID").to_string();
+    let run = ["run", "--vmm", "process", "--daemon", "--json", "--vsock-cid", &cid, "--name"];
+    assert_eq!(error(&host, &[&run[..], &["a", "--", &ticker]].concat(), 73)["kind"], "name-taken");
+    let clash = error(&host, &[&run[..], &["b", "--", &ticker]].concat(), 73);
+    assert_eq!((&clash["kind"], &clash["name"]), (&json!("cid-taken"), &json!("b")));
+    assert!(!host.vm("b").exists());
+}

@@ -1,0 +1,196 @@
+//! A guest that means harm: its monitor stays small and answers, its exit record is honest, the VM beside it notices
+//! nothing. The guest is a stand-in for the agent (`hostile_agent.py`) that speaks as it likes.
+
+mod host;
+
+use host::{Host, beside, program};
+use pepita_launcher::client::Client;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// What a monitor may grow by: one line at the cap as values, what waits to be written, and its allocator's leftovers.
+const GROWTH_KB: u64 = 4 * 1024;
+
+/// For the neighbour's agent to answer through its monitor.
+const PING: Duration = Duration::from_millis(50);
+
+/// For the flooded monitor itself to answer, unoptimised and on a busy machine.
+const OWN: Duration = Duration::from_secs(1);
+
+struct Harm {
+    host: Host,
+    pid: u64,
+    before: u64,
+    worst_ping: Duration,
+    worst_status: Duration,
+    peak: u64,
+}
+
+fn memory_kb(pid: u64, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line =
+        status.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB")).unwrap_or("0");
+    line.trim().parse().expect("a number")
+}
+
+fn timed(client: &mut Client, method: &str) -> (Duration, Value) {
+    let began = Instant::now();
+    let answer =
+        client.ask(method, json!({}), Some(Duration::from_secs(5))).expect("a monitor always answers");
+    (began.elapsed(), answer.unwrap_or_default())
+}
+
+/// Lets a guest do harm for a while, beside a good one; looks at both monitors meanwhile.
+fn harm(how: &str, time: Duration) -> Harm {
+    let host = Host::new();
+    host.process("good", &[&program("ticker")]);
+    let run = [
+        "run",
+        "--vmm",
+        "process",
+        "--name",
+        "bad",
+        "--daemon",
+        "--json",
+        "--ready-timeout",
+        "60s",
+        "--",
+        "x",
+    ];
+    let mut command = host.command(&run);
+    let output =
+        command.env("PEPITA_AGENT", beside("hostile_agent.py")).env("HOSTILE", how).output().expect("runs");
+    assert!(output.status.success(), "{}", host::text(&output.stderr));
+    let mut good = Client::open(&host.vm("good")).expect("its monitor");
+    let mut bad = Client::open(&host.vm("bad")).expect("its monitor");
+    let (_, status) = timed(&mut bad, "status");
+    let pid = status["monitor_pid"].as_u64().expect("a pid");
+    let before = memory_kb(pid, "VmRSS:");
+    let (mut worst_ping, mut worst_status) = (Duration::ZERO, Duration::ZERO);
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        let (took, answer) = timed(&mut good, "ping");
+        assert_eq!(answer, json!({}));
+        worst_ping = worst_ping.max(took);
+        // Its monitor may have seen its end by now.
+        let began = Instant::now();
+        if bad.ask("status", json!({}), Some(Duration::from_secs(5))).is_ok() {
+            worst_status = worst_status.max(began.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let peak = memory_kb(pid, "VmHWM:");
+    println!(
+        "{how}: {before} -> {peak} KiB at most; ping of the other {worst_ping:?}, own status {worst_status:?}"
+    );
+    Harm { host, pid, before, worst_ping, worst_status, peak }
+}
+
+impl Harm {
+    fn is_contained(&self) {
+        assert!(self.peak <= self.before + GROWTH_KB, "{} -> {} KiB", self.before, self.peak);
+        assert!(self.worst_ping < PING, "{:?}", self.worst_ping);
+        assert!(self.worst_status < OWN, "{:?}", self.worst_status);
+    }
+
+    fn status(&self) -> Value {
+        self.host.json(&["status", "--name", "bad"])
+    }
+
+    /// The exit record after `destroy` has been asked for politely.
+    fn exit(&self) -> Value {
+        if let Ok(mut client) = Client::open(&self.host.vm("bad")) {
+            let _ = client.ask("stop", json!({ "timeout_ms": 0 }), Some(Duration::from_secs(5)));
+        }
+        self.host.json(&["wait", "--name", "bad", "--timeout", "10s"])
+    }
+}
+
+/// Each at its time: they measure.
+static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+fn in_turn() -> std::sync::MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[test]
+fn floods_of_every_kind_are_contained() {
+    let _turn = in_turn();
+    for how in ["garbage", "long-lines", "swollen", "million", "states", "answers", "console-flood"] {
+        let harm = harm(how, Duration::from_millis(1500));
+        harm.is_contained();
+        let exit = harm.exit();
+        assert_eq!((&exit["reason"], exit.get("guest")), (&json!("stop-requested"), None), "{how}: {exit}");
+        assert!(std::fs::read_dir(harm.host.vm("bad")).expect("it is there").count() < 12, "{how}");
+    }
+}
+
+#[test]
+fn an_agent_that_never_says_hello_is_a_boot_timeout() {
+    let _turn = in_turn();
+    let host = Host::new().with("PEPITA_AGENT", beside("hostile_agent.py")).with("HOSTILE", "silent");
+    host.ok(&["run", "--vmm", "process", "--name", "bad", "--daemon", "--ready-timeout", "1s", "--", "x"]);
+    let exit = host.json(&["wait", "--name", "bad", "--timeout", "10s"]);
+    assert_eq!((&exit["reason"], exit.get("guest")), (&json!("boot-timeout"), None), "{exit}");
+}
+
+#[test]
+fn an_agent_of_another_incarnation_is_not_believed() {
+    let _turn = in_turn();
+    for how in ["wrong-incarnation", "refuses"] {
+        let harm = harm(how, Duration::from_millis(500));
+        harm.is_contained();
+        let status = harm.status();
+        assert_eq!(
+            (&status["agent"]["ready"], &status["state"]),
+            (&json!(false), &json!("starting")),
+            "{how}"
+        );
+        assert_eq!(harm.exit()["reason"], "stop-requested");
+    }
+}
+
+#[test]
+fn news_before_the_hello_is_refused() {
+    let _turn = in_turn();
+    let harm = harm("unasked", Duration::from_millis(300));
+    let status = harm.status();
+    assert_eq!((&status["agent"]["ready"], &status["state"]), (&json!(true), &json!("starting")), "{status}");
+    assert_eq!(status["daemon"]["state"], "pending", "{status}");
+}
+
+#[test]
+fn an_exit_told_for_ever_is_one_exit_and_costs_nobody_memory() {
+    let _turn = in_turn();
+    let harm = harm("exits", Duration::from_secs(2));
+    harm.is_contained();
+    assert!(harm.pid > 0);
+    // It lingers after its own exit report; then it is ended, and the report stands.
+    let exit = harm.host.json(&["wait", "--name", "bad", "--timeout", "20s"]);
+    assert_eq!((&exit["reason"], &exit["guest"]), (&json!("completed"), &json!({ "code": 0 })), "{exit}");
+}
+
+#[test]
+fn a_wrong_token_and_another_vm_s_token_let_nobody_in() {
+    let _turn = in_turn();
+    let host = Host::new();
+    let ticker = program("ticker");
+    host.process("a", &[&ticker]);
+    host.process("b", &[&ticker]);
+    let token = |name: &str| std::fs::read_to_string(host.vm(name).join("token")).expect("a token");
+    let refused = |incarnation: u64, token: &str| {
+        use std::io::{BufRead, BufReader, Write};
+        let mut stream =
+            std::os::unix::net::UnixStream::connect(host.vm("a").join("v.sock")).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        let hello = json!({ "hello": { "generation": 1, "incarnation": incarnation, "token": token } });
+        writeln!(stream, "CONNECT 5000").and_then(|()| writeln!(stream, "{hello}")).expect("written");
+        let lines: Vec<String> = BufReader::new(stream).lines().map_while(Result::ok).take(2).collect();
+        assert!(lines[0].starts_with("OK "), "{lines:?}");
+        lines[1].contains("unauthorized")
+    };
+    assert!(refused(1, "guess") && refused(1, "") && refused(1, &token("b")) && refused(2, &token("a")));
+    let boot = std::fs::read_to_string(host.vm("a").join("boot.token")).unwrap_or_default();
+    assert!(refused(1, boot.trim()), "the boot token is void once it was replaced");
+    assert_eq!(host.json(&["status", "--name", "a"])["state"], "running");
+}

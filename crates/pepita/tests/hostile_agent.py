@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Stands in for the guest agent of `pepita run --vmm process`, and means harm. HOSTILE says how.
+
+Serves the console and the hybrid socket as daemonctl does; what it says there is not what daemonctl would.
+"""
+import json
+import os
+import socket
+import sys
+import threading
+
+
+def option(name):
+    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else ""
+
+
+def listener(path):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    sock.listen(64)
+    return sock
+
+
+HOW = os.environ["HOSTILE"]
+INCARNATION = int(option("--incarnation"))
+TOKEN = open(option("--token-file")).read().strip()
+HELLO = {"hello": {"generation": 1, "boot_id": "b", "incarnation": INCARNATION}}
+
+
+def line(frame):
+    return json.dumps(frame).encode() + b"\n"
+
+
+def event(seq, name, **data):
+    return line({"seq": seq, "event": name, "data": data})
+
+
+def console(sock):
+    while True:
+        client, _ = sock.accept()
+        note = b'\x1epepita {"token":"%s","note":"up"}\n' % TOKEN.encode()
+        try:
+            client.sendall(b"\n" + note)
+            if HOW == "console-flood":
+                forged = b'\x1epepita {"token":"guess","note":{"exited":{"code":0}}}\n'
+                block = (b"x" * 300_000 + b"\n" + forged) * 10 + b"\x1epepita " * 100_000
+                for _ in range(100):
+                    client.sendall(block)
+            client.recv(1)
+        except OSError:
+            pass
+
+
+def swollen():
+    body = b'{"":0},' * 37_000
+    return b'{"id":1,"ok":[' + body + b'0]}\n' + b'{"seq":1,"event":"health","data":{"x":[' + body + b'0]}}\n'
+
+
+def harm(client):
+    if HOW == "silent":
+        client.recv(1 << 20)
+        threading.Event().wait()
+    if HOW == "garbage":
+        for _ in range(200):
+            client.sendall(os.urandom(64 * 1024))
+        return
+    if HOW == "wrong-incarnation":
+        client.sendall(line({"hello": {"generation": 1, "incarnation": INCARNATION + 1}}))
+        client.sendall(event(1, "exited", code=0))
+        client.recv(1)
+        return
+    if HOW == "refuses":
+        client.sendall(line({"id": 0, "error": {"kind": "unauthorized", "message": "x" * 100_000}}))
+        return
+    if HOW == "unasked":
+        client.sendall(event(1, "exited", code=0) + event(2, "started", pid=1) + line(HELLO))
+    else:
+        client.sendall(line(HELLO))
+    if HOW == "long-lines":
+        for _ in range(300):
+            client.sendall(b'{"seq":1,"event":"' + b"x" * 300 * 1024 + b'"}\n')
+    if HOW == "swollen":
+        for _ in range(50):
+            client.sendall(swollen())
+    if HOW == "million":
+        for chunk in range(100):
+            client.sendall(b"".join(event(chunk * 10_000 + n, "health", status="fine") for n in range(10_000)))
+    if HOW == "states":
+        for chunk in range(100):
+            client.sendall(b"".join(event(chunk * 1000 + n, "started", pid=n) for n in range(1000)))
+    if HOW == "answers":
+        for _ in range(100):
+            client.sendall(b"".join(line({"id": n, "ok": {"pid": n}}) for n in range(10_000)))
+    if HOW == "exits":
+        # Each wants an acknowledgement, and none is read.
+        for _ in range(20):
+            client.sendall(event(1, "exited", code=0) * 10_000)
+        threading.Event().wait()
+    while client.recv(1 << 16):
+        pass
+
+
+def serve(client):
+    request = b""
+    while not request.endswith(b"\n"):
+        byte = client.recv(1)
+        if not byte:
+            return
+        request += byte
+    client.sendall(b"OK 7\n")
+    try:
+        harm(client)
+    except OSError:
+        pass
+    client.close()
+
+
+door = listener(option("--uds"))
+threading.Thread(target=console, args=(listener(option("--console")),), daemon=True).start()
+while True:
+    guest, _ = door.accept()
+    threading.Thread(target=serve, args=(guest,), daemon=True).start()

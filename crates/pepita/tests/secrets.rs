@@ -1,0 +1,154 @@
+//! A secret of the daemon's environment is in no command line and in no file that others may read; nor is the token.
+
+mod host;
+
+use host::{Host, program};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+
+const SECRET: &str = "hunter2-do-not-tell";
+
+/// Every command line on this machine, with its process.
+fn command_lines() -> Vec<(String, String)> {
+    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().into_string().ok());
+    let pids = pids.filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
+    pids.map(|pid| {
+        (pid.clone(), host::text(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()))
+    })
+    .collect()
+}
+
+fn is_in_no_command_line(what: &str) {
+    let found: Vec<_> = command_lines().into_iter().filter(|(_, line)| line.contains(what)).collect();
+    assert!(found.is_empty(), "{found:?}");
+}
+
+/// The directory is for its owner only, and so is each file that has the secret; their number.
+fn hidden_in(dir: &Path) -> usize {
+    let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(dir), 0o700);
+    let mut files = 0;
+    for entry in std::fs::read_dir(dir).expect("readable").flatten() {
+        let bytes = std::fs::read(entry.path()).unwrap_or_default();
+        if host::text(&bytes).contains(SECRET) {
+            assert_eq!(mode(&entry.path()), 0o600, "{}", entry.path().display());
+            files += 1;
+        }
+    }
+    files
+}
+
+/// Runs a VM with a secret from standard input, as a supervisor does, and from a file.
+fn run(host: &Host, args: &[&str]) {
+    let mut call =
+        host.command(args).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("pepita runs");
+    let mut stdin = call.stdin.take().expect("piped");
+    writeln!(stdin, "# a comment\nSECRET={SECRET}").expect("written");
+    drop(stdin);
+    is_in_no_command_line(SECRET);
+    assert!(call.wait().expect("it ends").success());
+}
+
+fn check(host: &Host) {
+    host.until("a", |status| status["daemon"]["state"] == "ready");
+    is_in_no_command_line(SECRET);
+    let session = std::fs::read_to_string(host.vm("a").join("token")).expect("a token");
+    assert_eq!(session.trim().len(), 32);
+    is_in_no_command_line(session.trim());
+    for record in [&["status", "--name", "a"][..], &["list", "--json"]] {
+        let text = host.ok(record);
+        assert!(!text.contains(SECRET) && !text.contains(session.trim()), "{text}");
+    }
+    // The plan, from which a new monitor goes on, and the log of a daemon that tells its secrets.
+    assert_eq!(hidden_in(&host.vm("a")), 2);
+    for file in ["token", "spec.json", "state.json"] {
+        let mode = host.vm("a").join(file).metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    // The daemon has it: that is what it is for.
+    let shown = host.ok(&["logs", "--name", "a"]);
+    assert!(shown.contains(&format!("SECRET={SECRET}")), "{shown}");
+}
+
+#[test]
+fn a_plain_process_keeps_its_secrets() {
+    let host = Host::new();
+    run(
+        &host,
+        &[
+            "run",
+            "--vmm",
+            "process",
+            "--name",
+            "a",
+            "--daemon",
+            "--json",
+            "--env-file",
+            "-",
+            "--",
+            &program("ticker"),
+            "--show",
+            "SECRET",
+        ],
+    );
+    check(&host);
+}
+
+#[test]
+fn a_microvm_keeps_its_secrets() {
+    let host = Host::new();
+    let (kernel, rootfs) = host::images();
+    let (kernel, rootfs) = (kernel.to_string_lossy(), rootfs.to_string_lossy());
+    run(
+        &host,
+        &[
+            "run",
+            "--kernel",
+            &kernel,
+            "--rootfs",
+            &rootfs,
+            "--memory",
+            "128",
+            "--name",
+            "a",
+            "--daemon",
+            "--env-file",
+            "-",
+            "--",
+            "/usr/bin/ticker",
+            "--show",
+            "SECRET",
+        ],
+    );
+    check(&host);
+    // A monitor that takes over is told no secret on its command line either.
+    let monitor = host.json(&["status", "--name", "a"])["monitor_pid"].as_i64().expect("a pid");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(monitor).expect("small")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    host.ok(&["adopt", "--name", "a"]);
+    is_in_no_command_line(SECRET);
+}
+
+#[test]
+fn an_option_s_secret_does_not_outlive_the_call() {
+    let host = Host::new();
+    let pair = format!("SECRET={SECRET}-option");
+    host.ok(&[
+        "run",
+        "--vmm",
+        "process",
+        "--name",
+        "a",
+        "--daemon",
+        "--json",
+        "--env",
+        &pair,
+        "--",
+        &program("ticker"),
+    ]);
+    is_in_no_command_line(&pair);
+    assert_eq!(hidden_in(&host.vm("a")), 1);
+}

@@ -1,0 +1,94 @@
+//! What the library calls the launcher with is what the launcher understands: both sides of every argv.
+
+use pepita_launcher::cid::Wanted;
+use pepita_launcher::cli::{self, Call, Cli, Run, VmmChoice};
+use pepita_supervisor::executor::argv::{self, CONFIG_LABEL, Launch, OWNER_LABEL};
+use pepita_supervisor::spec::{Cid, Incarnation, MachineSpec, Port, Signal, VmName, VmSpec};
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+/// As the launcher reads it.
+fn understood(argv: Vec<OsString>) -> Cli {
+    let words = std::iter::once(OsString::from("pepita")).chain(argv.clone());
+    <Cli as clap::Parser>::try_parse_from(words).unwrap_or_else(|e| panic!("{argv:?}: {e}"))
+}
+
+fn run(launch: &Launch) -> Run {
+    let cli = understood(argv::run(launch));
+    assert!(cli.json && cli.run_dir.is_none());
+    let Some(Call::Run(run)) = cli.call else { panic!("a run") };
+    *run
+}
+
+fn name(text: &str) -> VmName {
+    VmName::new(text).expect("a good name")
+}
+
+#[test]
+fn calls_about_a_vm_mean_that_vm() {
+    let vm = name("my-api");
+    let about = |argv| {
+        let cli = understood(argv);
+        assert!(cli.json);
+        cli.call.expect("a call")
+    };
+    assert!(matches!(about(argv::status(vm.id())), Call::Status { vm: v } if v.name == *vm.id()));
+    assert!(matches!(about(argv::adopt(vm.id())), Call::Adopt { vm: v } if v.name == *vm.id()));
+    assert!(
+        matches!(about(argv::destroy(vm.id())), Call::Destroy { vm: v, force: true, .. } if v.name == *vm.id())
+    );
+    for number in [1, 9, 15, 64] {
+        let signal = Signal::new(number).expect("a signal");
+        let call = about(argv::signal(vm.id(), signal));
+        assert!(matches!(call, Call::Signal { vm: v, signal: s } if v.name == *vm.id() && s == signal));
+    }
+    assert!(matches!(about(argv::list()), Call::List { .. }));
+    let version = understood(argv::version());
+    assert!(version.version && version.json && version.call.is_none());
+}
+
+fn launch() -> impl Strategy<Value = Launch> {
+    let word = "[ -~äß€]{0,12}";
+    let machine = (1_u32..=288, 32_u32..=1 << 20, 0_u32..u32::MAX, any::<bool>());
+    let machine = machine.prop_map(|(vcpus, memory_mb, port, qemu)| {
+        let machine =
+            if qemu { MachineSpec::qemu("/a b/k=,ä", "/r,--x.cpio") } else { MachineSpec::process() };
+        MachineSpec { vcpus, memory_mb, port: Port(port), ..machine }
+    });
+    let daemon = (vec(word, 0..5), btree_map("[A-Za-z_][A-Za-z0-9_.-]{0,8}", word, 0..5));
+    let start = (3..u32::MAX, 1..u64::MAX, any::<bool>(), 1_u64..100_000_000, "[a-z][a-z0-9-]{0,50}[a-z0-9]");
+    (machine, daemon, start).prop_map(|(machine, (command, env), (cid, incarnation, hold, timeout, vm))| {
+        let mut spec = VmSpec { command, env, ..VmSpec::new(name(&vm), machine) };
+        spec.start.timeout = Duration::from_millis(timeout);
+        let cid = Cid::new(cid).expect("a good CID");
+        Launch { spec, incarnation: Incarnation(incarnation), cid, owner: "edge".into(), hold }
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_launch_is_read_as_it_was_meant(launch in launch()) {
+        let run = run(&launch);
+        let (spec, machine) = (&launch.spec, &launch.spec.machine);
+        prop_assert_eq!(run.name.as_ref(), Some(spec.name.id()));
+        prop_assert_eq!(run.kernel.as_deref().unwrap_or(Path::new("")), &machine.kernel);
+        prop_assert_eq!(run.rootfs.as_deref().unwrap_or(Path::new("")), &machine.rootfs);
+        prop_assert_eq!((run.cpus, run.memory, run.vsock_port), (machine.vcpus, machine.memory_mb.into(), machine.port.0));
+        prop_assert_eq!(run.vmm == VmmChoice::Process, machine.vmm == pepita_supervisor::spec::Vmm::Process);
+        prop_assert!(matches!(run.vsock_cid, Wanted::Fixed(cid) if cid.to_string() == launch.cid.to_string()));
+        prop_assert_eq!((run.incarnation, run.hold, run.daemon), (launch.incarnation.0, launch.hold, true));
+        prop_assert!(!run.wait_ready && !run.rm);
+        prop_assert_eq!(run.ready_timeout, spec.start.timeout);
+        prop_assert_eq!(&run.daemon_args.command, &spec.command);
+        let labels = [(OWNER_LABEL.to_owned(), launch.owner.clone()), (CONFIG_LABEL.to_owned(), spec.fingerprint())];
+        prop_assert_eq!(&run.label[..], &labels);
+        // The environment goes another way, and no value of it into the argv.
+        prop_assert_eq!(run.daemon_args.env_file.as_deref(), Some(Path::new("-")));
+        prop_assert!(run.daemon_args.env.is_empty());
+        let file = String::from_utf8(argv::env_file(&launch)).expect("texts");
+        prop_assert_eq!(cli::env_file(&file), Ok(spec.env.clone()));
+    }
+}

@@ -1,0 +1,156 @@
+//! The edge cases of SUPERVISION 12, by number: 9 and 10, about races and probes. That a killed group actor and a VM
+//! actor that panics leak nothing and run nothing twice is in failing.rs; that a recycled pid is neither adopted nor
+//! killed is the launcher's to prove (crates/pepita/src/identity.rs): the supervisor signals no pid at all.
+
+use crate::support::{Fate, Host, Plan, Rig, What, group, tree, vm};
+use pepita_supervisor::group::Command;
+use pepita_supervisor::spec::{OnUnhealthy, Strategy, TreeSpec};
+use pepita_supervisor::tree::TreeEnd;
+use std::time::Duration;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn spec(strategy: Strategy) -> TreeSpec {
+    tree([group("web", strategy, [vm("a"), vm("b"), vm("c")])])
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_ends_by_itself_while_it_is_stopped_has_stopped_and_did_not_fail() {
+    // SUPERVISION 12.9 and 3: our own stop: no decision, not counted.
+    for fate in [Fate::Exit(0), Fate::Exit(3), Fate::Crash] {
+        let mut rig = Rig::ready(spec(Strategy::OneForAll)).await;
+        rig.host.becomes("b", |plan| plan.stop = Some(ms(1000)));
+        rig.tree.command("b", Command::Stop).await.expect("accepted");
+        rig.pass(ms(500)).await;
+        rig.host.end("b", fate);
+        let change = rig.change("b", "stopped").await;
+        assert_eq!(change.decision, None);
+        rig.pass(ms(60_000)).await;
+        assert_eq!(rig.host.launched(), ["a", "b", "c"], "{fate:?}");
+        assert_eq!(rig.tree.status().groups[0].window, "0/9 in 1m", "{fate:?}");
+        assert_eq!(rig.host.left(), ["a", "c"], "{fate:?}");
+        rig.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_ends_by_itself_at_the_moment_it_is_told_to_stop_is_gone_once() {
+    // SUPERVISION 12.9. Whichever comes first, it ends stopped: the operator wants it down.
+    for first in ["end", "stop"] {
+        let mut rig = Rig::ready(spec(Strategy::OneForOne)).await;
+        if first == "end" {
+            rig.host.end("b", Fate::Exit(3));
+            rig.tree.command("b", Command::Stop).await.expect("accepted");
+        } else {
+            rig.tree.command("b", Command::Stop).await.expect("accepted");
+            rig.host.end("b", Fate::Exit(3));
+        }
+        rig.until("b", "stopped").await;
+        rig.pass(ms(60_000)).await;
+        assert_eq!(rig.phase("b"), "stopped", "{first} first");
+        assert_eq!(rig.host.launches("b").len(), 1, "{first} first");
+        rig.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_a_replacement_is_launched_undoes_it() {
+    // SUPERVISION 12.9 and 7: a `starting` one is destroyed at once; nothing leaks, nothing twice.
+    for moment in [0, 1, 100, 499, 510, 550] {
+        for whole in [false, true] {
+            let host = Host::new();
+            host.plan("b", [Plan::default(), Plan::slow_launch(500)]);
+            let mut rig = Rig::on(host, spec(Strategy::OneForOne)).await;
+            rig.tree.wait_ready(ms(10_000)).await.expect("ready");
+            rig.host.end("b", Fate::Crash);
+            rig.change("b", "backoff").await;
+            rig.change("b", "starting").await;
+            rig.pass(ms(moment)).await;
+            if whole {
+                let (end, took) = rig.stop().await;
+                assert_eq!(end, TreeEnd::Stopped);
+                assert!(took < ms(1000), "after {moment} ms: {took:?}");
+                continue;
+            }
+            rig.tree.command("b", Command::Stop).await.expect("accepted");
+            rig.until("b", "stopped").await;
+            assert_eq!(rig.host.left(), ["a", "c"], "after {moment} ms");
+            assert_eq!(rig.tree.status().vm("b").and_then(|vm| vm.cid), None, "after {moment} ms");
+            rig.pass(ms(60_000)).await;
+            assert_eq!(rig.host.launches("b").len(), 2, "after {moment} ms");
+            rig.end().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn launches_that_wait_for_their_turn_are_called_off_by_a_stop() {
+    // SUPERVISION 7: a restart in flight is cancelled. What was not begun need not be undone.
+    let host = Host::new();
+    let names: Vec<String> = (0..20).map(|n| format!("vm-{n}")).collect();
+    for name in &names {
+        host.always(name, Plan::slow_launch(1000));
+    }
+    let groups = names.iter().map(|name| group(name, Strategy::OneForOne, [vm(name)]));
+    let rig = Rig::on(host, TreeSpec { max_parallel_launches: 2, ..tree(groups) }).await;
+    rig.pass(ms(500)).await;
+    let (end, took) = rig.stop().await;
+    assert_eq!(end, TreeEnd::Stopped);
+    assert!(took < ms(1000), "{took:?}");
+    assert_eq!(rig.host.launched().len(), 2);
+    assert_eq!(rig.host.left(), Vec::<String>::new());
+}
+
+/// One VM, probed each second, that is only said to be unhealthy.
+fn probed() -> TreeSpec {
+    let mut a = vm("a");
+    (a.health.interval, a.health.timeout, a.health.retries) = (ms(1000), ms(500), 3);
+    a.health.on_unhealthy = OnUnhealthy::Report;
+    tree([group("web", Strategy::OneForOne, [a])])
+}
+
+#[tokio::test(start_paused = true)]
+async fn probe_counters_start_at_zero_in_each_incarnation() {
+    // SUPERVISION 12.10: twice two failures in a row are not three.
+    let host = Host::new();
+    host.always("a", Plan { answers: false, ..Plan::default() });
+    let mut rig = Rig::on(host, probed()).await;
+    for incarnation in 1..=3 {
+        rig.until("a", "ready").await;
+        rig.pass(ms(2900)).await;
+        assert_eq!(rig.phase("a"), "ready");
+        let probes = rig.host.asked("a", "ping");
+        assert_eq!(probes.iter().filter(|asked| asked.incarnation == incarnation).count(), 2);
+        rig.host.end("a", Fate::Crash);
+        rig.change("a", "backoff").await;
+    }
+    let unhealthy = rig.change("a", "unhealthy").await;
+    assert_eq!(unhealthy.incarnation.0, 4, "and then they count");
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_probed_while_it_is_paused_or_stopping() {
+    // SUPERVISION 12.10.
+    let mut rig = Rig::ready(probed()).await;
+    rig.pass(ms(3500)).await;
+    let probes = |rig: &Rig| rig.host.asked("a", "ping").len();
+    assert_eq!(probes(&rig), 3);
+    rig.tree.pause("a").await.expect("paused");
+    rig.host.becomes("a", |plan| plan.answers = false);
+    rig.pass(ms(60_000)).await;
+    assert_eq!((probes(&rig), rig.phase("a")), (3, "paused"));
+    rig.tree.resume("a").await.expect("resumed");
+    rig.host.becomes("a", |plan| plan.answers = true);
+    rig.until("a", "ready").await;
+    rig.pass(ms(2500)).await;
+    assert_eq!(probes(&rig), 5, "and then again");
+    rig.host.becomes("a", |plan| plan.stop = Some(ms(20_000)));
+    rig.tree.command("a", Command::Stop).await.expect("accepted");
+    rig.change("a", "stopped").await;
+    assert_eq!(probes(&rig), 5);
+    assert!(rig.host.calls().iter().any(|call| call.what == What::Stop));
+    rig.end().await;
+}

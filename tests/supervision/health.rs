@@ -1,0 +1,264 @@
+//! When a VM counts as Ready, and what follows when it is not well any more.
+
+use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
+use pepita_supervisor::spec::{OnUnhealthy, Readiness, Strategy, TreeSpec, VmSpec};
+use pepita_wire::agent::Health;
+use std::time::Duration;
+use tokio::time::advance;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn one(vm: VmSpec) -> TreeSpec {
+    tree([group("web", Strategy::OneForOne, [vm])])
+}
+
+/// One that says when it is ready, within 2 s.
+fn notifying() -> TreeSpec {
+    let mut a = vm("a");
+    (a.start.ready, a.start.timeout) = (Readiness::Notify, SECOND * 2);
+    one(a)
+}
+
+/// Probed each second; three failures in a row are too many.
+fn probed() -> VmSpec {
+    let mut a = vm("a");
+    (a.health.interval, a.health.timeout, a.health.retries) = (SECOND, SECOND / 2, 3);
+    a
+}
+
+fn watched() -> VmSpec {
+    let mut a = vm("a");
+    a.health.watchdog = SECOND;
+    a
+}
+
+fn silent() -> Plan {
+    Plan { answers: false, ..Plan::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_notify_it_is_running_until_it_says_that_it_is_ready() {
+    // SUPERVISION 1: ready = notify.
+    let host = Host::new();
+    host.always("a", Plan { ready: Some(SECOND), ..Plan::default() });
+    let mut rig = Rig::on(host, notifying()).await;
+    rig.change("a", "running").await;
+    rig.pass(SECOND * 9 / 10).await;
+    assert_eq!(rig.phase("a"), "running");
+    rig.change("a", "ready").await;
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_not_ready_in_time_is_destroyed_and_tried_again() {
+    // SUPERVISION 1 and 3: start timeout, from the launch on.
+    for plan in [Plan::default(), Plan::never_boots()] {
+        let host = Host::new();
+        host.plan("a", [plan]);
+        host.always("a", Plan { ready: Some(SECOND), ..Plan::default() });
+        let mut rig = Rig::on(host, notifying()).await;
+        rig.change("a", "starting").await;
+        let before = tokio::time::Instant::now();
+        let change = rig.change("a", "backoff").await;
+        assert_eq!(change.cause.map(|cause| cause.word()), Some("start_timeout"));
+        let took = before.elapsed();
+        assert!(took >= SECOND * 2 && took < SECOND * 21 / 10, "{took:?}");
+        rig.change("a", "ready").await;
+        rig.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn extend_timeout_usec_is_honoured() {
+    // SUPERVISION 1.
+    let mut rig = Rig::start(notifying()).await;
+    rig.change("a", "running").await;
+    rig.pass(SECOND).await;
+    rig.host.says("a", Health { extend_timeout_us: Some(5_000_000), ..Health::default() });
+    rig.pass(SECOND * 9 / 2).await;
+    assert_eq!(rig.phase("a"), "running");
+    rig.host.gets_ready("a");
+    rig.change("a", "ready").await;
+    assert_eq!(rig.host.launches("a").len(), 1);
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_pings_without_an_answer_make_it_unhealthy_and_that_is_a_failure() {
+    // SUPERVISION 1 and 3: cause `health`.
+    let mut rig = Rig::ready(one(probed())).await;
+    rig.pass(SECOND * 10).await;
+    assert_eq!((rig.phase("a"), rig.host.asked("a", "ping").len()), ("ready", 9), "one a second");
+    rig.host.becomes("a", |plan| plan.answers = false);
+    let unhealthy = rig.change("a", "unhealthy").await;
+    assert_eq!(unhealthy.incarnation.0, 1);
+    let change = rig.change("a", "backoff").await;
+    assert_eq!(change.cause.map(|cause| cause.word()), Some("health"));
+    assert_eq!(rig.host.asked("a", "ping").len(), 12, "three in a row");
+    rig.change("a", "ready").await;
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_in_between_begins_the_count_anew() {
+    let mut rig = Rig::ready(one(probed())).await;
+    for _ in 0..5 {
+        rig.host.becomes("a", |plan| plan.answers = false);
+        rig.pass(SECOND * 2).await;
+        rig.host.becomes("a", |plan| plan.answers = true);
+        rig.pass(SECOND).await;
+    }
+    assert_eq!(rig.phase("a"), "ready");
+    assert!(rig.catch_up().await.iter().all(|line| !line.contains("unhealthy")));
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_in_the_guest_is_asked_instead_and_counts_by_its_exit_code() {
+    // SUPERVISION 1: `command` in the guest; exit 0 = healthy.
+    let mut a = probed();
+    a.health.command = vec!["/bin/check".into()];
+    a.health.on_unhealthy = OnUnhealthy::Report;
+    let mut rig = Rig::ready(one(a)).await;
+    rig.pass(SECOND * 11 / 2).await;
+    assert_eq!((rig.phase("a"), rig.host.asked("a", "exec").len()), ("ready", 5));
+    rig.host.becomes("a", |plan| plan.exec = 1);
+    rig.change("a", "unhealthy").await;
+    rig.host.becomes("a", |plan| plan.exec = 0);
+    rig.change("a", "ready").await;
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn unhealthy_is_a_state_and_an_event_and_a_failure_only_by_policy() {
+    // SUPERVISION 2 and 10; on_unhealthy = report.
+    let mut a = probed();
+    a.health.on_unhealthy = OnUnhealthy::Report;
+    let mut rig = Rig::ready(one(a)).await;
+    rig.host.becomes("a", |plan| plan.answers = false);
+    rig.change("a", "unhealthy").await;
+    rig.pass(SECOND * 600).await;
+    assert_eq!(rig.phase("a"), "unhealthy");
+    assert_eq!(rig.tree.status().groups[0].window, "0/6 in 1m");
+    rig.host.becomes("a", |plan| plan.answers = true);
+    let healthy = rig.change("a", "ready").await;
+    assert_eq!((healthy.from.word(), healthy.incarnation.0), ("unhealthy", 1));
+    assert_eq!(rig.host.launches("a").len(), 1);
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unhealthy_spell_is_a_break_in_being_ready() {
+    // SUPERVISION 4: Ready for `reset_after` without a break.
+    let mut a = probed();
+    a.health.on_unhealthy = OnUnhealthy::Report;
+    a.restart.reset_after = SECOND * 60;
+    let host = Host::new();
+    host.plan("a", [Plan::exits(3, 100)]);
+    let mut rig = Rig::on(host, one(a)).await;
+    rig.change("a", "backoff").await;
+    rig.change("a", "ready").await;
+    rig.pass(SECOND * 40).await;
+    rig.host.becomes("a", |plan| plan.answers = false);
+    rig.change("a", "unhealthy").await;
+    rig.host.becomes("a", |plan| plan.answers = true);
+    rig.change("a", "ready").await;
+    rig.pass(SECOND * 40).await;
+    rig.host.end("a", Fate::Crash);
+    assert_eq!(rig.change("a", "backoff").await.decision.expect("a decision").attempt, 2);
+    rig.until("a", "ready").await;
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_probes_in_the_start_period_do_not_count() {
+    // SUPERVISION 1: start_period.
+    let mut a = probed();
+    a.health.start_period = SECOND * 20;
+    let host = Host::new();
+    host.always("a", silent());
+    let mut rig = Rig::on(host, one(a)).await;
+    rig.change("a", "ready").await;
+    let before = tokio::time::Instant::now();
+    rig.change("a", "unhealthy").await;
+    let took = before.elapsed();
+    assert!(took > SECOND * 22 && took < SECOND * 24, "{took:?}");
+    rig.host.always("a", Plan::default());
+    rig.change("a", "ready").await;
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_does_not_feed_its_watchdog_has_failed() {
+    // SUPERVISION 1 and 3: the daemon must send WATCHDOG=1 this often.
+    let mut rig = Rig::ready(one(watched())).await;
+    for _ in 0..20 {
+        rig.pass(SECOND * 8 / 10).await;
+        rig.host.says("a", Health { watchdog: true, ..Health::default() });
+    }
+    assert_eq!(rig.phase("a"), "ready");
+    let change = rig.change("a", "backoff").await;
+    assert_eq!(change.cause.map(|cause| cause.word()), Some("watchdog"));
+    let mut fed = one(watched());
+    fed.groups[0].vms[0].health.watchdog = Duration::ZERO;
+    rig.tree.reload(fed, false).await.expect("applied");
+    rig.change("a", "ready").await;
+    rig.pass(SECOND * 60).await;
+    assert_eq!(rig.phase("a"), "ready", "switched off, live");
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_starved_host_is_no_dead_guest() {
+    // SUPERVISION 12.10 in spirit, DESIGN: a tick that comes late proves nothing about a guest.
+    let mut both = probed();
+    both.health.watchdog = SECOND * 2;
+    let rig = Rig::ready(one(both)).await;
+    for _ in 0..20 {
+        rig.host.says("a", Health { watchdog: true, ..Health::default() });
+        rig.pass(SECOND * 3 / 10).await;
+        // Nothing of ours ran for half a minute: the guest's answers and signs of life wait in its socket.
+        advance(SECOND * 30).await;
+        rig.pass(Duration::from_millis(5)).await;
+    }
+    assert_eq!((rig.phase("a"), rig.host.launches("a").len()), ("ready", 1));
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_vm_is_neither_unhealthy_nor_unfed_and_its_start_does_not_run_out() {
+    // SUPERVISION 2 and FAULTS 8.
+    let mut both = probed();
+    both.health.watchdog = SECOND;
+    let mut rig = Rig::ready(one(both)).await;
+    for _ in 0..50 {
+        rig.tree.pause("a").await.expect("paused");
+        rig.until("a", "paused").await;
+        rig.pass(SECOND * 5).await;
+        rig.tree.resume("a").await.expect("resumed");
+        rig.until("a", "ready").await;
+    }
+    assert_eq!(rig.host.launches("a").len(), 1);
+    assert!(rig.catch_up().await.iter().all(|line| !line.contains("unhealthy")));
+    rig.end().await;
+
+    let mut rig = Rig::start(notifying()).await;
+    rig.change("a", "running").await;
+    rig.tree.pause("a").await.expect("paused");
+    rig.pass(SECOND * 60).await;
+    rig.tree.resume("a").await.expect("resumed");
+    rig.until("a", "running").await;
+    rig.host.gets_ready("a");
+    rig.change("a", "ready").await;
+    assert_eq!(rig.host.launches("a").len(), 1);
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_vm_is_stopped_like_any_other() {
+    // SUPERVISION 7: a paused VM is resumed first (by its monitor).
+    let mut rig = Rig::ready(one(vm("a"))).await;
+    rig.tree.pause("a").await.expect("paused");
+    rig.until("a", "paused").await;
+    rig.end().await;
+}

@@ -1,0 +1,52 @@
+//! Many VMs in one tree. What it takes is measured by `make bench-scale`; here it is only shown that it works.
+
+use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
+use pepita_supervisor::observe::Received;
+use pepita_supervisor::spec::{Intensity, Strategy, TreeSpec, VmSpec};
+use std::time::Duration;
+
+/// Ten groups of fifty.
+fn spec() -> TreeSpec {
+    let vms = |g: usize| -> Vec<VmSpec> { (0..50).map(|n| vm(&format!("vm-{g}-{n}"))).collect() };
+    let groups = (0..10).map(|g| group(&format!("g-{g}"), Strategy::OneForOne, vms(g)));
+    TreeSpec { max_parallel_launches: 16, ..tree(groups) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_hundred_vms_get_ready_and_a_hundred_that_are_killed_at_once_come_back() {
+    let rig = Rig::ready(spec()).await;
+    assert_eq!(rig.host.alive().len(), 500);
+    for n in 0..100 {
+        rig.host.end(&format!("vm-{}-{}", n % 10, n / 10), Fate::Signal(9));
+    }
+    rig.pass(Duration::from_secs(30)).await;
+    assert!(rig.phases().iter().all(|(_, phase)| *phase == "ready"));
+    assert_eq!(rig.host.launched().len(), 600);
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_is_told_how_much_it_missed_and_the_numbers_have_no_gap() {
+    // SUPERVISION 10.
+    let host = Host::new();
+    host.always("a", Plan::exits(3, 10));
+    let mut a = vm("a");
+    a.restart.backoff.initial = Duration::ZERO;
+    let mut web = group("web", Strategy::OneForOne, [a]);
+    web.intensity = Intensity { max_restarts: 100_000, period: Duration::from_secs(60) };
+    let rig = Rig::on(host, tree([web])).await;
+    let mut slow = rig.tree.events();
+    rig.pass(Duration::from_secs(600)).await;
+    rig.tree.stop().await;
+    let Some(Received::Lagged(missed)) = slow.next().await else { panic!("it has missed some") };
+    let mut last = None;
+    while let Some(Received::Event(event)) = slow.next().await {
+        match last {
+            None => assert!(event.seq > missed, "{} after {missed} missed", event.seq),
+            Some(last) => assert_eq!(event.seq, last + 1),
+        }
+        last = Some(event.seq);
+    }
+    assert!(last > Some(missed), "{missed}");
+    drop(rig);
+}
