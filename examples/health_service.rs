@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::{Router, extract::State, routing::get};
 use pepita_supervisor::observe::VmPhase;
 use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, TreeSpec, VmName, VmSpec};
-use pepita_supervisor::{group::Command, tree::Tree};
+use pepita_supervisor::tree::Tree;
 use std::error::Error;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,8 +31,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // Here it asks itself, and ends. A real one would serve until its tree ends.
     tree.wait_ready(Duration::from_secs(60)).await?;
     println!("{}", ask(address).await?);
-    // Half-way down is enough.
-    tree.command("api", Command::Restart).await?;
+    let mut events = tree.events_after(tree.newest_event());
+    tree.pause("api").await?;
+    events.next().await;
     println!("{}", ask(address).await?);
     println!("{}", tree.stop().await);
     Ok(serving.await??)

@@ -65,7 +65,7 @@ fn talk_to_a_guest() {
 
 #[test]
 fn exit_codes() {
-    let words = ["importer #1: running -> backoff", "importer #2", "failed", "stopped"];
+    let words = ["importer #1: ready -> backoff", "importer #2", "failed", "stopped"];
     assert_order(&run("exit_codes"), &words);
 }
 
