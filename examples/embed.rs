@@ -1,6 +1,6 @@
 //! Embeds a supervision tree in a tokio program: loads a file, starts the tree, prints what happens, stops in order.
 //!
-//! `cargo run --example embed -- config/quickstart.toml`
+//! `cargo run --example embed` or `cargo run --example embed -- config/quickstart.toml`
 
 use pepita_supervisor::config;
 use pepita_supervisor::observe::Received;
@@ -9,9 +9,11 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/embedded.toml");
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let file = std::env::args().nth(1).unwrap_or_else(|| "config/embedded.toml".to_owned());
+    let file = std::env::args().nth(1).unwrap_or_else(|| FILE.to_owned());
     let checked = config::load(Path::new(&file))?;
     let tree = Tree::start(checked.spec).await?;
 
@@ -27,8 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     tree.wait_ready(Duration::from_secs(60)).await?;
     println!("ready: {} VMs", tree.status().vms().count());
-    tokio::signal::ctrl_c().await?;
-    println!("{:?}", tree.stop().await);
+    println!("{}", tree.stop().await);
     printing.await?;
     Ok(())
 }

@@ -17,7 +17,7 @@ const ROWS: [&[&str]; 9] = [
 ];
 
 /// Rooms and files that decide: no actor, no runtime, no clock, no disk, no socket.
-const PURE: [&str; 20] = [
+const PURE: [&str; 22] = [
     "spec.rs",
     "spec/",
     "policy.rs",

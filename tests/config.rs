@@ -169,6 +169,17 @@ fn the_quickstart_has_two_vms_beside_the_guest_directory() {
 }
 
 #[test]
+fn a_plain_process_is_a_program_of_the_host_named_from_the_files_folder_on() {
+    let program = |written: &str| vm(&format!("command = [{written:?}, \"./x\"]")).command;
+    assert_eq!(program("../bin/d"), ["/etc/bin/d", "./x"]);
+    assert_eq!(program("./d"), ["/etc/pepita/d", "./x"]);
+    assert_eq!(program("/bin/d"), ["/bin/d", "./x"]);
+    assert_eq!(program("d"), ["d", "./x"], "looked for in PATH");
+    let guest = "kernel_path=\"/k\"\nrootfs_path=\"/r\"\nvmm=\"qemu\"\ncommand = [\"bin/d\"]";
+    assert_eq!(vm(guest).command, ["bin/d"], "a program of the guest");
+}
+
+#[test]
 fn an_embedded_tree_needs_nothing_of_the_host() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/embedded.toml");
     config::load(&path).unwrap_or_else(|errors| panic!("{errors}"));

@@ -113,6 +113,7 @@ fn vm(
     let machine = machine(raw, layer, folder, log, images);
     let restart = restart(layer, log);
     let name = named(&raw.keys.name, raw.at.clone(), &raw.called, log)?;
+    let vmm = machine.vmm;
     let default = VmSpec::new(name, machine);
     let start = StartSpec {
         ready: layer.start.ready.or(default.start.ready),
@@ -136,7 +137,7 @@ fn vm(
         name: default.name,
         machine: default.machine,
         cid: raw.keys.cid.good().map(|cid| cid.value),
-        command: raw.keys.command.or(default.command),
+        command: command(raw.keys.command.or(default.command), vmm, folder),
         env: raw.keys.env.or(default.env),
         restart,
         start,
@@ -146,6 +147,17 @@ fn vm(
         autostart: raw.keys.autostart.or(default.autostart),
         significant: raw.keys.significant.or(default.significant),
     })
+}
+
+/// A plain process runs a program of the host, which may be named from the file's folder on, as every path. A guest's
+/// programs are the guest's, and a bare name is looked for in PATH.
+fn command(mut command: Vec<String>, vmm: Vmm, folder: &Path) -> Vec<String> {
+    if let (Vmm::Process, Some(program)) = (vmm, command.first_mut())
+        && Path::new(program).components().count() > 1
+    {
+        *program = placed(folder, Path::new(program)).to_string_lossy().into_owned();
+    }
+    command
 }
 
 fn machine(

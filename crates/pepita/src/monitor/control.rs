@@ -25,6 +25,8 @@ struct Client {
     conn: Conn,
     /// Its long poll: the request's id, and the generation it knows.
     watch: Option<(u64, u64)>,
+    /// The generation that its last long poll was answered with.
+    told: Option<u64>,
 }
 
 impl Control {
@@ -49,7 +51,7 @@ impl Control {
             if self.clients.len() < CLIENTS && stream.set_nonblocking(true).is_ok() {
                 self.last += 1;
                 let conn = Conn::new(OwnedFd::from(stream));
-                self.clients.insert(self.last, Client { conn, watch: None });
+                self.clients.insert(self.last, Client { conn, watch: None, told: None });
             }
         }
     }
@@ -102,11 +104,17 @@ impl Control {
         }
         let record = serde_json::to_value(status).expect("a record becomes JSON");
         for number in waiting {
-            let watch = self.clients.get_mut(&number).and_then(|client| client.watch.take());
-            if let Some((id, _)) = watch {
+            let Some(client) = self.clients.get_mut(&number) else { continue };
+            if let Some((id, _)) = client.watch.take() {
+                client.told = Some(status.generation);
                 self.answer(number, id, Ok(record.clone()));
             }
         }
+    }
+
+    /// A client that watches has not heard of this generation: it is between two long polls.
+    pub fn owes(&self, generation: u64) -> bool {
+        self.clients.values().any(|client| client.told.is_some_and(|told| told < generation))
     }
 
     /// Nothing waits to be written to any client.

@@ -5,7 +5,7 @@ use crate::names;
 use crate::plan::VmmKind;
 use crate::record::{self, Sync};
 use crate::rundir::{self, Lock, Wait};
-use pepita_wire::{ExitRecord, rundir as files};
+use pepita_wire::{ExitRecord, StatusRecord, rundir as files};
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 use std::path::Path;
@@ -65,14 +65,14 @@ impl Monitor {
         }
         self.control.tell(&status);
         let _ = std::fs::remove_file(files::CONTROL);
-        self.say_goodbye();
+        self.say_goodbye(&status);
     }
 
-    fn say_goodbye(&mut self) {
+    fn say_goodbye(&mut self, status: &StatusRecord) {
         let deadline = Instant::now() + FAREWELL;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if self.control.is_flushed() || left.is_zero() {
+            if (self.control.is_flushed() && !self.control.owes(status.generation)) || left.is_zero() {
                 return;
             }
             let limit = Timespec::try_from(left).ok();
@@ -83,9 +83,15 @@ impl Monitor {
             drop(fds);
             let clients: Vec<u64> = self.control.interest().filter_map(|(client, ..)| client).collect();
             for client in clients {
-                // Requests that come now are not answered: the hang-up says enough.
-                let _ = self.control.read(client);
+                // Other requests that come now are not answered: the hang-up says enough.
+                for request in self.control.read(client) {
+                    if request.method == "watch" {
+                        let since = request.params["since"].as_u64().unwrap_or_default();
+                        self.control.watch(client, request.id, since);
+                    }
+                }
             }
+            self.control.tell(status);
         }
     }
 

@@ -1,0 +1,47 @@
+//! Reacts to events: counts failures by their cause and acts when a VM has given up.
+//!
+//! `cargo run --example react_to_events`
+
+use pepita_supervisor::observe::{Action, EventKind, Received};
+use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, TreeSpec, VmName, VmSpec};
+use pepita_supervisor::tree::Tree;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::time::Duration;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    // A daemon that never works. MachineSpec::qemu(kernel, rootfs) makes it a microVM.
+    let mut vm = VmSpec::new(VmName::new("flaky")?, MachineSpec::process());
+    vm.command = ["/bin/sh", "-c", "exit 3"].map(str::to_owned).into();
+    vm.restart.max_retries = 2;
+    vm.restart.backoff.initial = Duration::from_millis(100);
+    let mut spec = TreeSpec::new("react");
+    spec.groups.push(GroupSpec::new(GroupName::new("web")?, vec![vm]));
+    let tree = Tree::start(spec).await?;
+
+    let mut failures: BTreeMap<String, u32> = BTreeMap::new();
+    let mut events = tree.events();
+    while let Some(received) = events.next().await {
+        // One that lags looks at `tree.status()`: events tell what has changed, the status what is.
+        let Received::Event(event) = received else { continue };
+        let EventKind::Vm(change) = &event.kind else { continue };
+        let Some(decision) = &change.decision else { continue };
+        if let Some(cause) = &change.cause {
+            *failures.entry(cause.to_string()).or_default() += 1;
+        }
+        match decision.action {
+            Action::Restart => {
+                println!("{} comes back in {:?}: {}", change.vm, decision.delay, decision.rule)
+            }
+            Action::GiveUp => {
+                println!("{} needs a person: {}", change.vm, decision.rule);
+                break;
+            }
+            _ => {}
+        }
+    }
+    println!("failures by cause: {failures:?}");
+    println!("{}", tree.stop().await);
+    Ok(())
+}
