@@ -38,6 +38,8 @@ const PURE: [&str; 22] = [
     "vm/phase/",
     "adapter/name.rs",
     "adapter/daemon.rs",
+    "control/call.rs",
+    "control/session.rs",
 ];
 
 /// What only one room may hold.

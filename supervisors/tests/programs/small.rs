@@ -16,7 +16,7 @@ fn run(name: &str) -> Daemon {
 fn one_for_one_restarts_the_one() {
     run("one_for_one").assert_order(&[
         "worker-2 #1: ready -> backoff",
-        "worker-2 #2: running -> ready",
+        "worker-2 #2: backoff -> starting",
         "worker-1 was not touched",
         "worker-2 was restarted",
         "worker-3 was not touched",
