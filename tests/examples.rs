@@ -2,6 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Less than a daemon's grace: none of them has to be waited out.
+const PATIENCE: Duration = Duration::from_secs(29);
 
 fn target() -> PathBuf {
     let own = std::env::current_exe().expect("our own path");
@@ -16,9 +20,11 @@ fn run(name: &str) -> String {
     assert!(pepita.exists(), "{}: run `cargo build --workspace --bins` first", pepita.display());
     let example = target.join("examples").join(name);
     assert!(example.exists(), "{}: run `cargo build --examples` first", example.display());
+    let began = Instant::now();
     let mut command = Command::new("timeout");
     command.arg("120").arg(example);
     let output = command.env("PEPITA_RUN_DIR", dir.path()).output().unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert!(began.elapsed() < PATIENCE, "{name} took {:?}", began.elapsed());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let list = |args: &[&str]| {
         let output = Command::new(&pepita).arg("--run-dir").arg(dir.path()).args(args).output();
@@ -65,7 +71,12 @@ fn talk_to_a_guest() {
 
 #[test]
 fn exit_codes() {
-    let words = ["importer #1: ready -> backoff", "importer #2", "failed", "stopped"];
+    let words = [
+        "-> backoff; restart in 0.1 s: always_restart_exit_codes, exit 75",
+        "importer #2",
+        "failed",
+        "stopped",
+    ];
     assert_order(&run("exit_codes"), &words);
 }
 

@@ -3,6 +3,7 @@
 //! `std` reaps a child whose exec failed by itself, inside `spawn`. So nobody here may take it away: an end is first
 //! looked at (WNOWAIT), and taken only under the lock that every spawn holds.
 
+use nix::sys::signal::{SigSet, SigmaskHow};
 use pepita_wire::DaemonExit;
 use rustix::process::{Pid, WaitOptions};
 use std::collections::HashMap;
@@ -38,7 +39,7 @@ impl Reaper {
     /// As [`Command::spawn`]: an error of exec has the operating system's number.
     pub fn spawn(&self, command: &mut Command) -> io::Result<(Child, mpsc::Receiver<DaemonExit>)> {
         let mut waiting = self.lock();
-        let child = command.spawn()?;
+        let child = unmasked(|| command.spawn())??;
         let (sender, receiver) = mpsc::channel();
         waiting.insert(child.id(), sender);
         self.inner.spawned.notify_one();
@@ -85,6 +86,16 @@ impl Reaper {
             let _ = sender.send(exit_of(ExitStatus::from_raw(status.as_raw())));
         }
     }
+}
+
+/// Does something with no signal blocked: a child inherits the mask of the thread that spawns it, and one that the agent
+/// waits for itself would never reach a daemon. (The agent's own end, if it is asked for at this very moment, is then that
+/// of a process that was killed; its monitor clears up.)
+fn unmasked<T>(act: impl FnOnce() -> T) -> io::Result<T> {
+    let former = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let result = act();
+    former.thread_set_mask()?;
+    Ok(result)
 }
 
 /// A process' end in the words of the wire.
