@@ -314,7 +314,7 @@ fn reserve(path: &Path) -> Outcome<()> {
     match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE) {
         // Not every file system can.
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-        Err(e) => Err(system(&format!("run directory: no room for a VM's records ({})", path.display()), e)),
+        Err(e) => Err(io(path, e)),
     }
 }
 
