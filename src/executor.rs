@@ -344,7 +344,11 @@ impl Desk {
     }
 
     async fn adopt(&self, vm: &VmName) -> Result<StatusRecord, ExecutorError> {
-        self.ours(vm).await?;
+        let record = self.ours(vm).await?;
+        // One that has ended needs no monitor any more, and one that has a monitor no other.
+        if record.state.is_terminal() || record.monitor_pid.is_some() {
+            return Ok(record);
+        }
         self.pepita.adopt(vm).await
     }
 

@@ -54,8 +54,7 @@ impl Pepita for Host {
             sleep(Duration::from_millis(1)).await;
             let world = self.world();
             let machine = world.machines.get(vm.id().as_str()).ok_or_else(|| none(vm))?;
-            let record = machine.record.borrow().clone();
-            Ok(record)
+            Ok(machine.seen())
         })
     }
 
@@ -90,7 +89,7 @@ impl Pepita for Host {
         Box::pin(async move {
             sleep(Duration::from_millis(1)).await;
             let world = self.world();
-            Ok(world.machines.values().map(|machine| machine.record.borrow().clone()).collect())
+            Ok(world.machines.values().map(Machine::seen).collect())
         })
     }
 }

@@ -87,6 +87,12 @@ impl Machine {
         Self { serial, record, plan, monitored: true, news, told: 0 }
     }
 
+    /// What the launcher finds.
+    fn seen(&self) -> StatusRecord {
+        let record = self.record.borrow().clone();
+        StatusRecord { monitor_pid: record.monitor_pid.filter(|_| self.monitored), ..record }
+    }
+
     fn is_alive(&self) -> bool {
         !self.record.borrow().state.is_terminal()
     }

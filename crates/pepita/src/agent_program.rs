@@ -45,7 +45,8 @@ impl Program {
 
     fn candidates(&self) -> Vec<PathBuf> {
         if let Some(named) = std::env::var_os(self.variable).filter(|v| !v.is_empty()) {
-            return vec![PathBuf::from(named)];
+            // Meant from here; the monitor works elsewhere.
+            return vec![std::path::absolute(&named).unwrap_or_else(|_| PathBuf::from(named))];
         }
         let beside = std::env::current_exe().ok().and_then(|own| own.parent().map(Path::to_owned));
         let path = std::env::var_os("PATH").unwrap_or_default();

@@ -305,7 +305,12 @@ pub fn strays(dir: &Path) -> Vec<Identity> {
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let marked = |pid: &u32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+        // In the middle of its exec a process has no environment; it is where we have started it.
+        let in_exec = || std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir);
+        match environment.is_empty() {
+            true => in_exec(),
+            false => environment.split(|byte| *byte == 0).any(|variable| variable == mark),
+        }
     };
     pids.filter(|pid| *pid != std::process::id()).filter(marked).filter_map(Identity::of).collect()
 }

@@ -6,9 +6,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 /// Starts a VM and kills its monitor so much later; `None` when there was none yet, or no more.
-fn half_start(world: &World, name: &str, after: Duration) -> Option<()> {
+fn half_start(world: &World, name: &str, after: Duration) -> Option<String> {
     let mut run = world.run(name, &["--daemon", "--vsock-cid", "77"], &[]);
-    let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program runs");
+    let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
     let mut monitor = None;
     while monitor.is_none() && run.try_wait().expect("a child").is_none() {
         monitor = processes_in(&world.dir).into_iter().find(|p| p.what.contains(" monitor "));
@@ -17,8 +17,8 @@ fn half_start(world: &World, name: &str, after: Duration) -> Option<()> {
     if let Some(monitor) = &monitor {
         kill(Some(monitor.pid), Signal::KILL);
     }
-    run.wait().expect("an end");
-    monitor.map(drop)
+    let ended = run.wait_with_output().expect("an end");
+    monitor.map(|monitor| format!("{} {ended:?}", monitor.what))
 }
 
 fn killed_while_starting(form: Form, rounds: u64, step: Duration) {
@@ -27,9 +27,11 @@ fn killed_while_starting(form: Form, rounds: u64, step: Duration) {
     for round in 0..rounds {
         let name = format!("h{round}");
         let after = step * u32::try_from(round).expect("few");
-        if half_start(&world, &name, after).is_none() {
+        let Some(run) = half_start(&world, &name, after) else {
+            // It was up before it was noticed.
+            world.destroy(&name, &["--force"]);
             continue;
-        }
+        };
         hit += 1;
         match round % 4 {
             // Whoever looks finds either a VM that runs, or none.
@@ -49,7 +51,8 @@ fn killed_while_starting(form: Form, rounds: u64, step: Duration) {
             _ => {}
         }
         world.destroy(&name, &["--force"]);
-        assert!(processes_in(&world.dir).iter().all(|p| p.what.contains(" monitor ")), "round {round}");
+        let left: Vec<String> = processes_in(&world.dir).into_iter().map(|p| p.what).collect();
+        assert!(left.iter().all(|what| what.contains(" monitor ")), "round {round}: {left:#?} {run}");
     }
     println!("{form:?}: monitors killed in the middle of a start: {hit} of {rounds}");
     assert!(hit > 0);

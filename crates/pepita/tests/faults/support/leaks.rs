@@ -34,7 +34,11 @@ pub(crate) fn processes_in(dir: &Path) -> Vec<Found> {
             .split(|b| *b == 0)
             .any(|v| v.starts_with(b"PEPITA_VM_DIR=") && has(&[v, b"\0"].concat()));
         (cwd.starts_with(dir) || has(&words) || marked).then(|| {
-            let what = format!("{pid}: {}", String::from_utf8_lossy(&words).replace('\0', " "));
+            let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+            let stat: Vec<&str> =
+                stat.rsplit(')').next().unwrap_or_default().split(' ').skip(1).take(2).collect();
+            let words = String::from_utf8_lossy(&words).replace('\0', " ");
+            let what = format!("{pid} {stat:?} {}: {words}", cwd.display());
             Found { pid, what, handle }
         })
     });
