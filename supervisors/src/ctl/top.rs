@@ -4,6 +4,8 @@
 use super::{Failure, table};
 use crate::exit::Exit;
 use crate::line;
+use anstream::adapter::strip_str;
+use anstream::{AutoStream, ColorChoice};
 use pepita_supervisor::control::{Call, Client, Heard};
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write, stdout};
@@ -21,21 +23,26 @@ struct Screen;
 
 impl Screen {
     fn enter() -> Result<Self, Failure> {
-        // Other screen, no cursor.
-        write!(stdout(), "\x1b[?1049h\x1b[?25l")?;
+        // Other screen, no cursor, long lines are cut.
+        write!(stdout(), "\x1b[?1049h\x1b[?25l\x1b[?7l")?;
         Ok(Self)
     }
 
     /// Draws over what was there, so that nothing flickers.
     fn draw(&self, lines: &[String]) -> Result<(), Failure> {
         let mut text = String::from("\x1b[H");
+        // Who wants no colours still wants them in their places.
+        let plain = AutoStream::choice(&stdout()) == ColorChoice::Never;
         for line in lines {
-            text.push_str(line);
+            match plain {
+                true => text.push_str(&strip_str(line).to_string()),
+                false => text.push_str(line),
+            }
             // The rest of the line, and then of the screen, is blank.
             text.push_str("\x1b[K\r\n");
         }
         text.push_str("\x1b[J");
-        let mut out = anstream::stdout();
+        let mut out = stdout();
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
     }
@@ -44,7 +51,7 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         // A terminal that is gone needs no restoring.
-        let _ = write!(stdout(), "\x1b[?25h\x1b[?1049l");
+        let _ = write!(stdout(), "\x1b[?7h\x1b[?25h\x1b[?1049l");
         let _ = stdout().flush();
     }
 }
@@ -68,11 +75,17 @@ pub(super) async fn run(mut client: Client) -> Result<(), Failure> {
         while let Some(heard) = client.waiting() {
             remember(&mut events, &heard);
         }
-        let mut lines = vec![format!("{} (pid {}); Ctrl-C ends this view", status["name"], status["pid"])];
+        let mut lines = vec![format!(
+            "{} (pid {}); Ctrl-C ends this view",
+            status["name"].as_str().unwrap_or_default(),
+            status["pid"]
+        )];
         lines.push(String::new());
         lines.extend(table::status(&status).lines().map(str::to_owned));
         lines.push(String::new());
-        let height = usize::from(rustix::termios::tcgetwinsize(stdout()).map_or(24, |size| size.ws_row));
+        // A terminal that does not know its size says 0.
+        let rows = rustix::termios::tcgetwinsize(stdout()).map_or(0, |size| size.ws_row);
+        let height = if rows == 0 { 24 } else { usize::from(rows) };
         let room = height.saturating_sub(lines.len() + 1);
         lines.extend(events.iter().skip(events.len().saturating_sub(room)).cloned());
         lines.truncate(height.saturating_sub(1));

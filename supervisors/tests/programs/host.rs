@@ -117,6 +117,11 @@ impl Host {
 
     pub(crate) fn assert_nothing_left(&self) {
         assert_eq!(stdout(&self.pepita(&["list", "--format", "name"])), "", "VMs are left");
+        // A process gives its locks back a moment before it is gone from /proc, and nothing tells when.
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while !self.processes().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         assert_eq!(self.processes(), [] as [&str; 0], "processes are left");
         assert!(!self.path("c/c.sock").exists(), "the control socket is left");
     }
