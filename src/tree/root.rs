@@ -177,6 +177,10 @@ impl Actor for Root {
             RootMsg::GroupGone { group, life, why } => {
                 steps = state.group_gone(&me, group, life, &why).await?;
             }
+            // A group that is down already would come back, and nobody would take it down again.
+            RootMsg::Command { command, reply, .. } if command != Command::Stop && !state.is_up() => {
+                reply.send(Err(Refused::Stopping));
+            }
             RootMsg::Command { vm, command, reply } => match state.group_of(&vm) {
                 Some(group) => group.tell(GroupMsg::Command { vm, command, reply }),
                 None => reply.send(Err(Refused::NoSuchVm(vm.to_string()))),
@@ -262,6 +266,11 @@ impl RootState {
         }
     }
 
+    /// Neither stopping nor about to leave.
+    fn is_up(&self) -> bool {
+        self.schedule.is_up() && self.ending.is_none()
+    }
+
     fn group_of(&self, vm: &VmName) -> Option<&Member> {
         let spec = self.spec.groups.iter().find(|group| group.vms.iter().any(|known| known.name == *vm))?;
         self.groups.get(&spec.name)
@@ -273,7 +282,7 @@ impl RootState {
         me: &ActorRef<RootMsg>,
         change: Change,
     ) -> Result<Result<(Plan, Vec<Step>), ChangeError>, ActorProcessingErr> {
-        if !self.schedule.is_up() || self.ending.is_some() {
+        if !self.is_up() {
             return Ok(Err(Refused::Stopping.into()));
         }
         let restart = matches!(change, Change::Reload { restart: true, .. });

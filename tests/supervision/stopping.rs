@@ -2,8 +2,8 @@
 
 use crate::support::{Fate, Host, Plan, Rig, What, group, record, tree, vm};
 use pepita_supervisor::executor::argv::CONFIG_LABEL;
-use pepita_supervisor::group::Command;
-use pepita_supervisor::spec::{OnExit, Orphans, Strategy, TreeSpec, VmName};
+use pepita_supervisor::group::{Command, Refused};
+use pepita_supervisor::spec::{GroupName, GroupSpec, OnExit, Orphans, Strategy, TreeSpec, VmName};
 use pepita_supervisor::tree::TreeEnd;
 use pepita_wire::{DaemonExit, ExitReason, ExitRecord, VmState};
 use std::path::Path;
@@ -128,6 +128,25 @@ async fn a_leave_is_in_time_and_the_next_run_brings_all_to_where_they_belong() {
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_started_any_more_once_the_tree_stops() {
+    // SUPERVISION 7: also not in a group that is down already while another one is still on its way.
+    let web = group("web", Strategy::OneForOne, [vm("x")]);
+    let web = GroupSpec { after: vec![GroupName::new("storage").expect("good")], ..web };
+    let mut rig = Rig::ready(tree([group("storage", Strategy::OneForOne, [vm("db")]), web])).await;
+    rig.host.becomes("db", |plan| plan.stop = Some(Duration::from_secs(10)));
+    let tree = rig.tree.clone();
+    let stop = tokio::spawn(async move { tree.stop().await });
+    rig.said("group web: ended").await;
+    for command in [Command::Start, Command::Restart, Command::Reset] {
+        assert_eq!(rig.tree.command("x", command).await, Err(Refused::Stopping), "{command:?}");
+    }
+    assert_eq!(rig.tree.command("x", Command::Stop).await, Ok(()), "it is down");
+    assert_eq!(stop.await.expect("no panic"), TreeEnd::Stopped);
+    assert_eq!(rig.host.launched(), ["db", "x"]);
+    assert_eq!(rig.host.left(), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
