@@ -10,13 +10,14 @@ use crate::executor::{Launcher, Pepita, find};
 use crate::journal::JournalError;
 use crate::observe::{EventKind, Received, VmPhase};
 use crate::policy::Cause;
-use crate::spec::{GroupName, GroupSpec, Intensity, TreeSpec, VmName, VmSpec};
+use crate::spec::{GroupName, GroupSpec, Incarnation, Intensity, TreeSpec, VmName, VmSpec};
 use crate::tree::{StartError, Tree};
 use pepita_wire::VmState;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Adapters at once in one state directory.
 const PLACES: usize = 64;
@@ -39,8 +40,11 @@ pub(super) struct Home {
     pub(super) tree: Tree,
     pub(super) pepita: Launcher,
     store: Mutex<Store>,
-    ends: Arc<Mutex<BTreeMap<VmName, Cause>>>,
+    ends: watch::Receiver<Ends>,
 }
+
+/// How each VM ended last, and which incarnation of it that was.
+type Ends = BTreeMap<VmName, (Incarnation, Cause)>;
 
 impl Home {
     /// Takes a place, and over what is in it.
@@ -69,8 +73,7 @@ impl Home {
                 Err(StartError::Journal(JournalError::Locked { .. })) => continue,
                 Err(e) => return Err(e.into()),
             };
-            let ends = Arc::default();
-            note_ends(&tree, Arc::clone(&ends));
+            let ends = note_ends(&tree);
             return Ok(Self { tree, pepita: launcher, store: Mutex::new(store), ends });
         }
         Err(AdapterError::Crowded { dir: state_dir.to_owned(), places: PLACES })
@@ -126,7 +129,16 @@ impl Home {
     }
 
     pub(super) fn last_end(&self, vm: &VmName) -> Option<Cause> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner).get(vm).cloned()
+        self.ends.borrow().get(vm).map(|(_, cause)| cause.clone())
+    }
+
+    /// How this incarnation ended. The status shows an end a moment before the event that says why is read.
+    async fn end_of(&self, vm: &VmName, incarnation: Incarnation) -> Cause {
+        let known = |ends: &Ends| ends.get(vm).is_some_and(|(ended, _)| *ended >= incarnation);
+        let mut ends = self.ends.clone();
+        // One whose event was missed is not waited for.
+        let _ = tokio::time::timeout(Duration::from_secs(1), ends.wait_for(known)).await;
+        self.last_end(vm).unwrap_or(Cause::Unknown)
     }
 
     pub(super) async fn status(&self, vm: &VmName) -> Result<DaemonStatus, AdapterError> {
@@ -138,7 +150,7 @@ impl Home {
             VmPhase::Paused => DaemonStatus::Paused,
             VmPhase::Stopping => DaemonStatus::Stopping,
             VmPhase::Stopped | VmPhase::Completed => DaemonStatus::Stopped,
-            VmPhase::Failed { .. } => DaemonStatus::Failed(self.last_end(vm).unwrap_or(Cause::Unknown)),
+            VmPhase::Failed { .. } => DaemonStatus::Failed(self.end_of(vm, known.incarnation).await),
         })
     }
 
@@ -164,17 +176,19 @@ impl Home {
 }
 
 /// Keeps how each daemon ended last, as long as the tree lives.
-fn note_ends(tree: &Tree, ends: Arc<Mutex<BTreeMap<VmName, Cause>>>) {
+fn note_ends(tree: &Tree) -> watch::Receiver<Ends> {
     // The first reader: it hears of what was found at the start, too.
     let mut events = tree.events();
+    let (sender, ends) = watch::channel(Ends::new());
     tokio::spawn(async move {
         while let Some(received) = events.next().await {
             if let Received::Event(event) = received
                 && let EventKind::Vm(change) = event.kind
                 && let (Some(cause), false) = (change.cause, change.to.is_live())
             {
-                ends.lock().unwrap_or_else(PoisonError::into_inner).insert(change.vm, cause);
+                sender.send_modify(|ends| drop(ends.insert(change.vm, (change.incarnation, cause))));
             }
         }
     });
+    ends
 }
