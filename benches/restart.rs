@@ -7,7 +7,8 @@ mod common;
 mod peers;
 
 use common::{Place, all_ready, kill, ms, percentile};
-use std::path::Path;
+use pepita_supervisor::tree::Tree;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// At most so long for anything.
@@ -54,13 +55,15 @@ pub(crate) fn kills() -> usize {
 async fn pepita() {
     let place = Place::new();
     let daemon = place.daemon();
-    let files: Vec<_> = (0..MANY).map(|n| place.path(&format!("pid-{n}"))).collect();
+    let files: Vec<PathBuf> = (0..MANY).map(|n| place.path(&format!("pid-{n}"))).collect();
     let vms = files.iter().enumerate().map(|(n, file)| place.vm(&format!("vm-{n}"), &[&daemon, file]));
     // Each in a group of its own: they start side by side.
     let groups = vms.enumerate().map(|(n, vm)| Place::group(&format!("g-{n}"), vec![vm])).collect();
-    let tree = place.start(groups).await;
-    all_ready(&tree, &[], PATIENCE).await;
+    place.with(groups, |tree| measure(tree, files)).await;
+}
 
+async fn measure(tree: Tree, files: Vec<PathBuf>) {
+    all_ready(&tree, &[], PATIENCE).await;
     let mut times = Vec::new();
     for n in 0..kills() {
         let (name, file) = (format!("vm-{}", n % MANY), files[n % MANY].clone());
@@ -90,7 +93,6 @@ async fn pepita() {
     });
     let many = back.await.expect("no panic");
     report("pepita", times, Some(many));
-    tree.stop().await;
 }
 
 #[tokio::main]

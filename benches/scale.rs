@@ -5,7 +5,8 @@
 mod common;
 
 use common::{Place, all_ready, kill, ms};
-use std::path::Path;
+use pepita_supervisor::tree::Tree;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// VMs of a group start one after the other; groups side by side.
@@ -36,18 +37,17 @@ fn used(pids: &[u32]) -> Duration {
     Duration::from_millis(pids.iter().filter_map(ticks).sum::<u64>() * 10)
 }
 
-/// The monitors and agents of this place.
-fn others(place: &Place) -> Vec<u32> {
-    let run = place.path("r");
+/// The monitors and agents of this run directory.
+fn others(run: &Path) -> Vec<u32> {
     let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
     let here =
-        pids.filter(|pid| std::fs::read_link(pid.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&run)));
+        pids.filter(|pid| std::fs::read_link(pid.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(run)));
     here.filter_map(|pid| pid.file_name().to_str()?.parse().ok()).collect()
 }
 
 #[tokio::main]
 async fn main() {
-    let (vms, seconds) = (number("PEPITA_SCALE_VMS", 500), number("PEPITA_SCALE_REST_SECONDS", 60));
+    let vms = number("PEPITA_SCALE_VMS", 500);
     let place = Place::new();
     let sleep = [Path::new("/bin/sleep"), Path::new("1000000")];
     let names: Vec<String> = (0..vms).map(|n| format!("vm-{n}")).collect();
@@ -56,38 +56,37 @@ async fn main() {
     });
     let groups = groups.collect();
     println!("{vms} VMs (--vmm process) in groups of {GROUP}, launcher {}", place.pepita.display());
+    let (run, empty, before) = (place.path("r"), rss(), Instant::now());
+    let stop = place.with(groups, move |tree| measure(tree, run, vms, empty, before)).await;
+    println!("stop                        {:>12}", ms(stop));
+}
 
-    let (empty, before) = (rss(), Instant::now());
-    let tree = place.start(groups).await;
+async fn measure(tree: Tree, run: PathBuf, vms: usize, empty: usize, before: Instant) {
+    let memory = || {
+        println!(
+            "supervisor's memory         {:>9} KiB   {:.1} KiB a VM",
+            rss(),
+            rss().saturating_sub(empty) as f64 / vms as f64
+        )
+    };
     all_ready(&tree, &[], PATIENCE).await;
     let took = before.elapsed();
-    println!(
-        "start until all ready       {:>12}   {:.1} ms a VM",
-        ms(took),
-        took.as_secs_f64() * 1000.0 / vms as f64
-    );
-    println!(
-        "supervisor's memory         {:>9} KiB   {:.1} KiB a VM",
-        rss(),
-        (rss() - empty) as f64 / vms as f64
-    );
+    let each = took.as_secs_f64() * 1000.0 / vms as f64;
+    println!("start until all ready       {:>12}   {each:.1} ms a VM", ms(took));
+    memory();
 
     let count = vms.min(100);
     let status = tree.status();
     let victims: Vec<_> = status.vms().step_by((vms / count).max(1)).take(count).cloned().collect();
-    let killed: Vec<(String, u64)> =
-        victims.iter().map(|vm| (vm.name.to_string(), vm.incarnation.0)).collect();
+    let killed: Vec<_> = victims.iter().map(|vm| (vm.name.to_string(), vm.incarnation.0)).collect();
     let before = Instant::now();
     victims.iter().filter_map(|vm| vm.vmm_pid).for_each(kill);
     all_ready(&tree, &killed, PATIENCE).await;
     println!("{count:>3} killed, all ready again  {:>12}", ms(before.elapsed()));
-    println!(
-        "supervisor's memory         {:>9} KiB   {:.1} KiB a VM",
-        rss(),
-        (rss() - empty) as f64 / vms as f64
-    );
+    memory();
 
-    let (own, others) = ([std::process::id()], others(&place));
+    let seconds = number("PEPITA_SCALE_REST_SECONDS", 60);
+    let (own, others) = ([std::process::id()], others(&run));
     let before = (used(&own), used(&others));
     tokio::time::sleep(Duration::from_secs(seconds as u64)).await;
     let part = |used: Duration| used.as_secs_f64() * 100.0 / seconds as f64;
@@ -96,8 +95,4 @@ async fn main() {
         part(used(&own) - before.0),
         part(used(&others).saturating_sub(before.1)),
     );
-
-    let before = Instant::now();
-    let end = tree.stop().await;
-    println!("stop                        {:>12}   {end}", ms(before.elapsed()));
 }

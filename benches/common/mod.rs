@@ -7,9 +7,11 @@ use pepita_supervisor::spec::{
     Backoff, GroupName, GroupSpec, Intensity, MachineSpec, TreeSpec, VmName, VmSpec,
 };
 use pepita_supervisor::tree::Tree;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A place for one bench. What runs in it is destroyed with it.
 pub(crate) struct Place {
@@ -59,6 +61,31 @@ impl Place {
         Tree::start(spec).await.unwrap_or_else(|e| panic!("{e}"))
     }
 
+    /// Does the work on a tree of these groups, and takes the tree down, however the work ends: done, failed, or
+    /// interrupted by somebody. Gives back how long the stop took.
+    pub(crate) async fn with<W: Future<Output = ()> + Send + 'static>(
+        &self,
+        groups: Vec<GroupSpec>,
+        work: impl FnOnce(Tree) -> W,
+    ) -> Duration {
+        let tree = self.start(groups).await;
+        let mut terminated = signal(SignalKind::terminate()).expect("a signal handler");
+        let work = tokio::spawn(work(tree.clone()));
+        let outcome = tokio::select! {
+            outcome = work => outcome.map_err(|e| e.to_string()),
+            _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+            _ = terminated.recv() => Err("terminated".into()),
+        };
+        let before = Instant::now();
+        if let Err(why) = outcome {
+            // While a tree keeps them up, VMs that are destroyed come back.
+            tree.destroy().await;
+            panic!("{why}");
+        }
+        tree.stop().await;
+        before.elapsed()
+    }
+
     fn call(&self, args: &[&str]) -> Vec<u8> {
         let call = Command::new(&self.pepita).arg("--run-dir").arg(self.path("r")).args(args).output();
         call.map(|output| output.stdout).unwrap_or_default()
@@ -67,7 +94,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // Also after a panic. After an orderly stop there is none.
+        // After an orderly stop there is none.
         let names = self.call(&["list", "--format", "name"]);
         for name in String::from_utf8_lossy(&names).lines() {
             self.call(&["destroy", "--name", name, "--force"]);
