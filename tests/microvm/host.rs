@@ -105,8 +105,13 @@ impl Host {
         let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
         let here = pids
             .filter(|pid| std::fs::read_link(pid.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&run)));
-        let alive =
-            |stat: &str| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'));
+        // Neither a zombie nor in its exit (PF_EXITING), which only the scheduler still knows.
+        let alive = |stat: &str| {
+            let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+            let fields: Vec<&str> = rest.split_whitespace().collect();
+            let flags: u64 = fields.get(6).and_then(|flags| flags.parse().ok()).unwrap_or(0);
+            fields.first() != Some(&"Z") && flags & 4 == 0
+        };
         here.filter_map(|pid| std::fs::read_to_string(pid.path().join("stat")).ok())
             .filter(|s| alive(s))
             .collect()
