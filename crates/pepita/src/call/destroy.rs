@@ -3,10 +3,12 @@
 use super::look::follow;
 use crate::client;
 use crate::failure::{Outcome, failure};
+use crate::identity::Identity;
 use crate::names;
 use crate::record::{self, State};
 use crate::rundir::{Lock, RunDir, Wait};
 use crate::settle;
+use crate::vmm::wait_for;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Signal, VmId};
 use serde_json::json;
@@ -31,9 +33,22 @@ pub(crate) enum How {
 /// From the end that was ordered until it has to be there.
 const SLACK: Duration = Duration::from_secs(10);
 
+/// For a monitor that has given its lock back to be gone.
+const LAST_BREATH: Duration = Duration::from_secs(1);
+
 /// Destroys a VM; `false` when there was none.
 pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Outcome<bool> {
     let dir = run_dir.vm(name);
+    let monitor = monitor(&dir).and_then(|monitor| monitor.open());
+    let destroyed = take_down(run_dir, name, how, &dir);
+    if let (Ok(true), Some(monitor)) = (&destroyed, monitor) {
+        // It gives its lock back a moment before it is gone: nothing of a VM is to be left when this returns.
+        wait_for(&monitor, LAST_BREATH);
+    }
+    destroyed
+}
+
+fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Outcome<bool> {
     for _ in 0..100 {
         if !dir.is_dir() {
             return Ok(false);
@@ -50,7 +65,7 @@ pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Outcome<bool> 
             How::Force => SLACK,
         };
         // Without a monitor there is nobody to ask; with one, it is waited for.
-        let heard = match client::ask(&dir, "stop", params) {
+        let heard = match client::ask(dir, "stop", params) {
             Ok(_) => {
                 let ended = follow(run_dir, name, Some(limit), |_| false);
                 ended.err().is_none_or(|e| e.kind != CallErrorKind::Timeout)
@@ -59,7 +74,7 @@ pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Outcome<bool> 
             Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
         };
         if !heard {
-            end_monitor(&dir);
+            end_monitor(dir);
         }
         let lock = match Lock::take(&dir.join(names::LOCK), Wait::No) {
             Ok(lock) => lock,
@@ -68,10 +83,10 @@ pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Outcome<bool> 
         };
         let Some(_lock) = lock else {
             // Its monitor begins or ends at this moment, or another destroy is at work.
-            await_lock(&dir);
+            await_lock(dir);
             continue;
         };
-        settle::discard(run_dir, &dir)?;
+        settle::discard(run_dir, dir)?;
         return Ok(true);
     }
     Err(failure(CallErrorKind::TryAgain, "somebody else holds its run directory; try again"))
@@ -79,10 +94,13 @@ pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Outcome<bool> 
 
 /// A monitor that does not do what it is told is no use.
 fn end_monitor(dir: &Path) {
-    let state: Option<State> = record::read(&dir.join(names::STATE));
-    if let Some(monitor) = state.and_then(|state| state.monitor) {
+    if let Some(monitor) = monitor(dir) {
         monitor.end();
     }
+}
+
+fn monitor(dir: &Path) -> Option<Identity> {
+    record::read::<State>(&dir.join(names::STATE))?.monitor
 }
 
 /// Waits until a lock is free, but not for long.
