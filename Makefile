@@ -21,7 +21,7 @@ doc: ## The book of the crates, without warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 
 test: setup lint doc ## Everything that CI checks, real microVMs included
-	cargo test --workspace
+	@./scripts/test.sh
 	$(MAKE) interop
 
 soak: setup ## 50 boots of one microVM in a row

@@ -57,6 +57,8 @@ pub(crate) struct Monitor {
     vmm: Process,
     backend: Option<Process>,
     daemon: Option<Identity>,
+    /// A plain process' agent was told to start the daemon, and who that is was heard.
+    daemon_heard: bool,
     console: Option<OwnedFd>,
     qmp: Option<Conn>,
     agent: Agent,
@@ -112,6 +114,7 @@ impl Monitor {
             life: parts.life,
             vmm,
             backend,
+            daemon_heard: parts.daemon.is_some(),
             daemon: parts.daemon,
             console: Some(console),
             qmp: qmp.map(Conn::new),
@@ -277,6 +280,7 @@ impl Monitor {
                     if let (GuestEvent::Started { pid }, VmmKind::Process) = (&event, self.plan.vmm) {
                         // Of a plain process the "guest's" pid is the host's.
                         self.daemon = Identity::of(*pid);
+                        self.daemon_heard = true;
                     }
                     self.happened(Event::AgentSaid { seq, event });
                 }

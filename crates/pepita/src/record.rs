@@ -44,7 +44,8 @@ pub enum Sync {
 /// # Errors
 /// When it cannot be written; the former one is still there then.
 pub fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Outcome<()> {
-    let beside = path.with_extension("tmp");
+    // Each process its own: two may make the same file, in the cache for example.
+    let beside = path.with_extension(format!("tmp-{}", std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.write_all(bytes)?;

@@ -133,10 +133,10 @@ pub fn sweep(run_dir: &RunDir, dir: &Path) {
     let is_clean = state.as_ref().is_some_and(|state| state.status.exit.is_some() && state.backend.is_none());
     let state = state.unwrap_or_default();
     let known = [state.vmm, state.daemon, state.backend].into_iter().flatten();
-    // Not all of them may have been written down.
-    let strays = if is_clean { Vec::new() } else { vmm::strays(dir) };
-    for process in known.chain(strays) {
-        process.end();
+    known.for_each(|process| process.end());
+    if !is_clean {
+        // Not all of them may have been written down.
+        vmm::end_strays(dir);
     }
     Limits::adopt(state.cgroup).remove();
     if let Some(cid) = plan.and_then(|plan| plan.cid) {

@@ -296,6 +296,17 @@ pub fn last_words() -> String {
     lines[lines.len().saturating_sub(3)..].join(" | ")
 }
 
+/// Ends the processes of the VM with this run directory, also those that one of them starts meanwhile.
+pub fn end_strays(dir: &Path) {
+    for _ in 0..100 {
+        let strays = strays(dir);
+        if strays.is_empty() {
+            return;
+        }
+        strays.iter().for_each(Identity::end);
+    }
+}
+
 /// The processes of the VM with this run directory that still run, known by the mark in their environment. Its monitor is
 /// none of them.
 pub fn strays(dir: &Path) -> Vec<Identity> {

@@ -43,6 +43,10 @@ impl Monitor {
         self.kill_daemon();
         if self.plan.vmm == VmmKind::Process {
             kill_orphans();
+            if !self.daemon_heard {
+                // The agent may have started it at the very end, and told nobody.
+                crate::vmm::end_strays(&self.dir);
+            }
         }
         self.limits.remove();
         for name in TRANSIENT {
