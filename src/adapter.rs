@@ -253,7 +253,7 @@ impl PepitaAdapter {
 
     /// Why a daemon of ours ended last, as far as this adapter has seen.
     pub async fn last_end(&self, handle: &DaemonHandle) -> Option<Cause> {
-        self.home().await.ok()?.last_end(handle.vm())
+        self.home().await.ok()?.last_end(handle.vm()).await
     }
 
     /// Gives the place up without touching the daemons: the next adapter finds them. The end of the process does the same.

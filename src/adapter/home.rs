@@ -128,17 +128,18 @@ impl Home {
         }
     }
 
-    pub(super) fn last_end(&self, vm: &VmName) -> Option<Cause> {
-        self.ends.borrow().get(vm).map(|(_, cause)| cause.clone())
-    }
-
-    /// How this incarnation ended. The status shows an end a moment before the event that says why is read.
-    async fn end_of(&self, vm: &VmName, incarnation: Incarnation) -> Cause {
-        let known = |ends: &Ends| ends.get(vm).is_some_and(|(ended, _)| *ended >= incarnation);
+    /// How a VM ended last, as far as was seen.
+    pub(super) async fn last_end(&self, vm: &VmName) -> Option<Cause> {
+        let status = self.tree.status();
+        let down = status.vm(vm.as_str()).filter(|known| !known.phase.is_live() && known.incarnation.0 > 0);
         let mut ends = self.ends.clone();
-        // One whose event was missed is not waited for.
-        let _ = tokio::time::timeout(Duration::from_secs(1), ends.wait_for(known)).await;
-        self.last_end(vm).unwrap_or(Cause::Unknown)
+        if let Some(known) = down {
+            // The status shows an end a moment before the event that says why is read. One whose event was missed is
+            // not waited for.
+            let told = |ends: &Ends| ends.get(vm).is_some_and(|(ended, _)| *ended >= known.incarnation);
+            let _ = tokio::time::timeout(Duration::from_secs(1), ends.wait_for(told)).await;
+        }
+        ends.borrow().get(vm).map(|(_, cause)| cause.clone())
     }
 
     pub(super) async fn status(&self, vm: &VmName) -> Result<DaemonStatus, AdapterError> {
@@ -150,7 +151,7 @@ impl Home {
             VmPhase::Paused => DaemonStatus::Paused,
             VmPhase::Stopping => DaemonStatus::Stopping,
             VmPhase::Stopped | VmPhase::Completed => DaemonStatus::Stopped,
-            VmPhase::Failed { .. } => DaemonStatus::Failed(self.end_of(vm, known.incarnation).await),
+            VmPhase::Failed { .. } => DaemonStatus::Failed(self.last_end(vm).await.unwrap_or(Cause::Unknown)),
         })
     }
 
