@@ -29,23 +29,32 @@ fn suite() -> PathBuf {
     newest.expect("`cargo test` builds tests/microvm before this one runs")
 }
 
-/// Programs and files that the outer VM needs, at the paths that they have here.
-fn needed() -> BTreeSet<PathBuf> {
+/// Where what was built lies in the outer VM: not where it lies here, which may be /tmp, and that is the guest's own there.
+const INSIDE: &str = "/suite";
+
+/// Programs and files that the outer VM needs: from where, and to where.
+fn needed() -> BTreeSet<(PathBuf, PathBuf)> {
     let qemu = PathBuf::from("/usr/bin/qemu-system-x86_64");
-    let programs =
-        [qemu, profile().join("pepita"), suite(), profile().join("ticker"), profile().join("daemonctl")];
+    let inside = |path: &str| Path::new(INSIDE).join(path);
+    let built = [
+        (profile().join("pepita"), inside("target/debug/pepita")),
+        (profile().join("ticker"), inside("target/debug/ticker")),
+        (profile().join("daemonctl"), inside("target/debug/daemonctl")),
+        (suite(), inside("target/debug/deps/microvm")),
+        (top().join(".guest/vmlinuz"), inside(".guest/vmlinuz")),
+        (top().join(".guest/ticker.cpio"), inside(".guest/ticker.cpio")),
+    ];
     let modules = Path::new("/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so");
-    let mut files: BTreeSet<PathBuf> = programs.into_iter().collect();
+    let mut files: BTreeSet<PathBuf> = [qemu.clone()].into();
     files.extend(modules.exists().then(|| modules.to_owned()));
-    for program in files.clone() {
+    for program in built.iter().map(|(from, _)| from.clone()).take(4).chain(files.clone()) {
         files.extend(libraries(&program));
     }
     let firmware = ["bios-microvm.bin", "pvh.bin", "linuxboot_dma.bin", "kvmvapic.bin"];
     let dirs = ["/usr/share/qemu", "/usr/share/seabios"];
     let found = dirs.iter().flat_map(|dir| firmware.iter().map(move |file| Path::new(dir).join(file)));
     files.extend(found.filter(|path| path.exists()));
-    files.extend(["vmlinuz", "ticker.cpio"].map(|file| top().join(".guest").join(file)));
-    files
+    files.into_iter().map(|file| (file.clone(), file)).chain(built).collect()
 }
 
 /// What the loader would load: `ldd`.
@@ -59,12 +68,12 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
     text.lines().filter_map(path).collect()
 }
 
-/// A root with these files at their own paths.
-fn stage(root: &Path, files: &BTreeSet<PathBuf>) {
-    for file in files {
-        let to = root.join(file.strip_prefix("/").expect("an absolute path"));
+/// A root with these files.
+fn stage(root: &Path, files: &BTreeSet<(PathBuf, PathBuf)>) {
+    for (from, to) in files {
+        let to = root.join(to.strip_prefix("/").expect("an absolute path"));
         std::fs::create_dir_all(to.parent().expect("below the root")).expect("made");
-        std::fs::copy(file, &to).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        std::fs::copy(from, &to).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
     }
 }
 
@@ -104,9 +113,13 @@ fn the_link_speaks_kernel_vsock_to_vms_inside_a_vm() {
         "--env",
         "RUST_BACKTRACE=0",
     ]);
-    run.args(["--env", "PEPITA_TEST_PATIENCE=600"]);
+    run.args(["--env", "PEPITA_TEST_PATIENCE=600", "--env", &format!("PEPITA_TEST_TOP={INSIDE}")]);
     let tests = ["link::a_microvm", "link::a_cid", "link::over_loopback", "inside::"];
-    run.arg("--").arg(suite()).args(tests).args(["--test-threads", "1", "--nocapture"]);
+    run.arg("--").arg(Path::new(INSIDE).join("target/debug/deps/microvm")).args(tests).args([
+        "--test-threads",
+        "1",
+        "--nocapture",
+    ]);
     // A limit of its own: what hangs in there is no reason to hang out here.
     let mut child = run.stdout(std::process::Stdio::piped()).spawn().expect("pepita runs");
     let stdout = child.stdout.take().expect("piped");

@@ -25,7 +25,9 @@ pub(crate) struct Host {
 
 /// The repository's folder.
 pub(crate) fn top() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    // Inside a guest it lies elsewhere: what was built in /tmp would be behind the guest's own.
+    std::env::var_os("PEPITA_TEST_TOP")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 /// A guest's part of the set-up.
