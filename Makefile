@@ -1,5 +1,5 @@
 # The two commands of the README are `make run` and `make test`. Each does its own set-up.
-.PHONY: help setup run demo test lint doc soak faults chaos test-vhost interop bench bench-scale
+.PHONY: help setup run demo test lint doc soak faults chaos test-vhost bench-vhost interop bench bench-scale bench-restart
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,6 +36,10 @@ chaos: setup ## Five minutes of random kills
 test-vhost: setup ## Kernel vsock: inner microVMs inside an outer one whose kernel has vhost_vsock
 	cargo test --no-run --test microvm
 	cargo test --test vhost -- --nocapture
+
+bench-vhost: setup ## The link's cost over kernel vsock, in a VM in a VM
+	cargo bench -p pepita-supervisor --bench link --no-run
+	cargo test --test vhost -- --nocapture --ignored
 
 interop: setup ## duende-core's own adapter on our pepita, and ours in its place
 	cd crates/duende-client && CARGO_TARGET_DIR=../../target/duende cargo test --locked

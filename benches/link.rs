@@ -1,12 +1,13 @@
 //! The link beside a bare echo over the same transport, in one run: round trip of a ping, throughput of a bulk stream.
 //!
-//! `PEPITA_LINK_PINGS` (2000), `PEPITA_LINK_MIB` (64).
+//! `PEPITA_LINK_PINGS` (2000), `PEPITA_LINK_MIB` (256), `PEPITA_LINK_STREAMS` (3).
 
 mod common;
 
 use common::Place;
 use pepita_supervisor::link::dial::{Address, Stream, dial};
 use pepita_supervisor::spec::{MachineSpec, Readiness, VmName, VmSpec};
+use pepita_supervisor::tree::Tree;
 use pepita_wire::agent::Exec;
 use pepita_wire::{Ask, Hello, StatusRecord, ToGuest, rundir};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,9 @@ fn number(variable: &str, default: u64) -> u64 {
 }
 
 fn guest(file: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".guest").join(file);
+    let top =
+        std::env::var_os("PEPITA_TEST_TOP").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    let path = top.join(".guest").join(file);
     assert!(path.exists(), "{} is missing: run `make setup` first", path.display());
     path
 }
@@ -31,36 +34,41 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// The bare thing: bytes there and back, a line's worth each.
-async fn echo(mut stream: Box<dyn Stream>, pings: u64) -> Duration {
-    stream.write_all(&0_u64.to_le_bytes()).await.expect("written");
+/// A line's worth there and back over the bare transport, and a ping over the link, in turn: what the machine does
+/// meanwhile, it does to both. On average, since a clock may tick more slowly than an echo comes.
+async fn there_and_back(mut bare: Box<dyn Stream>, tree: &Tree, pings: u32) -> (Duration, Duration) {
+    bare.write_all(&0_u64.to_le_bytes()).await.expect("written");
     let line = ToGuest::request(1, "ping", serde_json::Value::Null).encode();
-    let (mut back, mut times) = (vec![0; line.len()], Vec::new());
+    let (mut back, mut echoes, mut times) = (vec![0; line.len()], Duration::ZERO, Duration::ZERO);
     for _ in 0..pings {
         let began = Instant::now();
-        stream.write_all(&line).await.expect("written");
-        stream.read_exact(&mut back).await.expect("read");
-        times.push(began.elapsed());
+        bare.write_all(&line).await.expect("written");
+        bare.read_exact(&mut back).await.expect("read");
+        echoes += began.elapsed();
+        let began = Instant::now();
+        tree.ask("link", Ask::Ping).await.expect("a pong");
+        times += began.elapsed();
     }
-    median(times)
+    (echoes / pings, times / pings)
 }
 
-async fn drain(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (u64, Duration) {
-    let (began, mut bytes, mut buffer) = (Instant::now(), 0, vec![0; 64 * 1024]);
-    loop {
-        match stream.read(&mut buffer).await {
-            Ok(n) if n > 0 => bytes += n as u64,
-            _ => return (bytes, began.elapsed()),
-        }
+/// Reads so many bytes.
+async fn drain(stream: &mut (impl tokio::io::AsyncRead + Unpin), bytes: u64) -> Duration {
+    let (began, mut left, mut buffer) = (Instant::now(), bytes, vec![0; 64 * 1024]);
+    while left > 0 {
+        let n = stream.read(&mut buffer).await.expect("read");
+        assert!(n > 0, "{left} bytes are missing");
+        left = left.saturating_sub(n as u64);
     }
+    began.elapsed()
 }
 
-fn rate((bytes, took): (u64, Duration)) -> f64 {
+fn rate(bytes: u64, took: Duration) -> f64 {
     bytes as f64 / took.as_secs_f64() / f64::from(1 << 20)
 }
 
 /// Our own conversation, turned into a bulk stream.
-async fn bulk(address: Address, status: &StatusRecord, command: Vec<String>) -> (u64, Duration) {
+async fn bulk(address: Address, status: &StatusRecord, command: Vec<String>, bytes: u64) -> Duration {
     let token = std::fs::read_to_string(Path::new(&status.dir).join(rundir::TOKEN)).expect("the token");
     let hello = Hello {
         generation: 1,
@@ -78,42 +86,22 @@ async fn bulk(address: Address, status: &StatusRecord, command: Vec<String>) -> 
         stream.read_line(&mut line).await.expect("a line");
     }
     assert!(line.contains("bulk"), "{line}");
-    drain(&mut stream).await
-}
-
-/// A Unix socket's echo, for the process transport: what `ticker --serve` does in a guest.
-async fn serve_unix(path: PathBuf) {
-    let listener = tokio::net::UnixListener::bind(path).expect("bound");
-    while let Ok((mut client, _)) = listener.accept().await {
-        tokio::spawn(async move {
-            let mut count = [0; 8];
-            client.read_exact(&mut count).await.expect("eight bytes");
-            let (mut left, mut buffer) = (u64::from_le_bytes(count), vec![b'x'; 64 * 1024]);
-            if left == 0 {
-                while let Ok(n @ 1..) = client.read(&mut buffer).await {
-                    client.write_all(&buffer[..n]).await.expect("written");
-                }
-            }
-            while left > 0 {
-                let n = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-                client.write_all(&buffer[..n]).await.expect("written");
-                left -= n as u64;
-            }
-        });
-    }
+    drain(&mut stream, bytes).await
 }
 
 async fn measure(place: &Place, what: &str, machine: MachineSpec, ticker: &str) {
-    let (pings, bytes) = (number("PEPITA_LINK_PINGS", 2000), number("PEPITA_LINK_MIB", 64) << 20);
+    let (pings, bytes) = (number("PEPITA_LINK_PINGS", 2000) as u32, number("PEPITA_LINK_MIB", 256) << 20);
     let process = machine.kernel.as_os_str().is_empty();
     let mut vm = VmSpec::new(VmName::new("link").expect("a good name"), machine);
     vm.command = vec![ticker.to_owned(), "--interval".into(), "1000000".into()];
-    if !process {
-        vm.command.extend(["--serve".to_owned(), ECHO.to_string()]);
-    }
+    let unix = place.path("echo.sock");
+    let echo_at = if process { unix.to_string_lossy().into_owned() } else { ECHO.to_string() };
+    vm.command.extend(["--serve".to_owned(), echo_at]);
     vm.start.ready = Readiness::Notify;
+    // In a VM in a VM, both emulated, a boot takes its time.
+    vm.start.timeout = Duration::from_secs(600);
     let tree = place.start(vec![Place::group("g", vec![vm])]).await;
-    tree.wait_ready(Duration::from_secs(120)).await.expect("ready");
+    tree.wait_ready(Duration::from_secs(600)).await.expect("ready");
     let output = std::process::Command::new(&place.pepita)
         .arg("--run-dir")
         .arg(place.path("r"))
@@ -122,8 +110,6 @@ async fn measure(place: &Place, what: &str, machine: MachineSpec, ticker: &str) 
         .expect("pepita runs");
     let status: StatusRecord = serde_json::from_slice(&output.stdout).expect("a record");
     let address = Address::of(&status);
-    let unix = place.path("echo.sock");
-    let serving = process.then(|| tokio::spawn(serve_unix(unix.clone())));
     let bare = || async {
         let stream: Box<dyn Stream> = match &address {
             _ if process => Box::new(tokio::net::UnixStream::connect(&unix).await.expect("it listens")),
@@ -136,46 +122,41 @@ async fn measure(place: &Place, what: &str, machine: MachineSpec, ticker: &str) 
         };
         stream
     };
-    tokio::task::yield_now().await;
-
-    let there_and_back = echo(bare().await, pings).await;
-    let mut times = Vec::new();
-    for _ in 0..pings {
-        let began = Instant::now();
-        tree.ask("link", Ask::Ping).await.expect("a pong");
-        times.push(began.elapsed());
+    let (there_and_back, ping) = there_and_back(bare().await, &tree, pings).await;
+    let (mut raws, mut ourss) = (Vec::new(), Vec::new());
+    for _ in 0..number("PEPITA_LINK_STREAMS", 3) {
+        let mut stream = bare().await;
+        stream.write_all(&bytes.to_le_bytes()).await.expect("written");
+        raws.push(drain(&mut stream, bytes).await);
+        let fill = [ticker, "--fill", &bytes.to_string(), "--exit", "0"].map(str::to_owned).to_vec();
+        ourss.push(bulk(address.clone(), &status, fill, bytes).await);
     }
-    let ping = median(times);
-    let mut stream = bare().await;
-    stream.write_all(&bytes.to_le_bytes()).await.expect("written");
-    let raw = rate(drain(&mut stream).await);
-    let ours = rate(
-        bulk(
-            address.clone(),
-            &status,
-            vec![ticker.to_owned(), "--print".into(), bytes.to_string(), "--exit".into(), "0".into()],
-        )
-        .await,
-    );
+    let (raw, ours) = (rate(bytes, median(raws)), rate(bytes, median(ourss)));
     println!(
-        "{what}: ping {:.1} us, bare echo {:.1} us, ratio {:.2} (aim 1.2); bulk {ours:.0} MiB/s, bare {raw:.0} MiB/s, ratio {:.2} (aim 0.8)",
+        "{what} over {}: ping {:.1} us, bare echo {:.1} us, ratio {:.2} (aim 1.2); bulk {ours:.0} MiB/s, bare {raw:.0} MiB/s, ratio {:.2} (aim 0.8)",
+        if matches!(address, Address::Vhost { .. }) { "vhost" } else { "a Unix socket" },
         ping.as_secs_f64() * 1e6,
         there_and_back.as_secs_f64() * 1e6,
         ping.as_secs_f64() / there_and_back.as_secs_f64(),
         ours / raw
     );
-    if let Some(serving) = serving {
-        serving.abort();
-    }
     tree.destroy().await;
 }
 
-#[tokio::main]
-async fn main() {
+async fn measure_all() {
     let place = Place::new();
     let microvm =
         MachineSpec { vcpus: 1, memory_mb: 128, ..MachineSpec::qemu(guest("vmlinuz"), guest("ticker.cpio")) };
     measure(&place, "microVM", microvm, "/usr/bin/ticker").await;
+    if std::env::var("PEPITA_LINK_ONLY").is_ok_and(|only| only == "microVM") {
+        return;
+    }
     let ticker = place.pepita.with_file_name("ticker");
     measure(&place, "process", MachineSpec::process(), &ticker.to_string_lossy()).await;
+}
+
+#[tokio::main]
+async fn main() {
+    // On the runtime's own threads, as a host's tasks are: the thread that blocks on `main` is one more to wake.
+    tokio::spawn(measure_all()).await.expect("measured");
 }

@@ -15,32 +15,36 @@ fn profile() -> PathBuf {
     own.ancestors().nth(2).expect("target/<profile>/deps/<test>").to_owned()
 }
 
-/// The test program of `tests/microvm`, the newest if there are several.
-fn suite() -> PathBuf {
-    let deps = std::fs::read_dir(profile().join("deps")).expect("deps can be read").flatten();
+/// A program of these `deps`, the newest if there are several.
+fn built(deps: &Path, name: &str) -> PathBuf {
     let named = |path: &PathBuf| {
         path.extension().is_none()
-            && path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("microvm-"))
+            && path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{name}-")))
     };
-    let newest = deps
+    let newest = std::fs::read_dir(deps)
+        .expect("deps can be read")
+        .flatten()
         .map(|entry| entry.path())
         .filter(named)
         .max_by_key(|path| path.metadata().and_then(|meta| meta.modified()).expect("a file has a time"));
-    newest.expect("`cargo test` builds tests/microvm before this one runs")
+    newest.unwrap_or_else(|| panic!("{name} is not built in {}", deps.display()))
 }
 
 /// Where what was built lies in the outer VM: not where it lies here, which may be /tmp, and that is the guest's own there.
 const INSIDE: &str = "/suite";
 
+/// What runs in there, below that.
+const PROGRAM: &str = "target/debug/deps/program";
+
 /// Programs and files that the outer VM needs: from where, and to where.
-fn needed() -> BTreeSet<(PathBuf, PathBuf)> {
+fn needed(program: PathBuf) -> BTreeSet<(PathBuf, PathBuf)> {
     let qemu = PathBuf::from("/usr/bin/qemu-system-x86_64");
     let inside = |path: &str| Path::new(INSIDE).join(path);
     let built = [
         (profile().join("pepita"), inside("target/debug/pepita")),
         (profile().join("ticker"), inside("target/debug/ticker")),
         (profile().join("daemonctl"), inside("target/debug/daemonctl")),
-        (suite(), inside("target/debug/deps/microvm")),
+        (program, inside(PROGRAM)),
         (top().join(".guest/vmlinuz"), inside(".guest/vmlinuz")),
         (top().join(".guest/ticker.cpio"), inside(".guest/ticker.cpio")),
     ];
@@ -77,8 +81,8 @@ fn stage(root: &Path, files: &BTreeSet<(PathBuf, PathBuf)>) {
     }
 }
 
-#[test]
-fn the_link_speaks_kernel_vsock_to_vms_inside_a_vm() {
+/// Boots the outer VM, runs a program in it with these environment variables and arguments, and gives back what it printed.
+fn run_inside(program: PathBuf, env: &[&str], args: &[&str]) -> String {
     for file in [".guest/vmlinuz", ".guest/modules", ".guest/ticker.cpio"] {
         assert!(
             top().join(file).exists(),
@@ -88,7 +92,7 @@ fn the_link_speaks_kernel_vsock_to_vms_inside_a_vm() {
     let dir = tempfile::Builder::new().prefix("pv").tempdir_in("/tmp").expect("a directory");
     let (root, image, run_dir) =
         (dir.path().join("root"), dir.path().join("outer.ext4"), dir.path().join("r"));
-    stage(&root, &needed());
+    stage(&root, &needed(program));
     let pepita = || {
         let mut command = Command::new(profile().join("pepita"));
         command.arg("--run-dir").arg(&run_dir);
@@ -105,21 +109,9 @@ fn the_link_speaks_kernel_vsock_to_vms_inside_a_vm() {
     let mut run = pepita();
     run.args(["run", "--name", "outer", "--rm", "--memory", "2048", "--cpus", "2", "--vsock", "hybrid"]);
     run.arg("--kernel").arg(top().join(".guest/vmlinuz")).arg("--rootfs").arg(&image);
-    run.args([
-        "--cmdline-append",
-        "pepita.loopback=1",
-        "--env",
-        "PEPITA_TEST_LOOPBACK=1",
-        "--env",
-        "RUST_BACKTRACE=0",
-    ]);
-    run.args(["--env", "PEPITA_TEST_PATIENCE=600", "--env", &format!("PEPITA_TEST_TOP={INSIDE}")]);
-    let tests = ["link::a_microvm", "link::a_cid", "link::over_loopback", "inside::"];
-    run.arg("--").arg(Path::new(INSIDE).join("target/debug/deps/microvm")).args(tests).args([
-        "--test-threads",
-        "1",
-        "--nocapture",
-    ]);
+    run.args(["--cmdline-append", "pepita.loopback=1"]);
+    run.args(env.iter().flat_map(|pair| ["--env", pair]));
+    run.arg("--").arg(Path::new(INSIDE).join(PROGRAM)).args(args);
     // A limit of its own: what hangs in there is no reason to hang out here.
     let mut child = run.stdout(std::process::Stdio::piped()).spawn().expect("pepita runs");
     let stdout = child.stdout.take().expect("piped");
@@ -132,12 +124,32 @@ fn the_link_speaks_kernel_vsock_to_vms_inside_a_vm() {
         let _ = pepita().args(["destroy", "--name", "outer", "--force"]).status();
     }
     let status = child.wait().expect("it ends");
-    let output = output.expect("the suite inside ended in time").expect("readable");
+    let output = output.expect("what runs inside ended in time").expect("readable");
     println!("{output}");
-    assert!(status.success(), "the suite inside the VM failed: {status}");
-    assert!(output.contains("transport: Vhost"), "it did not speak kernel vsock");
-    assert!(output.contains("platform: pepita"), "it did not know where it is");
+    assert!(status.success(), "what ran inside the VM failed: {status}");
     assert!(!output.contains("no /dev/vhost-vsock here"), "the kernel of the outer VM has no vhost_vsock");
     let left = pepita().args(["list", "--format", "name"]).output().expect("pepita runs");
     assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+    output
+}
+
+#[test]
+fn the_link_speaks_kernel_vsock_to_vms_inside_a_vm() {
+    let top = format!("PEPITA_TEST_TOP={INSIDE}");
+    let env = ["PEPITA_TEST_LOOPBACK=1", "RUST_BACKTRACE=0", "PEPITA_TEST_PATIENCE=600", &top];
+    let tests = ["link::a_microvm", "link::a_cid", "link::over_loopback", "inside::"];
+    let args = [&tests[..], &["--test-threads", "1", "--nocapture"]].concat();
+    let output = run_inside(built(&profile().join("deps"), "microvm"), &env, &args);
+    assert!(output.contains("transport: Vhost"), "it did not speak kernel vsock");
+    assert!(output.contains("platform: pepita"), "it did not know where it is");
+}
+
+/// A VM in a VM, both emulated: only the ratios mean anything.
+#[test]
+#[ignore = "a measurement: `make bench-vhost`"]
+fn what_the_link_costs_over_kernel_vsock() {
+    let (pepita, top) = (format!("PEPITA={INSIDE}/target/debug/pepita"), format!("PEPITA_TEST_TOP={INSIDE}"));
+    let env = [&pepita, &top, "PEPITA_LINK_PINGS=200", "PEPITA_LINK_MIB=32", "PEPITA_LINK_ONLY=microVM"];
+    let output = run_inside(built(&profile().with_file_name("release").join("deps"), "link"), &env, &[]);
+    assert!(output.contains("over vhost"), "it did not speak kernel vsock");
 }

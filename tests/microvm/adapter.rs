@@ -8,6 +8,8 @@ use pepita_supervisor::config;
 use pepita_supervisor::platform::{Platform, select_adapter};
 use pepita_supervisor::policy::Cause;
 use pepita_supervisor::spec::{Restart, RestartSpec};
+use std::io::Write;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 #[derive(Default)]
@@ -96,6 +98,50 @@ async fn the_documented_usage_works_as_it_is_written() {
 
     adapter.destroy(handle.pepita_vm_id().unwrap()).await.expect("destroyed");
     assert_eq!(adapter.status(&handle).await.expect("a status"), DaemonStatus::Stopped);
+    host.assert_nothing_left();
+}
+
+/// What the executors of this process log, once somebody has called [`listen`].
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOG.lock().expect("the log").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn listen() {
+    let executors = tracing_subscriber::EnvFilter::new("pepita_supervisor::executor=debug");
+    tracing_subscriber::fmt().with_ansi(false).with_env_filter(executors).with_writer(|| Log).init();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_four_documented_commands_are_in_the_executors_log() {
+    listen();
+    let host = Host::new();
+    let adapter = adapter(&host);
+    let handle =
+        adapter.spawn(Box::new(Ticker { name: "four", ..Ticker::default() })).await.expect("spawned");
+    adapter.status(&handle).await.expect("a status");
+    adapter.signal(&handle, Signal::Hup).await.expect("signalled");
+    adapter.destroy(handle.pepita_vm_id().unwrap()).await.expect("destroyed");
+    let (kernel, rootfs, cid) = (guest("vmlinuz"), guest("ticker.cpio"), handle.vsock_cid().unwrap());
+    let (kernel, rootfs) = (kernel.display(), rootfs.display());
+    let text = String::from_utf8_lossy(&LOG.lock().expect("the log")).into_owned();
+    for command in [
+        format!("pepita run --kernel {kernel} --rootfs {rootfs} --vsock-cid {cid} --name duende-vm-four"),
+        "pepita signal --name duende-vm-four --signal 1".into(),
+        "pepita status --name duende-vm-four --json".into(),
+        "pepita destroy --name duende-vm-four --force".into(),
+    ] {
+        assert!(text.contains(&command), "{command:?} is not in:\n{text}");
+    }
     host.assert_nothing_left();
 }
 

@@ -10,6 +10,7 @@ use pepita_wire::{
 };
 use serde_json::{Value, json};
 use std::io::{self, ErrorKind as Io, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -125,6 +126,17 @@ impl Writer {
         written
     }
 
+    /// The connection itself, for whoever is to write to it alone; a reader may be as slow as it likes then.
+    fn raw(&self) -> io::Result<OwnedFd> {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.set_write_timeout(None)?;
+        stream.as_fd().try_clone_to_owned()
+    }
+
+    fn shutdown(&self) {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner).shutdown();
+    }
+
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
@@ -143,11 +155,13 @@ enum Next {
     Lines,
     /// It is a raw stream from now on, carried by another thread; no request is read any more.
     Bulk,
+    /// It was a raw stream, and that is over. (Nobody read meanwhile: a reader would be woken by each of the host's credits.)
+    Nothing,
 }
 
 impl Connection {
     fn new(agent: &Arc<Agent>, stream: Stream) -> io::Result<Self> {
-        stream.set_write_timeout(WRITE_TIMEOUT)?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         let writer = Writer { stream: Arc::new(Mutex::new(stream.try_clone()?)), closed: Arc::default() };
         Ok(Self { agent: Arc::clone(agent), reader: stream, writer, lines: Lines::new(), watched: false })
     }
@@ -172,6 +186,7 @@ impl Connection {
                 Ok(ToGuest::Request(request)) => match self.request(request)? {
                     Next::Lines => {}
                     Next::Bulk => return self.wait_for_hang_up(),
+                    Next::Nothing => return Ok(()),
                 },
                 // A second hello changes nothing.
                 Ok(ToGuest::Hello(_)) => {}
@@ -260,21 +275,18 @@ impl Connection {
                 std::thread::spawn(move || watch(&agent, &writer, since));
                 answered
             }
-            Ask::Exec(ask) if ask.bulk => match exec::start(&agent, &ask) {
-                Ok(running) => {
+            Ask::Exec(ask) if ask.bulk => match exec::look(&ask) {
+                Ok(()) => {
+                    let output = self.writer.raw()?;
                     self.answer(id, Ok(json!({ "bulk": true })))?;
-                    std::thread::spawn(move || bulk_exec(running, &writer));
-                    Ok(Next::Bulk)
+                    exec::run_onto(&agent, &ask, output);
+                    Ok(Next::Nothing)
                 }
                 Err(exit) => self.answer(id, Err(WireError::new(ErrorKind::Os, exit.to_string()))),
             },
             Ask::Exec(ask) => {
                 std::thread::spawn(move || {
-                    let result = match exec::start(&agent, &ask) {
-                        Ok(running) => running.finish(),
-                        Err(exit) => pepita_wire::ExecResult { exit, ..Default::default() },
-                    };
-                    writer.send(&ToHost::Answer { id, outcome: to_value(&result) })
+                    writer.send(&ToHost::Answer { id, outcome: to_value(&exec::run(&agent, &ask)) })
                 });
                 Ok(Next::Lines)
             }
@@ -354,18 +366,7 @@ fn logs(agent: &Agent, writer: &Writer, follow: bool) {
             break;
         }
     }
-    writer.stream.lock().unwrap_or_else(PoisonError::into_inner).shutdown();
-}
-
-fn bulk_exec(mut running: exec::Running, writer: &Writer) {
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(n) = running.output.read(&mut buffer) {
-        if n == 0 || writer.bytes(&buffer[..n]).is_err() {
-            break;
-        }
-    }
-    running.finish();
-    writer.stream.lock().unwrap_or_else(PoisonError::into_inner).shutdown();
+    writer.shutdown();
 }
 
 fn set_time(agent: &Agent, unix_ms: u64) -> Outcome {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use vsock::VsockStream;
@@ -48,14 +49,20 @@ impl Stream {
     ///
     /// # Errors
     /// As the system call.
-    pub fn set_write_timeout(&self, limit: Duration) -> io::Result<()> {
-        each!(self, stream => stream.set_write_timeout(Some(limit)))
+    pub fn set_write_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        each!(self, stream => stream.set_write_timeout(limit))
     }
 
     /// Ends the connection, both ways.
     pub fn shutdown(&self) {
         // One that is over already is fine.
         let _ = each!(self, stream => stream.shutdown(Shutdown::Both));
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        each!(self, stream => stream.as_fd())
     }
 }
 

@@ -148,3 +148,43 @@ fn called_wrongly_it_says_how_to_call_it() {
     let (file, _, err) = code(Command::new(program("pepitad")).args(["--config", "/nowhere.toml"]));
     assert!(file == Some(78) && err.contains("/nowhere.toml"), "{err}");
 }
+
+/// `pepitad` alone in a folder, so that nothing of its name lies beside it and PATH decides.
+fn alone(host: &Host, path: &str) -> (Option<i32>, String) {
+    std::fs::create_dir_all(host.path("alone")).expect("made");
+    // By another process: a file that this one has written may still be open in a child of another test (ETXTBSY).
+    let copied =
+        Command::new("cp").arg(program("pepitad")).arg(host.path("alone")).status().expect("cp runs");
+    assert!(copied.success());
+    let mut command = Command::new(host.path("alone/pepitad"));
+    command.arg("--config").arg(host.path("c.toml")).env("PATH", path);
+    let (code, _, stderr) = code(&mut command);
+    (code, stderr)
+}
+
+#[test]
+fn another_program_named_pepita_first_in_path_is_refused_by_its_path() {
+    let host = Host::new("", &group(&["a"]));
+    let (foreign, ours) = (host.path("foreign"), program("pepita"));
+    std::fs::create_dir(&foreign).expect("made");
+    // Exits with 0, whatever it is asked.
+    std::os::unix::fs::symlink("/bin/true", foreign.join("pepita")).expect("linked");
+    let path = format!("{}:{}", foreign.display(), ours.parent().expect("a folder").display());
+    let (code, words) = alone(&host, &path);
+    assert_eq!(code, Some(69), "{words}");
+    for wanted in [&foreign.join("pepita").display().to_string(), "this is not the launcher"] {
+        assert!(words.contains(wanted), "{wanted:?} is not in: {words}");
+    }
+    assert_eq!(host.processes(), [] as [&str; 0]);
+}
+
+#[test]
+fn without_any_pepita_it_says_where_it_looked() {
+    let host = Host::new("", &group(&["a"]));
+    std::fs::create_dir(host.path("empty")).expect("made");
+    let (code, words) = alone(&host, &host.path("empty").to_string_lossy());
+    assert_eq!(code, Some(69), "{words}");
+    for place in ["alone", "empty"] {
+        assert!(words.contains(&*host.path(place).to_string_lossy()), "{place} is not in: {words}");
+    }
+}

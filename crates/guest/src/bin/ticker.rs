@@ -1,11 +1,13 @@
 //! An example daemon: says READY, prints a tick, stops when told. Its options make it fail in every way that a test needs.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant, SystemTime};
 
 const USAGE: &str = "usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] \
-    [--after MS] [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--rate BYTES_PER_SECOND] [--flood] [--eat MB] [--show NAME] [--serve PORT]";
+    [--after MS] [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND] [--flood] [--eat MB] [--show NAME] [--serve PORT | PATH]";
 
 #[derive(Default)]
 struct Options {
@@ -17,11 +19,12 @@ struct Options {
     after: Option<u64>,
     end: Option<End>,
     print: Option<u64>,
+    fill: Option<u64>,
     rate: Option<u64>,
     flood: bool,
     eat: Option<u64>,
     show: Vec<String>,
-    serve: Option<u32>,
+    serve: Option<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -47,10 +50,11 @@ fn options() -> Option<Options> {
             "--die" => options.end = Some(End::Die(i32::try_from(number()?).ok()?)),
             "--panic-kernel" => options.end = Some(End::PanicKernel),
             "--print" => options.print = Some(number()?),
+            "--fill" => options.fill = Some(number()?),
             "--rate" => options.rate = Some(number()?),
             "--flood" => options.flood = true,
             "--eat" => options.eat = Some(number()?),
-            "--serve" => options.serve = Some(u32::try_from(number()?).ok()?),
+            "--serve" => options.serve = Some(args.next()?),
             "--show" => options.show.push(args.next()?),
             _ => return None,
         }
@@ -71,14 +75,19 @@ fn main() {
     } else {
         stop_on_term();
     }
-    if let Some(port) = options.serve {
-        serve(port);
+    if let Some(place) = &options.serve {
+        serve(place);
     }
     for name in &options.show {
         say(&format!("{name}={}", show(name)));
     }
     if let Some(bytes) = options.print {
         print(bytes, options.rate);
+    }
+    if let Some(bytes) = options.fill {
+        // The descriptor itself: `Stdout` would look for line ends. Nobody may be reading any more.
+        let _ =
+            std::io::stdout().as_fd().try_clone_to_owned().and_then(|fd| fill(&mut File::from(fd), bytes));
     }
     if let Some(ms) = options.ready_after {
         std::thread::sleep(Duration::from_millis(ms));
@@ -141,35 +150,47 @@ fn notify(text: &str) {
     }
 }
 
-/// Listens on a vsock port. A client says eight bytes, little endian: 0 = echo what comes, anything else = send me so many.
-fn serve(port: u32) {
-    let listener =
-        vsock::VsockListener::bind_with_cid_port(vsock::VMADDR_CID_ANY, port).expect("a free port");
-    std::thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            std::thread::spawn(move || answer(client));
-        }
-    });
+/// Listens on a vsock port, or on a Unix socket of this path. A client says eight bytes, little endian: 0 = echo what
+/// comes, anything else = send me so many.
+fn serve(place: &str) {
+    if let Ok(port) = place.parse() {
+        let listener = vsock::VsockListener::bind_with_cid_port(vsock::VMADDR_CID_ANY, port);
+        let listener = listener.expect("a free port");
+        std::thread::spawn(move || listener.incoming().flatten().for_each(answer_apart));
+    } else {
+        let listener = std::os::unix::net::UnixListener::bind(place).expect("a free path");
+        std::thread::spawn(move || listener.incoming().flatten().for_each(answer_apart));
+    }
 }
 
-fn answer(mut client: vsock::VsockStream) -> std::io::Result<()> {
-    use std::io::Read;
+fn answer_apart(client: impl Read + Write + Send + 'static) {
+    std::thread::spawn(move || answer(client));
+}
+
+fn answer(mut client: impl Read + Write) -> std::io::Result<()> {
     let mut count = [0; 8];
     client.read_exact(&mut count)?;
-    let mut left = u64::from_le_bytes(count);
-    let mut buffer = vec![b'x'; 64 * 1024];
-    if left == 0 {
-        loop {
-            let n = client.read(&mut buffer)?;
-            if n == 0 {
-                return Ok(());
-            }
-            client.write_all(&buffer[..n])?;
-        }
+    let count = u64::from_le_bytes(count);
+    if count > 0 {
+        return fill(&mut client, count);
     }
-    while left > 0 {
-        let n = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let n = client.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(());
+        }
         client.write_all(&buffer[..n])?;
+    }
+}
+
+/// So many bytes, as fast as they are taken.
+fn fill(to: &mut impl Write, bytes: u64) -> std::io::Result<()> {
+    let block = vec![b'x'; 64 * 1024];
+    let mut left = bytes;
+    while left > 0 {
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
+        to.write_all(&block[..n])?;
         left -= n as u64;
     }
     Ok(())
@@ -180,6 +201,8 @@ fn print(bytes: u64, rate: Option<u64>) {
     // Not locked for good: the last words on SIGTERM go there, too.
     let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout());
     let began = Instant::now();
+    let mut text = [b'0'; 64];
+    text[63] = b'\n';
     for line in 0..bytes / 64 {
         if line % 1024 == 0
             && let Some(rate) = rate
@@ -187,11 +210,23 @@ fn print(bytes: u64, rate: Option<u64>) {
             let due = Duration::from_secs_f64((line * 64) as f64 / rate.max(1) as f64);
             std::thread::sleep(due.saturating_sub(began.elapsed()));
         }
-        if writeln!(out, "{line:063}").is_err() {
+        if out.write_all(&text).is_err() {
             return;
         }
+        count_up(&mut text[..63]);
     }
     let _ = out.flush();
+}
+
+/// Adds one to a number in decimal digits: formatting each would be slower than what is to be flooded.
+fn count_up(digits: &mut [u8]) {
+    for digit in digits.iter_mut().rev() {
+        if *digit < b'9' {
+            *digit += 1;
+            return;
+        }
+        *digit = b'0';
+    }
 }
 
 fn show(name: &str) -> String {
