@@ -19,7 +19,9 @@ const MANY: usize = 100;
 
 /// The pid that the daemon wrote down last; 0 = none yet.
 pub(crate) fn pid_in(file: &Path) -> u32 {
-    std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    // The newline is written with it.
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.strip_suffix('\n').and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// Waits for another pid than this in the file.

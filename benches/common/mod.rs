@@ -21,7 +21,9 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("pb").tempdir_in("/tmp").expect("a directory");
+        // In memory, as the launcher's own run directory is (/run): else the disk would be measured.
+        let home = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
+        let dir = tempfile::Builder::new().prefix("pb").tempdir_in(home).expect("a directory");
         let named = std::env::var_os("PEPITA").map_or_else(|| PathBuf::from("pepita"), PathBuf::from);
         let pepita = find(&named).unwrap_or_else(|e| panic!("{e}; run `cargo build --release --bins` first"));
         Self { dir, pepita }
@@ -34,8 +36,7 @@ impl Place {
     /// A script that writes its pid down and stays.
     pub(crate) fn daemon(&self) -> PathBuf {
         let path = self.path("daemon");
-        std::fs::write(&path, "#!/bin/sh\necho $$ > \"$1.new\"\nmv \"$1.new\" \"$1\"\nexec sleep 1000000\n")
-            .expect("written");
+        std::fs::write(&path, "#!/bin/sh\necho $$ > \"$1\"\nexec sleep 1000000\n").expect("written");
         make_executable(&path);
         path
     }

@@ -1,9 +1,8 @@
 //! Where the daemon's output goes: the guest's console, or a socket that the monitor reads.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A console. Clones write to the same one.
@@ -28,11 +27,7 @@ impl Console {
 
     /// A socket that one client reads at a time; the newest wins. `greeting` is written to the first, however late it
     /// comes. (Those after it are monitors that adopt; they dial unasked.)
-    ///
-    /// # Errors
-    /// When the socket cannot be bound.
-    pub fn socket(path: &Path, greeting: Vec<u8>) -> io::Result<Self> {
-        let listener = UnixListener::bind(path)?;
+    pub fn socket(listener: UnixListener, greeting: Vec<u8>) -> Self {
         let console = Self::new(Sink::Socket(None));
         let same = console.clone();
         std::thread::spawn(move || {
@@ -43,7 +38,7 @@ impl Console {
                 }
             }
         });
-        Ok(console)
+        console
     }
 
     fn new(sink: Sink) -> Self {

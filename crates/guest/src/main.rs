@@ -5,6 +5,7 @@ use pepita_guest::console::Console;
 use pepita_guest::state::{Agent, Daemon, Mode};
 use pepita_guest::{daemon, init, notify, serve};
 use pepita_wire::console::Note;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 
 const USAGE: &str = "daemonctl is the init of a pepita microVM; `pepita image build` puts it there.\n\
-    usage: daemonctl --version | daemonctl --process --uds SOCKET --console SOCKET --token-file FILE \
-    [--port N] [--incarnation N] [--cid N] [--notify SOCKET] [--image FILE]";
+    usage: daemonctl --version | daemonctl --process --uds SOCKET --token-file FILE [--port N] \
+    [--incarnation N] [--cid N] [--notify SOCKET] [--image FILE]; its standard input is a listening Unix socket, the console";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -82,9 +83,7 @@ fn fail(boot: &Boot, why: &str) -> ! {
 fn as_process(args: &[String]) -> ExitCode {
     let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1)).cloned();
     let number = |name: &str, default: u64| value(name).and_then(|v| v.parse().ok()).unwrap_or(default);
-    let (Some(uds), Some(console), Some(token_file)) =
-        (value("--uds"), value("--console"), value("--token-file"))
-    else {
+    let (Some(uds), Some(token_file)) = (value("--uds"), value("--token-file")) else {
         eprintln!("{USAGE}");
         return ExitCode::from(64);
     };
@@ -115,11 +114,15 @@ fn as_process(args: &[String]) -> ExitCode {
     }
     // Orphans of the daemon come to us, so that nothing is left behind.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    // Before the console says that we are up: whoever is told so may dial at once.
+    let listener = match std::os::unix::net::UnixListener::bind(&uds) {
+        Ok(listener) => listener,
+        Err(e) => return fail(&uds, &e),
+    };
     let greeting = pepita_wire::console::encode(&boot.token, &Note::Up);
-    let console_path = std::path::PathBuf::from(console);
-    let console = match Console::socket(&console_path, greeting.into_bytes()) {
-        Ok(console) => console,
-        Err(e) => return fail(&console_path.display().to_string(), &e),
+    let console = match std::io::stdin().as_fd().try_clone_to_owned() {
+        Ok(listener) => Console::socket(listener.into(), greeting.into_bytes()),
+        Err(e) => return fail("standard input", &e),
     };
     // The daemon runs in another directory than we do.
     let notify_path = value("--notify").unwrap_or_else(|| format!("{uds}.notify"));
@@ -128,11 +131,10 @@ fn as_process(args: &[String]) -> ExitCode {
         Err(e) => return fail(&notify_path, &e),
     };
     let agent = Arc::new(Agent::new(boot, image, Mode::Process, console, notify_path));
-    let served = notify::listen(Arc::clone(&agent))
-        .and_then(|()| serve::on_hybrid(Arc::clone(&agent), std::path::Path::new(&uds)));
-    if let Err(e) = served {
-        return fail(&uds, &e);
+    if let Err(e) = notify::listen(Arc::clone(&agent)) {
+        return fail("the notify socket", &e);
     }
+    serve::on_hybrid(Arc::clone(&agent), listener);
     let told = Arc::clone(&agent);
     std::thread::spawn(move || {
         if terminate.wait().is_ok() {

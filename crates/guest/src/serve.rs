@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use std::io::{self, ErrorKind as Io, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -55,12 +54,8 @@ fn may_connect(agent: &Agent, cid: u32) -> bool {
     cid == VMADDR_CID_HOST || (cid == VMADDR_CID_LOCAL && agent.boot.loopback)
 }
 
-/// Listens on a Unix socket that speaks the hybrid protocol: `CONNECT <port>`, then as over vsock.
-///
-/// # Errors
-/// When the socket cannot be bound.
-pub fn on_hybrid(agent: Arc<Agent>, path: &Path) -> io::Result<()> {
-    let listener = UnixListener::bind(path)?;
+/// Serves a Unix socket that speaks the hybrid protocol: `CONNECT <port>`, then as over vsock.
+pub fn on_hybrid(agent: Arc<Agent>, listener: UnixListener) {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let agent = Arc::clone(&agent);
@@ -71,7 +66,6 @@ pub fn on_hybrid(agent: Arc<Agent>, path: &Path) -> io::Result<()> {
             });
         }
     });
-    Ok(())
 }
 
 /// The hybrid protocol's first line. Read byte by byte: what comes after it belongs to the conversation.

@@ -170,7 +170,9 @@ pub fn start_qemu(plan: &Plan, token: &str, cid_lock: &File, vhost: Option<&Owne
 /// When the agent is missing or does not come up; nothing is left running then.
 pub fn start_process(plan: &Plan, cid_lock: &File) -> Outcome<Started> {
     let mut command = command(&plan.program)?;
-    command.arg("--process").args(["--uds", rundir::HYBRID, "--console", names::CONSOLE]);
+    let (console, for_console) = listen(names::CONSOLE)?;
+    command.stdin(OwnedFd::from(for_console));
+    command.arg("--process").args(["--uds", rundir::HYBRID]);
     command.args(["--token-file", names::BOOT_TOKEN, "--notify", names::NOTIFY]);
     command.args(["--port", &plan.port.to_string(), "--incarnation", &plan.incarnation.to_string()]);
     command.args(["--cid", &plan.cid.unwrap_or_default().to_string()]);
@@ -178,16 +180,7 @@ pub fn start_process(plan: &Plan, cid_lock: &File) -> Outcome<Started> {
         command.arg("--image").arg(image);
     }
     let vmm = inherit([cid_lock.as_fd()].into_iter()).and_then(|()| Process::spawn(&mut command))?;
-    match connect(Path::new(names::CONSOLE), &vmm) {
-        Ok(stream) => {
-            stream.set_nonblocking(true).map_err(|e| system("console", e))?;
-            Ok(Started { vmm, backend: None, console: stream.into(), qmp: None })
-        }
-        Err(e) => {
-            vmm.kill();
-            Err(e)
-        }
-    }
+    Ok(Started { vmm, backend: None, console, qmp: None })
 }
 
 /// Makes the pipes of the guest's console. Pipes, because QEMU throws away what a console's reader does not take at once:
@@ -255,7 +248,11 @@ fn connect(path: &Path, process: &Process) -> Outcome<UnixStream> {
     loop {
         // Looked at after the watch began, so that nothing falls in between.
         let refused = match UnixStream::connect(path) {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                // The kernel lets nobody close a watch before a grace period is over (synchronize_srcu), some 20 ms.
+                std::thread::spawn(|| drop(watch));
+                return Ok(stream);
+            }
             Err(e) => e.kind() == std::io::ErrorKind::ConnectionRefused,
         };
         let left = deadline.saturating_duration_since(Instant::now());

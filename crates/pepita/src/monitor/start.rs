@@ -180,13 +180,22 @@ fn claim(dir: &Path) -> Outcome<Lock> {
             Ok(None) if super::conn::unix(&dir.join(rundir::CONTROL)).is_ok() => {
                 return Err(taken("the name is taken; `pepita destroy` the VM of this name first"));
             }
-            Ok(None) => std::thread::sleep(CLAIM_PAUSE),
+            Ok(None) => await_end_of_monitor(dir),
             // Somebody removed the directory meanwhile.
             Err(_) if !dir.exists() => {}
             Err(e) => return Err(e),
         }
     }
     Err(taken("the name is being taken by another, or given back; try again"))
+}
+
+/// A monitor on its way out is waited for; of one on its way in, nobody knows yet who it is.
+fn await_end_of_monitor(dir: &Path) {
+    let state: Option<State> = record::read(&dir.join(names::STATE));
+    match state.and_then(|state| state.monitor).and_then(|monitor| monitor.open()) {
+        Some(monitor) => drop(vmm::wait_for(&monitor, CLAIM_PAUSE)),
+        None => std::thread::sleep(CLAIM_PAUSE),
+    }
 }
 
 fn outlived_its_monitor(dir: &Path) -> bool {
