@@ -31,7 +31,7 @@ faults: setup ## Each fault of a real microVM, the long form
 	PEPITA_LONG=1 cargo test -p pepita-launcher -- --nocapture
 
 chaos: setup ## Five minutes of random kills
-	PEPITA_CHAOS_SECONDS=300 cargo test --test microvm -- --nocapture random_kills
+	PEPITA_CHAOS_SECONDS=300 cargo test -p pepita-supervisors --test programs -- --nocapture random_kills
 
 test-vhost: setup ## Kernel vsock: inner microVMs inside an outer one whose kernel has vhost_vsock
 	cargo test --no-run --test microvm

@@ -2,29 +2,47 @@
 
 use crate::host::{Host, group, stdout};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use std::time::Instant;
 
-#[test]
-fn a_killed_supervisor_leaves_its_vms_and_the_next_one_takes_over_all_of_them() {
-    let vms = ["a", "b", "c", "d", "e", "f", "g", "h"];
-    let host = Host::new("", &group(&vms));
+const VMS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+/// Kills the supervisor of eight VMs, one of them after it, and starts it again.
+fn all_are_taken_over(host: &Host) {
     let mut daemon = host.ready();
-    let pids = vms.map(|vm| host.vmm_pid(vm));
+    let pids = VMS.map(|vm| host.vmm_pid(vm));
     daemon.kill();
     let before = Instant::now();
     let mut daemon = host.ready();
-    println!("{} VMs ready again {:?} after the new supervisor was started", vms.len(), before.elapsed());
-    assert_eq!(vms.map(|vm| host.vmm_pid(vm)), pids, "none was started again");
+    println!("{} VMs ready again {:?} after the new supervisor was started", VMS.len(), before.elapsed());
+    assert_eq!(VMS.map(|vm| host.vmm_pid(vm)), pids, "none was started again");
     let status: serde_json::Value = serde_json::from_str(&host.told(&["status", "--json"])).expect("JSON");
     let shown = status["groups"][0]["vms"].as_array().expect("VMs").clone();
     assert_eq!(shown.iter().map(|vm| vm["incarnation"].as_u64()).collect::<Vec<_>>(), [Some(1); 8]);
-    // And they are really supervised.
-    let victim = host.vmm_pid("c");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(victim.cast_signed()), Signal::SIGKILL)
-        .expect("it runs");
+
+    // One ends while nobody looks: told once, with its true reason.
+    daemon.kill();
+    let victim = Pid::from_raw(host.vmm_pid("c").cast_signed());
+    nix::sys::signal::kill(victim, Signal::SIGKILL).expect("it runs");
+    assert!(host.pepita(&["wait", "--name", "duende-vm-c"]).status.success(), "its monitor has written why");
+    let mut daemon = host.start();
     daemon.until("c #2: running -> ready");
+    let ends =
+        |line: &&String| line.contains(" c #1: ") && line.contains("vmm-crash (the VMM died of SIGKILL)");
+    assert_eq!(daemon.seen.iter().filter(ends).count(), 1, "{}", daemon.story());
     daemon.stop();
     host.assert_nothing_left();
+}
+
+#[test]
+fn a_killed_supervisor_leaves_its_vms_and_the_next_one_takes_over_all_of_them() {
+    all_are_taken_over(&Host::new("", &group(&VMS)));
+}
+
+#[test]
+fn a_killed_supervisor_leaves_its_microvms_and_the_next_one_takes_over_all_of_them() {
+    let vms: String = VMS.iter().map(|vm| format!("[[group.vm]]\nname = \"{vm}\"\n")).collect();
+    all_are_taken_over(&Host::with_microvms(&format!("[[group]]\nname = \"web\"\n{vms}")));
 }
 
 #[test]

@@ -19,6 +19,12 @@ pub(crate) fn program(name: &str) -> PathBuf {
     program
 }
 
+/// A guest's part of the set-up.
+fn guest(file: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.guest").join(file);
+    path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}: run `make setup` first", path.display()))
+}
+
 pub(crate) struct Host {
     dir: tempfile::TempDir,
 }
@@ -46,11 +52,28 @@ impl Host {
         host
     }
 
+    /// The same with real microVMs.
+    pub(crate) fn with_microvms(groups: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("pp").tempdir_in("/tmp").expect("a folder");
+        let host = Self { dir };
+        let machine = format!(
+            "vcpus = 1\nmemory_mb = 128\nkernel_path = {:?}\nrootfs_path = {:?}\n",
+            guest("vmlinuz"),
+            guest("ticker.cpio")
+        );
+        host.configure_machine(&machine, "", groups);
+        host
+    }
+
     pub(crate) fn configure(&self, supervisor: &str, groups: &str) {
+        self.configure_machine("vmm = \"process\"\n", supervisor, groups);
+    }
+
+    fn configure_machine(&self, machine: &str, supervisor: &str, groups: &str) {
         let text = format!(
-            "[platform.pepita]\nvmm = \"process\"\n\
+            "[platform.pepita]\n{machine}\
              [supervisor]\nname = \"test\"\nrun_dir = \"r\"\nstate_dir = \"s\"\ncontrol_socket = \"c/c.sock\"\n{supervisor}\n\
-             [defaults.restart.backoff]\ninitial_delay = \"100ms\"\njitter = 0.0\n\
+             [defaults.restart.backoff]\ninitial_delay = \"100ms\"\nmax_delay = \"500ms\"\njitter = 0.0\n\
              [defaults.start]\nready = \"notify\"\n{groups}"
         );
         std::fs::write(self.path("c.toml"), text).expect("written");
