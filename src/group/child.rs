@@ -108,6 +108,8 @@ impl Phase {
 /// One VM in the roster.
 #[derive(Debug, Clone)]
 pub(crate) struct Child {
+    /// Its actor boots it; another one would take over what runs already.
+    pub(crate) boots: bool,
     pub(crate) spec: VmSpec,
     pub(crate) phase: Phase,
     pub(crate) wanted: Wanted,
@@ -135,6 +137,7 @@ impl Child {
     pub(crate) fn new(spec: VmSpec) -> Self {
         Self {
             wanted: if spec.autostart { Wanted::Up } else { Wanted::Down },
+            boots: false,
             spec,
             phase: Phase::Stopped,
             attempts: 0,

@@ -218,7 +218,7 @@ impl Roster {
     fn spawn(&mut self, index: usize, mode: Mode) {
         self.last_epoch += 1;
         let child = &mut self.children[index];
-        child.epoch = self.last_epoch;
+        (child.epoch, child.boots) = (self.last_epoch, mode == Mode::Launch);
         let (vm, incarnation, epoch) = (child.name().clone(), child.incarnation, child.epoch);
         self.orders.push(Order::Spawn { vm, incarnation, epoch, mode });
     }

@@ -57,6 +57,8 @@ pub(crate) struct Vm {
     /// This is its start with its group.
     first: bool,
     changed: bool,
+    /// It boots; or else it ran already and is taken over.
+    boots: bool,
 }
 
 /// A group restart (SUPERVISION 5).
@@ -118,6 +120,7 @@ impl Vm {
             in_order: false,
             first: false,
             changed: false,
+            boots: false,
         }
     }
 
@@ -197,7 +200,7 @@ impl Model {
                 (Some(cause), true) if self.group == Group::Up => self.judged(v, cause.clone()),
                 (Some(_), true) => self.tell(v, Action::Leave, None, false),
                 (Some(_), false) => {}
-                (None, true) if found.unchanged => vm.is = Is::Starting,
+                (None, true) if found.unchanged => (vm.is, vm.boots) = (Is::Starting, false),
                 (None, wanted) => vm.is = Is::Stopping(if wanted { Next::Again } else { Next::Down }),
             }
         }

@@ -49,8 +49,15 @@ impl Roster {
         }
     }
 
-    /// Stops the live ones of these children, last first, one at a time; `true` when none is left.
+    /// Stops the live ones of these children, last first, one at a time; `true` when none is left. One that is still
+    /// starting does not come up first: nobody depends on it yet, and it is destroyed at once.
     fn stop_last(&mut self, now: Instant, of: impl Fn(&Child) -> bool, then: Then) -> bool {
+        for index in (0..self.children.len()).rev() {
+            let child = &self.children[index];
+            if of(child) && child.boots && matches!(child.phase, Phase::Starting) {
+                self.order_stop(now, index, then);
+            }
+        }
         let mut live =
             self.children.iter().enumerate().filter(|(_, child)| of(child) && child.phase.is_live());
         // One that is on its way down already is awaited, whoever had asked for it.

@@ -104,7 +104,8 @@ fn is_live_qemu(stat: &str) -> bool {
 
 /// Incarnations only grow, and each ends at most once.
 fn judge(story: &[String]) {
-    let (mut newest, mut ends): (BTreeMap<&str, u64>, BTreeMap<(&str, u64), usize>) = Default::default();
+    let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut ends: BTreeMap<(&str, u64), usize> = BTreeMap::new();
     for line in story {
         let Some((vm, number)) = incarnation(line) else { continue };
         let known = newest.entry(vm).or_default();

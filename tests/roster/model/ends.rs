@@ -160,6 +160,7 @@ impl Model {
         self.tell(v, Action::Adopt, None, false);
         if !stopping {
             self.vms[v].becomes(now, Is::Starting);
+            self.vms[v].boots = false;
         }
         self.go_on();
     }

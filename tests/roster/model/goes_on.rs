@@ -52,8 +52,13 @@ impl Model {
         }
     }
 
-    /// The last live one of the set is stopped when none of them is already. `true`: none lives.
+    /// Those that only start are ended at once (7). Of the others, the last live one of the set is stopped when none of
+    /// them is already. `true`: none lives.
     pub(super) fn stop_last_of(&mut self, set: &BTreeSet<VmName>, next: Next) -> bool {
+        let starting = |vm: &&mut Vm| set.contains(&vm.spec.name) && vm.is == Is::Starting && vm.boots;
+        for vm in self.vms.iter_mut().filter(starting) {
+            vm.becomes(self.now, Is::Stopping(next));
+        }
         let live = |vm: &&mut Vm| set.contains(&vm.spec.name) && vm.lives();
         let mut live: Vec<&mut Vm> = self.vms.iter_mut().filter(live).collect();
         let stopping = live.iter().any(|vm| matches!(vm.is, Is::Stopping(_)));
@@ -75,7 +80,7 @@ impl Model {
 
     pub(super) fn launch(&mut self, v: usize) {
         let vm = &mut self.vms[v];
-        (vm.is, vm.changed) = (Is::Starting, false);
+        (vm.is, vm.changed, vm.boots) = (Is::Starting, false, true);
         vm.incarnation += 1;
         vm.readies.clear();
     }

@@ -27,10 +27,11 @@ impl World {
         }
     }
 
-    /// What is stopped without anybody having asked for this VM is stopped last first, one at a time (SUPERVISION 5, 7).
+    /// What is stopped without anybody having asked for this VM is stopped last first, one at a time (SUPERVISION 5, 7),
+    /// but for those that only start: they are ended at once.
     pub(super) fn check_stops(&self, orders: &[Order]) {
         let stops = orders.iter().filter_map(|order| match order {
-            Order::Stop { vm, .. } => Some(vm),
+            Order::Stop { vm, .. } if self.shown.get(vm) != Some(&VmPhase::Starting) => Some(vm),
             _ => None,
         });
         for (index, vm) in stops.enumerate() {
