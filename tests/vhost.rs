@@ -142,6 +142,7 @@ fn the_link_speaks_kernel_vsock_to_vms_inside_a_vm() {
     let output = run_inside(built(&profile().join("deps"), "microvm"), &env, &args);
     assert!(output.contains("transport: Vhost"), "it did not speak kernel vsock");
     assert!(output.contains("platform: pepita"), "it did not know where it is");
+    assert!(output.contains("limits: cgroup2 held it"), "the kernel in there held no limits");
 }
 
 /// A VM in a VM, both emulated: only the ratios mean anything.

@@ -108,6 +108,8 @@ impl Phase {
 /// One VM in the roster.
 #[derive(Debug, Clone)]
 pub(crate) struct Child {
+    /// It gave up before its group's turn: that is no reason to try again when the turn comes.
+    pub(crate) gave_up_early: bool,
     /// Its actor boots it; another one would take over what runs already.
     pub(crate) boots: bool,
     pub(crate) spec: VmSpec,
@@ -137,6 +139,7 @@ impl Child {
     pub(crate) fn new(spec: VmSpec) -> Self {
         Self {
             wanted: if spec.autostart { Wanted::Up } else { Wanted::Down },
+            gave_up_early: false,
             boots: false,
             spec,
             phase: Phase::Stopped,

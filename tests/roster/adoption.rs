@@ -146,3 +146,24 @@ fn an_escalation_during_the_take_over_leaves_nothing_behind() {
         );
     }
 }
+
+// 9, 3: taken over while its group waits for another one, it ends: judged as any end, but started with its group.
+#[test]
+fn what_ends_while_its_group_waits_is_judged() {
+    for (policy, code, then) in [
+        (Restart::OnFailure, 0, "completed"),
+        (Restart::OnFailure, 3, "stopped"),
+        (Restart::Never, 3, "failed"),
+        (Restart::Always, 0, "stopped"),
+    ] {
+        let mut spec = group(Strategy::OneForOne, "a b");
+        spec.vms[0].restart.policy = policy;
+        let mut world = World::remembering(spec, &BTreeMap::new());
+        world.adopt(&[(name("a"), running(7))].into());
+        world.end("a", exit(code));
+        assert_eq!(world.phase("a"), then, "{policy:?} {code}");
+        world.start(&BTreeMap::new());
+        let again = if then == "stopped" { strings(&["a"]) } else { strings(&["b"]) };
+        assert_eq!(world.started(), again, "{policy:?} {code}");
+    }
+}

@@ -70,6 +70,8 @@ pub(crate) struct World {
     strategy: Strategy,
     /// It was told to stop, and not to start since.
     halted: bool,
+    /// It was not started yet, but has taken over what runs.
+    waits: bool,
     reloaded: bool,
     /// Chance.
     pub(crate) draw: f64,
@@ -103,6 +105,7 @@ impl World {
             journal: memory.clone(),
             strategy,
             halted: false,
+            waits: false,
             reloaded: false,
             draw: 0.0,
         }
@@ -128,6 +131,7 @@ impl World {
     }
 
     pub(crate) fn start(&mut self, found: &BTreeMap<VmName, Found>) {
+        self.waits = false;
         self.halted = false;
         let orders = self.roster.start(self.at(), found);
         self.carry_out(orders);
@@ -262,6 +266,14 @@ impl World {
     /// VMs that were launched since this was last asked.
     pub(crate) fn started(&mut self) -> Vec<String> {
         names(std::mem::take(&mut self.started))
+    }
+
+    /// Its group waits for another one; what runs is taken over meanwhile.
+    pub(crate) fn adopt(&mut self, found: &BTreeMap<VmName, Found>) {
+        self.waits = true;
+        let (orders, rest) = self.roster.adopt(self.at(), found.clone());
+        assert!(rest.is_empty());
+        self.carry_out(orders);
     }
 
     /// VMs that a new actor has taken over since this was last asked.

@@ -122,8 +122,11 @@ fn make(cgroup: &Path, values: &[(&'static str, String)]) -> Option<PathBuf> {
     // Left behind by a VM that nobody could clean up after.
     let _ = std::fs::remove_dir(cgroup);
     std::fs::create_dir(cgroup).ok()?;
-    if !cgroup.join("memory.max").exists() {
-        let _ = std::fs::write(parent.join("cgroup.subtree_control"), "+memory +cpu");
+    for (file, controller) in [("memory.max", "+memory"), ("cpu.max", "+cpu")] {
+        // One at a time: where one of them cannot be had, the other would not be given either.
+        if !cgroup.join(file).exists() {
+            let _ = std::fs::write(parent.join("cgroup.subtree_control"), controller);
+        }
     }
     // Only into files that are there: elsewhere than in a cgroup, a write would make them.
     let set = |(file, value): &(&str, String)| {

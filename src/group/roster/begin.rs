@@ -40,7 +40,7 @@ impl Roster {
             let child = &mut self.children[index];
             let idle = match child.phase {
                 Phase::Stopped => true,
-                Phase::Failed { .. } => failed_again(child),
+                Phase::Failed { .. } => !std::mem::take(&mut child.gave_up_early) && failed_again(child),
                 _ => false,
             };
             // The end of one that was found may have taken the group down already.

@@ -24,6 +24,9 @@ impl Roster {
                 self.judge_failure(at, index, Cause::ActorFailed);
             }
             Phase::Stopping { then } => self.stopped(index, then),
+            _ if self.stage == Stage::Down && child.wanted == Wanted::Up => {
+                self.judge_early_end(index, cause)
+            }
             _ if self.stage != Stage::Up || child.wanted == Wanted::Down => {
                 let rule = if self.stage == Stage::Up { "operator stop" } else { "the group stops" };
                 let decision = self.decision(index, Action::Leave, rule.into());
@@ -31,6 +34,21 @@ impl Roster {
             }
             _ => self.judge_failure(at, index, cause),
         }
+    }
+
+    /// It was taken over before its group's turn, and ends before that. What is to be restarted starts with the group.
+    fn judge_early_end(&mut self, index: usize, cause: Cause) {
+        let (phase, action, rule) = match judge(&self.children[index].spec.restart, &cause) {
+            Judgement::Complete(rule) => (Phase::Completed, Action::Complete, format!("{rule}, {cause}")),
+            Judgement::Fail(rule) => {
+                let reason = format!("{cause}; {rule}");
+                (Phase::Failed { reason: reason.clone() }, Action::GiveUp, reason)
+            }
+            Judgement::Restart(_) => (Phase::Stopped, Action::Leave, "its group waits".to_owned()),
+        };
+        self.children[index].gave_up_early = action == Action::GiveUp;
+        let decision = self.decision(index, action, rule);
+        self.set(index, phase, Some(cause), Some(decision));
     }
 
     /// An end that nobody had asked for.

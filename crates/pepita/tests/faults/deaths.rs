@@ -78,7 +78,8 @@ fn killed_monitor(form: Form) {
             (VmState::Unknown, None, before.vmm_pid)
         );
         world.ok(&["adopt", "--name", &name]);
-        let after = world.until(&name, |status| status.agent.ready);
+        let after =
+            world.until(&name, |status| status.agent.ready && status.daemon.state == DaemonState::Ready);
         assert_eq!(
             (after.vmm_pid, after.state, after.daemon.state),
             (before.vmm_pid, VmState::Running, DaemonState::Ready)
