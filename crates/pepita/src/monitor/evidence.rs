@@ -50,6 +50,8 @@ pub struct Evidence {
     pub backend_died: bool,
     /// The console's line about a panic of the guest's kernel.
     pub panic_line: Option<String>,
+    /// The agent said on the console that it was up.
+    pub agent_noted: bool,
     /// The agent was not there in time.
     pub boot_timeout: bool,
     /// The host's OOM killer has struck within the VM's cgroup.
@@ -131,6 +133,11 @@ fn sentences(e: &Evidence) -> Vec<String> {
     }
     if e.boot_timeout {
         all.push("the agent did not come up in time".to_owned());
+        // Where to look: at vsock, or at the guest's kernel.
+        all.push(match e.agent_noted {
+            true => "it said on the console that it was up, and nothing over vsock".to_owned(),
+            false => "nothing was heard of it on the console either".to_owned(),
+        });
     }
     if e.backend_died {
         all.push("the vsock back-end ended before the VMM".to_owned());

@@ -217,7 +217,10 @@ impl Life {
 
     fn noted(&mut self, now: Instant, note: Note) {
         match note {
-            Note::Up => self.effects.push(Effect::Dial),
+            Note::Up => {
+                self.evidence.agent_noted = true;
+                self.effects.push(Effect::Dial);
+            }
             Note::Exited(exit) => {
                 if self.evidence.report.is_none() {
                     self.evidence.report = Some(exit);

@@ -81,6 +81,7 @@ fn an_agent_that_does_not_come_is_a_boot_timeout() {
     world.on(killed());
     let exit = world.life.status(world.now).exit.expect("it has ended");
     assert_eq!(exit.reason, ExitReason::BootTimeout);
+    assert_eq!(exit.evidence[1], "nothing was heard of it on the console either");
 }
 
 #[test]
