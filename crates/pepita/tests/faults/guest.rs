@@ -2,7 +2,7 @@
 
 use crate::support::{Form, World, times};
 use pepita_wire::record::DaemonState;
-use pepita_wire::{ExitReason, GuestEvent};
+use pepita_wire::{ErrorKind, ExitReason, GuestEvent};
 use serde_json::json;
 
 #[test]
@@ -88,6 +88,16 @@ fn a_command_runs_in_the_guest_and_its_end_and_output_come_back() {
         assert_eq!((&answer["timed_out"], &answer["exit"]["signal"]), (&json!(true), &json!(9)));
         let answer = exec(json!({ "command": ["/nowhere"] }));
         assert_eq!(answer["exit"]["exec"]["errno"], json!(2));
+
+        // In bulk the connection is its output.
+        let mut link = world.link("a");
+        let refused = link.outcome("exec", json!({ "command": ["/nowhere"], "bulk": true }));
+        assert_eq!(refused.map_err(|e| e.kind), Err(ErrorKind::Os));
+        let print = [&*ticker, "--no-ready", "--print", "1048576", "--exit", "7"];
+        link.ask("exec", json!({ "command": print, "bulk": true }));
+        let printed = String::from_utf8(link.rest()).expect("digits");
+        let numbers = printed.lines().map(|line| line.parse::<u64>().expect("a number"));
+        assert!(numbers.eq(0..1_048_576 / 64), "not a byte lost");
         world.destroy("a", &[]);
     }
 }

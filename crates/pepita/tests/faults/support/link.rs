@@ -1,6 +1,7 @@
 //! A conversation with a guest agent over the hybrid socket, as a supervisor has it. Blocks.
 
 use super::PATIENCE;
+use pepita_wire::frame::Outcome;
 use pepita_wire::{GENERATION, GuestEvent, Hello, Lines, ToGuest, ToHost};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -48,17 +49,29 @@ impl Link {
 
     /// Asks; what is told meanwhile is kept for [`Link::until`].
     pub(crate) fn ask(&mut self, method: &str, params: Value) -> Value {
+        self.outcome(method, params).unwrap_or_else(|e| panic!("{method}: {e}"))
+    }
+
+    /// The same, and it may be refused.
+    pub(crate) fn outcome(&mut self, method: &str, params: Value) -> Outcome {
         self.id += 1;
         self.stream.write_all(&ToGuest::request(self.id, method, params).encode()).expect("it reads");
         loop {
             match self.next() {
                 ToHost::Answer { id, outcome } if id == self.id => {
-                    return outcome.unwrap_or_else(|e| panic!("{method}: {e}"));
+                    return outcome;
                 }
                 ToHost::Event { event, .. } => self.events.push(event),
                 _ => {}
             }
         }
+    }
+
+    /// What comes raw after an answer, to its end.
+    pub(crate) fn rest(mut self) -> Vec<u8> {
+        let mut bytes = self.lines.into_rest();
+        self.stream.read_to_end(&mut bytes).expect("the agent hangs up");
+        bytes
     }
 
     /// Watches until this was told.
