@@ -87,8 +87,12 @@ fn runs_adoptions_and_destructions_of_one_name_at_once_leave_one_vm_or_none() {
             // Taken, not there, or ended by another before it was up: nothing else.
             assert!(matches!(output.status.code(), Some(0 | 4 | 73 | 75)), "{}", errors(&output));
         }
-        let agents = processes_in(&world.dir).into_iter().filter(|p| p.what.contains("--process")).count();
-        assert!(agents <= 1, "{agents} VMs of one name");
+        let found = processes_in(&world.dir);
+        let agents: Vec<_> = found.iter().filter(|p| p.what.contains("--process")).collect();
+        // A daemon that its agent has forked, and that has not executed its program yet, still looks like the agent.
+        let vms = agents.iter().filter(|p| agents.iter().all(|other| p.parent != Some(other.pid))).count();
+        let shown: Vec<_> = agents.iter().map(|p| &p.what).collect();
+        assert!(vms <= 1, "{vms} VMs of one name: {shown:#?}");
     }
     world.destroy("x", &["--force"]);
 }

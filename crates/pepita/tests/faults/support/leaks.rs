@@ -11,6 +11,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// A process of a world: it works in its run directory, was told of it, or inherited it.
 pub(crate) struct Found {
     pub(crate) pid: u32,
+    pub(crate) parent: Option<u32>,
     pub(crate) what: String,
     handle: OwnedFd,
 }
@@ -37,9 +38,10 @@ pub(crate) fn processes_in(dir: &Path) -> Vec<Found> {
             let stat = String::from_utf8_lossy(&read("stat")).into_owned();
             let stat: Vec<&str> =
                 stat.rsplit(')').next().unwrap_or_default().split(' ').skip(1).take(2).collect();
+            let parent = stat.get(1).and_then(|parent| parent.parse().ok());
             let words = String::from_utf8_lossy(&words).replace('\0', " ");
             let what = format!("{pid} {stat:?} {}: {words}", cwd.display());
-            Found { pid, what, handle }
+            Found { pid, parent, what, handle }
         })
     });
     found.collect()
