@@ -1,6 +1,8 @@
 //! `pepitactl`, each command of it.
 
 use crate::host::{Daemon, Host, group, program, stderr, stdout, ticker};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::process::Command;
 
 fn line(text: &str, vm: &str) -> String {
@@ -152,4 +154,25 @@ fn what_needs_no_supervisor_works_without_one() {
     let mut command = Command::new(program("pepitactl"));
     let output = command.arg("--config").arg(&good).arg("status").output().expect("it runs");
     assert!(stderr(&output).contains("c/c.sock"), "{}", stderr(&output));
+}
+
+#[test]
+fn top_shows_each_change_and_leaves_the_terminal_as_it_was() {
+    let host = Host::new("", &group(&["a", "b"]));
+    let mut daemon = host.ready();
+    let (ctl, socket) = (program("pepitactl"), host.path("c/c.sock"));
+    // script(1) is a terminal for it.
+    let mut terminal = Command::new("script");
+    let told = format!("{} --socket {} top", ctl.display(), socket.display());
+    let mut top = Daemon::start(terminal.args(["-qefc", &told, "/dev/null"]));
+    top.until("Ctrl-C ends this view");
+    top.until("b #1: running -> ready");
+    kill(Pid::from_raw(host.vmm_pid("b").cast_signed()), Signal::SIGKILL).expect("it runs");
+    top.until("b #1: ready -> backoff");
+    top.until("b #2: running -> ready");
+    daemon.stop();
+    assert_eq!(top.end().code(), Some(70), "the supervisor has ended: {}", top.story());
+    let story = top.story();
+    assert!(story.contains("\x1b[?1049h") && story.contains("\x1b[?1049l"), "the other screen, and back");
+    host.assert_nothing_left();
 }
