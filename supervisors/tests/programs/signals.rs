@@ -1,6 +1,6 @@
 //! What each signal does.
 
-use crate::host::{Host, group, ticker};
+use crate::host::{Daemon, Host, group, ticker};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
@@ -71,4 +71,44 @@ fn told_to_leave_it_leaves_the_vms_to_the_next_run() {
     assert_eq!(["a", "b"].map(|vm| host.vmm_pid(vm)), pids);
     daemon.stop();
     host.assert_nothing_left();
+}
+
+/// SIGTERM when this line is seen, in a group of these VMs.
+fn sigterm_at(line: &str, strategy: &str, vms: &str, before: impl FnOnce(&Host, &mut Daemon)) {
+    let host = Host::new("", &format!("[[group]]\nname = \"web\"\nstrategy = \"{strategy}\"\n{vms}"));
+    let mut daemon = host.start();
+    before(&host, &mut daemon);
+    daemon.until(line);
+    let began = Instant::now();
+    daemon.stop();
+    // Three VMs at most, each with a second for its grace.
+    assert!(began.elapsed() < Duration::from_secs(15), "{line}: {:?}", began.elapsed());
+    daemon.assert_order(&["stopping in order", "tree: ended: stopped"]);
+    host.assert_nothing_left();
+}
+
+#[test]
+fn sigterm_at_any_moment_stops_in_time_and_leaves_nothing() {
+    let deaf = |name: &str| format!("{}stop.timeout = \"1s\"\n", ticker(name, &["--ignore-term"]));
+    let (a, b) = (ticker("a", &[]), ticker("b", &[]));
+    let slow = ticker("b", &["--ready-after", "60000"]);
+    let failing = ticker("b", &["--after", "200", "--exit", "3"]);
+    let nothing = |_: &Host, _: &mut Daemon| ();
+    // A boot: of the second, which is not Ready for long.
+    sigterm_at("b #1: starting -> running", "one_for_one", &format!("{a}{slow}"), nothing);
+    // A backoff.
+    sigterm_at("b #1: ready -> backoff", "one_for_one", &format!("{a}{failing}"), nothing);
+    // A group restart: the other member does not go at once.
+    sigterm_at("a #1: ready -> stopping", "one_for_all", &format!("{}{failing}", deaf("a")), nothing);
+    // A stop, of one that does not hear it.
+    sigterm_at("a #1: ready -> stopping", "one_for_one", &format!("{}{b}", deaf("a")), |host, daemon| {
+        daemon.until("tree: ready");
+        host.told(&["stop", "a"]);
+    });
+    // A reload, that brings a new one and removes another.
+    sigterm_at("reloaded:", "one_for_one", &format!("{a}{b}"), |host, daemon| {
+        daemon.until("tree: ready");
+        host.configure("", &format!("[[group]]\nname = \"web\"\n{a}{}", ticker("c", &[])));
+        daemon.signal(Signal::SIGHUP);
+    });
 }
