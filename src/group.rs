@@ -92,10 +92,14 @@ impl Actor for Group {
         me: ActorRef<GroupMsg>,
         args: GroupArgs,
     ) -> Result<GroupState, ActorProcessingErr> {
+        // Its own VMs' only: one that comes from another group later has given its CID back there.
+        let own = |vm: &VmName| args.spec.vms.iter().any(|spec| spec.name == *vm);
+        let held = args.shared.journal.cids().into_iter().filter(|(vm, _)| own(vm));
+        let facts = held.map(|(vm, cid)| (vm, (Some(cid), None))).collect();
         let mut state = GroupState {
             roster: Roster::new(args.spec, &args.shared.journal.remembered()),
             crew: Crew::default(),
-            facts: args.shared.journal.cids().into_iter().map(|(vm, cid)| (vm, (Some(cid), None))).collect(),
+            facts,
             shared: args.shared,
             place: args.place,
             life: args.life,
