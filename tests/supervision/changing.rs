@@ -132,3 +132,25 @@ async fn what_is_removed_in_backoff_does_not_come_back() {
         rig.end().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_comes_to_another_group_does_not_show_the_cid_that_it_gave_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut spec =
+        tree([group("web", Strategy::OneForOne, [vm("a")]), group("jobs", Strategy::OneForOne, [vm("x")])]);
+    spec.state_dir = Some(dir.path().to_owned());
+    let host = Rig::ready(spec.clone()).await.leave().await;
+    let mut rig = Rig::on(host, spec).await;
+    rig.until("a", "ready").await;
+    assert!(rig.tree.status().vm("a").is_some_and(|a| a.cid.is_some()));
+    rig.tree.remove_vm("a").await.expect("removed");
+    rig.pass(Duration::from_secs(1)).await;
+    let mut a = vm("a");
+    a.autostart = false;
+    rig.tree.add_vm("jobs", a).await.expect("added");
+    rig.pass(Duration::from_secs(1)).await;
+    let status = rig.tree.status();
+    let a = status.vm("a").expect("it is there");
+    assert_eq!((a.phase.word(), a.cid), ("stopped", None));
+    rig.end().await;
+}
