@@ -39,7 +39,8 @@ test-vhost: setup ## Kernel vsock: inner microVMs inside an outer one whose kern
 
 bench-vhost: setup ## The link's cost over kernel vsock, in a VM in a VM
 	cargo bench -p pepita-supervisor --bench link --no-run
-	cargo test --test vhost -- --nocapture --ignored
+	cargo test --no-run --test microvm
+	PEPITA_VHOST_BENCH=1 cargo test --test vhost -- --nocapture
 
 interop: setup ## duende-core's own adapter on our pepita, and ours in its place
 	cd crates/duende-client && CARGO_TARGET_DIR=../../target/duende cargo test --locked

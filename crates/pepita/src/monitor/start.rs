@@ -3,6 +3,8 @@
 //! `pepita run` and `pepita adopt` start the monitor as a process of its own, hand it the plan on its standard input
 //! and read one line from its standard output: the VM's status, or why there is none.
 
+mod claim;
+
 use super::agent::{Address, Agent};
 use super::control::Control;
 use super::life::Life;
@@ -20,17 +22,12 @@ use crate::vmm::{self, Process, Started};
 use pepita_wire::record::{AgentState, CallErrorKind, Transport, VsockStatus};
 use pepita_wire::{ExitReason, StatusRecord, VmId, VmState, rundir};
 use serde::{Deserialize, Serialize};
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// How often a name is tried to be claimed while somebody holds its lock who is no monitor, or not yet, or no longer.
-const CLAIM_TRIES: usize = 200;
-const CLAIM_PAUSE: Duration = Duration::from_millis(10);
+use std::time::Instant;
 
 /// What is kept of the disk for the exit record and the last state: twice the most that both can come to.
 const RESERVE: u64 = 64 * 1024;
@@ -137,7 +134,7 @@ fn launch(run_dir: &RunDir, plan: Plan) -> Outcome<(Lock, Prepared)> {
     run_dir.create()?;
     let name = VmId::new(&plan.name).map_err(|e| failure(CallErrorKind::Usage, e.to_string()))?;
     let dir = run_dir.checked_vm(&name)?;
-    let lock = claim(&dir)?;
+    let lock = claim::name(&dir)?;
     let has_former = dir.join(names::PLAN).exists();
     match launch_in(run_dir, &dir, plan) {
         Ok(prepared) => Ok((lock, prepared)),
@@ -156,51 +153,6 @@ fn launch(run_dir: &RunDir, plan: Plan) -> Outcome<(Lock, Prepared)> {
 enum Left {
     Untouched,
     HalfMade,
-}
-
-/// Claims a name: makes its directory and takes its lock.
-fn claim(dir: &Path) -> Outcome<Lock> {
-    let taken = |why: &str| failure(CallErrorKind::NameTaken, why.to_owned());
-    for _ in 0..CLAIM_TRIES {
-        match DirBuilder::new().mode(0o700).create(dir) {
-            Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(io(dir, e)),
-        }
-        match Lock::take(&dir.join(names::LOCK), Wait::No) {
-            Ok(Some(lock)) => {
-                if outlived_its_monitor(dir) {
-                    return Err(taken(
-                        "a VM of this name runs without a monitor; `pepita adopt` or `pepita destroy` it",
-                    ));
-                }
-                return Ok(lock);
-            }
-            // A monitor, or somebody who only looks and is gone in a moment.
-            Ok(None) if super::conn::unix(&dir.join(rundir::CONTROL)).is_ok() => {
-                return Err(taken("the name is taken; `pepita destroy` the VM of this name first"));
-            }
-            Ok(None) => await_end_of_monitor(dir),
-            // Somebody removed the directory meanwhile.
-            Err(_) if !dir.exists() => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Err(taken("the name is being taken by another, or given back; try again"))
-}
-
-/// A monitor on its way out is waited for; of one on its way in, nobody knows yet who it is.
-fn await_end_of_monitor(dir: &Path) {
-    let state: Option<State> = record::read(&dir.join(names::STATE));
-    match state.and_then(|state| state.monitor).and_then(|monitor| monitor.open()) {
-        Some(monitor) => drop(vmm::wait_for(&monitor, CLAIM_PAUSE)),
-        None => std::thread::sleep(CLAIM_PAUSE),
-    }
-}
-
-fn outlived_its_monitor(dir: &Path) -> bool {
-    let state: Option<State> = record::read(&dir.join(names::STATE));
-    state.and_then(|state| state.vmm).is_some_and(|vmm| vmm.open().is_some())
 }
 
 /// Removes what a former VM of this name left in its run directory.
@@ -225,7 +177,7 @@ fn launch_in(run_dir: &RunDir, dir: &Path, mut plan: Plan) -> Result<Prepared, (
         crate::settle::sweep(run_dir, dir);
     }
     let wanted = plan.cid.map_or(Wanted::Any, Wanted::Fixed);
-    let (cid, cid_lock, vhost) = claim_cid(run_dir, wanted, plan.transport).map_err(untouched)?;
+    let (cid, cid_lock, vhost) = claim::cid(run_dir, wanted, plan.transport).map_err(untouched)?;
     let cid_path = cid::path(run_dir, cid);
     plan.cid = Some(cid);
     let made = clean(dir).and_then(|()| prepare(dir, plan, &cid_lock, vhost.as_ref()));
@@ -253,36 +205,6 @@ fn launch_in(run_dir: &RunDir, dir: &Path, mut plan: Plan) -> Result<Prepared, (
         control,
         starter,
     }))
-}
-
-/// The CID, its lock, and on the kernel transport the device that holds it.
-fn claim_cid(dir: &RunDir, wanted: Wanted, transport: Transport) -> Outcome<(u32, Lock, Option<OwnedFd>)> {
-    let mut from = cid::MIN;
-    loop {
-        let (cid, lock) = cid::claim(dir, wanted, from)?;
-        if transport == Transport::Hybrid {
-            return Ok((cid, lock, None));
-        }
-        match crate::vhost::claim(cid) {
-            Ok(fd) => return Ok((cid, lock, Some(fd))),
-            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::ADDRINUSE.raw_os_error()) => {
-                let _ = std::fs::remove_file(cid::path(dir, cid));
-                if wanted != Wanted::Any {
-                    return Err(failure(
-                        CallErrorKind::CidTaken,
-                        format!(
-                            "CID {cid} is held by another program on this host; choose another or leave it out"
-                        ),
-                    ));
-                }
-                from = cid + 1;
-            }
-            Err(e) => {
-                let _ = std::fs::remove_file(cid::path(dir, cid));
-                return Err(io(Path::new(crate::vhost::DEVICE), e));
-            }
-        }
-    }
 }
 
 type Made = (Plan, Started, Limits, Agent, StatusRecord, Control, Log);
