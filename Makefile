@@ -43,8 +43,8 @@ bench-vhost: setup ## The link's cost over kernel vsock, in a VM in a VM
 	PEPITA_VHOST_BENCH=1 cargo test --test vhost -- --nocapture
 
 interop: setup ## duende-core's own adapter on our pepita, and ours in its place
-	cd crates/duende-client && CARGO_TARGET_DIR=../../target/duende cargo test --locked
-	cd crates/duende-interop && CARGO_TARGET_DIR=../../target/duende cargo test --locked
+	cd tests/interop/duende-client && CARGO_TARGET_DIR=../../../target/duende cargo test --locked
+	cd tests/interop/duende-interop && CARGO_TARGET_DIR=../../../target/duende cargo test --locked
 
 bench: setup ## What is promised as a number
 	cargo bench --workspace

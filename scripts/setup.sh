@@ -79,7 +79,7 @@ fi
 say "building (cargo)"
 cargo build --quiet --workspace --bins
 # With --target, so that build scripts and macros do not get the flag.
-RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet -p pepita-guest --profile guest --target "$TARGET" \
+RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet -p pepita-guest -p pepita-ticker --profile guest --target "$TARGET" \
     --target-dir target/static
 agent=target/static/$TARGET/guest/daemonctl
 ticker=target/static/$TARGET/guest/ticker

@@ -40,7 +40,7 @@ impl Daemon for Elsewhere {
 }
 
 fn top() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..").canonicalize().expect("the repository")
 }
 
 #[tokio::test(flavor = "multi_thread")]

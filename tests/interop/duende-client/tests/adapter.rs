@@ -30,7 +30,7 @@ impl Drop for Place {
 }
 
 fn main() {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository");
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..").canonicalize().expect("the repository");
     let pepita = top.join("target/debug/pepita");
     let (kernel, rootfs) = (top.join(".guest/vmlinuz"), top.join(".guest/ticker.cpio"));
     assert!(pepita.exists(), "{} is missing: cargo build --workspace --bins", pepita.display());
