@@ -67,7 +67,8 @@ pub enum CidMsg {
     },
     /// The VM is confirmed gone.
     Release(VmName),
-    /// Fail. For tests of what a failed actor leads to.
+    /// Makes the actor panic, for tests of what a failed actor leads to.
+    #[cfg(feature = "test-hooks")]
     Panic,
 }
 
@@ -104,6 +105,7 @@ impl Actor for CidAllocator {
                 reply.send(reserved);
             }
             CidMsg::Release(vm) => ledger.open().release(&vm),
+            #[cfg(feature = "test-hooks")]
             CidMsg::Panic => panic!("told to panic"),
         }
         Ok(())

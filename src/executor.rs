@@ -137,7 +137,8 @@ pub enum ExecutorMsg {
     },
     /// A call about this VM has ended: the next one may be made. Sent by the executor to itself.
     Done(VmName),
-    /// Fail. For tests of what a failed actor leads to.
+    /// Makes the actor panic, for tests of what a failed actor leads to.
+    #[cfg(feature = "test-hooks")]
     Panic,
 }
 
@@ -202,6 +203,7 @@ impl Actor for PepitaExecutor {
                 state.call_off(vm);
                 return Ok(());
             }
+            #[cfg(feature = "test-hooks")]
             ExecutorMsg::Panic => panic!("told to panic"),
         };
         match state.busy.get_mut(&vm) {
@@ -292,7 +294,9 @@ impl Desk {
             ExecutorMsg::Destroy { vm, reply } => reply.send(self.destroy(&vm).await),
             ExecutorMsg::Signal { vm, signal, reply } => reply.send(self.pepita.signal(&vm, signal).await),
             ExecutorMsg::List { reply } => reply.send(self.pepita.list().await),
-            ExecutorMsg::CallOff(_) | ExecutorMsg::Done(_) | ExecutorMsg::Panic => {}
+            ExecutorMsg::CallOff(_) | ExecutorMsg::Done(_) => {}
+            #[cfg(feature = "test-hooks")]
+            ExecutorMsg::Panic => {}
         }
     }
 

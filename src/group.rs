@@ -124,6 +124,7 @@ impl Actor for Group {
         state: &mut GroupState,
     ) -> Result<(), ActorProcessingErr> {
         match (&mut state.look, msg) {
+            #[cfg(feature = "test-hooks")]
             (_, GroupMsg::Panic) => panic!("told to panic"),
             (Some(look), GroupMsg::Looked { vm, record }) => {
                 look.saw(&state.roster, &state.shared.journal, &vm, record);
@@ -210,7 +211,9 @@ impl GroupState {
                 self.roster.tick(at())
             }
             // Only with a look under way, or for a test; see `handle`.
-            GroupMsg::Looked { .. } | GroupMsg::Panic => return,
+            GroupMsg::Looked { .. } => return,
+            #[cfg(feature = "test-hooks")]
+            GroupMsg::Panic => return,
         };
         self.carry_out(me, orders).await;
     }

@@ -61,7 +61,8 @@ pub enum VmMsg {
     },
     /// From the timer of its own for this moment.
     Tick(Instant),
-    /// Fail. For tests of what a failed actor leads to.
+    /// Makes the actor panic, for tests of what a failed actor leads to.
+    #[cfg(feature = "test-hooks")]
     Panic,
 }
 
@@ -197,6 +198,7 @@ impl VmState {
                 self.armed.take_if(|armed| *armed == due);
                 return Some(Event::Tick);
             }
+            #[cfg(feature = "test-hooks")]
             VmMsg::Panic => panic!("told to panic"),
         }
         None

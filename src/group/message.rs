@@ -67,7 +67,8 @@ pub enum GroupMsg {
     },
     /// From the timer of its own for this moment.
     Tick(Instant),
-    /// Fail. For tests of what a failed actor leads to.
+    /// Makes the actor panic, for tests of what a failed actor leads to.
+    #[cfg(feature = "test-hooks")]
     Panic,
 }
 
