@@ -1,4 +1,4 @@
-//! What is allowed and will not do what one may think (SUPERVISION 4). Decides on a tree that has no mistakes.
+//! What is allowed and will not do what one may think (semantics 4.11). Decides on a tree that has no mistakes.
 
 use super::check::later;
 use super::mistake::{Advice, Level};

@@ -1,4 +1,4 @@
-//! News for the host: every change of a VM with the decision behind it (SUPERVISION: every decision is an event).
+//! News for the host: every change of a VM with the decision behind it (semantics 10.2).
 
 use super::phase::VmPhase;
 use crate::policy::Cause;

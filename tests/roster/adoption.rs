@@ -1,4 +1,4 @@
-//! What a new group makes of what it finds (SUPERVISION 9, 1).
+//! What a new group makes of what it finds (semantics 9, 1).
 
 use crate::world::{SECOND, World, exit, group, name};
 use pepita_supervisor::group::{End, Found};

@@ -1,4 +1,4 @@
-//! Attempts and the window (SUPERVISION 4, 12.2, 12.7, 12.8).
+//! Attempts and the window (semantics 4, 12.2, 12.7, 12.8).
 
 use crate::world::{NS, SECOND, World, exit, group};
 use pepita_supervisor::group::{Command, End};

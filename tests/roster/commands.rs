@@ -1,4 +1,4 @@
-//! What an operator asks, at any moment (SUPERVISION 4, 5, 12.1, 12.3).
+//! What an operator asks, at any moment (semantics 4, 5, 12.1, 12.3).
 
 use crate::world::{SECOND, World, exit, group, name};
 use pepita_supervisor::group::{Command, End, Refused};

@@ -1,4 +1,4 @@
-//! Giving a failure to the parent, and ending normally (SUPERVISION 6).
+//! Giving a failure to the parent, and ending normally (semantics 6).
 
 use crate::world::{SECOND, World, exit, group};
 use pepita_supervisor::group::{Command, End};

@@ -1,4 +1,4 @@
-//! What an end means for one VM alone (SUPERVISION 3, 10).
+//! What an end means for one VM alone (semantics 3, 10).
 
 use crate::world::{SECOND, World, exit, group};
 use pepita_supervisor::group::Command;

@@ -1,4 +1,4 @@
-//! The group's decisions, clause by clause of SUPERVISION, and against a model of it under random steps.
+//! The group's decisions, clause by clause of docs/semantics.md, and against a model of it under random steps.
 
 mod adoption;
 mod budgets;

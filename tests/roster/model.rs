@@ -1,4 +1,4 @@
-//! What SUPERVISION says, once more and in other words, as a model to hold the roster against: slow, plain, and without
+//! What docs/semantics.md says, once more and in other words, as a model to hold the roster against: slow, plain, and without
 //! a thought for actors. It counts everything anew from lists that only grow.
 
 mod asked;
@@ -17,7 +17,7 @@ use pepita_supervisor::vm::News;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// Where a VM is (SUPERVISION 2), and where it goes from there.
+/// Where a VM is (semantics 2), and where it goes from there.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Is {
     Stopped,
@@ -61,7 +61,7 @@ pub(crate) struct Vm {
     boots: bool,
 }
 
-/// A group restart (SUPERVISION 5).
+/// A group restart (semantics 5).
 #[derive(Debug, Clone)]
 struct Round {
     set: BTreeSet<VmName>,
@@ -84,7 +84,7 @@ pub(crate) enum Group {
     Down(Option<Ended>),
 }
 
-/// What an event says of a decision (SUPERVISION 10).
+/// What an event says of a decision (semantics 10.2).
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Told {
     pub(crate) action: Action,
@@ -124,7 +124,7 @@ impl Vm {
         }
     }
 
-    /// SUPERVISION 9 and the end of 1.
+    /// semantics 9 and the end of 1.
     fn remembered(spec: VmSpec, memory: &BTreeMap<VmName, Remembered>) -> Self {
         let Some(memory) = memory.get(&spec.name) else { return Self::new(spec, 0) };
         let always = spec.restart.policy == Restart::Always;

@@ -1,4 +1,4 @@
-//! A new configuration for a running group (SUPERVISION 11, 12.3).
+//! A new configuration for a running group (semantics 11, 12.3).
 
 use crate::world::{SECOND, World, exit, group, name, vm};
 use pepita_supervisor::group::{Command, End};

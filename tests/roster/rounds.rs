@@ -1,4 +1,4 @@
-//! Restarts with siblings (SUPERVISION 5, 12.4, 12.5, 12.6).
+//! Restarts with siblings (semantics 5, 12.4, 12.5, 12.6).
 
 use crate::world::{NS, SECOND, World, exit, group};
 use pepita_supervisor::group::{Command, End};

@@ -1,4 +1,4 @@
-//! How a group comes up (SUPERVISION 1, 2, 5).
+//! How a group comes up (semantics 1, 2, 5).
 
 use crate::world::{World, exit, group};
 use pepita_supervisor::group::{Command, End};

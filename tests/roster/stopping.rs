@@ -1,4 +1,4 @@
-//! Taking a group down (SUPERVISION 7, 12.9).
+//! Taking a group down (semantics 7, 12.9).
 
 use crate::world::{SECOND, World, exit, group};
 use pepita_supervisor::group::End;

@@ -14,7 +14,7 @@ fn spec(dir: &Path) -> TreeSpec {
 
 #[tokio::test(start_paused = true)]
 async fn what_runs_is_adopted_without_a_reboot() {
-    // SUPERVISION 9.
+    // semantics 9.
     let dir = tempfile::tempdir().expect("a directory");
     let host = Rig::ready(spec(dir.path())).await.leave().await;
     let cids = ["a", "b", "c"].map(|vm| host.cid(vm));

@@ -34,7 +34,7 @@ async fn groups_and_vms_come_and_go() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reload_is_refused_as_a_whole() {
-    // SUPERVISION 11.
+    // semantics 11.
     let rig = Rig::ready(spec()).await;
     let mut new = spec();
     new.groups[0].vms[0].machine.memory_mb = 512;
@@ -95,7 +95,7 @@ async fn commands_reach_a_vm_that_runs_and_are_refused_by_one_that_does_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_command_in_backoff_counts_now_and_a_stop_there_is_final() {
-    // SUPERVISION 5 and 12.3: stop during backoff: no start after the old deadline.
+    // semantics 5.12, 12.3: stop during backoff: no start after the old deadline.
     let host = Host::new();
     host.plan("a", [Plan::exits(3, 100), Plan::exits(3, 100)]);
     let mut rig = Rig::on(host, spec()).await;
@@ -114,7 +114,7 @@ async fn a_command_in_backoff_counts_now_and_a_stop_there_is_final() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_removed_in_backoff_does_not_come_back() {
-    // SUPERVISION 12.3: remove, reload during backoff.
+    // semantics 12.3: remove, reload during backoff.
     for reload in [false, true] {
         let mut rig = Rig::ready(spec()).await;
         rig.host.end("a", Fate::Exit(3));

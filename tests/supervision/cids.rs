@@ -14,7 +14,7 @@ type Answer = tokio::sync::oneshot::Receiver<Option<Result<Cid, LeaseError>>>;
 
 #[tokio::test(start_paused = true)]
 async fn no_cid_is_leased_twice_or_lost_whenever_the_allocator_fails() {
-    // DESIGN: leases outlive VM actors, and the allocator itself.
+    // semantics 2.5: leases outlive VM actors, and the allocator itself.
     let mut random = fastrand::Rng::with_seed(7);
     let vms: Vec<VmName> = (0..60).map(|n| VmName::new(&format!("vm-{n}")).expect("good")).collect();
     let ledger = Ledger::new(Pool::new("test"));

@@ -1,4 +1,4 @@
-//! The edge cases of SUPERVISION 12, by number: 6 to 8, about who comes back, how often and how soon.
+//! The edge cases of semantics 12, by number: 6 to 8, about who comes back, how often and how soon.
 
 use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
 use pepita_supervisor::group::Command;
@@ -10,7 +10,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn who_comes_back_after_a_siblings_death() {
-    // SUPERVISION 12.6 and 5: completed ones do; what the operator stopped, what gave up and what is never restarted do not.
+    // semantics 12.6, 5.6: completed ones do; what the operator stopped, what gave up and what is never restarted do not.
     let mut once = vm("once");
     once.restart.policy = Restart::Never;
     let mut broken = vm("broken");
@@ -45,7 +45,7 @@ fn often(max_restarts: u32) -> TreeSpec {
 
 #[tokio::test(start_paused = true)]
 async fn exactly_the_intensity_is_allowed_and_one_more_is_not() {
-    // SUPERVISION 12.7.
+    // semantics 12.7.
     let mut rig = Rig::ready(often(3)).await;
     for _ in 0..3 {
         rig.host.end("a", Fate::Crash);
@@ -62,7 +62,7 @@ async fn exactly_the_intensity_is_allowed_and_one_more_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn an_entry_exactly_one_period_old_counts_and_a_nanosecond_later_it_does_not() {
-    // SUPERVISION 12.7 and 4. The clock of the test stands while the wall clock runs, and jumps for hours while the wall
+    // semantics 12.7, 4.6. The clock of the test stands while the wall clock runs, and jumps for hours while the wall
     // clock stands: nothing here could hold if a wall clock were asked. (Only `observe` may know it; see architecture.rs.)
     for (beyond, allowed) in [(Duration::ZERO, false), (Duration::from_nanos(1), true)] {
         let mut rig = Rig::ready(often(1)).await;
@@ -82,7 +82,7 @@ async fn an_entry_exactly_one_period_old_counts_and_a_nanosecond_later_it_does_n
 
 #[tokio::test(start_paused = true)]
 async fn ready_for_reset_after_forgets_the_failures_and_a_nanosecond_less_does_not() {
-    // SUPERVISION 12.8 and 4.
+    // semantics 12.8, 4.4.
     for (short, attempt) in [(Duration::from_nanos(1), 2), (Duration::ZERO, 1)] {
         let mut a = vm("a");
         a.restart.reset_after = SECOND * 60;
@@ -102,7 +102,7 @@ async fn ready_for_reset_after_forgets_the_failures_and_a_nanosecond_less_does_n
 
 #[tokio::test(start_paused = true)]
 async fn one_that_is_never_ready_and_one_that_flaps_are_never_forgiven() {
-    // SUPERVISION 12.8: never Ready = never reset; Ready for less than `reset_after` again and again is no better.
+    // semantics 12.8: never Ready = never reset; Ready for less than `reset_after` again and again is no better.
     let never = (Duration::from_millis(1), Plan::never_boots());
     let flaps = (SECOND * 10, Plan::exits(3, 9000));
     for (reset_after, plan) in [never, flaps] {
@@ -121,7 +121,7 @@ async fn one_that_is_never_ready_and_one_that_flaps_are_never_forgiven() {
 
 #[tokio::test(start_paused = true)]
 async fn an_operators_start_restart_or_reset_forgets_the_failures_and_is_not_counted() {
-    // SUPERVISION 4.
+    // semantics 4.
     for command in [Command::Start, Command::Restart, Command::Reset] {
         let host = Host::new();
         host.plan("a", [Plan::exits(3, 100), Plan::exits(3, 100)]);

@@ -1,4 +1,4 @@
-//! The edge cases of SUPERVISION 12, by number: 1 to 5, about restarts.
+//! The edge cases of semantics 12, by number: 1 to 5, about restarts.
 
 use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
 use pepita_supervisor::group::Command;
@@ -24,7 +24,7 @@ fn refused() -> Plan {
 
 #[tokio::test(start_paused = true)]
 async fn commands_and_questions_are_answered_at_once_in_every_state_of_a_restart_loop() {
-    // SUPERVISION 12.1, and 5: the supervisors never block.
+    // semantics 12.1, 5.10: the supervisors never block.
     for strategy in STRATEGIES {
         let host = Host::new();
         host.always("b", Plan::exits(3, 100));
@@ -48,7 +48,7 @@ async fn commands_and_questions_are_answered_at_once_in_every_state_of_a_restart
 
 #[tokio::test(start_paused = true)]
 async fn a_delayed_restart_that_fails_again_is_retried_with_growing_delays() {
-    // SUPERVISION 12.2.
+    // semantics 12.2.
     for strategy in STRATEGIES {
         let host = Host::new();
         let mut spec = spec(strategy);
@@ -69,7 +69,7 @@ async fn a_delayed_restart_that_fails_again_is_retried_with_growing_delays() {
 
 #[tokio::test(start_paused = true)]
 async fn stop_remove_and_reload_during_backoff_cancel_the_restart_of_that_vm_alone() {
-    // SUPERVISION 12.3: no start after the old deadline.
+    // semantics 12.3: no start after the old deadline.
     for strategy in STRATEGIES {
         for what in ["stop", "remove", "reload"] {
             let mut rig = Rig::ready(spec(strategy)).await;
@@ -95,7 +95,7 @@ async fn stop_remove_and_reload_during_backoff_cancel_the_restart_of_that_vm_alo
 
 #[tokio::test(start_paused = true)]
 async fn a_reload_during_backoff_is_what_the_restart_comes_with() {
-    // SUPERVISION 12.3 and 11: what needs a start waits for the next one, which is under way.
+    // semantics 12.3, 11.3: what needs a start waits for the next one, which is under way.
     let mut rig = Rig::ready(spec(Strategy::OneForOne)).await;
     rig.host.end("b", Fate::Crash);
     rig.change("b", "backoff").await;
@@ -111,7 +111,7 @@ async fn a_reload_during_backoff_is_what_the_restart_comes_with() {
 
 #[tokio::test(start_paused = true)]
 async fn in_one_for_all_the_round_is_repeated_when_another_member_fails_to_start() {
-    // SUPERVISION 12.4 and 5: the ones already restarted are stopped, and the whole round is repeated after the delay.
+    // semantics 12.4, 5.7: the ones already restarted are stopped, and the whole round is repeated after the delay.
     let host = Host::new();
     host.plan("b", [Plan::default(), refused()]);
     let mut rig = Rig::on(host, spec(Strategy::OneForAll)).await;
@@ -127,7 +127,7 @@ async fn in_one_for_all_the_round_is_repeated_when_another_member_fails_to_start
 
 #[tokio::test(start_paused = true)]
 async fn in_rest_for_one_it_is_repeated_from_the_one_that_failed_to_start() {
-    // SUPERVISION 12.4 and 5.
+    // semantics 12.4, 5.7.
     let host = Host::new();
     host.plan("b", [Plan::default(), refused()]);
     let mut rig = Rig::on(host, spec(Strategy::RestForOne)).await;
@@ -141,7 +141,7 @@ async fn in_rest_for_one_it_is_repeated_from_the_one_that_failed_to_start() {
 
 #[tokio::test(start_paused = true)]
 async fn failures_coalesce_into_one_new_incarnation_each_and_one_entry_of_the_window() {
-    // SUPERVISION 12.5. All at once, or while the restart is under way; in rest_for_one the set grows to the earlier one.
+    // semantics 12.5. All at once, or while the restart is under way; in rest_for_one the set grows to the earlier one.
     for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
         for later in [0, 20, 500] {
             let mut rig = Rig::ready(spec(strategy)).await;
@@ -172,7 +172,7 @@ async fn failures_coalesce_into_one_new_incarnation_each_and_one_entry_of_the_wi
 
 #[tokio::test(start_paused = true)]
 async fn a_vm_in_backoff_joins_the_group_restart_and_its_deadline_joins_the_later_one() {
-    // SUPERVISION 5.
+    // semantics 5.
     let host = Host::new();
     host.plan("c", [Plan::exits(3, 100), Plan::exits(3, 100), Plan::exits(3, 100), Plan::default()]);
     let mut rig = Rig::on(host, spec(Strategy::RestForOne)).await;

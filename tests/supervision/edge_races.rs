@@ -1,4 +1,4 @@
-//! The edge cases of SUPERVISION 12, by number: 9 and 10, about races and probes. That a killed group actor and a VM
+//! The edge cases of semantics 12, by number: 9 and 10, about races and probes. That a killed group actor and a VM
 //! actor that panics leak nothing and run nothing twice is in failing.rs; that a recycled pid is neither adopted nor
 //! killed is the launcher's to prove (crates/pepita/src/identity.rs): the supervisor signals no pid at all.
 
@@ -18,7 +18,7 @@ fn spec(strategy: Strategy) -> TreeSpec {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_ends_by_itself_while_it_is_stopped_has_stopped_and_did_not_fail() {
-    // SUPERVISION 12.9 and 3: our own stop: no decision, not counted.
+    // semantics 12.9, 3.1: our own stop: no decision, not counted.
     for fate in [Fate::Exit(0), Fate::Exit(3), Fate::Crash] {
         let mut rig = Rig::ready(spec(Strategy::OneForAll)).await;
         rig.host.becomes("b", |plan| plan.stop = Some(ms(1000)));
@@ -37,7 +37,7 @@ async fn one_that_ends_by_itself_while_it_is_stopped_has_stopped_and_did_not_fai
 
 #[tokio::test(start_paused = true)]
 async fn one_that_ends_by_itself_at_the_moment_it_is_told_to_stop_is_gone_once() {
-    // SUPERVISION 12.9. Whichever comes first, it ends stopped: the operator wants it down.
+    // semantics 12.9. Whichever comes first, it ends stopped: the operator wants it down.
     for first in ["end", "stop"] {
         let mut rig = Rig::ready(spec(Strategy::OneForOne)).await;
         if first == "end" {
@@ -57,7 +57,7 @@ async fn one_that_ends_by_itself_at_the_moment_it_is_told_to_stop_is_gone_once()
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_while_a_replacement_is_launched_undoes_it() {
-    // SUPERVISION 12.9 and 7: a `starting` one is destroyed at once; nothing leaks, nothing twice.
+    // semantics 12.9, 7.4: a `starting` VM is killed at once; nothing leaks and nothing runs twice.
     for moment in [0, 1, 100, 499, 510, 550] {
         for whole in [false, true] {
             let host = Host::new();
@@ -87,7 +87,7 @@ async fn a_stop_while_a_replacement_is_launched_undoes_it() {
 
 #[tokio::test(start_paused = true)]
 async fn launches_that_wait_for_their_turn_are_called_off_by_a_stop() {
-    // SUPERVISION 7: a restart in flight is cancelled. What was not begun need not be undone.
+    // semantics 7.7: a restart in flight is cancelled. What was not begun need not be undone.
     let host = Host::new();
     let names: Vec<String> = (0..20).map(|n| format!("vm-{n}")).collect();
     for name in &names {
@@ -113,7 +113,7 @@ fn probed() -> TreeSpec {
 
 #[tokio::test(start_paused = true)]
 async fn probe_counters_start_at_zero_in_each_incarnation() {
-    // SUPERVISION 12.10: twice two failures in a row are not three.
+    // semantics 12.10: twice two failures in a row are not three.
     let host = Host::new();
     host.always("a", Plan { answers: false, ..Plan::default() });
     let mut rig = Rig::on(host, probed()).await;
@@ -133,7 +133,7 @@ async fn probe_counters_start_at_zero_in_each_incarnation() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_is_probed_while_it_is_paused_or_stopping() {
-    // SUPERVISION 12.10.
+    // semantics 12.10.
     let mut rig = Rig::ready(probed()).await;
     rig.pass(ms(3500)).await;
     let probes = |rig: &Rig| rig.host.asked("a", "ping").len();

@@ -22,7 +22,7 @@ fn exceeding(then: OnIntensityExceeded) -> TreeSpec {
 
 #[tokio::test(start_paused = true)]
 async fn stop_group_stops_it_in_order_and_it_stays_down_until_an_operator_wants_it() {
-    // SUPERVISION 4: no restart is scheduled; `on_intensity_exceeded` runs.
+    // semantics 4.8: no restart is scheduled; `on_intensity_exceeded` decides.
     let host = Host::new();
     host.plan("b", [1, 2, 3].map(|_| Plan::exits(3, 100)));
     let mut rig = Rig::on(host, exceeding(OnIntensityExceeded::StopGroup)).await;
@@ -43,7 +43,7 @@ async fn stop_group_stops_it_in_order_and_it_stays_down_until_an_operator_wants_
 
 #[tokio::test(start_paused = true)]
 async fn delay_waits_until_the_oldest_restart_has_left_the_window() {
-    // SUPERVISION 4.
+    // semantics 4.
     let host = Host::new();
     host.plan("b", [1, 2, 3].map(|_| Plan::exits(3, 100)));
     let mut rig = Rig::on(host, exceeding(OnIntensityExceeded::Delay)).await;
@@ -66,7 +66,7 @@ fn after(group: GroupSpec, after: &str) -> GroupSpec {
 
 #[tokio::test(start_paused = true)]
 async fn when_the_roots_window_is_exceeded_all_groups_stop_in_order_and_the_tree_has_failed() {
-    // SUPERVISION 6.
+    // semantics 6.
     let host = Host::new();
     host.always("b", Plan::exits(3, 100));
     let mut jobs = group("jobs", Strategy::OneForOne, [vm("b")]);
@@ -87,7 +87,7 @@ async fn when_the_roots_window_is_exceeded_all_groups_stop_in_order_and_the_tree
 
 #[tokio::test(start_paused = true)]
 async fn an_escalated_group_that_comes_after_one_that_is_down_waits_for_it() {
-    // SUPERVISION 1: started after they are Ready.
+    // semantics 1.5, 6.5: started after they are Ready.
     let host = Host::new();
     host.plan("b", [Plan::exits(3, 100)]);
     let mut storage = group("storage", Strategy::OneForOne, [vm("db")]);
@@ -115,7 +115,7 @@ fn jobs(auto_shutdown: AutoShutdown) -> TreeSpec {
 
 #[tokio::test(start_paused = true)]
 async fn a_group_ends_normally_with_its_first_or_its_last_significant_vm() {
-    // SUPERVISION 6: `auto_shutdown` ends a group normally when its significant VMs ended by themselves.
+    // semantics 6.6: `auto_shutdown` ends a group normally when its significant VMs ended by themselves.
     for auto_shutdown in [AutoShutdown::AnySignificant, AutoShutdown::AllSignificant] {
         let mut rig = Rig::ready(jobs(auto_shutdown)).await;
         rig.host.end("helper", Fate::Exit(0));
@@ -136,7 +136,7 @@ async fn a_group_ends_normally_with_its_first_or_its_last_significant_vm() {
 
 #[tokio::test(start_paused = true)]
 async fn a_significant_vm_that_is_restarted_ends_nothing() {
-    // SUPERVISION 6: by themselves, and for good.
+    // semantics 6.6: by themselves, and for good.
     let mut rig = Rig::ready(jobs(AutoShutdown::AnySignificant)).await;
     rig.host.end("a", Fate::Exit(3));
     rig.change("a", "backoff").await;
@@ -147,7 +147,7 @@ async fn a_significant_vm_that_is_restarted_ends_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_vm_that_gives_up_takes_its_group_along_if_it_says_so() {
-    // SUPERVISION 1: on_give_up = escalate.
+    // semantics 4.2: on_give_up = escalate.
     let host = Host::new();
     host.plan("b", [1, 2].map(|_| Plan::exits(3, 100)));
     let mut b = vm("b");
@@ -165,7 +165,7 @@ async fn a_vm_that_gives_up_takes_its_group_along_if_it_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn a_start_that_fails_fails_its_group_if_it_says_so_and_a_restart_does_not() {
-    // SUPERVISION 1: start.on_failure = abort (OTP: the group's start fails).
+    // semantics 1.8: start.on_failure = abort (OTP: the group's start fails).
     let host = Host::new();
     host.plan("b", [Plan::refused(CallErrorKind::TryAgain)]);
     let mut b = vm("b");
@@ -186,7 +186,7 @@ async fn a_start_that_fails_fails_its_group_if_it_says_so_and_a_restart_does_not
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_get_better_is_not_retried() {
-    // SUPERVISION 3.5, and 3.3.
+    // semantics 3.5, 3.3.
     let host = Host::new();
     host.always("image", Plan::refused(CallErrorKind::BadImage));
     host.always("code", Plan::exits(64, 100));

@@ -72,7 +72,7 @@ const ALL: [(Who, How); 9] = [
 
 #[tokio::test(start_paused = true)]
 async fn whichever_actor_fails_while_all_is_well_no_vm_is_rebooted() {
-    // SUPERVISION 9: a VM actor that panics is adoption in small.
+    // semantics 9.10: a VM actor that panics is adoption in small.
     for (who, how) in ALL {
         let mut rig = Rig::ready(spec(Strategy::OneForAll)).await;
         for actor in actors(&rig, who) {
@@ -91,7 +91,7 @@ async fn whichever_actor_fails_while_all_is_well_no_vm_is_rebooted() {
 
 #[tokio::test(start_paused = true)]
 async fn whichever_actor_fails_at_whatever_moment_of_a_start_all_come_up_once() {
-    // SUPERVISION 12.9: group actor killed, VM actor panics: nothing leaks, nothing runs twice.
+    // semantics 12.9: group actor killed, VM actor panics: nothing leaks, nothing runs twice.
     for (who, how) in ALL {
         for moment in [0, 1, 5, 12, 50, 101, 105, 113, 150, 204, 250] {
             let rig = Rig::start(spec(Strategy::OneForOne)).await;
@@ -163,7 +163,7 @@ async fn a_vm_that_ends_while_its_groups_actor_fails_is_judged_once_by_its_true_
 
 #[tokio::test(start_paused = true)]
 async fn one_that_gave_up_stays_down_when_its_groups_actor_fails() {
-    // SUPERVISION 5: failed ones only by operator, reset or escalation.
+    // semantics 5.13: failed ones only by operator, reset or escalation.
     let host = Host::new();
     host.always("b", Plan::exits(3, 100));
     let mut spec = spec(Strategy::OneForOne);
@@ -179,7 +179,7 @@ async fn one_that_gave_up_stays_down_when_its_groups_actor_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn a_group_whose_actor_fails_too_often_ends_the_tree_in_order() {
-    // SUPERVISION 6: the root's own window.
+    // semantics 9.10: the root's own window.
     let mut spec = spec(Strategy::OneForOne);
     spec.intensity = Intensity { max_restarts: 2, period: Duration::from_secs(60) };
     let rig = Rig::ready(spec).await;

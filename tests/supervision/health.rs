@@ -38,7 +38,7 @@ fn silent() -> Plan {
 
 #[tokio::test(start_paused = true)]
 async fn with_notify_it_is_running_until_it_says_that_it_is_ready() {
-    // SUPERVISION 1: ready = notify.
+    // semantics 1.6: ready = notify.
     let host = Host::new();
     host.always("a", Plan { ready: Some(SECOND), ..Plan::default() });
     let mut rig = Rig::on(host, notifying()).await;
@@ -51,7 +51,7 @@ async fn with_notify_it_is_running_until_it_says_that_it_is_ready() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_is_not_ready_in_time_is_destroyed_and_tried_again() {
-    // SUPERVISION 1 and 3: start timeout, from the launch on.
+    // semantics 1.7: start timeout, from the launch on.
     for plan in [Plan::default(), Plan::never_boots()] {
         let host = Host::new();
         host.plan("a", [plan]);
@@ -70,7 +70,7 @@ async fn one_that_is_not_ready_in_time_is_destroyed_and_tried_again() {
 
 #[tokio::test(start_paused = true)]
 async fn extend_timeout_usec_is_honoured() {
-    // SUPERVISION 1.
+    // semantics 1.
     let mut rig = Rig::start(notifying()).await;
     rig.change("a", "running").await;
     rig.pass(SECOND).await;
@@ -85,7 +85,7 @@ async fn extend_timeout_usec_is_honoured() {
 
 #[tokio::test(start_paused = true)]
 async fn three_pings_without_an_answer_make_it_unhealthy_and_that_is_a_failure() {
-    // SUPERVISION 1 and 3: cause `health`.
+    // semantics 1.11, 1.12.
     let mut rig = Rig::ready(one(probed())).await;
     rig.pass(SECOND * 10).await;
     assert_eq!((rig.phase("a"), rig.host.asked("a", "ping").len()), ("ready", 9), "one a second");
@@ -115,7 +115,7 @@ async fn an_answer_in_between_begins_the_count_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn a_command_in_the_guest_is_asked_instead_and_counts_by_its_exit_code() {
-    // SUPERVISION 1: `command` in the guest; exit 0 = healthy.
+    // semantics 1.10: `command` in the guest; exit code 0 is healthy.
     let mut a = probed();
     a.health.command = vec!["/bin/check".into()];
     a.health.on_unhealthy = OnUnhealthy::Report;
@@ -131,7 +131,7 @@ async fn a_command_in_the_guest_is_asked_instead_and_counts_by_its_exit_code() {
 
 #[tokio::test(start_paused = true)]
 async fn unhealthy_is_a_state_and_an_event_and_a_failure_only_by_policy() {
-    // SUPERVISION 2 and 10; on_unhealthy = report.
+    // semantics 1.12: on_unhealthy = report.
     let mut a = probed();
     a.health.on_unhealthy = OnUnhealthy::Report;
     let mut rig = Rig::ready(one(a)).await;
@@ -149,7 +149,7 @@ async fn unhealthy_is_a_state_and_an_event_and_a_failure_only_by_policy() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unhealthy_spell_is_a_break_in_being_ready() {
-    // SUPERVISION 4: Ready for `reset_after` without a break.
+    // semantics 4.4: Ready for `reset_after` without a break.
     let mut a = probed();
     a.health.on_unhealthy = OnUnhealthy::Report;
     a.restart.reset_after = SECOND * 60;
@@ -172,7 +172,7 @@ async fn an_unhealthy_spell_is_a_break_in_being_ready() {
 
 #[tokio::test(start_paused = true)]
 async fn failed_probes_in_the_start_period_do_not_count() {
-    // SUPERVISION 1: start_period.
+    // semantics 1.11: start_period.
     let mut a = probed();
     a.health.start_period = SECOND * 20;
     let host = Host::new();
@@ -190,7 +190,7 @@ async fn failed_probes_in_the_start_period_do_not_count() {
 
 #[tokio::test(start_paused = true)]
 async fn a_daemon_that_does_not_feed_its_watchdog_has_failed() {
-    // SUPERVISION 1 and 3: the daemon must send WATCHDOG=1 this often.
+    // semantics 1.13: the daemon must send WATCHDOG=1 this often.
     let mut rig = Rig::ready(one(watched())).await;
     for _ in 0..20 {
         rig.pass(SECOND * 8 / 10).await;
@@ -210,7 +210,7 @@ async fn a_daemon_that_does_not_feed_its_watchdog_has_failed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_starved_host_is_no_dead_guest() {
-    // SUPERVISION 12.10 in spirit, DESIGN: a tick that comes late proves nothing about a guest.
+    // semantics 12.10: a tick that comes late proves nothing about a guest.
     let mut both = probed();
     both.health.watchdog = SECOND * 2;
     let rig = Rig::ready(one(both)).await;
@@ -227,7 +227,7 @@ async fn a_starved_host_is_no_dead_guest() {
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_vm_is_neither_unhealthy_nor_unfed_and_its_start_does_not_run_out() {
-    // SUPERVISION 2 and FAULTS 8.
+    // semantics 2.6.
     let mut both = probed();
     both.health.watchdog = SECOND;
     let mut rig = Rig::ready(one(both)).await;
@@ -256,7 +256,7 @@ async fn a_paused_vm_is_neither_unhealthy_nor_unfed_and_its_start_does_not_run_o
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_vm_is_stopped_like_any_other() {
-    // SUPERVISION 7: a paused VM is resumed first (by its monitor).
+    // semantics 7.3: a paused VM is resumed first (by its monitor).
     let mut rig = Rig::ready(one(vm("a"))).await;
     rig.tree.pause("a").await.expect("paused");
     rig.until("a", "paused").await;

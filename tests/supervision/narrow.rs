@@ -28,7 +28,7 @@ async fn a_tree_comes_up_and_goes_down_and_nothing_is_left() {
 
 #[tokio::test(start_paused = true)]
 async fn on_failure_restarts_exit_3_and_leaves_exit_0_alone() {
-    // SUPERVISION 3: on-failure = restart if not clean, else completed.
+    // semantics 3.6: on-failure = restart if not clean, else completed.
     let host = Host::new();
     host.plan("api", [Plan::exits(3, 1000), Plan::exits(0, 1000)]);
     let mut rig = one(Restart::OnFailure, host).await;
@@ -42,7 +42,7 @@ async fn on_failure_restarts_exit_3_and_leaves_exit_0_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn never_leaves_both_alone() {
-    // SUPERVISION 3: never = completed or failed.
+    // semantics 3.6: never = completed or failed.
     for (code, phase) in [(0, "completed"), (3, "failed")] {
         let host = Host::new();
         host.plan("api", [Plan::exits(code, 1000)]);
@@ -66,7 +66,7 @@ async fn always_restarts_even_a_clean_end() {
 
 #[tokio::test(start_paused = true)]
 async fn the_delay_doubles_from_one_second_on() {
-    // SUPERVISION 4: attempt 1 -> initial_delay.
+    // semantics 4.1: attempt 1 -> initial_delay.
     let host = Host::new();
     host.always("api", Plan::exits(3, 1000));
     let mut rig = one(Restart::OnFailure, host).await;
@@ -89,7 +89,7 @@ async fn the_delay_doubles_from_one_second_on() {
 
 #[tokio::test(start_paused = true)]
 async fn max_retries_ends_in_failed_with_the_reason() {
-    // SUPERVISION 4: attempts are held against max_retries.
+    // semantics 4.2: attempts are held against max_retries.
     let host = Host::new();
     host.always("api", Plan::exits(3, 1000));
     let mut api = vm("api");
@@ -104,7 +104,7 @@ async fn max_retries_ends_in_failed_with_the_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn an_event_says_cause_attempt_and_window() {
-    // SUPERVISION 10: every decision is an event.
+    // semantics 10.2: every decision is an event.
     let host = Host::new();
     host.always("api", Plan::exits(1, 1000));
     let mut rig = one(Restart::OnFailure, host).await;

@@ -66,7 +66,7 @@ async fn what_does_not_stop_in_time_is_destroyed_at_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn an_escalated_group_is_stopped_in_order_and_starts_afresh() {
-    // SUPERVISION 6.
+    // semantics 6.
     let host = Host::new();
     host.plan("b", [Plan::exits(3, 100), Plan::exits(3, 100)]);
     let mut web = group("web", Strategy::OneForOne, [vm("a"), vm("b"), vm("c")]);
@@ -83,7 +83,7 @@ async fn an_escalated_group_is_stopped_in_order_and_starts_afresh() {
 
 #[tokio::test(start_paused = true)]
 async fn escalations_too_many_end_the_tree_with_an_error() {
-    // SUPERVISION 6: when its own window is exceeded, all groups are stopped in order.
+    // semantics 6.4: when the window of the tree is exceeded, all groups are stopped in order.
     let host = Host::new();
     host.always("b", Plan::exits(3, 100));
     let mut web = group("web", Strategy::OneForOne, [vm("a"), vm("b")]);
@@ -99,7 +99,7 @@ async fn escalations_too_many_end_the_tree_with_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_is_orderly_at_whatever_moment() {
-    // SUPERVISION 7: during boot, backoff, a group restart.
+    // semantics 7: during boot, backoff, a group restart.
     for moment in [0, 1, 5, 11, 50, 101, 111, 205, 310, 700, 1300, 1401, 1500] {
         let host = Host::new();
         host.plan("b", [Plan::exits(3, 300)]);

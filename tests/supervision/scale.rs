@@ -27,7 +27,7 @@ async fn five_hundred_vms_get_ready_and_a_hundred_that_are_killed_at_once_come_b
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_is_told_how_much_it_missed_and_the_numbers_have_no_gap() {
-    // SUPERVISION 10.
+    // semantics 10.
     let host = Host::new();
     host.always("a", Plan::exits(3, 10));
     let mut a = vm("a");

@@ -62,7 +62,7 @@ fn reloaded(mut spec: TreeSpec) -> TreeSpec {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_is_in_time_and_in_order_and_leaves_nothing() {
-    // SUPERVISION 7: a restart in flight is cancelled before the list of what to stop is made.
+    // semantics 7.7: a restart in flight is cancelled before the list of what to stop is made.
     for (scene, moments) in SCENES {
         for strategy in STRATEGIES {
             for moment in moments {
@@ -102,7 +102,7 @@ fn kept(dir: &Path, strategy: Strategy) -> TreeSpec {
 
 #[tokio::test(start_paused = true)]
 async fn a_leave_is_in_time_and_the_next_run_brings_all_to_where_they_belong() {
-    // SUPERVISION 9.
+    // semantics 9.
     for (scene, moments) in SCENES {
         for strategy in STRATEGIES {
             for moment in moments {
@@ -132,7 +132,7 @@ async fn a_leave_is_in_time_and_the_next_run_brings_all_to_where_they_belong() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_started_any_more_once_the_tree_stops() {
-    // SUPERVISION 7: also not in a group that is down already while another one is still on its way.
+    // semantics 7.7: also not in a group that is down already while another one is still on its way.
     let web = group("web", Strategy::OneForOne, [vm("x")]);
     let web = GroupSpec { after: vec![GroupName::new("storage").expect("good")], ..web };
     let mut rig = Rig::ready(tree([group("storage", Strategy::OneForOne, [vm("db")]), web])).await;
@@ -151,7 +151,7 @@ async fn nothing_is_started_any_more_once_the_tree_stops() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_may_be_asked_for_twice_given_up_and_overtaken_by_a_destroy() {
-    // SUPERVISION 7, and the first deadline holds.
+    // semantics 7.8: the first deadline holds.
     let host = Host::new();
     for name in ["a", "b", "c", "d"] {
         host.always(name, Plan::deaf());
@@ -170,7 +170,7 @@ async fn a_stop_may_be_asked_for_twice_given_up_and_overtaken_by_a_destroy() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_had_ended_is_removed_before_its_successor_starts_and_judged_once() {
-    // SUPERVISION 9: found ended at the start, also when all that is found is to be destroyed.
+    // semantics 9.7: found ended at the start, also when all that is found is to be destroyed.
     for orphans in [Orphans::Adopt, Orphans::Destroy] {
         let host = Host::new();
         let mut ended = record("b", "test", 7, 2000);

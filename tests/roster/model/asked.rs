@@ -1,4 +1,4 @@
-//! What the model makes of what it is asked (SUPERVISION 5, 7, 11).
+//! What the model makes of what it is asked (semantics 5, 7, 11).
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What the model makes of an end (SUPERVISION 3 to 6).
+//! What the model makes of an end (semantics 3 to 6).
 
 use super::*;
 
@@ -32,7 +32,7 @@ impl Model {
         self.go_on();
     }
 
-    /// SUPERVISION 3 to 6, from the rules that look at the VM alone to those of the group.
+    /// semantics 3 to 6, from the rules that look at the VM alone to those of the group.
     pub(super) fn judged(&mut self, v: usize, cause: Cause) {
         let vm = &mut self.vms[v];
         let restart = vm.spec.restart.clone();

@@ -1,4 +1,4 @@
-//! What follows in the model by itself: turns, deadlines, stops one by one (SUPERVISION 5 to 7).
+//! What follows in the model by itself: turns, deadlines, stops one by one (semantics 5 to 7).
 
 use super::*;
 

@@ -7,7 +7,7 @@ use pepita_supervisor::observe::VmPhase;
 use pepita_supervisor::spec::{Restart, Strategy, VmName};
 
 impl World {
-    /// Before a VM is launched: somebody wants it, and nobody before it is still on its way (SUPERVISION 5, 7).
+    /// Before a VM is launched: somebody wants it, and nobody before it is still on its way (semantics 5, 7).
     pub(super) fn check_launch(&self, vm: &VmName) {
         use VmPhase::{Backoff, Failed, Running, Starting, Waiting};
         assert!(!self.halted, "{vm} starts after a stop");
@@ -27,7 +27,7 @@ impl World {
         }
     }
 
-    /// What is stopped without anybody having asked for this VM is stopped last first, one at a time (SUPERVISION 5, 7),
+    /// What is stopped without anybody having asked for this VM is stopped last first, one at a time (semantics 5, 7),
     /// but for those that only start: they are ended at once.
     pub(super) fn check_stops(&self, orders: &[Order]) {
         let stops = orders.iter().filter_map(|order| match order {

@@ -1,0 +1,155 @@
+//! Holds code and documents together: cited clauses exist, and no file cites a document that is not in the repository.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Folders whose files are read, and single files.
+const PLACES: &[&str] = &[
+    "src",
+    "crates",
+    "supervisors",
+    "tests",
+    "docs",
+    "benches",
+    "examples",
+    "config",
+    "scripts",
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "Makefile",
+    "Cargo.toml",
+];
+
+/// Stems of working documents that were never part of the repository.
+const ABSENT: &[&str] = &["SUPERVISION", "PEPITA", "DESIGN", "FAULTS", "FACTS", "HOUSE", "STYLE"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn collect(path: &Path, found: &mut Vec<PathBuf>) {
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).expect("a folder of the repository can be read").flatten() {
+            if entry.file_name() != "target" {
+                collect(&entry.path(), found);
+            }
+        }
+    } else if path
+        .extension()
+        .is_some_and(|e| ["rs", "md", "toml", "sh", "py"].iter().any(|known| e == *known))
+        || path.ends_with("Makefile")
+    {
+        found.push(path.to_owned());
+    }
+}
+
+/// Every text file of the repository except this one, which has to name what it looks for.
+fn files() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for place in PLACES {
+        collect(&root().join(place), &mut found);
+    }
+    found.retain(|path| !path.ends_with("tests/documents.rs"));
+    found.sort();
+    let read = |path: PathBuf| Some((path.clone(), std::fs::read_to_string(path).ok()?));
+    found.into_iter().filter_map(read).collect()
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+/// The numbers after each "semantics " in a text: `semantics 4.1, 5 and 12.3` gives three.
+fn cited(text: &str) -> Vec<String> {
+    let mut numbers = Vec::new();
+    for after in text.split("semantics ").skip(1) {
+        let mut rest = after;
+        loop {
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+            let number = rest[..end].trim_end_matches('.');
+            if number.is_empty() {
+                break;
+            }
+            numbers.push(number.to_owned());
+            rest = &rest[number.len()..];
+            let next = [", ", " and ", " to "].iter().find_map(|between| rest.strip_prefix(between));
+            match next {
+                Some(next) => rest = next,
+                None => break,
+            }
+        }
+    }
+    numbers
+}
+
+/// The numbers of the sections and clauses of `docs/semantics.md`, in the order of the file.
+fn clauses() -> Vec<String> {
+    let text = std::fs::read_to_string(root().join("docs/semantics.md")).expect("docs/semantics.md");
+    let number = |line: &str| {
+        let clause = line.strip_prefix("- **").and_then(|rest| rest.split("**").next());
+        let section = || line.strip_prefix("## ").and_then(|rest| rest.split(". ").next());
+        let number = clause.or_else(section)?;
+        number.starts_with(|c: char| c.is_ascii_digit()).then(|| number.to_owned())
+    };
+    text.lines().filter_map(number).collect()
+}
+
+#[test]
+fn citations_are_found_in_prose() {
+    assert_eq!(cited("see semantics 4.1, 5 and 12.3. More"), ["4.1", "5", "12.3"]);
+    assert_eq!(cited("(semantics 3 to 6), and the semantics of it"), ["3", "6"]);
+}
+
+#[test]
+fn every_cited_clause_exists() {
+    let known: BTreeSet<String> = clauses().into_iter().collect();
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for (path, text) in files() {
+        for number in cited(&text) {
+            count += 1;
+            if !known.contains(&number) {
+                wrong.push(format!("{}: semantics {number}", shown(&path)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "no such clause in docs/semantics.md:\n{}", wrong.join("\n"));
+    assert!(count > 50, "only {count} citations were found: does this test still see them?");
+}
+
+#[test]
+fn clauses_are_numbered_without_gaps() {
+    let (mut section, mut clause) = (0, 0);
+    for number in clauses() {
+        match number.split_once('.') {
+            None => (section, clause) = (section + 1, 0),
+            Some(_) => clause += 1,
+        }
+        let expected = if clause == 0 { section.to_string() } else { format!("{section}.{clause}") };
+        assert_eq!(number, expected, "docs/semantics.md");
+    }
+    assert_eq!(section, 13);
+}
+
+#[test]
+fn no_file_cites_a_document_that_is_not_here() {
+    let mut wrong = Vec::new();
+    for (path, text) in files() {
+        for stem in ABSENT {
+            // With its ending, or followed by the number of a section.
+            let cites = text.match_indices(stem).any(|(at, _)| {
+                let rest = &text[at + stem.len()..];
+                let before = text[..at].chars().next_back();
+                let word = before.is_none_or(|c| !c.is_ascii_alphanumeric() && c != '_');
+                let number =
+                    rest.strip_prefix(' ').is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()));
+                word && (rest.starts_with(".md") || number)
+            });
+            if cites {
+                wrong.push(format!("{}: {stem}", shown(&path)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "documents that are not in the repository:\n{}", wrong.join("\n"));
+}
