@@ -1,6 +1,6 @@
 //! What can be asked of a guest agent, and what it tells.
 
-use crate::frame::{ErrorKind, WireError};
+use crate::error::{ErrorKind, WireError};
 use crate::signal::Signal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -1,14 +1,14 @@
 //! The envelope of the conversation: hello, request, answer, event; one JSON object a line each way.
 //!
-//! Unknown fields are ignored, unknown methods are answered with [`ErrorKind::Unsupported`], unknown events are kept
+//! Unknown fields are ignored, unknown methods are answered with [`crate::ErrorKind::Unsupported`], unknown events are kept
 //! as [`crate::GuestEvent::Unknown`]: an old side and a new one go on talking.
 
 use crate::CONTENT_CAP;
 use crate::agent::GuestEvent;
+use crate::error::WireError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::fmt;
 
 /// The first line of each side.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,65 +76,6 @@ pub enum ToHost {
         /// The news.
         event: GuestEvent,
     },
-}
-
-/// A typed refusal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{kind}: {message}")]
-pub struct WireError {
-    /// For programs.
-    pub kind: ErrorKind,
-    /// For people.
-    #[serde(default)]
-    pub message: String,
-}
-
-impl WireError {
-    /// A refusal of a kind, with a sentence.
-    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
-    }
-}
-
-/// The stable part of a refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ErrorKind {
-    /// The method is not known to this side.
-    Unsupported,
-    /// The line or the parameters could not be read.
-    BadRequest,
-    /// The token or the incarnation was wrong, or there was no hello.
-    Unauthorized,
-    /// The state does not allow it: start of a running daemon, signal to one that is not there.
-    Conflict,
-    /// What was named is not there.
-    NotFound,
-    /// Too much is pending on this connection.
-    Busy,
-    /// It did not end in time.
-    Timeout,
-    /// The operating system refused.
-    Os,
-    /// A kind that a newer side knows.
-    #[serde(other)]
-    Other,
-}
-
-impl fmt::Display for ErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unsupported => "unsupported",
-            Self::BadRequest => "bad-request",
-            Self::Unauthorized => "unauthorized",
-            Self::Conflict => "conflict",
-            Self::NotFound => "not-found",
-            Self::Busy => "busy",
-            Self::Timeout => "timeout",
-            Self::Os => "os",
-            Self::Other => "other",
-        })
-    }
 }
 
 /// A line that is not a frame.

@@ -6,6 +6,8 @@
 
 pub mod agent;
 pub mod console;
+pub mod conversation;
+pub mod error;
 pub mod frame;
 pub mod line;
 pub mod name;
@@ -14,7 +16,8 @@ pub mod rundir;
 pub mod signal;
 
 pub use agent::{Ask, DaemonExit, ExecError, ExecResult, GuestEvent};
-pub use frame::{ErrorKind, FrameError, Hello, Outcome, Request, ToGuest, ToHost, WireError};
+pub use error::{ErrorKind, WireError};
+pub use frame::{FrameError, Hello, Outcome, Request, ToGuest, ToHost};
 pub use line::{LineError, Lines};
 pub use name::{NameError, VmId};
 pub use record::{ExitReason, ExitRecord, StatusRecord, VersionRecord, VmState};

@@ -1,10 +1,11 @@
-//! Cuts a byte stream into lines and holds the cap. Knows nothing of JSON and does no I/O.
+//! Cuts a byte stream into lines and holds the cap on their length. Knows nothing of JSON and does no I/O.
 
 use crate::LINE_CAP;
 
-/// Bytes in, lines out. Memory never exceeds the cap plus one read, whatever the peer sends.
-#[derive(Debug, Default)]
+/// Cuts bytes into lines. Memory never exceeds the cap plus one read, whatever the peer sends.
+#[derive(Debug)]
 pub struct Lines {
+    cap: usize,
     buffer: Vec<u8>,
     /// Where the search for the next newline goes on, so that no byte is looked at twice.
     scanned: usize,
@@ -16,15 +17,26 @@ pub struct Lines {
 /// A line that cannot be given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
-    /// The line was longer than [`LINE_CAP`]; its bytes were thrown away up to the next newline.
-    #[error("a line is longer than {LINE_CAP} bytes")]
-    TooLong,
+    /// The line was longer than this cap; its bytes are thrown away up to the next newline.
+    #[error("a line is longer than {0} bytes")]
+    TooLong(usize),
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self::with_cap(LINE_CAP)
+    }
 }
 
 impl Lines {
-    /// Nothing read yet.
+    /// Begins a stream whose lines have at most [`LINE_CAP`] bytes.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Begins a stream whose lines have at most `cap` bytes, newline included.
+    pub fn with_cap(cap: usize) -> Self {
+        Self { cap, buffer: Vec::new(), scanned: 0, start: 0, skipping: false }
     }
 
     /// Takes in what was read.
@@ -37,14 +49,14 @@ impl Lines {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole line, without its newline; `None` until more bytes come.
+    /// Returns the next whole line, without its newline; `None` until more bytes come.
     pub fn next_line(&mut self) -> Option<Result<&[u8], LineError>> {
         loop {
             let found = self.buffer[self.scanned..].iter().position(|b| *b == b'\n');
             let Some(offset) = found else {
                 self.scanned = self.buffer.len();
                 let pending = self.buffer.len() - self.start;
-                if pending < LINE_CAP {
+                if pending < self.cap {
                     return None;
                 }
                 self.buffer.clear();
@@ -53,7 +65,7 @@ impl Lines {
                 if std::mem::replace(&mut self.skipping, true) {
                     return None;
                 }
-                return Some(Err(LineError::TooLong));
+                return Some(Err(LineError::TooLong(self.cap)));
             };
             let (from, to) = (self.start, self.scanned + offset);
             self.start = to + 1;
@@ -61,19 +73,19 @@ impl Lines {
             if std::mem::take(&mut self.skipping) {
                 continue;
             }
-            if to - from >= LINE_CAP {
-                return Some(Err(LineError::TooLong));
+            if to - from >= self.cap {
+                return Some(Err(LineError::TooLong(self.cap)));
             }
             return Some(Ok(&self.buffer[from..to]));
         }
     }
 
-    /// Bytes that came after the last line given out. A bulk stream begins with them.
+    /// Returns the bytes after the last line given out. A bulk stream begins with them.
     pub fn into_rest(mut self) -> Vec<u8> {
         self.buffer.split_off(self.start)
     }
 
-    /// Bytes held at the moment.
+    /// Returns the number of bytes held at the moment.
     pub fn pending(&self) -> usize {
         self.buffer.len() - self.start
     }

@@ -1,0 +1,287 @@
+//! The host's conversation with the guest agent of one VM, over as many connections as it takes.
+//!
+//! ```text
+//!          connected()                hello of the agent
+//!   Down ──────────────▶ Greeting ─────────────────────▶ Up
+//!    ▲                      │  error answer, another       │  three bad lines
+//!    │                      │  incarnation, bad lines      │
+//!    │                      ▼                              ▼
+//!    └──── disconnected() ◀── HangUp, or the owner found the connection broken
+//! ```
+//!
+//! The conversation trusts nothing of what the guest says: [`Lines`] holds the cap of a line, [`ToHost::decode`] the cap
+//! of its content, [`PENDING_CAP`] the number of requests that wait, and bad lines are counted.
+
+use crate::{
+    Ask, ErrorKind, FrameError, GENERATION, GuestEvent, Hello, LineError, Lines, MAX_BAD_LINES, Outcome,
+    ToGuest, ToHost, WireError,
+};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// How long each side waits for the other's hello. The owner of the connection keeps the time.
+pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Requests that may wait for their answer on one connection.
+pub const PENDING_CAP: usize = 64;
+
+/// The delay before the first redial. It doubles with each failure up to [`REDIAL_MAX`].
+pub const REDIAL_MIN: Duration = Duration::from_millis(20);
+
+/// The longest delay between two dials. A guest that lives answers at once; the monitor notices the end of one that
+/// does not.
+pub const REDIAL_MAX: Duration = Duration::from_secs(2);
+
+/// What the agent has said.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News<T> {
+    /// The hellos are exchanged.
+    Up {
+        /// The version of the protocol that both sides speak.
+        generation: u32,
+    },
+    /// The answer to a request.
+    Answer {
+        /// What [`AgentConversation::ask`] was given with the request.
+        tag: T,
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// An event. Events that were told before are left out, except `exited`: an agent repeats it until it is
+    /// acknowledged.
+    Event {
+        /// The number of the event, to acknowledge it with.
+        seq: u64,
+        /// The event.
+        event: GuestEvent,
+        /// False when the event was told before.
+        is_new: bool,
+    },
+}
+
+/// Why the connection has to be closed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HangUp {
+    /// The agent did not accept the hello.
+    #[error("refused: {0}")]
+    Refused(WireError),
+    /// The agent belongs to another start of the VM.
+    #[error("the agent is of incarnation {theirs}, not {ours}")]
+    OtherIncarnation {
+        /// The incarnation of the agent.
+        theirs: u64,
+        /// The incarnation that was to be reached.
+        ours: u64,
+    },
+    /// The agent has sent [`MAX_BAD_LINES`] bad lines.
+    #[error("{MAX_BAD_LINES} bad lines, the last: {0}")]
+    BadLines(String),
+}
+
+/// A request that was not sent.
+#[derive(Debug)]
+pub struct NotAsked<T> {
+    /// What the request was given with.
+    pub tag: T,
+    /// The reason: [`ErrorKind::Busy`].
+    pub error: WireError,
+}
+
+/// What a connection leaves behind.
+#[derive(Debug)]
+pub struct Disconnected<T> {
+    /// The hellos had been exchanged.
+    pub was_up: bool,
+    /// The requests that will get no answer, in the order in which they were made.
+    pub unanswered: Vec<T>,
+    /// How long to wait before the next dial.
+    pub redial_after: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Down,
+    Greeting,
+    Up,
+}
+
+/// The conversation. `T` is what its owner attaches to a request to know the answer by.
+#[derive(Debug)]
+pub struct AgentConversation<T> {
+    incarnation: u64,
+    state: State,
+    lines: Lines,
+    bad_lines: u32,
+    last_id: u64,
+    pending: HashMap<u64, T>,
+    /// The newest event that was told, over all connections: events are numbered by boot, not by connection.
+    newest_event: u64,
+    redial_delay: Duration,
+    output: Vec<u8>,
+}
+
+impl<T> AgentConversation<T> {
+    /// Begins a conversation with the agent of this start of a VM. No connection is there yet.
+    pub fn new(incarnation: u64) -> Self {
+        Self {
+            incarnation,
+            state: State::Down,
+            lines: Lines::new(),
+            bad_lines: 0,
+            last_id: 0,
+            pending: HashMap::new(),
+            newest_event: 0,
+            redial_delay: REDIAL_MIN,
+            output: Vec::new(),
+        }
+    }
+
+    /// Greets the agent on a connection that has just been made. `token` must be the token in force; `new_token`
+    /// replaces it, which an agent allows once in a boot.
+    pub fn connected(&mut self, token: String, new_token: Option<String>) {
+        (self.state, self.lines, self.bad_lines) = (State::Greeting, Lines::new(), 0);
+        let hello = Hello {
+            generation: GENERATION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            incarnation: self.incarnation,
+            token: Some(token),
+            new_token,
+            ..Hello::default()
+        };
+        self.output = ToGuest::Hello(hello).encode();
+    }
+
+    /// Ends a connection, or an attempt to make one. Everything that belongs to the connection is dropped.
+    pub fn disconnected(&mut self) -> Disconnected<T> {
+        let was_up = self.is_up();
+        (self.state, self.lines, self.output) = (State::Down, Lines::new(), Vec::new());
+        let mut unanswered: Vec<(u64, T)> = self.pending.drain().collect();
+        unanswered.sort_unstable_by_key(|(id, _)| *id);
+        let redial_after = self.redial_delay;
+        self.redial_delay = (redial_after * 2).min(REDIAL_MAX);
+        Disconnected {
+            was_up,
+            unanswered: unanswered.into_iter().map(|(_, tag)| tag).collect(),
+            redial_after,
+        }
+    }
+
+    /// Returns true while the hellos are exchanged and the connection stands.
+    pub fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    /// Takes what is to be written now.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// Asks the agent. The answer comes as [`News::Answer`] with `tag`. Returns the id of the request.
+    ///
+    /// # Errors
+    /// Gives `tag` back when the agent is not up, or when [`PENDING_CAP`] requests wait already.
+    pub fn ask(&mut self, ask: Ask, tag: T) -> Result<u64, NotAsked<T>> {
+        let refused = |tag, why| Err(NotAsked { tag, error: WireError::new(ErrorKind::Busy, why) });
+        match self.state {
+            State::Down | State::Greeting => refused(tag, "the guest agent is not up"),
+            State::Up if self.pending.len() >= PENDING_CAP => {
+                refused(tag, "too many requests wait for the guest agent")
+            }
+            State::Up => {
+                self.write(ask);
+                self.pending.insert(self.last_id, tag);
+                Ok(self.last_id)
+            }
+        }
+    }
+
+    /// Sends a request whose answer does not matter. Returns false when the agent is not up.
+    pub fn tell(&mut self, ask: Ask) -> bool {
+        if self.is_up() {
+            self.write(ask);
+        }
+        self.is_up()
+    }
+
+    /// Stops waiting for the answer to a request. Returns its tag, unless the answer has come already.
+    pub fn forget(&mut self, id: u64) -> Option<T> {
+        self.pending.remove(&id)
+    }
+
+    fn write(&mut self, ask: Ask) {
+        self.last_id += 1;
+        let (method, params) = ask.into_parts();
+        self.output.extend(ToGuest::request(self.last_id, method, params).encode());
+    }
+
+    /// Takes in what was read. Call [`AgentConversation::next_news`] until nothing is left, then read on.
+    pub fn receive(&mut self, bytes: &[u8]) {
+        if self.state != State::Down {
+            self.lines.push(bytes);
+        }
+    }
+
+    /// Returns the next piece of news in what was received; `None` when more has to be read first.
+    ///
+    /// # Errors
+    /// When the connection has to be closed. What was said before the reason has been told by then.
+    pub fn next_news(&mut self) -> Result<Option<News<T>>, HangUp> {
+        while let Some(line) = self.lines.next_line() {
+            let frame = line.map_err(BadLine::Line).and_then(|line| Ok(ToHost::decode(line)?));
+            let news = match frame {
+                Ok(frame) => self.frame(frame)?,
+                Err(bad) => self.bad_line(&bad)?,
+            };
+            if news.is_some() {
+                return Ok(news);
+            }
+        }
+        Ok(None)
+    }
+
+    fn bad_line(&mut self, bad: &BadLine) -> Result<Option<News<T>>, HangUp> {
+        self.bad_lines += 1;
+        if self.bad_lines < MAX_BAD_LINES { Ok(None) } else { Err(HangUp::BadLines(bad.to_string())) }
+    }
+
+    fn frame(&mut self, frame: ToHost) -> Result<Option<News<T>>, HangUp> {
+        match (self.state, frame) {
+            (State::Greeting, ToHost::Hello(hello)) => self.greeted(&hello).map(Some),
+            (State::Greeting, ToHost::Answer { outcome: Err(error), .. }) => Err(HangUp::Refused(error)),
+            (State::Up, ToHost::Answer { id, outcome }) => {
+                Ok(self.pending.remove(&id).map(|tag| News::Answer { tag, outcome }))
+            }
+            (State::Up, ToHost::Event { seq, event }) => {
+                let is_new = seq > self.newest_event;
+                self.newest_event = self.newest_event.max(seq);
+                let told = is_new || matches!(event, GuestEvent::Exited(_));
+                Ok(told.then_some(News::Event { seq, event, is_new }))
+            }
+            // An agent has no news before it has said who it is, and a second hello changes nothing.
+            (State::Greeting, ToHost::Answer { outcome: Ok(_), .. } | ToHost::Event { .. })
+            | (State::Up, ToHost::Hello(_))
+            | (State::Down, ToHost::Hello(_) | ToHost::Answer { .. } | ToHost::Event { .. }) => Ok(None),
+        }
+    }
+
+    fn greeted(&mut self, hello: &Hello) -> Result<News<T>, HangUp> {
+        let (theirs, ours) = (hello.incarnation, self.incarnation);
+        if theirs != ours {
+            return Err(HangUp::OtherIncarnation { theirs, ours });
+        }
+        (self.state, self.redial_delay) = (State::Up, REDIAL_MIN);
+        self.tell(Ask::Watch { since: self.newest_event });
+        Ok(News::Up { generation: hello.generation.min(GENERATION) })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BadLine {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Line(#[from] LineError),
+}
+
+#[cfg(test)]
+mod tests;
