@@ -1,29 +1,27 @@
 //! The group supervisor actor: owns the VM actors of one group. A translator: messages become questions to the
 //! [`Roster`], its orders become effects. It decides nothing itself.
 
-mod child;
-mod crew;
+mod actors;
 mod found;
-mod look;
+mod inventory;
+mod machine;
 mod message;
 mod order;
-mod pin;
-mod roster;
-mod round;
+mod status;
 
-pub use message::{AskError, Begin, Errand, GroupMsg, Report, Then, Told};
+pub use machine::Roster;
+pub use message::{AskError, Goal, GroupEvent, GroupMsg, GroupReport, InitialState, VmRequest};
 pub use order::{At, Command, End, Found, Order, Refused};
-pub use roster::Roster;
 
 use crate::cid::CidMsg;
 use crate::executor::{ExecutorError, ExecutorMsg};
 use crate::journal::Journal;
-use crate::observe::{Board, Bus, EventKind};
+use crate::observe::{Bus, EventKind, StatusTable};
 use crate::reply::Reply;
 use crate::spec::{Cid, GroupName, GroupSpec, Incarnation, VmName};
 use crate::vm::{Mode, Services, Vm, VmArgs, VmMsg, What};
-use crew::Crew;
-use look::{Look, Seen};
+use actors::Actors;
+use inventory::{Inventory, Known};
 use pepita_wire::record::CallErrorKind;
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use std::collections::BTreeMap;
@@ -43,7 +41,7 @@ pub struct Shared {
     /// Where events are told.
     pub bus: Bus,
     /// Where the status is pinned.
-    pub board: Board,
+    pub status_table: StatusTable,
 }
 
 /// What a group needs to know.
@@ -52,32 +50,32 @@ pub struct GroupArgs {
     /// What it is to be.
     pub spec: GroupSpec,
     /// Where it stands on the board.
-    pub place: usize,
+    pub slot: usize,
     /// Which of its actors this is; its reports carry the number.
-    pub life: u64,
+    pub epoch: u64,
     /// What it begins with.
-    pub begin: Begin,
+    pub initial: InitialState,
     /// Why it is down, when a former actor of it had ended.
     pub ended: Option<String>,
     /// What it shares.
     pub shared: Shared,
     /// Who hears its reports.
-    pub report: DerivedActorRef<Report>,
+    pub report: DerivedActorRef<GroupReport>,
 }
 
 /// What it remembers.
 pub struct GroupState {
     roster: Roster,
-    crew: Crew,
+    actors: Actors,
     /// What VM actors told of their VMs: CID and process.
     facts: BTreeMap<VmName, (Option<Cid>, Option<u32>)>,
     shared: Shared,
-    place: usize,
-    life: u64,
-    report: DerivedActorRef<Report>,
+    slot: usize,
+    epoch: u64,
+    report: DerivedActorRef<GroupReport>,
     /// VMs found at the start that are not taken over yet; `Some` while the group waits to be started.
     hold: Option<BTreeMap<VmName, Found>>,
-    look: Option<Look>,
+    inventory: Option<Inventory>,
     armed: Option<Instant>,
     ended: Option<String>,
 }
@@ -98,22 +96,22 @@ impl Actor for Group {
         let facts = held.map(|(vm, cid)| (vm, (Some(cid), None))).collect();
         let mut state = GroupState {
             roster: Roster::new(args.spec, &args.shared.journal.remembered()),
-            crew: Crew::default(),
+            actors: Actors::default(),
             facts,
             shared: args.shared,
-            place: args.place,
-            life: args.life,
+            slot: args.slot,
+            epoch: args.epoch,
             report: args.report,
             hold: None,
-            look: None,
+            inventory: None,
             armed: None,
             ended: args.ended,
         };
-        match args.begin {
-            Begin::Found(found) => state.hold(&me, found).await,
-            Begin::Look(then) => state.look(&me, then),
+        match args.initial {
+            InitialState::Found(found) => state.hold(&me, found).await,
+            InitialState::Unknown(then) => state.take_inventory(&me, then),
         }
-        state.pin();
+        state.publish_status();
         Ok(state)
     }
 
@@ -123,18 +121,18 @@ impl Actor for Group {
         msg: GroupMsg,
         state: &mut GroupState,
     ) -> Result<(), ActorProcessingErr> {
-        match (&mut state.look, msg) {
+        match (&mut state.inventory, msg) {
             #[cfg(feature = "test-hooks")]
             (_, GroupMsg::Panic) => panic!("told to panic"),
-            (Some(look), GroupMsg::Looked { vm, record }) => {
-                look.saw(&state.roster, &state.shared.journal, &vm, record);
+            (Some(inventory), GroupMsg::Inspected { vm, record }) => {
+                inventory.note(&state.roster, &state.shared.journal, &vm, record);
             }
             // First it must know what there is.
-            (Some(look), msg) => look.held.push(msg),
+            (Some(inventory), msg) => inventory.held.push(msg),
             (None, msg) => state.take_in(&me, msg).await,
         }
-        if let Some(seen) = Look::finish(&mut state.look) {
-            state.saw(&me, seen).await;
+        if let Some(seen) = Inventory::finish(&mut state.inventory) {
+            state.inventory_taken(&me, seen).await;
         }
         Ok(())
     }
@@ -154,7 +152,7 @@ impl Actor for Group {
         };
         // ractor delivers this before messages that were sent earlier: what the actor said last may still be in the
         // mailbox. So we tell it to ourselves, behind them; after a last word that its VM has ended it means nothing.
-        if let Some((vm, epoch)) = state.crew.discharge(id) {
+        if let Some((vm, epoch)) = state.actors.remove(id) {
             me.cast(GroupMsg::VmActorGone { vm, epoch, why })?;
         }
         Ok(())
@@ -194,10 +192,10 @@ impl GroupState {
                 }
                 Err(refused) => return reply.send(Err(refused)),
             },
-            GroupMsg::Pass { vm, errand } => return self.pass(&vm, errand),
-            GroupMsg::Reload { spec, place, restart } => {
-                if place != self.place {
-                    self.shared.board.remove(std::mem::replace(&mut self.place, place));
+            GroupMsg::Forward { vm, request } => return self.pass(&vm, request),
+            GroupMsg::Reload { spec, slot, restart } => {
+                if slot != self.slot {
+                    self.shared.status_table.remove(std::mem::replace(&mut self.slot, slot));
                 }
                 for vm in &spec.vms {
                     self.roster.recall(&vm.name, self.shared.journal.retired(&vm.name));
@@ -211,7 +209,7 @@ impl GroupState {
                 self.roster.tick(at())
             }
             // Only with a look under way, or for a test; see `handle`.
-            GroupMsg::Looked { .. } => return,
+            GroupMsg::Inspected { .. } => return,
             #[cfg(feature = "test-hooks")]
             GroupMsg::Panic => return,
         };
@@ -238,17 +236,17 @@ impl GroupState {
     }
 
     /// Everything is known of what a former actor has left.
-    async fn saw(&mut self, me: &ActorRef<GroupMsg>, seen: Seen) {
+    async fn inventory_taken(&mut self, me: &ActorRef<GroupMsg>, seen: Known) {
         for vm in &seen.traces {
             self.remove_traces(vm);
         }
         match seen.then {
-            Then::Hold => self.hold(me, seen.found).await,
-            Then::Up => {
+            Goal::Wait => self.hold(me, seen.found).await,
+            Goal::Up => {
                 let orders = self.roster.succeed(at(), &seen.found);
                 self.carry_out(me, orders).await;
             }
-            Then::Down => {
+            Goal::Down => {
                 let orders = self.roster.take_down(at(), &seen.found);
                 self.carry_out(me, orders).await;
             }
@@ -293,21 +291,21 @@ impl GroupState {
         if !self.roster.is_down() && self.ended.take().is_some() {
             // Nobody else of it waits to be started.
             self.hold = None;
-            self.report(Told::Up);
+            self.report(GroupEvent::Up);
         }
         // Whoever hears of a change finds it on the board.
-        self.pin();
+        self.publish_status();
         for order in orders {
             match order {
                 Order::Save(vm) => self.save(&vm),
                 Order::Spawn { vm, incarnation, epoch, mode } => {
                     self.spawn(me, vm, incarnation, epoch, mode).await;
                 }
-                Order::Stop { vm, epoch } => self.crew.tell(&vm, epoch, VmMsg::Stop),
-                Order::Destroy { vm, epoch } => self.crew.tell(&vm, epoch, VmMsg::Destroy),
+                Order::Stop { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Stop),
+                Order::Destroy { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Destroy),
                 Order::Update(vm) => {
                     if let Some(spec) = self.roster.vm(&vm) {
-                        self.crew.pass(&vm, VmMsg::Update(Box::new(spec.clone())));
+                        self.actors.send_to_owner(&vm, VmMsg::Update(Box::new(spec.clone())));
                     }
                 }
                 Order::Release(vm) => self.release(vm),
@@ -320,12 +318,12 @@ impl GroupState {
                 Order::Tell(change) => self.tell(EventKind::Vm(change)),
                 Order::GroupReady => {
                     self.tell(EventKind::GroupReady);
-                    self.report(Told::Ready);
+                    self.report(GroupEvent::Ready);
                 }
                 Order::End(end) => {
                     let failed = matches!(end, End::Failed { .. } | End::Escalated { .. });
                     self.tell(EventKind::GroupEnded { reason: end.to_string(), failed });
-                    self.report(Told::Ended(end));
+                    self.report(GroupEvent::Ended(end));
                 }
             }
         }
@@ -356,7 +354,7 @@ impl GroupState {
         let args = VmArgs { spec, incarnation, epoch, mode, services, report: me.get_derived() };
         // Its `pre_start` only sends itself a message: nothing is waited for here.
         match Actor::spawn_linked(None, Vm, args, me.get_cell()).await {
-            Ok((actor, _)) => self.crew.enlist(&vm, epoch, actor),
+            Ok((actor, _)) => self.actors.insert(&vm, epoch, actor),
             // An error only says that we are gone ourselves.
             Err(e) => drop(me.cast(GroupMsg::VmActorGone { vm, epoch, why: e.to_string() })),
         }
@@ -365,7 +363,7 @@ impl GroupState {
     fn release(&mut self, vm: VmName) {
         self.shared.journal.save_cid(&vm, None);
         if self.facts.remove(&vm).is_some() {
-            self.pin();
+            self.publish_status();
         }
         self.shared.services.cids.send(CidMsg::Release(vm));
     }
@@ -381,11 +379,11 @@ impl GroupState {
             self.remove_traces(&vm);
             self.shared.journal.forget(&vm);
         }
-        self.shared.board.remove(self.place);
+        self.shared.status_table.remove(self.slot);
         me.stop(None);
     }
 
-    fn look(&mut self, me: &ActorRef<GroupMsg>, then: Then) {
+    fn take_inventory(&mut self, me: &ActorRef<GroupMsg>, then: Goal) {
         let vms = self.roster.names();
         for vm in &vms {
             let (me, name) = (me.clone(), vm.clone());
@@ -396,29 +394,29 @@ impl GroupState {
                     Err(e) => Err(e.to_string()),
                 };
                 // We may have failed, too.
-                let _ = me.cast(GroupMsg::Looked { vm: name, record });
+                let _ = me.cast(GroupMsg::Inspected { vm: name, record });
             });
             self.shared.services.executor.send(ExecutorMsg::Status { vm: vm.clone(), reply });
         }
-        self.look = Some(Look::new(vms.into_iter().collect(), then));
+        self.inventory = Some(Inventory::new(vms.into_iter().collect(), then));
     }
 
-    fn pass(&self, vm: &VmName, errand: Errand) {
+    fn pass(&self, vm: &VmName, request: VmRequest) {
         let phase = self.roster.phases().find(|(name, _)| *name == vm).map(|(_, phase)| phase);
-        let Some(phase) = phase else { return errand.refuse(Refused::NoSuchVm(vm.to_string())) };
+        let Some(phase) = phase else { return request.refuse(Refused::NoSuchVm(vm.to_string())) };
         if !phase.has_daemon() {
-            return errand.refuse(Refused::NotRunning { vm: vm.to_string(), phase: phase.word() });
+            return request.refuse(Refused::NotRunning { vm: vm.to_string(), phase: phase.word() });
         }
-        self.crew.pass(vm, errand.into());
+        self.actors.send_to_owner(vm, request.into());
     }
 
     fn tell(&self, kind: EventKind) {
         self.shared.bus.tell(Some(self.roster.name()), kind);
     }
 
-    fn report(&self, what: Told) {
+    fn report(&self, event: GroupEvent) {
         // If the root is gone, so are we.
-        let _ = self.report.cast(Report { group: self.name(), life: self.life, what });
+        let _ = self.report.cast(GroupReport { group: self.name(), epoch: self.epoch, event });
     }
 
     fn name(&self) -> GroupName {

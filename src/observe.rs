@@ -2,12 +2,12 @@
 //!
 //! Written by the group supervisors alone, each for its own VMs; read by anybody at any time, without asking an actor.
 
-mod board;
 mod bus;
 mod event;
 mod phase;
+mod status;
 
-pub use board::{Board, GroupStatus, TreeStatus, VmStatus};
 pub use bus::{Bus, Events, Received};
 pub use event::{Action, Change, Decision, Event, EventKind};
 pub use phase::VmPhase;
+pub use status::{GroupStatus, StatusTable, TreeStatus, VmStatus};

@@ -27,9 +27,9 @@ pub use check::{SpecError, check};
 pub use error::{ChangeError, NotReady, StartError, TreeEnd};
 
 use crate::executor::{Launcher, Pepita, find};
-use crate::group::{AskError, Command, Errand, Refused};
+use crate::group::{AskError, Command, Refused, VmRequest};
 use crate::link::{HostSockets, Sockets};
-use crate::observe::{Board, Bus, Events, TreeStatus, VmPhase};
+use crate::observe::{Bus, Events, StatusTable, TreeStatus, VmPhase};
 use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, Plan, Signal, TreeSpec, VmName, VmSpec};
 use change::Change;
@@ -56,7 +56,7 @@ struct Inner {
     name: Arc<str>,
     root: ActorRef<RootMsg>,
     bus: Bus,
-    board: Board,
+    status_table: StatusTable,
     /// The first reader's end, from the very start.
     first: Mutex<Option<Events>>,
     progress: watch::Receiver<Progress>,
@@ -103,7 +103,7 @@ impl Tree {
 
     /// Everything, as it is now. Asks no actor.
     pub fn status(&self) -> TreeStatus {
-        self.inner.board.snapshot()
+        self.inner.status_table.snapshot()
     }
 
     /// News: for the first who asks from the very start of the tree on, for others from now on. Ends with the tree.
@@ -143,7 +143,7 @@ impl Tree {
     /// # Errors
     /// When there is no such VM, no daemon runs in it, or the launcher refuses.
     pub async fn signal(&self, vm: &str, signal: Signal) -> Result<(), Refused> {
-        self.errand(vm, |reply| Errand::Signal { signal, reply }).await
+        self.request(vm, |reply| VmRequest::Signal { signal, reply }).await
     }
 
     /// Stops the virtual CPUs of a VM. It is not probed meanwhile.
@@ -151,7 +151,7 @@ impl Tree {
     /// # Errors
     /// When there is no such VM, no daemon runs in it, or its monitor refuses.
     pub async fn pause(&self, vm: &str) -> Result<(), Refused> {
-        self.errand(vm, |reply| Errand::SetPaused { paused: true, reply }).await
+        self.request(vm, |reply| VmRequest::SetPaused { paused: true, reply }).await
     }
 
     /// Lets them run again. Resuming what is not paused is fine.
@@ -159,7 +159,7 @@ impl Tree {
     /// # Errors
     /// As [`Tree::pause`].
     pub async fn resume(&self, vm: &str) -> Result<(), Refused> {
-        self.errand(vm, |reply| Errand::SetPaused { paused: false, reply }).await
+        self.request(vm, |reply| VmRequest::SetPaused { paused: false, reply }).await
     }
 
     /// Asks the guest agent of a VM something, over the link that the tree has to it.
@@ -168,7 +168,7 @@ impl Tree {
     /// When there is no such VM, no daemon runs in it, or the agent refuses.
     pub async fn ask(&self, vm: &str, ask: Ask) -> Result<Value, AskError> {
         let vm = name(vm)?;
-        let asked = |reply| RootMsg::Pass { vm, errand: Errand::Ask { ask, reply } };
+        let asked = |reply| RootMsg::Forward { vm, request: VmRequest::Ask { ask, reply } };
         self.ask_root(asked).await.unwrap_or_else(|| Err(self.unheard().into()))
     }
 
@@ -295,13 +295,13 @@ impl Tree {
         answer.unwrap_or_else(|| Err(self.unheard().into()))
     }
 
-    async fn errand(
+    async fn request(
         &self,
         vm: &str,
-        errand: impl FnOnce(Reply<Result<(), Refused>>) -> Errand,
+        request: impl FnOnce(Reply<Result<(), Refused>>) -> VmRequest,
     ) -> Result<(), Refused> {
         let vm = name(vm)?;
-        self.answered(self.ask_root(|reply| RootMsg::Pass { vm, errand: errand(reply) }).await)
+        self.answered(self.ask_root(|reply| RootMsg::Forward { vm, request: request(reply) }).await)
     }
 
     fn answered(&self, answer: Option<Result<(), Refused>>) -> Result<(), Refused> {

@@ -32,18 +32,18 @@ pub enum GroupMsg {
         reply: Reply<Result<(), Refused>>,
     },
     /// Pass on to a VM that runs.
-    Pass {
+    Forward {
         /// Which.
         vm: VmName,
         /// What.
-        errand: Errand,
+        request: VmRequest,
     },
     /// Its configuration has changed.
     Reload {
         /// All of it.
         spec: Box<GroupSpec>,
         /// Where it stands on the board from now on.
-        place: usize,
+        slot: usize,
         /// Restart the VMs that differ.
         restart: bool,
     },
@@ -59,7 +59,7 @@ pub enum GroupMsg {
         why: String,
     },
     /// What the launcher knows of a VM, for a group that takes over.
-    Looked {
+    Inspected {
         /// Which.
         vm: VmName,
         /// `None` = there is none; an error = nobody knows.
@@ -74,7 +74,7 @@ pub enum GroupMsg {
 
 /// What needs a VM that runs.
 #[derive(Debug)]
-pub enum Errand {
+pub enum VmRequest {
     /// Send its daemon a signal.
     Signal {
         /// Which.
@@ -98,7 +98,7 @@ pub enum Errand {
     },
 }
 
-impl Errand {
+impl VmRequest {
     /// Nobody will do it.
     pub fn refuse(self, refused: Refused) {
         match self {
@@ -108,12 +108,12 @@ impl Errand {
     }
 }
 
-impl From<Errand> for VmMsg {
-    fn from(errand: Errand) -> Self {
-        match errand {
-            Errand::Signal { signal, reply } => Self::Signal { signal, reply: done(reply) },
-            Errand::SetPaused { paused, reply } => Self::SetPaused { paused, reply: done(reply) },
-            Errand::Ask { ask, reply } => {
+impl From<VmRequest> for VmMsg {
+    fn from(request: VmRequest) -> Self {
+        match request {
+            VmRequest::Signal { signal, reply } => Self::Signal { signal, reply: done(reply) },
+            VmRequest::SetPaused { paused, reply } => Self::SetPaused { paused, reply: done(reply) },
+            VmRequest::Ask { ask, reply } => {
                 let lost = || WireError::new(ErrorKind::Other, "the VM's actor or its link failed meanwhile");
                 let answer = move |outcome: Option<Outcome>| {
                     reply.send(outcome.unwrap_or_else(|| Err(lost())).map_err(AskError::from));
@@ -144,18 +144,18 @@ pub enum AskError {
 
 /// What a group tells the root.
 #[derive(Debug)]
-pub struct Report {
+pub struct GroupReport {
     /// Which group.
     pub group: GroupName,
     /// Which of its actors.
-    pub life: u64,
+    pub epoch: u64,
     /// What.
-    pub what: Told,
+    pub event: GroupEvent,
 }
 
 /// What a group's report says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum GroupEvent {
     /// It was down, and is not any more: an operator has brought it back, if the root has not.
     Up,
     /// All of it that is to be up is Ready.
@@ -166,20 +166,20 @@ pub enum Told {
 
 /// What a group's actor begins with.
 #[derive(Debug)]
-pub enum Begin {
+pub enum InitialState {
     /// Waits to be started; these VMs run already, or ended while nobody looked.
     Found(BTreeMap<VmName, Found>),
     /// A former actor of the group has failed: it looks what there is, and then does this.
-    Look(Then),
+    Unknown(Goal),
 }
 
 /// What follows the look of a group whose former actor has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
+pub enum Goal {
     /// It takes over what runs and starts the rest.
     Up,
     /// It takes over what runs and waits to be started.
-    Hold,
+    Wait,
     /// It takes over what runs and stops it.
     Down,
 }

@@ -10,7 +10,9 @@ use super::schedule::{Schedule, Step};
 use super::survey::Survey;
 use crate::cid::{CidAllocator, Ledger};
 use crate::executor::{Desk, PepitaExecutor};
-use crate::group::{At, Begin, Command, Errand, GroupMsg, Refused, Report, Shared, Told};
+use crate::group::{
+    At, Command, GroupEvent, GroupMsg, GroupReport, InitialState, Refused, Shared, VmRequest,
+};
 use crate::observe::EventKind;
 use crate::reply::Reply;
 use crate::spec::{GroupName, Plan, TreeSpec, VmName};
@@ -30,13 +32,13 @@ pub(crate) enum RootMsg {
     /// Start what may start.
     Begin,
     /// A group's report.
-    Group(Report),
+    Group(GroupReport),
     /// A group's actor is gone. Sent by the root to itself, behind all that the actor had reported.
-    GroupGone { group: GroupName, life: u64, why: String },
+    GroupGone { group: GroupName, epoch: u64, why: String },
     /// For the group of this VM.
     Command { vm: VmName, command: Command, reply: Reply<Result<(), Refused>> },
     /// For this VM, through its group.
-    Pass { vm: VmName, errand: Errand },
+    Forward { vm: VmName, request: VmRequest },
     /// Change the tree.
     Change { change: Change, reply: Reply<Result<Plan, ChangeError>> },
     /// What the tree is to be at the moment.
@@ -77,7 +79,7 @@ pub(crate) struct RootArgs {
 pub(crate) struct Home {
     pub(crate) journal: crate::journal::Journal,
     pub(crate) bus: crate::observe::Bus,
-    pub(crate) board: crate::observe::Board,
+    pub(crate) status_table: crate::observe::StatusTable,
     pub(crate) sockets: Arc<dyn crate::link::Sockets>,
 }
 
@@ -104,9 +106,9 @@ pub(crate) struct RootState {
     ledger: Ledger,
     groups: BTreeMap<GroupName, Member>,
     children: HashMap<ActorId, Who>,
-    /// Places on the board and lives of group actors are numbered, and no number is used twice.
-    last_place: usize,
-    last_life: u64,
+    /// Slots of the status table and epochs of group actors are numbered, and no number is used twice.
+    last_slot: usize,
+    last_epoch: u64,
     progress: watch::Sender<Progress>,
     outcome: Outcome,
     ending: Option<Ending>,
@@ -134,16 +136,16 @@ impl Actor for Root {
             sockets: home.sockets,
             owner: Arc::clone(desk.owner()),
         };
-        let Home { journal, bus, board, .. } = home;
+        let Home { journal, bus, status_table, .. } = home;
         let mut state = RootState {
             schedule: Schedule::new(&spec),
-            shared: Shared { services, journal, bus, board },
+            shared: Shared { services, journal, bus, status_table },
             desk,
             ledger,
             groups: BTreeMap::new(),
             children,
-            last_place: 0,
-            last_life: 0,
+            last_slot: 0,
+            last_epoch: 0,
             progress,
             outcome,
             ending: None,
@@ -152,8 +154,8 @@ impl Actor for Root {
         };
         for group in state.spec.groups.clone() {
             let found = survey.found.remove(&group.name).unwrap_or_default();
-            let place = state.next_place();
-            state.raise(&me, group, place, Begin::Found(found), None).await?;
+            let slot = state.next_slot();
+            state.raise(&me, group, slot, InitialState::Found(found), None).await?;
         }
         me.cast(RootMsg::Begin)?;
         Ok(state)
@@ -174,8 +176,8 @@ impl Actor for Root {
                 steps = state.schedule.tick(now);
             }
             RootMsg::Group(report) => steps = state.reported(report),
-            RootMsg::GroupGone { group, life, why } => {
-                steps = state.group_gone(&me, group, life, &why).await?;
+            RootMsg::GroupGone { group, epoch, why } => {
+                steps = state.group_gone(&me, group, epoch, &why).await?;
             }
             // A group that is down already would come back, and nobody would take it down again.
             RootMsg::Command { command, reply, .. } if command != Command::Stop && !state.is_up() => {
@@ -185,9 +187,9 @@ impl Actor for Root {
                 Some(group) => group.tell(GroupMsg::Command { vm, command, reply }),
                 None => reply.send(Err(Refused::NoSuchVm(vm.to_string()))),
             },
-            RootMsg::Pass { vm, errand } => match state.group_of(&vm) {
-                Some(group) => group.tell(GroupMsg::Pass { vm, errand }),
-                None => errand.refuse(Refused::NoSuchVm(vm.to_string())),
+            RootMsg::Forward { vm, request } => match state.group_of(&vm) {
+                Some(group) => group.tell(GroupMsg::Forward { vm, request }),
+                None => request.refuse(Refused::NoSuchVm(vm.to_string())),
             },
             RootMsg::Change { change, reply } => match state.change(&me, change).await? {
                 Ok((plan, todo)) => {
@@ -226,7 +228,7 @@ impl Actor for Root {
             Some(Who::Cids) => state.replace_cids(&me, &why).await?,
             Some(Who::Executor) => state.replace_executor(&me, &why).await?,
             // Behind what it reported last; see the group's own handler.
-            Some(Who::Group(group, life)) => me.cast(RootMsg::GroupGone { group, life, why })?,
+            Some(Who::Group(group, epoch)) => me.cast(RootMsg::GroupGone { group, epoch, why })?,
             None => {}
         }
         Ok(())
@@ -238,13 +240,13 @@ fn at() -> At {
     At { now: tokio::time::Instant::now().into_std(), draw: fastrand::f64() }
 }
 
-impl From<Report> for RootMsg {
-    fn from(report: Report) -> Self {
+impl From<GroupReport> for RootMsg {
+    fn from(report: GroupReport) -> Self {
         Self::Group(report)
     }
 }
 
-impl TryFrom<RootMsg> for Report {
+impl TryFrom<RootMsg> for GroupReport {
     type Error = ();
     fn try_from(msg: RootMsg) -> Result<Self, ()> {
         match msg {
@@ -255,14 +257,14 @@ impl TryFrom<RootMsg> for Report {
 }
 
 impl RootState {
-    fn reported(&mut self, report: Report) -> Vec<Step> {
-        if self.groups.get(&report.group).is_none_or(|member| member.life != report.life) {
+    fn reported(&mut self, report: GroupReport) -> Vec<Step> {
+        if self.groups.get(&report.group).is_none_or(|member| member.epoch != report.epoch) {
             return Vec::new();
         }
-        match report.what {
-            Told::Up => self.schedule.brought_back(at().now, &report.group),
-            Told::Ready => self.schedule.ready(at().now, &report.group),
-            Told::Ended(end) => self.schedule.ended(at(), &report.group, end),
+        match report.event {
+            GroupEvent::Up => self.schedule.brought_back(at().now, &report.group),
+            GroupEvent::Ready => self.schedule.ready(at().now, &report.group),
+            GroupEvent::Ended(end) => self.schedule.ended(at(), &report.group, end),
         }
     }
 
@@ -286,7 +288,7 @@ impl RootState {
             return Ok(Err(Refused::Stopping.into()));
         }
         let restart = matches!(change, Change::Reload { restart: true, .. });
-        let new = match change.apply(&self.spec, &self.shared.board.snapshot()) {
+        let new = match change.apply(&self.spec, &self.shared.status_table.snapshot()) {
             Ok(new) => new,
             Err(refused) => return Ok(Err(refused)),
         };
@@ -295,16 +297,16 @@ impl RootState {
         for spec in self.spec.groups.clone() {
             let unchanged = old.groups.contains(&spec);
             // The board shows the groups in the order of the specification: who stands in that order stays.
-            let stands = self.groups.get(&spec.name).map(|member| member.place).filter(|place| *place > last);
-            let place = stands.unwrap_or_else(|| self.next_place());
-            last = place;
+            let stands = self.groups.get(&spec.name).map(|member| member.slot).filter(|slot| *slot > last);
+            let slot = stands.unwrap_or_else(|| self.next_slot());
+            last = slot;
             match self.groups.get_mut(&spec.name) {
                 Some(_) if unchanged && stands.is_some() && !restart => {}
                 Some(member) => {
-                    member.place = place;
-                    member.tell(GroupMsg::Reload { spec: Box::new(spec), place, restart });
+                    member.slot = slot;
+                    member.tell(GroupMsg::Reload { spec: Box::new(spec), slot, restart });
                 }
-                None => self.raise(me, spec, place, Begin::Found(BTreeMap::new()), None).await?,
+                None => self.raise(me, spec, slot, InitialState::Found(BTreeMap::new()), None).await?,
             }
         }
         Ok(Ok((old.diff(&self.spec), self.schedule.reload(at().now, &self.spec))))
@@ -345,9 +347,9 @@ impl RootState {
         }
     }
 
-    fn next_place(&mut self) -> usize {
-        self.last_place += 1;
-        self.last_place
+    fn next_slot(&mut self) -> usize {
+        self.last_slot += 1;
+        self.last_slot
     }
 
     /// Sees that a tick comes when the schedule wants one. Timers are not taken back: one too many finds nothing to do,

@@ -5,7 +5,7 @@
 mod tests;
 
 use super::error::{Progress, TreeEnd};
-use crate::group::{At, End, Then};
+use crate::group::{At, End, Goal};
 use crate::policy::Window;
 use crate::spec::{Backoff, GroupName, Intensity, TreeSpec};
 use std::time::{Duration, Instant};
@@ -190,7 +190,7 @@ impl Schedule {
         now: Instant,
         group: &GroupName,
         why: &str,
-    ) -> (Option<Then>, Vec<Step>) {
+    ) -> (Option<Goal>, Vec<Step>) {
         let up = self.stage == Stage::Up;
         let Some(entry) = self.entry(group) else { return (None, Vec::new()) };
         let then = match entry.phase {
@@ -198,9 +198,9 @@ impl Schedule {
             Phase::Waiting | Phase::Delayed { .. } | Phase::Due | Phase::Down { .. }
                 if up && !entry.removed =>
             {
-                Some(Then::Hold)
+                Some(Goal::Wait)
             }
-            Phase::Starting | Phase::Ready { .. } if up && !entry.removed => Some(Then::Up),
+            Phase::Starting | Phase::Ready { .. } if up && !entry.removed => Some(Goal::Up),
             Phase::Waiting
             | Phase::Delayed { .. }
             | Phase::Due
@@ -210,25 +210,25 @@ impl Schedule {
             | Phase::Stopping => {
                 entry.deaths += 1;
                 entry.phase = Phase::Stopping;
-                Some(Then::Down)
+                Some(Goal::Down)
             }
         };
-        if then == Some(Then::Down) && entry.deaths > DEATHS_ON_THE_WAY_DOWN {
+        if then == Some(Goal::Down) && entry.deaths > DEATHS_ON_THE_WAY_DOWN {
             entry.phase = Phase::Gone;
             return (None, self.finish(now));
         }
-        if then == Some(Then::Down)
+        if then == Some(Goal::Down)
             && let Stage::Stopping { destroyed: true, .. } = self.stage
         {
             self.steps.push(Step::Destroy(group.clone()));
         }
         let mut then = then;
-        if up && matches!(then, Some(Then::Up | Then::Hold)) {
+        if up && matches!(then, Some(Goal::Up | Goal::Wait)) {
             self.bear(now, &format!("the actor of group {group} failed: {why}"));
             if self.stage != Stage::Up {
                 let entry = self.entry(group).expect("found above");
                 entry.phase = Phase::Stopping;
-                then = Some(Then::Down);
+                then = Some(Goal::Down);
             }
         }
         (then, self.finish(now))

@@ -7,7 +7,7 @@ use super::survey::Survey;
 use super::{Inner, Parts, Tree};
 use crate::executor::{Desk, Pepita};
 use crate::journal::Journal;
-use crate::observe::{Board, Bus, EventKind};
+use crate::observe::{Bus, EventKind, StatusTable};
 use crate::spec::{Orphans, TreeSpec, VmName};
 use ractor::Actor;
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ pub(super) async fn start(spec: TreeSpec, parts: Parts) -> Result<Tree, StartErr
     if spec.orphans == Orphans::Refuse && !survey.running.is_empty() {
         return Err(StartError::Orphans(survey.running));
     }
-    let (bus, board) = (Bus::new(), Board::new());
+    let (bus, status_table) = (Bus::new(), StatusTable::new());
     let first = bus.subscribe();
     clear(&parts.pepita, &survey, &bus).await;
     forget(&journal, &spec);
@@ -32,8 +32,12 @@ pub(super) async fn start(spec: TreeSpec, parts: Parts) -> Result<Tree, StartErr
     let (progress, seen) = watch::channel(Progress::Starting);
     let (told, end) = watch::channel(None);
     let outcome = Outcome::default();
-    let home =
-        Home { journal: journal.clone(), bus: bus.clone(), board: board.clone(), sockets: parts.sockets };
+    let home = Home {
+        journal: journal.clone(),
+        bus: bus.clone(),
+        status_table: status_table.clone(),
+        sockets: parts.sockets,
+    };
     let desk = Desk::new(parts.pepita, spec.max_parallel_launches, Arc::clone(&name));
     let args = RootArgs { spec, survey, desk, home, progress, outcome: outcome.clone() };
     let spawned = Actor::spawn(None, Root, args).await;
@@ -48,7 +52,7 @@ pub(super) async fn start(spec: TreeSpec, parts: Parts) -> Result<Tree, StartErr
         after.close();
         told.send_replace(Some(end));
     });
-    let inner = Inner { name, root, bus, board, first: Mutex::new(Some(first)), progress: seen, end };
+    let inner = Inner { name, root, bus, status_table, first: Mutex::new(Some(first)), progress: seen, end };
     Ok(Tree { inner: Arc::new(inner) })
 }
 

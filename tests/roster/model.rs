@@ -1,9 +1,9 @@
 //! What docs/semantics.md says, once more and in other words, as a model to hold the roster against: slow, plain, and without
 //! a thought for actors. It counts everything anew from lists that only grow.
 
+mod advances;
 mod asked;
 mod ends;
-mod goes_on;
 
 use crate::world::name;
 use pepita_supervisor::group::{Command, Found};

@@ -5,6 +5,7 @@
 mod support;
 
 mod adoption;
+mod basics;
 mod changing;
 mod cids;
 mod edge_budgets;
@@ -13,8 +14,7 @@ mod edge_races;
 mod escalating;
 mod failing;
 mod health;
-mod narrow;
 mod order;
 mod scale;
+mod simulation;
 mod stopping;
-mod storm;

@@ -113,7 +113,7 @@ impl RootState {
         for member in self.groups.values() {
             member.actor.kill();
         }
-        let under_way: Vec<VmName> = (self.shared.board.snapshot().vms())
+        let under_way: Vec<VmName> = (self.shared.status_table.snapshot().vms())
             .filter(|vm| matches!(vm.phase, VmPhase::Starting | VmPhase::Stopping))
             .map(|vm| vm.name.clone())
             .collect();

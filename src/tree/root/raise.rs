@@ -3,7 +3,7 @@
 use super::{Home, RootMsg, RootState, Step, at};
 use crate::cid::{CidAllocator, CidMsg, Pool};
 use crate::executor::{ExecutorMsg, PepitaExecutor};
-use crate::group::{Begin, Group, GroupArgs, GroupMsg, Then};
+use crate::group::{Goal, Group, GroupArgs, GroupMsg, InitialState};
 use crate::reply::Reply;
 use crate::spec::{Cid, GroupName, GroupSpec, VmName};
 use ractor::{Actor, ActorRef, SpawnErr};
@@ -12,8 +12,8 @@ use ractor::{Actor, ActorRef, SpawnErr};
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) actor: ActorRef<GroupMsg>,
-    pub(super) life: u64,
-    pub(super) place: usize,
+    pub(super) epoch: u64,
+    pub(super) slot: usize,
 }
 
 impl Member {
@@ -50,18 +50,18 @@ impl RootState {
         &mut self,
         me: &ActorRef<RootMsg>,
         spec: GroupSpec,
-        place: usize,
-        begin: Begin,
+        slot: usize,
+        initial: InitialState,
         ended: Option<String>,
     ) -> Result<(), SpawnErr> {
-        self.last_life += 1;
-        let (name, life) = (spec.name.clone(), self.last_life);
+        self.last_epoch += 1;
+        let (name, epoch) = (spec.name.clone(), self.last_epoch);
         let shared = self.shared.clone();
-        let args = GroupArgs { spec, place, life, begin, ended, shared, report: me.get_derived() };
+        let args = GroupArgs { spec, slot, epoch, initial, ended, shared, report: me.get_derived() };
         // Its `pre_start` only asks and spawns: nothing is waited for here.
         let (actor, _) = Actor::spawn_linked(None, Group, args, me.get_cell()).await?;
-        self.children.insert(actor.get_id(), Who::Group(name.clone(), life));
-        self.groups.insert(name, Member { actor, life, place });
+        self.children.insert(actor.get_id(), Who::Group(name.clone(), epoch));
+        self.groups.insert(name, Member { actor, epoch, slot });
         Ok(())
     }
 
@@ -70,18 +70,18 @@ impl RootState {
         &mut self,
         me: &ActorRef<RootMsg>,
         group: GroupName,
-        life: u64,
+        epoch: u64,
         why: &str,
     ) -> Result<Vec<Step>, SpawnErr> {
-        let current = self.groups.get(&group).filter(|member| member.life == life);
-        let (Some(place), None) = (current.map(|member| member.place), &self.ending) else {
+        let current = self.groups.get(&group).filter(|member| member.epoch == epoch);
+        let (Some(slot), None) = (current.map(|member| member.slot), &self.ending) else {
             return Ok(Vec::new());
         };
-        let status = self.shared.board.snapshot().groups.into_iter().find(|known| known.name == group);
+        let status = self.shared.status_table.snapshot().groups.into_iter().find(|known| known.name == group);
         let (then, steps) = self.schedule.group_failed(at().now, &group, why);
         let Some(then) = then else { return Ok(steps) };
         let mut spec = self.spec.groups.iter().find(|known| known.name == group).cloned();
-        if then == Then::Down && spec.is_none() {
+        if then == Goal::Down && spec.is_none() {
             // It was on its way out of the configuration.
             spec = Some(GroupSpec::new(group.clone(), Vec::new()));
         }
@@ -100,7 +100,7 @@ impl RootState {
             self.shared.journal.forget(vm);
         }
         let ended = status.and_then(|status| status.ended);
-        self.raise(me, spec, place, Begin::Look(then), ended).await?;
+        self.raise(me, spec, slot, InitialState::Unknown(then), ended).await?;
         Ok(steps)
     }
 

@@ -128,11 +128,11 @@ fn the_successor_of_a_failed_group_actor_does_what_the_group_was_at() {
     let mut rig = Rig::new();
     rig.schedule.tick(rig.now);
     let failed = |rig: &mut Rig, group| rig.schedule.group_failed(rig.now, &name(group), "panic").0;
-    assert_eq!(failed(&mut rig, "storage"), Some(Then::Up));
-    assert_eq!(failed(&mut rig, "web"), Some(Then::Hold));
+    assert_eq!(failed(&mut rig, "storage"), Some(Goal::Up));
+    assert_eq!(failed(&mut rig, "web"), Some(Goal::Wait));
     rig.schedule.stop(rig.now);
     for _ in 0..DEATHS_ON_THE_WAY_DOWN {
-        assert_eq!(failed(&mut rig, "edge"), Some(Then::Down));
+        assert_eq!(failed(&mut rig, "edge"), Some(Goal::Down));
     }
     assert_eq!(failed(&mut rig, "edge"), None, "it is given up; the sweep at the end sees to its VMs");
 }
@@ -140,10 +140,10 @@ fn the_successor_of_a_failed_group_actor_does_what_the_group_was_at() {
 #[test]
 fn an_actor_that_fails_too_often_ends_the_tree() {
     let mut rig = Rig::up();
-    assert_eq!(rig.schedule.group_failed(rig.now, &name("web"), "panic").0, Some(Then::Up));
+    assert_eq!(rig.schedule.group_failed(rig.now, &name("web"), "panic").0, Some(Goal::Up));
     rig.schedule.service_failed(rig.now, "the executor failed");
     let (then, _) = rig.schedule.group_failed(rig.now, &name("web"), "panic");
-    assert_eq!(then, Some(Then::Down));
+    assert_eq!(then, Some(Goal::Down));
     assert!(!rig.schedule.is_up());
 }
 

@@ -33,7 +33,7 @@ pub(super) fn policies() -> BTreeMap<String, Restart> {
     NAMES.iter().map(|name| ((*name).to_owned(), policy(name))).collect()
 }
 
-pub(super) struct Weather {
+pub(super) struct RandomOps {
     random: fastrand::Rng,
     /// The specification in force, as far as we have changed it.
     current: Option<TreeSpec>,
@@ -41,7 +41,7 @@ pub(super) struct Weather {
     mortal: bool,
 }
 
-impl Weather {
+impl RandomOps {
     pub(super) fn new(seed: u64) -> Self {
         Self { random: fastrand::Rng::with_seed(seed), current: None, mortal: seed.is_multiple_of(3) }
     }

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 impl GroupState {
     /// Pins the group's status to the board.
-    pub(super) fn pin(&self) {
+    pub(super) fn publish_status(&self) {
         let name = self.name();
         let (window, ended, now) = (self.roster.window(), self.ended.clone(), super::at().now);
-        self.shared.board.update(self.place, &name, |status| {
+        self.shared.status_table.update(self.slot, &name, |status| {
             let former = std::mem::take(&mut status.vms);
             status.window = window;
             status.ended = ended;

@@ -4,17 +4,19 @@
 //! There are no timers in here to be cancelled. [`Roster::wake_at`] says when to ask again, and [`Roster::tick`] does
 //! what is due at that moment, judged by the state of that moment: a wake-up that came too late finds nothing to do.
 
-mod begin;
+mod adopt;
+pub(crate) mod child;
 mod command;
-mod ends;
+mod failure;
+pub(crate) mod group_restart;
+mod progress;
 mod reload;
 mod reports;
-mod settle;
-mod takeover;
+mod start;
 
-use crate::group::child::{Child, Phase, Then};
+use crate::group::machine::child::{Child, Phase, Then};
+use crate::group::machine::group_restart::Round;
 use crate::group::order::{At, End, Order};
-use crate::group::round::Round;
 use crate::journal::{Remembered, Wanted};
 use crate::observe::{Action, Change, Decision, VmPhase};
 use crate::policy::{Cause, Window};

@@ -110,11 +110,11 @@ impl VmStatus {
 
 /// Where the groups pin their status. Clones show the same board.
 #[derive(Debug, Clone, Default)]
-pub struct Board {
+pub struct StatusTable {
     groups: Arc<Mutex<BTreeMap<usize, GroupStatus>>>,
 }
 
-impl Board {
+impl StatusTable {
     /// An empty board.
     pub fn new() -> Self {
         Self::default()

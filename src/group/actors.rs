@@ -7,21 +7,21 @@ use std::collections::{BTreeMap, HashMap};
 
 /// The VM actors of a group.
 #[derive(Debug, Default)]
-pub(crate) struct Crew {
+pub(crate) struct Actors {
     actors: BTreeMap<VmName, (u64, ActorRef<VmMsg>)>,
     /// All that have been spawned and not yet been reported gone: an actor may have a successor by then.
     ids: HashMap<ActorId, (VmName, u64)>,
 }
 
-impl Crew {
+impl Actors {
     /// This actor owns the VM from now on.
-    pub(crate) fn enlist(&mut self, vm: &VmName, epoch: u64, actor: ActorRef<VmMsg>) {
+    pub(crate) fn insert(&mut self, vm: &VmName, epoch: u64, actor: ActorRef<VmMsg>) {
         self.ids.insert(actor.get_id(), (vm.clone(), epoch));
         self.actors.insert(vm.clone(), (epoch, actor));
     }
 
     /// An actor is gone: which it was.
-    pub(crate) fn discharge(&mut self, id: ActorId) -> Option<(VmName, u64)> {
+    pub(crate) fn remove(&mut self, id: ActorId) -> Option<(VmName, u64)> {
         let (vm, epoch) = self.ids.remove(&id)?;
         if self.actors.get(&vm).is_some_and(|(owner, _)| *owner == epoch) {
             self.actors.remove(&vm);
@@ -30,7 +30,7 @@ impl Crew {
     }
 
     /// Tells the VM's actor, if it is this one. One that has just failed does not hear it, and its successor is told anew.
-    pub(crate) fn tell(&self, vm: &VmName, epoch: u64, msg: VmMsg) {
+    pub(crate) fn send(&self, vm: &VmName, epoch: u64, msg: VmMsg) {
         if let Some((owner, actor)) = self.actors.get(vm)
             && *owner == epoch
         {
@@ -39,7 +39,7 @@ impl Crew {
     }
 
     /// Tells whichever actor owns the VM; without one the message is dropped, and with it its reply.
-    pub(crate) fn pass(&self, vm: &VmName, msg: VmMsg) {
+    pub(crate) fn send_to_owner(&self, vm: &VmName, msg: VmMsg) {
         if let Some((_, actor)) = self.actors.get(vm) {
             drop(actor.cast(msg));
         }

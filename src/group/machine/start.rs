@@ -1,7 +1,7 @@
 //! How a group comes up: what runs already is taken over, the rest is started in order.
 
 use super::{Roster, Stage};
-use crate::group::child::{Child, Phase, Then};
+use crate::group::machine::child::{Child, Phase, Then};
 use crate::group::order::{At, Found, Order};
 use crate::journal::Wanted;
 use crate::spec::VmName;

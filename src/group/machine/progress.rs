@@ -2,7 +2,7 @@
 //! Judges by the state alone, not by what led to it, so that no order of events can leave it behind.
 
 use super::{Roster, Stage};
-use crate::group::child::{Child, Phase, Then};
+use crate::group::machine::child::{Child, Phase, Then};
 use crate::group::order::{End, Order};
 use crate::journal::Wanted;
 use crate::spec::{Restart, Strategy};

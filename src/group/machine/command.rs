@@ -1,9 +1,9 @@
 //! What an operator asks of a VM.
 
 use super::{Roster, Stage};
-use crate::group::child::{Phase, Then};
+use crate::group::machine::child::{Phase, Then};
+use crate::group::machine::group_restart::Round;
 use crate::group::order::{At, Command, Order, Refused};
-use crate::group::round::Round;
 use crate::journal::Wanted;
 use crate::spec::VmName;
 use std::time::Instant;

@@ -1,7 +1,7 @@
 //! What the VM actors report, and that one has failed.
 
 use super::{Roster, Stage};
-use crate::group::child::{Phase, Then};
+use crate::group::machine::child::{Phase, Then};
 use crate::group::order::{At, Order};
 use crate::observe::Action;
 use crate::policy::Cause;

@@ -1,9 +1,9 @@
 //! What follows the end of a VM: nothing, a restart alone, a restart with its siblings, giving up, escalating.
 
 use super::{Roster, Stage};
-use crate::group::child::{Phase, Then};
+use crate::group::machine::child::{Phase, Then};
+use crate::group::machine::group_restart::Round;
 use crate::group::order::{At, End};
-use crate::group::round::Round;
 use crate::journal::Wanted;
 use crate::observe::Action;
 use crate::policy::{Cause, Judgement, Rule, first_affected, judge};

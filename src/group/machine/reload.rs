@@ -1,7 +1,7 @@
 //! A new configuration for a running group: what applies at once, what waits for the next start, who comes and goes.
 
 use super::{Roster, Stage};
-use crate::group::child::{Child, Phase, Then};
+use crate::group::machine::child::{Child, Phase, Then};
 use crate::group::order::{At, Order};
 use crate::journal::Wanted;
 use crate::spec::{GroupSpec, Incarnation, Strategy, VmName, VmSpec};

@@ -3,7 +3,7 @@
 //! Each VM is looked at through the executor, where calls about one VM are made one after the other: the answer comes
 //! after every launch and every destroy that the former actor had ordered.
 
-use crate::group::{Found, GroupMsg, Roster, Then};
+use crate::group::{Found, Goal, GroupMsg, Roster};
 use crate::journal::Journal;
 use crate::spec::{Incarnation, VmName};
 use pepita_wire::StatusRecord;
@@ -11,33 +11,33 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A look under way.
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct Inventory {
     pending: BTreeSet<VmName>,
     found: BTreeMap<VmName, Found>,
     traces: Vec<VmName>,
     /// What came meanwhile, to be done afterwards.
     pub(crate) held: Vec<GroupMsg>,
-    pub(crate) then: Then,
+    pub(crate) then: Goal,
 }
 
 /// All that was to be known.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct Known {
     /// What runs, and what ended without anybody having heard of it.
     pub(crate) found: BTreeMap<VmName, Found>,
     /// Those that have ended: what is left of them is to be removed before anything starts.
     pub(crate) traces: Vec<VmName>,
     pub(crate) held: Vec<GroupMsg>,
-    pub(crate) then: Then,
+    pub(crate) then: Goal,
 }
 
-impl Look {
-    pub(crate) fn new(pending: BTreeSet<VmName>, then: Then) -> Self {
+impl Inventory {
+    pub(crate) fn new(pending: BTreeSet<VmName>, then: Goal) -> Self {
         Self { pending, found: BTreeMap::new(), traces: Vec::new(), held: Vec::new(), then }
     }
 
     /// Takes in what is known of one VM.
-    pub(crate) fn saw(
+    pub(crate) fn note(
         &mut self,
         roster: &Roster,
         journal: &Journal,
@@ -64,8 +64,8 @@ impl Look {
     }
 
     /// The end of the look, once everything was seen.
-    pub(crate) fn finish(look: &mut Option<Self>) -> Option<Seen> {
+    pub(crate) fn finish(look: &mut Option<Self>) -> Option<Known> {
         let done = look.take_if(|look| look.pending.is_empty())?;
-        Some(Seen { found: done.found, traces: done.traces, held: done.held, then: done.then })
+        Some(Known { found: done.found, traces: done.traces, held: done.held, then: done.then })
     }
 }

@@ -2,16 +2,16 @@
 //! that is itself killed. Whatever happens, nothing runs twice, nothing is lost, and when the storm is over the tree
 //! comes to rest. A run that fails tells its seed: `PEPITA_STORM_SEED=<seed>` repeats it, `PEPITA_STORM_RUNS` sets how many.
 
-mod weather;
+mod random_ops;
 
 use crate::support::{Host, Rig};
 use pepita_supervisor::observe::{EventKind, Received, TreeStatus, VmPhase, VmStatus};
 use pepita_supervisor::spec::{Cid, Restart, TreeSpec};
 use pepita_supervisor::tree::{Parts, Tree, TreeEnd};
+use random_ops::RandomOps;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use weather::Weather;
 
 /// Says which run it was, if it fails.
 struct Seed(u64);
@@ -51,7 +51,7 @@ fn run(seed: u64) {
     let said = Seed(seed);
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(storm(seed));
+    runtime.expect("a runtime").block_on(simulate(seed));
     drop(said);
 }
 
@@ -60,39 +60,39 @@ async fn start(host: &Host, spec: &TreeSpec) -> Tree {
     Tree::start_with(spec.clone(), parts).await.expect("it starts")
 }
 
-async fn storm(seed: u64) {
-    let mut weather = Weather::new(seed);
+async fn simulate(seed: u64) {
+    let mut ops = RandomOps::new(seed);
     let host = Host::new();
     let dir = tempfile::tempdir().expect("a directory");
-    let spec = weather.tree(dir.path());
-    weather.plans(&host, &spec);
+    let spec = ops.tree(dir.path());
+    ops.plans(&host, &spec);
     let mut tree = start(&host, &spec).await;
     let mut log = Log::of(&tree);
-    for _ in 0..weather.length() {
-        tokio::time::sleep(weather.pause()).await;
+    for _ in 0..ops.length() {
+        tokio::time::sleep(ops.pause()).await;
         log.read();
-        if weather.supervisor_dies() {
+        if ops.supervisor_dies() {
             // As a SIGKILL does: no actor says goodbye. Calls of the launcher under way come to their end.
             tree.root().kill();
             tree.wait().await;
             log.read();
             tokio::time::sleep(Duration::from_secs(3)).await;
-            tree = start(&host, &weather.spec(&spec)).await;
+            tree = start(&host, &ops.spec(&spec)).await;
             log = Log::of(&tree);
         } else {
-            weather.strikes(&host, &tree).await;
+            ops.strikes(&host, &tree).await;
         }
         assert_eq!(host.faults(), Vec::<String>::new(), "what must never happen: {:#?}", log.lines);
         unique(&tree.status(), &host);
     }
     host.calms_down();
-    weather.resumes(&host, &tree).await;
+    ops.resumes(&host, &tree).await;
     tokio::time::sleep(Duration::from_secs(900)).await;
     log.read();
     at_rest(&tree, &tree.spec().await, &host, &log);
-    let end = if weather.leaves() {
+    let end = if ops.leaves() {
         let end = tree.leave().await;
-        let rig = Rig::on(host.clone(), weather.spec(&spec)).await;
+        let rig = Rig::on(host.clone(), ops.spec(&spec)).await;
         rig.pass(Duration::from_secs(60)).await;
         rig.end().await;
         end
@@ -179,7 +179,7 @@ struct Log {
 impl Log {
     fn of(tree: &Tree) -> Self {
         let events = tree.events();
-        let (policies, newest) = (weather::policies(), BTreeMap::new());
+        let (policies, newest) = (random_ops::policies(), BTreeMap::new());
         let ended = BTreeSet::new();
         Self { events, policies, last: 0, newest, lines: Vec::new(), ended, up: true }
     }
