@@ -1,7 +1,7 @@
 //! What the library calls the launcher with is what the launcher understands: both sides of every argv.
 
-use pepita_launcher::cid::Wanted;
-use pepita_launcher::cli::{self, Call, Cli, Run, VmmChoice};
+use pepita_launcher::cli::{self, Cli, Request, Run, VmmChoice};
+use pepita_launcher::rundir::cid::Wanted;
 use pepita_supervisor::executor::argv::{self, CONFIG_LABEL, Launch, OWNER_LABEL};
 use pepita_supervisor::spec::{Cid, Incarnation, MachineSpec, Port, Signal, VmName, VmSpec};
 use proptest::collection::{btree_map, vec};
@@ -19,7 +19,7 @@ fn understood(argv: Vec<OsString>) -> Cli {
 fn run(launch: &Launch) -> Run {
     let cli = understood(argv::run(launch));
     assert!(cli.json && cli.run_dir.is_none());
-    let Some(Call::Run(run)) = cli.call else { panic!("a run") };
+    let Some(Request::Run(run)) = cli.call else { panic!("a run") };
     *run
 }
 
@@ -35,17 +35,17 @@ fn calls_about_a_vm_mean_that_vm() {
         assert!(cli.json);
         cli.call.expect("a call")
     };
-    assert!(matches!(about(argv::status(vm.id())), Call::Status { vm: v } if v.name == *vm.id()));
-    assert!(matches!(about(argv::adopt(vm.id())), Call::Adopt { vm: v } if v.name == *vm.id()));
+    assert!(matches!(about(argv::status(vm.id())), Request::Status { vm: v } if v.name == *vm.id()));
+    assert!(matches!(about(argv::adopt(vm.id())), Request::Adopt { vm: v } if v.name == *vm.id()));
     assert!(
-        matches!(about(argv::destroy(vm.id())), Call::Destroy { vm: v, force: true, .. } if v.name == *vm.id())
+        matches!(about(argv::destroy(vm.id())), Request::Destroy { vm: v, force: true, .. } if v.name == *vm.id())
     );
     for number in [1, 9, 15, 64] {
         let signal = Signal::new(number).expect("a signal");
         let call = about(argv::signal(vm.id(), signal));
-        assert!(matches!(call, Call::Signal { vm: v, signal: s } if v.name == *vm.id() && s == signal));
+        assert!(matches!(call, Request::Signal { vm: v, signal: s } if v.name == *vm.id() && s == signal));
     }
-    assert!(matches!(about(argv::list()), Call::List { .. }));
+    assert!(matches!(about(argv::list()), Request::List { .. }));
     let version = understood(argv::version());
     assert!(version.version && version.json && version.call.is_none());
 }

@@ -139,7 +139,7 @@ async fn a_cid_that_another_program_holds_is_noticed_and_another_is_leased() {
     let mut pool = pepita_supervisor::cid::Pool::new("test");
     let api = pepita_supervisor::spec::VmName::new("api").expect("a good name");
     let first = pool.lease(&api, None).expect("free").get();
-    let held = pepita_launcher::vhost::claim(first).expect("free");
+    let held = pepita_launcher::host::vhost_vsock::claim(first).expect("free");
     let (tree, mut events) = host.start(groups).await;
     events.until("word of the CID", |event| event.to_string().contains("another CID is leased")).await;
     events.phase("api", "ready").await;

@@ -1,6 +1,6 @@
 //! The edge cases of semantics 12, by number: 9 and 10, about races and probes. That a killed group actor and a VM
 //! actor that panics leak nothing and run nothing twice is in failing.rs; that a recycled pid is neither adopted nor
-//! killed is the launcher's to prove (crates/pepita/src/identity.rs): the supervisor signals no pid at all.
+//! killed is the launcher's to prove (crates/pepita/src/host/process_id.rs): the supervisor signals no pid at all.
 
 use crate::support::{Fate, Host, Plan, Rig, What, group, tree, vm};
 use pepita_supervisor::group::Command;

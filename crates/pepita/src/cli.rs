@@ -1,6 +1,6 @@
-//! What is typed: every call, its options, and their help. Shapes only; [`crate::call`] carries them out.
+//! What is typed: every call, its options, and their help. Shapes only; [`crate::commands`] carries them out.
 
-use crate::cid;
+use crate::rundir::cid;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pepita_wire::{Signal, VmId};
 use std::collections::BTreeMap;
@@ -32,12 +32,12 @@ pub struct Cli {
     pub version: bool,
     /// What to do.
     #[command(subcommand)]
-    pub call: Option<Call>,
+    pub call: Option<Request>,
 }
 
 /// The calls.
 #[derive(Debug, Subcommand)]
-pub enum Call {
+pub enum Request {
     /// Boot a microVM and start its daemon
     Run(Box<Run>),
     /// Send a signal to the daemon: KILL ends the VM, STOP and CONT pause and resume its virtual CPUs
@@ -417,7 +417,7 @@ mod tests {
     #[test]
     fn both_dialects_are_understood() {
         let parse = |args: &[&str]| Cli::try_parse_from(args.iter()).expect("a good call").call;
-        let Some(Call::Run(run)) =
+        let Some(Request::Run(run)) =
             parse(&["pepita", "run", "--vcpus", "2", "--memory", "1G", "--name", "a", "--", "/bin/x", "--y"])
         else {
             panic!("a run")
@@ -426,7 +426,7 @@ mod tests {
         assert_eq!(run.daemon_args.command, ["/bin/x", "--y"]);
         for signal in ["TERM", "SIGTERM", "15"] {
             let call = parse(&["pepita", "signal", "--name", "a", "--signal", signal]);
-            assert!(matches!(call, Some(Call::Signal { signal: Signal::TERM, .. })));
+            assert!(matches!(call, Some(Request::Signal { signal: Signal::TERM, .. })));
         }
     }
 

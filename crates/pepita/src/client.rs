@@ -1,9 +1,10 @@
 //! Asks a VM's monitor, over its control socket, one thing after the other. Blocks.
 
-use crate::failure::{Outcome, failure};
+use crate::error::{Result, call_error};
+use crate::rundir::layout;
 use pepita_wire::frame::Outcome as Answer;
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{Lines, StatusRecord, ToGuest, ToHost, WireError, rundir};
+use pepita_wire::{Lines, StatusRecord, ToGuest, ToHost, WireError};
 use serde_json::{Value, json};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -27,7 +28,7 @@ impl Client {
     /// # Errors
     /// When there is none.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(dir.join(rundir::CONTROL))?;
+        let stream = UnixStream::connect(dir.join(layout::CONTROL))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self { stream, lines: Lines::new(), id: 0 })
     }
@@ -76,7 +77,7 @@ pub fn ask(dir: &Path, method: &str, params: Value) -> io::Result<Answer> {
 }
 
 /// A monitor's refusal as a call's failure.
-pub fn refused(error: WireError) -> crate::failure::Failure {
+pub fn refused(error: WireError) -> crate::error::CallError {
     use pepita_wire::ErrorKind as E;
     let kind = match error.kind {
         E::BadRequest | E::Unsupported => CallErrorKind::Usage,
@@ -87,13 +88,13 @@ pub fn refused(error: WireError) -> crate::failure::Failure {
         E::Os => CallErrorKind::Io,
         E::Other => CallErrorKind::Internal,
     };
-    failure(kind, error.message)
+    call_error(kind, error.message)
 }
 
 /// The answer, or the refusal as a failure.
 ///
 /// # Errors
 /// The monitor's refusal.
-pub fn accepted(answer: Answer) -> Outcome<Value> {
+pub fn accepted(answer: Answer) -> Result<Value> {
     answer.map_err(refused)
 }

@@ -1,27 +1,21 @@
 //! `pepita`: boots microVMs on QEMU's microvm machine, with one small monitor process for each.
 //!
-//! There is no daemon: the run directory is the database. [`cli`] is what is typed, [`call`] carries it out, [`monitor`]
-//! is what stays behind with a VM.
+//! There is no daemon: the run directory is the database. The modules stand in layers, each of which uses only those
+//! above it in this list: [`error`] and [`vm_config`]; [`host`]; [`rundir`]; [`image`]; [`qemu`] and [`vmm`]; [`client`];
+//! [`monitor`], which stays with a VM; [`reconcile`]; [`boot`], which brings a monitor to its VM; [`ops`]; [`cli`];
+//! [`commands`].
 
-pub mod agent_program;
-pub mod call;
-pub mod cid;
+pub mod boot;
 pub mod cli;
 pub mod client;
-pub mod doctor;
-pub mod failure;
-pub mod identity;
+pub mod commands;
+pub mod error;
+pub mod host;
 pub mod image;
-pub mod kernel;
-pub mod limits;
 pub mod monitor;
-pub mod names;
-pub mod plan;
+pub mod ops;
 pub mod qemu;
-pub mod record;
+pub mod reconcile;
 pub mod rundir;
-pub mod session;
-pub mod settle;
-pub mod tsc;
-pub mod vhost;
+pub mod vm_config;
 pub mod vmm;

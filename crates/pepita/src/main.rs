@@ -8,8 +8,8 @@ fn main() -> ExitCode {
     if args.next().is_some_and(|first| first == "monitor")
         && let Some(run_dir) = args.next()
     {
-        pepita_launcher::monitor::start::main(Path::new(&run_dir));
+        pepita_launcher::boot::main(Path::new(&run_dir));
         return ExitCode::SUCCESS;
     }
-    pepita_launcher::call::main()
+    pepita_launcher::commands::main()
 }

@@ -13,17 +13,17 @@ pub mod log;
 pub mod qmp;
 mod requests;
 pub mod scan;
-pub mod start;
+pub mod starter;
 
-pub(crate) use finish::TRANSIENT;
-
-use crate::failure::{Outcome, grumble, system};
-use crate::identity::Identity;
-use crate::limits::Limits;
-use crate::names;
-use crate::plan::{Plan, VmmKind};
-use crate::record::{self, State, Sync};
-use crate::rundir::Lock;
+use crate::error::eprint_line;
+use crate::host::cgroup::Limits;
+use crate::host::clock::unix_ms;
+use crate::host::process_id::ProcessId;
+use crate::host::wait::wait_readable;
+use crate::rundir::files::{self, State, Sync};
+use crate::rundir::layout;
+use crate::rundir::lock::Lock;
+use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{Process, Started};
 use agent::{Agent, Asker, Heard};
 use conn::Conn;
@@ -34,9 +34,10 @@ use pepita_wire::{GuestEvent, StatusRecord};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use scan::Scanner;
+use starter::Starter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// What is read of the console at once.
 const CONSOLE_READ: usize = 64 * 1024;
@@ -46,7 +47,7 @@ const CONSOLE_READS: usize = 8;
 
 /// The monitor of one VM.
 pub(crate) struct Monitor {
-    plan: Plan,
+    pub(crate) plan: VmConfig,
     dir: PathBuf,
     /// Held for life: the claims of the name and of the CID. (Of an adopted VM its VMM holds the latter.)
     _name: Lock,
@@ -55,8 +56,8 @@ pub(crate) struct Monitor {
     limits: Limits,
     life: Life,
     vmm: Process,
-    backend: Option<Process>,
-    daemon: Option<Identity>,
+    pub(crate) backend: Option<Process>,
+    daemon: Option<ProcessId>,
     /// A plain process' agent was told to start the daemon, and who that is was heard.
     daemon_heard: bool,
     console: Option<OwnedFd>,
@@ -68,7 +69,7 @@ pub(crate) struct Monitor {
     /// The generation that is on the disk, and where the log began then.
     saved: Option<(u64, u64)>,
     /// Where the answer to whoever started us goes, until it is given.
-    starter: Option<start::Starter>,
+    starter: Option<Starter>,
     over: bool,
 }
 
@@ -84,25 +85,25 @@ enum Source {
     Client(u64),
 }
 
-/// What [`start`] has prepared.
+/// What a VM that was started or adopted consists of.
 pub(crate) struct Parts {
-    plan: Plan,
-    dir: PathBuf,
-    name: Lock,
-    cid: Option<Lock>,
-    cid_path: PathBuf,
-    limits: Limits,
-    life: Life,
-    started: Started,
-    daemon: Option<Identity>,
-    agent: Agent,
-    log: Log,
-    control: Control,
-    starter: start::Starter,
+    pub(crate) plan: VmConfig,
+    pub(crate) dir: PathBuf,
+    pub(crate) name: Lock,
+    pub(crate) cid: Option<Lock>,
+    pub(crate) cid_path: PathBuf,
+    pub(crate) limits: Limits,
+    pub(crate) life: Life,
+    pub(crate) started: Started,
+    pub(crate) daemon: Option<ProcessId>,
+    pub(crate) agent: Agent,
+    pub(crate) log: Log,
+    pub(crate) control: Control,
+    pub(crate) starter: Starter,
 }
 
 impl Monitor {
-    fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         let Started { vmm, backend, console, qmp } = parts.started;
         Self {
             plan: parts.plan,
@@ -129,7 +130,7 @@ impl Monitor {
     }
 
     /// Watches until the VM has ended and its record is written.
-    fn run(mut self) {
+    pub(crate) fn run(mut self) {
         self.save();
         match &mut self.qmp {
             // Its answer comes when the machine is set up. One that is broken already says so when it is read.
@@ -225,7 +226,7 @@ impl Monitor {
     }
 
     fn console_has_more(&self) -> bool {
-        self.console.as_ref().is_some_and(|fd| crate::vmm::wait_for(fd, std::time::Duration::ZERO))
+        self.console.as_ref().is_some_and(|fd| wait_readable(fd, std::time::Duration::ZERO))
     }
 
     fn read_console(&mut self) {
@@ -279,7 +280,7 @@ impl Monitor {
                 Heard::Said(seq, event) => {
                     if let (GuestEvent::Started { pid }, VmmKind::Process) = (&event, self.plan.vmm) {
                         // Of a plain process the "guest's" pid is the host's.
-                        self.daemon = Identity::of(*pid);
+                        self.daemon = ProcessId::of(*pid);
                         self.daemon_heard = true;
                     }
                     self.happened(Event::AgentSaid { seq, event });
@@ -357,7 +358,7 @@ impl Monitor {
     fn save(&mut self) {
         let status = self.status();
         let state = State {
-            monitor: Identity::of(std::process::id()),
+            monitor: ProcessId::of(std::process::id()),
             vmm: status.exit.is_none().then(|| self.vmm.identity.clone()),
             backend: self.backend.as_ref().map(|b| b.identity.clone()),
             daemon: self.daemon.clone(),
@@ -365,23 +366,8 @@ impl Monitor {
             log_base: self.log.base(),
             status,
         };
-        if let Err(e) = record::write(Path::new(names::STATE), &state, Sync::No) {
-            grumble(format_args!("pepita monitor: {}", e.message));
+        if let Err(e) = files::write(Path::new(layout::STATE), &state, Sync::No) {
+            eprint_line(format_args!("pepita monitor: {}", e.message));
         }
     }
-}
-
-/// The wall clock, in milliseconds since the Unix epoch.
-pub(crate) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A new secret: 128 bits from the kernel.
-pub(crate) fn secret() -> Outcome<String> {
-    let mut bytes = [0; 16];
-    let read =
-        std::fs::File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes));
-    read.map_err(|e| system("/dev/urandom", e))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

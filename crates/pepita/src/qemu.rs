@@ -3,8 +3,8 @@
 //! The recipe is measured: modern Debian kernels find microvm's devices through ACPI, an emulated guest has to be told
 //! its TSC's frequency, and `reboot=t panic=-1` with `-no-reboot` turns every end of the guest into an end of QEMU.
 
-use crate::names;
-use crate::plan::{Accel, Plan, Root};
+use crate::rundir::layout;
+use crate::vm_config::{Accel, Root, VmConfig};
 use pepita_wire::record::Transport;
 use std::ffi::OsString;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub struct Descriptors {
 }
 
 /// The kernel's command line.
-pub fn cmdline(plan: &Plan, token: &str) -> String {
+pub fn cmdline(plan: &VmConfig, token: &str) -> String {
     let mut words =
         vec!["console=hvc0 quiet reboot=t panic=-1 mitigations=off cryptomgr.notests lsm=".to_owned()];
     if let (Accel::Tcg, Some(khz)) = (plan.accel, plan.tsc_khz) {
@@ -44,7 +44,7 @@ pub fn cmdline(plan: &Plan, token: &str) -> String {
 }
 
 /// QEMU's arguments. It runs in the VM's run directory, so sockets have short names there.
-pub fn argv(plan: &Plan, cmdline: &str, fds: Descriptors) -> Vec<OsString> {
+pub fn argv(plan: &VmConfig, cmdline: &str, fds: Descriptors) -> Vec<OsString> {
     let mut argv: Vec<OsString> = Vec::new();
     let mut add = |option: &str, value: OsString| argv.extend([OsString::from(option), value]);
     let memory = format!("{}M", plan.memory_mb);
@@ -81,7 +81,7 @@ pub fn argv(plan: &Plan, cmdline: &str, fds: Descriptors) -> Vec<OsString> {
     }
     add("-append", cmdline.into());
     add("-device", "virtio-serial-device".into());
-    add("-chardev", format!("pipe,id=console,path={}", names::CONSOLE_PIPES).into());
+    add("-chardev", format!("pipe,id=console,path={}", layout::CONSOLE_PIPES).into());
     add("-device", "virtconsole,chardev=console".into());
     add("-chardev", format!("socket,id=qmp,fd={},server=on,wait=on", fds.qmp).into());
     add("-mon", "chardev=qmp,mode=control".into());
@@ -113,9 +113,9 @@ fn drive(image: &Path) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::plan;
+    use crate::vm_config::tests::plan;
 
-    fn text(plan: &Plan) -> String {
+    fn text(plan: &VmConfig) -> String {
         let fds = Descriptors { qmp: 4, vsock: 5 };
         let argv = argv(plan, &cmdline(plan, "t0k"), fds);
         argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_kernel_transport_gets_the_claimed_descriptor() {
-        let text = text(&Plan { transport: Transport::Vhost, accel: Accel::Kvm, ..plan() });
+        let text = text(&VmConfig { transport: Transport::Vhost, accel: Accel::Kvm, ..plan() });
         assert!(text.contains("vhost-vsock-device,guest-cid=42,vhostfd=5"), "{text}");
         assert!(text.contains("-cpu host") && !text.contains("tsc_early_khz"), "{text}");
     }
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_comma_in_an_image_s_name_ends_no_option() {
         let root = Root::Disk { image: "/a,b.ext4".into(), initrd: None };
-        let text = text(&Plan { root, ..plan() });
+        let text = text(&VmConfig { root, ..plan() });
         assert!(text.contains("file=/a,,b.ext4") && text.contains("root=/dev/vda"), "{text}");
     }
 }

@@ -1,13 +1,16 @@
 //! The directory of run directories, and one VM's in it. The run directory is the database: its lock is the claim of a
 //! name and the answer to "is its monitor alive".
 
-use crate::failure::{Outcome, failure, io};
-use crate::names;
+pub mod cid;
+pub mod files;
+pub mod layout;
+pub mod lock;
+
+use crate::error::{Result, call_error, io};
 use pepita_wire::VmId;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::rundir::{ENVIRONMENT, SOCKET_PATH_CAP};
-use rustix::fs::{FlockOperation, flock};
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -22,7 +25,7 @@ impl RunDir {
     ///
     /// # Errors
     /// When it is another user's.
-    pub fn choose(option: Option<&Path>) -> Outcome<Self> {
+    pub fn choose(option: Option<&Path>) -> Result<Self> {
         let from_environment =
             |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let uid = rustix::process::geteuid();
@@ -37,7 +40,7 @@ impl RunDir {
         let path = std::path::absolute(&path).map_err(|e| io(&path, e))?;
         match path.metadata() {
             // In /tmp somebody else could have put it there.
-            Ok(meta) if meta.uid() != uid.as_raw() && !uid.is_root() => Err(failure(
+            Ok(meta) if meta.uid() != uid.as_raw() && !uid.is_root() => Err(call_error(
                 CallErrorKind::Permission,
                 format!("{}: belongs to another user; name one of yours with --run-dir", path.display()),
             )),
@@ -54,8 +57,8 @@ impl RunDir {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn create(&self) -> Outcome<()> {
-        for dir in [self.path.clone(), self.path.join(names::CIDS), self.path.join(names::CACHE)] {
+    pub fn create(&self) -> Result<()> {
+        for dir in [self.path.clone(), self.path.join(layout::CIDS), self.path.join(layout::CACHE)] {
             DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| io(&dir, e))?;
         }
         Ok(())
@@ -70,12 +73,12 @@ impl RunDir {
     ///
     /// # Errors
     /// When the path is too long for a Unix socket (unix(7)).
-    pub fn checked_vm(&self, name: &VmId) -> Outcome<PathBuf> {
+    pub fn checked_vm(&self, name: &VmId) -> Result<PathBuf> {
         let dir = self.vm(name);
-        let longest = dir.join(names::CONSOLE).as_os_str().len();
+        let longest = dir.join(layout::CONSOLE).as_os_str().len();
         if longest > SOCKET_PATH_CAP {
             let over = longest - SOCKET_PATH_CAP;
-            return Err(failure(
+            return Err(call_error(
                 CallErrorKind::Usage,
                 format!(
                     "{}: too long for a Unix socket by {over} bytes; use a shorter --run-dir or name",
@@ -90,7 +93,7 @@ impl RunDir {
     ///
     /// # Errors
     /// When it cannot be read: that is not to be taken for "none". Before the first VM it is not there, and there are none.
-    pub fn names(&self) -> Outcome<Vec<VmId>> {
+    pub fn names(&self) -> Result<Vec<VmId>> {
         let entries = match std::fs::read_dir(&self.path) {
             Ok(entries) => entries.flatten(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -108,71 +111,18 @@ impl RunDir {
 ///
 /// # Errors
 /// When it cannot be removed.
-pub fn remove(dir: &Path) -> Outcome<()> {
+pub fn remove(dir: &Path) -> Result<()> {
     let parent = dir.parent().unwrap_or(dir);
-    let gone = parent.join(format!("{}{}-{}", names::GONE, std::process::id(), crate::monitor::secret()?));
+    let gone =
+        parent.join(format!("{}{}-{}", layout::GONE, std::process::id(), crate::host::random::secret()?));
     std::fs::rename(dir, &gone).map_err(|e| io(dir, e))?;
     let removed = std::fs::remove_dir_all(&gone).map_err(|e| io(&gone, e));
     // Those of others that were killed over it, too.
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(names::GONE) {
+        if entry.file_name().to_string_lossy().starts_with(layout::GONE) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
     // Somebody else's help is no failure.
     if gone.exists() { removed } else { Ok(()) }
-}
-
-/// A lock that is held as long as this lives, in this process or in one that got it as a descriptor.
-#[derive(Debug)]
-pub struct Lock {
-    file: File,
-}
-
-/// Whether to wait for a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
-    /// Until it is free.
-    Yes,
-    /// Not at all.
-    No,
-}
-
-impl Lock {
-    /// Takes the lock of a file, which is made if need be; `None` when another holds it.
-    ///
-    /// # Errors
-    /// When the file cannot be made.
-    pub fn take(path: &Path, wait: Wait) -> Outcome<Option<Self>> {
-        loop {
-            let open = File::options().create(true).truncate(false).read(true).write(true).open(path);
-            let file = open.map_err(|e| io(path, e))?;
-            let operation = match wait {
-                Wait::Yes => FlockOperation::LockExclusive,
-                Wait::No => FlockOperation::NonBlockingLockExclusive,
-            };
-            match flock(&file, operation) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-                Err(e) => return Err(io(path, e)),
-            }
-            // Between opening and locking the file may have been removed and made again: then this is nobody's lock.
-            let same = |now: std::fs::Metadata| file.metadata().is_ok_and(|ours| now.ino() == ours.ino());
-            if path.metadata().is_ok_and(same) {
-                return Ok(Some(Self { file }));
-            }
-        }
-    }
-
-    /// Whether somebody holds it. Does not make the file.
-    pub fn is_held(path: &Path) -> bool {
-        let Ok(file) = File::options().read(true).write(true).open(path) else { return false };
-        flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
-    }
-
-    /// The file behind it.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
 }

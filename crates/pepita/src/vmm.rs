@@ -2,22 +2,20 @@
 //!
 //! They outlive the monitor that starts them: nothing dies with it, no pipe of theirs ends there.
 
-use crate::failure::{Outcome, failure, io, system};
-use crate::identity::Identity;
-use crate::monitor::evidence::VmmEnd;
-use crate::names;
-use crate::plan::{Plan, Root};
+use crate::error::{Result, call_error, io, system};
+use crate::host::process_id::ProcessId;
+use crate::host::wait::wait_readable;
+use crate::host::{setsid, strays};
 use crate::qemu::{self, Descriptors};
-use crate::session;
+use crate::rundir::layout;
+use crate::vm_config::{Root, VmConfig};
 use pepita_wire::record::{CallErrorKind, ProcessExit};
-use pepita_wire::rundir;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, inotify, mkfifoat, open};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, setrlimit};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -30,32 +28,40 @@ const SOCKET_DEADLINE: Duration = Duration::from_secs(10);
 /// Output of the guest that waits for its monitor: at 5 MB/s, a fifth of a second.
 const CONSOLE_PIPE: usize = 1 << 20;
 
-/// In the environment of every process of a VM: its run directory. What a monitor that was killed at a bad moment has
-/// left behind is known by it.
-const MARK: &str = "PEPITA_VM_DIR";
+/// How the VMM's process ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VmmEnd {
+    /// It has not, as far as we know.
+    #[default]
+    Runs,
+    /// Its parent saw it.
+    Seen(ProcessExit),
+    /// It is gone, and its parent was gone before it.
+    Unseen,
+}
 
 /// A process of a VM, ours or a former monitor's.
 #[derive(Debug)]
 pub struct Process {
     /// Which it is.
-    pub identity: Identity,
+    pub identity: ProcessId,
     child: Option<Child>,
     handle: OwnedFd,
 }
 
 impl Process {
-    fn spawn(command: &mut Command) -> Outcome<Self> {
+    fn spawn(command: &mut Command) -> Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
         let child = command.spawn().map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
-                failure(CallErrorKind::VmmMissing, format!("{program}: {e}"))
+                call_error(CallErrorKind::VmmMissing, format!("{program}: {e}"))
             }
-            _ => failure(CallErrorKind::TryAgain, format!("{program}: {e}")),
+            _ => call_error(CallErrorKind::TryAgain, format!("{program}: {e}")),
         })?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         // Not reaped yet, so it is there even if it has ended.
-        let identity = Identity::of_child(child.id());
+        let identity = ProcessId::of_child(child.id());
         match handle {
             Some(handle) => Ok(Self { identity, child: Some(child), handle }),
             None => Err(system(&program, "no handle on the process")),
@@ -63,7 +69,7 @@ impl Process {
     }
 
     /// One that a former monitor started, if it still runs.
-    pub fn adopt(identity: Identity) -> Option<Self> {
+    pub fn adopt(identity: ProcessId) -> Option<Self> {
         identity.open().map(|handle| Self { identity, child: None, handle })
     }
 
@@ -90,18 +96,11 @@ impl Process {
     /// Ends it and waits until it is gone.
     pub fn kill(mut self) {
         self.signal(Signal::KILL);
-        wait_for(&self.handle, Duration::from_secs(5));
+        wait_readable(&self.handle, Duration::from_secs(5));
         if self.child.is_some() {
             self.end();
         }
     }
-}
-
-/// Waits until a handle is readable, at most so long.
-pub fn wait_for(handle: &impl AsFd, limit: Duration) -> bool {
-    let limit = Timespec::try_from(limit).ok();
-    let mut fds = [PollFd::new(handle, PollFlags::IN)];
-    poll(&mut fds, limit.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
 /// What a started VM consists of.
@@ -123,18 +122,18 @@ pub struct Started {
 ///
 /// # Errors
 /// When a program is missing or does not come up; nothing is left running then.
-pub fn start_qemu(plan: &Plan, token: &str, cid_lock: &File, vhost: Option<&OwnedFd>) -> Outcome<Started> {
+pub fn start_qemu(plan: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&OwnedFd>) -> Result<Started> {
     make_console()?;
     let console = open_console()?;
-    let (qmp, for_qmp) = listen(names::QMP)?;
+    let (qmp, for_qmp) = listen(layout::QMP)?;
     let mut backend = None;
     let mut vsock = None;
     if let (None, Some(program)) = (vhost, &plan.backend) {
         let mut command = command(program)?;
         command.args(["--guest-cid", &plan.cid.unwrap_or_default().to_string()]);
-        command.args(["--socket", names::BACKEND, "--uds-path", rundir::HYBRID]);
+        command.args(["--socket", layout::BACKEND, "--uds-path", layout::HYBRID]);
         let process = Process::spawn(&mut command)?;
-        match connect(Path::new(names::BACKEND), &process) {
+        match connect(Path::new(layout::BACKEND), &process) {
             Ok(stream) => (backend, vsock) = (Some(process), Some(OwnedFd::from(stream))),
             Err(e) => {
                 process.kill();
@@ -168,12 +167,12 @@ pub fn start_qemu(plan: &Plan, token: &str, cid_lock: &File, vhost: Option<&Owne
 ///
 /// # Errors
 /// When the agent is missing or does not come up; nothing is left running then.
-pub fn start_process(plan: &Plan, cid_lock: &File) -> Outcome<Started> {
+pub fn start_process(plan: &VmConfig, cid_lock: &File) -> Result<Started> {
     let mut command = command(&plan.program)?;
-    let (console, for_console) = listen(names::CONSOLE)?;
+    let (console, for_console) = listen(layout::CONSOLE)?;
     command.stdin(OwnedFd::from(for_console));
-    command.arg("--process").args(["--uds", rundir::HYBRID]);
-    command.args(["--token-file", names::BOOT_TOKEN, "--notify", names::NOTIFY]);
+    command.arg("--process").args(["--uds", layout::HYBRID]);
+    command.args(["--token-file", layout::BOOT_TOKEN, "--notify", layout::NOTIFY]);
     command.args(["--port", &plan.port.to_string(), "--incarnation", &plan.incarnation.to_string()]);
     command.args(["--cid", &plan.cid.unwrap_or_default().to_string()]);
     if let Root::Host(Some(image)) = &plan.root {
@@ -185,8 +184,8 @@ pub fn start_process(plan: &Plan, cid_lock: &File) -> Outcome<Started> {
 
 /// Makes the pipes of the guest's console. Pipes, because QEMU throws away what a console's reader does not take at once:
 /// a pipe holds several times what a socket does, and goes on holding it while there is no monitor.
-fn make_console() -> Outcome<()> {
-    for name in [names::CONSOLE_IN, names::CONSOLE_OUT] {
+fn make_console() -> Result<()> {
+    for name in [layout::CONSOLE_IN, layout::CONSOLE_OUT] {
         let mode = Mode::RUSR | Mode::WUSR;
         mkfifoat(CWD, name, mode).map_err(|e| io(Path::new(name), e))?;
     }
@@ -197,8 +196,8 @@ fn make_console() -> Outcome<()> {
 ///
 /// # Errors
 /// When it is not there.
-pub fn open_console() -> Outcome<OwnedFd> {
-    let path = Path::new(names::CONSOLE_OUT);
+pub fn open_console() -> Result<OwnedFd> {
+    let path = Path::new(layout::CONSOLE_OUT);
     // For writing, too: else it would be at its end until QEMU has opened it.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let console = open(path, flags, Mode::empty()).map_err(|e| io(path, e))?;
@@ -208,7 +207,7 @@ pub fn open_console() -> Outcome<OwnedFd> {
 }
 
 /// A listening socket for the VMM to inherit, and our own connection to it, made already: not a byte is missed.
-fn listen(name: &str) -> Outcome<(OwnedFd, UnixListener)> {
+fn listen(name: &str) -> Result<(OwnedFd, UnixListener)> {
     let path = Path::new(name);
     let listener = UnixListener::bind(path).map_err(|e| io(path, e))?;
     let stream = UnixStream::connect(path).map_err(|e| io(path, e))?;
@@ -216,20 +215,20 @@ fn listen(name: &str) -> Outcome<(OwnedFd, UnixListener)> {
     Ok((stream.into(), listener))
 }
 
-fn command(program: &Path) -> Outcome<Command> {
-    let path = Path::new(names::MONITOR_LOG);
+fn command(program: &Path) -> Result<Command> {
+    let path = Path::new(layout::MONITOR_LOG);
     let log = File::options().create(true).append(true).open(path).map_err(|e| io(path, e))?;
     let same = log.try_clone().map_err(|e| io(path, e))?;
     let here = std::env::current_dir().map_err(|e| system("current directory", e))?;
     let mut command = Command::new(program);
-    command.env(MARK, here);
+    command.env(strays::MARK, here);
     command.stdin(Stdio::null()).stdout(log).stderr(same);
-    session::of_its_own(&mut command);
+    setsid::of_its_own(&mut command);
     Ok(command)
 }
 
 /// Lets the next process inherit descriptors. The monitor has one thread, so no other spawn can come in between.
-fn inherit<'a>(fds: impl Iterator<Item = std::os::fd::BorrowedFd<'a>>) -> Outcome<()> {
+fn inherit<'a>(fds: impl Iterator<Item = std::os::fd::BorrowedFd<'a>>) -> Result<()> {
     for fd in fds {
         fcntl_setfd(fd, FdFlags::empty()).map_err(|e| system("descriptor", e))?;
     }
@@ -237,7 +236,7 @@ fn inherit<'a>(fds: impl Iterator<Item = std::os::fd::BorrowedFd<'a>>) -> Outcom
 }
 
 /// Connects to the socket that a process opens, as soon as it is there.
-fn connect(path: &Path, process: &Process) -> Outcome<UnixStream> {
+fn connect(path: &Path, process: &Process) -> Result<UnixStream> {
     let deadline = Instant::now() + SOCKET_DEADLINE;
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
         .and_then(|watch| {
@@ -264,13 +263,13 @@ fn connect(path: &Path, process: &Process) -> Outcome<UnixStream> {
         let (created, ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
         let shown = path.display();
         if ended {
-            return Err(failure(
+            return Err(call_error(
                 CallErrorKind::TryAgain,
                 format!("a process of the VM ended before it opened {shown}: {}", last_words()),
             ));
         }
         if left.is_zero() {
-            return Err(failure(CallErrorKind::Timeout, format!("{shown} was not opened in time")));
+            return Err(call_error(CallErrorKind::Timeout, format!("{shown} was not opened in time")));
         }
         if created {
             // Read away, or the next wait would end at once.
@@ -283,7 +282,7 @@ fn connect(path: &Path, process: &Process) -> Outcome<UnixStream> {
 pub fn last_words() -> String {
     use std::io::{Read, Seek, SeekFrom};
     let mut bytes = Vec::new();
-    if let Ok(mut log) = File::open(names::MONITOR_LOG) {
+    if let Ok(mut log) = File::open(layout::MONITOR_LOG) {
         // Of a log that is long only the end; one that is shorter than that is read from its beginning.
         let _ = log.seek(SeekFrom::End(-2048));
         let _ = log.take(2048).read_to_end(&mut bytes);
@@ -291,34 +290,4 @@ pub fn last_words() -> String {
     let tail = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = tail.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(3)..].join(" | ")
-}
-
-/// Ends the processes of the VM with this run directory, also those that one of them starts meanwhile.
-pub fn end_strays(dir: &Path) {
-    for _ in 0..100 {
-        let strays = strays(dir);
-        if strays.is_empty() {
-            return;
-        }
-        strays.iter().for_each(Identity::end);
-    }
-}
-
-/// The processes of the VM with this run directory that still run, known by the mark in their environment. Its monitor is
-/// none of them.
-pub fn strays(dir: &Path) -> Vec<Identity> {
-    let Ok(dir) = dir.canonicalize() else { return Vec::new() };
-    let mark = [MARK.as_bytes(), b"=", dir.as_os_str().as_bytes()].concat();
-    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let marked = |pid: &u32| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        // In the middle of its exec a process has no environment; it is where we have started it.
-        let in_exec = || std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir);
-        match environment.is_empty() {
-            true => in_exec(),
-            false => environment.split(|byte| *byte == 0).any(|variable| variable == mark),
-        }
-    };
-    pids.filter(|pid| *pid != std::process::id()).filter(marked).filter_map(Identity::of).collect()
 }

@@ -5,13 +5,15 @@
 mod mangle;
 
 use mangle::{lines, mangled};
+use pepita_launcher::cli;
+use pepita_launcher::image::{build, kernel};
 use pepita_launcher::monitor::agent::{Address, Agent, Heard};
 use pepita_launcher::monitor::log::parse_index;
 use pepita_launcher::monitor::qmp::{self, Said};
 use pepita_launcher::monitor::scan::Scanner;
-use pepita_launcher::plan::Plan;
-use pepita_launcher::record::State;
-use pepita_launcher::{cid, cli, image, kernel};
+use pepita_launcher::rundir::cid;
+use pepita_launcher::rundir::files::State;
+use pepita_launcher::vm_config::VmConfig;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -126,7 +128,7 @@ proptest! {
 
     #[test]
     fn no_file_of_a_run_directory_breaks_its_reader(bytes in mangled(lines(FILES))) {
-        let _ = serde_json::from_slice::<Plan>(&bytes);
+        let _ = serde_json::from_slice::<VmConfig>(&bytes);
         let _ = serde_json::from_slice::<State>(&bytes);
         parse_index(&String::from_utf8_lossy(&bytes));
     }
@@ -138,7 +140,7 @@ proptest! {
 
     #[test]
     fn no_beginning_of_a_file_breaks_what_recognises_it(head in mangled(heads())) {
-        image::kind_of(&head);
+        build::kind_of(&head);
         kernel::recognise(&head);
         if let Some(unpacked) = kernel::unpack(&head) {
             prop_assert!(unpacked.starts_with(b"\x7fELF"));

@@ -1,7 +1,7 @@
 //! The modules that a guest's kernel needs, in load order, from a kernel package.
 //! Reads module files that anybody may have written.
 
-use crate::failure::{Outcome, failure, io, system};
+use crate::error::{Result, call_error, io, system};
 use pepita_wire::record::CallErrorKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,11 +20,11 @@ const MODULES_CAP: usize = 20_000;
 ///
 /// # Errors
 /// When the package has no modules at all, or compressed ones.
-pub fn find(package: &Path, wanted: &[impl AsRef<str>]) -> Outcome<Vec<PathBuf>> {
+pub fn find(package: &Path, wanted: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> {
     let mut files = BTreeMap::new();
     collect(package, &mut files, 0)?;
     if files.is_empty() {
-        return Err(failure(
+        return Err(call_error(
             CallErrorKind::BadImage,
             format!(
                 "{}: no kernel modules (*.ko) in it; name the unpacked package of the kernel",
@@ -43,7 +43,7 @@ pub fn find(package: &Path, wanted: &[impl AsRef<str>]) -> Outcome<Vec<PathBuf>>
 ///
 /// # Errors
 /// When dpkg-deb is missing or refuses.
-pub fn unpack(package: &Path, into: &Path) -> Outcome<PathBuf> {
+pub fn unpack(package: &Path, into: &Path) -> Result<PathBuf> {
     if package.is_dir() {
         return Ok(package.to_owned());
     }
@@ -51,14 +51,14 @@ pub fn unpack(package: &Path, into: &Path) -> Outcome<PathBuf> {
     let output = output.map_err(|e| system("dpkg-deb", e))?;
     match output.status.success() {
         true => Ok(into.to_owned()),
-        false => Err(failure(
+        false => Err(call_error(
             CallErrorKind::BadImage,
             format!("{}: {}", package.display(), String::from_utf8_lossy(&output.stderr).trim()),
         )),
     }
 }
 
-fn collect(dir: &Path, files: &mut BTreeMap<String, PathBuf>, depth: u32) -> Outcome<()> {
+fn collect(dir: &Path, files: &mut BTreeMap<String, PathBuf>, depth: u32) -> Result<()> {
     let entries = std::fs::read_dir(dir).map_err(|e| io(dir, e))?;
     for entry in entries.flatten() {
         let path = entry.path();
@@ -69,7 +69,7 @@ fn collect(dir: &Path, files: &mut BTreeMap<String, PathBuf>, depth: u32) -> Out
         }
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.ends_with(".ko.xz") || name.ends_with(".ko.zst") || name.ends_with(".ko.gz") {
-            return Err(failure(
+            return Err(call_error(
                 CallErrorKind::BadImage,
                 format!("{}: compressed modules are not supported; unpack them first", path.display()),
             ));
@@ -88,7 +88,7 @@ fn visit(
     files: &BTreeMap<String, PathBuf>,
     seen: &mut BTreeSet<String>,
     order: &mut Vec<PathBuf>,
-) -> Outcome<()> {
+) -> Result<()> {
     let Some(path) = files.get(name) else { return Ok(()) };
     if !seen.insert(name.to_owned()) {
         return Ok(());

@@ -3,6 +3,7 @@
 //! Order of belief: the agent's report, the VMM's own events, how its process ended, the console's text. What nobody
 //! saw is `unknown`, never 0. Knows no process, no socket and no clock.
 
+use crate::vmm::VmmEnd;
 use pepita_wire::record::ProcessExit;
 use pepita_wire::{DaemonExit, ExitReason};
 
@@ -13,18 +14,6 @@ pub enum Asked {
     Stop,
     /// An end at once.
     Kill,
-}
-
-/// How the VMM's process ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum VmmEnd {
-    /// It has not, as far as we know.
-    #[default]
-    Runs,
-    /// Its parent saw it.
-    Seen(ProcessExit),
-    /// It is gone, and its parent was gone before it.
-    Unseen,
 }
 
 /// All that is known.

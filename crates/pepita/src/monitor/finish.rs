@@ -1,11 +1,12 @@
 //! The end: what is left is killed, the record is written before anything else goes, watchers are told last.
 
 use super::Monitor;
-use crate::names;
-use crate::plan::VmmKind;
-use crate::record::{self, Sync};
-use crate::rundir::{self, Lock, Wait};
-use pepita_wire::{ExitRecord, StatusRecord, rundir as files};
+use crate::rundir;
+use crate::rundir::files::{self, Sync};
+use crate::rundir::layout;
+use crate::rundir::lock::{Lock, Wait};
+use crate::vm_config::VmmKind;
+use pepita_wire::{ExitRecord, StatusRecord};
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 use std::path::Path;
@@ -14,28 +15,15 @@ use std::time::{Duration, Instant};
 /// For clients to take their last answer.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Every socket of a run directory but the control socket, and the tokens.
-pub(crate) const TRANSIENT: [&str; 9] = [
-    files::HYBRID,
-    names::BACKEND,
-    names::QMP,
-    names::CONSOLE,
-    names::CONSOLE_IN,
-    names::CONSOLE_OUT,
-    names::NOTIFY,
-    files::TOKEN,
-    names::BOOT_TOKEN,
-];
-
 impl Monitor {
     pub(super) fn finish(&mut self, mut exit: ExitRecord) {
         self.over = true;
         exit.console = self.scanner.last_lines();
         // On a disk that is full by now, there is room for this all the same.
-        let _ = std::fs::remove_file(names::RESERVE);
-        if let Err(e) = record::write(Path::new(files::EXIT), &exit, Sync::Yes) {
+        let _ = std::fs::remove_file(layout::RESERVE);
+        if let Err(e) = files::write(Path::new(layout::EXIT), &exit, Sync::Yes) {
             // The state still has it, if that can be written.
-            crate::failure::grumble(format_args!("pepita monitor: exit record: {}", e.message));
+            crate::error::eprint_line(format_args!("pepita monitor: exit record: {}", e.message));
         }
         if let Some(backend) = self.backend.take() {
             backend.kill();
@@ -45,11 +33,11 @@ impl Monitor {
             kill_orphans();
             if !self.daemon_heard {
                 // The agent may have started it at the very end, and told nobody.
-                crate::vmm::end_strays(&self.dir);
+                crate::host::strays::end_strays(&self.dir);
             }
         }
         self.limits.remove();
-        for name in TRANSIENT {
+        for name in layout::TRANSIENT {
             let _ = std::fs::remove_file(name);
         }
         // The claim of the CID goes with us; its file has no more use. One that the VMM held is somebody else's by now
@@ -68,7 +56,7 @@ impl Monitor {
             let _ = rundir::remove(&self.dir);
         }
         self.control.tell(&status);
-        let _ = std::fs::remove_file(files::CONTROL);
+        let _ = std::fs::remove_file(layout::CONTROL);
         self.say_goodbye(&status);
     }
 

@@ -5,8 +5,9 @@ mod event;
 
 pub use event::{Effect, Event};
 
-use super::evidence::{Asked, Evidence, VmmEnd, judge};
-use crate::plan::{Plan, VmmKind};
+use super::evidence::{Asked, Evidence, judge};
+use crate::vm_config::{VmConfig, VmmKind};
+use crate::vmm::VmmEnd;
 use pepita_wire::agent::{Health, Start, Stop};
 use pepita_wire::console::Note;
 use pepita_wire::record::{DaemonState, VcpuState, VcpuStatus, VsockStatus};
@@ -67,7 +68,7 @@ pub struct Life {
 
 impl Life {
     /// A VM about to be started at `now`.
-    pub fn new(plan: &Plan, mut status: StatusRecord, now: Instant) -> Self {
+    pub fn new(plan: &VmConfig, mut status: StatusRecord, now: Instant) -> Self {
         status.vsock = VsockStatus { cid: plan.cid.unwrap_or_default(), ..status.vsock };
         status.state = VmState::Created;
         if plan.hold {
@@ -93,7 +94,7 @@ impl Life {
     }
 
     /// A VM that outlived its former monitor, as that one last wrote it down: its agent may be there already.
-    pub fn adopt(plan: &Plan, status: StatusRecord, now: Instant) -> Self {
+    pub fn adopt(plan: &VmConfig, status: StatusRecord, now: Instant) -> Self {
         let (daemon, was_paused) = (status.daemon.clone(), status.state == VmState::Paused);
         let spent = Duration::from_millis(status.uptime_ms);
         let mut life = Self::new(plan, status, now);

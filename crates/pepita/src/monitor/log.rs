@@ -1,6 +1,6 @@
 //! The console's log: rotating files that never grow past their cap. What is thrown away is counted.
 
-use crate::names;
+use crate::rundir::layout;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -45,8 +45,8 @@ pub struct Log {
 /// The path of a file of the log: 0 is the current one, higher numbers are older.
 pub fn path(dir: &Path, age: usize) -> PathBuf {
     match age {
-        0 => dir.join(names::CONSOLE_LOG),
-        age => dir.join(format!("{}.{age}", names::CONSOLE_LOG)),
+        0 => dir.join(layout::CONSOLE_LOG),
+        age => dir.join(format!("{}.{age}", layout::CONSOLE_LOG)),
     }
 }
 
@@ -146,7 +146,7 @@ impl Log {
         }
         let older: u64 = (1..FILES).filter_map(|age| Some(path(&self.dir, age).metadata().ok()?.len())).sum();
         self.index.push((unix_ms, self.base + older + self.size));
-        let path = self.dir.join(names::CONSOLE_INDEX);
+        let path = self.dir.join(layout::CONSOLE_INDEX);
         // Without an index `--since` shows everything.
         if self.index.len() > INDEX_CAP {
             self.index.drain(..INDEX_CAP / 2);
@@ -162,7 +162,7 @@ impl Log {
 
 /// Pairs of a time and the place in all that was written where the log stood then.
 pub fn read_index(dir: &Path) -> Vec<(u64, u64)> {
-    parse_index(&std::fs::read_to_string(dir.join(names::CONSOLE_INDEX)).unwrap_or_default())
+    parse_index(&std::fs::read_to_string(dir.join(layout::CONSOLE_INDEX)).unwrap_or_default())
 }
 
 /// The same, of the file's text. Lines that are no pair are nobody's.

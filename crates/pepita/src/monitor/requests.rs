@@ -3,7 +3,7 @@
 use super::Monitor;
 use super::agent::Asker;
 use super::life::Event;
-use crate::plan::VmmKind;
+use crate::vm_config::VmmKind;
 use pepita_wire::agent::Start;
 use pepita_wire::{Ask, ErrorKind, Request, Signal, WireError};
 use rustix::process::{Pid, kill_process_group};

@@ -16,7 +16,7 @@ fn until_record(dir: &Path, killed: Option<u32>, vmm: Option<u32>) -> (Duration,
     let vmm = vmm.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).expect("a pid");
     let vmm = pidfd_open(vmm, PidfdFlags::empty()).expect("it runs");
     let gone = std::thread::spawn(move || {
-        pepita_launcher::vmm::wait_for(&vmm, PATIENCE);
+        pepita_launcher::host::wait::wait_readable(&vmm, PATIENCE);
         Instant::now()
     });
     let began = Instant::now();

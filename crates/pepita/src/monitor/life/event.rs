@@ -1,6 +1,6 @@
 //! The words of a VM's life: what can happen to it, and what is to be done then.
 
-use crate::monitor::evidence::VmmEnd;
+use crate::vmm::VmmEnd;
 use pepita_wire::agent::Start;
 use pepita_wire::console::Note;
 use pepita_wire::{Ask, ExitRecord, GuestEvent, Signal, WireError};

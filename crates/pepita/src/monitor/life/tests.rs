@@ -4,8 +4,8 @@ use super::*;
 use pepita_wire::DaemonExit;
 use pepita_wire::record::ProcessExit;
 
-fn plan(hold: bool) -> Plan {
-    Plan { hold, ready_timeout_ms: 5000, ..crate::plan::tests::plan() }
+fn plan(hold: bool) -> VmConfig {
+    VmConfig { hold, ready_timeout_ms: 5000, ..crate::vm_config::tests::plan() }
 }
 
 struct World {

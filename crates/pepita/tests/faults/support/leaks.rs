@@ -53,14 +53,14 @@ pub(super) fn clear(dir: &Path) -> Vec<String> {
     let mut left = Vec::new();
     for process in processes_in(dir) {
         let time = deadline.saturating_duration_since(Instant::now());
-        if !pepita_launcher::vmm::wait_for(&process.handle, time) {
+        if !pepita_launcher::host::wait::wait_readable(&process.handle, time) {
             left.push(process.what);
         }
     }
     // What was started meanwhile, too.
     for process in processes_in(dir) {
         let _ = pidfd_send_signal(&process.handle, Signal::KILL);
-        pepita_launcher::vmm::wait_for(&process.handle, FAREWELL);
+        pepita_launcher::host::wait::wait_readable(&process.handle, FAREWELL);
     }
     left.extend(entries(dir).into_iter().filter(|name| name != ".cache" && name != ".cids"));
     left.extend(entries(&dir.join(".cids")).into_iter().map(|cid| format!("CID {cid}")));
@@ -99,7 +99,7 @@ impl Counts {
     /// Now. The processes that end at this moment are waited for.
     pub(crate) fn of(dir: &Path) -> Self {
         for process in processes_in(dir) {
-            pepita_launcher::vmm::wait_for(&process.handle, FAREWELL);
+            pepita_launcher::host::wait::wait_readable(&process.handle, FAREWELL);
         }
         Self {
             processes: processes_in(dir).len(),

@@ -1,0 +1,126 @@
+//! `pepita doctor`: each thing that is needed, found or not, and what to do. Tells what was seen, not what is likely.
+//! Gathers and reports; what is seen means what [`diagnose`] says.
+
+pub mod diagnose;
+
+use crate::error::Result;
+use crate::host::programs::{AGENT, BACKEND, Program, QEMU};
+use crate::host::{kvm, tsc, vhost_vsock};
+use crate::ops::probe::probe;
+use crate::rundir::RunDir;
+use diagnose::{Boot, Check, Facts, Found, Verdict};
+use pepita_wire::record::{VmmAvailability, pretty};
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// What is to be checked.
+#[derive(Debug)]
+pub struct Asked {
+    /// Boot a guest.
+    pub boot: bool,
+    /// With this kernel.
+    pub kernel: Option<PathBuf>,
+    /// And this initramfs.
+    pub rootfs: Option<PathBuf>,
+}
+
+/// Which VMMs can be used here, without running them.
+pub fn vmms() -> Vec<VmmAvailability> {
+    let one = |name: &str, program: &Program| {
+        let found = program.find();
+        let detail =
+            found.as_ref().map_or_else(|| program.advice.to_owned(), |path| path.display().to_string());
+        VmmAvailability { name: name.to_owned(), usable: found.is_some(), detail }
+    };
+    vec![one("qemu", &QEMU), one("process", &AGENT)]
+}
+
+/// `pepita doctor`.
+///
+/// # Errors
+/// Never by itself: what is broken is in the report and in the exit code (69).
+pub fn doctor(run_dir: &RunDir, asked: &Asked, json: bool) -> Result<ExitCode> {
+    let checks = diagnose::diagnose(&facts(run_dir, asked));
+    let broken = checks.iter().any(|check| check.verdict == Verdict::Broken);
+    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    super::print(&if json { pretty(&checks) } else { table(&checks, colours) });
+    Ok(if broken { ExitCode::from(69) } else { ExitCode::SUCCESS })
+}
+
+fn table(checks: &[Check], colours: bool) -> String {
+    let mut text = String::new();
+    for check in checks {
+        let (word, colour) = match check.verdict {
+            Verdict::Ok => ("ok", "32"),
+            Verdict::Missing => ("missing", "33"),
+            Verdict::Broken => ("broken", "31"),
+        };
+        let word = if colours { format!("\x1b[{colour}m{word:8}\x1b[0m") } else { format!("{word:8}") };
+        // A text takes whatever is written to it.
+        let _ = writeln!(text, "{word} {:14} {}", check.what, check.seen);
+        if let Some(advice) = &check.advice {
+            let _ = writeln!(text, "{:8} {:14} -> {advice}", "", "");
+        }
+    }
+    text
+}
+
+fn facts(run_dir: &RunDir, asked: &Asked) -> Facts {
+    let kernel = kernel(asked);
+    let writable = writable(run_dir);
+    Facts {
+        qemu: look_for(&QEMU),
+        backend: look_for(&BACKEND),
+        agent: look_for(&AGENT),
+        kvm: kvm::look(),
+        cpu_can: kvm::cpu_flag(),
+        vhost: kvm::opens(Path::new(vhost_vsock::DEVICE)),
+        run_dir: run_dir.path().to_owned(),
+        writable,
+        open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+        tsc_khz: tsc::khz(run_dir),
+        mke2fs: ["/usr/sbin/mke2fs", "/sbin/mke2fs"]
+            .map(PathBuf::from)
+            .into_iter()
+            .find(|path| path.exists()),
+        boot: asked.boot.then(|| boot(run_dir, kernel.as_deref(), asked.rootfs.as_deref())),
+        kernel,
+    }
+}
+
+fn look_for(program: &Program) -> Found {
+    let Some(path) = program.find() else { return Found::No };
+    match Command::new(&path).arg("--version").output() {
+        Ok(output) if output.status.success() => {
+            let said = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+            Found::Runs(path, said)
+        }
+        Ok(output) => Found::Fails(path, output.status.to_string()),
+        Err(e) => Found::Fails(path, e.to_string()),
+    }
+}
+
+fn writable(run_dir: &RunDir) -> Result<(), String> {
+    let probe = run_dir.path().join(format!(".probe-{}", std::process::id()));
+    run_dir.create().map_err(|e| e.message)?;
+    std::fs::write(&probe, b"x").and_then(|()| std::fs::remove_file(&probe)).map_err(|e| e.to_string())
+}
+
+fn kernel(asked: &Asked) -> Option<PathBuf> {
+    asked.kernel.clone().or_else(|| {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+        let running = PathBuf::from(format!("/boot/vmlinuz-{}", release.trim()));
+        [running, PathBuf::from("/boot/vmlinuz")].into_iter().find(|path| path.exists())
+    })
+}
+
+/// The proof: a real guest, with a deadline.
+fn boot(run_dir: &RunDir, kernel: Option<&Path>, rootfs: Option<&Path>) -> Boot {
+    let (Some(kernel), Some(rootfs)) = (kernel, rootfs) else { return Boot::NothingToBoot };
+    match probe(run_dir, kernel, rootfs) {
+        Ok(seen) => Boot::Answered(seen),
+        Err(e) => Boot::Failed(e.message),
+    }
+}

@@ -1,0 +1,314 @@
+//! What facts about a host mean for microVMs: a verdict for each thing, and what to do. Pure; the doctor gathers the facts.
+
+use crate::host::kvm::{Kvm, hardware};
+use crate::host::programs::{AGENT, BACKEND, Program, QEMU};
+use crate::host::vhost_vsock;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It is there and works.
+    Ok,
+    /// It is not there; there is another way.
+    Missing,
+    /// Without it no microVM runs.
+    Broken,
+}
+
+/// One thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What.
+    pub what: &'static str,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was seen.
+    pub seen: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+/// A program, looked for and asked for its version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// It is nowhere.
+    No,
+    /// It runs, and says this of itself.
+    Runs(PathBuf, String),
+    /// It does not run, and why.
+    Fails(PathBuf, String),
+}
+
+/// What was seen of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The VMM.
+    pub qemu: Found,
+    /// The vsock back-end.
+    pub backend: Found,
+    /// The guest agent.
+    pub agent: Found,
+    /// The device of hardware virtualisation.
+    pub kvm: Kvm,
+    /// The CPU says `vmx` or `svm`.
+    pub cpu_can: bool,
+    /// `/dev/vhost-vsock` opens, or why not.
+    pub vhost: Result<(), String>,
+    /// Where run directories are to lie.
+    pub run_dir: PathBuf,
+    /// It can be written, or why not.
+    pub writable: Result<(), String>,
+    /// Descriptors that a process may have; `None` = as many as it likes.
+    pub open_files: Option<u64>,
+    /// The host's TSC, in kHz.
+    pub tsc_khz: Option<u64>,
+    /// What makes disk images.
+    pub mke2fs: Option<PathBuf>,
+    /// A kernel for guests.
+    pub kernel: Option<PathBuf>,
+    /// How a real boot went; `None` = it was not to be tried.
+    pub boot: Option<Boot>,
+}
+
+/// How a real boot went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    /// Without a kernel and an image there is nothing to boot.
+    NothingToBoot,
+    /// The agent answered, so fast.
+    Answered(String),
+    /// It came to nothing.
+    Failed(String),
+}
+
+/// A verdict on each thing.
+pub fn diagnose(facts: &Facts) -> Vec<Check> {
+    let no_kernel_vsock = if facts.vhost.is_ok() { Verdict::Missing } else { Verdict::Broken };
+    let mut checks = vec![
+        program("VMM", &QEMU, &facts.qemu, Verdict::Broken),
+        acceleration(facts),
+        program("hybrid vsock", &BACKEND, &facts.backend, no_kernel_vsock),
+        kernel_vsock(facts),
+        program("guest agent", &AGENT, &facts.agent, Verdict::Missing),
+        run_directory(facts),
+        limits(facts),
+        frequency(facts),
+        mke2fs(facts),
+        kernel(facts),
+    ];
+    checks.extend(facts.boot.as_ref().map(boot));
+    checks
+}
+
+fn check(what: &'static str, verdict: Verdict, seen: impl Into<String>, advice: Option<&str>) -> Check {
+    Check { what, verdict, seen: seen.into(), advice: advice.map(str::to_owned) }
+}
+
+fn program(what: &'static str, program: &Program, found: &Found, otherwise: Verdict) -> Check {
+    match found {
+        Found::Runs(path, version) => {
+            check(what, Verdict::Ok, format!("{} ({version})", path.display()), None)
+        }
+        Found::Fails(path, why) => {
+            check(what, otherwise, format!("{}: {why}", path.display()), Some(program.advice))
+        }
+        Found::No => check(what, otherwise, format!("{} not found", program.name), Some(program.advice)),
+    }
+}
+
+fn acceleration(facts: &Facts) -> Check {
+    let slow = "guests are emulated (TCG): they boot in about a second and compute slowly";
+    match hardware(&facts.kvm, facts.cpu_can) {
+        Ok(()) => check("acceleration", Verdict::Ok, "KVM", None),
+        Err(why) => {
+            let advice = match facts.kvm {
+                Kvm::Refused(_) => format!("{slow}; to use it, join the group of /dev/kvm"),
+                Kvm::Absent | Kvm::Opens => slow.to_owned(),
+            };
+            check("acceleration", Verdict::Missing, why, Some(&advice))
+        }
+    }
+}
+
+fn kernel_vsock(facts: &Facts) -> Check {
+    let advice = "modprobe vhost_vsock where the host's kernel has it; else the hybrid transport is used";
+    match &facts.vhost {
+        Ok(()) => check("kernel vsock", Verdict::Ok, vhost_vsock::DEVICE, None),
+        Err(why) => {
+            check("kernel vsock", Verdict::Missing, format!("{}: {why}", vhost_vsock::DEVICE), Some(advice))
+        }
+    }
+}
+
+fn run_directory(facts: &Facts) -> Check {
+    let path = facts.run_dir.display();
+    let advice = "name a short path on a local file system that you can write to, with --run-dir";
+    match &facts.writable {
+        Ok(()) => check("run directory", Verdict::Ok, path.to_string(), None),
+        Err(why) => check("run directory", Verdict::Broken, format!("{path}: {why}"), Some(advice)),
+    }
+}
+
+fn limits(facts: &Facts) -> Check {
+    let seen = format!("open files: {}", facts.open_files.map_or("unlimited".to_owned(), |n| n.to_string()));
+    match facts.open_files {
+        Some(..1024) => check("limits", Verdict::Missing, seen, Some("ulimit -n 4096")),
+        Some(_) | None => check("limits", Verdict::Ok, seen, None),
+    }
+}
+
+fn frequency(facts: &Facts) -> Check {
+    let advice = "emulated guests measure it themselves, and hang in one boot of five";
+    match facts.tsc_khz {
+        Some(khz) => check("host TSC", Verdict::Ok, format!("{khz} kHz"), None),
+        None => check("host TSC", Verdict::Missing, "not to be measured", Some(advice)),
+    }
+}
+
+fn mke2fs(facts: &Facts) -> Check {
+    let advice = "for .ext4 images: apt-get install e2fsprogs";
+    match &facts.mke2fs {
+        Some(path) => check("mke2fs", Verdict::Ok, path.display().to_string(), None),
+        None => check("mke2fs", Verdict::Missing, "not found", Some(advice)),
+    }
+}
+
+fn kernel(facts: &Facts) -> Check {
+    match &facts.kernel {
+        Some(path) => check("kernel", Verdict::Ok, path.display().to_string(), None),
+        None => {
+            check("kernel", Verdict::Missing, "none named, none in /boot", Some("name one with --kernel"))
+        }
+    }
+}
+
+fn boot(boot: &Boot) -> Check {
+    let name = "name a kernel and an image: pepita doctor --kernel K --rootfs R";
+    let look = "see what the guest said: pepita run --kernel K --rootfs R --cmdline-append loglevel=7";
+    match boot {
+        Boot::NothingToBoot => check("boot", Verdict::Missing, "not tried", Some(name)),
+        Boot::Answered(seen) => check("boot", Verdict::Ok, seen, None),
+        Boot::Failed(why) => check("boot", Verdict::Broken, why, Some(look)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Verdict::{Broken, Missing, Ok as Fine};
+
+    fn runs(path: &str) -> Found {
+        Found::Runs(path.into(), "1.0".into())
+    }
+
+    /// A server with everything.
+    fn good() -> Facts {
+        Facts {
+            qemu: runs("/usr/bin/qemu-system-x86_64"),
+            backend: runs("/usr/bin/vhost-device-vsock"),
+            agent: runs("/usr/bin/daemonctl"),
+            kvm: Kvm::Opens,
+            cpu_can: true,
+            vhost: Ok(()),
+            run_dir: "/run/pepita".into(),
+            writable: Ok(()),
+            open_files: Some(4096),
+            tsc_khz: Some(2_000_000),
+            mke2fs: Some("/sbin/mke2fs".into()),
+            kernel: Some("/boot/vmlinuz".into()),
+            boot: Some(Boot::Answered("the agent answered 900 ms after the VMM's start (kvm)".into())),
+        }
+    }
+
+    fn no(why: &str) -> Result<(), String> {
+        Err(why.into())
+    }
+
+    /// What is not fine, and a word of each, as seen or advised.
+    fn complaints(facts: &Facts) -> Vec<(&'static str, Verdict, String)> {
+        let all = diagnose(facts).into_iter().filter(|check| check.verdict != Fine);
+        all.map(|check| (check.what, check.verdict, format!("{} {:?}", check.seen, check.advice))).collect()
+    }
+
+    #[test]
+    fn each_host_is_judged_by_what_was_seen() {
+        let failed = Found::Fails("/q".into(), "exit status: 1".into());
+        let denied = "Permission denied (os error 13)";
+        type Case = (&'static str, Facts, &'static [(&'static str, Verdict, &'static str)]);
+        let cases: [Case; 14] = [
+            ("a server", good(), &[]),
+            (
+                "a /dev/kvm that boots nothing",
+                Facts { cpu_can: false, ..good() },
+                &[("acceleration", Missing, "neither vmx nor svm")],
+            ),
+            ("no KVM", Facts { kvm: Kvm::Absent, ..good() }, &[("acceleration", Missing, "does not exist")]),
+            (
+                "another user's KVM",
+                Facts { kvm: Kvm::Refused(denied.into()), ..good() },
+                &[("acceleration", Missing, "join the group")],
+            ),
+            (
+                "KVM that says it works and boots nothing",
+                Facts { boot: Some(Boot::Failed("it took too long".into())), ..good() },
+                &[("boot", Broken, "loglevel=7")],
+            ),
+            (
+                "a container: hybrid only",
+                Facts { vhost: no("No such file"), kvm: Kvm::Absent, ..good() },
+                &[("acceleration", Missing, "TCG"), ("kernel vsock", Missing, "hybrid transport")],
+            ),
+            (
+                "the kernel's vsock only",
+                Facts { backend: Found::No, ..good() },
+                &[("hybrid vsock", Missing, "cargo install vhost-device-vsock")],
+            ),
+            (
+                "no vsock at all",
+                Facts { backend: Found::No, vhost: no("No such file"), ..good() },
+                &[("hybrid vsock", Broken, "not found"), ("kernel vsock", Missing, "modprobe")],
+            ),
+            ("no QEMU", Facts { qemu: Found::No, ..good() }, &[("VMM", Broken, "apt-get install")]),
+            ("a broken QEMU", Facts { qemu: failed, ..good() }, &[("VMM", Broken, "/q: exit status: 1")]),
+            (
+                "a directory of another",
+                Facts { writable: no(denied), ..good() },
+                &[("run directory", Broken, "/run/pepita: Permission denied")],
+            ),
+            ("few files", Facts { open_files: Some(256), ..good() }, &[("limits", Missing, "ulimit")]),
+            (
+                "nothing to boot",
+                Facts { kernel: None, boot: Some(Boot::NothingToBoot), ..good() },
+                &[("kernel", Missing, "--kernel"), ("boot", Missing, "not tried")],
+            ),
+            (
+                "the small things",
+                Facts {
+                    agent: Found::No,
+                    mke2fs: None,
+                    tsc_khz: None,
+                    open_files: None,
+                    boot: None,
+                    ..good()
+                },
+                &[
+                    ("guest agent", Missing, "cargo build"),
+                    ("host TSC", Missing, "hang"),
+                    ("mke2fs", Missing, "e2fsprogs"),
+                ],
+            ),
+        ];
+        for (host, facts, expected) in cases {
+            let seen = complaints(&facts);
+            assert_eq!(seen.len(), expected.len(), "{host}: {seen:?}");
+            for ((what, verdict, text), (name, wanted, word)) in seen.iter().zip(expected) {
+                assert_eq!((what, verdict), (name, wanted), "{host}");
+                assert!(text.contains(word), "{host}: {text}");
+            }
+        }
+    }
+}

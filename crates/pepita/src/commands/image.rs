@@ -1,0 +1,53 @@
+//! `pepita image build`.
+
+use crate::cli::ImageBuild;
+use crate::error::{Result, call_error, eprint_line};
+use crate::image::build::{self as image, Contents};
+use crate::image::modules;
+use crate::ops::resolve::environment;
+use crate::rundir::RunDir;
+use pepita_wire::record::CallErrorKind;
+use std::io::IsTerminal;
+
+pub(super) fn build(run_dir: &RunDir, build: ImageBuild) -> Result<()> {
+    if build.daemon.is_none() && build.dir.is_none() {
+        return Err(call_error(
+            CallErrorKind::Usage,
+            "--daemon BIN or --dir DIR is needed: what is the image to run?",
+        ));
+    }
+    let progress = |what: &str| {
+        if std::io::stderr().is_terminal() {
+            eprint_line(format_args!("pepita: {}: {what}", build.output.display()));
+        }
+    };
+    let mut files = Vec::new();
+    let mut unpacked = None;
+    if let Some(package) = &build.kernel_package {
+        progress("looking for the kernel's modules");
+        run_dir.create()?;
+        let into = image::cache_dir(run_dir).join(format!("package-{}", std::process::id()));
+        let dir = modules::unpack(package, &into)?;
+        let named = build.module.iter().map(|name| name.replace('-', "_"));
+        let wanted: Vec<String> = modules::FOR_ALL.map(str::to_owned).into_iter().chain(named).collect();
+        files = modules::find(&dir, &wanted)?;
+        unpacked = (dir == into).then_some(into);
+    }
+    progress("writing");
+    let contents = Contents {
+        agent: image::agent(build.agent.as_deref())?,
+        daemon: build.daemon.clone(),
+        tree: build.dir.clone(),
+        command: build.daemon_args.command.clone(),
+        env: environment(&build.daemon_args)?,
+        modules: files,
+        size_mb: build.size,
+    };
+    let built = image::build(&contents, &build.output);
+    if let Some(dir) = unpacked {
+        let _ = std::fs::remove_dir_all(dir);
+    }
+    built?;
+    progress("done");
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! Hardware virtualisation: whether KVM can boot a stock kernel here.
+
+use std::path::Path;
+
+/// `/dev/kvm`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kvm {
+    /// It does not exist.
+    Absent,
+    /// It cannot be opened, and why.
+    Refused(String),
+    /// It opens.
+    Opens,
+}
+
+/// Whether a stock kernel boots in hardware: the device opens, and the CPU has the feature. The device alone proves
+/// nothing; some hosts have one that stock kernels hang under.
+///
+/// # Errors
+/// What is missing.
+pub fn hardware(kvm: &Kvm, cpu_can: bool) -> Result<(), String> {
+    match kvm {
+        Kvm::Absent => Err("/dev/kvm does not exist".into()),
+        Kvm::Refused(why) => Err(format!("/dev/kvm cannot be opened: {why}")),
+        Kvm::Opens if cpu_can => Ok(()),
+        Kvm::Opens => {
+            Err("/dev/kvm opens, but the CPU has neither vmx nor svm: stock kernels do not boot under it"
+                .into())
+        }
+    }
+}
+
+/// Whether `/proc/cpuinfo` has the feature.
+pub fn cpu_can(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().filter(|line| line.starts_with("flags"));
+    flags.flat_map(str::split_ascii_whitespace).any(|flag| flag == "vmx" || flag == "svm")
+}
+
+/// Whether KVM can boot a stock kernel on this host.
+///
+/// # Errors
+/// What is missing.
+pub fn can_boot() -> Result<(), String> {
+    hardware(&look(), cpu_flag())
+}
+
+/// Looks at the device.
+pub fn look() -> Kvm {
+    let device = Path::new("/dev/kvm");
+    match (device.exists(), opens(device)) {
+        (false, _) => Kvm::Absent,
+        (true, Err(why)) => Kvm::Refused(why),
+        (true, Ok(())) => Kvm::Opens,
+    }
+}
+
+/// Whether this host's CPU has the feature.
+pub fn cpu_flag() -> bool {
+    cpu_can(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+}
+
+/// Opens a device for reading and writing, and closes it again.
+///
+/// # Errors
+/// Why it does not open.
+pub fn opens(device: &Path) -> Result<(), String> {
+    std::fs::File::options().read(true).write(true).open(device).map(drop).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_of_a_like_name_is_no_virtualisation() {
+        assert!(cpu_can("processor : 0\nflags\t\t: fpu vmx sse\n"));
+        assert!(!cpu_can("flags : fpu vmxx\nbugs : svm\n"));
+    }
+}

@@ -1,0 +1,347 @@
+//! Root file systems for guests: the agent, a daemon, and the kernel modules that the agent has to load.
+
+use crate::error::{Result, call_error, io, system};
+use crate::image::cpio::Archive;
+use crate::image::{kernel, length, modules};
+use crate::rundir::RunDir;
+use crate::rundir::files::{Sync, replace};
+use crate::rundir::layout;
+use pepita_wire::record::CallErrorKind;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What the agent reads.
+const IMAGE_JSON: &str = "etc/pepita/image.json";
+
+/// Where modules lie in an image.
+const MODULES: &str = "lib/pepita/modules";
+
+/// What an image is to hold.
+#[derive(Debug, Clone, Default)]
+pub struct Contents {
+    /// The agent, statically linked.
+    pub agent: PathBuf,
+    /// The daemon's program, if it is one file.
+    pub daemon: Option<PathBuf>,
+    /// A directory whose contents become the root's.
+    pub tree: Option<PathBuf>,
+    /// The command to run; empty = the daemon without arguments.
+    pub command: Vec<String>,
+    /// The daemon's environment.
+    pub env: BTreeMap<String, String>,
+    /// Modules as files, in load order.
+    pub modules: Vec<PathBuf>,
+    /// Size of a disk image in MiB; 0 = as needed.
+    pub size_mb: u64,
+}
+
+/// Writes an image of the kind that its name says.
+///
+/// # Errors
+/// When something is missing or cannot be written, or the name says no kind.
+pub fn build(contents: &Contents, output: &Path) -> Result<()> {
+    let kind = output.extension().and_then(|e| e.to_str());
+    match kind {
+        Some("cpio") => {
+            let archive = initramfs(contents)?;
+            replace(output, &archive, Sync::No)
+        }
+        Some("ext4") => disk(contents, output),
+        _ => Err(call_error(
+            CallErrorKind::Usage,
+            format!("{}: the name has to end in .cpio (initramfs) or .ext4 (disk)", output.display()),
+        )),
+    }
+}
+
+/// The initrd that leads to a disk: the agent, and the modules of `kernel_package`. Cached.
+///
+/// # Errors
+/// As [`build`].
+pub fn initrd(dir: &RunDir, agent: &Path, package: &Path) -> Result<PathBuf> {
+    let modules = modules::find(package, &modules::FOR_DISK)?;
+    let cached = kernel::cache(dir, agent, &format!("{}.initrd", names_of(&modules)))?;
+    if !cached.exists() {
+        let mut archive = skeleton(agent, "init")?;
+        let paths = add_modules(&mut archive, &modules)?;
+        archive.file(IMAGE_JSON, 0o644, &image_json(&[], &BTreeMap::new(), &paths, Some("/dev/vda")));
+        replace(&cached, &archive.finish(), Sync::No)?;
+    }
+    Ok(cached)
+}
+
+/// Tells one set of module files from another, for a cache's file name.
+fn names_of(modules: &[PathBuf]) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    modules.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+fn initramfs(contents: &Contents) -> Result<Vec<u8>> {
+    let mut archive = skeleton(&contents.agent, "init")?;
+    if let Some(tree) = &contents.tree {
+        add_tree(&mut archive, tree, tree)?;
+    }
+    let command = add_daemon(contents, |path, bytes| archive.file(path, 0o755, bytes))?;
+    let paths = add_modules(&mut archive, &contents.modules)?;
+    archive.file(IMAGE_JSON, 0o644, &image_json(&command, &contents.env, &paths, None));
+    Ok(archive.finish())
+}
+
+fn skeleton(agent: &Path, init: &str) -> Result<Archive> {
+    let mut archive = Archive::new();
+    for dir in ["dev", "proc", "sys", "run", "tmp", "etc"] {
+        archive.directory(dir);
+    }
+    // The kernel opens it for PID 1 before anything is mounted.
+    archive.device("dev/console", 0o600, 5, 1);
+    // Without a console yet, the Rust runtime of PID 1 opens this in place of its standard streams, or aborts.
+    archive.device("dev/null", 0o666, 1, 3);
+    let bytes = std::fs::read(agent).map_err(|e| kernel::missing("agent", agent, &e))?;
+    if crate::host::programs::needs_a_loader(&bytes) {
+        return Err(call_error(
+            CallErrorKind::BadImage,
+            format!(
+                "{}: not statically linked, a guest could not run it; build it with \
+                 RUSTFLAGS=\"-C target-feature=+crt-static\" cargo build --target x86_64-unknown-linux-gnu -p pepita-guest",
+                agent.display()
+            ),
+        ));
+    }
+    archive.file(init, 0o755, &bytes);
+    Ok(archive)
+}
+
+fn add_daemon(contents: &Contents, mut add: impl FnMut(&str, &[u8])) -> Result<Vec<String>> {
+    let Some(daemon) = &contents.daemon else { return Ok(contents.command.clone()) };
+    let bytes = std::fs::read(daemon).map_err(|e| kernel::missing("daemon", daemon, &e))?;
+    let name = daemon.file_name().and_then(|n| n.to_str()).unwrap_or("daemon");
+    add(&format!("usr/bin/{name}"), &bytes);
+    let program = format!("/usr/bin/{name}");
+    match contents.command.is_empty() {
+        true => Ok(vec![program]),
+        false => Ok(contents.command.clone()),
+    }
+}
+
+fn add_modules(archive: &mut Archive, modules: &[PathBuf]) -> Result<Vec<String>> {
+    let mut paths = Vec::new();
+    for module in modules {
+        let bytes = std::fs::read(module).map_err(|e| io(module, e))?;
+        let name = module.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        archive.file(&format!("{MODULES}/{name}"), 0o644, &bytes);
+        paths.push(format!("/{MODULES}/{name}"));
+    }
+    Ok(paths)
+}
+
+fn image_json(
+    command: &[String],
+    env: &BTreeMap<String, String>,
+    modules: &[String],
+    root: Option<&str>,
+) -> Vec<u8> {
+    let json = json!({ "command": command, "env": env, "modules": modules, "root": root });
+    pepita_wire::record::pretty(&json).into_bytes()
+}
+
+fn add_tree(archive: &mut Archive, top: &Path, dir: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(dir).map_err(|e| kernel::missing("directory", dir, &e))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        use std::os::unix::fs::PermissionsExt;
+        let meta = path.symlink_metadata().map_err(|e| io(&path, e))?;
+        let name = path.strip_prefix(top).unwrap_or(&path).to_string_lossy().into_owned();
+        if meta.is_symlink() {
+            let target = std::fs::read_link(&path).map_err(|e| io(&path, e))?;
+            archive.symlink(&name, &target.to_string_lossy());
+        } else if meta.is_dir() {
+            archive.directory(&name);
+            add_tree(archive, top, &path)?;
+        } else if meta.is_file() {
+            let bytes = std::fs::read(&path).map_err(|e| io(&path, e))?;
+            archive.file(&name, meta.permissions().mode() & 0o7777, &bytes);
+        }
+    }
+    Ok(())
+}
+
+/// A disk image, made by mke2fs from a staged directory. Needs no root.
+fn disk(contents: &Contents, output: &Path) -> Result<()> {
+    let parent = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let stage = parent.join(format!(
+        ".{}.stage-{}",
+        output.file_name().unwrap_or_default().to_string_lossy(),
+        std::process::id()
+    ));
+    let made = stage_and_make(contents, &stage, output);
+    let _ = std::fs::remove_dir_all(&stage);
+    made
+}
+
+fn stage_and_make(contents: &Contents, stage: &Path, output: &Path) -> Result<()> {
+    let staged = |path: &str, bytes: &[u8]| -> Result<()> {
+        let path = stage.join(path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|e| io(parent, e))?;
+        }
+        std::fs::write(&path, bytes).map_err(|e| io(&path, e))?;
+        use std::os::unix::fs::PermissionsExt;
+        let mode = if path.ends_with(IMAGE_JSON) { 0o644 } else { 0o755 };
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).map_err(|e| io(&path, e))
+    };
+    for dir in ["dev", "proc", "sys", "run", "tmp"] {
+        let dir = stage.join(dir);
+        std::fs::create_dir_all(&dir).map_err(|e| io(&dir, e))?;
+    }
+    if let Some(tree) = &contents.tree {
+        let copied = Command::new("cp").arg("-a").arg(tree.join(".")).arg(stage).output();
+        let copied = copied.map_err(|e| system("cp", e))?;
+        if !copied.status.success() {
+            return Err(system("cp", String::from_utf8_lossy(&copied.stderr).trim()));
+        }
+    }
+    let agent = std::fs::read(&contents.agent).map_err(|e| kernel::missing("agent", &contents.agent, &e))?;
+    staged("sbin/daemonctl", &agent)?;
+    let init = stage.join("sbin/init");
+    if init.symlink_metadata().is_err() {
+        std::os::unix::fs::symlink("daemonctl", &init).map_err(|e| io(&init, e))?;
+    }
+    let mut daemon = Ok(());
+    let command = add_daemon(contents, |path, bytes| daemon = staged(path, bytes))?;
+    daemon?;
+    let mut modules = Vec::new();
+    for module in &contents.modules {
+        let name = module.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        staged(&format!("{MODULES}/{name}"), &std::fs::read(module).map_err(|e| io(module, e))?)?;
+        modules.push(format!("/{MODULES}/{name}"));
+    }
+    staged(IMAGE_JSON, &image_json(&command, &contents.env, &modules, None))?;
+    make_ext4(stage, contents.size_mb, output)
+}
+
+fn make_ext4(stage: &Path, size_mb: u64, output: &Path) -> Result<()> {
+    let size_mb = if size_mb == 0 { 32 + size_of(stage) / (1 << 20) * 5 / 4 } else { size_mb };
+    // The same input makes the same bytes: no random ids, no clock.
+    let id = "6d696372-6f76-4d00-8000-706570697461";
+    same_times(stage)?;
+    let _ = std::fs::remove_file(output);
+    let made = Command::new("mke2fs")
+        .env("E2FSPROGS_FAKE_TIME", "1")
+        .env("PATH", path_with_sbin())
+        .args(["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-U", id])
+        .args(["-E", &format!("hash_seed={id},root_owner=0:0,lazy_itable_init=0")])
+        .arg("-d")
+        .args([stage, output])
+        .arg(format!("{size_mb}M"))
+        .output()
+        .map_err(|e| system("mke2fs (install e2fsprogs)", e))?;
+    match made.status.success() {
+        true => Ok(()),
+        false => {
+            let _ = std::fs::remove_file(output);
+            Err(system("mke2fs", String::from_utf8_lossy(&made.stderr).trim()))
+        }
+    }
+}
+
+/// mke2fs lies in /sbin, which an ordinary user's PATH does not name.
+fn path_with_sbin() -> std::ffi::OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    path
+}
+
+fn size_of(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => size_of(&entry.path()) + 4096,
+            Ok(meta) => meta.len() + 4096,
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+fn same_times(path: &Path) -> Result<()> {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+    let meta = path.symlink_metadata().map_err(|e| io(path, e))?;
+    if meta.is_dir() {
+        for entry in std::fs::read_dir(path).map_err(|e| io(path, e))?.flatten() {
+            same_times(&entry.path())?;
+        }
+    }
+    let one = Timespec { tv_sec: 1, tv_nsec: 0 };
+    let times = Timestamps { last_access: one, last_modification: one };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| io(path, e))
+}
+
+/// The agent that `pepita image build` takes when none is named: a static one.
+///
+/// # Errors
+/// When there is none.
+pub fn agent(named: Option<&Path>) -> Result<PathBuf> {
+    match named {
+        Some(path) => Ok(path.to_owned()),
+        None => crate::host::programs::static_agent(),
+    }
+}
+
+/// Where an image that was named lies, and of which kind it is.
+///
+/// # Errors
+/// When it is missing, empty, or of no kind that can be booted.
+pub fn recognise(path: &Path) -> Result<(PathBuf, Kind)> {
+    let path = std::fs::canonicalize(path).map_err(|e| kernel::missing("rootfs", path, &e))?;
+    let mut head = vec![0; 0x43a];
+    let mut file = std::fs::File::open(&path).map_err(|e| kernel::missing("rootfs", &path, &e))?;
+    let mut filled = 0;
+    while let Ok(n @ 1..) = std::io::Read::read(&mut file, &mut head[filled..]) {
+        filled += n;
+    }
+    let head = &head[..filled];
+    let length = file.metadata().map_err(|e| io(&path, e))?.len();
+    let bad = |why: &str| call_error(CallErrorKind::BadImage, format!("rootfs {}: {why}", path.display()));
+    let whole = match kind_of(head) {
+        None => return Err(bad("neither an initramfs (cpio) nor an ext4 image")),
+        // A compressed one is the guest kernel's to judge.
+        Some(Kind::Initramfs) => !head.starts_with(b"07070") || length::has_trailer(&file),
+        Some(Kind::Disk) => length::ext4_length(head).is_none_or(|claimed| claimed <= length),
+    };
+    match (kind_of(head), whole) {
+        (Some(kind), true) => Ok((path, kind)),
+        _ => Err(bad(&format!("it is cut short, at {length} bytes; make or copy it again"))),
+    }
+}
+
+/// The kind of an image that begins so, if it is of one: newc's magic, ext's superblock at 1024, or a compressor's magic.
+pub fn kind_of(head: &[u8]) -> Option<Kind> {
+    let begins = |magics: &[&[u8]]| magics.iter().any(|magic| head.starts_with(magic));
+    if begins(&[b"070701", b"070702"]) {
+        Some(Kind::Initramfs)
+    } else if head.get(0x438..0x43a) == Some(&[0x53, 0xef]) {
+        Some(Kind::Disk)
+    } else if begins(&[b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"\xfd7zXZ"]) {
+        Some(Kind::Initramfs)
+    } else {
+        None
+    }
+}
+
+/// What an image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A cpio archive, perhaps compressed.
+    Initramfs,
+    /// An ext4 file system.
+    Disk,
+}
+
+/// A directory for a `.deb` that has to be unpacked first.
+pub fn cache_dir(dir: &RunDir) -> PathBuf {
+    dir.path().join(layout::CACHE)
+}

@@ -1,0 +1,189 @@
+//! What kind of file a kernel is, and the uncompressed kernel inside a bzImage, which boots sooner.
+//! Reads bytes that anybody may have written: every offset is checked.
+
+use crate::error::{Result, call_error, io};
+use crate::image::length;
+use crate::rundir::RunDir;
+use crate::rundir::files::{Sync, replace};
+use crate::rundir::layout;
+use pepita_wire::record::CallErrorKind;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// An uncompressed kernel larger than this is none.
+const KERNEL_CAP: usize = 256 << 20;
+
+/// Marks an LZ4 legacy frame, little endian.
+const LZ4_LEGACY: u32 = 0x184c_2102;
+
+/// The most that one block of such a frame unpacks to.
+const LZ4_BLOCK: usize = 8 << 20;
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An uncompressed kernel.
+    Elf,
+    /// A compressed one with a boot header.
+    BzImage,
+    /// No kernel.
+    Unknown,
+}
+
+/// Looks at the beginning of a file.
+pub fn recognise(head: &[u8]) -> Kind {
+    if head.starts_with(b"\x7fELF") {
+        Kind::Elf
+    } else if head.get(0x202..0x206) == Some(b"HdrS") {
+        Kind::BzImage
+    } else {
+        Kind::Unknown
+    }
+}
+
+/// The uncompressed kernel in a bzImage, when it is packed with LZ4 (as Debian's are); else `None`.
+pub fn unpack(image: &[u8]) -> Option<Vec<u8>> {
+    let u32_at = |at: usize| Some(u32::from_le_bytes(image.get(at..at.checked_add(4)?)?.try_into().ok()?));
+    if recognise(image) != Kind::BzImage {
+        return None;
+    }
+    // Documentation/arch/x86/boot.rst: 0 means 4, for old loaders' sake.
+    let sectors = match *image.get(0x1f1)? {
+        0 => 4,
+        sectors => usize::from(sectors),
+    };
+    let from = (sectors + 1).checked_mul(512)?.checked_add(usize::try_from(u32_at(0x248)?).ok()?)?;
+    let length = usize::try_from(u32_at(0x24c)?).ok()?;
+    let payload = image.get(from..from.checked_add(length)?)?;
+    // The last four bytes are the size of what comes out.
+    let (packed, size) = payload.split_at_checked(payload.len().checked_sub(4)?)?;
+    let size = usize::try_from(u32::from_le_bytes(size.try_into().ok()?)).ok()?;
+    (size <= KERNEL_CAP).then(|| unpack_lz4(packed, size)).flatten()
+}
+
+fn unpack_lz4(packed: &[u8], size: usize) -> Option<Vec<u8>> {
+    let word = |at: usize| Some(u32::from_le_bytes(packed.get(at..at + 4)?.try_into().ok()?));
+    if word(0)? != LZ4_LEGACY {
+        return None;
+    }
+    let (mut at, mut out) = (4, Vec::with_capacity(size));
+    while out.len() < size {
+        let length = usize::try_from(word(at)?).ok()?;
+        let block = packed.get(at + 4..(at + 4).checked_add(length)?)?;
+        let room = (size - out.len()).min(LZ4_BLOCK);
+        let block = lz4_flex::block::decompress(block, room).ok()?;
+        if block.is_empty() {
+            return None;
+        }
+        out.extend_from_slice(&block);
+        at += 4 + length;
+    }
+    (recognise(&out) == Kind::Elf).then_some(out)
+}
+
+/// The file to give to the VMM for a kernel: its unpacked twin from the cache where that can be had.
+///
+/// # Errors
+/// When the file is missing or is no kernel.
+pub fn prepare(dir: &RunDir, kernel: &Path) -> Result<PathBuf> {
+    let kernel = std::fs::canonicalize(kernel).map_err(|e| missing("kernel", kernel, &e))?;
+    let mut file = File::open(&kernel).map_err(|e| io(&kernel, e))?;
+    let mut head = vec![0; 0x1000];
+    let read = read_up_to(&mut file, &mut head).map_err(|e| io(&kernel, e))?;
+    let length = file.metadata().map_err(|e| io(&kernel, e))?.len();
+    if length::kernel_length(&head[..read]).is_some_and(|claimed| claimed > length) {
+        let why = format!("kernel {}: it is cut short, at {length} bytes; copy it again", kernel.display());
+        return Err(call_error(CallErrorKind::BadImage, why));
+    }
+    match recognise(&head[..read]) {
+        Kind::Elf => Ok(kernel),
+        Kind::BzImage => {
+            let cached = cache(dir, &kernel, "vmlinux")?;
+            if cached.exists() {
+                return Ok(cached);
+            }
+            let image = std::fs::read(&kernel).map_err(|e| io(&kernel, e))?;
+            let Some(unpacked) = unpack(&image) else { return Ok(kernel) };
+            // A cache that cannot be written costs time, no more.
+            Ok(replace(&cached, &unpacked, Sync::No).map_or(kernel, |()| cached))
+        }
+        Kind::Unknown => Err(call_error(
+            CallErrorKind::BadImage,
+            format!("kernel {}: this is none (neither ELF nor bzImage)", kernel.display()),
+        )),
+    }
+}
+
+/// A name in the cache that changes with the file.
+///
+/// # Errors
+/// When the file cannot be looked at.
+pub fn cache(dir: &RunDir, of: &Path, kind: &str) -> Result<PathBuf> {
+    let meta = of.metadata().map_err(|e| io(of, e))?;
+    let mut hasher = DefaultHasher::new();
+    (of, meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()).hash(&mut hasher);
+    Ok(dir.path().join(layout::CACHE).join(format!("{:016x}.{kind}", hasher.finish())))
+}
+
+/// A file that was named and is not there.
+pub fn missing(what: &str, path: &Path, error: &std::io::Error) -> crate::error::CallError {
+    let kind = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => CallErrorKind::Permission,
+        _ => CallErrorKind::BadImage,
+    };
+    call_error(kind, format!("{what} {}: {error}", path.display()))
+}
+
+fn read_up_to(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..])? {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bzimage(payload: &[u8]) -> Vec<u8> {
+        let mut image = vec![0; 1024];
+        image[0x1f1] = 1;
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x24c..0x250].copy_from_slice(&u32::try_from(payload.len()).expect("small").to_le_bytes());
+        image.extend(payload);
+        image
+    }
+
+    #[test]
+    fn the_kernel_comes_out_of_its_wrapping() {
+        let kernel = [b"\x7fELF".as_slice(), &[7; 5000]].concat();
+        let block = lz4_flex::block::compress(&kernel);
+        let mut payload = LZ4_LEGACY.to_le_bytes().to_vec();
+        payload.extend(u32::try_from(block.len()).expect("small").to_le_bytes());
+        payload.extend(block);
+        payload.extend(u32::try_from(kernel.len()).expect("small").to_le_bytes());
+        assert_eq!(unpack(&bzimage(&payload)), Some(kernel));
+        payload.truncate(payload.len() / 2);
+        assert_eq!(unpack(&bzimage(&payload)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_breaks_it(payload in proptest::collection::vec(any::<u8>(), 0..2000), cut in 0_usize..1100) {
+            let mut image = bzimage(&payload);
+            unpack(&image);
+            image.truncate(cut);
+            unpack(&image);
+            let lz4 = [&LZ4_LEGACY.to_le_bytes(), payload.as_slice()].concat();
+            unpack(&bzimage(&lz4));
+        }
+    }
+}
