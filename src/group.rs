@@ -13,6 +13,7 @@ pub use machine::Roster;
 pub use message::{AskError, Goal, GroupEvent, GroupMsg, GroupReport, InitialState, VmRequest};
 pub use order::{At, Command, End, Found, Order, Refused};
 
+use crate::actor::{Alarm, LostChild, now};
 use crate::cid::CidMsg;
 use crate::executor::{ExecutorError, ExecutorMsg};
 use crate::journal::Journal;
@@ -25,7 +26,6 @@ use inventory::{Inventory, Known};
 use pepita_wire::record::CallErrorKind;
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 /// The actor of one group. It lives as long as the group is configured, also while the group is down.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ pub struct GroupState {
     /// VMs found at the start that are not taken over yet; `Some` while the group waits to be started.
     hold: Option<BTreeMap<VmName, Found>>,
     inventory: Option<Inventory>,
-    armed: Option<Instant>,
+    alarm: Alarm,
     ended: Option<String>,
 }
 
@@ -104,7 +104,7 @@ impl Actor for Group {
             report: args.report,
             hold: None,
             inventory: None,
-            armed: None,
+            alarm: Alarm::default(),
             ended: args.ended,
         };
         match args.initial {
@@ -143,13 +143,7 @@ impl Actor for Group {
         event: SupervisionEvent,
         state: &mut GroupState,
     ) -> Result<(), ActorProcessingErr> {
-        let (id, why) = match event {
-            SupervisionEvent::ActorFailed(cell, error) => (cell.get_id(), error.to_string()),
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                (cell.get_id(), reason.unwrap_or_else(|| "it ended".into()))
-            }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
-        };
+        let Some(LostChild { id, why }) = LostChild::of(event) else { return Ok(()) };
         // ractor delivers this before messages that were sent earlier: what the actor said last may still be in the
         // mailbox. So we tell it to ourselves, behind them; after a last word that its VM has ended it means nothing.
         if let Some((vm, epoch)) = state.actors.remove(id) {
@@ -161,7 +155,7 @@ impl Actor for Group {
 
 /// The clock of the runtime, so that tests can hold it; and chance.
 fn at() -> At {
-    At { now: tokio::time::Instant::now().into_std(), draw: fastrand::f64() }
+    At { now: now(), draw: fastrand::f64() }
 }
 
 impl GroupState {
@@ -205,7 +199,7 @@ impl GroupState {
             GroupMsg::Vm(report) => self.reported(report),
             GroupMsg::VmActorGone { vm, epoch, why } => self.roster.actor_failed(at(), &vm, epoch, &why),
             GroupMsg::Tick(due) => {
-                self.armed.take_if(|armed| *armed == due);
+                self.alarm.rang(due);
                 self.roster.tick(at())
             }
             // Only with a look under way, or for a test; see `handle`.
@@ -327,7 +321,7 @@ impl GroupState {
                 }
             }
         }
-        self.arm(me);
+        self.alarm.set(me, self.roster.wake_at(), GroupMsg::Tick);
     }
 
     fn save(&self, vm: &VmName) {
@@ -421,15 +415,5 @@ impl GroupState {
 
     fn name(&self) -> GroupName {
         self.roster.name().clone()
-    }
-
-    /// Sees that a tick comes when the roster wants one. Timers are not taken back: one too many finds nothing to do,
-    /// and is followed by none.
-    fn arm(&mut self, me: &ActorRef<GroupMsg>) {
-        let Some(wake_at) = self.roster.wake_at() else { return };
-        if self.armed.is_none_or(|armed| wake_at < armed) {
-            self.armed = Some(wake_at);
-            me.send_after(wake_at.saturating_duration_since(at().now), move || GroupMsg::Tick(wake_at));
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! Begin at [`tree`]; [`config`] reads a specification from a TOML file; [`adapter`] runs single daemons. [`book`] has the
 //! longer texts: embedding, policies, operating, writing an agent, comparison.
 
+mod actor;
 pub mod adapter;
 pub mod book;
 pub mod cid;

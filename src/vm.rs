@@ -6,8 +6,9 @@ mod report;
 mod services;
 
 pub use report::{Mode, News, Report, What};
-pub use services::{Service, Services};
+pub use services::Services;
 
+use crate::actor::{Alarm, LostChild, now};
 use crate::cid::{CidMsg, LeaseError};
 use crate::executor::{ExecutorError, ExecutorMsg, Launch};
 use crate::link::watch::{MonitorReport, Watch};
@@ -116,7 +117,7 @@ pub struct VmState {
     link: Option<ActorRef<LinkMsg>>,
     /// What the link was spawned with, for when it has to be spawned again.
     connected_to: Option<Box<StatusRecord>>,
-    armed: Option<Instant>,
+    alarm: Alarm,
     facts: (Option<Cid>, Option<u32>),
 }
 
@@ -137,7 +138,7 @@ impl Actor for Vm {
             watch: None,
             link: None,
             connected_to: None,
-            armed: None,
+            alarm: Alarm::default(),
             facts: (None, None),
         })
     }
@@ -153,7 +154,7 @@ impl Actor for Vm {
                 state.carry_out(&me, effect).await?;
             }
         }
-        state.arm(&me);
+        state.alarm.set(&me, state.life.wake_at(), VmMsg::Tick);
         Ok(())
     }
 
@@ -164,20 +165,15 @@ impl Actor for Vm {
         state: &mut VmState,
     ) -> Result<(), ActorProcessingErr> {
         // The link is the only child. When it fails the VM does not: it gets a new one.
-        let failed =
-            matches!(event, SupervisionEvent::ActorFailed(..) | SupervisionEvent::ActorTerminated(..));
-        if failed && let Some(record) = state.connected_to.take() {
+        if LostChild::of(event).is_some()
+            && let Some(record) = state.connected_to.take()
+        {
             state.life.link(false);
             state.notice("its link failed and is replaced");
             state.connect(&me, record).await?;
         }
         Ok(())
     }
-}
-
-/// The clock of the runtime, so that tests can hold it.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 impl VmState {
@@ -195,7 +191,7 @@ impl VmState {
             VmMsg::SetPaused { paused, reply } => self.set_paused(paused, reply),
             VmMsg::Ask { ask, reply } => self.ask(ask, reply),
             VmMsg::Tick(due) => {
-                self.armed.take_if(|armed| *armed == due);
+                self.alarm.rang(due);
                 return Some(Event::Tick);
             }
             #[cfg(feature = "test-hooks")]
@@ -363,16 +359,6 @@ impl VmState {
     fn tell(&self, what: What) {
         // The group may be gone; then its successor finds the VM by the launcher's list.
         let _ = self.report.cast(Report { vm: self.life.spec().name.clone(), epoch: self.epoch, what });
-    }
-
-    /// Sees that a tick comes when the life wants one. Timers are not taken back: one too many finds nothing to do,
-    /// and is followed by none.
-    fn arm(&mut self, me: &ActorRef<VmMsg>) {
-        let Some(at) = self.life.wake_at() else { return };
-        if self.armed.is_none_or(|armed| at < armed) {
-            self.armed = Some(at);
-            me.send_after(at.saturating_duration_since(now()), move || VmMsg::Tick(at));
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms, lowest first. A room uses only rooms of rows above its own in this list.
 const ROWS: [&[&str]; 9] = [
-    &["spec", "reply"],
+    &["spec", "reply", "actor"],
     &["config", "policy", "cid", "executor", "journal"],
     &["observe"],
     &["link"],

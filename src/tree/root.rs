@@ -8,6 +8,7 @@ use super::change::Change;
 use super::error::{ChangeError, Progress, TreeEnd};
 use super::schedule::{Schedule, Step};
 use super::survey::Survey;
+use crate::actor::{Alarm, LostChild, Service, now};
 use crate::cid::{CidAllocator, Ledger};
 use crate::executor::{Desk, PepitaExecutor};
 use crate::group::{
@@ -16,7 +17,7 @@ use crate::group::{
 use crate::observe::EventKind;
 use crate::reply::Reply;
 use crate::spec::{GroupName, Plan, TreeSpec, VmName};
-use crate::vm::{Service, Services};
+use crate::vm::Services;
 use ending::Ending;
 use pepita_wire::StatusRecord;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -112,7 +113,7 @@ pub(crate) struct RootState {
     progress: watch::Sender<Progress>,
     outcome: Outcome,
     ending: Option<Ending>,
-    armed: Option<Instant>,
+    alarm: Alarm,
 }
 
 impl Actor for Root {
@@ -149,7 +150,7 @@ impl Actor for Root {
             progress,
             outcome,
             ending: None,
-            armed: None,
+            alarm: Alarm::default(),
             spec,
         };
         for group in state.spec.groups.clone() {
@@ -172,7 +173,7 @@ impl Actor for Root {
         match msg {
             RootMsg::Begin => steps = state.schedule.tick(now),
             RootMsg::Tick(due) => {
-                state.armed.take_if(|armed| *armed == due);
+                state.alarm.rang(due);
                 steps = state.schedule.tick(now);
             }
             RootMsg::Group(report) => steps = state.reported(report),
@@ -216,13 +217,7 @@ impl Actor for Root {
         event: SupervisionEvent,
         state: &mut RootState,
     ) -> Result<(), ActorProcessingErr> {
-        let (id, why) = match event {
-            SupervisionEvent::ActorFailed(cell, error) => (cell.get_id(), error.to_string()),
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                (cell.get_id(), reason.unwrap_or_else(|| "it ended".into()))
-            }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
-        };
+        let Some(LostChild { id, why }) = LostChild::of(event) else { return Ok(()) };
         match state.children.remove(&id) {
             // At once: all groups wait for them.
             Some(Who::Cids) => state.replace_cids(&me, &why).await?,
@@ -237,7 +232,7 @@ impl Actor for Root {
 
 /// The clock of the runtime, so that tests can hold it; and chance.
 fn at() -> At {
-    At { now: tokio::time::Instant::now().into_std(), draw: fastrand::f64() }
+    At { now: now(), draw: fastrand::f64() }
 }
 
 impl From<GroupReport> for RootMsg {
@@ -337,7 +332,7 @@ impl RootState {
             *shown = progress;
             modified
         });
-        self.arm(me);
+        self.alarm.set(me, self.schedule.wake_at(), RootMsg::Tick);
     }
 
     /// One that has just failed does not hear it; its successor begins with what is to be done.
@@ -350,15 +345,5 @@ impl RootState {
     fn next_slot(&mut self) -> usize {
         self.last_slot += 1;
         self.last_slot
-    }
-
-    /// Sees that a tick comes when the schedule wants one. Timers are not taken back: one too many finds nothing to do,
-    /// and is followed by none.
-    fn arm(&mut self, me: &ActorRef<RootMsg>) {
-        let Some(wake_at) = self.schedule.wake_at() else { return };
-        if self.armed.is_none_or(|armed| wake_at < armed) {
-            self.armed = Some(wake_at);
-            me.send_after(wake_at.saturating_duration_since(at().now), move || RootMsg::Tick(wake_at));
-        }
     }
 }

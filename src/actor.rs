@@ -1,0 +1,93 @@
+//! What several actors need alike: the runtime's clock, one timer, the news of a child that is gone, and a handle that
+//! stays good when an actor is replaced.
+
+use ractor::{ActorId, ActorRef, Message, SupervisionEvent};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+/// Returns the time by the runtime's clock, which a test can hold.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// The timer by which an actor is told that a moment has come.
+///
+/// Timers are not taken back: a tick that comes too early finds nothing to do, and no further tick follows it.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm {
+    /// The earliest moment for which a tick is under way.
+    due: Option<Instant>,
+}
+
+impl Alarm {
+    /// Sees that `me` is sent `tick` at `wake_at`, unless a tick comes before that anyway.
+    pub(crate) fn set<M: Message>(
+        &mut self,
+        me: &ActorRef<M>,
+        wake_at: Option<Instant>,
+        tick: fn(Instant) -> M,
+    ) {
+        let Some(wake_at) = wake_at else { return };
+        if self.due.is_none_or(|due| wake_at < due) {
+            self.due = Some(wake_at);
+            me.send_after(wake_at.saturating_duration_since(now()), move || tick(wake_at));
+        }
+    }
+
+    /// Takes note that the tick for the moment `due` has come.
+    pub(crate) fn rang(&mut self, due: Instant) {
+        self.due.take_if(|waiting| *waiting == due);
+    }
+}
+
+/// A child actor that has ended or failed.
+#[derive(Debug)]
+pub(crate) struct LostChild {
+    pub(crate) id: ActorId,
+    /// How the actor ended, for people.
+    pub(crate) why: String,
+}
+
+impl LostChild {
+    /// Returns the child that `event` tells the end of, if `event` tells of an end.
+    pub(crate) fn of(event: SupervisionEvent) -> Option<Self> {
+        match event {
+            SupervisionEvent::ActorFailed(cell, error) => {
+                Some(Self { id: cell.get_id(), why: error.to_string() })
+            }
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                Some(Self { id: cell.get_id(), why: reason.unwrap_or_else(|| "it ended".into()) })
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => None,
+        }
+    }
+}
+
+/// A handle to an actor that the root keeps alive: it stays good when the root replaces the actor.
+#[derive(Debug)]
+pub struct Service<M>(Arc<RwLock<ActorRef<M>>>);
+
+impl<M> Clone for Service<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<M: Message> Service<M> {
+    /// Makes a handle to `actor`.
+    pub fn new(actor: ActorRef<M>) -> Self {
+        Self(Arc::new(RwLock::new(actor)))
+    }
+
+    /// Sends a message. An actor that has just failed drops the message, and with it the reply in it, which tells the
+    /// asker: so no asker waits in vain.
+    pub fn send(&self, msg: M) {
+        let actor = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let _ = actor.cast(msg);
+    }
+
+    /// Points the handle, and all its clones, at the actor's successor. Only the root does that.
+    pub fn replace(&self, actor: ActorRef<M>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = actor;
+    }
+}
