@@ -18,7 +18,7 @@ use crate::reply::Reply;
 use crate::spec::{Cid, Incarnation, Signal, VmSpec};
 use pepita_wire::agent::Exec;
 use pepita_wire::frame::Outcome;
-use pepita_wire::{Ask, ErrorKind, ExecResult, StatusRecord, WireError, rundir};
+use pepita_wire::{Ask, ErrorKind, ExecResult, Exit, StatusRecord, WireError, rundir};
 use phase::{Effect, Event, Life};
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use serde_json::json;
@@ -365,12 +365,9 @@ impl VmState {
 fn is_healthy(outcome: &Outcome) -> bool {
     match outcome {
         Ok(value) => match serde_json::from_value::<ExecResult>(value.clone()) {
-            // A ping's answer has neither; a command's has exactly one.
+            // The answer to a ping tells no exit, so it reads as unknown.
             Ok(result) => {
-                result.exit.code.unwrap_or(0) == 0
-                    && result.exit.signal.is_none()
-                    && result.exit.exec.is_none()
-                    && !result.timed_out
+                matches!(result.exit, Exit::Exited { code: 0 } | Exit::Unknown) && !result.timed_out
             }
             Err(_) => false,
         },

@@ -34,16 +34,12 @@ impl Found {
 mod tests {
     use super::*;
     use crate::spec::{MachineSpec, VmName};
-    use pepita_wire::{DaemonExit, ExitReason, ExitRecord, VmState};
+    use pepita_wire::{Exit, ExitRecord, VmState};
 
     #[test]
     fn an_end_is_news_once_and_a_changed_configuration_is_seen() {
         let spec = VmSpec::new(VmName::new("api").expect("good"), MachineSpec::process());
-        let exit = ExitRecord {
-            reason: ExitReason::Failed,
-            guest: Some(DaemonExit::code(3)),
-            ..ExitRecord::default()
-        };
+        let exit = ExitRecord { exit: Exit::code(3), ..ExitRecord::default() };
         let mut record = StatusRecord { incarnation: 7, state: VmState::Failed, ..StatusRecord::default() };
         record.exit = Some(exit);
         record.labels.insert(CONFIG_LABEL.into(), spec.fingerprint());

@@ -187,7 +187,7 @@ impl std::fmt::Display for BadLine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pepita_wire::DaemonExit;
+    use pepita_wire::Exit;
     use proptest::prelude::*;
 
     fn hello(incarnation: u64) -> Vec<u8> {
@@ -220,7 +220,7 @@ mod tests {
     fn an_exit_is_told_once_and_acknowledged_each_time() {
         let mut session = greeted();
         session.take_output();
-        let line = ToHost::Event { seq: 5, event: GuestEvent::Exited(DaemonExit::code(3)) }.encode();
+        let line = ToHost::Event { seq: 5, event: GuestEvent::Exited(Exit::code(3)) }.encode();
         assert_eq!(session.read(&line).map(|h| h.len()), Ok(1));
         assert_eq!(session.read(&line).map(|h| h.len()), Ok(0));
         let acks = String::from_utf8_lossy(&session.take_output()).matches("\"ack\"").count();

@@ -1,6 +1,6 @@
 //! Why an incarnation of a VM ended, in one word for each thing that users tell apart.
 
-use pepita_wire::{ExitReason, ExitRecord};
+use pepita_wire::{Exit, ExitRecord};
 use std::fmt;
 
 /// Why an incarnation ended.
@@ -19,7 +19,7 @@ pub enum Cause {
     /// The VM is gone and the guest said nothing.
     VmExit {
         /// What the launcher made of it.
-        reason: ExitReason,
+        exit: Exit,
         /// The strongest evidence, for people.
         detail: String,
     },
@@ -53,38 +53,26 @@ pub enum Cause {
 impl Cause {
     /// What a launcher's exit record says.
     pub fn of_record(record: &ExitRecord) -> Self {
-        if let Some(guest) = &record.guest {
-            if guest.oom {
-                return Self::Oom;
-            }
-            if let Some(exec) = &guest.exec {
-                // A program that is not there will not be there next time.
-                let message = format!("cannot execute {}: {}", exec.path, exec.message);
-                return Self::LaunchFailed { recoverable: false, message };
-            }
-            match (record.reason, guest.code, guest.signal) {
-                (ExitReason::Completed | ExitReason::Failed, Some(code), _) => return Self::Exit { code },
-                (ExitReason::Signalled, _, Some(number)) => return Self::Signal { number },
-                _ => {}
-            }
-        }
         let detail = || record.evidence.first().cloned().unwrap_or_default();
-        match record.reason {
-            ExitReason::GuestPanic => Self::GuestPanic,
-            ExitReason::GuestOom => Self::Oom,
-            ExitReason::BootTimeout => Self::StartTimeout,
-            ExitReason::AgentLost => Self::LinkLost,
-            ExitReason::VmmConfig => Self::LaunchFailed { recoverable: false, message: detail() },
-            ExitReason::Unknown => Self::Unknown,
-            reason @ (ExitReason::Completed
-            | ExitReason::Failed
-            | ExitReason::Signalled
-            | ExitReason::HostOom
-            | ExitReason::GuestReset
-            | ExitReason::VmmCrash
-            | ExitReason::StopRequested
-            | ExitReason::Killed
-            | ExitReason::TransportLost) => Self::VmExit { reason, detail: detail() },
+        match &record.exit {
+            Exit::Exited { code } => Self::Exit { code: *code },
+            Exit::Signalled { signal, .. } => Self::Signal { number: *signal },
+            // A program that is not there will not be there next time.
+            exit @ Exit::NotExecutable { .. } => {
+                Self::LaunchFailed { recoverable: false, message: exit.to_string() }
+            }
+            Exit::GuestPanic { .. } => Self::GuestPanic,
+            Exit::GuestOom => Self::Oom,
+            Exit::BootTimeout => Self::StartTimeout,
+            Exit::AgentLost { .. } => Self::LinkLost,
+            Exit::VmmRefused { .. } => Self::LaunchFailed { recoverable: false, message: detail() },
+            Exit::Unknown => Self::Unknown,
+            exit @ (Exit::HostOom
+            | Exit::GuestReset
+            | Exit::VmmCrashed(_)
+            | Exit::StopRequested
+            | Exit::Killed
+            | Exit::TransportLost) => Self::VmExit { exit: exit.clone(), detail: detail() },
         }
     }
 
@@ -116,8 +104,8 @@ impl fmt::Display for Cause {
                 Some(signal) => write!(f, "{signal}"),
                 None => write!(f, "signal {number}"),
             },
-            Self::VmExit { reason, detail } if detail.is_empty() => write!(f, "{reason}"),
-            Self::VmExit { reason, detail } => write!(f, "{reason} ({detail})"),
+            Self::VmExit { exit, detail } if detail.is_empty() => write!(f, "{exit}"),
+            Self::VmExit { exit, detail } => write!(f, "{exit} ({detail})"),
             Self::GuestPanic => f.write_str("guest kernel panic"),
             Self::Oom => f.write_str("out of memory in the guest"),
             Self::LaunchFailed { message, .. } => write!(f, "launch failed: {message}"),
@@ -135,18 +123,15 @@ impl fmt::Display for Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pepita_wire::DaemonExit;
-
-    fn record(reason: ExitReason, guest: Option<DaemonExit>) -> ExitRecord {
-        ExitRecord { reason, guest, ..Default::default() }
+    fn record(exit: Exit) -> ExitRecord {
+        ExitRecord { exit, ..Default::default() }
     }
 
     #[test]
     fn an_exit_code_is_kept_and_a_kill_from_outside_is_no_clean_end() {
-        let exit = |code| record(ExitReason::Failed, Some(DaemonExit::code(code)));
-        assert_eq!(Cause::of_record(&exit(3)), Cause::Exit { code: 3 });
-        let killed = Cause::of_record(&record(ExitReason::StopRequested, Some(DaemonExit::code(0))));
-        assert!(matches!(killed, Cause::VmExit { reason: ExitReason::StopRequested, .. }));
-        assert_eq!(Cause::of_record(&record(ExitReason::Unknown, None)), Cause::Unknown);
+        assert_eq!(Cause::of_record(&record(Exit::code(3))), Cause::Exit { code: 3 });
+        let stopped = ExitRecord { daemon: Some(Exit::code(0)), ..record(Exit::StopRequested) };
+        assert!(matches!(Cause::of_record(&stopped), Cause::VmExit { exit: Exit::StopRequested, .. }));
+        assert_eq!(Cause::of_record(&record(Exit::Unknown)), Cause::Unknown);
     }
 }

@@ -3,7 +3,7 @@
 use crate::host::{Host, PATIENCE};
 use pepita_supervisor::policy::Cause;
 use pepita_supervisor::tree::TreeEnd;
-use pepita_wire::ExitReason;
+use pepita_wire::Exit;
 
 fn groups(vms: &[&str]) -> String {
     let vms = vms.iter().map(|name| format!("[[group.vm]]\nname = \"{name}\"\nrestart.policy = \"never\"\n"));
@@ -31,7 +31,7 @@ async fn vms_outlive_their_supervisor_and_are_taken_over_without_a_reboot() {
     };
     let pepita_supervisor::observe::EventKind::Vm(change) = ended.kind else { panic!("a change") };
     assert!(
-        matches!(&change.cause, Some(Cause::VmExit { reason: ExitReason::VmmCrash, .. })),
+        matches!(&change.cause, Some(Cause::VmExit { exit: Exit::VmmCrashed(_), .. })),
         "its true reason is told: {change:?}"
     );
     let status = tree.status();

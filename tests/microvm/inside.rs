@@ -2,7 +2,7 @@
 
 use crate::host::{Host, guest};
 use pepita_supervisor::platform::{Platform, detect_platform, select_adapter};
-use pepita_wire::{ExitReason, ExitRecord};
+use pepita_wire::{Exit, ExitRecord};
 
 #[test]
 fn a_program_in_a_guest_knows_where_it_is_and_which_adapter_fits() {
@@ -51,9 +51,9 @@ fn a_vm_s_limits_are_the_kernel_s_and_a_vm_that_breaks_them_ends_as_host_oom() {
     std::fs::write(cgroup.join("memory.max"), (24_u64 << 20).to_string()).expect("written");
     let output = host.pepita(&["wait", "--name", "duende-vm-held", "--timeout", "120s"]);
     let exit: ExitRecord = serde_json::from_slice(&output.stdout).expect("an exit record");
-    assert_eq!(exit.reason, ExitReason::HostOom, "{exit:?}");
+    assert_eq!(exit.exit, Exit::HostOom, "{exit:?}");
     assert!(!cgroup.exists(), "its cgroup is left");
-    println!("limits: {} held it, then {:?}", status.limits, exit.reason);
+    println!("limits: {} held it, then {:?}", status.limits, exit.exit);
     host.pepita(&["destroy", "--name", "duende-vm-held"]);
     host.assert_nothing_left();
 }

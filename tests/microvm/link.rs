@@ -6,7 +6,7 @@ use pepita_supervisor::policy::Cause;
 use pepita_supervisor::spec::Signal;
 use pepita_wire::agent::{Exec, ExecResult};
 use pepita_wire::record::Transport;
-use pepita_wire::{Ask, ExitReason};
+use pepita_wire::{Ask, Exit};
 
 struct Form {
     vmm: &'static str,
@@ -51,7 +51,7 @@ async fn converse(form: Form) {
         Exec { command: vec![ticker.clone(), "--exit".into(), "7".into()], timeout_ms: 10_000, bulk: false };
     let answer = tree.ask("api", Ask::Exec(exec)).await.expect("an answer");
     let result: ExecResult = serde_json::from_value(answer).expect("a result");
-    assert_eq!(result.exit.code, Some(7));
+    assert_eq!(result.exit, Exit::code(7));
 
     tree.signal("api", Signal::HUP).await.expect("delivered");
     let backoff = events.phase("api", "backoff").await;
@@ -61,7 +61,7 @@ async fn converse(form: Form) {
 
     host.kill_vmm("api");
     let backoff = events.phase("api", "backoff").await;
-    assert!(matches!(backoff.cause, Some(Cause::VmExit { reason: ExitReason::VmmCrash, .. })), "{backoff:?}");
+    assert!(matches!(backoff.cause, Some(Cause::VmExit { exit: Exit::VmmCrashed(_), .. })), "{backoff:?}");
     events.phase("api", "ready").await;
     assert_eq!(host.status("api").vsock.cid, status.vsock.cid, "a VM keeps its CID");
     // The link is a new one, to the new guest.

@@ -5,7 +5,7 @@ use pepita_supervisor::executor::argv::CONFIG_LABEL;
 use pepita_supervisor::group::{Command, Refused};
 use pepita_supervisor::spec::{GroupName, GroupSpec, OnExit, Orphans, Strategy, TreeSpec, VmName};
 use pepita_supervisor::tree::TreeEnd;
-use pepita_wire::{DaemonExit, ExitReason, ExitRecord, VmState};
+use pepita_wire::{Exit, ExitRecord, VmState};
 use std::path::Path;
 use std::time::Duration;
 
@@ -180,8 +180,7 @@ async fn one_that_had_ended_is_removed_before_its_successor_starts_and_judged_on
             VmState::Failed,
             Some(ExitRecord {
                 name: VmName::new("b").expect("good").id().to_string(),
-                reason: ExitReason::Failed,
-                guest: Some(DaemonExit::code(42)),
+                exit: Exit::code(42),
                 ..ExitRecord::default()
             }),
         );

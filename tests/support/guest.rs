@@ -1,7 +1,7 @@
 //! Plays a guest agent: says hello, answers pings and commands as long as it is said to, tells what its daemon says.
 
 use super::{Asked, Host, Machine, Plan, short};
-use pepita_wire::{DaemonExit, ErrorKind, ExecResult, Hello, Lines, Outcome, ToGuest, ToHost, WireError};
+use pepita_wire::{ErrorKind, ExecResult, Exit, Hello, Lines, Outcome, ToGuest, ToHost, WireError};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -52,7 +52,7 @@ fn answer(plan: &Plan, method: &str) -> Outcome {
         "ping" | "watch" | "ack" => Ok(json!({})),
         "status" => Ok(json!({ "started": true })),
         "exec" => {
-            let result = ExecResult { exit: DaemonExit::code(plan.exec), ..ExecResult::default() };
+            let result = ExecResult { exit: Exit::code(plan.exec), ..ExecResult::default() };
             Ok(serde_json::to_value(result).expect("plain"))
         }
         other => Err(WireError::new(ErrorKind::Unsupported, other)),

@@ -5,7 +5,7 @@ use pepita_supervisor::executor::argv::{CONFIG_LABEL, Launch};
 use pepita_supervisor::executor::{Answer, ExecutorError, Pepita};
 use pepita_supervisor::spec::{Signal, VmName};
 use pepita_wire::record::{CallErrorKind, DaemonState};
-use pepita_wire::{ExitReason, StatusRecord, VmState};
+use pepita_wire::{Exit, StatusRecord, VmState};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -69,7 +69,7 @@ impl Pepita for Host {
             machine.record.send_if_modified(|record| {
                 let runs = !record.state.is_terminal();
                 if runs {
-                    finish(record, ExitReason::Killed, None);
+                    finish(record, Exit::Killed, None);
                     record.generation += 1;
                 }
                 runs

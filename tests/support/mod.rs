@@ -13,7 +13,7 @@ use pepita_supervisor::executor::argv::OWNER_LABEL;
 use pepita_supervisor::spec::{Cid, Incarnation, VmName};
 use pepita_wire::agent::Health;
 use pepita_wire::record::DaemonState;
-use pepita_wire::{DaemonExit, ExitReason, ExitRecord, GuestEvent, StatusRecord, VmState};
+use pepita_wire::{Exit, ExitRecord, GuestEvent, ProcessExit, StatusRecord, VmState};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -341,23 +341,22 @@ impl Host {
 
     fn end_of(&self, id: &str, serial: u64, fate: Fate) {
         self.change(id, serial, |record| {
-            let (reason, guest) = match fate {
-                Fate::Exit(0) => (ExitReason::Completed, Some(DaemonExit::code(0))),
-                Fate::Exit(code) => (ExitReason::Failed, Some(DaemonExit::code(code))),
-                Fate::Signal(number) => (ExitReason::Signalled, Some(DaemonExit::signal(number))),
-                Fate::Crash => (ExitReason::VmmCrash, None),
+            let exit = match fate {
+                Fate::Exit(code) => Exit::code(code),
+                Fate::Signal(number) => Exit::signal(number),
+                Fate::Crash => Exit::VmmCrashed(ProcessExit { code: None, signal: Some(9) }),
             };
-            finish(record, reason, guest);
+            finish(record, exit, None);
         });
     }
 }
 
 /// A record turns terminal.
-fn finish(record: &mut StatusRecord, reason: ExitReason, guest: Option<DaemonExit>) {
+fn finish(record: &mut StatusRecord, exit: Exit, daemon: Option<Exit>) {
     let (name, incarnation) = (record.name.clone(), record.incarnation);
-    record.state = if reason == ExitReason::Completed { VmState::Stopped } else { VmState::Failed };
+    record.state = VmState::after(&exit);
     record.daemon.state = DaemonState::Exited;
-    record.exit = Some(ExitRecord { name, incarnation, reason, guest, ..ExitRecord::default() });
+    record.exit = Some(ExitRecord { name, incarnation, exit, daemon, ..ExitRecord::default() });
 }
 
 /// A record of a VM as the launcher keeps it.

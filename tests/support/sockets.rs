@@ -4,7 +4,7 @@ use super::{Host, What, finish, guest, of_dir};
 use pepita_supervisor::link::dial::{Address, Stream};
 use pepita_supervisor::link::watch::{MonitorReport, Watch};
 use pepita_supervisor::link::{Boxed, Sockets, Tell};
-use pepita_wire::{DaemonExit, ErrorKind, ExitReason, Outcome, VmState, WireError};
+use pepita_wire::{ErrorKind, Exit, Outcome, VmState, WireError};
 use serde_json::{Value, json};
 use std::io;
 use std::path::PathBuf;
@@ -52,12 +52,12 @@ impl Sockets for Host {
                     host.change(&id, serial, |record| record.state = VmState::Stopping);
                     let grace = Duration::from_millis(params["timeout_ms"].as_u64().unwrap_or(0));
                     let (time, exit) = match stop {
-                        Some(time) if time < grace => (time, Some(DaemonExit::code(0))),
+                        Some(time) if time < grace => (time, Some(Exit::code(0))),
                         // The monitor's own ladder ends with a kill.
                         _ => (grace, None),
                     };
                     sleep(time).await;
-                    host.change(&id, serial, |record| finish(record, ExitReason::StopRequested, exit));
+                    host.change(&id, serial, |record| finish(record, Exit::StopRequested, exit));
                 }
                 "pause" => host.change(&id, serial, |record| record.state = VmState::Paused),
                 "resume" => host.change(&id, serial, |record| record.state = VmState::Running),

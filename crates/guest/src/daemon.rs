@@ -3,7 +3,7 @@
 use crate::exec::{kill_group, refused};
 use crate::state::{Agent, Daemon, Mode};
 use pepita_wire::agent::{Start, Stop};
-use pepita_wire::{DaemonExit, ErrorKind, GuestEvent, Signal, WireError};
+use pepita_wire::{ErrorKind, Exit, GuestEvent, Signal, WireError};
 use std::io::{PipeReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -70,13 +70,13 @@ fn os(e: std::io::Error) -> WireError {
     WireError::new(ErrorKind::Os, e.to_string())
 }
 
-fn ended(state: &mut crate::state::State, exit: DaemonExit) {
+fn ended(state: &mut crate::state::State, exit: Exit) {
     let seq = state.tell(GuestEvent::Exited(exit.clone()));
     state.daemon = Daemon::Exited { exit, seq, at: Instant::now() };
 }
 
 /// Waits for the daemon's end and tells it once its output is through.
-fn attend(agent: &Arc<Agent>, pid: u32, reader: PipeReader, end: &mpsc::Receiver<DaemonExit>) {
+fn attend(agent: &Arc<Agent>, pid: u32, reader: PipeReader, end: &mpsc::Receiver<Exit>) {
     let (carrying, carried) = mpsc::channel::<()>();
     let same = Arc::clone(agent);
     std::thread::spawn(move || {
@@ -88,12 +88,13 @@ fn attend(agent: &Arc<Agent>, pid: u32, reader: PipeReader, end: &mpsc::Receiver
     // holding it: that is waited for only so long.
     kill_group(pid, rustix::process::Signal::KILL);
     let _ = carried.recv_timeout(DRAIN);
-    let oom = exit.signal == Some(9) && agent.mode == Mode::Init && oom_kills() > 0;
+    let oom =
+        matches!(exit, Exit::Signalled { signal: 9, .. }) && agent.mode == Mode::Init && oom_kills() > 0;
     agent.change(|state| {
         if oom {
             state.tell(GuestEvent::Memory { oom });
         }
-        ended(state, DaemonExit { oom, ..exit });
+        ended(state, if oom { Exit::GuestOom } else { exit });
     });
 }
 

@@ -2,7 +2,7 @@
 
 use crate::state::Agent;
 use pepita_wire::agent::Exec;
-use pepita_wire::{DaemonExit, ExecError, ExecResult};
+use pepita_wire::{ExecResult, Exit};
 use rustix::fs::Access;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::io::{PipeReader, PipeWriter, Read};
@@ -22,7 +22,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A command that was started.
 struct Running {
     pid: u32,
-    end: mpsc::Receiver<DaemonExit>,
+    end: mpsc::Receiver<Exit>,
     timeout: Duration,
 }
 
@@ -54,7 +54,7 @@ pub fn run_onto(agent: &Agent, exec: &Exec, mut output: OwnedFd) {
 ///
 /// # Errors
 /// Why not.
-pub fn look(exec: &Exec) -> Result<(), DaemonExit> {
+pub fn look(exec: &Exec) -> Result<(), Exit> {
     let program = exec.command.first().map_or("", String::as_str);
     let paths = match std::env::var_os("PATH") {
         Some(path) if !program.contains('/') => {
@@ -72,13 +72,13 @@ pub fn look(exec: &Exec) -> Result<(), DaemonExit> {
     found.map_err(|e| refused(program, &e.into()))
 }
 
-fn pipe() -> Result<(PipeReader, PipeWriter), DaemonExit> {
+fn pipe() -> Result<(PipeReader, PipeWriter), Exit> {
     std::io::pipe().map_err(|e| refused("", &e))
 }
 
 /// Starts a command in a group of its own; both its streams go to `output`. An error is how it "ended" when it could not be
 /// executed.
-fn start(agent: &Agent, exec: &Exec, output: impl Into<OwnedFd>) -> Result<Running, DaemonExit> {
+fn start(agent: &Agent, exec: &Exec, output: impl Into<OwnedFd>) -> Result<Running, Exit> {
     let Some((program, args)) = exec.command.split_first() else {
         return Err(refused("", &std::io::Error::from_raw_os_error(22)));
     };
@@ -98,16 +98,15 @@ fn start(agent: &Agent, exec: &Exec, output: impl Into<OwnedFd>) -> Result<Runni
 }
 
 /// Why a program could not be executed, in the words of the wire.
-pub fn refused(program: &str, error: &std::io::Error) -> DaemonExit {
+pub fn refused(program: &str, error: &std::io::Error) -> Exit {
     let message = error.to_string();
     let message = message.split(" (os error").next().unwrap_or_default().to_owned();
-    let exec = ExecError { path: program.to_owned(), errno: error.raw_os_error().unwrap_or(0), message };
-    DaemonExit { exec: Some(exec), ..DaemonExit::default() }
+    Exit::NotExecutable { path: program.to_owned(), errno: error.raw_os_error().unwrap_or(0), message }
 }
 
 impl Running {
     /// Waits for its end, at most until its time is over; then its group is killed. Says whether it was.
-    fn finish(self) -> (DaemonExit, bool) {
+    fn finish(self) -> (Exit, bool) {
         let ended = self.end.recv_timeout(self.timeout);
         // A grandchild may hold the output open; it is not waited for.
         kill_group(self.pid, Signal::KILL);

@@ -4,7 +4,7 @@
 //! looked at (WNOWAIT), and taken only under the lock that every spawn holds.
 
 use nix::sys::signal::{SigSet, SigmaskHow};
-use pepita_wire::DaemonExit;
+use pepita_wire::Exit;
 use rustix::process::{Pid, WaitOptions};
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +20,7 @@ pub struct Reaper {
 
 #[derive(Debug)]
 struct Inner {
-    waiting: Mutex<HashMap<u32, mpsc::Sender<DaemonExit>>>,
+    waiting: Mutex<HashMap<u32, mpsc::Sender<Exit>>>,
     spawned: Condvar,
 }
 
@@ -37,7 +37,7 @@ impl Reaper {
     ///
     /// # Errors
     /// As [`Command::spawn`]: an error of exec has the operating system's number.
-    pub fn spawn(&self, command: &mut Command) -> io::Result<(Child, mpsc::Receiver<DaemonExit>)> {
+    pub fn spawn(&self, command: &mut Command) -> io::Result<(Child, mpsc::Receiver<Exit>)> {
         let mut waiting = self.lock();
         let child = unmasked(|| command.spawn())??;
         let (sender, receiver) = mpsc::channel();
@@ -46,7 +46,7 @@ impl Reaper {
         Ok((child, receiver))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, mpsc::Sender<DaemonExit>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, mpsc::Sender<Exit>>> {
         self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -99,11 +99,10 @@ fn unmasked<T>(act: impl FnOnce() -> T) -> io::Result<T> {
 }
 
 /// A process' end in the words of the wire.
-pub fn exit_of(status: ExitStatus) -> DaemonExit {
-    DaemonExit {
-        code: status.code(),
-        signal: status.signal(),
-        core: status.core_dumped(),
-        ..DaemonExit::default()
+pub fn exit_of(status: ExitStatus) -> Exit {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Exited { code },
+        (None, Some(signal)) => Exit::Signalled { signal, core: status.core_dumped() },
+        (None, None) => Exit::Unknown,
     }
 }

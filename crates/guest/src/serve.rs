@@ -6,7 +6,7 @@ use crate::stream::Stream;
 use crate::{daemon, exec};
 use pepita_wire::frame::Outcome;
 use pepita_wire::{
-    Ask, DaemonExit, ErrorKind, GuestEvent, Hello, Lines, MAX_BAD_LINES, Request, ToGuest, ToHost, WireError,
+    Ask, ErrorKind, Exit, GuestEvent, Hello, Lines, MAX_BAD_LINES, Request, ToGuest, ToHost, WireError,
 };
 use serde_json::{Value, json};
 use std::io::{self, ErrorKind as Io, Read, Write};
@@ -329,7 +329,7 @@ fn watch(agent: &Agent, writer: &Writer, since: u64) {
             if let (Daemon::Exited { exit, seq, .. }, true) = (&state.daemon, unacknowledged)
                 && state.acked < *seq
             {
-                break vec![(*seq, GuestEvent::Exited(DaemonExit::clone(exit)))];
+                break vec![(*seq, GuestEvent::Exited(Exit::clone(exit)))];
             }
         };
         drop(state);

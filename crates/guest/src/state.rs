@@ -6,7 +6,7 @@ use crate::reaper::Reaper;
 use crate::tail::Tail;
 use pepita_wire::agent::{AgentStatus, Health};
 use pepita_wire::console::Note;
-use pepita_wire::{DaemonExit, ErrorKind, GuestEvent, Hello, WireError};
+use pepita_wire::{ErrorKind, Exit, GuestEvent, Hello, WireError};
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ pub enum Daemon {
     /// It has ended.
     Exited {
         /// How.
-        exit: DaemonExit,
+        exit: Exit,
         /// The event that says so.
         seq: u64,
         /// When.

@@ -90,10 +90,7 @@ fn without_monitor(run_dir: &RunDir, dir: &Path) -> Result<StatusRecord> {
 /// The status of a VM that has ended, with its record.
 pub fn ended(dir: &Path, state: State) -> StatusRecord {
     let exit = files::exit_in(dir).or(state.status.exit.clone());
-    let reason = exit.as_ref().map(|exit| exit.reason).unwrap_or_default();
-    use pepita_wire::ExitReason::{Completed, Killed, StopRequested};
-    let end =
-        if matches!(reason, Completed | Killed | StopRequested) { VmState::Stopped } else { VmState::Failed };
+    let end = exit.as_ref().map_or(VmState::Failed, |record| VmState::after(&record.exit));
     StatusRecord { state: end, exit, monitor_pid: None, vmm_pid: None, vcpus: None, ..state.status }
 }
 
@@ -102,12 +99,12 @@ pub fn write_off(run_dir: &RunDir, dir: &Path, state: State) -> StatusRecord {
     let exit = files::exit_in(dir).unwrap_or_else(|| {
         let _ = std::fs::remove_file(dir.join(layout::RESERVE));
         let evidence = Evidence { vmm: VmmEnd::Unseen, vmm_ran: true, ..Evidence::default() };
-        let (reason, evidence) = judge(&evidence);
+        let (verdict, evidence) = judge(&evidence);
         let exit = ExitRecord {
             name: state.status.name.clone(),
             incarnation: state.status.incarnation,
-            reason,
-            ended_at: unix_ms(),
+            exit: verdict,
+            ended_at_ms: unix_ms(),
             evidence,
             ..ExitRecord::default()
         };

@@ -165,7 +165,7 @@ proptest! {
 
 fn notes() -> Vec<Vec<u8>> {
     use pepita_wire::console::{Note, encode};
-    let exited = encode("secret", &Note::Exited(pepita_wire::DaemonExit::code(0)));
+    let exited = encode("secret", &Note::Exited(pepita_wire::Exit::code(0)));
     let long = format!("{}{}\n", pepita_wire::console::MARK, "x".repeat(5000));
     let panic = "[    1.2] Kernel panic - not syncing: sysrq triggered crash\n".to_owned();
     vec![exited.into_bytes(), encode("", &Note::Up).into_bytes(), long.into_bytes(), panic.into_bytes()]

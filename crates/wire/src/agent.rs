@@ -1,12 +1,12 @@
 //! What can be asked of a guest agent, and what it tells.
 
 use crate::error::{ErrorKind, WireError};
+use crate::exit::{Exit, generation_1};
 use crate::signal::Signal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// A request of the host, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +90,8 @@ pub struct Exec {
 #[serde(default)]
 pub struct ExecResult {
     /// How it ended.
-    pub exit: DaemonExit,
+    #[serde(with = "generation_1")]
+    pub exit: Exit,
     /// It was killed because its time was over.
     pub timed_out: bool,
     /// The last 4 KiB of its output, stdout and stderr together.
@@ -110,76 +111,17 @@ pub struct AgentStatus {
     /// Its last `STATUS=` text, at most 256 bytes.
     pub status: String,
     /// How it ended, once it has.
-    pub exited: Option<DaemonExit>,
+    #[serde(with = "generation_1::optional")]
+    pub exited: Option<Exit>,
     /// The number of the newest event.
     pub seq: u64,
     /// Milliseconds since the agent started.
     pub uptime_ms: u64,
 }
 
-/// How a process in the guest ended: exactly one of `code`, `signal` and `exec`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DaemonExit {
-    /// It exited with this code.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<i32>,
-    /// It died of this signal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signal: Option<i32>,
-    /// It could not be executed at all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exec: Option<ExecError>,
-    /// The guest's OOM killer was what killed it.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub oom: bool,
-    /// It left a core.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub core: bool,
-}
-
-/// Why a program could not be executed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecError {
-    /// The program.
-    #[serde(default)]
-    pub path: String,
-    /// The operating system's error number, for example 2 (ENOENT) or 13 (EACCES).
-    pub errno: i32,
-    /// The same in words.
-    #[serde(default)]
-    pub message: String,
-}
-
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_false(b: &bool) -> bool {
     !b
-}
-
-impl DaemonExit {
-    /// It exited.
-    pub fn code(code: i32) -> Self {
-        Self { code: Some(code), ..Self::default() }
-    }
-
-    /// It died of a signal.
-    pub fn signal(signal: i32) -> Self {
-        Self { signal: Some(signal), ..Self::default() }
-    }
-}
-
-impl fmt::Display for DaemonExit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.code, self.signal, &self.exec) {
-            (_, _, Some(exec)) => write!(f, "cannot execute {}: {}", exec.path, exec.message),
-            (Some(code), ..) => write!(f, "exit {code}"),
-            (_, Some(n), _) => match Signal::new(n) {
-                Some(signal) => write!(f, "{signal}"),
-                None => write!(f, "signal {n}"),
-            },
-            (None, None, None) => f.write_str("unknown"),
-        }?;
-        if self.oom { f.write_str(" (out of memory)") } else { Ok(()) }
-    }
 }
 
 fn params<T: DeserializeOwned + Default>(method: &str, params: Value) -> Result<T, WireError> {
@@ -269,7 +211,7 @@ pub enum GuestEvent {
         oom: bool,
     },
     /// The daemon has ended. Repeated until acknowledged.
-    Exited(DaemonExit),
+    Exited(Exit),
     /// News of a newer agent.
     Unknown(String),
 }
@@ -292,9 +234,8 @@ pub struct Health {
     pub stopping: bool,
 }
 
-/// What is kept of a guest's words, and of a path that it names: they end up in records that others hold for long.
+/// Bytes that are kept of a guest's words: they end up in records that others keep for long.
 const TEXT_CAP: usize = 256;
-const PATH_CAP: usize = 4096;
 
 fn cut(text: &mut String, cap: usize) {
     text.truncate(text.floor_char_boundary(cap));
@@ -320,7 +261,9 @@ impl GuestEvent {
             Self::Ready => ("ready".into(), Value::Null),
             Self::Health(health) => ("health".into(), value(serde_json::to_value(health))),
             Self::Memory { oom } => ("memory".into(), json!({ "oom": oom })),
-            Self::Exited(exit) => ("exited".into(), value(serde_json::to_value(exit))),
+            Self::Exited(exit) => {
+                ("exited".into(), value(generation_1::serialize(&exit, serde_json::value::Serializer)))
+            }
             Self::Unknown(name) => (name, Value::Null),
         }
     }
@@ -341,11 +284,7 @@ impl GuestEvent {
             }
             "memory" => Self::Memory { oom: serde_json::from_str::<MemoryData>(data)?.oom },
             "exited" => {
-                let mut exit: DaemonExit = serde_json::from_str(data)?;
-                if let Some(exec) = &mut exit.exec {
-                    cut(&mut exec.path, PATH_CAP);
-                    cut(&mut exec.message, TEXT_CAP);
-                }
+                let exit = generation_1::deserialize(&mut serde_json::Deserializer::from_str(data))?;
                 Self::Exited(exit)
             }
             other => Self::Unknown(other.chars().take(64).collect()),

@@ -4,7 +4,7 @@
 //! other. `up` is a hint to dial, so that nobody has to poll for the agent; `exited` is back-up evidence for when the
 //! report over vsock was not heard.
 
-use crate::agent::DaemonExit;
+use crate::exit::{Exit, generation_1};
 use serde::{Deserialize, Serialize};
 
 /// Every such line begins with this: ASCII record separator, then the name.
@@ -17,7 +17,7 @@ pub enum Note {
     /// The agent listens on its port.
     Up,
     /// The daemon has ended so.
-    Exited(DaemonExit),
+    Exited(#[serde(with = "generation_1")] Exit),
     /// The agent cannot go on, and why.
     Failed(String),
 }
@@ -50,9 +50,9 @@ mod tests {
 
     #[test]
     fn a_note_is_read_only_with_its_token() {
-        let text = encode("s3cret", &Note::Exited(DaemonExit::code(3)));
+        let text = encode("s3cret", &Note::Exited(Exit::code(3)));
         let line = text.trim_matches('\n').as_bytes();
-        assert_eq!(decode(line, &["other", "s3cret"]), Some(Note::Exited(DaemonExit::code(3))));
+        assert_eq!(decode(line, &["other", "s3cret"]), Some(Note::Exited(Exit::code(3))));
         assert_eq!(decode(line, &["other"]), None);
         assert_eq!(decode(b"plain output", &["s3cret"]), None);
         let forged = encode("", &Note::Up);

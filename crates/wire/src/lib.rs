@@ -8,20 +8,26 @@ pub mod agent;
 pub mod console;
 pub mod conversation;
 pub mod error;
+pub mod exit;
 pub mod frame;
+pub mod launch;
 pub mod line;
 pub mod name;
 pub mod record;
 pub mod rundir;
 pub mod signal;
+pub mod stored;
 
-pub use agent::{Ask, DaemonExit, ExecError, ExecResult, GuestEvent};
+pub use agent::{Ask, ExecResult, GuestEvent};
 pub use error::{ErrorKind, WireError};
+pub use exit::{Exit, ExitRecord, ProcessExit};
 pub use frame::{FrameError, Hello, Outcome, Request, ToGuest, ToHost};
+pub use launch::LaunchSpec;
 pub use line::{LineError, Lines};
 pub use name::{NameError, VmId};
-pub use record::{ExitReason, ExitRecord, StatusRecord, VersionRecord, VmState};
+pub use record::{StatusRecord, VersionRecord, VmState};
 pub use signal::Signal;
+pub use stored::Stored;
 
 /// The generation of the conversation this crate speaks. Both sides use the lower of the two they announce.
 pub const GENERATION: u32 = 1;

@@ -6,11 +6,9 @@
 //! Fields that a guest can fill stand last.
 
 mod call;
-mod exit;
 mod status;
 
 pub use call::{CallError, CallErrorKind, VersionRecord, VmmAvailability};
-pub use exit::{ExitReason, ExitRecord, ProcessExit};
 pub use status::{
     AgentState, BootTimes, DaemonState, DaemonStatus, StatusRecord, Transport, VcpuState, VcpuStatus,
     VmState, VsockStatus,
@@ -27,6 +25,7 @@ pub fn pretty(record: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ExitRecord;
 
     #[test]
     fn a_status_says_its_state_with_one_space_after_the_colon() {

@@ -7,7 +7,7 @@ use mangle::{lines, mangled};
 use pepita_wire::console::{self, Note};
 use pepita_wire::record::{CallError, pretty};
 use pepita_wire::{
-    Ask, CONTENT_CAP, DaemonExit, ExitRecord, FrameError, LINE_CAP, Lines, StatusRecord, ToGuest, ToHost,
+    Ask, CONTENT_CAP, Exit, ExitRecord, FrameError, LINE_CAP, Lines, StatusRecord, ToGuest, ToHost,
     VersionRecord, VmId,
 };
 use proptest::collection::vec;
@@ -31,7 +31,7 @@ fn records() -> Vec<Vec<u8>> {
     let exit = ExitRecord {
         name: "a".into(),
         incarnation: 7,
-        guest: Some(DaemonExit::signal(9)),
+        exit: Exit::signal(9),
         evidence: vec!["the VMM died of SIGKILL".into()],
         console: vec!["last words".into()],
         ..Default::default()
@@ -114,7 +114,7 @@ proptest! {
         round::<ExitRecord>(&bytes);
         round::<VersionRecord>(&bytes);
         round::<CallError>(&bytes);
-        round::<DaemonExit>(&bytes);
+        round::<Exit>(&bytes);
     }
 
     #[test]
@@ -128,7 +128,7 @@ proptest! {
 }
 
 fn note(token: &str) -> Vec<u8> {
-    let text = console::encode(token, &Note::Exited(DaemonExit::code(3)));
+    let text = console::encode(token, &Note::Exited(Exit::code(3)));
     text.trim_matches('\n').as_bytes().to_vec()
 }
 
@@ -160,8 +160,8 @@ fn what_a_guest_says_at_length_is_cut() {
     else {
         panic!("an event")
     };
-    let exec = exit.exec.expect("it could not be executed");
-    assert_eq!((exec.path.len(), exec.message.len()), (4096, 256));
+    let Exit::NotExecutable { path, message, .. } = exit else { panic!("it could not be executed") };
+    assert_eq!((path.len(), message.len()), (4096, 256));
 }
 
 #[test]

@@ -1,9 +1,7 @@
 //! Generation 1, frozen: these bytes must read for ever.
 
 use pepita_wire::agent::{Exec, Health, Start, Stop};
-use pepita_wire::{
-    Ask, DaemonExit, ErrorKind, ExecError, GuestEvent, Hello, Signal, ToGuest, ToHost, WireError,
-};
+use pepita_wire::{Ask, ErrorKind, Exit, GuestEvent, Hello, Signal, ToGuest, ToHost, WireError};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -65,17 +63,14 @@ fn to_host() -> Vec<ToHost> {
             GuestEvent::Health(Health { watchdog: true, status: Some("fine".into()), ..Health::default() }),
         ),
         event(4, GuestEvent::Memory { oom: true }),
-        event(5, GuestEvent::Exited(DaemonExit::code(3))),
-        event(6, GuestEvent::Exited(DaemonExit { oom: true, ..DaemonExit::signal(9) })),
+        event(5, GuestEvent::Exited(Exit::code(3))),
+        event(6, GuestEvent::Exited(Exit::GuestOom)),
         event(
             7,
-            GuestEvent::Exited(DaemonExit {
-                exec: Some(ExecError {
-                    path: "/nope".into(),
-                    errno: 2,
-                    message: "No such file or directory".into(),
-                }),
-                ..DaemonExit::default()
+            GuestEvent::Exited(Exit::NotExecutable {
+                path: "/nope".into(),
+                errno: 2,
+                message: "No such file or directory".into(),
             }),
         ),
     ]

@@ -9,7 +9,7 @@ use crate::rundir::RunDir;
 use crate::rundir::files;
 use nix::sys::signal::{SigSet, Signal};
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{ExitRecord, VmId};
+use pepita_wire::{Exit, ExitRecord, VmId};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -45,45 +45,46 @@ pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool) -> Result<ExitCode
 /// The exit code, as `docker run` has it; what the daemon did not do itself is told in words.
 fn explain(exit: &ExitRecord) -> u8 {
     let code = code(exit);
-    if exit.guest.as_ref().is_none_or(|guest| guest.code.is_none()) {
+    if !matches!(exit.daemon_exit(), Some(Exit::Exited { .. })) {
         let why = exit.evidence.join("; ");
-        eprint_line(format_args!("pepita: {}: {}: {why}", exit.name, exit.reason));
+        eprint_line(format_args!("pepita: {}: {}: {why}", exit.name, exit.exit));
     }
     code
 }
 
 fn code(exit: &ExitRecord) -> u8 {
-    let Some(guest) = &exit.guest else { return 125 };
-    match (guest.code, guest.signal, &guest.exec) {
-        (Some(code), ..) => u8::try_from(code).unwrap_or(125),
-        (None, Some(signal), _) => u8::try_from(128 + signal).unwrap_or(125),
-        (None, None, Some(exec)) if exec.errno == 2 => 127,
-        (None, None, Some(_)) => 126,
-        (None, None, None) => 125,
+    match exit.daemon_exit() {
+        Some(Exit::Exited { code }) => u8::try_from(*code).unwrap_or(125),
+        Some(Exit::Signalled { signal, .. }) => u8::try_from(128 + signal).unwrap_or(125),
+        // Linux' OOM killer sends SIGKILL.
+        Some(Exit::GuestOom) => 128 + 9,
+        Some(Exit::NotExecutable { errno: 2, .. }) => 127,
+        Some(Exit::NotExecutable { .. }) => 126,
+        Some(_) | None => 125,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pepita_wire::{DaemonExit, ExecError};
 
     #[test]
     fn it_exits_as_the_daemon_does() {
-        let exec = |errno| DaemonExit {
-            exec: Some(ExecError { errno, ..Default::default() }),
-            ..Default::default()
-        };
+        let exec = |errno| Exit::NotExecutable { path: String::new(), errno, message: String::new() };
         let cases = [
-            (Some(DaemonExit::code(42)), 42),
-            (Some(DaemonExit::code(255)), 255),
-            (Some(DaemonExit::signal(11)), 139),
-            (Some(exec(2)), 127),
-            (Some(exec(13)), 126),
-            (None, 125),
+            (Exit::code(42), 42),
+            (Exit::code(255), 255),
+            (Exit::signal(11), 139),
+            (Exit::GuestOom, 137),
+            (exec(2), 127),
+            (exec(13), 126),
+            (Exit::Unknown, 125),
         ];
-        for (guest, expected) in cases {
-            assert_eq!(code(&ExitRecord { guest, ..Default::default() }), expected);
+        for (exit, expected) in cases {
+            assert_eq!(code(&ExitRecord { exit, ..Default::default() }), expected);
         }
+        let stopped =
+            ExitRecord { exit: Exit::StopRequested, daemon: Some(Exit::code(7)), ..Default::default() };
+        assert_eq!(code(&stopped), 7);
     }
 }

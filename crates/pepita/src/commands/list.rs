@@ -35,9 +35,9 @@ fn table(all: &[StatusRecord]) {
 
 fn row(status: &StatusRecord) -> [String; 7] {
     let uptime = humantime::format_duration(Duration::from_secs(status.uptime_ms / 1000)).to_string();
-    let exit = status.exit.as_ref().map_or(String::new(), |exit| match &exit.guest {
-        Some(guest) => format!("{} ({guest})", exit.reason),
-        None => exit.reason.to_string(),
+    let exit = status.exit.as_ref().map_or(String::new(), |record| match &record.daemon {
+        Some(daemon) => format!("{} ({daemon})", record.exit),
+        None => record.exit.to_string(),
     });
     [
         status.name.clone(),

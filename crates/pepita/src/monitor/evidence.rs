@@ -4,8 +4,7 @@
 //! saw is `unknown`, never 0. Knows no process, no socket and no clock.
 
 use crate::vmm::VmmEnd;
-use pepita_wire::record::ProcessExit;
-use pepita_wire::{DaemonExit, ExitReason};
+use pepita_wire::{Exit, ProcessExit};
 
 /// Who had asked for the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +21,7 @@ pub struct Evidence {
     /// What was asked for before the guest had said anything.
     pub asked: Option<Asked>,
     /// How the daemon ended, as the agent told over vsock or, failing that, on the console.
-    pub report: Option<DaemonExit>,
+    pub report: Option<Exit>,
     /// The report came over the console only.
     pub by_console: bool,
     /// Why the agent could not go on.
@@ -48,61 +47,53 @@ pub struct Evidence {
 }
 
 /// Why it ended, and what that rests on.
-pub fn judge(evidence: &Evidence) -> (ExitReason, Vec<String>) {
-    let reason = reason(evidence);
-    (reason, sentences(evidence))
+pub fn judge(evidence: &Evidence) -> (Exit, Vec<String>) {
+    (verdict(evidence), sentences(evidence))
 }
 
-fn reason(e: &Evidence) -> ExitReason {
-    if let Some(report) = &e.report {
-        return match (e.asked, report) {
-            (Some(Asked::Kill), _) => ExitReason::Killed,
-            (Some(Asked::Stop), _) => ExitReason::StopRequested,
-            (None, DaemonExit { oom: true, .. }) => ExitReason::GuestOom,
-            (None, DaemonExit { code: Some(0), .. }) => ExitReason::Completed,
-            (None, DaemonExit { signal: Some(_), .. }) => ExitReason::Signalled,
-            (None, DaemonExit { code: Some(_), .. } | DaemonExit { exec: Some(_), .. }) => ExitReason::Failed,
-            (None, DaemonExit { code: None, signal: None, exec: None, .. }) => ExitReason::Unknown,
-        };
-    }
-    match e.asked {
-        Some(Asked::Kill) => return ExitReason::Killed,
-        Some(Asked::Stop) => return ExitReason::StopRequested,
-        None => {}
+fn verdict(e: &Evidence) -> Exit {
+    match (e.asked, &e.report) {
+        (Some(Asked::Kill), _) => return Exit::Killed,
+        (Some(Asked::Stop), _) => return Exit::StopRequested,
+        (None, Some(report)) => return report.clone(),
+        (None, None) => {}
     }
     if e.boot_timeout {
-        return ExitReason::BootTimeout;
+        return Exit::BootTimeout;
     }
     // Which may have taken the back-end first.
     if e.host_oom {
-        return ExitReason::HostOom;
+        return Exit::HostOom;
     }
     if e.backend_died {
-        return ExitReason::TransportLost;
+        return Exit::TransportLost;
     }
+    let seen = match e.vmm {
+        VmmEnd::Seen(exit) => exit,
+        VmmEnd::Unseen | VmmEnd::Runs => ProcessExit::default(),
+    };
     match (&e.vmm, &e.shutdown) {
-        (VmmEnd::Seen(ProcessExit { signal: Some(_), .. }), None) => ExitReason::VmmCrash,
-        (VmmEnd::Seen(ProcessExit { code: Some(code), .. }), None) if *code != 0 => match e.vmm_ran {
-            true => ExitReason::VmmCrash,
-            false => ExitReason::VmmConfig,
-        },
-        // It ended in good order: the guest made it end, or somebody asked QEMU itself.
-        (VmmEnd::Seen(_) | VmmEnd::Unseen | VmmEnd::Runs, shutdown) => {
-            if e.agent_failed.is_some() {
-                ExitReason::AgentLost
-            } else if e.panic_line.is_some() {
-                ExitReason::GuestPanic
-            } else {
-                match (shutdown.as_deref(), &e.vmm) {
-                    (Some("guest-panic"), _) => ExitReason::GuestPanic,
-                    (Some("host-signal" | "host-qmp-quit" | "host-ui"), _) => ExitReason::VmmCrash,
-                    (Some(_), _) | (None, VmmEnd::Seen(ProcessExit { code: Some(0), .. })) => {
-                        ExitReason::GuestReset
-                    }
-                    (None, VmmEnd::Seen(_) | VmmEnd::Unseen | VmmEnd::Runs) => ExitReason::Unknown,
-                }
-            }
+        (VmmEnd::Seen(ProcessExit { signal: Some(_), .. }), None) => return Exit::VmmCrashed(seen),
+        (VmmEnd::Seen(ProcessExit { code: Some(code), .. }), None) if *code != 0 => {
+            return match e.vmm_ran {
+                true => Exit::VmmCrashed(seen),
+                false => Exit::VmmRefused { message: cut(&e.vmm_words).to_owned() },
+            };
         }
+        // It ended in good order: the guest made it end, or somebody asked QEMU itself.
+        (VmmEnd::Seen(_) | VmmEnd::Unseen | VmmEnd::Runs, _) => {}
+    }
+    if let Some(why) = &e.agent_failed {
+        return Exit::AgentLost { message: cut(why).to_owned() };
+    }
+    if let Some(line) = &e.panic_line {
+        return Exit::GuestPanic { line: cut(line).to_owned() };
+    }
+    match (e.shutdown.as_deref(), &e.vmm) {
+        (Some("guest-panic"), _) => Exit::GuestPanic { line: String::new() },
+        (Some("host-signal" | "host-qmp-quit" | "host-ui"), _) => Exit::VmmCrashed(seen),
+        (Some(_), _) | (None, VmmEnd::Seen(ProcessExit { code: Some(0), .. })) => Exit::GuestReset,
+        (None, VmmEnd::Seen(_) | VmmEnd::Unseen | VmmEnd::Runs) => Exit::Unknown,
     }
 }
 
@@ -172,30 +163,38 @@ mod tests {
 
     #[test]
     fn the_stronger_evidence_wins() {
-        use ExitReason as R;
+        let crashed = |code, signal| Exit::VmmCrashed(ProcessExit { code, signal });
         let ran = Evidence { vmm_ran: true, ..Evidence::default() };
         let after = |vmm| Evidence { vmm, ..ran.clone() };
         let reset = Evidence { shutdown: Some("guest-reset".into()), ..after(seen(Some(0), None)) };
         let told = |exit| Evidence { report: Some(exit), ..reset.clone() };
-        let oom = DaemonExit { oom: true, ..DaemonExit::signal(9) };
         let cases = [
-            (told(DaemonExit::code(0)), R::Completed),
-            (told(DaemonExit::code(3)), R::Failed),
-            (told(DaemonExit::signal(11)), R::Signalled),
-            (told(oom), R::GuestOom),
-            (Evidence { asked: Some(Asked::Stop), ..told(DaemonExit::code(0)) }, R::StopRequested),
-            (after(seen(None, Some(9))), R::VmmCrash),
-            (after(seen(Some(1), None)), R::VmmCrash),
-            (Evidence { vmm: seen(Some(1), None), ..Evidence::default() }, R::VmmConfig),
-            (reset.clone(), R::GuestReset),
-            (Evidence { panic_line: Some("Kernel panic".into()), ..reset.clone() }, R::GuestPanic),
-            (Evidence { agent_failed: Some("no module".into()), ..reset.clone() }, R::AgentLost),
-            (Evidence { backend_died: true, ..after(seen(None, Some(9))) }, R::TransportLost),
-            (Evidence { host_oom: true, backend_died: true, ..after(seen(None, Some(9))) }, R::HostOom),
-            (Evidence { boot_timeout: true, ..after(seen(None, Some(9))) }, R::BootTimeout),
-            (Evidence { asked: Some(Asked::Kill), ..after(seen(None, Some(9))) }, R::Killed),
-            (after(VmmEnd::Unseen), R::Unknown),
-            (Evidence::default(), R::Unknown),
+            (told(Exit::code(0)), Exit::code(0)),
+            (told(Exit::code(3)), Exit::code(3)),
+            (told(Exit::signal(11)), Exit::signal(11)),
+            (told(Exit::GuestOom), Exit::GuestOom),
+            (Evidence { asked: Some(Asked::Stop), ..told(Exit::code(0)) }, Exit::StopRequested),
+            (after(seen(None, Some(9))), crashed(None, Some(9))),
+            (after(seen(Some(1), None)), crashed(Some(1), None)),
+            (
+                Evidence { vmm: seen(Some(1), None), ..Evidence::default() },
+                Exit::VmmRefused { message: String::new() },
+            ),
+            (reset.clone(), Exit::GuestReset),
+            (
+                Evidence { panic_line: Some("Kernel panic".into()), ..reset.clone() },
+                Exit::GuestPanic { line: "Kernel panic".into() },
+            ),
+            (
+                Evidence { agent_failed: Some("no module".into()), ..reset.clone() },
+                Exit::AgentLost { message: "no module".into() },
+            ),
+            (Evidence { backend_died: true, ..after(seen(None, Some(9))) }, Exit::TransportLost),
+            (Evidence { host_oom: true, backend_died: true, ..after(seen(None, Some(9))) }, Exit::HostOom),
+            (Evidence { boot_timeout: true, ..after(seen(None, Some(9))) }, Exit::BootTimeout),
+            (Evidence { asked: Some(Asked::Kill), ..after(seen(None, Some(9))) }, Exit::Killed),
+            (after(VmmEnd::Unseen), Exit::Unknown),
+            (Evidence::default(), Exit::Unknown),
         ];
         for (evidence, expected) in cases {
             assert_eq!(judge(&evidence).0, expected, "{evidence:?}");

@@ -11,9 +11,7 @@ use crate::vmm::VmmEnd;
 use pepita_wire::agent::{Health, Start, Stop};
 use pepita_wire::console::Note;
 use pepita_wire::record::{DaemonState, VcpuState, VcpuStatus, VsockStatus};
-use pepita_wire::{
-    Ask, ErrorKind, ExitReason, ExitRecord, GuestEvent, Signal, StatusRecord, VmState, WireError,
-};
+use pepita_wire::{Ask, ErrorKind, ExitRecord, GuestEvent, Signal, StatusRecord, VmState, WireError};
 use std::time::{Duration, Instant};
 
 /// An agent whose note was missed is dialled unasked, this often. Not more: vhost-device-vsock does not survive a client
@@ -196,10 +194,7 @@ impl Life {
 
     fn state(&self) -> VmState {
         if let Some(exit) = &self.status.exit {
-            return match exit.reason {
-                ExitReason::Completed | ExitReason::StopRequested | ExitReason::Killed => VmState::Stopped,
-                _ => VmState::Failed,
-            };
+            return VmState::after(&exit.exit);
         }
         match self.status.daemon.state {
             _ if self.down.is_some() => VmState::Stopping,
@@ -403,18 +398,18 @@ impl Life {
 
     fn vmm_ended(&mut self, unix_ms: u64, end: VmmEnd) {
         self.evidence.vmm = end;
-        let (reason, evidence) = judge(&self.evidence);
+        let (verdict, evidence) = judge(&self.evidence);
         let exit = ExitRecord {
             name: self.status.name.clone(),
             incarnation: self.status.incarnation,
-            reason,
-            ended_at: unix_ms,
+            daemon: if verdict.is_of_daemon() { None } else { self.evidence.report.clone() },
+            exit: verdict,
+            ended_at_ms: unix_ms,
             vmm: match end {
                 VmmEnd::Seen(exit) => Some(exit),
                 VmmEnd::Runs | VmmEnd::Unseen => None,
             },
             evidence,
-            guest: self.evidence.report.clone(),
             console: Vec::new(),
         };
         self.status.uptime_ms = unix_ms.saturating_sub(self.status.started_at);

@@ -135,7 +135,7 @@ impl Scanner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pepita_wire::DaemonExit;
+    use pepita_wire::Exit;
     use pepita_wire::console::encode;
     use proptest::prelude::*;
 
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn notes_are_taken_out_however_they_are_cut_and_the_rest_stays() {
-        let note = Note::Exited(DaemonExit::code(3));
+        let note = Note::Exited(Exit::code(3));
         let text = format!("one\n{}two\n", encode("t", &note)).into_bytes();
         for cut in 0..text.len() {
             let (output, notes, _) = scan(&[&text[..cut], &text[cut..]]);
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_forged_note_is_output() {
-        let forged = encode("guess", &Note::Exited(DaemonExit::code(0)));
+        let forged = encode("guess", &Note::Exited(Exit::code(0)));
         let (output, notes, _) = scan(&[forged.as_bytes()]);
         assert_eq!((output, notes.len()), (forged, 0));
     }

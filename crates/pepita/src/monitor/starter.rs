@@ -2,7 +2,7 @@
 
 use crate::error::{CallError, call_error};
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{ExitReason, StatusRecord};
+use pepita_wire::{Exit, StatusRecord};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
@@ -47,7 +47,8 @@ impl Starter {
         let words = status.exit.as_ref().map(|exit| exit.evidence.join("; ")).unwrap_or_default();
         let memory = ["Cannot allocate memory", "Resource temporarily unavailable", "Too many open files"];
         // Only what the VMM itself refused will be refused again.
-        let refused = status.exit.as_ref().is_some_and(|exit| exit.reason == ExitReason::VmmConfig);
+        let refused =
+            status.exit.as_ref().is_some_and(|record| matches!(record.exit, Exit::VmmRefused { .. }));
         let kind = match refused && !memory.iter().any(|text| words.contains(text)) {
             true => CallErrorKind::BadImage,
             false => CallErrorKind::TryAgain,

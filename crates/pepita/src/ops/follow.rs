@@ -56,7 +56,7 @@ pub fn ready(run_dir: &RunDir, name: &VmId, timeout: std::time::Duration) -> Res
             let why = exit.evidence.join("; ");
             Err(call_error(
                 CallErrorKind::Io,
-                format!("it ended before its agent was ready: {} ({why})", exit.reason),
+                format!("it ended before its agent was ready: {} ({why})", exit.exit),
             ))
             .about(name.as_str())
         }

@@ -1,8 +1,8 @@
 //! Something of a VM is killed: its VMM, its monitor, its back-end, its kernel.
 
 use crate::support::{Form, PATIENCE, World, figure, kill, processes_in, times};
-use pepita_wire::record::{DaemonState, ProcessExit};
-use pepita_wire::{ExitReason, VmState};
+use pepita_wire::record::DaemonState;
+use pepita_wire::{Exit, ProcessExit, VmState};
 use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use std::path::Path;
@@ -38,13 +38,9 @@ fn killed_vmm(form: Form, rounds: usize) {
         all.push(since_kill);
         ours.push(since_gone);
         let exit = world.exit(&name);
-        let expected = Some(ProcessExit { code: None, signal: Some(9) });
-        assert_eq!(
-            (exit.reason, exit.vmm, &exit.guest),
-            (ExitReason::VmmCrash, expected, &None),
-            "{:?}",
-            exit.evidence
-        );
+        let killed = ProcessExit { code: None, signal: Some(9) };
+        let expected = (&Exit::VmmCrashed(killed), Some(killed), None);
+        assert_eq!((&exit.exit, exit.vmm, exit.daemon_exit()), expected, "{:?}", exit.evidence);
         // The same name again: another incarnation.
         let again = world.start_with(&name, &["--hold"], &[]);
         assert_eq!(again.incarnation, 2);
@@ -93,7 +89,7 @@ fn killed_monitor(form: Form) {
         }
         kill(after.vmm_pid, Signal::KILL);
         let exit = world.exit(&name);
-        assert_eq!((exit.reason, exit.vmm), (ExitReason::Unknown, None), "{:?}", exit.evidence);
+        assert_eq!((exit.exit, exit.vmm), (Exit::Unknown, None), "{:?}", exit.evidence);
         assert!(world.status(&name).state.is_terminal());
         world.destroy(&name, &[]);
     }
@@ -116,7 +112,7 @@ fn the_daemon_s_own_end_is_told_exactly_after_an_adoption() {
         let before = world.ready("a", &["--after", "5000", "--exit", "42"]);
         kill(before.monitor_pid, Signal::KILL);
         let exit = world.exit("a");
-        assert_eq!((exit.reason, exit.guest.and_then(|guest| guest.code)), (ExitReason::Failed, Some(42)));
+        assert_eq!(exit.exit, Exit::code(42));
         world.destroy("a", &[]);
     }
 }
@@ -146,7 +142,7 @@ fn a_killed_back_end_is_a_lost_transport() {
         let (all, ours) = until_record(&world.vm(&name), backend.map(|p| p.pid), vmm);
         println!("back-end killed -> exit record: {all:?}, of those {ours:?} after the VMM was gone");
         let exit = world.exit(&name);
-        assert_eq!(exit.reason, ExitReason::TransportLost, "{:?}", exit.evidence);
+        assert_eq!(exit.exit, Exit::TransportLost, "{:?}", exit.evidence);
         world.destroy(&name, &[]);
     }
 }
@@ -158,12 +154,12 @@ fn a_guest_that_panics_says_so_with_the_console_s_last_lines() {
         let name = format!("p{round}");
         world.start(&name, &["--after", "300", "--panic-kernel"]);
         let exit = world.exit(&name);
-        assert_eq!(exit.reason, ExitReason::GuestPanic, "{:?}", exit.evidence);
+        assert!(matches!(exit.exit, Exit::GuestPanic { .. }), "{:?}", exit.evidence);
         let told = |lines: &[String]| {
             lines.iter().any(|line| line.contains("Kernel panic - not syncing: sysrq triggered"))
         };
         assert!(told(&exit.evidence) && told(&exit.console), "{:?} {:?}", exit.evidence, exit.console);
-        assert!(exit.guest.is_none() && exit.console.len() > 5, "{:?}", exit.console);
+        assert!(exit.daemon_exit().is_none() && exit.console.len() > 5, "{:?}", exit.console);
         world.destroy(&name, &[]);
     }
 }

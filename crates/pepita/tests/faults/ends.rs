@@ -1,25 +1,19 @@
 //! The daemon ends by itself: the exact code, signal or stage comes out, however it ended and whenever.
 
 use crate::support::{Form, World, errors, times};
-use pepita_wire::{DaemonExit, ExitReason, ExitRecord};
+use pepita_wire::{Exit, ExitRecord};
 use serde_json::json;
 
 /// How the ticker is told to end, and what has to be seen.
-const CODES: [(&str, i32, ExitReason); 4] = [
-    ("0", 0, ExitReason::Completed),
-    ("1", 1, ExitReason::Failed),
-    ("42", 42, ExitReason::Failed),
-    ("255", 255, ExitReason::Failed),
-];
+const CODES: [(&str, i32); 4] = [("0", 0), ("1", 1), ("42", 42), ("255", 255)];
 const SIGNALS: [(&str, i32); 2] = [("11", 11), ("9", 9)];
 
 /// No such file, and one that is none to execute.
 const REFUSED: [(&str, i32); 2] = [("/nowhere/daemon", 2), ("/etc/passwd", 13)];
 
-fn check(world: &World, name: &str, reason: ExitReason, expected: impl Fn(&DaemonExit) -> bool) {
-    let ExitRecord { reason: seen, guest, evidence, .. } = world.exit(name);
-    assert_eq!(seen, reason, "{evidence:?}");
-    assert!(guest.as_ref().is_some_and(&expected), "{guest:?}: {evidence:?}");
+fn check(world: &World, name: &str, expected: impl Fn(&Exit) -> bool) {
+    let ExitRecord { exit, evidence, .. } = world.exit(name);
+    assert!(expected(&exit), "{exit:?}: {evidence:?}");
     assert!(world.status(name).state.is_terminal());
     world.destroy(name, &["--force"]);
 }
@@ -27,17 +21,19 @@ fn check(world: &World, name: &str, reason: ExitReason, expected: impl Fn(&Daemo
 fn ends(form: Form, after: &[&str]) {
     let world = World::new(form);
     for round in 0..times(1, 50) {
-        for (text, code, reason) in CODES {
+        for (text, code) in CODES {
             let name = format!("c{code}-{round}");
             world.start(&name, &[after, &["--exit", text]].concat());
-            check(&world, &name, reason, |exit| *exit == DaemonExit::code(code));
+            check(&world, &name, |exit| *exit == Exit::code(code));
         }
         for (text, signal) in SIGNALS {
             let name = format!("s{signal}-{round}");
             world.start(&name, &[after, &["--die", text]].concat());
-            check(&world, &name, ExitReason::Signalled, |exit| {
-                exit.signal == Some(signal) && exit.code.is_none() && !exit.oom
-            });
+            check(
+                &world,
+                &name,
+                |exit| matches!(exit, Exit::Signalled { signal: seen, .. } if *seen == signal),
+            );
         }
     }
 }
@@ -84,9 +80,11 @@ fn refused(form: Form) {
                         errors(&output)
                     );
                 }
-                check(&world, &name, ExitReason::Failed, |exit| {
-                    exit.exec.as_ref().is_some_and(|exec| exec.errno == errno && exec.path == program)
-                });
+                check(
+                    &world,
+                    &name,
+                    |exit| matches!(exit, Exit::NotExecutable { path, errno: seen, .. } if *seen == errno && path == program),
+                );
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::support::{Form, World, times};
 use pepita_wire::record::DaemonState;
-use pepita_wire::{ErrorKind, ExitReason, GuestEvent};
+use pepita_wire::{ErrorKind, Exit, GuestEvent};
 use serde_json::json;
 
 #[test]
@@ -12,10 +12,7 @@ fn a_daemon_that_eats_the_guest_s_memory_is_told_as_that_and_the_agent_survives(
         let name = format!("o{round}");
         world.start(&name, &["--eat", "4096"]);
         let exit = world.exit(&name);
-        assert_eq!(exit.reason, ExitReason::GuestOom, "{:?} {:?}", exit.evidence, exit.console);
-        // Told by the agent, so it was there.
-        let guest = exit.guest.expect("the agent told");
-        assert!(guest.oom && guest.signal == Some(9), "{guest:?}");
+        assert_eq!(exit.exit, Exit::GuestOom, "{:?} {:?}", exit.evidence, exit.console);
         assert!(exit.evidence.iter().any(|e| e.contains("over vsock")), "{:?}", exit.evidence);
         world.destroy(&name, &[]);
     }
@@ -64,7 +61,7 @@ fn what_the_daemon_says_of_itself_is_heard() {
         late.watch();
         late.until(|event| matches!(event, GuestEvent::Health(health) if health.status.as_deref() == Some("ticking")));
         world.ok(&["signal", "--name", "a", "--signal", "TERM"]);
-        assert_eq!(world.exit("a").reason, ExitReason::Completed);
+        assert_eq!(world.exit("a").exit, Exit::code(0));
         world.destroy("a", &[]);
     }
 }

@@ -63,7 +63,7 @@ fn an_ordinary_rate_of_output_is_kept_whole_and_followed_through_rotations() {
         let follower =
             world.pepita(&["logs", "--name", "p", "-f"]).stdout(Stdio::piped()).spawn().expect("runs");
         let followed = follower.wait_with_output().expect("an end");
-        assert_eq!(world.exit("p").guest.and_then(|guest| guest.code), Some(0));
+        assert_eq!(world.exit("p").exit, pepita_wire::Exit::code(0));
         let printed = world.call(&["logs", "--name", "p"]).stdout;
         let expected: Vec<u64> = (0..bytes / 64).collect();
         assert_eq!(world.status("p").dropped_log_bytes, 0);

@@ -1,6 +1,6 @@
 //! What is known of a VM now.
 
-use super::ExitRecord;
+use crate::{Exit, ExitRecord};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,6 +33,26 @@ impl VmState {
     /// Nothing more will happen: there is an exit record.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Stopped | Self::Failed)
+    }
+
+    /// Returns the state of a VM that ended so: `stopped` after a clean or requested end, else `failed`.
+    pub fn after(exit: &Exit) -> Self {
+        match exit {
+            Exit::Exited { code: 0 } | Exit::StopRequested | Exit::Killed => Self::Stopped,
+            Exit::Exited { .. }
+            | Exit::Signalled { .. }
+            | Exit::NotExecutable { .. }
+            | Exit::GuestOom
+            | Exit::GuestPanic { .. }
+            | Exit::GuestReset
+            | Exit::HostOom
+            | Exit::VmmCrashed(_)
+            | Exit::VmmRefused { .. }
+            | Exit::BootTimeout
+            | Exit::AgentLost { .. }
+            | Exit::TransportLost
+            | Exit::Unknown => Self::Failed,
+        }
     }
 }
 

@@ -1,8 +1,7 @@
 //! A VM's life, event by event.
 
 use super::*;
-use pepita_wire::DaemonExit;
-use pepita_wire::record::ProcessExit;
+use pepita_wire::{Exit, ProcessExit};
 
 fn plan(hold: bool) -> VmConfig {
     VmConfig { hold, ready_timeout_ms: 5000, ..crate::vm_config::tests::plan() }
@@ -80,7 +79,7 @@ fn an_agent_that_does_not_come_is_a_boot_timeout() {
     assert_eq!(world.pass(Duration::from_millis(1)), [Effect::KillVmm]);
     world.on(killed());
     let exit = world.life.status(world.now).exit.expect("it has ended");
-    assert_eq!(exit.reason, ExitReason::BootTimeout);
+    assert_eq!(exit.exit, Exit::BootTimeout);
     assert_eq!(exit.evidence[1], "nothing was heard of it on the console either");
 }
 
@@ -105,7 +104,7 @@ fn the_stop_ladder_has_one_deadline_and_a_kill_overtakes_it() {
     world.on(stop(100));
     assert_eq!(world.on(Event::Kill), [Effect::KillVmm]);
     world.on(killed());
-    assert_eq!(world.life.status(world.now).exit.map(|e| e.reason), Some(ExitReason::Killed));
+    assert_eq!(world.life.status(world.now).exit.map(|e| e.exit), Some(Exit::Killed));
 }
 
 #[test]
@@ -121,14 +120,14 @@ fn an_exit_is_acknowledged_and_kept_exact() {
     let mut world = World::new(false);
     world.up();
     world.said(1, GuestEvent::Started { pid: 42 });
-    let effects = world.said(2, GuestEvent::Exited(DaemonExit::code(3)));
+    let effects = world.said(2, GuestEvent::Exited(Exit::code(3)));
     assert_eq!(effects, [Effect::Ask(Ask::Ack { seq: 2 })]);
     // A stop that comes now has not caused it.
     world.on(Event::Stop { signal: Signal::TERM, grace: Duration::ZERO });
     let code = ProcessExit { code: Some(0), signal: None };
     let effects = world.on(Event::VmmEnded(VmmEnd::Seen(code)));
     let [Effect::Finish(exit)] = &effects[..] else { panic!("finished: {effects:?}") };
-    assert_eq!((exit.reason, exit.guest.clone()), (ExitReason::Failed, Some(DaemonExit::code(3))));
+    assert_eq!((&exit.exit, exit.daemon_exit()), (&Exit::code(3), Some(&Exit::code(3))));
     assert_eq!(world.state(), VmState::Failed);
 }
 
@@ -138,7 +137,7 @@ fn a_dead_back_end_ends_the_vm_unless_it_was_ending_anyway() {
     world.up();
     assert_eq!(world.on(Event::BackendEnded { vmm_going: false }), [Effect::KillVmm]);
     world.on(killed());
-    assert_eq!(world.life.status(world.now).exit.map(|e| e.reason), Some(ExitReason::TransportLost));
+    assert_eq!(world.life.status(world.now).exit.map(|e| e.exit), Some(Exit::TransportLost));
 }
 
 #[test]
@@ -158,10 +157,13 @@ fn a_back_end_that_went_with_its_vmm_is_not_to_blame() {
         assert_eq!(world.on(Event::BackendEnded { vmm_going: true }), []);
         let effects = world.pass(after);
         world.on(killed());
-        (effects, world.life.status(world.now).exit.map(|e| e.reason))
+        (effects, world.life.status(world.now).exit.map(|e| e.exit))
     };
-    assert_eq!(reason(Duration::from_millis(5)), (vec![], Some(ExitReason::VmmCrash)));
-    assert_eq!(reason(GOING), (vec![Effect::KillVmm], Some(ExitReason::TransportLost)));
+    assert_eq!(
+        reason(Duration::from_millis(5)),
+        (vec![], Some(Exit::VmmCrashed(ProcessExit { code: None, signal: Some(9) })))
+    );
+    assert_eq!(reason(GOING), (vec![Effect::KillVmm], Some(Exit::TransportLost)));
 }
 
 #[test]

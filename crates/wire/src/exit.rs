@@ -1,0 +1,237 @@
+//! How a microVM, or a process in its guest, ended: one enum from the agent's report to the printed line.
+//!
+//! The agent, the monitor, the launcher and the supervisor all use [`Exit`]. Three texts spell it:
+//! its own tagged JSON (`{"kind":"exited","code":3}`), the agent's report in generation 1 of the conversation
+//! ([`generation_1`]) and the exit record of contract 1 ([`ExitRecord`]). This file reads and writes all three.
+
+pub mod generation_1;
+mod record;
+
+pub use record::ExitRecord;
+
+use crate::Signal;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How a microVM, or a process in its guest, ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Exit {
+    /// The daemon exited.
+    Exited {
+        /// Its exit code.
+        code: i32,
+    },
+    /// The daemon died of a signal.
+    Signalled {
+        /// The signal's number.
+        signal: i32,
+        /// Whether the kernel wrote a core file.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        core: bool,
+    },
+    /// The daemon's program could not be executed.
+    NotExecutable {
+        /// The program, as it was asked for.
+        #[serde(default)]
+        path: String,
+        /// The operating system's error number, for example 2 (ENOENT) or 13 (EACCES).
+        #[serde(default)]
+        errno: i32,
+        /// The error in words.
+        #[serde(default)]
+        message: String,
+    },
+    /// The guest's OOM killer ended the daemon.
+    GuestOom,
+    /// The guest's kernel panicked.
+    GuestPanic {
+        /// The console's line about the panic; empty when the console did not show one.
+        #[serde(default)]
+        line: String,
+    },
+    /// The guest rebooted or powered off, and its agent had not reported an end.
+    GuestReset,
+    /// The host's OOM killer ended the VMM.
+    HostOom,
+    /// The VMM's process died.
+    VmmCrashed(ProcessExit),
+    /// The VMM refused its arguments or its images.
+    VmmRefused {
+        /// What the VMM wrote on its standard error last.
+        #[serde(default)]
+        message: String,
+    },
+    /// The agent did not answer in time after the start.
+    BootTimeout,
+    /// The agent stopped answering, or could not go on.
+    AgentLost {
+        /// What the agent said about it; empty when it said nothing.
+        #[serde(default)]
+        message: String,
+    },
+    /// The vsock back-end died.
+    TransportLost,
+    /// A stop was asked for, and the VM stopped.
+    StopRequested,
+    /// An end at once was asked for (`destroy --force`, `signal KILL`).
+    Killed,
+    /// No process saw how it ended.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// How a process of the host ended: a code, a signal, or neither when its parent could not see it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessExit {
+    /// The exit code, if the process exited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    /// The signal's number, if the process died of a signal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+}
+
+impl Exit {
+    /// Returns an exit with this code.
+    pub fn code(code: i32) -> Self {
+        Self::Exited { code }
+    }
+
+    /// Returns a death of this signal, without a core file.
+    pub fn signal(signal: i32) -> Self {
+        Self::Signalled { signal, core: false }
+    }
+
+    /// Returns the stable word for programs, as it stands in `kind`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Exited { .. } => "exited",
+            Self::Signalled { .. } => "signalled",
+            Self::NotExecutable { .. } => "not-executable",
+            Self::GuestOom => "guest-oom",
+            Self::GuestPanic { .. } => "guest-panic",
+            Self::GuestReset => "guest-reset",
+            Self::HostOom => "host-oom",
+            Self::VmmCrashed(_) => "vmm-crashed",
+            Self::VmmRefused { .. } => "vmm-refused",
+            Self::BootTimeout => "boot-timeout",
+            Self::AgentLost { .. } => "agent-lost",
+            Self::TransportLost => "transport-lost",
+            Self::StopRequested => "stop-requested",
+            Self::Killed => "killed",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Returns whether the daemon itself ended so, as only the agent can report.
+    pub fn is_of_daemon(&self) -> bool {
+        match self {
+            Self::Exited { .. } | Self::Signalled { .. } | Self::NotExecutable { .. } | Self::GuestOom => {
+                true
+            }
+            Self::GuestPanic { .. }
+            | Self::GuestReset
+            | Self::HostOom
+            | Self::VmmCrashed(_)
+            | Self::VmmRefused { .. }
+            | Self::BootTimeout
+            | Self::AgentLost { .. }
+            | Self::TransportLost
+            | Self::StopRequested
+            | Self::Killed
+            | Self::Unknown => false,
+        }
+    }
+}
+
+fn write_signal(f: &mut fmt::Formatter<'_>, number: i32) -> fmt::Result {
+    match Signal::new(number) {
+        Some(signal) => write!(f, "{signal}"),
+        None => write!(f, "signal {number}"),
+    }
+}
+
+impl fmt::Display for ProcessExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "exit {code}"),
+            (None, Some(signal)) => write_signal(f, signal),
+            (None, None) => f.write_str("unknown"),
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    /// Writes one short phrase for people, such as `exit 3` or `VMM crashed (SIGKILL)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited { code } => write!(f, "exit {code}"),
+            Self::Signalled { signal, core } => {
+                write_signal(f, *signal)?;
+                if *core { f.write_str(" (core dumped)") } else { Ok(()) }
+            }
+            Self::NotExecutable { path, message, .. } => write!(f, "cannot execute {path}: {message}"),
+            Self::GuestOom => f.write_str("out of memory in the guest"),
+            Self::GuestPanic { line } if line.is_empty() => f.write_str("guest kernel panic"),
+            Self::GuestPanic { line } => write!(f, "guest kernel panic ({line})"),
+            Self::GuestReset => f.write_str("guest reset"),
+            Self::HostOom => f.write_str("out of memory on the host"),
+            Self::VmmCrashed(ProcessExit { code: None, signal: None }) => f.write_str("VMM crashed"),
+            Self::VmmCrashed(exit) => write!(f, "VMM crashed ({exit})"),
+            Self::VmmRefused { message } if message.is_empty() => f.write_str("VMM refused to start"),
+            Self::VmmRefused { message } => write!(f, "VMM refused to start ({message})"),
+            Self::BootTimeout => f.write_str("boot timeout"),
+            Self::AgentLost { message } if message.is_empty() => f.write_str("guest agent lost"),
+            Self::AgentLost { message } => write!(f, "guest agent lost ({message})"),
+            Self::TransportLost => f.write_str("vsock back-end lost"),
+            Self::StopRequested => f.write_str("stopped on request"),
+            Self::Killed => f.write_str("killed on request"),
+            Self::Unknown => f.write_str("unknown end"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every variant, with contents that a conversion could lose.
+    pub(super) fn all() -> Vec<Exit> {
+        vec![
+            Exit::code(3),
+            Exit::Signalled { signal: 11, core: true },
+            Exit::NotExecutable { path: "/d".into(), errno: 2, message: "not found".into() },
+            Exit::GuestOom,
+            Exit::GuestPanic { line: "Kernel panic - not syncing".into() },
+            Exit::GuestReset,
+            Exit::HostOom,
+            Exit::VmmCrashed(ProcessExit { code: None, signal: Some(9) }),
+            Exit::VmmRefused { message: "bad image".into() },
+            Exit::BootTimeout,
+            Exit::AgentLost { message: "no vsock".into() },
+            Exit::TransportLost,
+            Exit::StopRequested,
+            Exit::Killed,
+            Exit::Unknown,
+        ]
+    }
+
+    #[test]
+    fn each_kind_is_the_word_in_json_and_reads_back() {
+        for exit in all() {
+            let json = serde_json::to_value(&exit).expect("an exit becomes JSON");
+            assert_eq!(json["kind"], exit.kind());
+            assert_eq!(serde_json::from_value::<Exit>(json).expect("reads back"), exit);
+        }
+    }
+
+    #[test]
+    fn a_kind_of_a_newer_program_is_unknown_and_not_an_error() {
+        let read = |text| serde_json::from_str::<Exit>(text).expect("readable");
+        assert_eq!(read(r#"{"kind":"exited","code":3,"later":1}"#), Exit::code(3));
+        assert_eq!(read(r#"{"kind":"abducted","by":"aliens"}"#), Exit::Unknown);
+    }
+}
