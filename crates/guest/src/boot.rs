@@ -1,26 +1,28 @@
-//! What the agent is told at its start: by the kernel's command line, or by options, and by the image.
+//! Reads what the agent is given at its start: the kernel's command line and the description of the image.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::path::Path;
 
-/// Who this guest is.
+/// The identity of this guest and how a host reaches it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Boot {
-    /// What a host's first hello must show.
-    pub token: String,
+pub(crate) struct Boot {
+    /// The token that a host must show in its first hello.
+    pub(crate) token: String,
     /// The vsock port to listen on.
-    pub port: u32,
+    pub(crate) port: u32,
     /// Which start of the VM this is.
-    pub incarnation: u64,
-    /// The guest's CID.
-    pub cid: u32,
-    /// Clients inside the guest (CID 1) may connect, too: for tests over vsock_loopback.
-    pub loopback: bool,
+    pub(crate) incarnation: u64,
+    /// The guest's CID; 0 when none was given.
+    pub(crate) cid: u32,
+    /// Whether clients inside the guest (CID 1) may connect, too: for tests over vsock_loopback.
+    pub(crate) loopback: bool,
 }
 
 impl Boot {
-    /// Reads `pepita.*` from a kernel command line. What is not there keeps its default; what is not known is ignored.
-    pub fn from_cmdline(cmdline: &str) -> Self {
+    /// Reads the words `pepita.<key>=<value>` of a kernel command line. A missing key keeps its default; an unknown key is
+    /// ignored, because a newer launcher may send more.
+    pub(crate) fn from_cmdline(cmdline: &str) -> Self {
         let mut boot = Self {
             token: String::new(),
             port: pepita_wire::DEFAULT_PORT,
@@ -45,33 +47,34 @@ impl Boot {
     }
 }
 
-/// `/etc/pepita/image.json`: what the image says of itself.
+/// The description of the image: `/etc/pepita/image.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Image {
-    /// The daemon and its arguments, unless the launcher names another.
-    pub command: Vec<String>,
-    /// Its environment.
-    pub env: BTreeMap<String, String>,
+pub(crate) struct Image {
+    /// The daemon and its arguments, unless the launcher names another command.
+    pub(crate) command: Vec<String>,
+    /// Variables for the daemon's environment.
+    pub(crate) env: BTreeMap<String, String>,
     /// Kernel modules to load, in this order.
-    pub modules: Vec<String>,
-    /// A block device with the real root, to which this initrd is only the way.
-    pub root: Option<String>,
+    pub(crate) modules: Vec<String>,
+    /// The block device with the real root file system, when this image is only the initrd on the way there.
+    pub(crate) root: Option<String>,
 }
 
 impl Image {
-    /// Where it lies.
-    pub const PATH: &'static str = "/etc/pepita/image.json";
+    /// The path of the description in the image.
+    pub(crate) const PATH: &'static str = "/etc/pepita/image.json";
 
-    /// Reads it. No file is an image without a daemon of its own.
+    /// Reads the description. An absent file describes an image that names no daemon.
     ///
     /// # Errors
-    /// When it is not what it should be.
-    pub fn read(path: &str) -> Result<Self, String> {
+    /// When the file cannot be read or is no such description.
+    pub(crate) fn read(path: impl AsRef<Path>) -> Result<Self, String> {
+        let path = path.as_ref();
         match std::fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| format!("{path}: {e}")),
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(e) => Err(format!("{path}: {e}")),
+            Err(e) => Err(format!("{}: {e}", path.display())),
         }
     }
 }
@@ -91,12 +94,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_command_line_breaks_it(text in ".*") {
+        fn no_command_line_panics(text in ".*") {
             Boot::from_cmdline(&text);
         }
 
         #[test]
-        fn no_image_file_breaks_it(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn no_image_file_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = serde_json::from_slice::<Image>(&bytes);
         }
     }

@@ -1,40 +1,40 @@
-//! Where the daemon's output goes: the guest's console, or a socket that the monitor reads.
+//! The console: takes the daemon's output to the guest's terminal, or to a socket that the monitor reads.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A console. Clones write to the same one.
+/// A handle of the console. All clones write to the same place.
 #[derive(Debug, Clone)]
-pub struct Console {
+pub(crate) struct Console {
     sink: Arc<Mutex<Sink>>,
 }
 
 #[derive(Debug)]
 enum Sink {
-    /// `/dev/hvc0`. When nobody reads at its other end, QEMU throws away what is written.
+    /// `/dev/hvc0`. QEMU discards what is written while no program reads at the other end.
     Tty(File),
-    /// The monitor's connection, if there is one. Without one, output is thrown away.
+    /// The monitor's connection. Output is discarded while there is none.
     Socket(Option<UnixStream>),
 }
 
 impl Console {
-    /// The guest's console.
-    pub fn tty(file: File) -> Self {
+    /// Writes to the guest's terminal.
+    pub(crate) fn tty(file: File) -> Self {
         Self::new(Sink::Tty(file))
     }
 
-    /// A socket that one client reads at a time; the newest wins. `greeting` is written to the first, however late it
-    /// comes. (Those after it are monitors that adopt; they dial unasked.)
-    pub fn socket(listener: UnixListener, greeting: Vec<u8>) -> Self {
+    /// Writes to the newest client of `listener`. Only the first client gets `greeting`, however late it connects: later
+    /// clients are monitors that adopt the VM, and they dial without being told to.
+    pub(crate) fn socket(listener: UnixListener, greeting: Vec<u8>) -> Self {
         let console = Self::new(Sink::Socket(None));
-        let same = console.clone();
+        let shared = console.clone();
         std::thread::spawn(move || {
             let mut greeting = greeting;
             for mut client in listener.incoming().flatten() {
                 if client.write_all(&std::mem::take(&mut greeting)).is_ok() {
-                    *same.lock() = Sink::Socket(Some(client));
+                    *shared.lock() = Sink::Socket(Some(client));
                 }
             }
         });
@@ -49,11 +49,11 @@ impl Console {
         self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes all, waiting for a slow reader; without a reader, writes nothing.
-    pub fn write(&self, bytes: &[u8]) {
+    /// Writes all of `bytes` and waits for a slow reader. Without a reader the bytes are discarded.
+    pub(crate) fn write(&self, bytes: &[u8]) {
         let mut sink = self.lock();
         match &mut *sink {
-            // There is nobody to tell that the console does not work.
+            // A failure of the console cannot be reported anywhere else.
             Sink::Tty(file) => drop(file.write_all(bytes)),
             Sink::Socket(client) => {
                 if client.as_mut().is_some_and(|client| client.write_all(bytes).is_err()) {

@@ -1,11 +1,13 @@
-//! Runs a command in the guest to its end: health checks, and a look around.
+//! Runs a command in the guest to its end, for a host: a health check, or an operator's look inside.
 
-use crate::state::Agent;
+use crate::agent::Agent;
+use crate::process::{kill_group, not_executable, reset_oom_score};
 use pepita_wire::agent::Exec;
 use pepita_wire::{ExecResult, Exit};
 use rustix::fs::Access;
-use rustix::process::{Pid, Signal, kill_process_group};
-use std::io::{PipeReader, PipeWriter, Read};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -13,10 +15,10 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// What is kept of a command's output.
+/// How many bytes of a command's output are kept.
 const OUTPUT_CAP: usize = 4096;
 
-/// When the request names no time.
+/// How long a command may run when the request names no time.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A command that was started.
@@ -27,34 +29,36 @@ struct Running {
 }
 
 /// Runs a command to its end and keeps the last of its output.
-pub fn run(agent: &Agent, exec: &Exec) -> ExecResult {
-    let started = pipe().and_then(|(output, writer)| Ok((output, start(agent, exec, writer)?)));
+pub(crate) fn run(agent: &Agent, exec: &Exec) -> ExecResult {
+    let pipe = std::io::pipe().map_err(|e| not_executable("", &e));
+    let started = pipe.and_then(|(output, writer)| Ok((output, start(agent, exec, writer.into())?)));
     match started {
         Ok((output, running)) => {
-            let tail = std::thread::spawn(move || keep_last(output));
-            let (exit, timed_out) = running.finish();
+            let tail = std::thread::spawn(move || read_tail(output));
+            let (exit, timed_out) = running.wait();
             ExecResult { exit, timed_out, output: tail.join().unwrap_or_default() }
         }
         Err(exit) => ExecResult { exit, ..ExecResult::default() },
     }
 }
 
-/// Runs a command to its end that writes to this descriptor itself: nobody copies what may be much.
-/// (So its standard output may be a socket, as a systemd service's is.) What cannot be executed says so there, as a shell does.
-pub fn run_onto(agent: &Agent, exec: &Exec, mut output: OwnedFd) {
-    let started = output.try_clone().map_err(|e| refused("", &e)).and_then(|fd| start(agent, exec, fd));
-    match started {
-        Ok(running) => drop(running.finish()),
+/// Runs a command to its end that writes to `output` itself, so that no thread has to copy a large output. (The command's
+/// standard output may therefore be a socket, as that of a systemd service is.) Of a command that cannot be executed,
+/// `output` gets the reason, as from a shell.
+pub(crate) fn run_with_output(agent: &Agent, exec: &Exec, mut output: OwnedFd) {
+    let copy = output.try_clone().map_err(|e| not_executable("", &e));
+    match copy.and_then(|copy| start(agent, exec, copy)) {
+        Ok(running) => drop(running.wait()),
         // The reader may be gone.
         Err(exit) => drop(rustix::io::write(&mut output, format!("{exit}\n").as_bytes())),
     }
 }
 
-/// Whether a command can be executed at all, as far as that is seen before it is.
+/// Checks whether a command can be executed, as far as that is visible before it is tried.
 ///
 /// # Errors
-/// Why not.
-pub fn look(exec: &Exec) -> Result<(), Exit> {
+/// How the command would end: [`Exit::NotExecutable`].
+pub(crate) fn check_executable(exec: &Exec) -> Result<(), Exit> {
     let program = exec.command.first().map_or("", String::as_str);
     let paths = match std::env::var_os("PATH") {
         Some(path) if !program.contains('/') => {
@@ -62,34 +66,27 @@ pub fn look(exec: &Exec) -> Result<(), Exit> {
         }
         _ => vec![PathBuf::from(program)],
     };
-    let mut found = Err(rustix::io::Errno::NOENT);
+    let mut found = Err(Errno::NOENT);
     for path in paths {
         found = rustix::fs::access(path, Access::EXEC_OK);
         if found.is_ok() {
             break;
         }
     }
-    found.map_err(|e| refused(program, &e.into()))
+    found.map_err(|e| not_executable(program, &e.into()))
 }
 
-fn pipe() -> Result<(PipeReader, PipeWriter), Exit> {
-    std::io::pipe().map_err(|e| refused("", &e))
-}
-
-/// Starts a command in a group of its own; both its streams go to `output`. An error is how it "ended" when it could not be
-/// executed.
-fn start(agent: &Agent, exec: &Exec, output: impl Into<OwnedFd>) -> Result<Running, Exit> {
+/// Starts a command in a process group of its own. Both its output streams go to `output`.
+fn start(agent: &Agent, exec: &Exec, output: OwnedFd) -> Result<Running, Exit> {
     let Some((program, args)) = exec.command.split_first() else {
-        return Err(refused("", &std::io::Error::from_raw_os_error(22)));
+        return Err(not_executable("", &Errno::INVAL.into()));
     };
-    let fail = |e: std::io::Error| refused(program, &e);
-    let output = output.into();
+    let fail = |e: std::io::Error| not_executable(program, &e);
     let mut command = Command::new(program);
     command.args(args).process_group(0).stdin(Stdio::null());
     command.stdout(output.try_clone().map_err(fail)?).stderr(output);
     let (child, end) = agent.reaper.spawn(&mut command).map_err(fail)?;
-    // The agent's own score, which a child inherits, is the lowest.
-    let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), "0");
+    reset_oom_score(child.id());
     let timeout = match exec.timeout_ms {
         0 => DEFAULT_TIMEOUT,
         ms => Duration::from_millis(ms),
@@ -97,18 +94,11 @@ fn start(agent: &Agent, exec: &Exec, output: impl Into<OwnedFd>) -> Result<Runni
     Ok(Running { pid: child.id(), end, timeout })
 }
 
-/// Why a program could not be executed, in the words of the wire.
-pub fn refused(program: &str, error: &std::io::Error) -> Exit {
-    let message = error.to_string();
-    let message = message.split(" (os error").next().unwrap_or_default().to_owned();
-    Exit::NotExecutable { path: program.to_owned(), errno: error.raw_os_error().unwrap_or(0), message }
-}
-
 impl Running {
-    /// Waits for its end, at most until its time is over; then its group is killed. Says whether it was.
-    fn finish(self) -> (Exit, bool) {
+    /// Waits for the end of the command. Kills its group when its time is over, and then returns true as well.
+    fn wait(self) -> (Exit, bool) {
         let ended = self.end.recv_timeout(self.timeout);
-        // A grandchild may hold the output open; it is not waited for.
+        // A process that the command has left behind may hold the output open. It is not waited for.
         kill_group(self.pid, Signal::KILL);
         match ended {
             Ok(exit) => (exit, false),
@@ -117,7 +107,8 @@ impl Running {
     }
 }
 
-fn keep_last(mut from: PipeReader) -> String {
+/// Reads to the end and returns the last [`OUTPUT_CAP`] bytes.
+fn read_tail(mut from: PipeReader) -> String {
     let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
     while let Ok(n) = from.read(&mut buffer) {
         if n == 0 {
@@ -127,11 +118,4 @@ fn keep_last(mut from: PipeReader) -> String {
         kept.drain(..kept.len().saturating_sub(OUTPUT_CAP));
     }
     String::from_utf8_lossy(&kept).into_owned()
-}
-
-/// Signals a whole group; one that is gone is no error.
-pub fn kill_group(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        let _ = kill_process_group(pid, signal);
-    }
 }

@@ -1,7 +1,9 @@
-//! Waits for every child, its own and the orphans that PID 1 inherits, and hands each end to whoever waits for it.
+//! Waits for every child, the agent's own and the orphans that PID 1 inherits, and hands the end of each to the thread
+//! that spawned it.
 //!
-//! `std` reaps a child whose exec failed by itself, inside `spawn`. So nobody here may take it away: an end is first
-//! looked at (WNOWAIT), and taken only under the lock that every spawn holds.
+//! When exec fails, `std` itself reaps the child inside `spawn`. If the reaper took that child away before, `spawn` would
+//! fail in another way. So the reaper first only looks at an end (WNOWAIT), and takes it under the lock that every spawn
+//! holds.
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 use pepita_wire::Exit;
@@ -12,42 +14,43 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 
-/// The one who waits.
+/// A handle of the thread that waits for children.
 #[derive(Debug, Clone)]
-pub struct Reaper {
-    inner: Arc<Inner>,
+pub(crate) struct Reaper {
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Shared {
+    /// Children whose end is awaited, by pid.
     waiting: Mutex<HashMap<u32, mpsc::Sender<Exit>>>,
     spawned: Condvar,
 }
 
 impl Reaper {
-    /// Starts waiting, in a thread of its own.
-    pub fn start() -> Self {
-        let reaper = Self { inner: Arc::new(Inner { waiting: Mutex::default(), spawned: Condvar::new() }) };
-        let same = reaper.clone();
-        std::thread::spawn(move || same.run());
+    /// Starts the thread.
+    pub(crate) fn start() -> Self {
+        let reaper = Self { shared: Arc::new(Shared { waiting: Mutex::default(), spawned: Condvar::new() }) };
+        let shared = reaper.clone();
+        std::thread::spawn(move || shared.run());
         reaper
     }
 
-    /// Spawns a child. Its end comes through the receiver.
+    /// Spawns a child. The receiver gets its end.
     ///
     /// # Errors
-    /// As [`Command::spawn`]: an error of exec has the operating system's number.
-    pub fn spawn(&self, command: &mut Command) -> io::Result<(Child, mpsc::Receiver<Exit>)> {
+    /// As [`Command::spawn`]. An error of exec has the operating system's number.
+    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(Child, mpsc::Receiver<Exit>)> {
         let mut waiting = self.lock();
         let child = unmasked(|| command.spawn())??;
         let (sender, receiver) = mpsc::channel();
         waiting.insert(child.id(), sender);
-        self.inner.spawned.notify_one();
+        self.shared.spawned.notify_one();
         Ok((child, receiver))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, mpsc::Sender<Exit>>> {
-        self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(&self) {
@@ -55,15 +58,15 @@ impl Reaper {
         loop {
             match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
                 Ok(status) => self.take(status.pid().and_then(|pid| Pid::from_raw(pid.as_raw()))),
-                // A real-time signal, which nix has no name for: whoever it is, take it.
+                // The child died of a real-time signal, for which nix has no name. Take the next end, whichever it is.
                 Err(nix::errno::Errno::EINVAL) => self.take(None),
                 Err(nix::errno::Errno::ECHILD) => {
                     let waiting = self.lock();
-                    // Without children there is nothing to wait for. One spawned since is in the map.
+                    // There was no child. A child that was spawned since then is in the map.
                     if waiting.is_empty() {
-                        drop(self.inner.spawned.wait(waiting));
+                        drop(self.shared.spawned.wait(waiting));
                     } else {
-                        // Its end was taken by `spawn` itself, or is about to be seen.
+                        // The end was taken by `spawn` itself, or is about to be seen.
                         drop(waiting);
                         std::thread::yield_now();
                     }
@@ -82,15 +85,15 @@ impl Reaper {
         if let Ok(Some((pid, status))) = taken
             && let Some(sender) = waiting.remove(&u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0))
         {
-            // Whoever waited may have given up.
+            // The receiver may have been dropped.
             let _ = sender.send(exit_of(ExitStatus::from_raw(status.as_raw())));
         }
     }
 }
 
-/// Does something with no signal blocked: a child inherits the mask of the thread that spawns it, and one that the agent
-/// waits for itself would never reach a daemon. (The agent's own end, if it is asked for at this very moment, is then that
-/// of a process that was killed; its monitor clears up.)
+/// Runs `act` with no signal blocked. A child inherits the signal mask of the thread that spawns it, so a signal that the
+/// agent blocks to wait for it would never reach the daemon. (If the agent itself is asked to end at this very moment, the
+/// signal kills it; its monitor cleans up then.)
 fn unmasked<T>(act: impl FnOnce() -> T) -> io::Result<T> {
     let former = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let result = act();
@@ -98,8 +101,8 @@ fn unmasked<T>(act: impl FnOnce() -> T) -> io::Result<T> {
     Ok(result)
 }
 
-/// A process' end in the words of the wire.
-pub fn exit_of(status: ExitStatus) -> Exit {
+/// Returns the end that a wait status describes.
+fn exit_of(status: ExitStatus) -> Exit {
     match (status.code(), status.signal()) {
         (Some(code), _) => Exit::Exited { code },
         (None, Some(signal)) => Exit::Signalled { signal, core: status.core_dumped() },

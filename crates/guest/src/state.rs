@@ -1,108 +1,96 @@
-//! What the agent knows, shared by its threads: the daemon, the events, who may speak, whether it is time to go.
+//! The state that the agent's threads share, and the decisions on it. Knows no thread, no lock, no clock and no I/O.
+//!
+//! ```text
+//!            start                       the process ends
+//!   Held ─────────────────▶ Running ─────────────────────▶ Exited
+//!    │ │ start of a program    │                             ▲ │
+//!    │ │ that cannot be        │ power off:                  │ │ acknowledged, or 1 s has
+//!    │ │ executed              │ SIGKILL                     │ │ passed, or power off
+//!    │ └───────────────────────┼─────────────────────────────┘ │
+//!    │ power off, or a stop    │                               │
+//!    ▼                         ▼                               ▼
+//!    ───────────────────── the agent ends ──────────────────────
+//! ```
+//!
+//! The daemon is started once: a restart is a new VM.
 
-use crate::boot::{Boot, Image};
-use crate::console::Console;
-use crate::reaper::Reaper;
 use crate::tail::Tail;
-use pepita_wire::agent::{AgentStatus, Health};
-use pepita_wire::console::Note;
-use pepita_wire::{ErrorKind, Exit, GuestEvent, Hello, WireError};
+use pepita_wire::agent::Health;
+use pepita_wire::{Exit, GuestEvent};
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Events that are kept for watchers that come later.
+/// How many events are kept for watchers that connect later.
 const EVENTS_KEPT: usize = 256;
 
-/// The agent.
-#[derive(Debug)]
-pub struct Agent {
-    /// Who this guest is.
-    pub boot: Boot,
-    /// What the image says.
-    pub image: Image,
-    /// PID 1 of a VM, or a process of the host.
-    pub mode: Mode,
-    /// Where output goes.
-    pub console: Console,
-    /// Who waits for children.
-    pub reaper: Reaper,
-    /// This boot's id.
-    pub boot_id: String,
-    /// Where the daemon finds its notify socket.
-    pub notify_path: String,
-    /// When the agent started.
-    pub started: Instant,
-    state: Mutex<State>,
-    changed: Condvar,
-}
+/// How long the agent waits at its end for a host to acknowledge how the daemon ended.
+const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 
-/// Where the agent runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// It is the guest's init.
-    Init,
-    /// It is a process of the host: no isolation.
-    Process,
-}
-
-/// The part that changes.
+/// The part of the agent that changes.
 #[derive(Debug)]
-pub struct State {
+pub(crate) struct State {
+    /// The token that a host must show.
     token: String,
-    renewed: bool,
-    /// What the daemon does.
-    pub daemon: Daemon,
-    /// It has said `READY=1`.
-    pub ready: bool,
-    /// Its last `STATUS=`.
-    pub status: String,
-    /// Events, numbered from 1.
+    /// Whether a host has replaced the boot token.
+    token_replaced: bool,
+    /// Where the daemon is in its life.
+    pub(crate) daemon: Daemon,
+    /// Whether the daemon has said `READY=1`.
+    pub(crate) ready: bool,
+    /// The daemon's last `STATUS=` text.
+    pub(crate) status: String,
+    /// The last events, numbered from 1.
     events: VecDeque<(u64, GuestEvent)>,
-    /// The newest event's number.
-    pub seq: u64,
+    /// The number of the newest event.
+    pub(crate) seq: u64,
     /// The newest event that a client has acknowledged.
-    pub acked: u64,
-    /// When the daemon is killed if it has not stopped.
-    pub stop_deadline: Option<Instant>,
-    /// It is time to go.
-    pub power_off: bool,
-    /// The last output.
-    pub tail: Tail,
+    pub(crate) acked: u64,
+    /// When the daemon is killed, if it is asked to stop and still runs then.
+    pub(crate) stop_deadline: Option<Instant>,
+    /// Whether the agent is to end without waiting for anything.
+    pub(crate) power_off: bool,
+    /// The daemon's last output.
+    pub(crate) tail: Tail,
 }
 
-/// What the daemon does.
+/// Where the daemon is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Daemon {
-    /// Nobody has asked for it yet.
+pub(crate) enum Daemon {
+    /// No client has asked for its start yet.
     Held,
-    /// It runs.
+    /// The daemon runs.
     Running {
-        /// Its pid, which is also its group.
+        /// The pid of the daemon, which is also its process group.
         pid: u32,
     },
-    /// It has ended.
+    /// The daemon has ended, or could not be executed.
     Exited {
-        /// How.
+        /// How it ended.
         exit: Exit,
-        /// The event that says so.
+        /// The number of the event that reports it.
         seq: u64,
-        /// When.
+        /// When it ended.
         at: Instant,
     },
 }
 
-impl Agent {
-    /// An agent that has started nothing yet.
-    pub fn new(boot: Boot, image: Image, mode: Mode, console: Console, notify_path: String) -> Self {
-        let random = "/proc/sys/kernel/random/";
-        // In a VM the kernel's boot id is new with each boot; on a host a fresh random one stands for it.
-        let file = if mode == Mode::Init { "boot_id" } else { "uuid" };
-        let boot_id =
-            std::fs::read_to_string(format!("{random}{file}")).unwrap_or_default().trim().to_owned();
-        let state = State {
-            token: boot.token.clone(),
-            renewed: false,
+/// What the agent does next about its own end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Wait for a change of the state, at most for this long.
+    Wait(Option<Duration>),
+    /// Kill this process group, then end.
+    Kill(u32),
+    /// End.
+    End,
+}
+
+impl State {
+    /// Returns the state of an agent that has not started its daemon yet.
+    pub(crate) fn new(token: String) -> Self {
+        Self {
+            token,
+            token_replaced: false,
             daemon: Daemon::Held,
             ready: false,
             status: String::new(),
@@ -112,117 +100,69 @@ impl Agent {
             stop_deadline: None,
             power_off: false,
             tail: Tail::default(),
-        };
-        Self {
-            boot,
-            image,
-            mode,
-            console,
-            reaper: Reaper::start(),
-            boot_id,
-            notify_path,
-            started: Instant::now(),
-            state: Mutex::new(state),
-            changed: Condvar::new(),
         }
     }
 
-    /// The state, locked. Do nothing slow with it.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the token that a host must show, and that marks the agent's notes on the console.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
     }
 
-    /// Changes the state and wakes whoever waits for a change.
-    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.lock());
-        self.changed.notify_all();
-        result
-    }
-
-    /// Waits for a change, or until the time is over.
-    pub fn wait<'a>(&self, state: MutexGuard<'a, State>, limit: Option<Duration>) -> MutexGuard<'a, State> {
-        match limit {
-            Some(limit) => self.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0,
-            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+    /// Checks a host's token. The first host that is let in before the daemon runs may replace the boot token: that one
+    /// stands on the kernel's command line, where the daemon can read it.
+    pub(crate) fn admits(&mut self, token: Option<&str>, new_token: Option<&str>) -> bool {
+        if self.token.is_empty() || token != Some(&self.token) {
+            return false;
         }
-    }
-
-    /// Tells watchers.
-    pub fn tell(&self, event: GuestEvent) -> u64 {
-        self.change(|state| state.tell(event))
-    }
-
-    /// Writes a note for the monitor on the console.
-    pub fn note(&self, note: &Note) {
-        let token = self.lock().token.clone();
-        self.console.write(pepita_wire::console::encode(&token, note).as_bytes());
-    }
-
-    /// Our hello.
-    pub fn hello(&self) -> Hello {
-        Hello {
-            generation: pepita_wire::GENERATION,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            boot_id: self.boot_id.clone(),
-            incarnation: self.boot.incarnation,
-            ..Hello::default()
-        }
-    }
-
-    /// Lets a host in, or says why not. The first that gets in may replace the boot token, which stood where the daemon
-    /// could read it; the daemon has not been started by then.
-    ///
-    /// # Errors
-    /// When the token or the incarnation is wrong.
-    pub fn admit(&self, hello: &Hello) -> Result<(), WireError> {
-        let refuse = |why: &str| Err(WireError::new(ErrorKind::Unauthorized, why));
-        if hello.incarnation != self.boot.incarnation {
-            return refuse(&format!(
-                "this is incarnation {}, not {}",
-                self.boot.incarnation, hello.incarnation
-            ));
-        }
-        let mut state = self.lock();
-        if state.token.is_empty() || hello.token.as_deref() != Some(&state.token) {
-            return refuse("wrong token");
-        }
-        if let Some(new) = hello.new_token.as_ref().filter(|new| !new.is_empty())
-            && !state.renewed
-            && state.daemon == Daemon::Held
+        if let Some(new) = new_token.filter(|new| !new.is_empty())
+            && !self.token_replaced
+            && self.daemon == Daemon::Held
         {
-            state.token.clone_from(new);
-            state.renewed = true;
+            new.clone_into(&mut self.token);
+            self.token_replaced = true;
         }
-        Ok(())
+        true
     }
 
-    /// The answer to `status`.
-    pub fn status(&self) -> AgentStatus {
-        let state = self.lock();
-        AgentStatus {
-            pid: match state.daemon {
-                Daemon::Running { pid } => Some(pid),
-                Daemon::Held | Daemon::Exited { .. } => None,
-            },
-            started: state.daemon != Daemon::Held,
-            ready: state.ready,
-            status: state.status.clone(),
-            exited: match &state.daemon {
-                Daemon::Exited { exit, .. } => Some(exit.clone()),
-                Daemon::Held | Daemon::Running { .. } => None,
-            },
-            seq: state.seq,
-            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    /// Notes that the daemon runs.
+    pub(crate) fn started(&mut self, pid: u32) {
+        self.daemon = Daemon::Running { pid };
+        self.report(GuestEvent::Started { pid });
+    }
+
+    /// Notes that the daemon has ended, or that it could not be executed.
+    pub(crate) fn exited(&mut self, exit: Exit, at: Instant) {
+        let seq = self.report(GuestEvent::Exited(exit.clone()));
+        self.daemon = Daemon::Exited { exit, seq, at };
+    }
+
+    /// Decides what the agent does next about its own end.
+    pub(crate) fn next(&self, now: Instant) -> Next {
+        match (&self.daemon, self.power_off) {
+            (Daemon::Running { pid }, true) => Next::Kill(*pid),
+            (Daemon::Held | Daemon::Exited { .. }, true) => Next::End,
+            (Daemon::Held | Daemon::Running { .. }, false) => Next::Wait(None),
+            (Daemon::Exited { seq, at, .. }, false) => {
+                let left = (*at + ACKNOWLEDGE).saturating_duration_since(now);
+                if self.acked >= *seq || left.is_zero() { Next::End } else { Next::Wait(Some(left)) }
+            }
         }
     }
-}
 
-impl State {
-    /// Numbers an event and keeps it for watchers.
-    pub fn tell(&mut self, event: GuestEvent) -> u64 {
+    /// Returns how the daemon ended and the number of that event, as long as no client has acknowledged it.
+    pub(crate) fn unacknowledged_exit(&self) -> Option<(u64, &Exit)> {
+        match &self.daemon {
+            Daemon::Exited { exit, seq, .. } if self.acked < *seq => Some((*seq, exit)),
+            Daemon::Held | Daemon::Running { .. } | Daemon::Exited { .. } => None,
+        }
+    }
+
+    /// Numbers an event and keeps it for watchers. Returns the number.
+    pub(crate) fn report(&mut self, event: GuestEvent) -> u64 {
         self.seq += 1;
         if is_heartbeat(&event) {
-            // Only the last counts; else a daemon that lives long would push out what it said of itself at first.
+            // Only the last heartbeat matters. If all were kept, those of a daemon that runs for long would push out
+            // everything else.
             self.events.retain(|(_, earlier)| !is_heartbeat(earlier));
         }
         if self.events.len() == EVENTS_KEPT {
@@ -232,12 +172,74 @@ impl State {
         self.seq
     }
 
-    /// The events after a number that are still kept.
-    pub fn events_since(&self, since: u64) -> Vec<(u64, GuestEvent)> {
+    /// Returns the kept events with a number above `since`.
+    pub(crate) fn events_since(&self, since: u64) -> Vec<(u64, GuestEvent)> {
         self.events.iter().filter(|(seq, _)| *seq > since).cloned().collect()
     }
 }
 
+/// Returns whether an event says `WATCHDOG=1` and nothing else.
 fn is_heartbeat(event: &GuestEvent) -> bool {
     matches!(event, GuestEvent::Health(health) if *health == Health { watchdog: true, ..Health::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agent_ends_when_the_exit_is_acknowledged_or_a_second_has_passed() {
+        let (mut state, now) = (State::new("t".into()), Instant::now());
+        assert_eq!(state.next(now), Next::Wait(None));
+        state.started(7);
+        assert_eq!(state.next(now), Next::Wait(None));
+        state.exited(Exit::code(3), now);
+        assert_eq!(state.next(now), Next::Wait(Some(ACKNOWLEDGE)));
+        assert_eq!(state.next(now + ACKNOWLEDGE), Next::End);
+        state.acked = 1;
+        assert_eq!(state.next(now), Next::Wait(Some(ACKNOWLEDGE)), "that was the start's event");
+        assert_eq!(state.unacknowledged_exit(), Some((2, &Exit::code(3))));
+        state.acked = 2;
+        assert_eq!((state.next(now), state.unacknowledged_exit()), (Next::End, None));
+    }
+
+    #[test]
+    fn a_power_off_waits_for_nothing() {
+        let (mut state, now) = (State::new("t".into()), Instant::now());
+        state.power_off = true;
+        assert_eq!(state.next(now), Next::End);
+        state.started(7);
+        assert_eq!(state.next(now), Next::Kill(7));
+        state.exited(Exit::code(0), now);
+        assert_eq!(state.next(now), Next::End);
+    }
+
+    #[test]
+    fn the_boot_token_is_replaced_once_and_only_before_the_daemon_runs() {
+        let mut state = State::new("boot".into());
+        assert!(!state.admits(None, None) && !state.admits(Some("else"), Some("new")));
+        assert!(state.admits(Some("boot"), Some("")), "an empty token replaces nothing");
+        assert!(state.admits(Some("boot"), Some("new")));
+        assert!(!state.admits(Some("boot"), None));
+        assert!(state.admits(Some("new"), Some("newer")));
+        assert_eq!(state.token(), "new");
+        let mut late = State::new("boot".into());
+        late.started(7);
+        assert!(late.admits(Some("boot"), Some("new")));
+        assert_eq!(late.token(), "boot");
+        assert!(!State::new(String::new()).admits(Some(""), None), "without a token no host is let in");
+    }
+
+    #[test]
+    fn heartbeats_do_not_push_out_other_events() {
+        let mut state = State::new("t".into());
+        state.started(7);
+        for _ in 0..2 * EVENTS_KEPT {
+            state.report(GuestEvent::Health(Health { watchdog: true, ..Health::default() }));
+        }
+        let kept = state.events_since(0);
+        assert_eq!(kept.len(), 2);
+        assert_eq!(kept[0], (1, GuestEvent::Started { pid: 7 }));
+        assert_eq!(kept[1].0, state.seq);
+    }
 }

@@ -1,4 +1,4 @@
-//! A connection, whichever of the two kinds it is.
+//! A connection of a host, over vsock or over a Unix socket.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -9,13 +9,14 @@ use vsock::VsockStream;
 
 /// A connection of a host.
 #[derive(Debug)]
-pub enum Stream {
-    /// From the guest kernel's vsock.
+pub(crate) enum Stream {
+    /// Over the guest kernel's vsock.
     Vsock(VsockStream),
-    /// From a Unix socket, after its `CONNECT`.
+    /// Over a Unix socket, after the client's `CONNECT` line was answered.
     Unix(UnixStream),
 }
 
+/// Does the same with a connection of either kind.
 macro_rules! each {
     ($self:expr, $stream:ident => $do:expr) => {
         match $self {
@@ -26,36 +27,35 @@ macro_rules! each {
 }
 
 impl Stream {
-    /// Another handle of the same connection.
+    /// Returns another handle of the same connection.
     ///
     /// # Errors
-    /// When there are no descriptors left.
-    pub fn try_clone(&self) -> io::Result<Self> {
+    /// When no file descriptor is left.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Vsock(stream) => Self::Vsock(stream.try_clone()?),
             Self::Unix(stream) => Self::Unix(stream.try_clone()?),
         })
     }
 
-    /// Bounds each read.
+    /// Limits how long each read waits.
     ///
     /// # Errors
-    /// As the system call.
-    pub fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+    /// When setsockopt(2) fails.
+    pub(crate) fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
         each!(self, stream => stream.set_read_timeout(limit))
     }
 
-    /// Bounds each write.
+    /// Limits how long each write waits.
     ///
     /// # Errors
-    /// As the system call.
-    pub fn set_write_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+    /// When setsockopt(2) fails.
+    pub(crate) fn set_write_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
         each!(self, stream => stream.set_write_timeout(limit))
     }
 
-    /// Ends the connection, both ways.
-    pub fn shutdown(&self) {
-        // One that is over already is fine.
+    /// Ends the connection in both directions. A connection that has ended already stays as it is.
+    pub(crate) fn shutdown(&self) {
         let _ = each!(self, stream => stream.shutdown(Shutdown::Both));
     }
 }

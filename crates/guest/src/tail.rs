@@ -1,20 +1,21 @@
-//! The last output of the daemon, in memory, for whoever asks for it later.
+//! Keeps the last output of the daemon in memory, for clients that ask for it later.
 
 use std::collections::VecDeque;
 
-/// How much is kept.
-pub const TAIL_CAP: usize = 64 * 1024;
+/// How many bytes of output are kept.
+pub(crate) const TAIL_CAP: usize = 64 * 1024;
 
-/// The last [`TAIL_CAP`] bytes, and where in the whole stream they stand.
+/// The last [`TAIL_CAP`] bytes of the daemon's output, and their position in the whole stream.
 #[derive(Debug, Default)]
-pub struct Tail {
+pub(crate) struct Tail {
     bytes: VecDeque<u8>,
+    /// How many bytes were written in all.
     written: u64,
 }
 
 impl Tail {
-    /// More output.
-    pub fn push(&mut self, bytes: &[u8]) {
+    /// Appends output and drops the oldest bytes over the cap.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.written += bytes.len() as u64;
         let bytes = &bytes[bytes.len().saturating_sub(TAIL_CAP)..];
         let over = (self.bytes.len() + bytes.len()).saturating_sub(TAIL_CAP);
@@ -22,8 +23,8 @@ impl Tail {
         self.bytes.extend(bytes);
     }
 
-    /// What came after position `from`, as far as it is still here, and the position after it.
-    pub fn since(&self, from: u64) -> (Vec<u8>, u64) {
+    /// Returns the kept bytes after position `from`, and the position after them.
+    pub(crate) fn since(&self, from: u64) -> (Vec<u8>, u64) {
         let oldest = self.written - self.bytes.len() as u64;
         let skip = usize::try_from(from.saturating_sub(oldest)).unwrap_or(usize::MAX).min(self.bytes.len());
         (self.bytes.iter().skip(skip).copied().collect(), self.written)

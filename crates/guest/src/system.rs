@@ -1,56 +1,72 @@
-//! What only PID 1 of a guest does: mounts, modules, the console, the way to the real root, the end.
+//! The system calls of a guest's PID 1: mounts, kernel modules, the console device, the real root, the end of the VM.
 
-use crate::boot::Image;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use std::ffi::CStr;
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// What is mounted where, unless it is already. The first three are what everything else needs.
-const MOUNTS: [(&str, &str, &str, &str); 7] = [
-    ("proc", "/proc", "proc", ""),
-    ("sys", "/sys", "sysfs", ""),
-    ("dev", "/dev", "devtmpfs", "mode=0755"),
-    ("devpts", "/dev/pts", "devpts", "mode=0620,ptmxmode=0666"),
-    ("run", "/run", "tmpfs", "mode=0755"),
-    ("tmp", "/tmp", "tmpfs", "mode=1777"),
-    ("cgroup2", "/sys/fs/cgroup", "cgroup2", ""),
+/// A file system that is mounted unless something is mounted at its target already.
+struct Mount {
+    source: &'static str,
+    target: &'static str,
+    kind: &'static str,
+    options: &'static CStr,
+}
+
+const fn row(
+    source: &'static str,
+    target: &'static str,
+    kind: &'static str,
+    options: &'static CStr,
+) -> Mount {
+    Mount { source, target, kind, options }
+}
+
+/// In the order in which they are mounted: the later ones lie inside the first three.
+const MOUNTS: [Mount; 7] = [
+    row("proc", "/proc", "proc", c""),
+    row("sys", "/sys", "sysfs", c""),
+    row("dev", "/dev", "devtmpfs", c"mode=0755"),
+    row("devpts", "/dev/pts", "devpts", c"mode=0620,ptmxmode=0666"),
+    row("run", "/run", "tmpfs", c"mode=0755"),
+    row("tmp", "/tmp", "tmpfs", c"mode=1777"),
+    row("cgroup2", "/sys/fs/cgroup", "cgroup2", c""),
 ];
 
-/// The first device that the guest's console may be: virtio-console's first port.
-pub const CONSOLE: &str = "/dev/hvc0";
+/// The device of the guest's console: the first port of virtio-console.
+pub(crate) const CONSOLE: &str = "/dev/hvc0";
 
-/// Mounts what is missing. A failure is told on the console: a kernel without cgroup2 still boots.
-pub fn mount_all() {
+/// Mounts what is missing. A failure is only printed on the console: a kernel without cgroup2 still boots.
+pub(crate) fn mount_all() {
     let mounted = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    for (source, target, kind, data) in MOUNTS {
+    for Mount { source, target, kind, options } in MOUNTS {
         if mounted.lines().any(|line| line.split(' ').nth(1) == Some(target)) {
             continue;
         }
         let _ = std::fs::create_dir_all(target);
-        let data = std::ffi::CString::new(data).expect("a literal without a zero");
-        if let Err(e) = mount(source, target, kind, MountFlags::NOSUID, Some(data.as_c_str())) {
+        if let Err(e) = mount(source, target, kind, MountFlags::NOSUID, Some(options)) {
             eprintln!("daemonctl: cannot mount {target}: {e}");
         }
     }
 }
 
-/// Marks this as a pepita guest, for whoever wants to know where it runs.
-pub fn leave_mark(cid: u32, incarnation: u64) {
+/// Writes `/run/pepita/guest`, by which programs recognise that they run in a pepita guest.
+pub(crate) fn write_mark(cid: u32, incarnation: u64) {
     let _ = std::fs::create_dir_all("/run/pepita");
     let _ = std::fs::write("/run/pepita/guest", format!("cid={cid}\nincarnation={incarnation}\n"));
 }
 
-/// Loads the image's modules in their order; one that is loaded or built in already is fine.
+/// Loads kernel modules in their order. A module that is loaded or built in already is no error.
 ///
 /// # Errors
-/// Which module, and why.
-pub fn load_modules(image: &Image) -> Result<(), String> {
-    for path in &image.modules {
+/// Names the first module that cannot be loaded, and why.
+pub(crate) fn load_modules(paths: &[String]) -> Result<(), String> {
+    for path in paths {
         let module = File::open(path).map_err(|e| format!("module {path}: {e}"))?;
         match rustix::system::finit_module(&module, c"", 0) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -60,11 +76,11 @@ pub fn load_modules(image: &Image) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits until a device is there: it appears a moment after its driver is loaded.
+/// Waits until a device exists: it appears a moment after its driver was loaded.
 ///
 /// # Errors
-/// When it cannot be waited for.
-pub fn await_device(path: &str) -> std::io::Result<()> {
+/// When inotify(7) fails.
+pub(crate) fn await_device(path: &str) -> std::io::Result<()> {
     let path = Path::new(path);
     let watch = inotify::init(CreateFlags::CLOEXEC)?;
     inotify::add_watch(&watch, path.parent().unwrap_or(path), WatchFlags::CREATE)?;
@@ -77,13 +93,13 @@ pub fn await_device(path: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Opens the console, raw: what the daemon writes is what the host reads.
+/// Opens the console and makes it raw, so that the host reads exactly the bytes that the daemon writes.
 ///
 /// # Errors
-/// When there is none.
-pub fn open_console() -> std::io::Result<File> {
+/// When the device cannot be opened or set up.
+pub(crate) fn open_console() -> std::io::Result<File> {
     await_device(CONSOLE)?;
-    // Never with O_CREAT, or a plain file stands where the device will be.
+    // Without O_CREAT: it would put a plain file where the device is to appear.
     let file = File::options().read(true).write(true).open(CONSOLE)?;
     if let Ok(mut modes) = tcgetattr(&file) {
         modes.make_raw();
@@ -92,11 +108,11 @@ pub fn open_console() -> std::io::Result<File> {
     Ok(file)
 }
 
-/// Goes on in the real root. Does not return unless that fails.
+/// Moves to the real root file system on `device` and executes the agent there. Returns only when that fails.
 ///
 /// # Errors
-/// At which step, and why.
-pub fn switch_root(device: &str) -> Result<std::convert::Infallible, String> {
+/// Names the step that failed, and why.
+pub(crate) fn switch_root(device: &str) -> Result<std::convert::Infallible, String> {
     let step = |what: &str, e: &dyn std::fmt::Display| format!("root {device}: {what}: {e}");
     await_device(device).map_err(|e| step("waiting for it", &e))?;
     let root = "/newroot";
@@ -115,8 +131,11 @@ pub fn switch_root(device: &str) -> Result<std::convert::Infallible, String> {
     Err(step("executing /sbin/daemonctl in it", &error))
 }
 
-/// Ends the VM. The kernel was told `reboot=t` and QEMU `-no-reboot`: a restart is the fastest way out.
-pub fn power_off() -> ! {
+/// Ends the VM. The kernel runs with `reboot=t` and QEMU with `-no-reboot`, so a restart is the fastest way to end.
+///
+/// # Panics
+/// When the kernel refuses to reboot: PID 1 must not return, and a panic ends the guest as well.
+pub(crate) fn power_off() -> ! {
     rustix::fs::sync();
     let error = rustix::system::reboot(rustix::system::RebootCommand::Restart);
     panic!("the kernel refused to reboot: {error:?}")

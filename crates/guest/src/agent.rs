@@ -1,0 +1,152 @@
+//! The agent as its threads share it: what is fixed at the start, and the state behind a lock.
+
+use crate::boot::{Boot, Image};
+use crate::console::Console;
+use crate::reaper::Reaper;
+use crate::state::{Daemon, State};
+use pepita_wire::agent::AgentStatus;
+use pepita_wire::console::Note;
+use pepita_wire::{ErrorKind, Hello, WireError};
+use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    /// The identity of this guest.
+    pub(crate) boot: Boot,
+    /// The description of the image.
+    pub(crate) image: Image,
+    /// Where the agent runs.
+    pub(crate) mode: Mode,
+    /// The console, where the daemon's output goes.
+    pub(crate) console: Console,
+    /// The thread that waits for all children.
+    pub(crate) reaper: Reaper,
+    /// The path of the daemon's notify socket.
+    pub(crate) notify_path: PathBuf,
+    /// The id of this boot.
+    boot_id: String,
+    started_at: Instant,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// Where the agent runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The agent is the init of a microVM.
+    Init,
+    /// The agent is a process of the host, without any isolation.
+    Process,
+}
+
+impl Agent {
+    /// Returns an agent that has not started its daemon yet.
+    pub(crate) fn new(boot: Boot, image: Image, mode: Mode, console: Console, notify_path: PathBuf) -> Self {
+        // In a VM the kernel's boot id is new with each boot. On a host, where it is not, a random id stands for it.
+        let file = match mode {
+            Mode::Init => "boot_id",
+            Mode::Process => "uuid",
+        };
+        let boot_id = std::fs::read_to_string(format!("/proc/sys/kernel/random/{file}")).unwrap_or_default();
+        let state = State::new(boot.token.clone());
+        Self {
+            boot,
+            image,
+            mode,
+            console,
+            reaper: Reaper::start(),
+            notify_path,
+            boot_id: boot_id.trim().to_owned(),
+            started_at: Instant::now(),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Locks the state. A caller does nothing slow while it holds the lock.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state and wakes all threads that wait for a change.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.wake();
+        result
+    }
+
+    /// Wakes all threads that wait for a change.
+    pub(crate) fn wake(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Waits for a change of the state, at most until `limit` has passed.
+    pub(crate) fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        limit: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        match limit {
+            Some(limit) => self.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// Writes a note for the monitor on the console.
+    pub(crate) fn note(&self, note: &Note) {
+        let token = self.lock().token().to_owned();
+        self.console.write(pepita_wire::console::encode(&token, note).as_bytes());
+    }
+
+    /// Returns the agent's hello.
+    pub(crate) fn hello(&self) -> Hello {
+        Hello {
+            generation: pepita_wire::GENERATION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot_id: self.boot_id.clone(),
+            incarnation: self.boot.incarnation,
+            ..Hello::default()
+        }
+    }
+
+    /// Checks the hello of a host.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unauthorized`] when the host means another incarnation or shows a wrong token.
+    pub(crate) fn admit(&self, hello: &Hello) -> Result<(), WireError> {
+        let refuse = |why: &str| Err(WireError::new(ErrorKind::Unauthorized, why));
+        if hello.incarnation != self.boot.incarnation {
+            return refuse(&format!(
+                "this is incarnation {}, not {}",
+                self.boot.incarnation, hello.incarnation
+            ));
+        }
+        if self.lock().admits(hello.token.as_deref(), hello.new_token.as_deref()) {
+            Ok(())
+        } else {
+            refuse("wrong token")
+        }
+    }
+
+    /// Returns the answer to `status`.
+    pub(crate) fn status(&self) -> AgentStatus {
+        let state = self.lock();
+        let (pid, exited) = match &state.daemon {
+            Daemon::Held => (None, None),
+            Daemon::Running { pid } => (Some(*pid), None),
+            Daemon::Exited { exit, .. } => (None, Some(exit.clone())),
+        };
+        AgentStatus {
+            pid,
+            started: state.daemon != Daemon::Held,
+            ready: state.ready,
+            status: state.status.clone(),
+            exited,
+            seq: state.seq,
+            uptime_ms: u64::try_from(self.started_at.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}

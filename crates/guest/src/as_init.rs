@@ -1,0 +1,65 @@
+//! The agent as PID 1 of a microVM.
+
+use crate::agent::{Agent, Mode};
+use crate::boot::{Boot, Image};
+use crate::console::Console;
+use crate::{cgroup, end, notify, serve, system};
+use pepita_wire::console::Note;
+use std::sync::Arc;
+
+/// The daemon's notify socket in a guest.
+const NOTIFY: &str = "/run/notify.sock";
+
+/// Boots the guest, runs its daemon and powers off.
+///
+/// # Panics
+/// When the guest cannot go on. PID 1 must not return; a panic ends the guest, with a note for the monitor on the console.
+pub(crate) fn run() -> ! {
+    system::mount_all();
+    let boot = Boot::from_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    system::write_mark(boot.cid, boot.incarnation);
+    // The lowest score keeps the agent from the guest's OOM killer. Children get the usual score back.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
+    let image = Image::read(Image::PATH);
+    // The console needs its module, so an unreadable image or a missing module is only reported when the console is open.
+    let loaded = image.as_ref().map_err(Clone::clone).and_then(|image| system::load_modules(&image.modules));
+    if let (Ok(Image { root: Some(device), .. }), Ok(())) = (&image, &loaded) {
+        let Err(why) = system::switch_root(device);
+        fail(&boot, &why);
+    }
+    let console = match system::open_console() {
+        Ok(file) => Console::tty(file),
+        Err(e) => panic!("{}: {e}", system::CONSOLE),
+    };
+    report_panics(boot.token.clone(), console.clone());
+    if let Err(why) = loaded {
+        panic!("{why}");
+    }
+    cgroup::prepare();
+    let image = image.unwrap_or_default();
+    let agent = Arc::new(Agent::new(boot, image, Mode::Init, console, NOTIFY.into()));
+    let listening = notify::listen(Arc::clone(&agent)).and_then(|()| serve::on_vsock(Arc::clone(&agent)));
+    if let Err(e) = listening {
+        panic!("cannot listen: {e}");
+    }
+    agent.note(&Note::Up);
+    end::wait(&agent);
+    system::power_off()
+}
+
+/// Writes a note for the monitor when the agent panics.
+fn report_panics(token: String, console: Console) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let note = Note::Failed(format!("the agent panicked: {panic}"));
+        console.write(pepita_wire::console::encode(&token, &note).as_bytes());
+    }));
+}
+
+/// Ends the guest with a note for the monitor.
+fn fail(boot: &Boot, why: &str) -> ! {
+    if let Ok(file) = system::open_console() {
+        let note = Note::Failed(why.to_owned());
+        Console::tty(file).write(pepita_wire::console::encode(&boot.token, &note).as_bytes());
+    }
+    system::power_off()
+}

@@ -1,0 +1,66 @@
+//! The agent as a plain process of the host, for `pepita run --vmm process`.
+
+use crate::agent::{Agent, Mode};
+use crate::boot::{Boot, Image};
+use crate::console::Console;
+use crate::options::ProcessOptions;
+use crate::{end, notify, serve};
+use nix::sys::signal::{SigSet, Signal};
+use pepita_wire::console::Note;
+use std::fmt::Display;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Runs the daemon and returns when it has ended. The process outlives the one that started it; SIGTERM ends it together
+/// with the daemon.
+///
+/// # Errors
+/// Names what could not be set up, and why.
+pub(crate) fn run(options: ProcessOptions) -> Result<(), String> {
+    let token = std::fs::read_to_string(&options.token_file)
+        .map_err(|e| format!("{}: {e}", options.token_file.display()))?;
+    let image = options.image.as_ref().map(Image::read).transpose()?.unwrap_or_default();
+    let boot = Boot {
+        port: options.port.unwrap_or(pepita_wire::DEFAULT_PORT),
+        incarnation: options.incarnation,
+        cid: options.cid,
+        loopback: false,
+        token: token.trim().to_owned(),
+    };
+    // Before any thread starts: each inherits the mask, so that only the thread that waits for the signal gets it.
+    let terminate: SigSet = [Signal::SIGTERM].into_iter().collect();
+    terminate.thread_block().map_err(failed("signals"))?;
+    // Orphans of the daemon become children of the agent, so that none of them is left behind.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    // Before the console says that the agent is up: a monitor may dial as soon as it reads that.
+    let listener = UnixListener::bind(&options.uds).map_err(failed(options.uds.display()))?;
+    let greeting = pepita_wire::console::encode(&boot.token, &Note::Up);
+    let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(failed("standard input"))?;
+    let console = Console::socket(stdin.into(), greeting.into_bytes());
+    let notify = options.notify.unwrap_or_else(|| {
+        let mut path = options.uds.into_os_string();
+        path.push(".notify");
+        PathBuf::from(path)
+    });
+    // The daemon runs in another directory than the agent.
+    let notify = std::path::absolute(&notify).map_err(failed(notify.display()))?;
+    let agent = Arc::new(Agent::new(boot, image, Mode::Process, console, notify));
+    notify::listen(Arc::clone(&agent)).map_err(failed("the notify socket"))?;
+    serve::on_hybrid(Arc::clone(&agent), listener);
+    let terminated = Arc::clone(&agent);
+    std::thread::spawn(move || {
+        if terminate.wait().is_ok() {
+            terminated.change(|state| state.power_off = true);
+        }
+    });
+    end::wait(&agent);
+    Ok(())
+}
+
+/// Returns a function that names in an error what could not be done.
+fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> String {
+    move |why| format!("{what}: {why}")
+}

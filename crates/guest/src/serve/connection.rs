@@ -1,0 +1,204 @@
+//! One conversation with a host: its hello, then requests and their answers.
+
+use super::HANDSHAKE;
+use super::follow::{logs, watch};
+use super::writer::Writer;
+use crate::agent::{Agent, Mode};
+use crate::stream::Stream;
+use crate::{daemon, exec};
+use pepita_wire::frame::Outcome;
+use pepita_wire::{Ask, ErrorKind, Hello, Lines, MAX_BAD_LINES, Request, ToGuest, ToHost, WireError};
+use serde_json::{Value, json};
+use std::io::{self, ErrorKind as Io, Read};
+use std::sync::Arc;
+use std::time::Instant;
+
+pub(super) struct Connection {
+    agent: Arc<Agent>,
+    reader: Stream,
+    writer: Writer,
+    lines: Lines,
+    /// Whether a `watch` runs on this connection.
+    watched: bool,
+}
+
+/// What a connection is after a request.
+enum Next {
+    /// A conversation in lines, as before.
+    Lines,
+    /// A raw stream that another thread writes. No request is read any more.
+    Bulk,
+    /// A raw stream that has ended. (Nothing was read meanwhile: each credit update of the host would have woken the
+    /// reader.)
+    Ended,
+}
+
+impl Connection {
+    pub(super) fn new(agent: &Arc<Agent>, stream: Stream) -> io::Result<Self> {
+        let writer = Writer::new(&stream)?;
+        Ok(Self { agent: Arc::clone(agent), reader: stream, writer, lines: Lines::new(), watched: false })
+    }
+
+    /// Ends the connection.
+    pub(super) fn close(&self) {
+        self.writer.mark_closed();
+        self.reader.shutdown();
+        // A thread that watches waits for changes. Woken, it sees that it has no client any more.
+        self.agent.wake();
+    }
+
+    /// Serves the client until it is gone, has turned the connection into a raw stream, or sends nonsense.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        let hello = self.hello()?;
+        if let Err(e) = self.agent.admit(&hello) {
+            return self.writer.send(&ToHost::Answer { id: 0, outcome: Err(e) });
+        }
+        self.writer.send(&ToHost::Hello(self.agent.hello()))?;
+        self.reader.set_read_timeout(None)?;
+        let mut bad_lines = 0;
+        while let Some(frame) = self.next(None)? {
+            match frame {
+                Ok(ToGuest::Request(request)) => match self.request(request)? {
+                    Next::Lines => {}
+                    Next::Bulk => return self.wait_for_hang_up(),
+                    Next::Ended => return Ok(()),
+                },
+                // A second hello changes nothing.
+                Ok(ToGuest::Hello(_)) => {}
+                Err(why) => {
+                    bad_lines += 1;
+                    let error = WireError::new(ErrorKind::BadRequest, why);
+                    self.writer.send(&ToHost::Answer { id: 0, outcome: Err(error) })?;
+                    if bad_lines == MAX_BAD_LINES {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self) -> io::Result<Hello> {
+        match self.next(Some(Instant::now() + HANDSHAKE))? {
+            Some(Ok(ToGuest::Hello(hello))) => Ok(hello),
+            Some(_) => {
+                let error = WireError::new(ErrorKind::Unauthorized, "the first line is not a hello");
+                self.writer.send(&ToHost::Answer { id: 0, outcome: Err(error) })?;
+                Err(Io::InvalidData.into())
+            }
+            None => Err(Io::UnexpectedEof.into()),
+        }
+    }
+
+    /// Reads the next frame, or why a line is none; `None` at the end.
+    fn next(&mut self, deadline: Option<Instant>) -> io::Result<Option<Result<ToGuest, String>>> {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(line) = self.lines.next_line() {
+                let frame = line.map_err(|e| e.to_string());
+                return Ok(Some(frame.and_then(|line| ToGuest::decode(line).map_err(|e| e.to_string()))));
+            }
+            if let Some(deadline) = deadline {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(Io::TimedOut.into());
+                }
+                self.reader.set_read_timeout(Some(left))?;
+            }
+            match self.reader.read(&mut buffer) {
+                Ok(0) => return Ok(None),
+                Ok(n) => self.lines.push(&buffer[..n]),
+                Err(e) if e.kind() == Io::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Answers a request. A request that takes time is answered by a thread of its own.
+    fn request(&mut self, request: Request) -> io::Result<Next> {
+        let Request { id, method, params } = request;
+        let (agent, writer) = (Arc::clone(&self.agent), self.writer.clone());
+        let ask = match Ask::from_parts(&method, params) {
+            Ok(ask) => ask,
+            Err(e) => return self.answer(id, Err(e)),
+        };
+        match ask {
+            Ask::Ping => self.answer(id, Ok(Value::Null)),
+            Ask::Start(start) => {
+                self.answer(id, daemon::start(&agent, &start).map(|pid| json!({ "pid": pid })))
+            }
+            Ask::Stop(stop) => self.answer(id, daemon::stop(&agent, &stop).map(|()| Value::Null)),
+            Ask::Signal(signal) => self.answer(id, daemon::signal(&agent, signal).map(|()| Value::Null)),
+            Ask::Status => self.answer(id, to_value(&agent.status())),
+            Ask::SetTime { unix_ms } => self.answer(id, set_time(&agent, unix_ms)),
+            Ask::Ack { seq } => {
+                agent.change(|state| state.acked = state.acked.max(seq));
+                self.answer(id, Ok(Value::Null))
+            }
+            Ask::PowerOff => {
+                let answered = self.answer(id, Ok(Value::Null));
+                agent.change(|state| state.power_off = true);
+                answered
+            }
+            Ask::Watch { .. } if self.watched => {
+                self.answer(id, Err(WireError::new(ErrorKind::Conflict, "this connection watches already")))
+            }
+            Ask::Watch { since } => {
+                self.watched = true;
+                let newest = agent.lock().seq;
+                let answered = self.answer(id, Ok(json!({ "seq": newest })));
+                std::thread::spawn(move || watch(&agent, &writer, since));
+                answered
+            }
+            Ask::Exec(ask) if ask.bulk => match exec::check_executable(&ask) {
+                Ok(()) => {
+                    let output = self.writer.raw()?;
+                    self.answer(id, Ok(json!({ "bulk": true })))?;
+                    exec::run_with_output(&agent, &ask, output);
+                    Ok(Next::Ended)
+                }
+                Err(exit) => self.answer(id, Err(WireError::new(ErrorKind::Os, exit.to_string()))),
+            },
+            Ask::Exec(ask) => {
+                std::thread::spawn(move || {
+                    writer.send(&ToHost::Answer { id, outcome: to_value(&exec::run(&agent, &ask)) })
+                });
+                Ok(Next::Lines)
+            }
+            Ask::Logs { follow } => {
+                self.answer(id, Ok(json!({ "bulk": true })))?;
+                std::thread::spawn(move || logs(&agent, &writer, follow));
+                Ok(Next::Bulk)
+            }
+        }
+    }
+
+    fn answer(&self, id: u64, outcome: Outcome) -> io::Result<Next> {
+        self.writer.send(&ToHost::Answer { id, outcome })?;
+        Ok(Next::Lines)
+    }
+
+    fn wait_for_hang_up(&mut self) -> io::Result<()> {
+        let mut buffer = [0; 512];
+        while self.reader.read(&mut buffer)? > 0 {}
+        Ok(())
+    }
+}
+
+fn to_value(value: &impl serde::Serialize) -> Outcome {
+    Ok(serde_json::to_value(value).expect("plain structs become JSON"))
+}
+
+/// Sets the guest's clock.
+fn set_time(agent: &Agent, unix_ms: u64) -> Outcome {
+    if agent.mode == Mode::Process {
+        return Err(WireError::new(ErrorKind::Unsupported, "a plain process has the host's clock"));
+    }
+    let time = rustix::time::Timespec {
+        tv_sec: i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(unix_ms % 1000).unwrap_or(0) * 1_000_000,
+    };
+    rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)
+        .map(|()| Value::Null)
+        .map_err(|e| WireError::new(ErrorKind::Os, e.to_string()))
+}

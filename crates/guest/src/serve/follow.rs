@@ -1,0 +1,61 @@
+//! What a connection carries on its own after a `watch` or a `logs` request, in a thread of its own.
+
+use super::writer::Writer;
+use crate::agent::Agent;
+use crate::state::Daemon;
+use pepita_wire::{GuestEvent, ToHost};
+use std::time::Duration;
+
+/// How long after its last report an `exited` that no client has acknowledged is reported again.
+const REPEAT: Duration = Duration::from_millis(200);
+
+/// Reports events after `since` until the client is gone. Repeats `exited` until some client has acknowledged it.
+pub(super) fn watch(agent: &Agent, writer: &Writer, since: u64) {
+    let mut seen = since;
+    loop {
+        let mut state = agent.lock();
+        let events = loop {
+            if writer.is_closed() {
+                return;
+            }
+            let events = state.events_since(seen);
+            if !events.is_empty() {
+                break events;
+            }
+            let repeat = state.unacknowledged_exit().map(|_| REPEAT);
+            state = agent.wait(state, repeat);
+            if let (Some(_), Some((seq, exit))) = (repeat, state.unacknowledged_exit()) {
+                break vec![(seq, GuestEvent::Exited(exit.clone()))];
+            }
+        };
+        drop(state);
+        for (seq, event) in events {
+            seen = seen.max(seq);
+            if writer.send(&ToHost::Event { seq, event }).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Writes the daemon's kept output, with `follow` also what it writes until its end. Then ends the connection.
+pub(super) fn logs(agent: &Agent, writer: &Writer, follow: bool) {
+    let mut from = 0;
+    loop {
+        let mut state = agent.lock();
+        let (bytes, to) = loop {
+            let (bytes, to) = state.tail.since(from);
+            let more = follow && !matches!(state.daemon, Daemon::Exited { .. });
+            if !bytes.is_empty() || !more || writer.is_closed() {
+                break (bytes, to);
+            }
+            state = agent.wait(state, None);
+        };
+        drop(state);
+        from = to;
+        if bytes.is_empty() || writer.bytes(&bytes).is_err() {
+            break;
+        }
+    }
+    writer.shutdown();
+}
