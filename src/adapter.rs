@@ -33,7 +33,7 @@ pub use error::AdapterError;
 pub use name::vm_name;
 
 use crate::config;
-use crate::executor::Pepita;
+use crate::executor::ExecutorMsg;
 use crate::group::Command;
 use crate::observe::{EventKind, Received, VmPhase};
 use crate::policy::Cause;
@@ -217,7 +217,7 @@ impl PepitaAdapter {
         let home = self.home().await?;
         let vm = handle.vm();
         if !home.knows(vm) {
-            return Ok(home.pepita.signal(vm, signal.into()).await?);
+            return Ok(home.tree.runner().signal_any(vm, signal.into()).await?);
         }
         match signal {
             // With a stop grace of zero this is a kill that is not followed by a restart.
@@ -238,7 +238,7 @@ impl PepitaAdapter {
         if home.knows(&vm) {
             home.remove(&vm).await;
         }
-        Ok(home.pepita.destroy(&vm).await?)
+        Ok(home.tree.runner().destroy_any(&vm).await?)
     }
 
     /// The ids of all VMs of daemons on this host, also of other adapters.
@@ -246,7 +246,8 @@ impl PepitaAdapter {
     /// # Errors
     /// When the launcher fails.
     pub async fn list_vms(&self) -> Result<Vec<String>, AdapterError> {
-        let records = self.home().await?.pepita.list().await?;
+        let home = self.home().await?;
+        let records = home.tree.runner().ask(|reply| ExecutorMsg::List { reply }).await?;
         let names = records.into_iter().map(|record| record.name);
         Ok(names.filter(|name| VmName::from_id(name).is_some()).collect())
     }

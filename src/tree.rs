@@ -26,7 +26,7 @@ mod survey;
 pub use check::{SpecError, check};
 pub use error::{ChangeError, NotReady, StartError, TreeEnd};
 
-use crate::executor::{Launcher, Pepita, find};
+use crate::executor::{Launcher, Pepita, Runner, find};
 use crate::group::{AskError, Command, Refused, VmRequest};
 use crate::link::{HostSockets, Sockets};
 use crate::observe::{Bus, Events, StatusTable, TreeStatus, VmPhase};
@@ -61,6 +61,7 @@ struct Inner {
     first: Mutex<Option<Events>>,
     progress: watch::Receiver<Progress>,
     end: watch::Receiver<Option<TreeEnd>>,
+    runner: Runner,
 }
 
 /// What a tree reaches the world through. A test hands in its own.
@@ -288,6 +289,11 @@ impl Tree {
     #[doc(hidden)]
     pub fn root(&self) -> ActorCell {
         self.inner.root.get_cell()
+    }
+
+    /// Returns what makes the calls of the launcher for this tree.
+    pub(crate) fn runner(&self) -> &Runner {
+        &self.inner.runner
     }
 
     async fn change(&self, change: Change) -> Result<Plan, ChangeError> {

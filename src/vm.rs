@@ -226,7 +226,7 @@ impl VmState {
                     tell(me, |r| Event::Launched(r.unwrap_or(Err(ExecutorError::Gone)).map(Box::new)));
                 self.services.executor.send(ExecutorMsg::Launch { launch, reply });
             }
-            Effect::CallOff => self.services.executor.send(ExecutorMsg::CallOff(vm)),
+            Effect::CallOff => self.services.executor.send(ExecutorMsg::Cancel(vm)),
             Effect::Adopt => {
                 (self.watch, self.connected_to) = (None, None);
                 if let Some(link) = self.link.take() {

@@ -6,7 +6,7 @@
 use super::daemon::DaemonStatus;
 use super::error::AdapterError;
 use super::store::Store;
-use crate::executor::{Launcher, Pepita, find};
+use crate::executor::find;
 use crate::journal::JournalError;
 use crate::observe::{EventKind, Received, VmPhase};
 use crate::policy::Cause;
@@ -38,7 +38,6 @@ pub(super) fn default_state_dir() -> PathBuf {
 #[derive(Debug)]
 pub(super) struct Home {
     pub(super) tree: Tree,
-    pub(super) pepita: Launcher,
     store: Mutex<Store>,
     ends: watch::Receiver<Ends>,
 }
@@ -53,7 +52,7 @@ impl Home {
         pepita: &Path,
         run_dir: Option<PathBuf>,
     ) -> Result<Self, AdapterError> {
-        let launcher = Launcher::new(find(pepita).map_err(StartError::from)?, run_dir.clone());
+        let pepita = find(pepita).map_err(StartError::from)?;
         for place in 1..=PLACES {
             let dir = state_dir.join(place.to_string());
             let store = Store::open(&dir);
@@ -63,7 +62,7 @@ impl Home {
             // A daemon that fails again and again is its own affair: its backoff holds it back, nothing takes the others down.
             group.intensity = Intensity { max_restarts: u32::MAX, ..group.intensity };
             let mut spec = TreeSpec::new(&format!("adapter-{place}"));
-            spec.pepita = launcher.program().to_owned();
+            spec.pepita.clone_from(&pepita);
             spec.run_dir.clone_from(&run_dir);
             spec.state_dir = Some(dir);
             spec.groups = vec![group];
@@ -74,7 +73,7 @@ impl Home {
                 Err(e) => return Err(e.into()),
             };
             let ends = note_ends(&tree);
-            return Ok(Self { tree, pepita: launcher, store: Mutex::new(store), ends });
+            return Ok(Self { tree, store: Mutex::new(store), ends });
         }
         Err(AdapterError::Crowded { dir: state_dir.to_owned(), places: PLACES })
     }
@@ -158,7 +157,7 @@ impl Home {
     /// Of a VM that another adapter, or somebody at a terminal, has started.
     async fn foreign_status(&self, vm: &VmName) -> Result<DaemonStatus, AdapterError> {
         use pepita_wire::record::CallErrorKind;
-        let record = match self.pepita.status(vm).await {
+        let record = match self.tree.runner().status_of_any(vm).await {
             Ok(record) => record,
             Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => return Ok(DaemonStatus::Stopped),
             Err(e) => return Err(e.into()),

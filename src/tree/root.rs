@@ -10,7 +10,7 @@ use super::schedule::{Schedule, Step};
 use super::survey::Survey;
 use crate::actor::{Alarm, LostChild, Service, now};
 use crate::cid::{CidAllocator, Ledger};
-use crate::executor::{Desk, PepitaExecutor};
+use crate::executor::{PepitaExecutor, Runner};
 use crate::group::{
     At, Command, GroupEvent, GroupMsg, GroupReport, InitialState, Refused, Shared, VmRequest,
 };
@@ -69,7 +69,7 @@ pub(crate) struct Root;
 pub(crate) struct RootArgs {
     pub(crate) spec: TreeSpec,
     pub(crate) survey: Survey,
-    pub(crate) desk: Desk,
+    pub(crate) runner: Runner,
     pub(crate) home: Home,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) outcome: Outcome,
@@ -103,7 +103,7 @@ pub(crate) struct RootState {
     spec: TreeSpec,
     schedule: Schedule,
     shared: Shared,
-    desk: Desk,
+    runner: Runner,
     ledger: Ledger,
     groups: BTreeMap<GroupName, Member>,
     children: HashMap<ActorId, Who>,
@@ -126,22 +126,22 @@ impl Actor for Root {
         me: ActorRef<RootMsg>,
         args: RootArgs,
     ) -> Result<RootState, ActorProcessingErr> {
-        let RootArgs { spec, mut survey, desk, home, progress, outcome } = args;
+        let RootArgs { spec, mut survey, runner, home, progress, outcome } = args;
         let ledger = Ledger::new(raise::pool(&spec.name, &survey.cids, &home));
         let (cids, _) = Actor::spawn_linked(None, CidAllocator, ledger.clone(), me.get_cell()).await?;
-        let (calls, _) = Actor::spawn_linked(None, PepitaExecutor, desk.clone(), me.get_cell()).await?;
+        let (calls, _) = Actor::spawn_linked(None, PepitaExecutor, runner.clone(), me.get_cell()).await?;
         let children = HashMap::from([(cids.get_id(), Who::Cids), (calls.get_id(), Who::Executor)]);
         let services = Services {
             executor: Service::new(calls),
             cids: Service::new(cids),
             sockets: home.sockets,
-            owner: Arc::clone(desk.owner()),
+            owner: Arc::clone(runner.owner()),
         };
         let Home { journal, bus, status_table, .. } = home;
         let mut state = RootState {
             schedule: Schedule::new(&spec),
             shared: Shared { services, journal, bus, status_table },
-            desk,
+            runner,
             ledger,
             groups: BTreeMap::new(),
             children,

@@ -5,7 +5,7 @@ use super::error::{Progress, StartError, TreeEnd};
 use super::root::{Home, Outcome, Root, RootArgs};
 use super::survey::Survey;
 use super::{Inner, Parts, Tree};
-use crate::executor::{Desk, Pepita};
+use crate::executor::{ExecutorMsg, Runner};
 use crate::journal::Journal;
 use crate::observe::{Bus, EventKind, StatusTable};
 use crate::spec::{Orphans, TreeSpec, VmName};
@@ -19,14 +19,15 @@ pub(super) async fn start(spec: TreeSpec, parts: Parts) -> Result<Tree, StartErr
     check(&spec)?;
     // Before anything is looked at: the lock says that nobody else changes it.
     let journal = Journal::open(spec.state_dir.as_deref())?;
-    let records = parts.pepita.list().await?;
+    let runner = Runner::new(parts.pepita, spec.max_parallel_launches, spec.name.as_str().into());
+    let records = runner.ask(|reply| ExecutorMsg::List { reply }).await?;
     let survey = Survey::of(&records, &spec, |vm| journal.ended(vm));
     if spec.orphans == Orphans::Refuse && !survey.running.is_empty() {
         return Err(StartError::Orphans(survey.running));
     }
     let (bus, status_table) = (Bus::new(), StatusTable::new());
     let first = bus.subscribe();
-    clear(&parts.pepita, &survey, &bus).await;
+    clear(&runner, &survey, &bus).await;
     forget(&journal, &spec);
     let name: Arc<str> = spec.name.as_str().into();
     let (progress, seen) = watch::channel(Progress::Starting);
@@ -38,8 +39,7 @@ pub(super) async fn start(spec: TreeSpec, parts: Parts) -> Result<Tree, StartErr
         status_table: status_table.clone(),
         sockets: parts.sockets,
     };
-    let desk = Desk::new(parts.pepita, spec.max_parallel_launches, Arc::clone(&name));
-    let args = RootArgs { spec, survey, desk, home, progress, outcome: outcome.clone() };
+    let args = RootArgs { spec, survey, runner: runner.clone(), home, progress, outcome: outcome.clone() };
     let spawned = Actor::spawn(None, Root, args).await;
     let (root, running) = spawned.map_err(|e| StartError::Actor(e.to_string()))?;
     let after = bus.clone();
@@ -52,13 +52,14 @@ pub(super) async fn start(spec: TreeSpec, parts: Parts) -> Result<Tree, StartErr
         after.close();
         told.send_replace(Some(end));
     });
-    let inner = Inner { name, root, bus, status_table, first: Mutex::new(Some(first)), progress: seen, end };
+    let inner =
+        Inner { name, root, bus, status_table, first: Mutex::new(Some(first)), progress: seen, end, runner };
     Ok(Tree { inner: Arc::new(inner) })
 }
 
 /// Ends what nobody wants, and removes what is left of VMs that have ended, before anything is started: a VM of the same
 /// name, or with the same CID, may be about to come.
-async fn clear(pepita: &Arc<dyn Pepita>, survey: &Survey, bus: &Bus) {
+async fn clear(runner: &Runner, survey: &Survey, bus: &Bus) {
     let notice = |vm: &VmName, text: String| {
         bus.tell(None, EventKind::Notice { vm: Some(vm.clone()), text });
     };
@@ -67,9 +68,9 @@ async fn clear(pepita: &Arc<dyn Pepita>, survey: &Survey, bus: &Bus) {
     }
     let mut calls = JoinSet::new();
     for vm in survey.destroy.clone() {
-        let pepita = Arc::clone(pepita);
+        let runner = runner.clone();
         calls.spawn(async move {
-            let done = pepita.destroy(&vm).await;
+            let done = runner.ask(|reply| ExecutorMsg::Destroy { vm: vm.clone(), reply }).await;
             (vm, done)
         });
     }

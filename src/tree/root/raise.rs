@@ -120,7 +120,8 @@ impl RootState {
         me: &ActorRef<RootMsg>,
         why: &str,
     ) -> Result<(), SpawnErr> {
-        let (actor, _) = Actor::spawn_linked(None, PepitaExecutor, self.desk.clone(), me.get_cell()).await?;
+        let (actor, _) =
+            Actor::spawn_linked(None, PepitaExecutor, self.runner.clone(), me.get_cell()).await?;
         self.children.insert(actor.get_id(), Who::Executor);
         self.shared.services.executor.replace(actor);
         let steps = self.schedule.service_failed(at().now, &format!("the executor failed: {why}"));

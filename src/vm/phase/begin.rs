@@ -59,7 +59,7 @@ impl Life {
                 self.status(now, &record);
             }
             // The launcher was not called.
-            Err(ExecutorError::CalledOff | ExecutorError::Gone) if undo => self.gone(Cause::Stopped),
+            Err(ExecutorError::Cancelled | ExecutorError::Gone) if undo => self.gone(Cause::Stopped),
             Err(_) if undo => self.destroy(now, Cause::Stopped),
             Err(ExecutorError::Gone) => {
                 self.phase = Phase::Launching { undo, deadline, tries, retry: Some(now + CALL_RETRY) };

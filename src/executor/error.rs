@@ -1,0 +1,76 @@
+//! Why a call of the launcher came to nothing.
+
+use super::process::NotFound;
+use pepita_wire::record::CallErrorKind;
+use std::path::PathBuf;
+
+/// Why a call of the launcher came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExecutorError {
+    /// The launcher refused the call.
+    #[error("{message}")]
+    Refused {
+        /// The reason, for programs.
+        kind: CallErrorKind,
+        /// The reason, for people.
+        message: String,
+    },
+    /// The program did not print what the launcher promises to print: it is another program of that name.
+    #[error("{program}: this is not the launcher: {what}", program = .program.display())]
+    NotPepita {
+        /// The program that was called.
+        program: PathBuf,
+        /// What was wrong with its output.
+        what: String,
+    },
+    /// The launcher speaks another version of the command line.
+    #[error("{program}: speaks contract {theirs}, we speak {ours}; install matching versions", program = .program.display(), ours = pepita_wire::CONTRACT)]
+    Contract {
+        /// The program that was called.
+        program: PathBuf,
+        /// The version that the program speaks.
+        theirs: u32,
+    },
+    /// The launcher could not be run, or did not end in time.
+    #[error("{program}: {what}", program = .program.display())]
+    Call {
+        /// The program that was called.
+        program: PathBuf,
+        /// What happened.
+        what: String,
+    },
+    /// There is no launcher.
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    /// The executor actor failed before the call was made.
+    #[error("the executor failed before the call was made")]
+    Gone,
+    /// The asker cancelled the call before it was made.
+    #[error("cancelled before the call was made")]
+    Cancelled,
+}
+
+impl ExecutorError {
+    /// Returns whether the same call may succeed later. A name that is taken is such a case: the former incarnation is
+    /// about to disappear.
+    pub fn is_recoverable(&self) -> bool {
+        match self {
+            Self::Refused { kind, .. } => kind.is_recoverable() || *kind == CallErrorKind::NameTaken,
+            Self::Call { .. } | Self::Gone | Self::Cancelled => true,
+            Self::NotPepita { .. } | Self::Contract { .. } | Self::NotFound(_) => false,
+        }
+    }
+
+    /// Returns the launcher's reason, if the launcher refused.
+    pub fn kind(&self) -> Option<CallErrorKind> {
+        match self {
+            Self::Refused { kind, .. } => Some(*kind),
+            Self::NotPepita { .. }
+            | Self::Contract { .. }
+            | Self::Call { .. }
+            | Self::NotFound(_)
+            | Self::Gone
+            | Self::Cancelled => None,
+        }
+    }
+}

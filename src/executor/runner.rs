@@ -1,0 +1,186 @@
+//! Makes the calls of the launcher, in order and within bounds.
+//!
+//! Calls about one VM are made one after the other, in the order in which they were submitted: a destroy never overtakes
+//! the launch that it is to undo. Calls about different VMs run side by side; launches, which cost a host the most, at
+//! most `max_parallel_launches` at once.
+
+use super::argv::{self, Launch};
+use super::queue::{Cancel, Queues, VmLock};
+use super::{Answer, ExecutorError, ExecutorMsg, Pepita};
+use crate::reply::Reply;
+use crate::spec::{Signal, VmName};
+use pepita_wire::StatusRecord;
+use pepita_wire::record::CallErrorKind;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// Makes the calls of one supervisor. Clones are the same runner.
+///
+/// The runner outlives the executor actor, and so do the calls that were submitted: the order of the calls about one VM,
+/// the bound on launches and the way to cancel a launch hold across a failure of the actor.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    pepita: Arc<dyn Pepita>,
+    owner: Arc<str>,
+    launches: Arc<Semaphore>,
+    queues: Queues,
+}
+
+impl Runner {
+    /// Makes a runner that calls `pepita`, launches up to `parallel` VMs at once and knows its VMs by the mark `owner`.
+    pub fn new(pepita: Arc<dyn Pepita>, parallel: usize, owner: Arc<str>) -> Self {
+        let launches = Arc::new(Semaphore::new(parallel.max(1)));
+        Self { pepita, owner, launches, queues: Queues::default() }
+    }
+
+    /// Returns the supervisor's mark on its VMs.
+    pub fn owner(&self) -> &Arc<str> {
+        &self.owner
+    }
+
+    /// Submits a call. The order is that of the submissions; the call is made in a task of its own.
+    pub fn submit(&self, msg: ExecutorMsg) {
+        match msg {
+            ExecutorMsg::Launch { launch, reply } => self.submit_launch(launch, reply),
+            ExecutorMsg::Cancel(vm) => self.queues.cancel(&vm),
+            ExecutorMsg::Adopt { vm, reply } => {
+                self.in_turn(vm, reply, |runner, vm| Box::pin(runner.adopt_ours(vm)));
+            }
+            ExecutorMsg::Destroy { vm, reply } => {
+                self.in_turn(vm, reply, |runner, vm| Box::pin(runner.destroy_ours(vm)));
+            }
+            ExecutorMsg::Status { vm, reply } => {
+                self.in_turn(vm, reply, |runner, vm| Box::pin(runner.status_of_ours(vm)));
+            }
+            ExecutorMsg::Signal { vm, signal, reply } => {
+                self.in_turn(vm, reply, move |runner, vm| runner.pepita.signal(vm, signal));
+            }
+            ExecutorMsg::List { reply } => {
+                let runner = self.clone();
+                tokio::spawn(async move { reply.send(runner.pepita.list().await) });
+            }
+            #[cfg(feature = "test-hooks")]
+            ExecutorMsg::Panic => {}
+        }
+    }
+
+    /// Submits a call and returns its answer.
+    ///
+    /// # Errors
+    /// Returns the error of the call.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(Reply<Result<T, ExecutorError>>) -> ExecutorMsg,
+    ) -> Result<T, ExecutorError> {
+        let (reply, answer) = Reply::channel();
+        self.submit(call(reply));
+        answer.await.ok().flatten().unwrap_or(Err(ExecutorError::Gone))
+    }
+
+    /// Returns the record of a VM, whoever started it.
+    ///
+    /// # Errors
+    /// Returns the error of the call; of a VM that is not there, a refusal.
+    pub async fn status_of_any(&self, vm: &VmName) -> Result<StatusRecord, ExecutorError> {
+        let (reply, answer) = Reply::channel();
+        self.in_turn(vm.clone(), reply, |runner, vm| runner.pepita.status(vm));
+        answer.await.ok().flatten().unwrap_or(Err(ExecutorError::Gone))
+    }
+
+    /// Ends a VM at once and removes all traces of it, whoever started it.
+    ///
+    /// # Errors
+    /// Returns the error of the call.
+    pub async fn destroy_any(&self, vm: &VmName) -> Result<(), ExecutorError> {
+        let (reply, answer) = Reply::channel();
+        self.in_turn(vm.clone(), reply, |runner, vm| runner.pepita.destroy(vm));
+        answer.await.ok().flatten().unwrap_or(Err(ExecutorError::Gone))
+    }
+
+    /// Sends a signal to the daemon of a VM, whoever started the VM.
+    ///
+    /// # Errors
+    /// Returns the error of the call.
+    pub async fn signal_any(&self, vm: &VmName, signal: Signal) -> Result<(), ExecutorError> {
+        self.ask(|reply| ExecutorMsg::Signal { vm: vm.clone(), signal, reply }).await
+    }
+
+    /// Makes a call when no earlier call about the VM is under way.
+    fn in_turn<T: Send + 'static>(
+        &self,
+        vm: VmName,
+        reply: Reply<Result<T, ExecutorError>>,
+        call: impl for<'a> FnOnce(&'a Self, &'a VmName) -> Answer<'a, T> + Send + 'static,
+    ) {
+        let (runner, mut lock) = (self.clone(), self.queues.enter(&vm));
+        tokio::spawn(async move {
+            lock.wait().await;
+            reply.send(call(&runner, &vm).await);
+        });
+    }
+
+    fn submit_launch(&self, launch: Box<Launch>, reply: Reply<Result<StatusRecord, ExecutorError>>) {
+        let (mut lock, cancel) = self.queues.enter_cancellable(&launch.spec.name);
+        let runner = self.clone();
+        tokio::spawn(async move { reply.send(runner.launch(&launch, &mut lock, cancel).await) });
+    }
+
+    async fn launch(
+        &self,
+        launch: &Launch,
+        lock: &mut VmLock,
+        cancel: Cancel,
+    ) -> Result<StatusRecord, ExecutorError> {
+        let turn = async {
+            lock.wait().await;
+            // The semaphore is never closed.
+            self.launches.acquire().await
+        };
+        let _permit = tokio::select! {
+            biased;
+            () = cancel.requested() => return Err(ExecutorError::Cancelled),
+            permit = turn => permit,
+        };
+        let taken = match self.pepita.run(launch).await {
+            Err(e) if e.kind() == Some(CallErrorKind::NameTaken) => e,
+            done => return done,
+        };
+        // A former incarnation that was not taken down, or whose monitor is about to end, makes way; no other VM does.
+        let vm = &launch.spec.name;
+        match self.status_of_ours(vm).await {
+            Ok(record) if record.incarnation < launch.incarnation.0 => {
+                self.pepita.destroy(vm).await?;
+                self.pepita.run(launch).await
+            }
+            _ => Err(taken),
+        }
+    }
+
+    /// Returns the record of a VM of ours. The launcher's names belong to the whole host: a VM of that name with another
+    /// mark, or without one, belongs to somebody else, and counts as absent.
+    async fn status_of_ours(&self, vm: &VmName) -> Result<StatusRecord, ExecutorError> {
+        let record = self.pepita.status(vm).await?;
+        if record.labels.get(argv::OWNER_LABEL).is_some_and(|owner| **owner == *self.owner) {
+            return Ok(record);
+        }
+        let message = format!("no such VM of ours: {} was started by somebody else", vm.id());
+        Err(ExecutorError::Refused { kind: CallErrorKind::NoSuchVm, message })
+    }
+
+    async fn adopt_ours(&self, vm: &VmName) -> Result<StatusRecord, ExecutorError> {
+        let record = self.status_of_ours(vm).await?;
+        // A VM that has ended needs no monitor, and a VM that has a monitor no other.
+        if record.state.is_terminal() || record.monitor_pid.is_some() {
+            return Ok(record);
+        }
+        self.pepita.adopt(vm).await
+    }
+
+    async fn destroy_ours(&self, vm: &VmName) -> Result<(), ExecutorError> {
+        match self.status_of_ours(vm).await {
+            Ok(_) => self.pepita.destroy(vm).await,
+            Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}
