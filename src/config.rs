@@ -14,7 +14,7 @@ mod raw;
 mod table;
 mod words;
 
-pub use check::DEFAULT_NAME;
+pub use crate::spec::DEFAULT_NAME;
 pub use mistake::{Advice, ConfigErrors, Level, Mistake};
 pub use place::Place;
 

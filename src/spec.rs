@@ -1,8 +1,13 @@
-//! The vocabulary: what a tree, a group and a VM are to be. Touched by every room, touches none.
+//! The vocabulary: what a tree, a group and a VM are to be. Every room uses it; it uses none.
 //!
-//! A `Spec` holds no nonsense: names are checked, durations are durations, sets are sets. Whoever has one may trust it.
+//! A specification holds no nonsense: names are checked, durations are durations, sets are sets. Code that is given one
+//! trusts it. [`keys`] says which key of the configuration file each field is.
 
+pub mod consistency;
+mod datum;
 mod diff;
+mod fingerprint;
+pub mod keys;
 mod name;
 mod policy;
 
@@ -17,23 +22,27 @@ pub use policy::{
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+use strum::{Display, EnumString, VariantNames};
+
+/// The supervisor's name when the configuration file gives none.
+pub const DEFAULT_NAME: &str = "pepita-supervisor";
 
 /// A whole supervision tree, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TreeSpec {
-    /// The supervisor's name; its mark on the VMs it starts.
+    /// The supervisor's name, which is its mark on the VMs that it starts.
     pub name: String,
-    /// Where desired state is kept; `None` keeps it in memory only.
+    /// The directory that keeps desired state and counters; `None` keeps them in memory only.
     pub state_dir: Option<PathBuf>,
-    /// Where `pepitactl` finds the supervisor; `None` = nowhere.
+    /// The socket at which `pepitactl` finds the supervisor; `None` for no socket.
     pub control_socket: Option<PathBuf>,
-    /// The launcher, as written: a bare name is looked for beside our own program first, then in PATH.
+    /// The launcher. A bare name is looked for beside our own program first, then in PATH.
     pub pepita: PathBuf,
-    /// Where the launcher keeps its run directories; `None` = its own default.
+    /// The directory of the launcher's run directories; `None` for the launcher's own default.
     pub run_dir: Option<PathBuf>,
-    /// Launches under way at once.
+    /// How many launches may be under way at once.
     pub max_parallel_launches: usize,
-    /// How many escalations of its groups the root bears.
+    /// How many escalations of groups the root bears.
     pub intensity: Intensity,
     /// The curve that delays the restart of an escalated group.
     pub backoff: Backoff,
@@ -41,14 +50,14 @@ pub struct TreeSpec {
     pub orphans: Orphans,
     /// What the end of the supervisor does to the VMs.
     pub on_exit: OnExit,
-    /// For the ordered stop of the whole tree; then everything is destroyed.
+    /// How long the ordered stop of the whole tree may take; after that everything is destroyed.
     pub shutdown_timeout: Duration,
     /// The groups, in file order.
     pub groups: Vec<GroupSpec>,
 }
 
 impl TreeSpec {
-    /// A tree without groups and with every default of the configuration file.
+    /// Returns a tree without groups and with every default of the configuration file.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -67,47 +76,49 @@ impl TreeSpec {
     }
 }
 
-/// What to do with VMs of ours that nobody supervises any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What to do with VMs that carry our mark and have no supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Orphans {
-    /// Take over those that are wanted and unchanged, destroy those that are not in the configuration.
+    /// Adopt the VMs that are wanted and unchanged, destroy the VMs that are not in the configuration.
     Adopt,
     /// Destroy all of them and start afresh.
     Destroy,
-    /// Start nothing and say which there are.
+    /// Start nothing and name them.
     Refuse,
 }
 
 /// What the end of the supervisor does to the VMs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum OnExit {
-    /// Stops them in order.
+    /// The VMs are stopped in order.
     Stop,
-    /// Leaves them running; the next run adopts them.
+    /// The VMs run on; the next run of the supervisor adopts them.
     Leave,
 }
 
 /// A supervised group: VMs that share a restart strategy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupSpec {
-    /// Its name, unique in the tree.
+    /// The group's name, unique in the tree.
     pub name: GroupName,
     /// Which siblings share a failure.
     pub strategy: Strategy,
-    /// How many restarts in how much time are too many.
+    /// How many restarts in how much time are allowed.
     pub intensity: Intensity,
-    /// What happens then.
+    /// What happens when there are more.
     pub on_intensity_exceeded: OnIntensityExceeded,
-    /// Whether the group ends when significant VMs have.
+    /// Whether the group ends when significant VMs have ended.
     pub auto_shutdown: AutoShutdown,
-    /// Groups that are Ready before this one starts, and stopped after it.
+    /// The groups that are Ready before this one starts, and are stopped after it.
     pub after: Vec<GroupName>,
-    /// Its VMs, in start order.
+    /// The group's VMs, in start order.
     pub vms: Vec<VmSpec>,
 }
 
 impl GroupSpec {
-    /// A `one_for_one` group of these VMs, with every default of the configuration file.
+    /// Returns a `one_for_one` group of `vms`, with every default of the configuration file.
     pub fn new(name: GroupName, vms: Vec<VmSpec>) -> Self {
         Self {
             name,
@@ -121,48 +132,49 @@ impl GroupSpec {
     }
 }
 
-/// When a group ends because of VMs that ended by themselves (OTP's `auto_shutdown`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// When a group ends because its VMs have ended by themselves (`auto_shutdown` of OTP's supervisor).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum AutoShutdown {
-    /// Never.
+    /// The group does not end so.
     Never,
-    /// With the first significant VM.
+    /// The group ends with the first significant VM.
     AnySignificant,
-    /// With the last significant VM.
+    /// The group ends with the last significant VM.
     AllSignificant,
 }
 
 /// One microVM, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VmSpec {
-    /// Its name, unique in the tree.
+    /// The VM's name, unique in the tree.
     pub name: VmName,
     /// What is emulated.
     pub machine: MachineSpec,
-    /// A fixed CID instead of one that is leased.
+    /// A fixed CID; `None` for one that is leased.
     pub cid: Option<Cid>,
-    /// The daemon and its arguments; empty = what the image names.
+    /// The daemon and its arguments; empty for what the image names.
     pub command: Vec<String>,
     /// The daemon's environment.
     pub env: BTreeMap<String, String>,
-    /// Whether and how soon it comes back.
+    /// Whether the VM is restarted, and how soon.
     pub restart: RestartSpec,
-    /// When it counts as Ready, and how long that may take.
+    /// When the VM counts as Ready, and how long that may take.
     pub start: StartSpec,
-    /// How it is taken down.
+    /// How the VM is stopped.
     pub stop: StopSpec,
-    /// How it is probed.
+    /// How the VM's health is probed.
     pub health: HealthSpec,
-    /// Warm spares behind it.
+    /// How many warm spares stand behind the VM.
     pub standby: u32,
-    /// Started with its group.
+    /// Whether the VM is started with its group.
     pub autostart: bool,
-    /// Counts for its group's [`AutoShutdown`].
+    /// Whether the VM counts for its group's [`AutoShutdown`].
     pub significant: bool,
 }
 
 impl VmSpec {
-    /// A VM with every default of the configuration file.
+    /// Returns a VM with every default of the configuration file.
     pub fn new(name: VmName, machine: MachineSpec) -> Self {
         Self {
             name,
@@ -179,37 +191,27 @@ impl VmSpec {
             significant: false,
         }
     }
-
-    /// A fingerprint of all that only a new start can change: machine, fixed CID, command, environment. Not for
-    /// secrets, and stable across runs of the supervisor (FNV-1a).
-    pub fn fingerprint(&self) -> String {
-        let text = format!("{:?}|{:?}|{:?}|{:?}", self.machine, self.cid, self.command, self.env);
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        format!("{hash:016x}")
-    }
 }
 
 /// The `[platform.pepita]` section: what is emulated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineSpec {
-    /// Virtual CPUs.
+    /// The number of virtual CPUs.
     pub vcpus: u32,
-    /// Memory, in MiB.
+    /// The memory, in MiB.
     pub memory_mb: u32,
     /// The guest's kernel. Empty only with [`Vmm::Process`].
     pub kernel: PathBuf,
-    /// The guest's root: an initramfs or an ext4 image. Empty only with [`Vmm::Process`].
+    /// The guest's root, an initramfs or an ext4 image. Empty only with [`Vmm::Process`].
     pub rootfs: PathBuf,
     /// The guest agent's vsock port.
     pub port: Port,
-    /// Who runs it.
+    /// Which program runs the VM.
     pub vmm: Vmm,
 }
 
 impl MachineSpec {
-    /// A QEMU microVM with the seed's defaults: 2 CPUs, 256 MiB, port 5000.
+    /// Returns a QEMU microVM with the defaults of the configuration file: 2 CPUs, 256 MiB, port 5000.
     pub fn qemu(kernel: impl Into<PathBuf>, rootfs: impl Into<PathBuf>) -> Self {
         Self {
             vcpus: 2,
@@ -221,27 +223,18 @@ impl MachineSpec {
         }
     }
 
-    /// The agent as a plain process of the host, without any isolation: for developing and for load tests.
+    /// Returns the agent as a plain process of the host, without any isolation: for development and load tests.
     pub fn process() -> Self {
         Self { vmm: Vmm::Process, ..Self::qemu("", "") }
     }
 }
 
-/// Who runs a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Which program runs a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Vmm {
-    /// QEMU's microvm machine.
+    /// QEMU, with its `microvm` machine.
     Qemu,
-    /// A plain process of the host: no isolation whatever.
+    /// None: the agent is a plain process of the host, without any isolation.
     Process,
-}
-
-impl Vmm {
-    /// Its name on the launcher's command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Qemu => "qemu",
-            Self::Process => "process",
-        }
-    }
 }

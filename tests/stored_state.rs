@@ -27,6 +27,7 @@ fn a_vm_of_an_older_supervisor_counts_as_unchanged() {
         let entry = std::fs::read(golden(&format!("vms/{}.json", vm.name))).expect("a journal entry");
         let entry: serde_json::Value = serde_json::from_slice(&entry).expect("JSON");
         // Otherwise an upgrade restarts every VM that runs (semantics 9.4, 9.5).
-        assert_eq!(entry["config"], vm.fingerprint(), "{}", vm.name);
+        let config = entry["config"].as_str().expect("a fingerprint");
+        assert!(vm.was_started_with(config), "{}", vm.name);
     }
 }

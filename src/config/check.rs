@@ -4,16 +4,13 @@ use super::after;
 use super::raw::{Layer, RawBackoff, RawGroup, RawSupervisor, RawTree, RawVm};
 use super::table::{Field, Log, Written};
 use crate::spec::{
-    Backoff, GroupSpec, HealthSpec, Intensity, MachineSpec, Port, RestartSpec, StartSpec, StopSpec, TreeSpec,
-    VmSpec, Vmm,
+    Backoff, DEFAULT_NAME, GroupSpec, HealthSpec, Intensity, MachineSpec, Port, RestartSpec, StartSpec,
+    StopSpec, TreeSpec, VmSpec, Vmm,
 };
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
-
-/// The supervisor's name when the file gives none.
-pub const DEFAULT_NAME: &str = "pepita-supervisor";
 
 /// The longest path of a Unix socket, in bytes: unix(7), less the NUL.
 const SOCKET_CAP: usize = 107;

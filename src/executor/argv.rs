@@ -46,7 +46,7 @@ pub fn run(launch: &Launch) -> Vec<OsString> {
     option("--cpus", machine.vcpus.to_string().into());
     option("--memory", machine.memory_mb.to_string().into());
     option("--vsock-port", machine.port.0.to_string().into());
-    option("--vmm", machine.vmm.as_str().into());
+    option("--vmm", machine.vmm.to_string().into());
     option("--incarnation", launch.incarnation.0.to_string().into());
     option("--ready-timeout", format!("{}ms", spec.start.timeout.as_millis()).into());
     option("--label", format!("{OWNER_LABEL}={}", launch.owner).into());

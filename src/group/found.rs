@@ -19,7 +19,7 @@ impl Found {
         let config = record.labels.get(CONFIG_LABEL);
         Some(Self {
             incarnation,
-            unchanged: config.is_some_and(|config| *config == spec.fingerprint()),
+            unchanged: config.is_some_and(|config| spec.was_started_with(config)),
             ended: over.then_some(cause),
         })
     }

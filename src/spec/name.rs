@@ -1,10 +1,10 @@
-//! Names and numbers that cannot be wrong once they exist.
+//! Names and numbers that are checked when they are made.
 
 use pepita_wire::VmId;
 use std::fmt;
 use std::str::FromStr;
 
-/// What every VM id of ours begins with; the seed's adapter made it known.
+/// What every VM id of ours begins with; clients of the adapter know it.
 const PREFIX: &str = "duende-vm-";
 
 /// A VM's name in the configuration. Its [`VmId`] is `duende-vm-<name>`, so that a name has at most 53 bytes.
@@ -15,15 +15,15 @@ pub struct VmName(VmId);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupName(VmId);
 
-/// A name that is not one.
+/// A name that breaks the rule of names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "name {name:?} is not allowed: use 1 to {cap} of a-z, 0-9 and '-', with a letter or digit at both ends"
 )]
 pub struct InvalidName {
-    /// As given.
+    /// The name as it was given.
     pub name: String,
-    /// The most bytes it may have.
+    /// The most bytes that such a name may have.
     pub cap: usize,
 }
 
@@ -31,43 +31,43 @@ impl VmName {
     /// The most bytes a name may have.
     pub const CAP: usize = pepita_wire::name::NAME_CAP - PREFIX.len();
 
-    /// Checks a name.
+    /// Returns the name, if it is allowed.
     ///
     /// # Errors
-    /// When it breaks the rule that the error names.
+    /// When the name breaks the rule that the error states.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
         let invalid = || InvalidName { name: name.to_owned(), cap: Self::CAP };
         VmId::new(name).map_err(|_| invalid())?;
         VmId::new(&format!("{PREFIX}{name}")).map(Self).map_err(|_| invalid())
     }
 
-    /// The name of a VM id of ours; `None` for a foreign one.
+    /// Returns the name of a VM id of ours; `None` for a foreign one.
     pub fn from_id(id: &str) -> Option<Self> {
         Self::new(id.strip_prefix(PREFIX)?).ok()
     }
 
-    /// As written in the configuration.
+    /// Returns the name as it is written in the configuration.
     pub fn as_str(&self) -> &str {
         &self.0.as_str()[PREFIX.len()..]
     }
 
-    /// What the launcher knows the VM by: `duende-vm-<name>`.
+    /// Returns the launcher's name for the VM: `duende-vm-<name>`.
     pub fn id(&self) -> &VmId {
         &self.0
     }
 }
 
 impl GroupName {
-    /// Checks a name.
+    /// Returns the name, if it is allowed.
     ///
     /// # Errors
-    /// When it breaks the rule that the error names.
+    /// When the name breaks the rule that the error states.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
         let invalid = |_| InvalidName { name: name.to_owned(), cap: pepita_wire::name::NAME_CAP };
         VmId::new(name).map(Self).map_err(invalid)
     }
 
-    /// As written in the configuration.
+    /// Returns the name as it is written in the configuration.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
@@ -109,18 +109,18 @@ pub struct Cid(u32);
 pub struct InvalidCid(pub u32);
 
 impl Cid {
-    /// The first that a guest may have.
+    /// The lowest CID that a guest may have.
     pub const FIRST: Self = Self(3);
 
-    /// Checks a CID.
+    /// Returns the CID, if a guest may have it.
     ///
     /// # Errors
-    /// When it is reserved.
+    /// When the CID is reserved.
     pub fn new(cid: u32) -> Result<Self, InvalidCid> {
         if (3..u32::MAX).contains(&cid) { Ok(Self(cid)) } else { Err(InvalidCid(cid)) }
     }
 
-    /// The number.
+    /// Returns the CID as a number.
     pub fn get(self) -> u32 {
         self.0
     }
@@ -137,7 +137,7 @@ impl fmt::Display for Cid {
 pub struct Port(pub u32);
 
 impl Port {
-    /// Where a guest agent listens unless told otherwise.
+    /// The port of a guest agent that is not told another one.
     pub const DEFAULT: Self = Self(pepita_wire::DEFAULT_PORT);
 }
 
@@ -146,7 +146,7 @@ impl Port {
 pub struct Incarnation(pub u64);
 
 impl Incarnation {
-    /// The next one.
+    /// Returns the next incarnation.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }

@@ -1,39 +1,42 @@
-//! What a user says about failures: restart, backoff, intensity, start, stop, health.
+//! Policies of a VM and of a group: restart, backoff, intensity, start, stop, health.
 
 use pepita_wire::Signal;
 use std::collections::BTreeSet;
 use std::time::Duration;
+use strum::{Display, EnumString, VariantNames};
 
-/// Which siblings share a failure (OTP `supervisor`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Which siblings share a failure (OTP's `supervisor`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum Strategy {
-    /// Only the one that failed is restarted.
+    /// Only the VM that failed is restarted.
     OneForOne,
-    /// All of the group are.
+    /// All VMs of the group are restarted.
     OneForAll,
-    /// The one that failed and those after it are.
+    /// The VM that failed and the VMs after it are restarted.
     RestForOne,
 }
 
-/// Whether a VM comes back (systemd's and Docker's words; OTP's permanent, transient, temporary are read too).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Whether a VM is restarted (the words of systemd and Docker; the file may use OTP's permanent, transient, temporary).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Restart {
-    /// However it ended. After a restart of the supervisor even what the operator had stopped.
+    /// However the VM ended. A restart of the supervisor also starts a VM that the operator had stopped.
     Always,
-    /// However it ended, but what the operator had stopped stays down.
-    UnlessStopped,
-    /// When it did not end cleanly.
+    /// When the VM did not end cleanly.
     OnFailure,
-    /// It does not.
+    /// Never.
     Never,
+    /// However the VM ended, but a VM that the operator had stopped stays down.
+    UnlessStopped,
 }
 
-/// How soon a VM comes back: `initial * multiplier^(attempt-1)`, at most `max`, then times `1 + U[0, jitter)`.
+/// How soon a VM is restarted: `initial * multiplier^(attempt-1)`, at most `max`, then times `1 + U[0, jitter)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
-    /// Before the first restart.
+    /// The delay before the first restart.
     pub initial: Duration,
-    /// The cap, before jitter.
+    /// The longest delay, before jitter.
     pub max: Duration,
     /// The growth with each attempt, at least 1.
     pub multiplier: f64,
@@ -47,17 +50,17 @@ impl Default for Backoff {
     }
 }
 
-/// How many restarts in how much time are allowed (OTP's intensity and period).
+/// How many restarts in how much time are allowed (intensity and period of OTP's `supervisor`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Intensity {
-    /// So many are allowed, one more is not.
+    /// The number of restarts that are allowed; one more is not.
     pub max_restarts: u32,
-    /// The sliding window.
+    /// The sliding window in which they are counted.
     pub period: Duration,
 }
 
 impl Intensity {
-    /// The larger of 6 and 3 for each VM, in 60 s.
+    /// Returns the default for a group of so many VMs: the larger of 6 and 3 for each VM, in 60 s.
     pub fn default_for(vms: usize) -> Self {
         let max_restarts = u32::try_from(vms).unwrap_or(u32::MAX).saturating_mul(3).max(6);
         Self { max_restarts, period: Duration::from_secs(60) }
@@ -65,7 +68,8 @@ impl Intensity {
 }
 
 /// What happens when a group restarts too often.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum OnIntensityExceeded {
     /// The group is stopped and the root decides.
     Escalate,
@@ -76,32 +80,33 @@ pub enum OnIntensityExceeded {
 }
 
 /// What happens when a VM has used up its attempts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum OnGiveUp {
-    /// It alone has failed.
+    /// The VM alone has failed.
     Fail,
-    /// Its group has.
+    /// The VM's group has failed.
     Escalate,
 }
 
 /// The `restart` table of a VM.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RestartSpec {
-    /// Whether it comes back.
+    /// Whether the VM is restarted.
     pub policy: Restart,
-    /// Consecutive failures before giving up; 0 = no limit.
+    /// Consecutive failures before the supervisor gives up; 0 for no limit.
     pub max_retries: u32,
     /// What giving up means.
     pub on_give_up: OnGiveUp,
-    /// Ready for so long forgets the failures.
+    /// A VM that is Ready for so long has its failures forgotten.
     pub reset_after: Duration,
     /// Exit codes that are clean.
     pub success: BTreeSet<i32>,
-    /// Exit codes after which it is never restarted.
+    /// Exit codes after which the VM is never restarted.
     pub never: BTreeSet<i32>,
-    /// Exit codes after which it always is.
+    /// Exit codes after which the VM is always restarted.
     pub always: BTreeSet<i32>,
-    /// How soon.
+    /// How soon the VM is restarted.
     pub backoff: Backoff,
 }
 
@@ -121,7 +126,8 @@ impl Default for RestartSpec {
 }
 
 /// When a VM counts as Ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Readiness {
     /// When its daemon runs (systemd's `Type=exec`).
     Started,
@@ -130,20 +136,21 @@ pub enum Readiness {
 }
 
 /// What a failed first start means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum OnStartFailure {
     /// The VM's restart policy decides.
     Retry,
-    /// The group's start has failed (OTP).
+    /// The group's start has failed (as in OTP).
     Abort,
 }
 
 /// The `start` table of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartSpec {
-    /// When it counts as Ready.
+    /// When the VM counts as Ready.
     pub ready: Readiness,
-    /// From launch to Ready.
+    /// How long it may take from the launch until the VM is Ready.
     pub timeout: Duration,
     /// What a failed first start means.
     pub on_failure: OnStartFailure,
@@ -162,9 +169,9 @@ impl Default for StartSpec {
 /// The `stop` table of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopSpec {
-    /// Sent to the daemon first.
+    /// The signal that the daemon is sent first.
     pub signal: Signal,
-    /// Then the VM is destroyed; zero = at once.
+    /// How long the daemon has to end before the VM is destroyed; zero destroys the VM at once.
     pub timeout: Duration,
 }
 
@@ -175,28 +182,29 @@ impl Default for StopSpec {
 }
 
 /// What being unhealthy leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum OnUnhealthy {
-    /// It is a failure: the VM is destroyed and its restart policy decides.
+    /// A failure: the VM is destroyed and its restart policy decides.
     Restart,
-    /// It is a state and an event, as with Docker.
+    /// A state and an event, as with Docker.
     Report,
 }
 
-/// The `health` table of a VM (Docker's health check, systemd's watchdog).
+/// The `health` table of a VM (Docker's health check and systemd's watchdog).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSpec {
-    /// Between two probes; zero = no probes.
+    /// The time between two probes; zero for no probes.
     pub interval: Duration,
-    /// For one probe.
+    /// How long one probe may take.
     pub timeout: Duration,
-    /// Failed probes in a row that make it unhealthy.
+    /// How many failed probes in a row make the VM unhealthy.
     pub retries: u32,
-    /// Failed probes do not count this long after the daemon's start.
+    /// How long after the daemon's start failed probes do not count.
     pub start_period: Duration,
-    /// Run in the guest, exit 0 = healthy; empty = the agent's ping only.
+    /// A command that is run in the guest and exits 0 when it is healthy; empty for the agent's ping only.
     pub command: Vec<String>,
-    /// The daemon must send `WATCHDOG=1` this often; zero = off.
+    /// How often the daemon must send `WATCHDOG=1`; zero for no watchdog.
     pub watchdog: Duration,
     /// What being unhealthy leads to.
     pub on_unhealthy: OnUnhealthy,

@@ -1,8 +1,8 @@
 //! What a specification that was put together by hand may get wrong as a whole. No actor, no I/O.
 //! A configuration file was checked before, with line and column; here is the last line of defence.
 
-use crate::spec::{GroupName, TreeSpec, VmName};
-use std::collections::BTreeSet;
+use crate::spec::TreeSpec;
+use crate::spec::consistency::Contradiction;
 
 /// A specification that contradicts itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,42 +36,31 @@ pub enum SpecError {
 /// # Errors
 /// Names the first contradiction.
 pub fn check(spec: &TreeSpec) -> Result<(), SpecError> {
-    let mut groups: BTreeSet<&GroupName> = BTreeSet::new();
-    let mut vms: BTreeSet<&VmName> = BTreeSet::new();
-    for group in &spec.groups {
-        if !groups.insert(&group.name) {
-            return Err(SpecError::DuplicateGroup(group.name.to_string()));
+    let group = |index: usize| spec.groups[index].name.to_string();
+    let vm = |(group, vm): (usize, usize)| spec.groups[group].vms[vm].name.to_string();
+    let error = |contradiction| match contradiction {
+        Contradiction::DuplicateGroup { group: second, .. } => Some(SpecError::DuplicateGroup(group(second))),
+        Contradiction::DuplicateVm { vm: second, .. } => {
+            Some(SpecError::DuplicateVm { group: group(second.0), vm: vm(second) })
         }
-        if let Some(vm) = group.vms.iter().find(|vm| !vms.insert(&vm.name)) {
-            let (group, vm) = (group.name.to_string(), vm.name.to_string());
-            return Err(SpecError::DuplicateVm { group, vm });
+        Contradiction::UnknownGroup { group: waits, entry } => {
+            let after = spec.groups[waits].after[entry].to_string();
+            Some(SpecError::UnknownAfter { group: group(waits), after })
         }
-    }
-    for group in &spec.groups {
-        if let Some(after) = group.after.iter().find(|after| !groups.contains(after)) {
-            let (group, after) = (group.name.to_string(), after.to_string());
-            return Err(SpecError::UnknownAfter { group, after });
+        Contradiction::WaitsForItself { group: waits, .. } => Some(SpecError::Circle(vec![group(waits)])),
+        Contradiction::Circle(steps) => {
+            Some(SpecError::Circle(steps.iter().map(|step| group(step.group)).collect()))
         }
-    }
-    // Take away what waits for nobody that is left, until nothing changes.
-    let mut left: Vec<_> = spec.groups.iter().collect();
-    loop {
-        let names: BTreeSet<&GroupName> = left.iter().map(|group| &group.name).collect();
-        let before = left.len();
-        left.retain(|group| group.after.iter().any(|after| names.contains(after)));
-        if left.is_empty() {
-            return Ok(());
-        }
-        if left.len() == before {
-            return Err(SpecError::Circle(left.iter().map(|group| group.name.to_string()).collect()));
-        }
-    }
+        // The order of starting and stopping is the same.
+        Contradiction::RepeatedEntry { .. } => None,
+    };
+    spec.contradictions().into_iter().find_map(error).map_or(Ok(()), Err)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{GroupSpec, MachineSpec, VmSpec};
+    use crate::spec::{GroupName, GroupSpec, MachineSpec, VmName, VmSpec};
 
     fn tree(groups: &[(&str, &[&str], &[&str])]) -> TreeSpec {
         let group = |(name, after, vms): &(&str, &[&str], &[&str])| {
@@ -94,7 +83,7 @@ mod tests {
             (tree(&[("a", &["a"], &[])]), "wait for each other: a"),
             (
                 tree(&[("a", &["c"], &[]), ("b", &["a"], &[]), ("c", &["b"], &[]), ("d", &["a"], &[])]),
-                "a, b, c",
+                "a, c, b",
             ),
         ] {
             let error = check(&spec).expect_err(word).to_string();

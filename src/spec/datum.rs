@@ -1,0 +1,118 @@
+//! Translates the value of a key to JSON and back: one form for the fingerprint, for storing and for comparing.
+
+use super::{
+    AutoShutdown, Cid, GroupName, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy,
+    Orphans, Port, Readiness, Restart, Signal, Strategy, VmName, Vmm,
+};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A value of a key. `from_json` reads what `to_json` returns; what has no value is `Null`.
+pub(super) trait Datum: Sized {
+    fn to_json(&self) -> Value;
+    fn from_json(value: &Value) -> Option<Self>;
+}
+
+/// Types whose JSON is that of serde.
+macro_rules! plain {
+    ($($type:ty),*) => {$(
+        impl Datum for $type {
+            fn to_json(&self) -> Value {
+                json!(self)
+            }
+            fn from_json(value: &Value) -> Option<Self> {
+                serde_json::from_value(value.clone()).ok()
+            }
+        }
+    )*};
+}
+
+/// Types that are written as a text: words and names.
+macro_rules! text {
+    ($($type:ty),*) => {$(
+        impl Datum for $type {
+            fn to_json(&self) -> Value {
+                Value::String(self.to_string())
+            }
+            fn from_json(value: &Value) -> Option<Self> {
+                value.as_str()?.parse().ok()
+            }
+        }
+    )*};
+}
+
+plain!(bool, u32, usize, f64, String, Vec<String>, BTreeSet<i32>, BTreeMap<String, String>);
+text!(VmName, GroupName);
+text!(Restart, OnGiveUp, Strategy, OnIntensityExceeded, AutoShutdown, Readiness, OnStartFailure, OnUnhealthy);
+text!(Orphans, OnExit, Vmm);
+
+impl Datum for Duration {
+    fn to_json(&self) -> Value {
+        Value::String(humantime::format_duration(*self).to_string())
+    }
+    fn from_json(value: &Value) -> Option<Self> {
+        humantime::parse_duration(value.as_str()?).ok()
+    }
+}
+
+/// JSON has only Unicode: a path with other bytes, which no configuration file can hold either, loses them.
+impl Datum for PathBuf {
+    fn to_json(&self) -> Value {
+        if self.as_os_str().is_empty() { Value::Null } else { json!(self.to_string_lossy()) }
+    }
+    fn from_json(value: &Value) -> Option<Self> {
+        if value.is_null() { Some(Self::new()) } else { Some(value.as_str()?.into()) }
+    }
+}
+
+impl Datum for Option<PathBuf> {
+    fn to_json(&self) -> Value {
+        self.as_ref().map_or(Value::Null, Datum::to_json)
+    }
+    fn from_json(value: &Value) -> Option<Self> {
+        if value.is_null() { Some(None) } else { PathBuf::from_json(value).map(Some) }
+    }
+}
+
+impl Datum for Option<Cid> {
+    fn to_json(&self) -> Value {
+        json!(self.map(Cid::get))
+    }
+    fn from_json(value: &Value) -> Option<Self> {
+        if value.is_null() { Some(None) } else { Cid::new(u32::from_json(value)?).ok().map(Some) }
+    }
+}
+
+impl Datum for Port {
+    fn to_json(&self) -> Value {
+        json!(self.0)
+    }
+    fn from_json(value: &Value) -> Option<Self> {
+        u32::from_json(value).map(Self)
+    }
+}
+
+impl Datum for Vec<GroupName> {
+    fn to_json(&self) -> Value {
+        self.iter().map(Datum::to_json).collect()
+    }
+    /// Leaves out what is no name: no group has it, and the check of dependencies says so.
+    fn from_json(value: &Value) -> Option<Self> {
+        Some(value.as_array()?.iter().filter_map(GroupName::from_json).collect())
+    }
+}
+
+/// `"TERM"`, or the number of a signal that has no name.
+impl Datum for Signal {
+    fn to_json(&self) -> Value {
+        self.to_string().strip_prefix("SIG").map_or(json!(self.number()), |name| json!(name))
+    }
+    fn from_json(value: &Value) -> Option<Self> {
+        match value.as_i64() {
+            Some(number) => Self::new(i32::try_from(number).ok()?),
+            None => value.as_str()?.parse().ok(),
+        }
+    }
+}

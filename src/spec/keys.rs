@@ -1,0 +1,393 @@
+//! Lists every key of the configuration file: one row each.
+//!
+//! Everything that treats keys alike is derived from these rows: reading and merging a file, resolving it to a
+//! specification, the plan of a reload, the fingerprint, the form in which a specification is stored, and the JSON
+//! schema. A new key is a field of a specification, its default in that specification's constructor, and a row here.
+//! A field without a row, and a row without a field, do not compile.
+
+use super::datum::Datum;
+use super::{
+    AutoShutdown, Backoff, GroupSpec, HealthSpec, Intensity, MachineSpec, OnExit, OnGiveUp,
+    OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Readiness, Restart, RestartSpec, StartSpec,
+    StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm,
+};
+use serde_json::{Map, Value};
+use strum::VariantNames;
+
+/// What the file may hold for a key.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Flag,
+    /// A whole number between two bounds, both included.
+    Whole(u32, u32),
+    /// A number between two bounds, both included, with or without a point.
+    Real(f64, f64),
+    /// A duration such as `"30s"`; zero is allowed.
+    Duration,
+    /// A duration that is longer than zero.
+    Period,
+    /// One of a few words.
+    Word(&'static Words),
+    /// A name of at most so many bytes.
+    Name(usize),
+    /// The names of groups.
+    Names,
+    /// A file or directory; a relative path begins at the configuration file's folder.
+    Path,
+    /// A program: as a path, but a bare name stays one and is looked for in PATH.
+    Program,
+    /// A program and its arguments; an empty list is no program.
+    Command,
+    /// A list of exit codes, 0 to 255 each.
+    ExitCodes,
+    /// Environment variables.
+    Environment,
+    /// A vsock address that a guest may have.
+    Cid,
+    /// A signal by its name or number.
+    Signal,
+}
+
+/// The words that a key may hold.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Words {
+    /// What a word of these is, for messages.
+    pub what: &'static str,
+    /// Each word.
+    pub list: &'static [&'static str],
+    /// Other spellings that the file may use, each with the word that it stands for.
+    pub aliases: &'static [(&'static str, &'static str)],
+}
+
+/// Where a key may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// In `[supervisor]`.
+    Supervisor,
+    /// In `[[group]]`.
+    Group,
+    /// In `[[group.vm]]`.
+    Vm,
+    /// In `[platform.pepita]`, `[[group]]` and `[[group.vm]]`.
+    Machine,
+    /// In `[defaults]`, `[[group]]` and `[[group.vm]]`.
+    Policy,
+}
+
+/// When a change of a key takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// At once, without touching a running VM.
+    Live,
+    /// At the next start of the VM. These keys make up the fingerprint.
+    NextStart,
+    /// At the next start of the supervisor. The name of a group or VM is its identity: with another name it is another.
+    Fixed,
+}
+
+/// One key of a specification `S`.
+#[derive(Debug)]
+pub struct Row<S: 'static> {
+    /// The key in full, such as `restart.backoff.max_delay`.
+    pub name: &'static str,
+    /// What it may hold.
+    pub kind: Kind,
+    /// Where it may be written.
+    pub scope: Scope,
+    /// When a change takes effect.
+    pub effect: Effect,
+    /// What it means, in one line.
+    pub doc: &'static str,
+    has_default: bool,
+    get: fn(&S) -> Value,
+    set: fn(&mut S, &Value) -> bool,
+}
+
+/// A specification whose fields are the rows of a table.
+pub trait Keyed: Sized + 'static {
+    /// Every key, in the order of `config/reference.toml`.
+    const ROWS: &'static [Row<Self>];
+
+    /// Returns a specification with every default and a placeholder for what has none.
+    fn blank() -> Self;
+}
+
+impl<S: Keyed> Row<S> {
+    /// Returns the value in `spec`; `Null` when there is none.
+    pub fn get(&self, spec: &S) -> Value {
+        (self.get)(spec)
+    }
+
+    /// Sets the value in `spec`. Returns whether the value has the form that [`Row::get`] returns; if not, nothing is set.
+    #[must_use]
+    pub fn set(&self, spec: &mut S, value: &Value) -> bool {
+        (self.set)(spec, value)
+    }
+
+    /// Returns the default, if there is one that is always the same.
+    pub fn default(&self) -> Option<Value> {
+        let value = self.has_default.then(|| self.get(&S::blank()))?;
+        (!value.is_null()).then_some(value)
+    }
+}
+
+impl VmSpec {
+    /// Returns every key with its value, as [`VmSpec::from_keys`] reads it. For storing.
+    pub fn to_keys(&self) -> Map<String, Value> {
+        Self::ROWS.iter().map(|row| (row.name.to_owned(), row.get(self))).collect()
+    }
+
+    /// Returns the specification that [`VmSpec::to_keys`] was called on. A key that is not there has its default; one that
+    /// is not known was written by a newer version, and is left out.
+    ///
+    /// # Errors
+    /// The key whose value is of the wrong form.
+    pub fn from_keys(keys: &Map<String, Value>) -> Result<Self, &'static str> {
+        let mut spec = Self::blank();
+        for row in Self::ROWS {
+            match keys.get(row.name) {
+                Some(value) if !row.set(&mut spec, value) => return Err(row.name),
+                None if row.scope == Scope::Vm && row.name == "name" => return Err(row.name),
+                Some(_) | None => {}
+            }
+        }
+        Ok(spec)
+    }
+}
+
+/// Makes the rows of a specification. Each part is a structure, the way to it from the specification, and a row for each
+/// of its fields; fields that are parts themselves, or not keys at all, stand behind `besides`.
+macro_rules! rows {
+    ($spec:ident; $(
+        $part:ident $way:tt $scope:ident $(besides($($other:ident),*))? {
+            $($field:ident $name:literal $kind:expr, $effect:ident, $doc:literal $(, no $default:ident)?;)*
+        }
+    )*) => {{
+        // Takes each part to pieces, so that a field is neither forgotten nor invented.
+        $(const _: fn(&$part) = |$part { $($field: _,)* $($($other: _,)*)? }| ();)*
+        &[$($(Row {
+            name: $name,
+            kind: $kind,
+            scope: Scope::$scope,
+            effect: Effect::$effect,
+            doc: $doc,
+            has_default: true $(&& rows!(@no $default))?,
+            get: |spec: &$spec| rows!(@at spec $way $field).to_json(),
+            set: |spec: &mut $spec, value| match Datum::from_json(value) {
+                Some(read) => { rows!(@at spec $way $field) = read; true }
+                None => false,
+            },
+        },)*)*]
+    }};
+    (@no default) => { false };
+    (@at $spec:ident [$($way:ident)*] $field:ident) => { $spec$(.$way)*.$field };
+}
+
+/// The words of an enumeration.
+macro_rules! words {
+    ($type:ty, $what:literal $(, $alias:literal = $word:literal)*) => {
+        Kind::Word(&Words { what: $what, list: <$type>::VARIANTS, aliases: &[$(($alias, $word)),*] })
+    };
+}
+
+/// Any whole number.
+const ANY: Kind = Kind::Whole(0, u32::MAX);
+const GROUP_NAME: Kind = Kind::Name(pepita_wire::name::NAME_CAP);
+
+impl Keyed for TreeSpec {
+    const ROWS: &'static [Row<Self>] = rows! { TreeSpec;
+        TreeSpec [] Supervisor besides(intensity, backoff, groups) {
+            name "name" GROUP_NAME, Fixed,
+                "the supervisor's mark on its VMs, whose ids are \"duende-vm-<vm name>\"";
+            state_dir "state_dir" Kind::Path, Fixed,
+                "keeps desired state and counters; without it they are lost at exit";
+            control_socket "control_socket" Kind::Path, Fixed, "where pepitactl finds the supervisor; without it nowhere";
+            run_dir "run_dir" Kind::Path, Fixed,
+                "the launcher's run directories; without it the launcher decides";
+            pepita "pepita" Kind::Program, Fixed,
+                "the launcher; a bare name is looked for beside our own program, then in PATH";
+            // The executor is given its width for life.
+            max_parallel_launches "max_parallel_launches" Kind::Whole(1, 1024), Fixed,
+                "launches under way at once, 1 to 1024";
+            orphans "orphans" words!(Orphans, "way with orphans"), Live,
+                "adopt | destroy | refuse: VMs that a previous run left";
+            on_exit "on_exit" words!(OnExit, "way to exit"), Live,
+                "stop | leave: what the supervisor's end does to the VMs";
+            shutdown_timeout "shutdown_timeout" Kind::Duration, Live,
+                "for the ordered stop of the whole tree; then everything is destroyed";
+        }
+        Intensity [intensity] Supervisor {
+            max_restarts "intensity" ANY, Live, "how many escalations of groups the root bears in a period";
+            period "period" Kind::Period, Live, "the window in which escalations are counted";
+        }
+        // Delays the restart of a group that has escalated.
+        Backoff [backoff] Supervisor {
+            initial "backoff.initial_delay" Kind::Duration, Live, "before the first restart of an escalated group";
+            max "backoff.max_delay" Kind::Duration, Live, "the longest delay, before jitter";
+            multiplier "backoff.multiplier" Kind::Real(1.0, 1000.0), Live, "growth of the delay, 1 to 1000";
+            jitter "backoff.jitter" Kind::Real(0.0, 1.0), Live,
+                "chance adds up to this part of the delay, 0 to 1";
+        }
+    };
+
+    fn blank() -> Self {
+        Self::new(crate::spec::DEFAULT_NAME)
+    }
+}
+
+impl Keyed for GroupSpec {
+    const ROWS: &'static [Row<Self>] = rows! { GroupSpec;
+        GroupSpec [] Group besides(intensity, vms) {
+            name "name" GROUP_NAME, Fixed, "1 to 63 of a-z, 0-9 and '-', unique in the file", no default;
+            strategy "strategy" words!(Strategy, "strategy"), Live, "one_for_one | one_for_all | rest_for_one";
+            on_intensity_exceeded "on_intensity_exceeded" words!(OnIntensityExceeded, "answer to too many restarts"), Live,
+                "escalate | stop_group | delay";
+            auto_shutdown "auto_shutdown" words!(AutoShutdown, "automatic shutdown"), Live,
+                "never | any_significant | all_significant";
+            after "after" Kind::Names, Live,
+                "groups that are Ready before this one starts, and stopped after it";
+        }
+        Intensity [intensity] Group {
+            max_restarts "intensity" ANY, Live,
+                "restarts that are borne in a period; without it the larger of 6 and 3 for each VM", no default;
+            period "period" Kind::Period, Live, "the window in which restarts are counted";
+        }
+    };
+
+    fn blank() -> Self {
+        Self::new("unnamed".parse().expect("a good name"), Vec::new())
+    }
+}
+
+impl Keyed for VmSpec {
+    const ROWS: &'static [Row<Self>] = rows! { VmSpec;
+        VmSpec [] Vm besides(machine, restart, start, stop, health) {
+            name "name" Kind::Name(VmName::CAP), Fixed, "1 to 53 of a-z, 0-9 and '-', unique in the whole file", no default;
+            command "command" Kind::Command, NextStart,
+                "the daemon and its arguments; [] = what the image names; with vmm = \"process\" a path begins at this file's folder";
+            env "env" Kind::Environment, NextStart, "the daemon's environment: { RUST_LOG = \"info\" }";
+            cid "cid" Kind::Cid, NextStart, "a fixed vsock CID, from 3; without it one that is free";
+            standby "standby" ANY, Live, "warm spares; not supported yet";
+            autostart "autostart" Kind::Flag, Live, "started with its group";
+            significant "significant" Kind::Flag, Live, "counts for the group's auto_shutdown";
+        }
+        MachineSpec [machine] Machine {
+            vcpus "vcpus" Kind::Whole(1, 288), NextStart, "virtual CPUs, 1 to 288";
+            memory_mb "memory_mb" Kind::Whole(32, 1 << 20), NextStart, "memory in MiB";
+            kernel "kernel_path" Kind::Path, NextStart, "the guest's kernel; needed with vmm = \"qemu\"";
+            rootfs "rootfs_path" Kind::Path, NextStart,
+                "an initramfs (cpio) or an ext4 image; needed with vmm = \"qemu\"";
+            port "vsock_base_port" Kind::Whole(1, u32::MAX - 1), NextStart, "the vsock port of the guest agent";
+            vmm "vmm" words!(Vmm, "vmm"), NextStart,
+                "qemu | process: no VM at all, a process of the host without any isolation";
+        }
+        RestartSpec [restart] Policy besides(backoff) {
+            policy "restart.policy"
+                // OTP's words.
+                words!(Restart, "restart policy", "permanent" = "always", "transient" = "on-failure", "temporary" = "never"),
+                Live, "always | on-failure | never | unless-stopped (or permanent, transient, temporary)";
+            max_retries "restart.max_retries" ANY, Live, "consecutive failures before giving up; 0 = no limit";
+            on_give_up "restart.on_give_up" words!(OnGiveUp, "answer to giving up"), Live,
+                "fail (this VM) | escalate (its group)";
+            reset_after "restart.reset_after" Kind::Duration, Live, "Ready for so long forgets the failures";
+            success "restart.success_exit_codes" Kind::ExitCodes, Live, "a clean end";
+            never "restart.never_restart_exit_codes" Kind::ExitCodes, Live, "not restarted, whatever the policy";
+            always "restart.always_restart_exit_codes" Kind::ExitCodes, Live, "restarted, whatever the policy";
+        }
+        Backoff [restart backoff] Policy {
+            initial "restart.backoff.initial_delay" Kind::Duration, Live, "before the first restart";
+            max "restart.backoff.max_delay" Kind::Duration, Live, "the longest delay, before jitter";
+            multiplier "restart.backoff.multiplier" Kind::Real(1.0, 1000.0), Live,
+                "growth of the delay with each attempt, 1 to 1000";
+            jitter "restart.backoff.jitter" Kind::Real(0.0, 1.0), Live,
+                "chance adds up to this part of the delay, 0 to 1";
+        }
+        StartSpec [start] Policy {
+            ready "start.ready" words!(Readiness, "sign of being ready"), Live,
+                "started (the daemon runs) | notify (it has sent READY=1, as with sd_notify)";
+            timeout "start.timeout" Kind::Period, Live, "from launch to Ready";
+            on_failure "start.on_failure" words!(OnStartFailure, "answer to a failed start"), Live,
+                "retry (the restart policy decides) | abort (the group's start fails)";
+        }
+        StopSpec [stop] Policy {
+            signal "stop.signal" Kind::Signal, Live, "a name or a number";
+            timeout "stop.timeout" Kind::Duration, Live, "then the VM is destroyed; \"0s\" = at once";
+        }
+        HealthSpec [health] Policy {
+            interval "health.interval" Kind::Duration, Live, "between two probes; \"0s\" = none";
+            timeout "health.timeout" Kind::Period, Live, "for one probe";
+            retries "health.retries" Kind::Whole(1, u32::MAX), Live, "failed probes in a row that make the VM unhealthy";
+            start_period "health.start_period" Kind::Duration, Live,
+                "failed probes do not count so long after the start";
+            command "health.command" Kind::Command, Live,
+                "run in the guest, exit 0 = healthy; [] = the agent's ping only";
+            watchdog "health.watchdog" Kind::Duration, Live,
+                "the daemon must send WATCHDOG=1 this often; \"0s\" = off";
+            on_unhealthy "health.on_unhealthy" words!(OnUnhealthy, "answer to being unhealthy"), Live,
+                "restart (it is a failure) | report (it is an event)";
+        }
+    };
+
+    fn blank() -> Self {
+        Self::new("unnamed".parse().expect("a good name"), MachineSpec::qemu("", ""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn hold<S: Keyed + PartialEq + std::fmt::Debug>() {
+        for row in S::ROWS {
+            let mut spec = S::blank();
+            let value = row.get(&spec);
+            assert!(row.set(&mut spec, &value), "{}", row.name);
+            assert_eq!(spec, S::blank(), "{}", row.name);
+            assert!(!row.set(&mut spec, &serde_json::json!({ "no": ["value"] })), "{}", row.name);
+            // A word of the file is a word of the specification.
+            let Kind::Word(words) = row.kind else { continue };
+            for word in words.list.iter().chain(words.aliases.iter().map(|(_, word)| word)) {
+                assert!(row.set(&mut spec, &(*word).into()), "{}: {word}", row.name);
+                assert_eq!(row.get(&spec), *word);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_row_returns_it_sets() {
+        hold::<TreeSpec>();
+        hold::<GroupSpec>();
+        hold::<VmSpec>();
+    }
+
+    #[test]
+    fn a_key_of_a_group_is_either_its_own_or_one_that_its_vms_inherit() {
+        let inherited =
+            VmSpec::ROWS.iter().filter(|row| row.scope != Scope::Vm).map(|row| (row.name, row.scope));
+        let all = || GroupSpec::ROWS.iter().map(|row| (row.name, row.scope)).chain(inherited.clone());
+        let names: HashSet<_> = all().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), all().count());
+        // The section of the file is the first word of the name, except of the machine's keys.
+        assert!(all().all(|(name, scope)| name.contains('.') == (scope == Scope::Policy)));
+    }
+
+    #[test]
+    fn a_specification_is_stored_and_read_again() {
+        let mut spec = VmSpec::blank();
+        spec.machine.kernel = "/k".into();
+        spec.restart.never.insert(3);
+        spec.env.insert("A".into(), "b".into());
+        spec.cid = crate::spec::Cid::new(9).ok();
+        let mut keys = spec.to_keys();
+        assert_eq!(VmSpec::from_keys(&keys), Ok(spec.clone()));
+        // What a newer version writes does not stand in the way, and what an older one did not write has its default.
+        keys.insert("a_later_key".into(), 1.into());
+        keys.remove("standby");
+        assert_eq!(VmSpec::from_keys(&keys), Ok(spec));
+        keys.insert("stop.signal".into(), "NONE".into());
+        assert_eq!(VmSpec::from_keys(&keys), Err("stop.signal"));
+        assert_eq!(VmSpec::from_keys(&Map::new()), Err("name"));
+    }
+}
