@@ -15,6 +15,7 @@ pub mod executor;
 pub mod group;
 pub mod journal;
 pub mod link;
+pub mod monitor_client;
 pub mod observe;
 pub mod platform;
 pub mod policy;

@@ -1,125 +1,110 @@
-//! The link actor: the conversation with one VM's guest agent. Dials, greets, asks, hears; redials when it is cut off.
+//! The link actor: talks to the guest agent of one VM, and dials again when the connection is lost.
+//!
+//! ```text
+//!            ┌───────────────── after the redial delay ─────────────────┐
+//!            ▼                                                          │
+//!   Dial ──▶ dialling ──Dialled(Ok)──▶ greeting ──hello──▶ up ──lost──▶ down
+//!               │                         │ no hello in 5 s, refused     ▲
+//!               └──────Dialled(Err)───────┴─────────────────────────────┘
+//! ```
+//!
+//! What is said on a connection is decided by [`AgentConversation`]; this actor moves its bytes and keeps its deadlines.
 
 pub mod dial;
-pub mod session;
-mod sockets;
-pub mod watch;
-
-pub use sockets::{Boxed, HostSockets, Sockets, Tell};
+mod socket;
 
 use crate::reply::Reply;
-use dial::{Address, Stream};
-use pepita_wire::frame::Outcome;
-use pepita_wire::{Ask, ErrorKind, GuestEvent, WireError};
+use dial::{Address, Dialled, Guests};
+use pepita_wire::conversation::{AgentConversation, HELLO_DEADLINE, News};
+use pepita_wire::{Ask, GuestEvent, Outcome};
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef};
-use session::{Heard, Session};
+use socket::Socket;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
-
-/// Before the first redial; doubles up to [`REDIAL_MAX`].
-const REDIAL_MIN: Duration = Duration::from_millis(20);
-
-/// A guest that is there answers at once; one that is not is the monitor's to notice.
-const REDIAL_MAX: Duration = Duration::from_secs(2);
-
-/// Reads of one guest that may wait for the actor. A flood stays in the guest's socket.
-const READ_AHEAD: usize = 4;
-
-/// Writes that may wait for the socket.
-const WRITE_AHEAD: usize = 64;
 
 /// What the link tells its VM.
 #[derive(Debug)]
 pub enum Report {
-    /// The guest has said hello.
+    /// The guest agent has said hello.
     Up,
-    /// The connection is gone; it will be dialled again.
+    /// The connection is lost; the link dials again.
     Down {
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// News of the guest.
-    Heard(GuestEvent),
+    /// The guest agent has told an event.
+    Event(GuestEvent),
 }
 
 /// What the link can be asked, and what its own tasks tell it.
 pub enum LinkMsg {
-    /// Ask the guest; answered with its answer, or with [`ErrorKind::Busy`] while the link is down.
+    /// Ask the guest agent. Refused as busy while the link is down.
     Ask {
-        /// What.
+        /// The request.
         ask: Ask,
-        /// The answer.
+        /// Gets the answer; is dropped with the connection.
         reply: Reply<Outcome>,
     },
-    /// Ask the guest whether it is well; an older such question is given up.
+    /// Ask the guest agent whether the guest is well. An older such question is given up: a guest that was silent for
+    /// long has to answer one of them, not all, to be well again.
     Probe {
-        /// How.
+        /// The request.
         ask: Ask,
-        /// The answer.
+        /// Gets the answer; is dropped with the connection, or with the next probe.
         reply: Reply<Outcome>,
     },
-    /// From itself: try to connect.
+    /// From the link itself: try to connect.
     Dial,
     /// From the dialling task.
-    Dialled {
-        /// The stream and the token to greet with.
-        result: std::io::Result<(Box<dyn Stream>, String)>,
-    },
-    /// From the reading task.
-    Read {
-        /// Of which connection.
+    Dialled(std::io::Result<Dialled>),
+    /// From the timer of a connection: its hello is due.
+    HelloDue {
+        /// The number of the connection.
         connection: u64,
-        /// What; `None` = the guest hung up.
+    },
+    /// From the task that moves the bytes of a connection.
+    Read {
+        /// The number of the connection.
+        connection: u64,
+        /// The bytes that were read; `None` = the guest agent hung up.
         bytes: Option<Vec<u8>>,
-        /// Given back when it is taken in.
+        /// Room for one more read, given back when this one is taken in.
         permit: OwnedSemaphorePermit,
     },
 }
 
-/// The link of one VM.
+/// The actor.
 #[derive(Debug)]
 pub struct VsockLink;
 
-/// What a link needs to know.
+/// What a link is made of.
 #[derive(Debug)]
 pub struct LinkArgs {
-    /// Where the agent listens.
+    /// Where the guest agent listens.
     pub address: Address,
-    /// The file with the token.
+    /// The file that holds the token.
     pub token: PathBuf,
-    /// Which incarnation the guest must be.
+    /// The incarnation that the guest must be of.
     pub incarnation: u64,
-    /// How to get there.
-    pub sockets: Arc<dyn Sockets>,
-    /// Who hears the reports.
+    /// The way to guests.
+    pub guests: Arc<dyn Guests>,
+    /// Gets the reports.
     pub report: DerivedActorRef<Report>,
 }
 
-/// What the link remembers.
+/// The memory of the actor.
 pub struct LinkState {
+    me: ActorRef<LinkMsg>,
     args: LinkArgs,
+    conversation: AgentConversation<Reply<Outcome>>,
+    /// The id of the newest probe.
+    probe: Option<u64>,
+    /// The number of the connection: what a former one still tells is dropped.
     connection: u64,
-    /// The newest event told, over all connections.
-    seen: u64,
-    redial: Duration,
-    up: Option<Connection>,
+    socket: Option<Socket>,
     dialling: Option<JoinHandle<()>>,
-}
-
-struct Connection {
-    session: Session,
-    writer: mpsc::Sender<Vec<u8>>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 impl Drop for LinkState {
@@ -141,36 +126,35 @@ impl Actor for VsockLink {
         args: LinkArgs,
     ) -> Result<LinkState, ActorProcessingErr> {
         me.cast(LinkMsg::Dial)?;
-        Ok(LinkState { args, connection: 0, seen: 0, redial: REDIAL_MIN, up: None, dialling: None })
+        let conversation = AgentConversation::new(args.incarnation);
+        Ok(LinkState { me, args, conversation, probe: None, connection: 0, socket: None, dialling: None })
     }
 
     async fn handle(
         &self,
-        me: ActorRef<LinkMsg>,
+        _: ActorRef<LinkMsg>,
         msg: LinkMsg,
         state: &mut LinkState,
     ) -> Result<(), ActorProcessingErr> {
         match msg {
-            LinkMsg::Dial => state.dial(&me),
-            LinkMsg::Dialled { result: Ok((stream, token)) } => state.connected(&me, stream, token),
-            LinkMsg::Dialled { result: Err(e) } => state.down(&me, format!("cannot connect: {e}")),
-            LinkMsg::Ask { ask, reply } => match &mut state.up {
-                Some(up) => {
-                    up.session.ask(ask, reply);
-                    state.flush(&me);
+            LinkMsg::Dial => state.dial(),
+            LinkMsg::Dialled(Ok(dialled)) => state.connected(dialled),
+            LinkMsg::Dialled(Err(e)) => state.lost(format!("cannot connect: {e}")),
+            LinkMsg::Ask { ask, reply } => drop(state.ask(ask, reply)),
+            LinkMsg::Probe { ask, reply } => {
+                if let Some(older) = state.probe.take() {
+                    state.conversation.forget(older);
                 }
-                None => reply.send(Err(WireError::new(ErrorKind::Busy, "the link is down"))),
-            },
-            LinkMsg::Probe { ask, reply } => match &mut state.up {
-                Some(up) => {
-                    up.session.probe(ask, reply);
-                    state.flush(&me);
+                state.probe = state.ask(ask, reply);
+            }
+            LinkMsg::HelloDue { connection } => {
+                if connection == state.connection && state.socket.is_some() && !state.conversation.is_up() {
+                    state.lost("the guest agent does not say hello".into());
                 }
-                None => reply.send(Err(WireError::new(ErrorKind::Busy, "the link is down"))),
-            },
+            }
             LinkMsg::Read { connection, bytes, permit } => {
                 if connection == state.connection {
-                    state.read(&me, bytes);
+                    state.read(bytes);
                 }
                 drop(permit);
             }
@@ -180,98 +164,80 @@ impl Actor for VsockLink {
 }
 
 impl LinkState {
-    fn dial(&mut self, me: &ActorRef<LinkMsg>) {
-        if self.up.is_some() || self.dialling.as_ref().is_some_and(|task| !task.is_finished()) {
+    fn dial(&mut self) {
+        if self.socket.is_some() || self.dialling.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let dialled = self.args.sockets.dial(self.args.address.clone(), self.args.token.clone());
-        let me = me.clone();
-        self.dialling = Some(tokio::spawn(async move {
-            // The link may be gone meanwhile.
-            let _ = me.cast(LinkMsg::Dialled { result: dialled.await });
-        }));
+        let dialled = self.args.guests.dial(self.args.address.clone(), self.args.token.clone());
+        let me = self.me.clone();
+        // The link may be gone when the task is done.
+        self.dialling = Some(tokio::spawn(async move { drop(me.cast(LinkMsg::Dialled(dialled.await))) }));
     }
 
-    fn connected(&mut self, me: &ActorRef<LinkMsg>, stream: Box<dyn Stream>, token: String) {
+    fn connected(&mut self, Dialled { stream, token }: Dialled) {
         self.connection += 1;
-        let session = Session::new(token, self.args.incarnation, self.seen);
-        let (writer, outgoing) = mpsc::channel(WRITE_AHEAD);
-        let task = tokio::spawn(carry(me.clone(), self.connection, stream, outgoing));
-        self.up = Some(Connection { session, writer, task });
-        self.flush(me);
+        let connection = self.connection;
+        self.socket = Some(Socket::spawn(self.me.clone(), connection, stream));
+        self.conversation.connected(token, None);
+        self.me.send_after(HELLO_DEADLINE, move || LinkMsg::HelloDue { connection });
+        self.flush();
     }
 
-    fn read(&mut self, me: &ActorRef<LinkMsg>, bytes: Option<Vec<u8>>) {
-        let Some(up) = &mut self.up else { return };
-        let Some(bytes) = bytes else { return self.down(me, "the guest hung up".into()) };
-        match up.session.read(&bytes) {
-            Ok(heard) => {
-                self.seen = up.session.seen();
-                for heard in heard {
-                    match heard {
-                        Heard::Up => {
-                            self.redial = REDIAL_MIN;
-                            self.report(Report::Up);
-                        }
-                        Heard::Event(event) => self.report(Report::Heard(event)),
+    fn ask(&mut self, ask: Ask, reply: Reply<Outcome>) -> Option<u64> {
+        match self.conversation.ask(ask, reply) {
+            Ok(id) => {
+                self.flush();
+                Some(id)
+            }
+            Err(refused) => {
+                refused.tag.send(Err(refused.error));
+                None
+            }
+        }
+    }
+
+    fn read(&mut self, bytes: Option<Vec<u8>>) {
+        let Some(bytes) = bytes else { return self.lost("the guest agent hung up".into()) };
+        self.conversation.receive(&bytes);
+        loop {
+            match self.conversation.next_news() {
+                Ok(Some(News::Up { .. })) => self.report(Report::Up),
+                Ok(Some(News::Answer { tag, outcome })) => tag.send(outcome),
+                Ok(Some(News::Event { seq, event, is_new })) => {
+                    if matches!(event, GuestEvent::Exited(_)) {
+                        // Each time: the guest repeats the event until it reads an acknowledgement.
+                        self.conversation.tell(Ask::Ack { seq });
+                    }
+                    if is_new {
+                        self.report(Report::Event(event));
                     }
                 }
-                self.flush(me);
+                Ok(None) => return self.flush(),
+                Err(hang_up) => return self.lost(hang_up.to_string()),
             }
-            Err(e) => self.down(me, e.to_string()),
         }
     }
 
-    /// Hands what the session wants said to the writing task. A guest that does not read is hung up on.
-    fn flush(&mut self, me: &ActorRef<LinkMsg>) {
-        let Some(up) = &mut self.up else { return };
-        let output = up.session.take_output();
-        if !output.is_empty() && up.writer.try_send(output).is_err() {
-            self.down(me, "the guest does not read".into());
+    /// Hands what is to be written to the socket's task. The link hangs up on a guest agent that does not read.
+    fn flush(&mut self) {
+        let output = self.conversation.take_output();
+        let Some(socket) = &self.socket else { return };
+        if !output.is_empty() && !socket.write(output) {
+            self.lost("the guest agent does not read".into());
         }
     }
 
-    fn down(&mut self, me: &ActorRef<LinkMsg>, why: String) {
-        self.up = None;
+    fn lost(&mut self, why: String) {
         self.connection += 1;
+        self.socket = None;
+        // A request that was under way may have been carried out: its reply is dropped, which is no refusal.
+        let redial_after = self.conversation.disconnected().redial_after;
         self.report(Report::Down { why });
-        me.send_after(self.redial, || LinkMsg::Dial);
-        self.redial = (self.redial * 2).min(REDIAL_MAX);
+        self.me.send_after(redial_after, || LinkMsg::Dial);
     }
 
     fn report(&self, report: Report) {
-        // The VM may be gone; then so will this link be.
+        // The VM's actor may be gone; then this link goes, too.
         let _ = self.args.report.cast(report);
-    }
-}
-
-/// Moves bytes both ways until either side is gone.
-async fn carry(
-    me: ActorRef<LinkMsg>,
-    connection: u64,
-    mut stream: Box<dyn Stream>,
-    mut outgoing: mpsc::Receiver<Vec<u8>>,
-) {
-    let ahead = Arc::new(Semaphore::new(READ_AHEAD));
-    let mut buffer = vec![0; 4096];
-    loop {
-        let Ok(permit) = Arc::clone(&ahead).acquire_owned().await else { return };
-        let bytes = tokio::select! {
-            read = stream.read(&mut buffer) => match read {
-                Ok(n) if n > 0 => Some(buffer[..n].to_vec()),
-                _ => None,
-            },
-            write = outgoing.recv() => match write {
-                Some(bytes) => match stream.write_all(&bytes).await {
-                    Ok(()) => continue,
-                    Err(_) => None,
-                },
-                None => return,
-            },
-        };
-        let over = bytes.is_none();
-        if me.cast(LinkMsg::Read { connection, bytes, permit }).is_err() || over {
-            return;
-        }
     }
 }

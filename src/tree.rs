@@ -28,10 +28,10 @@ pub use error::{ChangeError, NotReady, StartError, TreeEnd};
 
 use crate::executor::{Launcher, Pepita, Runner, find};
 use crate::group::{AskError, Command, Refused, VmRequest};
-use crate::link::{HostSockets, Sockets};
 use crate::observe::{Bus, Events, StatusTable, TreeStatus, VmPhase};
 use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, Plan, Signal, TreeSpec, VmName, VmSpec};
+use crate::vm::{HostSockets, Sockets};
 use change::Change;
 use error::Progress;
 use pepita_wire::Ask;

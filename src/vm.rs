@@ -6,22 +6,23 @@ mod report;
 mod services;
 
 pub use report::{Mode, News, Report, What};
-pub use services::Services;
+pub use services::{HostSockets, Services, Sockets};
 
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::{CidMsg, LeaseError};
 use crate::executor::{ExecutorError, ExecutorMsg, Launch};
-use crate::link::watch::{MonitorReport, Watch};
-use crate::link::{self, LinkArgs, LinkMsg, VsockLink, dial::Address};
+use crate::link::dial::{Address, Guests};
+use crate::link::{self, LinkArgs, LinkMsg, VsockLink};
+use crate::monitor_client::{MonitorReport, Watch};
 use crate::policy::Cause;
 use crate::reply::Reply;
 use crate::spec::{Cid, Incarnation, Signal, VmSpec};
 use pepita_wire::agent::Exec;
-use pepita_wire::frame::Outcome;
-use pepita_wire::{Ask, ErrorKind, ExecResult, Exit, StatusRecord, WireError, rundir};
+use pepita_wire::{
+    Ask, ErrorKind, ExecResult, Exit, MonitorRequest, Outcome, StatusRecord, WireError, rundir,
+};
 use phase::{Effect, Event, Life};
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
-use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -181,14 +182,15 @@ impl VmState {
     fn take_in(&mut self, msg: VmMsg) -> Option<Event> {
         match msg {
             VmMsg::Event(event) => return Some(event),
-            VmMsg::Link(link::Report::Heard(event)) => return Some(Event::Heard(event)),
+            VmMsg::Link(link::Report::Event(event)) => return Some(Event::Heard(event)),
             VmMsg::Link(link::Report::Up) => self.life.link(true),
             VmMsg::Link(link::Report::Down { .. }) => self.life.link(false),
             VmMsg::Stop => return Some(Event::Stop),
             VmMsg::Destroy => return Some(Event::Destroy),
             VmMsg::Update(spec) => self.life.update(*spec),
-            VmMsg::Signal { signal, reply } => self.signal(signal, reply),
-            VmMsg::SetPaused { paused, reply } => self.set_paused(paused, reply),
+            VmMsg::Signal { signal, reply } => self.request(MonitorRequest::Signal(signal), reply),
+            VmMsg::SetPaused { paused: true, reply } => self.request(MonitorRequest::Pause, reply),
+            VmMsg::SetPaused { paused: false, reply } => self.request(MonitorRequest::Resume, reply),
             VmMsg::Ask { ask, reply } => self.ask(ask, reply),
             VmMsg::Tick(due) => {
                 self.alarm.rang(due);
@@ -280,7 +282,7 @@ impl VmState {
             address: Address::of(&record),
             token: PathBuf::from(&record.dir).join(rundir::TOKEN),
             incarnation: record.incarnation,
-            sockets: Arc::clone(&self.services.sockets),
+            guests: Arc::clone(&self.services.sockets) as Arc<dyn Guests>,
             report: me.get_derived(),
         };
         // Its `pre_start` only sends itself a message: nothing is waited for here.
@@ -290,17 +292,22 @@ impl VmState {
     }
 
     fn stop_politely(&self, signal: Signal, grace: std::time::Duration) {
-        let Some(dir) = &self.dir else { return };
-        let socket = dir.join(rundir::CONTROL);
-        let params =
-            json!({ "signal": signal.number(), "timeout_ms": grace.as_millis() as u64, "force": false });
-        let asked = self.services.sockets.ask(socket.clone(), "stop", params);
-        tokio::spawn(async move {
-            // What comes of it is seen in the watch; if nothing does, the deadline of the stop sees to it.
-            if let Err(e) = asked.await {
-                tracing::debug!("{}: stop: {e}", socket.display());
+        let timeout_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let vm = self.life.spec().name.clone();
+        // What comes of it is seen in the watch; if nothing does, the deadline of the stop sees to it.
+        let reply = Reply::new(move |done: Option<Result<(), String>>| {
+            if let Some(Err(e)) = done {
+                tracing::debug!("{vm}: stop: {e}");
             }
         });
+        self.request(MonitorRequest::Stop { signal, timeout_ms, force: false }, reply);
+    }
+
+    /// Asks the monitor.
+    fn request(&self, request: MonitorRequest, reply: Reply<Result<(), String>>) {
+        let Some(dir) = &self.dir else { return reply.send(Err("the VM is not up".into())) };
+        let answer = self.services.sockets.request(dir.join(rundir::CONTROL), request);
+        tokio::spawn(async move { reply.send(answer.await.map(drop).map_err(|e| e.message)) });
     }
 
     fn probe(&self, me: &ActorRef<VmMsg>, id: u64) {
@@ -328,21 +335,6 @@ impl VmState {
             Some(link) => drop(link.cast(LinkMsg::Ask { ask, reply })),
             None => reply.send(Err(WireError::new(ErrorKind::Busy, "the guest is not up"))),
         }
-    }
-
-    fn signal(&self, signal: Signal, reply: Reply<Result<(), String>>) {
-        let vm = self.life.spec().name.clone();
-        let reply = Reply::new(move |done: Option<Result<(), ExecutorError>>| {
-            reply.send(done.unwrap_or(Err(ExecutorError::Gone)).map_err(|e| e.to_string()));
-        });
-        self.services.executor.send(ExecutorMsg::Signal { vm, signal, reply });
-    }
-
-    fn set_paused(&self, paused: bool, reply: Reply<Result<(), String>>) {
-        let Some(dir) = &self.dir else { return reply.send(Err("the VM is not up".into())) };
-        let method = if paused { "pause" } else { "resume" };
-        let asked = self.services.sockets.ask(dir.join(rundir::CONTROL), method, json!({}));
-        tokio::spawn(async move { reply.send(asked.await.map(drop).map_err(|e| e.to_string())) });
     }
 
     fn end(&mut self, me: &ActorRef<VmMsg>, cause: Cause) {

@@ -79,6 +79,20 @@ async fn questions_and_commands_are_answered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_status_may_be_longer_than_what_a_guest_may_say() {
+    let names: Vec<String> = (0..400).map(|n| format!("vm-{n}")).collect();
+    let rig = Rig::ready(spec(&names.iter().map(String::as_str).collect::<Vec<_>>())).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let control = control::serve(&rig.tree, &dir.path().join("c.sock"), Hooks::default()).expect("served");
+    let mut client = Client::connect(control.path()).await.expect("connected");
+    let status = client.call(Call::Status).await.expect("answered");
+    assert!(status.to_string().len() > pepita_wire::CONTENT_CAP);
+    assert_eq!(status["groups"][0]["vms"].as_array().map(Vec::len), Some(400));
+    rig.end().await;
+    control.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reload_needs_somebody_who_reads_the_configuration() {
     let desk = Desk::open(Hooks::default()).await;
     let mut client = desk.client().await;

@@ -1,27 +1,27 @@
-//! The other end: asks a supervisor over its control socket.
+//! A client of a supervisor's control socket.
 
 use super::call::Call;
-use pepita_wire::{Outcome, ToGuest, ToHost, WireError};
+use pepita_wire::conversation::{ControlConversation, ControlNews};
+use pepita_wire::{Outcome, WireError};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-/// The longest line that is taken: the status of a hundred thousand VMs.
-const CAP: u64 = 64 << 20;
+/// The longest line that is read, in bytes: the status of a hundred thousand VMs.
+const LINE_CAP: usize = 64 << 20;
 
 /// A connection to a supervisor.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
-    stream: BufReader<UnixStream>,
-    /// What was read of the line that comes.
-    line: Vec<u8>,
-    /// What came before an answer.
+    stream: UnixStream,
+    conversation: ControlConversation,
+    buffer: Vec<u8>,
+    /// What was read before the answer that a call waited for.
     waiting: VecDeque<Heard>,
-    last: u64,
 }
 
 /// What a supervisor says.
@@ -29,52 +29,52 @@ pub struct Client {
 pub enum Heard {
     /// The answer to a call.
     Answer {
-        /// The number that [`Client::send`] gave; 0 = it is about the connection itself.
+        /// The number that [`Client::send`] returned; 0 = the answer is about the connection itself.
         id: u64,
-        /// How it ended.
+        /// The answer.
         outcome: Outcome,
     },
     /// An event, as [`crate::observe::Event::to_json`] has it.
     Event(Value),
-    /// So many went by unread.
+    /// The number of events that were dropped because the client did not read.
     Lagged(u64),
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody is there.
+    /// No supervisor listens.
     #[error("no supervisor at {}: is pepitad running? ({source})", .path.display())]
     NoSupervisor {
-        /// Where.
+        /// The path of the socket.
         path: PathBuf,
-        /// What the system says.
+        /// The reason that the system gives.
         source: io::Error,
     },
-    /// It may not be asked by us.
+    /// The user of this process may not ask the supervisor.
     #[error("{}: permission denied; ask as the user that the supervisor runs as", .0.display())]
     Permission(PathBuf),
-    /// It refused.
+    /// The supervisor refused the call.
     #[error("{}", .0.message)]
     Refused(WireError),
-    /// It is gone before it has answered.
+    /// The supervisor closed the connection before it answered.
     #[error("the supervisor has gone before it answered")]
     Gone,
-    /// It does not speak our language.
+    /// The peer does not speak the protocol of a control socket.
     #[error("{}: not a supervisor's control socket: {what}", .path.display())]
     NotASupervisor {
-        /// Where.
+        /// The path of the socket.
         path: PathBuf,
-        /// What came instead.
+        /// What was read instead.
         what: String,
     },
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to the supervisor behind a control socket.
     ///
     /// # Errors
-    /// When nobody is there.
+    /// When no supervisor listens there, or the user may not ask it.
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::Permission(path.to_owned()),
@@ -82,18 +82,18 @@ impl Client {
         })?;
         Ok(Self {
             path: path.to_owned(),
-            stream: BufReader::new(stream),
-            line: Vec::new(),
+            stream,
+            conversation: ControlConversation::with_line_cap(LINE_CAP),
+            buffer: vec![0; 64 << 10],
             waiting: VecDeque::new(),
-            last: 0,
         })
     }
 
-    /// Asks, and waits for the answer. Of [`Call::Events`] that is only that events are told from here on; they come
-    /// from [`Client::hear`], also those that came before this answer.
+    /// Calls the supervisor and waits for the answer. The answer to [`Call::Events`] is only that events are told from
+    /// here on; [`Client::hear`] returns the events, also those that were read before this answer.
     ///
     /// # Errors
-    /// When it refuses, or is gone.
+    /// When the supervisor refuses, or is gone.
     pub async fn call(&mut self, call: Call) -> Result<Value, ClientError> {
         let number = self.send(call).await?;
         loop {
@@ -107,30 +107,30 @@ impl Client {
         }
     }
 
-    /// Asks without waiting; the answer comes from [`Client::hear`] and has the number that is given back.
+    /// Calls the supervisor without waiting. Returns the number by which [`Client::hear`] tells the answer.
     ///
     /// # Errors
-    /// When it is gone.
+    /// When the supervisor is gone.
     pub async fn send(&mut self, call: Call) -> Result<u64, ClientError> {
-        self.last += 1;
         let (method, params) = call.into_parts();
-        let request = ToGuest::request(self.last, method, params).encode();
-        if self.stream.write_all(&request).await.is_err() {
-            // It has hung up; perhaps it said why.
+        let (id, line) = self.conversation.ask(method, params);
+        if self.stream.write_all(&line).await.is_err() {
+            // The supervisor has hung up; it may have said why.
             return match self.read().await? {
                 Some(Heard::Answer { id: 0, outcome: Err(error) }) => Err(ClientError::Refused(error)),
-                _ => Err(ClientError::Gone),
+                Some(Heard::Answer { .. } | Heard::Event(_) | Heard::Lagged(_)) | None => {
+                    Err(ClientError::Gone)
+                }
             };
         }
-        Ok(self.last)
+        Ok(id)
     }
 
-    /// What it says next; `None` when it has ended.
-    ///
-    /// Cancel safe: dropping the future loses nothing.
+    /// Returns what the supervisor says next; `None` when it has hung up. Cancel safe: nothing is lost when the future
+    /// is dropped.
     ///
     /// # Errors
-    /// When it does not speak our language.
+    /// When the peer does not speak the protocol.
     pub async fn hear(&mut self) -> Result<Option<Heard>, ClientError> {
         match self.waiting.pop_front() {
             Some(heard) => Ok(Some(heard)),
@@ -138,34 +138,28 @@ impl Client {
         }
     }
 
-    /// What came before an answer and was not taken yet.
+    /// Takes what was read before an answer and was not returned yet.
     pub fn waiting(&mut self) -> Option<Heard> {
         self.waiting.pop_front()
     }
 
     async fn read(&mut self) -> Result<Option<Heard>, ClientError> {
-        let left = CAP.saturating_sub(self.line.len() as u64);
-        // What was read stays in `line`, also when the future is dropped.
-        match (&mut self.stream).take(left).read_until(b'\n', &mut self.line).await {
-            Ok(_) if self.line.ends_with(b"\n") => {}
-            // A torn line is no line.
-            Ok(_) | Err(_) if (self.line.len() as u64) < CAP => return Ok(None),
-            Ok(_) | Err(_) => return Err(self.nonsense(format!("a line of more than {CAP} bytes"))),
+        loop {
+            let news = self.conversation.next_news();
+            let not_ours = |what: String| ClientError::NotASupervisor { path: self.path.clone(), what };
+            match news.map_err(|e| not_ours(e.to_string()))? {
+                Some(ControlNews::Answer { id, outcome }) => return Ok(Some(Heard::Answer { id, outcome })),
+                Some(ControlNews::Told(value)) => {
+                    let lagged = value.get("lagged").and_then(Value::as_u64);
+                    return Ok(Some(lagged.map_or(Heard::Event(value), Heard::Lagged)));
+                }
+                None => {}
+            }
+            // What was read is in the conversation before the next await. An error, like half a line, is an end.
+            match self.stream.read(&mut self.buffer).await {
+                Ok(read) if read > 0 => self.conversation.receive(&self.buffer[..read]),
+                Ok(_) | Err(_) => return Ok(None),
+            }
         }
-        let line = std::mem::take(&mut self.line);
-        let value: Value = serde_json::from_slice(&line).map_err(|e| self.nonsense(e.to_string()))?;
-        if value.get("id").is_some() {
-            return match ToHost::decode(&line) {
-                Ok(ToHost::Answer { id, outcome }) => Ok(Some(Heard::Answer { id, outcome })),
-                Ok(ToHost::Hello(_) | ToHost::Event { .. }) => Err(self.nonsense("no answer".into())),
-                Err(e) => Err(self.nonsense(e.to_string())),
-            };
-        }
-        let lagged = value.get("lagged").and_then(Value::as_u64);
-        Ok(Some(lagged.map_or(Heard::Event(value), Heard::Lagged)))
-    }
-
-    fn nonsense(&self, what: String) -> ClientError {
-        ClientError::NotASupervisor { path: self.path.clone(), what }
     }
 }

@@ -1,8 +1,10 @@
-//! Opens connections: to a guest agent over AF_VSOCK or a hybrid socket, to a monitor over its Unix socket.
-//! The only place of the library that opens a socket.
+//! Opens connections to guest agents, over AF_VSOCK or a hybrid socket.
+//! The only place of the library that does.
 
+use futures_core::future::BoxFuture;
 use pepita_wire::StatusRecord;
 use pepita_wire::record::Transport;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -12,24 +14,24 @@ use tokio_vsock::{VsockAddr, VsockStream};
 /// Where a guest agent listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// AF_VSOCK of the host's kernel.
+    /// On AF_VSOCK of the host's kernel.
     Vhost {
-        /// The guest.
+        /// The CID of the guest.
         cid: u32,
-        /// The agent's port.
+        /// The port of the agent.
         port: u32,
     },
-    /// A Unix socket that wants `CONNECT <port>` first, as Firecracker and cloud-hypervisor have it.
+    /// Behind a Unix socket that wants `CONNECT <port>` first, as Firecracker and cloud-hypervisor have it.
     Hybrid {
-        /// The socket.
+        /// The path of the socket.
         uds: PathBuf,
-        /// The agent's port.
+        /// The port of the agent.
         port: u32,
     },
 }
 
 impl Address {
-    /// Where the agent of a VM with this record listens.
+    /// Returns where the agent of the VM with this record listens.
     pub fn of(record: &StatusRecord) -> Self {
         let vsock = &record.vsock;
         match (vsock.transport, &vsock.uds) {
@@ -43,15 +45,45 @@ impl Address {
     }
 }
 
-/// A byte stream, whatever it runs over.
+/// A byte stream over any transport.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection to a guest agent that has just been made.
+pub struct Dialled {
+    /// The connection.
+    pub stream: Box<dyn Stream>,
+    /// The token to greet the agent with.
+    pub token: String,
+}
+
+impl fmt::Debug for Dialled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dialled")
+    }
+}
+
+/// The way to guest agents. A trait, so that a test can play the guests in memory, where it can hold the clock.
+pub trait Guests: fmt::Debug + Send + Sync + 'static {
+    /// Connects to a guest agent. The token is read from its file at each dial: a monitor that has adopted the VM may
+    /// have made a new one.
+    fn dial(&self, guest: Address, token: PathBuf) -> BoxFuture<'static, io::Result<Dialled>>;
+}
+
+/// Reads the token and connects to a guest agent.
+///
+/// # Errors
+/// When the token cannot be read; otherwise those of [`dial`].
+pub(crate) async fn dial_with_token(guest: Address, token: PathBuf) -> io::Result<Dialled> {
+    let token = tokio::fs::read_to_string(&token).await?.trim().to_owned();
+    Ok(Dialled { stream: dial(guest).await?, token })
+}
 
 /// Connects to a guest agent.
 ///
 /// # Errors
-/// "Not there yet" looks different on each transport: ENODEV, ETIMEDOUT and ECONNRESET on AF_VSOCK, end of file instead
-/// of `OK` on a hybrid socket.
+/// When the guest does not listen (yet), which looks different on each transport: ENODEV, ETIMEDOUT and ECONNRESET on
+/// AF_VSOCK, the end of the file instead of `OK` on a hybrid socket.
 pub async fn dial(address: Address) -> io::Result<Box<dyn Stream>> {
     match address {
         Address::Vhost { cid, port } => {
@@ -60,8 +92,9 @@ pub async fn dial(address: Address) -> io::Result<Box<dyn Stream>> {
         }
         Address::Hybrid { uds, port } => {
             let mut stream = UnixStream::connect(&uds).await?;
-            // In a task of its own: whoever waits for it may be gone any time, but this must not hang up before the
-            // answer. vhost-device-vsock 0.3.0 panics when its client is gone before its OK, and takes the VM along.
+            // In a task of its own: the future of this function may be dropped at any time, but the socket must not be
+            // closed before the answer. vhost-device-vsock 0.3.0 panics when its client is gone before its OK, and takes
+            // the VM along.
             let greeting = tokio::spawn(async move {
                 stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
                 read_ok(&mut stream).await?;
@@ -82,7 +115,7 @@ async fn read_ok(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
         match stream.read_u8().await {
             Ok(byte) => line.push(byte),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens in the guest"));
+                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the guest does not listen"));
             }
             Err(e) => return Err(e),
         }
@@ -94,20 +127,12 @@ async fn read_ok(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     }
 }
 
-/// Connects to a monitor.
-///
-/// # Errors
-/// When there is none.
-pub async fn monitor(socket: &Path) -> io::Result<UnixStream> {
-    UnixStream::connect(socket).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What came of an answer to `CONNECT`, and what it left to the conversation.
+    /// Returns what came of an answer to `CONNECT`, and the number of bytes that it left to the conversation.
     fn read(answer: &[u8]) -> (io::Result<()>, usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let mut rest = answer;

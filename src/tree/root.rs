@@ -81,7 +81,7 @@ pub(crate) struct Home {
     pub(crate) journal: crate::journal::Journal,
     pub(crate) bus: crate::observe::Bus,
     pub(crate) status_table: crate::observe::StatusTable,
-    pub(crate) sockets: Arc<dyn crate::link::Sockets>,
+    pub(crate) sockets: Arc<dyn crate::vm::Sockets>,
 }
 
 /// Where the root leaves word of how the tree ended.

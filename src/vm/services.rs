@@ -1,10 +1,40 @@
-//! The long-lived actors that VM actors use.
+//! What every VM actor uses: the long-lived actors beside the groups, and the way to monitors and guests.
 
 use crate::actor::Service;
 use crate::cid::CidMsg;
 use crate::executor::ExecutorMsg;
-use crate::link::Sockets;
+use crate::link::dial::{Address, Dialled, Guests, dial_with_token};
+use crate::monitor_client::{self, Monitors, TellReport, Watch};
+use futures_core::future::BoxFuture;
+use pepita_wire::{MonitorRequest, Outcome};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+/// The way to monitors and guests.
+pub trait Sockets: Monitors + Guests {}
+
+impl<T: Monitors + Guests> Sockets for T {}
+
+/// The sockets of this host.
+#[derive(Debug, Clone, Copy)]
+pub struct HostSockets;
+
+impl Monitors for HostSockets {
+    fn watch(&self, socket: PathBuf, tell: TellReport) -> Watch {
+        monitor_client::watch(socket, tell)
+    }
+
+    fn request(&self, socket: PathBuf, request: MonitorRequest) -> BoxFuture<'static, Outcome> {
+        Box::pin(monitor_client::request(socket, request))
+    }
+}
+
+impl Guests for HostSockets {
+    fn dial(&self, guest: Address, token: PathBuf) -> BoxFuture<'static, io::Result<Dialled>> {
+        Box::pin(dial_with_token(guest, token))
+    }
+}
 
 /// What every VM actor uses.
 #[derive(Debug, Clone)]

@@ -1,19 +1,19 @@
-//! Plays the monitors.
+//! Plays the monitors, and the way to the guests.
 
 use super::{Host, What, finish, guest, of_dir};
-use pepita_supervisor::link::dial::{Address, Stream};
-use pepita_supervisor::link::watch::{MonitorReport, Watch};
-use pepita_supervisor::link::{Boxed, Sockets, Tell};
-use pepita_wire::{ErrorKind, Exit, Outcome, VmState, WireError};
-use serde_json::{Value, json};
+use futures_core::future::BoxFuture;
+use pepita_supervisor::link::dial::{Address, Dialled, Guests};
+use pepita_supervisor::monitor_client::{MonitorReport, Monitors, TellReport, Watch};
+use pepita_wire::{ErrorKind, Exit, MonitorRequest, Outcome, VmState, WireError};
+use serde_json::json;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::sleep;
 
-impl Sockets for Host {
-    fn watch(&self, monitor: PathBuf, tell: Tell) -> Watch {
-        let id = of_dir(&monitor);
+impl Monitors for Host {
+    fn watch(&self, socket: PathBuf, tell: TellReport) -> Watch {
+        let id = of_dir(&socket);
         let receiver = {
             let world = self.world();
             let machine = world.machines.get(&id).filter(|machine| machine.monitored);
@@ -37,8 +37,8 @@ impl Sockets for Host {
         })
     }
 
-    fn ask(&self, monitor: PathBuf, method: &'static str, params: Value) -> Boxed<Outcome> {
-        let (host, id) = (self.clone(), of_dir(&monitor));
+    fn request(&self, socket: PathBuf, request: MonitorRequest) -> BoxFuture<'static, Outcome> {
+        let (host, id) = (self.clone(), of_dir(&socket));
         Box::pin(async move {
             let gone = || WireError::new(ErrorKind::Os, "there is no monitor");
             let (serial, stop) = {
@@ -46,11 +46,11 @@ impl Sockets for Host {
                 let machine = world.machines.get(&id).filter(|m| m.monitored).ok_or_else(gone)?;
                 (machine.serial, machine.plan.stop)
             };
-            match method {
-                "stop" => {
+            match request {
+                MonitorRequest::Stop { timeout_ms, .. } => {
                     host.record_call(What::Stop, &id);
                     host.change(&id, serial, |record| record.state = VmState::Stopping);
-                    let grace = Duration::from_millis(params["timeout_ms"].as_u64().unwrap_or(0));
+                    let grace = Duration::from_millis(timeout_ms);
                     let (time, exit) = match stop {
                         Some(time) if time < grace => (time, Some(Exit::code(0))),
                         // The monitor's own ladder ends with a kill.
@@ -59,15 +59,20 @@ impl Sockets for Host {
                     sleep(time).await;
                     host.change(&id, serial, |record| finish(record, Exit::StopRequested, exit));
                 }
-                "pause" => host.change(&id, serial, |record| record.state = VmState::Paused),
-                "resume" => host.change(&id, serial, |record| record.state = VmState::Running),
-                other => panic!("nobody asks a monitor for {other}"),
+                MonitorRequest::Signal(signal) => host.record_call(What::Signal(signal.number()), &id),
+                MonitorRequest::Pause => host.change(&id, serial, |record| record.state = VmState::Paused),
+                MonitorRequest::Resume => host.change(&id, serial, |record| record.state = VmState::Running),
+                MonitorRequest::Status | MonitorRequest::Watch { .. } | MonitorRequest::Forward(_) => {
+                    panic!("a supervisor does not ask a monitor for {request:?}")
+                }
             }
             Ok(json!({}))
         })
     }
+}
 
-    fn dial(&self, _: Address, token: PathBuf) -> Boxed<io::Result<(Box<dyn Stream>, String)>> {
+impl Guests for Host {
+    fn dial(&self, _: Address, token: PathBuf) -> BoxFuture<'static, io::Result<Dialled>> {
         let (host, id) = (self.clone(), of_dir(&token));
         Box::pin(async move {
             let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
@@ -79,7 +84,7 @@ impl Sockets for Host {
             };
             let (ours, theirs) = tokio::io::duplex(64 << 10);
             tokio::spawn(guest::serve(host, id, serial, record.incarnation, theirs));
-            Ok((Box::new(ours) as Box<dyn Stream>, "token".to_owned()))
+            Ok(Dialled { stream: Box::new(ours), token: "token".to_owned() })
         })
     }
 }

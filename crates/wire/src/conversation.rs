@@ -40,7 +40,6 @@ mod agent;
 mod control;
 
 pub use agent::{
-    AgentConversation, Disconnected, HELLO_DEADLINE, HangUp, News, NotAsked, PENDING_CAP, REDIAL_MAX,
-    REDIAL_MIN,
+    AgentConversation, Disconnected, HELLO_DEADLINE, HangUp, News, NotAsked, REDIAL_MAX, REDIAL_MIN,
 };
 pub use control::{ControlConversation, ControlNews};

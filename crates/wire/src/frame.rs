@@ -3,9 +3,9 @@
 //! Unknown fields are ignored, unknown methods are answered with [`crate::ErrorKind::Unsupported`], unknown events are kept
 //! as [`crate::GuestEvent::Unknown`]: an old side and a new one go on talking.
 
-use crate::CONTENT_CAP;
 use crate::agent::GuestEvent;
 use crate::error::WireError;
+use crate::protocol::CONTENT_CAP;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;

@@ -12,7 +12,9 @@ pub mod exit;
 pub mod frame;
 pub mod launch;
 pub mod line;
+pub mod monitor;
 pub mod name;
+pub mod protocol;
 pub mod record;
 pub mod rundir;
 pub mod signal;
@@ -24,26 +26,9 @@ pub use exit::{Exit, ExitRecord, ProcessExit};
 pub use frame::{FrameError, Hello, Outcome, Request, ToGuest, ToHost};
 pub use launch::LaunchSpec;
 pub use line::{LineError, Lines};
+pub use monitor::MonitorRequest;
 pub use name::{NameError, VmId};
+pub use protocol::{CONTENT_CAP, CONTRACT, DEFAULT_PORT, GENERATION, LINE_CAP, MAX_BAD_LINES};
 pub use record::{StatusRecord, VersionRecord, VmState};
 pub use signal::Signal;
 pub use stored::Stored;
-
-/// The generation of the conversation this crate speaks. Both sides use the lower of the two they announce.
-pub const GENERATION: u32 = 1;
-
-/// The generation of the launcher's calls, exit codes and records; `pepita --version --json` names it.
-pub const CONTRACT: u32 = 1;
-
-/// The longest line either side accepts, newline included, in bytes.
-pub const LINE_CAP: usize = 256 * 1024;
-
-/// The most that an answer or an event may hold, in bytes. As values in memory that may be a hundred times as much, and
-/// a guest chooses what it sends; all that an agent has to say is shorter.
-pub const CONTENT_CAP: usize = 64 * 1024;
-
-/// The vsock port a guest agent listens on unless told otherwise.
-pub const DEFAULT_PORT: u32 = 5000;
-
-/// Bad lines after which a connection ends.
-pub const MAX_BAD_LINES: u32 = 3;

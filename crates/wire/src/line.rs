@@ -1,6 +1,6 @@
 //! Cuts a byte stream into lines and holds the cap on their length. Knows nothing of JSON and does no I/O.
 
-use crate::LINE_CAP;
+use crate::protocol::LINE_CAP;
 
 /// Cuts bytes into lines. Memory never exceeds the cap plus one read, whatever the peer sends.
 #[derive(Debug)]

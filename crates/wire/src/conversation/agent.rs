@@ -12,18 +12,16 @@
 //! The conversation trusts nothing of what the guest says: [`Lines`] holds the cap of a line, [`ToHost::decode`] the cap
 //! of its content, [`PENDING_CAP`] the number of requests that wait, and bad lines are counted.
 
-use crate::{
-    Ask, ErrorKind, FrameError, GENERATION, GuestEvent, Hello, LineError, Lines, MAX_BAD_LINES, Outcome,
-    ToGuest, ToHost, WireError,
-};
+use crate::agent::{Ask, GuestEvent};
+use crate::error::{ErrorKind, WireError};
+use crate::frame::{FrameError, Hello, Outcome, ToGuest, ToHost};
+use crate::line::{LineError, Lines};
+use crate::protocol::{GENERATION, MAX_BAD_LINES, PENDING_CAP};
 use std::collections::HashMap;
 use std::time::Duration;
 
 /// How long each side waits for the other's hello. The owner of the connection keeps the time.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Requests that may wait for their answer on one connection.
-pub const PENDING_CAP: usize = 64;
 
 /// The delay before the first redial. It doubles with each failure up to [`REDIAL_MAX`].
 pub const REDIAL_MIN: Duration = Duration::from_millis(20);

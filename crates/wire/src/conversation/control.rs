@@ -3,7 +3,10 @@
 //! There is no hello: the directory of the socket decides who may connect. The peer is a program of our own, so the first
 //! line that cannot be read ends the conversation: waiting for two more would only keep a client waiting for its answer.
 
-use crate::{FrameError, LINE_CAP, LineError, Lines, Outcome, ToGuest, WireError};
+use crate::error::WireError;
+use crate::frame::{FrameError, Outcome, ToGuest};
+use crate::line::{LineError, Lines};
+use crate::protocol::LINE_CAP;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -118,7 +121,8 @@ fn read(line: &[u8]) -> Result<ControlNews, FrameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CONTENT_CAP, ErrorKind};
+    use crate::error::ErrorKind;
+    use crate::protocol::CONTENT_CAP;
     use serde_json::json;
 
     #[test]

@@ -1,0 +1,162 @@
+//! What can be asked of a VM's monitor, over its control socket.
+
+use crate::agent::Ask;
+use crate::error::{ErrorKind, WireError};
+use crate::signal::Signal;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// A request to a monitor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MonitorRequest {
+    /// Answer with the [`crate::StatusRecord`].
+    Status,
+    /// Answer with the [`crate::StatusRecord`] as soon as its revision is another one than this: a long poll.
+    Watch {
+        /// The revision that the client knows; 0 = none.
+        since: u64,
+    },
+    /// End the VM: send the daemon a signal, and end the VM at once when the time is over.
+    Stop {
+        /// The first signal.
+        signal: Signal,
+        /// How long the daemon may take, in milliseconds.
+        timeout_ms: u64,
+        /// End the VM at once.
+        force: bool,
+    },
+    /// Send the daemon a signal. KILL ends the VM, STOP and CONT pause and resume it.
+    Signal(Signal),
+    /// Stop the virtual CPUs.
+    Pause,
+    /// Let the virtual CPUs run.
+    Resume,
+    /// Pass a request on to the guest agent: `start`, `ping`, `exec` or `set_time`.
+    Forward(Ask),
+}
+
+/// The parameters of a monitor's own methods; each may be left out.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Params {
+    since: u64,
+    signal: i32,
+    timeout_ms: u64,
+    force: bool,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self { since: 0, signal: Signal::TERM.number(), timeout_ms: 30_000, force: false }
+    }
+}
+
+impl MonitorRequest {
+    /// Returns method and parameters, as they go into a [`crate::Request`].
+    pub fn into_parts(self) -> (&'static str, Value) {
+        match self {
+            Self::Status => ("status", Value::Null),
+            Self::Watch { since } => ("watch", json!({ "since": since })),
+            Self::Stop { signal, timeout_ms, force } => {
+                ("stop", json!({ "signal": signal.number(), "timeout_ms": timeout_ms, "force": force }))
+            }
+            Self::Signal(signal) => ("signal", json!({ "signal": signal.number() })),
+            Self::Pause => ("pause", Value::Null),
+            Self::Resume => ("resume", Value::Null),
+            Self::Forward(ask) => ask.into_parts(),
+        }
+    }
+
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for a method that a monitor does not know, [`ErrorKind::BadRequest`] for parameters
+    /// that cannot be read.
+    pub fn from_parts(method: &str, value: Value) -> Result<Self, WireError> {
+        match method {
+            "status" => Ok(Self::Status),
+            "watch" => Ok(Self::Watch { since: params(method, value)?.since }),
+            "stop" => {
+                let Params { signal, timeout_ms, force, .. } = params(method, value)?;
+                Ok(Self::Stop { signal: Signal::new(signal).unwrap_or(Signal::TERM), timeout_ms, force })
+            }
+            "signal" => {
+                let number = params(method, value)?.signal;
+                Signal::new(number).map(Self::Signal).ok_or_else(|| {
+                    WireError::new(ErrorKind::BadRequest, format!("signal: {number} is not a signal"))
+                })
+            }
+            "pause" => Ok(Self::Pause),
+            "resume" => Ok(Self::Resume),
+            // Anything else is for the agent, if an agent knows it.
+            _ => match Ask::from_parts(method, value)? {
+                ask @ (Ask::Start(_) | Ask::Ping | Ask::Exec(_) | Ask::SetTime { .. }) => {
+                    Ok(Self::Forward(ask))
+                }
+                Ask::Stop(_)
+                | Ask::Signal(_)
+                | Ask::Status
+                | Ask::Logs { .. }
+                | Ask::Watch { .. }
+                | Ask::Ack { .. }
+                | Ask::PowerOff => {
+                    let why = format!("{method:?} is not for the monitor");
+                    Err(WireError::new(ErrorKind::Unsupported, why))
+                }
+            },
+        }
+    }
+}
+
+fn params(method: &str, value: Value) -> Result<Params, WireError> {
+    if value.is_null() {
+        return Ok(Params::default());
+    }
+    serde_json::from_value(value).map_err(|e| WireError::new(ErrorKind::BadRequest, format!("{method}: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::{Exec, Start};
+
+    #[test]
+    fn every_request_survives_the_way_there() {
+        let exec = Exec { command: vec!["/bin/true".into()], timeout_ms: 5, bulk: false };
+        for request in [
+            MonitorRequest::Status,
+            MonitorRequest::Watch { since: 4 },
+            MonitorRequest::Stop { signal: Signal::HUP, timeout_ms: 7, force: true },
+            MonitorRequest::Signal(Signal::KILL),
+            MonitorRequest::Pause,
+            MonitorRequest::Resume,
+            MonitorRequest::Forward(Ask::Ping),
+            MonitorRequest::Forward(Ask::Start(Start::default())),
+            MonitorRequest::Forward(Ask::Exec(exec)),
+            MonitorRequest::Forward(Ask::SetTime { unix_ms: 1 }),
+        ] {
+            let (method, params) = request.clone().into_parts();
+            assert_eq!(MonitorRequest::from_parts(method, params), Ok(request));
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let stop = MonitorRequest::Stop { signal: Signal::TERM, timeout_ms: 30_000, force: false };
+        assert_eq!(MonitorRequest::from_parts("stop", Value::Null), Ok(stop));
+        assert_eq!(MonitorRequest::from_parts("signal", json!({})), Ok(MonitorRequest::Signal(Signal::TERM)));
+        assert_eq!(
+            MonitorRequest::from_parts("watch", json!({"later": 1})),
+            Ok(MonitorRequest::Watch { since: 0 })
+        );
+    }
+
+    #[test]
+    fn what_a_monitor_does_not_do_is_refused_by_kind() {
+        let kind = |method, params| MonitorRequest::from_parts(method, params).expect_err(method).kind;
+        assert_eq!(kind("logs", Value::Null), ErrorKind::Unsupported);
+        assert_eq!(kind("fly", Value::Null), ErrorKind::Unsupported);
+        assert_eq!(kind("signal", json!({"signal": 65})), ErrorKind::BadRequest);
+        assert_eq!(kind("watch", json!({"since": "one"})), ErrorKind::BadRequest);
+    }
+}

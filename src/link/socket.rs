@@ -1,0 +1,71 @@
+//! Moves the bytes of one connection, both ways, in a task of its own.
+
+use super::LinkMsg;
+use super::dial::Stream;
+use ractor::ActorRef;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+
+/// Reads that may wait for the actor. A flood stays in the guest's socket.
+const READ_AHEAD: usize = 4;
+
+/// Writes that may wait for the guest.
+const WRITE_AHEAD: usize = 64;
+
+/// A connection. Dropping it closes it.
+pub(super) struct Socket {
+    writer: mpsc::Sender<Vec<u8>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Socket {
+    /// Begins to move bytes; `link` is told what is read, under this number.
+    pub(super) fn spawn(link: ActorRef<LinkMsg>, connection: u64, stream: Box<dyn Stream>) -> Self {
+        let (writer, outgoing) = mpsc::channel(WRITE_AHEAD);
+        Self { writer, task: tokio::spawn(carry(link, connection, stream, outgoing)) }
+    }
+
+    /// Writes, as soon as the peer reads. Returns false when too much waits already.
+    pub(super) fn write(&self, bytes: Vec<u8>) -> bool {
+        self.writer.try_send(bytes).is_ok()
+    }
+}
+
+/// Ends when either side is gone.
+async fn carry(
+    link: ActorRef<LinkMsg>,
+    connection: u64,
+    mut stream: Box<dyn Stream>,
+    mut outgoing: mpsc::Receiver<Vec<u8>>,
+) {
+    let ahead = Arc::new(Semaphore::new(READ_AHEAD));
+    let mut buffer = vec![0; 4096];
+    loop {
+        let Ok(permit) = Arc::clone(&ahead).acquire_owned().await else { return };
+        let bytes = tokio::select! {
+            read = stream.read(&mut buffer) => match read {
+                Ok(n) if n > 0 => Some(buffer[..n].to_vec()),
+                _ => None,
+            },
+            write = outgoing.recv() => match write {
+                Some(bytes) => match stream.write_all(&bytes).await {
+                    Ok(()) => continue,
+                    Err(_) => None,
+                },
+                None => return,
+            },
+        };
+        let over = bytes.is_none();
+        if link.cast(LinkMsg::Read { connection, bytes, permit }).is_err() || over {
+            return;
+        }
+    }
+}

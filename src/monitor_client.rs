@@ -1,0 +1,121 @@
+//! A VM actor's line to the monitor of its VM: the state of the VM as it changes, and control of a VM that runs.
+//!
+//! A monitor serves a Unix socket in the run directory of its VM. Only launch, adoption, removal and lists need the
+//! launcher, and thus the executor; whatever concerns a VM that runs is asked here.
+
+use futures_core::future::BoxFuture;
+use pepita_wire::conversation::ControlConversation;
+use pepita_wire::{ErrorKind, MonitorRequest, Outcome, StatusRecord, WireError};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// A monitor never waits for anything but its VM: one that is silent for so long is stopped or broken.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a monitor tells.
+#[derive(Debug)]
+pub enum MonitorReport {
+    /// The record of the VM, each time it changes. A terminal one is the last report.
+    Status(Box<StatusRecord>),
+    /// The monitor is gone and has not said that the VM has ended.
+    Lost(String),
+}
+
+/// The receiver of the reports of one monitor.
+pub type TellReport = Box<dyn Fn(MonitorReport) + Send + Sync>;
+
+/// A watch under way. It ends when this value is dropped.
+#[derive(Debug)]
+pub struct Watch(JoinHandle<()>);
+
+impl Watch {
+    /// Runs a watch in a task of its own.
+    pub fn spawn(watch: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(watch))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The way to monitors. A trait, so that a test can play the monitors in memory, where it can hold the clock.
+pub trait Monitors: fmt::Debug + Send + Sync + 'static {
+    /// Watches a VM through the control socket of its monitor, until the VM has ended or the monitor is gone.
+    fn watch(&self, socket: PathBuf, tell: TellReport) -> Watch;
+    /// Asks the monitor behind a control socket one thing.
+    fn request(&self, socket: PathBuf, request: MonitorRequest) -> BoxFuture<'static, Outcome>;
+}
+
+/// Watches a VM through its monitor's control socket, until the VM has ended or the monitor is gone.
+pub(crate) fn watch(socket: PathBuf, tell: TellReport) -> Watch {
+    Watch::spawn(async move {
+        if let Err(e) = follow(&socket, &tell).await {
+            tell(MonitorReport::Lost(e.to_string()));
+        }
+    })
+}
+
+async fn follow(socket: &Path, tell: &TellReport) -> io::Result<()> {
+    let mut client = MonitorClient::connect(socket).await?;
+    let mut since = 0;
+    loop {
+        let outcome = client.request(MonitorRequest::Watch { since }).await?;
+        let value = outcome.map_err(io::Error::other)?;
+        let record: StatusRecord = serde_json::from_value(value).map_err(io::Error::other)?;
+        since = record.generation;
+        let last = record.state.is_terminal();
+        tell(MonitorReport::Status(Box::new(record)));
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+/// Asks a monitor one thing. A monitor that cannot be reached answers [`ErrorKind::Os`], a silent one
+/// [`ErrorKind::Timeout`].
+pub(crate) async fn request(socket: PathBuf, request: MonitorRequest) -> Outcome {
+    let answer = async { MonitorClient::connect(&socket).await?.request(request).await };
+    match timeout(ANSWER_DEADLINE, answer).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(e)) => Err(WireError::new(ErrorKind::Os, e.to_string())),
+        Err(_) => Err(WireError::new(ErrorKind::Timeout, "the monitor does not answer")),
+    }
+}
+
+/// A connection on which one request waits at a time.
+struct MonitorClient {
+    stream: UnixStream,
+    conversation: ControlConversation,
+}
+
+impl MonitorClient {
+    async fn connect(socket: &Path) -> io::Result<Self> {
+        Ok(Self { stream: UnixStream::connect(socket).await?, conversation: ControlConversation::default() })
+    }
+
+    async fn request(&mut self, request: MonitorRequest) -> io::Result<Outcome> {
+        let (method, params) = request.into_parts();
+        let (_, line) = self.conversation.ask(method, params);
+        self.stream.write_all(&line).await?;
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(outcome) = self.conversation.next_answer().map_err(io::Error::other)? {
+                return Ok(outcome);
+            }
+            match self.stream.read(&mut buffer).await? {
+                0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the monitor hung up")),
+                read => self.conversation.receive(&buffer[..read]),
+            }
+        }
+    }
+}
