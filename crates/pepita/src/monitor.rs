@@ -28,8 +28,9 @@ use crate::vmm::{Process, Started};
 use agent::{Agent, Asker, Heard};
 use conn::Conn;
 use control::Control;
-use life::{Effect, Event, Life};
+use life::{Effect, Event, LastWords, Life};
 use log::Log;
+use pepita_wire::record::VcpuState;
 use pepita_wire::{GuestEvent, StatusRecord};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -208,12 +209,13 @@ impl Monitor {
                 if self.limits.oom_kills() > 0 {
                     self.happened(Event::HostOom);
                 }
-                let words = crate::vmm::last_words();
-                let panic = self.scanner.panic_line().map(str::to_owned);
-                let evidence = self.life.evidence();
-                (evidence.vmm_words, evidence.panic_line) = (words, panic);
-                let end = self.vmm.end();
-                self.happened(Event::VmmEnded(end));
+                let last_words = LastWords {
+                    end: self.vmm.end(),
+                    vmm_words: crate::vmm::last_words(),
+                    panic_line: self.scanner.panic_line().map(str::to_owned),
+                    console: self.scanner.last_lines(),
+                };
+                self.happened(Event::VmmEnded(last_words));
             }
         }
     }
@@ -221,8 +223,7 @@ impl Monitor {
     /// Of a VMM that ends, the back-end's end may be seen first: its socket goes before its process.
     pub(crate) fn backend_ended(&mut self) {
         self.read_qmp();
-        let vmm_going = self.life.evidence().shutdown.is_some() || self.vmm.identity.is_exiting();
-        self.happened(Event::BackendEnded { vmm_going });
+        self.happened(Event::BackendEnded { vmm_is_exiting: self.vmm.identity.is_exiting() });
     }
 
     fn console_has_more(&self) -> bool {
@@ -265,8 +266,8 @@ impl Monitor {
                 // The one command that it is given is the first.
                 qmp::Said::Done | qmp::Said::Refused(_) => self.happened(Event::VmmUp),
                 qmp::Said::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
-                qmp::Said::Stopped => self.happened(Event::Paused(true)),
-                qmp::Said::Resumed => self.happened(Event::Paused(false)),
+                qmp::Said::Stopped => self.happened(Event::Vcpus(VcpuState::Paused)),
+                qmp::Said::Resumed => self.happened(Event::Vcpus(VcpuState::Running)),
                 qmp::Said::Other => {}
             }
         }
@@ -286,7 +287,7 @@ impl Monitor {
                     self.happened(Event::AgentSaid { seq, event });
                 }
                 Heard::Answered(Asker::Start, outcome) => {
-                    self.happened(Event::Started(outcome.map(drop)));
+                    self.happened(Event::StartAnswered(outcome.map(drop)));
                 }
                 Heard::Answered(Asker::Client(client, id), outcome) => {
                     self.control.answer(client, id, outcome);
@@ -323,7 +324,7 @@ impl Monitor {
                 self.vmm.signal(Signal::KILL);
                 self.kill_daemon();
             }
-            Effect::Finish(exit) => self.finish(*exit),
+            Effect::Finish(exit) => self.finish(&exit),
         }
     }
 
@@ -339,23 +340,23 @@ impl Monitor {
             let status = self.status();
             self.control.tell(&status);
         }
-        if self.life.evidence().vmm_ran
+        if self.life.vmm_ran()
             && let Some(starter) = self.starter.take()
         {
             starter.started(&self.status());
         }
     }
 
-    fn status(&mut self) -> StatusRecord {
-        let (dropped, vmm_pid) = (self.log.dropped(), self.vmm.identity.pid);
-        self.life.note(|status| {
-            status.dropped_log_bytes = dropped;
-            status.vmm_pid = status.exit.is_none().then_some(vmm_pid);
-        });
-        self.life.status(Instant::now())
+    fn status(&self) -> StatusRecord {
+        let status = self.life.status(Instant::now());
+        StatusRecord {
+            dropped_log_bytes: self.log.dropped(),
+            vmm_pid: status.exit.is_none().then_some(self.vmm.identity.pid),
+            ..status
+        }
     }
 
-    fn save(&mut self) {
+    fn save(&self) {
         let status = self.status();
         let state = State {
             monitor: ProcessId::of(std::process::id()),

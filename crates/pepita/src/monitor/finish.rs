@@ -16,12 +16,11 @@ use std::time::{Duration, Instant};
 const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Monitor {
-    pub(super) fn finish(&mut self, mut exit: ExitRecord) {
+    pub(super) fn finish(&mut self, exit: &ExitRecord) {
         self.over = true;
-        exit.console = self.scanner.last_lines();
         // On a disk that is full by now, there is room for this all the same.
         let _ = std::fs::remove_file(layout::RESERVE);
-        if let Err(e) = files::write(Path::new(layout::EXIT), &exit, Sync::Yes) {
+        if let Err(e) = files::write(Path::new(layout::EXIT), exit, Sync::Yes) {
             // The state still has it, if that can be written.
             crate::error::eprint_line(format_args!("pepita monitor: exit record: {}", e.message));
         }
@@ -47,7 +46,6 @@ impl Monitor {
             let _ = std::fs::remove_file(&self.cid_path);
         }
         drop(cid);
-        self.life.note(|status| status.exit = Some(exit));
         self.save();
         let status = self.status();
         if let Some(starter) = self.starter.take() {

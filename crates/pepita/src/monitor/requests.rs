@@ -5,6 +5,7 @@ use super::agent::Asker;
 use super::life::Event;
 use crate::vm_config::VmmKind;
 use pepita_wire::agent::Start;
+use pepita_wire::record::VcpuState;
 use pepita_wire::{Ask, ErrorKind, Request, Signal, WireError};
 use rustix::process::{Pid, kill_process_group};
 use serde::Deserialize;
@@ -110,7 +111,7 @@ impl Monitor {
             let _ = kill_process_group(pid, signal);
         }
         self.answer(asker, Ok(json!({})));
-        self.happened(Event::Paused(paused));
+        self.happened(Event::Vcpus(if paused { VcpuState::Paused } else { VcpuState::Running }));
     }
 
     fn answer(&mut self, asker: Option<(u64, u64)>, outcome: pepita_wire::frame::Outcome) {

@@ -1,8 +1,8 @@
-//! The words of a VM's life: what can happen to it, and what is to be done then.
+//! The words of a VM's life: what can happen to the VM, and what is to be done then.
 
 use crate::vmm::VmmEnd;
-use pepita_wire::agent::Start;
 use pepita_wire::console::Note;
+use pepita_wire::record::VcpuState;
 use pepita_wire::{Ask, ExitRecord, GuestEvent, Signal, WireError};
 use std::time::Duration;
 
@@ -12,51 +12,62 @@ pub enum Event {
     /// The VMM has accepted its arguments and images.
     VmmUp,
     /// The VMM is gone.
-    VmmEnded(VmmEnd),
+    VmmEnded(LastWords),
     /// The vsock back-end is gone.
     BackendEnded {
-        /// The VMM is on its way out, too: then it went first, and its back-end after it.
-        vmm_going: bool,
+        /// The kernel is taking the VMM down, too: then the VMM went first, and its back-end after it.
+        vmm_is_exiting: bool,
     },
     /// The host's OOM killer has struck within the VM's limits.
     HostOom,
-    /// The guest has written something.
+    /// The guest has written on its console.
     ConsoleSpoke,
     /// The agent has written a note on the console.
     Noted(Note),
-    /// QMP's SHUTDOWN.
+    /// QEMU has told on QMP that the machine goes down, and why.
     Shutdown(String),
     /// The virtual CPUs stand still, or run again.
-    Paused(bool),
+    Vcpus(VcpuState),
     /// The agent has said hello.
     AgentUp {
-        /// The generation agreed on.
+        /// The version of the protocol that both sides speak.
         generation: u32,
     },
     /// The agent has hung up.
     AgentDown,
-    /// The agent has said something.
+    /// The agent has told an event.
     AgentSaid {
-        /// The event's number.
+        /// The number of the event.
         seq: u64,
-        /// What.
+        /// The event.
         event: GuestEvent,
     },
-    /// The agent's answer to `start`.
-    Started(Result<(), WireError>),
-    /// Take it down politely.
+    /// The agent has answered the monitor's `start`.
+    StartAnswered(Result<(), WireError>),
+    /// A client asks for a stop.
     Stop {
-        /// With this signal first.
+        /// The signal for the daemon.
         signal: Signal,
-        /// And KILL after this.
+        /// The time from the signal until the daemon's KILL.
         grace: Duration,
     },
-    /// End it at once.
+    /// A client asks for the end at once.
     Kill,
-    /// Start the daemon of a VM that was launched with `--hold`.
-    Start(Start),
-    /// Time has passed.
+    /// The time of [`super::Life::wake_at`] has come.
     Tick,
+}
+
+/// What is known when the VMM is gone.
+#[derive(Debug)]
+pub struct LastWords {
+    /// How its process ended.
+    pub end: VmmEnd,
+    /// What the VMM wrote on its standard error last.
+    pub vmm_words: String,
+    /// The console's line about a panic of the guest's kernel.
+    pub panic_line: Option<String>,
+    /// The console's last lines.
+    pub console: Vec<String>,
 }
 
 /// What is to be done.
@@ -70,8 +81,8 @@ pub enum Effect {
     Resume,
     /// Ask the VMM's process to end.
     TermVmm,
-    /// End it.
+    /// Kill the VMM's process.
     KillVmm,
-    /// It is over. The last effect.
+    /// Write the exit record and take leave. This is the last effect.
     Finish(Box<ExitRecord>),
 }

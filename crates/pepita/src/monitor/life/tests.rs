@@ -1,7 +1,12 @@
-//! A VM's life, event by event.
+//! The life of a VM, event by event.
 
+use super::end::VMM_EXIT;
+use super::phase::UNASKED_DIAL;
+use super::stop::{AFTER_GRACE, COME_BACK, KILL_AGAIN, TERM_TO_KILL};
 use super::*;
-use pepita_wire::{Exit, ProcessExit};
+use crate::vmm::VmmEnd;
+use pepita_wire::agent::Stop;
+use pepita_wire::{Ask, ErrorKind, Exit, GuestEvent, ProcessExit, Signal, WireError};
 
 fn plan(hold: bool) -> VmConfig {
     VmConfig { hold, ready_timeout_ms: 5000, ..crate::vm_config::tests::plan() }
@@ -39,10 +44,25 @@ impl World {
     fn state(&self) -> VmState {
         self.life.status(self.now).state
     }
+
+    /// How the VM ended.
+    fn exit(&self) -> Option<Exit> {
+        self.life.status(self.now).exit.map(|record| record.exit)
+    }
+}
+
+fn ended(code: Option<i32>, signal: Option<i32>) -> Event {
+    let end = VmmEnd::Seen(ProcessExit { code, signal });
+    let (vmm_words, panic_line, console) = (String::new(), None, vec!["last".to_owned()]);
+    Event::VmmEnded(LastWords { end, vmm_words, panic_line, console })
 }
 
 fn killed() -> Event {
-    Event::VmmEnded(VmmEnd::Seen(ProcessExit { code: None, signal: Some(9) }))
+    ended(None, Some(9))
+}
+
+fn stop(seconds: u64) -> Event {
+    Event::Stop { signal: Signal::TERM, grace: Duration::from_secs(seconds) }
 }
 
 #[test]
@@ -61,10 +81,16 @@ fn a_boot_leads_to_a_running_daemon() {
 }
 
 #[test]
-fn a_held_daemon_is_started_when_it_is_asked_for() {
+fn a_held_daemon_is_not_started_by_its_monitor() {
     let mut world = World::new(true);
     assert!(!world.up().iter().any(|e| matches!(e, Effect::Ask(Ask::Start(_)))));
-    assert_eq!(world.on(Event::Start(Start::default())).len(), 1);
+    assert_eq!(
+        (world.state(), world.life.status(world.now).daemon.state),
+        (VmState::Starting, DaemonState::Held)
+    );
+    // A client starts it through the agent, and the agent tells.
+    world.said(1, GuestEvent::Started { pid: 42 });
+    assert_eq!(world.state(), VmState::Running);
 }
 
 #[test]
@@ -73,9 +99,9 @@ fn an_agent_that_does_not_come_is_a_boot_timeout() {
     world.on(Event::VmmUp);
     assert_eq!(world.pass(Duration::from_millis(4999)), []);
     // Paused, it is not expected.
-    world.on(Event::Paused(true));
+    world.on(Event::Vcpus(VcpuState::Paused));
     assert_eq!(world.pass(Duration::from_millis(10)), [Effect::Dial]);
-    world.on(Event::Paused(false));
+    world.on(Event::Vcpus(VcpuState::Running));
     assert_eq!(world.pass(Duration::from_millis(1)), [Effect::KillVmm]);
     world.on(killed());
     let exit = world.life.status(world.now).exit.expect("it has ended");
@@ -84,11 +110,10 @@ fn an_agent_that_does_not_come_is_a_boot_timeout() {
 }
 
 #[test]
-fn the_stop_ladder_has_one_deadline_and_a_kill_overtakes_it() {
+fn a_stop_has_one_deadline_and_a_kill_overtakes_it() {
     let mut world = World::new(false);
     world.up();
     world.said(1, GuestEvent::Started { pid: 42 });
-    let stop = |s| Event::Stop { signal: Signal::TERM, grace: Duration::from_secs(s) };
     assert!(matches!(world.on(stop(10))[..], [Effect::Ask(Ask::Stop(_))]));
     assert_eq!(world.state(), VmState::Stopping);
     world.pass(Duration::from_secs(5));
@@ -104,15 +129,14 @@ fn the_stop_ladder_has_one_deadline_and_a_kill_overtakes_it() {
     world.on(stop(100));
     assert_eq!(world.on(Event::Kill), [Effect::KillVmm]);
     world.on(killed());
-    assert_eq!(world.life.status(world.now).exit.map(|e| e.exit), Some(Exit::Killed));
+    assert_eq!(world.exit(), Some(Exit::Killed));
 }
 
 #[test]
-fn without_an_agent_there_is_nobody_to_be_polite_to() {
+fn a_guest_that_has_not_booted_gets_no_grace() {
     let mut world = World::new(false);
     world.on(Event::VmmUp);
-    let effects = world.on(Event::Stop { signal: Signal::TERM, grace: Duration::from_secs(30) });
-    assert_eq!(effects, [Effect::TermVmm]);
+    assert_eq!(world.on(stop(30)), [Effect::TermVmm]);
 }
 
 #[test]
@@ -124,8 +148,7 @@ fn an_exit_is_acknowledged_and_kept_exact() {
     assert_eq!(effects, [Effect::Ask(Ask::Ack { seq: 2 })]);
     // A stop that comes now has not caused it.
     world.on(Event::Stop { signal: Signal::TERM, grace: Duration::ZERO });
-    let code = ProcessExit { code: Some(0), signal: None };
-    let effects = world.on(Event::VmmEnded(VmmEnd::Seen(code)));
+    let effects = world.on(ended(Some(0), None));
     let [Effect::Finish(exit)] = &effects[..] else { panic!("finished: {effects:?}") };
     assert_eq!((&exit.exit, exit.daemon_exit()), (&Exit::code(3), Some(&Exit::code(3))));
     assert_eq!(world.state(), VmState::Failed);
@@ -135,35 +158,35 @@ fn an_exit_is_acknowledged_and_kept_exact() {
 fn a_dead_back_end_ends_the_vm_unless_it_was_ending_anyway() {
     let mut world = World::new(false);
     world.up();
-    assert_eq!(world.on(Event::BackendEnded { vmm_going: false }), [Effect::KillVmm]);
+    assert_eq!(world.on(Event::BackendEnded { vmm_is_exiting: false }), [Effect::KillVmm]);
     world.on(killed());
-    assert_eq!(world.life.status(world.now).exit.map(|e| e.exit), Some(Exit::TransportLost));
+    assert_eq!(world.exit(), Some(Exit::TransportLost));
 }
 
 #[test]
 fn a_resumed_guest_gets_the_time() {
     let mut world = World::new(false);
     world.up();
-    world.on(Event::Paused(true));
+    world.on(Event::Vcpus(VcpuState::Paused));
     assert_eq!(world.state(), VmState::Paused);
-    assert!(matches!(world.on(Event::Paused(false))[..], [Effect::Ask(Ask::SetTime { .. })]));
+    assert!(matches!(world.on(Event::Vcpus(VcpuState::Running))[..], [Effect::Ask(Ask::SetTime { .. })]));
 }
 
 #[test]
 fn a_back_end_that_went_with_its_vmm_is_not_to_blame() {
-    let reason = |after: Duration| {
+    let exit_after = |after: Duration| {
         let mut world = World::new(false);
         world.up();
-        assert_eq!(world.on(Event::BackendEnded { vmm_going: true }), []);
+        assert_eq!(world.on(Event::BackendEnded { vmm_is_exiting: true }), []);
         let effects = world.pass(after);
         world.on(killed());
-        (effects, world.life.status(world.now).exit.map(|e| e.exit))
+        (effects, world.exit())
     };
     assert_eq!(
-        reason(Duration::from_millis(5)),
+        exit_after(Duration::from_millis(5)),
         (vec![], Some(Exit::VmmCrashed(ProcessExit { code: None, signal: Some(9) })))
     );
-    assert_eq!(reason(GOING), (vec![Effect::KillVmm], Some(Exit::TransportLost)));
+    assert_eq!(exit_after(VMM_EXIT), (vec![Effect::KillVmm], Some(Exit::TransportLost)));
 }
 
 #[test]
@@ -186,8 +209,7 @@ fn an_agent_that_comes_back_on_the_way_down_is_told_to_stop_within_the_same_dead
     world.up();
     world.said(1, GuestEvent::Started { pid: 42 });
     world.on(Event::AgentDown);
-    let stop = Event::Stop { signal: Signal::TERM, grace: Duration::from_secs(5) };
-    assert_eq!(world.on(stop), [Effect::Dial]);
+    assert_eq!(world.on(stop(5)), [Effect::Dial]);
     world.pass(Duration::from_millis(100));
     let effects = world.on(Event::AgentUp { generation: 1 });
     assert_eq!(effects[1..], [Effect::Ask(Ask::Stop(Stop { signal: Signal::TERM, grace_ms: 4900 }))]);
@@ -201,6 +223,221 @@ fn an_agent_that_does_not_come_back_gets_no_grace() {
     world.up();
     world.said(1, GuestEvent::Started { pid: 42 });
     world.on(Event::AgentDown);
-    world.on(Event::Stop { signal: Signal::TERM, grace: Duration::from_secs(5) });
+    world.on(stop(5));
     assert_eq!(world.pass(COME_BACK), [Effect::TermVmm]);
+}
+
+/// How a VM comes into a phase, and the name that it has in the table below.
+const PHASES: [(&str, fn() -> World); 8] = [
+    ("Created", || World::new(false)),
+    ("Booting", || World::new(false).after(Event::VmmUp)),
+    ("Running", || {
+        let started = Event::AgentSaid { seq: 1, event: GuestEvent::Started { pid: 42 } };
+        World::new(false).after(Event::VmmUp).after(Event::AgentUp { generation: 1 }).after(started)
+    }),
+    ("Severed", || running().after(Event::BackendEnded { vmm_is_exiting: true })),
+    ("Leaving", || running().after(exited(0))),
+    ("Stopping", || running().after(stop(10))),
+    ("Terminating", || World::new(false).after(Event::VmmUp).after(stop(10))),
+    ("Killing", || running().after(Event::Kill)),
+];
+
+fn running() -> World {
+    PHASES[2].1()
+}
+
+fn exited(code: i32) -> Event {
+    Event::AgentSaid { seq: 2, event: GuestEvent::Exited(Exit::code(code)) }
+}
+
+impl World {
+    fn after(mut self, event: Event) -> Self {
+        self.on(event);
+        self
+    }
+
+    fn phase(&self) -> &'static str {
+        match &self.life.phase {
+            Phase::Created(_) => "Created",
+            Phase::Booting(_) => "Booting",
+            Phase::Running => "Running",
+            Phase::Severed { .. } => "Severed",
+            Phase::Leaving { .. } => "Leaving",
+            Phase::Stopping(_) => "Stopping",
+            Phase::Terminating { .. } => "Terminating",
+            Phase::Killing { .. } => "Killing",
+            Phase::Ended(_) => "Ended",
+        }
+    }
+}
+
+/// What follows on each event, for a VM in each phase of [`PHASES`], in that order.
+#[rustfmt::skip]
+#[test]
+fn each_event_means_something_in_each_phase() {
+    const C: &str = "Created"; const B: &str = "Booting"; const R: &str = "Running"; const V: &str = "Severed";
+    const L: &str = "Leaving"; const S: &str = "Stopping"; const T: &str = "Terminating"; const K: &str = "Killing";
+    const E: &str = "Ended";
+    let refused = |kind| move || Event::StartAnswered(Err(WireError::new(kind, "no")));
+    type Row<'a> = (&'a str, &'a dyn Fn() -> Event, [&'a str; 8]);
+    let rows: &[Row<'_>] = &[
+        //                                                                            C  B  R  V  L  S  T  K
+        ("VmmUp", &|| Event::VmmUp,                                                  [B, B, R, V, L, S, T, K]),
+        ("AgentUp", &|| Event::AgentUp { generation: 1 },                            [R, R, R, V, L, S, T, K]),
+        ("AgentDown", &|| Event::AgentDown,                                          [C, B, R, V, L, S, T, K]),
+        ("Exited", &|| exited(3),                                                    [L, L, L, L, L, S, T, K]),
+        ("exit noted", &|| Event::Noted(Note::Exited(Exit::code(3))),          [L, L, L, L, L, S, T, K]),
+        ("failure noted", &|| Event::Noted(Note::Failed("why".into())),              [C, B, R, V, L, S, T, K]),
+        ("up noted", &|| Event::Noted(Note::Up),                                     [C, B, R, V, L, S, T, K]),
+        ("Started", &|| Event::AgentSaid { seq: 9, event: GuestEvent::Started { pid: 9 } }, [C, B, R, V, L, S, T, K]),
+        ("start accepted", &|| Event::StartAnswered(Ok(())),                         [C, B, R, V, L, S, T, K]),
+        ("started before", &refused(ErrorKind::Conflict),                            [C, B, R, V, L, S, T, K]),
+        ("agent hung up", &refused(ErrorKind::Os),                                   [C, B, R, V, L, S, T, K]),
+        ("start refused", &refused(ErrorKind::BadRequest),                           [K, K, K, V, L, K, T, K]),
+        ("back-end lost", &|| Event::BackendEnded { vmm_is_exiting: false },         [K, K, K, K, L, S, T, K]),
+        ("back-end follows", &|| Event::BackendEnded { vmm_is_exiting: true },       [V, V, V, V, L, S, T, K]),
+        ("paused", &|| Event::Vcpus(VcpuState::Paused),                              [C, B, R, V, L, S, T, K]),
+        ("resumed", &|| Event::Vcpus(VcpuState::Running),                            [C, B, R, V, L, S, T, K]),
+        ("console", &|| Event::ConsoleSpoke,                                         [C, B, R, V, L, S, T, K]),
+        ("host OOM", &|| Event::HostOom,                                             [C, B, R, V, L, S, T, K]),
+        ("QMP shutdown", &|| Event::Shutdown("guest-reset".into()),                  [C, B, R, V, L, S, T, K]),
+        ("Stop", &|| stop(10),                                                       [T, T, S, T, S, S, T, K]),
+        ("Kill", &|| Event::Kill,                                                    [K, K, K, K, K, K, K, K]),
+        ("early tick", &|| Event::Tick,                                              [C, B, R, V, L, S, T, K]),
+        ("VmmEnded", &killed,                                                        [E, E, E, E, E, E, E, E]),
+    ];
+    for (name, event, expected) in rows {
+        for ((phase, enter), expected) in PHASES.iter().zip(expected) {
+            let mut world = enter();
+            assert_eq!(world.phase(), *phase, "how a VM comes into {phase}");
+            let effects = world.on(event());
+            assert_eq!(world.phase(), *expected, "{name} in {phase}");
+            let kills = effects.iter().any(|effect| *effect == Effect::KillVmm);
+            assert_eq!(kills, *expected == "Killing" && (*phase != "Killing" || *name == "Kill"), "{name} in {phase}: {effects:?}");
+            let finishes = effects.iter().any(|effect| matches!(effect, Effect::Finish(_)));
+            assert_eq!(finishes, *expected == "Ended", "{name} in {phase}");
+            // Whatever was on its way to an end still is: a deadline is set in each such phase.
+            assert_eq!(world.life.phase.wake_at().is_some(), !matches!(*expected, "Running" | "Ended") && !(*name == "paused" && matches!(*phase, "Created" | "Booting")), "{name} in {phase}");
+        }
+    }
+}
+
+#[test]
+fn each_deadline_leads_to_the_next_until_the_vmm_is_killed_again_and_again() {
+    for (phase, enter) in PHASES {
+        let mut world = enter();
+        let mut seen = vec![world.phase()];
+        while let Some(wake_at) = world.life.phase.wake_at().filter(|_| seen.len() < 6) {
+            world.now = wake_at;
+            world.on(Event::Tick);
+            seen.push(world.phase());
+        }
+        let expected: &[&str] = match phase {
+            "Running" => &["Running"],
+            "Created" | "Booting" | "Severed" => &[phase, "Killing", "Killing"],
+            "Leaving" | "Stopping" => &[phase, "Terminating", "Killing", "Killing"],
+            _ => &[phase, "Killing", "Killing"],
+        };
+        assert!(seen.starts_with(expected), "{phase}: {seen:?}");
+    }
+    let mut world = running().after(Event::Kill);
+    assert_eq!(world.pass(KILL_AGAIN), [Effect::KillVmm]);
+}
+
+#[test]
+fn nothing_happens_after_the_end() {
+    let mut world = running().after(killed());
+    let status = world.life.status(world.now);
+    assert!(!status.agent.ready && status.vcpus.is_none() && status.daemon.pid.is_none(), "{status:?}");
+    assert_eq!(status.exit.as_ref().map(|exit| exit.console.clone()), Some(vec!["last".to_owned()]));
+    for event in [Event::Kill, stop(1), Event::Tick, exited(0), killed(), Event::Vcpus(VcpuState::Paused)] {
+        assert_eq!(world.on(event), []);
+    }
+    assert_eq!((world.life.status(world.now), world.life.wake_at()), (status, None));
+}
+
+#[test]
+fn the_first_report_over_vsock_holds_and_outweighs_the_console() {
+    let noted = |code| Event::Noted(Note::Exited(Exit::code(code)));
+    let guest = |world: &mut World| {
+        world.on(killed());
+        world.life.status(world.now).exit.map(|record| record.exit)
+    };
+    assert_eq!(guest(&mut running().after(noted(1)).after(exited(2)).after(exited(3))), Some(Exit::code(2)));
+    assert_eq!(guest(&mut running().after(exited(2)).after(noted(1))), Some(Exit::code(2)));
+    assert_eq!(guest(&mut running().after(noted(1)).after(noted(2))), Some(Exit::code(1)));
+}
+
+#[test]
+fn a_stop_after_a_kill_does_not_make_the_end_graceful() {
+    let world = running().after(Event::Kill).after(stop(10)).after(killed());
+    assert_eq!(world.exit(), Some(Exit::Killed));
+    let world = running().after(stop(10)).after(Event::Kill).after(killed());
+    assert_eq!(world.exit(), Some(Exit::Killed));
+}
+
+#[test]
+fn a_daemon_that_has_ended_may_linger_no_longer_because_a_stop_is_asked_for() {
+    let mut world = running().after(exited(0));
+    assert_eq!(world.on(stop(60)), [Effect::Ask(Ask::PowerOff)]);
+    assert_eq!(world.pass(phase::LINGER), [Effect::TermVmm]);
+    world.on(killed());
+    assert_eq!(world.exit(), Some(Exit::code(0)));
+}
+
+#[test]
+fn an_agent_whose_note_was_missed_is_dialled_unasked_but_not_on_the_way_out() {
+    let mut world = World::new(false);
+    assert_eq!(world.pass(UNASKED_DIAL - Duration::from_millis(1)), []);
+    let mut world = World {
+        life: Life::new(
+            &VmConfig { ready_timeout_ms: 60_000, ..plan(false) },
+            StatusRecord::default(),
+            world.now,
+        ),
+        ..world
+    };
+    world.on(Event::VmmUp);
+    assert_eq!(world.pass(UNASKED_DIAL), [Effect::Dial]);
+    assert_eq!(world.life.wake_at(), Some(world.now + UNASKED_DIAL));
+    world.on(Event::Kill);
+    assert_eq!(world.on(Event::Noted(Note::Up)), []);
+}
+
+#[test]
+fn an_adopted_vm_whose_daemon_had_ended_is_helped_to_its_end() {
+    let now = Instant::now();
+    let mut status = StatusRecord::default();
+    status.daemon.state = DaemonState::Exited;
+    status.boot_ms.agent = Some(900);
+    let mut life = Life::adopt(&plan(false), status, now);
+    assert_eq!(life.status(now).state, VmState::Stopping);
+    assert_eq!(life.on(now, 0, Event::Tick), [Effect::Dial]);
+    assert_eq!(life.on(now + phase::LINGER, 0, Event::Tick)[0], Effect::TermVmm);
+}
+
+#[test]
+fn an_adopted_vm_that_stands_still_does_not_lose_its_time_to_boot() {
+    let now = Instant::now();
+    let status = StatusRecord { state: VmState::Paused, uptime_ms: 4000, ..StatusRecord::default() };
+    let mut life = Life::adopt(&plan(false), status, now);
+    assert_eq!(life.status(now).state, VmState::Paused);
+    let later = now + Duration::from_secs(60);
+    assert_eq!(life.on(later, 0, Event::Tick), [Effect::Dial]);
+    assert!(matches!(
+        life.on(later, 0, Event::Vcpus(VcpuState::Running))[..],
+        [Effect::Ask(Ask::SetTime { .. })]
+    ));
+    assert_eq!(life.wake_at(), Some(later + Duration::from_secs(1)));
+}
+
+#[test]
+fn a_plain_process_is_not_given_the_time() {
+    let now = Instant::now();
+    let plan = VmConfig { vmm: VmmKind::Process, ..plan(false) };
+    let mut life = Life::new(&plan, StatusRecord::default(), now);
+    life.on(now, 0, Event::VmmUp);
+    assert!(matches!(life.on(now, 0, Event::AgentUp { generation: 1 })[..], [Effect::Ask(Ask::Start(_))]));
+    life.on(now, 0, Event::Vcpus(VcpuState::Paused));
+    assert_eq!(life.on(now, 0, Event::Vcpus(VcpuState::Running)), []);
 }

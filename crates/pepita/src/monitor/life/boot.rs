@@ -1,0 +1,71 @@
+//! The way up: the VMM accepts its arguments, the console speaks, the boot clock runs while the virtual CPUs do.
+
+use super::phase::Phase;
+use super::{Effect, Life};
+use crate::vm_config::VmmKind;
+use pepita_wire::Ask;
+use pepita_wire::record::VcpuState;
+use std::time::Instant;
+
+impl Life {
+    pub(super) fn on_vmm_up(&mut self) {
+        self.evidence.vmm_ran = true;
+        match self.phase {
+            Phase::Created(clock) => self.phase = Phase::Booting(clock),
+            // Something ordered its end before the VMM had answered: only the evidence changes.
+            Phase::Booting(_)
+            | Phase::Running
+            | Phase::Severed { .. }
+            | Phase::Leaving { .. }
+            | Phase::Stopping(_)
+            | Phase::Terminating { .. }
+            | Phase::Killing { .. }
+            | Phase::Ended(_) => {}
+        }
+    }
+
+    pub(super) fn on_console_spoke(&mut self, now: Instant) {
+        let since_start_ms = self.since_start_ms(now);
+        self.status.boot_ms.kernel.get_or_insert(since_start_ms);
+    }
+
+    /// The agent has written on the console that it listens.
+    pub(super) fn on_agent_noted(&mut self) {
+        self.evidence.agent_noted = true;
+        if self.phase.wants_the_agent() {
+            self.effects.push(Effect::Dial);
+        }
+    }
+
+    pub(super) fn on_vcpus(&mut self, now: Instant, unix_ms: u64, vcpus: VcpuState) {
+        let before = std::mem::replace(&mut self.vcpus, vcpus);
+        match (&mut self.phase, vcpus) {
+            (Phase::Created(clock) | Phase::Booting(clock), VcpuState::Paused) => *clock = clock.stop(now),
+            (Phase::Created(clock) | Phase::Booting(clock), VcpuState::Running) => *clock = clock.go_on(now),
+            // The deadlines of these phases are promises to whoever waits for the end: a pause extends none.
+            (
+                Phase::Running
+                | Phase::Severed { .. }
+                | Phase::Leaving { .. }
+                | Phase::Stopping(_)
+                | Phase::Terminating { .. }
+                | Phase::Killing { .. }
+                | Phase::Ended(_),
+                VcpuState::Paused | VcpuState::Running,
+            ) => {}
+        }
+        match (before, vcpus, self.kind) {
+            // The guest's clock stood still together with its CPUs.
+            (VcpuState::Paused, VcpuState::Running, VmmKind::Qemu) => self.set_time(unix_ms),
+            // A plain process reads the host's clock.
+            (VcpuState::Paused, VcpuState::Running, VmmKind::Process)
+            | (VcpuState::Running, VcpuState::Running, VmmKind::Qemu | VmmKind::Process)
+            | (_, VcpuState::Paused, VmmKind::Qemu | VmmKind::Process) => {}
+        }
+    }
+
+    /// Gives the guest the host's time.
+    pub(super) fn set_time(&mut self, unix_ms: u64) {
+        self.effects.push(Effect::Ask(Ask::SetTime { unix_ms }));
+    }
+}

@@ -1,0 +1,153 @@
+//! What the guest agent says: that it is there, and what its daemon does.
+
+use super::phase::{AgentLine, Phase, Stopping};
+use super::stop::AFTER_GRACE;
+use super::{Effect, Life};
+use crate::vm_config::VmmKind;
+use pepita_wire::agent::Health;
+use pepita_wire::record::DaemonState;
+use pepita_wire::{Ask, ErrorKind, GuestEvent, WireError};
+use std::time::Instant;
+
+impl Life {
+    pub(super) fn on_agent_up(&mut self, now: Instant, unix_ms: u64, generation: u32) {
+        self.last_heard_at = Some(now);
+        self.agent = AgentLine::Up;
+        self.status.agent.generation = generation;
+        let since_start_ms = self.since_start_ms(now);
+        self.status.boot_ms.agent.get_or_insert(since_start_ms);
+        match self.kind {
+            VmmKind::Qemu => self.set_time(unix_ms),
+            // A plain process reads the host's clock.
+            VmmKind::Process => {}
+        }
+        match self.phase {
+            Phase::Created(_) | Phase::Booting(_) | Phase::Running => {
+                // A guest that speaks proves that its VMM runs.
+                self.evidence.vmm_ran = true;
+                self.phase = Phase::Running;
+                self.start_the_daemon();
+            }
+            // The agent may not have heard of the stop. Now that it is back, the daemon gets its grace, and never more than
+            // was promised.
+            Phase::Stopping(stopping) => {
+                self.ask_to_stop(now, stopping.signal, stopping.grace_until);
+                let term_at = stopping.grace_until + AFTER_GRACE;
+                self.phase = Phase::Stopping(Stopping { term_at, ..stopping });
+            }
+            Phase::Severed { .. }
+            | Phase::Leaving { .. }
+            | Phase::Terminating { .. }
+            | Phase::Killing { .. }
+            | Phase::Ended(_) => {}
+        }
+    }
+
+    fn start_the_daemon(&mut self) {
+        match self.status.daemon.state {
+            // The agent refuses this if its daemon runs already, and that does no harm.
+            DaemonState::Pending if !self.hold => {
+                self.effects.push(Effect::Ask(Ask::Start(self.start.clone())));
+            }
+            DaemonState::Pending
+            | DaemonState::Held
+            | DaemonState::Running
+            | DaemonState::Ready
+            | DaemonState::Exited
+            | DaemonState::Unknown => {}
+        }
+    }
+
+    /// Dials the agent when that is due.
+    pub(super) fn dial_when_due(&mut self, now: Instant) {
+        let is_due = self.agent.dial_at().is_some_and(|dial_at| now >= dial_at);
+        if is_due && self.phase.wants_the_agent() {
+            self.agent = self.agent.dialled(now);
+            self.effects.push(Effect::Dial);
+        }
+    }
+
+    pub(super) fn on_agent_down(&mut self, now: Instant) {
+        match self.agent {
+            // The monitor redials by itself; this is only in case that nothing comes of it.
+            AgentLine::Up => self.agent = AgentLine::Lost { dial_at: now }.dialled(now),
+            AgentLine::Expected { .. } | AgentLine::Lost { .. } => {}
+        }
+    }
+
+    pub(super) fn on_agent_said(&mut self, now: Instant, seq: u64, event: GuestEvent) {
+        self.last_heard_at = Some(now);
+        match event {
+            GuestEvent::Started { pid } => self.on_daemon_started(now, pid),
+            GuestEvent::Ready => self.on_daemon_ready(),
+            GuestEvent::Health(Health { status: Some(text), .. }) => self.status.daemon.status = text,
+            GuestEvent::Exited(exit) => {
+                self.effects.push(Effect::Ask(Ask::Ack { seq }));
+                self.on_exit_reported(now, exit);
+            }
+            GuestEvent::Health(Health { status: None, .. })
+            | GuestEvent::Memory { .. }
+            | GuestEvent::Unknown(_) => {}
+        }
+    }
+
+    fn on_daemon_started(&mut self, now: Instant, pid: u32) {
+        match self.status.daemon.state {
+            DaemonState::Pending
+            | DaemonState::Held
+            | DaemonState::Running
+            | DaemonState::Ready
+            | DaemonState::Unknown => {
+                (self.status.daemon.pid, self.status.daemon.state) = (Some(pid), DaemonState::Running);
+                let since_start_ms = self.since_start_ms(now);
+                self.status.boot_ms.daemon.get_or_insert(since_start_ms);
+            }
+            // A guest has one daemon, and that has ended.
+            DaemonState::Exited => {}
+        }
+    }
+
+    fn on_daemon_ready(&mut self) {
+        match self.status.daemon.state {
+            DaemonState::Running => self.status.daemon.state = DaemonState::Ready,
+            DaemonState::Pending
+            | DaemonState::Held
+            | DaemonState::Ready
+            | DaemonState::Exited
+            | DaemonState::Unknown => {}
+        }
+    }
+
+    /// Takes in the agent's answer to the monitor's own order to start the daemon.
+    pub(super) fn on_start_answered(&mut self, now: Instant, result: Result<(), WireError>) {
+        let refusal = match result {
+            // The event `started` says the rest.
+            Ok(()) => return,
+            Err(e) => e,
+        };
+        match refusal.kind {
+            // `conflict`: it was started before. `os`: it could not be executed, which is told as its end, too; or the agent
+            // hung up before it answered, and is asked again when it is back.
+            ErrorKind::Conflict | ErrorKind::Os => return,
+            ErrorKind::Unsupported
+            | ErrorKind::BadRequest
+            | ErrorKind::Unauthorized
+            | ErrorKind::NotFound
+            | ErrorKind::Busy
+            | ErrorKind::Timeout
+            | ErrorKind::Other => {}
+        }
+        match self.phase {
+            Phase::Created(_) | Phase::Booting(_) | Phase::Running | Phase::Stopping(_) => {
+                self.evidence.agent_failed = Some(format!("it could not start the daemon: {refusal}"));
+                self.kill_vmm(now);
+            }
+            // The end has another cause already.
+            Phase::Severed { .. }
+            | Phase::Leaving { .. }
+            | Phase::Terminating { .. }
+            | Phase::Killing { .. }
+            | Phase::Ended(_) => {}
+        }
+    }
+}
