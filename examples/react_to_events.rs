@@ -27,8 +27,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let Received::Event(event) = received else { continue };
         let EventKind::Vm(change) = &event.kind else { continue };
         let Some(decision) = &change.decision else { continue };
-        if let Some(cause) = &change.cause {
-            *failures.entry(cause.to_string()).or_default() += 1;
+        if let Some(ending) = &change.ending {
+            *failures.entry(ending.to_string()).or_default() += 1;
         }
         match decision.action {
             Action::Restart => {
@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             _ => {}
         }
     }
-    println!("failures by cause: {failures:?}");
+    println!("failures by ending: {failures:?}");
     println!("{}", tree.stop().await);
     Ok(())
 }

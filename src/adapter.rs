@@ -36,7 +36,7 @@ use crate::config;
 use crate::executor::ExecutorMsg;
 use crate::group::Command;
 use crate::observe::{EventKind, Received, VmPhase};
-use crate::policy::Cause;
+use crate::policy::Ending;
 use crate::spec::{MachineSpec, Port, VmName, VmSpec, Vmm};
 use home::Home;
 use std::future::Future;
@@ -154,8 +154,8 @@ impl PepitaAdapter {
                             VmPhase::Running | VmPhase::Ready => return Ok(()),
                             VmPhase::Completed => return Ok(()),
                             VmPhase::Failed { reason } => return Err(AdapterError::Spawn(reason)),
-                            VmPhase::Backoff { cause, .. } => {
-                                return Err(AdapterError::Spawn(cause.to_string()));
+                            VmPhase::Backoff { ending, .. } => {
+                                return Err(AdapterError::Spawn(ending.to_string()));
                             }
                             _ => {}
                         },
@@ -253,7 +253,7 @@ impl PepitaAdapter {
     }
 
     /// Why a daemon of ours ended last, as far as this adapter has seen.
-    pub async fn last_end(&self, handle: &DaemonHandle) -> Option<Cause> {
+    pub async fn last_end(&self, handle: &DaemonHandle) -> Option<Ending> {
         self.home().await.ok()?.last_end(handle.vm()).await
     }
 

@@ -258,12 +258,12 @@ impl GroupState {
         }
         match report.what {
             What::News(news) => return self.roster.news(at(), &vm, epoch, news),
-            What::Ended(cause) => {
+            What::Ended(ending) => {
                 let incarnation = self.roster.facts(&vm).map_or(Incarnation(0), |facts| facts.0);
                 if let Some((_, pid)) = self.facts.get_mut(&vm) {
                     *pid = None;
                 }
-                let orders = self.roster.ended(at(), &vm, epoch, cause);
+                let orders = self.roster.ended(at(), &vm, epoch, ending);
                 self.shared.journal.save_end(&vm, incarnation);
                 return orders;
             }

@@ -4,7 +4,9 @@
 
 mod bus;
 mod event;
+mod json;
 mod phase;
+mod sentences;
 mod status;
 
 pub use bus::{Bus, Events, Received};

@@ -14,7 +14,7 @@ use crate::executor::{ExecutorError, ExecutorMsg, Launch};
 use crate::link::dial::{Address, Guests};
 use crate::link::{self, LinkArgs, LinkMsg, VsockLink};
 use crate::monitor_client::{MonitorReport, Watch};
-use crate::policy::Cause;
+use crate::policy::Ending;
 use crate::reply::Reply;
 use crate::spec::{Cid, Incarnation, Signal, VmSpec};
 use pepita_wire::agent::Exec;
@@ -253,7 +253,7 @@ impl VmState {
                 }
             }
             Effect::Notice(text) => self.notice(&text),
-            Effect::End(cause) => self.end(me, cause),
+            Effect::End(ending) => self.end(me, ending),
         }
         Ok(())
     }
@@ -337,9 +337,9 @@ impl VmState {
         }
     }
 
-    fn end(&mut self, me: &ActorRef<VmMsg>, cause: Cause) {
+    fn end(&mut self, me: &ActorRef<VmMsg>, ending: Ending) {
         (self.watch, self.connected_to) = (None, None);
-        self.tell(What::Ended(cause));
+        self.tell(What::Ended(ending));
         // The link goes with its parent.
         me.stop(None);
     }

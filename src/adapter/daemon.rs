@@ -1,6 +1,6 @@
 //! What an adapter is given and what it hands out: a daemon, a handle, a status, a signal. Types only.
 
-use crate::policy::Cause;
+use crate::policy::Ending;
 use crate::spec::{self, Cid, RestartSpec, VmName};
 use std::collections::BTreeMap;
 
@@ -97,7 +97,7 @@ pub enum DaemonStatus {
     /// It has ended cleanly, was stopped, or is not there.
     Stopped,
     /// It has failed and is not started again; how it ended.
-    Failed(Cause),
+    Failed(Ending),
 }
 
 /// The signals that an adapter sends.

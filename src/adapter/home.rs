@@ -9,7 +9,7 @@ use super::store::Store;
 use crate::executor::find;
 use crate::journal::JournalError;
 use crate::observe::{EventKind, Received, VmPhase};
-use crate::policy::Cause;
+use crate::policy::{Ending, Exit};
 use crate::spec::{GroupName, GroupSpec, Incarnation, Intensity, TreeSpec, VmName, VmSpec};
 use crate::tree::{StartError, Tree};
 use pepita_wire::VmState;
@@ -43,7 +43,7 @@ pub(super) struct Home {
 }
 
 /// How each VM ended last, and which incarnation of it that was.
-type Ends = BTreeMap<VmName, (Incarnation, Cause)>;
+type Ends = BTreeMap<VmName, (Incarnation, Ending)>;
 
 impl Home {
     /// Takes a place, and over what is in it.
@@ -128,7 +128,7 @@ impl Home {
     }
 
     /// How a VM ended last, as far as was seen.
-    pub(super) async fn last_end(&self, vm: &VmName) -> Option<Cause> {
+    pub(super) async fn last_end(&self, vm: &VmName) -> Option<Ending> {
         let status = self.tree.status();
         let down = status.vm(vm.as_str()).filter(|known| !known.phase.is_live() && known.incarnation.0 > 0);
         let mut ends = self.ends.clone();
@@ -138,7 +138,7 @@ impl Home {
             let told = |ends: &Ends| ends.get(vm).is_some_and(|(ended, _)| *ended >= known.incarnation);
             let _ = tokio::time::timeout(Duration::from_secs(1), ends.wait_for(told)).await;
         }
-        ends.borrow().get(vm).map(|(_, cause)| cause.clone())
+        ends.borrow().get(vm).map(|(_, ending)| ending.clone())
     }
 
     pub(super) async fn status(&self, vm: &VmName) -> Result<DaemonStatus, AdapterError> {
@@ -150,7 +150,9 @@ impl Home {
             VmPhase::Paused => DaemonStatus::Paused,
             VmPhase::Stopping => DaemonStatus::Stopping,
             VmPhase::Stopped | VmPhase::Completed => DaemonStatus::Stopped,
-            VmPhase::Failed { .. } => DaemonStatus::Failed(self.last_end(vm).await.unwrap_or(Cause::Unknown)),
+            VmPhase::Failed { .. } => {
+                DaemonStatus::Failed(self.last_end(vm).await.unwrap_or(Exit::Unknown.into()))
+            }
         })
     }
 
@@ -168,9 +170,7 @@ impl Home {
             VmState::Paused => DaemonStatus::Paused,
             VmState::Stopping => DaemonStatus::Stopping,
             VmState::Stopped => DaemonStatus::Stopped,
-            VmState::Failed => {
-                DaemonStatus::Failed(record.exit.as_ref().map_or(Cause::Unknown, Cause::of_record))
-            }
+            VmState::Failed => DaemonStatus::Failed(record.exit.clone().unwrap_or_default().into()),
         })
     }
 }
@@ -184,9 +184,9 @@ fn note_ends(tree: &Tree) -> watch::Receiver<Ends> {
         while let Some(received) = events.next().await {
             if let Received::Event(event) = received
                 && let EventKind::Vm(change) = event.kind
-                && let (Some(cause), false) = (change.cause, change.to.is_live())
+                && let (Some(ending), false) = (change.ending, change.to.is_live())
             {
-                sender.send_modify(|ends| drop(ends.insert(change.vm, (change.incarnation, cause))));
+                sender.send_modify(|ends| drop(ends.insert(change.vm, (change.incarnation, ending))));
             }
         }
     });

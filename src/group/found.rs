@@ -2,7 +2,6 @@
 
 use crate::executor::argv::CONFIG_LABEL;
 use crate::group::Found;
-use crate::policy::Cause;
 use crate::spec::{Incarnation, VmSpec};
 use pepita_wire::StatusRecord;
 
@@ -15,12 +14,12 @@ impl Found {
         if over && incarnation <= ended {
             return None;
         }
-        let cause = record.exit.as_ref().map_or(Cause::Unknown, Cause::of_record);
+        let ending = record.exit.clone().unwrap_or_default().into();
         let config = record.labels.get(CONFIG_LABEL);
         Some(Self {
             incarnation,
             unchanged: config.is_some_and(|config| spec.was_started_with(config)),
-            ended: over.then_some(cause),
+            ended: over.then_some(ending),
         })
     }
 
@@ -44,7 +43,7 @@ mod tests {
         record.exit = Some(exit);
         record.labels.insert(CONFIG_LABEL.into(), spec.fingerprint());
         let found = Found::of(&record, &spec, Incarnation(6)).expect("news");
-        assert_eq!((found.ended, found.unchanged), (Some(Cause::Exit { code: 3 }), true));
+        assert_eq!((found.ended, found.unchanged), (Some(Exit::code(3).into()), true));
         assert_eq!(Found::of(&record, &spec, Incarnation(7)), None);
         record.state = VmState::Running;
         record.labels.insert(CONFIG_LABEL.into(), "another".into());

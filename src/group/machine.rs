@@ -19,7 +19,7 @@ use crate::group::machine::group_restart::Round;
 use crate::group::order::{At, End, Order};
 use crate::journal::{Remembered, Wanted};
 use crate::observe::{Action, Change, Decision, VmPhase};
-use crate::policy::{Cause, Window};
+use crate::policy::{Ending, Window};
 use crate::spec::{GroupName, GroupSpec, Incarnation, Restart, VmName, VmSpec};
 use crate::vm::Mode;
 use std::collections::BTreeMap;
@@ -204,9 +204,9 @@ impl Roster {
     }
 
     /// It waits for its turn.
-    fn enqueue(&mut self, index: usize, cause: Option<Cause>) {
+    fn enqueue(&mut self, index: usize, ending: Option<Ending>) {
         self.children[index].sequenced = true;
-        self.set(index, Phase::Waiting, cause, None);
+        self.set(index, Phase::Waiting, ending, None);
     }
 
     fn launch(&mut self, index: usize) {
@@ -245,14 +245,14 @@ impl Roster {
     }
 
     /// The one place where a child changes what onlookers see of it. Its CID is free when it is down for good.
-    fn set(&mut self, index: usize, to: Phase, cause: Option<Cause>, decision: Option<Decision>) {
+    fn set(&mut self, index: usize, to: Phase, ending: Option<Ending>, decision: Option<Decision>) {
         let child = &mut self.children[index];
         let frees = to.is_at_rest() && !child.phase.is_at_rest();
         let from = std::mem::replace(&mut child.phase, to).shown();
         let to = child.phase.shown();
         let (vm, incarnation) = (child.name().clone(), child.incarnation);
         if from != to || decision.is_some() {
-            self.orders.push(Order::Tell(Change { vm: vm.clone(), incarnation, from, to, cause, decision }));
+            self.orders.push(Order::Tell(Change { vm: vm.clone(), incarnation, from, to, ending, decision }));
         }
         if frees {
             self.orders.push(Order::Release(vm));

@@ -1,7 +1,7 @@
 //! What the roster is asked and what it orders: the vocabulary between the group's decisions and its actor.
 
 use crate::observe::Change;
-use crate::policy::Cause;
+use crate::policy::Ending;
 use crate::spec::{Incarnation, VmName};
 use crate::vm::Mode;
 use std::time::Instant;
@@ -64,7 +64,7 @@ pub struct Found {
     /// It was started with the configuration that is in force now.
     pub unchanged: bool,
     /// How it ended meanwhile; `None` = it runs.
-    pub ended: Option<Cause>,
+    pub ended: Option<Ending>,
 }
 
 /// How a group ended.

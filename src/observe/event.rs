@@ -1,7 +1,7 @@
 //! News for the host: every change of a VM with the decision behind it (semantics 10.2).
 
 use super::phase::VmPhase;
-use crate::policy::Cause;
+use crate::policy::{Ending, Exit};
 use crate::spec::{GroupName, Incarnation, VmName};
 use serde_json::{Value, json};
 use std::fmt;
@@ -55,9 +55,16 @@ pub struct Change {
     /// Where it is.
     pub to: VmPhase,
     /// Why.
-    pub cause: Option<Cause>,
+    pub ending: Option<Ending>,
     /// What was decided.
     pub decision: Option<Decision>,
+}
+
+impl Change {
+    /// Returns the exit of the VM that the change is about, if the change is its end and the monitor recorded one.
+    pub fn exit(&self) -> Option<&Exit> {
+        self.ending.as_ref().and_then(Ending::exit)
+    }
 }
 
 /// What was decided on an end.
@@ -135,7 +142,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.group, &self.kind) {
             (_, EventKind::Vm(change)) => {
-                let Change { vm, incarnation, from, to, cause, decision } = change;
+                let Change { vm, incarnation, from, to, ending, decision } = change;
                 write!(f, "{vm} {incarnation}: {} -> ", from.word())?;
                 match to {
                     // The decision says the rest.
@@ -144,9 +151,9 @@ impl fmt::Display for Event {
                 }
                 let rule = decision.as_ref().map_or("", |decision| &decision.rule);
                 // Once is enough.
-                let cause = cause.as_ref().map(ToString::to_string);
-                if let Some(cause) = cause.filter(|cause| cause != to.word() && !rule.contains(cause)) {
-                    write!(f, "; {cause}")?;
+                let ending = ending.as_ref().map(ToString::to_string);
+                if let Some(ending) = ending.filter(|ending| ending != to.word() && !rule.contains(ending)) {
+                    write!(f, "; {ending}")?;
                 }
                 if let Some(decision) = decision {
                     write!(f, "; {decision}")?;
@@ -184,7 +191,7 @@ impl Event {
                 "incarnation": change.incarnation.0,
                 "from": change.from.word(),
                 "to": change.to.word(),
-                "cause": change.cause.as_ref().map(|c| json!({ "kind": c.word(), "text": c.to_string() })),
+                "ending": change.ending.as_ref().map(super::json::ending),
                 "decision": change.decision.as_ref().map(|d| json!({
                     "action": d.action.word(),
                     "rule": d.rule,

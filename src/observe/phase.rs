@@ -1,6 +1,6 @@
 //! Where a VM is, as its group sees it.
 
-use crate::policy::Cause;
+use crate::policy::Ending;
 use std::fmt;
 use std::time::Instant;
 
@@ -30,7 +30,7 @@ pub enum VmPhase {
         /// Which attempt that will be.
         attempt: u32,
         /// Why it is down.
-        cause: Cause,
+        ending: Ending,
     },
     /// Ended cleanly, not to be restarted.
     Completed,
@@ -93,7 +93,7 @@ impl fmt::Display for VmPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed { reason } => write!(f, "failed ({reason})"),
-            Self::Backoff { attempt, cause, .. } => write!(f, "backoff (attempt {attempt}, after {cause})"),
+            Self::Backoff { attempt, ending, .. } => write!(f, "backoff (attempt {attempt}, after {ending})"),
             phase => f.write_str(phase.word()),
         }
     }

@@ -94,11 +94,11 @@ impl VmStatus {
             "phase_ms": ms(self.since.elapsed()),
         });
         match &self.phase {
-            VmPhase::Backoff { until, attempt, cause } => {
+            VmPhase::Backoff { until, attempt, ending } => {
                 json["backoff"] = json!({
                     "in_ms": ms(until.saturating_duration_since(Instant::now())),
                     "attempt": attempt,
-                    "cause": cause.to_string(),
+                    "ending": super::json::ending(ending),
                 });
             }
             VmPhase::Failed { reason } => json["reason"] = json!(reason),

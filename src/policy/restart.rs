@@ -1,6 +1,6 @@
 //! Whether an end is followed by a new start: the rules that look at one VM alone, first match wins.
 
-use crate::policy::Cause;
+use crate::policy::Ending;
 use crate::spec::{Restart, RestartSpec};
 use std::fmt;
 
@@ -43,18 +43,16 @@ impl fmt::Display for Rule {
 }
 
 /// Judges an end that neither we nor the operator had asked for.
-pub fn judge(spec: &RestartSpec, cause: &Cause) -> Judgement {
-    let code = match cause {
-        Cause::Exit { code } => Some(code),
-        _ => None,
-    };
+pub fn judge(spec: &RestartSpec, ending: &Ending) -> Judgement {
+    let code = ending.code();
+    let code = code.as_ref();
     if code.is_some_and(|code| spec.never.contains(code)) {
         return Judgement::Fail(Rule::NeverCode);
     }
     if code.is_some_and(|code| spec.always.contains(code)) {
         return Judgement::Restart(Rule::AlwaysCode);
     }
-    if matches!(cause, Cause::LaunchFailed { recoverable: false, .. }) {
+    if ending.is_hopeless() {
         return Judgement::Fail(Rule::NotRecoverable);
     }
     let clean = code.is_some_and(|code| spec.success.contains(code));
@@ -71,6 +69,7 @@ pub fn judge(spec: &RestartSpec, cause: &Cause) -> Judgement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Exit;
     use std::collections::BTreeSet;
 
     fn spec(policy: Restart) -> RestartSpec {
@@ -86,19 +85,23 @@ mod tests {
     #[test]
     fn the_first_rule_that_matches_wins() {
         use Judgement::{Complete, Fail, Restart as Again};
-        let exit = |code| Cause::Exit { code };
-        let missing = Cause::LaunchFailed { recoverable: false, message: String::new() };
-        let busy = Cause::LaunchFailed { recoverable: true, message: String::new() };
+        let exit = |code| Ending::from(Exit::code(code));
+        let missing = Ending::NotLaunched { recoverable: false, message: String::new() };
+        let busy = Ending::NotLaunched { recoverable: true, message: String::new() };
         for policy in [Restart::Always, Restart::UnlessStopped, Restart::OnFailure, Restart::Never] {
             let (spec, rule) = (spec(policy), Rule::Policy(policy));
             assert_eq!(judge(&spec, &exit(64)), Fail(Rule::NeverCode));
             assert_eq!(judge(&spec, &exit(75)), Again(Rule::AlwaysCode));
             assert_eq!(judge(&spec, &missing), Fail(Rule::NotRecoverable));
             let failed = if policy == Restart::Never { Fail(rule) } else { Again(rule) };
-            for cause in
-                [exit(3), Cause::Signal { number: 11 }, Cause::GuestPanic, Cause::Unknown, busy.clone()]
-            {
-                assert_eq!(judge(&spec, &cause), failed, "{policy:?} {cause}");
+            for ending in [
+                exit(3),
+                Exit::signal(11).into(),
+                Exit::GuestPanic { line: String::new() }.into(),
+                Exit::Unknown.into(),
+                busy.clone(),
+            ] {
+                assert_eq!(judge(&spec, &ending), failed, "{policy:?} {ending}");
             }
             let ended = match policy {
                 Restart::Always | Restart::UnlessStopped => Again(rule),

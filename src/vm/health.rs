@@ -4,7 +4,7 @@
 //! in the start period do not count. systemd's watchdog: silence longer than its interval is a failure.
 //! A host that was starved proves nothing about a guest: when our own tick came late, nothing is counted.
 
-use crate::policy::Cause;
+use crate::policy::{Ending, Exit};
 use crate::spec::HealthSpec;
 use std::time::{Duration, Instant};
 
@@ -114,8 +114,8 @@ impl Health {
     }
 
     /// The cause to give when being unhealthy ends the VM.
-    pub fn cause(link_up: bool) -> Cause {
-        if link_up { Cause::Health } else { Cause::LinkLost }
+    pub fn ending(link_up: bool) -> Ending {
+        if link_up { Ending::Unhealthy } else { Exit::AgentLost { message: String::new() }.into() }
     }
 
     fn failed(&mut self, spec: &HealthSpec, now: Instant) -> Option<Finding> {

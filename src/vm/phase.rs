@@ -6,7 +6,7 @@ mod begin;
 mod down;
 
 use crate::executor::ExecutorError;
-use crate::policy::Cause;
+use crate::policy::{Ending, Exit};
 use crate::spec::{Cid, OnUnhealthy, Readiness, Restart, Signal, VmSpec};
 use crate::vm::health::{Finding, Health};
 use crate::vm::report::{Mode, News};
@@ -49,7 +49,7 @@ pub enum Phase {
     /// The monitor takes it down politely.
     Stopping { deadline: Instant },
     /// The launcher removes it.
-    Destroying { cause: Cause, since: Instant, retry: Option<Instant>, told: Instant },
+    Destroying { ending: Ending, since: Instant, retry: Option<Instant>, told: Instant },
     /// Confirmed gone.
     Gone,
 }
@@ -126,7 +126,7 @@ pub enum Effect {
     /// Tell people.
     Notice(String),
     /// Tell the group that it is gone, and why. The last effect.
-    End(Cause),
+    End(Ending),
 }
 
 /// One incarnation of a VM.
@@ -203,16 +203,16 @@ impl Life {
 
     fn status(&mut self, now: Instant, record: &StatusRecord) {
         if record.state.is_terminal() {
-            let cause = record.exit.as_ref().map_or(Cause::Unknown, Cause::of_record);
+            let ending = record.exit.clone().unwrap_or_default().into();
             return match &self.phase {
                 Phase::Booting { .. }
                 | Phase::Running { .. }
                 | Phase::Ready { .. }
                 | Phase::Paused { .. } => {
-                    self.gone(cause);
+                    self.gone(ending);
                 }
                 // It went politely; now its traces go.
-                Phase::Stopping { .. } => self.destroy(now, Cause::Stopped),
+                Phase::Stopping { .. } => self.destroy(now, Exit::StopRequested.into()),
                 Phase::Created
                 | Phase::Leasing { .. }
                 | Phase::Launching { .. }
@@ -336,10 +336,10 @@ impl Life {
                     let fatal = self.spec.health.on_unhealthy == OnUnhealthy::Restart
                         && self.spec.restart.policy != Restart::Never;
                     if fatal {
-                        return self.destroy(now, Health::cause(self.link_up));
+                        return self.destroy(now, Health::ending(self.link_up));
                     }
                 }
-                Finding::WatchdogExpired => return self.destroy(now, Cause::Watchdog),
+                Finding::WatchdogExpired => return self.destroy(now, Ending::WatchdogExpired),
             }
         }
     }
@@ -347,11 +347,11 @@ impl Life {
     fn tick(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Booting { deadline } | Phase::Running { deadline } if now >= *deadline => {
-                self.destroy(now, Cause::StartTimeout);
+                self.destroy(now, Ending::StartTimeout);
             }
             Phase::Stopping { deadline } if now >= *deadline => {
                 self.effects.push(Effect::Notice("did not stop in time; it is destroyed".into()));
-                self.destroy(now, Cause::Stopped);
+                self.destroy(now, Exit::StopRequested.into());
             }
             Phase::Ready { health } => {
                 let findings = health.tick(&self.spec.health, now);

@@ -1,6 +1,6 @@
 //! What a VM actor is told to do and what it tells its group. The group imports these words; not the other way round.
 
-use crate::policy::Cause;
+use crate::policy::Ending;
 use crate::spec::{Cid, VmName};
 
 /// How a VM actor comes to its VM.
@@ -53,7 +53,7 @@ pub enum What {
         vmm_pid: Option<u32>,
     },
     /// It is gone, confirmed. The last report of an actor.
-    Ended(Cause),
+    Ended(Ending),
     /// Something that a person should know.
     Notice(String),
 }

@@ -1,9 +1,8 @@
 //! The supervisor goes, the VMs stay; the next one finds them.
 
 use crate::host::{Host, PATIENCE};
-use pepita_supervisor::policy::Cause;
+use pepita_supervisor::policy::Exit;
 use pepita_supervisor::tree::TreeEnd;
-use pepita_wire::Exit;
 
 fn groups(vms: &[&str]) -> String {
     let vms = vms.iter().map(|name| format!("[[group.vm]]\nname = \"{name}\"\nrestart.policy = \"never\"\n"));
@@ -30,10 +29,7 @@ async fn vms_outlive_their_supervisor_and_are_taken_over_without_a_reboot() {
         None => events.until("the end of c", |event| event.to_string().starts_with("c #1")).await,
     };
     let pepita_supervisor::observe::EventKind::Vm(change) = ended.kind else { panic!("a change") };
-    assert!(
-        matches!(&change.cause, Some(Cause::VmExit { exit: Exit::VmmCrashed(_), .. })),
-        "its true reason is told: {change:?}"
-    );
+    assert!(matches!(change.exit(), Some(Exit::VmmCrashed(_))), "its true reason is told: {change:?}");
     let status = tree.status();
     assert_eq!(status.vm("a").map(|vm| vm.incarnation.0), Some(1));
     assert_eq!(["a", "b"].map(|vm| host.status(vm).vmm_pid)[..], before[..2], "they were not rebooted");

@@ -2,9 +2,8 @@
 
 use crate::host::{Host, PATIENCE};
 use pepita_supervisor::group::Command;
-use pepita_supervisor::policy::Cause;
+use pepita_supervisor::policy::Exit;
 use pepita_supervisor::tree::TreeEnd;
-use pepita_wire::Exit;
 
 fn vm(name: &str, args: &str, more: &str) -> String {
     format!("[[group.vm]]\nname = \"{name}\"\ncommand = [\"/usr/bin/ticker\"{args}]\n{more}\n")
@@ -19,9 +18,7 @@ async fn a_vm_whose_vmm_is_killed_is_back_and_ready_and_a_stop_leaves_nothing() 
     let killed = host.kill_vmm("api");
 
     let backoff = events.phase("api", "backoff").await;
-    assert!(matches!(&backoff.cause, Some(Cause::VmExit { exit: Exit::VmmCrashed(_), .. })), "{backoff:?}");
-    let words = backoff.cause.expect("one").to_string();
-    assert!(words.contains("SIGKILL"), "{words}");
+    assert!(matches!(backoff.exit(), Some(Exit::VmmCrashed(exit)) if exit.signal == Some(9)), "{backoff:?}");
     let decision = backoff.decision.expect("one");
     assert_eq!((decision.attempt, decision.window.as_str()), (1, "1/6 in 1m"));
 
@@ -46,7 +43,7 @@ async fn exit_3_is_told_as_3_and_restarted_on_failure_and_exit_0_is_left_alone()
     ];
     let (tree, mut events) = host.start(&groups.concat()).await;
     let backoff = events.phase("three", "backoff").await;
-    assert_eq!(backoff.cause, Some(Cause::Exit { code: 3 }));
+    assert_eq!(backoff.exit(), Some(&Exit::code(3)));
     let exit = host.status("three").exit;
     // By now it may have been started again; if not, its record says 3.
     if let Some(exit) = exit {
@@ -67,7 +64,7 @@ async fn exit_3_is_told_as_3_and_restarted_on_failure_and_exit_0_is_left_alone()
     // A second look at the one that ended with 0: it stays down, and an operator may start it.
     tree.command("zero", Command::Start).await.expect("accepted");
     let completed = events.phase("zero", "completed").await;
-    assert_eq!((completed.incarnation.0, completed.cause), (2, Some(Cause::Exit { code: 0 })));
+    assert_eq!((completed.incarnation.0, completed.exit()), (2, Some(&Exit::code(0))));
     tree.stop().await;
     host.assert_nothing_left();
 }
@@ -78,10 +75,8 @@ async fn a_daemon_that_is_not_there_is_not_tried_again() {
     let groups = "[[group]]\nname = \"web\"\n[[group.vm]]\nname = \"api\"\ncommand = [\"/nope\"]\n";
     let (tree, mut events) = host.start(groups).await;
     let failed = events.phase("api", "failed").await;
-    let Some(Cause::LaunchFailed { recoverable: false, message }) = failed.cause else {
-        panic!("{failed:?}")
-    };
-    assert_eq!(message, "cannot execute /nope: No such file or directory");
+    let Some(Exit::NotExecutable { path, errno, .. }) = failed.exit() else { panic!("{failed:?}") };
+    assert_eq!((path.as_str(), *errno), ("/nope", 2));
     tree.stop().await;
     host.assert_nothing_left();
 }

@@ -2,11 +2,11 @@
 //! plain processes. `tests/vhost.rs` runs this very module inside a VM whose kernel has vhost_vsock.
 
 use crate::host::{Host, PATIENCE, patience, pepita};
-use pepita_supervisor::policy::Cause;
+use pepita_supervisor::policy::Exit;
 use pepita_supervisor::spec::Signal;
+use pepita_wire::Ask;
 use pepita_wire::agent::{Exec, ExecResult};
 use pepita_wire::record::Transport;
-use pepita_wire::{Ask, Exit};
 
 struct Form {
     vmm: &'static str,
@@ -38,7 +38,7 @@ async fn converse(form: Form) {
     );
     let (tree, mut events) = host.start(&groups).await;
     let three = events.phase("three", "failed").await;
-    assert_eq!(three.cause, Some(Cause::Exit { code: 3 }), "the exit code is exact");
+    assert_eq!(three.exit(), Some(&Exit::code(3)), "the exit code is exact");
     let status = host.status("api");
     if vmm == "qemu" {
         assert_eq!(status.vsock.transport, expected_transport());
@@ -55,13 +55,13 @@ async fn converse(form: Form) {
 
     tree.signal("api", Signal::HUP).await.expect("delivered");
     let backoff = events.phase("api", "backoff").await;
-    assert_eq!(backoff.cause, Some(Cause::Signal { number: 1 }));
+    assert_eq!(backoff.exit(), Some(&Exit::signal(1)));
     let ready = events.phase("api", "ready").await;
     assert_eq!(ready.incarnation.0, 2);
 
     host.kill_vmm("api");
     let backoff = events.phase("api", "backoff").await;
-    assert!(matches!(backoff.cause, Some(Cause::VmExit { exit: Exit::VmmCrashed(_), .. })), "{backoff:?}");
+    assert!(matches!(backoff.exit(), Some(Exit::VmmCrashed(_))), "{backoff:?}");
     events.phase("api", "ready").await;
     assert_eq!(host.status("api").vsock.cid, status.vsock.cid, "a VM keeps its CID");
     // The link is a new one, to the new guest.

@@ -3,7 +3,7 @@
 use crate::world::{SECOND, World, exit, group, name};
 use pepita_supervisor::group::{End, Found};
 use pepita_supervisor::journal::{Remembered, Wanted};
-use pepita_supervisor::policy::Cause;
+use pepita_supervisor::policy::{Ending, Exit};
 use pepita_supervisor::spec::{GroupSpec, Incarnation, Intensity, OnStartFailure, Restart, Strategy, VmName};
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ fn running(incarnation: u64) -> Found {
     Found { incarnation: Incarnation(incarnation), unchanged: true, ended: None }
 }
 
-fn over(incarnation: u64, cause: Cause) -> Found {
-    Found { ended: Some(cause), ..running(incarnation) }
+fn over(incarnation: u64, ending: Ending) -> Found {
+    Found { ended: Some(ending), ..running(incarnation) }
 }
 
 fn world(spec: GroupSpec, memory: &[(&str, Remembered)], found: &[(&str, Found)]) -> World {
@@ -89,7 +89,7 @@ fn what_had_completed_stays_completed() {
 #[test]
 fn what_ended_meanwhile_is_judged() {
     let memory = [("a", remembered(4, Wanted::Up)), ("b", remembered(4, Wanted::Up))];
-    let found = [("a", over(4, Cause::Unknown)), ("b", over(4, exit(0)))];
+    let found = [("a", over(4, Exit::Unknown.into())), ("b", over(4, exit(0)))];
     let mut world = world(group(Strategy::OneForOne, "a b"), &memory, &found);
     assert_eq!((world.phases().as_str(), world.attempts("a")), ("backoff completed", 3));
     world.run_to_rest();

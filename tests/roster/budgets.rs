@@ -87,7 +87,7 @@ fn a_long_time_ready_counts_when_it_was_unhealthy_at_the_end() {
         flap(&mut world, "a");
         world.advance(RESET);
         world.news("a", last);
-        world.end("a", pepita_supervisor::policy::Cause::Health);
+        world.end("a", pepita_supervisor::policy::Ending::Unhealthy);
         assert_eq!(world.attempts("a"), 1);
     }
 }

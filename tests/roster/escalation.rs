@@ -23,7 +23,7 @@ fn an_escalation_stops_everything_in_reverse_order() {
     assert_eq!((world.stopped(), world.ended.clone()), (vec!["a".into()], None));
     world.gone("a");
     let Some(End::Escalated { reason }) = &world.ended else { panic!("{:?}", world.ended) };
-    assert_eq!(reason, "c: 2 restarts in 2/1 in 1m; last cause: exit 1");
+    assert_eq!(reason, "c: 2 restarts in 2/1 in 1m; last ending: exit 1");
     world.advance(SECOND * 3600);
     assert!(world.roster.is_down());
 }

@@ -3,7 +3,7 @@
 use crate::world::{SECOND, World, exit, group};
 use pepita_supervisor::group::Command;
 use pepita_supervisor::observe::Action;
-use pepita_supervisor::policy::Cause;
+use pepita_supervisor::policy::{Ending, Exit};
 use pepita_supervisor::spec::{Restart, Strategy};
 use pepita_supervisor::vm::News;
 use std::collections::BTreeSet;
@@ -16,8 +16,8 @@ fn one(policy: Restart) -> World {
     World::up(spec)
 }
 
-fn lost(recoverable: bool) -> Cause {
-    Cause::LaunchFailed { recoverable, message: "no".into() }
+fn lost(recoverable: bool) -> Ending {
+    Ending::NotLaunched { recoverable, message: "no".into() }
 }
 
 // 3.3 to 3.6, in this order.
@@ -30,21 +30,21 @@ fn the_first_rule_that_matches_decides_and_is_told() {
         (OnFailure, exit(0), "completed", "on-failure, exit 0"),
         (Never, exit(0), "completed", "never, exit 0"),
         (OnFailure, exit(3), "backoff", "on-failure, exit 3"),
-        (OnFailure, Cause::Signal { number: 9 }, "backoff", "on-failure, "),
-        (OnFailure, Cause::Unknown, "backoff", "on-failure, "),
-        (OnFailure, Cause::Health, "backoff", "on-failure, unhealthy"),
+        (OnFailure, Exit::signal(9).into(), "backoff", "on-failure, "),
+        (OnFailure, Exit::Unknown.into(), "backoff", "on-failure, "),
+        (OnFailure, Ending::Unhealthy, "backoff", "on-failure, unhealthy"),
         (Never, exit(3), "failed", "restart policy never"),
         (Always, exit(64), "failed", "never_restart_exit_codes"),
         (Never, exit(75), "backoff", "always_restart_exit_codes, exit 75"),
         (Always, lost(false), "failed", "launch cannot succeed"),
         (OnFailure, lost(true), "backoff", "on-failure, launch failed"),
     ];
-    for (policy, cause, phase, rule) in table {
+    for (policy, ending, phase, rule) in table {
         let mut world = one(policy);
-        world.end("a", cause.clone());
-        assert_eq!(world.phase("a"), phase, "{policy:?} {cause}");
+        world.end("a", ending.clone());
+        assert_eq!(world.phase("a"), phase, "{policy:?} {ending}");
         let decision = world.decision();
-        assert!(decision.rule.contains(rule), "{policy:?} {cause}: {decision}");
+        assert!(decision.rule.contains(rule), "{policy:?} {ending}: {decision}");
         // 2: the CID is kept as long as the VM is to come back.
         assert_eq!(world.holds_cid("a"), phase == "backoff");
     }
@@ -79,7 +79,7 @@ fn a_decision_is_told_with_delay_attempt_and_window() {
     );
     let change = world.changes.last().expect("told");
     assert_eq!((change.from.word(), change.to.word(), change.incarnation.0), ("ready", "backoff", 3));
-    assert_eq!(change.cause, Some(exit(1)));
+    assert_eq!(change.ending, Some(exit(1)));
 }
 
 // 10: the window in an event is that of its moment.

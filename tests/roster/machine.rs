@@ -8,7 +8,7 @@ use crate::world::{World, name};
 use pepita_supervisor::group::End;
 use pepita_supervisor::journal::Wanted;
 use pepita_supervisor::observe::VmPhase;
-use pepita_supervisor::policy::Cause;
+use pepita_supervisor::policy::Exit;
 use pepita_supervisor::spec::{GroupSpec, Restart, Strategy, VmName};
 use pepita_supervisor::vm::News;
 use proptest::prelude::{ProptestConfig, proptest};
@@ -104,16 +104,16 @@ impl Pair {
                 self.world.news(vm, *news);
                 self.model.news(v, *news);
             }
-            Step::End(_, cause) if !stopping => {
-                self.world.end(vm, cause.clone());
-                self.model.ended(v, cause.clone());
+            Step::End(_, ending) if !stopping => {
+                self.world.end(vm, ending.clone());
+                self.model.ended(v, ending.clone());
                 // 10: every end that nobody had asked for is one decision, told once.
                 assert_eq!(self.model.told.len(), 1);
             }
             Step::End(..) | Step::Gone(_) if stopping => {
                 let counts = self.model.vms[v].is == Is::Stopping(crate::model::Next::Failure);
                 self.world.gone(vm);
-                self.model.ended(v, Cause::Stopped);
+                self.model.ended(v, Exit::StopRequested.into());
                 assert!(self.model.told.is_empty() || counts);
             }
             Step::ActorFails(_) => {

@@ -9,7 +9,7 @@ use crate::world::name;
 use pepita_supervisor::group::{Command, Found};
 use pepita_supervisor::journal::{Remembered, Wanted};
 use pepita_supervisor::observe::{Action, VmPhase};
-use pepita_supervisor::policy::{Cause, Judgement, judge};
+use pepita_supervisor::policy::{Ending, Judgement, judge};
 use pepita_supervisor::spec::{
     AutoShutdown, GroupSpec, OnGiveUp, OnIntensityExceeded, OnStartFailure, Restart, Strategy, VmName, VmSpec,
 };
@@ -197,7 +197,7 @@ impl Model {
             match (&found.ended, vm.wanted) {
                 (Some(_), _) if vm.is == Is::Completed => {}
                 (Some(_), true) if old => {}
-                (Some(cause), true) if self.group == Group::Up => self.judged(v, cause.clone()),
+                (Some(ending), true) if self.group == Group::Up => self.judged(v, ending.clone()),
                 (Some(_), true) => self.tell(v, Action::Leave, None, false),
                 (Some(_), false) => {}
                 (None, true) if found.unchanged => (vm.is, vm.boots) = (Is::Starting, false),

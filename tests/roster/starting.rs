@@ -2,7 +2,7 @@
 
 use crate::world::{World, exit, group};
 use pepita_supervisor::group::{Command, End};
-use pepita_supervisor::policy::Cause;
+use pepita_supervisor::policy::Ending;
 use pepita_supervisor::spec::{OnStartFailure, Restart, Strategy};
 use pepita_supervisor::vm::News;
 use std::time::Duration;
@@ -84,7 +84,7 @@ fn a_first_start_that_must_not_fail_fails_the_group() {
         // 6: the root starts it afresh, and that is a first start again.
         world.start_afresh();
         world.ready("a");
-        world.end("b", Cause::StartTimeout);
+        world.end("b", Ending::StartTimeout);
         world.run();
         assert!(matches!(world.ended, Some(End::Escalated { .. })));
         // Once it has been Ready, a failure is one like any other.

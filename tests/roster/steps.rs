@@ -3,7 +3,7 @@
 use crate::world::{NS, SECOND, exit, group, name, vm};
 use pepita_supervisor::group::{Command, Found};
 use pepita_supervisor::journal::{Remembered, Wanted};
-use pepita_supervisor::policy::Cause;
+use pepita_supervisor::policy::{Ending, Exit};
 use pepita_supervisor::spec::{
     self, AutoShutdown, GroupSpec, Incarnation, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure,
     Restart, RestartSpec, VmName, VmSpec,
@@ -55,7 +55,7 @@ const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     News(usize, News),
-    End(usize, Cause),
+    End(usize, Ending),
     Gone(usize),
     ActorFails(usize),
     Command(usize, Command),
@@ -91,15 +91,15 @@ fn strategies() -> impl Strategy<Value = spec::Strategy> {
     select(vec![spec::Strategy::OneForOne, spec::Strategy::OneForAll, spec::Strategy::RestForOne])
 }
 
-fn causes() -> impl Strategy<Value = Cause> {
-    let lost = |recoverable| Cause::LaunchFailed { recoverable, message: "no".into() };
+fn causes() -> impl Strategy<Value = Ending> {
+    let lost = |recoverable| Ending::NotLaunched { recoverable, message: "no".into() };
     let rare = select(vec![
         exit(64),
         exit(75),
-        Cause::Signal { number: 9 },
+        Exit::signal(9).into(),
         lost(true),
         lost(false),
-        Cause::Unknown,
+        Exit::Unknown.into(),
     ]);
     prop_oneof![4 => Just(exit(3)), 2 => Just(exit(0)), 3 => rare]
 }
@@ -168,7 +168,7 @@ fn step() -> impl Strategy<Value = Step> {
     let past = select(vec![Duration::ZERO, Duration::ZERO, NS, SECOND]);
     prop_oneof![
         8 => (at(), news).prop_map(|(vm, news)| Step::News(vm, news)),
-        10 => (at(), causes()).prop_map(|(vm, cause)| Step::End(vm, cause)),
+        10 => (at(), causes()).prop_map(|(vm, ending)| Step::End(vm, ending)),
         8 => at().prop_map(Step::Gone),
         2 => at().prop_map(Step::ActorFails),
         6 => (at(), select(vec![Start, Stop, Restart, Reset])).prop_map(|(vm, command)| Step::Command(vm, command)),

@@ -6,7 +6,7 @@ mod checks;
 use pepita_supervisor::group::{At, Command, End, Found, Order, Refused, Roster};
 use pepita_supervisor::journal::Remembered;
 use pepita_supervisor::observe::{Action, Change, Decision, VmPhase};
-use pepita_supervisor::policy::Cause;
+use pepita_supervisor::policy::{Ending, Exit};
 use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, Strategy, VmName, VmSpec};
 use pepita_supervisor::vm::{Mode, News};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,8 +19,8 @@ pub(crate) fn name(vm: &str) -> VmName {
     VmName::new(vm).expect("a good name")
 }
 
-pub(crate) fn exit(code: i32) -> Cause {
-    Cause::Exit { code }
+pub(crate) fn exit(code: i32) -> Ending {
+    Exit::code(code).into()
 }
 
 pub(crate) fn vm(name: &str) -> VmSpec {
@@ -190,10 +190,10 @@ impl World {
     }
 
     /// It ends by itself.
-    pub(crate) fn end(&mut self, vm: &str, cause: Cause) {
+    pub(crate) fn end(&mut self, vm: &str, ending: Ending) {
         let epoch = self.actor(vm).epoch;
         self.actors.remove(&name(vm));
-        let orders = self.roster.ended(self.at(), &name(vm), epoch, cause);
+        let orders = self.roster.ended(self.at(), &name(vm), epoch, ending);
         self.check_stops(&orders);
         self.carry_out(orders);
     }
@@ -205,7 +205,7 @@ impl World {
     /// The stop that was ordered is done.
     pub(crate) fn gone(&mut self, vm: &str) {
         assert!(self.actor(vm).stopping, "{vm} was not told to stop");
-        self.end(vm, Cause::Stopped);
+        self.end(vm, Exit::StopRequested.into());
     }
 
     pub(crate) fn actor_fails(&mut self, vm: &str) {

@@ -1,6 +1,7 @@
 //! The narrow path: one group, one VM, and what its end leads to.
 
 use crate::support::{Host, Plan, Rig, group, tree, vm};
+use pepita_supervisor::policy::Exit;
 use pepita_supervisor::spec::{Restart, Strategy};
 use pepita_supervisor::tree::TreeEnd;
 use std::time::Duration;
@@ -33,7 +34,7 @@ async fn on_failure_restarts_exit_3_and_leaves_exit_0_alone() {
     host.plan("api", [Plan::exits(3, 1000), Plan::exits(0, 1000)]);
     let mut rig = one(Restart::OnFailure, host).await;
     let failed = rig.change("api", "backoff").await;
-    assert_eq!(failed.cause.map(|cause| cause.to_string()).as_deref(), Some("exit 3"));
+    assert_eq!(failed.exit(), Some(&Exit::code(3)));
     rig.until("api", "completed").await;
     rig.pass(Duration::from_secs(3600)).await;
     assert_eq!(rig.host.launches("api").len(), 2);

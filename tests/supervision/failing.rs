@@ -6,6 +6,7 @@ use pepita_supervisor::cid::CidMsg;
 use pepita_supervisor::executor::ExecutorMsg;
 use pepita_supervisor::group::GroupMsg;
 use pepita_supervisor::link::LinkMsg;
+use pepita_supervisor::policy::Exit;
 use pepita_supervisor::spec::{Intensity, Strategy, TreeSpec};
 use pepita_supervisor::tree::TreeEnd;
 use pepita_supervisor::vm::VmMsg;
@@ -153,7 +154,7 @@ async fn a_vm_that_ends_while_its_groups_actor_fails_is_judged_once_by_its_true_
     fail(&actors(&rig, Who::Group)[0], How::Kill);
     rig.host.end("b", Fate::Exit(42));
     let change = rig.change("b", "backoff").await;
-    assert_eq!(change.cause.map(|cause| cause.to_string()).as_deref(), Some("exit 42"));
+    assert_eq!(change.exit(), Some(&Exit::code(42)));
     rig.change("b", "ready").await;
     fail(&actors(&rig, Who::Group)[0], How::Kill);
     rig.pass(Duration::from_secs(60)).await;

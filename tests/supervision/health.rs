@@ -1,6 +1,7 @@
 //! When a VM counts as Ready, and what follows when it is not well any more.
 
 use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
+use pepita_supervisor::policy::Ending;
 use pepita_supervisor::spec::{OnUnhealthy, Readiness, Strategy, TreeSpec, VmSpec};
 use pepita_wire::agent::Health;
 use std::time::Duration;
@@ -60,7 +61,7 @@ async fn one_that_is_not_ready_in_time_is_destroyed_and_tried_again() {
         rig.change("a", "starting").await;
         let before = tokio::time::Instant::now();
         let change = rig.change("a", "backoff").await;
-        assert_eq!(change.cause.map(|cause| cause.word()), Some("start_timeout"));
+        assert_eq!(change.ending, Some(Ending::StartTimeout));
         let took = before.elapsed();
         assert!(took >= SECOND * 2 && took < SECOND * 21 / 10, "{took:?}");
         rig.change("a", "ready").await;
@@ -93,7 +94,7 @@ async fn three_pings_without_an_answer_make_it_unhealthy_and_that_is_a_failure()
     let unhealthy = rig.change("a", "unhealthy").await;
     assert_eq!(unhealthy.incarnation.0, 1);
     let change = rig.change("a", "backoff").await;
-    assert_eq!(change.cause.map(|cause| cause.word()), Some("health"));
+    assert_eq!(change.ending, Some(Ending::Unhealthy));
     assert_eq!(rig.host.asked("a", "ping").len(), 12, "three in a row");
     rig.change("a", "ready").await;
     rig.end().await;
@@ -198,7 +199,7 @@ async fn a_daemon_that_does_not_feed_its_watchdog_has_failed() {
     }
     assert_eq!(rig.phase("a"), "ready");
     let change = rig.change("a", "backoff").await;
-    assert_eq!(change.cause.map(|cause| cause.word()), Some("watchdog"));
+    assert_eq!(change.ending, Some(Ending::WatchdogExpired));
     let mut fed = one(watched());
     fed.groups[0].vms[0].health.watchdog = Duration::ZERO;
     rig.tree.reload(fed, false).await.expect("applied");

@@ -3,9 +3,10 @@
 use crate::support::{Fate, Host, Plan, Rig, What, group, record, tree, vm};
 use pepita_supervisor::executor::argv::CONFIG_LABEL;
 use pepita_supervisor::group::{Command, Refused};
+use pepita_supervisor::policy::Exit;
 use pepita_supervisor::spec::{GroupName, GroupSpec, OnExit, Orphans, Strategy, TreeSpec, VmName};
 use pepita_supervisor::tree::TreeEnd;
-use pepita_wire::{Exit, ExitRecord, VmState};
+use pepita_wire::{ExitRecord, VmState};
 use std::path::Path;
 use std::time::Duration;
 
@@ -188,7 +189,7 @@ async fn one_that_had_ended_is_removed_before_its_successor_starts_and_judged_on
         host.becomes("b", |plan| plan.destroy = Duration::from_millis(500));
         let mut rig = Rig::on(host, TreeSpec { orphans, ..spec(Strategy::OneForOne) }).await;
         let change = rig.change("b", "backoff").await;
-        assert_eq!(change.cause.map(|cause| cause.to_string()).as_deref(), Some("exit 42"), "{orphans:?}");
+        assert_eq!(change.exit(), Some(&Exit::code(42)), "{orphans:?}");
         rig.until("b", "ready").await;
         assert_eq!(rig.host.incarnation("b"), Some(8), "{orphans:?}");
         let of_b: Vec<What> =

@@ -2,7 +2,7 @@
 
 use crate::journal::{Remembered, Wanted};
 use crate::observe::VmPhase;
-use crate::policy::Cause;
+use crate::policy::Ending;
 use crate::spec::{Incarnation, VmName, VmSpec};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ pub(crate) enum Phase {
     Unhealthy,
     Paused { was_ready: bool },
     Stopping { then: Then },
-    Backoff { until: Instant, attempt: u32, cause: Cause },
+    Backoff { until: Instant, attempt: u32, ending: Ending },
     Completed,
     Failed { reason: String },
 }
@@ -96,8 +96,8 @@ impl Phase {
             Self::Unhealthy => VmPhase::Unhealthy,
             Self::Paused { .. } => VmPhase::Paused,
             Self::Stopping { .. } => VmPhase::Stopping,
-            Self::Backoff { until, attempt, cause } => {
-                VmPhase::Backoff { until: *until, attempt: *attempt, cause: cause.clone() }
+            Self::Backoff { until, attempt, ending } => {
+                VmPhase::Backoff { until: *until, attempt: *attempt, ending: ending.clone() }
             }
             Self::Completed => VmPhase::Completed,
             Self::Failed { reason } => VmPhase::Failed { reason: reason.clone() },

@@ -4,7 +4,7 @@ use super::{Roster, Stage};
 use crate::group::machine::child::{Phase, Then};
 use crate::group::order::{At, Order};
 use crate::observe::Action;
-use crate::policy::Cause;
+use crate::policy::Ending;
 use crate::spec::VmName;
 use crate::vm::{Mode, News};
 
@@ -41,9 +41,9 @@ impl Roster {
     }
 
     /// Takes in that a VM is gone, confirmed.
-    pub fn ended(&mut self, at: At, vm: &VmName, epoch: u64, cause: Cause) -> Vec<Order> {
+    pub fn ended(&mut self, at: At, vm: &VmName, epoch: u64, ending: Ending) -> Vec<Order> {
         let Some(index) = self.current(vm, epoch) else { return Vec::new() };
-        self.judge_end(at, index, cause);
+        self.judge_end(at, index, ending);
         self.finish(at.now)
     }
 
@@ -55,19 +55,19 @@ impl Roster {
         let Some(index) = self.current(vm, epoch) else { return Vec::new() };
         self.window.age(at.now, self.spec.intensity.period);
         self.children[index].note_ready(at.now);
-        let cause = Some(Cause::ActorFailed);
+        let ending = Some(Ending::ActorFailed);
         let stopping = matches!(self.children[index].phase, Phase::Stopping { .. });
         // What goes down anyway is nothing to count.
         let counts = !stopping && self.stage == Stage::Up;
         if counts && self.window.admit(at.now, self.spec.intensity).is_err() {
             self.spawn(index, Mode::Adopt);
-            self.set(index, Phase::Stopping { then: Then::Judge }, cause, None);
+            self.set(index, Phase::Stopping { then: Then::Judge }, ending, None);
             self.tell_to_stop(index);
             return self.finish(at.now);
         }
         let decision = self.decision(index, Action::Adopt, format!("its actor failed: {why}"));
         let phase = if stopping { self.children[index].phase.clone() } else { Phase::Starting };
-        self.set(index, phase, cause, Some(decision));
+        self.set(index, phase, ending, Some(decision));
         self.spawn(index, Mode::Adopt);
         if stopping {
             self.tell_to_stop(index);

@@ -78,10 +78,10 @@ impl Roster {
             (Some(_), Wanted::Down) => {}
             // It was judged, and its successor has a number, but did not come to be launched: it is now.
             (Some(_), Wanted::Up) if judged => {}
-            (Some(cause), Wanted::Up) => {
+            (Some(ending), Wanted::Up) => {
                 // It ended while nobody looked: judged like any other end, once.
                 child.phase = Phase::Running;
-                self.judge_end(at, index, cause.clone());
+                self.judge_end(at, index, ending.clone());
             }
             (None, wanted) => {
                 self.set(index, Phase::Starting, None, None);

@@ -2,7 +2,7 @@
 
 use super::{CALL_RETRY, CID_TRIES, Effect, Life, Phase, Then};
 use crate::executor::ExecutorError;
-use crate::policy::Cause;
+use crate::policy::{Ending, Exit};
 use crate::spec::Cid;
 use crate::vm::report::Mode;
 use pepita_wire::StatusRecord;
@@ -29,7 +29,7 @@ impl Life {
     pub(super) fn leased(&mut self, now: Instant, lease: Option<Result<Cid, String>>) {
         let (deadline, tries) = match self.phase {
             Phase::Leasing { .. } => (now + self.spec.start.timeout, 0),
-            Phase::Launching { undo: true, .. } => return self.gone(Cause::Stopped),
+            Phase::Launching { undo: true, .. } => return self.gone(Exit::StopRequested.into()),
             Phase::Launching { deadline, tries, .. } => (deadline, tries),
             _ => return,
         };
@@ -45,22 +45,24 @@ impl Life {
                 self.effects.push(Effect::Facts { cid: Some(cid), vmm_pid: None });
                 self.effects.push(Effect::Launch(cid));
             }
-            Err(message) => self.gone(Cause::LaunchFailed { recoverable: true, message }),
+            Err(message) => self.gone(Ending::NotLaunched { recoverable: true, message }),
         }
     }
 
     pub(super) fn launched(&mut self, now: Instant, result: Result<Box<StatusRecord>, ExecutorError>) {
         let Phase::Launching { undo, deadline, tries, .. } = self.phase else { return };
         match result {
-            Ok(_) if undo => self.destroy(now, Cause::Stopped),
+            Ok(_) if undo => self.destroy(now, Exit::StopRequested.into()),
             Ok(record) => {
                 self.phase = Phase::Booting { deadline };
                 self.effects.push(Effect::Watch(record.clone()));
                 self.status(now, &record);
             }
             // The launcher was not called.
-            Err(ExecutorError::Cancelled | ExecutorError::Gone) if undo => self.gone(Cause::Stopped),
-            Err(_) if undo => self.destroy(now, Cause::Stopped),
+            Err(ExecutorError::Cancelled | ExecutorError::Gone) if undo => {
+                self.gone(Exit::StopRequested.into())
+            }
+            Err(_) if undo => self.destroy(now, Exit::StopRequested.into()),
             Err(ExecutorError::Gone) => {
                 self.phase = Phase::Launching { undo, deadline, tries, retry: Some(now + CALL_RETRY) };
             }
@@ -71,11 +73,11 @@ impl Life {
             }
             Err(e) if e.kind() == Some(CallErrorKind::NameTaken) => {
                 // A former incarnation of ours that nobody took down. It must go before the next one comes.
-                self.destroy(now, Cause::LaunchFailed { recoverable: true, message: e.to_string() });
+                self.destroy(now, Ending::NotLaunched { recoverable: true, message: e.to_string() });
             }
             Err(e) => {
                 let recoverable = e.is_recoverable();
-                self.gone(Cause::LaunchFailed { recoverable, message: e.to_string() });
+                self.gone(Ending::NotLaunched { recoverable, message: e.to_string() });
             }
         }
     }
@@ -83,10 +85,10 @@ impl Life {
     pub(super) fn adopted(&mut self, now: Instant, result: Result<Box<StatusRecord>, ExecutorError>) {
         let Phase::Adopting { then, .. } = self.phase else { return };
         match result {
-            _ if then == Then::Destroy => self.destroy(now, Cause::Stopped),
+            _ if then == Then::Destroy => self.destroy(now, Exit::StopRequested.into()),
             // It went politely; now its traces go.
             Ok(record) if then == Then::Stop && record.state.is_terminal() => {
-                self.destroy(now, Cause::Stopped)
+                self.destroy(now, Exit::StopRequested.into())
             }
             Ok(record) => {
                 if let Ok(cid) = Cid::new(record.vsock.cid) {
@@ -106,13 +108,13 @@ impl Life {
             Err(ExecutorError::Gone) => {
                 self.phase = Phase::Adopting { then, retry: Some(now + CALL_RETRY) };
             }
-            Err(_) if then == Then::Stop => self.destroy(now, Cause::Stopped),
+            Err(_) if then == Then::Stop => self.destroy(now, Exit::StopRequested.into()),
             // It is not there: nobody saw it end.
-            Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => self.gone(Cause::Unknown),
+            Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => self.gone(Exit::Unknown.into()),
             // It may be there. What we cannot watch we take down.
             Err(e) => {
                 self.effects.push(Effect::Notice(format!("cannot be taken over: {e}")));
-                self.destroy(now, Cause::Unknown);
+                self.destroy(now, Exit::Unknown.into());
             }
         }
     }

@@ -70,7 +70,7 @@ fn note(vm: &Value) -> String {
     }
     if let Some(ms) = vm["backoff"]["in_ms"].as_u64() {
         let seconds = Duration::from_millis(ms).as_secs_f64();
-        notes.push(format!("restart in {seconds:.1} s, after {}", text(&vm["backoff"]["cause"])));
+        notes.push(format!("restart in {seconds:.1} s, after {}", text(&vm["backoff"]["ending"]["text"])));
     }
     if vm["needs_restart"] == true {
         notes.push("changed; a restart applies it".into());
@@ -137,7 +137,7 @@ mod tests {
                   "needs_restart": true, "phase_ms": 61_000 } ] },
             { "name": "web", "window": "1/6 in 60s", "strategy": "rest_for_one", "after": ["db"], "ended": "why", "vms": [
                 { "name": "long-name", "phase": "backoff", "incarnation": 1, "attempts": 1, "cid": null, "vmm_pid": null,
-                  "needs_restart": false, "phase_ms": 0, "backoff": { "in_ms": 900, "attempt": 1, "cause": "exit 1" } } ] },
+                  "needs_restart": false, "phase_ms": 0, "backoff": { "in_ms": 900, "attempt": 1, "ending": { "text": "exit 1" } } } ] },
         ] })
     }
 

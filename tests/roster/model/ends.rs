@@ -4,7 +4,7 @@ use super::*;
 
 impl Model {
     /// Its VM is gone.
-    pub(crate) fn ended(&mut self, v: usize, cause: Cause) {
+    pub(crate) fn ended(&mut self, v: usize, ending: Ending) {
         let now = self.now;
         let vm = &mut self.vms[v];
         // 4: "the incarnation that just ended had been Ready for reset_after without a break".
@@ -17,13 +17,13 @@ impl Model {
                 let vm = self.vms.remove(v);
                 self.is_removed(vm);
             }
-            (Is::Stopping(Next::Failure), Group::Up) => self.judged(v, Cause::ActorFailed),
+            (Is::Stopping(Next::Failure), Group::Up) => self.judged(v, Ending::ActorFailed),
             (Is::Stopping(Next::Again), Group::Up) => self.wait_or_start(v),
             (Is::Stopping(Next::Turn), Group::Up) if vm.may_restart() => {
                 (vm.is, vm.in_order) = (Is::Waiting, true);
             }
             (Is::Stopping(_), _) => vm.is = Is::Stopped,
-            (_, Group::Up) => self.judged(v, cause),
+            (_, Group::Up) => self.judged(v, ending),
             (_, _) => {
                 vm.is = Is::Stopped;
                 self.tell(v, Action::Leave, None, false);
@@ -33,11 +33,11 @@ impl Model {
     }
 
     /// semantics 3 to 6, from the rules that look at the VM alone to those of the group.
-    pub(super) fn judged(&mut self, v: usize, cause: Cause) {
+    pub(super) fn judged(&mut self, v: usize, ending: Ending) {
         let vm = &mut self.vms[v];
         let restart = vm.spec.restart.clone();
         let aborts = vm.first && vm.spec.start.on_failure == OnStartFailure::Abort;
-        let gives_up = match judge(&restart, &cause) {
+        let gives_up = match judge(&restart, &ending) {
             Judgement::Complete(_) => {
                 vm.becomes(self.now, Is::Completed);
                 self.tell(v, Action::Complete, None, false);

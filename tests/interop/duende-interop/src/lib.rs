@@ -14,7 +14,7 @@ use duende_core::adapter::{DaemonHandle, PlatformError, PlatformResult, TracerHa
 use duende_core::types::{DaemonStatus, FailureReason, Signal};
 use duende_core::{Daemon, Platform, PlatformAdapter};
 use pepita_supervisor::adapter as ours;
-use pepita_supervisor::policy::Cause;
+use pepita_supervisor::policy::{Ending, Exit};
 use std::path::PathBuf;
 
 /// The adapter, with the constructors of duende-core's own.
@@ -81,14 +81,16 @@ fn handle_of(handle: &DaemonHandle) -> PlatformResult<ours::DaemonHandle> {
     of_vm.ok_or_else(|| PlatformError::InvalidState("this is no handle of a pepita VM".into()))
 }
 
-fn failure(cause: &Cause) -> FailureReason {
-    match cause {
-        Cause::Exit { code } => FailureReason::ExitCode(*code),
-        Cause::Signal { number } => FailureReason::Signal(*number),
-        Cause::Oom => FailureReason::ResourceExhausted,
-        Cause::Health | Cause::Watchdog => FailureReason::HealthCheckTimeout,
-        // Of these none has an exit code that anybody saw.
-        _ => FailureReason::Internal,
+fn failure(ending: &Ending) -> FailureReason {
+    match ending {
+        Ending::Unhealthy | Ending::WatchdogExpired => FailureReason::HealthCheckTimeout,
+        ending => match ending.exit() {
+            Some(Exit::Exited { code }) => FailureReason::ExitCode(*code),
+            Some(Exit::Signalled { signal, .. }) => FailureReason::Signal(*signal),
+            Some(Exit::GuestOom) => FailureReason::ResourceExhausted,
+            // The daemon's exit code or signal is not known.
+            _ => FailureReason::Internal,
+        },
     }
 }
 
@@ -132,7 +134,7 @@ impl PlatformAdapter for PepitaAdapter {
             ours::DaemonStatus::Paused => DaemonStatus::Paused,
             ours::DaemonStatus::Stopping => DaemonStatus::Stopping,
             ours::DaemonStatus::Stopped => DaemonStatus::Stopped,
-            ours::DaemonStatus::Failed(cause) => DaemonStatus::Failed(failure(&cause)),
+            ours::DaemonStatus::Failed(ending) => DaemonStatus::Failed(failure(&ending)),
         })
     }
 
