@@ -1,0 +1,136 @@
+//! Holds every crate to the arrows of ARCHITECTURE.md: who may use whom, what is pure, and who may touch the world.
+
+mod graph;
+mod packages;
+mod rules;
+
+use graph::File;
+use rules::{CRATES, Crate};
+use std::path::Path;
+use std::sync::LazyLock;
+
+/// Each crate's rules and its files, read once.
+fn crates() -> impl Iterator<Item = (&'static Crate, &'static [File])> {
+    static FILES: LazyLock<Vec<Vec<File>>> = LazyLock::new(|| {
+        let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+        CRATES.iter().map(|krate| graph::read(&top.join(krate.dir), krate.name)).collect()
+    });
+    CRATES.iter().zip(FILES.iter().map(Vec::as_slice))
+}
+
+/// Files whose circles are about to be opened.
+const OWED: &[&str] =
+    &["config/leaf.rs", "control.rs", "ctl.rs", "link.rs", "serve.rs", "tree.rs", "tree/root.rs"];
+
+/// Fails with everything that is wrong, a line each.
+fn assert_none(wrong: &[String], what: &str) {
+    assert!(wrong.is_empty(), "{what}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn imports_point_down() {
+    let mut wrong = Vec::new();
+    for (krate, files) in crates() {
+        for file in files {
+            let own = krate.row(file.room());
+            if own.is_none() {
+                wrong.push(format!(
+                    "{}/{}: the room {:?} stands in no row",
+                    krate.dir,
+                    file.name,
+                    file.room()
+                ));
+            }
+            for (target, path) in &file.uses {
+                let below = krate.row(graph::room(target)) < own;
+                if graph::room(target) != file.room() && !below {
+                    wrong.push(format!(
+                        "{}/{} uses {target} by {path}, which is not below",
+                        krate.dir, file.name
+                    ));
+                }
+            }
+        }
+    }
+    assert_none(&wrong, "imports that point up or sideways");
+}
+
+#[test]
+fn files_do_not_use_each_other_in_circles() {
+    let mut wrong = Vec::new();
+    for (krate, files) in crates() {
+        let owed = |circle: &Vec<String>| circle.iter().any(|file| OWED.contains(&file.as_str()));
+        for circle in graph::circles(files).into_iter().filter(|circle| !owed(circle)) {
+            wrong.push(format!("{}: {}", krate.dir, circle.join(", ")));
+            for file in files.iter().filter(|file| circle.contains(&file.name)) {
+                for (target, path) in file.uses.iter().filter(|(target, _)| circle.contains(target)) {
+                    wrong.push(format!("    {} uses {target} by {path}", file.name));
+                }
+            }
+        }
+    }
+    assert_none(&wrong, "circles");
+}
+
+#[test]
+fn what_decides_touches_nothing() {
+    let mut wrong = Vec::new();
+    for (krate, files) in crates() {
+        for file in files.iter().filter(|file| is_under(&file.name, krate.pure)) {
+            for path in file.foreign.iter().filter(|path| rules::touches_the_world(path)) {
+                wrong.push(format!("{}/{}: {path}", krate.dir, file.name));
+            }
+            if file.code.split(' ').any(|word| word == "async") {
+                wrong.push(format!("{}/{}: async", krate.dir, file.name));
+            }
+        }
+    }
+    assert_none(&wrong, "pure files that touch the world");
+}
+
+#[test]
+fn the_world_is_touched_in_few_places() {
+    let mut wrong = Vec::new();
+    for (krate, files) in crates() {
+        for file in files {
+            for (edge, places) in krate.edges {
+                if !is_under(&file.name, places) && file.foreign.iter().any(|path| rules::names(path, edge)) {
+                    wrong.push(format!("{}/{}: {edge} belongs into {places:?}", krate.dir, file.name));
+                }
+            }
+        }
+    }
+    assert_none(&wrong, "edges in other places");
+}
+
+#[test]
+fn every_place_of_the_rules_exists() {
+    let mut wrong = Vec::new();
+    for (krate, files) in crates() {
+        let rooms = krate.rows.iter().flat_map(|row| row.iter());
+        for room in rooms.filter(|room| !files.iter().any(|file| file.room() == **room)) {
+            wrong.push(format!("{}: no room {room}", krate.dir));
+        }
+        let places = krate.edges.iter().flat_map(|(_, places)| places.iter()).chain(krate.pure);
+        for place in places.filter(|place| !files.iter().any(|file| is_under(&file.name, &[place]))) {
+            wrong.push(format!("{}: no file {place}", krate.dir));
+        }
+    }
+    assert_none(&wrong, "rules about what is not there");
+}
+
+#[test]
+fn no_file_is_a_warehouse() {
+    let mut wrong = Vec::new();
+    for (krate, files) in crates() {
+        for file in files.iter().filter(|file| file.lines > 450) {
+            wrong.push(format!("{}/{}: {} lines", krate.dir, file.name, file.lines));
+        }
+    }
+    assert_none(&wrong, "over 450 lines, each a place to ask whether two decisions live in one room");
+}
+
+/// Whether a file is one of these places, or below one that ends in `/`.
+fn is_under(file: &str, places: &[&str]) -> bool {
+    places.iter().any(|place| file == *place || place.ends_with('/') && file.starts_with(place))
+}

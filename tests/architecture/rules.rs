@@ -1,0 +1,159 @@
+//! The rules of each crate: its rows, its pure files, its edges.
+
+/// The rules of a crate.
+pub(crate) struct Crate {
+    /// Its sources, from the top of the repository.
+    pub(crate) dir: &'static str,
+    /// What its programs call the library.
+    pub(crate) name: &'static str,
+    /// The rooms, lowest first. A room uses only rooms of rows above its own in this list.
+    pub(crate) rows: &'static [&'static [&'static str]],
+    /// Files and folders that decide: no actor, no runtime, no clock, no chance, no disk, no socket.
+    pub(crate) pure: &'static [&'static str],
+    /// What only some places may name.
+    pub(crate) edges: &'static [(&'static str, &'static [&'static str])],
+}
+
+impl Crate {
+    /// The row in which a room stands.
+    pub(crate) fn row(&self, room: &str) -> Option<usize> {
+        self.rows.iter().position(|rooms| rooms.contains(&room))
+    }
+}
+
+/// Whether a path in full is what a rule names, or below it.
+pub(crate) fn names(path: &str, rule: &str) -> bool {
+    path.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// Whether a path in full leads to clock, chance, disk, socket, process or runtime.
+pub(crate) fn touches_the_world(path: &str) -> bool {
+    const WORLD: &[&str] = &[
+        "fastrand",
+        "getrandom",
+        "nix",
+        "ractor",
+        "rustix",
+        "std::env",
+        "std::fs",
+        "std::io::stderr",
+        "std::io::stdin",
+        "std::io::stdout",
+        "std::net",
+        "std::os::unix::net",
+        "std::process",
+        "std::thread",
+        "tokio",
+        "tokio_vsock",
+        "vsock",
+    ];
+    WORLD.iter().any(|rule| names(path, rule))
+        || path.ends_with("Instant::now")
+        || path.ends_with("SystemTime::now")
+}
+
+pub(crate) const CRATES: &[Crate] = &[
+    Crate {
+        dir: "crates/wire/src",
+        name: "pepita_wire",
+        rows: &[
+            // The numbers that both sides know.
+            &["lib"],
+            &["error", "name", "protocol", "rundir", "signal", "stored"],
+            &["exit", "line"],
+            &["agent", "console", "launch", "record"],
+            &["frame", "monitor"],
+            &["conversation"],
+        ],
+        // The whole of it.
+        pure: &[
+            "agent.rs",
+            "console.rs",
+            "conversation/",
+            "error.rs",
+            "exit.rs",
+            "exit/",
+            "frame.rs",
+            "launch.rs",
+            "lib.rs",
+            "line.rs",
+            "monitor.rs",
+            "name.rs",
+            "protocol.rs",
+            "record.rs",
+            "record/",
+            "rundir.rs",
+            "signal.rs",
+            "stored.rs",
+        ],
+        edges: &[],
+    },
+    Crate {
+        dir: "crates/guest/src",
+        name: "pepita_guest",
+        rows: &[
+            &["boot", "cgroup", "console", "options", "process", "reaper", "stream", "tail"],
+            &["state", "system"],
+            &["agent"],
+            &["daemon", "end", "exec", "notify"],
+            &["serve"],
+            &["as_init", "as_process"],
+            &["main"],
+        ],
+        pure: &["options.rs", "tail.rs"],
+        edges: &[],
+    },
+    Crate {
+        dir: "src",
+        name: "pepita_supervisor",
+        rows: &[
+            &["spec", "reply", "actor"],
+            &["config", "policy", "cid", "executor", "journal"],
+            &["observe"],
+            &["link", "monitor_client"],
+            &["vm"],
+            &["group"],
+            &["tree"],
+            &["control", "adapter"],
+            &["platform"],
+            &["book", "lib"],
+        ],
+        pure: &[
+            "spec.rs",
+            "spec/",
+            "policy.rs",
+            "policy/",
+            "config/",
+            "cid/pool.rs",
+            "executor/argv.rs",
+            "vm/phase.rs",
+            "vm/phase/",
+            "vm/health.rs",
+            "group/machine.rs",
+            "group/machine/",
+            "tree/schedule.rs",
+            "tree/check.rs",
+            "tree/change.rs",
+            "tree/survey.rs",
+            "adapter/name.rs",
+            "adapter/daemon.rs",
+            "control/session.rs",
+        ],
+        edges: &[
+            ("std::process::Command", &["executor/process.rs"]),
+            ("tokio::process", &["executor/process.rs"]),
+            ("tokio::net::UnixStream::connect", &["link/dial.rs", "monitor_client.rs", "control/"]),
+            ("tokio_vsock::VsockStream::connect", &["link/dial.rs"]),
+            // The wall clock is only told, never asked: it may jump.
+            ("std::time::SystemTime", &["observe/"]),
+            ("std::env", &["executor/process.rs", "platform.rs", "adapter/"]),
+        ],
+    },
+    Crate {
+        dir: "supervisors/src",
+        name: "pepita_supervisors",
+        rows: &[&["exit", "line", "notify"], &["config", "printer"], &["ctl", "daemon"], &["lib"], &["bin"]],
+        pure: &["ctl/table.rs"],
+        edges: &[],
+    },
+];
