@@ -19,8 +19,8 @@ use crate::executor::{ExecutorError, ExecutorMsg};
 use crate::journal::Journal;
 use crate::observe::{Bus, EventKind, StatusTable};
 use crate::reply::Reply;
-use crate::spec::{Cid, GroupName, GroupSpec, Incarnation, VmName};
-use crate::vm::{Mode, Services, Vm, VmArgs, VmMsg, What};
+use crate::spec::{GroupName, GroupSpec, Incarnation, VmName};
+use crate::vm::{Facts, Mode, Services, Vm, VmArgs, VmEvent, VmMsg};
 use actors::Actors;
 use inventory::{Inventory, Known};
 use pepita_wire::record::CallErrorKind;
@@ -68,7 +68,7 @@ pub struct GroupState {
     roster: Roster,
     actors: Actors,
     /// What VM actors told of their VMs: CID and process.
-    facts: BTreeMap<VmName, (Option<Cid>, Option<u32>)>,
+    facts: BTreeMap<VmName, Facts>,
     shared: Shared,
     slot: usize,
     epoch: u64,
@@ -93,7 +93,7 @@ impl Actor for Group {
         // Its own VMs' only: one that comes from another group later has given its CID back there.
         let own = |vm: &VmName| args.spec.vms.iter().any(|spec| spec.name == *vm);
         let held = args.shared.journal.cids().into_iter().filter(|(vm, _)| own(vm));
-        let facts = held.map(|(vm, cid)| (vm, (Some(cid), None))).collect();
+        let facts = held.map(|(vm, cid)| (vm, Facts { cid: Some(cid), vmm_pid: None })).collect();
         let mut state = GroupState {
             roster: Roster::new(args.spec, &args.shared.journal.remembered()),
             actors: Actors::default(),
@@ -251,27 +251,27 @@ impl GroupState {
         }
     }
 
-    fn reported(&mut self, report: crate::vm::Report) -> Vec<Order> {
+    fn reported(&mut self, report: crate::vm::VmReport) -> Vec<Order> {
         let (vm, epoch) = (report.vm, report.epoch);
         if self.roster.epoch(&vm) != Some(epoch) {
             return Vec::new();
         }
-        match report.what {
-            What::News(news) => return self.roster.news(at(), &vm, epoch, news),
-            What::Ended(ending) => {
+        match report.event {
+            VmEvent::Transition(transition) => return self.roster.news(at(), &vm, epoch, transition),
+            VmEvent::Ended(ending) => {
                 let incarnation = self.roster.facts(&vm).map_or(Incarnation(0), |facts| facts.0);
-                if let Some((_, pid)) = self.facts.get_mut(&vm) {
-                    *pid = None;
+                if let Some(facts) = self.facts.get_mut(&vm) {
+                    facts.vmm_pid = None;
                 }
                 let orders = self.roster.ended(at(), &vm, epoch, ending);
                 self.shared.journal.save_end(&vm, incarnation);
                 return orders;
             }
-            What::Facts { cid, vmm_pid } => {
-                self.shared.journal.save_cid(&vm, cid);
-                self.facts.insert(vm, (cid, vmm_pid));
+            VmEvent::Facts(facts) => {
+                self.shared.journal.save_cid(&vm, facts.cid);
+                self.facts.insert(vm, facts);
             }
-            What::Notice(text) => self.tell(EventKind::Notice { vm: Some(vm), text }),
+            VmEvent::Notice(text) => self.tell(EventKind::Notice { vm: Some(vm), text }),
         }
         Vec::new()
     }

@@ -5,7 +5,7 @@ pub mod phase;
 mod report;
 mod services;
 
-pub use report::{Mode, News, Report, What};
+pub use report::{Facts, Mode, Transition, VmEvent, VmReport};
 pub use services::{HostSockets, Services, Sockets};
 
 use crate::actor::{Alarm, LostChild, now};
@@ -102,7 +102,7 @@ pub struct VmArgs {
     /// The actors it uses.
     pub services: Services,
     /// Who hears its reports.
-    pub report: DerivedActorRef<Report>,
+    pub report: DerivedActorRef<VmReport>,
 }
 
 /// What it remembers.
@@ -111,7 +111,7 @@ pub struct VmState {
     incarnation: Incarnation,
     epoch: u64,
     services: Services,
-    report: DerivedActorRef<Report>,
+    report: DerivedActorRef<VmReport>,
     /// The run directory, once the launcher has told it.
     dir: Option<PathBuf>,
     watch: Option<Watch>,
@@ -119,7 +119,7 @@ pub struct VmState {
     /// What the link was spawned with, for when it has to be spawned again.
     connected_to: Option<Box<StatusRecord>>,
     alarm: Alarm,
-    facts: (Option<Cid>, Option<u32>),
+    facts: Facts,
 }
 
 impl Actor for Vm {
@@ -140,7 +140,7 @@ impl Actor for Vm {
             link: None,
             connected_to: None,
             alarm: Alarm::default(),
-            facts: (None, None),
+            facts: Facts::default(),
         })
     }
 
@@ -245,11 +245,11 @@ impl VmState {
                 self.services.executor.send(ExecutorMsg::Destroy { vm, reply });
             }
             Effect::Probe(id) => self.probe(me, id),
-            Effect::Tell(news) => self.tell(What::News(news)),
-            Effect::Facts { cid, vmm_pid } => {
-                if self.facts != (cid, vmm_pid) {
-                    self.facts = (cid, vmm_pid);
-                    self.tell(What::Facts { cid, vmm_pid });
+            Effect::Tell(news) => self.tell(VmEvent::Transition(news)),
+            Effect::Facts(facts) => {
+                if self.facts != facts {
+                    self.facts = facts;
+                    self.tell(VmEvent::Facts(facts));
                 }
             }
             Effect::Notice(text) => self.notice(&text),
@@ -339,18 +339,18 @@ impl VmState {
 
     fn end(&mut self, me: &ActorRef<VmMsg>, ending: Ending) {
         (self.watch, self.connected_to) = (None, None);
-        self.tell(What::Ended(ending));
+        self.tell(VmEvent::Ended(ending));
         // The link goes with its parent.
         me.stop(None);
     }
 
     fn notice(&self, text: &str) {
-        self.tell(What::Notice(text.to_owned()));
+        self.tell(VmEvent::Notice(text.to_owned()));
     }
 
-    fn tell(&self, what: What) {
+    fn tell(&self, event: VmEvent) {
         // The group may be gone; then its successor finds the VM by the launcher's list.
-        let _ = self.report.cast(Report { vm: self.life.spec().name.clone(), epoch: self.epoch, what });
+        let _ = self.report.cast(VmReport { vm: self.life.spec().name.clone(), epoch: self.epoch, event });
     }
 }
 

@@ -48,7 +48,7 @@ pub enum GroupMsg {
         restart: bool,
     },
     /// A VM actor's report.
-    Vm(vm::Report),
+    Vm(vm::VmReport),
     /// A VM actor is gone. Sent by the group to itself, behind all that the actor had reported.
     VmActorGone {
         /// Its VM.
@@ -184,13 +184,13 @@ pub enum Goal {
     Down,
 }
 
-impl From<vm::Report> for GroupMsg {
-    fn from(report: vm::Report) -> Self {
+impl From<vm::VmReport> for GroupMsg {
+    fn from(report: vm::VmReport) -> Self {
         Self::Vm(report)
     }
 }
 
-impl TryFrom<GroupMsg> for vm::Report {
+impl TryFrom<GroupMsg> for vm::VmReport {
     type Error = ();
     fn try_from(msg: GroupMsg) -> Result<Self, ()> {
         match msg {

@@ -3,6 +3,7 @@
 use super::{End, GroupState};
 use crate::journal::Wanted;
 use crate::observe::{VmPhase, VmStatus};
+use crate::vm::Facts;
 use std::fmt;
 use std::time::Instant;
 
@@ -24,7 +25,7 @@ impl GroupState {
         for (index, (name, phase, facts)) in self.roster.shown().enumerate() {
             let (incarnation, attempts, wanted, needs_restart) = facts;
             let wanted = wanted == Wanted::Up;
-            let (cid, vmm_pid) = self.facts.get(name).copied().unwrap_or_default();
+            let Facts { cid, vmm_pid } = self.facts.get(name).copied().unwrap_or_default();
             // A group that has not been started yet: what is to be up waits for another group.
             let phase = match phase {
                 VmPhase::Stopped if self.hold.is_some() && self.ended.is_none() && wanted => VmPhase::Waiting,

@@ -9,7 +9,7 @@ use crate::executor::ExecutorError;
 use crate::policy::{Ending, Exit};
 use crate::spec::{Cid, OnUnhealthy, Readiness, Restart, Signal, VmSpec};
 use crate::vm::health::{Finding, Health};
-use crate::vm::report::{Mode, News};
+use crate::vm::report::{Facts, Mode, Transition};
 use pepita_wire::record::DaemonState;
 use pepita_wire::{GuestEvent, StatusRecord, VmState};
 use std::time::{Duration, Instant};
@@ -120,9 +120,9 @@ pub enum Effect {
     /// Ask the guest whether it is well.
     Probe(u64),
     /// Tell the group.
-    Tell(News),
+    Tell(Transition),
     /// Tell the group what onlookers want to know.
-    Facts { cid: Option<Cid>, vmm_pid: Option<u32> },
+    Facts(Facts),
     /// Tell people.
     Notice(String),
     /// Tell the group that it is gone, and why. The last effect.
@@ -228,7 +228,7 @@ impl Life {
             return;
         }
         let cid = Cid::new(record.vsock.cid).ok();
-        self.effects.push(Effect::Facts { cid, vmm_pid: record.vmm_pid });
+        self.effects.push(Effect::Facts(Facts { cid, vmm_pid: record.vmm_pid }));
         if record.agent.ready && !self.connected {
             self.connected = true;
             self.effects.push(Effect::Connect(Box::new(record.clone())));
@@ -239,7 +239,7 @@ impl Life {
             && runs
         {
             self.phase = Phase::Running { deadline };
-            self.effects.push(Effect::Tell(News::Running));
+            self.effects.push(Effect::Tell(Transition::Running));
         }
         let ready = match self.spec.start.ready {
             Readiness::Started => runs,
@@ -247,7 +247,7 @@ impl Life {
         };
         if matches!(self.phase, Phase::Running { .. }) && ready {
             self.phase = Phase::Ready { health: Health::new(&self.spec.health, now) };
-            self.effects.push(Effect::Tell(News::Ready));
+            self.effects.push(Effect::Tell(Transition::Ready));
         }
     }
 
@@ -256,11 +256,11 @@ impl Life {
         match std::mem::replace(&mut self.phase, Phase::Gone) {
             Phase::Ready { health } if paused => {
                 self.phase = Phase::Paused { health: Some(health), left: Duration::ZERO };
-                self.effects.push(Effect::Tell(News::Paused));
+                self.effects.push(Effect::Tell(Transition::Paused));
             }
             Phase::Running { deadline } if paused => {
                 self.phase = Phase::Paused { health: None, left: deadline.saturating_duration_since(now) };
-                self.effects.push(Effect::Tell(News::Paused));
+                self.effects.push(Effect::Tell(Transition::Paused));
             }
             Phase::Paused { health, left } if !paused => {
                 self.phase = match health {
@@ -270,7 +270,7 @@ impl Life {
                     }
                     None => Phase::Running { deadline: now + left },
                 };
-                self.effects.push(Effect::Tell(News::Resumed));
+                self.effects.push(Effect::Tell(Transition::Resumed));
             }
             phase => self.phase = phase,
         }
@@ -330,9 +330,9 @@ impl Life {
         for finding in findings {
             match finding {
                 Finding::Probe(id) => self.effects.push(Effect::Probe(id)),
-                Finding::Healthy => self.effects.push(Effect::Tell(News::Healthy)),
+                Finding::Healthy => self.effects.push(Effect::Tell(Transition::Healthy)),
                 Finding::Unhealthy => {
-                    self.effects.push(Effect::Tell(News::Unhealthy));
+                    self.effects.push(Effect::Tell(Transition::Unhealthy));
                     let fatal = self.spec.health.on_unhealthy == OnUnhealthy::Restart
                         && self.spec.restart.policy != Restart::Never;
                     if fatal {

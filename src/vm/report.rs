@@ -1,4 +1,4 @@
-//! What a VM actor is told to do and what it tells its group. The group imports these words; not the other way round.
+//! What a VM actor is told to do, and what it tells its group. The group imports these words; not the other way round.
 
 use crate::policy::Ending;
 use crate::spec::{Cid, VmName};
@@ -6,54 +6,58 @@ use crate::spec::{Cid, VmName};
 /// How a VM actor comes to its VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// It boots it.
+    /// The actor boots the VM.
     Launch,
-    /// It takes over what runs already, or finds out how it ended.
+    /// The actor takes over a VM that runs already, or finds out how it ended.
     Adopt,
 }
 
-/// What a VM actor reports while its VM lives.
+/// A change in a VM that lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// Its daemon runs.
+pub enum Transition {
+    /// The daemon runs.
     Running,
-    /// It is Ready.
+    /// The VM is Ready (semantics 1.6).
     Ready,
-    /// Its probes fail.
+    /// The health probes fail.
     Unhealthy,
-    /// Its probes succeed again.
+    /// The health probes succeed again.
     Healthy,
-    /// Its virtual CPUs stand still.
+    /// The virtual CPUs stand still.
     Paused,
-    /// They run again.
+    /// The virtual CPUs run again.
     Resumed,
 }
 
-/// A VM actor's report. The group drops those of actors that no longer own the VM.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Report {
-    /// Which VM.
-    pub vm: VmName,
-    /// Which of its actors.
-    pub epoch: u64,
-    /// What.
-    pub what: What,
+/// What onlookers want to know of an incarnation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The CID that the VM holds.
+    pub cid: Option<Cid>,
+    /// The process id of the VMM.
+    pub vmm_pid: Option<u32>,
 }
 
-/// What a report says.
+/// A report of a VM actor. The group drops reports of actors that no longer own the VM.
 #[derive(Debug, Clone, PartialEq)]
-pub enum What {
-    /// The VM lives, and something has changed.
-    News(News),
-    /// It holds this CID and runs as this process.
-    Facts {
-        /// Its CID.
-        cid: Option<Cid>,
-        /// Its VMM's process.
-        vmm_pid: Option<u32>,
-    },
-    /// It is gone, confirmed. The last report of an actor.
+pub struct VmReport {
+    /// The VM.
+    pub vm: VmName,
+    /// The number of the actor that reports.
+    pub epoch: u64,
+    /// What has happened.
+    pub event: VmEvent,
+}
+
+/// What a report tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum VmEvent {
+    /// The VM lives, and has changed.
+    Transition(Transition),
+    /// The facts have changed.
+    Facts(Facts),
+    /// The VM is confirmed gone. The last report of an actor.
     Ended(Ending),
-    /// Something that a person should know.
+    /// A sentence for people.
     Notice(String),
 }

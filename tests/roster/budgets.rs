@@ -4,7 +4,7 @@ use crate::world::{NS, SECOND, World, exit, group};
 use pepita_supervisor::group::{Command, End};
 use pepita_supervisor::observe::Action;
 use pepita_supervisor::spec::{GroupSpec, Intensity, OnGiveUp, OnIntensityExceeded, Strategy};
-use pepita_supervisor::vm::News;
+use pepita_supervisor::vm::Transition;
 use std::time::Duration;
 
 const RESET: Duration = Duration::from_secs(600);
@@ -55,7 +55,7 @@ fn what_was_never_ready_forgets_nothing() {
     spec.vms[0].restart.reset_after = Duration::ZERO;
     let mut world = World::starting(spec);
     for attempts in 1..4 {
-        world.news("a", News::Running);
+        world.news("a", Transition::Running);
         world.advance(RESET);
         world.fail("a");
         assert_eq!(world.attempts("a"), attempts);
@@ -66,7 +66,9 @@ fn what_was_never_ready_forgets_nothing() {
 // 4: "without a break": being unhealthy is one, and standing still proves nothing.
 #[test]
 fn a_break_starts_the_time_to_reset_anew() {
-    for (broken, whole) in [(News::Unhealthy, News::Healthy), (News::Paused, News::Resumed)] {
+    for (broken, whole) in
+        [(Transition::Unhealthy, Transition::Healthy), (Transition::Paused, Transition::Resumed)]
+    {
         let mut world = World::up(group(Strategy::OneForOne, "a"));
         flap(&mut world, "a");
         world.advance(RESET - NS);
@@ -82,7 +84,7 @@ fn a_break_starts_the_time_to_reset_anew() {
 // 4: it "had been" Ready for so long. Every end by health comes after it was shown unhealthy.
 #[test]
 fn a_long_time_ready_counts_when_it_was_unhealthy_at_the_end() {
-    for last in [News::Unhealthy, News::Paused] {
+    for last in [Transition::Unhealthy, Transition::Paused] {
         let mut world = World::up(group(Strategy::OneForOne, "a"));
         flap(&mut world, "a");
         world.advance(RESET);

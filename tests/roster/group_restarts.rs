@@ -4,7 +4,7 @@ use crate::world::{NS, SECOND, World, exit, group};
 use pepita_supervisor::group::{Command, End};
 use pepita_supervisor::observe::Action;
 use pepita_supervisor::spec::{AutoShutdown, Restart, Strategy};
-use pepita_supervisor::vm::News;
+use pepita_supervisor::vm::Transition;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -43,9 +43,9 @@ fn one_for_all_stops_the_others_in_reverse_and_starts_all_in_order() {
     world.gone("a");
     for vm in ["a", "b", "c", "d"] {
         assert_eq!(world.started(), [vm]);
-        world.news(vm, News::Running);
+        world.news(vm, Transition::Running);
         assert!(world.started().is_empty());
-        world.news(vm, News::Ready);
+        world.news(vm, Transition::Ready);
     }
     assert_eq!(world.roster.window(), "1/12 in 1m");
 }

@@ -5,7 +5,7 @@ use pepita_supervisor::group::Command;
 use pepita_supervisor::observe::Action;
 use pepita_supervisor::policy::{Ending, Exit};
 use pepita_supervisor::spec::{Restart, Strategy};
-use pepita_supervisor::vm::News;
+use pepita_supervisor::vm::Transition;
 use std::collections::BTreeSet;
 
 fn one(policy: Restart) -> World {
@@ -98,7 +98,7 @@ fn a_window_that_is_told_has_been_aged() {
 // 12.9, as far as it is the roster's: a paused or unhealthy VM ends like any other.
 #[test]
 fn a_vm_that_ends_while_paused_or_unhealthy_is_judged() {
-    for news in [News::Paused, News::Unhealthy] {
+    for news in [Transition::Paused, Transition::Unhealthy] {
         let mut world = one(Restart::OnFailure);
         world.news("a", news);
         world.fail("a");

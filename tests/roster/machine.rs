@@ -10,7 +10,7 @@ use pepita_supervisor::journal::Wanted;
 use pepita_supervisor::observe::VmPhase;
 use pepita_supervisor::policy::Exit;
 use pepita_supervisor::spec::{GroupSpec, Restart, Strategy, VmName};
-use pepita_supervisor::vm::News;
+use pepita_supervisor::vm::Transition;
 use proptest::prelude::{ProptestConfig, proptest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -51,7 +51,7 @@ impl Pair {
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::News(vm, _) | Step::End(vm, _) | Step::Gone(vm) | Step::ActorFails(vm) => {
+            Step::Transition(vm, _) | Step::End(vm, _) | Step::Gone(vm) | Step::ActorFails(vm) => {
                 let Some(vm) = self.pick(*vm).filter(|vm| self.world.actors.contains_key(&name(vm))) else {
                     return;
                 };
@@ -100,7 +100,7 @@ impl Pair {
     fn report(&mut self, vm: &str, step: &Step) {
         let (v, stopping) = (self.model.vm(vm), self.world.actor(vm).stopping);
         match step {
-            Step::News(_, news) => {
+            Step::Transition(_, news) => {
                 self.world.news(vm, *news);
                 self.model.news(v, *news);
             }
@@ -142,10 +142,10 @@ impl Pair {
                 let v = self.model.vm(vm.as_str());
                 match self.model.vms[v].is {
                     Is::Stopping(_) => Some((vm.to_string(), Step::Gone(v))),
-                    Is::Starting => Some((vm.to_string(), Step::News(v, News::Running))),
-                    Is::Running => Some((vm.to_string(), Step::News(v, News::Ready))),
-                    Is::Unhealthy => Some((vm.to_string(), Step::News(v, News::Healthy))),
-                    Is::Paused { .. } => Some((vm.to_string(), Step::News(v, News::Resumed))),
+                    Is::Starting => Some((vm.to_string(), Step::Transition(v, Transition::Running))),
+                    Is::Running => Some((vm.to_string(), Step::Transition(v, Transition::Ready))),
+                    Is::Unhealthy => Some((vm.to_string(), Step::Transition(v, Transition::Healthy))),
+                    Is::Paused { .. } => Some((vm.to_string(), Step::Transition(v, Transition::Resumed))),
                     _ => None,
                 }
             });

@@ -13,7 +13,7 @@ use pepita_supervisor::policy::{Ending, Judgement, judge};
 use pepita_supervisor::spec::{
     AutoShutdown, GroupSpec, OnGiveUp, OnIntensityExceeded, OnStartFailure, Restart, Strategy, VmName, VmSpec,
 };
-use pepita_supervisor::vm::News;
+use pepita_supervisor::vm::Transition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -219,17 +219,17 @@ impl Model {
         self.start(&BTreeMap::new());
     }
 
-    pub(crate) fn news(&mut self, v: usize, news: News) {
+    pub(crate) fn news(&mut self, v: usize, news: Transition) {
         let now = self.now;
         let vm = &mut self.vms[v];
         let is = match (news, &vm.is) {
-            (News::Running, Is::Starting | Is::Paused { .. }) => Is::Running,
-            (News::Ready, Is::Starting | Is::Running | Is::Unhealthy | Is::Paused { .. }) => Is::Ready,
-            (News::Healthy, Is::Unhealthy) => Is::Ready,
-            (News::Unhealthy, Is::Ready) => Is::Unhealthy,
-            (News::Paused, Is::Running) => Is::Paused { was_ready: false },
-            (News::Paused, Is::Ready | Is::Unhealthy) => Is::Paused { was_ready: true },
-            (News::Resumed, Is::Paused { was_ready }) => {
+            (Transition::Running, Is::Starting | Is::Paused { .. }) => Is::Running,
+            (Transition::Ready, Is::Starting | Is::Running | Is::Unhealthy | Is::Paused { .. }) => Is::Ready,
+            (Transition::Healthy, Is::Unhealthy) => Is::Ready,
+            (Transition::Unhealthy, Is::Ready) => Is::Unhealthy,
+            (Transition::Paused, Is::Running) => Is::Paused { was_ready: false },
+            (Transition::Paused, Is::Ready | Is::Unhealthy) => Is::Paused { was_ready: true },
+            (Transition::Resumed, Is::Paused { was_ready }) => {
                 if *was_ready {
                     Is::Ready
                 } else {

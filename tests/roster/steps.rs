@@ -8,7 +8,7 @@ use pepita_supervisor::spec::{
     self, AutoShutdown, GroupSpec, Incarnation, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure,
     Restart, RestartSpec, VmName, VmSpec,
 };
-use pepita_supervisor::vm::News;
+use pepita_supervisor::vm::Transition;
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +54,7 @@ const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 /// One step. VMs are meant by their place, counted round; what does not fit the moment is skipped.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    News(usize, News),
+    Transition(usize, Transition),
     End(usize, Ending),
     Gone(usize),
     ActorFails(usize),
@@ -161,13 +161,13 @@ fn step() -> impl Strategy<Value = Step> {
     use Command::{Reset, Restart, Start, Stop};
     let at = || 0usize..6;
     let news = prop_oneof![
-        2 => Just(News::Running), 6 => Just(News::Ready), 1 => Just(News::Unhealthy), 1 => Just(News::Healthy),
-        1 => Just(News::Paused), 1 => Just(News::Resumed),
+        2 => Just(Transition::Running), 6 => Just(Transition::Ready), 1 => Just(Transition::Unhealthy), 1 => Just(Transition::Healthy),
+        1 => Just(Transition::Paused), 1 => Just(Transition::Resumed),
     ];
     let small = select(vec![NS, SECOND / 2, SECOND, SECOND * 5, SECOND * 20, SECOND * 600]);
     let past = select(vec![Duration::ZERO, Duration::ZERO, NS, SECOND]);
     prop_oneof![
-        8 => (at(), news).prop_map(|(vm, news)| Step::News(vm, news)),
+        8 => (at(), news).prop_map(|(vm, news)| Step::Transition(vm, news)),
         10 => (at(), causes()).prop_map(|(vm, ending)| Step::End(vm, ending)),
         8 => at().prop_map(Step::Gone),
         2 => at().prop_map(Step::ActorFails),

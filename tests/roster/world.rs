@@ -8,7 +8,7 @@ use pepita_supervisor::journal::Remembered;
 use pepita_supervisor::observe::{Action, Change, Decision, VmPhase};
 use pepita_supervisor::policy::{Ending, Exit};
 use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, Strategy, VmName, VmSpec};
-use pepita_supervisor::vm::{Mode, News};
+use pepita_supervisor::vm::{Mode, Transition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -177,7 +177,7 @@ impl World {
         self.carry_out(orders);
     }
 
-    pub(crate) fn news(&mut self, vm: &str, news: News) {
+    pub(crate) fn news(&mut self, vm: &str, news: Transition) {
         let epoch = self.actor(vm).epoch;
         let orders = self.roster.news(self.at(), &name(vm), epoch, news);
         self.carry_out(orders);
@@ -185,8 +185,8 @@ impl World {
 
     /// Its daemon runs and is Ready.
     pub(crate) fn ready(&mut self, vm: &str) {
-        self.news(vm, News::Running);
-        self.news(vm, News::Ready);
+        self.news(vm, Transition::Running);
+        self.news(vm, Transition::Ready);
     }
 
     /// It ends by itself.

@@ -9,7 +9,7 @@ mod record;
 
 pub use record::ExitRecord;
 
-use crate::Signal;
+use crate::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

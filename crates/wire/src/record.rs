@@ -25,7 +25,7 @@ pub fn pretty(record: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ExitRecord;
+    use crate::exit::ExitRecord;
 
     #[test]
     fn a_status_says_its_state_with_one_space_after_the_colon() {

@@ -6,28 +6,28 @@ use crate::group::order::{At, Order};
 use crate::observe::Action;
 use crate::policy::Ending;
 use crate::spec::VmName;
-use crate::vm::{Mode, News};
+use crate::vm::{Mode, Transition};
 
 impl Roster {
     /// Takes in what a VM actor reports; reports of former actors are dropped.
-    pub fn news(&mut self, at: At, vm: &VmName, epoch: u64, news: News) -> Vec<Order> {
+    pub fn news(&mut self, at: At, vm: &VmName, epoch: u64, news: Transition) -> Vec<Order> {
         let Some(index) = self.current(vm, epoch) else { return Vec::new() };
         let child = &mut self.children[index];
         let next = match (&child.phase, news) {
             // A paused VM is told about anew when its actor had lost it and has found it again.
-            (Phase::Starting | Phase::Paused { .. }, News::Running)
-            | (Phase::Paused { was_ready: false }, News::Resumed) => Phase::Running,
-            (Phase::Starting | Phase::Running | Phase::Unhealthy | Phase::Paused { .. }, News::Ready)
-            | (Phase::Unhealthy, News::Healthy)
+            (Phase::Starting | Phase::Paused { .. }, Transition::Running)
+            | (Phase::Paused { was_ready: false }, Transition::Resumed) => Phase::Running,
+            (Phase::Starting | Phase::Running | Phase::Unhealthy | Phase::Paused { .. }, Transition::Ready)
+            | (Phase::Unhealthy, Transition::Healthy)
             // Its probes start anew after a pause, also those of one that was unhealthy before.
-            | (Phase::Paused { was_ready: true }, News::Resumed) => Phase::Ready { since: at.now },
-            (Phase::Ready { .. }, News::Unhealthy) => Phase::Unhealthy,
-            (Phase::Running, News::Paused) => Phase::Paused { was_ready: false },
-            (Phase::Ready { .. } | Phase::Unhealthy, News::Paused) => Phase::Paused { was_ready: true },
+            | (Phase::Paused { was_ready: true }, Transition::Resumed) => Phase::Ready { since: at.now },
+            (Phase::Ready { .. }, Transition::Unhealthy) => Phase::Unhealthy,
+            (Phase::Running, Transition::Paused) => Phase::Paused { was_ready: false },
+            (Phase::Ready { .. } | Phase::Unhealthy, Transition::Paused) => Phase::Paused { was_ready: true },
             // Told again, or overtaken by a stop.
             (
                 _,
-                News::Running | News::Ready | News::Unhealthy | News::Healthy | News::Paused | News::Resumed,
+                Transition::Running | Transition::Ready | Transition::Unhealthy | Transition::Healthy | Transition::Paused | Transition::Resumed,
             ) => {
                 return Vec::new();
             }

@@ -4,7 +4,7 @@ use super::{CALL_RETRY, CID_TRIES, Effect, Life, Phase, Then};
 use crate::executor::ExecutorError;
 use crate::policy::{Ending, Exit};
 use crate::spec::Cid;
-use crate::vm::report::Mode;
+use crate::vm::report::{Facts, Mode};
 use pepita_wire::StatusRecord;
 use pepita_wire::record::CallErrorKind;
 use std::time::Instant;
@@ -42,7 +42,7 @@ impl Life {
         match lease {
             Ok(cid) => {
                 self.phase = Phase::Launching { undo: false, deadline, tries, retry: None };
-                self.effects.push(Effect::Facts { cid: Some(cid), vmm_pid: None });
+                self.effects.push(Effect::Facts(Facts { cid: Some(cid), vmm_pid: None }));
                 self.effects.push(Effect::Launch(cid));
             }
             Err(message) => self.gone(Ending::NotLaunched { recoverable: true, message }),

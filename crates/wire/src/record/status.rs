@@ -1,6 +1,6 @@
 //! What is known of a VM now.
 
-use crate::{Exit, ExitRecord};
+use crate::exit::{Exit, ExitRecord};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;

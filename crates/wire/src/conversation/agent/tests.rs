@@ -181,7 +181,7 @@ proptest! {
             if read(&mut conversation, &chunk).is_err() {
                 break;
             }
-            prop_assert!(conversation.lines.pending() < crate::LINE_CAP);
+            prop_assert!(conversation.lines.pending() < crate::protocol::LINE_CAP);
         }
     }
 }
