@@ -153,3 +153,36 @@ fn no_file_cites_a_document_that_is_not_here() {
     }
     assert!(wrong.is_empty(), "documents that are not in the repository:\n{}", wrong.join("\n"));
 }
+
+/// Paths of files and folders of the repository in the code spans of a text: `src/cid.rs`, `docs/`.
+fn named_paths(text: &str) -> Vec<&str> {
+    const TOPS: &[&str] = &[
+        "src/",
+        "crates/",
+        "supervisors/",
+        "tests/",
+        "docs/",
+        "benches/",
+        "examples/",
+        "config/",
+        "scripts/",
+    ];
+    let spans = text.split('`').skip(1).step_by(2);
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let paths = spans.chain(links).filter(|span| TOPS.iter().any(|top| span.starts_with(top)));
+    paths.filter(|path| path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))).collect()
+}
+
+#[test]
+fn every_file_that_a_document_names_exists() {
+    let mut wrong = Vec::new();
+    for (path, text) in files().iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "md")) {
+        for named in named_paths(text) {
+            let near = path.parent().expect("a folder").join(named);
+            if !root().join(named).exists() && !near.exists() {
+                wrong.push(format!("{}: {named}", shown(path)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "files that are not there:\n{}", wrong.join("\n"));
+}
