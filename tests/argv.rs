@@ -1,7 +1,8 @@
 //! What the library calls the launcher with is what the launcher understands: both sides of every argv.
 
-use pepita_launcher::cli::{self, Cli, Request, Run, VmmChoice};
+use pepita_launcher::cli::{self, Cli, Request, Run};
 use pepita_launcher::rundir::cid::Wanted;
+use pepita_launcher::vm_config::VmmKind;
 use pepita_supervisor::executor::argv::{self, CONFIG_LABEL, Launch, OWNER_LABEL};
 use pepita_supervisor::spec::{Cid, Incarnation, MachineSpec, Port, Signal, VmName, VmSpec};
 use proptest::collection::{btree_map, vec};
@@ -73,18 +74,19 @@ proptest! {
     fn every_launch_is_read_as_it_was_meant(launch in launch()) {
         let run = run(&launch);
         let (spec, machine) = (&launch.spec, &launch.spec.machine);
-        prop_assert_eq!(run.name.as_ref(), Some(spec.name.id()));
-        prop_assert_eq!(run.kernel.as_deref().unwrap_or(Path::new("")), &machine.kernel);
-        prop_assert_eq!(run.rootfs.as_deref().unwrap_or(Path::new("")), &machine.rootfs);
-        prop_assert_eq!((run.cpus, run.memory, run.vsock_port), (machine.vcpus, machine.memory_mb.into(), machine.port.0));
-        prop_assert_eq!(run.vmm == VmmChoice::Process, machine.vmm == pepita_supervisor::spec::Vmm::Process);
-        prop_assert!(matches!(run.vsock_cid, Wanted::Fixed(cid) if cid.to_string() == launch.cid.to_string()));
-        prop_assert_eq!((run.incarnation, run.hold, run.daemon), (launch.incarnation.0, launch.hold, true));
+        let options = &run.options;
+        prop_assert_eq!(options.name.as_ref(), Some(spec.name.id()));
+        prop_assert_eq!(options.kernel.as_deref().unwrap_or(Path::new("")), &machine.kernel);
+        prop_assert_eq!(options.rootfs.as_deref().unwrap_or(Path::new("")), &machine.rootfs);
+        prop_assert_eq!((options.cpus, options.memory, options.vsock_port), (Some(machine.vcpus), Some(machine.memory_mb.into()), Some(machine.port.0)));
+        prop_assert_eq!(options.vmm == Some(VmmKind::Process), machine.vmm == pepita_supervisor::spec::Vmm::Process);
+        prop_assert!(matches!(options.vsock_cid, Some(Wanted::Fixed(cid)) if cid.to_string() == launch.cid.to_string()));
+        prop_assert_eq!((options.incarnation, options.hold, run.daemon), (Some(launch.incarnation.0), launch.hold, true));
         prop_assert!(!run.wait_ready && !run.rm);
-        prop_assert_eq!(run.ready_timeout, spec.start.timeout);
+        prop_assert_eq!(options.ready_timeout, Some(spec.start.timeout));
         prop_assert_eq!(&run.daemon_args.command, &spec.command);
         let labels = [(OWNER_LABEL.to_owned(), launch.owner.clone()), (CONFIG_LABEL.to_owned(), spec.fingerprint())];
-        prop_assert_eq!(&run.label[..], &labels);
+        prop_assert_eq!(&options.label[..], &labels);
         // The environment goes another way, and no value of it into the argv.
         prop_assert_eq!(run.daemon_args.env_file.as_deref(), Some(Path::new("-")));
         prop_assert!(run.daemon_args.env.is_empty());

@@ -1,11 +1,13 @@
-//! What is typed: every call, its options, and their help. Shapes only; [`crate::commands`] carries them out.
+//! What is typed: every call, its options, and their help. The shapes only; [`crate::commands`] carries them out.
 
-use crate::rundir::cid;
+use crate::rundir::cid::Wanted;
+use crate::vm_config::{CPUS, MEMORY_MB, VmmKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pepita_wire::{Signal, VmId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+use strum::{EnumString, IntoStaticStr};
 
 /// Boots microVMs on QEMU's microvm machine and looks after each with one small monitor process.
 #[derive(Debug, Parser)]
@@ -16,7 +18,7 @@ use std::time::Duration;
     arg_required_else_help = true
 )]
 #[command(
-    after_help = "Exit codes: 0 ok, 4 no such VM, 64 usage, 66 bad image, 69 VMM missing, 70 internal, \
+    after_help = "Exit codes: 0 ok, 4 no such VM, 64 usage, 65 unreadable, 66 bad image, 69 VMM missing, 70 internal, \
     73 name or CID taken, 74 I/O, 75 try again, 77 permission, 124 timeout. `run` in the foreground exits as the \
     daemon does: its code, 128 + signal, 126 or 127 when it cannot be executed, 125 when the VM failed."
 )]
@@ -60,13 +62,13 @@ pub enum Request {
         /// Which VM.
         #[command(flatten)]
         vm: Vm,
-        /// End it at once, also when a polite stop is under way
+        /// End it at once, also when a graceful stop is under way; needed when its files cannot be read
         #[arg(long, short)]
         force: bool,
         /// For the daemon to end after its signal
         #[arg(long, value_parser = duration, default_value = "30s")]
         timeout: Duration,
-        /// The polite signal
+        /// The signal of a graceful stop
         #[arg(long, default_value = "TERM")]
         signal: Signal,
     },
@@ -162,7 +164,7 @@ pub struct DaemonArgs {
     pub command: Vec<String>,
 }
 
-const RUN_EXAMPLES: &str = "Examples:
+const RUN_EXAMPLES: &str = r#"Examples:
   A microVM in the foreground: its output, Ctrl-C stops it, the exit code is the daemon's
     pepita run --kernel vmlinuz --rootfs api.cpio --rm
   In the background, ready to be asked
@@ -171,8 +173,10 @@ const RUN_EXAMPLES: &str = "Examples:
     pepita destroy --name api
   Another command than the image's, with a secret that no process list shows
     echo KEY=s3cret | pepita run --kernel vmlinuz --rootfs api.cpio --env-file - -- /usr/bin/api --port 80
+  As a program asks for it: every field has an option, and an unknown field is refused
+    echo '{"name":"api","env":{"KEY":"s3cret"}}' | pepita run --kernel vmlinuz --rootfs api.cpio --spec -
   Without a VM, for developing (no isolation whatever)
-    pepita run --vmm process --rm -- ./target/debug/api";
+    pepita run --vmm process --rm -- ./target/debug/api"#;
 
 const IMAGE_EXAMPLES: &str = "Examples:
   An initramfs with a static program in it, and the modules of the kernel that it is to boot with
@@ -185,6 +189,29 @@ const IMAGE_EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub struct Run {
+    /// A specification of the VM as JSON; `-` is standard input. Options given beside it override its fields
+    #[arg(long, value_name = "FILE")]
+    pub spec: Option<PathBuf>,
+    /// What the VM is to be.
+    #[command(flatten)]
+    pub options: RunOptions,
+    /// Return when the VMM runs
+    #[arg(long, short)]
+    pub daemon: bool,
+    /// With --daemon: return when the guest agent answers
+    #[arg(long)]
+    pub wait_ready: bool,
+    /// In the foreground: remove all traces at the end
+    #[arg(long)]
+    pub rm: bool,
+    /// The daemon.
+    #[command(flatten)]
+    pub daemon_args: DaemonArgs,
+}
+
+/// What a VM is to be. An option that is absent leaves the field of the specification as it is.
+#[derive(Debug, Args)]
+pub struct RunOptions {
     /// The guest's kernel: a bzImage or an uncompressed one
     #[arg(long, short)]
     pub kernel: Option<PathBuf>,
@@ -197,72 +224,53 @@ pub struct Run {
     /// The unpacked package of the kernel, for the modules of a disk's initrd
     #[arg(long, value_name = "DIR")]
     pub kernel_package: Option<PathBuf>,
-    /// The guest's vsock address, or `auto`
-    #[arg(long, value_name = "CID", default_value = "auto")]
-    pub vsock_cid: cid::Wanted,
+    /// The guest's vsock address, or `auto` [default: auto]
+    #[arg(long, value_name = "CID")]
+    pub vsock_cid: Option<Wanted>,
     /// The VM's name [default: a random one]
     #[arg(long, short)]
     pub name: Option<VmId>,
-    /// Virtual CPUs
-    #[arg(long, visible_alias = "vcpus", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=288))]
-    pub cpus: u32,
-    /// Memory in MiB, or with a suffix: 512M, 1G
-    #[arg(long, short, value_parser = memory, default_value = "256")]
-    pub memory: u64,
-    /// The port on which the guest agent listens
-    #[arg(long, value_name = "PORT", default_value_t = pepita_wire::DEFAULT_PORT)]
-    pub vsock_port: u32,
-    /// How the host reaches the guest's vsock
-    #[arg(long, value_enum, default_value_t = VsockChoice::Auto)]
-    pub vsock: VsockChoice,
+    /// Virtual CPUs [default: 1]
+    #[arg(long, visible_alias = "vcpus", value_parser = cpus())]
+    pub cpus: Option<u32>,
+    /// Memory in MiB, or with a suffix: 512M, 1G [default: 256]
+    #[arg(long, short, value_parser = memory)]
+    pub memory: Option<u64>,
+    /// The port on which the guest agent listens [default: 5000]
+    #[arg(long, value_name = "PORT")]
+    pub vsock_port: Option<u32>,
+    /// How the host reaches the guest's vsock [default: auto]
+    #[arg(long, value_enum)]
+    pub vsock: Option<VsockChoice>,
     /// A label that status and list show
     #[arg(long, value_name = "K=V", value_parser = pair)]
     pub label: Vec<(String, String)>,
     /// Which start of this VM it is [default: one more than the last]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub incarnation: u64,
+    #[arg(long, value_name = "N")]
+    pub incarnation: Option<u64>,
     /// Boot, but do not start the daemon until `pepita start`
     #[arg(long)]
     pub hold: bool,
-    /// Return when the VMM runs
-    #[arg(long, short)]
-    pub daemon: bool,
-    /// With --daemon: return when the guest agent answers
-    #[arg(long)]
-    pub wait_ready: bool,
-    /// For the agent to come up
-    #[arg(long, value_parser = duration, default_value = "60s")]
-    pub ready_timeout: Duration,
-    /// In the foreground: remove all traces at the end
-    #[arg(long)]
-    pub rm: bool,
-    /// What runs the VM. `process` is the agent as a plain process, WITHOUT ANY ISOLATION
-    #[arg(long, value_enum, default_value_t = VmmChoice::Qemu)]
-    pub vmm: VmmChoice,
-    /// How the virtual CPUs run
-    #[arg(long, value_enum, default_value_t = AccelChoice::Auto)]
-    pub accel: AccelChoice,
+    /// For the agent to come up [default: 60s]
+    #[arg(long, value_parser = duration)]
+    pub ready_timeout: Option<Duration>,
+    /// What runs the VM [default: qemu]. `process` is the agent as a plain process, WITHOUT ANY ISOLATION
+    #[arg(long, value_enum)]
+    pub vmm: Option<VmmKind>,
+    /// How the virtual CPUs run [default: auto]
+    #[arg(long, value_enum)]
+    pub accel: Option<AccelChoice>,
     /// Added to the kernel's command line
-    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
-    pub cmdline_append: String,
-    /// The daemon.
-    #[command(flatten)]
-    pub daemon_args: DaemonArgs,
+    #[arg(long, value_name = "WORDS")]
+    pub cmdline_append: Option<String>,
 }
 
-/// `--vmm`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum VmmChoice {
-    /// QEMU's microvm machine
-    Qemu,
-    /// A plain process of the host: no isolation whatever
-    Process,
-}
-
-/// `--accel`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// The argument of `--accel`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, IntoStaticStr, EnumString)]
+#[strum(serialize_all = "lowercase")]
 pub enum AccelChoice {
     /// KVM where /dev/kvm opens and the CPU has vmx or svm, else TCG
+    #[default]
     Auto,
     /// In hardware
     Kvm,
@@ -270,10 +278,12 @@ pub enum AccelChoice {
     Tcg,
 }
 
-/// `--vsock`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// The argument of `--vsock`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, IntoStaticStr, EnumString)]
+#[strum(serialize_all = "lowercase")]
 pub enum VsockChoice {
     /// The kernel's where /dev/vhost-vsock opens, else hybrid
+    #[default]
     Auto,
     /// The host kernel's AF_VSOCK
     Vhost,
@@ -281,7 +291,7 @@ pub enum VsockChoice {
     Hybrid,
 }
 
-/// `--format`.
+/// The argument of `--format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
@@ -329,7 +339,11 @@ pub struct ImageBuild {
     pub daemon_args: DaemonArgs,
 }
 
-/// `30s`, `5min`, or a bare number of seconds.
+fn cpus() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(i64::from(*CPUS.start())..=i64::from(*CPUS.end()))
+}
+
+/// Reads `30s`, `5min`, or a bare number of seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
@@ -337,7 +351,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// MiB, or with a suffix.
+/// Reads a number of MiB, or a number with a suffix.
 fn memory(text: &str) -> Result<u64, String> {
     let bad = || "a number of MiB, or with a suffix: 512M, 1G".to_owned();
     let (digits, factor) = match text.as_bytes().last() {
@@ -346,10 +360,10 @@ fn memory(text: &str) -> Result<u64, String> {
         _ => (text, 1),
     };
     let mib = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(bad)?;
-    if (32..=1 << 20).contains(&mib) { Ok(mib) } else { Err("between 32M and 1024G".into()) }
+    if MEMORY_MB.contains(&mib) { Ok(mib) } else { Err("between 32M and 1024G".into()) }
 }
 
-/// `K=V`, split at the first equals sign.
+/// Reads `K=V`, split at the first equals sign.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -357,13 +371,13 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// An environment file: `K=V` a line; empty lines and those that begin with `#` say nothing.
+/// Reads an environment file: `K=V` a line. Empty lines and lines that begin with `#` are skipped.
 ///
 /// # Errors
 /// The number of the first line that is none of these, and why.
 pub fn env_file(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
-    let says = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
-    let lines = text.lines().enumerate().filter(|(_, line)| says(line));
+    let is_variable = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
+    let lines = text.lines().enumerate().filter(|(_, line)| is_variable(line));
     lines.map(|(number, line)| pair(line).map_err(|why| (number + 1, why))).collect()
 }
 
@@ -384,6 +398,7 @@ mod tests {
         let kinds = [
             (K::NoSuchVm, "no such VM"),
             (K::Usage, "usage"),
+            (K::Unreadable, "unreadable"),
             (K::BadImage, "bad image"),
             (K::VmmMissing, "VMM missing"),
             (K::Internal, "internal"),
@@ -411,7 +426,7 @@ mod tests {
                 read += 1;
             }
         }
-        assert_eq!(read, 8);
+        assert_eq!(read, 9);
     }
 
     #[test]
@@ -422,7 +437,7 @@ mod tests {
         else {
             panic!("a run")
         };
-        assert_eq!((run.cpus, run.memory), (2, 1024));
+        assert_eq!((run.options.cpus, run.options.memory), (Some(2), Some(1024)));
         assert_eq!(run.daemon_args.command, ["/bin/x", "--y"]);
         for signal in ["TERM", "SIGTERM", "15"] {
             let call = parse(&["pepita", "signal", "--name", "a", "--signal", signal]);

@@ -3,52 +3,49 @@
 pub use pepita_wire::record::CallError;
 use pepita_wire::record::CallErrorKind;
 use std::fmt::Display;
+use std::io::{Error, ErrorKind};
 use std::path::Path;
 
 /// The result of a call.
 pub type Result<T, E = CallError> = std::result::Result<T, E>;
 
-/// A failure that is about no VM in particular, or whose VM is named later by [`About::about`].
+/// Returns an error that is about no VM in particular, or whose VM [`About::about`] names later.
 pub fn call_error(kind: CallErrorKind, message: impl Into<String>) -> CallError {
     CallError { kind, name: None, message: message.into() }
 }
 
-/// Reading or writing `path` failed.
-pub fn io(path: &Path, error: impl Into<std::io::Error>) -> CallError {
+/// Returns the error of a file or directory that could not be read or written.
+pub fn io(path: &Path, error: impl Into<Error>) -> CallError {
     let error = error.into();
     let kind = match error.kind() {
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-            CallErrorKind::Permission
-        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => CallErrorKind::Permission,
         _ => CallErrorKind::Io,
     };
     let advice = match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            "; make room there and try again"
-        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make room there and try again",
         _ => "",
     };
     call_error(kind, format!("{}: {error}{advice}", path.display()))
 }
 
-/// Something else went wrong in the system.
+/// Returns the error of a system call or a program.
 pub fn system(what: &str, error: impl Display) -> CallError {
     call_error(CallErrorKind::Io, format!("{what}: {error}"))
 }
 
-/// Says something on standard error. That it cannot be written, on a full disk or to a reader that has left, is no
-/// reason to panic, as `eprintln!` does.
+/// Writes a line to standard error. On a full disk, or when its reader has gone, the line is lost; `eprintln!` would
+/// panic.
 pub fn eprint_line(text: impl Display) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Adds what a failure is about.
+/// Adds to an error the VM that it is about.
 pub trait About<T> {
-    /// Names the VM.
+    /// Names the VM, unless the error has named one already.
     ///
     /// # Errors
-    /// The same, with its name.
+    /// The same error, with the name.
     fn about(self, vm: &str) -> Result<T>;
 }
 

@@ -24,7 +24,7 @@ use crate::rundir::files::{self, State, Sync};
 use crate::rundir::layout;
 use crate::rundir::lock::Lock;
 use crate::vm_config::{VmConfig, VmmKind};
-use crate::vmm::{Process, Started};
+use crate::vmm::{Process, Processes};
 use agent::{Agent, Asker, Heard};
 use conn::Conn;
 use control::Control;
@@ -48,7 +48,7 @@ const CONSOLE_READS: usize = 8;
 
 /// The monitor of one VM.
 pub(crate) struct Monitor {
-    pub(crate) plan: VmConfig,
+    config: VmConfig,
     dir: PathBuf,
     /// Held for life: the claims of the name and of the CID. (Of an adopted VM its VMM holds the latter.)
     _name: Lock,
@@ -57,7 +57,7 @@ pub(crate) struct Monitor {
     limits: Limits,
     life: Life,
     vmm: Process,
-    pub(crate) backend: Option<Process>,
+    backend: Option<Process>,
     daemon: Option<ProcessId>,
     /// A plain process' agent was told to start the daemon, and who that is was heard.
     daemon_heard: bool,
@@ -88,14 +88,14 @@ enum Source {
 
 /// What a VM that was started or adopted consists of.
 pub(crate) struct Parts {
-    pub(crate) plan: VmConfig,
+    pub(crate) config: VmConfig,
     pub(crate) dir: PathBuf,
     pub(crate) name: Lock,
     pub(crate) cid: Option<Lock>,
     pub(crate) cid_path: PathBuf,
     pub(crate) limits: Limits,
     pub(crate) life: Life,
-    pub(crate) started: Started,
+    pub(crate) processes: Processes,
     pub(crate) daemon: Option<ProcessId>,
     pub(crate) agent: Agent,
     pub(crate) log: Log,
@@ -105,9 +105,9 @@ pub(crate) struct Parts {
 
 impl Monitor {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Started { vmm, backend, console, qmp } = parts.started;
+        let Processes { vmm, backend, console, qmp } = parts.processes;
         Self {
-            plan: parts.plan,
+            config: parts.config,
             dir: parts.dir,
             _name: parts.name,
             cid: parts.cid,
@@ -279,7 +279,8 @@ impl Monitor {
                 Heard::Up(generation) => self.happened(Event::AgentUp { generation }),
                 Heard::Down => self.happened(Event::AgentDown),
                 Heard::Said(seq, event) => {
-                    if let (GuestEvent::Started { pid }, VmmKind::Process) = (&event, self.plan.vmm) {
+                    if let (GuestEvent::Started { pid }, VmmKind::Process) = (&event, self.config.request.vmm)
+                    {
                         // Of a plain process the "guest's" pid is the host's.
                         self.daemon = ProcessId::of(*pid);
                         self.daemon_heard = true;

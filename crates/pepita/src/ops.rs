@@ -1,7 +1,7 @@
-//! What calls do with VMs: completes a request, launches, follows, takes down. Prints nothing.
+//! What calls do with VMs: complete a request, launch, follow, take down. Prints nothing and knows no option.
 
-pub mod destroy;
-pub mod follow;
-pub mod launch;
-pub mod probe;
-pub mod resolve;
+pub(crate) mod destroy;
+pub(crate) mod follow;
+pub(crate) mod launch;
+pub(crate) mod probe;
+pub(crate) mod resolve;

@@ -1,12 +1,14 @@
-//! The directory of run directories, and one VM's in it. The run directory is the database: its lock is the claim of a
-//! name and the answer to "is its monitor alive".
+//! The directory of run directories, and the run directory of one VM in it. The run directory is the database: its lock
+//! is the claim of a name and the answer to "is its monitor alive".
 
 pub mod cid;
 pub mod files;
 pub mod layout;
 pub mod lock;
+pub mod tsc;
 
 use crate::error::{Result, call_error, io};
+use crate::host::random;
 use pepita_wire::VmId;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::rundir::{ENVIRONMENT, SOCKET_PATH_CAP};
@@ -21,10 +23,11 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// `--run-dir`, else `$PEPITA_RUN_DIR`, else `$XDG_RUNTIME_DIR/pepita`, else `/run/pepita` (root) or `/tmp/pepita-<uid>`.
+    /// Chooses `--run-dir`, else `$PEPITA_RUN_DIR`, else `$XDG_RUNTIME_DIR/pepita`, else `/run/pepita` (root) or
+    /// `/tmp/pepita-<uid>`.
     ///
     /// # Errors
-    /// When it is another user's.
+    /// When the directory belongs to another user.
     pub fn choose(option: Option<&Path>) -> Result<Self> {
         let from_environment =
             |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -39,40 +42,45 @@ impl RunDir {
             });
         let path = std::path::absolute(&path).map_err(|e| io(&path, e))?;
         match path.metadata() {
-            // In /tmp somebody else could have put it there.
+            // In /tmp another user could have made it.
             Ok(meta) if meta.uid() != uid.as_raw() && !uid.is_root() => Err(call_error(
                 CallErrorKind::Permission,
                 format!("{}: belongs to another user; name one of yours with --run-dir", path.display()),
             )),
-            _ => Ok(Self { path }),
+            Ok(_) | Err(_) => Ok(Self { path }),
         }
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes it, and what is always in it.
+    /// Returns the directory of what can be made again.
+    pub fn cache(&self) -> PathBuf {
+        self.path.join(layout::CACHE)
+    }
+
+    /// Makes the directory and the directories that are always in it.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When one of them cannot be made.
     pub fn create(&self) -> Result<()> {
-        for dir in [self.path.clone(), self.path.join(layout::CIDS), self.path.join(layout::CACHE)] {
+        for dir in [self.path.clone(), self.path.join(layout::CIDS), self.cache()] {
             DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| io(&dir, e))?;
         }
         Ok(())
     }
 
-    /// A VM's run directory.
+    /// Returns a VM's run directory.
     pub fn vm(&self, name: &VmId) -> PathBuf {
         self.path.join(name.as_str())
     }
 
-    /// A VM's run directory, if its sockets can be named at all.
+    /// Returns a VM's run directory, if the paths of its sockets are short enough.
     ///
     /// # Errors
-    /// When the path is too long for a Unix socket (unix(7)).
+    /// When a path is too long for a Unix socket (unix(7)).
     pub fn checked_vm(&self, name: &VmId) -> Result<PathBuf> {
         let dir = self.vm(name);
         let longest = dir.join(layout::CONSOLE).as_os_str().len();
@@ -89,10 +97,11 @@ impl RunDir {
         Ok(dir)
     }
 
-    /// The names of all VMs that have a run directory, sorted.
+    /// Returns the names of all VMs that have a run directory, sorted. Before the first VM the directory is absent, and
+    /// there are none.
     ///
     /// # Errors
-    /// When it cannot be read: that is not to be taken for "none". Before the first VM it is not there, and there are none.
+    /// When the directory cannot be read: that does not mean "none".
     pub fn names(&self) -> Result<Vec<VmId>> {
         let entries = match std::fs::read_dir(&self.path) {
             Ok(entries) => entries.flatten(),
@@ -106,23 +115,22 @@ impl RunDir {
     }
 }
 
-/// Removes a VM's run directory, whose lock is ours. It is gone at once, before its files are: whoever claims the name
-/// meanwhile makes a directory of its own, and loses nothing in it.
+/// Removes the run directory of a VM. The caller holds its lock. The directory is renamed before its files are removed:
+/// a launch that claims the name meanwhile makes a directory of its own, and loses nothing in it.
 ///
 /// # Errors
-/// When it cannot be removed.
+/// When the directory cannot be removed.
 pub fn remove(dir: &Path) -> Result<()> {
     let parent = dir.parent().unwrap_or(dir);
-    let gone =
-        parent.join(format!("{}{}-{}", layout::GONE, std::process::id(), crate::host::random::secret()?));
+    let gone = parent.join(format!("{}{}-{}", layout::GONE, std::process::id(), random::secret()?));
     std::fs::rename(dir, &gone).map_err(|e| io(dir, e))?;
     let removed = std::fs::remove_dir_all(&gone).map_err(|e| io(&gone, e));
-    // Those of others that were killed over it, too.
+    // Also the directories of removals that were killed.
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(layout::GONE) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
-    // Somebody else's help is no failure.
+    // Another removal may have done the work meanwhile.
     if gone.exists() { removed } else { Ok(()) }
 }

@@ -1,40 +1,116 @@
-//! What a `run` asked for, checked and complete: the file that the monitor works from.
+//! What a VM is: what was asked for, checked and complete, and the CID and the incarnation that its claim has added.
+//!
+//! [`VmConfig`] is the file `spec.json` of a run directory. A monitor of a later version reads it when it adopts the VM,
+//! so each field that is added needs a default. A file without a name or a CID is unreadable: no default can be right.
 
 use pepita_wire::record::Transport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use strum::{EnumString, IntoStaticStr};
 
-/// What is to be emulated by what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A guest's vsock address. The numbers 0 to 2 and the highest are reserved (vsock(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Cid(u32);
+
+impl Cid {
+    /// The lowest CID of a guest.
+    pub const MIN: Self = Self(3);
+    /// The highest CID of a guest.
+    pub const MAX: Self = Self(u32::MAX - 1);
+
+    /// Returns the CID with this number, unless the number is reserved.
+    pub fn new(number: u32) -> Option<Self> {
+        (Self::MIN.0..=Self::MAX.0).contains(&number).then_some(Self(number))
+    }
+
+    /// Returns the number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Returns the CID after this one, if there is one.
+    pub fn next(self) -> Option<Self> {
+        Self::new(self.0 + 1)
+    }
+}
+
+impl TryFrom<u32> for Cid {
+    type Error = String;
+    fn try_from(number: u32) -> Result<Self, String> {
+        Self::new(number).ok_or_else(|| format!("{number} is no CID of a guest"))
+    }
+}
+
+impl From<Cid> for u32 {
+    fn from(cid: Cid) -> Self {
+        cid.0
+    }
+}
+
+impl fmt::Display for Cid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The number of virtual CPUs that a VM may have.
+pub const CPUS: RangeInclusive<u32> = 1..=288;
+
+/// The memory that a VM may have, in MiB.
+pub const MEMORY_MB: RangeInclusive<u64> = 32..=1 << 20;
+
+/// The virtual CPUs of a VM that asks for no number.
+pub const DEFAULT_CPUS: u32 = 1;
+
+/// The memory of a VM that asks for none, in MiB.
+pub const DEFAULT_MEMORY_MB: u64 = 256;
+
+/// The kind of program that runs a VM.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    EnumString,
+    clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum VmmKind {
-    /// QEMU's microvm machine.
+    /// QEMU's microvm machine
+    #[default]
     Qemu,
-    /// The agent as a plain process: no isolation.
+    /// A plain process of the host: no isolation whatever
     Process,
 }
 
 /// How the virtual CPUs run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Accel {
     /// In hardware.
     Kvm,
     /// Emulated.
     Tcg,
-    /// There are none.
+    /// Not at all: a plain process has no virtual CPUs.
+    #[default]
     None,
 }
 
 impl Accel {
-    /// As QEMU and the status record call it.
+    /// Returns the word of QEMU and of the status record.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-            Self::None => "none",
-        }
+        self.into()
     }
 }
 
@@ -42,62 +118,112 @@ impl Accel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Root {
-    /// It is the initramfs.
+    /// As the initramfs.
     Initramfs(PathBuf),
-    /// It is a disk; the initrd, if any, is the way to it.
+    /// As a disk.
     Disk {
-        /// The image.
+        /// The disk's image.
         image: PathBuf,
-        /// What loads the disk's driver.
+        /// The initrd that loads the disk's driver, if the kernel needs one.
         initrd: Option<PathBuf>,
     },
-    /// There is none: a plain process. The file, if any, is an `image.json`.
+    /// Not at all: a plain process uses the host's. The file, if any, is an `image.json`.
     Host(Option<PathBuf>),
 }
 
-/// What a VM is to be.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct VmConfig {
+impl Default for Root {
+    fn default() -> Self {
+        Self::Host(None)
+    }
+}
+
+/// What was asked for: everything about a VM but the CID and the incarnation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRequest {
     /// The VM's name.
     pub name: String,
-    /// Which start of it.
-    pub incarnation: u64,
-    /// Its VMM.
+    /// The kind of its VMM.
+    #[serde(default)]
     pub vmm: VmmKind,
-    /// The VMM's program (or the agent's, for a plain process).
+    /// The VMM's program; of a plain process, the agent's.
+    #[serde(default)]
     pub program: PathBuf,
     /// How its CPUs run.
+    #[serde(default)]
     pub accel: Accel,
-    /// The kernel as it is given to the VMM.
+    /// The kernel as the VMM gets it.
+    #[serde(default)]
     pub kernel: Option<PathBuf>,
-    /// Its root.
+    /// Its root file system.
+    #[serde(default)]
     pub root: Root,
-    /// Virtual CPUs.
+    /// The number of virtual CPUs.
+    #[serde(default)]
     pub cpus: u32,
-    /// Memory in MiB.
+    /// The guest's memory, in MiB.
+    #[serde(default)]
     pub memory_mb: u64,
-    /// The CID, as wanted or as claimed; `None` = any.
-    pub cid: Option<u32>,
-    /// The agent's port.
+    /// The agent's vsock port.
+    #[serde(default = "default_port")]
     pub port: u32,
-    /// How the host reaches it.
+    /// How the host reaches the agent.
+    #[serde(default)]
     pub transport: Transport,
-    /// The back-end's program, on the hybrid transport.
+    /// The vsock back-end's program, on the hybrid transport.
+    #[serde(default)]
     pub backend: Option<PathBuf>,
-    /// The daemon; empty = what the image names.
+    /// The daemon and its arguments; empty = what the image names.
+    #[serde(default)]
     pub command: Vec<String>,
-    /// Its environment.
+    /// The daemon's environment.
+    #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// The launcher's labels.
+    /// The labels of the program that started the VM.
+    #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// The daemon is not to be started yet.
+    /// Whether the daemon waits for `pepita start`.
+    #[serde(default)]
     pub hold: bool,
-    /// Until the agent has to be there, in milliseconds.
+    /// How long the agent may take to answer, in milliseconds.
+    #[serde(default = "default_ready_timeout_ms")]
     pub ready_timeout_ms: u64,
-    /// Added to the kernel's command line.
+    /// The words that are added to the kernel's command line.
+    #[serde(default)]
     pub cmdline_append: String,
-    /// The host's TSC, for an emulated guest.
+    /// The frequency of the host's TSC in kHz, for an emulated guest.
+    #[serde(default)]
     pub tsc_khz: Option<u64>,
+}
+
+fn default_port() -> u32 {
+    pepita_wire::DEFAULT_PORT
+}
+
+/// How long an agent may take to answer when nothing else was asked for, in milliseconds.
+pub const READY_TIMEOUT_MS: u64 = 60_000;
+
+fn default_ready_timeout_ms() -> u64 {
+    READY_TIMEOUT_MS
+}
+
+/// What a VM is: the request, and what the claim of its name and of its CID has added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmConfig {
+    /// The CID that the VM holds.
+    pub cid: Cid,
+    /// The start of this VM, counted from 1 by the launcher unless the request counts.
+    #[serde(default)]
+    pub incarnation: u64,
+    /// What was asked for.
+    #[serde(flatten)]
+    pub request: VmRequest,
+}
+
+impl VmConfig {
+    /// Returns whether a process of the host connects the guest's vsock with a Unix socket.
+    pub fn needs_backend(&self) -> bool {
+        self.request.vmm == VmmKind::Qemu && self.request.transport == Transport::Hybrid
+    }
 }
 
 #[cfg(test)]
@@ -105,10 +231,9 @@ pub(crate) mod tests {
     use super::*;
 
     /// An emulated VM with everything in it.
-    pub(crate) fn plan() -> VmConfig {
-        VmConfig {
+    pub(crate) fn request() -> VmRequest {
+        VmRequest {
             name: "a".into(),
-            incarnation: 7,
             vmm: VmmKind::Qemu,
             program: "qemu".into(),
             accel: Accel::Tcg,
@@ -116,7 +241,6 @@ pub(crate) mod tests {
             root: Root::Initramfs("/r.cpio".into()),
             cpus: 2,
             memory_mb: 128,
-            cid: Some(42),
             port: 5000,
             transport: Transport::Hybrid,
             backend: None,
@@ -127,6 +251,31 @@ pub(crate) mod tests {
             ready_timeout_ms: 1000,
             cmdline_append: "loglevel=7".into(),
             tsc_khz: Some(2_000_000),
+        }
+    }
+
+    /// Returns what `request` is once it holds CID 42, as incarnation 7.
+    pub(crate) fn claimed(request: VmRequest) -> VmConfig {
+        VmConfig { cid: Cid::new(42).expect("a CID"), incarnation: 7, request }
+    }
+
+    #[test]
+    fn what_is_stored_reads_back_the_same() {
+        let config = claimed(request());
+        let text = serde_json::to_string(&config).expect("it becomes JSON");
+        assert_eq!(serde_json::from_str::<VmConfig>(&text).expect("readable"), config);
+    }
+
+    #[test]
+    fn a_file_that_lacks_newer_fields_reads_and_one_without_a_cid_does_not() {
+        let read = |text: &str| serde_json::from_str::<VmConfig>(text);
+        let config = read(r#"{"name":"a","cid":5,"vmm":"process","later":[1]}"#).expect("readable");
+        assert_eq!((config.cid.get(), config.request.vmm), (5, VmmKind::Process));
+        assert_eq!((config.request.port, config.request.ready_timeout_ms), (5000, READY_TIMEOUT_MS));
+        for text in
+            [r#"{"name":"a"}"#, r#"{"name":"a","cid":null}"#, r#"{"name":"a","cid":2}"#, r#"{"cid":5}"#]
+        {
+            assert!(read(text).is_err(), "{text}");
         }
     }
 }

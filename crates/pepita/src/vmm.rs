@@ -1,14 +1,15 @@
-//! Starts the processes behind a VM: the VMM, and its vsock back-end. The only place of the launcher that does.
+//! Starts the processes of a VM: the VMM, and its vsock back-end. No other module starts them.
 //!
-//! They outlive the monitor that starts them: nothing dies with it, no pipe of theirs ends there.
+//! The processes outlive the monitor that starts them: none is told to die with its parent, and no pipe of theirs ends
+//! in the monitor.
 
 use crate::error::{Result, call_error, io, system};
-use crate::host::process_id::ProcessId;
+use crate::host::process_id::{END_DEADLINE, ProcessId};
 use crate::host::wait::wait_readable;
 use crate::host::{setsid, strays};
 use crate::qemu::{self, Descriptors};
 use crate::rundir::layout;
-use crate::vm_config::{Root, VmConfig};
+use crate::vm_config::{Cid, Root, VmConfig, VmmKind};
 use pepita_wire::ProcessExit;
 use pepita_wire::record::CallErrorKind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,28 +24,28 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// For a process to open its socket.
+/// How long a process may take to open its socket.
 const SOCKET_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Output of the guest that waits for its monitor: at 5 MB/s, a fifth of a second.
+/// The bytes of console output that may wait for the monitor: at 5 MB/s, a fifth of a second.
 const CONSOLE_PIPE: usize = 1 << 20;
 
 /// How the VMM's process ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum VmmEnd {
-    /// It has not, as far as we know.
+    /// Not yet, as far as the monitor knows.
     #[default]
     Runs,
-    /// Its parent saw it.
+    /// In this way, as its parent saw.
     Seen(ProcessExit),
-    /// It is gone, and its parent was gone before it.
+    /// Unseen: the parent was gone before the process.
     Unseen,
 }
 
-/// A process of a VM, ours or a former monitor's.
+/// A process of a VM, started by this monitor or by a former one.
 #[derive(Debug)]
 pub struct Process {
-    /// Which it is.
+    /// The identity of the process.
     pub identity: ProcessId,
     child: Option<Child>,
     handle: OwnedFd,
@@ -61,7 +62,7 @@ impl Process {
         })?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        // Not reaped yet, so it is there even if it has ended.
+        // The child was not reaped yet, so its identity can be read even if it has ended.
         let identity = ProcessId::of_child(child.id());
         match handle {
             Some(handle) => Ok(Self { identity, child: Some(child), handle }),
@@ -69,23 +70,23 @@ impl Process {
         }
     }
 
-    /// One that a former monitor started, if it still runs.
+    /// Returns a process that a former monitor started, if it still runs.
     pub fn adopt(identity: ProcessId) -> Option<Self> {
         identity.open().map(|handle| Self { identity, child: None, handle })
     }
 
-    /// Readable once it has ended.
+    /// Returns the pidfd, which is readable once the process has ended.
     pub fn handle(&self) -> &OwnedFd {
         &self.handle
     }
 
-    /// Signals it.
+    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        // It may end at this very moment.
+        // The process may end at this moment.
         let _ = pidfd_send_signal(&self.handle, signal);
     }
 
-    /// How it ended, once its handle says that it has.
+    /// Returns how the process ended, once its pidfd is readable.
     pub fn end(&mut self) -> VmmEnd {
         let Some(child) = &mut self.child else { return VmmEnd::Unseen };
         match child.wait() {
@@ -94,67 +95,74 @@ impl Process {
         }
     }
 
-    /// Ends it and waits until it is gone.
+    /// Kills the process and waits until it is gone.
     pub fn kill(mut self) {
         self.signal(Signal::KILL);
-        wait_readable(&self.handle, Duration::from_secs(5));
+        wait_readable(&self.handle, END_DEADLINE);
         if self.child.is_some() {
             self.end();
         }
     }
 }
 
-/// What a started VM consists of.
+/// The processes of a VM that runs, and the monitor's ends of their connections.
 #[derive(Debug)]
-pub struct Started {
+pub struct Processes {
     /// The VMM.
     pub vmm: Process,
     /// The vsock back-end, on the hybrid transport.
     pub backend: Option<Process>,
-    /// Connected to the guest's console.
+    /// The connection to the guest's console.
     pub console: OwnedFd,
-    /// Connected to QEMU's monitor.
+    /// The connection to QEMU's monitor.
     pub qmp: Option<OwnedFd>,
 }
 
-/// Starts QEMU, and the back-end before it. The current directory is the VM's run directory.
+impl Processes {
+    /// Kills the processes.
+    pub fn kill(self) {
+        self.vmm.kill();
+        if let Some(backend) = self.backend {
+            backend.kill();
+        }
+    }
+}
+
+/// Starts the processes of a VM. The current directory is the VM's run directory.
 ///
-/// `cid_lock` is inherited by QEMU, so that the CID stays claimed as long as it lives.
+/// The VMM inherits `cid_lock`, so that the CID stays claimed as long as the VMM lives. `vhost` is the device that holds
+/// the CID, on the kernel transport.
 ///
 /// # Errors
 /// When a program is missing or does not come up; nothing is left running then.
-pub fn start_qemu(plan: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&OwnedFd>) -> Result<Started> {
+pub fn start(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&OwnedFd>) -> Result<Processes> {
+    match config.request.vmm {
+        VmmKind::Qemu => start_qemu(config, token, cid_lock, vhost),
+        VmmKind::Process => start_process(config, cid_lock),
+    }
+}
+
+/// Starts QEMU, and the back-end before it.
+fn start_qemu(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&OwnedFd>) -> Result<Processes> {
     make_console()?;
     let console = open_console()?;
     let (qmp, for_qmp) = listen(layout::QMP)?;
-    let mut backend = None;
-    let mut vsock = None;
-    if let (None, Some(program)) = (vhost, &plan.backend) {
-        let mut command = command(program)?;
-        command.args(["--guest-cid", &plan.cid.unwrap_or_default().to_string()]);
-        command.args(["--socket", layout::BACKEND, "--uds-path", layout::HYBRID]);
-        let process = Process::spawn(&mut command)?;
-        match connect(Path::new(layout::BACKEND), &process) {
-            Ok(stream) => (backend, vsock) = (Some(process), Some(OwnedFd::from(stream))),
-            Err(e) => {
-                process.kill();
-                return Err(e);
-            }
-        }
-    }
-    let fds = Descriptors {
-        qmp: for_qmp.as_raw_fd(),
-        vsock: vsock.as_ref().or(vhost).map_or(-1, AsRawFd::as_raw_fd),
+    let (backend, vsock) = match (vhost, &config.request.backend) {
+        (None, Some(program)) => start_backend(program, config.cid).map(|(p, fd)| (Some(p), Some(fd)))?,
+        (Some(_), _) | (None, None) => (None, None),
     };
-    // Its memory is the guest's, which has no business on the host's disk.
+    let vsock = vsock.as_ref().or(vhost);
+    let fds = Descriptors { qmp: for_qmp.as_raw_fd(), vsock: vsock.map_or(-1, AsRawFd::as_raw_fd) };
+    // A core file of QEMU would hold the guest's memory, which has no business on the host's disk.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    let mut command = command(&plan.program)?;
-    command.args(qemu::argv(plan, &qemu::cmdline(plan, token), fds));
-    let inherited = [for_qmp.as_fd(), cid_lock.as_fd()];
-    let inherited = inherited.into_iter().chain(vsock.as_ref().or(vhost).map(AsFd::as_fd));
-    let spawned = inherit(inherited).and_then(|()| Process::spawn(&mut command));
+    let inherited = [for_qmp.as_fd(), cid_lock.as_fd()].into_iter().chain(vsock.map(AsFd::as_fd));
+    let spawned = command(&config.request.program).and_then(|mut command| {
+        command.args(qemu::argv(config, &qemu::cmdline(config, token), fds));
+        inherit(inherited)?;
+        Process::spawn(&mut command)
+    });
     match spawned {
-        Ok(vmm) => Ok(Started { vmm, backend, console, qmp: Some(qmp) }),
+        Ok(vmm) => Ok(Processes { vmm, backend, console, qmp: Some(qmp) }),
         Err(e) => {
             if let Some(backend) = backend {
                 backend.kill();
@@ -164,27 +172,40 @@ pub fn start_qemu(plan: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&
     }
 }
 
-/// Starts the agent as a plain process. The current directory is the VM's run directory.
-///
-/// # Errors
-/// When the agent is missing or does not come up; nothing is left running then.
-pub fn start_process(plan: &VmConfig, cid_lock: &File) -> Result<Started> {
-    let mut command = command(&plan.program)?;
+/// Starts the vsock back-end, and connects to it for QEMU.
+fn start_backend(program: &Path, cid: Cid) -> Result<(Process, OwnedFd)> {
+    let mut command = command(program)?;
+    command.args(["--guest-cid", &cid.to_string()]);
+    command.args(["--socket", layout::BACKEND, "--uds-path", layout::HYBRID]);
+    let process = Process::spawn(&mut command)?;
+    match connect(Path::new(layout::BACKEND), &process) {
+        Ok(stream) => Ok((process, stream.into())),
+        Err(e) => {
+            process.kill();
+            Err(e)
+        }
+    }
+}
+
+/// Starts the agent as a plain process.
+fn start_process(config: &VmConfig, cid_lock: &File) -> Result<Processes> {
+    let VmConfig { cid, incarnation, request } = config;
+    let mut command = command(&request.program)?;
     let (console, for_console) = listen(layout::CONSOLE)?;
     command.stdin(OwnedFd::from(for_console));
     command.arg("--process").args(["--uds", layout::HYBRID]);
     command.args(["--token-file", layout::BOOT_TOKEN, "--notify", layout::NOTIFY]);
-    command.args(["--port", &plan.port.to_string(), "--incarnation", &plan.incarnation.to_string()]);
-    command.args(["--cid", &plan.cid.unwrap_or_default().to_string()]);
-    if let Root::Host(Some(image)) = &plan.root {
+    command.args(["--port", &request.port.to_string(), "--incarnation", &incarnation.to_string()]);
+    command.args(["--cid", &cid.to_string()]);
+    if let Root::Host(Some(image)) = &request.root {
         command.arg("--image").arg(image);
     }
     let vmm = inherit([cid_lock.as_fd()].into_iter()).and_then(|()| Process::spawn(&mut command))?;
-    Ok(Started { vmm, backend: None, console, qmp: None })
+    Ok(Processes { vmm, backend: None, console, qmp: None })
 }
 
-/// Makes the pipes of the guest's console. Pipes, because QEMU throws away what a console's reader does not take at once:
-/// a pipe holds several times what a socket does, and goes on holding it while there is no monitor.
+/// Makes the pipes of the guest's console. QEMU throws away what a console's reader does not take at once. A pipe holds
+/// several times what a socket does, and goes on holding it while there is no monitor.
 fn make_console() -> Result<()> {
     for name in [layout::CONSOLE_IN, layout::CONSOLE_OUT] {
         let mode = Mode::RUSR | Mode::WUSR;
@@ -196,18 +217,18 @@ fn make_console() -> Result<()> {
 /// Opens the reading end of the guest's console, in the current directory.
 ///
 /// # Errors
-/// When it is not there.
+/// When the pipe is not there.
 pub fn open_console() -> Result<OwnedFd> {
     let path = Path::new(layout::CONSOLE_OUT);
-    // For writing, too: else it would be at its end until QEMU has opened it.
+    // Opened for writing as well: else a read would find the end of the file until QEMU has opened the pipe.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let console = open(path, flags, Mode::empty()).map_err(|e| io(path, e))?;
-    // As much as an ordinary user may; less is no reason to fail.
+    // An ordinary user may not have as much; a smaller pipe is no reason to fail.
     let _ = rustix::pipe::fcntl_setpipe_size(&console, CONSOLE_PIPE);
     Ok(console)
 }
 
-/// A listening socket for the VMM to inherit, and our own connection to it, made already: not a byte is missed.
+/// Makes a listening socket for the VMM to inherit, and connects to it before the VMM starts, so that no byte is missed.
 fn listen(name: &str) -> Result<(OwnedFd, UnixListener)> {
     let path = Path::new(name);
     let listener = UnixListener::bind(path).map_err(|e| io(path, e))?;
@@ -224,11 +245,11 @@ fn command(program: &Path) -> Result<Command> {
     let mut command = Command::new(program);
     command.env(strays::MARK, here);
     command.stdin(Stdio::null()).stdout(log).stderr(same);
-    setsid::of_its_own(&mut command);
+    setsid::in_own_session(&mut command);
     Ok(command)
 }
 
-/// Lets the next process inherit descriptors. The monitor has one thread, so no other spawn can come in between.
+/// Lets the next process inherit descriptors. The monitor has one thread, so no other process is started in between.
 fn inherit<'a>(fds: impl Iterator<Item = std::os::fd::BorrowedFd<'a>>) -> Result<()> {
     for fd in fds {
         fcntl_setfd(fd, FdFlags::empty()).map_err(|e| system("descriptor", e))?;
@@ -236,7 +257,7 @@ fn inherit<'a>(fds: impl Iterator<Item = std::os::fd::BorrowedFd<'a>>) -> Result
     Ok(())
 }
 
-/// Connects to the socket that a process opens, as soon as it is there.
+/// Connects to the socket that a process opens, as soon as the socket is there.
 fn connect(path: &Path, process: &Process) -> Result<UnixStream> {
     let deadline = Instant::now() + SOCKET_DEADLINE;
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
@@ -246,17 +267,18 @@ fn connect(path: &Path, process: &Process) -> Result<UnixStream> {
         })
         .map_err(|e| system("inotify", e))?;
     loop {
-        // Looked at after the watch began, so that nothing falls in between.
+        // Tried after the watch began, so that the socket cannot appear unseen in between.
         let refused = match UnixStream::connect(path) {
             Ok(stream) => {
-                // The kernel lets nobody close a watch before a grace period is over (synchronize_srcu), some 20 ms.
+                // Closing a watch takes the kernel a grace period (synchronize_srcu), some 20 ms, so another thread waits.
                 std::thread::spawn(|| drop(watch));
                 return Ok(stream);
             }
             Err(e) => e.kind() == std::io::ErrorKind::ConnectionRefused,
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        // Bound, but not listening yet: that takes microseconds, and no event tells.
+        // A refused connection means that the socket is bound and does not listen yet. That takes microseconds, and no
+        // event reports its end.
         let limit = if refused { left.min(Duration::from_millis(1)) } else { left };
         let limit = Timespec::try_from(limit).ok();
         let mut fds = [PollFd::new(&watch, PollFlags::IN), PollFd::new(process.handle(), PollFlags::IN)];
@@ -273,18 +295,18 @@ fn connect(path: &Path, process: &Process) -> Result<UnixStream> {
             return Err(call_error(CallErrorKind::Timeout, format!("{shown} was not opened in time")));
         }
         if created {
-            // Read away, or the next wait would end at once.
+            // The event is read, or the next wait would end at once.
             let _ = rustix::io::read(&watch, &mut [0; 4096]);
         }
     }
 }
 
-/// The last line that the VMM or the back-end wrote to the monitor's log, in the current directory.
+/// Returns the last three lines that the VMM or the back-end wrote to the monitor's log, in the current directory.
 pub fn last_words() -> String {
     use std::io::{Read, Seek, SeekFrom};
     let mut bytes = Vec::new();
     if let Ok(mut log) = File::open(layout::MONITOR_LOG) {
-        // Of a log that is long only the end; one that is shorter than that is read from its beginning.
+        // Only the end of a long log. A log that is shorter than this is read from its beginning.
         let _ = log.seek(SeekFrom::End(-2048));
         let _ = log.take(2048).read_to_end(&mut bytes);
     }

@@ -26,6 +26,21 @@ pub struct LaunchSpec {
     /// The guest's root: an initramfs or a disk image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<PathBuf>,
+    /// An initrd that leads to a disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<PathBuf>,
+    /// The unpacked package of the kernel, for the modules of a disk's initrd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_package: Option<PathBuf>,
+    /// How the virtual CPUs run: `auto`, `kvm` or `tcg`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accel: Option<String>,
+    /// How the host reaches the guest's vsock: `auto`, `vhost` or `hybrid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<String>,
+    /// The words to add to the kernel's command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmdline_append: Option<String>,
     /// The number of virtual CPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u32>,

@@ -3,28 +3,27 @@
 use super::logs;
 use crate::client;
 use crate::error::{Result, call_error, eprint_line, system};
-use crate::ops::destroy;
+use crate::ops::destroy::{How, destroy};
 use crate::ops::follow::follow;
-use crate::rundir::RunDir;
-use crate::rundir::files;
+use crate::rundir::{RunDir, files};
 use nix::sys::signal::{SigSet, Signal};
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Exit, ExitRecord, VmId};
 use serde_json::json;
 use std::process::ExitCode;
 
-/// For the daemon to end after Ctrl-C; then it is killed. (`docker stop` gives as long.)
+/// How long the daemon may take to end after Ctrl-C before it is killed, in milliseconds. (`docker stop` gives as long.)
 const GRACE_MS: u64 = 10_000;
 
-/// Stays with a VM until it has ended.
+/// Stays with a VM until it has ended. Returns the exit code of the daemon.
 pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool) -> Result<ExitCode> {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-    // Before any thread, so that all have them blocked and one waits for them.
+    // Blocked before any thread is started, so that the signals reach only the thread that waits for them.
     signals.thread_block().map_err(|e| system("signals", e))?;
     let dir = run_dir.vm(name);
     let stopper = dir.clone();
     std::thread::spawn(move || {
-        // The first asks politely, the second does not.
+        // The first signal gives the daemon its grace, the second does not.
         let mut force = false;
         while signals.wait().is_ok() {
             let _ = client::ask(&stopper, "stop", json!({ "timeout_ms": GRACE_MS, "force": force }));
@@ -33,16 +32,16 @@ pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool) -> Result<ExitCode
     });
     logs::stream(run_dir, name)?;
     let status = follow(run_dir, name, None, |_| false)?;
-    let exit = status.exit.or_else(|| files::exit_in(&run_dir.vm(name)));
+    let exit = status.exit.or_else(|| files::exit(&run_dir.vm(name)).ok());
     let exit =
         exit.ok_or_else(|| call_error(CallErrorKind::Internal, format!("VM {name} ended without a record")))?;
     if rm {
-        destroy::destroy(run_dir, name, destroy::How::Force)?;
+        destroy(run_dir, name, How::Force)?;
     }
     Ok(ExitCode::from(explain(&exit)))
 }
 
-/// The exit code, as `docker run` has it; what the daemon did not do itself is told in words.
+/// Returns the exit code, and prints why the VM ended unless the daemon exited.
 fn explain(exit: &ExitRecord) -> u8 {
     let code = code(exit);
     if !matches!(exit.daemon_exit(), Some(Exit::Exited { .. })) {
@@ -52,15 +51,30 @@ fn explain(exit: &ExitRecord) -> u8 {
     code
 }
 
+/// Returns the exit code as `docker run` has it: the daemon's, 128 + the signal, 126 or 127 when the program cannot be
+/// executed, 125 when the VM failed.
 fn code(exit: &ExitRecord) -> u8 {
     match exit.daemon_exit() {
         Some(Exit::Exited { code }) => u8::try_from(*code).unwrap_or(125),
         Some(Exit::Signalled { signal, .. }) => u8::try_from(128 + signal).unwrap_or(125),
-        // Linux' OOM killer sends SIGKILL.
+        // The OOM killer of Linux sends SIGKILL.
         Some(Exit::GuestOom) => 128 + 9,
         Some(Exit::NotExecutable { errno: 2, .. }) => 127,
         Some(Exit::NotExecutable { .. }) => 126,
-        Some(_) | None => 125,
+        Some(
+            Exit::GuestPanic { .. }
+            | Exit::GuestReset
+            | Exit::HostOom
+            | Exit::VmmCrashed(_)
+            | Exit::VmmRefused { .. }
+            | Exit::BootTimeout
+            | Exit::AgentLost { .. }
+            | Exit::TransportLost
+            | Exit::StopRequested
+            | Exit::Killed
+            | Exit::Unknown,
+        )
+        | None => 125,
     }
 }
 

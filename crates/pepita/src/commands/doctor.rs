@@ -1,13 +1,12 @@
-//! `pepita doctor`: each thing that is needed, found or not, and what to do. Tells what was seen, not what is likely.
-//! Gathers and reports; what is seen means what [`diagnose`] says.
+//! `pepita doctor`: gathers facts about the host and prints the verdict on each. The verdicts are [`diagnose`]'s.
 
-pub mod diagnose;
+mod diagnose;
 
 use crate::error::Result;
 use crate::host::programs::{AGENT, BACKEND, Program, QEMU};
-use crate::host::{kvm, tsc, vhost_vsock};
-use crate::ops::probe::probe;
-use crate::rundir::RunDir;
+use crate::host::{kvm, vhost_vsock};
+use crate::ops::probe::{Probe, probe};
+use crate::rundir::{RunDir, tsc};
 use diagnose::{Boot, Check, Facts, Found, Verdict};
 use pepita_wire::record::{VmmAvailability, pretty};
 use std::fmt::Write;
@@ -17,17 +16,17 @@ use std::process::{Command, ExitCode};
 
 /// What is to be checked.
 #[derive(Debug)]
-pub struct Asked {
-    /// Boot a guest.
+pub(super) struct Asked {
+    /// Whether to boot a guest.
     pub boot: bool,
-    /// With this kernel.
+    /// The kernel to boot.
     pub kernel: Option<PathBuf>,
-    /// And this initramfs.
+    /// The initramfs to boot.
     pub rootfs: Option<PathBuf>,
 }
 
-/// Which VMMs can be used here, without running them.
-pub fn vmms() -> Vec<VmmAvailability> {
+/// Returns which VMMs can be used on this host, without running them.
+pub(super) fn vmms() -> Vec<VmmAvailability> {
     let one = |name: &str, program: &Program| {
         let found = program.find();
         let detail =
@@ -37,15 +36,15 @@ pub fn vmms() -> Vec<VmmAvailability> {
     vec![one("qemu", &QEMU), one("process", &AGENT)]
 }
 
-/// `pepita doctor`.
+/// Runs `pepita doctor`.
 ///
 /// # Errors
-/// Never by itself: what is broken is in the report and in the exit code (69).
-pub fn doctor(run_dir: &RunDir, asked: &Asked, json: bool) -> Result<ExitCode> {
+/// Never: what is broken is in the report and in the exit code (69).
+pub(super) fn doctor(run_dir: &RunDir, asked: &Asked, json: bool) -> Result<ExitCode> {
     let checks = diagnose::diagnose(&facts(run_dir, asked));
     let broken = checks.iter().any(|check| check.verdict == Verdict::Broken);
     let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    super::print(&if json { pretty(&checks) } else { table(&checks, colours) });
+    super::output::print(&if json { pretty(&checks) } else { table(&checks, colours) });
     Ok(if broken { ExitCode::from(69) } else { ExitCode::SUCCESS })
 }
 
@@ -58,7 +57,7 @@ fn table(checks: &[Check], colours: bool) -> String {
             Verdict::Broken => ("broken", "31"),
         };
         let word = if colours { format!("\x1b[{colour}m{word:8}\x1b[0m") } else { format!("{word:8}") };
-        // A text takes whatever is written to it.
+        // Writing to a text cannot fail.
         let _ = writeln!(text, "{word} {:14} {}", check.what, check.seen);
         if let Some(advice) = &check.advice {
             let _ = writeln!(text, "{:8} {:14} -> {advice}", "", "");
@@ -116,11 +115,13 @@ fn kernel(asked: &Asked) -> Option<PathBuf> {
     })
 }
 
-/// The proof: a real guest, with a deadline.
+/// Boots a real guest, with a deadline.
 fn boot(run_dir: &RunDir, kernel: Option<&Path>, rootfs: Option<&Path>) -> Boot {
     let (Some(kernel), Some(rootfs)) = (kernel, rootfs) else { return Boot::NothingToBoot };
     match probe(run_dir, kernel, rootfs) {
-        Ok(seen) => Boot::Answered(seen),
+        Ok(Probe { agent_ms, accel }) => {
+            Boot::Answered(format!("the agent answered {agent_ms} ms after the VMM's start ({accel})"))
+        }
         Err(e) => Boot::Failed(e.message),
     }
 }

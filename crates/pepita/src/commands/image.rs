@@ -1,10 +1,10 @@
 //! `pepita image build`.
 
+use super::environment::environment;
 use crate::cli::ImageBuild;
 use crate::error::{Result, call_error, eprint_line};
 use crate::image::build::{self as image, Contents};
 use crate::image::modules;
-use crate::ops::resolve::environment;
 use crate::rundir::RunDir;
 use pepita_wire::record::CallErrorKind;
 use std::io::IsTerminal;
@@ -26,7 +26,7 @@ pub(super) fn build(run_dir: &RunDir, build: ImageBuild) -> Result<()> {
     if let Some(package) = &build.kernel_package {
         progress("looking for the kernel's modules");
         run_dir.create()?;
-        let into = image::cache_dir(run_dir).join(format!("package-{}", std::process::id()));
+        let into = run_dir.cache().join(format!("package-{}", std::process::id()));
         let dir = modules::unpack(package, &into)?;
         let named = build.module.iter().map(|name| name.replace('-', "_"));
         let wanted: Vec<String> = modules::FOR_ALL.map(str::to_owned).into_iter().chain(named).collect();

@@ -1,26 +1,37 @@
-//! Calls that only look: list and wait.
+//! The commands that only look: `pepita list` and `pepita wait`.
 
-use super::print;
+use super::output::print;
 use crate::cli::Format;
 use crate::error::{About, Result, call_error};
 use crate::ops::follow::follow;
 use crate::reconcile;
 use crate::rundir::RunDir;
 use pepita_wire::record::{CallErrorKind, pretty};
-use pepita_wire::{StatusRecord, VmId};
+use pepita_wire::{ExitRecord, StatusRecord, VmId};
 use std::time::Duration;
 
 /// `pepita list`.
 pub(super) fn list(run_dir: &RunDir, format: Format) -> Result<()> {
-    // One that goes away while we look is not there.
-    let all = run_dir.names()?.into_iter().filter_map(|name| reconcile::status(run_dir, &name).ok());
-    let all: Vec<StatusRecord> = all.collect();
+    let all: Vec<StatusRecord> =
+        run_dir.names()?.iter().filter_map(|name| status_of(run_dir, name)).collect();
     match format {
         Format::Json => print(&pretty(&all)),
         Format::Name => all.iter().for_each(|status| print(&status.name)),
         Format::Table => table(&all),
     }
     Ok(())
+}
+
+/// Returns the status of a VM, `unknown` when it cannot be read. A VM that goes away meanwhile is not listed.
+fn status_of(run_dir: &RunDir, name: &VmId) -> Option<StatusRecord> {
+    match reconcile::status(run_dir, name) {
+        Ok(status) => Some(status),
+        Err(e) if e.kind == CallErrorKind::NoSuchVm => None,
+        Err(e) => {
+            let unreadable = Some(e.message);
+            Some(StatusRecord { name: name.to_string(), unreadable, ..StatusRecord::default() })
+        }
+    }
 }
 
 fn table(all: &[StatusRecord]) {
@@ -35,10 +46,12 @@ fn table(all: &[StatusRecord]) {
 
 fn row(status: &StatusRecord) -> [String; 7] {
     let uptime = humantime::format_duration(Duration::from_secs(status.uptime_ms / 1000)).to_string();
-    let exit = status.exit.as_ref().map_or(String::new(), |record| match &record.daemon {
-        Some(daemon) => format!("{} ({daemon})", record.exit),
-        None => record.exit.to_string(),
-    });
+    let exit = match (&status.exit, &status.unreadable) {
+        (Some(ExitRecord { exit, daemon: Some(daemon), .. }), _) => format!("{exit} ({daemon})"),
+        (Some(ExitRecord { exit, daemon: None, .. }), _) => exit.to_string(),
+        (None, Some(why)) => format!("unreadable: {why}"),
+        (None, None) => String::new(),
+    };
     [
         status.name.clone(),
         status.state.to_string(),

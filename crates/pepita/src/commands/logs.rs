@@ -1,4 +1,4 @@
-//! `pepita logs`: the console's log, from its oldest file on, and what comes, through rotations.
+//! `pepita logs`: the console's log from its oldest file on, and what is added, through rotations.
 
 use crate::client::Client;
 use crate::error::{Result, system};
@@ -6,8 +6,7 @@ use crate::host::clock::unix_ms;
 use crate::monitor::log::{FILES, path, read_index};
 use crate::reconcile;
 use crate::rundir::RunDir;
-use crate::rundir::files::{self, State};
-use crate::rundir::layout;
+use crate::rundir::files;
 use pepita_wire::VmId;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
@@ -26,18 +25,18 @@ pub(super) fn logs(run_dir: &RunDir, name: &VmId, follow: bool, since: Option<Du
     copy_out(run_dir, name, skip, follow)
 }
 
-/// All there is, and what comes until the VM has ended.
+/// Copies the log, and what is added until the VM has ended.
 pub(super) fn stream(run_dir: &RunDir, name: &VmId) -> Result<()> {
     copy_out(run_dir, name, 0, true)
 }
 
-/// How far into the files that are there a moment is.
+/// Returns how far into the files of the log a moment is, in bytes.
 fn offset_of(dir: &Path, since: Duration) -> u64 {
     let from = unix_ms().saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    let state: Option<State> = files::read(&dir.join(layout::STATE));
-    let base = state.map_or(0, |state| state.log_base);
+    // A log base that cannot be read shows more of the log than was asked for.
+    let base = files::state(dir).ok().map_or(0, |state| state.log_base);
     let index = read_index(dir);
-    // The first moment noted within the time; before it, the one whose second began earlier.
+    // The first moment that was noted within the time.
     let at = index.partition_point(|(at, _)| *at < from);
     match index.get(at) {
         Some((_, offset)) => offset.saturating_sub(base),
@@ -47,7 +46,7 @@ fn offset_of(dir: &Path, since: Duration) -> u64 {
 
 fn copy_out(run_dir: &RunDir, name: &VmId, mut skip: u64, follow: bool) -> Result<()> {
     let dir = run_dir.vm(name);
-    // Everything is set up before the first look, so that nothing falls in between.
+    // The watches are set up before the first read, so that nothing is missed in between.
     let ended = follow.then(|| watch_end(run_dir, name)).transpose()?;
     let written = follow.then(|| watch_log(&dir)).transpose()?;
     let mut out = io::stdout().lock();
@@ -64,7 +63,8 @@ fn copy_out(run_dir: &RunDir, name: &VmId, mut skip: u64, follow: bool) -> Resul
         if !fds[1].revents().is_empty() {
             let _ = rustix::io::read(&written, &mut [0; 4096]);
         }
-        // Every file to its end. One that is turned over meanwhile is written to no more: what comes stands in the next.
+        // Every file is read to its end. A file that was rotated is written to no more: what is added stands in the next
+        // one.
         for mut next in newer(&dir, current.as_ref()) {
             if let Some(file) = &mut current {
                 copy(file, &mut 0, &mut out)?;
@@ -81,8 +81,8 @@ fn copy_out(run_dir: &RunDir, name: &VmId, mut skip: u64, follow: bool) -> Resul
     }
 }
 
-/// The files of the log, the oldest first. All are opened before any is read, and again should they have been turned over
-/// meanwhile.
+/// Opens the files of the log, the oldest first. All are opened before any is read, and again should a rotation have come
+/// in between.
 fn all(dir: &Path) -> Vec<File> {
     for _ in 0..FILES {
         let files: Vec<File> = (0..FILES).rev().filter_map(|age| File::open(path(dir, age)).ok()).collect();
@@ -93,7 +93,7 @@ fn all(dir: &Path) -> Vec<File> {
     File::open(path(dir, 0)).into_iter().collect()
 }
 
-/// The files that were begun after this one; all, when it is gone.
+/// Opens the files that are newer than `than`; all of them when `than` is gone.
 fn newer(dir: &Path, than: Option<&File>) -> Vec<File> {
     let inode_of_newest = path(dir, 0).metadata().map(|meta| meta.ino()).ok();
     if inode_of_newest.is_none() || than.and_then(inode) == inode_of_newest {
@@ -118,13 +118,13 @@ fn copy(from: &mut File, skip: &mut u64, to: &mut impl Write) -> Result<()> {
         from.seek(SeekFrom::Start(here + step)).map_err(|e| system("log", e))?;
     }
     match io::copy(from, to).and_then(|_| to.flush()) {
-        // Whoever read us has seen enough.
+        // The reader of the output has gone.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => result.map(drop).map_err(|e| system("log", e)),
     }
 }
 
-/// Tells when the log is written to or turned over.
+/// Watches for writes to the log and for rotations.
 fn watch_log(dir: &Path) -> Result<OwnedFd> {
     let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
     let watch = inotify::init(flags).map_err(|e| system("inotify", e))?;
@@ -133,15 +133,15 @@ fn watch_log(dir: &Path) -> Result<OwnedFd> {
     Ok(watch)
 }
 
-/// A pipe that is readable once the VM has ended.
+/// Returns a pipe that is readable once the VM has ended.
 fn watch_end(run_dir: &RunDir, name: &VmId) -> Result<OwnedFd> {
     let (reader, writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| system("pipe", e))?;
     let (run_dir, name) = (run_dir.clone(), name.clone());
     std::thread::spawn(move || {
-        // However that goes, there is nothing more to wait for.
+        // An error ends the wait as well.
         let _ = crate::ops::follow::follow(&run_dir, &name, None, |_| false);
-        // Anybody who watched its last words has them on the disk by now.
+        // The monitor writes the last output before it answers, so the log is complete by now.
         drop(Client::open(&run_dir.vm(&name)));
         drop(writer);
     });

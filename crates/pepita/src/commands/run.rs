@@ -1,28 +1,32 @@
 //! `pepita run`.
 
-use super::{attach, print};
-use crate::cli::{Run, VmmChoice};
-use crate::error::{Result, eprint_line};
+use super::environment::{environment, launch_spec};
+use super::{attach, output::print};
+use crate::cli::{Run, RunOptions};
+use crate::error::{Result, call_error, eprint_line};
+use crate::host::random;
 use crate::ops::follow::ready;
 use crate::ops::launch::launch;
 use crate::rundir::RunDir;
-use pepita_wire::VmId;
-use pepita_wire::record::pretty;
+use crate::rundir::cid::Wanted;
+use crate::vm_config::READY_TIMEOUT_MS;
+use pepita_wire::record::{CallErrorKind, pretty};
+use pepita_wire::{LaunchSpec, VmId};
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-/// `pepita run`.
 pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
-    let name = match &run.name {
-        Some(name) => name.clone(),
-        None => VmId::new(&format!("vm-{}", &crate::host::random::secret()?[..8])).expect("a good name"),
-    };
-    let (detached, wait_ready, rm, timeout) = (run.daemon, run.wait_ready, run.rm, run.ready_timeout);
-    if run.vmm == VmmChoice::Process && !json {
+    let (detached, wait_ready, rm) = (run.daemon, run.wait_ready, run.rm);
+    let spec = specification(run)?;
+    let name = name(&spec)?;
+    if spec.vmm.as_deref() == Some("process") && !json {
         eprint_line(format_args!(
             "pepita: {name}: --vmm process has NO ISOLATION: the daemon is a plain process of this host"
         ));
     }
-    let status = launch(run_dir, &name, run)?;
+    let timeout = Duration::from_millis(spec.ready_timeout_ms.unwrap_or(READY_TIMEOUT_MS));
+    let status = launch(run_dir, &name, spec)?;
     if !detached {
         return attach::attach(run_dir, &name, rm);
     }
@@ -32,4 +36,103 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
     };
     print(&if json { pretty(&status) } else { status.name });
     Ok(ExitCode::SUCCESS)
+}
+
+fn name(spec: &LaunchSpec) -> Result<VmId> {
+    let name = match &spec.name {
+        Some(name) => name.clone(),
+        None => format!("vm-{}", &random::secret()?[..8]),
+    };
+    VmId::new(&name).map_err(|e| call_error(CallErrorKind::Usage, e.to_string()))
+}
+
+/// Returns what is asked for: the specification, if one is named, with the options over it.
+fn specification(run: Run) -> Result<LaunchSpec> {
+    let stdin = Some(Path::new("-"));
+    if run.spec.as_deref() == stdin && run.daemon_args.env_file.as_deref() == stdin {
+        let why = "--spec - and --env-file - both read standard input; `env` of the specification is the environment";
+        return Err(call_error(CallErrorKind::Usage, why));
+    }
+    let spec = match &run.spec {
+        Some(path) => launch_spec(path)?,
+        None => LaunchSpec::default(),
+    };
+    let mut spec = with_options(spec, run.options);
+    spec.env.extend(environment(&run.daemon_args)?);
+    if !run.daemon_args.command.is_empty() {
+        spec.command = run.daemon_args.command;
+    }
+    Ok(spec)
+}
+
+/// Returns `spec` with the options that were given in place of its fields. Labels are added.
+fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
+    spec.labels.extend(options.label);
+    LaunchSpec {
+        name: options.name.map(|name| name.to_string()).or(spec.name),
+        incarnation: options.incarnation.or(spec.incarnation),
+        vmm: options.vmm.map(|vmm| <&str>::from(vmm).to_owned()).or(spec.vmm),
+        kernel: options.kernel.or(spec.kernel),
+        rootfs: options.rootfs.or(spec.rootfs),
+        initrd: options.initrd.or(spec.initrd),
+        kernel_package: options.kernel_package.or(spec.kernel_package),
+        accel: options.accel.map(|accel| <&str>::from(accel).to_owned()).or(spec.accel),
+        vsock: options.vsock.map(|vsock| <&str>::from(vsock).to_owned()).or(spec.vsock),
+        cmdline_append: options.cmdline_append.or(spec.cmdline_append),
+        cpus: options.cpus.or(spec.cpus),
+        memory_mb: options.memory.or(spec.memory_mb),
+        vsock_cid: match options.vsock_cid {
+            None => spec.vsock_cid,
+            Some(Wanted::Any) => None,
+            Some(Wanted::Fixed(cid)) => Some(cid.get()),
+        },
+        vsock_port: options.vsock_port.or(spec.vsock_port),
+        ready_timeout_ms: options
+            .ready_timeout
+            .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
+            .or(spec.ready_timeout_ms),
+        hold: options.hold || spec.hold,
+        command: spec.command,
+        env: spec.env,
+        labels: spec.labels,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Request};
+    use clap::Parser;
+
+    fn asked_for(spec: LaunchSpec, args: &[&str]) -> LaunchSpec {
+        let words = ["pepita", "run"].into_iter().chain(args.iter().copied());
+        let Some(Request::Run(run)) = Cli::try_parse_from(words).expect("a good call").call else {
+            panic!("a run")
+        };
+        with_options(spec, run.options)
+    }
+
+    #[test]
+    fn an_option_that_was_given_overrides_its_field_and_no_other_does() {
+        let label = |value: &str| [("k".to_owned(), value.to_owned())].into();
+        let spec = LaunchSpec {
+            name: Some("a".into()),
+            cpus: Some(4),
+            memory_mb: Some(512),
+            vsock_cid: Some(9),
+            hold: true,
+            labels: label("spec"),
+            ..LaunchSpec::default()
+        };
+        assert_eq!(asked_for(spec.clone(), &[]), spec);
+        let args = ["--memory", "1G", "--vsock-cid", "auto", "--label", "k=option", "--vmm", "process"];
+        let expected = LaunchSpec {
+            memory_mb: Some(1024),
+            vsock_cid: None,
+            labels: label("option"),
+            vmm: Some("process".into()),
+            ..spec.clone()
+        };
+        assert_eq!(asked_for(spec, &args), expected);
+    }
 }

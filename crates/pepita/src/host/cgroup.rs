@@ -1,7 +1,6 @@
-//! Limits on a VM's memory and CPU time: a cgroup (v2) of its own, where there is a tree that lets us make one. Where
-//! there is none they are not enforced, and the status says so.
+//! Limits on a VM's memory and CPU time: a cgroup (v2) for each VM, on hosts with a tree in which the launcher may make
+//! one. On other hosts there are no limits, and the status says so.
 
-use crate::vm_config::{Accel, VmConfig, VmmKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,43 +8,49 @@ use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Names a cgroup that was given into our hands (delegated), to make those of VMs in.
+/// The variable that names a cgroup which was delegated to the launcher, for the cgroups of VMs.
 const ENVIRONMENT: &str = "PEPITA_CGROUP";
 
-/// What QEMU and the vsock back-end need beside the guest's memory, in MiB.
-const OVERHEAD_MB: u64 = 128;
-
-/// CPU time is dealt out in such periods, in microseconds.
+/// The period in which the kernel deals out CPU time, in microseconds.
 const PERIOD_US: u64 = 100_000;
 
-/// For the processes of a cgroup to go.
+/// How long the processes of a cgroup may take to go.
 const EMPTY_DEADLINE: Duration = Duration::from_secs(1);
 
-/// The limits of one VM.
+/// What a VM may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Demand {
+    /// The VM's name.
+    pub name: String,
+    /// The memory of all its processes, in MiB.
+    pub memory_mb: u64,
+    /// The number of virtual CPUs.
+    pub cpus: u32,
+}
+
+/// The limits of one VM, if there are any.
 #[derive(Debug, Default)]
 pub struct Limits {
     cgroup: Option<PathBuf>,
 }
 
 impl Limits {
-    /// Those of a VM about to be started. `dir` is its run directory.
-    pub fn prepare(plan: &VmConfig, dir: &Path) -> Self {
-        if plan.vmm == VmmKind::Process {
-            return Self::default();
-        }
+    /// Makes the cgroup of a VM that is about to be started. `dir` is the VM's run directory.
+    pub fn prepare(demand: &Demand, dir: &Path) -> Self {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let given = std::env::var_os(ENVIRONMENT).filter(|v| !v.is_empty()).map(PathBuf::from);
         let found = places(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
         let mut places = given.into_iter().chain(found);
-        Self { cgroup: places.find_map(|place| make(&place.join(name(plan, dir)), &values(plan))) }
+        let name = name(&demand.name, dir);
+        Self { cgroup: places.find_map(|place| make(&place.join(&name), &values(demand))) }
     }
 
-    /// Those of a VM whose monitor died.
+    /// Returns the limits of a VM whose former monitor made the cgroup.
     pub fn adopt(cgroup: Option<PathBuf>) -> Self {
         Self { cgroup }
     }
 
-    /// Holds a process to them; when that fails, there are none.
+    /// Puts a process into the cgroup. When that fails, the VM has no limits.
     pub fn hold(&mut self, pid: u32) {
         if let Some(cgroup) = &self.cgroup
             && std::fs::write(cgroup.join("cgroup.procs"), pid.to_string()).is_err()
@@ -54,24 +59,24 @@ impl Limits {
         }
     }
 
-    /// In the words of the status record.
+    /// Returns the word of the status record.
     pub fn as_str(&self) -> &'static str {
         if self.cgroup.is_some() { "cgroup2" } else { "none" }
     }
 
-    /// The cgroup, if there is one.
+    /// Returns the cgroup, if there is one.
     pub fn cgroup(&self) -> Option<PathBuf> {
         self.cgroup.clone()
     }
 
-    /// How often the host's OOM killer has struck within them.
+    /// Returns how many processes of the cgroup the host's OOM killer has ended.
     pub fn oom_kills(&self) -> u64 {
         let events = |cgroup: &PathBuf| std::fs::read_to_string(cgroup.join("memory.events"));
         let text = self.cgroup.as_ref().and_then(|cgroup| events(cgroup).ok()).unwrap_or_default();
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
     }
 
-    /// Takes them away, and ends what is still held to them.
+    /// Ends the processes that are still in the cgroup, and removes it.
     pub fn remove(&mut self) {
         let Some(cgroup) = self.cgroup.take() else { return };
         let _ = std::fs::write(cgroup.join("cgroup.kill"), "1");
@@ -80,7 +85,8 @@ impl Limits {
     }
 }
 
-/// Where cgroups of VMs may go: beside the one we are in, which is ours to fill where it was delegated, else at the top.
+/// Returns where the cgroups of VMs may go: beside the cgroup of this process, which may make some where its parent was
+/// delegated, else at the top.
 fn places(own: &str, mounts: &str) -> Vec<PathBuf> {
     let mount = mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
@@ -88,7 +94,8 @@ fn places(own: &str, mounts: &str) -> Vec<PathBuf> {
     });
     let Some(mount) = mount else { return Vec::new() };
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
-    // No process may be in a cgroup that hands out memory to others, so ours is no place for them, but its parent is.
+    // A cgroup that hands out memory to others holds no process (cgroups(7)), so the cgroup of this process is no place,
+    // but its parent is.
     let beside =
         path.filter(|path| !path.is_empty()).and_then(|path| mount.join(path).parent().map(Path::to_owned));
     let mut places: Vec<PathBuf> = beside.into_iter().chain([mount]).collect();
@@ -96,39 +103,38 @@ fn places(own: &str, mounts: &str) -> Vec<PathBuf> {
     places
 }
 
-/// The same VM name in two run directories is two VMs.
-fn name(plan: &VmConfig, dir: &Path) -> String {
+/// Returns the name of a VM's cgroup. The same VM name in two run directories is two VMs.
+fn name(vm: &str, dir: &Path) -> String {
     let mut hasher = DefaultHasher::new();
     dir.hash(&mut hasher);
-    format!("pepita-{:016x}-{}", hasher.finish(), plan.name)
+    format!("pepita-{:016x}-{vm}", hasher.finish())
 }
 
-fn values(plan: &VmConfig) -> [(&'static str, String); 3] {
-    let emulator = if plan.accel == Accel::Tcg { crate::qemu::TRANSLATED_MB } else { 0 };
-    let bytes = (plan.memory_mb + OVERHEAD_MB + emulator) << 20;
-    // Half a CPU for what is not the guest's: QEMU's main loop and the back-end.
-    let quota = u64::from(plan.cpus) * PERIOD_US + PERIOD_US / 2;
+fn values(demand: &Demand) -> [(&'static str, String); 3] {
+    let bytes = demand.memory_mb << 20;
+    // Half a CPU for the work beside the guest's: QEMU's main loop and the back-end.
+    let quota = u64::from(demand.cpus) * PERIOD_US + PERIOD_US / 2;
     [
         ("memory.max", bytes.to_string()),
         ("cpu.max", format!("{quota} {PERIOD_US}")),
-        // The VMM and its back-end are of no use without each other.
+        // The VMM and its back-end are of no use without each other, so the OOM killer takes both.
         ("memory.oom.group", "1".to_owned()),
     ]
 }
 
-/// Makes a cgroup with all of the values, or none at all.
+/// Makes a cgroup with all of the values, or no cgroup.
 fn make(cgroup: &Path, values: &[(&'static str, String)]) -> Option<PathBuf> {
     let parent = cgroup.parent()?;
-    // Left behind by a VM that nobody could clean up after.
+    // A monitor that was killed may have left it behind.
     let _ = std::fs::remove_dir(cgroup);
     std::fs::create_dir(cgroup).ok()?;
     for (file, controller) in [("memory.max", "+memory"), ("cpu.max", "+cpu")] {
-        // One at a time: where one of them cannot be had, the other would not be given either.
+        // One controller at a time: the kernel gives none of several when it cannot give all.
         if !cgroup.join(file).exists() {
             let _ = std::fs::write(parent.join("cgroup.subtree_control"), controller);
         }
     }
-    // Only into files that are there: elsewhere than in a cgroup, a write would make them.
+    // The files are opened, not made: a directory that is no cgroup has none of them.
     let set = |(file, value): &(&str, String)| {
         let file = File::options().write(true).open(cgroup.join(file));
         file.and_then(|mut file| std::io::Write::write_all(&mut file, value.as_bytes())).is_ok()
@@ -150,7 +156,7 @@ fn await_empty(cgroup: &Path) {
         if read.is_err() || text.contains("populated 0") || left.is_zero() {
             return;
         }
-        // A change of this file is told as an exceptional condition.
+        // The kernel reports a change of this file as an exceptional condition (POLLPRI).
         let limit = Timespec::try_from(left).ok();
         let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], limit.as_ref());
     }
@@ -172,13 +178,14 @@ mod tests {
         assert_eq!(places("4:memory:/\n", v1), Vec::<PathBuf>::new());
     }
 
+    fn demand() -> Demand {
+        Demand { name: "a".into(), memory_mb: 384, cpus: 2 }
+    }
+
     #[test]
-    fn an_emulated_guest_gets_its_memory_and_what_qemu_needs() {
-        let values = values(&crate::vm_config::tests::plan());
-        assert_eq!(
-            values[0],
-            ("memory.max", ((128 + OVERHEAD_MB + crate::qemu::TRANSLATED_MB) << 20).to_string())
-        );
+    fn a_vm_gets_its_memory_and_half_a_cpu_more_than_it_has() {
+        let values = values(&demand());
+        assert_eq!(values[0], ("memory.max", (384 << 20).to_string()));
         assert_eq!(values[1], ("cpu.max", "250000 100000".to_owned()));
     }
 
@@ -186,7 +193,7 @@ mod tests {
     fn a_directory_that_is_no_cgroup_holds_no_limits() {
         let dir = tempfile::tempdir().expect("a directory");
         let cgroup = dir.path().join("pepita-x");
-        assert_eq!(make(&cgroup, &values(&crate::vm_config::tests::plan())), None);
+        assert_eq!(make(&cgroup, &values(&demand())), None);
         assert!(!cgroup.exists());
         assert_eq!(Limits::default().as_str(), "none");
     }
@@ -205,7 +212,7 @@ mod tests {
     #[test]
     fn what_the_status_says_of_limits_is_what_the_kernel_holds() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut limits = Limits::prepare(&crate::vm_config::tests::plan(), dir.path());
+        let mut limits = Limits::prepare(&demand(), dir.path());
         match limits.cgroup() {
             None => assert_eq!(limits.as_str(), "none"),
             Some(cgroup) => {

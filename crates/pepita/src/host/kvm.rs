@@ -2,19 +2,19 @@
 
 use std::path::Path;
 
-/// `/dev/kvm`.
+/// The device `/dev/kvm`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kvm {
-    /// It does not exist.
+    /// The device does not exist.
     Absent,
-    /// It cannot be opened, and why.
+    /// The device cannot be opened, for this reason.
     Refused(String),
-    /// It opens.
+    /// The device opens.
     Opens,
 }
 
-/// Whether a stock kernel boots in hardware: the device opens, and the CPU has the feature. The device alone proves
-/// nothing; some hosts have one that stock kernels hang under.
+/// Decides whether a stock kernel boots in hardware: the device has to open, and the CPU to have the feature. The device
+/// alone proves nothing; on some hosts stock kernels hang under it.
 ///
 /// # Errors
 /// What is missing.
@@ -30,13 +30,13 @@ pub fn hardware(kvm: &Kvm, cpu_can: bool) -> Result<(), String> {
     }
 }
 
-/// Whether `/proc/cpuinfo` has the feature.
+/// Returns whether the text of `/proc/cpuinfo` has the feature.
 pub fn cpu_can(cpuinfo: &str) -> bool {
     let flags = cpuinfo.lines().filter(|line| line.starts_with("flags"));
     flags.flat_map(str::split_ascii_whitespace).any(|flag| flag == "vmx" || flag == "svm")
 }
 
-/// Whether KVM can boot a stock kernel on this host.
+/// Finds out whether KVM can boot a stock kernel on this host.
 ///
 /// # Errors
 /// What is missing.
@@ -54,7 +54,7 @@ pub fn look() -> Kvm {
     }
 }
 
-/// Whether this host's CPU has the feature.
+/// Returns whether this host's CPU has the feature.
 pub fn cpu_flag() -> bool {
     cpu_can(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
 }

@@ -1,4 +1,5 @@
-//! Which process is meant. A pid alone says nothing: it may be another's by now.
+//! The identity of a process: its pid, its start time and the host's boot. A pid alone says nothing, because the kernel
+//! gives it to another process later.
 
 use crate::host::wait::wait_readable;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -6,71 +7,75 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// A process, told apart from all others that had or will have its pid.
+/// How long a process that was killed may take to be gone.
+pub const END_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A process, told apart from all others that had or will have its pid. None of the fields has a default: a process that
+/// is not known for certain is never signalled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
-    /// Its pid.
+    /// The pid.
     pub pid: u32,
-    /// Field 22 of `/proc/<pid>/stat`: its start in clock ticks since boot.
-    pub start: u64,
-    /// Of the host's boot that it was started in.
+    /// When it started, in clock ticks since the host's boot (field 22 of `/proc/<pid>/stat`).
+    #[serde(rename = "start")]
+    pub start_ticks: u64,
+    /// The host's boot in which it was started.
     pub boot_id: String,
 }
 
 impl ProcessId {
-    /// The process that has this pid now.
+    /// Returns the process that has this pid now.
     pub fn of(pid: u32) -> Option<Self> {
-        Some(Self { pid, start: start_of(pid)?, boot_id: boot_id() })
+        Some(Self { pid, start_ticks: start_of(pid)?, boot_id: boot_id() })
     }
 
-    /// A child that was not reaped yet: it is there even if it has ended.
+    /// Returns a child that was not reaped yet: its entry in `/proc` is there even if it has ended.
     pub fn of_child(pid: u32) -> Self {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        Self { pid, start: start_in(&stat).unwrap_or(0), boot_id: boot_id() }
+        Self { pid, start_ticks: start_in(&stat).unwrap_or(0), boot_id: boot_id() }
     }
 
-    /// A handle on it, if it still runs.
+    /// Returns a pidfd, if the process still runs.
     pub fn open(&self) -> Option<OwnedFd> {
         if self.boot_id != boot_id() {
             return None;
         }
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // Looked at after the handle was taken, so that it is this process that the handle holds. Only the handle tells
-        // whether all of it is gone: of a process with threads the first may have ended, and its files still be open.
-        let same = start_of(self.pid) == Some(self.start);
+        // The start time is read after the pidfd was opened, so that it is this process that the pidfd holds. Only the
+        // pidfd tells whether the whole process is gone: when the first of several threads has ended, the files of the
+        // process are still open.
+        let same = start_of(self.pid) == Some(self.start_ticks);
         (same && !wait_readable(&handle, Duration::ZERO)).then_some(handle)
     }
 
-    /// Sends it a signal, if it still runs.
+    /// Sends a signal, if the process still runs.
     pub fn signal(&self, signal: Signal) {
         if let Some(handle) = self.open() {
-            // It may end at this very moment.
+            // The process may end at this moment.
             let _ = pidfd_send_signal(handle, signal);
         }
     }
-}
 
-impl ProcessId {
-    /// It is on its way out: its files are closed before anybody who waits for it is told. (Flag PF_EXITING.)
+    /// Returns whether the process is on its way out (flag PF_EXITING). Its files are closed before its pidfd is readable.
     pub fn is_exiting(&self) -> bool {
         self.field(6).and_then(|flags| flags.parse::<u64>().ok()).is_none_or(|flags| flags & 0x4 != 0)
     }
 
-    /// Somebody has stopped it (SIGSTOP).
+    /// Returns whether the process was stopped (SIGSTOP).
     pub fn is_stopped(&self) -> bool {
         self.field(0).is_some_and(|state| state == "T")
     }
 
-    /// Ends it, whatever it does, and waits until it is gone, though not for ever.
+    /// Kills the process and waits until it is gone, for [`END_DEADLINE`] at most.
     pub fn end(&self) {
         if let Some(handle) = self.open() {
             let _ = pidfd_send_signal(&handle, Signal::KILL);
-            wait_readable(&handle, Duration::from_secs(5));
+            wait_readable(&handle, END_DEADLINE);
         }
     }
 
-    /// A field of `/proc/<pid>/stat`, counted from the process' state.
+    /// Returns a field of `/proc/<pid>/stat`, counted from the state of the process.
     fn field(&self, at: usize) -> Option<String> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
         stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(at).map(str::to_owned)
@@ -82,12 +87,13 @@ fn start_of(pid: u32) -> Option<u64> {
     start_in(&stat)
 }
 
-/// The program's name may hold blanks and parentheses: what counts comes after the last one.
+/// Returns the start time in a line of `/proc/<pid>/stat`. The program's name may hold blanks and parentheses, so the
+/// fields are counted after the last parenthesis.
 fn start_in(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// The host's boot.
+/// Returns the id of the host's boot.
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
@@ -100,7 +106,7 @@ mod tests {
     fn a_recycled_pid_is_another_process() {
         let me = ProcessId::of(std::process::id()).expect("we run");
         assert!(me.open().is_some());
-        assert!(ProcessId { start: me.start + 1, ..me.clone() }.open().is_none());
+        assert!(ProcessId { start_ticks: me.start_ticks + 1, ..me.clone() }.open().is_none());
         assert!(ProcessId { boot_id: "another".into(), ..me }.open().is_none());
     }
 

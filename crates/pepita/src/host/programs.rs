@@ -1,4 +1,4 @@
-//! Programs that `pepita` needs beside itself, and where it looks for them.
+//! The programs that the launcher needs beside itself, and where it looks for them.
 
 use crate::error::{Result, call_error};
 use pepita_wire::record::CallErrorKind;
@@ -8,22 +8,22 @@ use std::path::{Path, PathBuf};
 /// A program, and what to do when it is missing.
 #[derive(Debug, Clone, Copy)]
 pub struct Program {
-    /// Its file name.
+    /// The file name.
     pub name: &'static str,
-    /// The environment variable that names it.
+    /// The environment variable that names its path.
     pub variable: &'static str,
-    /// What to do when it is nowhere.
+    /// What to do when it is not found.
     pub advice: &'static str,
 }
 
-/// The VMM.
+/// The VMM: QEMU.
 pub const QEMU: Program = Program {
     name: "qemu-system-x86_64",
     variable: "PEPITA_QEMU",
     advice: "install it: apt-get install --no-install-recommends qemu-system-x86",
 };
 
-/// vsock where the host's kernel has none.
+/// The vsock back-end, for hosts whose kernel has no vsock for guests.
 pub const BACKEND: Program = Program {
     name: "vhost-device-vsock",
     variable: "PEPITA_VHOST_DEVICE_VSOCK",
@@ -38,14 +38,14 @@ pub const AGENT: Program = Program {
 };
 
 impl Program {
-    /// Where it is: named by its variable, beside this program, or in PATH.
+    /// Finds the program: named by its variable, beside this program, or in PATH.
     pub fn find(&self) -> Option<PathBuf> {
         self.candidates().into_iter().find(|path| is_program(path))
     }
 
     fn candidates(&self) -> Vec<PathBuf> {
         if let Some(named) = std::env::var_os(self.variable).filter(|v| !v.is_empty()) {
-            // Meant from here; the monitor works elsewhere.
+            // A relative path is meant from here; the monitor has another current directory.
             return vec![std::path::absolute(&named).unwrap_or_else(|_| PathBuf::from(named))];
         }
         let beside = std::env::current_exe().ok().and_then(|own| own.parent().map(Path::to_owned));
@@ -57,10 +57,10 @@ impl Program {
         dirs.map(|dir| dir.join(self.name)).collect()
     }
 
-    /// Where it is, or what to do.
+    /// Finds the program.
     ///
     /// # Errors
-    /// When it is nowhere.
+    /// When it is not found, with what to do then.
     pub fn require(&self) -> Result<PathBuf> {
         self.find().ok_or_else(|| {
             let Self { name, variable, advice } = self;
@@ -72,10 +72,10 @@ impl Program {
     }
 }
 
-/// The guest agent for an image: one that needs no loader, which a guest does not have.
+/// Finds the guest agent for an image. The agent has to be linked statically: a guest has no loader.
 ///
 /// # Errors
-/// When there is none.
+/// When there is no such agent.
 pub fn static_agent() -> Result<PathBuf> {
     let is_static = |path: &PathBuf| {
         use std::io::Read;
@@ -101,7 +101,8 @@ pub fn static_agent() -> Result<PathBuf> {
     }
 }
 
-/// An ELF program with a PT_INTERP segment names its loader as text near its beginning.
+/// Returns whether a program needs a loader. An ELF file with a PT_INTERP segment names its loader as text near its
+/// beginning.
 pub fn needs_a_loader(program: &[u8]) -> bool {
     let head = &program[..program.len().min(4096)];
     head.starts_with(b"\x7fELF") && head.windows(5).any(|w| w == b"/lib6" || w == b"/lib/")

@@ -1,12 +1,12 @@
-//! Processes in a session of their own.
+//! Processes in a session of their own (setsid(2)).
 #![expect(unsafe_code, reason = "what is done between fork and exec is the caller's promise")]
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Has a process begin a session of its own. A process group is not enough: when a monitor dies, the kernel hangs up
-/// (SIGHUP) on the groups of its session that have a stopped member, and a paused VM is one.
-pub fn of_its_own(command: &mut Command) {
+/// Makes the process of `command` begin a session of its own. A process group is not enough: when a monitor dies, the
+/// kernel hangs up (SIGHUP) on the groups of its session that have a stopped member, and a paused VM is one.
+pub fn in_own_session(command: &mut Command) {
     let begin = || rustix::process::setsid().map(drop).map_err(Into::into);
     // SAFETY: setsid(2) is async-signal-safe, and nothing else is done.
     unsafe { command.pre_exec(begin) };

@@ -4,13 +4,15 @@ use crate::host::process_id::ProcessId;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// In the environment of every process of a VM: its run directory. What a monitor that was killed at a bad moment has
-/// left behind is known by it.
+/// The variable in the environment of every process of a VM that names the VM's run directory. Strays are known by it.
 pub const MARK: &str = "PEPITA_VM_DIR";
+
+/// How often the processes are looked for, at most: a stray may start another one while it is being ended.
+const ROUNDS: usize = 100;
 
 /// Ends the processes of the VM with this run directory, also those that one of them starts meanwhile.
 pub fn end_strays(dir: &Path) {
-    for _ in 0..100 {
+    for _ in 0..ROUNDS {
         let strays = strays(dir);
         if strays.is_empty() {
             return;
@@ -19,8 +21,7 @@ pub fn end_strays(dir: &Path) {
     }
 }
 
-/// The processes of the VM with this run directory that still run, known by the mark in their environment. Its monitor is
-/// none of them.
+/// Returns the processes of the VM with this run directory that still run. Its monitor is not among them.
 pub fn strays(dir: &Path) -> Vec<ProcessId> {
     let Ok(dir) = dir.canonicalize() else { return Vec::new() };
     let mark = [MARK.as_bytes(), b"=", dir.as_os_str().as_bytes()].concat();
@@ -28,7 +29,7 @@ pub fn strays(dir: &Path) -> Vec<ProcessId> {
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let marked = |pid: &u32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        // In the middle of its exec a process has no environment; it is where we have started it.
+        // In the middle of its exec a process has no environment, but its current directory is the run directory.
         let in_exec = || std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir);
         match environment.is_empty() {
             true => in_exec(),

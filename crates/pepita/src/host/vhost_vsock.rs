@@ -1,4 +1,4 @@
-//! A guest's CID in the host's kernel: `/dev/vhost-vsock`.
+//! A guest's CID in the host's kernel: `/dev/vhost-vsock` (vsock(7)).
 #![expect(unsafe_code, reason = "the ioctl has no safe wrapper")]
 
 use std::fs::File;
@@ -13,7 +13,7 @@ mod sys {
     nix::ioctl_write_ptr!(set_guest_cid, 0xaf, 0x60, u64);
 }
 
-/// The host's kernel has vsock for guests.
+/// Returns whether the host's kernel has vsock for guests.
 pub fn is_available() -> bool {
     Path::new(DEVICE).exists()
 }
@@ -21,7 +21,7 @@ pub fn is_available() -> bool {
 /// Claims a CID for as long as the descriptor, or a copy of it, is open.
 ///
 /// # Errors
-/// EADDRINUSE when another program of this host has it.
+/// EADDRINUSE when another program of this host holds the CID.
 pub fn claim(cid: u32) -> std::io::Result<OwnedFd> {
     let file = File::options().read(true).write(true).open(DEVICE)?;
     // SAFETY: the descriptor is open, and the kernel reads exactly one u64 from the pointer.

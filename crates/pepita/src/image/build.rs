@@ -5,7 +5,6 @@ use crate::image::cpio::Archive;
 use crate::image::{kernel, length, modules};
 use crate::rundir::RunDir;
 use crate::rundir::files::{Sync, replace};
-use crate::rundir::layout;
 use pepita_wire::record::CallErrorKind;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -339,9 +338,4 @@ pub enum Kind {
     Initramfs,
     /// An ext4 file system.
     Disk,
-}
-
-/// A directory for a `.deb` that has to be unpacked first.
-pub fn cache_dir(dir: &RunDir) -> PathBuf {
-    dir.path().join(layout::CACHE)
 }

@@ -28,7 +28,7 @@ impl Monitor {
             backend.kill();
         }
         self.kill_daemon();
-        if self.plan.vmm == VmmKind::Process {
+        if self.config.request.vmm == VmmKind::Process {
             kill_orphans();
             if !self.daemon_heard {
                 // The agent may have started it at the very end, and told nobody.

@@ -32,10 +32,10 @@ mod stop;
 pub use event::{Effect, Event, LastWords};
 
 use super::evidence::Evidence;
-use crate::vm_config::{VmConfig, VmmKind};
+use crate::vm_config::{VmRequest, VmmKind};
 use pepita_wire::agent::Start;
 use pepita_wire::console::Note;
-use pepita_wire::record::{DaemonState, VcpuState, VcpuStatus, VsockStatus};
+use pepita_wire::record::{DaemonState, VcpuState, VcpuStatus};
 use pepita_wire::{StatusRecord, VmState};
 use phase::{AgentLine, BootClock, Phase};
 use std::time::{Duration, Instant};
@@ -60,20 +60,19 @@ pub struct Life {
 
 impl Life {
     /// Begins the life of a VM whose VMM is started at `now`.
-    pub fn new(plan: &VmConfig, mut status: StatusRecord, now: Instant) -> Self {
-        status.vsock = VsockStatus { cid: plan.cid.unwrap_or_default(), ..status.vsock };
+    pub fn new(request: &VmRequest, mut status: StatusRecord, now: Instant) -> Self {
         status.state = VmState::Created;
-        if plan.hold {
+        if request.hold {
             status.daemon.state = DaemonState::Held;
         }
         Self {
-            start: Start { command: plan.command.clone(), env: plan.env.clone() },
-            hold: plan.hold,
-            kind: plan.vmm,
+            start: Start { command: request.command.clone(), env: request.env.clone() },
+            hold: request.hold,
+            kind: request.vmm,
             status,
             evidence: Evidence::default(),
             watched_since: now,
-            phase: Phase::Created(BootClock::new(now, Duration::from_millis(plan.ready_timeout_ms))),
+            phase: Phase::Created(BootClock::new(now, Duration::from_millis(request.ready_timeout_ms))),
             agent: AgentLine::expected(now),
             vcpus: VcpuState::Running,
             last_heard_at: None,
@@ -84,10 +83,10 @@ impl Life {
     /// Goes on with a VM that outlived its former monitor. `status` is what that monitor wrote down last, except that its
     /// state is [`VmState::Paused`] if the virtual CPUs stand still now: QEMU does not know of a pause that was made with
     /// SIGSTOP, so it cannot tell of one.
-    pub fn adopt(plan: &VmConfig, status: StatusRecord, now: Instant) -> Self {
+    pub fn adopt(request: &VmRequest, status: StatusRecord, now: Instant) -> Self {
         let (daemon, spent) = (status.daemon.clone(), Duration::from_millis(status.uptime_ms));
         let vcpus = if status.state == VmState::Paused { VcpuState::Paused } else { VcpuState::Running };
-        let mut life = Self::new(plan, status, now);
+        let mut life = Self::new(request, status, now);
         life.status.daemon = daemon;
         // The clients that watched the former monitor are to be told.
         life.status.generation += 1;
@@ -97,7 +96,7 @@ impl Life {
         life.agent =
             if was_up { AgentLine::Lost { dial_at: now } } else { AgentLine::Expected { dial_at: now } };
         life.vcpus = vcpus;
-        let left = Duration::from_millis(plan.ready_timeout_ms).saturating_sub(spent);
+        let left = Duration::from_millis(request.ready_timeout_ms).saturating_sub(spent);
         life.phase = match (life.status.daemon.state, was_up) {
             (DaemonState::Exited, _) => Phase::leaving(now),
             (_, true) => Phase::Running,

@@ -103,7 +103,7 @@ impl Monitor {
     pub(super) fn set_paused(&mut self, paused: bool, asker: Option<(u64, u64)>) {
         let signal = if paused { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
         self.vmm.signal(signal);
-        if self.plan.vmm == VmmKind::Process
+        if self.config.request.vmm == VmmKind::Process
             && let Some(daemon) = &self.daemon
             && daemon.open().is_some()
             && let Some(pid) = i32::try_from(daemon.pid).ok().and_then(Pid::from_raw)

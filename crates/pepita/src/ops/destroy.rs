@@ -5,11 +5,10 @@ use crate::error::{Result, call_error};
 use crate::host::process_id::ProcessId;
 use crate::host::wait::wait_readable;
 use crate::ops::follow::follow;
-use crate::reconcile;
-use crate::rundir::RunDir;
-use crate::rundir::files::{self, State};
-use crate::rundir::layout;
+use crate::reconcile::{self, Unwatched};
+use crate::rundir::files;
 use crate::rundir::lock::{Lock, Wait};
+use crate::rundir::{RunDir, layout};
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Signal, VmId};
 use serde_json::json;
@@ -17,64 +16,51 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-/// How.
+/// How a VM is taken down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
-    /// With a signal first.
+pub(crate) enum How {
+    /// Its daemon gets a signal and a time to end.
     Graceful {
-        /// This one.
+        /// The signal.
         signal: Signal,
-        /// Then it is ended.
+        /// How long the daemon may take.
         timeout: Duration,
     },
-    /// At once.
+    /// At once. A VM whose files cannot be read is taken down only so.
     Force,
 }
 
-/// From the end that was ordered until it has to be there.
+/// How long after the end that was ordered the VM may take to be gone.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// For a monitor that has given its lock back to be gone.
-const LAST_BREATH: Duration = Duration::from_secs(1);
+/// How long a monitor that has given its lock back may take to be gone.
+const MONITOR_END: Duration = Duration::from_secs(1);
 
-/// Destroys a VM; `false` when there was none.
-pub fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Result<bool> {
+/// How often the lock is tried, and how long it is waited for each time.
+const TRIES: usize = 100;
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+
+/// Takes a VM down and removes all traces of it. Returns whether there was one.
+///
+/// # Errors
+/// When it does not go, or its files cannot be read and the end is not forced.
+pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Result<bool> {
     let dir = run_dir.vm(name);
     let monitor = monitor(&dir).and_then(|monitor| monitor.open());
     let destroyed = take_down(run_dir, name, how, &dir);
     if let (Ok(true), Some(monitor)) = (&destroyed, monitor) {
-        // It gives its lock back a moment before it is gone: nothing of a VM is to be left when this returns.
-        wait_readable(&monitor, LAST_BREATH);
+        // The monitor gives its lock back a moment before it is gone. Nothing of a VM is left when this returns.
+        wait_readable(&monitor, MONITOR_END);
     }
     destroyed
 }
 
 fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool> {
-    for _ in 0..100 {
+    for _ in 0..TRIES {
         if !dir.is_dir() {
             return Ok(false);
         }
-        let params = match how {
-            How::Graceful { signal, timeout } => {
-                let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-                json!({ "signal": signal.number(), "timeout_ms": timeout_ms, "force": false })
-            }
-            How::Force => json!({ "force": true }),
-        };
-        let limit = match how {
-            How::Graceful { timeout, .. } => timeout + SLACK,
-            How::Force => SLACK,
-        };
-        // Without a monitor there is nobody to ask; with one, it is waited for.
-        let heard = match client::ask(dir, "stop", params) {
-            Ok(_) => {
-                let ended = follow(run_dir, name, Some(limit), |_| false);
-                ended.err().is_none_or(|e| e.kind != CallErrorKind::Timeout)
-            }
-            // It is there and does not answer.
-            Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
-        };
-        if !heard {
+        if !stop(run_dir, name, how, dir) {
             end_monitor(dir);
         }
         let lock = match Lock::take(&dir.join(layout::LOCK), Wait::No) {
@@ -83,17 +69,40 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
             Err(e) => return Err(e),
         };
         let Some(_lock) = lock else {
-            // Its monitor begins or ends at this moment, or another destroy is at work.
+            // A monitor begins or ends at this moment, or another destroy is at work.
             await_lock(dir);
             continue;
         };
+        if let (How::Graceful { .. }, Unwatched::Unreadable { why, .. }) = (how, reconcile::find(dir)) {
+            return Err(reconcile::unreadable(&why));
+        }
         reconcile::discard(run_dir, dir)?;
         return Ok(true);
     }
-    Err(call_error(CallErrorKind::TryAgain, "somebody else holds its run directory; try again"))
+    Err(call_error(CallErrorKind::TryAgain, "another process holds its run directory; try again"))
 }
 
-/// A monitor that does not do what it is told is no use.
+/// Has the monitor stop the VM and waits for the end. Returns `false` when there is a monitor that does not do it.
+fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> bool {
+    let (params, limit) = match how {
+        How::Graceful { signal, timeout } => {
+            let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            let params = json!({ "signal": signal.number(), "timeout_ms": timeout_ms, "force": false });
+            (params, timeout + SLACK)
+        }
+        How::Force => (json!({ "force": true }), SLACK),
+    };
+    match client::ask(dir, "stop", params) {
+        Ok(_) => {
+            let ended = follow(run_dir, name, Some(limit), |_| false);
+            ended.err().is_none_or(|e| e.kind != CallErrorKind::Timeout)
+        }
+        // Without a monitor the connection is refused; one that does not answer lets it time out.
+        Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
+}
+
+/// Ends a monitor that does not do what it is told.
 fn end_monitor(dir: &Path) {
     if let Some(monitor) = monitor(dir) {
         monitor.end();
@@ -101,18 +110,18 @@ fn end_monitor(dir: &Path) {
 }
 
 fn monitor(dir: &Path) -> Option<ProcessId> {
-    files::read::<State>(&dir.join(layout::STATE))?.monitor
+    files::state(dir).ok()?.monitor
 }
 
-/// Waits until a lock is free, but not for long.
+/// Waits until the lock is free, for [`LOCK_WAIT`] at most.
 fn await_lock(dir: &Path) {
     let (sender, receiver) = std::sync::mpsc::channel();
     let path = dir.join(layout::LOCK);
     std::thread::spawn(move || {
-        // Taken and given back: whoever loops next takes it for good, or finds the directory gone.
+        // Taken and given back: the next try takes it for good, or finds the directory gone.
         let taken = path.exists().then(|| Lock::take(&path, Wait::Yes));
         drop(taken);
         let _ = sender.send(());
     });
-    let _ = receiver.recv_timeout(Duration::from_millis(500));
+    let _ = receiver.recv_timeout(LOCK_WAIT);
 }

@@ -1,17 +1,19 @@
-//! Follows a VM through its monitor's long polls, and gives it a new monitor where it has none.
+//! Follows a VM through its monitor's long polls, and gives it a new monitor when its monitor has died.
 
-use crate::boot::Order;
 use crate::client::Client;
 use crate::error::{About, Result, call_error};
-use crate::ops::launch::start_monitor;
+use crate::ops::launch::adopt;
 use crate::reconcile;
 use crate::rundir::RunDir;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{StatusRecord, VmId};
 use std::time::{Duration, Instant};
 
-/// Follows a VM until `done` says so, or the time is over; through a change of monitors, too.
-pub fn follow(
+/// Follows a VM until `done` says so or the VM has ended, through a change of monitors, too. Returns the last status.
+///
+/// # Errors
+/// [`CallErrorKind::Timeout`] after `timeout`; when there is no such VM, or its files cannot be read.
+pub(crate) fn follow(
     run_dir: &RunDir,
     name: &VmId,
     timeout: Option<Duration>,
@@ -42,42 +44,24 @@ pub fn follow(
             return Ok(status);
         }
         if status.monitor_pid.is_none() {
-            // Nobody else will tell: a monitor is needed to see the end.
+            // Only a monitor sees the end.
             adopt(run_dir, name)?;
         }
     }
 }
 
-/// Waits until its agent answers.
-pub fn ready(run_dir: &RunDir, name: &VmId, timeout: std::time::Duration) -> Result<StatusRecord> {
+/// Waits until the agent of a VM answers.
+///
+/// # Errors
+/// When the VM has ended before, and as [`follow`].
+pub(crate) fn ready(run_dir: &RunDir, name: &VmId, timeout: Duration) -> Result<StatusRecord> {
     let status = follow(run_dir, name, Some(timeout), |status| status.agent.ready)?;
     match &status.exit {
-        Some(exit) => {
-            let why = exit.evidence.join("; ");
-            Err(call_error(
-                CallErrorKind::Io,
-                format!("it ended before its agent was ready: {} ({why})", exit.exit),
-            ))
-            .about(name.as_str())
+        Some(record) => {
+            let why = record.evidence.join("; ");
+            let message = format!("it ended before its agent was ready: {} ({why})", record.exit);
+            Err(call_error(CallErrorKind::Io, message)).about(name.as_str())
         }
         None => Ok(status),
     }
-}
-
-/// `pepita adopt`: a new monitor, if it needs one.
-pub fn adopt(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
-    for _ in 0..50 {
-        let status = reconcile::status(run_dir, name)?;
-        if status.monitor_pid.is_some() || status.state.is_terminal() {
-            return Ok(status);
-        }
-        match start_monitor(run_dir, &Order::Adopt(name.to_string())) {
-            // Somebody else was quicker.
-            Err(e) if e.kind == CallErrorKind::TryAgain => {
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
-            result => return result.about(name.as_str()),
-        }
-    }
-    Err(call_error(CallErrorKind::TryAgain, "its monitors come and go; try again")).about(name.as_str())
 }

@@ -1,27 +1,63 @@
-//! Launches a VM: starts its monitor and waits for the monitor's word.
+//! Launches or adopts a VM: starts a monitor and waits for its answer.
 
 use crate::boot::Order;
-use crate::cli::Run;
 use crate::error::{About, Result, call_error, system};
 use crate::monitor::starter::Answer;
-use crate::ops::resolve::{ENV_CAP, plan};
+use crate::ops::resolve::resolve;
+use crate::reconcile;
 use crate::rundir::RunDir;
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{StatusRecord, VmId};
+use pepita_wire::{LaunchSpec, StatusRecord, VmId};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-/// Starts a VM; returns when its VMM runs.
-pub fn launch(run_dir: &RunDir, name: &VmId, run: Run) -> Result<StatusRecord> {
-    // Looked at first: a directory that no VM can have is not made.
-    run_dir.checked_vm(name).about(name.as_str())?;
-    run_dir.create()?;
-    let plan = plan(run_dir, name, run).about(name.as_str())?;
-    start_monitor(run_dir, &Order::Launch(Box::new(plan))).about(name.as_str())
+/// The most that is read of a monitor's answer, in bytes.
+const ANSWER_CAP: u64 = 1 << 20;
+
+/// How often an adoption is tried while monitors come and go, and the pause between two tries.
+const ADOPT_TRIES: usize = 50;
+const ADOPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Starts the VM `name` as `spec` has it. Returns its status when its VMM runs.
+///
+/// # Errors
+/// When the request cannot be met. Nothing of the VM is left then.
+pub(crate) fn launch(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result<StatusRecord> {
+    let launched = || {
+        // Checked first: a directory that no VM can have is not made.
+        run_dir.checked_vm(name)?;
+        run_dir.create()?;
+        let requested = resolve(run_dir, name, spec)?;
+        start_monitor(run_dir, &Order::Launch(Box::new(requested)))
+    };
+    launched().about(name.as_str())
 }
 
-/// Starts a monitor and waits for its word. It stays when we go.
-pub fn start_monitor(run_dir: &RunDir, order: &Order) -> Result<StatusRecord> {
+/// Gives a VM a new monitor, if it needs one. Returns its status.
+///
+/// # Errors
+/// When there is no such VM, or its files cannot be read.
+pub(crate) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
+    for _ in 0..ADOPT_TRIES {
+        let status = reconcile::status(run_dir, name)?;
+        if let Some(why) = &status.unreadable {
+            return Err(reconcile::unreadable(why)).about(name.as_str());
+        }
+        if status.monitor_pid.is_some() || status.state.is_terminal() {
+            return Ok(status);
+        }
+        match start_monitor(run_dir, &Order::Adopt(name.clone())) {
+            // Another monitor was quicker.
+            Err(e) if e.kind == CallErrorKind::TryAgain => std::thread::sleep(ADOPT_PAUSE),
+            result => return result.about(name.as_str()),
+        }
+    }
+    Err(call_error(CallErrorKind::TryAgain, "its monitors come and go; try again")).about(name.as_str())
+}
+
+/// Starts a monitor and waits for its answer. The monitor outlives this process.
+fn start_monitor(run_dir: &RunDir, order: &Order) -> Result<StatusRecord> {
     let own = std::env::current_exe().map_err(|e| system("our own program", e))?;
     let mut child = Command::new(own)
         .arg("monitor")
@@ -37,8 +73,8 @@ pub fn start_monitor(run_dir: &RunDir, order: &Order) -> Result<StatusRecord> {
     }
     let mut line = Vec::new();
     if let Some(stdout) = child.stdout.take() {
-        // Up to its end: the monitor closes it when it has answered.
-        stdout.take(ENV_CAP).read_to_end(&mut line).map_err(|e| system("the monitor", e))?;
+        // Read up to its end: the monitor closes its output when it has answered.
+        stdout.take(ANSWER_CAP).read_to_end(&mut line).map_err(|e| system("the monitor", e))?;
     }
     match serde_json::from_slice(&line) {
         Ok(Answer::Up(status)) => Ok(*status),
@@ -48,7 +84,7 @@ pub fn start_monitor(run_dir: &RunDir, order: &Order) -> Result<StatusRecord> {
         }
         Err(_) => {
             let how = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-            Err(call_error(CallErrorKind::Internal, format!("the monitor ended without a word ({how})")))
+            Err(call_error(CallErrorKind::Internal, format!("the monitor ended without an answer ({how})")))
         }
     }
 }

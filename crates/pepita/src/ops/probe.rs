@@ -1,31 +1,49 @@
-//! Boots a guest to prove that guests boot.
+//! Boots a guest to prove that guests boot on this host.
 
-use crate::cli::{Cli, Request};
 use crate::error::{Result, call_error};
-use crate::ops::{destroy, follow, launch};
+use crate::ops::destroy::{How, destroy};
+use crate::ops::follow::ready;
+use crate::ops::launch::launch;
 use crate::rundir::RunDir;
-use clap::Parser;
-use pepita_wire::VmId;
 use pepita_wire::record::CallErrorKind;
+use pepita_wire::{LaunchSpec, VmId};
+use std::path::Path;
+use std::time::Duration;
 
-/// Boots a guest with its daemon held, and takes it down: what `doctor` proves with.
-pub fn probe(run_dir: &RunDir, kernel: &std::path::Path, rootfs: &std::path::Path) -> Result<String> {
+/// How long the guest may take.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The memory of the guest, in MiB.
+const MEMORY_MB: u64 = 128;
+
+/// How a guest came up.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    /// The time from the VMM's start to the agent's first answer, in milliseconds.
+    pub agent_ms: u64,
+    /// How its virtual CPUs ran.
+    pub accel: String,
+}
+
+/// Boots a guest whose daemon is held, waits for its agent, and removes all traces of it.
+///
+/// # Errors
+/// When it does not come up or does not go.
+pub(crate) fn probe(run_dir: &RunDir, kernel: &Path, rootfs: &Path) -> Result<Probe> {
     let name = format!("doctor-{}", std::process::id());
-    let arguments =
-        ["pepita", "run", "--name", &name, "--hold", "--daemon", "--ready-timeout", "20s", "--memory", "128"];
-    let mut arguments: Vec<std::ffi::OsString> = arguments.into_iter().map(Into::into).collect();
-    arguments.extend(["--kernel".into(), kernel.into(), "--rootfs".into(), rootfs.into()]);
-    let cli =
-        Cli::try_parse_from(arguments).map_err(|e| call_error(CallErrorKind::Internal, e.to_string()))?;
-    let Some(Request::Run(run)) = cli.call else {
-        return Err(call_error(CallErrorKind::Internal, "not a run"));
+    let name = VmId::new(&name).map_err(|e| call_error(CallErrorKind::Internal, e.to_string()))?;
+    let spec = LaunchSpec {
+        kernel: Some(kernel.to_owned()),
+        rootfs: Some(rootfs.to_owned()),
+        memory_mb: Some(MEMORY_MB),
+        ready_timeout_ms: Some(u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX)),
+        hold: true,
+        ..LaunchSpec::default()
     };
-    let id = VmId::new(&name).map_err(|e| call_error(CallErrorKind::Internal, e.to_string()))?;
-    let seen = launch::launch(run_dir, &id, *run).and_then(|status| {
-        let up = follow::ready(run_dir, &id, std::time::Duration::from_secs(20))?;
-        let ms = up.boot_ms.agent.unwrap_or_default();
-        Ok(format!("the agent answered {ms} ms after the VMM's start ({})", status.accel))
+    let seen = launch(run_dir, &name, spec).and_then(|status| {
+        let up = ready(run_dir, &name, DEADLINE)?;
+        Ok(Probe { agent_ms: up.boot_ms.agent.unwrap_or_default(), accel: status.accel })
     });
-    let gone = destroy::destroy(run_dir, &id, destroy::How::Force);
+    let gone = destroy(run_dir, &name, How::Force);
     seen.and_then(|seen| gone.map(|_| seen))
 }

@@ -1,90 +1,86 @@
 //! Completes what was asked for: files are found and recognised, `auto` is decided, programs are looked for.
 
-use crate::cli::{AccelChoice, DaemonArgs, Run, VmmChoice, VsockChoice};
-use crate::error::{Result, call_error, io};
+use crate::boot::Requested;
+use crate::cli::{AccelChoice, VsockChoice};
+use crate::error::{CallError, Result, call_error};
 use crate::host::programs::{AGENT, BACKEND, QEMU, static_agent};
-use crate::host::{kvm, tsc, vhost_vsock};
-use crate::image::{build as image, kernel};
-use crate::rundir::RunDir;
+use crate::host::{kvm, vhost_vsock};
+use crate::image::{build, kernel};
 use crate::rundir::cid::Wanted;
-use crate::vm_config::{Accel, Root, VmConfig, VmmKind};
-use pepita_wire::VmId;
+use crate::rundir::{RunDir, tsc};
+use crate::vm_config::{
+    Accel, CPUS, Cid, DEFAULT_CPUS, DEFAULT_MEMORY_MB, MEMORY_MB, READY_TIMEOUT_MS, Root, VmRequest, VmmKind,
+};
 use pepita_wire::record::{CallErrorKind, Transport};
-use std::collections::BTreeMap;
-use std::io::Read;
+use pepita_wire::{DEFAULT_PORT, LaunchSpec, VmId};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-/// The most that is read of an environment file.
-pub const ENV_CAP: u64 = 1 << 20;
-
-/// What the daemon's environment is to be: the file's, then the options'.
-pub fn environment(daemon: &DaemonArgs) -> Result<BTreeMap<String, String>> {
-    let mut env = BTreeMap::new();
-    if let Some(path) = &daemon.env_file {
-        let mut text = String::new();
-        let read = if path == Path::new("-") {
-            std::io::stdin().take(ENV_CAP).read_to_string(&mut text)
-        } else {
-            std::fs::File::open(path).and_then(|file| file.take(ENV_CAP).read_to_string(&mut text))
-        };
-        read.map_err(|e| io(path, e))?;
-        env = crate::cli::env_file(&text).map_err(|(line, why)| {
-            call_error(CallErrorKind::Usage, format!("{}:{line}: {why}", path.display()))
-        })?;
-    }
-    env.extend(daemon.env.iter().cloned());
-    Ok(env)
-}
-
-/// Completes the request of a `run`.
+/// Completes a specification.
 ///
 /// # Errors
-/// When something that is needed is missing or is not what it should be.
-pub fn plan(run_dir: &RunDir, name: &VmId, run: Run) -> Result<VmConfig> {
-    let vmm = match run.vmm {
-        VmmChoice::Qemu => VmmKind::Qemu,
-        VmmChoice::Process => VmmKind::Process,
+/// When a field has a value that no VM can have, or something that is needed is missing or is not what it should be.
+pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result<Requested> {
+    let cid = match spec.vsock_cid {
+        None => Wanted::Any,
+        Some(number) => Wanted::Fixed(Cid::try_from(number).map_err(|why| refused("vsock_cid", &why))?),
     };
-    let env = environment(&run.daemon_args)?;
-    let cid = match run.vsock_cid {
-        Wanted::Fixed(cid) => Some(cid),
-        Wanted::Any => None,
-    };
-    let base = VmConfig {
+    let vmm: VmmKind = word("vmm", spec.vmm.as_deref())?;
+    let base = VmRequest {
         name: name.to_string(),
-        incarnation: run.incarnation,
         vmm,
         program: PathBuf::new(),
         accel: Accel::None,
         kernel: None,
         root: Root::Host(None),
-        cpus: run.cpus,
-        memory_mb: run.memory,
-        cid,
-        port: run.vsock_port,
+        cpus: within("cpus", spec.cpus.unwrap_or(DEFAULT_CPUS), &CPUS)?,
+        memory_mb: within("memory_mb", spec.memory_mb.unwrap_or(DEFAULT_MEMORY_MB), &MEMORY_MB)?,
+        port: spec.vsock_port.unwrap_or(DEFAULT_PORT),
         transport: Transport::Hybrid,
         backend: None,
-        command: run.daemon_args.command.clone(),
-        env,
-        labels: run.label.iter().cloned().collect(),
-        hold: run.hold,
-        ready_timeout_ms: u64::try_from(run.ready_timeout.as_millis()).unwrap_or(u64::MAX),
-        cmdline_append: run.cmdline_append.clone(),
+        command: spec.command.clone(),
+        env: spec.env.clone(),
+        labels: spec.labels.clone(),
+        hold: spec.hold,
+        ready_timeout_ms: spec.ready_timeout_ms.unwrap_or(READY_TIMEOUT_MS),
+        cmdline_append: spec.cmdline_append.clone().unwrap_or_default(),
         tsc_khz: None,
     };
-    match vmm {
-        VmmKind::Process => {
-            let command = from_here(base.command.clone());
-            let image = run.rootfs.filter(|path| path.extension().is_some_and(|e| e == "json"));
-            let image = image
-                .map(|path| std::fs::canonicalize(&path).map_err(|e| kernel::missing("image", &path, &e)));
-            Ok(VmConfig { program: AGENT.require()?, root: Root::Host(image.transpose()?), command, ..base })
-        }
-        VmmKind::Qemu => machine(run_dir, &run, base),
+    let request = match vmm {
+        VmmKind::Process => plain_process(&spec, base)?,
+        VmmKind::Qemu => machine(run_dir, &spec, base)?,
+    };
+    Ok(Requested { request, cid, incarnation: spec.incarnation.filter(|number| *number > 0) })
+}
+
+fn refused(field: &str, why: &str) -> CallError {
+    call_error(CallErrorKind::Usage, format!("{field}: {why}"))
+}
+
+/// Reads a word; an absent one means the default.
+fn word<T: FromStr + Default>(field: &str, text: Option<&str>) -> Result<T> {
+    let read = |text: &str| text.parse().map_err(|_| refused(field, &format!("{text:?} is none")));
+    text.map_or_else(|| Ok(T::default()), read)
+}
+
+fn within<T: PartialOrd + std::fmt::Display>(field: &str, value: T, range: &RangeInclusive<T>) -> Result<T> {
+    match range.contains(&value) {
+        true => Ok(value),
+        false => Err(refused(field, &format!("{value} is not in {}..={}", range.start(), range.end()))),
     }
 }
 
-/// A program of this host that was named by a relative path is meant from here, not from where the agent runs.
+/// Adds the parts of a request that only a plain process has.
+fn plain_process(spec: &LaunchSpec, base: VmRequest) -> Result<VmRequest> {
+    let is_json = |path: &&PathBuf| path.extension().is_some_and(|e| e == "json");
+    let image = spec.rootfs.as_ref().filter(is_json);
+    let image = image.map(|path| std::fs::canonicalize(path).map_err(|e| kernel::missing("image", path, &e)));
+    let command = from_here(base.command);
+    Ok(VmRequest { program: AGENT.require()?, root: Root::Host(image.transpose()?), command, ..base })
+}
+
+/// Makes the path of a program of this host absolute: the agent has another current directory.
 fn from_here(mut command: Vec<String>) -> Vec<String> {
     if let Some(program) = command.first_mut()
         && program.contains('/')
@@ -95,34 +91,34 @@ fn from_here(mut command: Vec<String>) -> Vec<String> {
     command
 }
 
-/// The parts of a plan that only a real VM has.
-fn machine(run_dir: &RunDir, run: &Run, base: VmConfig) -> Result<VmConfig> {
+/// Adds the parts of a request that only a real VM has.
+fn machine(run_dir: &RunDir, spec: &LaunchSpec, base: VmRequest) -> Result<VmRequest> {
     let needed = |what: &str, path: &Option<PathBuf>| {
-        path.clone().ok_or_else(|| {
-            call_error(CallErrorKind::Usage, format!("--{what} is needed; `pepita image build` makes a root file system, `pepita doctor` finds kernels"))
-        })
+        let advice = "`pepita image build` makes a root file system, `pepita doctor` finds kernels";
+        let absent = || call_error(CallErrorKind::Usage, format!("--{what} is needed; {advice}"));
+        path.clone().ok_or_else(absent)
     };
-    let named_kernel = needed("kernel", &run.kernel)?;
-    let rootfs = needed("rootfs", &run.rootfs)?;
+    let named_kernel = needed("kernel", &spec.kernel)?;
+    let rootfs = needed("rootfs", &spec.rootfs)?;
     let kernel = kernel::prepare(run_dir, &named_kernel)?;
-    let (image, kind) = image::recognise(&rootfs)?;
+    let (image, kind) = build::recognise(&rootfs)?;
     let root = match kind {
-        image::Kind::Initramfs => Root::Initramfs(image),
-        image::Kind::Disk => Root::Disk { image, initrd: initrd(run_dir, run, &named_kernel)? },
+        build::Kind::Initramfs => Root::Initramfs(image),
+        build::Kind::Disk => Root::Disk { image, initrd: initrd(run_dir, spec, &named_kernel)? },
     };
-    let accel = match run.accel {
+    let accel = match word("accel", spec.accel.as_deref())? {
         AccelChoice::Kvm => Accel::Kvm,
         AccelChoice::Tcg => Accel::Tcg,
         AccelChoice::Auto if kvm::can_boot().is_ok() => Accel::Kvm,
         AccelChoice::Auto => Accel::Tcg,
     };
-    let transport = match run.vsock {
+    let transport = match word("vsock", spec.vsock.as_deref())? {
         VsockChoice::Vhost => Transport::Vhost,
         VsockChoice::Hybrid => Transport::Hybrid,
         VsockChoice::Auto if vhost_vsock::is_available() => Transport::Vhost,
         VsockChoice::Auto => Transport::Hybrid,
     };
-    Ok(VmConfig {
+    Ok(VmRequest {
         program: QEMU.require()?,
         accel,
         kernel: Some(kernel),
@@ -134,9 +130,10 @@ fn machine(run_dir: &RunDir, run: &Run, base: VmConfig) -> Result<VmConfig> {
     })
 }
 
-/// What leads to a disk: named, or made from the kernel's modules. A kernel without modules drives it by itself.
-fn initrd(run_dir: &RunDir, run: &Run, kernel: &Path) -> Result<Option<PathBuf>> {
-    if let Some(initrd) = &run.initrd {
+/// Returns the initrd that leads to a disk: the one that was named, or one that is made from the kernel's modules. A
+/// kernel without modules drives the disk by itself.
+fn initrd(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path) -> Result<Option<PathBuf>> {
+    if let Some(initrd) = &spec.initrd {
         return std::fs::canonicalize(initrd).map(Some).map_err(|e| kernel::missing("initrd", initrd, &e));
     }
     let beside = || {
@@ -147,8 +144,36 @@ fn initrd(run_dir: &RunDir, run: &Run, kernel: &Path) -> Result<Option<PathBuf>>
         let unpacked = dir.parent().map(|top| top.join("lib/modules").join(&release));
         installed.into_iter().chain([dir.join("modules")]).chain(unpacked).find(|dir| dir.is_dir())
     };
-    match run.kernel_package.clone().or_else(beside) {
-        Some(package) => image::initrd(run_dir, &static_agent()?, &package).map(Some),
+    match spec.kernel_package.clone().or_else(beside) {
+        Some(package) => build::initrd(run_dir, &static_agent()?, &package).map(Some),
         None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(spec: LaunchSpec) -> Result<Requested> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let run_dir = RunDir::choose(Some(dir.path())).expect("ours");
+        resolve(&run_dir, &VmId::new("a").expect("a name"), spec)
+    }
+
+    #[test]
+    fn a_value_that_no_vm_can_have_is_refused_by_the_name_of_its_field() {
+        let cases: [(&str, LaunchSpec); 6] = [
+            ("cpus", LaunchSpec { cpus: Some(0), ..LaunchSpec::default() }),
+            ("memory_mb", LaunchSpec { memory_mb: Some(1), ..LaunchSpec::default() }),
+            ("vsock_cid", LaunchSpec { vsock_cid: Some(2), ..LaunchSpec::default() }),
+            ("vmm", LaunchSpec { vmm: Some("xen".into()), ..LaunchSpec::default() }),
+            ("--kernel", LaunchSpec::default()),
+            ("--rootfs", LaunchSpec { kernel: Some("/k".into()), ..LaunchSpec::default() }),
+        ];
+        for (field, spec) in cases {
+            let e = resolved(spec).expect_err("refused");
+            assert_eq!(e.kind, CallErrorKind::Usage, "{field}");
+            assert!(e.message.starts_with(field), "{}", e.message);
+        }
     }
 }

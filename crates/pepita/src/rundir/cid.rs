@@ -1,21 +1,22 @@
-//! Claims on CIDs among the VMs of this host's run directory: a locked file each, held by monitor and VMM.
+//! Claims on CIDs among the VMs of one directory of run directories: a locked file for each, whose lock the monitor
+//! and the VMM hold.
 
 use crate::error::{Result, call_error};
-use crate::rundir::RunDir;
-use crate::rundir::layout;
 use crate::rundir::lock::{Lock, Wait};
+use crate::rundir::{RunDir, layout};
+use crate::vm_config::Cid;
 use pepita_wire::record::CallErrorKind;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// The lowest CID of a guest: 0 to 2 are reserved (vsock(7)).
-pub const MIN: u32 = 3;
-
-/// Which CID is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The CID that is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Wanted {
     /// This one.
-    Fixed(u32),
+    Fixed(Cid),
     /// Any that is free.
+    #[default]
     Any,
 }
 
@@ -25,24 +26,25 @@ impl std::str::FromStr for Wanted {
         if text == "auto" {
             return Ok(Self::Any);
         }
-        match text.parse() {
-            Ok(cid) if (MIN..u32::MAX).contains(&cid) => Ok(Self::Fixed(cid)),
-            _ => Err(format!("a guest's CID is a number from {MIN} to {}, or `auto`", u32::MAX - 1)),
+        match text.parse().ok().and_then(Cid::new) {
+            Some(cid) => Ok(Self::Fixed(cid)),
+            None => Err(format!("a guest's CID is a number from {} to {}, or `auto`", Cid::MIN, Cid::MAX)),
         }
     }
 }
 
-/// The file whose lock is the claim of a CID.
-pub fn path(dir: &RunDir, cid: u32) -> PathBuf {
+/// Returns the file whose lock is the claim of `cid`.
+pub fn path(dir: &RunDir, cid: Cid) -> PathBuf {
     dir.path().join(layout::CIDS).join(cid.to_string())
 }
 
-/// Claims a CID; any is looked for from `from` on. The claim lasts as long as the lock, here or in a process that inherits it.
+/// Claims a CID; any is looked for from `from` on. The claim lasts as long as the lock, in this process or in one that
+/// inherits the lock's file.
 ///
 /// # Errors
-/// [`CallErrorKind::CidTaken`] when another VM has it.
-pub fn claim(dir: &RunDir, wanted: Wanted, from: u32) -> Result<(u32, Lock)> {
-    let lock = |cid: u32| Lock::take(&path(dir, cid), Wait::No);
+/// [`CallErrorKind::CidTaken`] when another VM holds it.
+pub fn claim(dir: &RunDir, wanted: Wanted, from: Cid) -> Result<(Cid, Lock)> {
+    let lock = |cid: Cid| Lock::take(&path(dir, cid), Wait::No);
     match wanted {
         Wanted::Fixed(cid) => match lock(cid)? {
             Some(lock) => Ok((cid, lock)),
@@ -52,13 +54,23 @@ pub fn claim(dir: &RunDir, wanted: Wanted, from: u32) -> Result<(u32, Lock)> {
             )),
         },
         Wanted::Any => {
-            for cid in from.max(MIN)..u32::MAX {
+            for cid in std::iter::successors(Some(from), |cid| cid.next()) {
                 if let Some(lock) = lock(cid)? {
                     return Ok((cid, lock));
                 }
             }
             Err(call_error(CallErrorKind::CidTaken, "every CID is taken"))
         }
+    }
+}
+
+/// Removes the file of the claim of `cid`, unless another VM holds it by now.
+pub fn release(dir: &RunDir, cid: Cid) {
+    let path = path(dir, cid);
+    if path.exists()
+        && let Ok(Some(_lock)) = Lock::take(&path, Wait::No)
+    {
+        let _ = std::fs::remove_file(&path);
     }
 }
 
@@ -71,12 +83,18 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let dir = RunDir::choose(Some(dir.path())).expect("ours");
         dir.create().expect("made");
-        let (cid, held) = claim(&dir, Wanted::Any, MIN).expect("free");
-        assert_eq!(cid, 3);
-        assert_eq!(claim(&dir, Wanted::Any, MIN).expect("free").0, 4);
-        assert_eq!(claim(&dir, Wanted::Fixed(3), MIN).expect_err("taken").kind, CallErrorKind::CidTaken);
+        let any = || claim(&dir, Wanted::Any, Cid::MIN).expect("free");
+        let three = || claim(&dir, Wanted::Fixed(Cid::MIN), Cid::MIN);
+        let (cid, held) = any();
+        assert_eq!(cid.get(), 3);
+        assert_eq!(any().0.get(), 4);
+        assert_eq!(three().expect_err("taken").kind, CallErrorKind::CidTaken);
+        release(&dir, cid);
+        assert!(path(&dir, cid).exists());
         drop(held);
-        assert_eq!(claim(&dir, Wanted::Fixed(3), MIN).expect("free").0, 3);
+        assert_eq!(three().expect("free").0, cid);
+        release(&dir, cid);
+        assert!(!path(&dir, cid).exists());
     }
 
     #[test]
@@ -85,6 +103,6 @@ mod tests {
             assert!(text.parse::<Wanted>().is_err(), "{text}");
         }
         assert_eq!("auto".parse(), Ok(Wanted::Any));
-        assert_eq!("42".parse(), Ok(Wanted::Fixed(42)));
+        assert_eq!("42".parse(), Ok(Wanted::Fixed(Cid::new(42).expect("a CID"))));
     }
 }

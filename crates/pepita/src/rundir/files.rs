@@ -1,9 +1,10 @@
-//! Files that are whole or absent: written beside, then renamed.
+//! The files of a run directory: complete or absent, never half written. What another process wrote is data, never a
+//! reason to panic; a file that cannot be read is not taken for absent.
 
 use crate::error::{Result, io};
 use crate::host::process_id::ProcessId;
 use crate::rundir::layout;
-use pepita_wire::{ExitRecord, StatusRecord};
+use pepita_wire::{ExitRecord, StatusRecord, Stored};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -11,11 +12,11 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// `state.json`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// The file `state.json`: where the VM is, and its processes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
-    /// The monitor that wrote this.
+    /// The monitor that wrote the file.
     pub monitor: Option<ProcessId>,
     /// The VMM.
     pub vmm: Option<ProcessId>,
@@ -23,29 +24,29 @@ pub struct State {
     pub backend: Option<ProcessId>,
     /// The daemon, when the VM is a plain process.
     pub daemon: Option<ProcessId>,
-    /// The cgroup that holds its limits.
+    /// The cgroup that holds the VM's limits.
     pub cgroup: Option<PathBuf>,
-    /// Where in all console output the oldest file of the log begins.
+    /// The offset in the whole console output at which the oldest file of the log begins, in bytes.
     pub log_base: u64,
-    /// The status as it was last told.
+    /// The status as the monitor told it last.
     pub status: StatusRecord,
 }
 
-/// Whether a record has to survive a power cut.
+/// Whether a file has to survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sync {
-    /// It has.
+    /// The file is on the disk when the call returns.
     Yes,
-    /// What would lose it ends the VM as well.
+    /// A power cut that loses the file ends the VM as well.
     No,
 }
 
-/// Replaces a file, mode 0600.
+/// Replaces a file, with mode 0600, by writing beside it and renaming.
 ///
 /// # Errors
-/// When it cannot be written; the former one is still there then.
+/// When the new file cannot be written; the former one is still there then.
 pub fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
-    // Each process its own: two may make the same file, in the cache for example.
+    // The name has the pid in it: two processes may make the same file, in the cache for example.
     let beside = path.with_extension(format!("tmp-{}", std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
@@ -61,7 +62,7 @@ pub fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
     })
 }
 
-/// Replaces a file by a record.
+/// Replaces a file by a record, as JSON.
 ///
 /// # Errors
 /// As [`replace`].
@@ -69,12 +70,17 @@ pub fn write(path: &Path, record: &impl Serialize, sync: Sync) -> Result<()> {
     replace(path, pepita_wire::record::pretty(record).as_bytes(), sync)
 }
 
-/// Reads a record; `None` when it is absent or cannot be read. What another process wrote is data, never a reason to fail.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+/// Reads a record.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Stored<T> {
+    Stored::of_json(path, std::fs::read(path))
 }
 
-/// The exit record in a run directory.
-pub fn exit_in(dir: &Path) -> Option<ExitRecord> {
+/// Reads the state in a run directory.
+pub fn state(dir: &Path) -> Stored<State> {
+    read(&dir.join(layout::STATE))
+}
+
+/// Reads the exit record in a run directory.
+pub fn exit(dir: &Path) -> Stored<ExitRecord> {
     read(&dir.join(layout::EXIT))
 }

@@ -1,44 +1,46 @@
-//! What lies where in a VM's run directory. What other programs may read of it is named in [`pepita_wire::rundir`].
+//! The names of the files in a VM's run directory and in the directory of run directories. The files that other programs
+//! may use are named in [`pepita_wire::rundir`].
 
 pub use pepita_wire::rundir::{CONTROL, EXIT, HYBRID, TOKEN};
 
-/// Held for life by the monitor: the claim of the name.
+/// The file whose lock the monitor holds for life: the claim of the name.
 pub const LOCK: &str = "lock";
-/// What was asked for. Mode 0600: it has the environment.
-pub const PLAN: &str = "spec.json";
-/// Where the VM is: its status and its processes.
+/// What the VM is ([`crate::vm_config::VmConfig`]). Its mode is 0600: it has the environment.
+pub const CONFIG: &str = "spec.json";
+/// Where the VM is ([`crate::rundir::files::State`]).
 pub const STATE: &str = "state.json";
 /// The token on the kernel's command line, good for the first hello.
 pub const BOOT_TOKEN: &str = "boot.token";
-/// The vsock back-end's socket for QEMU.
+/// The socket of the vsock back-end for QEMU.
 pub const BACKEND: &str = "vh.sock";
-/// QEMU's monitor protocol.
+/// The socket of QEMU's monitor protocol.
 pub const QMP: &str = "qmp.sock";
 /// The console of a plain process.
 pub const CONSOLE: &str = "console.sock";
 /// The guest's console, as QEMU names it: a pair of pipes.
 pub const CONSOLE_PIPES: &str = "console";
-/// What it reads; nobody writes.
+/// The pipe that the console reads; no process writes to it.
 pub const CONSOLE_IN: &str = "console.in";
-/// What it writes.
+/// The pipe that the console writes to.
 pub const CONSOLE_OUT: &str = "console.out";
-/// What the guest's console said.
+/// The output of the guest's console.
 pub const CONSOLE_LOG: &str = "console.log";
-/// What monitor, VMM and back-end had to say.
-pub const MONITOR_LOG: &str = "monitor.log";
-/// Where claims on CIDs lie, in the directory of run directories.
-pub const CIDS: &str = ".cids";
-/// What can be made again, in the directory of run directories.
-pub const CACHE: &str = ".cache";
 /// Which moment stands where in the console's log.
 pub const CONSOLE_INDEX: &str = "console.index";
-/// Where a plain process finds its notify socket.
+/// The output of monitor, VMM and back-end.
+pub const MONITOR_LOG: &str = "monitor.log";
+/// The notify socket of a plain process (sd_notify(3)).
 pub const NOTIFY: &str = "notify.sock";
 /// Room on the disk that is kept for the exit record.
 pub const RESERVE: &str = "reserve";
-/// How run directories that are being removed begin: no VM can be called so.
+
+/// The directory of claims on CIDs, in the directory of run directories.
+pub const CIDS: &str = ".cids";
+/// The directory of what can be made again, in the directory of run directories.
+pub const CACHE: &str = ".cache";
+/// How the names of run directories begin that are being removed. No VM can have such a name.
 pub const GONE: &str = ".gone-";
 
-/// Every socket of a run directory but the control socket, and the tokens.
+/// The files that go when a VM has ended: every socket but the control socket, and the tokens.
 pub const TRANSIENT: [&str; 9] =
     [HYBRID, BACKEND, QMP, CONSOLE, CONSOLE_IN, CONSOLE_OUT, NOTIFY, TOKEN, BOOT_TOKEN];

@@ -1,12 +1,11 @@
-//! Locks that answer "is it alive" and "who may": flock(2) on a file, released by the kernel when its holder dies.
+//! Locks that answer "is it alive" and "who may": flock(2) on a file, which the kernel gives back when its holder dies.
 
 use crate::error::{Result, io};
-use rustix::fs::{FlockOperation, flock};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// A lock that is held as long as this lives, in this process or in one that got it as a descriptor.
+/// A lock that is held as long as its file is open, in this process or in one that has inherited the descriptor.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
@@ -22,7 +21,7 @@ pub enum Wait {
 }
 
 impl Lock {
-    /// Takes the lock of a file, which is made if need be; `None` when another holds it.
+    /// Takes the lock of a file, which is made if need be. Returns `None` when another process holds the lock.
     ///
     /// # Errors
     /// When the file cannot be made.
@@ -30,17 +29,17 @@ impl Lock {
         loop {
             let open = File::options().create(true).truncate(false).read(true).write(true).open(path);
             let file = open.map_err(|e| io(path, e))?;
-            let operation = match wait {
-                Wait::Yes => FlockOperation::LockExclusive,
-                Wait::No => FlockOperation::NonBlockingLockExclusive,
+            let locked = match wait {
+                Wait::Yes => file.lock().map_err(TryLockError::Error),
+                Wait::No => file.try_lock(),
             };
-            match flock(&file, operation) {
+            match locked {
                 Ok(()) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-                Err(e) => return Err(io(path, e)),
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(TryLockError::Error(e)) => return Err(io(path, e)),
             }
-            // Between opening and locking the file may have been removed and made again: then this is nobody's lock.
+            // Between opening and locking, the file may have been removed and made again. Then this lock is of no use.
             let same = |now: std::fs::Metadata| file.metadata().is_ok_and(|ours| now.ino() == ours.ino());
             if path.metadata().is_ok_and(same) {
                 return Ok(Some(Self { file }));
@@ -48,13 +47,13 @@ impl Lock {
         }
     }
 
-    /// Whether somebody holds it. Does not make the file.
+    /// Returns whether a process holds the lock of a file. Does not make the file.
     pub fn is_held(path: &Path) -> bool {
         let Ok(file) = File::options().read(true).write(true).open(path) else { return false };
-        flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+        matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
     }
 
-    /// The file behind it.
+    /// Returns the file whose lock is held.
     pub fn file(&self) -> &File {
         &self.file
     }

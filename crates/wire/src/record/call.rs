@@ -56,6 +56,8 @@ pub enum CallErrorKind {
     CidTaken,
     /// An image is missing or no image.
     BadImage,
+    /// The stored files of the VM cannot be read; the VM was left as it is.
+    Unreadable,
     /// Reading or writing failed.
     Io,
     /// Try again.
@@ -77,6 +79,7 @@ impl CallErrorKind {
             Self::NoSuchVm => 4,
             Self::VmmMissing => 69,
             Self::NameTaken | Self::CidTaken => 73,
+            Self::Unreadable => 65,
             Self::BadImage => 66,
             Self::Io => 74,
             Self::TryAgain => 75,
@@ -95,6 +98,7 @@ impl CallErrorKind {
             | Self::VmmMissing
             | Self::NameTaken
             | Self::BadImage
+            | Self::Unreadable
             | Self::Permission => false,
         }
     }

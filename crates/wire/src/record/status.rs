@@ -212,6 +212,9 @@ pub struct StatusRecord {
     pub boot_ms: BootTimes,
     /// How limits on memory and CPU are held: `cgroup2`, `rlimit` or `none`.
     pub limits: String,
+    /// Why the stored files of the VM cannot be read; such a VM is left as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
     /// The run directory.
     pub dir: String,
     /// The launcher's labels.

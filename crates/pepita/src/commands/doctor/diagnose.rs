@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// How a check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// It is there and works.
     Ok,
     /// It is not there; there is another way.
@@ -20,7 +20,7 @@ pub enum Verdict {
 
 /// One thing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub(super) struct Check {
     /// What.
     pub what: &'static str,
     /// How it is.
@@ -34,7 +34,7 @@ pub struct Check {
 
 /// A program, looked for and asked for its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub(super) enum Found {
     /// It is nowhere.
     No,
     /// It runs, and says this of itself.
@@ -45,7 +45,7 @@ pub enum Found {
 
 /// What was seen of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub(super) struct Facts {
     /// The VMM.
     pub qemu: Found,
     /// The vsock back-end.
@@ -76,7 +76,7 @@ pub struct Facts {
 
 /// How a real boot went.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Boot {
+pub(super) enum Boot {
     /// Without a kernel and an image there is nothing to boot.
     NothingToBoot,
     /// The agent answered, so fast.
@@ -86,7 +86,7 @@ pub enum Boot {
 }
 
 /// A verdict on each thing.
-pub fn diagnose(facts: &Facts) -> Vec<Check> {
+pub(super) fn diagnose(facts: &Facts) -> Vec<Check> {
     let no_kernel_vsock = if facts.vhost.is_ok() { Verdict::Missing } else { Verdict::Broken };
     let mut checks = vec![
         program("VMM", &QEMU, &facts.qemu, Verdict::Broken),

@@ -8,8 +8,8 @@ use crate::vmm::VmmEnd;
 use pepita_wire::agent::Stop;
 use pepita_wire::{Ask, ErrorKind, Exit, GuestEvent, ProcessExit, Signal, WireError};
 
-fn plan(hold: bool) -> VmConfig {
-    VmConfig { hold, ready_timeout_ms: 5000, ..crate::vm_config::tests::plan() }
+fn request(hold: bool) -> VmRequest {
+    VmRequest { hold, ready_timeout_ms: 5000, ..crate::vm_config::tests::request() }
 }
 
 struct World {
@@ -20,7 +20,7 @@ struct World {
 impl World {
     fn new(hold: bool) -> Self {
         let now = Instant::now();
-        Self { life: Life::new(&plan(hold), StatusRecord::default(), now), now }
+        Self { life: Life::new(&request(hold), StatusRecord::default(), now), now }
     }
 
     fn on(&mut self, event: Event) -> Vec<Effect> {
@@ -195,11 +195,11 @@ fn an_adopted_vm_that_had_booted_is_not_expected_to_boot_again() {
     let mut status = StatusRecord { generation: 7, uptime_ms: 9000, ..StatusRecord::default() };
     status.daemon.state = DaemonState::Ready;
     status.boot_ms.agent = Some(900);
-    let mut life = Life::adopt(&plan(true), status.clone(), now);
+    let mut life = Life::adopt(&request(true), status.clone(), now);
     assert_eq!((life.status(now).state, life.status(now).generation), (VmState::Running, 8));
     assert_eq!(life.on(now + Duration::from_secs(60), 0, Event::Tick), [Effect::Dial]);
     status.boot_ms.agent = None;
-    let mut life = Life::adopt(&plan(false), status, now);
+    let mut life = Life::adopt(&request(false), status, now);
     assert!(life.on(now, 0, Event::Tick).contains(&Effect::KillVmm));
 }
 
@@ -391,7 +391,7 @@ fn an_agent_whose_note_was_missed_is_dialled_unasked_but_not_on_the_way_out() {
     assert_eq!(world.pass(UNASKED_DIAL - Duration::from_millis(1)), []);
     let mut world = World {
         life: Life::new(
-            &VmConfig { ready_timeout_ms: 60_000, ..plan(false) },
+            &VmRequest { ready_timeout_ms: 60_000, ..request(false) },
             StatusRecord::default(),
             world.now,
         ),
@@ -410,7 +410,7 @@ fn an_adopted_vm_whose_daemon_had_ended_is_helped_to_its_end() {
     let mut status = StatusRecord::default();
     status.daemon.state = DaemonState::Exited;
     status.boot_ms.agent = Some(900);
-    let mut life = Life::adopt(&plan(false), status, now);
+    let mut life = Life::adopt(&request(false), status, now);
     assert_eq!(life.status(now).state, VmState::Stopping);
     assert_eq!(life.on(now, 0, Event::Tick), [Effect::Dial]);
     assert_eq!(life.on(now + phase::LINGER, 0, Event::Tick)[0], Effect::TermVmm);
@@ -420,7 +420,7 @@ fn an_adopted_vm_whose_daemon_had_ended_is_helped_to_its_end() {
 fn an_adopted_vm_that_stands_still_does_not_lose_its_time_to_boot() {
     let now = Instant::now();
     let status = StatusRecord { state: VmState::Paused, uptime_ms: 4000, ..StatusRecord::default() };
-    let mut life = Life::adopt(&plan(false), status, now);
+    let mut life = Life::adopt(&request(false), status, now);
     assert_eq!(life.status(now).state, VmState::Paused);
     let later = now + Duration::from_secs(60);
     assert_eq!(life.on(later, 0, Event::Tick), [Effect::Dial]);
@@ -434,8 +434,8 @@ fn an_adopted_vm_that_stands_still_does_not_lose_its_time_to_boot() {
 #[test]
 fn a_plain_process_is_not_given_the_time() {
     let now = Instant::now();
-    let plan = VmConfig { vmm: VmmKind::Process, ..plan(false) };
-    let mut life = Life::new(&plan, StatusRecord::default(), now);
+    let request = VmRequest { vmm: VmmKind::Process, ..request(false) };
+    let mut life = Life::new(&request, StatusRecord::default(), now);
     life.on(now, 0, Event::VmmUp);
     assert!(matches!(life.on(now, 0, Event::AgentUp { generation: 1 })[..], [Effect::Ask(Ask::Start(_))]));
     life.on(now, 0, Event::Vcpus(VcpuState::Paused));

@@ -1,0 +1,141 @@
+//! Takes over a VM that has outlived its monitor.
+
+use super::{address, become_reaper, listen};
+use crate::error::{Result, call_error, io, system};
+use crate::host::cgroup::Limits;
+use crate::host::clock::unix_ms;
+use crate::monitor::agent::Agent;
+use crate::monitor::control::Control;
+use crate::monitor::life::Life;
+use crate::monitor::log::Log;
+use crate::monitor::starter::Starter;
+use crate::monitor::{Monitor, Parts, conn};
+use crate::reconcile::{self, Unwatched};
+use crate::rundir::files::State;
+use crate::rundir::lock::{Lock, Wait};
+use crate::rundir::{RunDir, cid, layout};
+use crate::vm_config::{VmConfig, VmmKind};
+use crate::vmm::{self, Process, Processes};
+use pepita_wire::record::{AgentState, CallErrorKind};
+use pepita_wire::{StatusRecord, VmId, VmState};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// What an adoption found.
+pub(super) enum Adoption {
+    /// The VM runs.
+    Orphan(Box<Orphan>),
+    /// The VM has ended.
+    Ended(Box<StatusRecord>),
+}
+
+/// A VM that runs, whose lock is held and whose sockets are connected.
+pub(super) struct Orphan {
+    config: VmConfig,
+    state: State,
+    dir: PathBuf,
+    cid_path: PathBuf,
+    lock: Lock,
+    processes: Processes,
+    agent: Agent,
+    log: Log,
+    control: Control,
+}
+
+/// Takes the lock of a VM without a monitor, and connects to what runs of it.
+///
+/// # Errors
+/// When there is no such VM, it has a monitor, or its files cannot be read. A VM that runs goes on.
+pub(super) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<Adoption> {
+    let dir = run_dir.vm(name);
+    if !dir.is_dir() {
+        return Err(reconcile::no_such_vm(name));
+    }
+    let Some(lock) = Lock::take(&dir.join(layout::LOCK), Wait::No)? else {
+        return Err(call_error(CallErrorKind::TryAgain, "it has a monitor"));
+    };
+    match reconcile::find(&dir) {
+        Unwatched::NotStarted => {
+            reconcile::discard(run_dir, &dir)?;
+            Err(reconcile::no_such_vm(name))
+        }
+        Unwatched::Unreadable { why, .. } => Err(reconcile::unreadable(&why)),
+        Unwatched::Ended(state) => Ok(Adoption::Ended(Box::new(reconcile::ended(&dir, *state)))),
+        Unwatched::Gone(state) => Ok(Adoption::Ended(Box::new(reconcile::write_off(run_dir, &dir, *state)))),
+        Unwatched::Runs { config, state, vmm } => {
+            std::env::set_current_dir(&dir).map_err(|e| io(&dir, e))?;
+            let cid_path = cid::path(run_dir, config.cid);
+            Ok(Adoption::Orphan(Box::new(Orphan::connect(*config, *state, vmm, dir, cid_path, lock)?)))
+        }
+    }
+}
+
+impl Orphan {
+    /// Connects to the VM in the current directory, its run directory.
+    fn connect(
+        config: VmConfig,
+        state: State,
+        vmm: Process,
+        dir: PathBuf,
+        cid_path: PathBuf,
+        lock: Lock,
+    ) -> Result<Self> {
+        if let Ok(log) = File::options().create(true).append(true).open(layout::MONITOR_LOG) {
+            let _ = rustix::stdio::dup2_stderr(&log);
+        }
+        become_reaper(&config);
+        let connected = |path: &str| conn::unix(Path::new(path)).map_err(|e| io(Path::new(path), e));
+        let (console, qmp) = match config.request.vmm {
+            VmmKind::Qemu => (vmm::open_console()?, Some(connected(layout::QMP)?)),
+            VmmKind::Process => (connected(layout::CONSOLE)?, None),
+        };
+        let backend = state.backend.clone().and_then(Process::adopt);
+        let processes = Processes { vmm, backend, console, qmp };
+        let log = Log::open(Path::new("."), state.log_base, state.status.dropped_log_bytes, Instant::now());
+        let log = log.map_err(|e| system("console log", e))?;
+        let control = listen()?;
+        let token = std::fs::read_to_string(layout::TOKEN).unwrap_or_default().trim().to_owned();
+        // Which of the two tokens is in force is written nowhere: the agent refuses the other one.
+        let boot_token =
+            std::fs::read_to_string(layout::BOOT_TOKEN).ok().filter(|_| !state.status.agent.ready);
+        let agent = Agent::new(address(&config), config.incarnation, boot_token, token);
+        Ok(Self { config, state, dir, cid_path, lock, processes, agent, log, control })
+    }
+
+    /// Hands the VM to its new monitor, which answers `starter`.
+    pub(super) fn watch(self, starter: Starter) -> Monitor {
+        let Self { config, state, dir, cid_path, lock, processes, agent, log, control } = self;
+        // Another program may have stopped the VMM meanwhile, or let it run.
+        let is_stopped = processes.vmm.identity.is_stopped();
+        let status = StatusRecord {
+            state: if is_stopped { VmState::Paused } else { VmState::Unknown },
+            monitor_pid: Some(std::process::id()),
+            uptime_ms: unix_ms().saturating_sub(state.status.started_at),
+            agent: AgentState::default(),
+            ..state.status
+        };
+        let life = Life::adopt(&config.request, status, Instant::now());
+        let has_lost_backend = config.needs_backend() && processes.backend.is_none();
+        let mut monitor = Monitor::new(Parts {
+            config,
+            dir,
+            name: lock,
+            // The VMM has held the claim meanwhile, and goes on to.
+            cid: None,
+            cid_path,
+            limits: Limits::adopt(state.cgroup),
+            life,
+            processes,
+            daemon: state.daemon,
+            agent,
+            log,
+            control,
+            starter,
+        });
+        if has_lost_backend {
+            monitor.backend_ended();
+        }
+        monitor
+    }
+}

@@ -1,0 +1,156 @@
+//! Starts a VM that has its name and its CID: writes its files and starts its processes.
+
+use super::claim::Claimed;
+use super::{address, become_reaper, listen};
+use crate::error::{Result, io, system};
+use crate::host::cgroup::Limits;
+use crate::host::clock::unix_ms;
+use crate::host::random::secret;
+use crate::monitor::agent::Agent;
+use crate::monitor::control::Control;
+use crate::monitor::life::Life;
+use crate::monitor::log::Log;
+use crate::monitor::starter::Starter;
+use crate::monitor::{Monitor, Parts};
+use crate::qemu;
+use crate::rundir::files::{self, Sync};
+use crate::rundir::layout;
+use crate::vm_config::{VmConfig, VmmKind};
+use crate::vmm::{self, Processes};
+use pepita_wire::record::{Transport, VsockStatus};
+use pepita_wire::{StatusRecord, VmState};
+use std::fs::File;
+use std::path::Path;
+use std::time::Instant;
+
+/// The room on the disk that is kept for the exit record and the last state, in bytes: twice the most that both can come
+/// to.
+const RESERVE: u64 = 64 * 1024;
+
+/// A VM whose processes run.
+pub(super) struct Started {
+    claimed: Claimed,
+    made: Made,
+}
+
+/// What a start has made.
+struct Made {
+    processes: Processes,
+    limits: Limits,
+    agent: Agent,
+    log: Log,
+    control: Control,
+    status: StatusRecord,
+}
+
+impl Started {
+    /// Starts a VM.
+    ///
+    /// # Errors
+    /// When a file cannot be written or a process does not come up. Nothing of the VM is left then.
+    pub(super) fn of(claimed: Claimed) -> Result<Self> {
+        match make(&claimed) {
+            Ok(made) => Ok(Self { claimed, made }),
+            Err(e) => {
+                claimed.give_back();
+                Err(e)
+            }
+        }
+    }
+
+    /// Hands the VM to its monitor. `starter` gets its answer when the VMM has accepted the machine.
+    pub(super) fn watch(self, starter: Starter) -> Monitor {
+        let Claimed { config, name, cid } = self.claimed;
+        let Made { processes, limits, agent, log, control, status } = self.made;
+        let life = Life::new(&config.request, status, Instant::now());
+        Monitor::new(Parts {
+            config,
+            dir: name.dir,
+            name: name.lock,
+            cid: Some(cid.lock),
+            cid_path: cid.path,
+            limits,
+            life,
+            processes,
+            daemon: None,
+            agent,
+            log,
+            control,
+            starter,
+        })
+    }
+}
+
+/// Makes a VM in the current directory, its run directory. The processes come last: after them nothing can fail.
+fn make(Claimed { config, name, cid }: &Claimed) -> Result<Made> {
+    clean(&name.dir)?;
+    reserve(Path::new(layout::RESERVE))?;
+    let path = Path::new(layout::MONITOR_LOG);
+    let log = File::options().create(true).append(true).open(path).map_err(|e| io(path, e))?;
+    rustix::stdio::dup2_stderr(&log).map_err(|e| system("standard error", e))?;
+    files::write(Path::new(layout::CONFIG), config, Sync::No)?;
+    let (boot_token, token) = (secret()?, secret()?);
+    files::replace(Path::new(layout::BOOT_TOKEN), boot_token.as_bytes(), Sync::No)?;
+    files::replace(Path::new(layout::TOKEN), token.as_bytes(), Sync::No)?;
+    let log = Log::open(Path::new("."), 0, 0, Instant::now()).map_err(|e| system("console log", e))?;
+    let control = listen()?;
+    let mut limits = match config.request.vmm {
+        VmmKind::Qemu => Limits::prepare(&qemu::demand(&config.request), &name.dir),
+        VmmKind::Process => Limits::default(),
+    };
+    become_reaper(config);
+    let processes = vmm::start(config, &boot_token, cid.lock.file(), cid.vhost.as_ref())
+        .inspect_err(|_| limits.remove())?;
+    for process in std::iter::once(&processes.vmm).chain(&processes.backend) {
+        // The monitor is protected from the OOM killer; the VM is not.
+        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", process.identity.pid), "0");
+        limits.hold(process.identity.pid);
+    }
+    let agent = Agent::new(address(config), config.incarnation, Some(boot_token), token);
+    let status = StatusRecord { limits: limits.as_str().into(), ..new_status(&name.dir, config) };
+    Ok(Made { processes, limits, agent, log, control, status })
+}
+
+/// Removes what a former VM of this name has left in its run directory.
+fn clean(dir: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(dir).map_err(|e| io(dir, e))?.flatten() {
+        if entry.file_name() != layout::LOCK {
+            std::fs::remove_file(entry.path()).map_err(|e| io(&entry.path(), e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps room on the disk for the exit record. A disk without room is reported now, not when the record is to be
+/// written.
+fn reserve(path: &Path) -> Result<()> {
+    let file = File::options().create(true).write(true).truncate(true).open(path).map_err(|e| io(path, e))?;
+    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE) {
+        // Not every file system can.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(e) => Err(io(path, e)),
+    }
+}
+
+fn new_status(dir: &Path, config: &VmConfig) -> StatusRecord {
+    let request = &config.request;
+    let uds = || dir.join(layout::HYBRID).to_string_lossy().into_owned();
+    StatusRecord {
+        name: request.name.clone(),
+        state: VmState::Created,
+        incarnation: config.incarnation,
+        vmm: <&str>::from(request.vmm).into(),
+        accel: request.accel.as_str().into(),
+        monitor_pid: Some(std::process::id()),
+        started_at: unix_ms(),
+        vsock: VsockStatus {
+            cid: config.cid.get(),
+            port: request.port,
+            transport: request.transport,
+            uds: (request.transport == Transport::Hybrid).then(uds),
+        },
+        dir: dir.to_string_lossy().into_owned(),
+        labels: request.labels.clone(),
+        ..StatusRecord::default()
+    }
+}

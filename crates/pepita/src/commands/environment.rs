@@ -1,0 +1,51 @@
+//! Texts that a command reads: environment files and launch specifications, from a file or from standard input.
+
+use crate::cli::{DaemonArgs, env_file};
+use crate::error::{Result, call_error, io};
+use pepita_wire::LaunchSpec;
+use pepita_wire::record::CallErrorKind;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// The most that is read of such a text, in bytes.
+const CAP: u64 = 4 << 20;
+
+/// Returns the daemon's environment: the file's variables, then the options'.
+pub(super) fn environment(daemon: &DaemonArgs) -> Result<BTreeMap<String, String>> {
+    let mut env = match &daemon.env_file {
+        None => BTreeMap::new(),
+        Some(path) => env_file(&read_text(path)?).map_err(|(line, why)| {
+            call_error(CallErrorKind::Usage, format!("{}:{line}: {why}", path.display()))
+        })?,
+    };
+    env.extend(daemon.env.iter().cloned());
+    Ok(env)
+}
+
+/// Reads a launch specification. A field that this launcher does not know is refused: the VM would not be what was asked
+/// for.
+pub(super) fn launch_spec(path: &Path) -> Result<LaunchSpec> {
+    let text = read_text(path)?;
+    serde_json::from_str(&text).map_err(|e| {
+        let from = if path == Path::new("-") { "--spec -".to_owned() } else { path.display().to_string() };
+        call_error(CallErrorKind::Usage, format!("{from}: {e}"))
+    })
+}
+
+/// Reads a file; `-` is standard input.
+fn read_text(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    let read = match path == Path::new("-") {
+        true => std::io::stdin().take(CAP + 1).read_to_string(&mut text),
+        false => File::open(path).and_then(|file| file.take(CAP + 1).read_to_string(&mut text)),
+    };
+    match read.map_err(|e| io(path, e))? {
+        // Half a text would be another one.
+        read if read as u64 > CAP => {
+            Err(call_error(CallErrorKind::Usage, format!("{}: longer than 4 MiB", path.display())))
+        }
+        _ => Ok(text),
+    }
+}

@@ -1,0 +1,41 @@
+//! The commands that a VM's monitor carries out: `pepita signal` and `pepita start`.
+
+use super::environment::environment;
+use crate::cli::DaemonArgs;
+use crate::client;
+use crate::error::{About, Result, call_error};
+use crate::reconcile;
+use crate::rundir::RunDir;
+use pepita_wire::record::CallErrorKind;
+use pepita_wire::{Signal, VmId};
+use serde_json::{Value, json};
+
+/// `pepita signal`.
+pub(super) fn signal(run_dir: &RunDir, name: &VmId, signal: Signal) -> Result<()> {
+    order(run_dir, name, "signal", json!({ "signal": signal.number() }))
+}
+
+/// `pepita start`.
+pub(super) fn start(run_dir: &RunDir, name: &VmId, daemon: &DaemonArgs) -> Result<()> {
+    order(run_dir, name, "start", json!({ "command": daemon.command, "env": environment(daemon)? }))
+}
+
+/// Asks a VM's monitor to do something.
+fn order(run_dir: &RunDir, name: &VmId, method: &str, params: Value) -> Result<()> {
+    let failed = match client::ask(&run_dir.vm(name), method, params) {
+        Ok(answer) => return client::accepted(answer).map(drop).about(name.as_str()),
+        Err(e) => e,
+    };
+    // Why there is no monitor says more than that there is none.
+    let status = reconcile::status(run_dir, name)?;
+    let why = match status.state.is_terminal() {
+        true => call_error(CallErrorKind::NoSuchVm, format!("VM {name} has ended ({})", status.state)),
+        false => call_error(
+            CallErrorKind::TryAgain,
+            format!(
+                "its monitor does not answer ({failed}); `pepita adopt --name {name}` gives it a new one"
+            ),
+        ),
+    };
+    Err(why).about(name.as_str())
+}
