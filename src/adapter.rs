@@ -23,10 +23,10 @@
 //! one host use adapters at once, each has a place of its own, and takes over what a former one left there.
 
 mod daemon;
+mod daemons;
 mod error;
-mod home;
 mod name;
-mod store;
+mod tree;
 
 pub use daemon::{Daemon, DaemonHandle, DaemonStatus, Resources, Signal};
 pub use error::AdapterError;
@@ -38,13 +38,13 @@ use crate::group::Command;
 use crate::observe::{EventKind, Received, VmPhase};
 use crate::policy::Ending;
 use crate::spec::{MachineSpec, Port, VmName, VmSpec, Vmm};
-use home::Home;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
+use tree::AdapterTree;
 
 /// The future that a [`PlatformAdapter`]'s methods return.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, AdapterError>> + Send + 'a>>;
@@ -71,7 +71,7 @@ struct Inner {
     state_dir: PathBuf,
     pepita: PathBuf,
     run_dir: Option<PathBuf>,
-    home: OnceCell<Home>,
+    tree: OnceCell<AdapterTree>,
 }
 
 impl PepitaAdapter {
@@ -107,8 +107,8 @@ impl PepitaAdapter {
     }
 
     fn of(machine: MachineSpec) -> Self {
-        let (state_dir, pepita) = (home::default_state_dir(), PathBuf::from("pepita"));
-        Self { inner: Arc::new(Inner { machine, state_dir, pepita, run_dir: None, home: OnceCell::new() }) }
+        let (state_dir, pepita) = (tree::default_state_dir(), PathBuf::from("pepita"));
+        Self { inner: Arc::new(Inner { machine, state_dir, pepita, run_dir: None, tree: OnceCell::new() }) }
     }
 
     /// The same adapter with another launcher, another directory for run directories, another one for its own state.
@@ -124,7 +124,7 @@ impl PepitaAdapter {
             state_dir: state_dir.into(),
             pepita: pepita.into(),
             run_dir,
-            home: OnceCell::new(),
+            tree: OnceCell::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -142,9 +142,9 @@ impl PepitaAdapter {
     pub async fn spawn(&self, daemon: Box<dyn Daemon>) -> Result<DaemonHandle, AdapterError> {
         let spec = self.spec_of(&*daemon)?;
         let vm = spec.name.clone();
-        let home = self.home().await?;
-        let mut events = home.tree.events();
-        home.add(daemon.name(), spec).await?;
+        let adapter = self.tree().await?;
+        let mut events = adapter.tree.events();
+        adapter.add(daemon.name(), spec).await?;
         let timeout = crate::spec::StartSpec::default().timeout;
         let runs = async {
             loop {
@@ -169,10 +169,10 @@ impl PepitaAdapter {
         };
         let ran = tokio::time::timeout(timeout, runs).await.unwrap_or(Err(AdapterError::Timeout(timeout)));
         if let Err(e) = ran {
-            home.remove(&vm).await;
+            adapter.remove(&vm).await;
             return Err(e);
         }
-        let cid = home.tree.status().vm(vm.as_str()).and_then(|status| status.cid);
+        let cid = adapter.tree.status().vm(vm.as_str()).and_then(|status| status.cid);
         Ok(DaemonHandle::new(daemon.name(), vm, cid))
     }
 
@@ -206,7 +206,7 @@ impl PepitaAdapter {
     /// # Errors
     /// When the launcher fails.
     pub async fn status(&self, handle: &DaemonHandle) -> Result<DaemonStatus, AdapterError> {
-        self.home().await?.status(handle.vm()).await
+        self.tree().await?.status(handle.vm()).await
     }
 
     /// Sends a daemon a signal. KILL ends the VM and its supervision; STOP and CONT pause and resume its virtual CPUs.
@@ -214,17 +214,17 @@ impl PepitaAdapter {
     /// # Errors
     /// When it does not run, or the launcher refuses.
     pub async fn signal(&self, handle: &DaemonHandle, signal: Signal) -> Result<(), AdapterError> {
-        let home = self.home().await?;
+        let adapter = self.tree().await?;
         let vm = handle.vm();
-        if !home.knows(vm) {
-            return Ok(home.tree.runner().signal_any(vm, signal.into()).await?);
+        if !adapter.knows(vm) {
+            return Ok(adapter.tree.runner().signal_any(vm, signal.into()).await?);
         }
         match signal {
             // With a stop grace of zero this is a kill that is not followed by a restart.
-            Signal::Kill => Ok(home.tree.command(vm.as_str(), Command::Stop).await?),
-            Signal::Stop => Ok(home.tree.pause(vm.as_str()).await?),
-            Signal::Cont => Ok(home.tree.resume(vm.as_str()).await?),
-            _ => Ok(home.tree.signal(vm.as_str(), signal.into()).await?),
+            Signal::Kill => Ok(adapter.tree.command(vm.as_str(), Command::Stop).await?),
+            Signal::Stop => Ok(adapter.tree.pause(vm.as_str()).await?),
+            Signal::Cont => Ok(adapter.tree.resume(vm.as_str()).await?),
+            _ => Ok(adapter.tree.signal(vm.as_str(), signal.into()).await?),
         }
     }
 
@@ -234,11 +234,11 @@ impl PepitaAdapter {
     /// When the id is none of ours, or the launcher fails.
     pub async fn destroy(&self, vm_id: &str) -> Result<(), AdapterError> {
         let vm = VmName::from_id(vm_id).ok_or_else(|| AdapterError::Foreign(vm_id.to_owned()))?;
-        let home = self.home().await?;
-        if home.knows(&vm) {
-            home.remove(&vm).await;
+        let adapter = self.tree().await?;
+        if adapter.knows(&vm) {
+            adapter.remove(&vm).await;
         }
-        Ok(home.tree.runner().destroy_any(&vm).await?)
+        Ok(adapter.tree.runner().destroy_any(&vm).await?)
     }
 
     /// The ids of all VMs of daemons on this host, also of other adapters.
@@ -246,21 +246,21 @@ impl PepitaAdapter {
     /// # Errors
     /// When the launcher fails.
     pub async fn list_vms(&self) -> Result<Vec<String>, AdapterError> {
-        let home = self.home().await?;
-        let records = home.tree.runner().ask(|reply| ExecutorMsg::List { reply }).await?;
+        let adapter = self.tree().await?;
+        let records = adapter.tree.runner().ask(|reply| ExecutorMsg::List { reply }).await?;
         let names = records.into_iter().map(|record| record.name);
         Ok(names.filter(|name| VmName::from_id(name).is_some()).collect())
     }
 
     /// Why a daemon of ours ended last, as far as this adapter has seen.
     pub async fn last_end(&self, handle: &DaemonHandle) -> Option<Ending> {
-        self.home().await.ok()?.last_end(handle.vm()).await
+        self.tree().await.ok()?.last_end(handle.vm()).await
     }
 
     /// Gives the place up without touching the daemons: the next adapter finds them. The end of the process does the same.
     pub async fn leave(self) {
-        if let Some(home) = self.inner.home.get() {
-            home.tree.leave().await;
+        if let Some(adapter) = self.inner.tree.get() {
+            adapter.tree.leave().await;
         }
     }
 
@@ -270,8 +270,8 @@ impl PepitaAdapter {
     /// When no daemon of that name is supervised here.
     pub async fn find(&self, name: &str) -> Result<DaemonHandle, AdapterError> {
         let vm = vm_name(name)?;
-        let home = self.home().await?;
-        let status = home.tree.status();
+        let adapter = self.tree().await?;
+        let status = adapter.tree.status();
         match status.vm(vm.as_str()) {
             Some(found) => Ok(DaemonHandle::new(name, vm, found.cid)),
             None => Err(AdapterError::NotFound(name.to_owned())),
@@ -279,10 +279,10 @@ impl PepitaAdapter {
     }
 
     /// The tree behind the adapter; starts it, and takes over what a former adapter left, when it is first needed.
-    async fn home(&self) -> Result<&Home, AdapterError> {
+    async fn tree(&self) -> Result<&AdapterTree, AdapterError> {
         let inner = &self.inner;
-        let open = || Home::open(&inner.state_dir, &inner.pepita, inner.run_dir.clone());
-        inner.home.get_or_try_init(open).await
+        let open = || AdapterTree::open(&inner.state_dir, &inner.pepita, inner.run_dir.clone());
+        inner.tree.get_or_try_init(open).await
     }
 }
 

@@ -16,6 +16,7 @@ pub use runner::Runner;
 
 use crate::reply::Reply;
 use crate::spec::{Signal, VmName};
+use crate::store::Written;
 use pepita_wire::StatusRecord;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -26,6 +27,8 @@ pub enum ExecutorMsg {
     Launch {
         /// What to boot.
         launch: Box<Launch>,
+        /// The moment at which what must not be lost by the launch is on the disk: the launcher is not called before.
+        written: Written,
         /// Gets the VM's record.
         reply: Reply<Result<StatusRecord, ExecutorError>>,
     },

@@ -181,8 +181,9 @@ impl GroupState {
             GroupMsg::Discard => return self.discard(me).await,
             GroupMsg::Command { vm, command, reply } => match self.roster.command(at(), &vm, command) {
                 Ok(orders) => {
-                    reply.send(Ok(()));
-                    orders
+                    self.carry_out(me, orders).await;
+                    // What the operator wants is on the disk before the operator is told that it is accepted.
+                    return self.shared.journal.written().then(move || reply.send(Ok(())));
                 }
                 Err(refused) => return reply.send(Err(refused)),
             },
@@ -306,7 +307,7 @@ impl GroupState {
                 Order::Forget(vm) => {
                     // Behind whatever is still under way, and before a VM of the same name can be launched.
                     self.remove_traces(&vm);
-                    self.shared.journal.forget(&vm);
+                    self.shared.journal.remove(&vm);
                     self.facts.remove(&vm);
                 }
                 Order::Tell(change) => self.tell(EventKind::Vm(change)),
@@ -345,7 +346,9 @@ impl GroupState {
     ) {
         let Some(spec) = self.roster.vm(&vm).cloned() else { return };
         let services = self.shared.services.clone();
-        let args = VmArgs { spec, incarnation, epoch, mode, services, report: me.get_derived() };
+        // Its incarnation is on the disk before it is launched.
+        let written = self.shared.journal.written();
+        let args = VmArgs { spec, incarnation, epoch, mode, services, written, report: me.get_derived() };
         // Its `pre_start` only sends itself a message: nothing is waited for here.
         match Actor::spawn_linked(None, Vm, args, me.get_cell()).await {
             Ok((actor, _)) => self.actors.insert(&vm, epoch, actor),
@@ -371,7 +374,7 @@ impl GroupState {
         for vm in self.roster.names() {
             self.release(vm.clone());
             self.remove_traces(&vm);
-            self.shared.journal.forget(&vm);
+            self.shared.journal.remove(&vm);
         }
         self.shared.status_table.remove(self.slot);
         me.stop(None);

@@ -1,69 +1,60 @@
 //! What outlives the supervisor: desired state and counters of each VM, and the claim that there is one supervisor.
 //!
-//! One small JSON file a VM, replaced atomically. What the operator said is synced to the disk; counters are not,
-//! because what loses unsynced writes (a power cut) ends the VMs as well.
+//! Each VM has one small JSON file. What the operator said is synced to the disk; counters are not, because what loses
+//! unsynced writes (a power cut) ends the VMs as well.
+//!
+//! A reader finds at once what was saved; the disk follows. What must be on the disk first waits for
+//! [`Journal::written`]: an incarnation is written before it is launched, or a supervisor that is killed in between would
+//! give its number to another one.
 
+mod entry;
 mod remembered;
 
 pub use remembered::{Remembered, Wanted};
 
 use crate::spec::{Cid, Incarnation, VmName};
-use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
+use crate::store::{self, Change, Store, Written};
+use entry::Entry;
+use pepita_wire::Stored;
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// What is kept of a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The launcher's name for it.
-    pub vm_id: String,
-    /// The newest incarnation.
-    pub incarnation: u64,
-    /// It is to be up.
-    pub wanted: bool,
-    /// Consecutive failures.
-    pub attempts: u32,
-    /// It had ended cleanly and was not to be restarted.
-    pub completed: bool,
-    /// Its CID, while it holds one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cid: Option<u32>,
-    /// The fingerprint of the configuration it was last started with.
-    pub config: String,
-    /// The newest incarnation whose end was taken in: its exit record is no news.
-    #[serde(default)]
-    pub ended: u64,
-    /// Why it had given up. Not on the disk: a new run of the supervisor tries again.
-    #[serde(skip)]
-    pub failed: Option<String>,
-}
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// Another supervisor works on it.
+    /// Another supervisor uses the journal.
     #[error("{} is in use by another supervisor{}", .dir.display(), .pid.map(|p| format!(" (pid {p})")).unwrap_or_default())]
     Locked {
-        /// The directory.
+        /// The directory of the journal.
         dir: PathBuf,
-        /// Who.
+        /// The process of the other supervisor, if it is known.
         pid: Option<u32>,
     },
     /// Reading or writing failed.
     #[error("{}: {source}", .path.display())]
     Io {
-        /// What.
+        /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         source: io::Error,
     },
 }
 
-/// The journal. Clones are the same one. Without a directory it lives as long as the tree: enough for an actor that
+/// A file of the journal that could not be read, and was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    /// The VM that the file is about.
+    pub(crate) vm: VmName,
+    /// Why it cannot be read.
+    pub(crate) why: String,
+    /// Where the file is now.
+    pub(crate) aside: PathBuf,
+}
+
+/// The journal. Clones are the same journal. Without a directory it lives as long as the tree: enough for an actor that
 /// fails, not for a supervisor that does.
 #[derive(Debug, Clone)]
 pub struct Journal {
@@ -72,55 +63,64 @@ pub struct Journal {
 
 #[derive(Debug)]
 struct Inner {
-    dir: Option<PathBuf>,
     entries: Mutex<BTreeMap<VmName, Entry>>,
-    /// The last incarnations of VMs that were forgotten: should one come back, its numbers go on.
+    /// The last incarnations of VMs that were removed: should one come back, its numbers go on.
     retired: Mutex<BTreeMap<VmName, Incarnation>>,
-    /// Held until it is closed.
+    unreadable: Vec<Unreadable>,
+    disk: Option<Disk>,
+}
+
+#[derive(Debug)]
+struct Disk {
+    /// The directory of the VMs' files.
+    vms: PathBuf,
+    store: Store,
+    /// Held until the journal is closed.
     lock: Mutex<Option<File>>,
+}
+
+/// What is in the directory of a journal.
+#[derive(Debug)]
+struct Contents {
+    lock: File,
+    vms: PathBuf,
+    entries: BTreeMap<VmName, Entry>,
+    unreadable: Vec<Unreadable>,
 }
 
 impl Journal {
     /// Opens the journal in a directory, which is made if need be, and takes its lock.
     ///
+    /// A file that cannot be read is set aside: the VM is then known by the launcher's list alone. See
+    /// [`Journal::unreadable`].
+    ///
     /// # Errors
-    /// When another supervisor has the lock, or the directory cannot be used. A file that cannot be read is told in the
-    /// log and taken as absent: the VM is then known by the launcher's list alone.
-    pub fn open(dir: Option<&Path>) -> Result<Self, JournalError> {
-        let Some(dir) = dir else {
-            let inner = Inner {
-                dir: None,
-                entries: Mutex::default(),
-                retired: Mutex::default(),
-                lock: Mutex::default(),
-            };
-            return Ok(Self { inner: Arc::new(inner) });
+    /// Returns an error when another supervisor has the lock, when the directory cannot be used, or when a file that
+    /// cannot be read cannot be set aside either: it would be overwritten.
+    pub async fn open(dir: Option<&Path>) -> Result<Self, JournalError> {
+        let Some(dir) = dir.map(Path::to_owned) else {
+            return Ok(Self::with(BTreeMap::new(), Vec::new(), None));
         };
-        let fail = |path: &Path, source| JournalError::Io { path: path.to_owned(), source };
-        let vms = dir.join("vms");
-        std::fs::create_dir_all(&vms).map_err(|e| fail(&vms, e))?;
-        let lock = lock(dir)?;
-        let mut entries = BTreeMap::new();
-        for file in std::fs::read_dir(&vms).map_err(|e| fail(&vms, e))? {
-            let path = file.map_err(|e| fail(&vms, e))?.path();
-            let name = path.file_stem().and_then(|s| s.to_str()).and_then(|s| VmName::new(s).ok());
-            let (Some(name), true) = (name, path.extension().is_some_and(|e| e == "json")) else { continue };
-            match std::fs::read(&path).map(|bytes| serde_json::from_slice::<Entry>(&bytes)) {
-                Ok(Ok(entry)) => drop(entries.insert(name, entry)),
-                Ok(Err(e)) => tracing::warn!("{}: not readable, ignored: {e}", path.display()),
-                Err(e) => tracing::warn!("{}: {e}, ignored", path.display()),
-            }
-        }
-        let inner = Inner {
-            dir: Some(vms),
-            entries: Mutex::new(entries),
-            retired: Mutex::default(),
-            lock: Mutex::new(Some(lock)),
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        let path = dir.clone();
+        let read = tokio::task::spawn_blocking(move || Contents::read(&dir)).await;
+        let contents =
+            read.unwrap_or_else(|e| Err(JournalError::Io { path, source: io::Error::other(e) }))?;
+        let Contents { lock, vms, entries, unreadable } = contents;
+        let disk = Disk { vms, store: Store::new(), lock: Mutex::new(Some(lock)) };
+        Ok(Self::with(entries, unreadable, Some(disk)))
     }
 
-    /// What is known of all VMs, for a group that starts.
+    fn with(entries: BTreeMap<VmName, Entry>, unreadable: Vec<Unreadable>, disk: Option<Disk>) -> Self {
+        let (entries, retired) = (Mutex::new(entries), Mutex::default());
+        Self { inner: Arc::new(Inner { entries, retired, unreadable, disk }) }
+    }
+
+    /// Returns what could not be read when the journal was opened.
+    pub(crate) fn unreadable(&self) -> &[Unreadable] {
+        &self.inner.unreadable
+    }
+
+    /// Returns what is known of all VMs, for a group that starts.
     pub fn remembered(&self) -> BTreeMap<VmName, Remembered> {
         let remembered = |entry: &Entry| Remembered {
             incarnation: Incarnation(entry.incarnation),
@@ -132,25 +132,25 @@ impl Journal {
         self.entries().iter().map(|(vm, entry)| (vm.clone(), remembered(entry))).collect()
     }
 
-    /// The CIDs that VMs held.
+    /// Returns the CIDs that VMs held.
     pub fn cids(&self) -> Vec<(VmName, Cid)> {
         let cid = |entry: &Entry| Cid::new(entry.cid?).ok();
         self.entries().iter().filter_map(|(vm, entry)| Some((vm.clone(), cid(entry)?))).collect()
     }
 
-    /// The newest incarnation of a VM whose end was taken in.
+    /// Returns the newest incarnation of a VM whose end was taken in.
     pub fn ended(&self, vm: &VmName) -> Incarnation {
         Incarnation(self.entries().get(vm).map_or(0, |entry| entry.ended))
     }
 
-    /// The last incarnation of a VM that this run has forgotten; 0 of any other.
+    /// Returns the last incarnation of a VM that this run has removed; 0 of any other.
     pub fn retired(&self, vm: &VmName) -> Incarnation {
         let retired = self.inner.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.get(vm).copied().unwrap_or_default()
     }
 
-    /// Writes down what is to be remembered of a VM. `config` is the fingerprint of the configuration that it was, or is
-    /// about to be, started with; `None` if it runs with the one that is written down already.
+    /// Saves what is to be remembered of a VM. `config` is the fingerprint of the configuration that the VM was, or is
+    /// about to be, started with; `None` if it runs with the one that is saved already.
     pub fn save(&self, vm: &VmName, remembered: &Remembered, config: Option<&str>) {
         let mut entries = self.entries();
         let former = entries.get(vm);
@@ -173,7 +173,7 @@ impl Journal {
         }
     }
 
-    /// Writes down which CID a VM holds.
+    /// Saves which CID a VM holds.
     pub fn save_cid(&self, vm: &VmName, cid: Option<Cid>) {
         let mut entries = self.entries();
         if let Some(entry) = entries.get_mut(vm)
@@ -184,7 +184,7 @@ impl Journal {
         }
     }
 
-    /// Writes down that the end of an incarnation was taken in.
+    /// Saves that the end of an incarnation was taken in.
     pub fn save_end(&self, vm: &VmName, incarnation: Incarnation) {
         let mut entries = self.entries();
         if let Some(entry) = entries.get_mut(vm)
@@ -195,65 +195,74 @@ impl Journal {
         }
     }
 
-    /// Gives the lock back: the next supervisor may take it, and nothing is written any more. Actors that are still on
-    /// their way out hold clones, so that dropping one would not do.
-    pub fn close(&self) {
-        let _entries = self.entries();
-        *self.lock() = None;
-    }
-
-    /// Forgets a VM that is no longer in the configuration.
-    pub fn forget(&self, vm: &VmName) {
+    /// Removes a VM that is no longer in the configuration.
+    pub fn remove(&self, vm: &VmName) {
         let mut entries = self.entries();
         if let Some(entry) = entries.remove(vm) {
             let mut retired = self.inner.retired.lock().unwrap_or_else(PoisonError::into_inner);
             retired.insert(vm.clone(), Incarnation(entry.incarnation));
         }
-        if let Some(dir) = self.dir() {
-            let path = file(dir, vm);
-            if let Err(e) = std::fs::remove_file(&path)
-                && e.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!("{}: cannot be removed: {e}", path.display());
-            }
+        if let Some(disk) = &self.inner.disk {
+            drop(disk.store.hand_over(Change::Remove { path: disk.file(vm) }));
         }
     }
 
-    fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<VmName, Entry>> {
+    /// Returns the moment at which all that was saved so far is on the disk.
+    pub fn written(&self) -> Written {
+        self.inner.disk.as_ref().map_or_else(Written::already, |disk| disk.store.written())
+    }
+
+    /// Writes what is pending, and gives the lock back: the next supervisor may take it, and this one writes no more.
+    /// Actors that have not ended yet hold clones, so that dropping one would not do.
+    pub async fn close(&self) {
+        if let Some(disk) = &self.inner.disk {
+            disk.store.close().await;
+            *disk.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<VmName, Entry>> {
         self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<File>> {
-        self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Called with the entries locked, so that the files change in the order of the entries.
+    fn write(&self, vm: &VmName, entry: &Entry, synced: bool) {
+        let Some(disk) = &self.inner.disk else { return };
+        let content = serde_json::to_vec_pretty(entry).expect("an entry is JSON");
+        drop(disk.store.hand_over(Change::Replace { path: disk.file(vm), content, synced, private: false }));
     }
+}
 
-    /// Where to write, while we may.
-    fn dir(&self) -> Option<&Path> {
-        self.inner.dir.as_deref().filter(|_| self.lock().is_some())
+impl Disk {
+    fn file(&self, vm: &VmName) -> PathBuf {
+        self.vms.join(format!("{vm}.json"))
     }
+}
 
-    /// A disk that is full does not stop the supervision: the loss is told, and adoption will know less.
-    fn write(&self, vm: &VmName, entry: &Entry, sync: bool) {
-        let Some(dir) = self.dir() else { return };
-        let path = file(dir, vm);
-        if let Err(e) = replace(&path, entry, sync) {
-            tracing::error!("{}: cannot be written: {e}", path.display());
+impl Contents {
+    /// Takes the lock, then reads: before that another supervisor may be writing.
+    fn read(dir: &Path) -> Result<Self, JournalError> {
+        let fail = |path: &Path, source| JournalError::Io { path: path.to_owned(), source };
+        let vms = dir.join("vms");
+        std::fs::create_dir_all(&vms).map_err(|e| fail(&vms, e))?;
+        let lock = lock(dir)?;
+        let (mut entries, mut unreadable) = (BTreeMap::new(), Vec::new());
+        for file in std::fs::read_dir(&vms).map_err(|e| fail(&vms, e))? {
+            let path = file.map_err(|e| fail(&vms, e))?.path();
+            let name = path.file_stem().and_then(|s| s.to_str()).and_then(|s| VmName::new(s).ok());
+            let (Some(vm), true) = (name, path.extension().is_some_and(|e| e == "json")) else { continue };
+            match store::read::<Entry>(&path) {
+                Stored::Read(entry) => drop(entries.insert(vm, entry)),
+                Stored::Absent => {}
+                Stored::Unreadable(why) => {
+                    let aside = store::set_aside(&path).map_err(|e| fail(&path, e))?;
+                    tracing::warn!("{why}; kept as {}", aside.display());
+                    unreadable.push(Unreadable { vm, why, aside });
+                }
+            }
         }
+        Ok(Self { lock, vms, entries, unreadable })
     }
-}
-
-fn file(dir: &Path, vm: &VmName) -> PathBuf {
-    dir.join(format!("{vm}.json"))
-}
-
-fn replace(path: &Path, entry: &Entry, sync: bool) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(serde_json::to_string_pretty(entry)?.as_bytes())?;
-    if sync {
-        file.sync_all()?;
-    }
-    std::fs::rename(&temporary, path)
 }
 
 fn lock(dir: &Path) -> Result<File, JournalError> {
@@ -261,24 +270,28 @@ fn lock(dir: &Path) -> Result<File, JournalError> {
     let fail = |source| JournalError::Io { path: path.clone(), source };
     let mut options = File::options();
     let mut file = options.create(true).truncate(false).read(true).write(true).open(&path).map_err(fail)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match file.try_lock() {
         Ok(()) => {
             let written =
                 file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
             written.map_err(fail)?;
             Ok(file)
         }
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+        Err(TryLockError::WouldBlock) => {
             let pid = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
             Err(JournalError::Locked { dir: dir.to_owned(), pid })
         }
-        Err(e) => Err(fail(e.into())),
+        Err(TryLockError::Error(e)) => Err(fail(e)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn vm(name: &str) -> VmName {
+        VmName::new(name).expect("a good name")
+    }
 
     fn remembered(incarnation: u64, wanted: Wanted) -> Remembered {
         Remembered {
@@ -290,29 +303,78 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_was_saved_is_there_for_the_next_run_and_a_torn_file_harms_no_other() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (api, db) = (VmName::new("api").expect("good"), VmName::new("db").expect("good"));
-        {
-            let journal = Journal::open(Some(dir.path())).expect("opens");
-            journal.save(&api, &remembered(7, Wanted::Down), Some("abc"));
-            journal.save(&db, &remembered(1, Wanted::Up), Some("def"));
-            journal.save_cid(&api, Cid::new(42).ok());
-        }
-        std::fs::write(dir.path().join("vms/db.json"), "{\"vm_id\":").expect("written");
-        let journal = Journal::open(Some(dir.path())).expect("opens");
-        assert_eq!(journal.remembered(), BTreeMap::from([(api.clone(), remembered(7, Wanted::Down))]));
-        assert_eq!(journal.cids(), [(api, Cid::new(42).expect("good"))]);
+    async fn open(dir: &Path) -> Journal {
+        Journal::open(Some(dir)).await.expect("opens")
     }
 
-    #[test]
-    fn two_supervisors_do_not_share_a_journal() {
+    #[tokio::test]
+    async fn what_was_saved_is_there_for_the_next_run_and_a_torn_file_harms_no_other() {
         let dir = tempfile::tempdir().expect("a directory");
-        let first = Journal::open(Some(dir.path())).expect("opens");
-        let error = Journal::open(Some(dir.path())).expect_err("locked");
+        let (api, db) = (vm("api"), vm("db"));
+        let journal = open(dir.path()).await;
+        journal.save(&api, &remembered(7, Wanted::Down), Some("abc"));
+        journal.save(&db, &remembered(1, Wanted::Up), Some("def"));
+        journal.save_cid(&api, Cid::new(42).ok());
+        journal.close().await;
+        journal.save(&api, &remembered(8, Wanted::Up), None);
+        std::fs::write(dir.path().join("vms/db.json"), "{\"vm_id\":").expect("written");
+        let journal = open(dir.path()).await;
+        assert_eq!(journal.remembered(), BTreeMap::from([(api.clone(), remembered(7, Wanted::Down))]));
+        assert_eq!(journal.cids(), [(api, Cid::new(42).expect("good"))]);
+        let [Unreadable { vm, aside, .. }] = journal.unreadable() else { panic!("one") };
+        assert_eq!(*vm, db);
+        // The file is kept when the VM's entry is written anew.
+        journal.save(&db, &remembered(2, Wanted::Up), Some("def"));
+        journal.close().await;
+        assert_eq!(std::fs::read_to_string(aside).expect("kept"), "{\"vm_id\":");
+        assert_eq!(open(dir.path()).await.remembered()[&db].incarnation, Incarnation(2));
+    }
+
+    #[tokio::test]
+    async fn what_must_be_on_the_disk_first_can_be_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (journal, api) = (open(dir.path()).await, vm("api"));
+        journal.save(&api, &remembered(7, Wanted::Up), Some("abc"));
+        assert_eq!(journal.remembered()[&api].incarnation, Incarnation(7), "at once");
+        journal.written().reached().await;
+        let text = std::fs::read_to_string(dir.path().join("vms/api.json")).expect("there");
+        assert!(text.contains("\"incarnation\": 7"), "{text}");
+        journal.remove(&api);
+        journal.written().reached().await;
+        assert!(!dir.path().join("vms/api.json").exists());
+        assert_eq!(journal.retired(&api), Incarnation(7));
+    }
+
+    #[tokio::test]
+    async fn two_supervisors_do_not_share_a_journal() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = open(dir.path()).await;
+        let error = Journal::open(Some(dir.path())).await.expect_err("locked");
         assert!(matches!(error, JournalError::Locked { pid: Some(pid), .. } if pid == std::process::id()));
         drop(first);
-        assert!(Journal::open(Some(dir.path())).is_ok());
+        assert!(Journal::open(Some(dir.path())).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_files_of_445d9af_are_read() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/445d9af/vms");
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("vms")).expect("made");
+        for name in ["flap", "micro", "process", "stopped", "zero"] {
+            let file = format!("{name}.json");
+            std::fs::copy(golden.join(&file), dir.path().join("vms").join(&file)).expect("copied");
+        }
+        let journal = open(dir.path()).await;
+        assert_eq!(journal.unreadable(), []);
+        let remembered = journal.remembered();
+        assert_eq!(remembered.len(), 5);
+        assert_eq!(remembered[&vm("stopped")].wanted, Wanted::Down);
+        assert_eq!(remembered[&vm("process")].wanted, Wanted::Up);
+        assert!(remembered[&vm("zero")].completed);
+        // A field that is not there has its default.
+        std::fs::write(dir.path().join("vms/bare.json"), "{\"incarnation\": 3}").expect("written");
+        drop(journal);
+        let bare = open(dir.path()).await.remembered()[&vm("bare")].clone();
+        assert_eq!((bare.incarnation, bare.wanted, bare.attempts), (Incarnation(3), Wanted::Up, 0));
     }
 }

@@ -21,5 +21,6 @@ pub mod platform;
 pub mod policy;
 pub mod reply;
 pub mod spec;
+pub mod store;
 pub mod tree;
 pub mod vm;

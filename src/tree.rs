@@ -28,7 +28,8 @@ pub use error::{ChangeError, NotReady, StartError, TreeEnd};
 
 use crate::executor::{Launcher, Pepita, Runner, find};
 use crate::group::{AskError, Command, Refused, VmRequest};
-use crate::observe::{Bus, Events, StatusTable, TreeStatus, VmPhase};
+use crate::journal::Journal;
+use crate::observe::{Bus, EventKind, Events, StatusTable, TreeStatus, VmPhase};
 use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, Plan, Signal, TreeSpec, VmName, VmSpec};
 use crate::vm::{HostSockets, Sockets};
@@ -74,6 +75,13 @@ pub struct Parts {
     pub sockets: Arc<dyn Sockets>,
 }
 
+impl Parts {
+    /// Returns what a tree on this host uses, with a launcher that was found.
+    pub(crate) fn host(launcher: Launcher) -> Self {
+        Self { pepita: Arc::new(launcher), sockets: Arc::new(HostSockets) }
+    }
+}
+
 impl Tree {
     /// Starts a tree: takes over what a previous run left, starts the rest. Comes back when that is under way; see
     /// [`Tree::wait_ready`].
@@ -84,8 +92,7 @@ impl Tree {
         check(&spec)?;
         let launcher = Launcher::new(find(&spec.pepita)?, spec.run_dir.clone());
         launcher.verify().await?;
-        let parts = Parts { pepita: Arc::new(launcher), sockets: Arc::new(HostSockets) };
-        Self::start_with(spec, parts).await
+        Self::start_with(spec, Parts::host(launcher)).await
     }
 
     /// As [`Tree::start`], with another launcher and other sockets.
@@ -94,7 +101,15 @@ impl Tree {
     /// As there.
     #[doc(hidden)]
     pub async fn start_with(spec: TreeSpec, parts: Parts) -> Result<Self, StartError> {
-        start::start(spec, parts).await
+        check(&spec)?;
+        // Before anything is looked at: the lock of the journal says that no other supervisor changes it.
+        let journal = Journal::open(spec.state_dir.as_deref()).await?;
+        Self::start_in(spec, journal, parts).await
+    }
+
+    /// Starts a tree whose journal is open already.
+    pub(crate) async fn start_in(spec: TreeSpec, journal: Journal, parts: Parts) -> Result<Self, StartError> {
+        start::start(spec, journal, parts).await
     }
 
     /// The supervisor's name.
@@ -289,6 +304,11 @@ impl Tree {
     #[doc(hidden)]
     pub fn root(&self) -> ActorCell {
         self.inner.root.get_cell()
+    }
+
+    /// Tells the host something.
+    pub(crate) fn notice(&self, text: String) {
+        self.inner.bus.tell(None, EventKind::Notice { vm: None, text });
     }
 
     /// Returns what makes the calls of the launcher for this tree.

@@ -17,6 +17,7 @@ use crate::monitor_client::{MonitorReport, Watch};
 use crate::policy::Ending;
 use crate::reply::Reply;
 use crate::spec::{Cid, Incarnation, Signal, VmSpec};
+use crate::store::Written;
 use pepita_wire::agent::Exec;
 use pepita_wire::{
     Ask, ErrorKind, ExecResult, Exit, MonitorRequest, Outcome, StatusRecord, WireError, rundir,
@@ -101,6 +102,8 @@ pub struct VmArgs {
     pub mode: Mode,
     /// The actors it uses.
     pub services: Services,
+    /// The moment at which the incarnation is on the disk: nothing is launched before.
+    pub written: Written,
     /// Who hears its reports.
     pub report: DerivedActorRef<VmReport>,
 }
@@ -111,6 +114,7 @@ pub struct VmState {
     incarnation: Incarnation,
     epoch: u64,
     services: Services,
+    written: Written,
     report: DerivedActorRef<VmReport>,
     /// The run directory, once the launcher has told it.
     dir: Option<PathBuf>,
@@ -134,6 +138,7 @@ impl Actor for Vm {
             incarnation: args.incarnation,
             epoch: args.epoch,
             services: args.services,
+            written: args.written,
             report: args.report,
             dir: None,
             watch: None,
@@ -226,7 +231,11 @@ impl VmState {
                 });
                 let reply =
                     tell(me, |r| Event::Launched(r.unwrap_or(Err(ExecutorError::Gone)).map(Box::new)));
-                self.services.executor.send(ExecutorMsg::Launch { launch, reply });
+                self.services.executor.send(ExecutorMsg::Launch {
+                    launch,
+                    written: self.written.clone(),
+                    reply,
+                });
             }
             Effect::CallOff => self.services.executor.send(ExecutorMsg::Cancel(vm)),
             Effect::Adopt => {

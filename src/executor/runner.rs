@@ -9,6 +9,7 @@ use super::queue::{Cancel, Queues, VmLock};
 use super::{Answer, ExecutorError, ExecutorMsg, Pepita};
 use crate::reply::Reply;
 use crate::spec::{Signal, VmName};
+use crate::store::Written;
 use pepita_wire::StatusRecord;
 use pepita_wire::record::CallErrorKind;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ impl Runner {
     /// Submits a call. The order is that of the submissions; the call is made in a task of its own.
     pub fn submit(&self, msg: ExecutorMsg) {
         match msg {
-            ExecutorMsg::Launch { launch, reply } => self.submit_launch(launch, reply),
+            ExecutorMsg::Launch { launch, written, reply } => self.submit_launch(launch, written, reply),
             ExecutorMsg::Cancel(vm) => self.queues.cancel(&vm),
             ExecutorMsg::Adopt { vm, reply } => {
                 self.in_turn(vm, reply, |runner, vm| Box::pin(runner.adopt_ours(vm)));
@@ -119,20 +120,27 @@ impl Runner {
         });
     }
 
-    fn submit_launch(&self, launch: Box<Launch>, reply: Reply<Result<StatusRecord, ExecutorError>>) {
+    fn submit_launch(
+        &self,
+        launch: Box<Launch>,
+        written: Written,
+        reply: Reply<Result<StatusRecord, ExecutorError>>,
+    ) {
         let (mut lock, cancel) = self.queues.enter_cancellable(&launch.spec.name);
         let runner = self.clone();
-        tokio::spawn(async move { reply.send(runner.launch(&launch, &mut lock, cancel).await) });
+        tokio::spawn(async move { reply.send(runner.launch(&launch, written, &mut lock, cancel).await) });
     }
 
     async fn launch(
         &self,
         launch: &Launch,
+        written: Written,
         lock: &mut VmLock,
         cancel: Cancel,
     ) -> Result<StatusRecord, ExecutorError> {
         let turn = async {
             lock.wait().await;
+            written.reached().await;
             // The semaphore is never closed.
             self.launches.acquire().await
         };

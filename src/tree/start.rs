@@ -1,12 +1,11 @@
 //! From a specification to a running tree: check, lock, look what there is, clear away what nobody wants, begin.
 
-use super::check::check;
 use super::error::{Progress, StartError, TreeEnd};
 use super::root::{Home, Outcome, Root, RootArgs};
 use super::survey::Survey;
 use super::{Inner, Parts, Tree};
 use crate::executor::{ExecutorMsg, Runner};
-use crate::journal::Journal;
+use crate::journal::{Journal, Unreadable};
 use crate::observe::{Bus, EventKind, StatusTable};
 use crate::spec::{Orphans, TreeSpec, VmName};
 use ractor::Actor;
@@ -15,10 +14,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub(super) async fn start(spec: TreeSpec, parts: Parts) -> Result<Tree, StartError> {
-    check(&spec)?;
-    // Before anything is looked at: the lock says that nobody else changes it.
-    let journal = Journal::open(spec.state_dir.as_deref())?;
+pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Result<Tree, StartError> {
     let runner = Runner::new(parts.pepita, spec.max_parallel_launches, spec.name.as_str().into());
     let records = runner.ask(|reply| ExecutorMsg::List { reply }).await?;
     let survey = Survey::of(&records, &spec, |vm| journal.ended(vm));
@@ -27,6 +23,11 @@ pub(super) async fn start(spec: TreeSpec, parts: Parts) -> Result<Tree, StartErr
     }
     let (bus, status_table) = (Bus::new(), StatusTable::new());
     let first = bus.subscribe();
+    for Unreadable { vm, why, aside } in journal.unreadable() {
+        let text =
+            format!("what is stored of it cannot be read: {why}; the file is kept as {}", aside.display());
+        bus.tell(None, EventKind::Notice { vm: Some(vm.clone()), text });
+    }
     clear(&runner, &survey, &bus).await;
     forget(&journal, &spec);
     let name: Arc<str> = spec.name.as_str().into();
@@ -48,7 +49,7 @@ pub(super) async fn start(spec: TreeSpec, parts: Parts) -> Result<Tree, StartErr
         let _ = running.await;
         let lost = || TreeEnd::Failed { reason: "the root actor failed; the VMs run on".into() };
         let end = outcome.get().unwrap_or_else(lost);
-        journal.close();
+        journal.close().await;
         after.close();
         told.send_replace(Some(end));
     });
@@ -86,6 +87,6 @@ fn forget(journal: &Journal, spec: &TreeSpec) {
     let known: BTreeSet<&VmName> =
         spec.groups.iter().flat_map(|group| &group.vms).map(|vm| &vm.name).collect();
     for vm in journal.remembered().keys().filter(|vm| !known.contains(vm)) {
-        journal.forget(vm);
+        journal.remove(vm);
     }
 }

@@ -88,7 +88,7 @@ pub(crate) const CRATES: &[Crate] = &[
         dir: "src",
         name: "pepita_supervisor",
         rows: &[
-            &["spec", "reply", "actor"],
+            &["spec", "reply", "actor", "store"],
             &["config", "policy", "cid", "executor", "journal"],
             &["observe"],
             &["link", "monitor_client"],
@@ -128,6 +128,9 @@ pub(crate) const CRATES: &[Crate] = &[
             // The wall clock is only told, never asked: it may jump.
             ("std::time::SystemTime", &["observe/"]),
             ("std::env", &["executor/process.rs", "platform.rs", "adapter/"]),
+            // One place writes, off the actors' threads.
+            ("std::fs::rename", &["store.rs"]),
+            ("std::fs::write", &["store.rs"]),
         ],
     },
     Crate {

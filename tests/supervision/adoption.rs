@@ -1,7 +1,8 @@
 //! The supervisor itself restarts.
 
-use crate::support::{Fate, Host, Rig, group, running, tree, vm};
+use crate::support::{Fate, Host, Rig, What, group, running, tree, vm};
 use pepita_supervisor::group::Command;
+use pepita_supervisor::observe::EventKind;
 use pepita_supervisor::policy::Exit;
 use pepita_supervisor::spec::{Incarnation, OnExit, Orphans, Strategy, TreeSpec};
 use pepita_supervisor::tree::StartError;
@@ -24,6 +25,37 @@ async fn what_runs_is_adopted_without_a_reboot() {
     assert_eq!(rig.host.launched().len(), 3, "only those of the first run");
     assert_eq!(["a", "b", "c"].map(|vm| rig.host.cid(vm)), cids);
     assert_eq!(rig.tree.status().vm("a").and_then(|vm| vm.cid), cids[0]);
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_whose_entry_cannot_be_read_runs_on_and_is_adopted() {
+    // semantics 9.
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = Rig::ready(spec(dir.path())).await.leave().await;
+    let entry = dir.path().join("vms/b.json");
+    std::fs::write(&entry, "{\"vm_id\": \"du").expect("written");
+    let before = host.calls().len();
+    let mut rig = Rig::on(host, spec(dir.path())).await;
+    rig.tree.wait_ready(Duration::from_secs(10)).await.expect("ready");
+    assert_eq!(rig.host.launched().len(), 3, "only those of the first run");
+    assert!(rig.host.calls()[before..].iter().all(|call| call.what != What::Destroy));
+    rig.event(|event| matches!(&event.kind, EventKind::Notice { vm: Some(vm), .. } if vm.as_str() == "b"))
+        .await;
+    let aside = dir.path().join("vms/b.json.unreadable");
+    assert_eq!(std::fs::read_to_string(aside).expect("kept"), "{\"vm_id\": \"du");
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_incarnation_is_on_the_disk_before_it_is_launched() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rig = Rig::start(spec(dir.path())).await;
+    while rig.host.launches("a").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let entry = std::fs::read_to_string(dir.path().join("vms/a.json")).expect("there");
+    assert!(entry.contains("\"incarnation\": 1"), "{entry}");
     rig.end().await;
 }
 

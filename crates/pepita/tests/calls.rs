@@ -226,3 +226,70 @@ fn a_taken_name_and_a_taken_cid_are_told_apart() {
     assert_eq!((&clash["kind"], &clash["name"]), (&json!("cid-taken"), &json!("b")));
     assert!(!host.vm("b").exists());
 }
+
+/// A call with a text on its standard input; its exit code, and what it printed on either stream.
+fn with_input(host: &Host, args: &[&str], text: &str) -> (Option<i32>, String) {
+    use std::io::Write;
+    use std::process::Stdio;
+    let mut command = host.command(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut call = command.spawn().expect("pepita runs");
+    call.stdin.take().expect("piped").write_all(text.as_bytes()).expect("written");
+    let output = call.wait_with_output().expect("it ends");
+    (output.status.code(), host::text(&output.stdout) + &host::text(&output.stderr))
+}
+
+#[test]
+fn a_specification_from_standard_input_is_launched_and_options_override_it() {
+    let host = Host::new();
+    let spec = json!({
+        "name": "a", "incarnation": 7, "vmm": "process", "cpus": 2, "memory_mb": 64, "vsock_port": 6000,
+        "command": [program("ticker")], "env": {"A": "1"}, "labels": {"owner": "spec", "kept": "yes"},
+    });
+    let run = ["run", "--spec", "-", "--daemon", "--json", "--vsock-cid", "77", "--label", "owner=option"];
+    let (code, said) = with_input(&host, &run, &spec.to_string());
+    assert_eq!(code, Some(0), "{said}");
+    let status = host.json(&["status", "--name", "a"]);
+    assert_eq!((&status["incarnation"], &status["vsock"]["cid"]), (&json!(7), &json!(77)), "{status}");
+    assert_eq!((&status["vsock"]["port"], &status["vmm"]), (&json!(6000), &json!("process")));
+    assert_eq!(status["labels"], json!({"owner": "option", "kept": "yes"}));
+    let stored = std::fs::read_to_string(host.vm("a").join("spec.json")).expect("a file");
+    let stored: Value = serde_json::from_str(&stored).expect("JSON");
+    assert_eq!(
+        (&stored["env"], &stored["cpus"], &stored["memory_mb"]),
+        (&json!({"A": "1"}), &json!(2), &json!(64))
+    );
+    // The same from a file, with another name beside it.
+    let file = host.path().join("spec");
+    std::fs::write(&file, spec.to_string()).expect("written");
+    host.ok(&["run", "--spec", &file.to_string_lossy(), "--name", "b", "--daemon"]);
+    assert_eq!(host.ok(&["list", "--format", "name"]), "a\nb\n");
+    std::fs::remove_file(file).expect("removed");
+}
+
+#[test]
+fn a_specification_that_cannot_be_met_is_refused_by_the_name_of_its_field() {
+    let host = Host::new();
+    let cases = [
+        (json!({"levitate": true}), "levitate"),
+        (json!({"cpus": 0}), "cpus"),
+        (json!({"memory_mb": "much"}), "string \"much\""),
+        (json!({"vsock_cid": 2}), "vsock_cid"),
+        (json!({"vmm": "xen"}), "vmm"),
+        (json!({"name": "../x"}), "name"),
+    ];
+    for (fields, named) in cases {
+        let mut spec = json!({"name": "a", "vmm": "process", "command": [program("ticker")]});
+        spec.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+        let (code, said) =
+            with_input(&host, &["run", "--spec", "-", "--daemon", "--json"], &spec.to_string());
+        assert_eq!(code, Some(64), "{said}");
+        let error: Value = serde_json::from_str(&said).expect("JSON");
+        assert_eq!(error["kind"], "usage");
+        assert!(error["message"].as_str().is_some_and(|text| text.contains(named)), "{error}");
+    }
+    let both = ["run", "--spec", "-", "--env-file", "-", "--daemon", "--json"];
+    let (code, said) = with_input(&host, &both, "{}");
+    assert!(code == Some(64) && said.contains("standard input"), "{said}");
+    assert_eq!(left_in(host.path()), Vec::<String>::new());
+}

@@ -45,12 +45,17 @@ fn hidden_in(dir: &Path) -> usize {
     files
 }
 
-/// Runs a VM with a secret from standard input, as a supervisor does, and from a file.
+/// Runs a VM with a secret in an environment file on standard input.
 fn run(host: &Host, args: &[&str]) {
+    run_with(host, args, &format!("# a comment\nSECRET={SECRET}\n"));
+}
+
+/// Runs a VM with a text on standard input.
+fn run_with(host: &Host, args: &[&str], text: &str) {
     let mut call =
         host.command(args).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("pepita runs");
     let mut stdin = call.stdin.take().expect("piped");
-    writeln!(stdin, "# a comment\nSECRET={SECRET}").expect("written");
+    stdin.write_all(text.as_bytes()).expect("written");
     drop(stdin);
     is_in_no_command_line(SECRET);
     assert!(call.wait().expect("it ends").success());
@@ -98,6 +103,17 @@ fn a_plain_process_keeps_its_secrets() {
             "SECRET",
         ],
     );
+    check(&host);
+}
+
+#[test]
+fn a_secret_in_a_specification_is_kept_as_a_supervisor_sends_it() {
+    let host = Host::new();
+    let spec = serde_json::json!({
+        "name": "a", "vmm": "process", "command": [program("ticker"), "--show", "SECRET"],
+        "env": {"SECRET": SECRET},
+    });
+    run_with(&host, &["run", "--daemon", "--json", "--spec", "-"], &spec.to_string());
     check(&host);
 }
 

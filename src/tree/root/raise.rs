@@ -97,7 +97,7 @@ impl RootState {
                 }
             });
             self.shared.services.executor.send(ExecutorMsg::Destroy { vm: vm.clone(), reply });
-            self.shared.journal.forget(vm);
+            self.shared.journal.remove(vm);
         }
         let ended = status.and_then(|status| status.ended);
         self.raise(me, spec, slot, InitialState::Unknown(then), ended).await?;

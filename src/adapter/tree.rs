@@ -1,0 +1,257 @@
+//! The tree behind an adapter, and the slot on disk that makes its daemons outlive the process.
+//!
+//! Slots are numbered directories; the lock of the journal in a slot makes it one adapter's at a time. A new adapter takes
+//! the first free one, and with it the daemons that a former adapter left there.
+
+use super::daemon::DaemonStatus;
+use super::daemons::Daemons;
+use super::error::AdapterError;
+use crate::executor::{Launcher, find};
+use crate::journal::{Journal, JournalError};
+use crate::observe::{EventKind, Received, VmPhase};
+use crate::policy::{Ending, Exit};
+use crate::spec::{GroupName, GroupSpec, Incarnation, Intensity, TreeSpec, VmName, VmSpec};
+use crate::tree::{Parts, StartError, Tree};
+use pepita_wire::VmState;
+use pepita_wire::record::CallErrorKind;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How many adapters one state directory has room for.
+const SLOTS: usize = 64;
+
+/// The name of the one group of an adapter's tree.
+const GROUP: &str = "daemons";
+
+/// Returns where adapters keep their state unless told otherwise. What it holds is worth nothing after a reboot.
+pub(super) fn default_state_dir() -> PathBuf {
+    let uid = rustix::process::geteuid();
+    if uid.is_root() {
+        PathBuf::from("/run/pepita-adapter")
+    } else {
+        PathBuf::from(format!("/tmp/pepita-adapter-{}", uid.as_raw()))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct AdapterTree {
+    pub(super) tree: Tree,
+    daemons: Mutex<Daemons>,
+    ends: watch::Receiver<Ends>,
+}
+
+/// How each VM ended last.
+type Ends = BTreeMap<VmName, LastEnd>;
+
+#[derive(Debug)]
+struct LastEnd {
+    incarnation: Incarnation,
+    ending: Ending,
+}
+
+impl AdapterTree {
+    /// Takes a free slot, and over the daemons in it.
+    pub(super) async fn open(
+        state_dir: &Path,
+        pepita: &Path,
+        run_dir: Option<PathBuf>,
+    ) -> Result<Self, AdapterError> {
+        let pepita = find(pepita).map_err(StartError::from)?;
+        let launcher = Launcher::new(pepita.clone(), run_dir.clone());
+        launcher.verify().await.map_err(StartError::from)?;
+        let mut unreadable = Vec::new();
+        for slot in 1..=SLOTS {
+            let dir = state_dir.join(slot.to_string());
+            // First the lock: a former adapter may still be writing.
+            let journal = match Journal::open(Some(&dir)).await {
+                Ok(journal) => journal,
+                Err(JournalError::Locked { .. }) => continue,
+                Err(e) => return Err(StartError::from(e).into()),
+            };
+            let daemons = match Daemons::open(&dir).await {
+                Ok(daemons) => daemons,
+                Err(why) => {
+                    // Its VMs run on. In a tree that does not know them they would be orphans, and be destroyed.
+                    let text = format!("{why}; the daemons of this slot are left alone");
+                    tracing::warn!("{text}");
+                    unreadable.push(text);
+                    continue;
+                }
+            };
+            let mut spec = TreeSpec::new(&format!("adapter-{slot}"));
+            spec.pepita.clone_from(&pepita);
+            spec.run_dir.clone_from(&run_dir);
+            spec.state_dir = Some(dir);
+            spec.groups = vec![group(daemons.specs().cloned().collect())];
+            let tree = Tree::start_in(spec, journal, Parts::host(launcher)).await?;
+            for text in unreadable {
+                tree.notice(text);
+            }
+            let ends = note_ends(&tree);
+            return Ok(Self { tree, daemons: Mutex::new(daemons), ends });
+        }
+        Err(AdapterError::Crowded { dir: state_dir.to_owned(), places: SLOTS })
+    }
+
+    fn daemons(&self) -> MutexGuard<'_, Daemons> {
+        self.daemons.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether this adapter supervises the VM.
+    pub(super) fn knows(&self, vm: &VmName) -> bool {
+        self.daemons().holds(vm)
+    }
+
+    /// Stores a daemon, then has it started: what is stored and does not run is started by the next adapter, what runs
+    /// and is not stored would be an orphan.
+    pub(super) async fn add(&self, daemon: &str, spec: VmSpec) -> Result<(), AdapterError> {
+        let vm = spec.name.clone();
+        let (stored, file) = {
+            let mut daemons = self.daemons();
+            if daemons.holds(&vm) {
+                return Err(AdapterError::Taken(daemon.to_owned()));
+            }
+            (daemons.add(daemon, spec.clone()), daemons.file().to_owned())
+        };
+        let stored = stored.await.unwrap_or_else(|_| Err(std::io::Error::other("the runtime ends")));
+        let added = match stored {
+            Ok(()) => self.tree.add_vm(GROUP, spec).await.map_err(AdapterError::from),
+            Err(source) => Err(AdapterError::Store { file, source }),
+        };
+        if added.is_err() {
+            self.remove_stored(&vm).await;
+        }
+        added
+    }
+
+    /// Has a VM taken down and waits until it is gone.
+    pub(super) async fn remove(&self, vm: &VmName) {
+        let mut events = self.tree.events();
+        // A VM that is not there is gone already.
+        if self.tree.remove_vm(vm.as_str()).await.is_ok() {
+            while self.tree.status().vm(vm.as_str()).is_some() {
+                // The status changes before the event is told, except for the last change, which has none.
+                let _ = tokio::time::timeout(Duration::from_millis(20), events.next()).await;
+            }
+        }
+        self.remove_stored(vm).await;
+    }
+
+    async fn remove_stored(&self, vm: &VmName) {
+        let removed = self.daemons().remove(vm);
+        // A failure is in the log. The next adapter starts the daemon then, which its host sees.
+        let _ = removed.await;
+    }
+
+    /// Returns how a VM ended last, as far as was seen.
+    pub(super) async fn last_end(&self, vm: &VmName) -> Option<Ending> {
+        let status = self.tree.status();
+        let down = status.vm(vm.as_str()).filter(|known| !known.phase.is_live() && known.incarnation.0 > 0);
+        let mut ends = self.ends.clone();
+        if let Some(known) = down {
+            // The status shows an end a moment before the event that says why is read. One whose event was missed is
+            // not waited for.
+            let told = |ends: &Ends| ends.get(vm).is_some_and(|end| end.incarnation >= known.incarnation);
+            let _ = tokio::time::timeout(Duration::from_secs(1), ends.wait_for(told)).await;
+        }
+        ends.borrow().get(vm).map(|end| end.ending.clone())
+    }
+
+    pub(super) async fn status(&self, vm: &VmName) -> Result<DaemonStatus, AdapterError> {
+        let status = self.tree.status();
+        let Some(known) = status.vm(vm.as_str()) else { return self.foreign_status(vm).await };
+        Ok(match &known.phase {
+            VmPhase::Waiting | VmPhase::Starting | VmPhase::Backoff { .. } => DaemonStatus::Starting,
+            VmPhase::Running | VmPhase::Ready | VmPhase::Unhealthy => DaemonStatus::Running,
+            VmPhase::Paused => DaemonStatus::Paused,
+            VmPhase::Stopping => DaemonStatus::Stopping,
+            VmPhase::Stopped | VmPhase::Completed => DaemonStatus::Stopped,
+            VmPhase::Failed { .. } => {
+                DaemonStatus::Failed(self.last_end(vm).await.unwrap_or(Exit::Unknown.into()))
+            }
+        })
+    }
+
+    /// Returns the status of a VM that another adapter, or a person at a terminal, has started.
+    async fn foreign_status(&self, vm: &VmName) -> Result<DaemonStatus, AdapterError> {
+        let record = match self.tree.runner().status_of_any(vm).await {
+            Ok(record) => record,
+            Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => return Ok(DaemonStatus::Stopped),
+            Err(e) => return Err(e.into()),
+        };
+        Ok(match record.state {
+            VmState::Created | VmState::Starting => DaemonStatus::Starting,
+            VmState::Running | VmState::Unknown => DaemonStatus::Running,
+            VmState::Paused => DaemonStatus::Paused,
+            VmState::Stopping => DaemonStatus::Stopping,
+            VmState::Stopped => DaemonStatus::Stopped,
+            VmState::Failed => DaemonStatus::Failed(record.exit.clone().unwrap_or_default().into()),
+        })
+    }
+}
+
+/// Returns the one group of an adapter's tree, with these VMs.
+fn group(vms: Vec<VmSpec>) -> GroupSpec {
+    let mut group = GroupSpec::new(GroupName::new(GROUP).expect("a good name"), vms);
+    // The daemons share no fate: the backoff of a daemon that fails again and again holds it back, and no failure takes
+    // the others down.
+    group.intensity = Intensity { max_restarts: u32::MAX, ..group.intensity };
+    group
+}
+
+/// Keeps how each daemon ended last, as long as the tree lives.
+fn note_ends(tree: &Tree) -> watch::Receiver<Ends> {
+    // The first reader of a tree hears of what was found at the start, too.
+    let mut events = tree.events();
+    let (sender, ends) = watch::channel(Ends::new());
+    tokio::spawn(async move {
+        while let Some(received) = events.next().await {
+            if let Received::Event(event) = received
+                && let EventKind::Vm(change) = event.kind
+                && let (Some(ending), false) = (change.ending, change.to.is_live())
+            {
+                let end = LastEnd { incarnation: change.incarnation, ending };
+                sender.send_modify(|ends| drop(ends.insert(change.vm, end)));
+            }
+        }
+    });
+    ends
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A launcher that lists one VM of the first slot's adapter as running, and keeps a list of its calls.
+    const LAUNCHER: &str = r#"#!/bin/sh
+echo "$1" >> "$(dirname "$0")/calls"
+case "$1" in
+--version) echo '{"name": "pepita-launcher", "version": "0", "contract": CONTRACT, "vmms": []}' ;;
+list) echo '[{"name": "duende-vm-a", "state": "running", "incarnation": 1,
+  "labels": {"pepita-supervisor.owner": "adapter-1"}}]' ;;
+*) exit 1 ;;
+esac
+"#;
+
+    #[tokio::test]
+    async fn daemons_whose_file_cannot_be_read_are_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (state, launcher) = (dir.path().join("state"), dir.path().join("pepita"));
+        let text = LAUNCHER.replace("CONTRACT", &pepita_wire::CONTRACT.to_string());
+        std::fs::write(&launcher, text).expect("written");
+        std::fs::set_permissions(&launcher, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        std::fs::create_dir_all(state.join("1")).expect("made");
+        let file = state.join("1/daemons.json");
+        std::fs::write(&file, "[{\"daemon\": \"a\"").expect("written");
+        let adapter = AdapterTree::open(&state, &launcher, None).await.expect("another slot is free");
+        assert_eq!(adapter.tree.name(), "adapter-2");
+        adapter.tree.leave().await;
+        let calls = std::fs::read_to_string(dir.path().join("calls")).expect("called");
+        assert_eq!(calls.lines().collect::<Vec<_>>(), ["--version", "list"], "nothing was destroyed");
+        assert_eq!(std::fs::read_to_string(&file).expect("kept"), "[{\"daemon\": \"a\"");
+    }
+}

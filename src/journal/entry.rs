@@ -1,0 +1,46 @@
+//! A VM's file in the journal.
+
+use serde::{Deserialize, Serialize};
+
+/// What is kept of a VM. A field that a file does not have, because an older program wrote it, has its default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Entry {
+    /// The launcher's name for the VM. For people: the file's name says which VM it is.
+    pub(super) vm_id: String,
+    /// The newest incarnation.
+    pub(super) incarnation: u64,
+    /// Whether the VM is to be up.
+    pub(super) wanted: bool,
+    /// Consecutive failures.
+    pub(super) attempts: u32,
+    /// Whether the VM had ended cleanly and was not to be restarted.
+    pub(super) completed: bool,
+    /// The CID of the VM, while it holds one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cid: Option<u32>,
+    /// The fingerprint of the configuration that the VM was last started with.
+    pub(super) config: String,
+    /// The newest incarnation whose end was taken in: its exit record is no news.
+    pub(super) ended: u64,
+    /// Why the supervisor had given the VM up. Not on the disk: a new run of the supervisor tries again.
+    #[serde(skip)]
+    pub(super) failed: Option<String>,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            vm_id: String::new(),
+            incarnation: 0,
+            // What an operator has not stopped is to be up.
+            wanted: true,
+            attempts: 0,
+            completed: false,
+            cid: None,
+            config: String::new(),
+            ended: 0,
+            failed: None,
+        }
+    }
+}
