@@ -24,8 +24,8 @@ mod start;
 pub(crate) use claim::Requested;
 
 use crate::error::{About, CallError, call_error};
-use crate::monitor::agent::Address;
 use crate::monitor::control::Control;
+use crate::monitor::dial::Address;
 use crate::monitor::starter::{Answer, Starter};
 use crate::rundir::{RunDir, layout};
 use crate::vm_config::{VmConfig, VmmKind};

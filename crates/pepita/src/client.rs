@@ -2,9 +2,10 @@
 
 use crate::error::{Result, call_error};
 use crate::rundir::layout;
+use pepita_wire::conversation::ControlConversation;
 use pepita_wire::frame::Outcome as Answer;
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{Lines, StatusRecord, ToGuest, ToHost, WireError};
+use pepita_wire::{StatusRecord, WireError};
 use serde_json::{Value, json};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -18,47 +19,43 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
-    lines: Lines,
-    id: u64,
+    conversation: ControlConversation,
 }
 
 impl Client {
     /// Connects to the monitor of the VM with this run directory.
     ///
     /// # Errors
-    /// When there is none.
+    /// When no monitor listens.
     pub fn open(dir: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(dir.join(layout::CONTROL))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream, lines: Lines::new(), id: 0 })
+        Ok(Self { stream, conversation: ControlConversation::default() })
     }
 
-    /// Asks, and waits for the answer at most so long (`None` = for ever).
+    /// Asks, and waits for the answer for at most `patience` (`None` = for ever).
     ///
     /// # Errors
-    /// When the monitor is gone or silent.
+    /// When the monitor is gone, is silent, or does not speak the protocol.
     pub fn ask(&mut self, method: &str, params: Value, patience: Option<Duration>) -> io::Result<Answer> {
-        self.id += 1;
+        let (_, line) = self.conversation.ask(method, params);
         self.stream.set_read_timeout(patience)?;
-        self.stream.write_all(&ToGuest::request(self.id, method, params).encode())?;
+        self.stream.write_all(&line)?;
         let mut buffer = [0; 8192];
         loop {
-            while let Some(line) = self.lines.next_line() {
-                match ToHost::decode(line.map_err(io::Error::other)?).map_err(io::Error::other)? {
-                    ToHost::Answer { id, outcome } if id == self.id => return Ok(outcome),
-                    _ => {}
-                }
+            if let Some(answer) = self.conversation.next_answer().map_err(io::Error::other)? {
+                return Ok(answer);
             }
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => self.lines.push(&buffer[..n]),
+                Ok(n) => self.conversation.receive(&buffer[..n]),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
     }
 
-    /// Waits for a status newer than `since`.
+    /// Waits for a status of another generation than `since`.
     ///
     /// # Errors
     /// When the monitor is gone.
@@ -71,30 +68,27 @@ impl Client {
 /// Asks the monitor of the VM with this run directory one thing.
 ///
 /// # Errors
-/// When there is no monitor, or it is silent.
+/// When there is no monitor, or the monitor is silent.
 pub fn ask(dir: &Path, method: &str, params: Value) -> io::Result<Answer> {
     Client::open(dir)?.ask(method, params, Some(PATIENCE))
 }
 
-/// A monitor's refusal as a call's failure.
-pub fn refused(error: WireError) -> crate::error::CallError {
-    use pepita_wire::ErrorKind as E;
-    let kind = match error.kind {
-        E::BadRequest | E::Unsupported => CallErrorKind::Usage,
-        E::Unauthorized => CallErrorKind::Permission,
-        E::Conflict | E::Busy => CallErrorKind::TryAgain,
-        E::NotFound => CallErrorKind::NoSuchVm,
-        E::Timeout => CallErrorKind::Timeout,
-        E::Os => CallErrorKind::Io,
-        E::Other => CallErrorKind::Internal,
-    };
-    call_error(kind, error.message)
-}
-
-/// The answer, or the refusal as a failure.
+/// Turns a monitor's refusal into the error of a call.
 ///
 /// # Errors
-/// The monitor's refusal.
+/// The refusal.
 pub fn accepted(answer: Answer) -> Result<Value> {
-    answer.map_err(refused)
+    use pepita_wire::ErrorKind as E;
+    answer.map_err(|WireError { kind, message }| {
+        let kind = match kind {
+            E::BadRequest | E::Unsupported => CallErrorKind::Usage,
+            E::Unauthorized => CallErrorKind::Permission,
+            E::Conflict | E::Busy => CallErrorKind::TryAgain,
+            E::NotFound => CallErrorKind::NoSuchVm,
+            E::Timeout => CallErrorKind::Timeout,
+            E::Os => CallErrorKind::Io,
+            E::Other => CallErrorKind::Internal,
+        };
+        call_error(kind, message)
+    })
 }

@@ -1,11 +1,12 @@
 //! What stays behind with a VM: the parent of its VMM, one small process with one thread.
 //!
-//! It hears the VMM's end, the agent, QEMU and the console, answers clients, keeps the log and writes the exit record.
-//! What anything means is decided in [`life`] and [`evidence`]; here is only who to wait for, and what to do then.
+//! The monitor waits for the VMM's end, the agent, QEMU and the console, answers clients, keeps the log and writes the
+//! exit record. What an event means is decided in [`life`], what an end was in [`evidence`]; `sources` waits and reads,
+//! `requests` answers clients, `finish` takes leave.
 
 pub mod agent;
-pub mod conn;
 pub mod control;
+pub mod dial;
 pub mod evidence;
 mod finish;
 pub mod life;
@@ -13,45 +14,42 @@ pub mod log;
 pub mod qmp;
 mod requests;
 pub mod scan;
+mod sources;
 pub mod starter;
+mod stream;
+
+pub use stream::connect_unix;
 
 use crate::error::eprint_line;
 use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;
 use crate::host::process_id::ProcessId;
-use crate::host::wait::wait_readable;
 use crate::rundir::files::{self, State, Sync};
 use crate::rundir::layout;
 use crate::rundir::lock::Lock;
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{Process, Processes};
-use agent::{Agent, Asker, Heard};
-use conn::Conn;
+use agent::{Agent, Asker};
 use control::Control;
-use life::{Effect, Event, LastWords, Life};
+use life::{Effect, Event, Life};
 use log::Log;
+use pepita_wire::StatusRecord;
 use pepita_wire::record::VcpuState;
-use pepita_wire::{GuestEvent, StatusRecord};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process_group};
 use scan::Scanner;
+use sources::Qmp;
 use starter::Starter;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-
-/// What is read of the console at once.
-const CONSOLE_READ: usize = 64 * 1024;
-
-/// Such reads in a row, so that a flood does not keep the others waiting.
-const CONSOLE_READS: usize = 8;
 
 /// The monitor of one VM.
 pub(crate) struct Monitor {
     config: VmConfig,
     dir: PathBuf,
-    /// Held for life: the claims of the name and of the CID. (Of an adopted VM its VMM holds the latter.)
+    /// Held for life: the claim of the name.
     _name: Lock,
+    /// The claim of the CID. The VMM of an adopted VM holds it instead.
     cid: Option<Lock>,
     cid_path: PathBuf,
     limits: Limits,
@@ -59,31 +57,25 @@ pub(crate) struct Monitor {
     vmm: Process,
     backend: Option<Process>,
     daemon: Option<ProcessId>,
-    /// A plain process' agent was told to start the daemon, and who that is was heard.
+    /// Whether the agent of a plain process has told which process its daemon is.
     daemon_heard: bool,
     console: Option<OwnedFd>,
-    qmp: Option<Conn>,
+    qmp: Option<Qmp>,
     agent: Agent,
     scanner: Scanner,
     log: Log,
     control: Control,
-    /// The generation that is on the disk, and where the log began then.
-    saved: Option<(u64, u64)>,
-    /// Where the answer to whoever started us goes, until it is given.
+    saved: Option<Saved>,
+    /// Where the answer to the program that started this monitor goes, until it is given.
     starter: Option<Starter>,
-    over: bool,
+    is_over: bool,
 }
 
-/// Who is ready.
+/// What is on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Vmm,
-    Backend,
-    Console,
-    Qmp,
-    Agent,
-    Listener,
-    Client(u64),
+struct Saved {
+    generation: u64,
+    log_base: u64,
 }
 
 /// What a VM that was started or adopted consists of.
@@ -119,14 +111,14 @@ impl Monitor {
             daemon_heard: parts.daemon.is_some(),
             daemon: parts.daemon,
             console: Some(console),
-            qmp: qmp.map(Conn::new),
+            qmp: qmp.map(Qmp::new),
             agent: parts.agent,
             scanner: Scanner::new(),
             log: parts.log,
             control: parts.control,
             saved: None,
             starter: Some(parts.starter),
-            over: false,
+            is_over: false,
         }
     }
 
@@ -134,12 +126,16 @@ impl Monitor {
     pub(crate) fn run(mut self) {
         self.save();
         match &mut self.qmp {
-            // Its answer comes when the machine is set up. One that is broken already says so when it is read.
-            Some(qmp) => drop(qmp.send(qmp::CAPABILITIES)),
+            // QEMU answers when the machine is set up.
+            Some(qmp) => qmp.greet(),
             None => self.happened(Event::VmmUp),
         }
+        if self.backend.is_none() && self.config.needs_backend() {
+            // The back-end of an adopted VM has ended while the VM had no monitor.
+            self.on_backend_ended();
+        }
         self.publish();
-        while !self.over {
+        while !self.is_over {
             for source in self.wait() {
                 self.attend(source);
             }
@@ -152,153 +148,7 @@ impl Monitor {
         }
     }
 
-    fn wait(&self) -> Vec<Source> {
-        let mut fds: Vec<(Source, BorrowedFd<'_>, PollFlags)> = Vec::with_capacity(8);
-        fds.push((Source::Vmm, self.vmm.handle().as_fd(), PollFlags::IN));
-        if let Some(backend) = &self.backend {
-            fds.push((Source::Backend, backend.handle().as_fd(), PollFlags::IN));
-        }
-        if let Some(console) = &self.console {
-            fds.push((Source::Console, console.as_fd(), PollFlags::IN));
-        }
-        if let Some(qmp) = &self.qmp {
-            fds.push((Source::Qmp, qmp.as_fd(), qmp.interest()));
-        }
-        if let Some((fd, interest)) = self.agent.interest() {
-            fds.push((Source::Agent, fd, interest));
-        }
-        for (client, fd, interest) in self.control.interest() {
-            fds.push((client.map_or(Source::Listener, Source::Client), fd, interest));
-        }
-        let wake_at = self.life.wake_at().into_iter().chain(self.agent.wake_at()).min();
-        let left = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
-        let limit = left.and_then(|left| Timespec::try_from(left).ok());
-        let mut polled: Vec<PollFd<'_>> =
-            fds.iter().map(|(_, fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
-        // An interrupted wait is a short one.
-        let _ = poll(&mut polled, limit.as_ref());
-        let ready = polled.iter().zip(&fds).filter(|(fd, _)| !fd.revents().is_empty());
-        ready.map(|(_, (source, ..))| *source).collect()
-    }
-
-    fn attend(&mut self, source: Source) {
-        match source {
-            Source::Console => self.read_console(),
-            Source::Qmp => self.read_qmp(),
-            Source::Agent => self.read_agent(),
-            Source::Listener => self.control.accept(),
-            Source::Client(number) => {
-                for request in self.control.read(number) {
-                    self.requested(number, request);
-                }
-            }
-            Source::Backend => {
-                if let Some(mut backend) = self.backend.take() {
-                    backend.end();
-                    self.backend_ended();
-                }
-            }
-            Source::Vmm if self.over => {}
-            Source::Vmm => {
-                // What it and the guest said last is still on its way to us.
-                while self.console.is_some() && self.console_has_more() {
-                    self.read_console();
-                }
-                self.read_qmp();
-                self.read_agent();
-                if self.limits.oom_kills() > 0 {
-                    self.happened(Event::HostOom);
-                }
-                let last_words = LastWords {
-                    end: self.vmm.end(),
-                    vmm_words: crate::vmm::last_words(),
-                    panic_line: self.scanner.panic_line().map(str::to_owned),
-                    console: self.scanner.last_lines(),
-                };
-                self.happened(Event::VmmEnded(last_words));
-            }
-        }
-    }
-
-    /// Of a VMM that ends, the back-end's end may be seen first: its socket goes before its process.
-    pub(crate) fn backend_ended(&mut self) {
-        self.read_qmp();
-        self.happened(Event::BackendEnded { vmm_is_exiting: self.vmm.identity.is_exiting() });
-    }
-
-    fn console_has_more(&self) -> bool {
-        self.console.as_ref().is_some_and(|fd| wait_readable(fd, std::time::Duration::ZERO))
-    }
-
-    fn read_console(&mut self) {
-        let mut buffer = vec![0; CONSOLE_READ];
-        let mut output = Vec::new();
-        for _ in 0..CONSOLE_READS {
-            let Some(console) = &self.console else { return };
-            let read = match conn::read(console, &mut buffer) {
-                Ok(Some(n)) if n > 0 => n,
-                Ok(None) => return,
-                // The VMM is gone, or about to be.
-                Ok(Some(_)) | Err(_) => return drop(self.console.take()),
-            };
-            output.clear();
-            let notes = self.scanner.push(&buffer[..read], &self.agent.tokens(), &mut output);
-            self.log.write(Instant::now(), unix_ms(), &output);
-            self.happened(Event::ConsoleSpoke);
-            for note in notes {
-                self.happened(Event::Noted(note));
-            }
-        }
-    }
-
-    fn read_qmp(&mut self) {
-        let Some(qmp) = &mut self.qmp else { return };
-        let ended = qmp.flush().and_then(|()| qmp.read()).is_err();
-        let mut said = Vec::new();
-        while let Some(line) = qmp.lines.next_line() {
-            said.extend(line.ok().map(qmp::parse));
-        }
-        if ended {
-            self.qmp = None;
-        }
-        for said in said {
-            match said {
-                // The one command that it is given is the first.
-                qmp::Said::Done | qmp::Said::Refused(_) => self.happened(Event::VmmUp),
-                qmp::Said::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
-                qmp::Said::Stopped => self.happened(Event::Vcpus(VcpuState::Paused)),
-                qmp::Said::Resumed => self.happened(Event::Vcpus(VcpuState::Running)),
-                qmp::Said::Other => {}
-            }
-        }
-    }
-
-    fn read_agent(&mut self) {
-        for heard in self.agent.ready(Instant::now()) {
-            match heard {
-                Heard::Up(generation) => self.happened(Event::AgentUp { generation }),
-                Heard::Down => self.happened(Event::AgentDown),
-                Heard::Said(seq, event) => {
-                    if let (GuestEvent::Started { pid }, VmmKind::Process) = (&event, self.config.request.vmm)
-                    {
-                        // Of a plain process the "guest's" pid is the host's.
-                        self.daemon = ProcessId::of(*pid);
-                        self.daemon_heard = true;
-                    }
-                    self.happened(Event::AgentSaid { seq, event });
-                }
-                Heard::Answered(Asker::Start, outcome) => {
-                    self.happened(Event::StartAnswered(outcome.map(drop)));
-                }
-                Heard::Answered(Asker::Client(client, id), outcome) => {
-                    self.control.answer(client, id, outcome);
-                }
-                Heard::Answered(Asker::Nobody, _) => {}
-            }
-        }
-    }
-
-    /// Something happened: asks what it means, and does it.
+    /// Asks what an event means, and does what follows.
     fn happened(&mut self, event: Event) {
         let effects = self.life.on(Instant::now(), unix_ms(), event);
         for effect in effects {
@@ -309,16 +159,15 @@ impl Monitor {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Dial => self.agent.dial(Instant::now()),
-            Effect::Ask(ask) => {
-                let asker = match ask {
-                    pepita_wire::Ask::Start(_) => Asker::Start,
-                    _ => Asker::Nobody,
-                };
-                self.agent.ask(ask, asker);
+            Effect::StartDaemon(start) => {
+                // An agent that cannot be asked now is asked again when it is back.
+                let _ = self.agent.ask(pepita_wire::Ask::Start(start), Asker::Start);
             }
-            Effect::Resume => self.set_paused(false, None),
+            Effect::Tell(ask) => self.agent.tell(ask),
+            Effect::Resume => self.set_vcpus(VcpuState::Running),
             Effect::TermVmm => {
-                self.set_paused(false, None);
+                // A process that stands still does not take a TERM.
+                self.set_vcpus(VcpuState::Running);
                 self.vmm.signal(Signal::TERM);
             }
             Effect::KillVmm => {
@@ -329,15 +178,38 @@ impl Monitor {
         }
     }
 
-    /// Tells whoever wants to know what has changed: the disk first, so that nobody knows more than a monitor to come.
+    /// Stops the virtual CPUs or lets them run, by stopping the VMM as a whole. QEMU's own `stop` would take its devices
+    /// along, and vhost-device-vsock does not come back from that: every connection with the guest would hang for ever.
+    fn set_vcpus(&mut self, vcpus: VcpuState) {
+        let signal = match vcpus {
+            VcpuState::Running => Signal::CONT,
+            VcpuState::Paused => Signal::STOP,
+        };
+        self.vmm.signal(signal);
+        if self.config.request.vmm == VmmKind::Process
+            && let Some(daemon) = &self.daemon
+        {
+            signal_group(daemon, signal);
+        }
+        self.happened(Event::Vcpus(vcpus));
+    }
+
+    /// Kills a plain process' daemon and its group, for when the agent is no longer there to do so.
+    fn kill_daemon(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            signal_group(&daemon, Signal::KILL);
+        }
+    }
+
+    /// Tells what has changed. The disk is told first, so that no client knows more than a later monitor would.
     fn publish(&mut self) {
-        if self.over {
+        if self.is_over {
             return;
         }
-        let now = Some((self.life.generation(), self.log.base()));
-        if self.saved != now {
+        let now = Saved { generation: self.life.generation(), log_base: self.log.base() };
+        if self.saved != Some(now) {
             self.save();
-            self.saved = now;
+            self.saved = Some(now);
             let status = self.status();
             self.control.tell(&status);
         }
@@ -371,5 +243,15 @@ impl Monitor {
         if let Err(e) = files::write(Path::new(layout::STATE), &state, Sync::No) {
             eprint_line(format_args!("pepita monitor: {}", e.message));
         }
+    }
+}
+
+/// Signals a process, if it still runs, and its group.
+fn signal_group(process: &ProcessId, signal: Signal) {
+    if process.open().is_some()
+        && let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw)
+    {
+        // The group may end at this very moment.
+        let _ = kill_process_group(pid, signal);
     }
 }

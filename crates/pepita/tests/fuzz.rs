@@ -7,13 +7,15 @@ mod mangle;
 use mangle::{lines, mangled};
 use pepita_launcher::cli;
 use pepita_launcher::image::{build, kernel};
-use pepita_launcher::monitor::agent::{Address, Agent, Heard};
+use pepita_launcher::monitor::agent::{Agent, Heard};
+use pepita_launcher::monitor::dial::Address;
 use pepita_launcher::monitor::log::parse_index;
 use pepita_launcher::monitor::qmp::{self, Said};
 use pepita_launcher::monitor::scan::Scanner;
 use pepita_launcher::rundir::cid;
 use pepita_launcher::rundir::files::State;
 use pepita_launcher::vm_config::VmConfig;
+use pepita_wire::conversation::News;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -94,9 +96,15 @@ fn good_conversation() -> Vec<Vec<u8>> {
 #[test]
 fn a_conversation_by_the_book_is_heard_whole() {
     let (heard, _) = converse(&good_conversation()[0]);
-    let news = heard.iter().filter(|heard| matches!(heard, Heard::Said(..))).count();
+    let news = heard.iter().filter(|heard| matches!(heard, Heard::News(News::Event { .. }))).count();
     assert_eq!(news, 7, "{heard:?}");
-    assert!(matches!((heard.first(), heard.last()), (Some(Heard::Up(1)), Some(Heard::Down))), "{heard:?}");
+    assert!(
+        matches!(
+            (heard.first(), heard.last()),
+            (Some(Heard::News(News::Up { generation: 1 })), Some(Heard::Down))
+        ),
+        "{heard:?}"
+    );
 }
 
 proptest! {
@@ -104,7 +112,7 @@ proptest! {
     fn whatever_answers_a_dial_the_conversation_ends_and_nobody_speaks_unknown(said in mangled(good_conversation())) {
         let (heard, _) = converse(&said);
         if let Some(first) = heard.first() {
-            prop_assert!(matches!(first, Heard::Up(_)), "{:?}", first);
+            prop_assert!(matches!(first, Heard::News(News::Up { .. })), "{:?}", first);
         }
     }
 

@@ -9,7 +9,7 @@ use crate::monitor::control::Control;
 use crate::monitor::life::Life;
 use crate::monitor::log::Log;
 use crate::monitor::starter::Starter;
-use crate::monitor::{Monitor, Parts, conn};
+use crate::monitor::{Monitor, Parts, connect_unix};
 use crate::reconcile::{self, Unwatched};
 use crate::rundir::files::State;
 use crate::rundir::lock::{Lock, Wait};
@@ -85,7 +85,7 @@ impl Orphan {
             let _ = rustix::stdio::dup2_stderr(&log);
         }
         become_reaper(&config);
-        let connected = |path: &str| conn::unix(Path::new(path)).map_err(|e| io(Path::new(path), e));
+        let connected = |path: &str| connect_unix(Path::new(path)).map_err(|e| io(Path::new(path), e));
         let (console, qmp) = match config.request.vmm {
             VmmKind::Qemu => (vmm::open_console()?, Some(connected(layout::QMP)?)),
             VmmKind::Process => (connected(layout::CONSOLE)?, None),
@@ -116,8 +116,7 @@ impl Orphan {
             ..state.status
         };
         let life = Life::adopt(&config.request, status, Instant::now());
-        let has_lost_backend = config.needs_backend() && processes.backend.is_none();
-        let mut monitor = Monitor::new(Parts {
+        Monitor::new(Parts {
             config,
             dir,
             name: lock,
@@ -132,10 +131,6 @@ impl Orphan {
             log,
             control,
             starter,
-        });
-        if has_lost_backend {
-            monitor.backend_ended();
-        }
-        monitor
+        })
     }
 }

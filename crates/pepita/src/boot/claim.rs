@@ -5,7 +5,7 @@
 use crate::error::{Result, call_error, io};
 use crate::host::vhost_vsock;
 use crate::host::wait::wait_readable;
-use crate::monitor::conn;
+use crate::monitor::connect_unix;
 use crate::reconcile::{self, Unwatched};
 use crate::rundir::cid::{self, Wanted};
 use crate::rundir::files;
@@ -141,7 +141,7 @@ fn claim_name(dir: PathBuf) -> Result<NameClaim> {
                 Unwatched::Unreadable { why, .. } => return Err(reconcile::unreadable(&why)),
             },
             // The holder is a monitor, or a call that only reads the status and gives the lock back in a moment.
-            Ok(None) if conn::unix(&dir.join(layout::CONTROL)).is_ok() => {
+            Ok(None) if connect_unix(&dir.join(layout::CONTROL)).is_ok() => {
                 return Err(taken("the name is taken; `pepita destroy` the VM of this name first"));
             }
             Ok(None) => await_end_of_monitor(&dir),

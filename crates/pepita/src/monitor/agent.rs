@@ -1,339 +1,230 @@
-//! The monitor's conversation with the guest agent: dials over either transport, greets, asks, hears; never blocks.
-//! Decides nothing about the VM.
+//! The monitor's line to the guest agent: a loop without blocking around [`AgentConversation`]. Decides nothing about the
+//! VM.
+//!
+//! ```text
+//!  Closed ── dial ──► Dialling ── connected ──► Open (greeting, then up)
+//!    ▲                   │                        │
+//!    └───── redial ──────┴── broken, refused, or no hello in time
+//! ```
 
-use super::conn::{Conn, read, unix};
-use pepita_wire::frame::Outcome;
-use pepita_wire::{Ask, GENERATION, GuestEvent, Hello, MAX_BAD_LINES, ToGuest, ToHost};
+use super::dial::{Address, Dial, Progress};
+use super::stream::Stream;
+use pepita_wire::conversation::{AgentConversation, HELLO_DEADLINE, HangUp, News};
+use pepita_wire::{Ask, ErrorKind, WireError};
 use rustix::event::PollFlags;
-use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
-/// Before the first redial; doubles up to [`REDIAL_MAX`].
-const REDIAL_MIN: Duration = Duration::from_millis(20);
-const REDIAL_MAX: Duration = Duration::from_secs(2);
-
-/// For the agent's hello.
-const HELLO_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Requests that may wait for their answer at once.
-const PENDING_CAP: usize = 256;
-
-/// Where the agent listens.
-#[derive(Debug, Clone)]
-pub enum Address {
-    /// Behind a Unix socket that wants `CONNECT <port>` first.
-    Hybrid {
-        /// The socket.
-        path: PathBuf,
-        /// The agent's port.
-        port: u32,
-    },
-    /// On the kernel's AF_VSOCK.
-    Vhost {
-        /// The guest.
-        cid: u32,
-        /// The agent's port.
-        port: u32,
-    },
-}
-
-/// Whose request it is.
+/// Who waits for the answer to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
-    /// The monitor's, and the answer does not matter.
-    Nobody,
-    /// The monitor's order to start the daemon.
+    /// The monitor itself, which has ordered the daemon's start.
     Start,
-    /// A client's: its number and its request's id.
-    Client(u64, u64),
+    /// A client of the control socket.
+    Client {
+        /// The client's number.
+        client: u64,
+        /// The id of the client's request.
+        id: u64,
+    },
 }
 
-/// What is heard.
+/// What is heard on the line.
 #[derive(Debug)]
 pub enum Heard {
-    /// The hellos are exchanged.
-    Up(u32),
-    /// The conversation is over; it is dialled again.
+    /// The agent has said something.
+    News(News<Asker>),
+    /// The agent has hung up after the hellos; it is dialled again.
     Down,
-    /// News.
-    Said(u64, GuestEvent),
-    /// An answer.
-    Answered(Asker, Outcome),
 }
 
 #[derive(Debug)]
-enum State {
-    /// Nobody wants to talk yet, or the next try is due later.
-    Idle,
-    /// AF_VSOCK's connect is under way.
-    Connecting(OwnedFd),
-    /// `CONNECT` is written; `OK` is read byte by byte, because what follows is the conversation.
-    Asked(OwnedFd, Vec<u8>),
-    /// Our hello is written.
-    Greeting(Conn),
-    /// The agent has said hello.
-    Talking(Conn),
+enum Line {
+    /// Without a time, the agent was not to be dialled yet.
+    Closed {
+        redial_at: Option<Instant>,
+    },
+    Dialling(Dial),
+    /// Connected. The deadline counts until the agent has said hello.
+    Open {
+        stream: Stream,
+        hello_until: Instant,
+    },
 }
 
-/// The conversation.
+/// Why a line is closed.
+enum Closed {
+    Io,
+    HangUp(HangUp),
+}
+
+impl From<io::Error> for Closed {
+    fn from(_: io::Error) -> Self {
+        Self::Io
+    }
+}
+
+impl From<HangUp> for Closed {
+    fn from(reason: HangUp) -> Self {
+        Self::HangUp(reason)
+    }
+}
+
+/// The line to one VM's guest agent.
 #[derive(Debug)]
 pub struct Agent {
     address: Address,
-    incarnation: u64,
-    /// Good for the first hello after boot only.
+    /// In force until the agent has accepted a hello with it.
     boot_token: Option<String>,
     token: String,
-    state: State,
-    redial: Duration,
-    dial_at: Option<Instant>,
-    bad_lines: u32,
-    next_id: u64,
-    pending: HashMap<u64, Asker>,
-    seen: u64,
+    conversation: AgentConversation<Asker>,
+    line: Line,
 }
 
 impl Agent {
-    /// Not dialled yet. Without a boot token the VM has been greeted before.
+    /// Returns a line that is not dialled yet. Without a boot token the agent has been greeted before.
     pub fn new(address: Address, incarnation: u64, boot_token: Option<String>, token: String) -> Self {
-        Self {
-            address,
-            incarnation,
-            boot_token,
-            token,
-            state: State::Idle,
-            redial: REDIAL_MIN,
-            dial_at: None,
-            bad_lines: 0,
-            next_id: 0,
-            pending: HashMap::new(),
-            seen: 0,
-        }
+        let conversation = AgentConversation::new(incarnation);
+        Self { address, boot_token, token, conversation, line: Line::Closed { redial_at: None } }
     }
 
-    /// The tokens by which the agent's notes on the console are known.
+    /// Returns the tokens that prove that a note on the console is the agent's.
     pub fn tokens(&self) -> [&str; 2] {
         [self.token.as_str(), self.boot_token.as_deref().unwrap_or_default()]
     }
 
-    /// The hellos are exchanged and nobody has hung up.
-    pub fn is_up(&self) -> bool {
-        matches!(self.state, State::Talking(_))
-    }
-
-    /// What to wait for.
+    /// Returns what to wait for.
     pub fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        match &self.state {
-            State::Idle => None,
-            State::Connecting(fd) => Some((fd.as_fd(), PollFlags::OUT)),
-            State::Asked(fd, _) => Some((fd.as_fd(), PollFlags::IN)),
-            State::Greeting(conn) | State::Talking(conn) => Some((conn.as_fd(), conn.interest())),
+        match &self.line {
+            Line::Closed { .. } => None,
+            Line::Dialling(dial) => Some(dial.interest()),
+            Line::Open { stream, .. } => Some((stream.as_fd(), stream.interest())),
         }
     }
 
-    /// When to dial again.
+    /// Returns when to call [`Agent::tick`].
     pub fn wake_at(&self) -> Option<Instant> {
-        self.dial_at
+        match &self.line {
+            Line::Closed { redial_at } => *redial_at,
+            Line::Dialling(_) => None,
+            Line::Open { hello_until, .. } => (!self.conversation.is_up()).then_some(*hello_until),
+        }
     }
 
-    /// Dials, unless that is under way or done. Goes on trying until it succeeds.
+    /// Dials, unless that is under way or done. The line goes on trying until it succeeds.
     pub fn dial(&mut self, now: Instant) {
-        if !matches!(self.state, State::Idle) {
-            return;
-        }
-        self.dial_at = None;
-        let connecting = match &self.address {
-            Address::Hybrid { path, port } => unix(path).and_then(|fd| {
-                // A fresh socket's buffer takes a line.
-                rustix::io::write(&fd, format!("CONNECT {port}\n").as_bytes())?;
-                Ok(State::Asked(fd, Vec::new()))
-            }),
-            Address::Vhost { cid, port } => vsock(*cid, *port).map(State::Connecting),
-        };
-        match connecting {
-            Ok(state) => self.state = state,
-            Err(_) => self.later(now),
+        match &self.line {
+            Line::Closed { .. } => match Dial::begin(&self.address) {
+                Ok(dial) => self.line = Line::Dialling(dial),
+                Err(_) => drop(self.close(now)),
+            },
+            Line::Dialling(_) | Line::Open { .. } => {}
         }
     }
 
-    /// Dials if that is due; hangs up on an agent that does not say hello.
+    /// Dials when that is due, and hangs up on an agent that has not said hello in time.
     pub fn tick(&mut self, now: Instant) {
-        if self.dial_at.is_some_and(|at| now >= at) {
-            match self.state {
-                State::Greeting(_) => self.later(now),
-                _ => self.dial(now),
+        if self.wake_at().is_some_and(|at| now >= at) {
+            match self.line {
+                Line::Closed { .. } | Line::Dialling(_) => self.dial(now),
+                // Before the hellos, no request can be left without an answer.
+                Line::Open { .. } => drop(self.close(now)),
             }
         }
     }
 
-    fn later(&mut self, now: Instant) {
-        self.state = State::Idle;
-        self.dial_at = Some(now + self.redial);
-        self.redial = (self.redial * 2).min(REDIAL_MAX);
+    /// Asks the agent for `asker`, who gets the answer as [`News::Answer`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] when the agent is not up, or does not keep up.
+    pub fn ask(&mut self, ask: Ask, asker: Asker) -> Result<(), WireError> {
+        if !self.has_room() {
+            return Err(WireError::new(ErrorKind::Busy, "the guest agent does not read"));
+        }
+        self.conversation.ask(ask, asker).map_err(|refused| refused.error)?;
+        self.send_output();
+        Ok(())
     }
 
-    /// Asks the agent. `false` when it cannot be asked now.
-    pub fn ask(&mut self, ask: Ask, asker: Asker) -> bool {
-        let (method, params) = ask.into_parts();
-        self.request(method, params, asker)
+    /// Asks the agent for something whose answer does not matter. An agent that does not read is not asked.
+    pub fn tell(&mut self, ask: Ask) {
+        if self.has_room() {
+            self.conversation.tell(ask);
+            self.send_output();
+        }
     }
 
-    fn request(&mut self, method: &str, params: serde_json::Value, asker: Asker) -> bool {
-        let State::Talking(conn) = &mut self.state else { return false };
-        if self.pending.len() >= PENDING_CAP {
-            return false;
+    fn has_room(&self) -> bool {
+        match &self.line {
+            Line::Open { stream, .. } => stream.has_room(),
+            // The conversation refuses by itself.
+            Line::Closed { .. } | Line::Dialling(_) => true,
         }
-        self.next_id += 1;
-        // A connection that breaks here is noticed by the next read.
-        let sent = conn.send(&ToGuest::request(self.next_id, method, params).encode()).is_ok();
-        if sent && asker != Asker::Nobody {
-            self.pending.insert(self.next_id, asker);
+    }
+
+    fn send_output(&mut self) {
+        if let Line::Open { stream, .. } = &mut self.line {
+            // A stream that breaks here is noticed by the next read.
+            let _ = stream.send(&self.conversation.take_output());
         }
-        sent
     }
 
     /// Takes in what has come.
     pub fn ready(&mut self, now: Instant) -> Vec<Heard> {
         let mut heard = Vec::new();
-        if self.advance(now, &mut heard).is_err() {
-            let was_up = self.is_up();
-            self.later(now);
-            for (_, asker) in self.pending.drain() {
-                let why = pepita_wire::WireError::new(pepita_wire::ErrorKind::Os, "the agent hung up");
-                heard.push(Heard::Answered(asker, Err(why)));
+        if let Err(reason) = self.advance(now, &mut heard) {
+            if let Closed::HangUp(HangUp::Refused(_)) = reason {
+                // If an earlier hello, whose answer was lost, has replaced the boot token, then that is void.
+                self.boot_token = None;
             }
-            if was_up {
-                heard.push(Heard::Down);
-            }
+            heard.extend(self.close(now));
         }
         heard
     }
 
-    fn advance(&mut self, now: Instant, heard: &mut Vec<Heard>) -> io::Result<()> {
-        match &mut self.state {
-            State::Idle => Ok(()),
-            State::Connecting(fd) => {
-                rustix::net::sockopt::socket_error(&*fd)??;
-                let State::Connecting(fd) = std::mem::replace(&mut self.state, State::Idle) else {
-                    return Ok(());
-                };
-                self.greet(now, fd)
-            }
-            State::Asked(fd, line) => {
-                let mut byte = [0];
-                loop {
-                    match read(&*fd, &mut byte)? {
-                        None => return Ok(()),
-                        // Nobody listens in the guest yet.
-                        Some(0) => return Err(io::ErrorKind::ConnectionRefused.into()),
-                        Some(_) => line.push(byte[0]),
+    fn advance(&mut self, now: Instant, heard: &mut Vec<Heard>) -> Result<(), Closed> {
+        match std::mem::replace(&mut self.line, Line::Closed { redial_at: None }) {
+            Line::Closed { redial_at } => self.line = Line::Closed { redial_at },
+            Line::Dialling(dial) => match dial.advance()? {
+                Progress::Pending(dial) => self.line = Line::Dialling(dial),
+                Progress::Connected(fd) => {
+                    let (token, new_token) = match &self.boot_token {
+                        Some(boot_token) => (boot_token.clone(), Some(self.token.clone())),
+                        None => (self.token.clone(), None),
+                    };
+                    self.conversation.connected(token, new_token);
+                    self.line = Line::Open { stream: Stream::new(fd), hello_until: now + HELLO_DEADLINE };
+                    self.send_output();
+                }
+            },
+            Line::Open { mut stream, hello_until } => {
+                let Self { conversation, boot_token, .. } = self;
+                let ended = stream.pump(|bytes| {
+                    conversation.receive(bytes);
+                    while let Some(news) = conversation.next_news()? {
+                        if let News::Up { .. } = news {
+                            *boot_token = None;
+                        }
+                        heard.push(Heard::News(news));
                     }
-                    if byte == *b"\n" || line.len() >= 32 {
-                        break;
-                    }
-                }
-                if !(line.starts_with(b"OK ") && line.ends_with(b"\n")) {
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
-                let State::Asked(fd, _) = std::mem::replace(&mut self.state, State::Idle) else {
-                    return Ok(());
-                };
-                self.greet(now, fd)
+                    Ok::<(), Closed>(())
+                });
+                self.line = Line::Open { stream, hello_until };
+                ended?;
+                self.send_output();
             }
-            State::Greeting(conn) | State::Talking(conn) => {
-                conn.flush()?;
-                let ended = conn.read();
-                // What came before the end still counts.
-                self.take_in(heard)?;
-                ended
-            }
-        }
-    }
-
-    fn greet(&mut self, now: Instant, fd: OwnedFd) -> io::Result<()> {
-        let hello = Hello {
-            generation: GENERATION,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            incarnation: self.incarnation,
-            token: Some(self.boot_token.clone().unwrap_or_else(|| self.token.clone())),
-            new_token: self.boot_token.is_some().then(|| self.token.clone()),
-            ..Hello::default()
-        };
-        let mut conn = Conn::new(fd);
-        conn.send(&ToGuest::Hello(hello).encode())?;
-        self.state = State::Greeting(conn);
-        self.dial_at = Some(now + HELLO_DEADLINE);
-        Ok(())
-    }
-
-    fn take_in(&mut self, heard: &mut Vec<Heard>) -> io::Result<()> {
-        loop {
-            let (State::Greeting(conn) | State::Talking(conn)) = &mut self.state else { return Ok(()) };
-            let Some(line) = conn.lines.next_line() else { return Ok(()) };
-            match line.ok().and_then(|line| ToHost::decode(line).ok()) {
-                Some(frame) => self.frame(frame, heard)?,
-                None => {
-                    self.bad_lines += 1;
-                    if self.bad_lines >= MAX_BAD_LINES {
-                        self.bad_lines = 0;
-                        return Err(io::ErrorKind::InvalidData.into());
-                    }
-                }
-            }
-        }
-    }
-
-    fn frame(&mut self, frame: ToHost, heard: &mut Vec<Heard>) -> io::Result<()> {
-        let greeting = matches!(self.state, State::Greeting(_));
-        match frame {
-            ToHost::Hello(hello) if greeting => {
-                if hello.incarnation != self.incarnation {
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
-                let State::Greeting(conn) = std::mem::replace(&mut self.state, State::Idle) else {
-                    return Ok(());
-                };
-                self.state = State::Talking(conn);
-                self.boot_token = None;
-                self.dial_at = None;
-                self.redial = REDIAL_MIN;
-                self.bad_lines = 0;
-                heard.push(Heard::Up(hello.generation.min(GENERATION)));
-                self.ask(Ask::Watch { since: self.seen }, Asker::Nobody);
-            }
-            // Refused. The boot token is void if an earlier hello, whose answer was lost, has replaced it.
-            ToHost::Answer { outcome: Err(_), .. } if greeting => {
-                self.boot_token = None;
-                return Err(io::ErrorKind::PermissionDenied.into());
-            }
-            ToHost::Answer { id, outcome } => {
-                if let Some(asker) = self.pending.remove(&id) {
-                    heard.push(Heard::Answered(asker, outcome));
-                }
-            }
-            // `exited` comes again and again until it is acknowledged.
-            ToHost::Event { seq, event } if !greeting => {
-                if seq > self.seen || matches!(event, GuestEvent::Exited(_)) {
-                    self.seen = self.seen.max(seq);
-                    heard.push(Heard::Said(seq, event));
-                }
-            }
-            // A second hello changes nothing, and nobody tells before it has said who it is.
-            ToHost::Hello(_) | ToHost::Event { .. } => {}
         }
         Ok(())
     }
-}
 
-/// Begins to connect over AF_VSOCK.
-fn vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
-    match connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &VsockAddr::new(cid, port)) {
-        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => Ok(fd),
-        Err(e) => Err(e.into()),
+    /// Closes the line and sets the time of the next dial.
+    fn close(&mut self, now: Instant) -> Vec<Heard> {
+        let left = self.conversation.disconnected();
+        self.line = Line::Closed { redial_at: Some(now + left.redial_after) };
+        let hung_up = || Err(WireError::new(ErrorKind::Os, "the agent hung up"));
+        let answers =
+            left.unanswered.into_iter().map(|tag| Heard::News(News::Answer { tag, outcome: hung_up() }));
+        answers.chain(left.was_up.then_some(Heard::Down)).collect()
     }
 }

@@ -8,7 +8,7 @@ use crate::rundir::lock::{Lock, Wait};
 use crate::vm_config::VmmKind;
 use pepita_wire::{ExitRecord, StatusRecord};
 use rustix::event::{PollFd, Timespec, poll};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Monitor {
     pub(super) fn finish(&mut self, exit: &ExitRecord) {
-        self.over = true;
+        self.is_over = true;
         // On a disk that is full by now, there is room for this all the same.
         let _ = std::fs::remove_file(layout::RESERVE);
         if let Err(e) = files::write(Path::new(layout::EXIT), exit, Sync::Yes) {
@@ -48,13 +48,19 @@ impl Monitor {
         drop(cid);
         self.save();
         let status = self.status();
-        if let Some(starter) = self.starter.take() {
-            starter.ended(&status);
-            // Nobody was told that it is there, so nothing of it stays.
-            let _ = rundir::remove(&self.dir);
+        match self.starter.take() {
+            // The VM came up and ended before its starter was told.
+            Some(starter) if self.life.vmm_ran() => starter.started(&status),
+            Some(starter) => {
+                starter.ended(&status);
+                // No program was told of this VM, so nothing of it stays.
+                let _ = rundir::remove(&self.dir);
+            }
+            None => {}
         }
-        self.control.tell(&status);
+        // Clients that are connected are told last: what they find then is all that stays.
         let _ = std::fs::remove_file(layout::CONTROL);
+        self.control.tell(&status);
         self.say_goodbye(&status);
     }
 
@@ -82,16 +88,6 @@ impl Monitor {
                 }
             }
             self.control.tell(status);
-        }
-    }
-
-    /// A plain process' daemon and its group, when the agent is no longer there to do it.
-    pub(super) fn kill_daemon(&mut self) {
-        if let Some(daemon) = self.daemon.take()
-            && daemon.open().is_some()
-            && let Some(pid) = i32::try_from(daemon.pid).ok().and_then(Pid::from_raw)
-        {
-            let _ = kill_process_group(pid, Signal::KILL);
         }
     }
 }

@@ -1,13 +1,11 @@
-//! What clients of the control socket can ask, and what is done then.
+//! What a client of the control socket can ask, and what is done then.
 
 use super::Monitor;
 use super::agent::Asker;
 use super::life::Event;
-use crate::vm_config::VmmKind;
 use pepita_wire::agent::Start;
 use pepita_wire::record::VcpuState;
 use pepita_wire::{Ask, ErrorKind, Request, Signal, WireError};
-use rustix::process::{Pid, kill_process_group};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -31,7 +29,8 @@ impl Default for Params {
 }
 
 impl Monitor {
-    pub(super) fn requested(&mut self, client: u64, request: Request) {
+    /// Carries out a client's request, or passes it on to the agent.
+    pub(super) fn on_request(&mut self, client: u64, request: Request) {
         let Request { id, method, params } = request;
         let given = match &params {
             Value::Null => Ok(Params::default()),
@@ -63,15 +62,15 @@ impl Monitor {
                 self.control.answer(client, id, done);
                 self.happened(if given.force { Event::Kill } else { Event::Stop { signal, grace } });
             }
-            "pause" => self.set_paused(true, Some((client, id))),
-            "resume" => self.set_paused(false, Some((client, id))),
+            "pause" => self.set_vcpus_for(client, id, VcpuState::Paused),
+            "resume" => self.set_vcpus_for(client, id, VcpuState::Running),
             "signal" => match Signal::new(given.signal) {
                 Some(Signal::KILL) => {
                     self.control.answer(client, id, done);
                     self.happened(Event::Kill);
                 }
-                Some(Signal::STOP) => self.set_paused(true, Some((client, id))),
-                Some(Signal::CONT) => self.set_paused(false, Some((client, id))),
+                Some(Signal::STOP) => self.set_vcpus_for(client, id, VcpuState::Paused),
+                Some(Signal::CONT) => self.set_vcpus_for(client, id, VcpuState::Running),
                 Some(signal) => self.forward(client, id, Ask::Signal(signal)),
                 None => {
                     let why = format!("signal: {} is not a signal", given.signal);
@@ -92,31 +91,13 @@ impl Monitor {
     }
 
     fn forward(&mut self, client: u64, id: u64, ask: Ask) {
-        if !self.agent.ask(ask, Asker::Client(client, id)) {
-            let why = WireError::new(ErrorKind::Busy, "the guest agent is not up");
-            self.control.answer(client, id, Err(why));
+        if let Err(refusal) = self.agent.ask(ask, Asker::Client { client, id }) {
+            self.control.answer(client, id, Err(refusal));
         }
     }
 
-    /// Stops the virtual CPUs or lets them run, by stopping the VMM as a whole. QEMU's own `stop` would take its devices
-    /// along, and vhost-device-vsock does not come back from that: every connection with the guest would hang for ever.
-    pub(super) fn set_paused(&mut self, paused: bool, asker: Option<(u64, u64)>) {
-        let signal = if paused { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
-        self.vmm.signal(signal);
-        if self.config.request.vmm == VmmKind::Process
-            && let Some(daemon) = &self.daemon
-            && daemon.open().is_some()
-            && let Some(pid) = i32::try_from(daemon.pid).ok().and_then(Pid::from_raw)
-        {
-            let _ = kill_process_group(pid, signal);
-        }
-        self.answer(asker, Ok(json!({})));
-        self.happened(Event::Vcpus(if paused { VcpuState::Paused } else { VcpuState::Running }));
-    }
-
-    fn answer(&mut self, asker: Option<(u64, u64)>, outcome: pepita_wire::frame::Outcome) {
-        if let Some((client, id)) = asker {
-            self.control.answer(client, id, outcome);
-        }
+    fn set_vcpus_for(&mut self, client: u64, id: u64, vcpus: VcpuState) {
+        self.set_vcpus(vcpus);
+        self.control.answer(client, id, Ok(json!({})));
     }
 }

@@ -66,6 +66,6 @@ impl Life {
 
     /// Gives the guest the host's time.
     pub(super) fn set_time(&mut self, unix_ms: u64) {
-        self.effects.push(Effect::Ask(Ask::SetTime { unix_ms }));
+        self.effects.push(Effect::Tell(Ask::SetTime { unix_ms }));
     }
 }

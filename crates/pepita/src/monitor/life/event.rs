@@ -1,6 +1,7 @@
 //! The words of a VM's life: what can happen to the VM, and what is to be done then.
 
 use crate::vmm::VmmEnd;
+use pepita_wire::agent::Start;
 use pepita_wire::console::Note;
 use pepita_wire::record::VcpuState;
 use pepita_wire::{Ask, ExitRecord, GuestEvent, Signal, WireError};
@@ -75,8 +76,10 @@ pub struct LastWords {
 pub enum Effect {
     /// Connect to the agent, and go on trying.
     Dial,
-    /// Ask the agent.
-    Ask(Ask),
+    /// Order the agent to start the daemon; the answer is [`Event::StartAnswered`].
+    StartDaemon(Start),
+    /// Ask the agent for something whose answer does not matter.
+    Tell(Ask),
     /// Let the virtual CPUs run.
     Resume,
     /// Ask the VMM's process to end.

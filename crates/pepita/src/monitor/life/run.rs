@@ -47,7 +47,7 @@ impl Life {
         match self.status.daemon.state {
             // The agent refuses this if its daemon runs already, and that does no harm.
             DaemonState::Pending if !self.hold => {
-                self.effects.push(Effect::Ask(Ask::Start(self.start.clone())));
+                self.effects.push(Effect::StartDaemon(self.start.clone()));
             }
             DaemonState::Pending
             | DaemonState::Held
@@ -82,7 +82,7 @@ impl Life {
             GuestEvent::Ready => self.on_daemon_ready(),
             GuestEvent::Health(Health { status: Some(text), .. }) => self.status.daemon.status = text,
             GuestEvent::Exited(exit) => {
-                self.effects.push(Effect::Ask(Ask::Ack { seq }));
+                self.effects.push(Effect::Tell(Ask::Ack { seq }));
                 self.on_exit_reported(now, exit);
             }
             GuestEvent::Health(Health { status: None, .. })

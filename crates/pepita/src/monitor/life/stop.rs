@@ -72,7 +72,7 @@ impl Life {
                 Ask::PowerOff
             }
         };
-        self.effects.push(Effect::Ask(ask));
+        self.effects.push(Effect::Tell(ask));
     }
 
     pub(super) fn on_kill(&mut self, now: Instant) {

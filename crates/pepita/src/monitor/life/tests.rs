@@ -71,7 +71,7 @@ fn a_boot_leads_to_a_running_daemon() {
     assert_eq!(world.state(), VmState::Created);
     assert_eq!(world.on(Event::Noted(Note::Up)), [Effect::Dial]);
     let effects = world.up();
-    assert!(matches!(effects[..], [Effect::Ask(Ask::SetTime { .. }), Effect::Ask(Ask::Start(_))]));
+    assert!(matches!(effects[..], [Effect::Tell(Ask::SetTime { .. }), Effect::StartDaemon(_)]));
     assert_eq!(world.state(), VmState::Starting);
     world.said(1, GuestEvent::Started { pid: 42 });
     assert_eq!(world.state(), VmState::Running);
@@ -83,7 +83,7 @@ fn a_boot_leads_to_a_running_daemon() {
 #[test]
 fn a_held_daemon_is_not_started_by_its_monitor() {
     let mut world = World::new(true);
-    assert!(!world.up().iter().any(|e| matches!(e, Effect::Ask(Ask::Start(_)))));
+    assert!(!world.up().iter().any(|e| matches!(e, Effect::StartDaemon(_))));
     assert_eq!(
         (world.state(), world.life.status(world.now).daemon.state),
         (VmState::Starting, DaemonState::Held)
@@ -114,7 +114,7 @@ fn a_stop_has_one_deadline_and_a_kill_overtakes_it() {
     let mut world = World::new(false);
     world.up();
     world.said(1, GuestEvent::Started { pid: 42 });
-    assert!(matches!(world.on(stop(10))[..], [Effect::Ask(Ask::Stop(_))]));
+    assert!(matches!(world.on(stop(10))[..], [Effect::Tell(Ask::Stop(_))]));
     assert_eq!(world.state(), VmState::Stopping);
     world.pass(Duration::from_secs(5));
     world.on(stop(10));
@@ -145,7 +145,7 @@ fn an_exit_is_acknowledged_and_kept_exact() {
     world.up();
     world.said(1, GuestEvent::Started { pid: 42 });
     let effects = world.said(2, GuestEvent::Exited(Exit::code(3)));
-    assert_eq!(effects, [Effect::Ask(Ask::Ack { seq: 2 })]);
+    assert_eq!(effects, [Effect::Tell(Ask::Ack { seq: 2 })]);
     // A stop that comes now has not caused it.
     world.on(Event::Stop { signal: Signal::TERM, grace: Duration::ZERO });
     let effects = world.on(ended(Some(0), None));
@@ -169,7 +169,7 @@ fn a_resumed_guest_gets_the_time() {
     world.up();
     world.on(Event::Vcpus(VcpuState::Paused));
     assert_eq!(world.state(), VmState::Paused);
-    assert!(matches!(world.on(Event::Vcpus(VcpuState::Running))[..], [Effect::Ask(Ask::SetTime { .. })]));
+    assert!(matches!(world.on(Event::Vcpus(VcpuState::Running))[..], [Effect::Tell(Ask::SetTime { .. })]));
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn an_agent_that_comes_back_on_the_way_down_is_told_to_stop_within_the_same_dead
     assert_eq!(world.on(stop(5)), [Effect::Dial]);
     world.pass(Duration::from_millis(100));
     let effects = world.on(Event::AgentUp { generation: 1 });
-    assert_eq!(effects[1..], [Effect::Ask(Ask::Stop(Stop { signal: Signal::TERM, grace_ms: 4900 }))]);
+    assert_eq!(effects[1..], [Effect::Tell(Ask::Stop(Stop { signal: Signal::TERM, grace_ms: 4900 }))]);
     assert_eq!(world.pass(Duration::from_millis(4800)), []);
     assert_eq!(world.pass(Duration::from_millis(100) + AFTER_GRACE), [Effect::TermVmm]);
 }
@@ -379,7 +379,7 @@ fn a_stop_after_a_kill_does_not_make_the_end_graceful() {
 #[test]
 fn a_daemon_that_has_ended_may_linger_no_longer_because_a_stop_is_asked_for() {
     let mut world = running().after(exited(0));
-    assert_eq!(world.on(stop(60)), [Effect::Ask(Ask::PowerOff)]);
+    assert_eq!(world.on(stop(60)), [Effect::Tell(Ask::PowerOff)]);
     assert_eq!(world.pass(phase::LINGER), [Effect::TermVmm]);
     world.on(killed());
     assert_eq!(world.exit(), Some(Exit::code(0)));
@@ -426,7 +426,7 @@ fn an_adopted_vm_that_stands_still_does_not_lose_its_time_to_boot() {
     assert_eq!(life.on(later, 0, Event::Tick), [Effect::Dial]);
     assert!(matches!(
         life.on(later, 0, Event::Vcpus(VcpuState::Running))[..],
-        [Effect::Ask(Ask::SetTime { .. })]
+        [Effect::Tell(Ask::SetTime { .. })]
     ));
     assert_eq!(life.wake_at(), Some(later + Duration::from_secs(1)));
 }
@@ -437,7 +437,7 @@ fn a_plain_process_is_not_given_the_time() {
     let request = VmRequest { vmm: VmmKind::Process, ..request(false) };
     let mut life = Life::new(&request, StatusRecord::default(), now);
     life.on(now, 0, Event::VmmUp);
-    assert!(matches!(life.on(now, 0, Event::AgentUp { generation: 1 })[..], [Effect::Ask(Ask::Start(_))]));
+    assert!(matches!(life.on(now, 0, Event::AgentUp { generation: 1 })[..], [Effect::StartDaemon(_)]));
     life.on(now, 0, Event::Vcpus(VcpuState::Paused));
     assert_eq!(life.on(now, 0, Event::Vcpus(VcpuState::Running)), []);
 }

@@ -1,0 +1,202 @@
+//! Everything that the monitor waits for, and what is read there.
+
+use super::Monitor;
+use super::agent::{Asker, Heard};
+use super::life::{Event, LastWords};
+use super::qmp::{self, Said};
+use super::stream::{Stream, read};
+use crate::host::clock::unix_ms;
+use crate::host::process_id::ProcessId;
+use crate::host::wait::wait_readable;
+use crate::vm_config::VmmKind;
+use pepita_wire::conversation::News;
+use pepita_wire::record::VcpuState;
+use pepita_wire::{GuestEvent, Lines};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// The most bytes that are read of the console at once.
+const CONSOLE_READ: usize = 64 * 1024;
+
+/// The most such reads in a row, so that a flood does not keep the others waiting.
+const CONSOLE_READS: usize = 8;
+
+/// What can be ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Vmm,
+    Backend,
+    Console,
+    Qmp,
+    Agent,
+    Listener,
+    Client(u64),
+}
+
+/// The connection with QEMU's monitor protocol.
+#[derive(Debug)]
+pub(super) struct Qmp {
+    stream: Stream,
+    lines: Lines,
+}
+
+impl Qmp {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self { stream: Stream::new(fd), lines: Lines::new() }
+    }
+
+    /// Begins the conversation.
+    pub(super) fn greet(&mut self) {
+        // A connection that is broken already says so when it is read.
+        let _ = self.stream.send(qmp::CAPABILITIES);
+    }
+}
+
+impl Monitor {
+    /// Waits until something is ready or due, and returns what is ready.
+    pub(super) fn wait(&self) -> Vec<Source> {
+        let mut fds: Vec<(Source, BorrowedFd<'_>, PollFlags)> = Vec::with_capacity(8);
+        fds.push((Source::Vmm, self.vmm.handle().as_fd(), PollFlags::IN));
+        if let Some(backend) = &self.backend {
+            fds.push((Source::Backend, backend.handle().as_fd(), PollFlags::IN));
+        }
+        if let Some(console) = &self.console {
+            fds.push((Source::Console, console.as_fd(), PollFlags::IN));
+        }
+        if let Some(qmp) = &self.qmp {
+            fds.push((Source::Qmp, qmp.stream.as_fd(), qmp.stream.interest()));
+        }
+        if let Some((fd, interest)) = self.agent.interest() {
+            fds.push((Source::Agent, fd, interest));
+        }
+        for (client, fd, interest) in self.control.interest() {
+            fds.push((client.map_or(Source::Listener, Source::Client), fd, interest));
+        }
+        let wake_at = self.life.wake_at().into_iter().chain(self.agent.wake_at()).min();
+        let left = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let limit = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut polled: Vec<PollFd<'_>> =
+            fds.iter().map(|(_, fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
+        // An interrupted wait is a short one.
+        let _ = poll(&mut polled, limit.as_ref());
+        let ready = polled.iter().zip(&fds).filter(|(fd, _)| !fd.revents().is_empty());
+        ready.map(|(_, (source, ..))| *source).collect()
+    }
+
+    /// Reads what is ready.
+    pub(super) fn attend(&mut self, source: Source) {
+        match source {
+            Source::Console => self.read_console(),
+            Source::Qmp => self.read_qmp(),
+            Source::Agent => self.read_agent(),
+            Source::Listener => self.control.accept(),
+            Source::Client(number) => {
+                for request in self.control.read(number) {
+                    self.on_request(number, request);
+                }
+            }
+            Source::Backend => {
+                if let Some(mut backend) = self.backend.take() {
+                    backend.end();
+                    self.on_backend_ended();
+                }
+            }
+            Source::Vmm if self.is_over => {}
+            Source::Vmm => self.on_vmm_gone(),
+        }
+    }
+
+    fn on_vmm_gone(&mut self) {
+        // What the VMM and the guest said last is still in the pipes.
+        while self.console.as_ref().is_some_and(|fd| wait_readable(fd, Duration::ZERO)) {
+            self.read_console();
+        }
+        self.read_qmp();
+        self.read_agent();
+        if self.limits.oom_kills() > 0 {
+            self.happened(Event::HostOom);
+        }
+        let last_words = LastWords {
+            end: self.vmm.end(),
+            vmm_words: crate::vmm::last_words(),
+            panic_line: self.scanner.panic_line().map(str::to_owned),
+            console: self.scanner.last_lines(),
+        };
+        self.happened(Event::VmmEnded(last_words));
+    }
+
+    /// The end of the back-end may be seen before the end of the VMM that takes it along: the VMM's socket is closed before
+    /// its process is gone.
+    pub(super) fn on_backend_ended(&mut self) {
+        self.read_qmp();
+        self.happened(Event::BackendEnded { vmm_is_exiting: self.vmm.identity.is_exiting() });
+    }
+
+    fn read_console(&mut self) {
+        let mut buffer = vec![0; CONSOLE_READ];
+        let mut output = Vec::new();
+        for _ in 0..CONSOLE_READS {
+            let Some(console) = &self.console else { return };
+            let read = match read(console, &mut buffer) {
+                Ok(Some(n)) if n > 0 => n,
+                Ok(None) => return,
+                // The VMM is gone, or about to be.
+                Ok(Some(_)) | Err(_) => return drop(self.console.take()),
+            };
+            output.clear();
+            let notes = self.scanner.push(&buffer[..read], &self.agent.tokens(), &mut output);
+            self.log.write(Instant::now(), unix_ms(), &output);
+            self.happened(Event::ConsoleSpoke);
+            for note in notes {
+                self.happened(Event::Noted(note));
+            }
+        }
+    }
+
+    fn read_qmp(&mut self) {
+        let Some(Qmp { stream, lines }) = &mut self.qmp else { return };
+        let is_over = stream.pump(|bytes| Ok::<(), io::Error>(lines.push(bytes))).is_err();
+        let mut said = Vec::new();
+        while let Some(line) = lines.next_line() {
+            said.extend(line.ok().map(qmp::parse));
+        }
+        if is_over {
+            self.qmp = None;
+        }
+        for said in said {
+            match said {
+                // QEMU is given one command: the greeting.
+                Said::Done | Said::Refused(_) => self.happened(Event::VmmUp),
+                Said::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
+                Said::Stopped => self.happened(Event::Vcpus(VcpuState::Paused)),
+                Said::Resumed => self.happened(Event::Vcpus(VcpuState::Running)),
+                Said::Other => {}
+            }
+        }
+    }
+
+    fn read_agent(&mut self) {
+        for heard in self.agent.ready(Instant::now()) {
+            match heard {
+                Heard::News(News::Up { generation }) => self.happened(Event::AgentUp { generation }),
+                Heard::News(News::Event { seq, event, is_new: _ }) => {
+                    if let (GuestEvent::Started { pid }, VmmKind::Process) = (&event, self.config.request.vmm)
+                    {
+                        // The "guest's" pid of a plain process is the host's.
+                        (self.daemon, self.daemon_heard) = (ProcessId::of(*pid), true);
+                    }
+                    self.happened(Event::AgentSaid { seq, event });
+                }
+                Heard::News(News::Answer { tag: Asker::Start, outcome }) => {
+                    self.happened(Event::StartAnswered(outcome.map(drop)));
+                }
+                Heard::News(News::Answer { tag: Asker::Client { client, id }, outcome }) => {
+                    self.control.answer(client, id, outcome);
+                }
+                Heard::Down => self.happened(Event::AgentDown),
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A byte stream that never blocks: what cannot be written now waits its turn, within bounds.
+
+use pepita_wire::LINE_CAP;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// The most bytes that may wait for a peer that does not read.
+const OUTPUT_CAP: usize = 1 << 20;
+
+/// The most reads in a row, so that a peer that floods does not keep the others waiting.
+const READS: usize = 16;
+
+/// A connected stream, and what waits to be written to it.
+#[derive(Debug)]
+pub(super) struct Stream {
+    fd: OwnedFd,
+    output: Vec<u8>,
+}
+
+impl Stream {
+    /// Wraps a connected descriptor that does not block.
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self { fd, output: Vec::new() }
+    }
+
+    /// Returns what to wait for.
+    pub(super) fn interest(&self) -> PollFlags {
+        if self.is_flushed() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT }
+    }
+
+    /// Writes what waits, then hands over what is there to read, piece by piece.
+    ///
+    /// # Errors
+    /// At the end of the stream, when it is broken, or what `take` returns. What came before was handed over.
+    pub(super) fn pump<E: From<io::Error>>(
+        &mut self,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.flush()?;
+        let mut buffer = [0; 8192];
+        for _ in 0..READS {
+            match read(&self.fd, &mut buffer)? {
+                Some(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Some(n) => take(&buffer[..n])?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes`, now or as soon as the peer reads.
+    ///
+    /// # Errors
+    /// When the stream is broken, or the peer leaves more than [`OUTPUT_CAP`] unread.
+    pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.output.len() + bytes.len() > OUTPUT_CAP {
+            return Err(io::Error::new(io::ErrorKind::WriteZero, "the peer does not read"));
+        }
+        self.output.extend_from_slice(bytes);
+        self.flush()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.output.is_empty() {
+            match rustix::io::write(&self.fd, &self.output) {
+                Ok(n) => drop(self.output.drain(..n)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether nothing waits to be written.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.output.is_empty()
+    }
+
+    /// Returns whether two more lines of the greatest length find room.
+    pub(super) fn has_room(&self) -> bool {
+        self.output.len() <= OUTPUT_CAP - 2 * LINE_CAP
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Reads from a descriptor that does not block; `None` when there is nothing at the moment.
+///
+/// # Errors
+/// When the descriptor cannot be read.
+pub(super) fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match rustix::io::read(fd.as_fd(), &mut *buffer) {
+            Ok(n) => return Ok(Some(n)),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Connects to a Unix socket without waiting.
+///
+/// # Errors
+/// When no process listens there, or the socket's backlog is full.
+pub fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&fd, &SocketAddrUnix::new(path)?)?;
+    Ok(fd)
+}
