@@ -1,5 +1,5 @@
 # The two commands of the README are `make run` and `make test`. Each does its own set-up.
-.PHONY: help setup run demo test lint doc soak faults chaos test-vhost bench-vhost interop bench bench-scale bench-restart
+.PHONY: help setup run demo test lint doc soak faults chaos test-upgrade test-vhost bench-vhost interop bench bench-scale bench-restart
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,6 +32,9 @@ faults: setup ## Each fault of a real microVM, the long form
 
 chaos: setup ## Five minutes of random kills
 	PEPITA_CHAOS_SECONDS=300 cargo test -p pepita-supervisors --test programs -- --nocapture random_kills
+
+test-upgrade: setup ## VMs of an older version (commit 445d9af) go on under this one
+	@./scripts/test-upgrade.sh
 
 test-vhost: setup ## Kernel vsock: inner microVMs inside an outer one whose kernel has vhost_vsock
 	cargo test --no-run --test microvm

@@ -20,7 +20,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
 }
 
 /// A guest's part of the set-up.
-fn guest(file: &str) -> PathBuf {
+pub(crate) fn guest(file: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.guest").join(file);
     path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}: run `make setup` first", path.display()))
 }

@@ -9,3 +9,4 @@ mod host;
 mod service;
 mod signals;
 mod small;
+mod upgrade;
