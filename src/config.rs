@@ -1,54 +1,58 @@
-//! The configuration file: read, understood, checked. What comes out is trusted by every other room.
+//! Reads the configuration file, understands it and checks it. Every other room trusts what comes out.
 //!
-//! All mistakes are told at once, each with its place, what was written and what would be right. Keys merge one by one:
+//! All mistakes are told at once, each with its place, what was written and what would be right. Keys are listed in
+//! [`spec::keys`](crate::spec::keys), and `config/reference.toml` has every one. They merge one by one:
 //! built-in < `[defaults.*]` and `[platform.pepita]` < group < VM; arrays replace. Relative paths begin at the file's
-//! folder. `config/reference.toml` has every key.
+//! folder.
 
-mod advice;
-mod after;
 mod check;
-mod leaf;
-mod mistake;
-mod place;
-mod raw;
-mod table;
-mod words;
+mod dependencies;
+mod diagnostic;
+mod file;
+mod keywords;
+mod lint;
+mod reader;
+mod schema;
+mod source;
+mod value;
 
 pub use crate::spec::DEFAULT_NAME;
-pub use mistake::{Advice, ConfigErrors, Level, Mistake};
-pub use place::Place;
+pub use diagnostic::{ConfigErrors, Diagnostic, Level};
+pub use schema::schema;
+pub use source::Place;
 
 use crate::spec::{MachineSpec, TreeSpec};
-use place::Source;
+use diagnostic::Log;
+use reader::{Reader, Table};
+use source::Source;
 use std::io;
 use std::path::{Path, PathBuf};
-use table::{Log, Table, Written};
 use toml::de::DeTable;
 
 /// A configuration without mistakes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checked {
-    /// What is to be.
+    /// The tree.
     pub spec: TreeSpec,
     /// What `[platform.pepita]` says by itself; images that it does not name are empty.
     pub machine: MachineSpec,
-    /// What to know about it, in file order.
-    pub advice: Vec<Advice>,
+    /// What to know about the file, in file order.
+    pub advice: Vec<Diagnostic>,
 }
 
-/// Understands a configuration. `origin` is its file: for messages, and the folder at which relative paths begin.
-/// Touches no disk: whether images exist is for [`load`] to see.
+/// Understands the text of a configuration. `origin` is its file: for messages, and for the folder at which relative paths
+/// begin. Touches no disk: whether images exist is for [`load`] to see.
 ///
 /// # Errors
-/// All mistakes; of a text that is not TOML the first.
+/// All mistakes; of a text that is not TOML the first one.
 pub fn parse(text: &str, origin: &Path) -> Result<Checked, ConfigErrors> {
     understand(text, origin, origin.parent().unwrap_or(Path::new("")), |_| Ok(()))
 }
 
-/// Reads a configuration. Besides what [`parse`] sees, the kernel and root file system of each VM must exist.
+/// Reads a configuration file. Besides what [`parse`] checks, the kernel and root file system of each VM must exist.
 ///
 /// # Errors
-/// When the file cannot be read, and all mistakes in it.
+/// Why the file cannot be read, or all mistakes in it.
 pub fn load(path: &Path) -> Result<Checked, ConfigErrors> {
     let unreadable = |source| ConfigErrors::Unreadable { file: path.to_owned(), source };
     let bytes = std::fs::read(path).map_err(unreadable)?;
@@ -90,29 +94,26 @@ fn understand(
     image_fits: impl Fn(&Path) -> Result<(), String>,
 ) -> Result<Checked, ConfigErrors> {
     let log = Log::new(Source::new(file, text));
-    let root = match DeTable::parse(text) {
-        Ok(root) => root,
-        Err(error) => {
-            log.wrong(error.span().unwrap_or_default(), "", error.message(), None);
-            return Err(ConfigErrors::Wrong { file: file.to_owned(), mistakes: log.take() });
-        }
-    };
-    let raw = Table::root(&root, &log).read(raw::tree);
-    let meant = check::tree(&raw, folder, &log);
-    for Written { value: image, at, path } in meant.images {
-        if let Err(problem) = image_fits(&image) {
+    let wrong = |mistakes| ConfigErrors::Wrong { file: file.to_owned(), mistakes };
+    let root = DeTable::parse(text).map_err(|error| {
+        log.wrong(error.span().unwrap_or_default(), "", error.message(), None);
+        wrong(log.take())
+    })?;
+    let table = Table { entries: root.get_ref(), at: root.span(), owner: String::new() };
+    let raw = file::tree(&table, &Reader { log: &log, folder });
+    let meaning = check::tree(&raw, folder, &log);
+    for image in meaning.images {
+        if let Err(problem) = image_fits(Path::new(image.value.as_str().unwrap_or_default())) {
             let help = "a relative path begins at this file's folder".to_owned();
-            log.wrong(at, &path, problem, Some(help));
+            log.wrong(image.at(), &image.path, problem, Some(help));
         }
     }
     let mistakes = log.take();
     if !mistakes.is_empty() {
-        return Err(ConfigErrors::Wrong { file: file.to_owned(), mistakes });
+        return Err(wrong(mistakes));
     }
-    let groups = raw.groups.iter().zip(&meant.layers).zip(&meant.spec.groups);
-    let mut advice: Vec<_> =
-        groups.flat_map(|((raw, layers), spec)| advice::group(raw, layers, spec, &log.source)).collect();
-    advice.sort_by_key(|advice| advice.place.span.start);
-    advice.dedup();
-    Ok(Checked { spec: meant.spec, machine: meant.machine, advice })
+    for (raw, spec) in raw.groups.iter().zip(&meaning.spec.groups) {
+        lint::group(raw, spec, &log);
+    }
+    Ok(Checked { spec: meaning.spec, machine: meaning.machine, advice: log.take() })
 }

@@ -1,6 +1,6 @@
 //! What is said of a configuration that is wrong, or unwise.
 
-use pepita_supervisor::config::{self, Checked, ConfigErrors, Level, Mistake};
+use pepita_supervisor::config::{self, Checked, ConfigErrors, Diagnostic, Level};
 use proptest::prelude::*;
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +9,7 @@ fn parse(text: &str) -> Result<Checked, ConfigErrors> {
     config::parse(text, Path::new("/etc/pepita/web.toml"))
 }
 
-fn mistakes(text: &str) -> Vec<Mistake> {
+fn mistakes(text: &str) -> Vec<Diagnostic> {
     parse(text).expect_err("has mistakes").mistakes().to_vec()
 }
 
@@ -36,7 +36,7 @@ fn hold(table: &[Row]) {
             assert!(mistake.path.starts_with("group \"web\" vm \"api\": "), "{shown}");
         }
         // What would be right is shown, in one way or the other.
-        assert!(path.is_empty() || mistake.help.is_some() || mistake.problem.contains("expected"), "{shown}");
+        assert!(path.is_empty() || mistake.help.is_some() || mistake.message.contains("expected"), "{shown}");
     }
 }
 
@@ -232,7 +232,8 @@ fn a_mistake_looks_like_this() {
     let errors = parse(&vm("  restart.policy = \"allways\" # hm")).expect_err("has a mistake");
     assert_eq!(
         errors.to_string(),
-        r#"/etc/pepita/web.toml:8:20: error: group "web" vm "api": restart.policy: unknown restart policy "allways"
+        r#"error: group "web" vm "api": restart.policy: unknown restart policy "allways"
+ --> /etc/pepita/web.toml:8:20
   |
 8 |   restart.policy = "allways" # hm
   |                    ^^^^^^^^^ did you mean "always"? one of "always", "on-failure", "never", "unless-stopped"
@@ -278,8 +279,8 @@ fn loading_misses_images_once_each_where_they_are_named() {
     let [kernel, rootfs] = errors.mistakes() else { panic!("two mistakes: {errors}") };
     assert_eq!((kernel.place.line, kernel.place.column), (2, 15));
     assert_eq!(kernel.path, "platform.pepita.kernel_path");
-    assert!(kernel.problem.ends_with("vmlinuz does not exist"), "{kernel}");
-    assert!(rootfs.problem.ends_with("root is a directory"), "{rootfs}");
+    assert!(kernel.message.ends_with("vmlinuz does not exist"), "{kernel}");
+    assert!(rootfs.message.ends_with("root is a directory"), "{rootfs}");
 
     std::fs::write(dir.path().join("vmlinuz"), "").expect("writable");
     std::fs::remove_dir(dir.path().join("root")).expect("there");
@@ -316,7 +317,7 @@ fn advice_is_given_on_what_will_not_work() {
     ];
     for (text, level, at, words) in table {
         let advice = parse(&text).unwrap_or_else(|errors| panic!("{errors}")).advice;
-        let found = advice.iter().find(|advice| advice.text.contains(words));
+        let found = advice.iter().find(|advice| advice.message.contains(words));
         let advice = found.unwrap_or_else(|| panic!("{words} in {advice:#?}"));
         assert_eq!((advice.level, (advice.place.line, advice.place.column)), (level, at), "{advice}");
     }
@@ -373,5 +374,5 @@ proptest! {
 #[test]
 fn a_sum_that_just_misses_the_longest_duration_is_too_long() {
     let text = vm("stop.timeout = \"18446744073709551615s 1000000000ns\"");
-    assert!(mistakes(&text)[0].problem.ends_with("is too long"));
+    assert!(mistakes(&text)[0].message.ends_with("is too long"));
 }

@@ -1,38 +1,31 @@
-//! What is allowed and will not do what one may think (semantics 4.11). Decides on a tree that has no mistakes.
+//! Advises on what is allowed and will not do what was meant (semantics 4.11). Looks at files that have no mistakes.
 
-use super::check::later;
-use super::mistake::{Advice, Level};
-use super::place::Source;
-use super::raw::{Layer, RawGroup, RawVm};
+use super::diagnostic::{Level, Log};
+use super::file::{RawGroup, RawVm};
 use crate::spec::{AutoShutdown, GroupSpec, Restart, RestartSpec, VmSpec};
 use humantime::format_duration;
-use std::ops::Range;
 use std::time::Duration;
 
-/// Steps of a backoff curve that are looked at; a window that takes more to fill is taken as one that can be.
+/// How many steps of a backoff curve are looked at; a window that takes more of them is taken as one that can be filled.
 const STEPS: u64 = 10_000;
 
-/// Gives advice on one group.
-pub(super) fn group(raw: &RawGroup, layers: &[Layer], spec: &GroupSpec, source: &Source<'_>) -> Vec<Advice> {
-    let mut all = Vec::new();
-    let mut say = |level, at: Range<usize>, path: &str, text: String| {
-        all.push(Advice { level, place: source.place(at), path: path.to_owned(), text });
-    };
-    window(raw, spec, &mut say);
-    for ((raw, layer), spec) in raw.vms.iter().zip(layers).zip(&spec.vms) {
-        vm(raw, layer, spec, &mut say);
+/// Notes advice on a group.
+pub(super) fn group(raw: &RawGroup<'_>, spec: &GroupSpec, log: &Log<'_>) {
+    window(raw, spec, log);
+    for (raw, spec) in raw.vms.iter().zip(&spec.vms) {
+        vm(raw, spec, log);
     }
-    significance(raw, spec, &mut say);
-    all
+    significance(raw, spec, log);
 }
 
-fn window(raw: &RawGroup, spec: &GroupSpec, say: &mut impl FnMut(Level, Range<usize>, &str, String)) {
+fn window(raw: &RawGroup<'_>, spec: &GroupSpec, log: &Log<'_>) {
     let (allowed, vms) = (spec.intensity.max_restarts, spec.vms.len());
-    if let Some(written) = raw.keys.intensity.good()
+    let written = raw.layer.good("intensity");
+    if let Some(written) = written
         && usize::try_from(allowed).is_ok_and(|allowed| allowed < vms)
     {
         let text = format!("{allowed} restarts are too few for {vms} VMs to fail once each");
-        say(Level::Warning, written.at.clone(), &written.path, text);
+        log.advise(Level::Warning, written.at(), &written.path, text);
     }
     let restarting = || spec.vms.iter().map(|vm| &vm.restart).filter(|r| r.policy != Restart::Never);
     let endless = restarting().all(|restart| restart.max_retries == 0);
@@ -43,13 +36,14 @@ fn window(raw: &RawGroup, spec: &GroupSpec, say: &mut impl FnMut(Level, Range<us
             "with these delays there are at most {most} restarts in {within}, so more than {allowed} are never \
              reached; with max_retries = 0 a VM that always fails is restarted for ever"
         );
-        let written = raw.keys.intensity.good().map(|written| (written.at.clone(), written.path.as_str()));
-        let (at, path) = written.unwrap_or((raw.at.clone(), raw.called.as_str()));
-        say(Level::Info, at, path, text);
+        let (at, path) =
+            written.map_or((raw.at.clone(), &raw.called), |written| (written.at(), &written.path));
+        log.advise(Level::Info, at, path, text);
     }
 }
 
-/// How often a VM that fails at once each time is restarted within a period, at most; `None` = too often to count.
+/// Returns how often a VM that fails at once each time is restarted within a period, at most; `None` for too often to
+/// count.
 fn most_restarts(restart: &RestartSpec, period: Duration) -> Option<u64> {
     let backoff = restart.backoff;
     // A VM that stays Ready for so long starts over with the first delay: nothing is certain then.
@@ -67,37 +61,36 @@ fn most_restarts(restart: &RestartSpec, period: Duration) -> Option<u64> {
     None
 }
 
-fn vm(raw: &RawVm, layer: &Layer, spec: &VmSpec, say: &mut impl FnMut(Level, Range<usize>, &str, String)) {
+fn vm(raw: &RawVm<'_>, spec: &VmSpec, log: &Log<'_>) {
     let RestartSpec { reset_after, backoff, .. } = &spec.restart;
     if *reset_after < backoff.max
-        && let Some(written) = later(&layer.restart.reset_after, &layer.backoff.max_delay)
+        && let Some(written) = raw.layer.later("restart.reset_after", "restart.backoff.max_delay")
     {
         let (reset, max) = (format_duration(*reset_after), format_duration(backoff.max));
         let text = format!("failures are forgotten after {reset}, sooner than the longest delay of {max}");
-        say(Level::Warning, written.at.clone(), &written.path, text);
+        log.advise(Level::Warning, written.at(), &written.path, text);
     }
-    if let Some(written) = raw.keys.standby.good().filter(|standby| standby.value > 0) {
+    if let Some(written) = raw.layer.good("standby").filter(|_| spec.standby > 0) {
         let text = "warm spares are not supported yet; none will be started".to_owned();
-        say(Level::Warning, written.at.clone(), &written.path, text);
+        log.advise(Level::Warning, written.at(), &written.path, text);
     }
 }
 
-fn significance(raw: &RawGroup, spec: &GroupSpec, say: &mut impl FnMut(Level, Range<usize>, &str, String)) {
-    let vms = || raw.vms.iter().zip(&spec.vms).filter(|(_, spec)| spec.significant);
+fn significance(raw: &RawGroup<'_>, spec: &GroupSpec, log: &Log<'_>) {
+    let significant = || raw.vms.iter().zip(&spec.vms).filter(|(_, spec)| spec.significant);
     match spec.auto_shutdown {
         AutoShutdown::Never => {
-            for written in vms().filter_map(|(raw, _)| raw.keys.significant.good()) {
+            for written in significant().filter_map(|(raw, _)| raw.layer.good("significant")) {
                 let text =
                     "significant means nothing while the group's auto_shutdown is \"never\"".to_owned();
-                say(Level::Warning, written.at.clone(), &written.path, text);
+                log.advise(Level::Warning, written.at(), &written.path, text);
             }
         }
         AutoShutdown::AnySignificant | AutoShutdown::AllSignificant => {
-            let Some(written) = raw.keys.auto_shutdown.good().filter(|_| vms().next().is_none()) else {
-                return;
-            };
-            let text = "no VM of the group is significant, so it never shuts down by itself".to_owned();
-            say(Level::Warning, written.at.clone(), &written.path, text);
+            if let (Some(written), None) = (raw.layer.good("auto_shutdown"), significant().next()) {
+                let text = "no VM of the group is significant, so it never shuts down by itself".to_owned();
+                log.advise(Level::Warning, written.at(), &written.path, text);
+            }
         }
     }
 }

@@ -1,0 +1,202 @@
+//! What is wrong with a configuration, or good to know about it, for people and for programs. Knows no key.
+
+use super::source::{Place, Source};
+use annotate_snippets as snippets;
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// A mistake or a piece of advice. `Display` writes what it is and where, the line with a mark, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How much it matters.
+    pub level: Level,
+    /// Where it is.
+    pub place: Place,
+    /// The key in full, such as `group "web" vm "api": restart.policy`. Empty when the file is not TOML at all.
+    pub path: String,
+    /// What was written there; `None` when something is missing.
+    pub found: Option<String>,
+    /// What is wrong, or what to know.
+    pub message: String,
+    /// What would be right.
+    pub help: Option<String>,
+}
+
+/// How much a [`Diagnostic`] matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::Display)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Level {
+    /// A mistake: there is no specification.
+    Error,
+    /// Allowed, and hardly what was meant.
+    Warning,
+    /// Good to know.
+    Info,
+}
+
+/// Why there is no specification: the file cannot be read, or all that is wrong in it, in file order.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigErrors {
+    /// The file cannot be read.
+    #[error("{}: {source}", .file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why it cannot be read.
+        source: std::io::Error,
+    },
+    /// The file has mistakes.
+    #[error("{}", All { file, mistakes })]
+    Wrong {
+        /// The file.
+        file: PathBuf,
+        /// The mistakes, at least one.
+        mistakes: Vec<Diagnostic>,
+    },
+}
+
+impl ConfigErrors {
+    /// Returns the mistakes; none when the file could not be read.
+    pub fn mistakes(&self) -> &[Diagnostic] {
+        match self {
+            Self::Unreadable { .. } => &[],
+            Self::Wrong { mistakes, .. } => mistakes,
+        }
+    }
+}
+
+/// The mistakes of a file with a line between them, and how many they are.
+struct All<'e> {
+    file: &'e PathBuf,
+    mistakes: &'e [Diagnostic],
+}
+
+impl fmt::Display for All<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for mistake in self.mistakes {
+            write!(f, "{mistake}\n\n")?;
+        }
+        let plural = if self.mistakes.len() == 1 { "" } else { "s" };
+        write!(f, "{}: {} mistake{plural}", self.file.display(), self.mistakes.len())
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Place { file, line, text, within, .. } = &self.place;
+        let colon = if self.path.is_empty() { "" } else { ": " };
+        let title = format!("{}{colon}{}", self.path, self.message);
+        let level = match self.level {
+            Level::Error => snippets::Level::ERROR,
+            Level::Warning => snippets::Level::WARNING,
+            Level::Info => snippets::Level::INFO,
+        };
+        let mark = snippets::AnnotationKind::Primary.span(within.clone()).label(self.help.as_deref());
+        let file = file.to_string_lossy();
+        let excerpt = snippets::Snippet::source(text).line_start(*line).path(file.as_ref()).annotation(mark);
+        f.write_str(&snippets::Renderer::plain().render(&[level.primary_title(title).element(excerpt)]))
+    }
+}
+
+/// The diagnostics so far.
+#[derive(Debug)]
+pub(super) struct Log<'t> {
+    source: Source<'t>,
+    all: RefCell<Vec<Diagnostic>>,
+}
+
+impl<'t> Log<'t> {
+    pub(super) fn new(source: Source<'t>) -> Self {
+        Self { source, all: RefCell::default() }
+    }
+
+    /// Returns the line in which something stands.
+    pub(super) fn line(&self, at: Range<usize>) -> usize {
+        self.source.place(at).line
+    }
+
+    /// Notes that something that is written is wrong.
+    pub(super) fn wrong(
+        &self,
+        at: Range<usize>,
+        path: &str,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) {
+        let place = self.source.place(at);
+        let found = Some(place.found().to_owned());
+        self.note(Diagnostic {
+            level: Level::Error,
+            place,
+            path: path.to_owned(),
+            found,
+            message: message.into(),
+            help,
+        });
+    }
+
+    /// Notes that something is missing; `at` is where it should be.
+    pub(super) fn missing(&self, at: Range<usize>, path: &str, message: &str, help: &str) {
+        let (place, path, message) = (self.source.place(at), path.to_owned(), message.to_owned());
+        self.note(Diagnostic {
+            level: Level::Error,
+            place,
+            path,
+            found: None,
+            message,
+            help: Some(help.to_owned()),
+        });
+    }
+
+    /// Notes advice.
+    pub(super) fn advise(&self, level: Level, at: Range<usize>, path: &str, message: String) {
+        let place = self.source.place(at);
+        let found = Some(place.found().to_owned());
+        self.note(Diagnostic { level, place, path: path.to_owned(), found, message, help: None });
+    }
+
+    fn note(&self, diagnostic: Diagnostic) {
+        self.all.borrow_mut().push(diagnostic);
+    }
+
+    /// Hands out everything, in file order. What several VMs inherit was noted for each of them and is told once.
+    pub(super) fn take(&self) -> Vec<Diagnostic> {
+        let mut all = self.all.take();
+        all.sort_by(|a, b| (a.place.span.start, &a.message).cmp(&(b.place.span.start, &b.message)));
+        all.dedup();
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn shown(text: &str, at: Range<usize>) -> String {
+        let log = Log::new(Source::new(Path::new("a.toml"), text));
+        log.wrong(at, "key", "is wrong", Some("here".into()));
+        log.take()[0].to_string()
+    }
+
+    #[test]
+    fn the_mark_stands_under_what_is_meant_and_nothing_steers_the_terminal() {
+        let text = "x = 1\n\tkey = \"wrong\" # \u{1b}[2J\n";
+        let start = text.find("\"wrong").expect("in the text");
+        assert_eq!(
+            shown(text, start..start + 7),
+            "error: key: is wrong\n --> a.toml:2:8\n  |\n2 |     key = \"wrong\" # ␛[2J\n  |           ^^^^^^^ here"
+        );
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_place() {
+        let text = format!("{}X{}", "a".repeat(1000), "b".repeat(1000));
+        let shown = shown(&text, 1000..1001);
+        assert!(shown.lines().all(|line| line.chars().count() < 170), "{shown}");
+        let column = |c| shown.lines().find_map(|line| line.chars().position(|found| found == c));
+        assert_eq!(column('X'), column('^'), "{shown}");
+    }
+}

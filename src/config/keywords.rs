@@ -1,0 +1,76 @@
+//! Finds the word or key that was probably meant.
+
+/// Signals that may have been meant; every other signal is read as well.
+pub(super) const SIGNALS: [&str; 7] = ["TERM", "INT", "HUP", "QUIT", "KILL", "USR1", "USR2"];
+
+/// Returns the word nearest to what was written, if one is near enough to have been meant.
+pub(super) fn nearest<'w>(written: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+    // Nothing that long is a slip of the pen, and the distance costs the product of the lengths.
+    if written.len() > 64 {
+        return None;
+    }
+    let written = written.to_ascii_lowercase();
+    let distance = |word: &&str| strsim::damerau_levenshtein(&written, &word.to_ascii_lowercase());
+    let nearest = words.into_iter().min_by_key(distance)?;
+    (distance(&nearest) <= (written.chars().count() / 3).max(1)).then_some(nearest)
+}
+
+/// Returns the key that was probably meant in a table. `here` are the keys of the table, `below` the full names of all keys
+/// in it and in its tables: a key may have been written in a table too high.
+pub(super) fn nearest_key<'k>(
+    written: &str,
+    here: &[&'k str],
+    below: impl IntoIterator<Item = &'k str>,
+) -> Option<&'k str> {
+    let mut deeper: Vec<&str> = below.into_iter().filter_map(|full| tables(full, written)).collect();
+    deeper.sort_unstable();
+    deeper.dedup();
+    match deeper[..] {
+        [only] => Some(only),
+        // The same key in several tables is no hint.
+        _ => nearest(written, here.iter().copied()),
+    }
+}
+
+/// Returns the front part of a dotted name up to the part `written`, if there is one below the first part.
+fn tables<'k>(full: &'k str, written: &str) -> Option<&'k str> {
+    let ends = full.match_indices('.').map(|(at, _)| at).chain([full.len()]);
+    let mut paths = ends.map(|end| &full[..end]);
+    paths.find(|path| path.rsplit_once('.').is_some_and(|(_, last)| last == written))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_near_is_offered_and_what_is_far_is_not() {
+        for (written, meant) in [
+            ("allways", Some("always")),
+            ("on_failure", Some("on-failure")),
+            ("OnFailure", Some("on-failure")),
+            ("Never", Some("never")),
+            ("sometimes", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(written, ["always", "on-failure", "never"]), meant, "{written}");
+        }
+        assert_eq!(nearest(&"x".repeat(100_000), ["x"]), None);
+    }
+
+    #[test]
+    fn a_key_one_table_too_high_is_shown_the_way_down() {
+        let here = ["name", "restart", "stop", "health"];
+        let below = ["name", "restart.policy", "restart.backoff.jitter", "stop.timeout", "health.timeout"];
+        for (written, meant) in [
+            ("policy", Some("restart.policy")),
+            ("jitter", Some("restart.backoff.jitter")),
+            ("backoff", Some("restart.backoff")),
+            ("nmae", Some("name")),
+            ("timeout", None),
+            ("vm", None),
+        ] {
+            assert_eq!(nearest_key(written, &here, below), meant, "{written}");
+        }
+    }
+}

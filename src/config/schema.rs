@@ -1,0 +1,114 @@
+//! The JSON schema of the configuration file, for editors: built from the same rows as its reader.
+
+use super::file::vm_rows;
+use crate::spec::keys::{Keyed, Kind, Row, Scope};
+use crate::spec::{GroupSpec, TreeSpec};
+use serde_json::{Map, Value, json};
+
+/// What `humantime` reads: numbers with units.
+const DURATION: &str = "^(\\s*[0-9]+\\s*[a-zA-Z]+)+\\s*$|^0$";
+
+/// The characters of a name.
+const NAME: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
+
+/// Returns the JSON schema (draft 2020-12) of the configuration file. It says which keys there are, what they may hold, what
+/// they mean and which defaults they have; it does not say what keys mean together.
+pub fn schema() -> Value {
+    let defaults = |scope| Object::of(vm_rows(&[scope]), true);
+    let (machine, policy) = (defaults(Scope::Machine), defaults(Scope::Policy));
+    // What is inherited has no default of its own: it is what the level below says.
+    let inherited = || Object::of(vm_rows(&[Scope::Machine, Scope::Policy]), false);
+    let vm = Object::of(vm_rows(&[Scope::Vm]), true).and(inherited()).needs("name");
+    let group = Object::of(GroupSpec::ROWS.iter(), true).and(inherited()).needs("name");
+    let group = group.with("vm", list(vm));
+    let root = Object::default()
+        .with("platform", Object::default().with("pepita", machine.schema()).schema())
+        .with("supervisor", Object::of(TreeSpec::ROWS.iter(), true).schema())
+        .with("defaults", policy.schema())
+        .with("group", list(group));
+    let mut schema = root.schema();
+    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    schema["title"] = json!("pepita-supervisor configuration");
+    schema
+}
+
+fn list(items: Object) -> Value {
+    json!({ "type": "array", "items": items.schema() })
+}
+
+/// A table of the file.
+#[derive(Debug, Default)]
+struct Object {
+    properties: Map<String, Value>,
+    required: Vec<&'static str>,
+}
+
+impl Object {
+    fn of<S: Keyed>(rows: impl Iterator<Item = &'static Row<S>>, with_default: bool) -> Self {
+        let mut object = Self::default();
+        for row in rows {
+            let mut property = value(row.kind);
+            property["description"] = json!(row.doc);
+            if let Some(default) = row.default().filter(|_| with_default) {
+                property["default"] = default;
+            }
+            let mut tables: Vec<&str> = row.name.split('.').collect();
+            let key = tables.pop().unwrap_or_default();
+            let mut properties = &mut object.properties;
+            for table in tables {
+                let inner = properties.entry(table).or_insert_with(|| Self::default().schema());
+                properties = inner["properties"].as_object_mut().expect("the schema of a table");
+            }
+            properties.insert(key.to_owned(), property);
+        }
+        object
+    }
+
+    fn and(mut self, other: Self) -> Self {
+        self.properties.extend(other.properties);
+        self
+    }
+
+    fn with(mut self, key: &str, schema: Value) -> Self {
+        self.properties.insert(key.to_owned(), schema);
+        self
+    }
+
+    fn needs(mut self, key: &'static str) -> Self {
+        self.required.push(key);
+        self
+    }
+
+    fn schema(self) -> Value {
+        let mut schema =
+            json!({ "type": "object", "properties": self.properties, "additionalProperties": false });
+        if !self.required.is_empty() {
+            schema["required"] = json!(self.required);
+        }
+        schema
+    }
+}
+
+fn value(kind: Kind) -> Value {
+    let texts = || json!({ "type": "string" });
+    match kind {
+        Kind::Flag => json!({ "type": "boolean" }),
+        Kind::Whole(min, u32::MAX) => json!({ "type": "integer", "minimum": min }),
+        Kind::Whole(min, max) => json!({ "type": "integer", "minimum": min, "maximum": max }),
+        Kind::Real(min, max) => json!({ "type": "number", "minimum": min, "maximum": max }),
+        Kind::Duration | Kind::Period => json!({ "type": "string", "pattern": DURATION }),
+        Kind::Word(words) => {
+            let aliases = words.aliases.iter().map(|(alias, _)| alias);
+            json!({ "enum": words.list.iter().chain(aliases).collect::<Vec<_>>() })
+        }
+        Kind::Name(cap) => json!({ "type": "string", "pattern": NAME, "maxLength": cap }),
+        Kind::Path | Kind::Program => json!({ "type": "string", "minLength": 1 }),
+        Kind::Names | Kind::Command => json!({ "type": "array", "items": texts() }),
+        Kind::ExitCodes => {
+            json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 255 } })
+        }
+        Kind::Environment => json!({ "type": "object", "additionalProperties": texts() }),
+        Kind::Cid => json!({ "type": "integer", "minimum": 3, "maximum": u32::MAX - 1 }),
+        Kind::Signal => json!({ "type": ["string", "integer"] }),
+    }
+}
