@@ -18,8 +18,10 @@
 mod change;
 mod check;
 mod error;
+mod recovery;
 mod root;
 mod schedule;
+mod shutdown;
 mod start;
 mod survey;
 

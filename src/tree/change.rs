@@ -5,6 +5,7 @@ use super::error::ChangeError;
 use crate::group::Refused;
 use crate::observe::TreeStatus;
 use crate::spec::{GroupName, GroupSpec, TreeSpec, VmName, VmSpec};
+use std::collections::BTreeMap;
 
 /// A change of a running tree.
 #[derive(Debug, Clone)]
@@ -70,6 +71,45 @@ impl Change {
         leaving(old, &new, status)?;
         Ok(new)
     }
+}
+
+/// What a change of the tree means to the actor of a group.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum GroupUpdate {
+    /// The group has an actor, which is to take the new specification.
+    Reload { spec: GroupSpec, slot: usize },
+    /// The group is new.
+    Spawn { spec: GroupSpec, slot: usize },
+}
+
+/// Returns what is to be done with the groups of a new specification.
+///
+/// `slots` are those of the status table that the groups have, `last_slot` the last one that was given away. The table
+/// shows the groups in the order of their slots, which must be that of the specification: a group keeps its slot as long
+/// as that is so, and gets a new one behind all others if not.
+pub(crate) fn group_updates(
+    old: &TreeSpec,
+    new: &TreeSpec,
+    restart: bool,
+    slots: &BTreeMap<GroupName, usize>,
+    last_slot: &mut usize,
+) -> Vec<GroupUpdate> {
+    let mut updates = Vec::new();
+    let mut before = 0;
+    for spec in new.groups.iter().cloned() {
+        let kept = slots.get(&spec.name).copied().filter(|slot| *slot > before);
+        let slot = kept.unwrap_or_else(|| {
+            *last_slot += 1;
+            *last_slot
+        });
+        before = slot;
+        if !slots.contains_key(&spec.name) {
+            updates.push(GroupUpdate::Spawn { spec, slot });
+        } else if restart || kept.is_none() || !old.groups.contains(&spec) {
+            updates.push(GroupUpdate::Reload { spec, slot });
+        }
+    }
+    updates
 }
 
 /// A VM that is still in one group must not be started by another: it would be there twice.

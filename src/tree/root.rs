@@ -1,27 +1,28 @@
-//! The root actor: owns the groups and the actors that they all use. A translator: messages become questions to the
-//! [`Schedule`], its steps become effects.
+//! The root actor: owns the groups and the actors that they all use. The actor only translates: messages become questions
+//! to the [`Schedule`] and, at the end, to the [`Shutdown`]; their answers become effects.
 
-mod ending;
-mod raise;
+mod spawn;
 
-use super::change::Change;
+use super::change::{Change, GroupUpdate, group_updates};
 use super::error::{ChangeError, Progress, TreeEnd};
+use super::recovery::held_cids;
 use super::schedule::{Schedule, Step};
+use super::shutdown::{Action, Shutdown};
 use super::survey::Survey;
-use crate::actor::{Alarm, LostChild, Service, now};
-use crate::cid::{CidAllocator, Ledger};
-use crate::executor::{PepitaExecutor, Runner};
+use crate::actor::{Alarm, LostChild, now};
+use crate::cid::Ledger;
+use crate::executor::{ExecutorError, ExecutorMsg, Runner};
 use crate::group::{
     At, Command, GroupEvent, GroupMsg, GroupReport, InitialState, Refused, Shared, VmRequest,
 };
-use crate::observe::EventKind;
+use crate::journal::Journal;
+use crate::observe::{Bus, EventKind, StatusTable};
 use crate::reply::Reply;
 use crate::spec::{GroupName, Plan, TreeSpec, VmName};
-use crate::vm::Services;
-use ending::Ending;
+use crate::vm::{Services, Sockets};
 use pepita_wire::StatusRecord;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use raise::{Member, Who};
+use spawn::{ChildKind, GroupHandle, ServiceActors};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -32,17 +33,17 @@ use tokio::sync::watch;
 pub(crate) enum RootMsg {
     /// Start what may start.
     Begin,
-    /// A group's report.
+    /// Take in a group's report.
     Group(GroupReport),
-    /// A group's actor is gone. Sent by the root to itself, behind all that the actor had reported.
+    /// A group's actor is gone. The root sends this to itself, behind all that the actor had reported.
     GroupGone { group: GroupName, epoch: u64, why: String },
-    /// For the group of this VM.
+    /// Give the group of this VM a command.
     Command { vm: VmName, command: Command, reply: Reply<Result<(), Refused>> },
-    /// For this VM, through its group.
+    /// Forward a request to this VM, through its group.
     Forward { vm: VmName, request: VmRequest },
     /// Change the tree.
     Change { change: Change, reply: Reply<Result<Plan, ChangeError>> },
-    /// What the tree is to be at the moment.
+    /// Return the specification in force.
     Spec { reply: Reply<TreeSpec> },
     /// Stop everything in order.
     Stop,
@@ -50,41 +51,35 @@ pub(crate) enum RootMsg {
     Destroy,
     /// End without touching the VMs.
     Leave,
-    /// What is there, at the end of a stop.
+    /// The launcher's list, during the shutdown.
     Listed(Result<Vec<StatusRecord>, String>),
-    /// One of the last calls has come back; with what went wrong.
-    Settled(Option<String>),
-    /// Look once more whether everything is gone.
-    Sweep,
-    /// From the timer of its own for this moment.
+    /// A call that the shutdown waits for was answered; with what went wrong.
+    Answered(Option<String>),
+    /// Ask for the launcher's list once more, during the shutdown.
+    LookAgain,
+    /// The moment has come for which the root set its alarm.
     Tick(Instant),
 }
 
-/// The root.
+/// The root actor.
 #[derive(Debug)]
 pub(crate) struct Root;
 
-/// What it needs to know.
+/// What the root begins with.
 #[derive(Debug)]
 pub(crate) struct RootArgs {
     pub(crate) spec: TreeSpec,
     pub(crate) survey: Survey,
     pub(crate) runner: Runner,
-    pub(crate) home: Home,
+    pub(crate) sockets: Arc<dyn Sockets>,
+    pub(crate) journal: Journal,
+    pub(crate) bus: Bus,
+    pub(crate) status_table: StatusTable,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) outcome: Outcome,
 }
 
-/// What the tree has before it has actors.
-#[derive(Debug, Clone)]
-pub(crate) struct Home {
-    pub(crate) journal: crate::journal::Journal,
-    pub(crate) bus: crate::observe::Bus,
-    pub(crate) status_table: crate::observe::StatusTable,
-    pub(crate) sockets: Arc<dyn crate::vm::Sockets>,
-}
-
-/// Where the root leaves word of how the tree ended.
+/// The place where the root leaves word of how the tree ended.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outcome(Arc<Mutex<Option<TreeEnd>>>);
 
@@ -98,21 +93,22 @@ impl Outcome {
     }
 }
 
-/// What it remembers.
+/// The memory of the root.
 pub(crate) struct RootState {
     spec: TreeSpec,
     schedule: Schedule,
     shared: Shared,
     runner: Runner,
     ledger: Ledger,
-    groups: BTreeMap<GroupName, Member>,
-    children: HashMap<ActorId, Who>,
+    groups: BTreeMap<GroupName, GroupHandle>,
+    children: HashMap<ActorId, ChildKind>,
     /// Slots of the status table and epochs of group actors are numbered, and no number is used twice.
     last_slot: usize,
     last_epoch: u64,
     progress: watch::Sender<Progress>,
     outcome: Outcome,
-    ending: Option<Ending>,
+    /// Set once no group is at work any more.
+    shutdown: Option<Shutdown>,
     alarm: Alarm,
 }
 
@@ -126,18 +122,16 @@ impl Actor for Root {
         me: ActorRef<RootMsg>,
         args: RootArgs,
     ) -> Result<RootState, ActorProcessingErr> {
-        let RootArgs { spec, mut survey, runner, home, progress, outcome } = args;
-        let ledger = Ledger::new(raise::pool(&spec.name, &survey.cids, &home));
-        let (cids, _) = Actor::spawn_linked(None, CidAllocator, ledger.clone(), me.get_cell()).await?;
-        let (calls, _) = Actor::spawn_linked(None, PepitaExecutor, runner.clone(), me.get_cell()).await?;
-        let children = HashMap::from([(cids.get_id(), Who::Cids), (calls.get_id(), Who::Executor)]);
-        let services = Services {
-            executor: Service::new(calls),
-            cids: Service::new(cids),
-            sockets: home.sockets,
-            owner: Arc::clone(runner.owner()),
-        };
-        let Home { journal, bus, status_table, .. } = home;
+        let RootArgs { spec, mut survey, runner, sockets, journal, bus, status_table, progress, outcome } =
+            args;
+        let (pool, conflicts) = held_cids(&spec.name, &survey.cids, journal.cids());
+        for conflict in conflicts {
+            tracing::warn!("{conflict}");
+        }
+        let ledger = Ledger::new(pool);
+        let ServiceActors { cids, executor, children } =
+            ServiceActors::spawn(&me, ledger.clone(), runner.clone()).await?;
+        let services = Services { executor, cids, sockets, owner: Arc::clone(runner.owner()) };
         let mut state = RootState {
             schedule: Schedule::new(&spec),
             shared: Shared { services, journal, bus, status_table },
@@ -149,14 +143,14 @@ impl Actor for Root {
             last_epoch: 0,
             progress,
             outcome,
-            ending: None,
+            shutdown: None,
             alarm: Alarm::default(),
             spec,
         };
         for group in state.spec.groups.clone() {
             let found = survey.found.remove(&group.name).unwrap_or_default();
             let slot = state.next_slot();
-            state.raise(&me, group, slot, InitialState::Found(found), None).await?;
+            state.spawn_group(&me, group, slot, InitialState::Found(found), None).await?;
         }
         me.cast(RootMsg::Begin)?;
         Ok(state)
@@ -178,9 +172,9 @@ impl Actor for Root {
             }
             RootMsg::Group(report) => steps = state.reported(report),
             RootMsg::GroupGone { group, epoch, why } => {
-                steps = state.group_gone(&me, group, epoch, &why).await?;
+                steps = state.recover_group(&me, group, epoch, &why).await?;
             }
-            // A group that is down already would come back, and nobody would take it down again.
+            // A group that is down already would come back, and nothing would take it down again.
             RootMsg::Command { command, reply, .. } if command != Command::Stop && !state.is_up() => {
                 reply.send(Err(Refused::Stopping));
             }
@@ -203,9 +197,9 @@ impl Actor for Root {
             RootMsg::Stop => steps = state.schedule.stop(now),
             RootMsg::Destroy => steps = state.schedule.destroy(now),
             RootMsg::Leave => state.leave(&me),
-            RootMsg::Listed(list) => state.listed(&me, list),
-            RootMsg::Settled(problem) => state.settled(&me, problem),
-            RootMsg::Sweep => state.sweep(&me),
+            RootMsg::Listed(list) => state.shut_down(&me, |shutdown| shutdown.listed(list)),
+            RootMsg::Answered(problem) => state.shut_down(&me, |shutdown| shutdown.answered(problem)),
+            RootMsg::LookAgain => state.shut_down(&me, Shutdown::look_again),
         }
         state.carry_out(&me, steps);
         Ok(())
@@ -219,18 +213,20 @@ impl Actor for Root {
     ) -> Result<(), ActorProcessingErr> {
         let Some(LostChild { id, why }) = LostChild::of(event) else { return Ok(()) };
         match state.children.remove(&id) {
-            // At once: all groups wait for them.
-            Some(Who::Cids) => state.replace_cids(&me, &why).await?,
-            Some(Who::Executor) => state.replace_executor(&me, &why).await?,
-            // Behind what it reported last; see the group's own handler.
-            Some(Who::Group(group, epoch)) => me.cast(RootMsg::GroupGone { group, epoch, why })?,
+            // At once: all groups wait for these two.
+            Some(ChildKind::Cids) => state.replace_cids(&me, &why).await?,
+            Some(ChildKind::Executor) => state.replace_executor(&me, &why).await?,
+            // Behind what the group reported last: ractor delivers this event before messages that were sent earlier.
+            Some(ChildKind::Group { name, epoch }) => {
+                me.cast(RootMsg::GroupGone { group: name, epoch, why })?;
+            }
             None => {}
         }
         Ok(())
     }
 }
 
-/// The clock of the runtime, so that tests can hold it; and chance.
+/// Returns the time by the runtime's clock, and chance.
 fn at() -> At {
     At { now: now(), draw: fastrand::f64() }
 }
@@ -244,16 +240,13 @@ impl From<GroupReport> for RootMsg {
 impl TryFrom<RootMsg> for GroupReport {
     type Error = ();
     fn try_from(msg: RootMsg) -> Result<Self, ()> {
-        match msg {
-            RootMsg::Group(report) => Ok(report),
-            _ => Err(()),
-        }
+        if let RootMsg::Group(report) = msg { Ok(report) } else { Err(()) }
     }
 }
 
 impl RootState {
     fn reported(&mut self, report: GroupReport) -> Vec<Step> {
-        if self.groups.get(&report.group).is_none_or(|member| member.epoch != report.epoch) {
+        if self.groups.get(&report.group).is_none_or(|group| group.epoch != report.epoch) {
             return Vec::new();
         }
         match report.event {
@@ -263,12 +256,12 @@ impl RootState {
         }
     }
 
-    /// Neither stopping nor about to leave.
+    /// Returns whether the tree is neither stopping nor about to leave.
     fn is_up(&self) -> bool {
-        self.schedule.is_up() && self.ending.is_none()
+        self.schedule.is_up() && self.shutdown.is_none()
     }
 
-    fn group_of(&self, vm: &VmName) -> Option<&Member> {
+    fn group_of(&self, vm: &VmName) -> Option<&GroupHandle> {
         let spec = self.spec.groups.iter().find(|group| group.vms.iter().any(|known| known.name == *vm))?;
         self.groups.get(&spec.name)
     }
@@ -288,20 +281,18 @@ impl RootState {
             Err(refused) => return Ok(Err(refused)),
         };
         let old = std::mem::replace(&mut self.spec, new);
-        let mut last = 0;
-        for spec in self.spec.groups.clone() {
-            let unchanged = old.groups.contains(&spec);
-            // The board shows the groups in the order of the specification: who stands in that order stays.
-            let stands = self.groups.get(&spec.name).map(|member| member.slot).filter(|slot| *slot > last);
-            let slot = stands.unwrap_or_else(|| self.next_slot());
-            last = slot;
-            match self.groups.get_mut(&spec.name) {
-                Some(_) if unchanged && stands.is_some() && !restart => {}
-                Some(member) => {
-                    member.slot = slot;
-                    member.tell(GroupMsg::Reload { spec: Box::new(spec), slot, restart });
+        let slots = self.groups.iter().map(|(name, group)| (name.clone(), group.slot)).collect();
+        for update in group_updates(&old, &self.spec, restart, &slots, &mut self.last_slot) {
+            match update {
+                GroupUpdate::Reload { spec, slot } => {
+                    if let Some(group) = self.groups.get_mut(&spec.name) {
+                        group.slot = slot;
+                        group.tell(GroupMsg::Reload { spec: Box::new(spec), slot, restart });
+                    }
                 }
-                None => self.raise(me, spec, slot, InitialState::Found(BTreeMap::new()), None).await?,
+                GroupUpdate::Spawn { spec, slot } => {
+                    self.spawn_group(me, spec, slot, InitialState::Found(BTreeMap::new()), None).await?;
+                }
             }
         }
         Ok(Ok((old.diff(&self.spec), self.schedule.reload(at().now, &self.spec))))
@@ -314,19 +305,23 @@ impl RootState {
                 Step::StartAfresh(group) => self.tell(&group, GroupMsg::StartAfresh),
                 Step::Stop(group) => self.tell(&group, GroupMsg::Stop),
                 Step::Destroy(group) => self.tell(&group, GroupMsg::Destroy),
-                Step::Discard(group) => {
-                    if let Some(member) = self.groups.remove(&group) {
-                        member.tell(GroupMsg::Discard);
+                Step::Remove(group) => {
+                    if let Some(group) = self.groups.remove(&group) {
+                        group.tell(GroupMsg::Discard);
                     }
                 }
                 Step::Tell(group, text) => {
                     self.shared.bus.tell(group.as_ref(), EventKind::Notice { vm: None, text });
                 }
                 Step::Ready => self.shared.bus.tell(None, EventKind::GroupReady),
-                Step::Down(end) => self.end(me, end),
+                Step::Down(end) => {
+                    let (shutdown, actions) = Shutdown::after_stop(end, Arc::clone(self.runner.owner()));
+                    self.shutdown = Some(shutdown);
+                    self.act(me, actions);
+                }
             }
         }
-        let progress = if self.ending.is_some() { Progress::Ending } else { self.schedule.progress() };
+        let progress = if self.shutdown.is_some() { Progress::Ending } else { self.schedule.progress() };
         self.progress.send_if_modified(|shown| {
             let modified = *shown != progress;
             *shown = progress;
@@ -335,10 +330,72 @@ impl RootState {
         self.alarm.set(me, self.schedule.wake_at(), RootMsg::Tick);
     }
 
-    /// One that has just failed does not hear it; its successor begins with what is to be done.
+    /// Leaves the VMs alone, and ends the actors: from here on nothing is launched, stopped or destroyed.
+    fn leave(&mut self, me: &ActorRef<RootMsg>) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        // The VM actors go with their groups.
+        for group in self.groups.values() {
+            group.actor.kill();
+        }
+        let owner = Arc::clone(self.runner.owner());
+        let (shutdown, actions) = Shutdown::before_leaving(&self.shared.status_table.snapshot(), owner);
+        self.shutdown = Some(shutdown);
+        self.progress.send_replace(Progress::Ending);
+        self.act(me, actions);
+    }
+
+    /// Asks the shutdown, if there is one, what follows.
+    fn shut_down(&mut self, me: &ActorRef<RootMsg>, ask: impl FnOnce(&mut Shutdown) -> Vec<Action>) {
+        if let Some(actions) = self.shutdown.as_mut().map(ask) {
+            self.act(me, actions);
+        }
+    }
+
+    fn act(&mut self, me: &ActorRef<RootMsg>, actions: Vec<Action>) {
+        for action in actions {
+            // The root may have failed when an answer comes.
+            let me = me.clone();
+            match action {
+                Action::List => {
+                    let reply = Reply::new(move |list: Option<Result<_, ExecutorError>>| {
+                        let list = list.unwrap_or(Err(ExecutorError::Gone)).map_err(|e| e.to_string());
+                        drop(me.cast(RootMsg::Listed(list)));
+                    });
+                    self.shared.services.executor.send(ExecutorMsg::List { reply });
+                }
+                Action::Destroy(vm) => {
+                    let name = vm.clone();
+                    let reply = Reply::new(move |done: Option<Result<(), ExecutorError>>| {
+                        let done = done.unwrap_or(Err(ExecutorError::Gone));
+                        let problem = done.err().map(|e| format!("{name}: cannot be destroyed: {e}"));
+                        drop(me.cast(RootMsg::Answered(problem)));
+                    });
+                    self.shared.services.executor.send(ExecutorMsg::Destroy { vm, reply });
+                }
+                Action::AwaitCalls(vm) => {
+                    // Calls about one VM are made one after the other: this one is answered last.
+                    let reply = Reply::new(move |_: Option<_>| drop(me.cast(RootMsg::Answered(None))));
+                    self.shared.services.executor.send(ExecutorMsg::Status { vm, reply });
+                }
+                Action::LookAgain(after) => drop(me.send_after(after, || RootMsg::LookAgain)),
+                Action::Tell(text) => self.shared.bus.tell(None, EventKind::Notice { vm: None, text }),
+                Action::Finish(end) => {
+                    let failed = matches!(end, TreeEnd::Failed { .. });
+                    self.shared.bus.tell(None, EventKind::GroupEnded { reason: end.to_string(), failed });
+                    self.outcome.set(end);
+                    me.stop(None);
+                }
+            }
+        }
+    }
+
+    /// Sends a group a message. An actor that has just failed does not hear it; its successor begins with what is to be
+    /// done.
     fn tell(&self, group: &GroupName, msg: GroupMsg) {
-        if let Some(member) = self.groups.get(group) {
-            member.tell(msg);
+        if let Some(group) = self.groups.get(group) {
+            group.tell(msg);
         }
     }
 

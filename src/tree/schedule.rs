@@ -1,5 +1,25 @@
-//! The root's memory and its decisions: which group may start, which is the next to stop, what follows an escalation.
-//! Knows no actors, no clock and no I/O. Like the roster, it is asked with the time and answers with what is to be done.
+//! Decides when groups start and stop: which group may start, which is the next to stop, what follows an escalation.
+//! Knows no actors, no clock and no I/O: the time comes in with each question, and the answer is what the root is to do.
+//!
+//! A group, as the root sees it:
+//!
+//! ```text
+//! Waiting ── dependencies Ready ──▶ Starting ── Ready ──▶ Ready
+//!                                     ▲  ▲ └─────┬──────────┘
+//!    dependencies Ready, start afresh │  │       ├── ended by itself, failed ──▶ Down ── brought back ──▶ Starting
+//!                                    Due └───────┼────────────── by an operator ──┘
+//!                                     ▲          └── escalated ──▶ Delayed
+//!                                     └───────── its delay is over ───┘
+//!
+//! each of them ── removed from the configuration, or the tree stops, in its turn ──▶ Stopping ── stopped ──▶ Gone
+//! ```
+//!
+//! The tree:
+//!
+//! ```text
+//! Up ── told to stop, or too many failures ──▶ Stopping ── every group Gone ──▶ Down
+//!                                                 └ at the deadline: every group that is not Gone is destroyed
+//! ```
 
 #[cfg(test)]
 mod tests;
@@ -10,25 +30,25 @@ use crate::policy::Window;
 use crate::spec::{Backoff, GroupName, Intensity, TreeSpec};
 use std::time::{Duration, Instant};
 
-/// Actors of a group that may fail while it is to go down; then the launcher is told to end its VMs directly.
-const DEATHS_ON_THE_WAY_DOWN: u32 = 3;
+/// How many actors of a group may fail while the group goes down; after that the shutdown ends its VMs.
+const MAX_FAILURES_GOING_DOWN: u32 = 3;
 
 /// Where a group is, as the root sees it.
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
-    /// Waits for the groups it comes after.
+    /// Waits for the groups that it comes after.
     Waiting,
-    /// Told to start.
+    /// Was told to start.
     Starting,
     /// Was Ready once, and is up.
     Ready { since: Instant },
-    /// Escalated, and starts afresh then.
+    /// Escalated, and starts afresh when its delay is over.
     Delayed { until: Instant },
-    /// Its delay is over; it starts afresh when the groups it comes after are up.
+    /// Starts afresh when the groups that it comes after are up: its delay is over.
     Due,
     /// Ended by itself, for good.
     Down { end: End },
-    /// Told to stop.
+    /// Was told to stop.
     Stopping,
     /// Has stopped as it was told.
     Gone,
@@ -41,13 +61,13 @@ struct Entry {
     phase: Phase,
     /// Escalations in a row.
     attempts: u32,
-    /// Actors of it that failed while it was to go down.
-    deaths: u32,
-    /// No longer in the configuration.
+    /// How many of its actors failed while it went down.
+    actor_failures: u32,
+    /// Whether it is no longer in the configuration.
     removed: bool,
 }
 
-/// Whether the tree as a whole is up.
+/// Where the tree as a whole is.
 #[derive(Debug, Clone, PartialEq)]
 enum Stage {
     Up,
@@ -62,9 +82,9 @@ pub(crate) enum Step {
     StartAfresh(GroupName),
     Stop(GroupName),
     Destroy(GroupName),
-    /// It is gone and no longer in the configuration.
-    Discard(GroupName),
-    /// Tell the host.
+    /// The group is gone and no longer in the configuration: its actor may end.
+    Remove(GroupName),
+    /// Tell the host something, about a group or about the tree.
     Tell(Option<GroupName>, String),
     /// All groups are Ready.
     Ready,
@@ -72,7 +92,7 @@ pub(crate) enum Step {
     Down(TreeEnd),
 }
 
-/// The root's memory.
+/// The schedule of a tree.
 #[derive(Debug, Clone)]
 pub(crate) struct Schedule {
     groups: Vec<Entry>,
@@ -86,7 +106,7 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Nothing has been started yet.
+    /// Makes the schedule of a tree of which nothing has been started.
     pub(crate) fn new(spec: &TreeSpec) -> Self {
         let mut schedule = Self {
             groups: Vec::new(),
@@ -113,7 +133,7 @@ impl Schedule {
                         after: group.after.clone(),
                         phase: Phase::Waiting,
                         attempts: 0,
-                        deaths: 0,
+                        actor_failures: 0,
                         removed: false,
                     });
                 }
@@ -121,12 +141,12 @@ impl Schedule {
         }
     }
 
-    /// Does what is due.
+    /// Takes in that time has passed.
     pub(crate) fn tick(&mut self, now: Instant) -> Vec<Step> {
         self.finish(now)
     }
 
-    /// A group that was down was brought back by an operator: from now on it is kept up.
+    /// Takes in that an operator has brought back a group that was down: from now on it is kept up.
     pub(crate) fn brought_back(&mut self, now: Instant, group: &GroupName) -> Vec<Step> {
         if let Some(entry) = self.entry(group)
             && matches!(entry.phase, Phase::Down { .. })
@@ -136,7 +156,7 @@ impl Schedule {
         self.finish(now)
     }
 
-    /// A group is Ready.
+    /// Takes in that a group is Ready.
     pub(crate) fn ready(&mut self, now: Instant, group: &GroupName) -> Vec<Step> {
         if let Some(entry) = self.entry(group)
             && matches!(entry.phase, Phase::Starting)
@@ -146,7 +166,7 @@ impl Schedule {
         self.finish(now)
     }
 
-    /// A group is down.
+    /// Takes in that a group is down.
     pub(crate) fn ended(&mut self, at: At, group: &GroupName, end: End) -> Vec<Step> {
         let up = self.stage == Stage::Up;
         let (intensity, backoff) = (self.intensity, self.backoff);
@@ -158,7 +178,7 @@ impl Schedule {
             (Phase::Stopping, _) => entry.phase = Phase::Gone,
             (Phase::Gone, _) => {}
             (_, End::Escalated { reason }) if up && !entry.removed => {
-                // Ready for a whole period forgets former escalations.
+                // A group that was Ready for a whole period has a clean record.
                 if let Phase::Ready { since } = entry.phase
                     && at.now - since >= intensity.period
                 {
@@ -184,7 +204,7 @@ impl Schedule {
         self.finish(at.now)
     }
 
-    /// A group's actor has failed; what its successor is to begin with, `None` if there is to be none.
+    /// Takes in that a group's actor has failed. Returns what its successor is to reach, `None` if it gets none.
     pub(crate) fn group_failed(
         &mut self,
         now: Instant,
@@ -208,12 +228,12 @@ impl Schedule {
             | Phase::Starting
             | Phase::Ready { .. }
             | Phase::Stopping => {
-                entry.deaths += 1;
+                entry.actor_failures += 1;
                 entry.phase = Phase::Stopping;
                 Some(Goal::Down)
             }
         };
-        if then == Some(Goal::Down) && entry.deaths > DEATHS_ON_THE_WAY_DOWN {
+        if then == Some(Goal::Down) && entry.actor_failures > MAX_FAILURES_GOING_DOWN {
             entry.phase = Phase::Gone;
             return (None, self.finish(now));
         }
@@ -224,7 +244,7 @@ impl Schedule {
         }
         let mut then = then;
         if up && matches!(then, Some(Goal::Up | Goal::Wait)) {
-            self.bear(now, &format!("the actor of group {group} failed: {why}"));
+            self.record_failure(now, &format!("the actor of group {group} failed: {why}"));
             if self.stage != Stage::Up {
                 let entry = self.entry(group).expect("found above");
                 entry.phase = Phase::Stopping;
@@ -234,15 +254,16 @@ impl Schedule {
         (then, self.finish(now))
     }
 
-    /// An actor that all groups use has failed and is replaced.
+    /// Takes in that an actor that all groups use has failed and is replaced.
     pub(crate) fn service_failed(&mut self, now: Instant, what: &str) -> Vec<Step> {
         if self.stage == Stage::Up {
-            self.bear(now, what);
+            self.record_failure(now, what);
         }
         self.finish(now)
     }
 
-    fn bear(&mut self, now: Instant, what: &str) {
+    /// Counts a failure in the window of the tree, which gives up when there are too many.
+    fn record_failure(&mut self, now: Instant, what: &str) {
         match self.window.admit(now, self.intensity) {
             Ok(_) => {
                 let window = self.window.describe(self.intensity);
@@ -252,13 +273,13 @@ impl Schedule {
         }
     }
 
-    /// Everything is to go down, in order, and be gone by the deadline.
+    /// Stops everything, in order, by a deadline.
     pub(crate) fn stop(&mut self, now: Instant) -> Vec<Step> {
         self.go_down(now, TreeEnd::Stopped);
         self.finish(now)
     }
 
-    /// Everything is to end at once.
+    /// Ends everything at once.
     pub(crate) fn destroy(&mut self, now: Instant) -> Vec<Step> {
         self.go_down(now, TreeEnd::Stopped);
         if let Stage::Stopping { deadline, .. } = &mut self.stage {
@@ -279,7 +300,7 @@ impl Schedule {
         }
     }
 
-    /// Takes a new specification, checked before. New groups wait for their turn, removed ones stop in theirs.
+    /// Takes a new specification that was checked. New groups start in their turn, and removed groups stop in theirs.
     pub(crate) fn reload(&mut self, now: Instant, spec: &TreeSpec) -> Vec<Step> {
         self.intensity = spec.intensity;
         self.backoff = spec.backoff;
@@ -291,37 +312,36 @@ impl Schedule {
         self.finish(now)
     }
 
-    /// When to ask again, if nothing happens before.
+    /// Returns when to call [`Schedule::tick`], if nothing happens before.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Up => self
-                .groups
-                .iter()
-                .filter_map(|entry| match entry.phase {
-                    Phase::Delayed { until } if !entry.removed => Some(until),
-                    _ => None,
-                })
-                .min(),
+            Stage::Up => {
+                let kept = self.groups.iter().filter(|entry| !entry.removed);
+                kept.filter_map(
+                    |entry| if let Phase::Delayed { until } = entry.phase { Some(until) } else { None },
+                )
+                .min()
+            }
             Stage::Stopping { deadline, destroyed: false, .. } => Some(deadline),
             Stage::Stopping { destroyed: true, .. } | Stage::Down => None,
         }
     }
 
-    /// The tree is not on its way down.
+    /// Returns whether the tree is not going down.
     pub(crate) fn is_up(&self) -> bool {
         self.stage == Stage::Up
     }
 
-    /// How far the tree is.
+    /// Returns how far the tree is.
     pub(crate) fn progress(&self) -> Progress {
         if self.stage != Stage::Up {
             return Progress::Ending;
         }
-        let failed = self.groups.iter().find_map(|entry| match &entry.phase {
-            Phase::Down { end: End::Failed { reason } | End::Escalated { reason } } => {
-                Some(Progress::Failed { group: entry.name.clone(), reason: reason.clone() })
-            }
-            _ => None,
+        let failed = self.groups.iter().find_map(|entry| {
+            let Phase::Down { end: End::Failed { reason } | End::Escalated { reason } } = &entry.phase else {
+                return None;
+            };
+            Some(Progress::Failed { group: entry.name.clone(), reason: reason.clone() })
         });
         let ready = if self.all_ready() { Progress::Ready } else { Progress::Starting };
         failed.unwrap_or(ready)
@@ -335,24 +355,24 @@ impl Schedule {
         self.groups.iter().filter(|entry| !entry.removed).all(Entry::is_satisfied)
     }
 
-    /// Brings everything to where it belongs at this moment, and hands out the steps.
+    /// Brings everything to where it belongs at this moment, and returns the steps.
     fn finish(&mut self, now: Instant) -> Vec<Step> {
         match self.stage {
             Stage::Up => {
-                self.discard();
+                self.remove_gone();
                 self.stop_in_turn();
                 self.start_in_turn(now);
                 if self.all_ready() && !std::mem::replace(&mut self.ready_told, true) {
                     self.steps.push(Step::Ready);
                 }
             }
-            Stage::Stopping { .. } => self.settle_down(now),
+            Stage::Stopping { .. } => self.go_on_stopping(now),
             Stage::Down => {}
         }
         std::mem::take(&mut self.steps)
     }
 
-    fn settle_down(&mut self, now: Instant) {
+    fn go_on_stopping(&mut self, now: Instant) {
         if let Stage::Stopping { deadline, destroyed, .. } = &mut self.stage
             && now >= *deadline
             && !std::mem::replace(destroyed, true)
@@ -370,8 +390,8 @@ impl Schedule {
         }
     }
 
-    /// Stops those that are to go and that no other one comes after which is still to go. Also those that are down: an
-    /// operator may have started one of their VMs.
+    /// Stops each group that is to go, unless another group comes after it that is still to go. That holds for groups that
+    /// are down, too: an operator may have started one of their VMs.
     fn stop_in_turn(&mut self) {
         let everything = self.stage != Stage::Up;
         let goes = |entry: &Entry| (everything || entry.removed) && entry.phase != Phase::Gone;
@@ -385,9 +405,9 @@ impl Schedule {
         }
     }
 
-    fn discard(&mut self) {
+    fn remove_gone(&mut self) {
         let gone = |entry: &Entry| entry.removed && entry.phase == Phase::Gone;
-        self.steps.extend(self.groups.iter().filter(|e| gone(e)).map(|e| Step::Discard(e.name.clone())));
+        self.steps.extend(self.groups.iter().filter(|e| gone(e)).map(|e| Step::Remove(e.name.clone())));
         self.groups.retain(|entry| !gone(entry));
     }
 
@@ -396,7 +416,7 @@ impl Schedule {
             self.groups.iter().filter(|e| e.is_satisfied()).map(|e| e.name.clone()).collect();
         let known: Vec<GroupName> = self.groups.iter().map(|e| e.name.clone()).collect();
         for entry in self.groups.iter_mut().filter(|entry| !entry.removed) {
-            // Noted before it is asked who is up: a moment that has passed must not be waited for again and again.
+            // Noted before the dependencies are looked at: a moment that has passed must not be waited for again and again.
             if matches!(entry.phase, Phase::Delayed { until } if until <= now) {
                 entry.phase = Phase::Due;
             }
@@ -424,7 +444,7 @@ impl Schedule {
 }
 
 impl Entry {
-    /// Those that come after it may start: it is Ready, or it has done its work and ended.
+    /// Returns whether the groups that come after this one may start: it is Ready, or has done its work and ended.
     fn is_satisfied(&self) -> bool {
         matches!(self.phase, Phase::Ready { .. } | Phase::Down { end: End::AutoShutdown })
     }

@@ -1,7 +1,7 @@
 //! From a specification to a running tree: check, lock, look what there is, clear away what nobody wants, begin.
 
 use super::error::{Progress, StartError, TreeEnd};
-use super::root::{Home, Outcome, Root, RootArgs};
+use super::root::{Outcome, Root, RootArgs};
 use super::survey::Survey;
 use super::{Inner, Parts, Tree};
 use crate::executor::{ExecutorMsg, Runner};
@@ -34,13 +34,17 @@ pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Res
     let (progress, seen) = watch::channel(Progress::Starting);
     let (told, end) = watch::channel(None);
     let outcome = Outcome::default();
-    let home = Home {
+    let args = RootArgs {
+        spec,
+        survey,
+        runner: runner.clone(),
+        sockets: parts.sockets,
         journal: journal.clone(),
         bus: bus.clone(),
         status_table: status_table.clone(),
-        sockets: parts.sockets,
+        progress,
+        outcome: outcome.clone(),
     };
-    let args = RootArgs { spec, survey, runner: runner.clone(), home, progress, outcome: outcome.clone() };
     let spawned = Actor::spawn(None, Root, args).await;
     let (root, running) = spawned.map_err(|e| StartError::Actor(e.to_string()))?;
     let after = bus.clone();

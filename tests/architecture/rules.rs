@@ -115,6 +115,8 @@ pub(crate) const CRATES: &[Crate] = &[
             "tree/schedule.rs",
             "tree/check.rs",
             "tree/change.rs",
+            "tree/recovery.rs",
+            "tree/shutdown.rs",
             "tree/survey.rs",
             "adapter/name.rs",
             "adapter/daemon.rs",

@@ -131,7 +131,7 @@ fn the_successor_of_a_failed_group_actor_does_what_the_group_was_at() {
     assert_eq!(failed(&mut rig, "storage"), Some(Goal::Up));
     assert_eq!(failed(&mut rig, "web"), Some(Goal::Wait));
     rig.schedule.stop(rig.now);
-    for _ in 0..DEATHS_ON_THE_WAY_DOWN {
+    for _ in 0..MAX_FAILURES_GOING_DOWN {
         assert_eq!(failed(&mut rig, "edge"), Some(Goal::Down));
     }
     assert_eq!(failed(&mut rig, "edge"), None, "it is given up; the sweep at the end sees to its VMs");
@@ -154,10 +154,10 @@ fn a_reload_starts_what_is_new_and_stops_what_is_gone_in_order() {
     new.groups.retain(|group| group.name == name("lone"));
     new.groups.push(GroupSpec { after: vec![name("lone")], ..GroupSpec::new(name("new"), Vec::new()) });
     assert_eq!(rig.schedule.reload(rig.now, &new), [Step::Stop(name("edge")), Step::Start(name("new"))]);
-    assert_eq!(rig.ended("edge", End::Stopped), [Step::Discard(name("edge")), Step::Stop(name("web"))]);
-    assert_eq!(rig.ended("web", End::Stopped), [Step::Discard(name("web")), Step::Stop(name("storage"))]);
+    assert_eq!(rig.ended("edge", End::Stopped), [Step::Remove(name("edge")), Step::Stop(name("web"))]);
+    assert_eq!(rig.ended("web", End::Stopped), [Step::Remove(name("web")), Step::Stop(name("storage"))]);
     assert_eq!(rig.schedule.ready(rig.now, &name("new")), [Step::Ready]);
-    assert_eq!(rig.ended("storage", End::Stopped), [Step::Discard(name("storage"))]);
+    assert_eq!(rig.ended("storage", End::Stopped), [Step::Remove(name("storage"))]);
 }
 
 #[test]
