@@ -16,14 +16,13 @@ use crate::error::{CallError, Result, call_error};
 use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;
 use crate::host::strays;
-use crate::monitor::evidence::{Evidence, judge};
 use crate::rundir::files::{self, State, Sync};
 use crate::rundir::lock::{Lock, Wait};
 use crate::rundir::{self, RunDir, cid, layout};
 use crate::vm_config::VmConfig;
-use crate::vmm::{Process, VmmEnd};
+use crate::vmm::Process;
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{ExitRecord, StatusRecord, Stored, VmId, VmState};
+use pepita_wire::{Exit, ExitRecord, StatusRecord, Stored, VmId, VmState};
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
@@ -218,14 +217,12 @@ pub(crate) fn write_off(run_dir: &RunDir, dir: &Path, state: State) -> StatusRec
 
 /// Returns the record of an end that no monitor saw.
 fn unseen_end(state: &State) -> ExitRecord {
-    let evidence = Evidence { vmm: VmmEnd::Unseen, vmm_ran: true, ..Evidence::default() };
-    let (exit, evidence) = judge(&evidence);
     ExitRecord {
         name: state.status.name.clone(),
         incarnation: state.status.incarnation,
-        exit,
+        exit: Exit::Unknown,
         ended_at_ms: unix_ms(),
-        evidence,
+        evidence: vec!["the VMM is gone, and no process saw how it ended".to_owned()],
         ..ExitRecord::default()
     }
 }

@@ -30,18 +30,6 @@ const SOCKET_DEADLINE: Duration = Duration::from_secs(10);
 /// The bytes of console output that may wait for the monitor: at 5 MB/s, a fifth of a second.
 const CONSOLE_PIPE: usize = 1 << 20;
 
-/// How the VMM's process ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum VmmEnd {
-    /// Not yet, as far as the monitor knows.
-    #[default]
-    Runs,
-    /// In this way, as its parent saw.
-    Seen(ProcessExit),
-    /// Unseen: the parent was gone before the process.
-    Unseen,
-}
-
 /// A process of a VM, started by this monitor or by a former one.
 #[derive(Debug)]
 pub struct Process {
@@ -86,13 +74,10 @@ impl Process {
         let _ = pidfd_send_signal(&self.handle, signal);
     }
 
-    /// Returns how the process ended, once its pidfd is readable.
-    pub fn end(&mut self) -> VmmEnd {
-        let Some(child) = &mut self.child else { return VmmEnd::Unseen };
-        match child.wait() {
-            Ok(status) => VmmEnd::Seen(ProcessExit { code: status.code(), signal: status.signal() }),
-            Err(_) => VmmEnd::Unseen,
-        }
+    /// Returns how the process ended, once its pidfd is readable; `None` when a former monitor was its parent.
+    pub fn end(&mut self) -> Option<ProcessExit> {
+        let status = self.child.as_mut()?.wait().ok()?;
+        Some(ProcessExit { code: status.code(), signal: status.signal() })
     }
 
     /// Kills the process and waits until it is gone.

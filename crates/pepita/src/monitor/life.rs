@@ -29,9 +29,9 @@ mod phase;
 mod run;
 mod stop;
 
-pub use event::{Effect, Event, LastWords};
+pub use event::{Effect, Event};
 
-use super::evidence::Evidence;
+use super::evidence::{Evidence, Way};
 use crate::vm_config::{VmRequest, VmmKind};
 use pepita_wire::agent::Start;
 use pepita_wire::console::Note;
@@ -163,7 +163,7 @@ impl Life {
             Event::HostOom => self.evidence.host_oom = true,
             Event::ConsoleSpoke => self.on_console_spoke(now),
             Event::Noted(Note::Up) => self.on_agent_noted(),
-            Event::Noted(Note::Exited(exit)) => self.on_exit_noted(now, exit),
+            Event::Noted(Note::Exited(exit)) => self.on_daemon_reported(now, exit, Way::Console),
             Event::Noted(Note::Failed(why)) => self.evidence.agent_failed = Some(why),
             Event::Shutdown(reason) => self.evidence.shutdown = Some(reason),
             Event::Vcpus(vcpus) => self.on_vcpus(now, unix_ms, vcpus),

@@ -2,7 +2,8 @@
 
 use super::Monitor;
 use super::agent::{Asker, Heard};
-use super::life::{Event, LastWords};
+use super::evidence::LastWords;
+use super::life::Event;
 use super::qmp::{self, Said};
 use super::stream::{Stream, read};
 use crate::host::clock::unix_ms;
@@ -119,7 +120,7 @@ impl Monitor {
             self.happened(Event::HostOom);
         }
         let last_words = LastWords {
-            end: self.vmm.end(),
+            vmm: self.vmm.end(),
             vmm_words: crate::vmm::last_words(),
             panic_line: self.scanner.panic_line().map(str::to_owned),
             console: self.scanner.last_lines(),

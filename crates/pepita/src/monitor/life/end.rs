@@ -1,9 +1,8 @@
 //! The end: the daemon's, the back-end's, the VMM's.
 
 use super::phase::Phase;
-use super::{Effect, LastWords, Life};
-use crate::monitor::evidence::judge;
-use crate::vmm::VmmEnd;
+use super::{Effect, Life};
+use crate::monitor::evidence::{LastWords, Report, Verdict, Way, weigh_evidence};
 use pepita_wire::record::DaemonState;
 use pepita_wire::{Exit, ExitRecord};
 use std::time::{Duration, Instant};
@@ -12,21 +11,15 @@ use std::time::{Duration, Instant};
 pub(super) const VMM_EXIT: Duration = Duration::from_millis(500);
 
 impl Life {
-    /// The agent has written on the console how its daemon ended. That is believed until vsock says it, too.
-    pub(super) fn on_exit_noted(&mut self, now: Instant, exit: Exit) {
-        if self.evidence.report.is_none() {
-            self.evidence.report = Some(exit);
-            self.evidence.by_console = true;
-            self.on_daemon_ended(now);
-        }
-    }
-
-    /// The agent has told over vsock how its daemon ended. The first such report holds.
-    pub(super) fn on_exit_reported(&mut self, now: Instant, exit: Exit) {
-        if self.evidence.report.is_none() || self.evidence.by_console {
-            self.evidence.report = Some(exit);
-            self.evidence.by_console = false;
-            self.on_daemon_ended(now);
+    /// Takes in the agent's report of the daemon's end. The first report over vsock holds; a note on the console is believed
+    /// until then.
+    pub(super) fn on_daemon_reported(&mut self, now: Instant, exit: Exit, way: Way) {
+        match (self.evidence.report.as_ref().map(|report| report.way), way) {
+            (None, Way::Vsock | Way::Console) | (Some(Way::Console), Way::Vsock) => {
+                self.evidence.report = Some(Report { exit, way });
+                self.on_daemon_ended(now);
+            }
+            (Some(Way::Vsock), Way::Vsock | Way::Console) | (Some(Way::Console), Way::Console) => {}
         }
     }
 
@@ -71,22 +64,11 @@ impl Life {
     }
 
     pub(super) fn on_vmm_ended(&mut self, unix_ms: u64, last_words: LastWords) {
-        let LastWords { end, vmm_words, panic_line, console } = last_words;
-        (self.evidence.vmm, self.evidence.vmm_words, self.evidence.panic_line) = (end, vmm_words, panic_line);
-        let (exit, evidence) = judge(&self.evidence);
-        let record = ExitRecord {
-            name: self.status.name.clone(),
-            incarnation: self.status.incarnation,
-            daemon: if exit.is_of_daemon() { None } else { self.evidence.report.clone() },
-            exit,
-            ended_at_ms: unix_ms,
-            vmm: match end {
-                VmmEnd::Seen(exit) => Some(exit),
-                VmmEnd::Runs | VmmEnd::Unseen => None,
-            },
-            evidence,
-            console,
-        };
+        let Verdict { exit, daemon, evidence } = weigh_evidence(&self.evidence, &last_words);
+        let LastWords { vmm, console, .. } = last_words;
+        let (name, incarnation) = (self.status.name.clone(), self.status.incarnation);
+        let record =
+            ExitRecord { name, incarnation, exit, daemon, ended_at_ms: unix_ms, vmm, evidence, console };
         self.status.uptime_ms = unix_ms.saturating_sub(self.status.started_at);
         self.status.daemon.pid = None;
         self.phase = Phase::Ended(Box::new(record.clone()));

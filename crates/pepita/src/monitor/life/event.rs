@@ -1,6 +1,6 @@
 //! The words of a VM's life: what can happen to the VM, and what is to be done then.
 
-use crate::vmm::VmmEnd;
+use crate::monitor::evidence::LastWords;
 use pepita_wire::agent::Start;
 use pepita_wire::console::Note;
 use pepita_wire::record::VcpuState;
@@ -56,19 +56,6 @@ pub enum Event {
     Kill,
     /// The time of [`super::Life::wake_at`] has come.
     Tick,
-}
-
-/// What is known when the VMM is gone.
-#[derive(Debug)]
-pub struct LastWords {
-    /// How its process ended.
-    pub end: VmmEnd,
-    /// What the VMM wrote on its standard error last.
-    pub vmm_words: String,
-    /// The console's line about a panic of the guest's kernel.
-    pub panic_line: Option<String>,
-    /// The console's last lines.
-    pub console: Vec<String>,
 }
 
 /// What is to be done.

@@ -3,6 +3,7 @@
 use super::phase::{AgentLine, Phase, Stopping};
 use super::stop::AFTER_GRACE;
 use super::{Effect, Life};
+use crate::monitor::evidence::Way;
 use crate::vm_config::VmmKind;
 use pepita_wire::agent::Health;
 use pepita_wire::record::DaemonState;
@@ -83,7 +84,7 @@ impl Life {
             GuestEvent::Health(Health { status: Some(text), .. }) => self.status.daemon.status = text,
             GuestEvent::Exited(exit) => {
                 self.effects.push(Effect::Tell(Ask::Ack { seq }));
-                self.on_exit_reported(now, exit);
+                self.on_daemon_reported(now, exit, Way::Vsock);
             }
             GuestEvent::Health(Health { status: None, .. })
             | GuestEvent::Memory { .. }

@@ -4,7 +4,7 @@ use super::end::VMM_EXIT;
 use super::phase::UNASKED_DIAL;
 use super::stop::{AFTER_GRACE, COME_BACK, KILL_AGAIN, TERM_TO_KILL};
 use super::*;
-use crate::vmm::VmmEnd;
+use crate::monitor::evidence::LastWords;
 use pepita_wire::agent::Stop;
 use pepita_wire::{Ask, ErrorKind, Exit, GuestEvent, ProcessExit, Signal, WireError};
 
@@ -52,9 +52,9 @@ impl World {
 }
 
 fn ended(code: Option<i32>, signal: Option<i32>) -> Event {
-    let end = VmmEnd::Seen(ProcessExit { code, signal });
-    let (vmm_words, panic_line, console) = (String::new(), None, vec!["last".to_owned()]);
-    Event::VmmEnded(LastWords { end, vmm_words, panic_line, console })
+    let vmm = Some(ProcessExit { code, signal });
+    let console = vec!["last".to_owned()];
+    Event::VmmEnded(LastWords { vmm, console, ..LastWords::default() })
 }
 
 fn killed() -> Event {
@@ -106,7 +106,7 @@ fn an_agent_that_does_not_come_is_a_boot_timeout() {
     world.on(killed());
     let exit = world.life.status(world.now).exit.expect("it has ended");
     assert_eq!(exit.exit, Exit::BootTimeout);
-    assert_eq!(exit.evidence[1], "nothing was heard of it on the console either");
+    assert_eq!(exit.evidence[1], "the agent said nothing on the console either");
 }
 
 #[test]
