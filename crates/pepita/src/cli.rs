@@ -32,19 +32,19 @@ pub struct Cli {
     /// Print name and version; with --json the contract and the usable VMMs too
     #[arg(long, short = 'V')]
     pub version: bool,
-    /// What to do.
+    /// The call.
     #[command(subcommand)]
     pub call: Option<Request>,
 }
 
-/// The calls.
+/// The calls of `pepita`.
 #[derive(Debug, Subcommand)]
 pub enum Request {
     /// Boot a microVM and start its daemon
     Run(Box<Run>),
     /// Send a signal to the daemon: KILL ends the VM, STOP and CONT pause and resume its virtual CPUs
     Signal {
-        /// Which VM.
+        /// The VM that is meant.
         #[command(flatten)]
         vm: Vm,
         /// A name such as TERM, or a number
@@ -53,19 +53,19 @@ pub enum Request {
     },
     /// Print a VM's status record as JSON
     Status {
-        /// Which VM.
+        /// The VM that is meant.
         #[command(flatten)]
         vm: Vm,
     },
     /// Take a VM down and remove all traces of it; of a VM that is not there: nothing to do
     Destroy {
-        /// Which VM.
+        /// The VM that is meant.
         #[command(flatten)]
         vm: Vm,
         /// End it at once, also when a graceful stop is under way; needed when its files cannot be read
         #[arg(long, short)]
         force: bool,
-        /// For the daemon to end after its signal
+        /// How long the daemon may take to end after its signal
         #[arg(long, value_parser = duration, default_value = "30s")]
         timeout: Duration,
         /// The signal of a graceful stop
@@ -74,50 +74,50 @@ pub enum Request {
     },
     /// List the VMs of the run directory
     List {
-        /// How
+        /// The form of the list
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
     /// Print what console and daemon have written
     Logs {
-        /// Which VM.
+        /// The VM that is meant.
         #[command(flatten)]
         vm: Vm,
-        /// Go on with what comes, until the VM has ended
+        /// Follow the output until the VM has ended
         #[arg(long, short)]
         follow: bool,
-        /// Only what is newer than so long
+        /// Only what is newer than this time
         #[arg(long, value_parser = duration)]
         since: Option<Duration>,
     },
     /// Wait until a VM has ended and print its exit record as JSON
     Wait {
-        /// Which VM.
+        /// The VM that is meant.
         #[command(flatten)]
         vm: Vm,
-        /// Give up after so long
+        /// Give up after this time
         #[arg(long, value_parser = duration)]
         timeout: Option<Duration>,
     },
     /// Give a VM whose monitor has died a new one
     Adopt {
-        /// Which VM.
+        /// The VM that is meant.
         #[command(flatten)]
         vm: Vm,
     },
     /// Start the daemon of a VM that was launched with --hold
     Start {
-        /// Which VM.
+        /// The VM that is meant.
         #[command(flatten)]
         vm: Vm,
-        /// The daemon.
+        /// The daemon to start.
         #[command(flatten)]
         daemon: DaemonArgs,
     },
     /// Make root file systems
     #[command(subcommand)]
     Image(Image),
-    /// Check each thing that is needed, and say what to do about those that are missing
+    /// Check each thing that is needed, and say what to do about what is missing
     Doctor {
         /// Do not boot a guest
         #[arg(long)]
@@ -131,18 +131,18 @@ pub enum Request {
     },
     /// Print a completion script
     Completions {
-        /// For this shell
+        /// The shell
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, or that of one call
+    /// Print the manual page of pepita, or of one call
     Man {
-        /// Of this call, for example `run`
+        /// The call, for example `run`
         call: Option<String>,
     },
 }
 
-/// Which VM.
+/// The VM that a call is about.
 #[derive(Debug, Args)]
 pub struct Vm {
     /// The VM's name
@@ -150,7 +150,7 @@ pub struct Vm {
     pub name: VmId,
 }
 
-/// The daemon.
+/// The daemon, and its environment.
 #[derive(Debug, Default, Args)]
 pub struct DaemonArgs {
     /// A variable of the daemon's environment
@@ -204,7 +204,7 @@ pub struct Run {
     /// In the foreground: remove all traces at the end
     #[arg(long)]
     pub rm: bool,
-    /// The daemon.
+    /// The daemon to start.
     #[command(flatten)]
     pub daemon_args: DaemonArgs,
 }
@@ -251,7 +251,7 @@ pub struct RunOptions {
     /// Boot, but do not start the daemon until `pepita start`
     #[arg(long)]
     pub hold: bool,
-    /// For the agent to come up [default: 60s]
+    /// How long the agent may take to answer [default: 60s]
     #[arg(long, value_parser = duration)]
     pub ready_timeout: Option<Duration>,
     /// What runs the VM [default: qemu]. `process` is the agent as a plain process, WITHOUT ANY ISOLATION
@@ -334,7 +334,7 @@ pub struct ImageBuild {
     /// Size of a disk in MiB [default: as needed and 32 more]
     #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
     pub size: u64,
-    /// The daemon.
+    /// The daemon to start.
     #[command(flatten)]
     pub daemon_args: DaemonArgs,
 }

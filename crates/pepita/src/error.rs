@@ -17,14 +17,10 @@ pub fn call_error(kind: CallErrorKind, message: impl Into<String>) -> CallError 
 /// Returns the error of a file or directory that could not be read or written.
 pub fn io(path: &Path, error: impl Into<Error>) -> CallError {
     let error = error.into();
-    let kind = match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => CallErrorKind::Permission,
-        _ => CallErrorKind::Io,
-    };
-    let advice = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make room there and try again",
-        _ => "",
-    };
+    let is_forbidden = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem);
+    let kind = if is_forbidden { CallErrorKind::Permission } else { CallErrorKind::Io };
+    let is_full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+    let advice = if is_full { "; make room there and try again" } else { "" };
     call_error(kind, format!("{}: {error}{advice}", path.display()))
 }
 

@@ -17,6 +17,7 @@ use rustix::fs::{CWD, Mode, OFlags, inotify, mkfifoat, open};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, setrlimit};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
@@ -42,11 +43,10 @@ pub struct Process {
 impl Process {
     fn spawn(command: &mut Command) -> Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
-        let child = command.spawn().map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
-                call_error(CallErrorKind::VmmMissing, format!("{program}: {e}"))
-            }
-            _ => call_error(CallErrorKind::TryAgain, format!("{program}: {e}")),
+        let child = command.spawn().map_err(|e| {
+            let is_missing = matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
+            let kind = if is_missing { CallErrorKind::VmmMissing } else { CallErrorKind::TryAgain };
+            call_error(kind, format!("{program}: {e}"))
         })?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
@@ -259,7 +259,7 @@ fn connect(path: &Path, process: &Process) -> Result<UnixStream> {
                 std::thread::spawn(|| drop(watch));
                 return Ok(stream);
             }
-            Err(e) => e.kind() == std::io::ErrorKind::ConnectionRefused,
+            Err(e) => e.kind() == ErrorKind::ConnectionRefused,
         };
         let left = deadline.saturating_duration_since(Instant::now());
         // A refused connection means that the socket is bound and does not listen yet. That takes microseconds, and no

@@ -117,7 +117,7 @@ fn kernel(asked: &Asked) -> Option<PathBuf> {
 
 /// Boots a real guest, with a deadline.
 fn boot(run_dir: &RunDir, kernel: Option<&Path>, rootfs: Option<&Path>) -> Boot {
-    let (Some(kernel), Some(rootfs)) = (kernel, rootfs) else { return Boot::NothingToBoot };
+    let (Some(kernel), Some(rootfs)) = (kernel, rootfs) else { return Boot::NotTried };
     match probe(run_dir, kernel, rootfs) {
         Ok(Probe { agent_ms, accel }) => {
             Boot::Answered(format!("the agent answered {agent_ms} ms after the VMM's start ({accel})"))

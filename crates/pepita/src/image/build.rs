@@ -11,16 +11,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the agent reads.
+/// The file that the agent reads.
 const IMAGE_JSON: &str = "etc/pepita/image.json";
 
-/// Where modules lie in an image.
+/// The directory of kernel modules in an image.
 const MODULES: &str = "lib/pepita/modules";
 
-/// What an image is to hold.
+/// The contents of an image.
 #[derive(Debug, Clone, Default)]
 pub struct Contents {
-    /// The agent, statically linked.
+    /// The agent's program, statically linked.
     pub agent: PathBuf,
     /// The daemon's program, if it is one file.
     pub daemon: Option<PathBuf>,
@@ -30,16 +30,16 @@ pub struct Contents {
     pub command: Vec<String>,
     /// The daemon's environment.
     pub env: BTreeMap<String, String>,
-    /// Modules as files, in load order.
+    /// The files of kernel modules, in load order.
     pub modules: Vec<PathBuf>,
-    /// Size of a disk image in MiB; 0 = as needed.
+    /// The size of a disk image in MiB; 0 = as needed.
     pub size_mb: u64,
 }
 
-/// Writes an image of the kind that its name says.
+/// Writes an image of the kind that the name of `output` says.
 ///
 /// # Errors
-/// When something is missing or cannot be written, or the name says no kind.
+/// When a file is missing or cannot be written, or the name says no kind.
 pub fn build(contents: &Contents, output: &Path) -> Result<()> {
     let kind = output.extension().and_then(|e| e.to_str());
     match kind {
@@ -55,7 +55,8 @@ pub fn build(contents: &Contents, output: &Path) -> Result<()> {
     }
 }
 
-/// The initrd that leads to a disk: the agent, and the modules of `kernel_package`. Cached.
+/// Returns the initrd that leads to a disk, with the agent and the modules of the kernel's package. It is kept in the
+/// cache.
 ///
 /// # Errors
 /// As [`build`].
@@ -71,7 +72,7 @@ pub fn initrd(dir: &RunDir, agent: &Path, package: &Path) -> Result<PathBuf> {
     Ok(cached)
 }
 
-/// Tells one set of module files from another, for a cache's file name.
+/// Returns a text that tells one set of module files from another, for a name in the cache.
 fn names_of(modules: &[PathBuf]) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
@@ -95,9 +96,9 @@ fn skeleton(agent: &Path, init: &str) -> Result<Archive> {
     for dir in ["dev", "proc", "sys", "run", "tmp", "etc"] {
         archive.directory(dir);
     }
-    // The kernel opens it for PID 1 before anything is mounted.
+    // The kernel opens it as the standard streams of PID 1, before anything is mounted.
     archive.device("dev/console", 0o600, 5, 1);
-    // Without a console yet, the Rust runtime of PID 1 opens this in place of its standard streams, or aborts.
+    // When there is no console yet, the Rust runtime of PID 1 opens this for its standard streams, and aborts without it.
     archive.device("dev/null", 0o666, 1, 3);
     let bytes = std::fs::read(agent).map_err(|e| kernel::missing("agent", agent, &e))?;
     if crate::host::programs::needs_a_loader(&bytes) {
@@ -169,7 +170,7 @@ fn add_tree(archive: &mut Archive, top: &Path, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A disk image, made by mke2fs from a staged directory. Needs no root.
+/// Writes a disk image with mke2fs, from a staged directory. Needs no privileges.
 fn disk(contents: &Contents, output: &Path) -> Result<()> {
     let parent = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let stage = parent.join(format!(
@@ -225,7 +226,7 @@ fn stage_and_make(contents: &Contents, stage: &Path, output: &Path) -> Result<()
 
 fn make_ext4(stage: &Path, size_mb: u64, output: &Path) -> Result<()> {
     let size_mb = if size_mb == 0 { 32 + size_of(stage) / (1 << 20) * 5 / 4 } else { size_mb };
-    // The same input makes the same bytes: no random ids, no clock.
+    // Fixed ids and times, so that the same input makes the same bytes.
     let id = "6d696372-6f76-4d00-8000-706570697461";
     same_times(stage)?;
     let _ = std::fs::remove_file(output);
@@ -248,7 +249,7 @@ fn make_ext4(stage: &Path, size_mb: u64, output: &Path) -> Result<()> {
     }
 }
 
-/// mke2fs lies in /sbin, which an ordinary user's PATH does not name.
+/// Returns PATH with the directories of mke2fs, which an ordinary user's PATH does not have.
 fn path_with_sbin() -> std::ffi::OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/sbin");
@@ -279,7 +280,7 @@ fn same_times(path: &Path) -> Result<()> {
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| io(path, e))
 }
 
-/// The agent that `pepita image build` takes when none is named: a static one.
+/// Returns the agent for an image: the one that was named, or a static one that is found.
 ///
 /// # Errors
 /// When there is none.
@@ -290,10 +291,10 @@ pub fn agent(named: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
-/// Where an image that was named lies, and of which kind it is.
+/// Returns the absolute path of an image, and its kind.
 ///
 /// # Errors
-/// When it is missing, empty, or of no kind that can be booted.
+/// When it is missing, cut short, or of no kind that can be booted.
 pub fn recognise(path: &Path) -> Result<(PathBuf, Kind)> {
     let path = std::fs::canonicalize(path).map_err(|e| kernel::missing("rootfs", path, &e))?;
     let mut head = vec![0; 0x43a];
@@ -307,7 +308,7 @@ pub fn recognise(path: &Path) -> Result<(PathBuf, Kind)> {
     let bad = |why: &str| call_error(CallErrorKind::BadImage, format!("rootfs {}: {why}", path.display()));
     let whole = match kind_of(head) {
         None => return Err(bad("neither an initramfs (cpio) nor an ext4 image")),
-        // A compressed one is the guest kernel's to judge.
+        // Only the guest's kernel can tell whether a compressed archive is complete.
         Some(Kind::Initramfs) => !head.starts_with(b"07070") || length::has_trailer(&file),
         Some(Kind::Disk) => length::ext4_length(head).is_none_or(|claimed| claimed <= length),
     };
@@ -317,7 +318,7 @@ pub fn recognise(path: &Path) -> Result<(PathBuf, Kind)> {
     }
 }
 
-/// The kind of an image that begins so, if it is of one: newc's magic, ext's superblock at 1024, or a compressor's magic.
+/// Returns the kind of an image that begins so: by the magic of newc, of ext4's superblock at 1024, or of a compressor.
 pub fn kind_of(head: &[u8]) -> Option<Kind> {
     let begins = |magics: &[&[u8]]| magics.iter().any(|magic| head.starts_with(magic));
     if begins(&[b"070701", b"070702"]) {
@@ -331,7 +332,7 @@ pub fn kind_of(head: &[u8]) -> Option<Kind> {
     }
 }
 
-/// What an image is.
+/// The kind of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A cpio archive, perhaps compressed.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-/// An archive being written.
+/// An archive that is being written.
 #[derive(Debug, Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -11,12 +11,12 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// An empty one.
+    /// Returns an empty archive.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A directory, and those above it.
+    /// Adds a directory, and the directories above it.
     pub fn directory(&mut self, path: &str) {
         let mut above = String::new();
         for part in path.split('/') {
@@ -30,25 +30,25 @@ impl Archive {
         }
     }
 
-    /// A file, and the directories above it.
+    /// Adds a file, and the directories above it.
     pub fn file(&mut self, path: &str, mode: u32, contents: &[u8]) {
         self.parents(path);
         self.entry(path, 0o100_000 | mode, (0, 0), contents);
     }
 
-    /// A symbolic link.
+    /// Adds a symbolic link.
     pub fn symlink(&mut self, path: &str, target: &str) {
         self.parents(path);
         self.entry(path, 0o120_777, (0, 0), target.as_bytes());
     }
 
-    /// A character device.
+    /// Adds a character device.
     pub fn device(&mut self, path: &str, mode: u32, major: u32, minor: u32) {
         self.parents(path);
         self.entry(path, 0o020_000 | mode, (major, minor), &[]);
     }
 
-    /// The archive.
+    /// Adds the last entry and returns the archive.
     pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes

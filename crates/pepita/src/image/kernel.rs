@@ -1,11 +1,11 @@
 //! What kind of file a kernel is, and the uncompressed kernel inside a bzImage, which boots sooner.
-//! Reads bytes that anybody may have written: every offset is checked.
+//! The bytes may come from any program, so every offset is checked.
 
 use crate::error::{Result, call_error, io};
 use crate::image::length;
 use crate::rundir::RunDir;
 use crate::rundir::files::{Sync, replace};
-use crate::rundir::layout;
+use lz4_flex::frame::FrameDecoder;
 use pepita_wire::record::CallErrorKind;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,27 +13,21 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// An uncompressed kernel larger than this is none.
+/// The most that a kernel unpacks to, in bytes.
 const KERNEL_CAP: usize = 256 << 20;
 
-/// Marks an LZ4 legacy frame, little endian.
-const LZ4_LEGACY: u32 = 0x184c_2102;
-
-/// The most that one block of such a frame unpacks to.
-const LZ4_BLOCK: usize = 8 << 20;
-
-/// What a file is.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// An uncompressed kernel.
     Elf,
     /// A compressed one with a boot header.
     BzImage,
-    /// No kernel.
+    /// No kernel that is known here.
     Unknown,
 }
 
-/// Looks at the beginning of a file.
+/// Recognises a kernel by the beginning of its file.
 pub fn recognise(head: &[u8]) -> Kind {
     if head.starts_with(b"\x7fELF") {
         Kind::Elf
@@ -44,13 +38,13 @@ pub fn recognise(head: &[u8]) -> Kind {
     }
 }
 
-/// The uncompressed kernel in a bzImage, when it is packed with LZ4 (as Debian's are); else `None`.
+/// Returns the uncompressed kernel in a bzImage, when it is packed with LZ4, as Debian's are; else `None`.
 pub fn unpack(image: &[u8]) -> Option<Vec<u8>> {
     let u32_at = |at: usize| Some(u32::from_le_bytes(image.get(at..at.checked_add(4)?)?.try_into().ok()?));
     if recognise(image) != Kind::BzImage {
         return None;
     }
-    // Documentation/arch/x86/boot.rst: 0 means 4, for old loaders' sake.
+    // Documentation/arch/x86/boot.rst: 0 means 4, for the sake of old loaders.
     let sectors = match *image.get(0x1f1)? {
         0 => 4,
         sectors => usize::from(sectors),
@@ -58,36 +52,24 @@ pub fn unpack(image: &[u8]) -> Option<Vec<u8>> {
     let from = (sectors + 1).checked_mul(512)?.checked_add(usize::try_from(u32_at(0x248)?).ok()?)?;
     let length = usize::try_from(u32_at(0x24c)?).ok()?;
     let payload = image.get(from..from.checked_add(length)?)?;
-    // The last four bytes are the size of what comes out.
+    // The last four bytes are the size of the unpacked kernel.
     let (packed, size) = payload.split_at_checked(payload.len().checked_sub(4)?)?;
     let size = usize::try_from(u32::from_le_bytes(size.try_into().ok()?)).ok()?;
     (size <= KERNEL_CAP).then(|| unpack_lz4(packed, size)).flatten()
 }
 
+/// Unpacks an LZ4 legacy frame of which `size` bytes come out.
 fn unpack_lz4(packed: &[u8], size: usize) -> Option<Vec<u8>> {
-    let word = |at: usize| Some(u32::from_le_bytes(packed.get(at..at + 4)?.try_into().ok()?));
-    if word(0)? != LZ4_LEGACY {
-        return None;
-    }
-    let (mut at, mut out) = (4, Vec::with_capacity(size));
-    while out.len() < size {
-        let length = usize::try_from(word(at)?).ok()?;
-        let block = packed.get(at + 4..(at + 4).checked_add(length)?)?;
-        let room = (size - out.len()).min(LZ4_BLOCK);
-        let block = lz4_flex::block::decompress(block, room).ok()?;
-        if block.is_empty() {
-            return None;
-        }
-        out.extend_from_slice(&block);
-        at += 4 + length;
-    }
-    (recognise(&out) == Kind::Elf).then_some(out)
+    let mut out = Vec::with_capacity(size);
+    let limit = u64::try_from(size).ok()?;
+    FrameDecoder::new(packed).take(limit).read_to_end(&mut out).ok()?;
+    (out.len() == size && recognise(&out) == Kind::Elf).then_some(out)
 }
 
-/// The file to give to the VMM for a kernel: its unpacked twin from the cache where that can be had.
+/// Returns the file to give to the VMM for a kernel: the unpacked one from the cache, or else the kernel as it is.
 ///
 /// # Errors
-/// When the file is missing or is no kernel.
+/// When the file is missing, cut short, or no kernel.
 pub fn prepare(dir: &RunDir, kernel: &Path) -> Result<PathBuf> {
     let kernel = std::fs::canonicalize(kernel).map_err(|e| missing("kernel", kernel, &e))?;
     let mut file = File::open(&kernel).map_err(|e| io(&kernel, e))?;
@@ -107,7 +89,7 @@ pub fn prepare(dir: &RunDir, kernel: &Path) -> Result<PathBuf> {
             }
             let image = std::fs::read(&kernel).map_err(|e| io(&kernel, e))?;
             let Some(unpacked) = unpack(&image) else { return Ok(kernel) };
-            // A cache that cannot be written costs time, no more.
+            // A cache that cannot be written only costs time.
             Ok(replace(&cached, &unpacked, Sync::No).map_or(kernel, |()| cached))
         }
         Kind::Unknown => Err(call_error(
@@ -117,23 +99,21 @@ pub fn prepare(dir: &RunDir, kernel: &Path) -> Result<PathBuf> {
     }
 }
 
-/// A name in the cache that changes with the file.
+/// Returns a path in the cache that changes when the file `of` does.
 ///
 /// # Errors
-/// When the file cannot be looked at.
+/// When the metadata of the file cannot be read.
 pub fn cache(dir: &RunDir, of: &Path, kind: &str) -> Result<PathBuf> {
     let meta = of.metadata().map_err(|e| io(of, e))?;
     let mut hasher = DefaultHasher::new();
     (of, meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()).hash(&mut hasher);
-    Ok(dir.path().join(layout::CACHE).join(format!("{:016x}.{kind}", hasher.finish())))
+    Ok(dir.cache().join(format!("{:016x}.{kind}", hasher.finish())))
 }
 
-/// A file that was named and is not there.
+/// Returns the error of a file that was named and cannot be read.
 pub fn missing(what: &str, path: &Path, error: &std::io::Error) -> crate::error::CallError {
-    let kind = match error.kind() {
-        std::io::ErrorKind::PermissionDenied => CallErrorKind::Permission,
-        _ => CallErrorKind::BadImage,
-    };
+    let is_forbidden = error.kind() == std::io::ErrorKind::PermissionDenied;
+    let kind = if is_forbidden { CallErrorKind::Permission } else { CallErrorKind::BadImage };
     call_error(kind, format!("{what} {}: {error}", path.display()))
 }
 
@@ -153,6 +133,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Marks an LZ4 legacy frame, little endian.
+    const LZ4_LEGACY: u32 = 0x184c_2102;
+
     fn bzimage(payload: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 1024];
         image[0x1f1] = 1;
@@ -164,11 +147,14 @@ mod tests {
 
     #[test]
     fn the_kernel_comes_out_of_its_wrapping() {
-        let kernel = [b"\x7fELF".as_slice(), &[7; 5000]].concat();
-        let block = lz4_flex::block::compress(&kernel);
+        let kernel = [b"\x7fELF".as_slice(), &[7; 20 << 20]].concat();
         let mut payload = LZ4_LEGACY.to_le_bytes().to_vec();
-        payload.extend(u32::try_from(block.len()).expect("small").to_le_bytes());
-        payload.extend(block);
+        // The kernel's build makes one block of every 8 MiB.
+        for part in kernel.chunks(8 << 20) {
+            let block = lz4_flex::block::compress(part);
+            payload.extend(u32::try_from(block.len()).expect("small").to_le_bytes());
+            payload.extend(block);
+        }
         payload.extend(u32::try_from(kernel.len()).expect("small").to_le_bytes());
         assert_eq!(unpack(&bzimage(&payload)), Some(kernel));
         payload.truncate(payload.len() / 2);

@@ -1,13 +1,14 @@
-//! Whether an image is all there. A kernel or a root that was cut short boots into silence; better to say so before.
-//! Reads bytes that anybody may have written: every number is checked.
+//! Whether an image is complete. A guest with a kernel or a root that was cut short says nothing, so the launcher says it
+//! before. The bytes may come from any program, so every number is checked.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// How an archive's last entry is called.
+/// The name of an archive's last entry.
 const TRAILER: &[u8] = b"TRAILER!!!\0";
 
-/// How long a kernel says that it is, from the beginning of its file: an ELF's segments, a bzImage's code.
+/// Returns the length that the beginning of a kernel's file claims, in bytes: by the segments of an ELF file, or the code
+/// of a bzImage.
 pub fn kernel_length(head: &[u8]) -> Option<u64> {
     let number = |at: usize, bytes: usize| {
         let field = head.get(at..at.checked_add(bytes)?)?;
@@ -22,7 +23,7 @@ pub fn kernel_length(head: &[u8]) -> Option<u64> {
         return ends.max();
     }
     if head.get(0x202..0x206) == Some(b"HdrS") {
-        // Documentation/arch/x86/boot.rst: 0 means 4, and the code is counted in 16 bytes.
+        // Documentation/arch/x86/boot.rst: 0 means 4, and the code is counted in units of 16 bytes.
         let sectors = match number(0x1f1, 1)? {
             0 => 4,
             sectors => sectors,
@@ -32,14 +33,14 @@ pub fn kernel_length(head: &[u8]) -> Option<u64> {
     None
 }
 
-/// How long an ext4 file system says that it is, from the beginning of its image.
+/// Returns the length that the beginning of an ext4 image claims, in bytes.
 pub fn ext4_length(head: &[u8]) -> Option<u64> {
     let u32_at = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
     let shift = 10_u32.checked_add(u32_at(0x418)?).filter(|shift| *shift <= 16)?;
     Some(u64::from(u32_at(0x404)?) << shift)
 }
 
-/// Whether an uncompressed cpio archive (newc) has its last entry.
+/// Returns whether an uncompressed cpio archive (newc) has its last entry.
 pub fn has_trailer(archive: &File) -> bool {
     let mut at = 0_u64;
     loop {
@@ -52,7 +53,7 @@ pub fn has_trailer(archive: &File) -> bool {
                 .ok()
                 .and_then(|text| u64::from_str_radix(text, 16).ok())
         };
-        // c_filesize and c_namesize; names and contents are filled up to four bytes.
+        // The fields c_filesize and c_namesize; names and contents are padded to four bytes.
         let (Some(file), Some(name)) = (hex(54), hex(94)) else { return false };
         let mut text = [0; TRAILER.len()];
         if name == TRAILER.len() as u64

@@ -1,5 +1,4 @@
-//! The modules that a guest's kernel needs, in load order, from a kernel package.
-//! Reads module files that anybody may have written.
+//! The modules that a guest's kernel needs, in load order, from a kernel package. The files may come from any program.
 
 use crate::error::{Result, call_error, io, system};
 use pepita_wire::record::CallErrorKind;
@@ -7,16 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What every guest needs: the bus, the console, vsock.
+/// The modules that every guest needs: the bus, the console, vsock.
 pub const FOR_ALL: [&str; 3] = ["virtio_mmio", "virtio_console", "vmw_vsock_virtio_transport"];
 
-/// What an initrd that leads to a disk needs.
+/// The modules that an initrd which leads to a disk needs.
 pub const FOR_DISK: [&str; 4] = ["virtio_mmio", "virtio_console", "vmw_vsock_virtio_transport", "virtio_blk"];
 
-/// A module that is not a file is built into the kernel. More than this in one package is no kernel package.
+/// The most modules that are read of one package.
 const MODULES_CAP: usize = 20_000;
 
-/// The files of the wanted modules and of what they depend on, in load order.
+/// Returns the files of the wanted modules and of the modules that they depend on, in load order. A module without a file
+/// is built into the kernel.
 ///
 /// # Errors
 /// When the package has no modules at all, or compressed ones.
@@ -39,7 +39,7 @@ pub fn find(package: &Path, wanted: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> 
     Ok(order)
 }
 
-/// Unpacks a `.deb`; a directory stays what it is.
+/// Unpacks a `.deb` into `into` and returns that directory. A package that is a directory is returned as it is.
 ///
 /// # Errors
 /// When dpkg-deb is missing or refuses.
@@ -101,7 +101,7 @@ fn visit(
     Ok(())
 }
 
-/// The `depends=` of a module's modinfo, which is a list of zero-terminated texts.
+/// Returns the names in the `depends=` of a module's modinfo, which is a list of zero-terminated texts.
 fn depends(module: &[u8]) -> Vec<String> {
     let found = module.split(|b| *b == 0).find_map(|text| text.strip_prefix(b"depends=".as_slice()));
     let list = String::from_utf8_lossy(found.unwrap_or_default()).into_owned();

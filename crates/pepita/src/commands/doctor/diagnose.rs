@@ -1,4 +1,5 @@
-//! What facts about a host mean for microVMs: a verdict for each thing, and what to do. Pure; the doctor gathers the facts.
+//! What facts about a host mean for microVMs: a verdict for each thing, and what to do. Pure: the doctor gathers the
+//! facts.
 
 use crate::host::kvm::{Kvm, hardware};
 use crate::host::programs::{AGENT, BACKEND, Program, QEMU};
@@ -6,86 +7,86 @@ use crate::host::vhost_vsock;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// How a check went.
+/// The verdict of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
-    /// It is there and works.
+    /// The thing is there and works.
     Ok,
-    /// It is not there; there is another way.
+    /// The thing is not there, and there is another way.
     Missing,
-    /// Without it no microVM runs.
+    /// The thing is not there, and without it no microVM runs.
     Broken,
 }
 
-/// One thing.
+/// One thing that was checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Check {
-    /// What.
+    /// The name of the thing.
     pub what: &'static str,
-    /// How it is.
+    /// The verdict.
     pub verdict: Verdict,
-    /// What was seen.
+    /// The facts that were seen.
     pub seen: String,
-    /// What to do about it.
+    /// What to do when the thing is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }
 
-/// A program, looked for and asked for its version.
+/// A program that was looked for and asked for its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
-    /// It is nowhere.
+    /// It was not found.
     No,
-    /// It runs, and says this of itself.
+    /// It runs, and prints this version.
     Runs(PathBuf, String),
-    /// It does not run, and why.
+    /// It does not run, for this reason.
     Fails(PathBuf, String),
 }
 
-/// What was seen of a host.
+/// The facts that were seen of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// The VMM.
+    /// The VMM's program.
     pub qemu: Found,
-    /// The vsock back-end.
+    /// The vsock back-end's program.
     pub backend: Found,
-    /// The guest agent.
+    /// The guest agent's program.
     pub agent: Found,
     /// The device of hardware virtualisation.
     pub kvm: Kvm,
-    /// The CPU says `vmx` or `svm`.
+    /// Whether the CPU has the feature `vmx` or `svm`.
     pub cpu_can: bool,
-    /// `/dev/vhost-vsock` opens, or why not.
+    /// Whether `/dev/vhost-vsock` opens, or why not.
     pub vhost: Result<(), String>,
-    /// Where run directories are to lie.
+    /// The directory of run directories.
     pub run_dir: PathBuf,
-    /// It can be written, or why not.
+    /// Whether it can be written, or why not.
     pub writable: Result<(), String>,
-    /// Descriptors that a process may have; `None` = as many as it likes.
+    /// The number of descriptors that a process may have; `None` = no limit.
     pub open_files: Option<u64>,
-    /// The host's TSC, in kHz.
+    /// The frequency of the host's TSC, in kHz.
     pub tsc_khz: Option<u64>,
-    /// What makes disk images.
+    /// The program that makes disk images.
     pub mke2fs: Option<PathBuf>,
     /// A kernel for guests.
     pub kernel: Option<PathBuf>,
-    /// How a real boot went; `None` = it was not to be tried.
+    /// How a real boot went; `None` = none was asked for.
     pub boot: Option<Boot>,
 }
 
 /// How a real boot went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Boot {
-    /// Without a kernel and an image there is nothing to boot.
-    NothingToBoot,
-    /// The agent answered, so fast.
+    /// No kernel or no image was named.
+    NotTried,
+    /// The agent answered, after this time.
     Answered(String),
-    /// It came to nothing.
+    /// The guest did not come up, for this reason.
     Failed(String),
 }
 
-/// A verdict on each thing.
+/// Returns a verdict on each thing.
 pub(super) fn diagnose(facts: &Facts) -> Vec<Check> {
     let no_kernel_vsock = if facts.vhost.is_ok() { Verdict::Missing } else { Verdict::Broken };
     let mut checks = vec![
@@ -190,7 +191,7 @@ fn boot(boot: &Boot) -> Check {
     let name = "name a kernel and an image: pepita doctor --kernel K --rootfs R";
     let look = "see what the guest said: pepita run --kernel K --rootfs R --cmdline-append loglevel=7";
     match boot {
-        Boot::NothingToBoot => check("boot", Verdict::Missing, "not tried", Some(name)),
+        Boot::NotTried => check("boot", Verdict::Missing, "not tried", Some(name)),
         Boot::Answered(seen) => check("boot", Verdict::Ok, seen, None),
         Boot::Failed(why) => check("boot", Verdict::Broken, why, Some(look)),
     }
@@ -205,7 +206,7 @@ mod tests {
         Found::Runs(path.into(), "1.0".into())
     }
 
-    /// A server with everything.
+    /// The facts of a server that has everything.
     fn good() -> Facts {
         Facts {
             qemu: runs("/usr/bin/qemu-system-x86_64"),
@@ -228,14 +229,14 @@ mod tests {
         Err(why.into())
     }
 
-    /// What is not fine, and a word of each, as seen or advised.
+    /// The things that are not in order, with what was seen and advised.
     fn complaints(facts: &Facts) -> Vec<(&'static str, Verdict, String)> {
         let all = diagnose(facts).into_iter().filter(|check| check.verdict != Fine);
         all.map(|check| (check.what, check.verdict, format!("{} {:?}", check.seen, check.advice))).collect()
     }
 
     #[test]
-    fn each_host_is_judged_by_what_was_seen() {
+    fn each_host_is_diagnosed_by_what_was_seen() {
         let failed = Found::Fails("/q".into(), "exit status: 1".into());
         let denied = "Permission denied (os error 13)";
         type Case = (&'static str, Facts, &'static [(&'static str, Verdict, &'static str)]);
@@ -282,7 +283,7 @@ mod tests {
             ("few files", Facts { open_files: Some(256), ..good() }, &[("limits", Missing, "ulimit")]),
             (
                 "nothing to boot",
-                Facts { kernel: None, boot: Some(Boot::NothingToBoot), ..good() },
+                Facts { kernel: None, boot: Some(Boot::NotTried), ..good() },
                 &[("kernel", Missing, "--kernel"), ("boot", Missing, "not tried")],
             ),
             (
