@@ -297,7 +297,7 @@ impl GroupState {
                     self.spawn(me, vm, incarnation, epoch, mode).await;
                 }
                 Order::Stop { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Stop),
-                Order::Destroy { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Destroy),
+                Order::Destroy { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Kill),
                 Order::Update(vm) => {
                     if let Some(spec) = self.roster.vm(&vm) {
                         self.actors.send_to_owner(&vm, VmMsg::Update(Box::new(spec.clone())));

@@ -16,7 +16,7 @@ mod socket;
 use crate::reply::Reply;
 use dial::{Address, Dialled, Guests};
 use pepita_wire::conversation::{AgentConversation, HELLO_DEADLINE, News};
-use pepita_wire::{Ask, GuestEvent, Outcome};
+use pepita_wire::{Ask, GuestEvent, Outcome, WireError};
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef};
 use socket::Socket;
 use std::path::PathBuf;
@@ -73,6 +73,16 @@ pub enum LinkMsg {
         /// Room for one more read, given back when this one is taken in.
         permit: OwnedSemaphorePermit,
     },
+}
+
+impl LinkMsg {
+    /// Answers a request with this refusal; drops any other message.
+    pub fn refuse(self, error: WireError) {
+        match self {
+            Self::Ask { reply, .. } | Self::Probe { reply, .. } => reply.send(Err(error)),
+            Self::Dial | Self::Dialled(_) | Self::HelloDue { .. } | Self::Read { .. } => {}
+        }
+    }
 }
 
 /// The actor.

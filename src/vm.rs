@@ -1,7 +1,8 @@
-//! The VM actor: owns one incarnation of a microVM. A translator: messages in, [`phase::Life`] decides, effects out.
+//! The VM actor: owns one incarnation of a microVM. Only translates: messages become events of [`phase::Life`], which
+//! decides, and its effects become messages and requests.
 
-pub mod health;
-pub mod phase;
+mod health;
+mod phase;
 mod report;
 mod services;
 
@@ -16,7 +17,7 @@ use crate::link::{self, LinkArgs, LinkMsg, VsockLink};
 use crate::monitor_client::{MonitorReport, Watch};
 use crate::policy::Ending;
 use crate::reply::Reply;
-use crate::spec::{Cid, Incarnation, Signal, VmSpec};
+use crate::spec::{Cid, HealthSpec, Incarnation, Signal, VmSpec};
 use crate::store::Written;
 use pepita_wire::agent::Exec;
 use pepita_wire::{
@@ -24,50 +25,54 @@ use pepita_wire::{
 };
 use phase::{Effect, Event, Life};
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a VM actor can be told.
 #[derive(Debug)]
 pub enum VmMsg {
-    /// Something happened to its VM.
-    Event(Event),
-    /// The link's news.
-    Link(link::Report),
-    /// Take it down: signal, grace, destroy.
+    /// Stop the VM: the stop signal, the grace, and then a kill (semantics 7.1).
     Stop,
-    /// End it at once.
-    Destroy,
-    /// Its configuration has changed in ways that apply to a running VM.
+    /// Kill the VM at once.
+    Kill,
+    /// The configuration has changed in ways that apply to a running VM.
     Update(Box<VmSpec>),
     /// Send the daemon a signal.
     Signal {
-        /// Which.
+        /// The signal.
         signal: Signal,
-        /// Done, or why not.
+        /// Told when the signal is sent.
         reply: Reply<Result<(), String>>,
     },
-    /// Stop or continue its virtual CPUs.
+    /// Stop the virtual CPUs, or let them run.
     SetPaused {
-        /// Stop them.
+        /// True to stop them.
         paused: bool,
-        /// Done, or why not.
+        /// Told when they stand still, or run.
         reply: Reply<Result<(), String>>,
     },
-    /// Ask its guest agent something.
+    /// Ask the guest agent.
     Ask {
-        /// What.
+        /// The request.
         ask: Ask,
-        /// The answer.
+        /// Gets the answer.
         reply: Reply<Outcome>,
     },
-    /// From the timer of its own for this moment.
+    /// From the link.
+    Link(link::Report),
+    /// From the actor's own tasks and from the actors that it asks.
+    Happened(Happened),
+    /// From the actor's own timer, for this moment.
     Tick(Instant),
     /// Makes the actor panic, for tests of what a failed actor leads to.
     #[cfg(feature = "test-hooks")]
     Panic,
 }
+
+/// An event of the VM's life, opaque to others.
+#[derive(Debug)]
+pub struct Happened(Event);
 
 impl From<link::Report> for VmMsg {
     fn from(report: link::Report) -> Self {
@@ -78,10 +83,7 @@ impl From<link::Report> for VmMsg {
 impl TryFrom<VmMsg> for link::Report {
     type Error = ();
     fn try_from(msg: VmMsg) -> Result<Self, ()> {
-        match msg {
-            VmMsg::Link(report) => Ok(report),
-            _ => Err(()),
-        }
+        if let VmMsg::Link(report) = msg { Ok(report) } else { Err(()) }
     }
 }
 
@@ -89,41 +91,51 @@ impl TryFrom<VmMsg> for link::Report {
 #[derive(Debug)]
 pub struct Vm;
 
-/// What it needs to know.
+/// What a VM actor is made of.
 #[derive(Debug)]
 pub struct VmArgs {
     /// What the VM is to be.
     pub spec: VmSpec,
-    /// Which start of it this is.
+    /// The number of this start of the VM.
     pub incarnation: Incarnation,
-    /// Which actor of it this is.
+    /// The number of this actor of the VM.
     pub epoch: u64,
-    /// Boot it, or take it over.
+    /// Whether the VM is booted or adopted.
     pub mode: Mode,
-    /// The actors it uses.
+    /// The actors that this actor uses.
     pub services: Services,
     /// The moment at which the incarnation is on the disk: nothing is launched before.
     pub written: Written,
-    /// Who hears its reports.
+    /// Gets the reports.
     pub report: DerivedActorRef<VmReport>,
 }
 
-/// What it remembers.
+/// The memory of the actor.
 pub struct VmState {
+    me: ActorRef<VmMsg>,
     life: Life,
     incarnation: Incarnation,
     epoch: u64,
     services: Services,
     written: Written,
     report: DerivedActorRef<VmReport>,
-    /// The run directory, once the launcher has told it.
-    dir: Option<PathBuf>,
-    watch: Option<Watch>,
-    link: Option<ActorRef<LinkMsg>>,
-    /// What the link was spawned with, for when it has to be spawned again.
-    connected_to: Option<Box<StatusRecord>>,
+    monitor: Option<Monitor>,
+    guest: Option<Guest>,
     alarm: Alarm,
-    facts: Facts,
+}
+
+/// The line to the monitor.
+struct Monitor {
+    socket: PathBuf,
+    /// Ends with this value.
+    _watch: Watch,
+}
+
+/// The line to the guest agent.
+struct Guest {
+    link: ActorRef<LinkMsg>,
+    /// What the link was made from, for when the link fails and another one is needed.
+    record: Box<StatusRecord>,
 }
 
 impl Actor for Vm {
@@ -132,229 +144,217 @@ impl Actor for Vm {
     type Arguments = VmArgs;
 
     async fn pre_start(&self, me: ActorRef<VmMsg>, args: VmArgs) -> Result<VmState, ActorProcessingErr> {
-        me.cast(VmMsg::Event(Event::Begin(args.mode)))?;
+        me.cast(VmMsg::Happened(Happened(Event::Start(args.mode))))?;
         Ok(VmState {
+            me,
             life: Life::new(args.spec),
             incarnation: args.incarnation,
             epoch: args.epoch,
             services: args.services,
             written: args.written,
             report: args.report,
-            dir: None,
-            watch: None,
-            link: None,
-            connected_to: None,
+            monitor: None,
+            guest: None,
             alarm: Alarm::default(),
-            facts: Facts::default(),
         })
     }
 
     async fn handle(
         &self,
-        me: ActorRef<VmMsg>,
+        _: ActorRef<VmMsg>,
         msg: VmMsg,
         state: &mut VmState,
     ) -> Result<(), ActorProcessingErr> {
-        if let Some(event) = state.take_in(msg) {
-            for effect in state.life.on(now(), event) {
-                state.carry_out(&me, effect).await?;
-            }
+        if let Some(event) = state.event_of(msg) {
+            state.happened(event).await?;
         }
-        state.alarm.set(&me, state.life.wake_at(), VmMsg::Tick);
+        state.alarm.set(&state.me, state.life.wake_at(), VmMsg::Tick);
         Ok(())
     }
 
     async fn handle_supervisor_evt(
         &self,
-        me: ActorRef<VmMsg>,
+        _: ActorRef<VmMsg>,
         event: SupervisionEvent,
         state: &mut VmState,
     ) -> Result<(), ActorProcessingErr> {
-        // The link is the only child. When it fails the VM does not: it gets a new one.
-        if LostChild::of(event).is_some()
-            && let Some(record) = state.connected_to.take()
-        {
-            state.life.link(false);
-            state.notice("its link failed and is replaced");
-            state.connect(&me, record).await?;
-        }
-        Ok(())
+        // The link is the only child. When the link fails the VM does not: it gets a new one.
+        let Some(lost) = LostChild::of(event) else { return Ok(()) };
+        let Some(guest) = state.guest.take_if(|guest| guest.link.get_id() == lost.id) else { return Ok(()) };
+        state.happened(Event::LinkIsUp(false)).await?;
+        state.tell(VmEvent::Notice("its link failed and is replaced".into()));
+        state.connect(guest.record).await
     }
 }
 
 impl VmState {
-    /// Does what does not touch its life; the rest is an event in it.
-    fn take_in(&mut self, msg: VmMsg) -> Option<Event> {
+    /// Returns the event in the VM's life that `msg` is. What only passes through the actor is passed on.
+    fn event_of(&mut self, msg: VmMsg) -> Option<Event> {
         match msg {
-            VmMsg::Event(event) => return Some(event),
-            VmMsg::Link(link::Report::Event(event)) => return Some(Event::Heard(event)),
-            VmMsg::Link(link::Report::Up) => self.life.link(true),
-            VmMsg::Link(link::Report::Down { .. }) => self.life.link(false),
             VmMsg::Stop => return Some(Event::Stop),
-            VmMsg::Destroy => return Some(Event::Destroy),
-            VmMsg::Update(spec) => self.life.update(*spec),
-            VmMsg::Signal { signal, reply } => self.request(MonitorRequest::Signal(signal), reply),
-            VmMsg::SetPaused { paused: true, reply } => self.request(MonitorRequest::Pause, reply),
-            VmMsg::SetPaused { paused: false, reply } => self.request(MonitorRequest::Resume, reply),
-            VmMsg::Ask { ask, reply } => self.ask(ask, reply),
+            VmMsg::Kill => return Some(Event::Kill),
+            VmMsg::Happened(Happened(event)) => return Some(event),
+            VmMsg::Link(link::Report::Up) => return Some(Event::LinkIsUp(true)),
+            VmMsg::Link(link::Report::Down { .. }) => return Some(Event::LinkIsUp(false)),
+            VmMsg::Link(link::Report::Event(event)) => return Some(Event::Guest(event)),
             VmMsg::Tick(due) => {
                 self.alarm.rang(due);
                 return Some(Event::Tick);
             }
+            VmMsg::Update(spec) => self.life.update(*spec),
+            VmMsg::Signal { signal, reply } => self.request(MonitorRequest::Signal(signal), reply),
+            VmMsg::SetPaused { paused: true, reply } => self.request(MonitorRequest::Pause, reply),
+            VmMsg::SetPaused { paused: false, reply } => self.request(MonitorRequest::Resume, reply),
+            VmMsg::Ask { ask, reply } => self.ask_guest(LinkMsg::Ask { ask, reply }),
             #[cfg(feature = "test-hooks")]
             VmMsg::Panic => panic!("told to panic"),
         }
         None
     }
 
-    async fn carry_out(&mut self, me: &ActorRef<VmMsg>, effect: Effect) -> Result<(), ActorProcessingErr> {
-        let (vm, fixed) = (self.life.spec().name.clone(), self.life.spec().cid);
-        match effect {
-            Effect::Lease => {
-                let reply = tell(me, leased);
-                self.services.cids.send(CidMsg::Lease { vm, fixed, reply });
-            }
-            Effect::Avoid => {
-                let reply = tell(me, leased);
-                self.services.cids.send(CidMsg::Avoid { vm, fixed, reply });
-            }
-            Effect::Reserve(cid) => {
-                self.services.cids.send(CidMsg::Reserve { vm, cid, reply: Reply::ignored() })
-            }
-            Effect::Launch(cid) => {
-                let launch = Box::new(Launch {
-                    spec: self.life.spec().clone(),
-                    incarnation: self.incarnation,
-                    cid,
-                    owner: self.services.owner.to_string(),
-                    hold: false,
-                });
-                let reply =
-                    tell(me, |r| Event::Launched(r.unwrap_or(Err(ExecutorError::Gone)).map(Box::new)));
-                self.services.executor.send(ExecutorMsg::Launch {
-                    launch,
-                    written: self.written.clone(),
-                    reply,
-                });
-            }
-            Effect::CallOff => self.services.executor.send(ExecutorMsg::Cancel(vm)),
-            Effect::Adopt => {
-                (self.watch, self.connected_to) = (None, None);
-                if let Some(link) = self.link.take() {
-                    link.stop(None);
-                }
-                let reply = tell(me, |r| Event::Adopted(r.unwrap_or(Err(ExecutorError::Gone)).map(Box::new)));
-                self.services.executor.send(ExecutorMsg::Adopt { vm, reply });
-            }
-            Effect::Watch(record) => self.follow(me, &record),
-            Effect::Connect(record) => self.connect(me, record).await?,
-            Effect::StopPolitely { signal, grace } => self.stop_politely(signal, grace),
-            Effect::Destroy => {
-                let reply = tell(me, |r| Event::Destroyed(r.unwrap_or(Err(ExecutorError::Gone))));
-                self.services.executor.send(ExecutorMsg::Destroy { vm, reply });
-            }
-            Effect::Probe(id) => self.probe(me, id),
-            Effect::Tell(news) => self.tell(VmEvent::Transition(news)),
-            Effect::Facts(facts) => {
-                if self.facts != facts {
-                    self.facts = facts;
-                    self.tell(VmEvent::Facts(facts));
-                }
-            }
-            Effect::Notice(text) => self.notice(&text),
-            Effect::End(ending) => self.end(me, ending),
+    async fn happened(&mut self, event: Event) -> Result<(), ActorProcessingErr> {
+        for effect in self.life.on(now(), event) {
+            self.carry_out(effect).await?;
         }
         Ok(())
     }
 
-    fn follow(&mut self, me: &ActorRef<VmMsg>, record: &StatusRecord) {
-        let dir = PathBuf::from(&record.dir);
-        let me = me.clone();
+    async fn carry_out(&mut self, effect: Effect) -> Result<(), ActorProcessingErr> {
+        let (vm, fixed) = (self.life.spec().name.clone(), self.life.spec().cid);
+        match effect {
+            Effect::Lease => {
+                let reply = self.reply(leased);
+                self.services.cids.send(CidMsg::Lease { vm, fixed, reply });
+            }
+            Effect::LeaseAnother => {
+                let reply = self.reply(leased);
+                self.services.cids.send(CidMsg::Avoid { vm, fixed, reply });
+            }
+            Effect::Reserve(cid) => {
+                self.services.cids.send(CidMsg::Reserve { vm, cid, reply: Reply::ignored() });
+            }
+            Effect::Launch(cid) => self.launch(cid),
+            Effect::CancelLaunch => self.services.executor.send(ExecutorMsg::Cancel(vm)),
+            Effect::Adopt => {
+                self.hang_up();
+                let reply = self.reply(|answer| Event::Adopted(answered(answer).map(Box::new)));
+                self.services.executor.send(ExecutorMsg::Adopt { vm, reply });
+            }
+            Effect::Watch(record) => self.watch(&record),
+            Effect::Connect(record) => self.connect(record).await?,
+            Effect::StopDaemon { signal, grace } => self.stop_daemon(signal, grace),
+            Effect::Remove => {
+                let reply = self.reply(|answer| Event::Removed(answered(answer)));
+                self.services.executor.send(ExecutorMsg::Destroy { vm, reply });
+            }
+            Effect::Probe(id) => self.probe(id),
+            Effect::Tell(transition) => self.tell(VmEvent::Transition(transition)),
+            Effect::Facts(facts) => self.tell(VmEvent::Facts(facts)),
+            Effect::Notice(text) => self.tell(VmEvent::Notice(text)),
+            Effect::End(ending) => self.end(ending),
+        }
+        Ok(())
+    }
+
+    /// Makes a reply that becomes an event of this VM's life.
+    fn reply<T: Send + 'static>(&self, event: impl FnOnce(Option<T>) -> Event + Send + 'static) -> Reply<T> {
+        let me = self.me.clone();
+        // The actor may have ended meanwhile.
+        Reply::new(move |answer| drop(me.cast(VmMsg::Happened(Happened(event(answer))))))
+    }
+
+    fn launch(&self, cid: Cid) {
+        let launch = Box::new(Launch {
+            spec: self.life.spec().clone(),
+            incarnation: self.incarnation,
+            cid,
+            owner: self.services.owner.to_string(),
+            hold: false,
+        });
+        let reply = self.reply(|answer| Event::Launched(answered(answer).map(Box::new)));
+        self.services.executor.send(ExecutorMsg::Launch { launch, written: self.written.clone(), reply });
+    }
+
+    fn watch(&mut self, record: &StatusRecord) {
+        let me = self.me.clone();
         let tell = move |report| {
             let event = match report {
                 MonitorReport::Status(record) => Event::Status(record),
                 MonitorReport::Lost(why) => Event::MonitorLost(why),
             };
             // The actor may have ended.
-            let _ = me.cast(VmMsg::Event(event));
+            let _ = me.cast(VmMsg::Happened(Happened(event)));
         };
-        self.watch = Some(self.services.sockets.watch(dir.join(rundir::CONTROL), Box::new(tell)));
-        self.dir = Some(dir);
+        let socket = Path::new(&record.dir).join(rundir::CONTROL);
+        let watch = self.services.sockets.watch(socket.clone(), Box::new(tell));
+        self.monitor = Some(Monitor { socket, _watch: watch });
     }
 
-    async fn connect(
-        &mut self,
-        me: &ActorRef<VmMsg>,
-        record: Box<StatusRecord>,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn connect(&mut self, record: Box<StatusRecord>) -> Result<(), ActorProcessingErr> {
         let args = LinkArgs {
             address: Address::of(&record),
-            token: PathBuf::from(&record.dir).join(rundir::TOKEN),
+            token: Path::new(&record.dir).join(rundir::TOKEN),
             incarnation: record.incarnation,
             guests: Arc::clone(&self.services.sockets) as Arc<dyn Guests>,
-            report: me.get_derived(),
+            report: self.me.get_derived(),
         };
-        // Its `pre_start` only sends itself a message: nothing is waited for here.
-        let (link, _) = Actor::spawn_linked(None, VsockLink, args, me.get_cell()).await?;
-        (self.link, self.connected_to) = (Some(link), Some(record));
+        // The link's `pre_start` only sends a message: nothing is waited for here.
+        let (link, _) = Actor::spawn_linked(None, VsockLink, args, self.me.get_cell()).await?;
+        self.guest = Some(Guest { link, record });
         Ok(())
     }
 
-    fn stop_politely(&self, signal: Signal, grace: std::time::Duration) {
-        let timeout_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    /// Closes both lines: what they still tell belongs to the time before.
+    fn hang_up(&mut self) {
+        self.monitor = None;
+        if let Some(guest) = self.guest.take() {
+            guest.link.stop(None);
+        }
+    }
+
+    fn stop_daemon(&self, signal: Signal, grace: Duration) {
         let vm = self.life.spec().name.clone();
-        // What comes of it is seen in the watch; if nothing does, the deadline of the stop sees to it.
+        // The watch shows what comes of the request; if nothing does, the deadline of the stop sees to it.
         let reply = Reply::new(move |done: Option<Result<(), String>>| {
             if let Some(Err(e)) = done {
                 tracing::debug!("{vm}: stop: {e}");
             }
         });
-        self.request(MonitorRequest::Stop { signal, timeout_ms, force: false }, reply);
+        self.request(MonitorRequest::Stop { signal, timeout_ms: millis(grace), force: false }, reply);
     }
 
     /// Asks the monitor.
     fn request(&self, request: MonitorRequest, reply: Reply<Result<(), String>>) {
-        let Some(dir) = &self.dir else { return reply.send(Err("the VM is not up".into())) };
-        let answer = self.services.sockets.request(dir.join(rundir::CONTROL), request);
-        tokio::spawn(async move { reply.send(answer.await.map(drop).map_err(|e| e.message)) });
+        match &self.monitor {
+            Some(monitor) => {
+                let answer = self.services.sockets.request(monitor.socket.clone(), request);
+                tokio::spawn(async move { reply.send(answer.await.map(drop).map_err(|e| e.message)) });
+            }
+            None => reply.send(Err("the VM is not up".into())),
+        }
     }
 
-    fn probe(&self, me: &ActorRef<VmMsg>, id: u64) {
-        let health = &self.life.spec().health;
-        let timeout_ms = u64::try_from(health.timeout.as_millis()).unwrap_or(u64::MAX);
-        let command = (!health.command.is_empty())
-            .then(|| Ask::Exec(Exec { command: health.command.clone(), timeout_ms, bulk: false }));
-        // A guest that runs a command and says how it went answers a ping, too.
-        let ask = command.unwrap_or(Ask::Ping);
-        let me = me.clone();
-        let reply = Reply::new(move |outcome: Option<Outcome>| {
-            let healthy = outcome.is_some_and(|outcome| is_healthy(&outcome));
-            let _ = me.cast(VmMsg::Event(Event::Probed { id, healthy }));
+    fn probe(&self, id: u64) {
+        let (ask, is_healthy) = probe(&self.life.spec().health);
+        let reply = self.reply(move |outcome: Option<Outcome>| {
+            let healthy = outcome.is_some_and(|outcome| outcome.is_ok_and(is_healthy));
+            Event::Probed { id, healthy }
         });
-        match &self.link {
-            // If the link has just failed the reply is dropped, which answers.
-            Some(link) => drop(link.cast(LinkMsg::Probe { ask, reply })),
-            None => drop(reply),
+        self.ask_guest(LinkMsg::Probe { ask, reply });
+    }
+
+    fn ask_guest(&self, msg: LinkMsg) {
+        match &self.guest {
+            // A link that has just failed drops the message, and with it the reply, which tells the asker.
+            Some(guest) => drop(guest.link.cast(msg)),
+            None => msg.refuse(WireError::new(ErrorKind::Busy, "the guest is not up")),
         }
     }
 
-    fn ask(&self, ask: Ask, reply: Reply<Outcome>) {
-        match &self.link {
-            // If the link has just failed the reply is dropped, which answers.
-            Some(link) => drop(link.cast(LinkMsg::Ask { ask, reply })),
-            None => reply.send(Err(WireError::new(ErrorKind::Busy, "the guest is not up"))),
-        }
-    }
-
-    fn end(&mut self, me: &ActorRef<VmMsg>, ending: Ending) {
-        (self.watch, self.connected_to) = (None, None);
+    fn end(&mut self, ending: Ending) {
+        self.hang_up();
         self.tell(VmEvent::Ended(ending));
-        // The link goes with its parent.
-        me.stop(None);
-    }
-
-    fn notice(&self, text: &str) {
-        self.tell(VmEvent::Notice(text.to_owned()));
+        self.me.stop(None);
     }
 
     fn tell(&self, event: VmEvent) {
@@ -363,26 +363,26 @@ impl VmState {
     }
 }
 
-fn is_healthy(outcome: &Outcome) -> bool {
-    match outcome {
-        Ok(value) => match serde_json::from_value::<ExecResult>(value.clone()) {
-            // The answer to a ping tells no exit, so it reads as unknown.
-            Ok(result) => {
-                matches!(result.exit, Exit::Exited { code: 0 } | Exit::Unknown) && !result.timed_out
-            }
-            Err(_) => false,
-        },
-        Err(_) => false,
+/// Returns the request by which a guest is probed, and what tells a healthy answer.
+fn probe(health: &HealthSpec) -> (Ask, fn(serde_json::Value) -> bool) {
+    if health.command.is_empty() {
+        return (Ask::Ping, |_| true);
     }
+    // A guest that runs a command and tells its exit answers pings, too.
+    let exec = Exec { command: health.command.clone(), timeout_ms: millis(health.timeout), bulk: false };
+    (Ask::Exec(exec), |answer| {
+        serde_json::from_value::<ExecResult>(answer)
+            .is_ok_and(|result| result.exit == Exit::code(0) && !result.timed_out)
+    })
 }
 
-fn tell<T: Send + 'static>(
-    me: &ActorRef<VmMsg>,
-    event: impl FnOnce(Option<T>) -> Event + Send + 'static,
-) -> Reply<T> {
-    let me = me.clone();
-    // The actor may have ended meanwhile.
-    Reply::new(move |answer| drop(me.cast(VmMsg::Event(event(answer)))))
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Reads the answer of the executor; without one, the executor failed before it called the launcher.
+fn answered<T>(answer: Option<Result<T, ExecutorError>>) -> Result<T, ExecutorError> {
+    answer.unwrap_or(Err(ExecutorError::Gone))
 }
 
 fn leased(lease: Option<Result<Cid, LeaseError>>) -> Event {

@@ -1,97 +1,104 @@
-//! Counts probes and watchdog messages and says when a VM is unhealthy. No clock, no I/O.
+//! Counts probes and watchdog messages, and says when a VM is unhealthy. No clock, no I/O.
 //!
-//! Docker's health check: `retries` failures in a row make it unhealthy, one success makes it healthy again, failures
+//! Docker's health check: `retries` failures in a row make the VM unhealthy, one success makes it healthy again, failures
 //! in the start period do not count. systemd's watchdog: silence longer than its interval is a failure.
 //! A host that was starved proves nothing about a guest: when our own tick came late, nothing is counted.
 
-use crate::policy::{Ending, Exit};
 use crate::spec::HealthSpec;
 use std::time::{Duration, Instant};
 
-/// The health of one incarnation; counters start at zero with each.
+/// The health of one incarnation. The counters of each incarnation start at zero.
 #[derive(Debug, Clone)]
-pub struct Health {
-    daemon_since: Instant,
-    next_probe: Instant,
-    /// The probe under way, and when it will have taken too long.
-    under_way: Option<(u64, Instant)>,
+pub(super) struct Health {
+    ready_since: Instant,
+    next_probe_at: Instant,
+    under_way: Option<Probe>,
     last_id: u64,
     failures: u32,
     unhealthy: bool,
-    watchdog_since: Instant,
+    watchdog_fed_at: Instant,
+}
+
+/// A probe under way.
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    id: u64,
+    deadline: Instant,
 }
 
 /// What follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finding {
-    /// Probe now; the result carries this number.
+pub(super) enum Finding {
+    /// A probe is due; its result carries this number.
     Probe(u64),
-    /// It has become unhealthy.
+    /// The VM has become unhealthy.
     Unhealthy,
-    /// It is healthy again.
+    /// The VM is healthy again.
     Healthy,
     /// The daemon was silent for too long.
     WatchdogExpired,
 }
 
 impl Health {
-    /// The daemon is Ready as of now.
-    pub fn new(spec: &HealthSpec, now: Instant) -> Self {
+    /// Begins to count: the daemon is Ready as of `now`.
+    pub(super) fn new(spec: &HealthSpec, now: Instant) -> Self {
         Self {
-            daemon_since: now,
-            next_probe: now + spec.interval,
+            ready_since: now,
+            next_probe_at: now + spec.interval,
             under_way: None,
             last_id: 0,
             failures: 0,
             unhealthy: false,
-            watchdog_since: now,
+            watchdog_fed_at: now,
         }
     }
 
-    /// Starts counting anew: after a pause.
-    pub fn restart(&mut self, spec: &HealthSpec, now: Instant) {
-        let (daemon_since, last_id) = (self.daemon_since, self.last_id);
-        // A result that is still on its way belongs to the time before.
-        *self = Self { daemon_since, last_id, ..Self::new(spec, now) };
+    /// Begins to count anew, after a pause.
+    pub(super) fn restarted(self, spec: &HealthSpec, now: Instant) -> Self {
+        // The number goes on: a result that is still on its way belongs to the time before.
+        Self { ready_since: self.ready_since, last_id: self.last_id, ..Self::new(spec, now) }
     }
 
-    /// What is due at `now`.
-    pub fn tick(&mut self, spec: &HealthSpec, now: Instant) -> Vec<Finding> {
+    /// Returns what is due at `now`.
+    pub(super) fn tick(&mut self, spec: &HealthSpec, now: Instant) -> Vec<Finding> {
         let mut findings = Vec::new();
-        if let Some((_, deadline)) = self.under_way
+        if let Some(Probe { deadline, .. }) = self.under_way
             && now >= deadline
         {
             self.under_way = None;
-            if now - deadline < late(spec.timeout) {
+            if was_on_time(now, deadline, spec.timeout) {
                 findings.extend(self.failed(spec, now));
             } else {
-                self.next_probe = now;
+                self.next_probe_at = now;
             }
         }
-        if !spec.interval.is_zero() && self.under_way.is_none() && now >= self.next_probe {
+        if !spec.interval.is_zero() && self.under_way.is_none() && now >= self.next_probe_at {
             self.last_id += 1;
-            self.under_way = Some((self.last_id, now + spec.timeout));
-            self.next_probe = now + spec.interval;
+            self.under_way = Some(Probe { id: self.last_id, deadline: now + spec.timeout });
+            self.next_probe_at = now + spec.interval;
             findings.push(Finding::Probe(self.last_id));
         }
         if let Some(expiry) = self.watchdog_expiry(spec)
             && now >= expiry
         {
-            if now - expiry < late(spec.watchdog) {
+            if was_on_time(now, expiry, spec.watchdog) {
                 findings.push(Finding::WatchdogExpired);
             }
-            // Told once; or not counted, and given another round.
-            self.watchdog_since = now;
+            // Told once; or not counted, and the daemon has the whole interval again.
+            self.watchdog_fed_at = now;
         }
         findings
     }
 
-    /// The result of a probe; one that was given up already is dropped.
-    pub fn probed(&mut self, spec: &HealthSpec, now: Instant, id: u64, healthy: bool) -> Option<Finding> {
-        if self.under_way.is_none_or(|(under_way, _)| under_way != id) {
-            return None;
-        }
-        self.under_way = None;
+    /// Takes in the result of a probe. The result of one that was given up is dropped.
+    pub(super) fn probed(
+        &mut self,
+        spec: &HealthSpec,
+        now: Instant,
+        id: u64,
+        healthy: bool,
+    ) -> Option<Finding> {
+        self.under_way.take_if(|probe| probe.id == id)?;
         if !healthy {
             return self.failed(spec, now);
         }
@@ -99,27 +106,22 @@ impl Health {
         std::mem::take(&mut self.unhealthy).then_some(Finding::Healthy)
     }
 
-    /// The daemon has sent `WATCHDOG=1`.
-    pub fn fed(&mut self, now: Instant) {
-        self.watchdog_since = now;
+    /// Takes note that the daemon has sent `WATCHDOG=1`.
+    pub(super) fn watchdog_fed(&mut self, now: Instant) {
+        self.watchdog_fed_at = now;
     }
 
-    /// When to tick next.
-    pub fn wake_at(&self, spec: &HealthSpec) -> Option<Instant> {
+    /// Returns when the next tick is due.
+    pub(super) fn wake_at(&self, spec: &HealthSpec) -> Option<Instant> {
         let probe = match self.under_way {
-            Some((_, deadline)) => Some(deadline),
-            None => (!spec.interval.is_zero()).then_some(self.next_probe),
+            Some(Probe { deadline, .. }) => Some(deadline),
+            None => (!spec.interval.is_zero()).then_some(self.next_probe_at),
         };
         probe.into_iter().chain(self.watchdog_expiry(spec)).min()
     }
 
-    /// The cause to give when being unhealthy ends the VM.
-    pub fn ending(link_up: bool) -> Ending {
-        if link_up { Ending::Unhealthy } else { Exit::AgentLost { message: String::new() }.into() }
-    }
-
     fn failed(&mut self, spec: &HealthSpec, now: Instant) -> Option<Finding> {
-        if now - self.daemon_since < spec.start_period {
+        if now - self.ready_since < spec.start_period {
             return None;
         }
         self.failures = self.failures.saturating_add(1);
@@ -129,13 +131,13 @@ impl Health {
     }
 
     fn watchdog_expiry(&self, spec: &HealthSpec) -> Option<Instant> {
-        (!spec.watchdog.is_zero()).then(|| self.watchdog_since + spec.watchdog)
+        (!spec.watchdog.is_zero()).then(|| self.watchdog_fed_at + spec.watchdog)
     }
 }
 
-/// A tick so much later than it was due says that we were not run ourselves.
-fn late(limit: Duration) -> Duration {
-    (limit / 2).max(Duration::from_millis(100))
+/// Returns false for a tick that came so much later than it was due that this process cannot have run meanwhile.
+fn was_on_time(now: Instant, due: Instant, limit: Duration) -> bool {
+    now - due < (limit / 2).max(Duration::from_millis(100))
 }
 
 #[cfg(test)]
@@ -146,7 +148,7 @@ mod tests {
         HealthSpec { watchdog: Duration::ZERO, ..HealthSpec::default() }
     }
 
-    /// Probes that time out one after the other; the findings of each deadline.
+    /// Lets probes time out one after the other; returns the findings of each deadline.
     fn time_out(health: &mut Health, spec: &HealthSpec, from: Instant, rounds: u32) -> Vec<Finding> {
         let mut found = Vec::new();
         for round in 1..=rounds {
@@ -193,7 +195,7 @@ mod tests {
         let spec = HealthSpec { interval: Duration::ZERO, watchdog: Duration::from_secs(3), ..spec() };
         let now = Instant::now();
         let mut health = Health::new(&spec, now);
-        health.fed(now + Duration::from_secs(2));
+        health.watchdog_fed(now + Duration::from_secs(2));
         assert_eq!(health.tick(&spec, now + Duration::from_secs(4)), []);
         assert_eq!(health.wake_at(&spec), Some(now + Duration::from_secs(5)));
         assert_eq!(health.tick(&spec, now + Duration::from_secs(5)), [Finding::WatchdogExpired]);
@@ -205,7 +207,7 @@ mod tests {
         let mut health = Health::new(&spec, now);
         assert_eq!(time_out(&mut health, &spec, now, 2), []);
         let later = now + spec.interval * 100;
-        health.restart(&spec, later);
+        health = health.restarted(&spec, later);
         assert_eq!(time_out(&mut health, &spec, later, 2), []);
     }
 }

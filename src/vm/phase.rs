@@ -1,393 +1,343 @@
-//! The life of one incarnation, on one page: what each event means in each phase.
-//! Knows no actors, no clock and no I/O; time comes in with each event, effects go out.
-#![allow(missing_docs, reason = "each phase, event and effect is one sentence, its fields included")]
+//! The life of one incarnation of a VM: what each event means in each phase.
+//! Knows no actors, no clock and no I/O: the time comes in with each event, effects go out.
+//!
+//! ```text
+//!            Start(Launch)           Leased                Launched
+//!   Created ──────────────▶ Leasing ────────▶ Launching ─────────────▶ Alive ◀────────┐
+//!      │                       ▲                 │ │                    │ │           │
+//!      │                       └─────────────────┘ │ Stop, Kill         │ │ monitor   │ Adopted
+//!      │                   not called, CID taken   ▼                    │ │ lost      │
+//!      │                                        Undoing                 │ ▼           │
+//!      │  Start(Adopt)                             │             ┌──▶ Adopting ───────┘
+//!      └───────────────────────────────────────────┼─────────────┘      │ ▲
+//!                                                  │                    │ │ monitor lost
+//!                                                  │   Stop of a daemon │ │
+//!                                                  │   that runs ┌──────┼─┴───┐
+//!                                                  │     Alive ─▶│  Stopping  │
+//!                                                  │             └──────┬─────┘
+//!                                                  ▼                    ▼
+//!          Alive ── Kill, late, unhealthy ──▶ Removing ◀────────────────┘
+//!                                                  │ Removed
+//!          Alive ── ended by itself ──▶ Gone ◀─────┘
+//!
+//!   Alive:   Booting ── daemon runs ──▶ Running ── Ready (semantics 1.6) ──▶ Ready
+//!                                         ▲ │                                ▲ │
+//!                                         │ ▼ pause (semantics 2.6)          │ ▼
+//!                                        Paused                             Paused
+//! ```
+//!
+//! A VM that ends by itself leaves its traces to the group, which has the launcher remove them before the next launch.
 
-mod begin;
-mod down;
+mod adopt;
+mod alive;
+mod end;
+mod start;
+#[cfg(test)]
+mod tests;
 
 use crate::executor::ExecutorError;
-use crate::policy::{Ending, Exit};
-use crate::spec::{Cid, OnUnhealthy, Readiness, Restart, Signal, VmSpec};
-use crate::vm::health::{Finding, Health};
+use crate::policy::Ending;
+use crate::spec::{Cid, Signal, VmSpec};
+use crate::vm::health::Health;
 use crate::vm::report::{Facts, Mode, Transition};
-use pepita_wire::record::DaemonState;
-use pepita_wire::{GuestEvent, StatusRecord, VmState};
+use pepita_wire::{GuestEvent, StatusRecord};
 use std::time::{Duration, Instant};
 
-/// CIDs of other programs that one launch may run into before it counts as failed.
-const CID_TRIES: u32 = 64;
+/// How long to wait before a call that failed is made again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Before a call that failed is tried again, where there is no way around it.
-const CALL_RETRY: Duration = Duration::from_secs(1);
+/// How often a VM that cannot be removed is told about (semantics 7.2).
+const STILL_THERE_PERIOD: Duration = Duration::from_secs(10);
 
-/// How often a VM that will not go away is told about.
-const STILL_THERE: Duration = Duration::from_secs(10);
-
-/// A stop of the guest may take this much longer than its grace before we step in: the monitor has the same deadline.
-const STOP_SLACK: Duration = Duration::from_millis(500);
-
-/// Where an incarnation is.
+/// Where an incarnation is in its life.
 #[derive(Debug, Clone)]
-pub enum Phase {
-    /// Not begun.
+pub(super) enum Phase {
+    /// Not started.
     Created,
-    /// Waits for its CID; or will ask again, once there is somebody to ask.
-    Leasing { retry: Option<Instant> },
-    /// The launcher is at work. It cannot be called back, only undone when it is done. Or it will be called again, once
-    /// there is somebody to call it.
-    Launching { undo: bool, deadline: Instant, tries: u32, retry: Option<Instant> },
-    /// The launcher looks for what is there; or will, once there is somebody to call it.
-    Adopting { then: Then, retry: Option<Instant> },
-    /// The VMM runs, the daemon does not yet.
-    Booting { deadline: Instant },
-    /// The daemon runs, and is not Ready.
-    Running { deadline: Instant },
-    /// The daemon is Ready.
-    Ready { health: Health },
-    /// The virtual CPUs stand still; what they were at.
-    Paused { health: Option<Health>, left: Duration },
-    /// The monitor takes it down politely.
-    Stopping { deadline: Instant },
-    /// The launcher removes it.
-    Destroying { ending: Ending, since: Instant, retry: Option<Instant>, told: Instant },
-    /// Confirmed gone.
+    /// The allocator is asked for a CID.
+    Leasing {
+        /// The launch that the CID is for, if one was tried already.
+        attempt: Option<Attempt>,
+        /// When to ask the allocator again: it failed before it answered.
+        retry_at: Option<Instant>,
+    },
+    /// The launcher is at work, or its call waits for its turn.
+    Launching(Attempt),
+    /// As `Launching`, but the VM is not wanted any more. A launch cannot be called back, only undone when it is done.
+    Undoing,
+    /// The launcher looks for the VM and sees that it has a monitor.
+    Adopting {
+        /// What follows.
+        intent: Intent,
+        /// When to call the launcher again: the executor failed before it did.
+        retry_at: Option<Instant>,
+    },
+    /// The VMM runs and the monitor watches it.
+    Alive {
+        /// How far the VM has come.
+        stage: Stage,
+        /// The line to the guest agent.
+        link: Link,
+    },
+    /// The monitor stops the daemon.
+    Stopping {
+        /// When to kill the VM.
+        deadline: Instant,
+    },
+    /// The launcher kills what is left of the VM and removes its traces.
+    Removing {
+        /// How the incarnation ended.
+        ending: Ending,
+        /// When this began.
+        since: Instant,
+        /// When to call the launcher again.
+        retry_at: Option<Instant>,
+        /// When to tell that the VM is still there.
+        notice_at: Instant,
+    },
+    /// The VM is confirmed gone.
     Gone,
 }
 
-/// What follows an adoption. It cannot be called back either; the later words are the stronger ones.
+/// A launch under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attempt {
+    /// When the VM must be Ready. Counts from the lease of the CID (semantics 1.7).
+    deadline: Instant,
+    /// How many CIDs turned out to belong to other programs.
+    taken_cids: u32,
+}
+
+/// What follows an adoption. An adoption cannot be called back either; the later intent is the stronger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Then {
+pub(super) enum Intent {
     /// The VM goes on.
     Watch,
-    /// It is stopped politely.
+    /// The VM is stopped.
     Stop,
-    /// It is ended at once.
-    Destroy,
+    /// The VM is killed.
+    Kill,
+}
+
+/// How far a VM that lives has come.
+#[derive(Debug, Clone)]
+pub(super) enum Stage {
+    /// The daemon does not run yet.
+    Booting {
+        /// When the VM must be Ready.
+        deadline: Instant,
+    },
+    /// The daemon runs and is not Ready.
+    Running {
+        /// When the VM must be Ready.
+        deadline: Instant,
+    },
+    /// The daemon is Ready.
+    Ready {
+        /// The health of this incarnation.
+        health: Health,
+    },
+    /// The virtual CPUs stand still.
+    Paused(Suspended),
+}
+
+/// What a pause has interrupted.
+#[derive(Debug, Clone)]
+pub(super) enum Suspended {
+    /// `Running`.
+    Running {
+        /// What was left of the time to become Ready.
+        time_left: Duration,
+    },
+    /// `Ready`.
+    Ready {
+        /// The health before the pause.
+        health: Health,
+    },
+}
+
+/// The line to the guest agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    /// The agent has not answered its monitor yet: there is nothing to dial.
+    NotDialled,
+    /// The link dials.
+    Down,
+    /// The agent has said hello.
+    Up,
 }
 
 /// What can happen.
-#[derive(Debug)]
-pub enum Event {
-    /// Go.
-    Begin(Mode),
-    /// The allocator's answer; `None` = it failed before it gave one.
+#[derive(Debug, Clone)]
+pub(super) enum Event {
+    /// The actor was started.
+    Start(Mode),
+    /// The allocator answered; `None` = it failed before it did.
     Leased(Option<Result<Cid, String>>),
-    /// The launcher's answer to a launch.
+    /// The launcher answered to a launch.
     Launched(Result<Box<StatusRecord>, ExecutorError>),
-    /// The launcher's answer to an adoption.
+    /// The launcher answered to an adoption.
     Adopted(Result<Box<StatusRecord>, ExecutorError>),
-    /// The monitor's news.
+    /// The monitor told the state of the VM.
     Status(Box<StatusRecord>),
-    /// The monitor is gone.
+    /// The monitor is gone, for this reason.
     MonitorLost(String),
-    /// The guest's news.
-    Heard(GuestEvent),
-    /// The result of a probe.
+    /// The link came up or went down.
+    LinkIsUp(bool),
+    /// The guest agent told an event.
+    Guest(GuestEvent),
+    /// A probe was answered, or could not be.
     Probed { id: u64, healthy: bool },
-    /// Take it down.
+    /// The VM is to be stopped.
     Stop,
-    /// End it at once.
-    Destroy,
-    /// The launcher's answer to a destroy.
-    Destroyed(Result<(), ExecutorError>),
+    /// The VM is to be killed.
+    Kill,
+    /// The launcher answered to a removal.
+    Removed(Result<(), ExecutorError>),
     /// Time has passed.
     Tick,
 }
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// Ask the allocator for a CID.
+pub(super) enum Effect {
+    /// Ask the allocator for a CID. A VM that holds one is given the same.
     Lease,
-    /// Ask it for another one: this one belongs to another program.
-    Avoid,
-    /// Tell it which one an adopted VM has.
+    /// Ask the allocator for another CID: this one belongs to another program.
+    LeaseAnother,
+    /// Tell the allocator which CID an adopted VM has.
     Reserve(Cid),
-    /// Have the launcher boot it.
+    /// Have the launcher boot the VM.
     Launch(Cid),
-    /// The launch is not wanted any more, if the launcher was not called yet.
-    CallOff,
-    /// Have the launcher find it.
+    /// Cancel the launch, if it still waits for its turn.
+    CancelLaunch,
+    /// Have the launcher find the VM.
     Adopt,
-    /// Follow its monitor, and know where its agent is.
+    /// Watch the VM through its monitor.
     Watch(Box<StatusRecord>),
-    /// Talk to its agent.
+    /// Talk to the guest agent.
     Connect(Box<StatusRecord>),
-    /// Have its monitor take it down.
-    StopPolitely { signal: Signal, grace: Duration },
-    /// Have the launcher remove it.
-    Destroy,
+    /// Have the monitor stop the daemon.
+    StopDaemon { signal: Signal, grace: Duration },
+    /// Have the launcher kill what is left of the VM and remove its traces.
+    Remove,
     /// Ask the guest whether it is well.
     Probe(u64),
-    /// Tell the group.
+    /// Tell the group that the VM has changed.
     Tell(Transition),
     /// Tell the group what onlookers want to know.
     Facts(Facts),
     /// Tell people.
     Notice(String),
-    /// Tell the group that it is gone, and why. The last effect.
+    /// Tell the group that the VM is gone. The last effect.
     End(Ending),
 }
 
 /// One incarnation of a VM.
 #[derive(Debug)]
-pub struct Life {
+pub(super) struct Life {
     spec: VmSpec,
     phase: Phase,
-    connected: bool,
-    link_up: bool,
+    facts: Facts,
     effects: Vec<Effect>,
 }
 
 impl Life {
-    /// Not begun.
-    pub fn new(spec: VmSpec) -> Self {
-        Self { spec, phase: Phase::Created, connected: false, link_up: false, effects: Vec::new() }
+    /// Makes an incarnation that waits for its [`Event::Start`].
+    pub(super) fn new(spec: VmSpec) -> Self {
+        Self { spec, phase: Phase::Created, facts: Facts::default(), effects: Vec::new() }
     }
 
-    /// Where it is.
-    pub fn phase(&self) -> &Phase {
-        &self.phase
-    }
-
-    /// The specification in force.
-    pub fn spec(&self) -> &VmSpec {
+    /// Returns the specification in force.
+    pub(super) fn spec(&self) -> &VmSpec {
         &self.spec
     }
 
-    /// Timeouts and probes change for a running VM, too.
-    pub fn update(&mut self, spec: VmSpec) {
+    /// Changes timeouts and probes, which apply to a running VM, too.
+    pub(super) fn update(&mut self, spec: VmSpec) {
         self.spec = spec;
     }
 
-    /// The link is there, or not.
-    pub fn link(&mut self, up: bool) {
-        self.link_up = up;
-    }
-
-    /// When to send a [`Event::Tick`].
-    pub fn wake_at(&self) -> Option<Instant> {
+    /// Returns when [`Event::Tick`] is due.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Booting { deadline } | Phase::Running { deadline } | Phase::Stopping { deadline } => {
-                Some(*deadline)
+            Phase::Leasing { retry_at, .. } | Phase::Adopting { retry_at, .. } => *retry_at,
+            Phase::Alive { stage, .. } => match stage {
+                Stage::Booting { deadline } | Stage::Running { deadline } => Some(*deadline),
+                Stage::Ready { health } => health.wake_at(&self.spec.health),
+                Stage::Paused(_) => None,
+            },
+            Phase::Stopping { deadline } => Some(*deadline),
+            Phase::Removing { retry_at, notice_at, .. } => {
+                Some(retry_at.map_or(*notice_at, |at| at.min(*notice_at)))
             }
-            Phase::Ready { health } => health.wake_at(&self.spec.health),
-            Phase::Destroying { retry, told, .. } => {
-                Some(retry.unwrap_or(*told + STILL_THERE).min(*told + STILL_THERE))
-            }
-            Phase::Leasing { retry } | Phase::Launching { retry, .. } | Phase::Adopting { retry, .. } => {
-                *retry
-            }
-            Phase::Created | Phase::Paused { .. } | Phase::Gone => None,
+            Phase::Created | Phase::Launching(_) | Phase::Undoing | Phase::Gone => None,
         }
     }
 
-    /// Takes in an event.
-    pub fn on(&mut self, now: Instant, event: Event) -> Vec<Effect> {
+    /// Takes in an event and returns what is to be done, in this order.
+    pub(super) fn on(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         match event {
-            Event::Begin(mode) => self.begin(mode),
+            Event::Start(mode) => self.start(mode),
             Event::Leased(lease) => self.leased(now, lease),
             Event::Launched(result) => self.launched(now, result),
             Event::Adopted(result) => self.adopted(now, result),
             Event::Status(record) => self.status(now, &record),
             Event::MonitorLost(why) => self.monitor_lost(&why),
-            Event::Heard(event) => self.heard(now, &event),
+            Event::LinkIsUp(up) => self.link_is_up(up),
+            Event::Guest(event) => self.guest_event(now, &event),
             Event::Probed { id, healthy } => self.probed(now, id, healthy),
             Event::Stop => self.stop(now),
-            Event::Destroy => self.destroy_now(now),
-            Event::Destroyed(result) => self.destroyed(now, result),
+            Event::Kill => self.kill(now),
+            Event::Removed(result) => self.removed(now, result),
             Event::Tick => self.tick(now),
         }
         std::mem::take(&mut self.effects)
     }
 
-    fn status(&mut self, now: Instant, record: &StatusRecord) {
-        if record.state.is_terminal() {
-            let ending = record.exit.clone().unwrap_or_default().into();
-            return match &self.phase {
-                Phase::Booting { .. }
-                | Phase::Running { .. }
-                | Phase::Ready { .. }
-                | Phase::Paused { .. } => {
-                    self.gone(ending);
-                }
-                // It went politely; now its traces go.
-                Phase::Stopping { .. } => self.destroy(now, Exit::StopRequested.into()),
-                Phase::Created
-                | Phase::Leasing { .. }
-                | Phase::Launching { .. }
-                | Phase::Adopting { .. }
-                | Phase::Destroying { .. }
-                | Phase::Gone => {}
-            };
-        }
-        if !matches!(
-            self.phase,
-            Phase::Booting { .. } | Phase::Running { .. } | Phase::Ready { .. } | Phase::Paused { .. }
-        ) {
-            return;
-        }
-        let cid = Cid::new(record.vsock.cid).ok();
-        self.effects.push(Effect::Facts(Facts { cid, vmm_pid: record.vmm_pid }));
-        if record.agent.ready && !self.connected {
-            self.connected = true;
-            self.effects.push(Effect::Connect(Box::new(record.clone())));
-        }
-        self.pause_or_resume(now, record.state);
-        let runs = matches!(record.daemon.state, DaemonState::Running | DaemonState::Ready);
-        if let Phase::Booting { deadline } = self.phase
-            && runs
-        {
-            self.phase = Phase::Running { deadline };
-            self.effects.push(Effect::Tell(Transition::Running));
-        }
-        let ready = match self.spec.start.ready {
-            Readiness::Started => runs,
-            Readiness::Notify => record.daemon.state == DaemonState::Ready,
-        };
-        if matches!(self.phase, Phase::Running { .. }) && ready {
-            self.phase = Phase::Ready { health: Health::new(&self.spec.health, now) };
-            self.effects.push(Effect::Tell(Transition::Ready));
-        }
-    }
-
-    fn pause_or_resume(&mut self, now: Instant, state: VmState) {
-        let paused = state == VmState::Paused;
-        match std::mem::replace(&mut self.phase, Phase::Gone) {
-            Phase::Ready { health } if paused => {
-                self.phase = Phase::Paused { health: Some(health), left: Duration::ZERO };
-                self.effects.push(Effect::Tell(Transition::Paused));
-            }
-            Phase::Running { deadline } if paused => {
-                self.phase = Phase::Paused { health: None, left: deadline.saturating_duration_since(now) };
-                self.effects.push(Effect::Tell(Transition::Paused));
-            }
-            Phase::Paused { health, left } if !paused => {
-                self.phase = match health {
-                    Some(mut health) => {
-                        health.restart(&self.spec.health, now);
-                        Phase::Ready { health }
-                    }
-                    None => Phase::Running { deadline: now + left },
-                };
-                self.effects.push(Effect::Tell(Transition::Resumed));
-            }
-            phase => self.phase = phase,
-        }
-    }
-
-    fn monitor_lost(&mut self, why: &str) {
-        match self.phase {
-            Phase::Booting { .. } | Phase::Running { .. } | Phase::Ready { .. } | Phase::Paused { .. } => {
-                self.effects.push(Effect::Notice(format!("its monitor is gone ({why}); looking for the VM")));
-                self.phase = Phase::Adopting { then: Then::Watch, retry: None };
-                self.effects.push(Effect::Adopt);
-            }
-            // Most often it had nothing more to do: it ended between its news and our next question.
-            Phase::Stopping { .. } => {
-                self.phase = Phase::Adopting { then: Then::Stop, retry: None };
-                self.effects.push(Effect::Adopt);
-            }
-            // The destroy under way will see to it.
-            Phase::Created
-            | Phase::Leasing { .. }
-            | Phase::Launching { .. }
-            | Phase::Adopting { .. }
-            | Phase::Destroying { .. }
-            | Phase::Gone => {}
-        }
-    }
-
-    fn heard(&mut self, now: Instant, event: &GuestEvent) {
-        match (event, &mut self.phase) {
-            (GuestEvent::Health(told), Phase::Ready { health }) if told.watchdog => health.fed(now),
-            (GuestEvent::Health(told), Phase::Booting { deadline } | Phase::Running { deadline }) => {
-                if let Some(us) = told.extend_timeout_us {
-                    *deadline = (*deadline).max(now + Duration::from_micros(us));
-                }
-            }
-            // The monitor hears of these too, and its record counts.
-            (
-                GuestEvent::Health(_)
-                | GuestEvent::Started { .. }
-                | GuestEvent::Ready
-                | GuestEvent::Memory { .. }
-                | GuestEvent::Exited(_)
-                | GuestEvent::Unknown(_),
-                _,
-            ) => {}
-        }
-    }
-
-    fn probed(&mut self, now: Instant, id: u64, healthy: bool) {
-        if let Phase::Ready { health } = &mut self.phase {
-            let finding = health.probed(&self.spec.health, now, id, healthy);
-            self.found(now, finding.into_iter().collect());
-        }
-    }
-
-    fn found(&mut self, now: Instant, findings: Vec<Finding>) {
-        for finding in findings {
-            match finding {
-                Finding::Probe(id) => self.effects.push(Effect::Probe(id)),
-                Finding::Healthy => self.effects.push(Effect::Tell(Transition::Healthy)),
-                Finding::Unhealthy => {
-                    self.effects.push(Effect::Tell(Transition::Unhealthy));
-                    let fatal = self.spec.health.on_unhealthy == OnUnhealthy::Restart
-                        && self.spec.restart.policy != Restart::Never;
-                    if fatal {
-                        return self.destroy(now, Health::ending(self.link_up));
-                    }
-                }
-                Finding::WatchdogExpired => return self.destroy(now, Ending::WatchdogExpired),
-            }
-        }
-    }
-
     fn tick(&mut self, now: Instant) {
         match &mut self.phase {
-            Phase::Booting { deadline } | Phase::Running { deadline } if now >= *deadline => {
-                self.destroy(now, Ending::StartTimeout);
-            }
-            Phase::Stopping { deadline } if now >= *deadline => {
-                self.effects.push(Effect::Notice("did not stop in time; it is destroyed".into()));
-                self.destroy(now, Exit::StopRequested.into());
-            }
-            Phase::Ready { health } => {
-                let findings = health.tick(&self.spec.health, now);
-                self.found(now, findings);
-            }
-            Phase::Leasing { retry } | Phase::Launching { retry, .. } => {
-                if retry.is_some_and(|at| now >= at) {
-                    *retry = None;
-                    // One that has its CID already is given the same.
+            Phase::Leasing { retry_at, .. } => {
+                if is_due(retry_at, now) {
                     self.effects.push(Effect::Lease);
                 }
             }
-            Phase::Adopting { retry, .. } => {
-                if retry.is_some_and(|at| now >= at) {
-                    *retry = None;
+            Phase::Adopting { retry_at, .. } => {
+                if is_due(retry_at, now) {
                     self.effects.push(Effect::Adopt);
                 }
             }
-            Phase::Destroying { since, retry, told, .. } => {
-                if retry.is_some_and(|at| now >= at) {
-                    *retry = None;
-                    self.effects.push(Effect::Destroy);
-                }
-                if now - *told >= STILL_THERE {
-                    *told = now;
-                    let seconds = (now - *since).as_secs();
-                    self.effects
-                        .push(Effect::Notice(format!("still there {seconds} s after it was to be gone")));
+            Phase::Alive { .. } => self.tick_alive(now),
+            Phase::Stopping { deadline } => {
+                if now >= *deadline {
+                    self.effects.push(Effect::Notice("did not stop in time; it is killed".into()));
+                    self.remove_stopped(now);
                 }
             }
-            Phase::Booting { .. }
-            | Phase::Running { .. }
-            | Phase::Stopping { .. }
-            | Phase::Created
-            | Phase::Paused { .. }
-            | Phase::Gone => {}
+            Phase::Removing { since, retry_at, notice_at, .. } => {
+                if is_due(retry_at, now) {
+                    self.effects.push(Effect::Remove);
+                }
+                if now >= *notice_at {
+                    *notice_at = now + STILL_THERE_PERIOD;
+                    let seconds = (now - *since).as_secs();
+                    let text = format!("still there {seconds} s after it was to be gone");
+                    self.effects.push(Effect::Notice(text));
+                }
+            }
+            Phase::Created | Phase::Launching(_) | Phase::Undoing | Phase::Gone => {}
         }
     }
+
+    fn know(&mut self, facts: Facts) {
+        if self.facts != facts {
+            self.facts = facts;
+            self.effects.push(Effect::Facts(facts));
+        }
+    }
+}
+
+/// Takes a moment that has come.
+fn is_due(at: &mut Option<Instant>, now: Instant) -> bool {
+    at.take_if(|at| now >= *at).is_some()
 }

@@ -1,0 +1,177 @@
+//! What happens while a VM lives: how far it has come, its health, pauses.
+
+use super::{Effect, Life, Link, Phase, Stage, Suspended};
+use crate::policy::Ending;
+use crate::spec::{Cid, HealthSpec, OnUnhealthy, Readiness, Restart};
+use crate::vm::health::{Finding, Health};
+use crate::vm::report::{Facts, Transition};
+use pepita_wire::record::DaemonState;
+use pepita_wire::{Exit, GuestEvent, StatusRecord, VmState};
+use std::time::{Duration, Instant};
+
+impl Life {
+    pub(super) fn status(&mut self, now: Instant, record: &StatusRecord) {
+        match &self.phase {
+            Phase::Alive { .. } if record.state.is_terminal() => {
+                self.gone(record.exit.clone().unwrap_or_default().into());
+            }
+            Phase::Alive { .. } => self.alive(now, record),
+            // The daemon has stopped; now the traces of the VM go.
+            Phase::Stopping { .. } if record.state.is_terminal() => self.remove_stopped(now),
+            Phase::Stopping { .. }
+            | Phase::Created
+            | Phase::Leasing { .. }
+            | Phase::Launching(_)
+            | Phase::Undoing
+            | Phase::Adopting { .. }
+            | Phase::Removing { .. }
+            | Phase::Gone => {}
+        }
+    }
+
+    fn alive(&mut self, now: Instant, record: &StatusRecord) {
+        self.know(Facts { cid: Cid::new(record.vsock.cid).ok(), vmm_pid: record.vmm_pid });
+        let Self { spec, phase: Phase::Alive { stage, link }, effects, .. } = self else { return };
+        if record.agent.ready && *link == Link::NotDialled {
+            *link = Link::Down;
+            effects.push(Effect::Connect(Box::new(record.clone())));
+        }
+        if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, &spec.health) {
+            effects.push(Effect::Tell(transition));
+        }
+        let (runs, said_ready) = match record.daemon.state {
+            DaemonState::Running => (true, false),
+            DaemonState::Ready => (true, true),
+            DaemonState::Pending | DaemonState::Held | DaemonState::Exited | DaemonState::Unknown => {
+                (false, false)
+            }
+        };
+        let is_ready = match spec.start.ready {
+            Readiness::Started => runs,
+            Readiness::Notify => said_ready,
+        };
+        if let Stage::Booting { deadline } = *stage
+            && runs
+        {
+            *stage = Stage::Running { deadline };
+            effects.push(Effect::Tell(Transition::Running));
+        }
+        if matches!(stage, Stage::Running { .. }) && is_ready {
+            *stage = Stage::Ready { health: Health::new(&spec.health, now) };
+            effects.push(Effect::Tell(Transition::Ready));
+        }
+    }
+
+    pub(super) fn link_is_up(&mut self, up: bool) {
+        if let Phase::Alive { link: link @ (Link::Down | Link::Up), .. } = &mut self.phase {
+            *link = if up { Link::Up } else { Link::Down };
+        }
+    }
+
+    pub(super) fn guest_event(&mut self, now: Instant, event: &GuestEvent) {
+        let Phase::Alive { stage, .. } = &mut self.phase else { return };
+        match event {
+            GuestEvent::Health(said) => match stage {
+                Stage::Booting { deadline } | Stage::Running { deadline } => {
+                    // The daemon moves the deadline to later, never to earlier (semantics 1.7).
+                    if let Some(us) = said.extend_timeout_us {
+                        *deadline = (*deadline).max(now + Duration::from_micros(us));
+                    }
+                }
+                Stage::Ready { health } if said.watchdog => health.watchdog_fed(now),
+                Stage::Ready { .. } | Stage::Paused(_) => {}
+            },
+            // The monitor hears of these, too, and its record counts.
+            GuestEvent::Started { .. }
+            | GuestEvent::Ready
+            | GuestEvent::Memory { .. }
+            | GuestEvent::Exited(_)
+            | GuestEvent::Unknown(_) => {}
+        }
+    }
+
+    pub(super) fn probed(&mut self, now: Instant, id: u64, healthy: bool) {
+        if let Phase::Alive { stage: Stage::Ready { health }, .. } = &mut self.phase {
+            let finding = health.probed(&self.spec.health, now, id, healthy);
+            self.act_on(now, finding);
+        }
+    }
+
+    pub(super) fn tick_alive(&mut self, now: Instant) {
+        let Phase::Alive { stage, .. } = &mut self.phase else { return };
+        match stage {
+            Stage::Booting { deadline } | Stage::Running { deadline } => {
+                if now >= *deadline {
+                    self.remove(now, Ending::StartTimeout);
+                }
+            }
+            Stage::Ready { health } => {
+                let findings = health.tick(&self.spec.health, now);
+                self.act_on(now, findings);
+            }
+            Stage::Paused(_) => {}
+        }
+    }
+
+    /// Acts on what the health has found, up to what ends the VM.
+    fn act_on(&mut self, now: Instant, findings: impl IntoIterator<Item = Finding>) {
+        for finding in findings {
+            match finding {
+                Finding::Probe(id) => self.effects.push(Effect::Probe(id)),
+                Finding::Healthy => self.effects.push(Effect::Tell(Transition::Healthy)),
+                Finding::Unhealthy => {
+                    self.effects.push(Effect::Tell(Transition::Unhealthy));
+                    if self.unhealthy_is_fatal() {
+                        return self.remove(now, self.unhealthy_ending());
+                    }
+                }
+                Finding::WatchdogExpired => return self.remove(now, Ending::WatchdogExpired),
+            }
+        }
+    }
+
+    fn unhealthy_is_fatal(&self) -> bool {
+        match self.spec.health.on_unhealthy {
+            OnUnhealthy::Restart => self.spec.restart.policy != Restart::Never,
+            OnUnhealthy::Report => false,
+        }
+    }
+
+    /// Returns the end of a VM whose probes fail (semantics 1.12).
+    fn unhealthy_ending(&self) -> Ending {
+        let link_is_up = matches!(self.phase, Phase::Alive { link: Link::Up, .. });
+        if link_is_up { Ending::Unhealthy } else { Exit::AgentLost { message: String::new() }.into() }
+    }
+}
+
+impl Stage {
+    /// Follows the virtual CPUs (semantics 2.6). A VM that boots has nothing to interrupt but its deadline, and is not
+    /// told as paused.
+    fn pause_or_resume(
+        &mut self,
+        now: Instant,
+        is_paused: bool,
+        health_spec: &HealthSpec,
+    ) -> Option<Transition> {
+        let (stage, transition) = match (&*self, is_paused) {
+            (Self::Running { deadline }, true) => {
+                let time_left = deadline.saturating_duration_since(now);
+                (Self::Paused(Suspended::Running { time_left }), Transition::Paused)
+            }
+            (Self::Ready { health }, true) => {
+                (Self::Paused(Suspended::Ready { health: health.clone() }), Transition::Paused)
+            }
+            (Self::Paused(Suspended::Running { time_left }), false) => {
+                (Self::Running { deadline: now + *time_left }, Transition::Resumed)
+            }
+            (Self::Paused(Suspended::Ready { health }), false) => {
+                let health = health.clone().restarted(health_spec, now);
+                (Self::Ready { health }, Transition::Resumed)
+            }
+            (Self::Booting { .. } | Self::Paused(_), true)
+            | (Self::Booting { .. } | Self::Running { .. } | Self::Ready { .. }, false) => return None,
+        };
+        *self = stage;
+        Some(transition)
+    }
+}

@@ -1,0 +1,242 @@
+use super::*;
+use crate::policy::Ending;
+use crate::spec::{MachineSpec, VmName, VmSpec};
+use pepita_wire::record::{CallErrorKind, DaemonState};
+use pepita_wire::{Exit, ExitRecord, VmState};
+use proptest::prelude::*;
+
+fn spec() -> VmSpec {
+    VmSpec::new(VmName::new("a").expect("a name"), MachineSpec::qemu("/k", "/r"))
+}
+
+fn cid() -> Cid {
+    Cid::new(7).expect("a CID")
+}
+
+fn record(state: VmState, daemon: DaemonState) -> Box<StatusRecord> {
+    let mut record = StatusRecord { state, ..StatusRecord::default() };
+    record.vsock.cid = 7;
+    record.daemon.state = daemon;
+    record.agent.ready = true;
+    if state.is_terminal() {
+        record.exit = Some(ExitRecord { exit: Exit::code(3), ..ExitRecord::default() });
+    }
+    Box::new(record)
+}
+
+fn booting() -> Box<StatusRecord> {
+    record(VmState::Starting, DaemonState::Pending)
+}
+
+fn running() -> Box<StatusRecord> {
+    record(VmState::Running, DaemonState::Running)
+}
+
+fn refused(kind: CallErrorKind) -> ExecutorError {
+    ExecutorError::Refused { kind, message: "no".into() }
+}
+
+struct Rig {
+    life: Life,
+    now: Instant,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self { life: Life::new(spec()), now: Instant::now() }
+    }
+
+    fn launching() -> Self {
+        let mut rig = Self::new();
+        assert_eq!(rig.on(Event::Start(Mode::Launch)), [Effect::Lease]);
+        rig.on(Event::Leased(Some(Ok(cid()))));
+        rig
+    }
+
+    fn ready() -> Self {
+        let mut rig = Self::launching();
+        rig.on(Event::Launched(Ok(running())));
+        rig
+    }
+
+    fn on(&mut self, event: Event) -> Vec<Effect> {
+        self.life.on(self.now, event)
+    }
+
+    fn ends(&mut self, event: Event) -> Exit {
+        match self.on(event).pop() {
+            Some(Effect::End(Ending::Exit(record))) => record.exit.clone(),
+            other => panic!("the VM has ended? {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_launch_goes_from_lease_to_ready_and_connects_once() {
+    let mut rig = Rig::launching();
+    let effects = rig.on(Event::Launched(Ok(booting())));
+    assert!(matches!(effects[..], [Effect::Watch(_), Effect::Connect(_)]), "{effects:?}");
+    let effects = rig.on(Event::Status(running()));
+    assert_eq!(effects, [Effect::Tell(Transition::Running), Effect::Tell(Transition::Ready)]);
+    assert_eq!(rig.on(Event::Status(running())), []);
+}
+
+#[test]
+fn a_stop_during_a_launch_undoes_it_when_the_launcher_has_answered() {
+    for answer in [Ok(running()), Err(refused(CallErrorKind::Io))] {
+        let mut rig = Rig::launching();
+        assert_eq!(rig.on(Event::Stop), [Effect::CancelLaunch]);
+        assert_eq!(rig.on(Event::Stop), []);
+        assert_eq!(rig.on(Event::Launched(answer)), [Effect::Remove]);
+        assert_eq!(rig.ends(Event::Removed(Ok(()))), Exit::StopRequested);
+    }
+    let mut rig = Rig::launching();
+    rig.on(Event::Kill);
+    assert_eq!(rig.ends(Event::Launched(Err(ExecutorError::Cancelled))), Exit::StopRequested);
+}
+
+#[test]
+fn a_call_that_was_not_made_is_made_again_after_a_delay_and_a_stop_meanwhile_is_at_once() {
+    let mut rig = Rig::launching();
+    assert_eq!(rig.on(Event::Launched(Err(ExecutorError::Gone))), []);
+    rig.now += RETRY_DELAY;
+    assert_eq!(rig.life.wake_at(), Some(rig.now));
+    assert_eq!(rig.on(Event::Tick), [Effect::Lease]);
+    assert_eq!(rig.on(Event::Leased(Some(Ok(cid())))), [Effect::Launch(cid())]);
+    rig.on(Event::Launched(Err(ExecutorError::Gone)));
+    assert_eq!(rig.ends(Event::Stop), Exit::StopRequested);
+}
+
+#[test]
+fn the_start_timeout_counts_from_the_first_lease() {
+    let mut rig = Rig::launching();
+    let deadline = rig.now + spec().start.timeout;
+    rig.now += spec().start.timeout / 2;
+    let effects = rig.on(Event::Launched(Err(refused(CallErrorKind::CidTaken))));
+    assert!(matches!(effects[..], [Effect::Notice(_), Effect::LeaseAnother]), "{effects:?}");
+    rig.on(Event::Leased(Some(Ok(cid()))));
+    rig.on(Event::Launched(Ok(booting())));
+    assert_eq!(rig.life.wake_at(), Some(deadline));
+    rig.now = deadline;
+    assert_eq!(rig.on(Event::Tick), [Effect::Remove]);
+    assert_eq!(rig.on(Event::Removed(Ok(()))), [Effect::End(Ending::StartTimeout)]);
+}
+
+#[test]
+fn of_what_is_wanted_of_an_adoption_the_strongest_counts() {
+    let adopting = || {
+        let mut rig = Rig::new();
+        assert_eq!(rig.on(Event::Start(Mode::Adopt)), [Effect::Adopt]);
+        rig
+    };
+    let mut rig = adopting();
+    rig.on(Event::Kill);
+    rig.on(Event::Stop);
+    assert_eq!(rig.on(Event::Adopted(Ok(running()))), [Effect::Remove]);
+    let mut rig = adopting();
+    rig.on(Event::Stop);
+    let effects = rig.on(Event::Adopted(Ok(running())));
+    assert!(matches!(effects.last(), Some(Effect::StopDaemon { .. })), "{effects:?}");
+    let mut rig = adopting();
+    assert_eq!(rig.ends(Event::Adopted(Err(refused(CallErrorKind::NoSuchVm)))), Exit::Unknown);
+}
+
+#[test]
+fn a_lost_monitor_leads_to_an_adoption_and_a_new_line_to_the_guest() {
+    let mut rig = Rig::ready();
+    let effects = rig.on(Event::MonitorLost("it died".into()));
+    assert!(matches!(effects[..], [Effect::Notice(_), Effect::Adopt]), "{effects:?}");
+    let effects = rig.on(Event::Adopted(Ok(running())));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Connect(_))), "{effects:?}");
+}
+
+#[test]
+fn a_vm_that_ends_by_itself_is_gone_and_one_that_was_stopped_is_removed() {
+    let over = || Event::Status(record(VmState::Failed, DaemonState::Exited));
+    assert_eq!(Rig::ready().ends(over()), Exit::code(3));
+    let mut rig = Rig::ready();
+    rig.on(Event::Stop);
+    assert_eq!(rig.on(over()), [Effect::Remove]);
+}
+
+#[test]
+fn what_cannot_be_removed_is_tried_again_and_told() {
+    let mut rig = Rig::ready();
+    rig.on(Event::Kill);
+    let began = rig.now;
+    while rig.now < began + STILL_THERE_PERIOD {
+        rig.on(Event::Removed(Err(refused(CallErrorKind::Timeout))));
+        rig.now += RETRY_DELAY;
+        assert!(rig.on(Event::Tick).contains(&Effect::Remove));
+    }
+    rig.now += STILL_THERE_PERIOD;
+    assert!(matches!(rig.on(Event::Tick)[..], [Effect::Notice(_)]));
+}
+
+#[test]
+fn a_pause_keeps_what_is_left_of_the_start() {
+    let mut rig = Rig::launching();
+    rig.life.spec.start.ready = crate::spec::Readiness::Notify;
+    rig.on(Event::Launched(Ok(running())));
+    rig.now += spec().start.timeout / 2;
+    let paused = record(VmState::Paused, DaemonState::Running);
+    assert_eq!(rig.on(Event::Status(paused)), [Effect::Tell(Transition::Paused)]);
+    assert_eq!(rig.life.wake_at(), None);
+    rig.now += spec().start.timeout * 9;
+    assert_eq!(rig.on(Event::Status(running())), [Effect::Tell(Transition::Resumed)]);
+    assert_eq!(rig.life.wake_at(), Some(rig.now + spec().start.timeout / 2));
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let kinds =
+        [CallErrorKind::CidTaken, CallErrorKind::NameTaken, CallErrorKind::NoSuchVm, CallErrorKind::Io];
+    let error = move || {
+        prop_oneof![
+            proptest::sample::select(kinds.to_vec()).prop_map(refused),
+            Just(ExecutorError::Gone),
+            Just(ExecutorError::Cancelled),
+        ]
+    };
+    let states = [VmState::Starting, VmState::Running, VmState::Paused, VmState::Stopping, VmState::Failed];
+    let daemons = [DaemonState::Pending, DaemonState::Running, DaemonState::Ready, DaemonState::Exited];
+    let status = move || {
+        let state = proptest::sample::select(states.to_vec());
+        (state, proptest::sample::select(daemons.to_vec())).prop_map(|(state, daemon)| record(state, daemon))
+    };
+    let answer = move || prop_oneof![status().prop_map(Ok), error().prop_map(Err)];
+    prop_oneof![
+        proptest::sample::select(vec![Mode::Launch, Mode::Adopt]).prop_map(Event::Start),
+        proptest::option::of(prop_oneof![Just(Ok(cid())), Just(Err("none".to_owned()))])
+            .prop_map(Event::Leased),
+        answer().prop_map(Event::Launched),
+        answer().prop_map(Event::Adopted),
+        status().prop_map(Event::Status),
+        Just(Event::MonitorLost("it died".into())),
+        any::<bool>().prop_map(Event::LinkIsUp),
+        any::<bool>().prop_map(|healthy| Event::Probed { id: 1, healthy }),
+        Just(Event::Stop),
+        Just(Event::Kill),
+        prop_oneof![Just(Ok(())), error().prop_map(Err)].prop_map(Event::Removed),
+        Just(Event::Tick),
+        Just(Event::Tick),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn in_whatever_order_events_come_an_incarnation_ends_at_most_once_and_last(
+        steps in proptest::collection::vec((event(), 0_u64..20_000), 0..60),
+    ) {
+        let mut rig = Rig::new();
+        let mut ended = false;
+        for (event, millis) in steps {
+            rig.now += Duration::from_millis(millis);
+            let effects = rig.on(event);
+            prop_assert!(!ended || effects.is_empty(), "{effects:?} after the end");
+            let ends = effects.iter().filter(|effect| matches!(effect, Effect::End(_))).count();
+            prop_assert!(ends == 0 || (ends == 1 && matches!(effects.last(), Some(Effect::End(_)))));
+            ended |= ends > 0;
+            prop_assert!(!ended || rig.life.wake_at().is_none());
+        }
+    }
+}
