@@ -1,6 +1,6 @@
 //! The configuration file as the programs read it.
 
-use crate::exit::Exit;
+use crate::exit::ProgramExit;
 use pepita_launcher::rundir::RunDir;
 use pepita_supervisor::config::{Checked, ConfigErrors, load as load_as_written};
 use std::path::{Path, PathBuf};
@@ -23,11 +23,11 @@ pub fn load(file: &Path) -> Result<Checked, ConfigErrors> {
 }
 
 /// Says what is wrong with a configuration and what to know about it.
-pub fn check(file: &Path) -> Exit {
+pub fn check(file: &Path) -> ProgramExit {
     match load(file) {
         Err(errors) => {
             anstream::eprintln!("{errors}");
-            Exit::Config
+            ProgramExit::Config
         }
         Ok(checked) => {
             for advice in &checked.advice {
@@ -36,7 +36,7 @@ pub fn check(file: &Path) -> Exit {
             let (groups, vms) = (checked.spec.groups.len(), checked.spec.groups.iter().map(|g| g.vms.len()));
             let vms: usize = vms.sum();
             anstream::println!("{}: good; {}", file.display(), amount(vms, groups));
-            Exit::Ok
+            ProgramExit::Ok
         }
     }
 }

@@ -1,7 +1,8 @@
-//! `pepitactl`: shows and steers a running supervisor over its control socket.
+//! `pepitactl`: shows and controls a running supervisor over its control socket.
 
+mod events;
+mod failure;
 mod options;
-mod show;
 mod table;
 mod top;
 mod wait;
@@ -9,8 +10,9 @@ mod wait;
 pub use options::{Ctl, Options};
 
 use crate::config;
-use crate::exit::Exit;
+use crate::exit::ProgramExit;
 use clap::CommandFactory;
+use failure::Failure;
 use options::Vms;
 use pepita_supervisor::control::{Call, Client, ClientError, Heard, How};
 use pepita_supervisor::group::Command;
@@ -22,99 +24,73 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why a command came to nothing.
-#[derive(Debug)]
-enum Failure {
-    /// With a sentence for people.
-    Told(Exit, String),
-    /// Whoever read our output does not read any more: nothing is wrong.
-    Unread,
-}
-
-impl From<ClientError> for Failure {
-    fn from(error: ClientError) -> Self {
-        let exit = match &error {
-            ClientError::NoSupervisor { .. } | ClientError::NotASupervisor { .. } => Exit::Unavailable,
-            ClientError::Permission(_) => Exit::Permission,
-            ClientError::Refused(_) => Exit::Refused,
-            ClientError::Gone => Exit::Failed,
-        };
-        Self::Told(exit, error.to_string())
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(_: io::Error) -> Self {
-        Self::Unread
-    }
-}
-
-/// Carries out a command.
-pub async fn run(options: Options) -> Exit {
-    match carry_out(options).await {
-        Ok(()) | Err(Failure::Unread) => Exit::Ok,
-        Err(Failure::Told(exit, text)) => {
-            if !text.is_empty() {
-                anstream::eprintln!("pepitactl: {text}");
+/// Executes a command and prints its error, if it has one.
+pub async fn run(options: Options) -> ProgramExit {
+    match execute(options).await {
+        Ok(()) | Err(Failure::OutputClosed) => ProgramExit::Ok,
+        Err(Failure::Error { exit, message }) => {
+            if !message.is_empty() {
+                anstream::eprintln!("pepitactl: {message}");
             }
             exit
         }
     }
 }
 
-async fn carry_out(options: Options) -> Result<(), Failure> {
-    // What needs no supervisor.
-    match &options.command {
-        Ctl::Check { file } => {
-            return match config::check(file) {
-                Exit::Ok => Ok(()),
-                exit => Err(Failure::Told(exit, String::new())),
-            };
-        }
+async fn execute(options: Options) -> Result<(), Failure> {
+    let socket = || socket(&options);
+    match options.command {
+        // These need no supervisor.
+        Ctl::Check { ref file } => match config::check(file) {
+            ProgramExit::Ok => Ok(()),
+            exit => Err(Failure::new(exit, "")),
+        },
         Ctl::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Options::command(), "pepitactl", &mut script);
-            return Ok(io::stdout().write_all(&script)?);
+            clap_complete::generate(shell, &mut Options::command(), "pepitactl", &mut script);
+            Ok(io::stdout().write_all(&script)?)
         }
-        Ctl::Man => return Ok(clap_mangen::Man::new(Options::command()).render(&mut io::stdout())?),
-        _ => {}
-    }
-    let socket = socket(&options)?;
-    if let Ctl::Wait { vms, timeout } = &options.command {
-        return wait::until_ready(&socket, vms, Duration::from_secs(*timeout)).await;
-    }
-    let mut client = Client::connect(&socket).await?;
-    match options.command {
-        Ctl::Status { json: true } => print(&client.call(Call::Status).await?.to_string()),
-        Ctl::Status { json: false } => print(&table::status(&client.call(Call::Status).await?)),
-        Ctl::Tree => print(&table::tree(&client.call(Call::Status).await?)),
-        Ctl::Start(vms) => command(&mut client, vms, Command::Start).await,
-        Ctl::Stop(vms) => command(&mut client, vms, Command::Stop).await,
-        Ctl::Restart(vms) => command(&mut client, vms, Command::Restart).await,
-        Ctl::Reset(vms) => command(&mut client, vms, Command::Reset).await,
-        Ctl::Signal { vm, signal } => done(&mut client, Call::Signal { vm, signal }).await,
-        Ctl::Pause(vms) => each(&mut client, vms, |vm| Call::Pause { vm }).await,
-        Ctl::Resume(vms) => each(&mut client, vms, |vm| Call::Resume { vm }).await,
-        Ctl::Logs { vm, follow } => Err(logs(&mut client, &vm, follow).await?),
-        Ctl::Events { follow, json } => show::events(client, follow, json).await,
-        Ctl::Plan { json } => plan(&mut client, Call::Plan, json).await,
-        Ctl::Reload { restart, json } => plan(&mut client, Call::Reload { restart }, json).await,
-        Ctl::Shutdown { leave, destroy } => {
-            let how = if leave { How::Leave } else { How::Destroy };
-            shutdown(client, if leave || destroy { how } else { How::Stop }).await
+        Ctl::Man => Ok(clap_mangen::Man::new(Options::command()).render(&mut io::stdout())?),
+        // This one waits for the supervisor.
+        Ctl::Wait { ref vms, timeout } => {
+            wait::until_ready(&socket()?, vms, Duration::from_secs(timeout)).await
         }
-        Ctl::Top => top::run(client).await,
-        // Done above.
-        Ctl::Wait { .. } | Ctl::Check { .. } | Ctl::Completions { .. } | Ctl::Man => Ok(()),
+        _ => ask(Client::connect(&socket()?).await?, options.command).await,
     }
 }
 
-/// Where the supervisor is: as it was said, else as the environment has it, else the usual place.
+/// Executes a command that a running supervisor answers.
+async fn ask(mut client: Client, command: Ctl) -> Result<(), Failure> {
+    match command {
+        Ctl::Status { json: true } => print(&client.call(Call::Status).await?.to_string()),
+        Ctl::Status { json: false } => print(&table::status(&client.call(Call::Status).await?)),
+        Ctl::Tree => print(&table::tree(&client.call(Call::Status).await?)),
+        Ctl::Start(vms) => command_each(&mut client, vms, Command::Start).await,
+        Ctl::Stop(vms) => command_each(&mut client, vms, Command::Stop).await,
+        Ctl::Restart(vms) => command_each(&mut client, vms, Command::Restart).await,
+        Ctl::Reset(vms) => command_each(&mut client, vms, Command::Reset).await,
+        Ctl::Signal { vm, signal } => call(&mut client, Call::Signal { vm, signal }).await,
+        Ctl::Pause(vms) => call_each(&mut client, vms, |vm| Call::Pause { vm }).await,
+        Ctl::Resume(vms) => call_each(&mut client, vms, |vm| Call::Resume { vm }).await,
+        Ctl::Logs { vm, follow } => Err(logs(&mut client, &vm, follow).await?),
+        Ctl::Events { follow, json } => events::print_events(client, follow, json).await,
+        Ctl::Plan { json } => plan(&mut client, Call::Plan, json).await,
+        Ctl::Reload { restart, json } => plan(&mut client, Call::Reload { restart }, json).await,
+        Ctl::Shutdown { leave: true, .. } => shutdown(client, How::Leave).await,
+        Ctl::Shutdown { destroy: true, .. } => shutdown(client, How::Destroy).await,
+        Ctl::Shutdown { .. } => shutdown(client, How::Stop).await,
+        Ctl::Top => top::run(client).await,
+        Ctl::Wait { .. } | Ctl::Check { .. } | Ctl::Completions { .. } | Ctl::Man => {
+            unreachable!("executed without a connection")
+        }
+    }
+}
+
+/// Returns where the supervisor listens: as the options say, else as the environment says, else at the usual place.
 fn socket(options: &Options) -> Result<PathBuf, Failure> {
-    let usage = |text| Failure::Told(Exit::Usage, text);
     match (&options.socket, &options.config) {
         (Some(socket), _) => Ok(socket.clone()),
-        (None, Some(file)) => config::socket(file).map_err(usage),
+        (None, Some(file)) => config::socket(file).map_err(|e| Failure::new(ProgramExit::Usage, e)),
         (None, None) => {
             let named = std::env::var_os("PEPITACTL_SOCKET").filter(|named| !named.is_empty());
             Ok(named.map_or_else(|| config::DEFAULT_SOCKET.into(), PathBuf::from))
@@ -126,26 +102,29 @@ fn print(text: &str) -> Result<(), Failure> {
     Ok(writeln!(anstream::stdout(), "{text}")?)
 }
 
-async fn done(client: &mut Client, call: Call) -> Result<(), Failure> {
+async fn call(client: &mut Client, call: Call) -> Result<(), Failure> {
     client.call(call).await?;
     Ok(())
 }
 
-async fn command(client: &mut Client, vms: Vms, command: Command) -> Result<(), Failure> {
-    each(client, vms, |vm| Call::Command { vm, command }).await
+async fn command_each(client: &mut Client, vms: Vms, command: Command) -> Result<(), Failure> {
+    call_each(client, vms, |vm| Call::Command { vm, command }).await
 }
 
-async fn each(client: &mut Client, vms: Vms, call: impl Fn(String) -> Call) -> Result<(), Failure> {
+async fn call_each(client: &mut Client, vms: Vms, make: impl Fn(String) -> Call) -> Result<(), Failure> {
     for vm in vms.vms {
-        done(client, call(vm)).await?;
+        call(client, make(vm)).await?;
     }
     Ok(())
 }
 
+/// Prints the plan that the supervisor answers with.
 async fn plan(client: &mut Client, call: Call, json: bool) -> Result<(), Failure> {
     let answer = client.call(call).await.map_err(|error| match error {
-        // Mistakes in the file, as many as there are.
-        ClientError::Refused(e) if e.kind == ErrorKind::BadRequest => Failure::Told(Exit::Config, e.message),
+        // The mistakes in the file, all of them in one message.
+        ClientError::Refused(e) if e.kind == ErrorKind::BadRequest => {
+            Failure::new(ProgramExit::Config, e.message)
+        }
         other => other.into(),
     })?;
     if json {
@@ -157,7 +136,7 @@ async fn plan(client: &mut Client, call: Call, json: bool) -> Result<(), Failure
     print(answer["text"].as_str().unwrap_or_default())
 }
 
-/// Waits for the end, and shows what happens until then.
+/// Ends the supervisor, waits for that, and prints the events until then.
 async fn shutdown(mut client: Client, how: How) -> Result<(), Failure> {
     client.call(Call::Events { after: None }).await?;
     let number = client.send(Call::Shutdown { how }).await?;
@@ -167,31 +146,28 @@ async fn shutdown(mut client: Client, how: How) -> Result<(), Failure> {
                 let answer = outcome.map_err(ClientError::Refused)?;
                 let text = answer["text"].as_str().unwrap_or_default();
                 return match answer["end"].as_str() {
-                    Some("failed") => Err(Failure::Told(Exit::Failed, text.to_owned())),
+                    Some("failed") => Err(Failure::new(ProgramExit::Failed, text)),
                     _ => print(text),
                 };
             }
-            heard => show::heard(&heard, false)?,
+            received => events::print_received(&received, false)?,
         }
     }
 }
 
-/// Becomes the launcher, which has the logs. Comes back only when that fails.
+/// Becomes the launcher, which has the logs. Returns only when that fails, and then why.
 async fn logs(client: &mut Client, vm: &str, follow: bool) -> Result<Failure, Failure> {
-    let no_such = || Failure::Told(Exit::Refused, format!("no VM {vm:?} in this tree"));
     let status = client.call(Call::Status).await?;
-    let known =
+    let has_vm =
         |group: &Value| group["vms"].as_array().is_some_and(|vms| vms.iter().any(|v| v["name"] == vm));
-    if !status["groups"].as_array().is_some_and(|groups| groups.iter().any(known)) {
-        return Err(no_such());
+    if !status["groups"].as_array().is_some_and(|groups| groups.iter().any(has_vm)) {
+        return Err(Failure::no_such_vm(vm));
     }
-    let id = VmName::new(vm).map_err(|_| no_such())?.id().to_string();
+    let id = VmName::new(vm).map_err(|_| Failure::no_such_vm(vm))?.id().to_string();
     let version = client.call(Call::Version).await?;
     let Some(pepita) = version["pepita"].as_str() else {
-        return Err(Failure::Told(
-            Exit::Unavailable,
-            "the supervisor does not find its launcher any more".into(),
-        ));
+        let message = "the supervisor does not find its launcher any more";
+        return Err(Failure::new(ProgramExit::Unavailable, message));
     };
     let mut command = std::process::Command::new(pepita);
     if let Some(run_dir) = version["run_dir"].as_str() {
@@ -199,5 +175,5 @@ async fn logs(client: &mut Client, vm: &str, follow: bool) -> Result<Failure, Fa
     }
     command.args(["logs", "--name", &id]).args(follow.then_some("--follow"));
     let error = command.exec();
-    Ok(Failure::Told(Exit::Unavailable, format!("{pepita}: {error}")))
+    Ok(Failure::new(ProgramExit::Unavailable, format!("{pepita}: {error}")))
 }

@@ -1,30 +1,46 @@
-//! `pepitad`: runs a tree in the foreground and turns signals, the control socket and the service manager into what the
-//! tree understands. What a VM may do and when it comes back is the library's matter.
+//! `pepitad`: runs a tree in the foreground, and turns signals and requests over the control socket into calls of the
+//! library. Reports to the service manager. Decides nothing about VMs.
+//!
+//! ```text
+//!           signal (on_exit = "stop"),                 signal, or
+//!           or `shutdown`                              `shutdown --destroy`
+//!   Running ───────────────────────────────▶ Stopping ─────────────────────▶ Ending
+//!      │  signal (on_exit = "leave"), or `shutdown --leave` or `--destroy`     ▲
+//!      └───────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! In each stage the program ends as soon as the tree has ended.
 
+mod note;
 mod options;
-mod watch;
+mod service;
+mod signals;
 
 pub use options::Options;
 
-use crate::config::{amount, check, load};
-use crate::exit::Exit;
-use crate::notify::{self, Notify};
-use crate::printer::{Form, Notes, Printer};
+use crate::config::{check, load};
+use crate::exit::ProgramExit;
+use crate::notify::{Notify, watchdog_interval};
+use crate::printer::{Notes, Printer};
+use note::{Report, WaitingVm};
 use pepita_supervisor::control::{Call, Hooks, How, Socket};
 use pepita_supervisor::spec::{OnExit, TreeSpec};
 use pepita_supervisor::tree::{StartError, Tree, TreeEnd};
-use std::io;
+use sd_notify::NotifyState;
+use signals::{SignalAction, Signals};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// How often a stop says what it waits for.
-const STILL_WAITING: Duration = Duration::from_secs(5);
+/// How often a note says what the end waits for.
+const WAITING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Supervises what a file says, until told to end.
-pub async fn run(options: &Options) -> Exit {
+/// How many requests of the control socket may wait to be noted.
+const REQUESTS: usize = 16;
+
+/// Runs the tree of a configuration until a signal, a client or the tree itself ends it.
+pub async fn run(options: &Options) -> ProgramExit {
     if options.check {
         return check(&options.config);
     }
@@ -32,86 +48,58 @@ pub async fn run(options: &Options) -> Exit {
         Ok(checked) => checked,
         Err(errors) => {
             anstream::eprintln!("{errors}");
-            return Exit::Config;
+            return ProgramExit::Config;
         }
     };
     for advice in &checked.advice {
         anstream::eprintln!("{advice}\n");
     }
-    // Before anything is started: from here on a signal is a wish and not the end.
+    // Before anything is started: from here on a signal asks for an orderly end and does not end the process itself.
     let mut signals = match Signals::install() {
         Ok(signals) => signals,
-        Err(e) => return complain(&format!("signals: {e}"), Exit::Failed),
+        Err(e) => return print_error(&format!("signals: {e}"), ProgramExit::Failed),
     };
-    // Before the tree looks at anything: with two supervisors the second one ends here.
+    // Before the tree adopts any VM: of two supervisors of one configuration the second ends here.
     let socket = match checked.spec.control_socket.as_deref().map(Socket::claim).transpose() {
         Ok(socket) => socket,
-        Err(e) => return complain(&e.to_string(), Exit::InTheWay),
+        Err(e) => return print_error(&e.to_string(), ProgramExit::Conflict),
     };
     let spec = checked.spec.clone();
     let started = tokio::select! {
         started = Tree::start(checked.spec) => started,
-        () = signals.end() => return complain("told to end before anything was started", Exit::Ok),
+        () = signals.end() => {
+            return print_error("a signal came before anything was started", ProgramExit::Ok);
+        }
     };
     match started {
         Ok(tree) => Daemon::supervise(tree, &spec, options, signals, socket).await,
-        Err(e) => complain(&e.to_string(), exit_of(&e)),
+        Err(e) => print_error(&e.to_string(), exit_of(&e)),
     }
 }
 
-fn complain(text: &str, exit: Exit) -> Exit {
+/// Prints an error and returns the exit.
+fn print_error(text: &str, exit: ProgramExit) -> ProgramExit {
     anstream::eprintln!("pepitad: {text}");
     exit
 }
 
-fn exit_of(error: &StartError) -> Exit {
+fn exit_of(error: &StartError) -> ProgramExit {
     match error {
-        StartError::Spec(_) => Exit::Config,
-        StartError::NotFound(_) | StartError::Launcher(_) => Exit::Unavailable,
-        StartError::Journal(_) | StartError::Orphans(_) => Exit::InTheWay,
-        StartError::Actor(_) => Exit::Failed,
+        StartError::Spec(_) => ProgramExit::Config,
+        StartError::NotFound(_) | StartError::Launcher(_) => ProgramExit::Unavailable,
+        StartError::Journal(_) | StartError::Orphans(_) => ProgramExit::Conflict,
+        StartError::Actor(_) => ProgramExit::Failed,
     }
 }
 
-/// What a signal asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    End,
-    Reload,
-}
-
-struct Signals {
-    term: Signal,
-    int: Signal,
-    hup: Signal,
-}
-
-impl Signals {
-    fn install() -> io::Result<Self> {
-        let [term, int, hup] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-        Ok(Self { term: signal(term)?, int: signal(int)?, hup: signal(hup)? })
-    }
-
-    async fn end(&mut self) {
-        while self.next().await != Wish::End {}
-    }
-
-    async fn next(&mut self) -> Wish {
-        tokio::select! {
-            _ = self.term.recv() => Wish::End,
-            _ = self.int.recv() => Wish::End,
-            _ = self.hup.recv() => Wish::Reload,
-        }
-    }
-}
-
-/// How far it is.
+/// How far the program is from its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    Up,
-    /// In order.
+    /// The tree runs.
+    Running,
+    /// All VMs are stopped in order. A further signal destroys them.
     Stopping,
-    /// Leaving, or destroying: nothing more can be asked for.
+    /// The VMs are left or destroyed. A further signal changes nothing.
     Ending,
 }
 
@@ -130,108 +118,102 @@ impl<'o> Daemon<'o> {
         options: &'o Options,
         mut signals: Signals,
         socket: Option<Socket>,
-    ) -> Exit {
-        let form = if options.quiet { Form::Quiet } else { options.form() };
-        let (printer, notes) = Printer::new(form);
+    ) -> ProgramExit {
+        let (printer, notes) = Printer::new(options.format());
         let printing = printer.start(tree.events());
-        let vms = spec.groups.iter().map(|group| group.vms.len()).sum();
-        notes.say(format!(
-            "{} supervises {} (pid {}); Ctrl-C {}",
-            tree.name(),
-            amount(vms, spec.groups.len()),
-            std::process::id(),
-            match spec.on_exit {
-                OnExit::Stop => "stops them in order",
-                OnExit::Leave => "leaves them running",
-            }
-        ));
-        let (told, mut calls) = mpsc::channel(16);
-        let control = socket.map(|socket| socket.serve(&tree, hooks(&options.config, told)));
+        notes.print(Report::Started {
+            name: tree.name().to_string(),
+            pid: std::process::id(),
+            vms: spec.groups.iter().map(|group| group.vms.len()).sum(),
+            groups: spec.groups.len(),
+            on_exit: spec.on_exit,
+        });
+        let (sender, mut requests) = mpsc::channel(REQUESTS);
+        let control = socket.map(|socket| socket.serve(&tree, hooks(&options.config, sender)));
         let control = match control.transpose() {
             Ok(control) => control,
             Err(e) => {
-                // Nothing has been promised yet, but VMs may be under way.
+                // READY was not reported yet, but the first VMs may be starting.
                 tree.stop().await;
-                return complain(&e.to_string(), Exit::InTheWay);
+                return print_error(&e.to_string(), ProgramExit::Conflict);
             }
         };
         let notify = Arc::new(Notify::new(std::env::var_os("NOTIFY_SOCKET").as_deref()));
-        notify.tell("READY=1");
-        watch::status(&tree, &notify);
-        watch::watchdog(&tree, &notify, watchdog());
-        let mut daemon = Self { tree, options, notes, notify, stage: Stage::Up };
+        notify.report(&[NotifyState::Ready]);
+        service::report_status(&tree, &notify);
+        service::feed_watchdog(&tree, &notify, watchdog_interval());
+        let mut daemon = Self { tree, options, notes, notify, stage: Stage::Running };
         let tree = daemon.tree.clone();
         let ended = tree.wait();
         tokio::pin!(ended);
-        let mut still = tokio::time::interval(STILL_WAITING);
+        let mut waiting = tokio::time::interval(WAITING_INTERVAL);
         let end = loop {
             tokio::select! {
                 end = &mut ended => break end,
-                wish = signals.next() => match wish {
-                    Wish::End => {
+                action = signals.next() => match action {
+                    SignalAction::End => {
                         daemon.end().await;
-                        still.reset();
+                        waiting.reset();
                     }
-                    Wish::Reload => daemon.reload().await,
+                    SignalAction::Reload => daemon.reload().await,
                 },
-                Some(call) = calls.recv() => {
-                    daemon.heard(&call);
-                    still.reset();
+                Some(request) = requests.recv() => {
+                    daemon.on_request(&request);
+                    waiting.reset();
                 }
-                _ = still.tick(), if daemon.stage != Stage::Up => daemon.say_what_is_waited_for(),
+                _ = waiting.tick(), if daemon.stage != Stage::Running => daemon.note_waiting(),
             }
         };
         if let Some(control) = control {
             control.close().await;
         }
-        drop((daemon, calls));
+        // The printer ends when there are no notes to come.
+        drop((daemon, requests));
         printing.finish().await;
         match end {
-            TreeEnd::Stopped | TreeEnd::Left => Exit::Ok,
-            TreeEnd::Failed { reason } => complain(&format!("gave up: {reason}"), Exit::Failed),
+            TreeEnd::Stopped | TreeEnd::Left => ProgramExit::Ok,
+            TreeEnd::Failed { reason } => print_error(&format!("gave up: {reason}"), ProgramExit::Failed),
         }
     }
 
-    /// A signal says so: the first in order, the next one at once.
+    /// Ends the tree because of a signal: the first one in order, the next one at once.
     async fn end(&mut self) {
         let tree = self.tree.clone();
         match self.stage {
-            Stage::Up => {
-                // As it was reloaded last.
+            Stage::Running => {
+                // A reload may have changed what the end does.
                 let spec = self.tree.spec().await;
                 let on_exit = spec.as_ref().map_or(OnExit::Stop, |spec| spec.on_exit);
-                self.notify.tell("STOPPING=1");
+                self.notify.report(&[NotifyState::Stopping]);
                 match on_exit {
                     OnExit::Stop => {
                         let limit = spec.map_or(Duration::ZERO, |spec| spec.shutdown_timeout);
-                        self.notes.say(format!(
-                            "stopping in order, within {limit:?}; once more to destroy everything at once"
-                        ));
+                        self.notes.print(Report::Stopping { limit });
                         self.stage = Stage::Stopping;
                         tokio::spawn(async move { tree.stop().await });
                     }
                     OnExit::Leave => {
-                        self.notes.say("leaving; the VMs run on, and the next run takes them over");
+                        self.notes.print(Report::Leaving);
                         self.stage = Stage::Ending;
                         tokio::spawn(async move { tree.leave().await });
                     }
                 }
             }
             Stage::Stopping => {
-                self.notes.say("destroying everything at once");
+                self.notes.print(Report::Destroying);
                 self.stage = Stage::Ending;
                 tokio::spawn(async move { tree.destroy().await });
             }
-            Stage::Ending => self.notes.say("ending already"),
+            Stage::Ending => self.notes.print(Report::EndingAlready),
         }
     }
 
-    /// Something was asked for over the control socket, and is under way.
-    fn heard(&mut self, call: &Call) {
-        let (method, params) = call.clone().into_parts();
-        self.notes.say(format!("told over the control socket: {method} {params}"));
-        if let Call::Shutdown { how } = call {
-            self.notify.tell("STOPPING=1");
+    /// Notes a request of the control socket, which the library carries out.
+    fn on_request(&mut self, request: &Call) {
+        let (method, params) = request.clone().into_parts();
+        self.notes.print(Report::Requested { method: method.to_owned(), params });
+        if let Call::Shutdown { how } = request {
+            self.notify.report(&[NotifyState::Stopping]);
             self.stage = match how {
                 How::Stop => Stage::Stopping,
                 How::Leave | How::Destroy => Stage::Ending,
@@ -239,51 +221,54 @@ impl<'o> Daemon<'o> {
         }
     }
 
-    /// Takes the configuration as it is written now, as a whole or not at all.
+    /// Applies the configuration as it is written now, as a whole or not at all.
     async fn reload(&self) {
         self.notify.reloading();
         let file = self.options.config.clone();
-        // A disk may be slow.
+        // On a thread of its own, because a disk may be slow.
         let read = tokio::task::spawn_blocking(move || load(&file)).await;
-        let done = match read {
+        let plan = match read {
             Ok(Ok(checked)) => {
                 for advice in &checked.advice {
                     anstream::eprintln!("{advice}\n");
                 }
-                let plan = self.tree.reload(checked.spec, false).await;
-                plan.map_err(|e| e.to_string())
+                self.tree.reload(checked.spec, false).await.map_err(|e| e.to_string())
             }
             Ok(Err(errors)) => Err(errors.to_string()),
             Err(e) => Err(e.to_string()),
         };
-        match done {
-            Ok(plan) if plan.is_empty() => self.notes.say("reloaded: nothing has changed"),
-            Ok(plan) => self.notes.say(format!("reloaded:\n{plan}")),
+        match plan {
+            Ok(plan) if plan.is_empty() => self.notes.print(Report::Reloaded { plan: String::new() }),
+            Ok(plan) => self.notes.print(Report::Reloaded { plan: plan.to_string() }),
             Err(why) => {
                 anstream::eprintln!("{why}");
-                self.notes.say("not reloaded, the former configuration stays in force");
+                self.notes.print(Report::NotReloaded { why });
             }
         }
-        self.notify.tell("READY=1");
+        self.notify.report(&[NotifyState::Ready]);
     }
 
-    fn say_what_is_waited_for(&self) {
-        let waited_for = watch::live(&self.tree);
-        if !waited_for.is_empty() {
-            self.notes.say(format!("still waiting for {}", waited_for.join(", ")));
+    /// Notes which VMs the end waits for.
+    fn note_waiting(&self) {
+        let status = self.tree.status();
+        let live = status.vms().filter(|vm| vm.phase.is_live());
+        let vms: Vec<WaitingVm> = live
+            .map(|vm| WaitingVm {
+                name: vm.name.to_string(),
+                phase: vm.phase.word(),
+                since: vm.since.elapsed(),
+            })
+            .collect();
+        if !vms.is_empty() {
+            self.notes.print(Report::WaitingFor { vms });
         }
     }
 }
 
-fn hooks(config: &Path, told: mpsc::Sender<Call>) -> Hooks {
+/// Returns what the control socket needs of this program: the configuration, and a way to note requests.
+fn hooks(config: &Path, requests: mpsc::Sender<Call>) -> Hooks {
     let file = config.to_owned();
     let read = move || load(&file).map(|checked| checked.spec).map_err(|errors| errors.to_string());
-    // With so many under way, one that is not noted is no loss.
-    Hooks::default().load(read).heard(move |call| drop(told.try_send(call.clone())))
-}
-
-fn watchdog() -> Option<Duration> {
-    let variable = |name| std::env::var(name).ok();
-    let (usec, pid) = (variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"));
-    notify::watchdog(usec.as_deref(), pid.as_deref(), std::process::id())
+    // Only the note is lost when the channel is full, not the request.
+    Hooks::default().load(read).heard(move |request| drop(requests.try_send(request.clone())))
 }

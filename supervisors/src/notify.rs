@@ -1,5 +1,10 @@
-//! Tells the service manager how things are: sd_notify(3), over the socket that it names in the environment.
+//! Reports to the service manager over the socket that `NOTIFY_SOCKET` names: sd_notify(3).
+//!
+//! The crate `sd-notify` has the words, the monotonic time of a reload and the variables of the watchdog. The socket is
+//! opened here, because that crate (0.5.0) does not know abstract addresses (`@name`), and would block this program when
+//! the service manager does not read.
 
+use sd_notify::NotifyState;
 use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -9,63 +14,73 @@ use std::time::Duration;
 
 /// The way to the service manager, if there is one.
 #[derive(Debug)]
-pub struct Notify {
-    to: Option<(UnixDatagram, SocketAddr)>,
+pub(crate) struct Notify {
+    socket: Option<Socket>,
+}
+
+#[derive(Debug)]
+struct Socket {
+    socket: UnixDatagram,
+    address: SocketAddr,
 }
 
 impl Notify {
-    /// To the socket of this address: a path, or an abstract name after `@`. Without one nobody is told anything.
-    pub fn new(address: Option<&OsStr>) -> Self {
-        let to = address.filter(|address| !address.is_empty()).and_then(|address| {
-            let open = || -> io::Result<_> {
-                let socket = UnixDatagram::unbound()?;
-                // What it does not take at once it does not get: nothing here waits for it.
-                socket.set_nonblocking(true)?;
-                Ok((socket, resolve(address)?))
-            };
-            open().inspect_err(|e| tracing::warn!("NOTIFY_SOCKET={}: {e}", address.display())).ok()
+    /// Reports to the socket of this address: a path, or an abstract name after `@`. Without an address, or with another
+    /// one, all reports are dropped.
+    pub(crate) fn new(address: Option<&OsStr>) -> Self {
+        let socket = address.filter(|address| !address.is_empty()).and_then(|address| {
+            let opened = Socket::open(address);
+            opened.inspect_err(|e| tracing::warn!("NOTIFY_SOCKET={}: {e}", address.display())).ok()
         });
-        Self { to }
+        Self { socket }
     }
 
-    /// Somebody listens.
-    pub fn is_wanted(&self) -> bool {
-        self.to.is_some()
+    /// Returns whether a service manager listens.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.socket.is_some()
     }
 
-    /// Tells it this: assignments, one a line.
-    pub fn tell(&self, text: &str) {
-        if let Some((socket, address)) = &self.to
+    /// Reports these states, as one message.
+    pub(crate) fn report(&self, states: &[NotifyState<'_>]) {
+        let text = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        if let Some(Socket { socket, address }) = &self.socket
             && let Err(e) = socket.send_to_addr(text.as_bytes(), address)
         {
-            tracing::debug!("the service manager was not told {text:?}: {e}");
+            tracing::debug!("the service manager did not get {text:?}: {e}");
         }
     }
 
-    /// A reload begins; it ends with the next `READY=1`.
-    pub fn reloading(&self) {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let usec = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={usec}"));
+    /// Reports that a reload begins. It ends with the next [`NotifyState::Ready`].
+    pub(crate) fn reloading(&self) {
+        // Without the time, which systemd asks for since version 253, an older service manager still understands it.
+        let time = NotifyState::monotonic_usec_now().ok();
+        let states: Vec<_> = std::iter::once(NotifyState::Reloading).chain(time).collect();
+        self.report(&states);
     }
 }
 
-fn resolve(address: &OsStr) -> io::Result<SocketAddr> {
-    match address.as_bytes().split_first() {
-        Some((b'@', name)) => SocketAddr::from_abstract_name(name),
-        Some((b'/', _)) => SocketAddr::from_pathname(address),
-        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "neither a path nor an abstract name")),
+impl Socket {
+    fn open(address: &OsStr) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        // A message that the service manager does not take at once is lost: this program never waits for it.
+        socket.set_nonblocking(true)?;
+        let address = match address.as_bytes().split_first() {
+            Some((b'@', name)) => SocketAddr::from_abstract_name(name),
+            Some((b'/', _)) => SocketAddr::from_pathname(address),
+            _ => Err(io::Error::new(io::ErrorKind::Unsupported, "neither a path nor an abstract name")),
+        }?;
+        Ok(Self { socket, address })
     }
 }
 
-/// How often the service manager wants to hear of us: half of what it allows, as it advises; `None` when it does not, or
-/// means another process.
-pub fn watchdog(usec: Option<&str>, pid: Option<&str>, own_pid: u32) -> Option<Duration> {
-    if pid.is_some_and(|pid| pid.parse() != Ok(own_pid)) {
-        return None;
-    }
-    let usec: u64 = usec?.parse().ok().filter(|usec| *usec > 1)?;
-    Some(Duration::from_micros(usec / 2))
+/// Returns how often to report to the service manager's watchdog: after half of the time that it allows, as
+/// sd_watchdog_enabled(3) recommends. `None` when the watchdog is off or watches another process.
+pub(crate) fn watchdog_interval() -> Option<Duration> {
+    half(sd_notify::watchdog_enabled()?)
+}
+
+fn half(limit: Duration) -> Option<Duration> {
+    Some(limit / 2).filter(|interval| !interval.is_zero())
 }
 
 #[cfg(test)]
@@ -83,29 +98,39 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("n");
         let socket = UnixDatagram::bind(&path).expect("bound");
-        Notify::new(Some(path.as_os_str())).tell("READY=1");
+        Notify::new(Some(path.as_os_str())).report(&[NotifyState::Ready]);
         assert_eq!(received(&socket), "READY=1");
         let name = format!("pepita-notify-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).expect("a name");
         let socket = UnixDatagram::bind_addr(&address).expect("bound");
         Notify::new(Some(format!("@{name}").as_ref())).reloading();
-        assert!(received(&socket).starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        let message = received(&socket);
+        let usec = message.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("both, a line each");
+        assert!(usec.parse::<u64>().is_ok(), "{message}");
     }
 
     #[test]
-    fn nobody_is_told_when_nobody_listens() {
+    fn without_a_listener_reports_are_dropped() {
         for address in [None, Some(""), Some("vsock:2:1"), Some("/nowhere/at/all")] {
-            Notify::new(address.map(OsStr::new)).tell("READY=1");
+            Notify::new(address.map(OsStr::new)).report(&[NotifyState::Ready]);
         }
         assert!(!Notify::new(Some("vsock:2:1".as_ref())).is_wanted());
     }
 
     #[test]
-    fn the_watchdog_hears_twice_as_often_as_it_wants() {
-        assert_eq!(watchdog(Some("3000000"), None, 7), Some(Duration::from_millis(1500)));
-        assert_eq!(watchdog(Some("3000000"), Some("7"), 7), Some(Duration::from_millis(1500)));
-        assert_eq!(watchdog(Some("3000000"), Some("8"), 7), None);
-        assert_eq!(watchdog(Some("soon"), None, 7), None);
-        assert_eq!(watchdog(None, None, 7), None);
+    fn a_service_manager_that_does_not_read_blocks_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("n");
+        let _socket = UnixDatagram::bind(&path).expect("bound");
+        let notify = Notify::new(Some(path.as_os_str()));
+        for _ in 0..10_000 {
+            notify.report(&[NotifyState::Watchdog]);
+        }
+    }
+
+    #[test]
+    fn the_watchdog_gets_a_report_twice_as_often_as_it_asks_for() {
+        assert_eq!(half(Duration::from_secs(3)), Some(Duration::from_millis(1500)));
+        assert_eq!(half(Duration::ZERO), None, "as a timer, no time at all would be a mistake");
     }
 }

@@ -1,7 +1,7 @@
-//! Prints events and notes from a thread of its own: a terminal that stands still stops nothing but itself.
+//! Prints events and notes from a thread of its own, so that a terminal that stands still holds up nothing else.
 
-use crate::line;
-use pepita_supervisor::observe::{Event, Events, Received};
+use crate::format::{format_event, format_lagged, format_note};
+use pepita_supervisor::observe::{Events, Received};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,15 +9,15 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// Notes that may wait for a terminal that stands still.
+/// How many notes may wait for a terminal that stands still. Further notes are dropped.
 const NOTES: usize = 64;
 
-/// At the end, for what is still to be printed.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// How long the end of the program waits for the rest to be printed.
+const FINISH: Duration = Duration::from_secs(2);
 
-/// How things are printed.
+/// How events and notes are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum OutputFormat {
     /// A line each, for people.
     Lines,
     /// A JSON object a line, for programs.
@@ -26,94 +26,108 @@ pub enum Form {
     Quiet,
 }
 
-/// Where notes go.
+/// A note of the program itself: a sentence for people, and the same as data.
+#[derive(Debug)]
+pub(crate) struct Note {
+    /// The sentence.
+    pub(crate) text: String,
+    /// An object with a `kind`, and what else programs may want to know.
+    pub(crate) data: Value,
+}
+
+/// The way of notes to the printer.
 #[derive(Debug, Clone)]
-pub struct Notes {
-    sender: mpsc::Sender<(SystemTime, String)>,
+pub(crate) struct Notes {
+    sender: mpsc::Sender<(SystemTime, Note)>,
 }
 
 impl Notes {
-    /// Prints a note; drops it when too many wait.
-    pub fn say(&self, text: impl Into<String>) {
-        let _ = self.sender.try_send((SystemTime::now(), text.into()));
+    /// Prints a note. Drops it when too many are waiting.
+    pub(crate) fn print(&self, note: impl Into<Note>) {
+        let _ = self.sender.try_send((SystemTime::now(), note.into()));
     }
 }
 
-/// The thread.
+/// A printer that was not started yet.
 #[derive(Debug)]
-pub struct Printer {
-    form: Form,
-    notes: mpsc::Receiver<(SystemTime, String)>,
+pub(crate) struct Printer {
+    format: OutputFormat,
+    notes: mpsc::Receiver<(SystemTime, Note)>,
 }
 
 impl Printer {
-    /// A printer, and where its notes go. Nothing is printed before [`Printer::start`].
-    pub fn new(form: Form) -> (Self, Notes) {
+    /// Returns a printer and the way of notes to it. Nothing is printed before [`Printer::start`].
+    pub(crate) fn new(format: OutputFormat) -> (Self, Notes) {
         let (sender, notes) = mpsc::channel(NOTES);
-        (Self { form, notes }, Notes { sender })
+        (Self { format, notes }, Notes { sender })
     }
 
-    /// Prints until the events end and no [`Notes`] are left.
-    pub fn start(self, events: Events) -> Printing {
+    /// Prints until the events end and all [`Notes`] are dropped.
+    pub(crate) fn start(self, events: Events) -> Printing {
         let runtime = Handle::current();
-        Printing { thread: tokio::task::spawn_blocking(move || runtime.block_on(self.print(events))) }
+        Printing { thread: tokio::task::spawn_blocking(move || runtime.block_on(self.run(events))) }
     }
 
-    async fn print(mut self, mut events: Events) {
-        let (mut news, mut talk) = (true, true);
-        while news || talk {
+    async fn run(mut self, mut events: Events) {
+        let (mut more_events, mut more_notes) = (true, true);
+        while more_events || more_notes {
             tokio::select! {
                 biased;
-                said = self.notes.recv(), if talk => match said {
-                    Some((time, text)) => self.note(time, &text),
-                    None => talk = false,
+                note = self.notes.recv(), if more_notes => match note {
+                    Some((time, note)) => self.print_note(time, &note),
+                    None => more_notes = false,
                 },
-                received = events.next(), if news => match received {
-                    Some(received) => self.show(&received),
-                    None => news = false,
+                received = events.next(), if more_events => match received {
+                    Some(received) => self.print_event(&received),
+                    None => more_events = false,
                 },
             }
         }
     }
 
-    fn show(&self, received: &Received) {
-        // Nobody may be reading.
-        let _ = match (self.form, received) {
-            (Form::Quiet, _) => Ok(()),
-            (Form::Lines, Received::Event(event)) => coloured(&line::event(event)),
-            (Form::Lines, Received::Lagged(missed)) => coloured(&line::lagged(*missed)),
-            (Form::Json, Received::Event(event)) => plain(&Event::to_json(event)),
-            (Form::Json, Received::Lagged(missed)) => plain(&json!({ "lagged": missed })),
+    fn print_event(&self, received: &Received) {
+        // The reader of the output may be gone. The supervisor goes on without it.
+        let _ = match (self.format, received) {
+            (OutputFormat::Quiet, _) => Ok(()),
+            (OutputFormat::Lines, Received::Event(event)) => print_line(&format_event(&event.to_json())),
+            (OutputFormat::Lines, Received::Lagged(missed)) => print_line(&format_lagged(*missed)),
+            (OutputFormat::Json, Received::Event(event)) => print_json(&event.to_json()),
+            (OutputFormat::Json, Received::Lagged(missed)) => print_json(&json!({ "lagged": missed })),
         };
     }
 
-    fn note(&self, time: SystemTime, text: &str) {
-        let ms = time.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
-        let _ = match self.form {
-            Form::Quiet => Ok(()),
-            Form::Lines => coloured(&line::note(time, text)),
-            Form::Json => plain(&json!({ "event": "supervisor", "time_ms": ms, "text": text })),
+    fn print_note(&self, time: SystemTime, note: &Note) {
+        let _ = match self.format {
+            OutputFormat::Quiet => Ok(()),
+            OutputFormat::Lines => print_line(&format_note(time, &note.text)),
+            OutputFormat::Json => print_json(&note_json(time, note)),
         };
     }
+}
+
+/// Returns a note as JSON: an event of the kind `supervisor`.
+fn note_json(time: SystemTime, note: &Note) -> Value {
+    let ms = time.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
+    json!({ "event": "supervisor", "time_ms": ms, "text": note.text, "note": note.data })
 }
 
 /// A printer at work.
 #[derive(Debug)]
-pub struct Printing {
+pub(crate) struct Printing {
     thread: JoinHandle<()>,
 }
 
 impl Printing {
-    /// Waits until all is printed, for a moment.
-    pub async fn finish(self) {
-        let _ = tokio::time::timeout(GOODBYE, self.thread).await;
+    /// Waits until all is printed, at most for two seconds.
+    pub(crate) async fn finish(self) {
+        let _ = tokio::time::timeout(FINISH, self.thread).await;
     }
 }
 
-fn coloured(text: &str) -> io::Result<()> {
+fn print_line(text: &str) -> io::Result<()> {
     writeln!(anstream::stdout().lock(), "{text}")
 }
 
-fn plain(value: &Value) -> io::Result<()> {
+fn print_json(value: &Value) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{value}")
 }

@@ -81,7 +81,7 @@ pub(crate) const CRATES: &[Crate] = &[
             &["as_init", "as_process"],
             &["main"],
         ],
-        pure: &["options.rs", "tail.rs"],
+        pure: &["options.rs", "state.rs", "tail.rs"],
         edges: &[],
     },
     Crate {
@@ -138,8 +138,14 @@ pub(crate) const CRATES: &[Crate] = &[
     Crate {
         dir: "supervisors/src",
         name: "pepita_supervisors",
-        rows: &[&["exit", "line", "notify"], &["config", "printer"], &["ctl", "daemon"], &["lib"], &["bin"]],
-        pure: &["ctl/table.rs"],
+        rows: &[
+            &["demo", "exit", "format", "notify"],
+            &["config", "printer"],
+            &["ctl", "daemon"],
+            &["lib"],
+            &["bin"],
+        ],
+        pure: &["ctl/table.rs", "daemon/note.rs"],
         edges: &[],
     },
 ];

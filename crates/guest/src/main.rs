@@ -2,16 +2,7 @@
 //!
 //! The agent is synchronous: it has a few threads, one of them for each connection.
 //!
-//! The modules form rows, and each uses only modules of rows above its own:
-//!
-//! | row | modules |
-//! | --- | --- |
-//! | 1 | `options`, `boot`, `console`, `tail`, `stream`, `reaper`, `process`, `cgroup`, `system` |
-//! | 2 | `state` |
-//! | 3 | `agent` |
-//! | 4 | `exec`, `notify`, `daemon`, `end` |
-//! | 5 | `serve` |
-//! | 6 | `as_init`, `as_process` |
+//! ARCHITECTURE.md has the rows in which the modules stand.
 
 mod agent;
 mod as_init;

@@ -7,16 +7,13 @@ mod writer;
 
 use crate::agent::Agent;
 use crate::stream::Stream;
-use connection::Connection;
+use connection::{Connection, HANDSHAKE};
 use std::io::{self, ErrorKind as Io, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VMADDR_CID_LOCAL, VsockListener};
-
-/// How long the whole of a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// How many connections may be open at once. A further one is closed at once.
 const CONNECTIONS: usize = 16;

@@ -1,5 +1,6 @@
-//! embedded: a program with work of its own that holds a tree beside it. The tree's job ends the program.
-//! Runs `config/embedded.toml`, or the file that is named. No control socket, nothing on disk, no signal handler.
+//! embedded: a program with work of its own that runs a tree beside it. The end of the tree's job ends the program.
+//! Runs `config/embedded.toml`, or the file that is named as its argument. It has no control socket, keeps nothing on disk
+//! and installs no signal handler but that for Ctrl-C.
 
 use pepita_supervisor::config;
 use pepita_supervisor::observe::{EventKind, Events, Received};
@@ -16,28 +17,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let tree = Tree::start(config::load(Path::new(&file))?.spec).await?;
     let mut work = tokio::time::interval(Duration::from_millis(500));
     let mut done = 0_u32;
-    let jobs = all_jobs(tree.events());
-    tokio::pin!(jobs);
-    let why = loop {
+    let end = end_of_a_group(tree.events());
+    tokio::pin!(end);
+    loop {
         tokio::select! {
-            why = &mut jobs => break why,
+            () = &mut end => break,
             _ = work.tick() => done += 1,
-            _ = tokio::signal::ctrl_c() => break "Ctrl-C".to_owned(),
+            _ = tokio::signal::ctrl_c() => break,
         }
-    };
-    println!("{why}; {done} pieces of our own work were done meanwhile");
+    }
+    println!("meanwhile this program did {done} pieces of its own work");
     println!("{}", tree.stop().await);
     Ok(())
 }
 
-/// Waits until the group of the jobs has ended, and says why.
-async fn all_jobs(mut events: Events) -> String {
+/// Prints the events until the first group has ended, which is that of the job.
+async fn end_of_a_group(mut events: Events) {
     while let Some(received) = events.next().await {
         let Received::Event(event) = received else { continue };
         println!("{event}");
-        if let (Some(group), EventKind::GroupEnded { reason, .. }) = (&event.group, &event.kind) {
-            return format!("{group} has ended: {reason}");
+        if event.group.is_some() && matches!(event.kind, EventKind::GroupEnded { .. }) {
+            return;
         }
     }
-    "the tree has ended".into()
 }

@@ -1,18 +1,18 @@
-//! `pepitactl`: shows and steers a running supervisor.
+//! `pepitactl`: shows and controls a running supervisor.
 
 use clap::Parser;
 use pepita_supervisors::ctl::{self, Options};
-use pepita_supervisors::exit::Exit;
+use pepita_supervisors::exit::ProgramExit;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let exit = match Options::try_parse() {
-        Err(e) => Exit::of_arguments(&e),
+        Err(e) => ProgramExit::of_arguments(&e),
         Ok(options) => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(ctl::run(options)),
             Err(e) => {
                 anstream::eprintln!("pepitactl: cannot start: {e}");
-                Exit::Failed
+                ProgramExit::Failed
             }
         },
     };

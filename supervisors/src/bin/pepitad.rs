@@ -2,36 +2,36 @@
 
 use clap::Parser;
 use pepita_supervisors::daemon::{self, Options};
-use pepita_supervisors::exit::Exit;
+use pepita_supervisors::exit::ProgramExit;
 use std::io::{IsTerminal, stderr};
 use tracing_subscriber::EnvFilter;
 
 fn main() {
     let exit = match Options::try_parse() {
-        Ok(options) => match log(&options) {
+        Ok(options) => match start_log(&options) {
             Ok(()) => run(&options),
             Err(e) => {
                 anstream::eprintln!("pepitad: --log: {e}");
-                Exit::Usage
+                ProgramExit::Usage
             }
         },
-        Err(e) => Exit::of_arguments(&e),
+        Err(e) => ProgramExit::of_arguments(&e),
     };
-    // Not by returning: a thread that waits for a terminal that stands still would keep the process.
+    // Not by returning from `main`: a thread that waits for a terminal that stands still would keep the process alive.
     std::process::exit(exit.code().into());
 }
 
-fn run(options: &Options) -> Exit {
+fn run(options: &Options) -> ProgramExit {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(daemon::run(options)),
         Err(e) => {
             anstream::eprintln!("pepitad: cannot start: {e}");
-            Exit::Failed
+            ProgramExit::Failed
         }
     }
 }
 
-fn log(options: &Options) -> Result<(), String> {
+fn start_log(options: &Options) -> Result<(), String> {
     let filter = options.log.clone().or_else(|| std::env::var("RUST_LOG").ok()).unwrap_or("warn".into());
     let filter = EnvFilter::try_new(filter).map_err(|e| e.to_string())?;
     let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

@@ -1,16 +1,16 @@
-//! What `pepitactl` is called with.
+//! The command line of `pepitactl`.
 
 use clap::{Args, Parser, Subcommand};
 use pepita_supervisor::spec::Signal;
 use std::path::PathBuf;
 
-/// Shows and steers a running pepitad.
+/// Shows and controls a running pepitad.
 #[derive(Debug, Parser)]
 #[command(name = "pepitactl", version)]
 #[command(
     after_help = "The supervisor is found at --socket, at the control_socket of --config, at $PEPITACTL_SOCKET, or at \
     /run/pepita-supervisor/control.sock.\n\
-    Exit codes: 0 ok, 1 refused, 64 usage, 69 no supervisor there, 70 it went away or gave up, 75 not \
+    Exit codes: 0 ok, 1 refused, 64 usage, 69 no supervisor there, 70 the supervisor ended or gave up, 75 not \
     ready in time, 77 permission, 78 mistakes in the configuration."
 )]
 pub struct Options {
@@ -20,7 +20,7 @@ pub struct Options {
     /// The supervisor's configuration file, which names the socket
     #[arg(long, short, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Ctl,
 }
@@ -28,17 +28,17 @@ pub struct Options {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Ctl {
-    /// Show each VM: where it is, and since when
+    /// Show each VM with its phase, and since when it is in it
     Status {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Show the groups with their strategies, and their VMs
     Tree,
-    /// Start VMs; forgets their failures, cuts a backoff short
+    /// Start VMs at once, also those in backoff; forgets their failures
     Start(Vms),
-    /// Stop VMs until they are started again
+    /// Stop VMs; they stay down until they are started
     Stop(Vms),
     /// Stop and start VMs; forgets their failures
     Restart(Vms),
@@ -51,30 +51,30 @@ pub enum Ctl {
         /// A name such as HUP, or a number
         signal: Signal,
     },
-    /// Stop the virtual CPUs of VMs
+    /// Pause the virtual CPUs of VMs
     Pause(Vms),
-    /// Let them run again
+    /// Let paused VMs run again
     Resume(Vms),
-    /// Print what a VM's console and daemon have written
+    /// Print the output of a VM's console and daemon
     Logs {
         /// The VM's name in the configuration
         vm: String,
-        /// Go on with what comes
+        /// Continue with new output until Ctrl-C
         #[arg(long, short)]
         follow: bool,
     },
-    /// Print what has happened: every change with the decision behind it
+    /// Print the events: every change of a VM with the decision behind it
     Events {
-        /// Go on with what comes
+        /// Continue with new output until Ctrl-C
         #[arg(long, short)]
         follow: bool,
-        /// A JSON object a line
+        /// Print a JSON object a line
         #[arg(long)]
         json: bool,
     },
-    /// Wait until the supervisor is there and VMs are ready
+    /// Wait until the supervisor answers and VMs are ready
     Wait {
-        /// Names of VMs in the configuration [default: all that are to be up]
+        /// Names of VMs in the configuration [default: all that are to run]
         #[arg(value_name = "VM")]
         vms: Vec<String>,
         /// Give up after so many seconds
@@ -83,30 +83,30 @@ pub enum Ctl {
     },
     /// Show what a reload would change
     Plan {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Take the configuration file as it is written now
+    /// Apply the configuration file as it is written now
     Reload {
         /// Restart the VMs that differ
         #[arg(long)]
         restart: bool,
-        /// Show what has changed as JSON
+        /// Print what has changed as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Say what is wrong with a configuration file, or good to know about it; needs no supervisor
+    /// Print the mistakes of a configuration file and advice about it; needs no supervisor
     Check {
-        /// Which
+        /// The file
         file: PathBuf,
     },
-    /// Stop everything in order and end the supervisor
+    /// Stop all VMs in order and end the supervisor
     Shutdown {
-        /// Leave the VMs running; the next run takes them over
+        /// Leave the VMs running; the next start takes them over
         #[arg(long, conflicts_with = "destroy")]
         leave: bool,
-        /// Destroy them at once
+        /// Destroy the VMs at once
         #[arg(long)]
         destroy: bool,
     },
@@ -114,7 +114,7 @@ pub enum Ctl {
     Top,
     /// Print a completion script
     Completions {
-        /// For this shell
+        /// The shell
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
@@ -122,7 +122,7 @@ pub enum Ctl {
     Man,
 }
 
-/// Which VMs.
+/// Names of VMs.
 #[derive(Debug, Args)]
 pub struct Vms {
     /// Names of VMs in the configuration
@@ -136,7 +136,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_shapes_are_consistent() {
+    fn the_command_line_is_consistent() {
         Options::command().debug_assert();
     }
 }

@@ -1,16 +1,16 @@
-//! The status as a table and as a tree, for people. Knows no socket.
+//! Formats the status as a table and as a tree, for people. Knows no socket.
 
-use crate::line::{lasting, style};
+use crate::format::{format_duration, phase_style};
 use anstyle::Style;
 use serde_json::Value;
 use std::time::Duration;
 
 const HEAD: [&str; 9] = ["GROUP", "VM", "PHASE", "INC", "ATT", "CID", "PID", "SINCE", "NOTE"];
 
-/// The column that is coloured.
+/// The column that gets a colour.
 const PHASE: usize = 2;
 
-/// A line for each VM.
+/// Formats a row for each VM, and a line for each group that is down.
 pub(super) fn status(status: &Value) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     for group in list(&status["groups"]) {
@@ -33,10 +33,10 @@ fn format_row(row: &[String; 9], widths: &[usize], head: bool) -> String {
     let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
         let style = match (head, column) {
             (true, _) => Style::new().bold(),
-            (false, PHASE) => style(cell),
+            (false, PHASE) => phase_style(cell),
             (false, _) => Style::new(),
         };
-        // The last one is as long as it is.
+        // The last cell is not padded.
         let pad = if column + 1 == HEAD.len() { 0 } else { width - cell.chars().count() };
         format!("{style}{cell}{style:#}{}", " ".repeat(pad))
     });
@@ -59,10 +59,10 @@ fn row(group: &str, vm: &Value) -> [String; 9] {
 }
 
 fn since(vm: &Value) -> String {
-    lasting(Duration::from_millis(vm["phase_ms"].as_u64().unwrap_or_default()))
+    format_duration(Duration::from_millis(vm["phase_ms"].as_u64().unwrap_or_default()))
 }
 
-/// What its phase does not say.
+/// Returns what the phase alone does not tell.
 fn note(vm: &Value) -> String {
     let mut notes = Vec::new();
     if let Some(reason) = vm["reason"].as_str() {
@@ -78,7 +78,7 @@ fn note(vm: &Value) -> String {
     notes.join("; ")
 }
 
-/// Groups with their strategies, VMs below them.
+/// Formats the groups with their strategies, and their VMs below them.
 pub(super) fn tree(status: &Value) -> String {
     let mut lines = vec![format!("{} (pid {})", text(&status["name"]), status["pid"])];
     let groups = list(&status["groups"]);
@@ -97,7 +97,7 @@ pub(super) fn tree(status: &Value) -> String {
         let vms = list(&group["vms"]);
         for (m, vm) in vms.iter().enumerate() {
             let phase = text(&vm["phase"]);
-            let style = style(phase);
+            let style = phase_style(phase);
             let note = Some(note(vm)).filter(|note| !note.is_empty()).map(|note| format!(" ({note})"));
             lines.push(format!(
                 "{}{}{} #{} {style}{phase}{style:#} {}{}",
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_straight() {
+    fn the_columns_of_the_table_are_aligned() {
         let expected = "\
 GROUP  VM         PHASE    INC  ATT  CID  PID  SINCE  NOTE
 db     a          ready    2    0    3    99   1m01s  changed; a restart applies it

@@ -1,9 +1,10 @@
-//! A table that is redrawn with every change. Plain ANSI, on the terminal's other screen, which is left again whatever
-//! happens.
+//! `pepitactl top`: a table that is redrawn with every change. Uses plain ANSI sequences on the terminal's alternate screen,
+//! and leaves that screen however the command ends.
 
-use super::{Failure, table};
-use crate::exit::Exit;
-use crate::line;
+use super::failure::Failure;
+use super::table;
+use crate::exit::ProgramExit;
+use crate::format::{format_event, format_lagged};
 use anstream::adapter::strip_str;
 use anstream::{AutoStream, ColorChoice};
 use pepita_supervisor::control::{Call, Client, Heard};
@@ -12,33 +13,33 @@ use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// For the times that the table shows.
+/// How often the table is redrawn without a change, for the durations in it.
 const REDRAW: Duration = Duration::from_secs(1);
 
-/// The newest events, below the table.
+/// How many events are kept for the space below the table.
 const EVENTS: usize = 64;
 
-/// The other screen. Dropped, the terminal is as it was.
+/// The alternate screen. Dropping it restores the terminal.
 struct Screen;
 
 impl Screen {
     fn enter() -> Result<Self, Failure> {
-        // Other screen, no cursor, long lines are cut.
+        // Switches to the alternate screen, hides the cursor and turns line wrapping off.
         write!(stdout(), "\x1b[?1049h\x1b[?25l\x1b[?7l")?;
         Ok(Self)
     }
 
-    /// Draws over what was there, so that nothing flickers.
+    /// Draws over the former lines instead of clearing the screen first, which would flicker.
     fn draw(&self, lines: &[String]) -> Result<(), Failure> {
         let mut text = String::from("\x1b[H");
-        // Who wants no colours still wants them in their places.
+        // Without colours the sequences that place the lines are still needed.
         let plain = AutoStream::choice(&stdout()) == ColorChoice::Never;
         for line in lines {
             match plain {
                 true => text.push_str(&strip_str(line).to_string()),
                 false => text.push_str(line),
             }
-            // The rest of the line, and then of the screen, is blank.
+            // Clears the rest of the line; below, the rest of the screen.
             text.push_str("\x1b[K\r\n");
         }
         text.push_str("\x1b[J");
@@ -50,21 +51,25 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that is gone needs no restoring.
+        // Restoring fails only when the terminal is gone.
         let _ = write!(stdout(), "\x1b[?7h\x1b[?25h\x1b[?1049l");
         let _ = stdout().flush();
     }
 }
 
+/// Shows the table until the supervisor ends, or a signal ends the command.
+///
+/// # Errors
+/// When standard output is no terminal, or the supervisor ends.
 pub(super) async fn run(mut client: Client) -> Result<(), Failure> {
     if !stdout().is_terminal() {
         let text = "top needs a terminal; for a program there is `pepitactl status --json`";
-        return Err(Failure::Told(Exit::Usage, text.into()));
+        return Err(Failure::new(ProgramExit::Usage, text));
     }
     let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::window_change()]
-        .map(|kind| signal(kind).map_err(|e| Failure::Told(Exit::Failed, e.to_string())));
+        .map(|kind| signal(kind));
     let [Ok(int), Ok(term), Ok(resized)] = &mut signals else {
-        return Err(Failure::Told(Exit::Failed, "signals cannot be watched".into()));
+        return Err(Failure::new(ProgramExit::Failed, "signals cannot be handled"));
     };
     client.call(Call::Events { after: Some(0) }).await?;
     let screen = Screen::enter()?;
@@ -72,8 +77,8 @@ pub(super) async fn run(mut client: Client) -> Result<(), Failure> {
     let mut events = VecDeque::new();
     loop {
         let status = client.call(Call::Status).await?;
-        while let Some(heard) = client.waiting() {
-            remember(&mut events, &heard);
+        while let Some(received) = client.waiting() {
+            keep(&mut events, &received);
         }
         let mut lines = vec![format!(
             "{} (pid {}); Ctrl-C ends this view",
@@ -83,7 +88,7 @@ pub(super) async fn run(mut client: Client) -> Result<(), Failure> {
         lines.push(String::new());
         lines.extend(table::status(&status).lines().map(str::to_owned));
         lines.push(String::new());
-        // A terminal that does not know its size says 0.
+        // A terminal that does not know its size reports 0.
         let rows = rustix::termios::tcgetwinsize(stdout()).map_or(0, |size| size.ws_row);
         let height = if rows == 0 { 24 } else { usize::from(rows) };
         let room = height.saturating_sub(lines.len() + 1);
@@ -91,8 +96,8 @@ pub(super) async fn run(mut client: Client) -> Result<(), Failure> {
         lines.truncate(height.saturating_sub(1));
         screen.draw(&lines)?;
         tokio::select! {
-            heard = client.hear() => match heard? {
-                Some(heard) => remember(&mut events, &heard),
+            received = client.hear() => match received? {
+                Some(received) => keep(&mut events, &received),
                 None => break,
             },
             _ = redraw.tick() => {}
@@ -102,13 +107,14 @@ pub(super) async fn run(mut client: Client) -> Result<(), Failure> {
         }
     }
     drop(screen);
-    Err(Failure::Told(Exit::Failed, "the supervisor has ended".into()))
+    Err(Failure::supervisor_ended())
 }
 
-fn remember(events: &mut VecDeque<String>, heard: &Heard) {
-    let line = match heard {
-        Heard::Event(event) => line::told(event),
-        Heard::Lagged(missed) => line::lagged(*missed),
+/// Keeps the line of an event, and drops the oldest line over the limit.
+fn keep(events: &mut VecDeque<String>, received: &Heard) {
+    let line = match received {
+        Heard::Event(event) => format_event(event),
+        Heard::Lagged(missed) => format_lagged(*missed),
         Heard::Answer { .. } => return,
     };
     if events.len() == EVENTS {

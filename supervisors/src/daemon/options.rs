@@ -1,6 +1,6 @@
-//! What `pepitad` is called with.
+//! The command line of `pepitad`.
 
-use crate::printer::Form;
+use crate::printer::OutputFormat;
 use clap::Parser;
 use std::path::PathBuf;
 
@@ -8,16 +8,16 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "pepitad", version)]
 #[command(
-    after_help = "Signals: TERM and INT stop everything in order (or leave the VMs running, on_exit = \"leave\"), a \
-    second one destroys it at once; HUP reads the configuration again.\n\
+    after_help = "Signals: TERM and INT stop all VMs in order (or leave them running, with on_exit = \"leave\"), and a \
+    second one destroys them at once; HUP reads the configuration again.\n\
     Exit codes: 0 stopped or left, 64 usage, 69 launcher missing or unfit, 70 the tree gave up, 73 another supervisor \
     is in the way, 78 mistakes in the configuration."
 )]
 pub struct Options {
-    /// What is to be supervised; config/reference.toml has every key
+    /// The configuration; config/reference.toml has every key
     #[arg(long, short, value_name = "FILE")]
     pub config: PathBuf,
-    /// Say what is wrong with the file, or good to know about it, and start nothing
+    /// Print the mistakes of the configuration and advice about it, and start nothing
     #[arg(long)]
     pub check: bool,
     /// Print each event as a JSON object, one a line
@@ -32,12 +32,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// How events are printed.
-    pub fn form(&self) -> Form {
+    /// Returns how events are printed.
+    pub(super) fn format(&self) -> OutputFormat {
         match (self.quiet, self.json) {
-            (true, _) => Form::Quiet,
-            (false, true) => Form::Json,
-            (false, false) => Form::Lines,
+            (true, _) => OutputFormat::Quiet,
+            (false, true) => OutputFormat::Json,
+            (false, false) => OutputFormat::Lines,
         }
     }
 }

@@ -1,15 +1,16 @@
-//! Kills at random, of whatever there is to kill: VMMs, monitors, vsock back-ends, and the supervisor itself, which is
-//! started again as systemd would.
+//! Random kills of every process there is: VMMs, monitors, vsock back-ends, and the supervisor itself, which the test starts
+//! again as systemd would.
 
-use crate::host::{Daemon, Host};
+use crate::host::Host;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 const VMS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// What is killed.
+/// Which process of a VM is killed, or the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Victim {
     Vmm,
@@ -18,7 +19,7 @@ enum Victim {
     Supervisor,
 }
 
-/// The process that this is of a VM now, if it is there.
+/// Returns the pid of this process of a VM; `None` when it does not run, and for the supervisor.
 fn pid_of(host: &Host, victim: Victim, vm: &str) -> Option<i32> {
     let output = host.pepita(&["status", "--name", &format!("duende-vm-{vm}"), "--json"]);
     let status: pepita_wire::StatusRecord = serde_json::from_slice(&output.stdout).ok()?;
@@ -35,16 +36,8 @@ fn pid_of(host: &Host, victim: Victim, vm: &str) -> Option<i32> {
     i32::try_from(pid).ok()
 }
 
-/// `a #3: …` in an event's line.
-fn incarnation(line: &str) -> Option<(&str, u64)> {
-    let mut words = line.split(' ').skip(1);
-    let (vm, number) = (words.next()?, words.next()?);
-    let number = number.strip_prefix('#')?.strip_suffix(':')?.parse().ok()?;
-    VMS.contains(&vm).then_some((vm, number))
-}
-
-/// Every 200 to 800 ms: incarnations only grow, none ends twice, there are never two VMMs of one name, and all are Ready
-/// again after the last kill. Seconds: `PEPITA_CHAOS_SECONDS` (default 45).
+/// A kill every 200 to 800 ms: incarnations only grow, no incarnation ends twice, a name never has two VMMs, and all VMs are
+/// ready again after the last kill. `PEPITA_CHAOS_SECONDS` (default 45) says for how long.
 #[test]
 fn random_kills_are_survived() {
     let seconds = std::env::var("PEPITA_CHAOS_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(45);
@@ -53,7 +46,7 @@ fn random_kills_are_survived() {
     let mut daemon = host.ready();
     let mut random = fastrand::Rng::with_seed(7);
     let mut kills: BTreeMap<Victim, usize> = BTreeMap::new();
-    let mut story: Vec<String> = Vec::new();
+    let mut story: Vec<Value> = Vec::new();
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
         std::thread::sleep(Duration::from_millis(random.u64(200..800)));
@@ -67,12 +60,12 @@ fn random_kills_are_survived() {
         let killed = match victim {
             Victim::Supervisor => {
                 daemon.kill();
-                story.append(&mut daemon.seen);
-                daemon = Daemon::start(&mut host.pepitad(&[]));
+                story.append(&mut daemon.events());
+                daemon = host.start();
                 true
             }
-            // It may have ended by itself meanwhile.
-            _ => {
+            // The process may have ended by itself meanwhile.
+            Victim::Vmm | Victim::Monitor | Victim::Backend => {
                 pid_of(&host, victim, vm).is_some_and(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok())
             }
         };
@@ -93,8 +86,8 @@ fn random_kills_are_survived() {
         "one VMM a name"
     );
     daemon.stop();
-    story.append(&mut daemon.seen);
-    judge(&story);
+    story.append(&mut daemon.events());
+    check_story(&story);
     host.assert_nothing_left();
 }
 
@@ -102,20 +95,23 @@ fn is_live_qemu(stat: &str) -> bool {
     stat.contains("(qemu") && !stat.contains(") Z ")
 }
 
-/// Incarnations only grow, and each ends at most once.
-fn judge(story: &[String]) {
+/// Asserts that incarnations only grow, and that each ends at most once.
+fn check_story(story: &[Value]) {
+    let all = || story.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
     let mut ends: BTreeMap<(&str, u64), usize> = BTreeMap::new();
-    for line in story {
-        let Some((vm, number)) = incarnation(line) else { continue };
+    for event in story {
+        let (Some(vm), Some(number)) = (event["vm"].as_str(), event["incarnation"].as_u64()) else {
+            continue;
+        };
         let known = newest.entry(vm).or_default();
-        assert!(number >= *known, "{line}\n{}", story.join("\n"));
+        assert!(number >= *known, "{event}\n{}", all());
         *known = number;
-        if line.contains("-> backoff") {
+        if event["to"] == "backoff" {
             *ends.entry((vm, number)).or_default() += 1;
         }
     }
-    println!("newest incarnations {newest:?}, {} ends told", ends.len());
+    println!("newest incarnations {newest:?}, {} ends reported", ends.len());
     let twice: Vec<_> = ends.iter().filter(|(_, times)| **times > 1).collect();
-    assert!(twice.is_empty(), "{twice:?} ended twice:\n{}", story.join("\n"));
+    assert!(twice.is_empty(), "{twice:?} ended twice:\n{}", all());
 }

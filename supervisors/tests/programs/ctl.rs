@@ -1,43 +1,49 @@
-//! `pepitactl`, each command of it.
+//! Each command of `pepitactl`.
 
+use crate::events::{self, Pattern, vm};
 use crate::host::{Daemon, Host, group, program, stderr, stdout, ticker};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use std::process::Command;
 
-fn line(text: &str, vm: &str) -> String {
-    let found = text.lines().find(|line| line.split_whitespace().nth(1) == Some(vm));
-    found.unwrap_or_else(|| panic!("no {vm} in:\n{text}")).to_owned()
+/// Returns a VM of the status.
+fn shown(host: &Host, name: &str) -> Value {
+    let status: Value = serde_json::from_str(&host.ctl_ok(&["status", "--json"])).expect("JSON");
+    let vms = status["groups"][0]["vms"].as_array().expect("VMs");
+    vms.iter().find(|vm| vm["name"] == name).unwrap_or_else(|| panic!("no {name} in {status}")).clone()
 }
 
 #[test]
-fn vms_are_shown_and_steered() {
+fn vms_are_shown_and_controlled() {
     let host = Host::new("", &group(&["a", "b"]));
     let mut daemon = host.ready();
-    let status = host.told(&["status"]);
+    assert_eq!(shown(&host, "a")["vmm_pid"], host.vmm_pid("a"));
+    let status = host.ctl_ok(&["status"]);
     assert!(status.starts_with("GROUP  VM  PHASE"), "{status}");
-    assert!(line(&status, "a").contains(&host.vmm_pid("a").to_string()), "{status}");
-    let tree = host.told(&["tree"]);
-    assert!(tree.contains("└── web: one_for_one, window 0/6 in 1m"), "{tree}");
-    assert!(tree.contains("├── a #1 ready"), "{tree}");
+    assert_eq!(status.lines().count(), 3, "a heading and a row for each VM: {status}");
+    let tree = host.ctl_ok(&["tree"]);
+    assert!(tree.contains("└── web: one_for_one") && tree.contains("├── a #1 ready"), "{tree}");
 
-    host.told(&["restart", "a"]);
-    daemon.until("a #2: running -> ready");
-    host.told(&["stop", "a", "b"]);
-    daemon.until("b #1: stopping -> stopped");
-    host.told(&["start", "b"]);
-    daemon.until("b #2: running -> ready");
-    host.told(&["pause", "b"]);
-    daemon.until("b #2: ready -> paused");
-    assert!(line(&host.told(&["status"]), "b").contains("paused"));
-    host.told(&["resume", "b"]);
-    daemon.until("b #2: paused -> ");
-    host.told(&["signal", "b", "KILL"]);
-    daemon.until("b #2: ready -> backoff; restart in 0.1 s: on-failure");
-    daemon.until("b #3: running -> ready");
-    assert_eq!(line(&host.told(&["status"]), "b").split_whitespace().nth(4), Some("1"), "one attempt");
-    host.told(&["reset", "b"]);
-    host.told(&["wait", "b"]);
+    host.ctl_ok(&["restart", "a"]);
+    daemon.until_event(vm("a", 2, "ready"));
+    host.ctl_ok(&["stop", "a", "b"]);
+    daemon.until_event(vm("b", 1, "stopped"));
+    host.ctl_ok(&["start", "b"]);
+    daemon.until_event(vm("b", 2, "ready"));
+    host.ctl_ok(&["pause", "b"]);
+    daemon.until_event(vm("b", 2, "paused"));
+    assert_eq!(shown(&host, "b")["phase"], "paused");
+    host.ctl_ok(&["resume", "b"]);
+    assert_eq!(daemon.until_event(vm("b", 2, "ready"))["from"], "paused");
+    host.ctl_ok(&["signal", "b", "KILL"]);
+    let failed = daemon.until_event(vm("b", 2, "backoff"));
+    assert_eq!(failed["decision"]["action"], "restart");
+    assert_eq!(failed["decision"]["delay_ms"], 100);
+    daemon.until_event(vm("b", 3, "ready"));
+    assert_eq!(shown(&host, "b")["attempts"], 1);
+    host.ctl_ok(&["reset", "b"]);
+    host.ctl_ok(&["wait", "b"]);
     daemon.stop();
     host.assert_nothing_left();
 }
@@ -49,7 +55,7 @@ fn logs_are_those_of_the_launcher() {
     let mut follow = Command::new(program("pepitactl"));
     let mut follow = Daemon::start(follow.arg("--config").arg(host.path("c.toml")).args(["logs", "-f", "a"]));
     follow.until("tick 2");
-    assert!(host.told(&["logs", "a"]).contains("tick 1"));
+    assert!(host.ctl_ok(&["logs", "a"]).contains("tick 1"));
     let refused = host.ctl(&["logs", "nope"]);
     assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
     daemon.stop();
@@ -57,21 +63,24 @@ fn logs_are_those_of_the_launcher() {
 }
 
 #[test]
-fn events_are_told_from_the_start_and_followed_to_the_end() {
+fn events_are_printed_from_the_first_and_followed_to_the_last() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = host.ready();
     let mut command = Command::new(program("pepitactl"));
     let command =
         command.env("PEPITACTL_SOCKET", host.path("c/c.sock")).args(["events", "--follow", "--json"]);
     let mut follower = Daemon::start(command);
-    follower.until("tree: ready");
-    let events = host.told(&["events"]);
-    assert!(events.lines().next().is_some_and(|line| line.ends_with("a #0: stopped -> waiting")), "{events}");
-    assert!(events.trim_end().ends_with("tree: ready"), "{events}");
+    follower.until_event(Pattern::TreeReady);
+    let kept: Vec<Value> = host.ctl_ok(&["events", "--json"]).lines().filter_map(events::parse).collect();
+    assert_eq!(kept[0]["seq"], 1, "{kept:?}");
+    assert!(vm("a", 0, "waiting").matches(&kept[0]), "{kept:?}");
+    assert!(Pattern::TreeReady.matches(kept.last().expect("events")), "{kept:?}");
+    let lines = host.ctl_ok(&["events"]);
+    assert_eq!(lines.lines().count(), kept.len(), "a line for each event: {lines}");
     daemon.stop();
     assert_eq!(follower.end().code(), Some(70), "{}", follower.story());
-    let last = follower.seen.iter().rev().find(|line| line.starts_with('{')).cloned();
-    assert!(last.is_some_and(|line| line.contains("tree: ended: stopped")), "{}", follower.story());
+    let last = follower.events().pop().expect("events");
+    assert!(Pattern::TreeEnded.matches(&last), "{}", follower.story());
     host.assert_nothing_left();
 }
 
@@ -79,48 +88,47 @@ fn events_are_told_from_the_start_and_followed_to_the_end() {
 fn a_reload_is_planned_refused_applied() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = host.ready();
-    assert_eq!(host.told(&["plan"]), "nothing differs\n");
+    assert_eq!(host.ctl_ok(&["plan"]), "nothing differs\n");
     host.configure("", &format!("[[group]]\nname = \"web\"\n{}", ticker("a", &["--interval", "100"])));
-    let plan = host.told(&["plan"]);
-    assert!(plan.contains("vm \"a\": needs a restart: command"), "{plan}");
-    assert!(!host.told(&["status"]).contains("a restart applies it"), "a plan changes nothing");
-    host.told(&["reload"]);
-    assert!(host.told(&["status"]).contains("a restart applies it"));
-    host.told(&["reload", "--restart"]);
-    daemon.until("a #2: running -> ready");
+    let plan = host.ctl_ok(&["plan", "--json"]);
+    assert!(plan.contains("command"), "the key that differs: {plan}");
+    assert_eq!(shown(&host, "a")["needs_restart"], false, "a plan changes nothing");
+    host.ctl_ok(&["reload"]);
+    assert_eq!(shown(&host, "a")["needs_restart"], true);
+    host.ctl_ok(&["reload", "--restart"]);
+    daemon.until_event(vm("a", 2, "ready"));
     host.configure("nonsense = 1\nrubbish = 2", &group(&["a"]));
     for call in ["plan", "reload"] {
         let refused = host.ctl(&[call]);
         assert_eq!(refused.status.code(), Some(78));
-        let told = stderr(&refused);
-        assert!(told.contains("nonsense") && told.contains("rubbish"), "{told}");
+        let mistakes = stderr(&refused);
+        assert!(mistakes.contains("nonsense") && mistakes.contains("rubbish"), "{mistakes}");
     }
     daemon.stop();
     host.assert_nothing_left();
 }
 
 #[test]
-fn a_shutdown_is_waited_for_and_shows_what_happens() {
-    for (args, told, left) in [
-        (&["shutdown"][..], "stopped", 0),
-        (&["shutdown", "--leave"], "left its VMs running", 1),
-        (&["shutdown", "--destroy"], "stopped", 0),
-    ] {
+fn a_shutdown_is_waited_for_and_prints_what_happens() {
+    for (args, left) in
+        [(&["shutdown"][..], 0), (&["shutdown", "--leave"], 1), (&["shutdown", "--destroy"], 0)]
+    {
         let host = Host::new("", &group(&["a"]));
         let mut daemon = host.ready();
-        let output = host.told(args);
-        assert!(output.ends_with(&format!("{told}\n")), "{output}");
+        let output = host.ctl_ok(args);
+        assert!(output.lines().count() > 1, "events and the end: {output}");
         assert!(daemon.end().success());
+        daemon.assert_order(&[Pattern::Note("requested"), Pattern::TreeEnded]);
         assert_eq!(stdout(&host.pepita(&["list", "--format", "name"])).lines().count(), left, "{args:?}");
     }
 }
 
 #[test]
-fn refusals_and_absences_have_their_numbers_and_say_what_to_do() {
+fn refusals_and_absences_have_their_exit_codes_and_messages() {
     let host = Host::new("", &group(&["a"]));
-    let nobody = host.ctl(&["status"]);
-    assert_eq!(nobody.status.code(), Some(69));
-    assert!(stderr(&nobody).contains("is pepitad running?"), "{}", stderr(&nobody));
+    let absent = host.ctl(&["status"]);
+    assert_eq!(absent.status.code(), Some(69));
+    assert!(stderr(&absent).contains("is pepitad running?"), "{}", stderr(&absent));
     let waited = host.ctl(&["wait", "--timeout", "0"]);
     assert_eq!(waited.status.code(), Some(75), "{}", stderr(&waited));
     let mut daemon = host.ready();
@@ -141,15 +149,15 @@ fn refusals_and_absences_have_their_numbers_and_say_what_to_do() {
 }
 
 #[test]
-fn what_needs_no_supervisor_works_without_one() {
+fn commands_that_need_no_supervisor_work_without_one() {
     let host = Host::new("", &group(&["a"]));
     let good = host.path("c.toml");
-    let check = host.told(&["check", good.to_str().expect("UTF-8")]);
-    assert!(check.contains("good; 1 VM in 1 group"), "{check}");
+    let check = host.ctl_ok(&["check", good.to_str().expect("UTF-8")]);
+    assert!(check.contains("1 VM in 1 group"), "{check}");
     assert_eq!(host.ctl(&["check", "/nowhere.toml"]).status.code(), Some(78));
-    assert!(host.told(&["completions", "bash"]).contains("_pepitactl"));
-    assert!(host.told(&["man"]).contains(".TH pepitactl"));
-    // The socket is found although the file has mistakes by now.
+    assert!(host.ctl_ok(&["completions", "bash"]).contains("_pepitactl"));
+    assert!(host.ctl_ok(&["man"]).contains(".TH pepitactl"));
+    // The socket is found although the file has mistakes now.
     host.configure("rubbish = 1", "");
     let mut command = Command::new(program("pepitactl"));
     let output = command.arg("--config").arg(&good).arg("status").output().expect("it runs");
@@ -157,22 +165,26 @@ fn what_needs_no_supervisor_works_without_one() {
 }
 
 #[test]
-fn top_shows_each_change_and_leaves_the_terminal_as_it_was() {
+fn top_shows_each_change_and_restores_the_terminal() {
     let host = Host::new("", &group(&["a", "b"]));
     let mut daemon = host.ready();
     let (ctl, socket) = (program("pepitactl"), host.path("c/c.sock"));
-    // script(1) is a terminal for it.
+    // script(1) gives it a terminal.
     let mut terminal = Command::new("script");
-    let told = format!("{} --socket {} top", ctl.display(), socket.display());
-    let mut top = Daemon::start(terminal.args(["-qefc", &told, "/dev/null"]));
+    let call = format!("{} --socket {} top", ctl.display(), socket.display());
+    let mut top = Daemon::start(terminal.args(["-qefc", &call, "/dev/null"]));
     top.until("Ctrl-C ends this view");
-    top.until("b #1: running -> ready");
     kill(Pid::from_raw(host.vmm_pid("b").cast_signed()), Signal::SIGKILL).expect("it runs");
-    top.until("b #1: ready -> backoff");
-    top.until("b #2: running -> ready");
+    for change in [vm("b", 1, "backoff"), vm("b", 2, "ready")] {
+        let event = daemon.until_event(change);
+        top.until(event["text"].as_str().expect("a sentence"));
+    }
     daemon.stop();
     assert_eq!(top.end().code(), Some(70), "the supervisor has ended: {}", top.story());
     let story = top.story();
-    assert!(story.contains("\x1b[?1049h") && story.contains("\x1b[?1049l"), "the other screen, and back");
+    assert!(
+        story.contains("\x1b[?1049h") && story.contains("\x1b[?1049l"),
+        "to the alternate screen, and back"
+    );
     host.assert_nothing_left();
 }

@@ -1,6 +1,8 @@
-//! `pepitad` from its start to its end, and every way in which it does not come to that.
+//! `pepitad` from its start to its end, and every way in which it refuses to start.
 
+use crate::events::{self, Pattern, vm};
 use crate::host::{Daemon, Host, group, program, stderr, stdout, ticker};
+use serde_json::Value;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
@@ -10,21 +12,37 @@ fn code(command: &mut Command) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn events_are_lines_with_a_time_and_sigterm_stops_in_order() {
+fn sigterm_stops_the_vms_in_reverse_order() {
     let host = Host::new("", &group(&["a", "b"]));
-    let mut daemon = host.ready();
+    let mut daemon = host.start();
+    let started = daemon.until_event(Pattern::Note("started"));
+    assert_eq!((&started["note"]["vms"], &started["note"]["groups"]), (&2.into(), &1.into()));
+    daemon.until_event(Pattern::TreeReady);
     daemon.stop();
     daemon.assert_order(&[
-        "test supervises 2 VMs in 1 group",
-        "a #1: running -> ready",
-        "b #1: running -> ready",
-        "tree: ready",
-        "stopping in order, within",
-        "b #1: stopping -> stopped",
-        "a #1: ready -> stopping",
-        "a #1: stopping -> stopped",
-        "tree: ended: stopped",
+        vm("a", 1, "ready"),
+        vm("b", 1, "ready"),
+        Pattern::TreeReady,
+        Pattern::Note("stopping"),
+        vm("b", 1, "stopped"),
+        vm("a", 1, "stopping"),
+        vm("a", 1, "stopped"),
+        Pattern::TreeEnded,
     ]);
+    host.assert_nothing_left();
+}
+
+#[test]
+fn for_people_each_event_is_a_line_with_a_time() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = Daemon::start(&mut host.pepitad(&[]));
+    host.ctl_ok(&["wait"]);
+    let events = host.ctl_ok(&["events", "--json"]);
+    daemon.stop();
+    for event in events.lines().filter_map(events::parse) {
+        let text = event["text"].as_str().expect("a sentence");
+        assert!(daemon.seen.iter().any(|line| line.ends_with(text)), "{text:?}\n{}", daemon.story());
+    }
     for line in &daemon.seen {
         let time = line.split(' ').next().unwrap_or_default();
         let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
@@ -36,37 +54,37 @@ fn events_are_lines_with_a_time_and_sigterm_stops_in_order() {
 #[test]
 fn with_json_each_line_is_an_event() {
     let host = Host::new("", &group(&["a"]));
-    let mut daemon = Daemon::start(&mut host.pepitad(&["--json"]));
-    daemon.until("\"text\":\"tree: ready\"");
+    let mut daemon = host.start();
+    daemon.until_event(Pattern::TreeReady);
     daemon.stop();
-    let events: Vec<serde_json::Value> = daemon
+    let events: Vec<Value> = daemon
         .seen
         .iter()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
         .collect();
     let seqs: Vec<u64> = events.iter().filter_map(|event| event["seq"].as_u64()).collect();
-    assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>(), "from the very first on, none missing");
+    assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>(), "from the first event on, none is missing");
     assert!(events.iter().any(|event| event["event"] == "supervisor"));
     host.assert_nothing_left();
 }
 
 #[test]
-fn quietly_it_prints_nothing() {
+fn with_quiet_nothing_is_printed() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = Daemon::start(&mut host.pepitad(&["--quiet"]));
-    host.told(&["wait"]);
+    host.ctl_ok(&["wait"]);
     daemon.stop();
     assert_eq!(daemon.seen, [] as [&str; 0]);
     host.assert_nothing_left();
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_and_nothing_is_started() {
+fn all_mistakes_are_printed_at_once_and_nothing_is_started() {
     let host = Host::new("on_exti = \"stop\"", "[[group]]\nname = \"web\"\nstrategy = \"one_for_some\"\n");
     for args in [&[][..], &["--check"]] {
         let (code, out, err) = code(&mut host.pepitad(args));
         assert_eq!((code, out.as_str()), (Some(78), ""), "{err}");
-        assert!(err.contains("on_exti") && err.contains("one_for_some"), "both of them: {err}");
+        assert!(err.contains("on_exti") && err.contains("one_for_some"), "both mistakes: {err}");
     }
     host.assert_nothing_left();
 }
@@ -90,20 +108,20 @@ fn a_second_supervisor_is_refused_and_the_first_goes_on() {
     let (socket, _, err) = code(&mut host.pepitad(&[]));
     assert_eq!(socket, Some(73), "{err}");
     assert!(err.contains("another supervisor answers here"), "{err}");
-    // With another socket it is the state's lock that stops it.
+    // With another socket, the lock on the state directory refuses the second supervisor.
     let text = std::fs::read_to_string(host.path("c.toml")).expect("written before");
     std::fs::write(host.path("d.toml"), text.replace("c/c.sock", "c/d.sock")).expect("written");
     let (lock, _, err) = code(Command::new(program("pepitad")).arg("--config").arg(host.path("d.toml")));
     assert_eq!(lock, Some(73), "{err}");
     assert!(err.contains("in use by another supervisor"), "{err}");
     assert!(!host.path("c/d.sock").exists());
-    host.told(&["status"]);
+    host.ctl_ok(&["status"]);
     daemon.stop();
     host.assert_nothing_left();
 }
 
 #[test]
-fn the_socket_of_a_dead_supervisor_is_replaced_and_that_of_somebody_else_is_not() {
+fn the_socket_of_a_dead_supervisor_is_replaced_and_another_file_is_not() {
     let host = Host::new("", &group(&["a"]));
     std::fs::create_dir(host.path("c")).expect("made");
     drop(UnixListener::bind(host.path("c/c.sock")).expect("bound"));
@@ -111,7 +129,7 @@ fn the_socket_of_a_dead_supervisor_is_replaced_and_that_of_somebody_else_is_not(
     std::fs::write(host.path("c/c.sock"), "").expect("written");
     let (code, _, err) = code(&mut host.pepitad(&[]));
     assert_eq!(code, Some(73), "{err}");
-    std::fs::remove_file(host.path("c/c.sock")).expect("it was left alone");
+    std::fs::remove_file(host.path("c/c.sock")).expect("the file is still there");
     host.assert_nothing_left();
 }
 
@@ -132,12 +150,15 @@ fn a_tree_that_gives_up_ends_the_program_with_an_error() {
     let host = Host::new("intensity = 0", &groups);
     let mut daemon = host.start();
     assert_eq!(daemon.end().code(), Some(70), "{}", daemon.story());
-    assert!(daemon.story().contains("pepitad: gave up"), "{}", daemon.story());
+    let events = daemon.events();
+    let failed = |event: &Value| event["event"] == "group_ended" && event["failed"] == true;
+    let failed: Vec<_> = events.iter().filter(|event| failed(event)).map(|event| &event["group"]).collect();
+    assert_eq!(failed, [&Value::from("web"), &Value::Null], "{}", daemon.story());
     assert_eq!(host.processes(), [] as [&str; 0]);
 }
 
 #[test]
-fn called_wrongly_it_says_how_to_call_it() {
+fn wrong_arguments_are_usage_errors() {
     let host = Host::new("", "");
     assert_eq!(code(&mut Command::new(program("pepitad"))).0, Some(64));
     assert_eq!(code(&mut host.pepitad(&["--json", "--quiet"])).0, Some(64));
@@ -149,10 +170,11 @@ fn called_wrongly_it_says_how_to_call_it() {
     assert!(file == Some(78) && err.contains("/nowhere.toml"), "{err}");
 }
 
-/// `pepitad` alone in a folder, so that nothing of its name lies beside it and PATH decides.
+/// Runs a copy of `pepitad` in a folder without `pepita`, so that PATH decides which launcher is found.
 fn alone(host: &Host, path: &str) -> (Option<i32>, String) {
     std::fs::create_dir_all(host.path("alone")).expect("made");
-    // By another process: a file that this one has written may still be open in a child of another test (ETXTBSY).
+    // Copied by another process: a file that this process has written may still be open for writing in a child of another
+    // test, and execve(2) fails with ETXTBSY then.
     let copied =
         Command::new("cp").arg(program("pepitad")).arg(host.path("alone")).status().expect("cp runs");
     assert!(copied.success());
@@ -167,7 +189,7 @@ fn another_program_named_pepita_first_in_path_is_refused_by_its_path() {
     let host = Host::new("", &group(&["a"]));
     let (foreign, ours) = (host.path("foreign"), program("pepita"));
     std::fs::create_dir(&foreign).expect("made");
-    // Exits with 0, whatever it is asked.
+    // true(1) exits with 0 whatever its arguments are.
     std::os::unix::fs::symlink("/bin/true", foreign.join("pepita")).expect("linked");
     let path = format!("{}:{}", foreign.display(), ours.parent().expect("a folder").display());
     let (code, words) = alone(&host, &path);
@@ -179,7 +201,7 @@ fn another_program_named_pepita_first_in_path_is_refused_by_its_path() {
 }
 
 #[test]
-fn without_any_pepita_it_says_where_it_looked() {
+fn without_a_launcher_the_searched_folders_are_named() {
     let host = Host::new("", &group(&["a"]));
     std::fs::create_dir(host.path("empty")).expect("made");
     let (code, words) = alone(&host, &host.path("empty").to_string_lossy());

@@ -1,15 +1,17 @@
-//! A host for one test: a folder with a configuration, `pepitad` in it, and a look at the end that nothing is left.
+//! A host for one test: a folder with a configuration, the programs in it, and a check at the end that nothing is left.
 
+use crate::events::{self, Pattern};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pepita_wire::StatusRecord;
+use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// For anything that a healthy machine does in a few seconds.
+/// How long to wait for anything that a machine without load does in a few seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) fn program(name: &str) -> PathBuf {
@@ -19,7 +21,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
     program
 }
 
-/// A guest's part of the set-up.
+/// Returns the path of a file for guests, which `make setup` has made.
 pub(crate) fn guest(file: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.guest").join(file);
     path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}: run `make setup` first", path.display()))
@@ -29,30 +31,30 @@ pub(crate) struct Host {
     dir: tempfile::TempDir,
 }
 
-/// The `[[group.vm]]` of a ticker with these arguments.
+/// Returns the `[[group.vm]]` of a ticker with these arguments.
 pub(crate) fn ticker(name: &str, args: &[&str]) -> String {
     let mut command = vec![program("ticker").to_string_lossy().into_owned()];
     command.extend(args.iter().map(|arg| (*arg).to_owned()));
     format!("[[group.vm]]\nname = \"{name}\"\ncommand = {command:?}\n")
 }
 
-/// A group of these VMs, which tick.
+/// Returns a group of these VMs, which tick.
 pub(crate) fn group(vms: &[&str]) -> String {
     let vms: String = vms.iter().map(|vm| ticker(vm, &[])).collect();
     format!("[[group]]\nname = \"web\"\n{vms}")
 }
 
 impl Host {
-    /// With a configuration: `supervisor` are more keys of `[supervisor]`.
+    /// Makes a host whose VMs are plain processes. `supervisor` has more keys for `[supervisor]`.
     pub(crate) fn new(supervisor: &str, groups: &str) -> Self {
-        // Short: a Unix socket's path ends at 107 bytes.
+        // A short path, because that of a Unix socket ends at 107 bytes.
         let dir = tempfile::Builder::new().prefix("pp").tempdir_in("/tmp").expect("a folder");
         let host = Self { dir };
         host.configure(supervisor, groups);
         host
     }
 
-    /// The same with real microVMs.
+    /// Makes a host whose VMs are microVMs.
     pub(crate) fn with_microvms(groups: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("pp").tempdir_in("/tmp").expect("a folder");
         let host = Self { dir };
@@ -83,7 +85,7 @@ impl Host {
         self.dir.path().join(name)
     }
 
-    /// `pepitad`, not started yet.
+    /// Returns a call of `pepitad` that was not started yet.
     pub(crate) fn pepitad(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program("pepitad"));
         command.arg("--config").arg(self.path("c.toml")).args(args);
@@ -91,11 +93,12 @@ impl Host {
         command
     }
 
+    /// Starts `pepitad --json`.
     pub(crate) fn start(&self) -> Daemon {
-        Daemon::start(&mut self.pepitad(&[]))
+        Daemon::start(&mut self.pepitad(&["--json"]))
     }
 
-    /// Started, and every VM ready.
+    /// Starts `pepitad --json` and waits until all VMs are ready.
     pub(crate) fn ready(&self) -> Daemon {
         let daemon = self.start();
         let waited = self.ctl(&["wait", "--timeout", &PATIENCE.as_secs().to_string()]);
@@ -108,8 +111,8 @@ impl Host {
         command.arg("--socket").arg(self.path("c/c.sock")).args(args).output().expect("pepitactl runs")
     }
 
-    /// What `pepitactl` prints when all is well.
-    pub(crate) fn told(&self, args: &[&str]) -> String {
+    /// Returns what `pepitactl` prints; it must succeed.
+    pub(crate) fn ctl_ok(&self, args: &[&str]) -> String {
         let output = self.ctl(args);
         assert!(output.status.success(), "{args:?}: {:?}: {}", output.status, stderr(&output));
         stdout(&output)
@@ -129,7 +132,8 @@ impl Host {
         self.status(vm).vmm_pid.expect("it runs")
     }
 
-    /// Processes of VMs of this host: their current directory is in its run directory.
+    /// Returns the processes of this host's VMs, as their lines of `/proc/<pid>/stat`. Their current directory lies in the
+    /// run directory.
     pub(crate) fn processes(&self) -> Vec<String> {
         let run = self.path("r");
         let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
@@ -140,7 +144,7 @@ impl Host {
 
     pub(crate) fn assert_nothing_left(&self) {
         assert_eq!(stdout(&self.pepita(&["list", "--format", "name"])), "", "VMs are left");
-        // A process gives its locks back a moment before it is gone from /proc, and nothing tells when.
+        // A process releases its locks a moment before it is gone from /proc, and no event says when.
         let deadline = Instant::now() + Duration::from_secs(1);
         while !self.processes().is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
@@ -152,7 +156,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // Whatever the test came to, nothing of it runs on.
+        // Also after a failure no VM of the test keeps running.
         for name in stdout(&self.pepita(&["list", "--format", "name"])).lines() {
             self.pepita(&["destroy", "--name", name, "--force"]);
         }
@@ -167,10 +171,11 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A program at work, with a reader of its output. Dropped, it is killed.
+/// A running program and its output. Dropping it kills the program.
 pub(crate) struct Daemon {
     child: Child,
     lines: Receiver<String>,
+    /// The lines that were read so far, of both output streams.
     pub(crate) seen: Vec<String>,
 }
 
@@ -197,33 +202,39 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Waits for a line that has this in it.
+    /// Waits for a line that contains this.
     pub(crate) fn until(&mut self, text: &str) -> String {
+        self.until_line(&format!("{text:?}"), |line| line.contains(text))
+    }
+
+    /// Waits for an event or a note, and returns it.
+    pub(crate) fn until_event(&mut self, pattern: Pattern<'_>) -> Value {
+        let is_wanted = |line: &str| events::parse(line).is_some_and(|event| pattern.matches(&event));
+        let line = self.until_line(&format!("{pattern:?}"), is_wanted);
+        events::parse(&line).expect("it was parsed before")
+    }
+
+    fn until_line(&mut self, what: &str, is_wanted: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     self.seen.push(line.clone());
-                    if line.contains(text) {
+                    if is_wanted(&line) {
                         return line;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => panic!("no {text:?}; seen:\n{}", self.story()),
+                Err(RecvTimeoutError::Timeout) => panic!("no {what}; seen:\n{}", self.story()),
                 Err(RecvTimeoutError::Disconnected) => {
-                    panic!("ended before {text:?}; seen:\n{}", self.story())
+                    panic!("ended before {what}; seen:\n{}", self.story())
                 }
             }
         }
     }
 
-    /// Waits for lines that have these in them, in whatever order: there are two streams.
-    pub(crate) fn until_all(&mut self, texts: &[&str]) {
-        let from = self.seen.len();
-        for text in texts {
-            if !self.seen[from..].iter().any(|line| line.contains(text)) {
-                self.until(text);
-            }
-        }
+    /// Returns the events and notes that were read so far.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        self.seen.iter().filter_map(|line| events::parse(line)).collect()
     }
 
     pub(crate) fn story(&self) -> String {
@@ -235,7 +246,7 @@ impl Daemon {
         kill(pid, signal).expect("a process that runs");
     }
 
-    /// Reads its output to the end, and says how it ended.
+    /// Reads the output to its end, and returns how the program ended.
     pub(crate) fn end(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -247,26 +258,27 @@ impl Daemon {
         }
     }
 
-    /// SIGTERM, and a good end.
+    /// Sends SIGTERM; the program must end with 0.
     pub(crate) fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
         let status = self.end();
         assert!(status.success(), "{status}:\n{}", self.story());
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
         self.end();
     }
 
-    /// These come one after the other in what was seen.
-    pub(crate) fn assert_order(&self, texts: &[&str]) {
-        let mut rest = self.seen.iter();
-        for text in texts {
+    /// Asserts that events and notes were read in this order, with others between them.
+    pub(crate) fn assert_order(&self, patterns: &[Pattern<'_>]) {
+        let events = self.events();
+        let mut rest = events.iter();
+        for pattern in patterns {
             assert!(
-                rest.any(|line| line.contains(text)),
-                "{text:?} is missing or too early:\n{}",
+                rest.any(|event| pattern.matches(event)),
+                "{pattern:?} is missing or too early:\n{}",
                 self.story()
             );
         }
@@ -275,7 +287,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // It may have ended; its VMs are the host's matter.
+        // The program may have ended. `Host` removes its VMs.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,10 +1,12 @@
-//! The programs as they are: real processes, real signals, real sockets. The VMs are plain processes (`vmm = "process"`),
-//! quick and many; nothing else differs from VMs in QEMU. Where the supervisor itself is killed, they are microVMs, too.
+//! Tests of the programs with real processes, real signals and real sockets. The VMs are plain processes
+//! (`vmm = "process"`), because these start quickly; all the rest is as with VMs in QEMU. The tests that kill the supervisor
+//! itself use microVMs, too.
 
 mod adoption;
 mod chaos;
 mod ctl;
 mod daemon;
+mod events;
 mod host;
 mod service;
 mod signals;

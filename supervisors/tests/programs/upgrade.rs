@@ -93,7 +93,7 @@ fn vms_of_an_older_supervisor_are_adopted_without_a_reboot() {
     let victim = Pid::from_raw(host.vmm_pid("micro").cast_signed());
     kill(victim, Signal::SIGKILL).expect("it runs");
     daemon.until("micro #2: running -> ready");
-    let events = host.told(&["events", "--json"]);
+    let events = host.ctl_ok(&["events", "--json"]);
     let mut events =
         events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
     let failed = events.find(|event| event["to"] == "backoff").expect("it failed");

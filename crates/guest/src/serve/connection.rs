@@ -1,6 +1,5 @@
 //! One conversation with a host: its hello, then requests and their answers.
 
-use super::HANDSHAKE;
 use super::follow::{logs, watch};
 use super::writer::Writer;
 use crate::agent::{Agent, Mode};
@@ -11,7 +10,10 @@ use pepita_wire::{Ask, ErrorKind, Hello, Lines, MAX_BAD_LINES, Request, ToGuest,
 use serde_json::{Value, json};
 use std::io::{self, ErrorKind as Io, Read};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long the whole of a handshake may take.
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
 
 pub(super) struct Connection {
     agent: Arc<Agent>,
