@@ -186,3 +186,76 @@ fn every_file_that_a_document_names_exists() {
     }
     assert!(wrong.is_empty(), "files that are not there:\n{}", wrong.join("\n"));
 }
+
+/// The variants of an enum in kebab-case, as events and records spell them.
+fn variants(name: &str, folders: &[&str]) -> BTreeSet<String> {
+    let mut found = Vec::new();
+    for folder in folders {
+        collect(&root().join(folder), &mut found);
+    }
+    let rust = found.iter().filter(|path| path.extension().is_some_and(|e| e == "rs"));
+    let items = rust.flat_map(|path| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        syn::parse_file(&text).unwrap_or_else(|e| panic!("{}: {e}", shown(path))).items
+    });
+    let mut enums = items.filter_map(|item| match item {
+        syn::Item::Enum(item) if item.ident == name => Some(item),
+        _ => None,
+    });
+    let item = enums.next().unwrap_or_else(|| panic!("no enum {name} in {folders:?}"));
+    item.variants.iter().map(|variant| kebab(&variant.ident.to_string())).collect()
+}
+
+fn kebab(name: &str) -> String {
+    let mut word = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !word.is_empty() {
+            word.push('-');
+        }
+        word.push(c.to_ascii_lowercase());
+    }
+    word
+}
+
+/// The words of all tables of `docs/semantics.md` that begin with this heading.
+fn words(heading: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("docs/semantics.md")).expect("docs/semantics.md");
+    let start = format!("| {heading} |");
+    let tables =
+        text.split(start.as_str()).skip(1).map(|table| table.split("\n\n").next().unwrap_or_default());
+    let rows = tables.flat_map(|table| table.lines().skip(1));
+    rows.filter_map(|row| row.split('`').nth(1).map(str::to_owned)).collect()
+}
+
+#[test]
+fn the_words_of_the_code_are_those_of_the_semantics() {
+    let mut kinds = variants("Exit", &["crates/wire/src"]);
+    kinds.extend(variants("Ending", &["src/policy"]).into_iter().filter(|kind| kind != "exit"));
+    assert_eq!(words("kind"), kinds, "semantics 3.8");
+    assert_eq!(words("phase"), variants("VmPhase", &["src/observe"]), "semantics 2.1");
+    assert_eq!(words("action"), variants("Action", &["src/observe", "src/policy"]), "semantics 10.2");
+}
+
+#[test]
+fn every_key_that_a_document_names_is_in_the_code() {
+    let files = files();
+    let is_code = |path: &Path| path.extension().is_some_and(|e| e == "rs" || e == "toml");
+    let is_document = |path: &Path| {
+        path.starts_with(root().join("docs")) || path.ends_with("README.md") && path.parent() == Some(root())
+    };
+    let is_key = |word: &&str| word.contains('_') && !word.contains(|c: char| c.is_ascii_uppercase());
+    let code: Vec<&str> =
+        files.iter().filter(|(path, _)| is_code(path)).map(|(_, text)| text.as_str()).collect();
+    let known = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let names: BTreeSet<&str> = code.iter().flat_map(|text| text.split(|c| !known(c))).collect();
+    let mut wrong = Vec::new();
+    for (path, text) in files.iter().filter(|(path, _)| is_document(path)) {
+        let spans = text.split('`').skip(1).step_by(2);
+        for word in spans.flat_map(|span| span.split(|c| !known(c))).filter(|word| is_key(word)) {
+            if !names.contains(word) {
+                wrong.push(format!("{}: {word}", shown(path)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "words that the code does not know:\n{}", wrong.join("\n"));
+}

@@ -6,6 +6,7 @@ mod adoption;
 mod chaos;
 mod ctl;
 mod daemon;
+mod documents;
 mod events;
 mod host;
 mod service;
