@@ -1,10 +1,11 @@
-//! What the library calls the launcher with is what the launcher understands: both sides of every argv.
+//! The launcher understands what the library calls it with: both sides of every command.
 
-use pepita_launcher::cli::{self, Cli, Request, Run};
+use pepita_launcher::cli::{Cli, Request, Run, RunOptions};
 use pepita_launcher::rundir::cid::Wanted;
 use pepita_launcher::vm_config::VmmKind;
 use pepita_supervisor::executor::argv::{self, CONFIG_LABEL, Launch, OWNER_LABEL};
-use pepita_supervisor::spec::{Cid, Incarnation, MachineSpec, Port, Signal, VmName, VmSpec};
+use pepita_supervisor::spec::{Cid, Incarnation, MachineSpec, Port, Signal, VmName, VmSpec, Vmm};
+use pepita_wire::LaunchSpec;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use std::ffi::OsString;
@@ -78,19 +79,36 @@ proptest! {
         prop_assert_eq!(options.name.as_ref(), Some(spec.name.id()));
         prop_assert_eq!(options.kernel.as_deref().unwrap_or(Path::new("")), &machine.kernel);
         prop_assert_eq!(options.rootfs.as_deref().unwrap_or(Path::new("")), &machine.rootfs);
-        prop_assert_eq!((options.cpus, options.memory, options.vsock_port), (Some(machine.vcpus), Some(machine.memory_mb.into()), Some(machine.port.0)));
-        prop_assert_eq!(options.vmm == Some(VmmKind::Process), machine.vmm == pepita_supervisor::spec::Vmm::Process);
         prop_assert!(matches!(options.vsock_cid, Some(Wanted::Fixed(cid)) if cid.to_string() == launch.cid.to_string()));
-        prop_assert_eq!((options.incarnation, options.hold, run.daemon), (Some(launch.incarnation.0), launch.hold, true));
-        prop_assert!(!run.wait_ready && !run.rm);
-        prop_assert_eq!(options.ready_timeout, Some(spec.start.timeout));
-        prop_assert_eq!(&run.daemon_args.command, &spec.command);
-        let labels = [(OWNER_LABEL.to_owned(), launch.owner.clone()), (CONFIG_LABEL.to_owned(), spec.fingerprint())];
-        prop_assert_eq!(&options.label[..], &labels);
-        // The environment goes another way, and no value of it into the argv.
-        prop_assert_eq!(run.daemon_args.env_file.as_deref(), Some(Path::new("-")));
-        prop_assert!(run.daemon_args.env.is_empty());
-        let file = String::from_utf8(argv::env_file(&launch)).expect("texts");
-        prop_assert_eq!(cli::env_file(&file), Ok(spec.env.clone()));
+        prop_assert!(run.daemon && !run.wait_ready && !run.rm);
+        prop_assert_eq!(run.spec.as_deref(), Some(Path::new("-")));
+
+        // Nothing else stands beside the specification, where it would override a field.
+        let RunOptions { initrd, kernel_package, cpus, memory, vsock_port, vsock, label, incarnation, hold, .. } = options;
+        prop_assert!(initrd.is_none() && kernel_package.is_none() && cpus.is_none() && memory.is_none());
+        prop_assert!(vsock_port.is_none() && vsock.is_none() && label.is_empty() && incarnation.is_none() && !hold);
+        prop_assert!(options.ready_timeout.is_none() && options.vmm.is_none() && options.accel.is_none());
+        prop_assert!(options.cmdline_append.is_none() && run.daemon_args.command.is_empty());
+        prop_assert!(run.daemon_args.env.is_empty() && run.daemon_args.env_file.is_none());
+
+        let text = serde_json::to_vec(&argv::specification(&launch)).expect("JSON");
+        let asked: LaunchSpec = serde_json::from_slice(&text).expect("a specification");
+        let labels = [(OWNER_LABEL, launch.owner.clone()), (CONFIG_LABEL, spec.fingerprint())];
+        let expected = LaunchSpec {
+            incarnation: Some(launch.incarnation.0),
+            vmm: Some(if machine.vmm == Vmm::Process { "process" } else { "qemu" }.to_owned()),
+            cpus: Some(machine.vcpus),
+            memory_mb: Some(machine.memory_mb.into()),
+            vsock_port: Some(machine.port.0),
+            ready_timeout_ms: Some(u64::try_from(spec.start.timeout.as_millis()).expect("short")),
+            hold: launch.hold,
+            command: spec.command.clone(),
+            env: spec.env.clone(),
+            labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
+            ..LaunchSpec::default()
+        };
+        prop_assert_eq!(&asked, &expected);
+        // The launcher knows the word for the VMM.
+        prop_assert!(asked.vmm.expect("a word").parse::<VmmKind>().is_ok());
     }
 }

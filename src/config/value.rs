@@ -243,7 +243,7 @@ fn list(node: &Node<'_>, what: &str, example: &str, read: impl Fn(&Node<'_>) -> 
     if wrongs.is_empty() { Ok(Value::Array(good)) } else { Err(wrongs) }
 }
 
-/// Reads environment variables. They reach the guest a line each, so neither names nor values may break one.
+/// Reads environment variables. `pepita run --env-file` has a line for each, so neither names nor values may break one.
 fn environment(node: &Node<'_>) -> Read {
     let Some(entries) = node.get_ref().as_table() else {
         return expected(node, "a table of texts", Some("such as { RUST_LOG = \"info\" }".to_owned()));

@@ -1,14 +1,15 @@
-//! What the launcher is called with. Words only; nothing is run here.
+//! What the launcher is called with: the words of each command, and what a launch reads from its standard input.
 //!
-//! A test sends every one of these through the launcher's own parser, so that the two cannot drift apart.
+//! Runs nothing. A test sends every command through the launcher's own parser, so that the two cannot drift apart.
 
 use crate::spec::{Cid, Incarnation, Signal, VmId, VmSpec};
+use pepita_wire::LaunchSpec;
 use std::ffi::OsString;
 
 /// The label by which a supervisor knows its own VMs; its value is the supervisor's name.
 pub const OWNER_LABEL: &str = "pepita-supervisor.owner";
 
-/// The label that holds the fingerprint of the configuration a VM was started with.
+/// The label that holds the fingerprint of the configuration that a VM was started with.
 pub const CONFIG_LABEL: &str = "pepita-supervisor.config";
 
 /// All that a launch needs to know.
@@ -16,13 +17,13 @@ pub const CONFIG_LABEL: &str = "pepita-supervisor.config";
 pub struct Launch {
     /// The VM.
     pub spec: VmSpec,
-    /// Which start of it.
+    /// The number of this start of the VM.
     pub incarnation: Incarnation,
-    /// Its CID.
+    /// The CID that the VM is to have.
     pub cid: Cid,
-    /// The supervisor's mark.
+    /// The supervisor's name, its mark on the VM.
     pub owner: String,
-    /// The daemon is not to be started yet: a warm spare.
+    /// Whether the daemon is not to be started yet, as in a warm spare.
     pub hold: bool,
 }
 
@@ -30,70 +31,68 @@ fn words(words: &[&str]) -> Vec<OsString> {
     words.iter().map(OsString::from).collect()
 }
 
-/// `pepita run …`. The environment goes through standard input (`--env-file -`): secrets have no place in an argv.
+/// Returns `pepita run --kernel <file> --rootfs <file> --vsock-cid <cid> --name <vm> --daemon --json --spec -`. All other
+/// fields go through standard input, see [`specification`]. A plain process has neither kernel nor root.
 pub fn run(launch: &Launch) -> Vec<OsString> {
     let (spec, machine) = (&launch.spec, &launch.spec.machine);
     let mut argv = words(&["run"]);
-    let mut option = |name: &str, value: OsString| argv.extend([OsString::from(name), value]);
-    if !machine.kernel.as_os_str().is_empty() {
-        option("--kernel", machine.kernel.clone().into());
+    for (option, path) in [("--kernel", &machine.kernel), ("--rootfs", &machine.rootfs)] {
+        if !path.as_os_str().is_empty() {
+            argv.extend([option.into(), path.into()]);
+        }
     }
-    if !machine.rootfs.as_os_str().is_empty() {
-        option("--rootfs", machine.rootfs.clone().into());
-    }
-    option("--vsock-cid", launch.cid.to_string().into());
-    option("--name", spec.name.id().as_str().into());
-    option("--cpus", machine.vcpus.to_string().into());
-    option("--memory", machine.memory_mb.to_string().into());
-    option("--vsock-port", machine.port.0.to_string().into());
-    option("--vmm", machine.vmm.to_string().into());
-    option("--incarnation", launch.incarnation.0.to_string().into());
-    option("--ready-timeout", format!("{}ms", spec.start.timeout.as_millis()).into());
-    option("--label", format!("{OWNER_LABEL}={}", launch.owner).into());
-    option("--label", format!("{CONFIG_LABEL}={}", spec.fingerprint()).into());
-    option("--env-file", "-".into());
-    argv.extend(words(&["--daemon", "--json"]));
-    if launch.hold {
-        argv.push("--hold".into());
-    }
-    if !spec.command.is_empty() {
-        argv.push("--".into());
-        argv.extend(spec.command.iter().map(OsString::from));
-    }
+    let cid = launch.cid.to_string();
+    argv.extend(words(&["--vsock-cid", &cid, "--name", spec.name.id().as_str()]));
+    argv.extend(words(&["--daemon", "--json", "--spec", "-"]));
     argv
 }
 
-/// The environment as `--env-file` reads it: a `K=V` a line.
-pub fn env_file(launch: &Launch) -> Vec<u8> {
-    launch.spec.env.iter().flat_map(|(key, value)| format!("{key}={value}\n").into_bytes()).collect()
+/// Returns the launch specification that `--spec -` reads. Secrets of the environment have no place in an argv, which
+/// every process of the host can read.
+pub fn specification(launch: &Launch) -> LaunchSpec {
+    let (spec, machine) = (&launch.spec, &launch.spec.machine);
+    let labels = [(OWNER_LABEL, launch.owner.clone()), (CONFIG_LABEL, spec.fingerprint())];
+    LaunchSpec {
+        incarnation: Some(launch.incarnation.0),
+        vmm: Some(machine.vmm.to_string()),
+        cpus: Some(machine.vcpus),
+        memory_mb: Some(machine.memory_mb.into()),
+        vsock_port: Some(machine.port.0),
+        ready_timeout_ms: Some(u64::try_from(spec.start.timeout.as_millis()).unwrap_or(u64::MAX)),
+        hold: launch.hold,
+        command: spec.command.clone(),
+        env: spec.env.clone(),
+        labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
+        ..LaunchSpec::default()
+    }
 }
 
-/// `pepita signal --name <vm> --signal <number>`.
+/// Returns `pepita signal --name <vm> --signal <number> --json`.
 pub fn signal(vm: &VmId, signal: Signal) -> Vec<OsString> {
     words(&["signal", "--name", vm.as_str(), "--signal", &signal.number().to_string(), "--json"])
 }
 
-/// `pepita status --name <vm> --json`.
+/// Returns `pepita status --name <vm> --json`.
 pub fn status(vm: &VmId) -> Vec<OsString> {
     words(&["status", "--name", vm.as_str(), "--json"])
 }
 
-/// `pepita destroy --name <vm> --force --json`.
+/// Returns `pepita destroy --name <vm> --force --json`.
 pub fn destroy(vm: &VmId) -> Vec<OsString> {
     words(&["destroy", "--name", vm.as_str(), "--force", "--json"])
 }
 
-/// `pepita adopt --name <vm> --json`.
+/// Returns `pepita adopt --name <vm> --json`.
 pub fn adopt(vm: &VmId) -> Vec<OsString> {
     words(&["adopt", "--name", vm.as_str(), "--json"])
 }
 
-/// `pepita list --json`.
+/// Returns `pepita list --json`.
 pub fn list() -> Vec<OsString> {
     words(&["list", "--json"])
 }
 
-/// `pepita --version --json`.
+/// Returns `pepita --version --json`.
 pub fn version() -> Vec<OsString> {
     words(&["--version", "--json"])
 }

@@ -113,8 +113,8 @@ impl Launcher {
 
 impl Pepita for Launcher {
     fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord> {
-        // An empty standard input is the null device, which `--env-file -` reads as no variables.
-        Box::pin(self.record(argv::run(launch), argv::env_file(launch), LAUNCH_DEADLINE))
+        let specification = serde_json::to_vec(&argv::specification(launch)).expect("it is JSON");
+        Box::pin(self.record(argv::run(launch), specification, LAUNCH_DEADLINE))
     }
 
     fn adopt<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord> {
