@@ -107,7 +107,6 @@ pub mod optional {
     ///
     /// # Errors
     /// When `serializer` fails.
-    #[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
     pub fn serialize<S: Serializer>(exit: &Option<Exit>, serializer: S) -> Result<S::Ok, S::Error> {
         exit.as_ref().map(Report::from).serialize(serializer)
     }
