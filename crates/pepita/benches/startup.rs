@@ -4,7 +4,7 @@
 //! `cargo build --release --workspace --bins && cargo bench -p pepita-launcher --bench startup`
 
 use pepita_launcher::client::Client;
-use serde_json::json;
+use pepita_wire::VmState;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,12 +38,11 @@ impl Bench {
         let mut client = Client::open(&self.dir.path().join("a")).expect("its monitor");
         let mut since = 0;
         loop {
-            let answer = client.ask("watch", json!({ "since": since }), Some(Duration::from_secs(10)));
-            let status = answer.expect("an answer").expect("a status");
-            if status["state"] == "running" {
+            let status = client.watch(since, Some(Duration::from_secs(10))).expect("a status");
+            if status.state == VmState::Running {
                 return (returned, began.elapsed());
             }
-            since = status["generation"].as_u64().expect("a generation");
+            since = status.generation;
         }
     }
 }

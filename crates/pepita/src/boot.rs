@@ -24,9 +24,7 @@ mod start;
 pub(crate) use claim::Requested;
 
 use crate::error::{About, CallError, call_error};
-use crate::monitor::control::Control;
-use crate::monitor::dial::Address;
-use crate::monitor::starter::{Answer, Starter};
+use crate::monitor::{Address, Answer, Control, Starter};
 use crate::rundir::{RunDir, layout};
 use crate::vm_config::{VmConfig, VmmKind};
 use adopt::Adoption;

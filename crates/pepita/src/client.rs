@@ -3,10 +3,9 @@
 use crate::error::{Result, call_error};
 use crate::rundir::layout;
 use pepita_wire::conversation::ControlConversation;
-use pepita_wire::frame::Outcome as Answer;
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{StatusRecord, WireError};
-use serde_json::{Value, json};
+use pepita_wire::{MonitorRequest, Outcome, StatusRecord, WireError};
+use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -37,7 +36,8 @@ impl Client {
     ///
     /// # Errors
     /// When the monitor is gone, is silent, or does not speak the protocol.
-    pub fn ask(&mut self, method: &str, params: Value, patience: Option<Duration>) -> io::Result<Answer> {
+    pub fn ask(&mut self, request: MonitorRequest, patience: Option<Duration>) -> io::Result<Outcome> {
+        let (method, params) = request.into_parts();
         let (_, line) = self.conversation.ask(method, params);
         self.stream.set_read_timeout(patience)?;
         self.stream.write_all(&line)?;
@@ -60,7 +60,7 @@ impl Client {
     /// # Errors
     /// When the monitor is gone.
     pub fn watch(&mut self, since: u64, patience: Option<Duration>) -> io::Result<StatusRecord> {
-        let answer = self.ask("watch", json!({ "since": since }), patience)?;
+        let answer = self.ask(MonitorRequest::Watch { since }, patience)?;
         serde_json::from_value(answer.map_err(io::Error::other)?).map_err(io::Error::other)
     }
 }
@@ -69,15 +69,15 @@ impl Client {
 ///
 /// # Errors
 /// When there is no monitor, or the monitor is silent.
-pub fn ask(dir: &Path, method: &str, params: Value) -> io::Result<Answer> {
-    Client::open(dir)?.ask(method, params, Some(PATIENCE))
+pub fn ask(dir: &Path, request: MonitorRequest) -> io::Result<Outcome> {
+    Client::open(dir)?.ask(request, Some(PATIENCE))
 }
 
 /// Turns a monitor's refusal into the error of a call.
 ///
 /// # Errors
 /// The refusal.
-pub fn accepted(answer: Answer) -> Result<Value> {
+pub fn accepted(answer: Outcome) -> Result<Value> {
     use pepita_wire::ErrorKind as E;
     answer.map_err(|WireError { kind, message }| {
         let kind = match kind {

@@ -4,21 +4,29 @@
 //! exit record. What an event means is decided in [`life`], what an end was in [`evidence`]; `sources` waits and reads,
 //! `requests` answers clients, `finish` takes leave.
 
-pub mod agent;
-pub mod control;
-pub mod dial;
-pub mod evidence;
+mod agent;
+mod console_scan;
+mod control;
+mod dial;
+mod evidence;
 mod finish;
-pub mod life;
-pub mod log;
-pub mod qmp;
+mod life;
+mod log;
+mod qmp;
 mod requests;
-pub mod scan;
 mod sources;
-pub mod starter;
+mod starter;
 mod stream;
 
-pub use stream::connect_unix;
+pub use agent::{Agent, Asker, Heard};
+pub use console_scan::Scanner;
+pub(crate) use control::Control;
+pub use dial::Address;
+pub(crate) use life::Life;
+pub(crate) use log::Log;
+pub use qmp::QmpMessage;
+pub(crate) use starter::{Answer, Starter};
+pub(crate) use stream::connect_unix;
 
 use crate::error::eprint_line;
 use crate::host::cgroup::Limits;
@@ -29,16 +37,11 @@ use crate::rundir::layout;
 use crate::rundir::lock::Lock;
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{Process, Processes};
-use agent::{Agent, Asker};
-use control::Control;
-use life::{Effect, Event, Life};
-use log::Log;
+use life::{Effect, Event};
 use pepita_wire::StatusRecord;
 use pepita_wire::record::VcpuState;
 use rustix::process::{Pid, Signal, kill_process_group};
-use scan::Scanner;
 use sources::Qmp;
-use starter::Starter;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;

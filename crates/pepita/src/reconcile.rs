@@ -22,8 +22,7 @@ use crate::rundir::{self, RunDir, cid, layout};
 use crate::vm_config::VmConfig;
 use crate::vmm::Process;
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{Exit, ExitRecord, StatusRecord, Stored, VmId, VmState};
-use serde_json::json;
+use pepita_wire::{Exit, ExitRecord, MonitorRequest, StatusRecord, Stored, VmId, VmState};
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,7 +41,7 @@ pub(crate) fn status(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
         if !dir.is_dir() {
             break;
         }
-        if let Ok(Ok(value)) = client::ask(&dir, "status", json!({}))
+        if let Ok(Ok(value)) = client::ask(&dir, MonitorRequest::Status)
             && let Ok(status) = serde_json::from_value(value)
         {
             return Ok(status);

@@ -2,6 +2,7 @@
 //! is the claim of a name and the answer to "is its monitor alive".
 
 pub mod cid;
+pub mod console_log;
 pub mod files;
 pub mod layout;
 pub mod lock;

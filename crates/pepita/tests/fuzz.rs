@@ -7,12 +7,9 @@ mod mangle;
 use mangle::{lines, mangled};
 use pepita_launcher::cli;
 use pepita_launcher::image::{build, kernel};
-use pepita_launcher::monitor::agent::{Agent, Heard};
-use pepita_launcher::monitor::dial::Address;
-use pepita_launcher::monitor::log::parse_index;
-use pepita_launcher::monitor::qmp::{self, Said};
-use pepita_launcher::monitor::scan::Scanner;
+use pepita_launcher::monitor::{Address, Agent, Heard, QmpMessage, Scanner};
 use pepita_launcher::rundir::cid;
+use pepita_launcher::rundir::console_log::parse_index;
 use pepita_launcher::rundir::files::State;
 use pepita_launcher::vm_config::VmConfig;
 use pepita_wire::conversation::News;
@@ -118,7 +115,7 @@ proptest! {
 
     #[test]
     fn no_line_of_a_vmm_breaks_the_monitor(line in mangled(lines(QMP))) {
-        if let Said::Shutdown(reason) | Said::Refused(reason) = qmp::parse(&line) {
+        if let QmpMessage::Shutdown(reason) | QmpMessage::Refused(reason) = QmpMessage::parse(&line) {
             prop_assert!(reason.len() <= line.len());
         }
     }

@@ -5,6 +5,7 @@ mod host;
 
 use host::{Host, beside, program};
 use pepita_launcher::client::Client;
+use pepita_wire::{Ask, MonitorRequest, Signal};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -33,10 +34,9 @@ fn memory_kb(pid: u64, field: &str) -> u64 {
     line.trim().parse().expect("a number")
 }
 
-fn timed(client: &mut Client, method: &str) -> (Duration, Value) {
+fn timed(client: &mut Client, request: MonitorRequest) -> (Duration, Value) {
     let began = Instant::now();
-    let answer =
-        client.ask(method, json!({}), Some(Duration::from_secs(5))).expect("a monitor always answers");
+    let answer = client.ask(request, Some(Duration::from_secs(5))).expect("a monitor always answers");
     (began.elapsed(), answer.unwrap_or_default())
 }
 
@@ -63,18 +63,18 @@ fn harm(how: &str, time: Duration) -> Harm {
     assert!(output.status.success(), "{}", host::text(&output.stderr));
     let mut good = Client::open(&host.vm("good")).expect("its monitor");
     let mut bad = Client::open(&host.vm("bad")).expect("its monitor");
-    let (_, status) = timed(&mut bad, "status");
+    let (_, status) = timed(&mut bad, MonitorRequest::Status);
     let pid = status["monitor_pid"].as_u64().expect("a pid");
     let before = memory_kb(pid, "VmRSS:");
     let (mut pings, mut worst_status) = (Vec::new(), Duration::ZERO);
     let until = Instant::now() + time;
     while Instant::now() < until {
-        let (took, answer) = timed(&mut good, "ping");
+        let (took, answer) = timed(&mut good, MonitorRequest::Forward(Ask::Ping));
         assert_eq!(answer, json!({}));
         pings.push(took);
         // Its monitor may have seen its end by now.
         let began = Instant::now();
-        if bad.ask("status", json!({}), Some(Duration::from_secs(5))).is_ok() {
+        if bad.ask(MonitorRequest::Status, Some(Duration::from_secs(5))).is_ok() {
             worst_status = worst_status.max(began.elapsed());
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -104,7 +104,8 @@ impl Harm {
     /// The exit record after `destroy` has been asked for politely.
     fn exit(&self) -> Value {
         if let Ok(mut client) = Client::open(&self.host.vm("bad")) {
-            let _ = client.ask("stop", json!({ "timeout_ms": 0 }), Some(Duration::from_secs(5)));
+            let stop = MonitorRequest::Stop { signal: Signal::TERM, timeout_ms: 0, force: false };
+            let _ = client.ask(stop, Some(Duration::from_secs(5)));
         }
         self.host.json(&["wait", "--name", "bad", "--timeout", "10s"])
     }

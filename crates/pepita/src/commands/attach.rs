@@ -8,8 +8,7 @@ use crate::ops::follow::follow;
 use crate::rundir::{RunDir, files};
 use nix::sys::signal::{SigSet, Signal};
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{Exit, ExitRecord, VmId};
-use serde_json::json;
+use pepita_wire::{Exit, ExitRecord, MonitorRequest, VmId};
 use std::process::ExitCode;
 
 /// How long the daemon may take to end after Ctrl-C before it is killed, in milliseconds. (`docker stop` gives as long.)
@@ -26,7 +25,9 @@ pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool) -> Result<ExitCode
         // The first signal gives the daemon its grace, the second does not.
         let mut force = false;
         while signals.wait().is_ok() {
-            let _ = client::ask(&stopper, "stop", json!({ "timeout_ms": GRACE_MS, "force": force }));
+            let stop =
+                MonitorRequest::Stop { signal: pepita_wire::Signal::TERM, timeout_ms: GRACE_MS, force };
+            let _ = client::ask(&stopper, stop);
             force = true;
         }
     });

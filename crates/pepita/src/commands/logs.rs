@@ -3,9 +3,9 @@
 use crate::client::Client;
 use crate::error::{Result, system};
 use crate::host::clock::unix_ms;
-use crate::monitor::log::{FILES, path, read_index};
 use crate::reconcile;
 use crate::rundir::RunDir;
+use crate::rundir::console_log::{FILES, path, read_index};
 use crate::rundir::files;
 use pepita_wire::VmId;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -37,9 +37,9 @@ fn offset_of(dir: &Path, since: Duration) -> u64 {
     let base = files::state(dir).ok().map_or(0, |state| state.log_base);
     let index = read_index(dir);
     // The first moment that was noted within the time.
-    let at = index.partition_point(|(at, _)| *at < from);
+    let at = index.partition_point(|mark| mark.at_ms < from);
     match index.get(at) {
-        Some((_, offset)) => offset.saturating_sub(base),
+        Some(mark) => mark.offset.saturating_sub(base),
         None => u64::MAX,
     }
 }

@@ -6,23 +6,24 @@ use crate::client;
 use crate::error::{About, Result, call_error};
 use crate::reconcile;
 use crate::rundir::RunDir;
+use pepita_wire::agent::Start;
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{Signal, VmId};
-use serde_json::{Value, json};
+use pepita_wire::{Ask, MonitorRequest, Signal, VmId};
 
 /// `pepita signal`.
 pub(super) fn signal(run_dir: &RunDir, name: &VmId, signal: Signal) -> Result<()> {
-    order(run_dir, name, "signal", json!({ "signal": signal.number() }))
+    order(run_dir, name, MonitorRequest::Signal(signal))
 }
 
 /// `pepita start`.
 pub(super) fn start(run_dir: &RunDir, name: &VmId, daemon: &DaemonArgs) -> Result<()> {
-    order(run_dir, name, "start", json!({ "command": daemon.command, "env": environment(daemon)? }))
+    let start = Start { command: daemon.command.clone(), env: environment(daemon)? };
+    order(run_dir, name, MonitorRequest::Forward(Ask::Start(start)))
 }
 
 /// Asks a VM's monitor to do something.
-fn order(run_dir: &RunDir, name: &VmId, method: &str, params: Value) -> Result<()> {
-    let failed = match client::ask(&run_dir.vm(name), method, params) {
+fn order(run_dir: &RunDir, name: &VmId, request: MonitorRequest) -> Result<()> {
+    let failed = match client::ask(&run_dir.vm(name), request) {
         Ok(answer) => return client::accepted(answer).map(drop).about(name.as_str()),
         Err(e) => e,
     };

@@ -15,7 +15,7 @@ const CLIENTS: usize = 256;
 
 /// The listening socket and its clients.
 #[derive(Debug)]
-pub struct Control {
+pub(crate) struct Control {
     listener: UnixListener,
     clients: BTreeMap<u64, Client>,
     last: u64,
@@ -43,19 +43,19 @@ impl Control {
     ///
     /// # Errors
     /// When the socket cannot be made non-blocking.
-    pub fn new(listener: UnixListener) -> io::Result<Self> {
+    pub(crate) fn new(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self { listener, clients: BTreeMap::new(), last: 0 })
     }
 
     /// Returns what to wait for: new clients, and each client under its number.
-    pub fn interest(&self) -> impl Iterator<Item = (Option<u64>, BorrowedFd<'_>, PollFlags)> {
+    pub(crate) fn interest(&self) -> impl Iterator<Item = (Option<u64>, BorrowedFd<'_>, PollFlags)> {
         let clients = self.clients.iter().map(|(n, c)| (Some(*n), c.stream.as_fd(), c.stream.interest()));
         std::iter::once((None, self.listener.as_fd(), PollFlags::IN)).chain(clients)
     }
 
     /// Takes in new clients.
-    pub fn accept(&mut self) {
+    pub(crate) fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             if self.clients.len() < CLIENTS && stream.set_nonblocking(true).is_ok() {
                 self.last += 1;
@@ -67,7 +67,7 @@ impl Control {
     }
 
     /// Takes in what a client asks. A client that has hung up is dropped; what it asked before is done.
-    pub fn read(&mut self, number: u64) -> Vec<Request> {
+    pub(crate) fn read(&mut self, number: u64) -> Vec<Request> {
         let Some(Client { stream, lines, .. }) = self.clients.get_mut(&number) else { return Vec::new() };
         let mut is_over = stream.pump(|bytes| Ok::<(), io::Error>(lines.push(bytes))).is_err();
         let mut requests = Vec::new();
@@ -89,7 +89,7 @@ impl Control {
     }
 
     /// Answers a client, if it is still there.
-    pub fn answer(&mut self, number: u64, id: u64, outcome: Outcome) {
+    pub(crate) fn answer(&mut self, number: u64, id: u64, outcome: Outcome) {
         if let Some(client) = self.clients.get_mut(&number)
             && client.stream.send(&ToHost::Answer { id, outcome }.encode()).is_err()
         {
@@ -98,7 +98,7 @@ impl Control {
     }
 
     /// Notes a long poll. [`Control::tell`] answers it when the status is another than the one that the client knows.
-    pub fn watch(&mut self, number: u64, id: u64, since: u64) {
+    pub(crate) fn watch(&mut self, number: u64, id: u64, since: u64) {
         if let Some(client) = self.clients.get_mut(&number) {
             client.watch = Some(Watch { id, since });
         }
@@ -106,7 +106,7 @@ impl Control {
 
     /// Tells watchers what they do not know yet. A client that knows a later generation has it from a former monitor, whose
     /// last words never reached the disk.
-    pub fn tell(&mut self, status: &StatusRecord) {
+    pub(crate) fn tell(&mut self, status: &StatusRecord) {
         let is_waiting =
             |client: &Client| client.watch.as_ref().is_some_and(|watch| watch.since != status.generation);
         let waiting: Vec<u64> = self.clients.iter().filter(|(_, c)| is_waiting(c)).map(|(n, _)| *n).collect();
@@ -124,12 +124,12 @@ impl Control {
     }
 
     /// Returns whether a client that watches has not been told this generation: it is between two long polls.
-    pub fn owes(&self, generation: u64) -> bool {
+    pub(crate) fn owes(&self, generation: u64) -> bool {
         self.clients.values().any(|client| client.told.is_some_and(|told| told < generation))
     }
 
     /// Returns whether nothing waits to be written to any client.
-    pub fn is_flushed(&self) -> bool {
+    pub(crate) fn is_flushed(&self) -> bool {
         self.clients.values().all(|client| client.stream.is_flushed())
     }
 }

@@ -14,7 +14,7 @@ const UNSEEN: &str = "the VMM is gone, and no process saw how it ended";
 
 /// What a client had asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
+pub(crate) enum Asked {
     /// A stop, with a signal first.
     Stop,
     /// An end at once.
@@ -23,16 +23,16 @@ pub enum Asked {
 
 /// The agent's report of the daemon's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub(crate) struct Report {
     /// How the daemon ended.
-    pub exit: Exit,
+    pub(crate) exit: Exit,
     /// How the report came.
-    pub way: Way,
+    pub(crate) way: Way,
 }
 
 /// How a report came. The same report may come both ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     /// Over vsock.
     Vsock,
     /// On the console, which is believed as long as vsock has told nothing.
@@ -41,53 +41,53 @@ pub enum Way {
 
 /// What was seen while the VM lived.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Evidence {
+pub(crate) struct Evidence {
     /// What was asked for before the agent had reported the daemon's end.
-    pub asked: Option<Asked>,
+    pub(crate) asked: Option<Asked>,
     /// The agent's report.
-    pub report: Option<Report>,
+    pub(crate) report: Option<Report>,
     /// Why the agent could not go on.
-    pub agent_failed: Option<String>,
+    pub(crate) agent_failed: Option<String>,
     /// The reason in QMP's SHUTDOWN event.
-    pub shutdown: Option<String>,
+    pub(crate) shutdown: Option<String>,
     /// Whether the VMM had accepted its arguments and images.
-    pub vmm_ran: bool,
+    pub(crate) vmm_ran: bool,
     /// Whether the vsock back-end ended before the VMM.
-    pub backend_died: bool,
+    pub(crate) backend_died: bool,
     /// Whether the agent said on the console that it was up.
-    pub agent_noted: bool,
+    pub(crate) agent_noted: bool,
     /// Whether the agent was not there in time.
-    pub boot_timeout: bool,
+    pub(crate) boot_timeout: bool,
     /// Whether the host's OOM killer has struck within the VM's limits.
-    pub host_oom: bool,
+    pub(crate) host_oom: bool,
 }
 
 /// What is known when the VMM is gone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LastWords {
+pub(crate) struct LastWords {
     /// How its process ended; `None` when its parent was gone before it.
-    pub vmm: Option<ProcessExit>,
+    pub(crate) vmm: Option<ProcessExit>,
     /// What the VMM wrote on its standard error last.
-    pub vmm_words: String,
+    pub(crate) vmm_words: String,
     /// The console's line about a panic of the guest's kernel.
-    pub panic_line: Option<String>,
+    pub(crate) panic_line: Option<String>,
     /// The console's last lines.
-    pub console: Vec<String>,
+    pub(crate) console: Vec<String>,
 }
 
 /// How a VM ended, and why that is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// How the VM ended.
-    pub exit: Exit,
+    pub(crate) exit: Exit,
     /// How the daemon ended, when that is not the end of the VM because the end had been asked for.
-    pub daemon: Option<Exit>,
+    pub(crate) daemon: Option<Exit>,
     /// What the verdict rests on, strongest first, one sentence each.
-    pub evidence: Vec<String>,
+    pub(crate) evidence: Vec<String>,
 }
 
 /// Weighs the evidence.
-pub fn weigh_evidence(seen: &Evidence, last: &LastWords) -> Verdict {
+pub(crate) fn weigh_evidence(seen: &Evidence, last: &LastWords) -> Verdict {
     let reported = seen.report.as_ref().map(|report| report.exit.clone());
     let (exit, daemon) = match (seen.asked, reported) {
         (Some(Asked::Kill), daemon) => (Exit::Killed, daemon),

@@ -29,7 +29,7 @@ mod phase;
 mod run;
 mod stop;
 
-pub use event::{Effect, Event};
+pub(crate) use event::{Effect, Event};
 
 use super::evidence::{Evidence, Way};
 use crate::vm_config::{VmRequest, VmmKind};
@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 
 /// The life of one VM.
 #[derive(Debug)]
-pub struct Life {
+pub(crate) struct Life {
     start: Start,
     hold: bool,
     kind: VmmKind,
@@ -60,7 +60,7 @@ pub struct Life {
 
 impl Life {
     /// Begins the life of a VM whose VMM is started at `now`.
-    pub fn new(request: &VmRequest, mut status: StatusRecord, now: Instant) -> Self {
+    pub(crate) fn new(request: &VmRequest, mut status: StatusRecord, now: Instant) -> Self {
         status.state = VmState::Created;
         if request.hold {
             status.daemon.state = DaemonState::Held;
@@ -83,7 +83,7 @@ impl Life {
     /// Goes on with a VM that outlived its former monitor. `status` is what that monitor wrote down last, except that its
     /// state is [`VmState::Paused`] if the virtual CPUs stand still now: QEMU does not know of a pause that was made with
     /// SIGSTOP, so it cannot tell of one.
-    pub fn adopt(request: &VmRequest, status: StatusRecord, now: Instant) -> Self {
+    pub(crate) fn adopt(request: &VmRequest, status: StatusRecord, now: Instant) -> Self {
         let (daemon, spent) = (status.daemon.clone(), Duration::from_millis(status.uptime_ms));
         let vcpus = if status.state == VmState::Paused { VcpuState::Paused } else { VcpuState::Running };
         let mut life = Self::new(request, status, now);
@@ -110,7 +110,7 @@ impl Life {
     }
 
     /// Returns the status record at `now`.
-    pub fn status(&self, now: Instant) -> StatusRecord {
+    pub(crate) fn status(&self, now: Instant) -> StatusRecord {
         let mut status = self.status.clone();
         match &self.phase {
             Phase::Ended(exit) => {
@@ -135,23 +135,23 @@ impl Life {
     }
 
     /// Returns whether the VMM has accepted its arguments and images at some time.
-    pub fn vmm_ran(&self) -> bool {
+    pub(crate) fn vmm_ran(&self) -> bool {
         self.evidence.vmm_ran
     }
 
     /// Returns the present generation of the status; it grows with each change that a watcher is told.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.status.generation
     }
 
     /// Returns when the next [`Event::Tick`] is due.
-    pub fn wake_at(&self) -> Option<Instant> {
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
         let dial_at = self.agent.dial_at().filter(|_| self.phase.wants_the_agent());
         self.phase.wake_at().into_iter().chain(dial_at).min()
     }
 
     /// Takes in an event and returns what is to be done, in this order. After the end nothing is to be done any more.
-    pub fn on(&mut self, now: Instant, unix_ms: u64, event: Event) -> Vec<Effect> {
+    pub(crate) fn on(&mut self, now: Instant, unix_ms: u64, event: Event) -> Vec<Effect> {
         if matches!(self.phase, Phase::Ended(_)) {
             return Vec::new();
         }

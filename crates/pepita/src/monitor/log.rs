@@ -1,5 +1,6 @@
-//! The console's log: rotating files that never grow past their cap. What is thrown away is counted.
+//! Writes the console's log: rotating files that never grow past their cap. What is thrown away is counted.
 
+use crate::rundir::console_log::{FILE_CAP, FILES, Mark, path, read_index};
 use crate::rundir::layout;
 use std::fs::File;
 use std::io::{self, Write};
@@ -7,47 +8,36 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// A file is turned over at this size.
-pub const FILE_CAP: u64 = 10 << 20;
-
-/// Files at most, the current one too.
-pub const FILES: usize = 5;
-
-/// Bytes a second that are written; a flood beyond is dropped, so that it costs the host neither disk nor time.
+/// The bytes a second that are written. A flood beyond them is dropped, so that it costs the host neither disk nor time.
 const RATE: f64 = 16.0 * 1024.0 * 1024.0;
 
-/// What may come at once after a quiet time.
+/// The bytes that may come at once after a quiet time.
 const BURST: f64 = 4.0 * RATE;
 
-/// A daemon may print its secrets.
+/// Only the user: a daemon may print its secrets.
 const MODE: u32 = 0o600;
 
-/// Lines of the index, after which its older half goes.
+/// The lines of the index, beyond which its older half goes.
 const INDEX_CAP: usize = 4096;
+
+/// The time between two marks of the index, in milliseconds.
+const MARK_INTERVAL_MS: u64 = 1000;
 
 /// The log of one VM.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     dir: PathBuf,
     file: File,
     size: u64,
-    /// Bytes that were in files that are gone.
+    /// The bytes that were in removed files.
     base: u64,
-    /// Bytes that no longer are in the log, or never were.
+    /// The bytes that are no longer in the log, or never were.
     dropped: u64,
-    /// Of those, the ones not told about yet.
-    untold: u64,
+    /// The bytes that were dropped since the last marker in the log.
+    unmarked: u64,
     allowance: f64,
-    filled: Instant,
-    index: Vec<(u64, u64)>,
-}
-
-/// The path of a file of the log: 0 is the current one, higher numbers are older.
-pub fn path(dir: &Path, age: usize) -> PathBuf {
-    match age {
-        0 => dir.join(layout::CONSOLE_LOG),
-        age => dir.join(format!("{}.{age}", layout::CONSOLE_LOG)),
-    }
+    filled_at: Instant,
+    index: Vec<Mark>,
 }
 
 impl Log {
@@ -55,9 +45,9 @@ impl Log {
     /// monitor.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn open(dir: &Path, base: u64, dropped: u64, now: Instant) -> io::Result<Self> {
-        let file = File::options().create(true).append(true).mode(MODE).open(path(dir, 0))?;
+    /// When the log cannot be written.
+    pub(crate) fn open(dir: &Path, base: u64, dropped: u64, now: Instant) -> io::Result<Self> {
+        let file = open_current(dir)?;
         let size = file.metadata()?.len();
         Ok(Self {
             dir: dir.to_owned(),
@@ -65,39 +55,39 @@ impl Log {
             size,
             base,
             dropped,
-            untold: 0,
+            unmarked: 0,
             allowance: BURST,
-            filled: now,
+            filled_at: now,
             index: read_index(dir),
         })
     }
 
-    /// Bytes that no longer are in the log, or never were.
-    pub fn dropped(&self) -> u64 {
+    /// Returns the bytes that are no longer in the log, or never were.
+    pub(crate) fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Where in all that was written the oldest file begins.
-    pub fn base(&self) -> u64 {
+    /// Returns where in all that was written the oldest file begins.
+    pub(crate) fn base(&self) -> u64 {
         self.base
     }
 
     /// Writes, as far as the rate allows. A disk that is full costs output, not the VM.
-    pub fn write(&mut self, now: Instant, unix_ms: u64, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, now: Instant, unix_ms: u64, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
-        let seconds = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.filled = now;
+        let seconds = now.saturating_duration_since(self.filled_at).as_secs_f64();
+        self.filled_at = now;
         self.allowance = (self.allowance + seconds * RATE).min(BURST);
         let length = bytes.len() as f64;
         if length > self.allowance {
             return self.drop_bytes(bytes.len() as u64);
         }
         self.allowance -= length;
-        if self.untold > 0 {
-            let marker = format!("\n[pepita: {} bytes of output dropped here]\n", self.untold);
-            self.untold = 0;
+        if self.unmarked > 0 {
+            let marker = format!("\n[pepita: {} bytes of output dropped here]\n", self.unmarked);
+            self.unmarked = 0;
             self.append(marker.as_bytes());
         }
         self.note_time(unix_ms);
@@ -111,7 +101,7 @@ impl Log {
         let before = self.size;
         self.size += bytes.len() as u64;
         if self.file.write_all(bytes).is_err() {
-            // Some of it may be there.
+            // A part of the bytes may be there.
             self.size = self.file.metadata().map_or(before, |meta| meta.len());
             self.drop_bytes(bytes.len() as u64 - self.size.saturating_sub(before));
         }
@@ -119,10 +109,10 @@ impl Log {
 
     fn drop_bytes(&mut self, bytes: u64) {
         self.dropped += bytes;
-        self.untold += bytes;
+        self.unmarked += bytes;
     }
 
-    /// A failure on the way leaves the current file in use, over its cap: better than losing output.
+    /// Begins a new file. A failure on the way leaves the current file in use, over its cap: better than losing output.
     fn turn_over(&mut self) {
         let oldest = path(&self.dir, FILES - 1);
         let gone = oldest.metadata().map_or(0, |meta| meta.len());
@@ -133,45 +123,34 @@ impl Log {
         for age in (0..FILES - 1).rev() {
             let _ = std::fs::rename(path(&self.dir, age), path(&self.dir, age + 1));
         }
-        if let Ok(file) = File::options().create(true).append(true).mode(MODE).open(path(&self.dir, 0)) {
+        if let Ok(file) = open_current(&self.dir) {
             self.size = file.metadata().map_or(0, |meta| meta.len());
             self.file = file;
         }
     }
 
-    /// Remembers where in the log this moment stands, once a second at most.
+    /// Notes where in the log this moment stands, once in [`MARK_INTERVAL_MS`] at most.
     fn note_time(&mut self, unix_ms: u64) {
-        if self.index.last().is_some_and(|(at, _)| unix_ms < at.saturating_add(1000)) {
+        if self.index.last().is_some_and(|mark| unix_ms < mark.at_ms.saturating_add(MARK_INTERVAL_MS)) {
             return;
         }
         let older: u64 = (1..FILES).filter_map(|age| Some(path(&self.dir, age).metadata().ok()?.len())).sum();
-        self.index.push((unix_ms, self.base + older + self.size));
+        let mark = Mark { at_ms: unix_ms, offset: self.base + older + self.size };
+        self.index.push(mark);
         let path = self.dir.join(layout::CONSOLE_INDEX);
-        // Without an index `--since` shows everything.
+        // A failure costs little: without an index `logs --since` shows everything.
         if self.index.len() > INDEX_CAP {
             self.index.drain(..INDEX_CAP / 2);
-            let text: String = self.index.iter().map(|(at, offset)| format!("{at} {offset}\n")).collect();
+            let text: String = self.index.iter().map(|mark| mark.line()).collect();
             let _ = std::fs::write(&path, text);
-        } else if let Ok(mut file) = File::options().create(true).append(true).mode(MODE).open(&path)
-            && let Some((at, offset)) = self.index.last()
-        {
-            let _ = writeln!(file, "{at} {offset}");
+        } else if let Ok(mut file) = File::options().create(true).append(true).mode(MODE).open(&path) {
+            let _ = file.write_all(mark.line().as_bytes());
         }
     }
 }
 
-/// Pairs of a time and the place in all that was written where the log stood then.
-pub fn read_index(dir: &Path) -> Vec<(u64, u64)> {
-    parse_index(&std::fs::read_to_string(dir.join(layout::CONSOLE_INDEX)).unwrap_or_default())
-}
-
-/// The same, of the file's text. Lines that are no pair are nobody's.
-pub fn parse_index(text: &str) -> Vec<(u64, u64)> {
-    let pair = |line: &str| {
-        let (at, offset) = line.split_once(' ')?;
-        Some((at.parse().ok()?, offset.parse().ok()?))
-    };
-    text.lines().filter_map(pair).collect()
+fn open_current(dir: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).mode(MODE).open(path(dir, 0))
 }
 
 #[cfg(test)]
@@ -198,7 +177,7 @@ mod tests {
         }
         let kept = on_disk(dir.path());
         assert!(kept <= (FILE_CAP + (1 << 20)) * FILES as u64, "{kept}");
-        // Markers are ours, not the guest's.
+        // The markers in the log are not the guest's.
         let markers = kept + log.dropped() - written;
         assert!(log.dropped() > 0 && markers < 2000, "{markers}");
     }
@@ -214,6 +193,6 @@ mod tests {
         }
         assert_eq!((log.dropped(), on_disk(dir.path())), (0, 40 << 20));
         assert_eq!(read_index(dir.path()).len(), 8);
-        assert_eq!(read_index(dir.path())[3], (3000, 15 << 20));
+        assert_eq!(read_index(dir.path())[3], Mark { at_ms: 3000, offset: 15 << 20 });
     }
 }

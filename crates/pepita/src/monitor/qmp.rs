@@ -1,22 +1,23 @@
-//! QEMU's monitor protocol, as much of it as a monitor needs: it greets, it answers, it tells of shutdown and pause.
+//! QEMU's monitor protocol, as much of it as a monitor needs: the greeting, answers, shutdown and pause.
 //! Text in, text out; no socket.
 
 use serde::Deserialize;
 
-/// To be sent first; its answer comes once the machine is set up.
-pub const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
-/// What QEMU says.
+/// The command that has to be sent first. Its answer comes once the machine is set up.
+pub(super) const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
+
+/// What QEMU has said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub enum QmpMessage {
     /// A command was carried out.
     Done,
-    /// A command was refused.
+    /// A command was refused, and why.
     Refused(String),
     /// The machine goes down, and why.
     Shutdown(String),
     /// The virtual CPUs stand still.
     Stopped,
-    /// They run.
+    /// The virtual CPUs run again.
     Resumed,
     /// Anything else.
     Other,
@@ -44,16 +45,18 @@ struct Refusal {
     desc: String,
 }
 
-/// Reads a line. What is not understood is [`Said::Other`].
-pub fn parse(line: &[u8]) -> Said {
-    let Ok(raw) = serde_json::from_slice::<Raw>(line) else { return Said::Other };
-    match (raw.event.as_deref(), raw.done, raw.error) {
-        (Some("SHUTDOWN"), ..) => Said::Shutdown(raw.data.reason.unwrap_or_default()),
-        (Some("STOP"), ..) => Said::Stopped,
-        (Some("RESUME"), ..) => Said::Resumed,
-        (None, Some(_), _) => Said::Done,
-        (None, None, Some(refusal)) => Said::Refused(refusal.desc),
-        (Some(_), ..) | (None, None, None) => Said::Other,
+impl QmpMessage {
+    /// Reads a line. A line that is not understood is [`QmpMessage::Other`].
+    pub fn parse(line: &[u8]) -> Self {
+        let Ok(raw) = serde_json::from_slice::<Raw>(line) else { return Self::Other };
+        match (raw.event.as_deref(), raw.done, raw.error) {
+            (Some("SHUTDOWN"), ..) => Self::Shutdown(raw.data.reason.unwrap_or_default()),
+            (Some("STOP"), ..) => Self::Stopped,
+            (Some("RESUME"), ..) => Self::Resumed,
+            (None, Some(_), _) => Self::Done,
+            (None, None, Some(refusal)) => Self::Refused(refusal.desc),
+            (Some(_), ..) | (None, None, None) => Self::Other,
+        }
     }
 }
 
@@ -64,26 +67,26 @@ mod tests {
 
     #[test]
     fn what_matters_is_understood() {
-        let cases: [(&str, Said); 6] = [
-            (r#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#, Said::Other),
-            (r#"{"return": {}}"#, Said::Done),
-            (r#"{"error": {"class": "GenericError", "desc": "no"}}"#, Said::Refused("no".into())),
+        let cases: [(&str, QmpMessage); 6] = [
+            (r#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#, QmpMessage::Other),
+            (r#"{"return": {}}"#, QmpMessage::Done),
+            (r#"{"error": {"class": "GenericError", "desc": "no"}}"#, QmpMessage::Refused("no".into())),
             (
                 r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#,
-                Said::Shutdown("guest-reset".into()),
+                QmpMessage::Shutdown("guest-reset".into()),
             ),
-            (r#"{"timestamp": {}, "event": "STOP"}"#, Said::Stopped),
-            (r#"{"event": "RESUME"}"#, Said::Resumed),
+            (r#"{"timestamp": {}, "event": "STOP"}"#, QmpMessage::Stopped),
+            (r#"{"event": "RESUME"}"#, QmpMessage::Resumed),
         ];
-        for (line, said) in cases {
-            assert_eq!(parse(line.as_bytes()), said, "{line}");
+        for (line, message) in cases {
+            assert_eq!(QmpMessage::parse(line.as_bytes()), message, "{line}");
         }
     }
 
     proptest! {
         #[test]
         fn no_line_breaks_it(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            parse(&bytes);
+            QmpMessage::parse(&bytes);
         }
     }
 }

@@ -1,103 +1,74 @@
-//! What a client of the control socket can ask, and what is done then.
+//! Carries out what a client of the control socket asks for.
 
 use super::Monitor;
 use super::agent::Asker;
 use super::life::Event;
-use pepita_wire::agent::Start;
+use pepita_wire::frame::Outcome;
 use pepita_wire::record::VcpuState;
-use pepita_wire::{Ask, ErrorKind, Request, Signal, WireError};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use pepita_wire::{Ask, MonitorRequest, Request, Signal, WireError};
+use serde_json::json;
 use std::time::Duration;
 
-#[derive(Deserialize)]
-#[serde(default)]
-struct Params {
-    since: u64,
-    signal: i32,
-    timeout_ms: u64,
-    force: bool,
-    #[serde(flatten)]
-    start: Start,
-}
-
-impl Default for Params {
-    fn default() -> Self {
-        let (since, signal, timeout_ms, force) = (0, Signal::TERM.number(), 30_000, false);
-        Self { since, signal, timeout_ms, force, start: Start::default() }
-    }
+/// Where an answer goes.
+#[derive(Debug, Clone, Copy)]
+struct ReplyTo {
+    client: u64,
+    id: u64,
 }
 
 impl Monitor {
     /// Carries out a client's request, or passes it on to the agent.
     pub(super) fn on_request(&mut self, client: u64, request: Request) {
         let Request { id, method, params } = request;
-        let given = match &params {
-            Value::Null => Ok(Params::default()),
-            _ => serde_json::from_value::<Params>(params.clone()),
-        };
-        let given = match given {
-            Ok(given) => given,
-            Err(e) => {
-                let why = WireError::new(ErrorKind::BadRequest, format!("{method}: {e}"));
-                return self.control.answer(client, id, Err(why));
-            }
-        };
-        let done = Ok(json!({}));
-        match method.as_str() {
-            "status" => {
+        let reply = ReplyTo { client, id };
+        match MonitorRequest::from_parts(&method, params) {
+            Ok(MonitorRequest::Status) => {
                 let status = serde_json::to_value(self.status()).expect("a record becomes JSON");
-                self.control.answer(client, id, Ok(status));
+                self.reply(reply, Ok(status));
             }
-            "watch" => {
-                self.control.watch(client, id, given.since);
+            Ok(MonitorRequest::Watch { since }) => {
+                self.control.watch(client, id, since);
                 self.publish();
                 let status = self.status();
                 self.control.tell(&status);
             }
-            "stop" => {
-                let signal = Signal::new(given.signal).unwrap_or(Signal::TERM);
-                let grace = Duration::from_millis(given.timeout_ms);
-                // Answered first: the end may come at once.
-                self.control.answer(client, id, done);
-                self.happened(if given.force { Event::Kill } else { Event::Stop { signal, grace } });
+            Ok(MonitorRequest::Stop { force: true, .. }) => self.order(reply, Event::Kill),
+            Ok(MonitorRequest::Stop { signal, timeout_ms, force: false }) => {
+                self.order(reply, Event::Stop { signal, grace: Duration::from_millis(timeout_ms) });
             }
-            "pause" => self.set_vcpus_for(client, id, VcpuState::Paused),
-            "resume" => self.set_vcpus_for(client, id, VcpuState::Running),
-            "signal" => match Signal::new(given.signal) {
-                Some(Signal::KILL) => {
-                    self.control.answer(client, id, done);
-                    self.happened(Event::Kill);
-                }
-                Some(Signal::STOP) => self.set_vcpus_for(client, id, VcpuState::Paused),
-                Some(Signal::CONT) => self.set_vcpus_for(client, id, VcpuState::Running),
-                Some(signal) => self.forward(client, id, Ask::Signal(signal)),
-                None => {
-                    let why = format!("signal: {} is not a signal", given.signal);
-                    self.control.answer(client, id, Err(WireError::new(ErrorKind::BadRequest, why)));
-                }
-            },
-            "start" => self.forward(client, id, Ask::Start(given.start)),
-            // Anything else is for the agent, if it is anything.
-            _ => match Ask::from_parts(&method, params) {
-                Ok(ask @ (Ask::Ping | Ask::Exec(_) | Ask::SetTime { .. })) => self.forward(client, id, ask),
-                Ok(_) => {
-                    let why = format!("{method:?} is not for the monitor");
-                    self.control.answer(client, id, Err(WireError::new(ErrorKind::Unsupported, why)));
-                }
-                Err(e) => self.control.answer(client, id, Err(e)),
-            },
+            Ok(MonitorRequest::Pause | MonitorRequest::Signal(Signal::STOP)) => {
+                self.set_vcpus(VcpuState::Paused);
+                self.reply(reply, done());
+            }
+            Ok(MonitorRequest::Resume | MonitorRequest::Signal(Signal::CONT)) => {
+                self.set_vcpus(VcpuState::Running);
+                self.reply(reply, done());
+            }
+            Ok(MonitorRequest::Signal(Signal::KILL)) => self.order(reply, Event::Kill),
+            Ok(MonitorRequest::Signal(signal)) => self.forward(reply, Ask::Signal(signal)),
+            Ok(MonitorRequest::Forward(ask)) => self.forward(reply, ask),
+            Err(refusal) => self.reply(reply, Err(refusal)),
         }
     }
 
-    fn forward(&mut self, client: u64, id: u64, ask: Ask) {
-        if let Err(refusal) = self.agent.ask(ask, Asker::Client { client, id }) {
-            self.control.answer(client, id, Err(refusal));
+    /// Carries out an order that may end the VM at once, and answers before.
+    fn order(&mut self, reply: ReplyTo, event: Event) {
+        self.reply(reply, done());
+        self.happened(event);
+    }
+
+    fn forward(&mut self, reply: ReplyTo, ask: Ask) {
+        let asker = Asker::Client { client: reply.client, id: reply.id };
+        if let Err(refusal) = self.agent.ask(ask, asker) {
+            self.reply(reply, Err(refusal));
         }
     }
 
-    fn set_vcpus_for(&mut self, client: u64, id: u64, vcpus: VcpuState) {
-        self.set_vcpus(vcpus);
-        self.control.answer(client, id, Ok(json!({})));
+    fn reply(&mut self, reply: ReplyTo, outcome: Outcome) {
+        self.control.answer(reply.client, reply.id, outcome);
     }
+}
+
+fn done() -> Result<serde_json::Value, WireError> {
+    Ok(json!({}))
 }

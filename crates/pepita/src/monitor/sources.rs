@@ -4,7 +4,7 @@ use super::Monitor;
 use super::agent::{Asker, Heard};
 use super::evidence::LastWords;
 use super::life::Event;
-use super::qmp::{self, Said};
+use super::qmp::{CAPABILITIES, QmpMessage};
 use super::stream::{Stream, read};
 use crate::host::clock::unix_ms;
 use crate::host::process_id::ProcessId;
@@ -51,7 +51,7 @@ impl Qmp {
     /// Begins the conversation.
     pub(super) fn greet(&mut self) {
         // A connection that is broken already says so when it is read.
-        let _ = self.stream.send(qmp::CAPABILITIES);
+        let _ = self.stream.send(CAPABILITIES);
     }
 }
 
@@ -161,7 +161,7 @@ impl Monitor {
         let is_over = stream.pump(|bytes| Ok::<(), io::Error>(lines.push(bytes))).is_err();
         let mut said = Vec::new();
         while let Some(line) = lines.next_line() {
-            said.extend(line.ok().map(qmp::parse));
+            said.extend(line.ok().map(QmpMessage::parse));
         }
         if is_over {
             self.qmp = None;
@@ -169,11 +169,11 @@ impl Monitor {
         for said in said {
             match said {
                 // QEMU is given one command: the greeting.
-                Said::Done | Said::Refused(_) => self.happened(Event::VmmUp),
-                Said::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
-                Said::Stopped => self.happened(Event::Vcpus(VcpuState::Paused)),
-                Said::Resumed => self.happened(Event::Vcpus(VcpuState::Running)),
-                Said::Other => {}
+                QmpMessage::Done | QmpMessage::Refused(_) => self.happened(Event::VmmUp),
+                QmpMessage::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
+                QmpMessage::Stopped => self.happened(Event::Vcpus(VcpuState::Paused)),
+                QmpMessage::Resumed => self.happened(Event::Vcpus(VcpuState::Running)),
+                QmpMessage::Other => {}
             }
         }
     }

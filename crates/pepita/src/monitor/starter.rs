@@ -7,30 +7,34 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
 
+/// What the VMM writes when the host lacks something that it may have later.
+const PASSING: [&str; 3] =
+    ["Cannot allocate memory", "Resource temporarily unavailable", "Too many open files"];
+
 /// What a monitor answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Answer {
+pub(crate) enum Answer {
     /// The VM, as it is now.
     Up(Box<StatusRecord>),
-    /// There is none.
+    /// There is no VM, and this is why.
     Failed(CallError),
 }
 
-/// Whoever waits for the answer.
+/// The program that waits for the answer.
 #[derive(Debug)]
-pub struct Starter(());
+pub(crate) struct Starter(());
 
 impl Starter {
-    /// Returns the starter that waits at this process' standard output.
-    pub fn on_stdout() -> Self {
+    /// Returns the starter that reads this process' standard output.
+    pub(crate) fn on_stdout() -> Self {
         Self(())
     }
 
-    /// Answers, once: the answer is complete when standard output is closed.
-    pub fn answer(self, answer: &Answer) {
+    /// Answers, and closes standard output: then the answer is complete.
+    pub(crate) fn answer(self, answer: &Answer) {
         let line = serde_json::to_string(answer).expect("records become JSON");
-        // Whoever started us may be gone.
+        // The starter may be gone.
         let _ = writeln!(std::io::stdout(), "{line}");
         if let Ok(null) = File::options().write(true).open("/dev/null") {
             let _ = rustix::stdio::dup2_stdout(null);
@@ -38,22 +42,35 @@ impl Starter {
     }
 
     /// Answers that the VM is there.
-    pub fn started(self, status: &StatusRecord) {
+    pub(crate) fn started(self, status: &StatusRecord) {
         self.answer(&Answer::Up(Box::new(status.clone())));
     }
 
-    /// It has ended before it was up.
+    /// Answers that the VM has ended before it was up.
     pub(super) fn ended(self, status: &StatusRecord) {
-        let words = status.exit.as_ref().map(|exit| exit.evidence.join("; ")).unwrap_or_default();
-        let memory = ["Cannot allocate memory", "Resource temporarily unavailable", "Too many open files"];
-        // Only what the VMM itself refused will be refused again.
-        let refused =
-            status.exit.as_ref().is_some_and(|record| matches!(record.exit, Exit::VmmRefused { .. }));
-        let kind = match refused && !memory.iter().any(|text| words.contains(text)) {
-            true => CallErrorKind::BadImage,
-            false => CallErrorKind::TryAgain,
+        let Some(record) = &status.exit else { return self.started(status) };
+        let kind = match &record.exit {
+            // What the VMM refuses, it refuses again, unless it lacked something.
+            Exit::VmmRefused { message } if !PASSING.iter().any(|text| message.contains(text)) => {
+                CallErrorKind::BadImage
+            }
+            Exit::VmmRefused { .. }
+            | Exit::Exited { .. }
+            | Exit::Signalled { .. }
+            | Exit::NotExecutable { .. }
+            | Exit::GuestOom
+            | Exit::GuestPanic { .. }
+            | Exit::GuestReset
+            | Exit::HostOom
+            | Exit::VmmCrashed(_)
+            | Exit::BootTimeout
+            | Exit::AgentLost { .. }
+            | Exit::TransportLost
+            | Exit::StopRequested
+            | Exit::Killed
+            | Exit::Unknown => CallErrorKind::TryAgain,
         };
-        let why = call_error(kind, format!("the VMM did not start: {words}"));
+        let why = call_error(kind, format!("the VMM did not start: {}", record.evidence.join("; ")));
         self.answer(&Answer::Failed(CallError { name: Some(status.name.clone()), ..why }));
     }
 }

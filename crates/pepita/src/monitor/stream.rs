@@ -112,7 +112,7 @@ pub(super) fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>
 ///
 /// # Errors
 /// When no process listens there, or the socket's backlog is full.
-pub fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&fd, &SocketAddrUnix::new(path)?)?;

@@ -10,8 +10,7 @@ use crate::rundir::files;
 use crate::rundir::lock::{Lock, Wait};
 use crate::rundir::{RunDir, layout};
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{Signal, VmId};
-use serde_json::json;
+use pepita_wire::{MonitorRequest, Signal, VmId};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
@@ -84,15 +83,14 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
 
 /// Has the monitor stop the VM and waits for the end. Returns `false` when there is a monitor that does not do it.
 fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> bool {
-    let (params, limit) = match how {
+    let (request, limit) = match how {
         How::Graceful { signal, timeout } => {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-            let params = json!({ "signal": signal.number(), "timeout_ms": timeout_ms, "force": false });
-            (params, timeout + SLACK)
+            (MonitorRequest::Stop { signal, timeout_ms, force: false }, timeout + SLACK)
         }
-        How::Force => (json!({ "force": true }), SLACK),
+        How::Force => (MonitorRequest::Stop { signal: Signal::KILL, timeout_ms: 0, force: true }, SLACK),
     };
-    match client::ask(dir, "stop", params) {
+    match client::ask(dir, request) {
         Ok(_) => {
             let ended = follow(run_dir, name, Some(limit), |_| false);
             ended.err().is_none_or(|e| e.kind != CallErrorKind::Timeout)

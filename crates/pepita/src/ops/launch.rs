@@ -2,7 +2,7 @@
 
 use crate::boot::Order;
 use crate::error::{About, Result, call_error, system};
-use crate::monitor::starter::Answer;
+use crate::monitor::Answer;
 use crate::ops::resolve::resolve;
 use crate::reconcile;
 use crate::rundir::RunDir;

@@ -1,8 +1,7 @@
 //! The daemon ends by itself: the exact code, signal or stage comes out, however it ended and whenever.
 
 use crate::support::{Form, World, errors, times};
-use pepita_wire::{Exit, ExitRecord};
-use serde_json::json;
+use pepita_wire::{Exit, ExitRecord, MonitorRequest};
 
 /// How the ticker is told to end, and what has to be seen.
 const CODES: [(&str, i32); 4] = [("0", 0), ("1", 1), ("42", 42), ("255", 255)];
@@ -114,5 +113,5 @@ fn in_the_foreground_the_exit_code_is_the_daemon_s() {
     assert!(!world.vm("fg").exists());
     let gone = world.call(&["status", "--name", "fg"]);
     assert_eq!(gone.status.code(), Some(4), "{}", errors(&gone));
-    assert!(pepita_launcher::client::ask(&world.vm("fg"), "status", json!({})).is_err());
+    assert!(pepita_launcher::client::ask(&world.vm("fg"), MonitorRequest::Status).is_err());
 }

@@ -1,7 +1,7 @@
 //! The console's log: floods, ordinary rates, followers, and what the monitor needs for it.
 
 use crate::support::{Form, World, times};
-use pepita_launcher::monitor::log::{FILE_CAP, FILES};
+use pepita_launcher::rundir::console_log::{FILE_CAP, FILES};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};

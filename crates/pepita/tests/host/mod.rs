@@ -2,7 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use pepita_launcher::client::Client;
-use serde_json::{Value, json};
+use pepita_wire::MonitorRequest;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -86,8 +87,8 @@ impl Host {
         let mut since = 0;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let answer =
-                client.ask("watch", json!({ "since": since }), Some(left.max(Duration::from_millis(1))));
+            let watch = MonitorRequest::Watch { since };
+            let answer = client.ask(watch, Some(left.max(Duration::from_millis(1))));
             let status = answer.expect("its monitor answers in time").expect("it may be watched");
             if wanted(&status) {
                 return status;

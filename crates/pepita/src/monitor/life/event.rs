@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// What can happen.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// The VMM has accepted its arguments and images.
     VmmUp,
     /// The VMM is gone.
@@ -60,7 +60,7 @@ pub enum Event {
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// Connect to the agent, and go on trying.
     Dial,
     /// Order the agent to start the daemon; the answer is [`Event::StartAnswered`].

@@ -10,7 +10,7 @@ pub(crate) use link::Link;
 use gate::Permit;
 use pepita_launcher::client::Client;
 use pepita_wire::record::DaemonState;
-use pepita_wire::{ExitRecord, StatusRecord, VmId};
+use pepita_wire::{ExitRecord, MonitorRequest, StatusRecord, VmId};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -178,7 +178,8 @@ impl World {
 
     /// Asks the monitor.
     pub(crate) fn ask(&self, name: &str, method: &str, params: serde_json::Value) -> serde_json::Value {
-        let answer = pepita_launcher::client::ask(&self.vm(name), method, params).expect("a monitor");
+        let request = MonitorRequest::from_parts(method, params).expect("a request");
+        let answer = pepita_launcher::client::ask(&self.vm(name), request).expect("a monitor");
         answer.unwrap_or_else(|e| panic!("{method}: {e}"))
     }
 }

@@ -1,25 +1,27 @@
 //! Reads the console as it streams by: takes the agent's notes out, keeps the last lines, watches for a kernel panic.
-//! Holds a few KiB whatever a guest writes.
+//! Holds a few KiB, whatever a guest writes.
 
 use pepita_wire::console::{MARK, Note, decode};
 use std::collections::VecDeque;
 
-/// A note is shorter than this; a longer line is output.
+/// The longest note, in bytes. A longer line is output.
 const NOTE_CAP: usize = 4096;
 
-/// Lines kept for the exit record, and the most that is kept of each.
+/// The lines that are kept for the exit record.
 const LINES_KEPT: usize = 20;
+
+/// The bytes that are kept of a line.
 const LINE_KEPT: usize = 200;
 
-/// How a Linux guest says that its kernel is at its end.
+/// What Linux writes when its kernel panics.
 const PANIC: &str = "Kernel panic - not syncing";
 
-/// What the scanner knows.
+/// The scanner of one console.
 #[derive(Debug, Default)]
 pub struct Scanner {
     /// Bytes that may be the beginning of a note.
     held: Vec<u8>,
-    /// The last byte given out was a newline, or nothing was given out yet.
+    /// Whether a line begins: the last byte given out was a newline, or nothing was given out yet.
     fresh: bool,
     line: Vec<u8>,
     last: VecDeque<String>,
@@ -27,12 +29,12 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Nothing read yet.
+    /// Returns the scanner of a console that was not read yet.
     pub fn new() -> Self {
         Self { fresh: true, ..Self::default() }
     }
 
-    /// Takes in what was read; `output` gets what is not a note. Notes are those with one of the tokens.
+    /// Takes in what was read. Returns the notes that have one of `tokens`; everything else goes to `output`.
     pub fn push(&mut self, bytes: &[u8], tokens: &[&str], output: &mut Vec<u8>) -> Vec<Note> {
         let mut notes = Vec::new();
         let mut rest = bytes;
@@ -66,8 +68,8 @@ impl Scanner {
         notes
     }
 
-    /// How many bytes cannot be the beginning of a note: a note stands at the beginning of a line, after a newline of
-    /// its own, which is held back only where it would make an empty line.
+    /// Returns how many of the first bytes cannot be the beginning of a note. A note stands at the beginning of a line, after
+    /// a newline of its own, which is held back only where it would make an empty line.
     fn plain(&self, bytes: &[u8]) -> usize {
         let mut fresh = self.fresh;
         for (at, byte) in bytes.iter().enumerate() {
@@ -107,7 +109,7 @@ impl Scanner {
         }
         if self.panic.is_none() && line.contains(PANIC) {
             self.panic = Some(line.clone());
-            // What follows is a trace longer than what is kept: its first lines say more than its last.
+            // The trace that follows is longer than what is kept, and its first lines say more than its last.
             self.last.drain(..self.last.len().saturating_sub(LINES_KEPT / 4));
         }
         if self.last.len() == LINES_KEPT {
@@ -119,14 +121,14 @@ impl Scanner {
         self.last.push_back(line);
     }
 
-    /// The last lines, the unfinished one too; of a panic, those around it.
+    /// Returns the last lines, an unfinished one included. After a panic these are the lines around it.
     pub fn last_lines(&self) -> Vec<String> {
         let unfinished = String::from_utf8_lossy(&self.line).trim_end().to_owned();
         let unfinished = (!unfinished.is_empty()).then_some(unfinished);
         self.last.iter().cloned().chain(unfinished).collect()
     }
 
-    /// The line in which the guest's kernel said that it panics.
+    /// Returns the line in which the guest's kernel said that it panics.
     pub fn panic_line(&self) -> Option<&str> {
         self.panic.as_deref()
     }
