@@ -32,10 +32,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         match decision.action {
             Action::Restart => {
-                println!("{} comes back in {:?}: {}", change.vm, decision.delay, decision.rule)
+                println!("{} comes back in {:?}, attempt {}", change.vm, decision.delay, decision.attempt)
             }
             Action::GiveUp => {
-                println!("{} needs a person: {}", change.vm, decision.rule);
+                println!("{} needs a person: {}", change.vm, decision.reason.word());
                 break;
             }
             _ => {}

@@ -153,7 +153,9 @@ impl PepitaAdapter {
                         EventKind::Vm(change) if change.vm == vm => match change.to {
                             VmPhase::Running | VmPhase::Ready => return Ok(()),
                             VmPhase::Completed => return Ok(()),
-                            VmPhase::Failed { reason } => return Err(AdapterError::Spawn(reason)),
+                            VmPhase::Failed(failure) => {
+                                return Err(AdapterError::Spawn(failure.to_string()));
+                            }
                             VmPhase::Backoff { ending, .. } => {
                                 return Err(AdapterError::Spawn(ending.to_string()));
                             }

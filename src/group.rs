@@ -9,9 +9,10 @@ mod message;
 mod order;
 mod status;
 
+pub use crate::policy::{At, GroupEnd};
 pub use machine::Roster;
 pub use message::{AskError, Goal, GroupEvent, GroupMsg, GroupReport, InitialState, VmRequest};
-pub use order::{At, Command, End, Found, Order, Refused};
+pub use order::{Command, Found, Order, Refused, VmView};
 
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::CidMsg;
@@ -55,8 +56,8 @@ pub struct GroupArgs {
     pub epoch: u64,
     /// What it begins with.
     pub initial: InitialState,
-    /// Why it is down, when a former actor of it had ended.
-    pub ended: Option<String>,
+    /// How the group ended, when it is down and its former actor has failed.
+    pub ended: Option<GroupEnd>,
     /// What it shares.
     pub shared: Shared,
     /// Who hears its reports.
@@ -73,11 +74,8 @@ pub struct GroupState {
     slot: usize,
     epoch: u64,
     report: DerivedActorRef<GroupReport>,
-    /// VMs found at the start that are not taken over yet; `Some` while the group waits to be started.
-    hold: Option<BTreeMap<VmName, Found>>,
     inventory: Option<Inventory>,
     alarm: Alarm,
-    ended: Option<String>,
 }
 
 impl Actor for Group {
@@ -94,21 +92,23 @@ impl Actor for Group {
         let own = |vm: &VmName| args.spec.vms.iter().any(|spec| spec.name == *vm);
         let held = args.shared.journal.cids().into_iter().filter(|(vm, _)| own(vm));
         let facts = held.map(|(vm, cid)| (vm, Facts { cid: Some(cid), vmm_pid: None })).collect();
+        let memory = args.shared.journal.remembered();
         let mut state = GroupState {
-            roster: Roster::new(args.spec, &args.shared.journal.remembered()),
+            roster: match args.ended {
+                Some(end) => Roster::ended(args.spec, &memory, end),
+                None => Roster::new(args.spec, &memory),
+            },
             actors: Actors::default(),
             facts,
             shared: args.shared,
             slot: args.slot,
             epoch: args.epoch,
             report: args.report,
-            hold: None,
             inventory: None,
             alarm: Alarm::default(),
-            ended: args.ended,
         };
         match args.initial {
-            InitialState::Found(found) => state.hold(&me, found).await,
+            InitialState::Found(found) => state.adopt(&me, found).await,
             InitialState::Unknown(then) => state.take_inventory(&me, then),
         }
         state.publish_status();
@@ -161,24 +161,11 @@ fn at() -> At {
 impl GroupState {
     async fn take_in(&mut self, me: &ActorRef<GroupMsg>, msg: GroupMsg) {
         let orders = match msg {
-            GroupMsg::Start => {
-                let found = self.hold.take().unwrap_or_default();
-                self.roster.start(at(), &found)
-            }
-            GroupMsg::StartAfresh => {
-                // What a former actor left with another configuration makes way for its launch.
-                self.hold = None;
-                self.roster.start_afresh(at())
-            }
-            GroupMsg::Stop => {
-                self.hold = None;
-                self.roster.stop(at())
-            }
-            GroupMsg::Destroy => {
-                self.hold = None;
-                self.roster.destroy(at())
-            }
-            GroupMsg::Discard => return self.discard(me).await,
+            GroupMsg::Start => self.roster.start(at()),
+            GroupMsg::StartAfresh => self.roster.start_afresh(at()),
+            GroupMsg::Stop => self.roster.stop(at()),
+            GroupMsg::Kill => self.roster.kill(at()),
+            GroupMsg::Remove => return self.remove(me).await,
             GroupMsg::Command { vm, command, reply } => match self.roster.command(at(), &vm, command) {
                 Ok(orders) => {
                     self.carry_out(me, orders).await;
@@ -187,13 +174,13 @@ impl GroupState {
                 }
                 Err(refused) => return reply.send(Err(refused)),
             },
-            GroupMsg::Forward { vm, request } => return self.pass(&vm, request),
+            GroupMsg::Forward { vm, request } => return self.forward(&vm, request),
             GroupMsg::Reload { spec, slot, restart } => {
                 if slot != self.slot {
                     self.shared.status_table.remove(std::mem::replace(&mut self.slot, slot));
                 }
                 for vm in &spec.vms {
-                    self.roster.recall(&vm.name, self.shared.journal.retired(&vm.name));
+                    self.roster.restore_incarnation(&vm.name, self.shared.journal.retired(&vm.name));
                 }
                 self.roster.reload(at(), *spec, restart)
             }
@@ -211,43 +198,33 @@ impl GroupState {
         self.carry_out(me, orders).await;
     }
 
-    /// Waits to be started. What is to go on running is taken over at once: that is no start.
-    async fn hold(&mut self, me: &ActorRef<GroupMsg>, found: BTreeMap<VmName, Found>) {
-        let (orders, rest) = self.roster.adopt(at(), found);
-        self.hold = Some(rest);
+    /// Takes over what is to go on running. That is no start: a group that waits does not leave its VMs unwatched.
+    async fn adopt(&mut self, me: &ActorRef<GroupMsg>, found: BTreeMap<VmName, Found>) {
+        let orders = self.roster.adopt(at(), found);
         self.carry_out(me, orders).await;
         self.release_what_rests();
     }
 
-    /// Those that are down hold no CID: a former actor may have failed, or a former supervisor, before it gave it back.
+    /// VMs that are down hold no CID: a former actor may have failed, or a former supervisor, before it gave one back.
     fn release_what_rests(&mut self) {
-        let found = self.hold.as_ref();
-        let there =
-            |vm: &VmName| found.and_then(|found| found.get(vm)).is_some_and(|found| found.ended.is_none());
-        let at_rest: Vec<VmName> = self.roster.at_rest().into_iter().filter(|vm| !there(vm)).collect();
-        for vm in at_rest {
+        for vm in self.roster.at_rest() {
             self.release(vm);
         }
     }
 
-    /// Everything is known of what a former actor has left.
-    async fn inventory_taken(&mut self, me: &ActorRef<GroupMsg>, seen: Known) {
-        for vm in &seen.traces {
+    /// Goes on once everything is known that a former actor has left.
+    async fn inventory_taken(&mut self, me: &ActorRef<GroupMsg>, known: Known) {
+        for vm in &known.traces {
             self.remove_traces(vm);
         }
-        match seen.then {
-            Goal::Wait => self.hold(me, seen.found).await,
-            Goal::Up => {
-                let orders = self.roster.succeed(at(), &seen.found);
-                self.carry_out(me, orders).await;
-            }
-            Goal::Down => {
-                let orders = self.roster.take_down(at(), &seen.found);
-                self.carry_out(me, orders).await;
-            }
-        }
+        let orders = match known.then {
+            Goal::Wait => self.roster.adopt(at(), known.found),
+            Goal::Up => self.roster.resume(at(), &known.found),
+            Goal::Down => self.roster.adopt_and_stop(at(), &known.found),
+        };
+        self.carry_out(me, orders).await;
         self.release_what_rests();
-        for msg in seen.held {
+        for msg in known.held {
             self.take_in(me, msg).await;
         }
     }
@@ -258,13 +235,13 @@ impl GroupState {
             return Vec::new();
         }
         match report.event {
-            VmEvent::Transition(transition) => return self.roster.news(at(), &vm, epoch, transition),
+            VmEvent::Transition(transition) => return self.roster.transition(at(), &vm, epoch, transition),
             VmEvent::Ended(ending) => {
-                let incarnation = self.roster.facts(&vm).map_or(Incarnation(0), |facts| facts.0);
+                let incarnation = self.roster.view(&vm).map_or(Incarnation(0), |view| view.incarnation);
                 if let Some(facts) = self.facts.get_mut(&vm) {
                     facts.vmm_pid = None;
                 }
-                let orders = self.roster.ended(at(), &vm, epoch, ending);
+                let orders = self.roster.vm_ended(at(), &vm, epoch, ending);
                 self.shared.journal.save_end(&vm, incarnation);
                 return orders;
             }
@@ -278,17 +255,7 @@ impl GroupState {
     }
 
     async fn carry_out(&mut self, me: &ActorRef<GroupMsg>, orders: Vec<Order>) {
-        for order in &orders {
-            if let Order::End(end) = order {
-                self.ended = Some(end.to_string());
-            }
-        }
-        if !self.roster.is_down() && self.ended.take().is_some() {
-            // Nobody else of it waits to be started.
-            self.hold = None;
-            self.report(GroupEvent::Up);
-        }
-        // Whoever hears of a change finds it on the board.
+        // A reader that is told of a change finds it in the status.
         self.publish_status();
         for order in orders {
             match order {
@@ -297,14 +264,14 @@ impl GroupState {
                     self.spawn(me, vm, incarnation, epoch, mode).await;
                 }
                 Order::Stop { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Stop),
-                Order::Destroy { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Kill),
+                Order::Kill { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Kill),
                 Order::Update(vm) => {
                     if let Some(spec) = self.roster.vm(&vm) {
                         self.actors.send_to_owner(&vm, VmMsg::Update(Box::new(spec.clone())));
                     }
                 }
                 Order::Release(vm) => self.release(vm),
-                Order::Forget(vm) => {
+                Order::Remove(vm) => {
                     // Behind whatever is still under way, and before a VM of the same name can be launched.
                     self.remove_traces(&vm);
                     self.shared.journal.remove(&vm);
@@ -315,9 +282,9 @@ impl GroupState {
                     self.tell(EventKind::GroupReady);
                     self.report(GroupEvent::Ready);
                 }
+                Order::BroughtBack => self.report(GroupEvent::Up),
                 Order::End(end) => {
-                    let failed = matches!(end, End::Failed { .. } | End::Escalated { .. });
-                    self.tell(EventKind::GroupEnded { reason: end.to_string(), failed });
+                    self.tell(EventKind::GroupEnded(end.clone()));
                     self.report(GroupEvent::Ended(end));
                 }
             }
@@ -326,13 +293,12 @@ impl GroupState {
     }
 
     fn save(&self, vm: &VmName) {
-        let (Some(remembered), Some(spec), Some(facts)) =
-            (self.roster.remember(vm), self.roster.vm(vm), self.roster.facts(vm))
+        let (Some(remembered), Some(spec), Some(view)) =
+            (self.roster.remember(vm), self.roster.vm(vm), self.roster.view(vm))
         else {
             return;
         };
-        let needs_restart = facts.3;
-        let config = (!needs_restart).then(|| spec.fingerprint());
+        let config = (!view.needs_restart).then(|| spec.fingerprint());
         self.shared.journal.save(vm, &remembered, config.as_deref());
     }
 
@@ -370,7 +336,7 @@ impl GroupState {
         self.shared.services.executor.send(ExecutorMsg::Destroy { vm: vm.clone(), reply });
     }
 
-    async fn discard(&mut self, me: &ActorRef<GroupMsg>) {
+    async fn remove(&mut self, me: &ActorRef<GroupMsg>) {
         for vm in self.roster.names() {
             self.release(vm.clone());
             self.remove_traces(&vm);
@@ -398,9 +364,10 @@ impl GroupState {
         self.inventory = Some(Inventory::new(vms.into_iter().collect(), then));
     }
 
-    fn pass(&self, vm: &VmName, request: VmRequest) {
-        let phase = self.roster.phases().find(|(name, _)| *name == vm).map(|(_, phase)| phase);
-        let Some(phase) = phase else { return request.refuse(Refused::NoSuchVm(vm.to_string())) };
+    fn forward(&self, vm: &VmName, request: VmRequest) {
+        let Some(VmView { phase, .. }) = self.roster.view(vm) else {
+            return request.refuse(Refused::NoSuchVm(vm.to_string()));
+        };
         if !phase.has_daemon() {
             return request.refuse(Refused::NotRunning { vm: vm.to_string(), phase: phase.word() });
         }

@@ -1,6 +1,6 @@
 //! What a host sees of its tree: numbered events and a snapshot of every VM.
 //!
-//! Written by the group supervisors alone, each for its own VMs; read by anybody at any time, without asking an actor.
+//! The group supervisors write it, each for its own VMs. Any thread reads it at any time, without asking an actor.
 
 mod bus;
 mod event;
@@ -9,7 +9,8 @@ mod phase;
 mod sentences;
 mod status;
 
+pub use crate::policy::{Action, Decision, Failure, GroupEnd, Reason, WindowCount};
 pub use bus::{Bus, Events, Received};
-pub use event::{Action, Change, Decision, Event, EventKind};
+pub use event::{Change, Event, EventKind};
 pub use phase::VmPhase;
 pub use status::{GroupStatus, StatusTable, TreeStatus, VmStatus};

@@ -169,7 +169,7 @@ impl AdapterTree {
             VmPhase::Paused => DaemonStatus::Paused,
             VmPhase::Stopping => DaemonStatus::Stopping,
             VmPhase::Stopped | VmPhase::Completed => DaemonStatus::Stopped,
-            VmPhase::Failed { .. } => {
+            VmPhase::Failed(_) => {
                 DaemonStatus::Failed(self.last_end(vm).await.unwrap_or(Exit::Unknown.into()))
             }
         })

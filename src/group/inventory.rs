@@ -54,7 +54,7 @@ impl Inventory {
                 roster.vm(vm).and_then(|spec| Found::of(&record, spec, journal.ended(vm)))
             }
             Err(_) => {
-                let incarnation = roster.facts(vm).map_or(Incarnation(0), |facts| facts.0);
+                let incarnation = roster.view(vm).map_or(Incarnation(0), |view| view.incarnation);
                 Some(Found::perhaps(incarnation))
             }
         };

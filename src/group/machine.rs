@@ -3,37 +3,87 @@
 //!
 //! There are no timers in here to be cancelled. [`Roster::wake_at`] says when to ask again, and [`Roster::tick`] does
 //! what is due at that moment, judged by the state of that moment: a wake-up that came too late finds nothing to do.
+//!
+//! The group ([`Stage`]):
+//!
+//! ```text
+//!                 start                      stop, escalation,
+//!                 resume                     failure, auto-shutdown
+//!   Waiting ─────────────────────────▶ Up ─────────────────────────▶ GoingDown
+//!      │  the groups that it comes     ▲                                 │
+//!      │  after are not Ready          │ start afresh,                   │ the last VM is
+//!      │                               │ the operator's start            │ confirmed gone
+//!      └─────────── stop ──────────▶ GoingDown ──▶ Down ◀────────────────┘
+//! ```
+//!
+//! A child ([`child::Phase`]; what is in brackets is a [`child::RunState`]):
+//!
+//! ```text
+//!   AwaitingGroup ──group starts──▶ AwaitingTurn ◀────────────── Backoff
+//!                                       │      its own delay is over, ▲
+//!                            its turn   ▼      or the group restart's │ restart
+//!                                 Live [Starting ─▶ Running ─▶ Ready ⇄ Unhealthy]
+//!                                      [ any of them but Starting ⇄ Paused      ]
+//!                                      [ all of them ─▶ Stopping                ]
+//!                                       │ ends by itself         │ a stop is done
+//!                                       ▼                        ▼
+//!                     Backoff, Completed, Failed, Stopped   Stopped, AwaitingTurn, Live, removed
+//! ```
+//!
+//! `Stopped`, `Completed` and `Failed` are left by an operator, by the next start of the group or, `Completed` alone, by
+//! a group restart. A warm spare would be promoted where `Backoff` is entered: `failure` would set `Live` at once.
 
 mod adopt;
-pub(crate) mod child;
+mod child;
 mod command;
 mod failure;
-pub(crate) mod group_restart;
-mod progress;
+mod group_restart;
 mod reload;
-mod reports;
 mod start;
+mod stop;
+mod transition;
 
-use crate::group::machine::child::{Child, Phase, Then};
-use crate::group::machine::group_restart::Round;
-use crate::group::order::{At, End, Order};
-use crate::journal::{Remembered, Wanted};
-use crate::observe::{Action, Change, Decision, VmPhase};
-use crate::policy::{Ending, Window};
-use crate::spec::{GroupName, GroupSpec, Incarnation, Restart, VmName, VmSpec};
+use crate::group::order::{Found, Order, VmView};
+use crate::journal::Remembered;
+use crate::observe::{Change, VmPhase};
+use crate::policy::{At, Decision, Ending, GroupEnd, Window, WindowCount};
+use crate::spec::{GroupName, GroupSpec, Incarnation, VmName, VmSpec};
 use crate::vm::Mode;
-use std::collections::BTreeMap;
+use child::{Child, Phase};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-/// Whether the group as a whole is up.
+/// Where the group as a whole is.
 #[derive(Debug, Clone, PartialEq)]
 enum Stage {
-    /// It keeps its children up.
-    Up,
-    /// Its children are being stopped, last first; then it ends.
-    GoingDown(End),
-    /// Nothing of it runs.
-    Down,
+    /// The group waits to be started: the groups that it comes after are not Ready. VMs that run already are adopted
+    /// meanwhile; nothing is restarted.
+    Waiting {
+        /// VMs that run with another configuration, or ended while no supervisor looked: to be judged at the start.
+        found: BTreeMap<VmName, Found>,
+        /// VMs that gave up meanwhile: the group's start is no reason to try them again.
+        gave_up: BTreeSet<VmName>,
+    },
+    /// The group keeps its children up.
+    Up {
+        /// Whether the host was told that the group is Ready.
+        ready_told: bool,
+    },
+    /// The children are being stopped, last first; then the group is down.
+    GoingDown { end: GroupEnd },
+    /// Nothing of the group runs.
+    Down { end: GroupEnd },
+}
+
+/// The one group restart that can be under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct GroupRestart {
+    /// Its members start then, or when all of them are down if that is later.
+    deadline: Instant,
+    /// Whether it has its entry in the window. One that only stops the children behind one that gave up has none.
+    counted: bool,
+    /// The VMs that take part.
+    members: BTreeSet<VmName>,
 }
 
 /// The group's memory.
@@ -41,11 +91,11 @@ enum Stage {
 pub struct Roster {
     /// The group's own settings; its VMs live in `children`.
     spec: GroupSpec,
+    /// In start order.
     children: Vec<Child>,
     window: Window,
-    round: Option<Round>,
+    group_restart: Option<GroupRestart>,
     stage: Stage,
-    ready_told: bool,
     last_epoch: u64,
     /// The last known incarnations of VMs that are not there: should one come back, its numbers go on.
     retired: BTreeMap<VmName, Incarnation>,
@@ -53,44 +103,36 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// A group that is down, with what a previous run left of it.
+    /// Makes a group that waits to be started, with what a previous run left of it.
     pub fn new(mut spec: GroupSpec, memory: &BTreeMap<VmName, Remembered>) -> Self {
-        let children = std::mem::take(&mut spec.vms)
-            .into_iter()
-            .map(|vm| {
-                let mut child = Child::new(vm);
-                if let Some(remembered) = memory.get(child.name()) {
-                    child.incarnation = remembered.incarnation;
-                    child.attempts = remembered.attempts;
-                    // "always" is the one policy that brings back what the operator had stopped.
-                    if remembered.wanted == Wanted::Down && child.spec.restart.policy != Restart::Always {
-                        child.wanted = Wanted::Down;
-                    } else if remembered.wanted == Wanted::Up {
-                        child.wanted = Wanted::Up;
-                    }
-                    child.saved = Some(remembered.clone());
-                    let stays = child.wanted == Wanted::Up && child.spec.restart.policy != Restart::Always;
-                    if remembered.completed && stays {
-                        child.phase = Phase::Completed;
-                    }
-                    if let Some(reason) = remembered.failed.clone() {
-                        child.phase = Phase::Failed { reason };
-                    }
-                }
-                child
-            })
-            .collect();
+        let child = |vm: VmSpec| {
+            let mut child = match memory.get(&vm.name) {
+                Some(remembered) => Child::remembered(vm, remembered),
+                None => Child::new(vm),
+            };
+            child.await_group();
+            child
+        };
         Self {
+            children: std::mem::take(&mut spec.vms).into_iter().map(child).collect(),
             spec,
-            children,
             window: Window::new(),
-            round: None,
-            stage: Stage::Down,
-            ready_told: false,
+            group_restart: None,
+            stage: Stage::Waiting { found: BTreeMap::new(), gave_up: BTreeSet::new() },
             last_epoch: 0,
             retired: memory.iter().map(|(vm, remembered)| (vm.clone(), remembered.incarnation)).collect(),
             orders: Vec::new(),
         }
+    }
+
+    /// Makes a group that is down, with what its former actor left of it.
+    pub fn ended(spec: GroupSpec, memory: &BTreeMap<VmName, Remembered>, end: GroupEnd) -> Self {
+        let mut roster = Self::new(spec, memory);
+        roster.stage = Stage::Down { end };
+        for child in roster.children.iter_mut().filter(|child| child.phase == Phase::AwaitingGroup) {
+            child.phase = Phase::Stopped;
+        }
+        roster
     }
 
     /// Does what is due.
@@ -98,158 +140,133 @@ impl Roster {
         self.finish(at.now)
     }
 
-    /// Takes the group down, last started first.
-    pub fn stop(&mut self, at: At) -> Vec<Order> {
-        self.go_down(End::Stopped);
-        self.finish(at.now)
-    }
-
-    /// Ends everything of the group at once.
-    pub fn destroy(&mut self, at: At) -> Vec<Order> {
-        self.go_down(End::Stopped);
-        for index in 0..self.children.len() {
-            if self.children[index].phase.is_live() {
-                let then = match self.children[index].phase {
-                    Phase::Stopping { then: Then::Forget } => Then::Forget,
-                    _ => Then::Stay,
-                };
-                self.children[index].note_ready(at.now);
-                self.set(index, Phase::Stopping { then }, None, None);
-                let (vm, epoch) = (self.children[index].name().clone(), self.children[index].epoch);
-                self.orders.push(Order::Destroy { vm, epoch });
-            }
-        }
-        self.finish(at.now)
-    }
-
-    /// When to ask again, if nothing happens before.
+    /// Returns when to ask again, if nothing happens before.
     pub fn wake_at(&self) -> Option<Instant> {
-        if self.stage != Stage::Up {
-            return None;
+        match self.stage {
+            Stage::Up { .. } => {}
+            Stage::Waiting { .. } | Stage::GoingDown { .. } | Stage::Down { .. } => return None,
         }
         // While its members are being stopped, a group restart goes on when they are down.
-        let stopping = self.children.iter().any(|child| child.in_round && child.phase.is_live());
-        let round = self.round.filter(|_| !stopping).map(|round| round.deadline);
-        let alone = self.children.iter().filter_map(|child| match child.phase {
-            Phase::Backoff { until, .. } if !child.in_round => Some(until),
-            _ => None,
+        let stopping = self.children.iter().any(|child| self.is_restarting(child) && child.phase.is_live());
+        let together = self.group_restart.as_ref().filter(|_| !stopping).map(|restart| restart.deadline);
+        let alone = self.children.iter().filter(|child| !self.is_restarting(child));
+        let alone = alone.filter_map(|child| match child.phase {
+            Phase::Backoff { until, .. } => Some(until),
+            Phase::Stopped
+            | Phase::AwaitingGroup
+            | Phase::AwaitingTurn { .. }
+            | Phase::Live(_)
+            | Phase::Completed
+            | Phase::Failed(_) => None,
         });
-        alone.chain(round).min()
+        alone.chain(together).min()
     }
 
-    /// The group's name.
+    /// Returns the group's name.
     pub fn name(&self) -> &GroupName {
         &self.spec.name
     }
 
-    /// The window, for people.
-    pub fn window(&self) -> String {
-        self.window.describe(self.spec.intensity)
+    /// Returns how full the restart window is.
+    pub fn window(&self, now: Instant) -> WindowCount {
+        self.window.count(now, self.spec.intensity)
     }
 
-    /// The VMs in start order, with their phase.
+    /// Returns how the group ended, while it is down.
+    pub fn end(&self) -> Option<&GroupEnd> {
+        match &self.stage {
+            Stage::Down { end } => Some(end),
+            Stage::Waiting { .. } | Stage::Up { .. } | Stage::GoingDown { .. } => None,
+        }
+    }
+
+    /// Returns the names of the VMs in start order.
+    pub fn names(&self) -> Vec<VmName> {
+        self.children.iter().map(|child| child.name().clone()).collect()
+    }
+
+    /// Returns what onlookers see of the VMs, in start order.
+    pub fn views(&self) -> impl Iterator<Item = VmView<'_>> {
+        self.children.iter().map(view)
+    }
+
+    /// Returns what onlookers see of a VM.
+    pub fn view(&self, name: &VmName) -> Option<VmView<'_>> {
+        self.find(name).map(|index| view(&self.children[index]))
+    }
+
+    /// Returns the VMs in start order, with their phase.
     pub fn phases(&self) -> impl Iterator<Item = (&VmName, VmPhase)> {
-        self.children.iter().map(|child| (child.name(), child.phase.shown()))
+        self.children.iter().map(|child| (child.name(), child.phase.view()))
     }
 
-    /// The specification in force for a VM.
+    /// Returns the specification in force for a VM.
     pub fn vm(&self, name: &VmName) -> Option<&VmSpec> {
         self.find(name).map(|index| &self.children[index].spec)
     }
 
-    /// The number of the actor that owns a VM at the moment, if one does.
+    /// Returns the number of the actor that owns a VM at the moment, if one does.
     pub fn epoch(&self, name: &VmName) -> Option<u64> {
-        let child = &self.children[self.find(name)?];
-        child.phase.is_live().then_some(child.epoch)
+        self.children[self.find(name)?].phase.run().map(|run| run.epoch)
     }
 
-    /// What onlookers see of a VM beside its phase: incarnation, attempts, wanted, needs restart.
-    pub fn facts(&self, name: &VmName) -> Option<(Incarnation, u32, Wanted, bool)> {
-        Some(self.children[self.find(name)?].facts())
-    }
-
-    /// All that onlookers see of the VMs, in start order.
-    pub(crate) fn shown(&self) -> impl Iterator<Item = (&VmName, VmPhase, (Incarnation, u32, Wanted, bool))> {
-        self.children.iter().map(|child| (child.name(), child.phase.shown(), child.facts()))
-    }
-
-    /// VMs that are to stay down, and so need no CID.
+    /// Returns the VMs that are down, stay down and were not found running: they need no CID.
     pub(crate) fn at_rest(&self) -> Vec<VmName> {
-        let stays = |child: &&Child| {
-            child.phase.is_at_rest() && (child.wanted == Wanted::Down || child.phase != Phase::Stopped)
+        let runs = |vm: &VmName| match &self.stage {
+            Stage::Waiting { found, .. } => found.get(vm).is_some_and(|found| found.ended.is_none()),
+            Stage::Up { .. } | Stage::GoingDown { .. } | Stage::Down { .. } => false,
         };
-        self.children.iter().filter(stays).map(|child| child.name().clone()).collect()
+        let rests = |child: &&Child| child.phase.is_at_rest() && !runs(child.name());
+        self.children.iter().filter(rests).map(|child| child.name().clone()).collect()
     }
 
-    /// What the journal keeps of a VM.
+    /// Returns what the journal keeps of a VM.
     pub fn remember(&self, name: &VmName) -> Option<Remembered> {
         Some(self.children[self.find(name)?].remember())
     }
 
-    /// Nothing of the group runs or will by itself.
+    /// Returns whether the group has ended, and nothing of it runs.
     pub fn is_down(&self) -> bool {
-        self.stage == Stage::Down
+        self.end().is_some()
+    }
+
+    fn is_up(&self) -> bool {
+        match self.stage {
+            Stage::Up { .. } => true,
+            Stage::Waiting { .. } | Stage::GoingDown { .. } | Stage::Down { .. } => false,
+        }
     }
 
     fn find(&self, vm: &VmName) -> Option<usize> {
         self.children.iter().position(|child| child.name() == vm)
     }
 
-    /// The child whose present actor has this number.
+    /// Returns the child whose present actor has this number.
     fn current(&self, vm: &VmName, epoch: u64) -> Option<usize> {
-        self.find(vm).filter(|index| {
-            let child = &self.children[*index];
-            child.epoch == epoch && child.phase.is_live()
-        })
+        self.find(vm).filter(|index| self.children[*index].phase.run().is_some_and(|run| run.epoch == epoch))
     }
 
-    /// It waits for its turn.
-    fn enqueue(&mut self, index: usize, ending: Option<Ending>) {
-        self.children[index].sequenced = true;
-        self.set(index, Phase::Waiting, ending, None);
-    }
-
-    fn launch(&mut self, index: usize) {
-        let child = &mut self.children[index];
-        child.incarnation = child.incarnation.next();
-        (child.needs_restart, child.ready_for) = (false, None);
-        self.set(index, Phase::Starting, None, None);
-        self.spawn(index, Mode::Launch);
-    }
-
-    fn spawn(&mut self, index: usize, mode: Mode) {
+    fn next_epoch(&mut self) -> u64 {
         self.last_epoch += 1;
-        let child = &mut self.children[index];
-        (child.epoch, child.boots) = (self.last_epoch, mode == Mode::Launch);
-        let (vm, incarnation, epoch) = (child.name().clone(), child.incarnation, child.epoch);
-        self.orders.push(Order::Spawn { vm, incarnation, epoch, mode });
+        self.last_epoch
     }
 
-    fn order_stop(&mut self, now: Instant, index: usize, then: Then) {
-        let child = &mut self.children[index];
-        child.note_ready(now);
-        match child.phase {
-            // What is to be forgotten stays so.
-            Phase::Stopping { then: Then::Forget } => {}
-            Phase::Stopping { .. } => child.phase = Phase::Stopping { then },
-            _ => {
-                self.set(index, Phase::Stopping { then }, None, None);
-                self.tell_to_stop(index);
-            }
+    /// Orders an actor for the incarnation that the child has.
+    fn spawn(&mut self, index: usize, mode: Mode) {
+        let child = &self.children[index];
+        if let Some(run) = child.phase.run() {
+            let (vm, incarnation, epoch) = (child.name().clone(), child.incarnation, run.epoch);
+            self.orders.push(Order::Spawn { vm, incarnation, epoch, mode });
         }
     }
 
-    fn tell_to_stop(&mut self, index: usize) {
-        let (vm, epoch) = (self.children[index].name().clone(), self.children[index].epoch);
-        self.orders.push(Order::Stop { vm, epoch });
-    }
-
-    /// The one place where a child changes what onlookers see of it. Its CID is free when it is down for good.
+    /// Changes the phase of a child. No other place changes what onlookers see of one. Its CID is free when it is down
+    /// for good.
     fn set(&mut self, index: usize, to: Phase, ending: Option<Ending>, decision: Option<Decision>) {
         let child = &mut self.children[index];
         let frees = to.is_at_rest() && !child.phase.is_at_rest();
-        let from = std::mem::replace(&mut child.phase, to).shown();
-        let to = child.phase.shown();
+        let from = std::mem::replace(&mut child.phase, to).view();
+        let to = child.phase.view();
         let (vm, incarnation) = (child.name().clone(), child.incarnation);
         if from != to || decision.is_some() {
             self.orders.push(Order::Tell(Change { vm: vm.clone(), incarnation, from, to, ending, decision }));
@@ -259,20 +276,23 @@ impl Roster {
         }
     }
 
-    fn decision(&self, index: usize, action: Action, rule: String) -> Decision {
-        Decision {
-            action,
-            rule,
-            delay: None,
-            attempt: self.children[index].attempts,
-            window: self.window(),
-            coalesced: false,
-        }
-    }
-
-    /// Brings everything to where it belongs at this moment, and hands out the orders.
+    /// Brings the group, at this moment, to where it belongs, and hands out the orders.
+    ///
+    /// What follows is judged by the state alone, not by what led to it, so that no order of events can leave the
+    /// group behind.
     fn finish(&mut self, now: Instant) -> Vec<Order> {
-        self.settle(now);
+        match &self.stage {
+            Stage::Down { .. } => {}
+            Stage::GoingDown { .. } => self.stop_next(now),
+            // Only what an operator has started.
+            Stage::Waiting { .. } => self.start_in_turn(),
+            Stage::Up { .. } => {
+                self.advance_group_restart(now);
+                self.start_what_is_due(now);
+                self.start_in_turn();
+                self.tell_ready();
+            }
+        }
         // First written down, then done: an incarnation's number is never used twice, even after a crash in between.
         let mut orders = Vec::new();
         for child in &mut self.children {
@@ -284,5 +304,16 @@ impl Roster {
         }
         orders.append(&mut self.orders);
         orders
+    }
+}
+
+fn view(child: &Child) -> VmView<'_> {
+    VmView {
+        name: child.name(),
+        phase: child.phase.view(),
+        incarnation: child.incarnation,
+        attempts: child.attempts,
+        wanted: child.wanted,
+        needs_restart: child.phase.run().is_some_and(|run| run.outdated),
     }
 }

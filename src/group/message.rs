@@ -1,6 +1,7 @@
 //! What a group can be told and what it tells the root. Words only.
 
-use crate::group::{Command, End, Found, Refused};
+use crate::group::{Command, Found, Refused};
+use crate::policy::GroupEnd;
 use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, Signal, VmName};
 use crate::vm::{self, VmMsg};
@@ -19,9 +20,9 @@ pub enum GroupMsg {
     /// Go down, last started first.
     Stop,
     /// End everything at once.
-    Destroy,
-    /// It is down and no longer in the configuration: forget its VMs and end.
-    Discard,
+    Kill,
+    /// Remove what is kept of its VMs, and end: the group is down and no longer in the configuration.
+    Remove,
     /// Do what an operator asks of a VM.
     Command {
         /// Which.
@@ -161,7 +162,7 @@ pub enum GroupEvent {
     /// All of it that is to be up is Ready.
     Ready,
     /// Nothing of it runs any more.
-    Ended(End),
+    Ended(GroupEnd),
 }
 
 /// What a group's actor begins with.

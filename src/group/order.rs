@@ -1,19 +1,10 @@
 //! What the roster is asked and what it orders: the vocabulary between the group's decisions and its actor.
 
-use crate::observe::Change;
-use crate::policy::Ending;
+use crate::journal::Wanted;
+use crate::observe::{Change, VmPhase};
+use crate::policy::{Ending, GroupEnd};
 use crate::spec::{Incarnation, VmName};
 use crate::vm::Mode;
-use std::time::Instant;
-
-/// The moment and the chance that come with every question, so that the roster needs no clock and no dice.
-#[derive(Debug, Clone, Copy)]
-pub struct At {
-    /// The monotonic clock.
-    pub now: Instant,
-    /// Chance, in `[0, 1)`, for the jitter of a delay.
-    pub draw: f64,
-}
 
 /// What an operator can ask of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,23 +58,21 @@ pub struct Found {
     pub ended: Option<Ending>,
 }
 
-/// How a group ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
-    /// It was told to.
-    Stopped,
-    /// Its significant VMs have ended.
-    AutoShutdown,
-    /// It gave up and stays down.
-    Failed {
-        /// Why, in words.
-        reason: String,
-    },
-    /// It gave up and its parent decides.
-    Escalated {
-        /// Why, in words.
-        reason: String,
-    },
+/// What onlookers see of a VM.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VmView<'a> {
+    /// The VM's name.
+    pub name: &'a VmName,
+    /// The phase that the VM is in.
+    pub phase: VmPhase,
+    /// The newest incarnation; 0 = never started.
+    pub incarnation: Incarnation,
+    /// Consecutive counted failures.
+    pub attempts: u32,
+    /// Whether the VM is to be up.
+    pub wanted: Wanted,
+    /// Whether the VM runs with a configuration that has changed since.
+    pub needs_restart: bool,
 }
 
 /// What the roster wants done.
@@ -112,7 +101,7 @@ pub enum Order {
         epoch: u64,
     },
     /// Tell its actor to end it at once.
-    Destroy {
+    Kill {
         /// The VM.
         vm: VmName,
         /// Its actor.
@@ -122,12 +111,14 @@ pub enum Order {
     Update(VmName),
     /// It is down for good: its CID is free.
     Release(VmName),
-    /// It is no longer in the configuration and down: forget it.
-    Forget(VmName),
+    /// It is no longer in the configuration and down: remove what is kept of it.
+    Remove(VmName),
     /// Tell the host.
     Tell(Change),
     /// All that is to be up is Ready.
     GroupReady,
+    /// The group was down, and an operator has brought it back.
+    BroughtBack,
     /// The group is down.
-    End(End),
+    End(GroupEnd),
 }

@@ -1,5 +1,6 @@
 //! A VM's file in the journal.
 
+use crate::policy::Failure;
 use serde::{Deserialize, Serialize};
 
 /// What is kept of a VM. A field that a file does not have, because an older program wrote it, has its default.
@@ -25,7 +26,7 @@ pub(super) struct Entry {
     pub(super) ended: u64,
     /// Why the supervisor had given the VM up. Not on the disk: a new run of the supervisor tries again.
     #[serde(skip)]
-    pub(super) failed: Option<String>,
+    pub(super) failed: Option<Failure>,
 }
 
 impl Default for Entry {

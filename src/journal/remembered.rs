@@ -1,5 +1,6 @@
 //! What of a VM outlives the actor, the group and the supervisor that knew it. Types only.
 
+use crate::policy::Failure;
 use crate::spec::Incarnation;
 
 /// Whether a VM is to be up.
@@ -22,6 +23,6 @@ pub struct Remembered {
     pub attempts: u32,
     /// It had ended cleanly and was not to be restarted.
     pub completed: bool,
-    /// Why it had given up, if it had.
-    pub failed: Option<String>,
+    /// How the VM had failed, if it had given up.
+    pub failed: Option<Failure>,
 }

@@ -1,48 +1,44 @@
-//! Where a VM is, as its group sees it.
+//! Where a VM is, as its group sees it and hosts are told (semantics 2).
 
-use crate::policy::Ending;
-use std::fmt;
+use crate::policy::{Ending, Failure};
 use std::time::Instant;
 
 /// Where a VM is, as its group sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VmPhase {
-    /// Down, because the operator or the group's stop wanted it so, or not started yet.
+    /// Down, because the operator or the group's stop wanted it so.
     Stopped,
-    /// For its turn, or for another group.
+    /// Down until its turn comes, or until the groups are Ready that its group comes after.
     Waiting,
-    /// Launched, its daemon does not run yet.
+    /// Launched; the daemon does not run yet.
     Starting,
-    /// Its daemon runs, but is not Ready.
+    /// The daemon runs, but is not Ready.
     Running,
     /// Ready.
     Ready,
-    /// Its probes fail.
+    /// The health probes fail.
     Unhealthy,
-    /// Its virtual CPUs stand still.
+    /// The virtual CPUs are stopped.
     Paused,
     /// On its way down.
     Stopping,
-    /// Down, to be started again.
+    /// Down until its restart.
     Backoff {
-        /// Then.
+        /// When the delay is over.
         until: Instant,
-        /// Which attempt that will be.
+        /// Which attempt the restart will be.
         attempt: u32,
-        /// Why it is down.
+        /// How the VM ended.
         ending: Ending,
     },
     /// Ended cleanly, not to be restarted.
     Completed,
-    /// Given up.
-    Failed {
-        /// Why.
-        reason: String,
-    },
+    /// Gave up.
+    Failed(Failure),
 }
 
 impl VmPhase {
-    /// The word of the documentation.
+    /// Returns the stable word for programs.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
@@ -55,11 +51,11 @@ impl VmPhase {
             Self::Stopping => "stopping",
             Self::Backoff { .. } => "backoff",
             Self::Completed => "completed",
-            Self::Failed { .. } => "failed",
+            Self::Failed(_) => "failed",
         }
     }
 
-    /// There is a daemon to talk to.
+    /// Returns whether there is a daemon to talk to.
     pub fn has_daemon(&self) -> bool {
         match self {
             Self::Running | Self::Ready | Self::Unhealthy | Self::Paused => true,
@@ -69,11 +65,11 @@ impl VmPhase {
             | Self::Stopping
             | Self::Backoff { .. }
             | Self::Completed
-            | Self::Failed { .. } => false,
+            | Self::Failed(_) => false,
         }
     }
 
-    /// There is an incarnation: something of it may run.
+    /// Returns whether there is an incarnation of which something may run.
     pub fn is_live(&self) -> bool {
         match self {
             Self::Starting
@@ -82,19 +78,7 @@ impl VmPhase {
             | Self::Unhealthy
             | Self::Paused
             | Self::Stopping => true,
-            Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Completed | Self::Failed { .. } => {
-                false
-            }
-        }
-    }
-}
-
-impl fmt::Display for VmPhase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failed { reason } => write!(f, "failed ({reason})"),
-            Self::Backoff { attempt, ending, .. } => write!(f, "backoff (attempt {attempt}, after {ending})"),
-            phase => f.write_str(phase.word()),
+            Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Completed | Self::Failed(_) => false,
         }
     }
 }

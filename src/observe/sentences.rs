@@ -1,7 +1,9 @@
-//! Sentences for people: the one place that turns endings, decisions and phases into text. Programs read
-//! [`Event::to_json`](super::Event::to_json) instead.
+//! Sentences for people: the one place that turns endings, decisions, phases and events into text. Programs read
+//! [`Event::to_json`] instead.
 
-use crate::policy::{Ending, Exit};
+use super::event::{Change, Event, EventKind};
+use super::phase::VmPhase;
+use crate::policy::{Action, Decision, Ending, Exceeded, Exit, Failure, GroupEnd, Reason, WindowCount};
 use std::fmt;
 
 impl fmt::Display for Ending {
@@ -41,7 +43,178 @@ impl fmt::Display for Ending {
             Self::StartTimeout => f.write_str("not ready in time"),
             Self::Unhealthy => f.write_str("unhealthy"),
             Self::WatchdogExpired => f.write_str("watchdog expired"),
-            Self::ActorFailed => f.write_str("its actor failed"),
+            Self::ActorFailed { message } => write!(f, "its actor failed: {message}"),
+        }
+    }
+}
+
+impl fmt::Display for WindowCount {
+    /// Writes `3/5 in 1m`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} in {}", self.count, self.max, humantime::format_duration(self.period))
+    }
+}
+
+impl fmt::Display for Exceeded {
+    /// Writes `more than 5 restarts in 1m`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_exceeded(f, &self.window)
+    }
+}
+
+fn write_exceeded(f: &mut fmt::Formatter<'_>, window: &WindowCount) -> fmt::Result {
+    let restarts = if window.max == 1 { "restart" } else { "restarts" };
+    write!(f, "more than {} {restarts} in {}", window.max, humantime::format_duration(window.period))
+}
+
+/// Why a decision was made, with the figures of the decision that belong to it.
+struct Why<'a>(&'a Decision);
+
+impl fmt::Display for Why<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decision = self.0;
+        match decision.reason {
+            Reason::Policy(policy) => write!(f, "restart policy {}", policy.word()),
+            Reason::NeverRestartExitCode => f.write_str("its code is in never_restart_exit_codes"),
+            Reason::AlwaysRestartExitCode => f.write_str("its code is in always_restart_exit_codes"),
+            Reason::Hopeless => f.write_str("the next launch would fail, too"),
+            Reason::RetriesExhausted => match decision.max_attempts {
+                1 => f.write_str("after 1 attempt"),
+                most => write!(f, "after {most} attempts"),
+            },
+            Reason::IntensityExceeded => write_exceeded(f, &decision.window),
+            Reason::StartFailed => f.write_str("it failed in the start of its group"),
+            Reason::OperatorStop => f.write_str("stopped by the operator"),
+            Reason::GroupStopping => f.write_str("its group stops"),
+            Reason::GroupWaiting => f.write_str("it starts with its group"),
+            Reason::ActorFailed => f.write_str("its actor failed"),
+        }
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = Why(self);
+        match (self.action, self.delay) {
+            (Action::Restart, Some(delay)) => write!(f, "restart in {:.1} s: {why}", delay.as_secs_f64())?,
+            (Action::Restart, None) => write!(f, "restart: {why}")?,
+            (Action::Adopt, _) => write!(f, "adopted: {why}")?,
+            (Action::Complete | Action::Leave, _) => return write!(f, "not restarted: {why}"),
+            (Action::GiveUp, _) => return write!(f, "gave up: {why}"),
+            (Action::Escalate, _) => return write!(f, "escalated: {why}"),
+            (Action::StopGroup, _) => return write!(f, "group stopped: {why}"),
+        }
+        write!(f, ", attempt {}, window {}", self.attempt, self.window)?;
+        if self.joined { f.write_str(", joins the restart under way") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for Failure {
+    /// Writes `exit 1; gave up: after 2 attempts`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.ending, self.decision)
+    }
+}
+
+impl fmt::Display for GroupEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("stopped"),
+            Self::AutoShutdown => f.write_str("its significant VMs have ended"),
+            Self::Failed { vm, failure } | Self::Escalated { vm, failure } => write!(f, "{vm}: {failure}"),
+        }
+    }
+}
+
+impl fmt::Display for VmPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Backoff { attempt, ending, .. } => write!(f, "backoff (attempt {attempt}, after {ending})"),
+            Self::Failed(failure) => write!(f, "failed ({failure})"),
+            Self::Stopped
+            | Self::Waiting
+            | Self::Starting
+            | Self::Running
+            | Self::Ready
+            | Self::Unhealthy
+            | Self::Paused
+            | Self::Stopping
+            | Self::Completed => f.write_str(self.word()),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    /// Writes `api #3: ready -> backoff; exit 1; restart in 4.0 s: …`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {} -> {}", self.vm, self.incarnation, self.from.word(), self.to.word())?;
+        if let Some(ending) = &self.ending {
+            write!(f, "; {ending}")?;
+        }
+        if let Some(decision) = &self.decision {
+            write!(f, "; {decision}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Event {
+    /// Writes one line for a log, without the time.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.group, &self.kind) {
+            (_, EventKind::Vm(change)) => write!(f, "{change}"),
+            (Some(group), EventKind::GroupReady) => write!(f, "group {group}: ready"),
+            (None, EventKind::GroupReady) => f.write_str("tree: ready"),
+            (Some(group), EventKind::GroupEnded(end)) => {
+                write!(f, "group {group}: {}: {end}", ended(end.is_failure()))
+            }
+            (None, EventKind::GroupEnded(end)) => write!(f, "{}: {end}", ended(end.is_failure())),
+            (_, EventKind::TreeEnded { reason, failed }) => write!(f, "tree: {}: {reason}", ended(*failed)),
+            (_, EventKind::Notice { vm: Some(vm), text }) => write!(f, "{vm}: {text}"),
+            (Some(group), EventKind::Notice { vm: None, text }) => write!(f, "group {group}: {text}"),
+            (None, EventKind::Notice { vm: None, text }) => f.write_str(text),
+        }
+    }
+}
+
+fn ended(failed: bool) -> &'static str {
+    if failed { "failed" } else { "ended" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Incarnation, Restart, VmName};
+    use std::time::Duration;
+
+    fn decision(action: Action, reason: Reason) -> Decision {
+        let window = WindowCount { count: 3, max: 6, period: Duration::from_secs(60) };
+        Decision { action, reason, delay: None, attempt: 3, max_attempts: 2, window, joined: false }
+    }
+
+    #[test]
+    fn each_part_of_a_change_is_said_once() {
+        let mut restart = decision(Action::Restart, Reason::Policy(Restart::OnFailure));
+        restart.delay = Some(Duration::from_secs(4));
+        let mut change = Change {
+            vm: VmName::new("api").expect("good"),
+            incarnation: Incarnation(3),
+            from: VmPhase::Ready,
+            to: VmPhase::Completed,
+            ending: Some(Exit::code(1).into()),
+            decision: Some(restart),
+        };
+        assert_eq!(
+            change.to_string(),
+            "api #3: ready -> completed; exit 1; restart in 4.0 s: restart policy on-failure, attempt 3, window 3/6 in 1m"
+        );
+        for (action, reason, sentence) in [
+            (Action::GiveUp, Reason::RetriesExhausted, "gave up: after 2 attempts"),
+            (Action::Escalate, Reason::IntensityExceeded, "escalated: more than 6 restarts in 1m"),
+            (Action::Leave, Reason::OperatorStop, "not restarted: stopped by the operator"),
+        ] {
+            change.decision = Some(decision(action, reason));
+            assert_eq!(change.to_string(), format!("api #3: ready -> completed; exit 1; {sentence}"));
         }
     }
 }

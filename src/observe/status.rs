@@ -1,45 +1,47 @@
-//! A snapshot of every VM that anybody may read at any time, also while the actors are busy.
+//! A snapshot of every VM. Any thread may read it at any time, also while the actors are busy.
 
+use super::json;
 use super::phase::VmPhase;
+use crate::policy::{GroupEnd, WindowCount};
 use crate::spec::{Cid, GroupName, Incarnation, VmName};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is known of a VM.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VmStatus {
-    /// Its name.
+    /// The VM's name.
     pub name: VmName,
-    /// Where it is.
+    /// The phase that the VM is in.
     pub phase: VmPhase,
-    /// Its newest incarnation; 0 = never started.
+    /// The newest incarnation; 0 = never started.
     pub incarnation: Incarnation,
-    /// Consecutive failures.
+    /// Consecutive counted failures.
     pub attempts: u32,
-    /// It is to be up.
+    /// Whether the VM is to be up.
     pub wanted: bool,
-    /// Its configuration has changed in a way that only a restart brings about.
+    /// Whether the VM runs with a configuration that has changed in a way that only a restart brings about.
     pub needs_restart: bool,
-    /// Its CID, while it holds one.
+    /// The CID, while the VM holds one.
     pub cid: Option<Cid>,
-    /// Its VMM's process on the host.
+    /// The process id of the VMM on the host.
     pub vmm_pid: Option<u32>,
-    /// Since when it has been in its phase.
+    /// Since when the VM has been in its phase.
     pub since: Instant,
 }
 
 /// What is known of a group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupStatus {
-    /// Its name.
+    /// The group's name.
     pub name: GroupName,
-    /// Its restart window, such as `3/5 in 60s`.
-    pub window: String,
-    /// Why it is down, when it is.
-    pub ended: Option<String>,
-    /// Its VMs, in start order.
+    /// How full the restart window was when the status changed last.
+    pub window: WindowCount,
+    /// How the group ended, while it is down.
+    pub ended: Option<GroupEnd>,
+    /// The VMs, in start order.
     pub vms: Vec<VmStatus>,
 }
 
@@ -71,8 +73,8 @@ impl GroupStatus {
     fn to_json(&self) -> Value {
         json!({
             "name": self.name.as_str(),
-            "window": self.window,
-            "ended": self.ended,
+            "window": json::window(&self.window),
+            "ended": self.ended.as_ref().map(json::group_end),
             "vms": self.vms.iter().map(VmStatus::to_json).collect::<Vec<_>>(),
         })
     }
@@ -80,7 +82,6 @@ impl GroupStatus {
 
 impl VmStatus {
     fn to_json(&self) -> Value {
-        let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let mut json = json!({
             "name": self.name.as_str(),
             "id": self.name.id().as_str(),
@@ -91,49 +92,64 @@ impl VmStatus {
             "needs_restart": self.needs_restart,
             "cid": self.cid.map(Cid::get),
             "vmm_pid": self.vmm_pid,
-            "phase_ms": ms(self.since.elapsed()),
+            "phase_ms": json::milliseconds(self.since.elapsed()),
         });
         match &self.phase {
             VmPhase::Backoff { until, attempt, ending } => {
                 json["backoff"] = json!({
-                    "in_ms": ms(until.saturating_duration_since(Instant::now())),
+                    "in_ms": json::milliseconds(until.saturating_duration_since(Instant::now())),
                     "attempt": attempt,
-                    "ending": super::json::ending(ending),
+                    "ending": json::ending(ending),
                 });
             }
-            VmPhase::Failed { reason } => json["reason"] = json!(reason),
-            _ => {}
+            VmPhase::Failed(failure) => {
+                json["reason"] = json!(failure.to_string());
+                json["failure"] = json::failure(failure);
+            }
+            VmPhase::Stopped
+            | VmPhase::Waiting
+            | VmPhase::Starting
+            | VmPhase::Running
+            | VmPhase::Ready
+            | VmPhase::Unhealthy
+            | VmPhase::Paused
+            | VmPhase::Stopping
+            | VmPhase::Completed => {}
         }
         json
     }
 }
 
-/// Where the groups pin their status. Clones show the same board.
+/// The status of all groups, each in the slot that the root has given it. Clones are the same table.
 #[derive(Debug, Clone, Default)]
 pub struct StatusTable {
     groups: Arc<Mutex<BTreeMap<usize, GroupStatus>>>,
 }
 
 impl StatusTable {
-    /// An empty board.
+    /// Makes an empty table.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Changes the status of the group at `place`, and makes it first if need be.
-    pub fn update(&self, place: usize, name: &GroupName, change: impl FnOnce(&mut GroupStatus)) {
+    /// Changes the status in `slot`, and makes it first if need be.
+    pub fn update(&self, slot: usize, name: &GroupName, change: impl FnOnce(&mut GroupStatus)) {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        let empty =
-            || GroupStatus { name: name.clone(), window: String::new(), ended: None, vms: Vec::new() };
-        change(groups.entry(place).or_insert_with(empty));
+        let empty = || GroupStatus {
+            name: name.clone(),
+            window: WindowCount { count: 0, max: 0, period: Duration::ZERO },
+            ended: None,
+            vms: Vec::new(),
+        };
+        change(groups.entry(slot).or_insert_with(empty));
     }
 
-    /// Takes a group off the board.
-    pub fn remove(&self, place: usize) {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
+    /// Removes a group.
+    pub fn remove(&self, slot: usize) {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
     }
 
-    /// Everything, as it is now.
+    /// Returns the status of all groups, as it is now.
     pub fn snapshot(&self) -> TreeStatus {
         let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         TreeStatus { groups: groups.values().cloned().collect() }

@@ -22,7 +22,10 @@ pub enum Ending {
     /// The daemon sent no `WATCHDOG=1` within `health.watchdog`.
     WatchdogExpired,
     /// The VM's actor failed more often than the group's window allows, and its VM was taken down.
-    ActorFailed,
+    ActorFailed {
+        /// How the actor failed.
+        message: String,
+    },
 }
 
 impl Ending {
@@ -34,7 +37,7 @@ impl Ending {
             | Self::StartTimeout
             | Self::Unhealthy
             | Self::WatchdogExpired
-            | Self::ActorFailed => None,
+            | Self::ActorFailed { .. } => None,
         }
     }
 
@@ -81,7 +84,7 @@ impl Ending {
                 | Exit::Killed
                 | Exit::Unknown => false,
             },
-            Self::StartTimeout | Self::Unhealthy | Self::WatchdogExpired | Self::ActorFailed => false,
+            Self::StartTimeout | Self::Unhealthy | Self::WatchdogExpired | Self::ActorFailed { .. } => false,
         }
     }
 
@@ -93,7 +96,7 @@ impl Ending {
             Self::StartTimeout => "start-timeout",
             Self::Unhealthy => "unhealthy",
             Self::WatchdogExpired => "watchdog-expired",
-            Self::ActorFailed => "actor-failed",
+            Self::ActorFailed { .. } => "actor-failed",
         }
     }
 }

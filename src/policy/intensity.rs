@@ -2,80 +2,79 @@
 
 use crate::spec::Intensity;
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::{Duration, Instant};
 
-/// The restart decisions that still count, oldest first.
+/// The restart decisions that still count, oldest first, and those that count only later because they were delayed.
 #[derive(Debug, Clone, Default)]
 pub struct Window {
     entries: VecDeque<Instant>,
 }
 
-/// One more restart would have been too many.
+/// How full a window is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowCount {
+    /// Restart decisions in the window, delayed ones included.
+    pub count: u32,
+    /// How many are allowed.
+    pub max: u32,
+    /// How long each of them counts.
+    pub period: Duration,
+}
+
+/// One more restart would have been more than the intensity allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exceeded {
-    /// How many there would have been.
-    pub count: u32,
-    /// What was allowed.
-    pub intensity: Intensity,
-}
-
-impl fmt::Display for Exceeded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} restarts in {}", self.count, window(self.count, self.intensity))
-    }
-}
-
-fn window(count: u32, intensity: Intensity) -> String {
-    format!("{count}/{} in {}", intensity.max_restarts, humantime::format_duration(intensity.period))
+    /// The window, without that restart.
+    pub window: WindowCount,
 }
 
 impl Window {
-    /// Nothing has been restarted yet.
+    /// Makes a window without entries.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Enters a restart decision made at `now`, if there is room.
-    ///
-    /// An entry exactly `period` old still counts, as in OTP's `supervisor:in_period/3`.
+    /// Enters a restart decision made at `now`, if there is room, and returns the window with it.
     ///
     /// # Errors
     /// When the new entry would make more than the intensity; then nothing is entered.
-    pub fn admit(&mut self, now: Instant, intensity: Intensity) -> Result<u32, Exceeded> {
-        self.age(now, intensity.period);
-        let count = self.count().saturating_add(1);
-        if count > intensity.max_restarts {
-            return Err(Exceeded { count, intensity });
+    pub fn enter(&mut self, now: Instant, intensity: Intensity) -> Result<WindowCount, Exceeded> {
+        if self.room(now, intensity) != Some(now) {
+            return Err(Exceeded { window: self.count(now, intensity) });
         }
-        self.enter(now);
-        Ok(count)
+        self.insert(now, now, intensity.period);
+        Ok(self.count(now, intensity))
     }
 
-    /// Enters a decision as of the earliest moment, `now` or later, at which there is room, and tells that moment.
+    /// Enters a decision as of the earliest moment, `now` or later, at which there is room, and returns that moment.
     /// `None` when there never is: an intensity of 0.
-    pub fn admit_later(&mut self, now: Instant, intensity: Intensity) -> Option<Instant> {
-        self.age(now, intensity.period);
-        let allowed = usize::try_from(intensity.max_restarts).unwrap_or(usize::MAX);
-        let at = match self.entries.len().checked_sub(allowed) {
-            None => now,
-            // The entry that must have left; it counts until it is strictly older than the period.
-            Some(index) => *self.entries.get(index)? + intensity.period + Duration::from_nanos(1),
-        };
-        let at = at.max(now);
-        self.enter(at);
+    pub fn enter_when_room(&mut self, now: Instant, intensity: Intensity) -> Option<Instant> {
+        let at = self.room(now, intensity)?;
+        self.insert(now, at, intensity.period);
         Some(at)
     }
 
-    /// Keeps them in order: those to come stay behind the present one, which a raised intensity may let in before them.
-    fn enter(&mut self, at: Instant) {
-        let place = self.entries.partition_point(|entry| *entry <= at);
-        self.entries.insert(place, at);
+    /// Returns the earliest moment, `now` or later, at which one more decision is allowed. `None` when there never is
+    /// one: an intensity of 0.
+    pub fn room(&self, now: Instant, intensity: Intensity) -> Option<Instant> {
+        let allowed = usize::try_from(intensity.max_restarts).unwrap_or(usize::MAX);
+        let first = self.first_counting(now, intensity.period);
+        let at = match (self.entries.len() - first).checked_sub(allowed) {
+            None => now,
+            // The entry that must have left; it counts until it is strictly older than the period.
+            Some(index) => *self.entries.get(first + index)? + intensity.period + Duration::from_nanos(1),
+        };
+        Some(at.max(now))
     }
 
-    /// `3/5 in 60s`, for people.
-    pub fn describe(&self, intensity: Intensity) -> String {
-        window(self.count(), intensity)
+    /// Returns how full the window is at `now`.
+    pub fn count(&self, now: Instant, intensity: Intensity) -> WindowCount {
+        let count = self.entries.len() - self.first_counting(now, intensity.period);
+        WindowCount {
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+            max: intensity.max_restarts,
+            period: intensity.period,
+        }
     }
 
     /// Forgets everything.
@@ -83,15 +82,18 @@ impl Window {
         self.entries.clear();
     }
 
-    fn count(&self) -> u32 {
-        u32::try_from(self.entries.len()).unwrap_or(u32::MAX)
+    /// Keeps the entries in order: those to come stay behind the present one, which a raised intensity may let in
+    /// before them. Entries that no longer count are dropped.
+    fn insert(&mut self, now: Instant, at: Instant, period: Duration) {
+        self.entries.drain(..self.first_counting(now, period));
+        let index = self.entries.partition_point(|entry| *entry <= at);
+        self.entries.insert(index, at);
     }
 
-    /// Forgets what no longer counts at `now`.
-    pub fn age(&mut self, now: Instant, period: Duration) {
-        while self.entries.front().is_some_and(|entry| now.saturating_duration_since(*entry) > period) {
-            self.entries.pop_front();
-        }
+    /// Returns the index of the first entry that counts at `now`. An entry exactly `period` old still counts, as in
+    /// OTP's `supervisor:in_period/3`.
+    fn first_counting(&self, now: Instant, period: Duration) -> usize {
+        self.entries.partition_point(|entry| now.saturating_duration_since(*entry) > period)
     }
 }
 
@@ -102,28 +104,32 @@ mod tests {
 
     const INTENSITY: Intensity = Intensity { max_restarts: 2, period: Duration::from_secs(10) };
 
+    fn counted(count: u32) -> WindowCount {
+        WindowCount { count, max: 2, period: INTENSITY.period }
+    }
+
     #[test]
     fn exactly_the_intensity_is_allowed_and_one_more_is_not() {
         let (mut window, now) = (Window::new(), Instant::now());
-        assert_eq!(window.admit(now, INTENSITY), Ok(1));
-        assert_eq!(window.admit(now, INTENSITY), Ok(2));
-        assert_eq!(window.admit(now, INTENSITY), Err(Exceeded { count: 3, intensity: INTENSITY }));
-        assert_eq!(window.describe(INTENSITY), "2/2 in 10s");
+        assert_eq!(window.enter(now, INTENSITY), Ok(counted(1)));
+        assert_eq!(window.enter(now, INTENSITY), Ok(counted(2)));
+        assert_eq!(window.enter(now, INTENSITY), Err(Exceeded { window: counted(2) }));
+        assert_eq!(window.count(now, INTENSITY), counted(2));
     }
 
     #[test]
     fn an_entry_exactly_one_period_old_still_counts() {
         let (mut window, now) = (Window::new(), Instant::now());
-        assert!(window.admit(now, INTENSITY).is_ok() && window.admit(now, INTENSITY).is_ok());
-        assert!(window.admit(now + INTENSITY.period, INTENSITY).is_err());
-        assert_eq!(window.admit(now + INTENSITY.period + Duration::from_nanos(1), INTENSITY), Ok(1));
+        assert!(window.enter(now, INTENSITY).is_ok() && window.enter(now, INTENSITY).is_ok());
+        assert!(window.enter(now + INTENSITY.period, INTENSITY).is_err());
+        assert_eq!(window.enter(now + INTENSITY.period + Duration::from_nanos(1), INTENSITY), Ok(counted(1)));
     }
 
     #[test]
     fn an_intensity_of_zero_allows_nothing() {
         let none = Intensity { max_restarts: 0, ..INTENSITY };
-        assert!(Window::new().admit(Instant::now(), none).is_err());
-        assert_eq!(Window::new().admit_later(Instant::now(), none), None);
+        assert!(Window::new().enter(Instant::now(), none).is_err());
+        assert_eq!(Window::new().enter_when_room(Instant::now(), none), None);
     }
 
     #[test]
@@ -131,18 +137,16 @@ mod tests {
         let (mut window, now) = (Window::new(), Instant::now());
         let step = INTENSITY.period + Duration::from_nanos(1);
         let at: Vec<_> =
-            (0..5).filter_map(|_| window.admit_later(now, INTENSITY)).map(|at| at - now).collect();
+            (0..5).filter_map(|_| window.enter_when_room(now, INTENSITY)).map(|at| at - now).collect();
         assert_eq!(at, [Duration::ZERO, Duration::ZERO, step, step, step * 2]);
     }
 
     #[test]
-    fn what_has_aged_is_not_told() {
+    fn what_has_aged_is_not_counted() {
         let (mut window, now) = (Window::new(), Instant::now());
-        assert!(window.admit(now, INTENSITY).is_ok());
-        window.age(now + INTENSITY.period, INTENSITY.period);
-        assert_eq!(window.describe(INTENSITY), "1/2 in 10s");
-        window.age(now + INTENSITY.period * 2, INTENSITY.period);
-        assert_eq!(window.describe(INTENSITY), "0/2 in 10s");
+        assert!(window.enter(now, INTENSITY).is_ok());
+        assert_eq!(window.count(now + INTENSITY.period, INTENSITY), counted(1));
+        assert_eq!(window.count(now + INTENSITY.period * 2, INTENSITY), counted(0));
     }
 
     /// A window that forgets nothing and counts anew each time: those not older than the period, and those to come.
@@ -166,7 +170,7 @@ mod tests {
         #[test]
         fn a_window_is_what_a_naive_count_says(
             period in 1u64..20,
-            // So many nanoseconds later, with this intensity: would it be admitted, or is it entered for later?
+            // So many nanoseconds later, with this intensity: is it entered now if there is room, or when there is?
             steps in prop::collection::vec((0u64..12, 0u32..5, any::<bool>()), 1..60),
         ) {
             let period = Duration::from_nanos(period);
@@ -176,13 +180,15 @@ mod tests {
                 now += Duration::from_nanos(later);
                 if waits {
                     let room = naive.room(now, intensity);
-                    prop_assert_eq!(window.admit_later(now, intensity), room);
+                    prop_assert_eq!(window.enter_when_room(now, intensity), room);
                     naive.0.extend(room);
                 } else {
-                    let count = naive.count(now, period) + 1;
-                    let expected = if count > max_restarts { Err(Exceeded { count, intensity }) } else { Ok(count) };
-                    prop_assert_eq!(window.admit(now, intensity), expected);
-                    naive.0.extend(expected.ok().map(|_| now));
+                    let count = naive.count(now, period);
+                    let told = |count| WindowCount { count, max: max_restarts, period };
+                    let room = count < max_restarts;
+                    let expected = if room { Ok(told(count + 1)) } else { Err(Exceeded { window: told(count) }) };
+                    prop_assert_eq!(window.enter(now, intensity), expected);
+                    naive.0.extend(room.then_some(now));
                 }
             }
         }

@@ -1,68 +1,89 @@
-//! Whether an end is followed by a new start: the rules that look at one VM alone, first match wins.
+//! Whether an end is followed by a new start: the rules that look at one VM alone, first match wins (semantics 3).
+//!
+//! The questions about a restart policy are methods with an exhaustive match, so that a new policy does not compile
+//! until all of them are answered.
 
-use crate::policy::Ending;
+use crate::policy::{Ending, Reason};
 use crate::spec::{Restart, RestartSpec};
-use std::fmt;
+use std::time::Duration;
 
-/// What follows an end that nobody had asked for.
+/// What the rules for one VM say about its end, before the budgets and the group are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Judgement {
-    /// It comes back.
-    Restart(Rule),
-    /// It ended cleanly and stays down.
-    Complete(Rule),
-    /// It failed and stays down.
-    Fail(Rule),
+pub enum Verdict {
+    /// The VM comes back.
+    Restart(Reason),
+    /// The VM ended cleanly and stays down.
+    Complete(Reason),
+    /// The VM failed and stays down.
+    Fail(Reason),
 }
 
-/// Which rule decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
-    /// Its code is among `never_restart_exit_codes`.
-    NeverCode,
-    /// Its code is among `always_restart_exit_codes`.
-    AlwaysCode,
-    /// The launch cannot succeed next time either.
-    NotRecoverable,
-    /// Its restart policy.
-    Policy(Restart),
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NeverCode => "never_restart_exit_codes",
-            Self::AlwaysCode => "always_restart_exit_codes",
-            Self::NotRecoverable => "launch cannot succeed",
-            Self::Policy(Restart::Always) => "always",
-            Self::Policy(Restart::UnlessStopped) => "unless-stopped",
-            Self::Policy(Restart::OnFailure) => "on-failure",
-            Self::Policy(Restart::Never) => "never",
-        })
-    }
-}
-
-/// Judges an end that neither we nor the operator had asked for.
-pub fn judge(spec: &RestartSpec, ending: &Ending) -> Judgement {
-    let code = ending.code();
-    let code = code.as_ref();
-    if code.is_some_and(|code| spec.never.contains(code)) {
-        return Judgement::Fail(Rule::NeverCode);
-    }
-    if code.is_some_and(|code| spec.always.contains(code)) {
-        return Judgement::Restart(Rule::AlwaysCode);
-    }
-    if ending.is_hopeless() {
-        return Judgement::Fail(Rule::NotRecoverable);
-    }
-    let clean = code.is_some_and(|code| spec.success.contains(code));
-    let rule = Rule::Policy(spec.policy);
-    match (spec.policy, clean) {
-        (Restart::Always | Restart::UnlessStopped, _) | (Restart::OnFailure, false) => {
-            Judgement::Restart(rule)
+impl Restart {
+    /// Returns whether a VM with this policy comes back after an end that was clean, or was not.
+    pub fn restarts_on(self, clean: bool) -> bool {
+        match self {
+            Self::Always | Self::UnlessStopped => true,
+            Self::OnFailure => !clean,
+            Self::Never => false,
         }
-        (Restart::OnFailure | Restart::Never, true) => Judgement::Complete(rule),
-        (Restart::Never, false) => Judgement::Fail(rule),
+    }
+
+    /// Returns whether a restarted supervisor starts a VM that was down when the former one ended: one that the
+    /// operator had stopped, or that had completed (semantics 1).
+    pub fn returns_after_supervisor_restart(self) -> bool {
+        match self {
+            Self::Always => true,
+            Self::UnlessStopped | Self::OnFailure | Self::Never => false,
+        }
+    }
+
+    /// Returns whether a VM with this policy is ever restarted without an operator. One that is not comes back with no
+    /// group restart either, and its siblings do not depend on its return.
+    pub fn ever_restarts(self) -> bool {
+        match self {
+            Self::Always | Self::UnlessStopped | Self::OnFailure => true,
+            Self::Never => false,
+        }
+    }
+
+    /// Returns the word of the configuration file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::UnlessStopped => "unless-stopped",
+            Self::OnFailure => "on-failure",
+            Self::Never => "never",
+        }
+    }
+}
+
+impl RestartSpec {
+    /// Returns whether an incarnation that was Ready for `ready_for` without a break makes the failures before it
+    /// forgotten. `None`: it was never Ready, which forgets nothing (semantics 4).
+    pub fn forgets_failures(&self, ready_for: Option<Duration>) -> bool {
+        ready_for.is_some_and(|ready| ready >= self.reset_after)
+    }
+
+    /// Returns what the rules for this VM alone say about an end that neither the supervisor nor the operator had
+    /// asked for.
+    pub fn verdict(&self, ending: &Ending) -> Verdict {
+        let code = ending.code();
+        let is_in = |codes: &std::collections::BTreeSet<i32>| code.is_some_and(|code| codes.contains(&code));
+        if is_in(&self.never) {
+            return Verdict::Fail(Reason::NeverRestartExitCode);
+        }
+        if is_in(&self.always) {
+            return Verdict::Restart(Reason::AlwaysRestartExitCode);
+        }
+        if ending.is_hopeless() {
+            return Verdict::Fail(Reason::Hopeless);
+        }
+        let (clean, reason) = (is_in(&self.success), Reason::Policy(self.policy));
+        match (self.policy.restarts_on(clean), clean) {
+            (true, _) => Verdict::Restart(reason),
+            (false, true) => Verdict::Complete(reason),
+            (false, false) => Verdict::Fail(reason),
+        }
     }
 }
 
@@ -84,16 +105,16 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_wins() {
-        use Judgement::{Complete, Fail, Restart as Again};
+        use Verdict::{Complete, Fail, Restart as Again};
         let exit = |code| Ending::from(Exit::code(code));
         let missing = Ending::NotLaunched { recoverable: false, message: String::new() };
         let busy = Ending::NotLaunched { recoverable: true, message: String::new() };
         for policy in [Restart::Always, Restart::UnlessStopped, Restart::OnFailure, Restart::Never] {
-            let (spec, rule) = (spec(policy), Rule::Policy(policy));
-            assert_eq!(judge(&spec, &exit(64)), Fail(Rule::NeverCode));
-            assert_eq!(judge(&spec, &exit(75)), Again(Rule::AlwaysCode));
-            assert_eq!(judge(&spec, &missing), Fail(Rule::NotRecoverable));
-            let failed = if policy == Restart::Never { Fail(rule) } else { Again(rule) };
+            let (spec, reason) = (spec(policy), Reason::Policy(policy));
+            assert_eq!(spec.verdict(&exit(64)), Fail(Reason::NeverRestartExitCode));
+            assert_eq!(spec.verdict(&exit(75)), Again(Reason::AlwaysRestartExitCode));
+            assert_eq!(spec.verdict(&missing), Fail(Reason::Hopeless));
+            let failed = if policy == Restart::Never { Fail(reason) } else { Again(reason) };
             for ending in [
                 exit(3),
                 Exit::signal(11).into(),
@@ -101,14 +122,14 @@ mod tests {
                 Exit::Unknown.into(),
                 busy.clone(),
             ] {
-                assert_eq!(judge(&spec, &ending), failed, "{policy:?} {ending}");
+                assert_eq!(spec.verdict(&ending), failed, "{policy:?} {ending}");
             }
             let ended = match policy {
-                Restart::Always | Restart::UnlessStopped => Again(rule),
-                Restart::OnFailure | Restart::Never => Complete(rule),
+                Restart::Always | Restart::UnlessStopped => Again(reason),
+                Restart::OnFailure | Restart::Never => Complete(reason),
             };
-            assert_eq!(judge(&spec, &exit(0)), ended);
-            assert_eq!(judge(&spec, &exit(10)), ended);
+            assert_eq!(spec.verdict(&exit(0)), ended);
+            assert_eq!(spec.verdict(&exit(10)), ended);
         }
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 
 use crate::cid::Pool;
-use crate::group::Goal;
+use crate::group::{Goal, GroupEnd};
 use crate::observe::TreeStatus;
 use crate::spec::{Cid, GroupName, GroupSpec, TreeSpec, VmName};
 
@@ -16,8 +16,8 @@ use crate::spec::{Cid, GroupName, GroupSpec, TreeSpec, VmName};
 pub(super) struct Recovery {
     pub(super) spec: GroupSpec,
     pub(super) goal: Goal,
-    /// Why the group was down, if it was.
-    pub(super) ended: Option<String>,
+    /// How the group ended, if it was down.
+    pub(super) ended: Option<GroupEnd>,
     /// VMs that were being removed from the group. No configuration has them any more, so the successor would not end
     /// them.
     pub(super) abandoned: Vec<VmName>,

@@ -304,10 +304,10 @@ impl RootState {
                 Step::Start(group) => self.tell(&group, GroupMsg::Start),
                 Step::StartAfresh(group) => self.tell(&group, GroupMsg::StartAfresh),
                 Step::Stop(group) => self.tell(&group, GroupMsg::Stop),
-                Step::Destroy(group) => self.tell(&group, GroupMsg::Destroy),
+                Step::Destroy(group) => self.tell(&group, GroupMsg::Kill),
                 Step::Remove(group) => {
                     if let Some(group) = self.groups.remove(&group) {
-                        group.tell(GroupMsg::Discard);
+                        group.tell(GroupMsg::Remove);
                     }
                 }
                 Step::Tell(group, text) => {
@@ -383,7 +383,7 @@ impl RootState {
                 Action::Tell(text) => self.shared.bus.tell(None, EventKind::Notice { vm: None, text }),
                 Action::Finish(end) => {
                     let failed = matches!(end, TreeEnd::Failed { .. });
-                    self.shared.bus.tell(None, EventKind::GroupEnded { reason: end.to_string(), failed });
+                    self.shared.bus.tell(None, EventKind::TreeEnded { reason: end.to_string(), failed });
                     self.outcome.set(end);
                     me.stop(None);
                 }

@@ -25,7 +25,7 @@
 mod tests;
 
 use super::error::{Progress, TreeEnd};
-use crate::group::{At, End, Goal};
+use crate::group::{At, Goal, GroupEnd};
 use crate::policy::Window;
 use crate::spec::{Backoff, GroupName, Intensity, TreeSpec};
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ enum Phase {
     /// Starts afresh when the groups that it comes after are up: its delay is over.
     Due,
     /// Ended by itself, for good.
-    Down { end: End },
+    Down { end: GroupEnd },
     /// Was told to stop.
     Stopping,
     /// Has stopped as it was told.
@@ -167,7 +167,7 @@ impl Schedule {
     }
 
     /// Takes in that a group is down.
-    pub(crate) fn ended(&mut self, at: At, group: &GroupName, end: End) -> Vec<Step> {
+    pub(crate) fn ended(&mut self, at: At, group: &GroupName, end: GroupEnd) -> Vec<Step> {
         let up = self.stage == Stage::Up;
         let (intensity, backoff) = (self.intensity, self.backoff);
         let Some(place) = self.groups.iter().position(|entry| entry.name == *group) else {
@@ -177,7 +177,7 @@ impl Schedule {
         match (&entry.phase, end) {
             (Phase::Stopping, _) => entry.phase = Phase::Gone,
             (Phase::Gone, _) => {}
-            (_, End::Escalated { reason }) if up && !entry.removed => {
+            (_, end @ GroupEnd::Escalated { .. }) if up && !entry.removed => {
                 // A group that was Ready for a whole period has a clean record.
                 if let Phase::Ready { since } = entry.phase
                     && at.now - since >= intensity.period
@@ -187,16 +187,12 @@ impl Schedule {
                 entry.attempts += 1;
                 let delay = backoff.delay(entry.attempts, at.draw);
                 entry.phase = Phase::Delayed { until: at.now + delay };
-                match self.window.admit(at.now, intensity) {
-                    Ok(_) => self.steps.push(Step::Tell(
+                match self.window.enter(at.now, intensity) {
+                    Ok(window) => self.steps.push(Step::Tell(
                         Some(group.clone()),
-                        format!(
-                            "starts afresh in {:.1} s, window of the tree {}",
-                            delay.as_secs_f64(),
-                            self.window.describe(intensity)
-                        ),
+                        format!("starts afresh in {:.1} s, window of the tree {window}", delay.as_secs_f64()),
                     )),
-                    Err(exceeded) => self.fail(at.now, format!("group {group}: {reason}; {exceeded}")),
+                    Err(exceeded) => self.fail(at.now, format!("group {group}: {end}; {exceeded}")),
                 }
             }
             (_, end) => entry.phase = Phase::Down { end },
@@ -264,9 +260,8 @@ impl Schedule {
 
     /// Counts a failure in the window of the tree, which gives up when there are too many.
     fn record_failure(&mut self, now: Instant, what: &str) {
-        match self.window.admit(now, self.intensity) {
-            Ok(_) => {
-                let window = self.window.describe(self.intensity);
+        match self.window.enter(now, self.intensity) {
+            Ok(window) => {
                 self.steps.push(Step::Tell(None, format!("{what}; replaced, window of the tree {window}")));
             }
             Err(exceeded) => self.fail(now, format!("{what}; {exceeded}")),
@@ -338,10 +333,9 @@ impl Schedule {
             return Progress::Ending;
         }
         let failed = self.groups.iter().find_map(|entry| {
-            let Phase::Down { end: End::Failed { reason } | End::Escalated { reason } } = &entry.phase else {
-                return None;
-            };
-            Some(Progress::Failed { group: entry.name.clone(), reason: reason.clone() })
+            let Phase::Down { end } = &entry.phase else { return None };
+            let failed = || Progress::Failed { group: entry.name.clone(), reason: end.to_string() };
+            end.is_failure().then(failed)
         });
         let ready = if self.all_ready() { Progress::Ready } else { Progress::Starting };
         failed.unwrap_or(ready)
@@ -446,6 +440,6 @@ impl Schedule {
 impl Entry {
     /// Returns whether the groups that come after this one may start: it is Ready, or has done its work and ended.
     fn is_satisfied(&self) -> bool {
-        matches!(self.phase, Phase::Ready { .. } | Phase::Down { end: End::AutoShutdown })
+        matches!(self.phase, Phase::Ready { .. } | Phase::Down { end: GroupEnd::AutoShutdown })
     }
 }

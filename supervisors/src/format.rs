@@ -40,8 +40,8 @@ pub(crate) fn format_event(event: &Value) -> String {
     let word = |key: &str| event[key].as_str().unwrap_or_default();
     let style = match word("event") {
         "vm" => phase_style(word("to")),
-        "group_ready" => GOOD,
-        "group_ended" if event["failed"] == true => WORST,
+        "group-ready" => GOOD,
+        "group-ended" | "tree-ended" if event["failed"] == true => WORST,
         _ => Style::new(),
     };
     let time = UNIX_EPOCH + Duration::from_millis(event["time_ms"].as_u64().unwrap_or_default());

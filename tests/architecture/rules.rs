@@ -89,7 +89,8 @@ pub(crate) const CRATES: &[Crate] = &[
         name: "pepita_supervisor",
         rows: &[
             &["spec", "reply", "actor", "store"],
-            &["config", "policy", "cid", "executor", "journal"],
+            &["policy"],
+            &["config", "cid", "executor", "journal"],
             &["observe"],
             &["link", "monitor_client"],
             &["vm"],

@@ -1,7 +1,7 @@
 //! What a new group makes of what it finds (semantics 9, 1).
 
 use crate::world::{SECOND, World, exit, group, name};
-use pepita_supervisor::group::{End, Found};
+use pepita_supervisor::group::{Found, GroupEnd};
 use pepita_supervisor::journal::{Remembered, Wanted};
 use pepita_supervisor::policy::{Ending, Exit};
 use pepita_supervisor::spec::{GroupSpec, Incarnation, Intensity, OnStartFailure, Restart, Strategy, VmName};
@@ -139,7 +139,7 @@ fn an_escalation_during_the_take_over_leaves_nothing_behind() {
         let found = [("a", over(1, exit(1))), ("c", running(1)), ("d", changed), ("e", over(1, exit(0)))];
         let mut world = world(spec, &[], &found);
         world.run();
-        assert!(matches!(world.ended, Some(End::Escalated { .. })));
+        assert!(matches!(world.ended, Some(GroupEnd::Escalated { .. })));
         assert_eq!(
             (world.started(), world.phases().as_str()),
             (vec![], "stopped stopped stopped stopped stopped")
@@ -152,9 +152,9 @@ fn an_escalation_during_the_take_over_leaves_nothing_behind() {
 fn what_ends_while_its_group_waits_is_judged() {
     for (policy, code, then) in [
         (Restart::OnFailure, 0, "completed"),
-        (Restart::OnFailure, 3, "stopped"),
+        (Restart::OnFailure, 3, "waiting"),
         (Restart::Never, 3, "failed"),
-        (Restart::Always, 0, "stopped"),
+        (Restart::Always, 0, "waiting"),
     ] {
         let mut spec = group(Strategy::OneForOne, "a b");
         spec.vms[0].restart.policy = policy;
@@ -163,7 +163,7 @@ fn what_ends_while_its_group_waits_is_judged() {
         world.end("a", exit(code));
         assert_eq!(world.phase("a"), then, "{policy:?} {code}");
         world.start(&BTreeMap::new());
-        let again = if then == "stopped" { strings(&["a"]) } else { strings(&["b"]) };
+        let again = if then == "waiting" { strings(&["a"]) } else { strings(&["b"]) };
         assert_eq!(world.started(), again, "{policy:?} {code}");
     }
 }

@@ -1,8 +1,8 @@
 //! Attempts and the window (semantics 4, 12.2, 12.7, 12.8).
 
 use crate::world::{NS, SECOND, World, exit, group};
-use pepita_supervisor::group::{Command, End};
-use pepita_supervisor::observe::Action;
+use pepita_supervisor::group::{Command, GroupEnd};
+use pepita_supervisor::policy::{Action, Ending, Reason};
 use pepita_supervisor::spec::{GroupSpec, Intensity, OnGiveUp, OnIntensityExceeded, Strategy};
 use pepita_supervisor::vm::Transition;
 use std::time::Duration;
@@ -55,7 +55,7 @@ fn what_was_never_ready_forgets_nothing() {
     spec.vms[0].restart.reset_after = Duration::ZERO;
     let mut world = World::starting(spec);
     for attempts in 1..4 {
-        world.news("a", Transition::Running);
+        world.transition("a", Transition::Running);
         world.advance(RESET);
         world.fail("a");
         assert_eq!(world.attempts("a"), attempts);
@@ -72,9 +72,9 @@ fn a_break_starts_the_time_to_reset_anew() {
         let mut world = World::up(group(Strategy::OneForOne, "a"));
         flap(&mut world, "a");
         world.advance(RESET - NS);
-        world.news("a", broken);
+        world.transition("a", broken);
         world.advance(RESET);
-        world.news("a", whole);
+        world.transition("a", whole);
         world.advance(RESET - NS);
         world.fail("a");
         assert_eq!(world.attempts("a"), 2);
@@ -88,8 +88,8 @@ fn a_long_time_ready_counts_when_it_was_unhealthy_at_the_end() {
         let mut world = World::up(group(Strategy::OneForOne, "a"));
         flap(&mut world, "a");
         world.advance(RESET);
-        world.news("a", last);
-        world.end("a", pepita_supervisor::policy::Ending::Unhealthy);
+        world.transition("a", last);
+        world.end("a", Ending::Unhealthy);
         assert_eq!(world.attempts("a"), 1);
     }
 }
@@ -117,7 +117,9 @@ fn one_failure_more_than_max_retries_is_the_end() {
     flap(&mut world, "a");
     world.decisions();
     world.fail("a");
-    assert_eq!(world.decision().to_string(), "gave up: exit 1; gave up after 2 attempts");
+    let decision = world.decision();
+    assert_eq!((decision.action, decision.reason), (Action::GiveUp, Reason::RetriesExhausted));
+    assert_eq!((decision.attempt, decision.max_attempts), (3, 2));
     assert_eq!((world.phases().as_str(), world.holds_cid("a")), ("failed ready", false));
     // 4: an operator's start forgets the failures.
     world.order("a", Command::Start);
@@ -134,7 +136,7 @@ fn giving_up_can_be_the_groups_affair() {
     let mut world = World::up(spec);
     flap(&mut world, "a");
     flap(&mut world, "a");
-    assert!(matches!(world.ended, Some(End::Escalated { .. })));
+    assert!(matches!(world.ended, Some(GroupEnd::Escalated { .. })));
 }
 
 // 4, 12.7: exactly intensity is allowed, one more is not; the entry is made when the failure is seen.
@@ -143,11 +145,14 @@ fn one_restart_more_than_the_intensity_is_too_many() {
     let mut world = World::up(limited(Strategy::OneForOne, "a b", 2));
     flap(&mut world, "a");
     flap(&mut world, "b");
-    assert_eq!((world.ended.clone(), world.roster.window().as_str()), (None, "2/2 in 1m"));
+    assert_eq!((world.ended.clone(), world.window()), (None, (2, 2)));
     world.decisions();
     flap(&mut world, "a");
-    assert_eq!(world.decision().action, Action::Escalate);
-    assert!(matches!(&world.ended, Some(End::Escalated { reason }) if reason.contains("3/2 in 1m")));
+    let decision = world.decision();
+    assert_eq!((decision.action, decision.reason), (Action::Escalate, Reason::IntensityExceeded));
+    let Some(GroupEnd::Escalated { vm, failure }) = &world.ended else { panic!("{:?}", world.ended) };
+    assert_eq!((vm.as_str(), &failure.decision), ("a", &decision));
+    assert_eq!((decision.window.count, decision.window.max, decision.window.period), (2, 2, SECOND * 60));
 }
 
 // 4, 12.7: an entry exactly period old still counts.
@@ -175,7 +180,7 @@ fn only_decisions_are_counted() {
     spec.vms[2].env.insert("A".into(), "1".into());
     world.reload(spec, true);
     world.run_to_rest();
-    assert_eq!((world.phases().as_str(), world.roster.window().as_str()), ("ready ready ready", "1/1 in 1m"));
+    assert_eq!((world.phases().as_str(), world.window()), ("ready ready ready", (1, 1)));
 }
 
 // 1, 4: on_intensity_exceeded = stop_group.
@@ -188,7 +193,7 @@ fn a_group_can_stay_down_when_it_restarts_too_often() {
     assert_eq!(world.decision().action, Action::StopGroup);
     world.run();
     assert_eq!(world.phases(), "failed stopped");
-    assert!(matches!(world.ended, Some(End::Failed { .. })));
+    assert!(matches!(world.ended, Some(GroupEnd::Failed { .. })));
 }
 
 // 4: on_intensity_exceeded = delay: until the oldest entry has left the window.
@@ -237,14 +242,15 @@ fn a_failed_actor_is_replaced_and_counted() {
         assert_eq!((world.adopted(), world.decision().action), (vec!["a".into()], Action::Adopt));
         assert_eq!((world.incarnation("a"), world.attempts("a"), world.stopped()), (1, 0, vec![]));
         world.ready("a");
-        assert_eq!(world.roster.window(), "1/1 in 1m");
+        assert_eq!(world.window(), (1, 1));
         // Once more is too often: the new actor takes the VM down, and its end is judged like another failure.
         world.actor_fails("a");
         assert_eq!((world.adopted(), world.stopped()), (vec!["a".into()], vec!["a".into()]));
         world.gone("a");
         assert_eq!(world.actions(), [Action::Escalate]);
         world.run();
-        assert!(matches!(&world.ended, Some(End::Escalated { reason }) if reason.contains("actor failed")));
+        let Some(GroupEnd::Escalated { failure, .. }) = &world.ended else { panic!("{:?}", world.ended) };
+        assert_eq!(failure.ending, Ending::ActorFailed { message: "a test".into() });
     }
 }
 
@@ -265,5 +271,5 @@ fn actors_that_fail_too_often_do_what_the_group_says() {
     world.actor_fails("a");
     world.actor_fails("a");
     world.run();
-    assert!(matches!(world.ended, Some(End::Failed { .. })));
+    assert!(matches!(world.ended, Some(GroupEnd::Failed { .. })));
 }

@@ -1,7 +1,7 @@
 //! What an operator asks, at any moment (semantics 4, 5, 12.1, 12.3).
 
 use crate::world::{SECOND, World, exit, group, name};
-use pepita_supervisor::group::{Command, End, Refused};
+use pepita_supervisor::group::{Command, GroupEnd, Refused};
 use pepita_supervisor::journal::Wanted;
 use pepita_supervisor::spec::{Strategy, VmName};
 use std::time::Duration;
@@ -129,7 +129,7 @@ fn a_stop_of_what_is_down_is_remembered() {
     let mut world = World::up(group(Strategy::OneForAll, "a b"));
     world.end("a", exit(0));
     world.order("a", Command::Stop);
-    assert_eq!(world.roster.facts(&name("a")).expect("there").2, Wanted::Down);
+    assert_eq!(world.roster.view(&name("a")).expect("there").wanted, Wanted::Down);
     world.fail("b");
     world.run_to_rest();
     assert_eq!(world.phases(), "stopped ready");
@@ -163,7 +163,7 @@ fn a_group_on_its_way_down_refuses_to_start_anything() {
     }
     world.order("a", Command::Stop);
     world.run();
-    assert_eq!(world.ended, Some(End::Stopped));
+    assert_eq!(world.ended, Some(GroupEnd::Stopped));
     world.order("a", Command::Stop);
     assert!(world.roster.is_down());
 }

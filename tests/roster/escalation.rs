@@ -1,7 +1,8 @@
 //! Giving a failure to the parent, and ending normally (semantics 6).
 
 use crate::world::{SECOND, World, exit, group};
-use pepita_supervisor::group::{Command, End};
+use pepita_supervisor::group::{Command, GroupEnd};
+use pepita_supervisor::policy::Reason;
 use pepita_supervisor::spec::{AutoShutdown, GroupSpec, Intensity, Restart, Strategy};
 
 fn fragile(strategy: Strategy, vms: &str) -> GroupSpec {
@@ -22,8 +23,9 @@ fn an_escalation_stops_everything_in_reverse_order() {
     world.gone("d");
     assert_eq!((world.stopped(), world.ended.clone()), (vec!["a".into()], None));
     world.gone("a");
-    let Some(End::Escalated { reason }) = &world.ended else { panic!("{:?}", world.ended) };
-    assert_eq!(reason, "c: 2 restarts in 2/1 in 1m; last ending: exit 1");
+    let Some(GroupEnd::Escalated { vm, failure }) = &world.ended else { panic!("{:?}", world.ended) };
+    assert_eq!((vm.as_str(), failure.ending.code()), ("c", Some(1)));
+    assert_eq!(failure.decision.reason, Reason::IntensityExceeded);
     world.advance(SECOND * 3600);
     assert!(world.roster.is_down());
 }
@@ -48,7 +50,7 @@ fn a_fresh_start_forgets_what_led_to_the_escalation() {
     world.run();
     assert_eq!(world.started(), ["a", "b", "c"]);
     assert_eq!((world.phases().as_str(), world.attempts("a")), ("ready ready ready stopped", 0));
-    assert_eq!(world.roster.window(), "0/1 in 1m");
+    assert_eq!(world.window(), (0, 1));
 }
 
 // 6, 9: an actor that fails on the way down is replaced, to take its VM down; it is not counted, and nothing stays.
@@ -61,7 +63,7 @@ fn a_failed_actor_does_not_stop_an_escalation() {
     assert_eq!((world.adopted(), world.phase("c")), (vec!["c".into()], "stopping"));
     assert!(world.actor("c").stopping);
     world.run();
-    assert!(matches!(world.ended, Some(End::Escalated { .. })));
+    assert!(matches!(world.ended, Some(GroupEnd::Escalated { .. })));
 }
 
 // 6, 7: an order to stop makes an escalation pointless.
@@ -73,7 +75,7 @@ fn a_stop_during_an_escalation_wins() {
     world.fail("a");
     world.stop();
     world.run();
-    assert_eq!(world.ended, Some(End::Stopped));
+    assert_eq!(world.ended, Some(GroupEnd::Stopped));
 }
 
 fn shuts_down(auto_shutdown: AutoShutdown, significant: &[usize]) -> World {
@@ -96,7 +98,7 @@ fn a_group_ends_normally_with_its_first_significant_vm() {
     world.run();
     assert_eq!(
         (world.ended.clone(), world.phases().as_str()),
-        (Some(End::AutoShutdown), "completed stopped completed")
+        (Some(GroupEnd::AutoShutdown), "completed stopped completed")
     );
 }
 
@@ -108,14 +110,14 @@ fn a_group_ends_normally_with_its_last_significant_vm() {
     assert_eq!(world.ended, None);
     world.end("b", exit(0));
     world.run();
-    assert_eq!(world.ended, Some(End::AutoShutdown));
+    assert_eq!(world.ended, Some(GroupEnd::AutoShutdown));
     let mut world = shuts_down(AutoShutdown::AllSignificant, &[0, 1]);
     world.order("b", Command::Stop);
     world.run();
     assert_eq!(world.ended, None);
     world.end("a", exit(0));
     world.run();
-    assert_eq!(world.ended, Some(End::AutoShutdown));
+    assert_eq!(world.ended, Some(GroupEnd::AutoShutdown));
 }
 
 // 6: "ended by themselves": a stop of ours is not that.

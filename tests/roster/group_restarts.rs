@@ -1,7 +1,7 @@
 //! Restarts with siblings (semantics 5, 12.4, 12.5, 12.6).
 
 use crate::world::{NS, SECOND, World, exit, group};
-use pepita_supervisor::group::{Command, End};
+use pepita_supervisor::group::{Command, GroupEnd};
 use pepita_supervisor::observe::Action;
 use pepita_supervisor::spec::{AutoShutdown, Restart, Strategy};
 use pepita_supervisor::vm::Transition;
@@ -43,11 +43,11 @@ fn one_for_all_stops_the_others_in_reverse_and_starts_all_in_order() {
     world.gone("a");
     for vm in ["a", "b", "c", "d"] {
         assert_eq!(world.started(), [vm]);
-        world.news(vm, Transition::Running);
+        world.transition(vm, Transition::Running);
         assert!(world.started().is_empty());
-        world.news(vm, Transition::Ready);
+        world.transition(vm, Transition::Ready);
     }
-    assert_eq!(world.roster.window(), "1/12 in 1m");
+    assert_eq!(world.window(), (1, 12));
 }
 
 // 5: one timer: the later of failure time + delay and the end of the stops.
@@ -73,7 +73,7 @@ fn rest_for_one_takes_those_after_the_failed_one_along() {
     assert_eq!((world.stopped(), world.started()), (vec!["c".into()], vec!["b".into(), "c".to_owned()]));
 }
 
-// 5, 12.5: a second failure is coalesced: it only moves the deadline to the later one.
+// 5, 12.5: a second failure is joined: it only moves the deadline to the later one.
 #[test]
 fn failures_coalesce_into_one_restart_with_one_entry() {
     let mut world = all("a b c");
@@ -81,14 +81,14 @@ fn failures_coalesce_into_one_restart_with_one_entry() {
     world.advance(SECOND / 2);
     world.fail("a");
     let decisions = world.decisions();
-    assert_eq!(decisions.iter().map(|d| d.coalesced).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(decisions.iter().map(|d| d.joined).collect::<Vec<_>>(), [false, true]);
     world.run();
     world.advance(SECOND / 2);
     assert!(world.started().is_empty(), "the later deadline holds");
     world.advance(SECOND / 2);
     world.run();
     assert_eq!(world.started(), ["a", "b", "c"]);
-    assert_eq!(world.roster.window(), "1/9 in 1m");
+    assert_eq!(world.window(), (1, 9));
     assert!(["a", "b", "c"].iter().all(|vm| world.incarnation(vm) == 2));
 }
 
@@ -100,10 +100,7 @@ fn a_rest_for_one_set_grows_to_an_earlier_failure() {
     world.fail("a");
     world.run_to_rest();
     assert_eq!(world.stopped(), ["b"]);
-    assert_eq!(
-        (world.started(), world.roster.window().as_str()),
-        (["a", "b", "c"].map(String::from).to_vec(), "1/9 in 1m")
-    );
+    assert_eq!((world.started(), world.window()), (["a", "b", "c"].map(String::from).to_vec(), (1, 9)));
     // Also when its members were down already.
     world.fail("c");
     world.advance(SECOND / 2);
@@ -167,12 +164,9 @@ fn a_failed_start_repeats_the_round() {
     world.ready("a");
     world.look_away();
     world.fail("b");
-    assert_eq!((world.decision().coalesced, world.stopped()), (false, vec!["a".into()]));
+    assert_eq!((world.decision().joined, world.stopped()), (false, vec!["a".into()]));
     world.run_to_rest();
-    assert_eq!(
-        (world.started(), world.roster.window().as_str()),
-        (["a", "b", "c"].map(String::from).to_vec(), "2/9 in 1m")
-    );
+    assert_eq!((world.started(), world.window()), (["a", "b", "c"].map(String::from).to_vec(), (2, 9)));
     // rest_for_one repeats from the failed one.
     let mut world = rest("a b c");
     world.fail("a");
@@ -195,7 +189,7 @@ fn a_one_for_all_group_gives_up_with_its_member() {
     assert_eq!(world.decision().action, Action::StopGroup);
     world.run();
     assert_eq!(world.phases(), "failed stopped");
-    assert!(matches!(world.ended, Some(End::Failed { .. })));
+    assert!(matches!(world.ended, Some(GroupEnd::Failed { .. })));
 }
 
 // 5: a member that gives up. rest_for_one: it has, later ones wait.
@@ -207,7 +201,7 @@ fn those_after_one_that_gave_up_wait_for_it() {
     world.end("b", exit(64));
     world.run_to_rest();
     assert_eq!((world.stopped(), world.phases().as_str()), (vec!["c".into()], "ready failed waiting"));
-    assert_eq!(world.roster.window(), "0/9 in 1m", "nothing is restarted by that");
+    assert_eq!(world.window(), (0, 9), "nothing is restarted by that");
     // 5: nobody jumps the queue.
     world.order("c", Command::Start);
     assert!(world.started().is_empty());
@@ -228,8 +222,8 @@ fn a_failure_while_others_make_room_is_counted() {
     world.end("b", exit(64));
     world.look_away();
     world.fail("a");
-    assert!(!world.decision().coalesced);
-    assert_eq!(world.roster.window(), "1/9 in 1m");
+    assert!(!world.decision().joined);
+    assert_eq!(world.window(), (1, 9));
     world.run_to_rest();
     assert_eq!(world.phases(), "ready failed waiting");
 }
@@ -243,7 +237,10 @@ fn a_significant_vm_that_gives_up_ends_a_rest_for_one_group() {
     let mut world = World::up(spec);
     world.end("a", exit(64));
     world.run_to_rest();
-    assert_eq!((world.ended.clone(), world.phases().as_str()), (Some(End::AutoShutdown), "failed stopped"));
+    assert_eq!(
+        (world.ended.clone(), world.phases().as_str()),
+        (Some(GroupEnd::AutoShutdown), "failed stopped")
+    );
     assert!(world.started().is_empty());
 }
 

@@ -5,7 +5,7 @@
 use crate::model::{Ended, Group, Is, Model, Told};
 use crate::steps::{Past, Step, groups, pasts, steps};
 use crate::world::{World, name};
-use pepita_supervisor::group::End;
+use pepita_supervisor::group::GroupEnd;
 use pepita_supervisor::journal::Wanted;
 use pepita_supervisor::observe::VmPhase;
 use pepita_supervisor::policy::Exit;
@@ -77,9 +77,9 @@ impl Pair {
                 self.world.stop();
                 self.model.stop();
             }
-            Step::Destroy => {
-                self.world.destroy();
-                self.model.destroy();
+            Step::Kill => {
+                self.world.kill();
+                self.model.kill();
             }
             Step::Start => match self.model.group {
                 Group::Down(Some(Ended::Escalated)) => {
@@ -101,8 +101,8 @@ impl Pair {
         let (v, stopping) = (self.model.vm(vm), self.world.actor(vm).stopping);
         match step {
             Step::Transition(_, news) => {
-                self.world.news(vm, *news);
-                self.model.news(v, *news);
+                self.world.transition(vm, *news);
+                self.model.transition(v, *news);
             }
             Step::End(_, ending) if !stopping => {
                 self.world.end(vm, ending.clone());
@@ -172,11 +172,11 @@ impl Pair {
         let mut behind_a_failure = false;
         for (vm, phase) in self.world.roster.phases() {
             let spec = self.world.roster.vm(vm).expect("it is in the group");
-            let wanted = self.world.roster.facts(vm).expect("it is in the group").2 == Wanted::Up;
+            let wanted = self.world.roster.view(vm).expect("it is in the group").wanted == Wanted::Up;
             match phase {
                 VmPhase::Ready => assert!(wanted && self.model.group == Group::Up),
                 VmPhase::Completed => {}
-                VmPhase::Failed { .. } => {
+                VmPhase::Failed(_) => {
                     behind_a_failure |=
                         self.spec.strategy == Strategy::RestForOne && spec.restart.policy != Restart::Never;
                 }
@@ -210,8 +210,8 @@ impl Pair {
         assert_eq!(world.roster.names(), names);
         for (v, (vm, phase)) in world.roster.phases().enumerate() {
             assert!(model.agrees(v, &phase), "{vm} is {phase:?}, not {:?}", model.vms[v].is);
-            let (incarnation, attempts, wanted, _) = world.roster.facts(vm).expect("it is in the group");
-            let is = (incarnation.0, attempts, wanted == Wanted::Up);
+            let view = world.roster.view(vm).expect("it is in the group");
+            let is = (view.incarnation.0, view.attempts, view.wanted == Wanted::Up);
             assert_eq!(is, (model.vms[v].incarnation, model.vms[v].attempts, model.vms[v].wanted), "{vm}");
         }
         assert_eq!(world.roster.wake_at(), model.wakes());
@@ -220,10 +220,10 @@ impl Pair {
             Group::Down(Some(ended)) => Some(ended),
         };
         let ended = world.ended.as_ref().map(|end| match end {
-            End::Stopped => Ended::Stopped,
-            End::AutoShutdown => Ended::AutoShutdown,
-            End::Failed { .. } => Ended::Failed,
-            End::Escalated { .. } => Ended::Escalated,
+            GroupEnd::Stopped => Ended::Stopped,
+            GroupEnd::AutoShutdown => Ended::AutoShutdown,
+            GroupEnd::Failed { .. } => Ended::Failed,
+            GroupEnd::Escalated { .. } => Ended::Escalated,
         });
         assert_eq!(ended, down);
         let new = world.changes[self.seen..].iter().filter_map(|change| change.decision.as_ref());
@@ -232,19 +232,14 @@ impl Pair {
                 action: decision.action,
                 attempt: decision.attempt,
                 delay: decision.delay,
-                coalesced: decision.coalesced,
-                window: count(&decision.window),
+                joined: decision.joined,
+                window: decision.window.count as usize,
             })
             .collect();
         self.seen = world.changes.len();
         assert_eq!(told, model.told);
         model.told.clear();
     }
-}
-
-/// The 3 of `3/5 in 1m`.
-fn count(window: &str) -> usize {
-    window.split('/').next().and_then(|count| count.parse().ok()).expect("a window")
 }
 
 fn cases() -> u32 {

@@ -9,7 +9,7 @@ use crate::world::name;
 use pepita_supervisor::group::{Command, Found};
 use pepita_supervisor::journal::{Remembered, Wanted};
 use pepita_supervisor::observe::{Action, VmPhase};
-use pepita_supervisor::policy::{Ending, Judgement, judge};
+use pepita_supervisor::policy::{Ending, Verdict};
 use pepita_supervisor::spec::{
     AutoShutdown, GroupSpec, OnGiveUp, OnIntensityExceeded, OnStartFailure, Restart, Strategy, VmName, VmSpec,
 };
@@ -90,7 +90,7 @@ pub(crate) struct Told {
     pub(crate) action: Action,
     pub(crate) attempt: u32,
     pub(crate) delay: Option<Duration>,
-    pub(crate) coalesced: bool,
+    pub(crate) joined: bool,
     pub(crate) window: usize,
 }
 
@@ -176,8 +176,10 @@ impl Vm {
 
 impl Model {
     pub(crate) fn new(mut spec: GroupSpec, memory: &BTreeMap<VmName, Remembered>, now: Instant) -> Self {
-        let vms =
+        let mut vms: Vec<Vm> =
             std::mem::take(&mut spec.vms).into_iter().map(|spec| Vm::remembered(spec, memory)).collect();
+        // They start with their group.
+        vms.iter_mut().filter(|vm| vm.wanted && vm.is == Is::Stopped).for_each(|vm| vm.is = Is::Waiting);
         let removed = memory.iter().map(|(vm, memory)| (vm.clone(), memory.incarnation.0)).collect();
         let group = Group::Down(None);
         Self { spec, vms, group, round: None, entries: Vec::new(), removed, now, draw: 0.0, told: Vec::new() }
@@ -205,7 +207,8 @@ impl Model {
             }
         }
         for vm in &mut self.vms {
-            let down = vm.is == Is::Stopped || vm.is == Is::Failed && !found.contains_key(&vm.spec.name);
+            let down = matches!(vm.is, Is::Stopped | Is::Waiting)
+                || vm.is == Is::Failed && !found.contains_key(&vm.spec.name);
             if self.group == Group::Up && vm.wanted && down {
                 (vm.is, vm.in_order, vm.first) = (Is::Waiting, true, true);
             }
@@ -219,7 +222,7 @@ impl Model {
         self.start(&BTreeMap::new());
     }
 
-    pub(crate) fn news(&mut self, v: usize, news: Transition) {
+    pub(crate) fn transition(&mut self, v: usize, news: Transition) {
         let now = self.now;
         let vm = &mut self.vms[v];
         let is = match (news, &vm.is) {
@@ -255,7 +258,7 @@ impl Model {
             | (Is::Paused { .. }, VmPhase::Paused)
             | (Is::Stopping(_), VmPhase::Stopping)
             | (Is::Completed, VmPhase::Completed)
-            | (Is::Failed, VmPhase::Failed { .. }) => true,
+            | (Is::Failed, VmPhase::Failed(_)) => true,
             _ => false,
         }
     }

@@ -1,7 +1,7 @@
 //! A new configuration for a running group (semantics 11, 12.3).
 
 use crate::world::{SECOND, World, exit, group, name, vm};
-use pepita_supervisor::group::{Command, End};
+use pepita_supervisor::group::{Command, GroupEnd};
 use pepita_supervisor::spec::{GroupSpec, Strategy};
 
 fn changed(mut spec: GroupSpec, vm: usize) -> GroupSpec {
@@ -22,7 +22,7 @@ fn a_new_policy_applies_at_once_and_touches_nobody() {
     spec.intensity.max_restarts = 1;
     world.reload(spec, true);
     assert_eq!((world.started(), world.stopped(), world.attempts("a")), (vec![], vec![], 1));
-    assert_eq!(world.roster.window(), "1/1 in 1m");
+    assert_eq!(world.window(), (1, 1));
     world.fail("a");
     assert_eq!(world.phase("a"), "failed");
 }
@@ -32,7 +32,7 @@ fn a_new_policy_applies_at_once_and_touches_nobody() {
 fn what_only_a_new_start_can_change_is_marked() {
     let spec = group(Strategy::OneForOne, "a b");
     let mut world = World::up(spec.clone());
-    let needs_restart = |world: &World| world.roster.facts(&name("a")).expect("there").3;
+    let needs_restart = |world: &World| world.roster.view(&name("a")).expect("there").needs_restart;
     world.reload(changed(spec.clone(), 0), false);
     assert!(needs_restart(&world) && world.stopped().is_empty());
     world.reload(changed(spec, 0), true);
@@ -81,7 +81,7 @@ fn a_reload_during_backoff_changes_no_deadline() {
     assert!(world.started().is_empty());
     world.advance(SECOND);
     assert_eq!(world.started(), ["a"]);
-    assert!(!world.roster.facts(&name("a")).expect("there").3);
+    assert!(!world.roster.view(&name("a")).expect("there").needs_restart);
 }
 
 // 5, 11: members of a restart are who they are, wherever they stand afterwards, and nobody else is touched.
@@ -154,7 +154,7 @@ fn a_reload_starts_nothing_on_the_way_down() {
     world.look_away();
     world.reload(group(Strategy::OneForOne, "a b c"), true);
     world.run_to_rest();
-    assert_eq!((world.started(), world.ended.clone()), (vec![], Some(End::Stopped)));
+    assert_eq!((world.started(), world.ended.clone()), (vec![], Some(GroupEnd::Stopped)));
     assert_eq!(world.phases(), "stopped stopped stopped");
 }
 
@@ -181,7 +181,7 @@ fn a_group_can_lose_all_its_vms() {
     world.run_to_rest();
     assert!(world.roster.names().is_empty() && !world.roster.is_down());
     world.stop();
-    assert_eq!(world.ended, Some(End::Stopped));
+    assert_eq!(world.ended, Some(GroupEnd::Stopped));
 }
 
 // 5, 11: a restart that is under way is finished as it was begun, whatever the strategy is now.
@@ -196,12 +196,12 @@ fn a_round_outlives_its_strategy() {
     world.decisions();
     world.advance(SECOND / 2);
     world.fail("b");
-    assert!(world.decision().coalesced);
+    assert!(world.decision().joined);
     world.run();
     world.advance(SECOND - crate::world::NS);
     assert!(world.started().is_empty(), "the later deadline holds for all");
     world.run_to_rest();
-    assert_eq!((world.started(), world.roster.window().as_str()), (strings(&["a", "b", "c"]), "1/9 in 1m"));
+    assert_eq!((world.started(), world.window()), (strings(&["a", "b", "c"]), (1, 9)));
     world.fail("b");
     world.run_to_rest();
     assert_eq!(world.started(), ["b"]);

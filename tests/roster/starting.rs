@@ -1,8 +1,8 @@
 //! How a group comes up (semantics 1, 2, 5).
 
 use crate::world::{World, exit, group};
-use pepita_supervisor::group::{Command, End};
-use pepita_supervisor::policy::Ending;
+use pepita_supervisor::group::{Command, GroupEnd};
+use pepita_supervisor::policy::{Ending, Reason};
 use pepita_supervisor::spec::{OnStartFailure, Restart, Strategy};
 use pepita_supervisor::vm::Transition;
 use std::time::Duration;
@@ -18,9 +18,9 @@ fn each_vm_starts_when_the_one_before_it_is_ready() {
             (world.started(), world.phases().as_str()),
             (vec!["a".into()], "starting waiting waiting")
         );
-        world.news("a", Transition::Running);
+        world.transition("a", Transition::Running);
         assert!(world.started().is_empty());
-        world.news("a", Transition::Ready);
+        world.transition("a", Transition::Ready);
         assert_eq!(world.started(), ["b"]);
         world.ready("b");
         assert_eq!((world.started(), world.group_ready), (vec!["c".into()], 0));
@@ -50,8 +50,8 @@ fn reports_of_a_former_actor_are_dropped() {
     assert_eq!((world.started(), world.incarnation("a")), (vec!["a".into()], 2));
     let vm = crate::world::name("a");
     let at = world.at();
-    assert!(world.roster.news(at, &vm, former, Transition::Ready).is_empty());
-    assert!(world.roster.ended(at, &vm, former, exit(1)).is_empty());
+    assert!(world.roster.transition(at, &vm, former, Transition::Ready).is_empty());
+    assert!(world.roster.vm_ended(at, &vm, former, exit(1)).is_empty());
     assert!(world.roster.actor_failed(at, &vm, former, "late").is_empty());
     assert_eq!(world.phase("a"), "starting");
 }
@@ -75,18 +75,17 @@ fn a_first_start_that_must_not_fail_fails_the_group() {
         spec.vms[1].start.on_failure = OnStartFailure::Abort;
         let mut world = World::starting(spec);
         world.ready("a");
-        world.news("b", Transition::Running);
+        world.transition("b", Transition::Running);
         world.fail("b");
         world.run();
-        assert!(
-            matches!(&world.ended, Some(End::Escalated { reason }) if reason.contains("start of b failed"))
-        );
+        let Some(GroupEnd::Escalated { vm, failure }) = &world.ended else { panic!("{:?}", world.ended) };
+        assert_eq!((vm.as_str(), failure.decision.reason), ("b", Reason::StartFailed));
         // 6: the root starts it afresh, and that is a first start again.
         world.start_afresh();
         world.ready("a");
         world.end("b", Ending::StartTimeout);
         world.run();
-        assert!(matches!(world.ended, Some(End::Escalated { .. })));
+        assert!(matches!(world.ended, Some(GroupEnd::Escalated { .. })));
         // Once it has been Ready, a failure is one like any other.
         world.start_afresh();
         world.run();
@@ -124,16 +123,16 @@ fn what_ends_cleanly_before_it_was_ready_lets_the_next_one_start() {
 #[test]
 fn a_pause_keeps_what_it_interrupts() {
     let mut world = World::starting(group(Strategy::OneForOne, "a b"));
-    world.news("a", Transition::Running);
-    world.news("a", Transition::Paused);
+    world.transition("a", Transition::Running);
+    world.transition("a", Transition::Paused);
     world.started();
     world.tick();
     assert!(world.started().is_empty());
-    world.news("a", Transition::Resumed);
+    world.transition("a", Transition::Resumed);
     assert_eq!(world.phase("a"), "running");
-    world.news("a", Transition::Ready);
-    world.news("a", Transition::Unhealthy);
-    world.news("a", Transition::Paused);
-    world.news("a", Transition::Resumed);
+    world.transition("a", Transition::Ready);
+    world.transition("a", Transition::Unhealthy);
+    world.transition("a", Transition::Paused);
+    world.transition("a", Transition::Resumed);
     assert_eq!(world.phase("a"), "ready", "probes start anew after a pause");
 }

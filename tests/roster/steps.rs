@@ -66,7 +66,7 @@ pub(crate) enum Step {
     /// What starts becomes Ready, what stops is gone.
     Run,
     Stop,
-    Destroy,
+    Kill,
     /// A group that is down is started again, as the tree would do it.
     Start,
 }
@@ -177,7 +177,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => small.prop_map(Step::Advance),
         8 => Just(Step::Run),
         1 => Just(Step::Stop),
-        1 => Just(Step::Destroy),
+        1 => Just(Step::Kill),
         3 => Just(Step::Start),
     ]
 }

@@ -1,7 +1,8 @@
 //! Taking a group down (semantics 7, 12.9).
 
 use crate::world::{SECOND, World, exit, group};
-use pepita_supervisor::group::End;
+use pepita_supervisor::group::GroupEnd;
+use pepita_supervisor::policy::Reason;
 use pepita_supervisor::spec::Strategy;
 
 const STRATEGIES: [Strategy; 3] = [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne];
@@ -17,7 +18,7 @@ fn a_group_is_stopped_last_first_one_at_a_time() {
             assert_eq!(world.ended, None);
             world.gone(vm);
         }
-        assert_eq!(world.ended, Some(End::Stopped));
+        assert_eq!(world.ended, Some(GroupEnd::Stopped));
     }
 }
 
@@ -33,7 +34,7 @@ fn nothing_starts_after_a_stop() {
         world.run_to_rest();
         world.advance(SECOND * 3600);
         assert_eq!((world.started(), world.phases().as_str()), (vec![], "stopped stopped stopped"));
-        assert_eq!(world.ended, Some(End::Stopped));
+        assert_eq!(world.ended, Some(GroupEnd::Stopped));
     }
 }
 
@@ -46,10 +47,10 @@ fn an_end_on_the_way_down_is_no_failure() {
     world.end("c", exit(3));
     world.run();
     assert_eq!((world.phases().as_str(), world.attempts("b")), ("stopped stopped stopped", 0));
-    assert!(world.decisions().iter().all(|decision| decision.rule == "the group stops"));
+    assert!(world.decisions().iter().all(|decision| decision.reason == Reason::GroupStopping));
     assert_eq!(
         (world.stopped(), world.ended.clone()),
-        (vec!["c".into(), "a".to_owned()], Some(End::Stopped))
+        (vec!["c".into(), "a".to_owned()], Some(GroupEnd::Stopped))
     );
 }
 
@@ -58,10 +59,10 @@ fn an_end_on_the_way_down_is_no_failure() {
 fn a_destruction_is_for_all_at_once() {
     let mut world = World::up(group(Strategy::RestForOne, "a b c"));
     world.stop();
-    world.destroy();
+    world.kill();
     assert_eq!(world.phases(), "stopping stopping stopping");
     world.run();
-    assert_eq!(world.ended, Some(End::Stopped));
+    assert_eq!(world.ended, Some(GroupEnd::Stopped));
 }
 
 // 7: stopping what has stopped is answered, too.
@@ -69,10 +70,10 @@ fn a_destruction_is_for_all_at_once() {
 fn a_stop_of_a_group_that_is_down_ends_at_once() {
     let mut world = World::down(group(Strategy::OneForOne, "a b"));
     world.stop();
-    assert_eq!(world.ended, Some(End::Stopped));
+    assert_eq!(world.ended, Some(GroupEnd::Stopped));
     world.ended = None;
-    world.destroy();
-    assert_eq!(world.ended, Some(End::Stopped));
+    world.kill();
+    assert_eq!(world.ended, Some(GroupEnd::Stopped));
 }
 
 // 12.9: an actor that fails while it stops its VM is replaced by one that stops it.
@@ -82,8 +83,8 @@ fn a_stop_outlives_the_actor_that_carried_it_out() {
     world.stop();
     world.actor_fails("a");
     assert!(world.actor("a").stopping);
-    assert_eq!(world.roster.window(), "0/6 in 1m");
+    assert_eq!(world.window(), (0, 6));
     world.actor_fails("a");
     world.gone("a");
-    assert_eq!(world.ended, Some(End::Stopped));
+    assert_eq!(world.ended, Some(GroupEnd::Stopped));
 }

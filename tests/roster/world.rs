@@ -3,7 +3,7 @@
 
 mod checks;
 
-use pepita_supervisor::group::{At, Command, End, Found, Order, Refused, Roster};
+use pepita_supervisor::group::{At, Command, Found, GroupEnd, Order, Refused, Roster};
 use pepita_supervisor::journal::Remembered;
 use pepita_supervisor::observe::{Action, Change, Decision, VmPhase};
 use pepita_supervisor::policy::{Ending, Exit};
@@ -49,7 +49,7 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) actors: BTreeMap<VmName, Actor>,
     /// How the group ended, once it has.
-    pub(crate) ended: Option<End>,
+    pub(crate) ended: Option<GroupEnd>,
     /// How often it has ended.
     pub(crate) ends: usize,
     /// Every change, from the beginning.
@@ -130,10 +130,15 @@ impl World {
         At { now: self.now, draw: self.draw }
     }
 
+    /// The group's turn has come; of what was found at the beginning, that which is to go on was adopted before.
     pub(crate) fn start(&mut self, found: &BTreeMap<VmName, Found>) {
+        if !found.is_empty() {
+            let orders = self.roster.adopt(self.at(), found.clone());
+            self.carry_out(orders);
+        }
         self.waits = false;
         self.halted = false;
-        let orders = self.roster.start(self.at(), found);
+        let orders = self.roster.start(self.at());
         self.carry_out(orders);
     }
 
@@ -171,29 +176,29 @@ impl World {
         self.carry_out(orders);
     }
 
-    pub(crate) fn destroy(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.halted = true;
-        let orders = self.roster.destroy(self.at());
+        let orders = self.roster.kill(self.at());
         self.carry_out(orders);
     }
 
-    pub(crate) fn news(&mut self, vm: &str, news: Transition) {
+    pub(crate) fn transition(&mut self, vm: &str, news: Transition) {
         let epoch = self.actor(vm).epoch;
-        let orders = self.roster.news(self.at(), &name(vm), epoch, news);
+        let orders = self.roster.transition(self.at(), &name(vm), epoch, news);
         self.carry_out(orders);
     }
 
     /// Its daemon runs and is Ready.
     pub(crate) fn ready(&mut self, vm: &str) {
-        self.news(vm, Transition::Running);
-        self.news(vm, Transition::Ready);
+        self.transition(vm, Transition::Running);
+        self.transition(vm, Transition::Ready);
     }
 
     /// It ends by itself.
     pub(crate) fn end(&mut self, vm: &str, ending: Ending) {
         let epoch = self.actor(vm).epoch;
         self.actors.remove(&name(vm));
-        let orders = self.roster.ended(self.at(), &name(vm), epoch, ending);
+        let orders = self.roster.vm_ended(self.at(), &name(vm), epoch, ending);
         self.check_stops(&orders);
         self.carry_out(orders);
     }
@@ -271,8 +276,7 @@ impl World {
     /// Its group waits for another one; what runs is taken over meanwhile.
     pub(crate) fn adopt(&mut self, found: &BTreeMap<VmName, Found>) {
         self.waits = true;
-        let (orders, rest) = self.roster.adopt(self.at(), found.clone());
-        assert!(rest.is_empty());
+        let orders = self.roster.adopt(self.at(), found.clone());
         self.carry_out(orders);
     }
 
@@ -284,6 +288,12 @@ impl World {
     /// VMs that were told to stop since this was last asked.
     pub(crate) fn stopped(&mut self) -> Vec<String> {
         names(std::mem::take(&mut self.stopped))
+    }
+
+    /// How many entries the restart window has, and how many are allowed.
+    pub(crate) fn window(&self) -> (u32, u32) {
+        let window = self.roster.window(self.now);
+        (window.count, window.max)
     }
 
     /// The decisions since this was last asked.
@@ -319,11 +329,11 @@ impl World {
     }
 
     pub(crate) fn attempts(&self, vm: &str) -> u32 {
-        self.roster.facts(&name(vm)).expect("it is in the group").1
+        self.roster.view(&name(vm)).expect("it is in the group").attempts
     }
 
     pub(crate) fn incarnation(&self, vm: &str) -> u64 {
-        self.roster.facts(&name(vm)).expect("it is in the group").0.0
+        self.roster.view(&name(vm)).expect("it is in the group").incarnation.0
     }
 
     pub(crate) fn holds_cid(&self, vm: &str) -> bool {
@@ -366,7 +376,7 @@ impl World {
                     assert!(!std::mem::replace(&mut actor.stopping, true), "{vm}: stopped twice");
                     self.stopped.push(vm);
                 }
-                Order::Destroy { vm, epoch } => {
+                Order::Kill { vm, epoch } => {
                     let actor = self.actors.get_mut(&vm).unwrap_or_else(|| panic!("{vm}: destroy nobody"));
                     assert_eq!(actor.epoch, epoch, "{vm}: destruction of a former actor");
                     actor.stopping = true;
@@ -375,7 +385,7 @@ impl World {
                     assert!(!self.actors.contains_key(&vm), "{vm}: it lives, and its CID is given back");
                     self.leased.remove(&vm);
                 }
-                Order::Forget(vm) => {
+                Order::Remove(vm) => {
                     self.journal.remove(&vm);
                     assert!(!self.actors.contains_key(&vm), "{vm}: it lives, and is forgotten");
                     assert!(!self.leased.contains(&vm), "{vm}: forgotten with its CID");
@@ -388,6 +398,7 @@ impl World {
                     let memory = self.roster.remember(&vm).expect("it is in the group");
                     self.journal.insert(vm, memory);
                 }
+                Order::BroughtBack => assert!(!self.roster.is_down()),
                 Order::GroupReady => self.group_ready += 1,
                 Order::End(end) => {
                     assert!(self.actors.is_empty(), "the group ended before {:?}", self.actors);

@@ -1,7 +1,8 @@
 //! The narrow path: one group, one VM, and what its end leads to.
 
 use crate::support::{Host, Plan, Rig, group, tree, vm};
-use pepita_supervisor::policy::Exit;
+use pepita_supervisor::observe::VmPhase;
+use pepita_supervisor::policy::{Exit, Reason};
 use pepita_supervisor::spec::{Restart, Strategy};
 use pepita_supervisor::tree::TreeEnd;
 use std::time::Duration;
@@ -97,7 +98,9 @@ async fn max_retries_ends_in_failed_with_the_reason() {
     api.restart.max_retries = 2;
     let mut rig = Rig::on(host, tree([group("web", Strategy::OneForOne, [api])])).await;
     let change = rig.change("api", "failed").await;
-    assert_eq!(change.to.to_string(), "failed (exit 3; gave up after 2 attempts)");
+    let VmPhase::Failed(failure) = &change.to else { panic!("{change:?}") };
+    assert_eq!((failure.ending.code(), failure.decision.reason), (Some(3), Reason::RetriesExhausted));
+    assert_eq!((failure.decision.attempt, failure.decision.max_attempts), (3, 2));
     rig.pass(Duration::from_secs(3600)).await;
     assert_eq!(rig.host.launches("api").len(), 3);
     rig.end().await;
@@ -115,7 +118,7 @@ async fn an_event_says_cause_attempt_and_window() {
     let line = rig.lines().pop().expect("an event");
     assert_eq!(
         line,
-        "api #2: ready -> backoff; restart in 2.0 s: on-failure, exit 1, attempt 2, window 2/6 in 1m"
+        "api #2: ready -> backoff; exit 1; restart in 2.0 s: restart policy on-failure, attempt 2, window 2/6 in 1m"
     );
     rig.end().await;
 }

@@ -158,13 +158,13 @@ async fn failures_coalesce_into_one_new_incarnation_each_and_one_entry_of_the_wi
             for name in ["a", "b", "c"] {
                 assert_eq!(rig.host.launches(name).len(), 2, "{strategy:?} {later}: {name}");
             }
-            let status = rig.tree.status();
-            assert_eq!(status.groups[0].window, "1/1000 in 1m", "{strategy:?} {later}");
-            let lines = rig.catch_up().await;
-            let coalesced = lines.iter().filter(|line| line.contains("joins the restart under way")).count();
+            assert_eq!(rig.window(0), (1, 1000), "{strategy:?} {later}");
+            rig.catch_up().await;
+            let joined = rig.changes().filter_map(|change| change.decision.as_ref());
+            let joined = joined.filter(|decision| decision.joined).count();
             // By then the other one is down, stopped for this restart: it cannot fail.
             let down = strategy == Strategy::OneForAll && later == 500;
-            assert_eq!(coalesced, usize::from(!down), "{strategy:?} {later}: {lines:#?}");
+            assert_eq!(joined, usize::from(!down), "{strategy:?} {later}: {:#?}", rig.lines());
             rig.end().await;
         }
     }
@@ -184,7 +184,7 @@ async fn a_vm_in_backoff_joins_the_group_restart_and_its_deadline_joins_the_late
     rig.pass(Duration::from_millis(100)).await;
     rig.host.end("a", Fate::Crash);
     let decision = rig.change("a", "backoff").await.decision.expect("a decision");
-    assert_eq!((decision.action, decision.coalesced), (Action::Restart, true));
+    assert_eq!((decision.action, decision.joined), (Action::Restart, true));
     rig.change("a", "starting").await;
     assert!(Instant::now() >= deadline, "not before the later deadline");
     rig.change("c", "ready").await;

@@ -140,7 +140,7 @@ async fn unhealthy_is_a_state_and_an_event_and_a_failure_only_by_policy() {
     rig.change("a", "unhealthy").await;
     rig.pass(SECOND * 600).await;
     assert_eq!(rig.phase("a"), "unhealthy");
-    assert_eq!(rig.tree.status().groups[0].window, "0/6 in 1m");
+    assert_eq!(rig.window(0), (0, 6));
     rig.host.becomes("a", |plan| plan.answers = true);
     let healthy = rig.change("a", "ready").await;
     assert_eq!((healthy.from.word(), healthy.incarnation.0), ("unhealthy", 1));

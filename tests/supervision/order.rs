@@ -1,6 +1,7 @@
 //! Who starts when, who stops when.
 
 use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
+use pepita_supervisor::policy::GroupEnd;
 use pepita_supervisor::spec::{GroupName, GroupSpec, Intensity, Readiness, Strategy};
 use pepita_supervisor::tree::{NotReady, TreeEnd};
 use std::time::Duration;
@@ -72,8 +73,9 @@ async fn an_escalated_group_is_stopped_in_order_and_starts_afresh() {
     let mut web = group("web", Strategy::OneForOne, [vm("a"), vm("b"), vm("c")]);
     web.intensity = Intensity { max_restarts: 1, period: Duration::from_secs(60) };
     let mut rig = Rig::on(host, tree([web])).await;
-    let ended = rig.said("group web: failed").await.to_string();
-    assert!(ended.contains("2 restarts in 2/1 in 1m") && ended.contains("exit 3"), "{ended}");
+    let GroupEnd::Escalated { vm, failure } = rig.group_ended("web").await else { panic!("escalated") };
+    assert_eq!((vm.as_str(), failure.ending.code()), ("b", Some(3)));
+    assert_eq!((failure.decision.window.count, failure.decision.window.max), (1, 1));
     rig.said("group web: starts afresh in 1.0 s, window of the tree 1/3 in 5m").await;
     assert_eq!(rig.host.stopped(), ["c", "a"]);
     rig.said("group web: ready").await;

@@ -126,7 +126,7 @@ fn unique(status: &TreeStatus, host: &Host) {
 /// With time passing and nothing happening, all that is to be up is up, or is down for a reason.
 fn at_rest(tree: &Tree, spec: &Option<TreeSpec>, host: &Host, log: &Log) {
     let status = tree.status();
-    let failed = |vm: &VmStatus| matches!(vm.phase, VmPhase::Failed { .. });
+    let failed = |vm: &VmStatus| matches!(vm.phase, VmPhase::Failed(_));
     // One that failed makes those wait that come after it: in its group, and in the groups after that one.
     let mut held: BTreeSet<&str> = BTreeSet::new();
     for group in &status.groups {
@@ -143,7 +143,7 @@ fn at_rest(tree: &Tree, spec: &Option<TreeSpec>, host: &Host, log: &Log) {
             let never = log.spec_of(vm.name.as_str()) == Some(Restart::Never);
             let at_rest = match &vm.phase {
                 VmPhase::Ready => vm.wanted,
-                VmPhase::Completed | VmPhase::Failed { .. } => true,
+                VmPhase::Completed | VmPhase::Failed(_) => true,
                 // Taken down with its siblings, and not to be restarted; or with its group, of which the operator has
                 // brought back another one.
                 VmPhase::Stopped => !vm.wanted || never || log.ended.contains(group.name.as_str()),
@@ -207,10 +207,10 @@ impl Log {
                             assert!(change.incarnation.0 >= *newest, "{event}: {:#?}", self.lines);
                             *newest = change.incarnation.0;
                         }
-                        EventKind::GroupEnded { .. } => match &event.group {
-                            Some(group) => drop(self.ended.insert(group.to_string())),
-                            None => self.up = false,
-                        },
+                        EventKind::GroupEnded(_) => {
+                            self.ended.insert(event.group.as_ref().expect("of a group").to_string());
+                        }
+                        EventKind::TreeEnded { .. } => self.up = false,
                         EventKind::GroupReady | EventKind::Notice { .. } => {}
                     }
                 }

@@ -2,7 +2,7 @@
 //! happened that never should.
 
 use super::Host;
-use pepita_supervisor::observe::{Change, Event, EventKind, Events, Received};
+use pepita_supervisor::observe::{Change, Event, EventKind, Events, GroupEnd, Received};
 use pepita_supervisor::spec::{
     Backoff, GroupName, GroupSpec, HealthSpec, MachineSpec, Strategy, TreeSpec, VmName, VmSpec,
 };
@@ -106,6 +106,30 @@ impl Rig {
     /// Waits for an event that says this.
     pub(crate) async fn said(&mut self, text: &str) -> Event {
         self.event(|event| event.to_string().contains(text)).await
+    }
+
+    /// Waits for the end of a group.
+    pub(crate) async fn group_ended(&mut self, group: &str) -> GroupEnd {
+        let event = self.event(|event| {
+            matches!(event.kind, EventKind::GroupEnded(_))
+                && event.group.as_ref().is_some_and(|name| name.as_str() == group)
+        });
+        let EventKind::GroupEnded(end) = event.await.kind else { panic!("an end") };
+        end
+    }
+
+    /// The changes of VMs seen so far.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.seen.iter().filter_map(|event| match &event.kind {
+            EventKind::Vm(change) => Some(change),
+            _ => None,
+        })
+    }
+
+    /// How many entries the window of a group has, and how many are allowed.
+    pub(crate) fn window(&self, group: usize) -> (u32, u32) {
+        let window = self.tree.status().groups[group].window;
+        (window.count, window.max)
     }
 
     /// Lets time pass.

@@ -1,36 +1,118 @@
-//! Taking over what runs without bringing the group up: one that still waits for its turn, one on its way down.
+//! Taking over VMs that run already: what a previous run of the supervisor or a former actor has left (semantics 9).
 
+use super::child::{AfterStop, Origin, Phase, Run, RunState, Start};
+use super::stop::stopping;
 use super::{Roster, Stage};
-use crate::group::order::{At, End, Found, Order};
+use crate::group::order::{Found, Order};
 use crate::journal::Wanted;
+use crate::policy::{Action, At, Decision, Ending, GroupEnd, Reason};
 use crate::spec::VmName;
+use crate::vm::Mode;
 use std::collections::BTreeMap;
 
 impl Roster {
     /// Takes over, of what was found, that which is to go on running, and stops that which is not wanted. A group that
-    /// waits for another one does not leave its VMs unwatched meanwhile. Gives back the rest, for [`Roster::start`].
-    pub fn adopt(&mut self, at: At, found: BTreeMap<VmName, Found>) -> (Vec<Order>, BTreeMap<VmName, Found>) {
-        let (running, rest) = found.into_iter().partition(|(vm, found): &(VmName, Found)| {
+    /// waits for another one does not leave its VMs unwatched meanwhile. The rest is kept for [`Roster::start`].
+    pub fn adopt(&mut self, at: At, found: BTreeMap<VmName, Found>) -> Vec<Order> {
+        let (running, rest): (BTreeMap<_, _>, BTreeMap<_, _>) = found.into_iter().partition(|(vm, found)| {
             let unwanted = self.find(vm).is_some_and(|index| self.children[index].wanted == Wanted::Down);
             found.ended.is_none() && (unwanted || found.unchanged)
         });
-        for (vm, found) in &running as &BTreeMap<VmName, Found> {
-            if let Some(index) = self.find(vm) {
-                self.take_over(at, index, found);
-            }
+        match &mut self.stage {
+            Stage::Waiting { found, .. } => *found = rest,
+            // It has no start to come that would judge the rest: a launch makes it give way.
+            Stage::Up { .. } | Stage::GoingDown { .. } | Stage::Down { .. } => {}
         }
-        (self.finish(at.now), rest)
+        self.take_over_all(at, &running);
+        self.finish(at.now)
     }
 
     /// Takes over what runs, starts nothing, and stops it in order.
-    pub fn take_down(&mut self, at: At, found: &BTreeMap<VmName, Found>) -> Vec<Order> {
-        self.stage = Stage::Up;
+    pub fn adopt_and_stop(&mut self, at: At, found: &BTreeMap<VmName, Found>) -> Vec<Order> {
+        self.stage = Stage::Up { ready_told: true };
+        self.take_over_all(at, found);
+        self.go_down(GroupEnd::Stopped);
+        self.finish(at.now)
+    }
+
+    fn take_over_all(&mut self, at: At, found: &BTreeMap<VmName, Found>) {
         for index in 0..self.children.len() {
             if let Some(found) = found.get(self.children[index].name()) {
                 self.take_over(at, index, found);
             }
         }
-        self.go_down(End::Stopped);
+    }
+
+    /// Judges the end of a VM that was found, or has an actor take the VM over. That is not a start with its group,
+    /// but the VM stands in the order like the others.
+    pub(super) fn take_over(&mut self, at: At, index: usize, found: &Found) {
+        let child = &mut self.children[index];
+        // A later incarnation has its number already, so the end of this one was judged before.
+        let judged = found.incarnation < child.incarnation || child.phase == Phase::Completed;
+        child.incarnation = child.incarnation.max(found.incarnation);
+        match (&found.ended, child.wanted) {
+            (Some(_), Wanted::Down) => {}
+            (Some(_), Wanted::Up) if judged => {}
+            // The VM ended while no supervisor looked: judged like any other end, once.
+            (Some(ending), Wanted::Up) => self.judge(at, index, ending.clone(), false),
+            (None, wanted) => {
+                let epoch = self.next_epoch();
+                let state = RunState::Starting { origin: Origin::Adopted, start: Start::InTurn };
+                let run = Run { epoch, state, ready_for: None, outdated: false };
+                self.set(index, Phase::Live(run), None, None);
+                self.spawn(index, Mode::Adopt);
+                match wanted {
+                    Wanted::Up if found.unchanged => {}
+                    Wanted::Up => self.order_stop(at.now, index, AfterStop::Start),
+                    Wanted::Down => self.order_stop(at.now, index, AfterStop::StayDown),
+                }
+            }
+        }
+    }
+
+    /// Takes in that a VM's actor has failed. The VM itself did not notice: a new actor takes it over.
+    ///
+    /// Each time counts in the window like a restart. When there is no room the new actor takes the VM down, and its
+    /// end is a failure like any other: what exceeding the window leads to is decided in one place.
+    pub fn actor_failed(&mut self, at: At, vm: &VmName, epoch: u64, why: &str) -> Vec<Order> {
+        let Some(index) = self.current(vm, epoch) else { return Vec::new() };
+        let epoch = self.next_epoch();
+        let up = self.is_up();
+        let child = &mut self.children[index];
+        let Phase::Live(run) = &mut child.phase else { return Vec::new() };
+        run.note_ready(at.now);
+        let was_stopping = run.state.is_stopping();
+        let ending = Some(Ending::ActorFailed { message: why.to_owned() });
+        // What goes down anyway is nothing to count.
+        let counts = up && !was_stopping;
+        if counts && self.window.enter(at.now, self.spec.intensity).is_err() {
+            let then = AfterStop::Fail { message: why.to_owned() };
+            let run = Run { epoch, ..stopping(run, at.now, then) };
+            self.set(index, Phase::Live(run), ending, None);
+            self.spawn(index, Mode::Adopt);
+            self.tell_to_stop(index);
+            return self.finish(at.now);
+        }
+        let state = if was_stopping {
+            run.state.clone()
+        } else {
+            RunState::Starting { origin: Origin::Adopted, start: run.state.start() }
+        };
+        let run = Run { epoch, state, ..run.clone() };
+        let decision = Decision {
+            action: Action::Adopt,
+            reason: Reason::ActorFailed,
+            delay: None,
+            attempt: child.attempts,
+            max_attempts: child.spec.restart.max_retries,
+            window: self.window.count(at.now, self.spec.intensity),
+            joined: false,
+        };
+        self.set(index, Phase::Live(run), ending, Some(decision));
+        self.spawn(index, Mode::Adopt);
+        if was_stopping {
+            self.tell_to_stop(index);
+        }
         self.finish(at.now)
     }
 }

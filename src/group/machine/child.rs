@@ -2,116 +2,13 @@
 
 use crate::journal::{Remembered, Wanted};
 use crate::observe::VmPhase;
-use crate::policy::Ending;
+use crate::policy::{Ending, Failure};
 use crate::spec::{Incarnation, VmName, VmSpec};
 use std::time::{Duration, Instant};
 
-/// Where a child is; [`VmPhase`] is the part of it that onlookers see.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Phase {
-    Stopped,
-    Waiting,
-    Starting,
-    Running,
-    Ready { since: Instant },
-    Unhealthy,
-    Paused { was_ready: bool },
-    Stopping { then: Then },
-    Backoff { until: Instant, attempt: u32, ending: Ending },
-    Completed,
-    Failed { reason: String },
-}
-
-/// What follows a stop of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// It stays down.
-    Stay,
-    /// It is started again, at once if nothing before it is in the way: the operator's restart, a changed configuration.
-    Start,
-    /// It waits for its turn in the group restart.
-    Wait,
-    /// Its end is judged as a failure of its own: its actors have failed too often.
-    Judge,
-    /// It is forgotten: no longer in the configuration.
-    Forget,
-}
-
-impl Phase {
-    /// There is a VM actor for it.
-    pub(crate) fn is_live(&self) -> bool {
-        match self {
-            Self::Starting
-            | Self::Running
-            | Self::Ready { .. }
-            | Self::Unhealthy
-            | Self::Paused { .. }
-            | Self::Stopping { .. } => true,
-            Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Completed | Self::Failed { .. } => {
-                false
-            }
-        }
-    }
-
-    /// It has not come to Ready yet, or is to come back to it, and needs no timer for that.
-    pub(crate) fn is_on_its_way(&self) -> bool {
-        match self {
-            Self::Waiting | Self::Starting | Self::Running | Self::Paused { was_ready: false } => true,
-            Self::Stopping { then } => match then {
-                Then::Start | Then::Wait | Then::Judge => true,
-                Then::Stay | Then::Forget => false,
-            },
-            Self::Stopped
-            | Self::Ready { .. }
-            | Self::Unhealthy
-            | Self::Paused { was_ready: true }
-            | Self::Backoff { .. }
-            | Self::Completed
-            | Self::Failed { .. } => false,
-        }
-    }
-
-    /// It is down for good: unless somebody wants otherwise it stays so, and needs no CID.
-    pub(crate) fn is_at_rest(&self) -> bool {
-        match self {
-            Self::Stopped | Self::Completed | Self::Failed { .. } => true,
-            Self::Waiting
-            | Self::Starting
-            | Self::Running
-            | Self::Ready { .. }
-            | Self::Unhealthy
-            | Self::Paused { .. }
-            | Self::Stopping { .. }
-            | Self::Backoff { .. } => false,
-        }
-    }
-
-    pub(crate) fn shown(&self) -> VmPhase {
-        match self {
-            Self::Stopped => VmPhase::Stopped,
-            Self::Waiting => VmPhase::Waiting,
-            Self::Starting => VmPhase::Starting,
-            Self::Running => VmPhase::Running,
-            Self::Ready { .. } => VmPhase::Ready,
-            Self::Unhealthy => VmPhase::Unhealthy,
-            Self::Paused { .. } => VmPhase::Paused,
-            Self::Stopping { .. } => VmPhase::Stopping,
-            Self::Backoff { until, attempt, ending } => {
-                VmPhase::Backoff { until: *until, attempt: *attempt, ending: ending.clone() }
-            }
-            Self::Completed => VmPhase::Completed,
-            Self::Failed { reason } => VmPhase::Failed { reason: reason.clone() },
-        }
-    }
-}
-
-/// One VM in the roster.
+/// One VM in the roster: what is true of it in every phase.
 #[derive(Debug, Clone)]
 pub(crate) struct Child {
-    /// It gave up before its group's turn: that is no reason to try again when the turn comes.
-    pub(crate) gave_up_early: bool,
-    /// Its actor boots it; another one would take over what runs already.
-    pub(crate) boots: bool,
     pub(crate) spec: VmSpec,
     pub(crate) phase: Phase,
     pub(crate) wanted: Wanted,
@@ -119,52 +16,296 @@ pub(crate) struct Child {
     pub(crate) attempts: u32,
     /// The newest incarnation of the VM.
     pub(crate) incarnation: Incarnation,
-    /// Which actor owns it: grows with every actor of the group, also when it takes over a VM that runs already.
-    pub(crate) epoch: u64,
-    /// Started in its turn, so that those after it wait until it is Ready.
-    pub(crate) sequenced: bool,
-    /// Takes part in the group restart that is under way.
-    pub(crate) in_round: bool,
-    /// Started by the start of its group, and has not come to Ready yet.
-    pub(crate) first_start: bool,
-    /// The longest that this incarnation has been Ready without a break, up to the last break.
-    pub(crate) ready_for: Option<Duration>,
-    /// Its machine, command or environment has changed since it was started.
-    pub(crate) needs_restart: bool,
-    /// What the journal has of it.
+    /// What the journal has of the VM.
     pub(crate) saved: Option<Remembered>,
 }
 
+/// Where a child is, with what it has only there. Onlookers see [`Phase::view`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Phase {
+    Stopped,
+    /// Starts when its group does.
+    AwaitingGroup,
+    /// Starts when no child before it is on its way to Ready any more.
+    AwaitingTurn {
+        /// Whether the group's own start brings it up.
+        first_start: bool,
+    },
+    /// Has an incarnation, and an actor that owns it.
+    Live(Run),
+    Backoff {
+        until: Instant,
+        attempt: u32,
+        ending: Ending,
+    },
+    Completed,
+    Failed(Failure),
+}
+
+/// An incarnation and its actor.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Run {
+    /// The number of the actor that owns the VM. Each actor of the group has a number of its own, also when it takes
+    /// over a VM that runs already.
+    pub(crate) epoch: u64,
+    pub(crate) state: RunState,
+    /// The longest time that this incarnation has been Ready without a break, up to the last break.
+    pub(crate) ready_for: Option<Duration>,
+    /// Whether its machine, command or environment has changed since it was started.
+    pub(crate) outdated: bool,
+}
+
+/// How far an incarnation is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum RunState {
+    Starting { origin: Origin, start: Start },
+    Running { start: Start },
+    Ready { since: Instant },
+    Unhealthy,
+    Paused { before: BeforePause },
+    Stopping { then: AfterStop, start: Start },
+}
+
+/// How an actor comes to a VM that it reports as starting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The actor boots the VM.
+    Booted,
+    /// The VM ran already.
+    Adopted,
+}
+
+/// How an incarnation came to be started, until it has been Ready once. It says which other children wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// By the start of its group, in its turn: a failure may abort that start.
+    WithGroup,
+    /// In its turn: children after it wait for it.
+    InTurn,
+    /// By itself, after its own backoff or by an operator, or it was Ready before. With one_for_one no child waits
+    /// for it.
+    Alone,
+}
+
+/// What a pause has interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BeforePause {
+    Running { start: Start },
+    Ready,
+}
+
+/// What follows a stop that the group has ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AfterStop {
+    /// The VM stays down.
+    StayDown,
+    /// The VM is started again, at once if no child before it is in the way: the operator's restart, a changed
+    /// configuration.
+    Start,
+    /// The VM waits for its turn in the group restart.
+    AwaitTurn,
+    /// The end is judged as a failure of the VM's own: its actors have failed too often.
+    Fail { message: String },
+    /// The VM is removed: it is no longer in the configuration.
+    Remove,
+}
+
+impl Start {
+    /// Returns whether children after this one wait until it is Ready, whatever the strategy.
+    pub(crate) fn is_in_turn(self) -> bool {
+        match self {
+            Self::WithGroup | Self::InTurn => true,
+            Self::Alone => false,
+        }
+    }
+
+    /// Returns whether a failure is one of the group's own start.
+    pub(crate) fn is_first(self) -> bool {
+        match self {
+            Self::WithGroup => true,
+            Self::InTurn | Self::Alone => false,
+        }
+    }
+
+    /// Returns the same start, but no longer as a part of the group's own.
+    fn not_first(self) -> Self {
+        match self {
+            Self::WithGroup | Self::InTurn => Self::InTurn,
+            Self::Alone => Self::Alone,
+        }
+    }
+}
+
+impl RunState {
+    /// Returns how the incarnation came to be started; `Alone` once it has been Ready.
+    pub(crate) fn start(&self) -> Start {
+        match self {
+            Self::Starting { start, .. }
+            | Self::Running { start }
+            | Self::Paused { before: BeforePause::Running { start } }
+            | Self::Stopping { start, .. } => *start,
+            Self::Ready { .. } | Self::Unhealthy | Self::Paused { before: BeforePause::Ready } => {
+                Start::Alone
+            }
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        match self {
+            Self::Stopping { .. } => true,
+            Self::Starting { .. }
+            | Self::Running { .. }
+            | Self::Ready { .. }
+            | Self::Unhealthy
+            | Self::Paused { .. } => false,
+        }
+    }
+}
+
+impl Run {
+    /// Notes how long the incarnation has been Ready, before something happens to it. A pause is a break: a VM that
+    /// stands still proves nothing.
+    pub(crate) fn note_ready(&mut self, now: Instant) {
+        if let RunState::Ready { since } = self.state {
+            self.ready_for = self.ready_for.max(Some(now - since));
+        }
+    }
+
+    /// Takes the incarnation out of the group's start: whether it succeeds is the operator's affair now.
+    pub(crate) fn leave_first_start(&mut self) {
+        match &mut self.state {
+            RunState::Starting { start, .. }
+            | RunState::Running { start }
+            | RunState::Paused { before: BeforePause::Running { start } }
+            | RunState::Stopping { start, .. } => *start = start.not_first(),
+            RunState::Ready { .. }
+            | RunState::Unhealthy
+            | RunState::Paused { before: BeforePause::Ready } => {}
+        }
+    }
+}
+
+impl Phase {
+    /// Returns the incarnation that the child has.
+    pub(crate) fn run(&self) -> Option<&Run> {
+        match self {
+            Self::Live(run) => Some(run),
+            Self::Stopped
+            | Self::AwaitingGroup
+            | Self::AwaitingTurn { .. }
+            | Self::Backoff { .. }
+            | Self::Completed
+            | Self::Failed(_) => None,
+        }
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.run().is_some()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.run().is_some_and(|run| run.state.is_stopping())
+    }
+
+    /// Returns whether the child is on its way out of the configuration.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.run().is_some_and(|run| matches!(run.state, RunState::Stopping { then: AfterStop::Remove, .. }))
+    }
+
+    /// Returns whether the child has not come to Ready yet, or is to come back to it, and needs no timer for that.
+    pub(crate) fn is_on_its_way(&self) -> bool {
+        match self {
+            Self::AwaitingTurn { .. } => true,
+            Self::Live(run) => match &run.state {
+                RunState::Starting { .. }
+                | RunState::Running { .. }
+                | RunState::Paused { before: BeforePause::Running { .. } } => true,
+                RunState::Stopping { then, .. } => match then {
+                    AfterStop::Start | AfterStop::AwaitTurn | AfterStop::Fail { .. } => true,
+                    AfterStop::StayDown | AfterStop::Remove => false,
+                },
+                RunState::Ready { .. }
+                | RunState::Unhealthy
+                | RunState::Paused { before: BeforePause::Ready } => false,
+            },
+            Self::Stopped
+            | Self::AwaitingGroup
+            | Self::Backoff { .. }
+            | Self::Completed
+            | Self::Failed(_) => false,
+        }
+    }
+
+    /// Returns whether the child is down and stays so by itself; then it needs no CID.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        match self {
+            Self::Stopped | Self::Completed | Self::Failed(_) => true,
+            Self::AwaitingGroup | Self::AwaitingTurn { .. } | Self::Live(_) | Self::Backoff { .. } => false,
+        }
+    }
+
+    /// Returns what onlookers see of the phase.
+    pub(crate) fn view(&self) -> VmPhase {
+        match self {
+            Self::Stopped => VmPhase::Stopped,
+            Self::AwaitingGroup | Self::AwaitingTurn { .. } => VmPhase::Waiting,
+            Self::Live(run) => match &run.state {
+                RunState::Starting { .. } => VmPhase::Starting,
+                RunState::Running { .. } => VmPhase::Running,
+                RunState::Ready { .. } => VmPhase::Ready,
+                RunState::Unhealthy => VmPhase::Unhealthy,
+                RunState::Paused { .. } => VmPhase::Paused,
+                RunState::Stopping { .. } => VmPhase::Stopping,
+            },
+            Self::Backoff { until, attempt, ending } => {
+                VmPhase::Backoff { until: *until, attempt: *attempt, ending: ending.clone() }
+            }
+            Self::Completed => VmPhase::Completed,
+            Self::Failed(failure) => VmPhase::Failed(failure.clone()),
+        }
+    }
+}
+
 impl Child {
+    /// Makes a child that is down, with the wish of its configuration.
     pub(crate) fn new(spec: VmSpec) -> Self {
         Self {
             wanted: if spec.autostart { Wanted::Up } else { Wanted::Down },
-            gave_up_early: false,
-            boots: false,
             spec,
             phase: Phase::Stopped,
             attempts: 0,
             incarnation: Incarnation::default(),
-            epoch: 0,
-            sequenced: false,
-            in_round: false,
-            first_start: false,
-            ready_for: None,
-            needs_restart: false,
             saved: None,
         }
+    }
+
+    /// Makes a child that is down, with what a previous run of the supervisor, or a former actor of the group, left of
+    /// it (semantics 9).
+    pub(crate) fn remembered(spec: VmSpec, remembered: &Remembered) -> Self {
+        let mut child = Self::new(spec);
+        let returns = child.spec.restart.policy.returns_after_supervisor_restart();
+        child.incarnation = remembered.incarnation;
+        child.attempts = remembered.attempts;
+        child.wanted = match remembered.wanted {
+            Wanted::Up => Wanted::Up,
+            Wanted::Down if returns => child.wanted,
+            Wanted::Down => Wanted::Down,
+        };
+        child.saved = Some(remembered.clone());
+        if remembered.completed && child.wanted == Wanted::Up && !returns {
+            child.phase = Phase::Completed;
+        }
+        if let Some(failure) = remembered.failed.clone() {
+            child.phase = Phase::Failed(failure);
+        }
+        child
     }
 
     pub(crate) fn name(&self) -> &VmName {
         &self.spec.name
     }
 
-    /// What onlookers see of it beside its phase.
-    pub(crate) fn facts(&self) -> (Incarnation, u32, Wanted, bool) {
-        (self.incarnation, self.attempts, self.wanted, self.needs_restart)
-    }
-
-    /// What outlives the group.
+    /// Returns what outlives the group.
     pub(crate) fn remember(&self) -> Remembered {
         Remembered {
             incarnation: self.incarnation,
@@ -172,17 +313,14 @@ impl Child {
             attempts: self.attempts,
             completed: self.phase == Phase::Completed,
             failed: match &self.phase {
-                Phase::Failed { reason } => Some(reason.clone()),
-                _ => None,
+                Phase::Failed(failure) => Some(failure.clone()),
+                Phase::Stopped
+                | Phase::AwaitingGroup
+                | Phase::AwaitingTurn { .. }
+                | Phase::Live(_)
+                | Phase::Backoff { .. }
+                | Phase::Completed => None,
             },
-        }
-    }
-
-    /// Notes how long it has been Ready, before something happens to it. A pause is a break: a VM that stands still
-    /// proves nothing.
-    pub(crate) fn note_ready(&mut self, now: Instant) {
-        if let Phase::Ready { since } = self.phase {
-            self.ready_for = self.ready_for.max(Some(now - since));
         }
     }
 }

@@ -1,10 +1,10 @@
-//! What an operator asks of a VM.
+//! What an operator asks of a VM (semantics 5).
 
+use super::child::{AfterStop, Phase, RunState, Start};
 use super::{Roster, Stage};
-use crate::group::machine::child::{Phase, Then};
-use crate::group::machine::group_restart::Round;
-use crate::group::order::{At, Command, Order, Refused};
+use crate::group::order::{Command, Order, Refused};
 use crate::journal::Wanted;
+use crate::policy::At;
 use crate::spec::VmName;
 use std::time::Instant;
 
@@ -14,28 +14,29 @@ impl Roster {
     /// # Errors
     /// When there is no such VM or the group is going down.
     pub fn command(&mut self, at: At, vm: &VmName, command: Command) -> Result<Vec<Order>, Refused> {
-        let leaves = |index: &usize| self.children[*index].phase == Phase::Stopping { then: Then::Forget };
-        // One that is on its way out of the configuration is not there any more.
-        let index = self.find(vm).filter(|index| !leaves(index));
+        // A VM that is on its way out of the configuration is not there any more.
+        let index = self.find(vm).filter(|index| !self.children[*index].phase.is_leaving());
         let index = index.ok_or_else(|| Refused::NoSuchVm(vm.to_string()))?;
         match (&self.stage, command) {
-            (Stage::GoingDown(_), Command::Start | Command::Restart | Command::Reset) => {
+            (Stage::GoingDown { .. }, Command::Start | Command::Restart | Command::Reset) => {
                 return Err(Refused::Stopping);
             }
-            (Stage::GoingDown(_), Command::Stop) | (Stage::Up | Stage::Down, _) => {}
+            (Stage::GoingDown { .. }, Command::Stop)
+            | (
+                Stage::Waiting { .. } | Stage::Up { .. } | Stage::Down { .. },
+                Command::Start | Command::Stop | Command::Restart | Command::Reset,
+            ) => {}
         }
         match command {
             Command::Start => self.operator_start(at.now, index),
             Command::Stop => self.operator_stop(at.now, index),
             Command::Restart => {
-                if self.children[index].phase.is_live() {
-                    self.order_stop(at.now, index, Then::Start);
-                }
+                self.order_stop(at.now, index, AfterStop::Start);
                 self.operator_start(at.now, index);
             }
             Command::Reset => {
                 self.children[index].attempts = 0;
-                if matches!(self.children[index].phase, Phase::Failed { .. }) {
+                if matches!(self.children[index].phase, Phase::Failed(_)) {
                     self.operator_start(at.now, index);
                 }
             }
@@ -44,37 +45,45 @@ impl Roster {
     }
 
     fn operator_start(&mut self, now: Instant, index: usize) {
-        if self.stage == Stage::Down {
-            self.stage = Stage::Up;
-            self.ready_told = false;
+        match self.stage {
+            Stage::Down { .. } => {
+                self.stage = Stage::Up { ready_told: false };
+                self.orders.push(Order::BroughtBack);
+            }
+            Stage::Waiting { .. } | Stage::Up { .. } | Stage::GoingDown { .. } => {}
         }
+        let restarting = self.is_restarting(&self.children[index]);
         let child = &mut self.children[index];
         child.wanted = Wanted::Up;
         child.attempts = 0;
-        // Whether it succeeds is no longer a matter of the group's start.
-        child.first_start = false;
-        match child.phase {
-            Phase::Stopping { .. } => child.phase = Phase::Stopping { then: Then::Start },
-            _ if child.phase.is_live() => {}
+        match &mut child.phase {
+            Phase::Live(run) => {
+                if let RunState::Stopping { then, .. } = &mut run.state {
+                    *then = AfterStop::Start;
+                }
+                run.leave_first_start();
+            }
             // Its turn comes.
-            Phase::Waiting => {}
+            Phase::AwaitingTurn { first_start } => *first_start = false,
             // The delay that is cut short is that of the whole group restart, whose order holds.
-            Phase::Backoff { .. } if child.in_round => {
-                self.round = self.round.map(|round| Round { deadline: now, ..round });
-                self.enqueue(index, None);
+            Phase::Backoff { .. } if restarting => {
+                if let Some(restart) = &mut self.group_restart {
+                    restart.deadline = now;
+                }
+                self.enqueue(index, false);
             }
-            _ => {
-                child.sequenced = false;
-                self.start_or_queue(index);
-            }
+            Phase::Stopped
+            | Phase::AwaitingGroup
+            | Phase::Backoff { .. }
+            | Phase::Completed
+            | Phase::Failed(_) => self.start_or_queue(index, Start::Alone),
         }
     }
 
     fn operator_stop(&mut self, now: Instant, index: usize) {
-        let child = &mut self.children[index];
-        child.wanted = Wanted::Down;
-        if child.phase.is_live() {
-            self.order_stop(now, index, Then::Stay);
+        self.children[index].wanted = Wanted::Down;
+        if self.children[index].phase.is_live() {
+            self.order_stop(now, index, AfterStop::StayDown);
         } else {
             self.set(index, Phase::Stopped, None, None);
         }

@@ -1,22 +1,66 @@
-//! The group restart under way (one_for_all, rest_for_one). Who takes part is noted with the children.
+//! The restart of several VMs together (one_for_all, rest_for_one; semantics 5).
 //!
 //! It lasts from the failure until its members are down and its deadline is over; then they stand in the queue like at
 //! the first start. How far it is need not be remembered: the phases of its members say so.
+//!
+//! ```text
+//!   failure ──▶ members are stopped, last first ──▶ all down, deadline over ──▶ members await their turn
+//!      ▲              │                                       │
+//!      └──────────────┴── another failure joins: the later ───┘
+//!                         deadline counts, the set may grow
+//! ```
 
+use super::child::{AfterStop, Child, Phase};
+use super::{GroupRestart, Roster};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-/// The one group restart that can be under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Round {
-    /// Its members start then, or when all of them are down if that is later.
-    pub(crate) deadline: Instant,
-    /// It has its entry in the window. One that only makes room, behind a child that gave up, has none.
-    pub(crate) counted: bool,
-}
+impl Roster {
+    /// Returns whether the child takes part in the group restart that is under way.
+    pub(super) fn is_restarting(&self, child: &Child) -> bool {
+        self.group_restart.as_ref().is_some_and(|restart| restart.members.contains(child.name()))
+    }
 
-impl Round {
-    /// This restart, after another failure has joined it.
-    pub(crate) fn join(self, other: Self) -> Self {
-        Self { deadline: self.deadline.max(other.deadline), counted: self.counted || other.counted }
+    /// Lets all children from `first` on take part in a group restart: in the one under way, if there is one. There
+    /// are never two at a time.
+    pub(super) fn take_along(&mut self, first: usize, deadline: Instant, counted: bool) {
+        let new = GroupRestart { deadline, counted, members: BTreeSet::new() };
+        let restart = self.group_restart.get_or_insert(new);
+        restart.deadline = restart.deadline.max(deadline);
+        restart.counted |= counted;
+        for child in self.children.iter().skip(first) {
+            restart.members.insert(child.name().clone());
+            // A child that waits for its own restart joins: its deadline counts, its timer does not.
+            if let Phase::Backoff { until, .. } = child.phase {
+                restart.deadline = restart.deadline.max(until);
+            }
+        }
+    }
+
+    /// Stops the members of the group restart, waits for its deadline, and puts them in the queue.
+    pub(super) fn advance_group_restart(&mut self, now: Instant) {
+        let Some(restart) = self.group_restart.clone() else { return };
+        let member = |child: &Child| restart.members.contains(child.name());
+        if !self.stop_last(now, member, &AfterStop::AwaitTurn) || now < restart.deadline {
+            return;
+        }
+        self.group_restart = None;
+        for index in 0..self.children.len() {
+            let child = &self.children[index];
+            let comes_back = match child.phase {
+                Phase::Backoff { .. } => true,
+                // What had ended cleanly comes back with its siblings, if it may be restarted at all.
+                Phase::Completed => child.spec.restart.policy.ever_restarts(),
+                // Those that were stopped for it wait already. What the operator had stopped and what gave up stay down.
+                Phase::Stopped
+                | Phase::AwaitingGroup
+                | Phase::AwaitingTurn { .. }
+                | Phase::Live(_)
+                | Phase::Failed(_) => false,
+            };
+            if comes_back && member(child) {
+                self.enqueue(index, false);
+            }
+        }
     }
 }

@@ -1,10 +1,12 @@
-//! A new configuration for a running group: what applies at once, what waits for the next start, who comes and goes.
+//! A new configuration for a running group: what applies at once, what waits for the next start, who comes and goes
+//! (semantics 11).
 
+use super::child::{AfterStop, Child, Phase, RunState};
 use super::{Roster, Stage};
-use crate::group::machine::child::{Child, Phase, Then};
-use crate::group::order::{At, Order};
+use crate::group::order::Order;
 use crate::journal::Wanted;
-use crate::spec::{GroupSpec, Incarnation, Strategy, VmName, VmSpec};
+use crate::policy::At;
+use crate::spec::{GroupSpec, Incarnation, VmName, VmSpec};
 
 impl Roster {
     /// Takes a new specification of the same group. Policies, budgets, timeouts and probes apply at once and keep their
@@ -16,8 +18,8 @@ impl Roster {
         let mut former = std::mem::take(&mut self.children);
         for vm in vms {
             match former.iter().position(|child| *child.name() == vm.name) {
-                Some(place) => {
-                    let child = self.renewed(former.remove(place), vm);
+                Some(index) => {
+                    let child = self.update_spec(former.remove(index), vm);
                     self.children.push(child);
                 }
                 None => self.add(vm),
@@ -29,39 +31,43 @@ impl Roster {
         for index in (kept..self.children.len()).rev() {
             self.children[index].wanted = Wanted::Down;
             if self.children[index].phase.is_live() {
-                self.order_stop(at.now, index, Then::Forget);
+                self.order_stop(at.now, index, AfterStop::Remove);
             } else {
                 self.set(index, Phase::Stopped, None, None);
-                self.forget(index);
+                self.remove(index);
             }
         }
-        if restart && self.stage == Stage::Up {
+        if restart && self.is_up() {
             for index in 0..kept {
-                let child = &self.children[index];
-                // One that is on its way down comes back with the new configuration, or not at all.
-                let stopping = matches!(child.phase, Phase::Stopping { .. });
-                if child.needs_restart && child.phase.is_live() && !stopping {
-                    self.order_stop(at.now, index, Then::Start);
+                // A VM that is on its way down comes back with the new configuration, or not at all.
+                let run = self.children[index].phase.run();
+                if run.is_some_and(|run| run.outdated && !run.state.is_stopping()) {
+                    self.order_stop(at.now, index, AfterStop::Start);
                 }
             }
         }
         self.finish(at.now)
     }
 
-    /// A VM that is to be added was known elsewhere, up to this incarnation.
-    pub(crate) fn recall(&mut self, vm: &VmName, incarnation: Incarnation) {
+    /// Takes in that a VM that is to be added was known elsewhere, up to this incarnation.
+    pub(crate) fn restore_incarnation(&mut self, vm: &VmName, incarnation: Incarnation) {
         let known = self.retired.entry(vm.clone()).or_default();
         *known = (*known).max(incarnation);
     }
 
-    fn renewed(&mut self, mut child: Child, spec: VmSpec) -> Child {
+    fn update_spec(&mut self, mut child: Child, spec: VmSpec) -> Child {
         let differs = child.spec.fingerprint() != spec.fingerprint();
-        child.needs_restart |= differs && child.phase.is_live();
-        if child.phase == (Phase::Stopping { then: Then::Forget }) {
-            // It was on its way out, and is to be there again as if it were new.
-            let wanted = if spec.autostart { Wanted::Up } else { Wanted::Down };
-            let then = if spec.autostart { Then::Start } else { Then::Stay };
-            (child.phase, child.wanted, child.attempts) = (Phase::Stopping { then }, wanted, 0);
+        if let Phase::Live(run) = &mut child.phase {
+            run.outdated |= differs;
+            if let RunState::Stopping { then: then @ AfterStop::Remove, .. } = &mut run.state {
+                // It was on its way out, and is to be there again as if it were new.
+                (child.wanted, *then) = if spec.autostart {
+                    (Wanted::Up, AfterStop::Start)
+                } else {
+                    (Wanted::Down, AfterStop::StayDown)
+                };
+                child.attempts = 0;
+            }
         }
         if child.spec != spec {
             self.orders.push(Order::Update(child.name().clone()));
@@ -73,25 +79,36 @@ impl Roster {
     fn add(&mut self, spec: VmSpec) {
         let mut child = Child::new(spec);
         child.incarnation = self.retired.remove(child.name()).unwrap_or_default();
-        // It starts with those among which it stands.
-        let among = self.spec.strategy == Strategy::OneForAll || self.children.iter().any(|c| c.in_round);
-        child.in_round = self.round.is_some() && among;
-        let starts = child.wanted == Wanted::Up && self.stage == Stage::Up;
-        self.children.push(child);
-        if starts {
-            self.ready_told = false;
-            self.enqueue(self.children.len() - 1, None);
+        // It starts with the children among which it stands.
+        let among =
+            self.spec.strategy.restarts_all() || self.children.iter().any(|child| self.is_restarting(child));
+        if let Some(restart) = &mut self.group_restart
+            && among
+        {
+            restart.members.insert(child.name().clone());
+        }
+        let wanted = child.wanted == Wanted::Up;
+        match &mut self.stage {
+            Stage::Waiting { .. } => {
+                child.await_group();
+                self.children.push(child);
+            }
+            Stage::Up { ready_told } if wanted => {
+                *ready_told = false;
+                self.children.push(child);
+                self.enqueue(self.children.len() - 1, false);
+            }
+            Stage::Up { .. } | Stage::GoingDown { .. } | Stage::Down { .. } => self.children.push(child),
         }
     }
 
-    pub(super) fn forget(&mut self, index: usize) {
+    /// Removes a child that is down and no longer in the configuration.
+    pub(super) fn remove(&mut self, index: usize) {
         let child = self.children.remove(index);
+        if let Some(restart) = &mut self.group_restart {
+            restart.members.remove(child.name());
+        }
         self.retired.insert(child.name().clone(), child.incarnation);
-        self.orders.push(Order::Forget(child.name().clone()));
-    }
-
-    /// The names of the VMs in start order.
-    pub fn names(&self) -> Vec<VmName> {
-        self.children.iter().map(|child| child.name().clone()).collect()
+        self.orders.push(Order::Remove(child.name().clone()));
     }
 }

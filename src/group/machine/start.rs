@@ -1,35 +1,70 @@
-//! How a group comes up: what runs already is taken over, the rest is started in order.
+//! How a group and its VMs come up: in start order, each after those before it (semantics 1, 5).
 
+use super::child::{Child, Origin, Phase, Run, RunState, Start};
 use super::{Roster, Stage};
-use crate::group::machine::child::{Child, Phase, Then};
-use crate::group::order::{At, Found, Order};
+use crate::group::order::{Found, Order};
 use crate::journal::Wanted;
+use crate::policy::At;
 use crate::spec::VmName;
 use crate::vm::Mode;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// What the group's start does with VMs that gave up before.
+enum GaveUp {
+    /// They get a new chance, except these.
+    TryAgainBut(BTreeSet<VmName>),
+    /// They stay down.
+    Leave,
+}
+
+impl Child {
+    /// Lets a child that is to be up wait for its group.
+    pub(super) fn await_group(&mut self) {
+        if self.phase == Phase::Stopped && self.wanted == Wanted::Up {
+            self.phase = Phase::AwaitingGroup;
+        }
+    }
+}
 
 impl Roster {
-    /// Brings the group up: takes over what runs already, starts the rest in order.
-    pub fn start(&mut self, at: At, found: &BTreeMap<VmName, Found>) -> Vec<Order> {
-        // One that gave up gets a new chance with its group, unless it was just now.
-        self.come_up(at, found, |child| !found.contains_key(child.name()))
+    /// Brings the group up: judges and adopts what was found, starts the rest in order. A VM that gave up gets a new
+    /// chance with its group, unless it gave up while the group waited.
+    pub fn start(&mut self, at: At) -> Vec<Order> {
+        let (found, mut gave_up) = match &mut self.stage {
+            Stage::Waiting { found, gave_up } => (std::mem::take(found), std::mem::take(gave_up)),
+            Stage::Up { .. } | Stage::GoingDown { .. } | Stage::Down { .. } => Default::default(),
+        };
+        gave_up.extend(found.keys().cloned());
+        self.come_up(at, &found, &GaveUp::TryAgainBut(gave_up))
     }
 
     /// Goes on where a former actor of the group has failed: as a start, but what had given up stays down.
-    pub fn succeed(&mut self, at: At, found: &BTreeMap<VmName, Found>) -> Vec<Order> {
-        self.come_up(at, found, |_| false)
+    pub fn resume(&mut self, at: At, found: &BTreeMap<VmName, Found>) -> Vec<Order> {
+        self.come_up(at, found, &GaveUp::Leave)
     }
 
-    fn come_up(
-        &mut self,
-        at: At,
-        found: &BTreeMap<VmName, Found>,
-        failed_again: impl Fn(&Child) -> bool,
-    ) -> Vec<Order> {
-        self.stage = Stage::Up;
-        self.ready_told = false;
+    /// Brings the group up after an escalation: no failures, an empty window. All that is to be up is started, as a
+    /// restarted supervisor of OTP does: what had given up, and what had ended cleanly, too (semantics 6).
+    pub fn start_afresh(&mut self, at: At) -> Vec<Order> {
+        self.window.clear();
         for index in 0..self.children.len() {
-            // One that is live was taken over, or started by the operator, while the group waited.
+            self.children[index].attempts = 0;
+            match self.children[index].phase {
+                Phase::Completed | Phase::Failed(_) | Phase::Backoff { .. } | Phase::AwaitingTurn { .. } => {
+                    self.set(index, Phase::Stopped, None, None);
+                }
+                // The operator may have started one while the group was down.
+                Phase::Stopped | Phase::AwaitingGroup | Phase::Live(_) => {}
+            }
+        }
+        self.come_up(at, &BTreeMap::new(), &GaveUp::Leave)
+    }
+
+    fn come_up(&mut self, at: At, found: &BTreeMap<VmName, Found>, gave_up: &GaveUp) -> Vec<Order> {
+        self.stage = Stage::Up { ready_told: false };
+        for index in 0..self.children.len() {
+            // A child that is live was adopted, or started by the operator, while the group waited.
             if let Some(found) = found.get(self.children[index].name())
                 && !self.children[index].phase.is_live()
             {
@@ -37,61 +72,128 @@ impl Roster {
             }
         }
         for index in 0..self.children.len() {
-            let child = &mut self.children[index];
-            let idle = match child.phase {
-                Phase::Stopped => true,
-                Phase::Failed { .. } => !std::mem::take(&mut child.gave_up_early) && failed_again(child),
-                _ => false,
+            let child = &self.children[index];
+            let starts = match (&child.phase, gave_up) {
+                (Phase::Stopped | Phase::AwaitingGroup, GaveUp::TryAgainBut(_) | GaveUp::Leave) => true,
+                (Phase::Failed(_), GaveUp::TryAgainBut(not_these)) => !not_these.contains(child.name()),
+                (Phase::Failed(_), GaveUp::Leave)
+                | (
+                    Phase::AwaitingTurn { .. } | Phase::Live(_) | Phase::Backoff { .. } | Phase::Completed,
+                    GaveUp::TryAgainBut(_) | GaveUp::Leave,
+                ) => false,
             };
-            // The end of one that was found may have taken the group down already.
-            if idle && child.wanted == Wanted::Up && self.stage == Stage::Up {
-                child.first_start = true;
-                self.enqueue(index, None);
+            // The end of a VM that was found may have taken the group down already.
+            if starts && child.wanted == Wanted::Up && self.is_up() {
+                self.enqueue(index, true);
             }
         }
         self.finish(at.now)
     }
 
-    /// Brings the group up after it was escalated: no failures, empty window. All that is to be up is started, as a
-    /// restarted supervisor of OTP does: what had given up, and what had ended cleanly, too.
-    pub fn start_afresh(&mut self, at: At) -> Vec<Order> {
-        self.window.clear();
-        for index in 0..self.children.len() {
-            self.children[index].attempts = 0;
-            // The operator may have started one while the group was down.
-            if !self.children[index].phase.is_live() {
-                self.set(index, Phase::Stopped, None, None);
-            }
-        }
-        self.start(at, &BTreeMap::new())
+    /// Lets a child wait for its turn.
+    pub(super) fn enqueue(&mut self, index: usize, first_start: bool) {
+        self.set(index, Phase::AwaitingTurn { first_start }, None, None);
     }
 
-    pub(super) fn take_over(&mut self, at: At, index: usize, found: &Found) {
-        let child = &mut self.children[index];
-        // What it is doing is not its start with this group, but it stands in the order like the others.
-        (child.first_start, child.sequenced, child.ready_for) = (false, true, None);
-        let judged = found.incarnation < child.incarnation;
-        child.incarnation = child.incarnation.max(found.incarnation);
-        match (&found.ended, child.wanted) {
-            // It was judged when it ended, and stays down.
-            (Some(_), _) if child.phase == Phase::Completed => {}
-            (Some(_), Wanted::Down) => {}
-            // It was judged, and its successor has a number, but did not come to be launched: it is now.
-            (Some(_), Wanted::Up) if judged => {}
-            (Some(ending), Wanted::Up) => {
-                // It ended while nobody looked: judged like any other end, once.
-                child.phase = Phase::Running;
-                self.judge_end(at, index, ending.clone());
+    /// Starts the children whose own delay is over.
+    pub(super) fn start_what_is_due(&mut self, now: Instant) {
+        for index in 0..self.children.len() {
+            let child = &self.children[index];
+            let due = match child.phase {
+                Phase::Backoff { until, .. } => until <= now && !self.is_restarting(child),
+                Phase::Stopped
+                | Phase::AwaitingGroup
+                | Phase::AwaitingTurn { .. }
+                | Phase::Live(_)
+                | Phase::Completed
+                | Phase::Failed(_) => false,
+            };
+            if due {
+                self.start_or_queue(index, Start::Alone);
             }
-            (None, wanted) => {
-                self.set(index, Phase::Starting, None, None);
-                self.spawn(index, Mode::Adopt);
-                match wanted {
-                    Wanted::Up if found.unchanged => {}
-                    Wanted::Up => self.order_stop(at.now, index, Then::Start),
-                    Wanted::Down => self.order_stop(at.now, index, Then::Stay),
+        }
+    }
+
+    /// Starts the children whose turn it is: none before them is still on its way to Ready.
+    pub(super) fn start_in_turn(&mut self) {
+        for index in 0..self.children.len() {
+            let start = match self.children[index].phase {
+                Phase::AwaitingTurn { first_start: true } => Start::WithGroup,
+                Phase::AwaitingTurn { first_start: false } => Start::InTurn,
+                Phase::Stopped
+                | Phase::AwaitingGroup
+                | Phase::Live(_)
+                | Phase::Backoff { .. }
+                | Phase::Completed
+                | Phase::Failed(_) => continue,
+            };
+            if !self.must_wait(index, start) {
+                self.launch(index, start);
+            }
+        }
+    }
+
+    /// Starts a child, unless it has to wait for its turn.
+    pub(super) fn start_or_queue(&mut self, index: usize, start: Start) {
+        if self.must_wait(index, start) {
+            self.enqueue(index, start.is_first());
+        } else {
+            self.launch(index, start);
+        }
+    }
+
+    fn launch(&mut self, index: usize, start: Start) {
+        let epoch = self.next_epoch();
+        self.children[index].incarnation = self.children[index].incarnation.next();
+        let state = RunState::Starting { origin: Origin::Booted, start };
+        self.set(index, Phase::Live(Run { epoch, state, ready_for: None, outdated: false }), None, None);
+        self.spawn(index, Mode::Launch);
+    }
+
+    fn must_wait(&self, index: usize, start: Start) -> bool {
+        // With one_for_one the children do not depend on each other, and only those that are started in turn wait.
+        let in_turn = start.is_in_turn() || self.spec.strategy.is_sequenced();
+        self.is_restarting(&self.children[index])
+            || in_turn && self.children[..index].iter().any(|before| self.holds_up(before))
+    }
+
+    /// Returns whether the children after this one wait for it.
+    fn holds_up(&self, child: &Child) -> bool {
+        let on_its_way = child.phase.is_on_its_way();
+        if !self.spec.strategy.is_sequenced() {
+            // A child that cannot start holds up nobody.
+            return on_its_way && child.phase.run().is_none_or(|run| run.state.start().is_in_turn());
+        }
+        self.is_restarting(child)
+            || match child.phase {
+                Phase::Backoff { .. } => true,
+                Phase::Failed(_) => {
+                    self.spec.strategy.waits_behind_failed() && child.spec.restart.policy.ever_restarts()
                 }
+                Phase::Stopped
+                | Phase::AwaitingGroup
+                | Phase::AwaitingTurn { .. }
+                | Phase::Live(_)
+                | Phase::Completed => on_its_way,
             }
+    }
+
+    /// Tells, once, that all VMs of the group that are to be up are Ready.
+    pub(super) fn tell_ready(&mut self) {
+        // Stopped ones have no part in it: the operator wants them down, or nothing will start them.
+        let ready = |phase: &Phase| match phase {
+            Phase::Completed | Phase::Stopped => true,
+            Phase::Live(run) => matches!(run.state, RunState::Ready { .. }),
+            Phase::AwaitingGroup | Phase::AwaitingTurn { .. } | Phase::Backoff { .. } | Phase::Failed(_) => {
+                false
+            }
+        };
+        let all = self.children.iter().all(|child| child.wanted == Wanted::Down || ready(&child.phase));
+        if let Stage::Up { ready_told } = &mut self.stage
+            && all
+            && !std::mem::replace(ready_told, true)
+        {
+            self.orders.push(Order::GroupReady);
         }
     }
 }

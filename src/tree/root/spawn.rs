@@ -4,7 +4,7 @@ use super::{RootMsg, RootState, at};
 use crate::actor::Service;
 use crate::cid::{CidAllocator, CidMsg, Ledger};
 use crate::executor::{ExecutorMsg, PepitaExecutor, Runner};
-use crate::group::{Group, GroupArgs, GroupMsg, InitialState};
+use crate::group::{Group, GroupArgs, GroupEnd, GroupMsg, InitialState};
 use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, VmName};
 use crate::tree::recovery::Recovery;
@@ -66,7 +66,7 @@ impl RootState {
         spec: GroupSpec,
         slot: usize,
         initial: InitialState,
-        ended: Option<String>,
+        ended: Option<GroupEnd>,
     ) -> Result<(), SpawnErr> {
         self.last_epoch += 1;
         let (name, epoch) = (spec.name.clone(), self.last_epoch);

@@ -1,5 +1,6 @@
 use super::*;
-use crate::spec::GroupSpec;
+use crate::policy::{Action, Decision, Exit, Failure, Reason, WindowCount};
+use crate::spec::{GroupSpec, VmName};
 
 fn name(name: &str) -> GroupName {
     GroupName::new(name).expect("a good name")
@@ -37,7 +38,7 @@ impl Rig {
         rig
     }
 
-    fn ended(&mut self, group: &str, end: End) -> Vec<Step> {
+    fn ended(&mut self, group: &str, end: GroupEnd) -> Vec<Step> {
         self.schedule.ended(At { now: self.now, draw: 0.0 }, &name(group), end)
     }
 
@@ -47,8 +48,16 @@ impl Rig {
     }
 }
 
-fn escalated() -> End {
-    End::Escalated { reason: "too often".into() }
+fn failure() -> Failure {
+    let window = WindowCount { count: 1, max: 1, period: Duration::from_secs(60) };
+    let (action, reason) = (Action::Escalate, Reason::IntensityExceeded);
+    let decision =
+        Decision { action, reason, delay: None, attempt: 2, max_attempts: 0, window, joined: false };
+    Failure { ending: Exit::code(1).into(), decision }
+}
+
+fn escalated() -> GroupEnd {
+    GroupEnd::Escalated { vm: VmName::new("vm").expect("good"), failure: failure() }
 }
 
 #[test]
@@ -61,18 +70,21 @@ fn a_group_starts_when_those_it_comes_after_are_ready_and_stops_before_them() {
     assert_eq!(rig.schedule.ready(rig.now, &name("edge")), [Step::Ready]);
     assert_eq!(rig.schedule.progress(), Progress::Ready);
     assert_eq!(rig.schedule.stop(rig.now), [Step::Stop(name("edge")), Step::Stop(name("lone"))]);
-    assert_eq!(rig.ended("lone", End::Stopped), []);
-    assert_eq!(rig.ended("edge", End::Stopped), [Step::Stop(name("web"))]);
-    assert_eq!(rig.ended("web", End::Stopped), [Step::Stop(name("storage"))]);
-    assert_eq!(rig.ended("storage", End::Stopped), [Step::Down(TreeEnd::Stopped)]);
+    assert_eq!(rig.ended("lone", GroupEnd::Stopped), []);
+    assert_eq!(rig.ended("edge", GroupEnd::Stopped), [Step::Stop(name("web"))]);
+    assert_eq!(rig.ended("web", GroupEnd::Stopped), [Step::Stop(name("storage"))]);
+    assert_eq!(rig.ended("storage", GroupEnd::Stopped), [Step::Down(TreeEnd::Stopped)]);
 }
 
 #[test]
 fn a_group_that_ended_normally_holds_up_nobody_and_one_that_failed_does() {
     let mut rig = Rig::new();
     rig.schedule.tick(rig.now);
-    assert_eq!(rig.ended("storage", End::AutoShutdown), [Step::Start(name("web"))]);
-    assert_eq!(rig.ended("web", End::Failed { reason: "gone".into() }), []);
+    assert_eq!(rig.ended("storage", GroupEnd::AutoShutdown), [Step::Start(name("web"))]);
+    assert_eq!(
+        rig.ended("web", GroupEnd::Failed { vm: VmName::new("vm").expect("good"), failure: failure() }),
+        []
+    );
     assert!(matches!(rig.schedule.progress(), Progress::Failed { .. }));
 }
 
@@ -94,15 +106,15 @@ fn an_escalation_too_many_stops_all_in_order_and_ends_the_tree_with_its_reason()
     rig.ended("web", escalated());
     let steps = rig.ended("storage", escalated());
     assert!(
-        matches!(&steps[0], Step::Tell(None, text) if text.contains("3 restarts in 3/2 in 5m")),
+        matches!(&steps[0], Step::Tell(None, text) if text.contains("more than 2 restarts in 5m")),
         "{steps:?}"
     );
     // Those that are down are told, too: an operator may have started one of their VMs.
     assert_eq!(steps[1..], [Step::Stop(name("edge")), Step::Stop(name("lone"))]);
     for group in ["edge", "lone", "web"] {
-        rig.ended(group, End::Stopped);
+        rig.ended(group, GroupEnd::Stopped);
     }
-    let last = rig.ended("storage", End::Stopped);
+    let last = rig.ended("storage", GroupEnd::Stopped);
     assert!(
         matches!(&last[..], [Step::Down(TreeEnd::Failed { reason })] if reason.contains("group storage"))
     );
@@ -112,15 +124,15 @@ fn an_escalation_too_many_stops_all_in_order_and_ends_the_tree_with_its_reason()
 fn what_has_not_stopped_by_the_deadline_is_destroyed_whatever_its_turn() {
     let mut rig = Rig::up();
     rig.schedule.stop(rig.now);
-    rig.ended("lone", End::Stopped);
+    rig.ended("lone", GroupEnd::Stopped);
     assert_eq!(rig.schedule.wake_at(), Some(rig.now + spec().shutdown_timeout));
     let destroyed: Vec<Step> = ["edge", "web", "storage"].map(|group| Step::Destroy(name(group))).into();
     assert_eq!(rig.after(120), destroyed);
     assert_eq!(rig.after(120), [], "once");
     for group in ["storage", "web"] {
-        assert_eq!(rig.ended(group, End::Stopped), []);
+        assert_eq!(rig.ended(group, GroupEnd::Stopped), []);
     }
-    assert_eq!(rig.ended("edge", End::Stopped), [Step::Down(TreeEnd::Stopped)]);
+    assert_eq!(rig.ended("edge", GroupEnd::Stopped), [Step::Down(TreeEnd::Stopped)]);
 }
 
 #[test]
@@ -154,17 +166,17 @@ fn a_reload_starts_what_is_new_and_stops_what_is_gone_in_order() {
     new.groups.retain(|group| group.name == name("lone"));
     new.groups.push(GroupSpec { after: vec![name("lone")], ..GroupSpec::new(name("new"), Vec::new()) });
     assert_eq!(rig.schedule.reload(rig.now, &new), [Step::Stop(name("edge")), Step::Start(name("new"))]);
-    assert_eq!(rig.ended("edge", End::Stopped), [Step::Remove(name("edge")), Step::Stop(name("web"))]);
-    assert_eq!(rig.ended("web", End::Stopped), [Step::Remove(name("web")), Step::Stop(name("storage"))]);
+    assert_eq!(rig.ended("edge", GroupEnd::Stopped), [Step::Remove(name("edge")), Step::Stop(name("web"))]);
+    assert_eq!(rig.ended("web", GroupEnd::Stopped), [Step::Remove(name("web")), Step::Stop(name("storage"))]);
     assert_eq!(rig.schedule.ready(rig.now, &name("new")), [Step::Ready]);
-    assert_eq!(rig.ended("storage", End::Stopped), [Step::Remove(name("storage"))]);
+    assert_eq!(rig.ended("storage", GroupEnd::Stopped), [Step::Remove(name("storage"))]);
 }
 
 #[test]
 fn a_group_whose_delay_is_over_waits_for_those_it_comes_after_and_not_for_the_clock() {
     let mut rig = Rig::up();
     rig.ended("web", escalated());
-    rig.ended("storage", End::Failed { reason: "gone".into() });
+    rig.ended("storage", GroupEnd::Failed { vm: VmName::new("vm").expect("good"), failure: failure() });
     assert_eq!(rig.after(3600), []);
     assert_eq!(rig.schedule.wake_at(), None, "a moment that has passed is not waited for");
     assert_eq!(rig.schedule.brought_back(rig.now, &name("storage")), []);

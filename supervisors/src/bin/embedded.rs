@@ -36,7 +36,7 @@ async fn end_of_a_group(mut events: Events) {
     while let Some(received) = events.next().await {
         let Received::Event(event) = received else { continue };
         println!("{event}");
-        if event.group.is_some() && matches!(event.kind, EventKind::GroupEnded { .. }) {
+        if event.group.is_some() && matches!(event.kind, EventKind::GroupEnded(_)) {
             return;
         }
     }

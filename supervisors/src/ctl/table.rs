@@ -22,7 +22,7 @@ pub(super) fn status(status: &Value) -> String {
     let mut lines: Vec<String> =
         rows.iter().enumerate().map(|(n, row)| format_row(row, &widths, n == 0)).collect();
     for group in list(&status["groups"]) {
-        if let Some(ended) = group["ended"].as_str() {
+        if let Some(ended) = group["ended"]["reason"].as_str() {
             lines.push(format!("group {} is down: {ended}", text(&group["name"])));
         }
     }
@@ -86,8 +86,8 @@ pub(super) fn tree(status: &Value) -> String {
         let last = n + 1 == groups.len();
         let after: Vec<&str> = list(&group["after"]).iter().map(text).collect();
         let after = if after.is_empty() { String::new() } else { format!(", after {}", after.join(", ")) };
-        let ended = group["ended"].as_str().map(|why| format!(", down: {why}")).unwrap_or_default();
-        let window = text(&group["window"]);
+        let ended = group["ended"]["reason"].as_str().map(|why| format!(", down: {why}")).unwrap_or_default();
+        let window = text(&group["window"]["text"]);
         lines.push(format!(
             "{}{}: {}, window {window}{after}{ended}",
             if last { "└── " } else { "├── " },
@@ -132,10 +132,10 @@ mod tests {
 
     fn example() -> Value {
         json!({ "name": "edge", "pid": 7, "groups": [
-            { "name": "db", "window": "0/6 in 60s", "strategy": "one_for_one", "after": [], "ended": null, "vms": [
+            { "name": "db", "window": { "text": "0/6 in 1m" }, "strategy": "one_for_one", "after": [], "ended": null, "vms": [
                 { "name": "a", "phase": "ready", "incarnation": 2, "attempts": 0, "cid": 3, "vmm_pid": 99,
                   "needs_restart": true, "phase_ms": 61_000 } ] },
-            { "name": "web", "window": "1/6 in 60s", "strategy": "rest_for_one", "after": ["db"], "ended": "why", "vms": [
+            { "name": "web", "window": { "text": "1/6 in 1m" }, "strategy": "rest_for_one", "after": ["db"], "ended": { "reason": "why" }, "vms": [
                 { "name": "long-name", "phase": "backoff", "incarnation": 1, "attempts": 1, "cid": null, "vmm_pid": null,
                   "needs_restart": false, "phase_ms": 0, "backoff": { "in_ms": 900, "attempt": 1, "ending": { "text": "exit 1" } } } ] },
         ] })
@@ -155,9 +155,9 @@ group web is down: why";
     fn the_tree_has_its_branches() {
         let expected = "\
 edge (pid 7)
-├── db: one_for_one, window 0/6 in 60s
+├── db: one_for_one, window 0/6 in 1m
 │   └── a #2 ready 1m01s (changed; a restart applies it)
-└── web: rest_for_one, window 1/6 in 60s, after db, down: why
+└── web: rest_for_one, window 1/6 in 1m, after db, down: why
     └── long-name #1 backoff 0s (restart in 0.9 s, after exit 1)";
         assert_eq!(plain(&tree(&example())), expected);
     }

@@ -105,7 +105,7 @@ impl Model {
         self.go_on();
     }
 
-    pub(crate) fn destroy(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.go_down(Ended::Stopped);
         for vm in self.vms.iter_mut().filter(|vm| vm.lives()) {
             let next = if vm.is == Is::Stopping(Next::Removed) { Next::Removed } else { Next::Down };

@@ -17,7 +17,9 @@ impl Model {
                 let vm = self.vms.remove(v);
                 self.is_removed(vm);
             }
-            (Is::Stopping(Next::Failure), Group::Up) => self.judged(v, Ending::ActorFailed),
+            (Is::Stopping(Next::Failure), Group::Up) => {
+                self.judged(v, Ending::ActorFailed { message: "a test".into() })
+            }
             (Is::Stopping(Next::Again), Group::Up) => self.wait_or_start(v),
             (Is::Stopping(Next::Turn), Group::Up) if vm.may_restart() => {
                 (vm.is, vm.in_order) = (Is::Waiting, true);
@@ -37,14 +39,14 @@ impl Model {
         let vm = &mut self.vms[v];
         let restart = vm.spec.restart.clone();
         let aborts = vm.first && vm.spec.start.on_failure == OnStartFailure::Abort;
-        let gives_up = match judge(&restart, &ending) {
-            Judgement::Complete(_) => {
+        let gives_up = match restart.verdict(&ending) {
+            Verdict::Complete(_) => {
                 vm.becomes(self.now, Is::Completed);
                 self.tell(v, Action::Complete, None, false);
                 return self.shut_down_with(v);
             }
-            Judgement::Fail(_) => true,
-            Judgement::Restart(_) => {
+            Verdict::Fail(_) => true,
+            Verdict::Restart(_) => {
                 vm.attempts += 1;
                 restart.max_retries > 0 && vm.attempts > restart.max_retries
             }
@@ -70,8 +72,8 @@ impl Model {
         let in_set = |round: &Round| round.set.contains(&self.vms[v].spec.name);
         let with_others =
             self.spec.strategy != Strategy::OneForOne || self.round.as_ref().is_some_and(in_set);
-        let coalesced = with_others && self.round.as_ref().is_some_and(|round| round.entered);
-        if !coalesced {
+        let joined = with_others && self.round.as_ref().is_some_and(|round| round.entered);
+        if !joined {
             let most = self.spec.intensity.max_restarts as usize;
             match self.spec.on_intensity_exceeded {
                 _ if self.counted(self.now) < most => self.entries.push(self.now),
@@ -86,7 +88,7 @@ impl Model {
             }
         }
         self.vms[v].becomes(self.now, Is::Backoff(until));
-        self.tell(v, Action::Restart, Some(until - self.now), coalesced);
+        self.tell(v, Action::Restart, Some(until - self.now), joined);
         if with_others {
             let first = if self.spec.strategy == Strategy::OneForAll { 0 } else { v };
             self.take_along(first, until, true);
@@ -142,9 +144,9 @@ impl Model {
         }
     }
 
-    pub(super) fn tell(&mut self, v: usize, action: Action, delay: Option<Duration>, coalesced: bool) {
+    pub(super) fn tell(&mut self, v: usize, action: Action, delay: Option<Duration>, joined: bool) {
         let window = self.counted(self.now);
-        self.told.push(Told { action, attempt: self.vms[v].attempts, delay, coalesced, window });
+        self.told.push(Told { action, attempt: self.vms[v].attempts, delay, joined, window });
     }
 
     pub(crate) fn actor_failed(&mut self, v: usize) {

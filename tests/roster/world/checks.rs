@@ -11,7 +11,11 @@ impl World {
     pub(super) fn check_launch(&self, vm: &VmName) {
         use VmPhase::{Backoff, Failed, Running, Starting, Waiting};
         assert!(!self.halted, "{vm} starts after a stop");
-        assert_eq!(self.roster.facts(vm).expect("it is in the group").2, Wanted::Up, "{vm} is not wanted");
+        assert_eq!(
+            self.roster.view(vm).expect("it is in the group").wanted,
+            Wanted::Up,
+            "{vm} is not wanted"
+        );
         let waited = self.changes.last().is_some_and(|change| change.from == Waiting);
         let names = self.roster.names();
         for before in names.iter().take_while(|before| *before != vm) {
@@ -19,7 +23,7 @@ impl World {
             let in_the_way = match (self.strategy, &self.shown.get(before)) {
                 (Strategy::OneForOne, Some(Waiting)) => waited,
                 (Strategy::OneForOne, _) => false,
-                (Strategy::RestForOne, Some(Failed { .. })) => !never,
+                (Strategy::RestForOne, Some(Failed(_))) => !never,
                 (_, Some(Waiting | Starting | Running | Backoff { .. })) => true,
                 (_, _) => false,
             };
@@ -55,7 +59,7 @@ impl World {
             assert_eq!(self.roster.epoch(vm), actor.map(|actor| actor.epoch));
             let stopping = actor.is_some_and(|actor| actor.stopping);
             assert_eq!(phase == VmPhase::Stopping, stopping, "{vm} is {phase}");
-            if let VmPhase::Stopped | VmPhase::Completed | VmPhase::Failed { .. } = phase {
+            if let VmPhase::Stopped | VmPhase::Completed | VmPhase::Failed(_) = phase {
                 assert!(!self.leased.contains(vm), "{vm} is {phase} and holds its CID");
             }
         }

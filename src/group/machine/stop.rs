@@ -1,0 +1,146 @@
+//! How VMs and the group go down: last started first, one at a time, and never twice (semantics 7).
+
+use super::child::{AfterStop, Child, Origin, Phase, Run, RunState, Start};
+use super::{Roster, Stage};
+use crate::group::order::Order;
+use crate::policy::{At, Ending, GroupEnd};
+use std::time::Instant;
+
+impl Roster {
+    /// Takes the group down, last started first.
+    pub fn stop(&mut self, at: At) -> Vec<Order> {
+        self.go_down(GroupEnd::Stopped);
+        self.finish(at.now)
+    }
+
+    /// Ends everything of the group at once.
+    pub fn kill(&mut self, at: At) -> Vec<Order> {
+        self.go_down(GroupEnd::Stopped);
+        for index in 0..self.children.len() {
+            let leaving = self.children[index].phase.is_leaving();
+            let Phase::Live(run) = &self.children[index].phase else { continue };
+            let then = if leaving { AfterStop::Remove } else { AfterStop::StayDown };
+            let run = stopping(run, at.now, then);
+            let (vm, epoch) = (self.children[index].name().clone(), run.epoch);
+            self.set(index, Phase::Live(run), None, None);
+            self.orders.push(Order::Kill { vm, epoch });
+        }
+        self.finish(at.now)
+    }
+
+    /// Starts the way down: nothing starts any more, before the list of what to stop is made.
+    pub(super) fn go_down(&mut self, end: GroupEnd) {
+        match (&self.stage, &end) {
+            // The first reason counts, except that an order to stop makes an escalation pointless.
+            (Stage::GoingDown { end: GroupEnd::Stopped }, _)
+            | (
+                Stage::GoingDown { .. },
+                GroupEnd::AutoShutdown | GroupEnd::Failed { .. } | GroupEnd::Escalated { .. },
+            ) => return,
+            (Stage::GoingDown { .. }, GroupEnd::Stopped)
+            | (Stage::Waiting { .. } | Stage::Up { .. } | Stage::Down { .. }, _) => {}
+        }
+        self.group_restart = None;
+        self.stage = Stage::GoingDown { end };
+        for index in 0..self.children.len() {
+            match self.children[index].phase {
+                Phase::AwaitingGroup | Phase::AwaitingTurn { .. } | Phase::Backoff { .. } => {
+                    self.set(index, Phase::Stopped, None, None);
+                }
+                Phase::Stopped | Phase::Live(_) | Phase::Completed | Phase::Failed(_) => {}
+            }
+        }
+    }
+
+    /// Stops the next child on the way down; without one the group is down.
+    pub(super) fn stop_next(&mut self, now: Instant) {
+        if self.stop_last(now, |_| true, &AfterStop::StayDown)
+            && let Stage::GoingDown { end } = &self.stage
+        {
+            let end = end.clone();
+            self.stage = Stage::Down { end: end.clone() };
+            self.orders.push(Order::End(end));
+        }
+    }
+
+    /// Stops the live ones of these children, last first, one at a time, and returns whether none is left. A VM that is
+    /// still being booted does not come up first: no other depends on it yet, and it is destroyed at once.
+    pub(super) fn stop_last(&mut self, now: Instant, of: impl Fn(&Child) -> bool, then: &AfterStop) -> bool {
+        for index in (0..self.children.len()).rev() {
+            let child = &self.children[index];
+            let booting = child
+                .phase
+                .run()
+                .is_some_and(|run| matches!(run.state, RunState::Starting { origin: Origin::Booted, .. }));
+            if of(child) && booting {
+                self.order_stop(now, index, then.clone());
+            }
+        }
+        let mut live =
+            self.children.iter().enumerate().filter(|(_, child)| of(child) && child.phase.is_live());
+        // A stop that is under way already is awaited, whatever it was ordered for.
+        let under_way = live.clone().any(|(_, child)| child.phase.is_stopping());
+        let Some((last, _)) = live.next_back() else { return true };
+        if !under_way {
+            self.order_stop(now, last, then.clone());
+        }
+        false
+    }
+
+    /// Orders the stop of a live child. One that is stopping already is not told again; what follows changes, unless
+    /// the child is on its way out of the configuration.
+    pub(super) fn order_stop(&mut self, now: Instant, index: usize, then: AfterStop) {
+        let Phase::Live(run) = &mut self.children[index].phase else { return };
+        match &mut run.state {
+            RunState::Stopping { then: AfterStop::Remove, .. } => {}
+            RunState::Stopping { then: after, .. } => *after = then,
+            RunState::Starting { .. }
+            | RunState::Running { .. }
+            | RunState::Ready { .. }
+            | RunState::Unhealthy
+            | RunState::Paused { .. } => {
+                let run = stopping(run, now, then);
+                self.set(index, Phase::Live(run), None, None);
+                self.tell_to_stop(index);
+            }
+        }
+    }
+
+    pub(super) fn tell_to_stop(&mut self, index: usize) {
+        let child = &self.children[index];
+        if let Some(run) = child.phase.run() {
+            self.orders.push(Order::Stop { vm: child.name().clone(), epoch: run.epoch });
+        }
+    }
+
+    /// Takes in that a stop is done. That is no failure, whatever the exit was (semantics 3).
+    pub(super) fn stopped(&mut self, index: usize, then: &AfterStop, start: Start, ending: Ending) {
+        let starts = match self.stage {
+            Stage::Waiting { .. } | Stage::Up { .. } => true,
+            Stage::GoingDown { .. } | Stage::Down { .. } => false,
+        };
+        match then {
+            AfterStop::Start if starts => self.start_or_queue(index, start),
+            // A group restart brings back only what may be restarted.
+            AfterStop::AwaitTurn if starts && self.children[index].spec.restart.policy.ever_restarts() => {
+                let first_start = start.is_first();
+                self.set(index, Phase::AwaitingTurn { first_start }, Some(ending), None);
+            }
+            AfterStop::StayDown | AfterStop::Start | AfterStop::AwaitTurn | AfterStop::Fail { .. } => {
+                self.set(index, Phase::Stopped, Some(ending), None);
+            }
+            AfterStop::Remove => {
+                self.set(index, Phase::Stopped, Some(ending), None);
+                self.remove(index);
+            }
+        }
+    }
+}
+
+/// Returns the incarnation on its way down.
+pub(super) fn stopping(run: &Run, now: Instant, then: AfterStop) -> Run {
+    let mut run = run.clone();
+    run.note_ready(now);
+    run.state = RunState::Stopping { then, start: run.state.start() };
+    run
+}
