@@ -1,9 +1,8 @@
-//! The control socket: a Unix socket over which programs see and steer a running tree. Knows no signals and no files but
-//! its socket.
+//! The control socket: a Unix socket over which programs see and steer a running tree.
 //!
-//! The conversation is that of [`pepita_wire`], without hello: a [`pepita_wire::Request`] a line in, one answer to each
-//! out, in whatever order they are done. After `events` there are event lines in between ([`crate::observe::Event::to_json`]),
-//! and `{"lagged": n}` where a reader was too slow. The methods are those of [`Call`].
+//! The conversation is that of [`pepita_wire`], without hello: each line in is a [`pepita_wire::Request`], and each gets one
+//! answer, in the order in which they are done. After `events` there are event lines in between
+//! ([`crate::observe::Event::to_json`]), and `{"lagged": n}` where a reader was too slow. The methods are those of [`Call`].
 //!
 //! ```no_run
 //! # async fn example(tree: pepita_supervisor::tree::Tree) -> Result<(), Box<dyn std::error::Error>> {
@@ -25,8 +24,8 @@ mod server;
 mod session;
 mod socket;
 
-pub use call::{Call, How};
-pub use client::{Client, ClientError, Heard};
+pub use call::{Call, ShutdownMode};
+pub use client::{Client, ClientError, Received};
 pub use socket::{ControlError, Socket};
 
 use crate::spec::TreeSpec;
@@ -38,31 +37,31 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// For clients to take their last answers.
+/// How long clients have to take their last answers.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What the host program adds to a control socket.
 #[derive(Clone, Default)]
 pub struct Hooks {
     load: Option<Load>,
-    heard: Option<Told>,
+    on_command: Option<OnCommand>,
 }
 
 type Load = Arc<dyn Fn() -> Result<TreeSpec, String> + Send + Sync>;
-type Told = Arc<dyn Fn(&Call) + Send + Sync>;
+type OnCommand = Arc<dyn Fn(&Call) + Send + Sync>;
 
 impl Hooks {
-    /// Reads the configuration anew, for `plan` and `reload`; may block. Without it these two are refused.
+    /// Sets what reads the configuration anew, for `plan` and `reload`; `load` may block. Without it these two are refused.
     #[must_use]
     pub fn load(mut self, load: impl Fn() -> Result<TreeSpec, String> + Send + Sync + 'static) -> Self {
         self.load = Some(Arc::new(load));
         self
     }
 
-    /// Is told each call that changes something, before it is carried out.
+    /// Sets what is told each call that changes something, before the call is carried out.
     #[must_use]
-    pub fn heard(mut self, heard: impl Fn(&Call) + Send + Sync + 'static) -> Self {
-        self.heard = Some(Arc::new(heard));
+    pub fn on_command(mut self, on_command: impl Fn(&Call) + Send + Sync + 'static) -> Self {
+        self.on_command = Some(Arc::new(on_command));
         self
     }
 }
@@ -73,15 +72,15 @@ impl fmt::Debug for Hooks {
     }
 }
 
-/// Opens the control socket of a tree. To be sure of the socket before anything is started, use [`Socket::claim`].
+/// Opens the control socket of a tree. To have the socket before anything is started, use [`Socket::claim`].
 ///
 /// # Errors
-/// When a living supervisor has it, or it cannot be made.
+/// Returns an error when a running supervisor has the socket, or it cannot be made.
 pub fn serve(tree: &Tree, path: &Path, hooks: Hooks) -> Result<Control, ControlError> {
     Socket::claim(path)?.serve(tree, hooks)
 }
 
-/// An open control socket. Dropped, it is closed at once.
+/// An open control socket. Dropping it closes the socket at once.
 #[derive(Debug)]
 pub struct Control {
     socket: Socket,
@@ -90,10 +89,10 @@ pub struct Control {
 }
 
 impl Socket {
-    /// Answers for a tree.
+    /// Answers the clients of the socket for a tree.
     ///
     /// # Errors
-    /// When the socket does not suit the runtime.
+    /// Returns an error when the runtime cannot use the socket.
     pub fn serve(self, tree: &Tree, hooks: Hooks) -> Result<Control, ControlError> {
         let listener = self.listener()?;
         let (closing, seen) = watch::channel(false);
@@ -103,16 +102,16 @@ impl Socket {
 }
 
 impl Control {
-    /// Where it is.
+    /// Returns the path of the socket.
     pub fn path(&self) -> &Path {
         self.socket.path()
     }
 
-    /// Takes no more clients, gives those that wait for an answer or read events a moment to take what is theirs, and
-    /// removes the socket. To be called when the tree has ended.
+    /// Accepts no more clients, gives those that wait for an answer or read events a moment to take what is left for them,
+    /// and removes the socket. To be called when the tree has ended.
     pub async fn close(mut self) {
         self.closing.send_replace(true);
-        // Whoever does not read by then does not read.
+        // A client that has not read by then will not read.
         let _ = tokio::time::timeout(GOODBYE, &mut self.task).await;
     }
 }

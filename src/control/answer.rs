@@ -1,7 +1,7 @@
-//! Carries out what was asked of the tree, and puts the outcome into the words of the wire.
+//! Carries out the calls of clients, and puts the outcome into the words of the wire.
 
 use super::Hooks;
-use super::call::{Call, How};
+use super::call::{Call, ShutdownMode};
 use crate::executor::find;
 use crate::group::{AskError, Refused};
 use crate::spec::{GroupSpec, Strategy, TreeSpec};
@@ -10,13 +10,13 @@ use pepita_wire::{ErrorKind, Outcome, WireError};
 use serde_json::{Value, json};
 
 pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome {
-    if let (Some(heard), false) = (&hooks.heard, call.is_question()) {
-        heard(&call);
+    if let (Some(on_command), false) = (&hooks.on_command, call.is_question()) {
+        on_command(&call);
     }
     match call {
         Call::Version => Ok(version(tree).await),
         Call::Status => Ok(status(tree).await),
-        // The session's own matter.
+        // The session has answered it.
         Call::Events { .. } => Ok(Value::Null),
         Call::Command { vm, command } => done(tree.command(&vm, command).await),
         Call::Signal { vm, signal } => done(tree.signal(&vm, signal).await),
@@ -36,9 +36,9 @@ pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome
         }
         Call::Shutdown { how } => {
             let end = match how {
-                How::Stop => tree.stop().await,
-                How::Leave => tree.leave().await,
-                How::Destroy => tree.destroy().await,
+                ShutdownMode::Stop => tree.stop().await,
+                ShutdownMode::Leave => tree.leave().await,
+                ShutdownMode::Destroy => tree.destroy().await,
             };
             let word = match &end {
                 TreeEnd::Stopped => "stopped",
@@ -50,7 +50,7 @@ pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome
     }
 }
 
-/// Who answers here, and where its VMs are to be found.
+/// Returns which supervisor answers here, and where its VMs are to be found.
 async fn version(tree: &Tree) -> Value {
     let spec = tree.spec().await;
     let run_dir = spec.as_ref().and_then(|spec| spec.run_dir.as_deref()).map(|dir| dir.to_string_lossy());
@@ -65,9 +65,9 @@ async fn version(tree: &Tree) -> Value {
     })
 }
 
-/// The status, and of each group what a reader needs to know to make sense of it.
+/// Returns the status, and of each group what makes the status understood.
 async fn status(tree: &Tree) -> Value {
-    // Before the snapshot: one event too many is told rather than none.
+    // Before the snapshot: a client that asks for later events hears one twice rather than never.
     let seq = tree.newest_event();
     let mut json = tree.status().to_json();
     json["seq"] = json!(seq);
@@ -91,7 +91,7 @@ async fn status(tree: &Tree) -> Value {
     json
 }
 
-/// Reads the configuration where blocking is allowed.
+/// Reads the configuration on a thread where blocking is allowed.
 async fn load(hooks: &Hooks) -> Result<TreeSpec, WireError> {
     let Some(load) = hooks.load.clone() else {
         let text = "this supervisor has no configuration file to read again";

@@ -1,126 +1,140 @@
-//! What can be asked over the control socket, and how that is written. No I/O.
+//! What can be asked over the control socket, and how a request says it. No I/O.
 
 use crate::group::Command;
 use crate::spec::Signal;
 use pepita_wire::{Ask, ErrorKind, WireError};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use strum::{Display, EnumIter, EnumString, IntoStaticStr};
 
 /// A question or a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// `version`: who answers here, and with which launcher.
+    /// `version`: asks which supervisor answers here, and which launcher it uses.
     Version,
-    /// `status`: every group and VM as it is now.
+    /// `status`: asks for every group and VM as it is now.
     Status,
-    /// `events {after}`: news from now on; with `after` those after the event of this number, 0 = from the very start.
+    /// `events {after}`: asks for the events that are told from now on, and with `after` also for those after the event
+    /// of this number; 0 = from the very start.
     Events {
-        /// The last event that is known.
+        /// The number of the last event that the client knows.
         after: Option<u64>,
     },
-    /// `start {vm}`, `stop {vm}`, `restart {vm}`, `reset {vm}`; answered when it is accepted.
+    /// `start {vm}`, `stop {vm}`, `restart {vm}`, `reset {vm}`: gives a VM a command; answered when it is accepted.
     Command {
-        /// Which.
+        /// The name of the VM.
         vm: String,
-        /// What.
+        /// The command.
         command: Command,
     },
-    /// `signal {vm, signal}`: to the daemon.
+    /// `signal {vm, signal}`: sends the daemon of a VM a signal, given by its name or number.
     Signal {
-        /// Whose.
+        /// The name of the VM.
         vm: String,
-        /// A name or a number.
+        /// The signal.
         signal: Signal,
     },
-    /// `pause {vm}`: stop its virtual CPUs.
+    /// `pause {vm}`: stops the virtual CPUs of a VM.
     Pause {
-        /// Which.
+        /// The name of the VM.
         vm: String,
     },
-    /// `resume {vm}`: let them run.
+    /// `resume {vm}`: lets the virtual CPUs of a VM run again.
     Resume {
-        /// Which.
+        /// The name of the VM.
         vm: String,
     },
-    /// `ask {vm, ask, params}`: something of its guest agent, in the agent's own words.
+    /// `ask {vm, ask, params}`: asks the guest agent of a VM something, in the words of the agent's protocol.
     Ask {
-        /// Whose.
+        /// The name of the VM.
         vm: String,
-        /// What.
+        /// The question.
         ask: Ask,
     },
-    /// `plan`: what a reload would change.
+    /// `plan`: asks what a reload would change.
     Plan,
-    /// `reload {restart}`: take the configuration as it is written now.
+    /// `reload {restart}`: takes the configuration as it is written now.
     Reload {
-        /// Restart the VMs that differ.
+        /// Whether the VMs whose configuration differs are restarted.
         restart: bool,
     },
-    /// `shutdown {how}`: end the tree; answered when it has ended.
+    /// `shutdown {how}`: ends the tree; answered when it has ended.
     Shutdown {
-        /// How.
-        how: How,
+        /// What becomes of the VMs.
+        how: ShutdownMode,
     },
 }
 
+/// The words by which a request names what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, EnumIter)]
+#[strum(serialize_all = "snake_case")]
+enum Method {
+    Version,
+    Status,
+    Events,
+    Start,
+    Stop,
+    Restart,
+    Reset,
+    Signal,
+    Pause,
+    Resume,
+    Ask,
+    Plan,
+    Reload,
+    Shutdown,
+}
+
 /// How a tree is to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Display)]
 #[serde(rename_all = "lowercase")]
-pub enum How {
-    /// In order.
+#[strum(serialize_all = "lowercase")]
+pub enum ShutdownMode {
+    /// Its VMs stop in order.
     #[default]
     Stop,
     /// Its VMs run on.
     Leave,
-    /// At once.
+    /// Its VMs end at once.
     Destroy,
 }
 
-impl How {
-    /// As it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Leave => "leave",
-            Self::Destroy => "destroy",
-        }
-    }
-}
-
 #[derive(Deserialize)]
-struct Vm {
+struct VmParams {
     vm: String,
 }
 
 #[derive(Deserialize)]
-struct VmSignal {
+struct SignalParams {
     vm: String,
     signal: Value,
 }
 
 #[derive(Deserialize)]
-struct VmAsk {
+struct AskParams {
     vm: String,
     ask: String,
     #[serde(default)]
     params: Value,
 }
 
+/// Parameters that may be left out.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Loose {
+struct OptionalParams {
     after: Option<u64>,
     restart: bool,
-    how: How,
+    how: ShutdownMode,
 }
 
-fn params<T: DeserializeOwned>(method: &str, value: Value) -> Result<T, WireError> {
+fn params<T: DeserializeOwned>(method: Method, value: Value) -> Result<T, WireError> {
     let value = if value.is_null() { json!({}) } else { value };
     serde_json::from_value(value).map_err(|e| bad(method, e))
 }
 
-fn bad(method: &str, why: impl std::fmt::Display) -> WireError {
+fn bad(method: Method, why: impl std::fmt::Display) -> WireError {
+    let method: &str = method.into();
     WireError::new(ErrorKind::BadRequest, format!("{method}: {why}"))
 }
 
@@ -128,62 +142,63 @@ impl Call {
     /// Reads a request.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for a method that is not known, [`ErrorKind::BadRequest`] for its parameters.
+    /// Returns [`ErrorKind::Unsupported`] for a method that is not known, [`ErrorKind::BadRequest`] for its parameters.
     pub fn from_parts(method: &str, value: Value) -> Result<Self, WireError> {
-        let vm = |value| params::<Vm>(method, value).map(|vm| vm.vm);
+        let Ok(method) = method.parse::<Method>() else {
+            let shown: String = method.chars().take(64).collect();
+            return Err(WireError::new(ErrorKind::Unsupported, format!("unknown method {shown:?}")));
+        };
+        let vm = |value| params::<VmParams>(method, value).map(|params| params.vm);
         let command = |value, command| vm(value).map(|vm| Self::Command { vm, command });
-        let loose = |value| params::<Loose>(method, value);
+        let optional = |value| params::<OptionalParams>(method, value);
         match method {
-            "version" => Ok(Self::Version),
-            "status" => Ok(Self::Status),
-            "events" => Ok(Self::Events { after: loose(value)?.after }),
-            "start" => command(value, Command::Start),
-            "stop" => command(value, Command::Stop),
-            "restart" => command(value, Command::Restart),
-            "reset" => command(value, Command::Reset),
-            "signal" => {
-                let VmSignal { vm, signal } = params(method, value)?;
+            Method::Version => Ok(Self::Version),
+            Method::Status => Ok(Self::Status),
+            Method::Events => Ok(Self::Events { after: optional(value)?.after }),
+            Method::Start => command(value, Command::Start),
+            Method::Stop => command(value, Command::Stop),
+            Method::Restart => command(value, Command::Restart),
+            Method::Reset => command(value, Command::Reset),
+            Method::Signal => {
+                let SignalParams { vm, signal } = params(method, value)?;
                 let text = signal.as_str().map_or_else(|| signal.to_string(), str::to_owned);
                 Ok(Self::Signal { vm, signal: text.parse().map_err(|e| bad(method, e))? })
             }
-            "pause" => Ok(Self::Pause { vm: vm(value)? }),
-            "resume" => Ok(Self::Resume { vm: vm(value)? }),
-            "ask" => {
-                let VmAsk { vm, ask, params } = params(method, value)?;
-                Ok(Self::Ask { vm, ask: passable(Ask::from_parts(&ask, params)?)? })
+            Method::Pause => Ok(Self::Pause { vm: vm(value)? }),
+            Method::Resume => Ok(Self::Resume { vm: vm(value)? }),
+            Method::Ask => {
+                let AskParams { vm, ask, params } = params(method, value)?;
+                Ok(Self::Ask { vm, ask: forwardable(Ask::from_parts(&ask, params)?)? })
             }
-            "plan" => Ok(Self::Plan),
-            "reload" => Ok(Self::Reload { restart: loose(value)?.restart }),
-            "shutdown" => Ok(Self::Shutdown { how: loose(value)?.how }),
-            other => {
-                let shown: String = other.chars().take(64).collect();
-                Err(WireError::new(ErrorKind::Unsupported, format!("unknown method {shown:?}")))
-            }
+            Method::Plan => Ok(Self::Plan),
+            Method::Reload => Ok(Self::Reload { restart: optional(value)?.restart }),
+            Method::Shutdown => Ok(Self::Shutdown { how: optional(value)?.how }),
         }
     }
 
-    /// Method and parameters, as they go into a request.
+    /// Returns method and parameters, as they go into a request.
     pub fn into_parts(self) -> (&'static str, Value) {
-        match self {
-            Self::Version => ("version", Value::Null),
-            Self::Status => ("status", Value::Null),
-            Self::Events { after: None } => ("events", Value::Null),
-            Self::Events { after } => ("events", json!({ "after": after })),
-            Self::Command { vm, command } => (word(command), json!({ "vm": vm })),
-            Self::Signal { vm, signal } => ("signal", json!({ "vm": vm, "signal": signal.number() })),
-            Self::Pause { vm } => ("pause", json!({ "vm": vm })),
-            Self::Resume { vm } => ("resume", json!({ "vm": vm })),
+        let (method, params) = match self {
+            Self::Version => (Method::Version, Value::Null),
+            Self::Status => (Method::Status, Value::Null),
+            Self::Events { after: None } => (Method::Events, Value::Null),
+            Self::Events { after } => (Method::Events, json!({ "after": after })),
+            Self::Command { vm, command } => (method_of(command), json!({ "vm": vm })),
+            Self::Signal { vm, signal } => (Method::Signal, json!({ "vm": vm, "signal": signal.number() })),
+            Self::Pause { vm } => (Method::Pause, json!({ "vm": vm })),
+            Self::Resume { vm } => (Method::Resume, json!({ "vm": vm })),
             Self::Ask { vm, ask } => {
                 let (ask, params) = ask.into_parts();
-                ("ask", json!({ "vm": vm, "ask": ask, "params": params }))
+                (Method::Ask, json!({ "vm": vm, "ask": ask, "params": params }))
             }
-            Self::Plan => ("plan", Value::Null),
-            Self::Reload { restart } => ("reload", json!({ "restart": restart })),
-            Self::Shutdown { how } => ("shutdown", json!({ "how": how.as_str() })),
-        }
+            Self::Plan => (Method::Plan, Value::Null),
+            Self::Reload { restart } => (Method::Reload, json!({ "restart": restart })),
+            Self::Shutdown { how } => (Method::Shutdown, json!({ "how": how })),
+        };
+        (method.into(), params)
     }
 
-    /// It only looks.
+    /// Returns whether the call changes nothing.
     pub fn is_question(&self) -> bool {
         match self {
             Self::Version | Self::Status | Self::Events { .. } | Self::Plan => true,
@@ -198,17 +213,18 @@ impl Call {
     }
 }
 
-fn word(command: Command) -> &'static str {
+fn method_of(command: Command) -> Method {
     match command {
-        Command::Start => "start",
-        Command::Stop => "stop",
-        Command::Restart => "restart",
-        Command::Reset => "reset",
+        Command::Start => Method::Start,
+        Command::Stop => Method::Stop,
+        Command::Restart => Method::Restart,
+        Command::Reset => Method::Reset,
     }
 }
 
-/// Only what is one question with one answer: the rest would take the tree's own conversation with the guest away.
-fn passable(ask: Ask) -> Result<Ask, WireError> {
+/// Lets only a question with one answer through to a guest: the rest would take the tree's own conversation with the
+/// guest away.
+fn forwardable(ask: Ask) -> Result<Ask, WireError> {
     let refused = match &ask {
         Ask::Ping | Ask::Status | Ask::Signal(_) | Ask::SetTime { .. } => None,
         Ask::Exec(exec) => exec.bulk.then_some("exec with bulk"),
@@ -231,6 +247,7 @@ fn passable(ask: Ask) -> Result<Ask, WireError> {
 mod tests {
     use super::*;
     use pepita_wire::agent::Exec;
+    use strum::IntoEnumIterator;
 
     fn vm() -> String {
         "api".into()
@@ -238,6 +255,7 @@ mod tests {
 
     #[test]
     fn every_call_is_read_as_it_is_written() {
+        let mut methods: Vec<&str> = Method::iter().map(Into::into).collect();
         let exec = Exec { command: vec!["uptime".into()], ..Exec::default() };
         let command = |command| Call::Command { vm: vm(), command };
         for call in [
@@ -255,16 +273,18 @@ mod tests {
             Call::Ask { vm: vm(), ask: Ask::Exec(exec) },
             Call::Plan,
             Call::Reload { restart: true },
-            Call::Shutdown { how: How::Leave },
+            Call::Shutdown { how: ShutdownMode::Leave },
         ] {
             let (method, params) = call.clone().into_parts();
+            methods.retain(|left| *left != method);
             assert_eq!(Call::from_parts(method, params), Ok(call), "{method}");
         }
+        assert_eq!(methods, Vec::<&str>::new(), "no call has these methods");
     }
 
     #[test]
     fn what_may_be_left_out_may_be_left_out() {
-        assert_eq!(Call::from_parts("shutdown", Value::Null), Ok(Call::Shutdown { how: How::Stop }));
+        assert_eq!(Call::from_parts("shutdown", Value::Null), Ok(Call::Shutdown { how: ShutdownMode::Stop }));
         assert_eq!(Call::from_parts("reload", json!({})), Ok(Call::Reload { restart: false }));
         let hup = Call::Signal { vm: vm(), signal: Signal::HUP };
         assert_eq!(Call::from_parts("signal", json!({ "vm": "api", "signal": "SIGHUP" })), Ok(hup));

@@ -21,12 +21,12 @@ pub struct Client {
     conversation: ControlConversation,
     buffer: Vec<u8>,
     /// What was read before the answer that a call waited for.
-    waiting: VecDeque<Heard>,
+    waiting: VecDeque<Received>,
 }
 
 /// What a supervisor says.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Heard {
+pub enum Received {
     /// The answer to a call.
     Answer {
         /// The number that [`Client::send`] returned; 0 = the answer is about the connection itself.
@@ -90,7 +90,7 @@ impl Client {
     }
 
     /// Calls the supervisor and waits for the answer. The answer to [`Call::Events`] is only that events are told from
-    /// here on; [`Client::hear`] returns the events, also those that were read before this answer.
+    /// here on; [`Client::receive`] returns the events, also those that were read before this answer.
     ///
     /// # Errors
     /// When the supervisor refuses, or is gone.
@@ -98,7 +98,7 @@ impl Client {
         let number = self.send(call).await?;
         loop {
             match self.read().await? {
-                Some(Heard::Answer { id, outcome }) if id == number || id == 0 => {
+                Some(Received::Answer { id, outcome }) if id == number || id == 0 => {
                     return outcome.map_err(ClientError::Refused);
                 }
                 Some(heard) => self.waiting.push_back(heard),
@@ -107,7 +107,7 @@ impl Client {
         }
     }
 
-    /// Calls the supervisor without waiting. Returns the number by which [`Client::hear`] tells the answer.
+    /// Calls the supervisor without waiting. Returns the number by which [`Client::receive`] tells the answer.
     ///
     /// # Errors
     /// When the supervisor is gone.
@@ -117,8 +117,8 @@ impl Client {
         if self.stream.write_all(&line).await.is_err() {
             // The supervisor has hung up; it may have said why.
             return match self.read().await? {
-                Some(Heard::Answer { id: 0, outcome: Err(error) }) => Err(ClientError::Refused(error)),
-                Some(Heard::Answer { .. } | Heard::Event(_) | Heard::Lagged(_)) | None => {
+                Some(Received::Answer { id: 0, outcome: Err(error) }) => Err(ClientError::Refused(error)),
+                Some(Received::Answer { .. } | Received::Event(_) | Received::Lagged(_)) | None => {
                     Err(ClientError::Gone)
                 }
             };
@@ -131,7 +131,7 @@ impl Client {
     ///
     /// # Errors
     /// When the peer does not speak the protocol.
-    pub async fn hear(&mut self) -> Result<Option<Heard>, ClientError> {
+    pub async fn receive(&mut self) -> Result<Option<Received>, ClientError> {
         match self.waiting.pop_front() {
             Some(heard) => Ok(Some(heard)),
             None => self.read().await,
@@ -139,19 +139,21 @@ impl Client {
     }
 
     /// Takes what was read before an answer and was not returned yet.
-    pub fn waiting(&mut self) -> Option<Heard> {
+    pub fn waiting(&mut self) -> Option<Received> {
         self.waiting.pop_front()
     }
 
-    async fn read(&mut self) -> Result<Option<Heard>, ClientError> {
+    async fn read(&mut self) -> Result<Option<Received>, ClientError> {
         loop {
             let news = self.conversation.next_news();
             let not_ours = |what: String| ClientError::NotASupervisor { path: self.path.clone(), what };
             match news.map_err(|e| not_ours(e.to_string()))? {
-                Some(ControlNews::Answer { id, outcome }) => return Ok(Some(Heard::Answer { id, outcome })),
+                Some(ControlNews::Answer { id, outcome }) => {
+                    return Ok(Some(Received::Answer { id, outcome }));
+                }
                 Some(ControlNews::Told(value)) => {
                     let lagged = value.get("lagged").and_then(Value::as_u64);
-                    return Ok(Some(lagged.map_or(Heard::Event(value), Heard::Lagged)));
+                    return Ok(Some(lagged.map_or(Received::Event(value), Received::Lagged)));
                 }
                 None => {}
             }

@@ -1,9 +1,9 @@
-//! Takes in clients and talks to each in a task of its own. A client that does not read is not read from either, and
+//! Accepts clients, and talks to each in a task of its own. A client that does not read is not read from either, and
 //! misses events: it costs a socket, not memory.
 
 use super::Hooks;
 use super::answer::carry_out;
-use super::session::{self, Session, Todo};
+use super::session::{self, Action, Session};
 use crate::observe::{Events, Received};
 use crate::tree::Tree;
 use pepita_wire::{ErrorKind, Outcome, WireError};
@@ -13,16 +13,17 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Clients at once. One too many is told so and hung up on.
+/// How many clients may be connected at once. A further one is told so, and its connection is closed.
 const CLIENTS: usize = 64;
 
-/// After a client could not be taken in, most often because there are no descriptors left: nothing tells when there are.
+/// How long to wait after a client could not be accepted, most often because no descriptor is left: nothing tells when
+/// one is.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Takes in clients until the control socket is closed, and ends when the last one has got what is its.
+/// Accepts clients until the control socket is closed, and returns when the last client has received its answers.
 pub(super) async fn listen(listener: UnixListener, tree: Tree, hooks: Hooks, closing: watch::Receiver<bool>) {
     let mut clients = JoinSet::new();
-    let mut closed = closing.clone();
+    let mut listening_ends = closing.clone();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -36,7 +37,7 @@ pub(super) async fn listen(listener: UnixListener, tree: Tree, hooks: Hooks, clo
                 }
             },
             Some(_) = clients.join_next() => {}
-            () = told(&mut closed) => break,
+            () = closed(&mut listening_ends) => break,
         }
     }
     drop(listener);
@@ -49,7 +50,7 @@ fn refuse(stream: &UnixStream) {
     let _ = stream.try_write(&session::answer(0, Err(error)));
 }
 
-/// Ends when the client has hung up and has got its answers, or at the end of the tree.
+/// Talks to a client until it has hung up and has received its answers, or until the tree has ended.
 async fn converse(mut stream: UnixStream, tree: Tree, hooks: Hooks, mut closing: watch::Receiver<bool>) {
     let (mut reader, mut writer) = stream.split();
     let mut session = Session::default();
@@ -63,41 +64,41 @@ async fn converse(mut stream: UnixStream, tree: Tree, hooks: Hooks, mut closing:
             // Answers first: what was asked before counts before what is said next.
             biased;
             Some(done) = calls.join_next() => {
-                // One that panicked has no number: its client sees its connection end.
+                // A call that panicked has no number: its client sees the connection end.
                 let Ok((id, outcome)) = done else { return };
                 output = session.done(id, outcome);
             }
             read = reader.read(&mut buffer), if more => {
-                let said = match read {
-                    Ok(n) if n > 0 => session.hear(&buffer[..n]),
+                let actions = match read {
+                    Ok(n) if n > 0 => session.receive(&buffer[..n]),
                     _ => {
-                        // Whoever has hung up reads no events. (It may still wait for answers.)
+                        // A client that has shut down its side may still wait for answers, but not for events.
                         (more, events) = (false, None);
                         Vec::new()
                     }
                 };
-                for todo in said {
-                    match todo {
-                        Todo::Say(bytes) => output.extend(bytes),
-                        Todo::CarryOut { id, call } => {
+                for action in actions {
+                    match action {
+                        Action::Send(bytes) => output.extend(bytes),
+                        Action::CarryOut { id, call } => {
                             let (tree, hooks) = (tree.clone(), hooks.clone());
                             calls.spawn(async move { (id, carry_out(&tree, &hooks, call).await) });
                         }
-                        Todo::Stream { after: Some(after) } => events = Some(tree.events_after(after)),
-                        // None has this number yet.
-                        Todo::Stream { after: None } => events = Some(tree.events_after(u64::MAX)),
-                        Todo::HangUp => more = false,
+                        Action::Stream { after: Some(after) } => events = Some(tree.events_after(after)),
+                        // No event has this number yet.
+                        Action::Stream { after: None } => events = Some(tree.events_after(u64::MAX)),
+                        Action::HangUp => more = false,
                     }
                 }
             }
             received = next(&mut events) => match received {
-                Some(received) => output = session::news(&received),
+                Some(received) => output = session::event_line(&received),
                 None => {
                     // The tree has ended: that is what the end of the connection says.
                     (more, events) = (false, None);
                 }
             },
-            () = told(&mut closing), if more => more = false,
+            () = closed(&mut closing), if more => more = false,
         }
         if writer.write_all(&output).await.is_err() {
             return;
@@ -105,13 +106,13 @@ async fn converse(mut stream: UnixStream, tree: Tree, hooks: Hooks, mut closing:
     }
 }
 
-/// The control socket is closed.
-async fn told(closing: &mut watch::Receiver<bool>) {
-    // An error says that its handle was dropped: closed as well.
+/// Waits until the control socket is closed.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // An error says that the handle was dropped, which closes the socket as well.
     let _ = closing.wait_for(|closed| *closed).await;
 }
 
-/// The next event; never, when there is no stream of them.
+/// Returns the next event; never, when the client did not ask for events.
 async fn next(events: &mut Option<Events>) -> Option<Received> {
     match events {
         Some(events) => events.next().await,

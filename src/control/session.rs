@@ -1,35 +1,35 @@
-//! One client's conversation, bytes in, things to do and bytes out. Knows no socket and no tree.
+//! The conversation with one client: bytes come in, actions and bytes go out. Knows no socket and no tree.
 
 use super::call::Call;
 use crate::observe::Received;
 use pepita_wire::{ErrorKind, Lines, MAX_BAD_LINES, Outcome, Request, ToHost, WireError};
 use serde_json::{Value, json};
 
-/// Calls of one client that may be under way at once.
+/// How many calls of one client may be under way at once.
 const PENDING: usize = 32;
 
-/// What follows from what a client said.
+/// What is to be done for a client.
 #[derive(Debug, PartialEq)]
-pub(super) enum Todo {
-    /// Send it this.
-    Say(Vec<u8>),
-    /// Carry this out, and bring the outcome back.
+pub(super) enum Action {
+    /// Send these bytes.
+    Send(Vec<u8>),
+    /// Carry out a call, and bring the outcome to [`Session::done`].
     CarryOut {
         /// The request's number.
         id: u64,
-        /// What.
+        /// The call.
         call: Call,
     },
-    /// Tell it events from now on.
+    /// Send the events that are told from now on.
     Stream {
-        /// Those after this one; `None` = those to come.
+        /// The number of the event after which to begin; `None` = only those to come.
         after: Option<u64>,
     },
-    /// It does not speak our language.
+    /// Close the connection: the client does not speak the protocol.
     HangUp,
 }
 
-/// The conversation.
+/// The conversation with one client.
 #[derive(Debug, Default)]
 pub(super) struct Session {
     lines: Lines,
@@ -39,43 +39,43 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Takes in what a client said.
-    pub(super) fn hear(&mut self, bytes: &[u8]) -> Vec<Todo> {
+    /// Takes in bytes of the client, and returns what is to be done.
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Vec<Action> {
         self.lines.push(bytes);
-        let mut todo = Vec::new();
+        let mut actions = Vec::new();
         loop {
             let request = match self.lines.next_line() {
-                None => return todo,
+                None => return actions,
                 Some(Ok([] | b"\r")) => continue,
                 Some(Ok(line)) => serde_json::from_slice::<Request>(line).map_err(|e| e.to_string()),
                 Some(Err(e)) => Err(e.to_string()),
             };
             match request {
-                Ok(request) => todo.extend(self.request(request)),
+                Ok(request) => actions.extend(self.request(request)),
                 Err(why) => {
-                    todo.push(refusal(
+                    actions.push(refusal(
                         0,
                         WireError::new(ErrorKind::BadRequest, format!("not a request: {why}")),
                     ));
                     self.bad += 1;
                     if self.bad >= MAX_BAD_LINES {
-                        todo.push(Todo::HangUp);
-                        return todo;
+                        actions.push(Action::HangUp);
+                        return actions;
                     }
                 }
             }
         }
     }
 
-    fn request(&mut self, Request { id, method, params }: Request) -> Vec<Todo> {
+    fn request(&mut self, Request { id, method, params }: Request) -> Vec<Action> {
         match Call::from_parts(&method, params) {
             Err(error) => vec![refusal(id, error)],
             Ok(Call::Events { .. }) if self.streaming => {
-                vec![refusal(id, WireError::new(ErrorKind::Conflict, "events are told here already"))]
+                vec![refusal(id, WireError::new(ErrorKind::Conflict, "events are sent here already"))]
             }
             Ok(Call::Events { after }) => {
                 self.streaming = true;
-                vec![Todo::Say(answer(id, Ok(json!({})))), Todo::Stream { after }]
+                vec![Action::Send(answer(id, Ok(json!({})))), Action::Stream { after }]
             }
             Ok(_) if self.pending >= PENDING => {
                 let text = format!("{PENDING} calls are under way; wait for an answer");
@@ -83,29 +83,29 @@ impl Session {
             }
             Ok(call) => {
                 self.pending += 1;
-                vec![Todo::CarryOut { id, call }]
+                vec![Action::CarryOut { id, call }]
             }
         }
     }
 
-    /// A call was carried out.
+    /// Takes in that a call was carried out, and returns the bytes of the answer.
     pub(super) fn done(&mut self, id: u64, outcome: Outcome) -> Vec<u8> {
         self.pending = self.pending.saturating_sub(1);
         answer(id, outcome)
     }
 }
 
-fn refusal(id: u64, error: WireError) -> Todo {
-    Todo::Say(answer(id, Err(error)))
+fn refusal(id: u64, error: WireError) -> Action {
+    Action::Send(answer(id, Err(error)))
 }
 
-/// The line of an answer.
+/// Returns the line of an answer.
 pub(super) fn answer(id: u64, outcome: Outcome) -> Vec<u8> {
     ToHost::Answer { id, outcome }.encode()
 }
 
-/// The line of an event, or of those that went by unread.
-pub(super) fn news(received: &Received) -> Vec<u8> {
+/// Returns the line of an event, or of the number of events that were missed.
+pub(super) fn event_line(received: &Received) -> Vec<u8> {
     let value: Value = match received {
         Received::Event(event) => event.to_json(),
         Received::Lagged(missed) => json!({ "lagged": missed }),
@@ -119,12 +119,12 @@ pub(super) fn news(received: &Received) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn said(todo: &[Todo]) -> Vec<String> {
-        let text = |todo: &Todo| match todo {
-            Todo::Say(bytes) => String::from_utf8_lossy(bytes).trim_end().to_owned(),
+    fn said(actions: &[Action]) -> Vec<String> {
+        let text = |actions: &Action| match actions {
+            Action::Send(bytes) => String::from_utf8_lossy(bytes).trim_end().to_owned(),
             other => format!("{other:?}"),
         };
-        todo.iter().map(text).collect()
+        actions.iter().map(text).collect()
     }
 
     #[test]
@@ -132,12 +132,12 @@ mod tests {
         let text = b"{\"id\":1,\"method\":\"status\"}\r\n\n{\"id\":2,\"method\":\"pause\",\"params\":{\"vm\":\"a\"}}\n";
         for cut in 0..text.len() {
             let mut session = Session::default();
-            let mut todo = session.hear(&text[..cut]);
-            todo.extend(session.hear(&text[cut..]));
+            let mut actions = session.receive(&text[..cut]);
+            actions.extend(session.receive(&text[cut..]));
             let pause = Call::Pause { vm: "a".into() };
             assert_eq!(
-                todo,
-                [Todo::CarryOut { id: 1, call: Call::Status }, Todo::CarryOut { id: 2, call: pause }]
+                actions,
+                [Action::CarryOut { id: 1, call: Call::Status }, Action::CarryOut { id: 2, call: pause }]
             );
         }
     }
@@ -145,10 +145,10 @@ mod tests {
     #[test]
     fn one_stream_of_events_a_client() {
         let mut session = Session::default();
-        let todo = session.hear(b"{\"id\":1,\"method\":\"events\",\"params\":{\"after\":0}}\n");
-        assert_eq!(said(&todo)[0], r#"{"id":1,"ok":{}}"#);
-        assert_eq!(todo[1], Todo::Stream { after: Some(0) });
-        let again = said(&session.hear(b"{\"id\":2,\"method\":\"events\"}\n"));
+        let actions = session.receive(b"{\"id\":1,\"method\":\"events\",\"params\":{\"after\":0}}\n");
+        assert_eq!(said(&actions)[0], r#"{"id":1,"ok":{}}"#);
+        assert_eq!(actions[1], Action::Stream { after: Some(0) });
+        let again = said(&session.receive(b"{\"id\":2,\"method\":\"events\"}\n"));
         assert!(again[0].contains("conflict"), "{again:?}");
     }
 
@@ -157,18 +157,18 @@ mod tests {
         let mut session = Session::default();
         let ask = b"{\"id\":9,\"method\":\"status\"}\n";
         for _ in 0..PENDING {
-            assert!(matches!(session.hear(ask)[..], [Todo::CarryOut { .. }]));
+            assert!(matches!(session.receive(ask)[..], [Action::CarryOut { .. }]));
         }
-        assert!(said(&session.hear(ask))[0].contains("busy"));
+        assert!(said(&session.receive(ask))[0].contains("busy"));
         session.done(9, Ok(Value::Null));
-        assert!(matches!(session.hear(ask)[..], [Todo::CarryOut { .. }]));
+        assert!(matches!(session.receive(ask)[..], [Action::CarryOut { .. }]));
     }
 
     #[test]
     fn whoever_talks_nonsense_is_told_so_and_then_hung_up_on() {
         let mut session = Session::default();
-        let todo = session.hear(b"GET / HTTP/1.1\nHost: x\nAccept: */*\n\n");
-        assert_eq!(todo.len(), 4, "{:?}", said(&todo));
-        assert_eq!(todo[3], Todo::HangUp);
+        let actions = session.receive(b"GET / HTTP/1.1\nHost: x\nAccept: */*\n\n");
+        assert_eq!(actions.len(), 4, "{:?}", said(&actions));
+        assert_eq!(actions[3], Action::HangUp);
     }
 }

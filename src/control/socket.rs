@@ -1,4 +1,5 @@
-//! The socket's file: made for us alone, taken from a supervisor that is dead, left to one that lives, removed at the end.
+//! The file of the control socket: made for its owner alone, taken from a supervisor that is dead, left to one that runs,
+//! removed at the end.
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -9,49 +10,50 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// Clients that may wait to be taken in.
+/// How many clients may wait to be accepted.
 const BACKLOG: i32 = 64;
 
-/// A control socket that is ours.
+/// A control socket that belongs to this process.
 #[derive(Debug)]
 pub struct Socket {
     path: PathBuf,
     listener: UnixListener,
-    /// Which file it is, by device and number: another may have come in its place.
+    /// The device and the number of its file: another file may have come in its place.
     file: (u64, u64),
 }
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// Another supervisor answers there.
+    /// Another supervisor answers at this path.
     #[error("{}: another supervisor answers here; stop it first, or choose another control_socket", .0.display())]
     Taken(PathBuf),
-    /// Something else is there.
+    /// The path names something else.
     #[error("{}: is there already and is no socket", .0.display())]
     NotASocket(PathBuf),
-    /// It cannot be made.
+    /// The socket cannot be made.
     #[error("control socket {}: {source}", .path.display())]
     Io {
-        /// What.
+        /// The socket.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         source: io::Error,
     },
 }
 
 impl Socket {
-    /// Claims a path. Its folder is made if need be. Who connects waits until the socket is served.
+    /// Claims a path, whose folder is made if need be. Clients that connect wait until the socket is served.
     ///
     /// # Errors
-    /// When a living supervisor has it, or it cannot be made.
+    /// Returns an error when a running supervisor has the path, or the socket cannot be made.
     pub fn claim(path: &Path) -> Result<Self, ControlError> {
         let fail = |source| ControlError::Io { path: path.to_owned(), source };
         let path = std::path::absolute(path).map_err(fail)?;
         let fail = |source| ControlError::Io { path: path.clone(), source };
         let folder = path.parent().unwrap_or(Path::new("/"));
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail)?;
-        // While it is held no other supervisor looks whether the old one is dead: each would remove the other's.
+        // While the folder is locked no other supervisor looks whether the former one is dead: two would remove each
+        // other's sockets.
         let folder = File::open(folder).map_err(fail)?;
         flock(&folder, FlockOperation::LockExclusive).map_err(|e| fail(e.into()))?;
         make_way(&path)?;
@@ -60,7 +62,7 @@ impl Socket {
         Ok(Self { path, listener, file })
     }
 
-    /// Where it is.
+    /// Returns the path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -75,7 +77,7 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let ours = |meta: std::fs::Metadata| (meta.dev(), meta.ino()) == self.file;
         if self.path.symlink_metadata().is_ok_and(ours) {
-            // Somebody else may be removing it, too.
+            // Another process may be removing it, too.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -91,7 +93,7 @@ fn make_way(path: &Path) -> Result<(), ControlError> {
         Ok(_) => {}
     }
     match UnixStream::connect(path) {
-        // Full or not: somebody listens.
+        // A process listens, even if its queue is full.
         Ok(_) => Err(ControlError::Taken(path.to_owned())),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(ControlError::Taken(path.to_owned())),
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(fail),
@@ -99,7 +101,7 @@ fn make_way(path: &Path) -> Result<(), ControlError> {
     }
 }
 
-/// Restricts it to its owner before anybody can connect: until `listen` that is refused.
+/// Makes the socket, and restricts it to its owner before a client can connect: until `listen` that is refused.
 fn open(path: &Path) -> io::Result<UnixListener> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

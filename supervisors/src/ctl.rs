@@ -14,7 +14,7 @@ use crate::exit::ProgramExit;
 use clap::CommandFactory;
 use failure::Failure;
 use options::Vms;
-use pepita_supervisor::control::{Call, Client, ClientError, Heard, How};
+use pepita_supervisor::control::{Call, Client, ClientError, Received, ShutdownMode};
 use pepita_supervisor::group::Command;
 use pepita_supervisor::spec::VmName;
 use pepita_wire::ErrorKind;
@@ -76,9 +76,9 @@ async fn ask(mut client: Client, command: Ctl) -> Result<(), Failure> {
         Ctl::Events { follow, json } => events::print_events(client, follow, json).await,
         Ctl::Plan { json } => plan(&mut client, Call::Plan, json).await,
         Ctl::Reload { restart, json } => plan(&mut client, Call::Reload { restart }, json).await,
-        Ctl::Shutdown { leave: true, .. } => shutdown(client, How::Leave).await,
-        Ctl::Shutdown { destroy: true, .. } => shutdown(client, How::Destroy).await,
-        Ctl::Shutdown { .. } => shutdown(client, How::Stop).await,
+        Ctl::Shutdown { leave: true, .. } => shutdown(client, ShutdownMode::Leave).await,
+        Ctl::Shutdown { destroy: true, .. } => shutdown(client, ShutdownMode::Destroy).await,
+        Ctl::Shutdown { .. } => shutdown(client, ShutdownMode::Stop).await,
         Ctl::Top => top::run(client).await,
         Ctl::Wait { .. } | Ctl::Check { .. } | Ctl::Completions { .. } | Ctl::Man => {
             unreachable!("executed without a connection")
@@ -137,12 +137,12 @@ async fn plan(client: &mut Client, call: Call, json: bool) -> Result<(), Failure
 }
 
 /// Ends the supervisor, waits for that, and prints the events until then.
-async fn shutdown(mut client: Client, how: How) -> Result<(), Failure> {
+async fn shutdown(mut client: Client, how: ShutdownMode) -> Result<(), Failure> {
     client.call(Call::Events { after: None }).await?;
     let number = client.send(Call::Shutdown { how }).await?;
     loop {
-        match client.hear().await?.ok_or(ClientError::Gone)? {
-            Heard::Answer { id, outcome } if id == number || id == 0 => {
+        match client.receive().await?.ok_or(ClientError::Gone)? {
+            Received::Answer { id, outcome } if id == number || id == 0 => {
                 let answer = outcome.map_err(ClientError::Refused)?;
                 let text = answer["text"].as_str().unwrap_or_default();
                 return match answer["end"].as_str() {

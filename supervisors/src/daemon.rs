@@ -23,7 +23,7 @@ use crate::exit::ProgramExit;
 use crate::notify::{Notify, watchdog_interval};
 use crate::printer::{Notes, Printer};
 use note::{Report, WaitingVm};
-use pepita_supervisor::control::{Call, Hooks, How, Socket};
+use pepita_supervisor::control::{Call, Hooks, ShutdownMode, Socket};
 use pepita_supervisor::spec::{OnExit, TreeSpec};
 use pepita_supervisor::tree::{StartError, Tree, TreeEnd};
 use sd_notify::NotifyState;
@@ -215,8 +215,8 @@ impl<'o> Daemon<'o> {
         if let Call::Shutdown { how } = request {
             self.notify.report(&[NotifyState::Stopping]);
             self.stage = match how {
-                How::Stop => Stage::Stopping,
-                How::Leave | How::Destroy => Stage::Ending,
+                ShutdownMode::Stop => Stage::Stopping,
+                ShutdownMode::Leave | ShutdownMode::Destroy => Stage::Ending,
             };
         }
     }
@@ -270,5 +270,5 @@ fn hooks(config: &Path, requests: mpsc::Sender<Call>) -> Hooks {
     let file = config.to_owned();
     let read = move || load(&file).map(|checked| checked.spec).map_err(|errors| errors.to_string());
     // Only the note is lost when the channel is full, not the request.
-    Hooks::default().load(read).heard(move |request| drop(requests.try_send(request.clone())))
+    Hooks::default().load(read).on_command(move |request| drop(requests.try_send(request.clone())))
 }

@@ -2,7 +2,7 @@
 
 use super::failure::Failure;
 use crate::format::{format_event, format_lagged};
-use pepita_supervisor::control::{Call, Client, Heard};
+use pepita_supervisor::control::{Call, Client, Received};
 use serde_json::json;
 use std::io::Write;
 
@@ -13,9 +13,9 @@ pub(super) async fn print_events(mut client: Client, follow: bool, as_json: bool
     if !follow && newest == 0 {
         return Ok(());
     }
-    while let Some(received) = client.hear().await? {
+    while let Some(received) = client.receive().await? {
         print_received(&received, as_json)?;
-        if let Heard::Event(event) = &received
+        if let Received::Event(event) = &received
             && !follow
             && event["seq"].as_u64() >= Some(newest)
         {
@@ -26,13 +26,13 @@ pub(super) async fn print_events(mut client: Client, follow: bool, as_json: bool
 }
 
 /// Prints an event, and how many were missed. A late answer is dropped.
-pub(super) fn print_received(received: &Heard, as_json: bool) -> Result<(), Failure> {
+pub(super) fn print_received(received: &Received, as_json: bool) -> Result<(), Failure> {
     let text = match (received, as_json) {
-        (Heard::Answer { .. }, _) => return Ok(()),
-        (Heard::Event(event), true) => event.to_string(),
-        (Heard::Lagged(missed), true) => json!({ "lagged": missed }).to_string(),
-        (Heard::Event(event), false) => format_event(event),
-        (Heard::Lagged(missed), false) => format_lagged(*missed),
+        (Received::Answer { .. }, _) => return Ok(()),
+        (Received::Event(event), true) => event.to_string(),
+        (Received::Lagged(missed), true) => json!({ "lagged": missed }).to_string(),
+        (Received::Event(event), false) => format_event(event),
+        (Received::Lagged(missed), false) => format_lagged(*missed),
     };
     let mut out = anstream::stdout();
     writeln!(out, "{text}")?;

@@ -7,7 +7,7 @@ use crate::exit::ProgramExit;
 use crate::format::{format_event, format_lagged};
 use anstream::adapter::strip_str;
 use anstream::{AutoStream, ColorChoice};
-use pepita_supervisor::control::{Call, Client, Heard};
+use pepita_supervisor::control::{Call, Client, Received};
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
@@ -96,7 +96,7 @@ pub(super) async fn run(mut client: Client) -> Result<(), Failure> {
         lines.truncate(height.saturating_sub(1));
         screen.draw(&lines)?;
         tokio::select! {
-            received = client.hear() => match received? {
+            received = client.receive() => match received? {
                 Some(received) => keep(&mut events, &received),
                 None => break,
             },
@@ -111,11 +111,11 @@ pub(super) async fn run(mut client: Client) -> Result<(), Failure> {
 }
 
 /// Keeps the line of an event, and drops the oldest line over the limit.
-fn keep(events: &mut VecDeque<String>, received: &Heard) {
+fn keep(events: &mut VecDeque<String>, received: &Received) {
     let line = match received {
-        Heard::Event(event) => format_event(event),
-        Heard::Lagged(missed) => format_lagged(*missed),
-        Heard::Answer { .. } => return,
+        Received::Event(event) => format_event(event),
+        Received::Lagged(missed) => format_lagged(*missed),
+        Received::Answer { .. } => return,
     };
     if events.len() == EVENTS {
         events.pop_front();

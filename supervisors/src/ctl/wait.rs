@@ -42,7 +42,7 @@ async fn watch(socket: &Path, vms: &[String], waiting_for: &mut String) -> Resul
             return Ok(());
         }
         *waiting_for = missing.join(", ");
-        if client.hear().await?.is_none() {
+        if client.receive().await?.is_none() {
             return Err(Failure::new(
                 ProgramExit::Failed,
                 format!("the supervisor has ended: {waiting_for}"),
