@@ -1,28 +1,28 @@
-//! The configuration file as the programs read it.
+//! Reads the configuration file for the programs: the library reads it, and what depends on the environment is added.
 
 use crate::exit::ProgramExit;
 use pepita_launcher::rundir::RunDir;
 use pepita_supervisor::config::{Checked, ConfigErrors, load as load_as_written};
 use std::path::{Path, PathBuf};
 
-/// Where a supervisor's control socket is unless somebody says otherwise.
+/// The control socket of a supervisor when neither an option nor a configuration names one.
 pub const DEFAULT_SOCKET: &str = "/run/pepita-supervisor/control.sock";
 
-/// Reads a configuration and fills in what depends on the environment: where the launcher would keep its run directories.
-/// Whoever asks the supervisor for it, from another environment, gets the same.
+/// Reads a configuration and fills in what depends on the environment: the launcher's run directory. A client that asks the
+/// supervisor for its configuration, from another environment, so gets the same answer.
 ///
 /// # Errors
-/// As [`pepita_supervisor::config::load`].
+/// Returns the errors of [`pepita_supervisor::config::load`].
 pub fn load(file: &Path) -> Result<Checked, ConfigErrors> {
     let mut checked = load_as_written(file)?;
     if checked.spec.run_dir.is_none() {
-        // Where it cannot be used the launcher says why.
+        // When there is no usable directory, the launcher says why.
         checked.spec.run_dir = RunDir::choose(None).ok().map(|dir| dir.path().to_owned());
     }
     Ok(checked)
 }
 
-/// Says what is wrong with a configuration and what to know about it.
+/// Prints the mistakes of a configuration, or the advice about it.
 pub fn check(file: &Path) -> ProgramExit {
     match load(file) {
         Err(errors) => {
@@ -33,25 +33,25 @@ pub fn check(file: &Path) -> ProgramExit {
             for advice in &checked.advice {
                 anstream::println!("{advice}\n");
             }
-            let (groups, vms) = (checked.spec.groups.len(), checked.spec.groups.iter().map(|g| g.vms.len()));
-            let vms: usize = vms.sum();
-            anstream::println!("{}: good; {}", file.display(), amount(vms, groups));
+            let groups = &checked.spec.groups;
+            let vms = groups.iter().map(|group| group.vms.len()).sum();
+            anstream::println!("{}: good; {}", file.display(), amount(vms, groups.len()));
             ProgramExit::Ok
         }
     }
 }
 
-/// `2 VMs in 1 group`.
+/// Returns the size of a tree in words, such as `2 VMs in 1 group`.
 pub fn amount(vms: usize, groups: usize) -> String {
     let plural = |n: usize| if n == 1 { "" } else { "s" };
     format!("{vms} VM{} in {groups} group{}", plural(vms), plural(groups))
 }
 
-/// The control socket that a configuration names. Its other mistakes do not matter here: they are in the file, and the
-/// supervisor runs with a former one.
+/// Returns the control socket that a configuration names. Other mistakes of the file do not matter: the supervisor runs
+/// with a former version of it.
 ///
 /// # Errors
-/// When the file names none.
+/// Says why the file cannot be read, or that it names no control socket.
 pub fn socket(file: &Path) -> Result<PathBuf, String> {
     let shown = file.display();
     let text = std::fs::read_to_string(file).map_err(|e| format!("{shown}: {e}"))?;

@@ -41,10 +41,14 @@ const REQUESTS: usize = 16;
 
 /// Runs the tree of a configuration until a signal, a client or the tree itself ends it.
 pub async fn run(options: &Options) -> ProgramExit {
-    if options.check {
-        return check(&options.config);
+    if options.schema {
+        anstream::println!("{:#}", pepita_supervisor::config::schema());
+        return ProgramExit::Ok;
     }
-    let checked = match load(&options.config) {
+    if options.check {
+        return check(options.config());
+    }
+    let checked = match load(options.config()) {
         Ok(checked) => checked,
         Err(errors) => {
             anstream::eprintln!("{errors}");
@@ -129,7 +133,7 @@ impl<'o> Daemon<'o> {
             on_exit: spec.on_exit,
         });
         let (sender, mut requests) = mpsc::channel(REQUESTS);
-        let control = socket.map(|socket| socket.serve(&tree, hooks(&options.config, sender)));
+        let control = socket.map(|socket| socket.serve(&tree, hooks(options.config(), sender)));
         let control = match control.transpose() {
             Ok(control) => control,
             Err(e) => {
@@ -224,7 +228,7 @@ impl<'o> Daemon<'o> {
     /// Applies the configuration as it is written now, as a whole or not at all.
     async fn reload(&self) {
         self.notify.reloading();
-        let file = self.options.config.clone();
+        let file = self.options.config().to_owned();
         // On a thread of its own, because a disk may be slow.
         let read = tokio::task::spawn_blocking(move || load(&file)).await;
         let plan = match read {

@@ -2,7 +2,7 @@
 
 use crate::printer::OutputFormat;
 use clap::Parser;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Keeps daemons alive in microVMs: runs the supervision tree of a configuration file, in the foreground.
 #[derive(Debug, Parser)]
@@ -15,11 +15,14 @@ use std::path::PathBuf;
 )]
 pub struct Options {
     /// The configuration; config/reference.toml has every key
-    #[arg(long, short, value_name = "FILE")]
-    pub config: PathBuf,
+    #[arg(long, short, value_name = "FILE", required_unless_present = "schema")]
+    config: Option<PathBuf>,
     /// Print the mistakes of the configuration and advice about it, and start nothing
     #[arg(long)]
     pub check: bool,
+    /// Print the JSON schema of configurations, for editors, and start nothing
+    #[arg(long, exclusive = true)]
+    pub schema: bool,
     /// Print each event as a JSON object, one a line
     #[arg(long, conflicts_with = "quiet")]
     pub json: bool,
@@ -32,6 +35,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// Returns the file of the configuration.
+    ///
+    /// # Panics
+    /// With `--schema`, the only option that needs no configuration.
+    pub(super) fn config(&self) -> &Path {
+        self.config.as_deref().expect("--config is required without --schema")
+    }
+
     /// Returns how events are printed.
     pub(super) fn format(&self) -> OutputFormat {
         match (self.quiet, self.json) {

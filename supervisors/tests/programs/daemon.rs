@@ -102,6 +102,17 @@ fn a_check_gives_advice_and_starts_nothing() {
 }
 
 #[test]
+fn the_schema_is_printed_without_a_configuration() {
+    let mut pepitad = std::process::Command::new(env!("CARGO_BIN_EXE_pepitad"));
+    let output = pepitad.arg("--schema").output().expect("it runs");
+    assert!(output.status.success());
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(schema, pepita_supervisor::config::schema());
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_pepitad")).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(64), "without --schema a configuration is required");
+}
+
+#[test]
 fn a_second_supervisor_is_refused_and_the_first_goes_on() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = host.ready();
