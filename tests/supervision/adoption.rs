@@ -6,6 +6,7 @@ use pepita_supervisor::observe::EventKind;
 use pepita_supervisor::policy::Exit;
 use pepita_supervisor::spec::{Incarnation, OnExit, Orphans, Strategy, TreeSpec};
 use pepita_supervisor::tree::StartError;
+use pepita_wire::record::CallErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,6 +46,23 @@ async fn a_vm_whose_entry_cannot_be_read_runs_on_and_is_adopted() {
     let aside = dir.path().join("vms/b.json.unreadable");
     assert_eq!(std::fs::read_to_string(aside).expect("kept"), "{\"vm_id\": \"du");
     rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_whose_run_directory_cannot_be_read_runs_on_unsupervised() {
+    // semantics 13.2.
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = Rig::ready(spec(dir.path())).await.leave().await;
+    host.kill_monitor("c");
+    host.refuse_adoption("c", CallErrorKind::Unreadable);
+    let before = host.calls().len();
+    let mut rig = Rig::on(host, spec(dir.path())).await;
+    rig.event(|event| matches!(&event.kind, EventKind::Notice { vm: Some(vm), .. } if vm.as_str() == "c"))
+        .await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(rig.host.calls()[before..].iter().all(|call| call.what != What::Destroy));
+    assert!(rig.host.alive().contains(&"c".to_owned()));
+    rig.leave().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,6 +43,9 @@ impl Pepita for Host {
             sleep(Duration::from_millis(2)).await;
             let mut world = self.world();
             let machine = world.machines.get_mut(vm.id().as_str()).ok_or_else(|| none(vm))?;
+            if let Some(kind) = machine.plan.refusal {
+                return Err(refused(kind, "as planned"));
+            }
             machine.monitored = true;
             let record = machine.record.borrow().clone();
             Ok(record)

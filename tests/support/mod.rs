@@ -242,6 +242,12 @@ impl Host {
         self.end_of(&id(vm), serial.expect("there is such a VM"), fate);
     }
 
+    /// From now on the launcher refuses to adopt the VM.
+    pub(crate) fn refuse_adoption(&self, vm: &str, kind: pepita_wire::record::CallErrorKind) {
+        let mut world = self.world();
+        world.machines.get_mut(&id(vm)).expect("there is such a VM").plan.refusal = Some(kind);
+    }
+
     /// The monitor of a VM dies; the VM does not.
     pub(crate) fn kill_monitor(&self, vm: &str) {
         let mut world = self.world();

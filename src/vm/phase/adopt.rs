@@ -3,6 +3,7 @@
 
 use super::{Effect, Intent, Life, Link, Phase, RETRY_DELAY, Stage};
 use crate::executor::ExecutorError;
+use crate::policy::Ending;
 use crate::spec::Cid;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Exit, StatusRecord};
@@ -49,6 +50,9 @@ impl Life {
             (Intent::Watch | Intent::Stop, Err(ExecutorError::Gone)) => {
                 self.phase = Phase::Adopting { intent, retry_at: Some(now + RETRY_DELAY) };
             }
+            (Intent::Watch | Intent::Stop, Err(error)) if error.kind() == Some(CallErrorKind::Unreadable) => {
+                self.unreadable(&error);
+            }
             (Intent::Stop, Err(_)) => self.remove_stopped(now),
             (Intent::Watch, Err(error)) => self.not_adopted(now, &error),
         }
@@ -64,6 +68,13 @@ impl Life {
             self.effects.push(Effect::Watch(record.clone()));
         }
         self.status(now, &record);
+    }
+
+    /// Gives up a VM of which a stored file cannot be read. The VM runs on, and only an operator removes it
+    /// (semantics 13.2).
+    fn unreadable(&mut self, error: &ExecutorError) {
+        self.effects.push(Effect::Notice(format!("cannot be taken over, runs on unsupervised: {error}")));
+        self.gone(Ending::NotLaunched { recoverable: false, message: error.to_string() });
     }
 
     fn not_adopted(&mut self, now: Instant, error: &ExecutorError) {
