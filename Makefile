@@ -1,61 +1,62 @@
-# The two commands of the README are `make run` and `make test`. Each does its own set-up.
+# The README names `make run` and `make test`. Each target installs what it needs before it starts.
 .PHONY: help setup run demo test lint doc soak faults chaos test-upgrade test-vhost bench-vhost interop bench bench-scale bench-restart
 
-help: ## What there is
+help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: ## QEMU, a guest kernel, vsock's back-end, our programs, the guest images
+setup: ## Install QEMU, a guest kernel and the vsock back-end; build the programs and the guest images
 	@./scripts/setup.sh
 
-run: setup ## Two microVMs under supervision, in the foreground; Ctrl-C stops them in order
+run: setup ## Supervise two microVMs in the foreground; Ctrl-C stops them in order
 	@target/debug/pepitad --config config/quickstart.toml
 
-demo: setup ## The same scripted: boot, kill one, see it come back, stop
+demo: setup ## Run a script: boot two microVMs, kill one, wait until it is back, stop both
 	@./scripts/demo.sh
 
-lint: ## Formatting and clippy
+lint: ## Check the formatting and run clippy
 	cargo fmt --all --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 
-doc: ## The book of the crates, without warnings
+doc: ## Build the API documentation; a warning is an error
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 
-test: setup lint doc ## Everything that CI checks, real microVMs included
+test: setup lint doc ## Run lint, doc, all tests (with real microVMs) and interop
 	@./scripts/test.sh
 	$(MAKE) interop
 
-soak: setup ## 50 boots of one microVM in a row
+soak: setup ## Boot a microVM 50 times in a row
 	PEPITA_SOAK_BOOTS=50 cargo test --test microvm -- --nocapture boots_in_a_row
 
-faults: setup ## Each fault of a real microVM, the long form
+faults: setup ## Run the long form of the launcher's fault tests
 	PEPITA_LONG=1 cargo test -p pepita-launcher -- --nocapture
 
-chaos: setup ## Five minutes of random kills
+chaos: setup ## Kill random processes of a supervised tree for five minutes
 	PEPITA_CHAOS_SECONDS=300 cargo test -p pepita-supervisors --test programs -- --nocapture random_kills
 
-test-upgrade: setup ## VMs of an older version (commit 445d9af) go on under this one
+test-upgrade: setup ## Take over VMs that the programs of commit 445d9af have started
 	@./scripts/test-upgrade.sh
 
-test-vhost: setup ## Kernel vsock: inner microVMs inside an outer one whose kernel has vhost_vsock
+test-vhost: setup ## Test kernel vsock: microVMs inside a microVM whose kernel has vhost_vsock
 	cargo test --no-run --test microvm
 	cargo test --test vhost -- --nocapture
 
-bench-vhost: setup ## The link's cost over kernel vsock, in a VM in a VM
+bench-vhost: setup ## Measure the link over kernel vsock, in a microVM inside a microVM
 	cargo bench -p pepita-supervisor --bench link --no-run
 	cargo test --no-run --test microvm
 	PEPITA_VHOST_BENCH=1 cargo test --test vhost -- --nocapture
 
-interop: setup ## duende-core's own adapter on our pepita, and ours in its place
+interop: setup ## Test duende-core's adapter with our launcher, and our adapter in its place
 	cd tests/interop/duende-client && CARGO_TARGET_DIR=../../../target/duende cargo test --locked
 	cd tests/interop/duende-interop && CARGO_TARGET_DIR=../../../target/duende cargo test --locked
 
-bench: setup ## What is promised as a number
+bench: setup ## Run all benchmarks
+	cargo build --release --workspace --bins
 	cargo bench --workspace
 
-bench-scale: ## 500 VMs in one tree (plain processes): start, 100 killed at once, memory, at rest
+bench-scale: ## Measure 500 VMs (plain processes) in one tree: start, 100 kills at once, memory, idle cost
 	cargo build --release --workspace --bins
 	cargo bench -p pepita-supervisor --bench scale
 
-bench-restart: ## From SIGKILL until the daemon runs again; other supervisors beside it, if installed
+bench-restart: ## Measure the time from SIGKILL until the daemon runs again, also of other installed supervisors
 	cargo build --release --workspace --bins
 	cargo bench -p pepita-supervisor --bench restart

@@ -1,6 +1,8 @@
-//! The link beside a bare echo over the same transport, in one run: round trip of a ping, throughput of a bulk stream.
+//! Measures the link: the round trip of a ping and the throughput of a bulk stream. The baseline is a bare echo and a bare
+//! stream over the same transport, measured in the same run.
 //!
-//! `PEPITA_LINK_PINGS` (2000), `PEPITA_LINK_MIB` (256), `PEPITA_LINK_STREAMS` (3).
+//! Variables, with their defaults: `PEPITA_LINK_PINGS` (2000), `PEPITA_LINK_MIB` (256), `PEPITA_LINK_STREAMS` (3),
+//! `PEPITA_LINK_ONLY` (`microVM` leaves out the plain process).
 
 mod common;
 
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-/// Where the guest's ticker echoes.
+/// The vsock port on which the guest's ticker echoes.
 const ECHO: u32 = 5001;
 
 fn number(variable: &str, default: u64) -> u64 {
@@ -34,9 +36,9 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// A line's worth there and back over the bare transport, and a ping over the link, in turn: what the machine does
-/// meanwhile, it does to both. On average, since a clock may tick more slowly than an echo comes.
-async fn there_and_back(mut bare: Box<dyn Stream>, tree: &Tree, pings: u32) -> (Duration, Duration) {
+/// Sends the bytes of a ping over the bare transport and back, and a ping over the link, in turn, so that other load on the
+/// machine slows both down. Returns the averages, because a clock may tick more slowly than an echo takes.
+async fn round_trips(mut bare: Box<dyn Stream>, tree: &Tree, pings: u32) -> (Duration, Duration) {
     bare.write_all(&0_u64.to_le_bytes()).await.expect("written");
     let line = ToGuest::request(1, "ping", serde_json::Value::Null).encode();
     let (mut back, mut echoes, mut times) = (vec![0; line.len()], Duration::ZERO, Duration::ZERO);
@@ -52,7 +54,7 @@ async fn there_and_back(mut bare: Box<dyn Stream>, tree: &Tree, pings: u32) -> (
     (echoes / pings, times / pings)
 }
 
-/// Reads so many bytes.
+/// Reads this many bytes, and returns how long that took.
 async fn drain(stream: &mut (impl tokio::io::AsyncRead + Unpin), bytes: u64) -> Duration {
     let (began, mut left, mut buffer) = (Instant::now(), bytes, vec![0; 64 * 1024]);
     while left > 0 {
@@ -63,11 +65,12 @@ async fn drain(stream: &mut (impl tokio::io::AsyncRead + Unpin), bytes: u64) -> 
     began.elapsed()
 }
 
+/// Returns the rate in MiB/s.
 fn rate(bytes: u64, took: Duration) -> f64 {
     bytes as f64 / took.as_secs_f64() / f64::from(1 << 20)
 }
 
-/// Our own conversation, turned into a bulk stream.
+/// Returns how long a bulk stream of the agent's conversation takes for `bytes`.
 async fn bulk(address: Address, status: &StatusRecord, command: Vec<String>, bytes: u64) -> Duration {
     let token = std::fs::read_to_string(Path::new(&status.dir).join(rundir::TOKEN)).expect("the token");
     let hello = Hello {
@@ -98,7 +101,7 @@ async fn measure(place: &Place, what: &str, machine: MachineSpec, ticker: &str) 
     let echo_at = if process { unix.to_string_lossy().into_owned() } else { ECHO.to_string() };
     vm.command.extend(["--serve".to_owned(), echo_at]);
     vm.start.ready = Readiness::Notify;
-    // In a VM in a VM, both emulated, a boot takes its time.
+    // A boot in a VM inside a VM takes minutes when both are emulated.
     vm.start.timeout = Duration::from_secs(600);
     let tree = place.start(vec![Place::group("g", vec![vm])]).await;
     tree.wait_ready(Duration::from_secs(600)).await.expect("ready");
@@ -122,23 +125,23 @@ async fn measure(place: &Place, what: &str, machine: MachineSpec, ticker: &str) 
         };
         stream
     };
-    let (there_and_back, ping) = there_and_back(bare().await, &tree, pings).await;
-    let (mut raws, mut ourss) = (Vec::new(), Vec::new());
+    let (echo, ping) = round_trips(bare().await, &tree, pings).await;
+    let (mut bare_times, mut link_times) = (Vec::new(), Vec::new());
     for _ in 0..number("PEPITA_LINK_STREAMS", 3) {
         let mut stream = bare().await;
         stream.write_all(&bytes.to_le_bytes()).await.expect("written");
-        raws.push(drain(&mut stream, bytes).await);
+        bare_times.push(drain(&mut stream, bytes).await);
         let fill = [ticker, "--fill", &bytes.to_string(), "--exit", "0"].map(str::to_owned).to_vec();
-        ourss.push(bulk(address.clone(), &status, fill, bytes).await);
+        link_times.push(bulk(address.clone(), &status, fill, bytes).await);
     }
-    let (raw, ours) = (rate(bytes, median(raws)), rate(bytes, median(ourss)));
+    let (bare_rate, link_rate) = (rate(bytes, median(bare_times)), rate(bytes, median(link_times)));
     println!(
-        "{what} over {}: ping {:.1} us, bare echo {:.1} us, ratio {:.2} (aim 1.2); bulk {ours:.0} MiB/s, bare {raw:.0} MiB/s, ratio {:.2} (aim 0.8)",
+        "{what} over {}: ping {:.1} us, bare echo {:.1} us, ratio {:.2} (aim 1.2); bulk {link_rate:.0} MiB/s, bare {bare_rate:.0} MiB/s, ratio {:.2} (aim 0.8)",
         if matches!(address, Address::Vhost { .. }) { "vhost" } else { "a Unix socket" },
         ping.as_secs_f64() * 1e6,
-        there_and_back.as_secs_f64() * 1e6,
-        ping.as_secs_f64() / there_and_back.as_secs_f64(),
-        ours / raw
+        echo.as_secs_f64() * 1e6,
+        ping.as_secs_f64() / echo.as_secs_f64(),
+        link_rate / bare_rate
     );
     tree.destroy().await;
 }
@@ -157,6 +160,7 @@ async fn measure_all() {
 
 #[tokio::main]
 async fn main() {
-    // On the runtime's own threads, as a host's tasks are: the thread that blocks on `main` is one more to wake.
+    // A task, so that it runs on a thread of the runtime as the tasks of a host do. The thread that blocks on `main` would have
+    // to be woken in addition.
     tokio::spawn(measure_all()).await.expect("measured");
 }

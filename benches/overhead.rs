@@ -1,7 +1,8 @@
-//! What supervision costs a boot: from the tree's decision to launch until Ready, beside the same kernel and image started by
-//! a bare QEMU command line until its agent answers. In turn, so that a noisy machine is noisy for both.
+//! Measures what supervision adds to a boot: the time from the tree's decision to launch until the VM is ready. The baseline
+//! is the same kernel and image, started by a bare QEMU command line, until the agent answers. Both run in turn, so that
+//! other load on the machine slows both down.
 //!
-//! `PEPITA_OVERHEAD_RUNS` (5).
+//! Variable, with its default: `PEPITA_OVERHEAD_RUNS` (5).
 
 mod common;
 
@@ -14,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const MEMORY: u32 = 128;
+/// The memory of both guests.
+const MEMORY_MB: u32 = 128;
 
 fn guest(file: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".guest").join(file);
@@ -22,7 +24,7 @@ fn guest(file: &str) -> PathBuf {
     path
 }
 
-/// Ends what it started, whatever happens.
+/// Kills the child processes when it is dropped, also by a panic.
 struct Running(Vec<Child>);
 
 impl Drop for Running {
@@ -34,7 +36,7 @@ impl Drop for Running {
     }
 }
 
-/// A person's command line: QEMU, the vsock back-end, and a look whether somebody answers.
+/// Starts the vsock back-end and QEMU as a person would, and returns how long it takes until the agent answers.
 fn bare(dir: &Path, kernel: &Path, tsc: &str) -> Duration {
     std::fs::create_dir_all(dir).expect("made");
     let (socket, uds) = (dir.join("vh.sock"), dir.join("v.sock"));
@@ -59,8 +61,8 @@ fn bare(dir: &Path, kernel: &Path, tsc: &str) -> Duration {
     );
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-M", "microvm,memory-backend=mem,isa-serial=off", "-accel", "tcg", "-smp", "1"]);
-    qemu.args(["-m", &format!("{MEMORY}M"), "-object"]);
-    qemu.arg(format!("memory-backend-memfd,id=mem,size={MEMORY}M,share=on"));
+    qemu.args(["-m", &format!("{MEMORY_MB}M"), "-object"]);
+    qemu.arg(format!("memory-backend-memfd,id=mem,size={MEMORY_MB}M,share=on"));
     qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(guest("ticker.cpio")).args(["-append", &append]);
     qemu.args([
         "-device",
@@ -89,12 +91,12 @@ fn bare(dir: &Path, kernel: &Path, tsc: &str) -> Duration {
 
 fn answers(uds: &Path) -> bool {
     let Ok(mut stream) = UnixStream::connect(uds) else { return false };
-    // A request that came before the guest's driver did is never answered: another one is.
+    // A connect request that comes before the guest's driver is loaded is never answered. A later one is.
     stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a socket");
     let hello = "{\"hello\":{\"generation\":1,\"incarnation\":1,\"token\":\"bench\"}}\n";
     let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
     let mut line = String::new();
-    // End of file instead of OK: nobody listens yet.
+    // The end of the stream instead of OK: no program in the guest listens yet.
     if stream.write_all(b"CONNECT 5000\n").is_err() || reader.read_line(&mut line).is_err() || line.is_empty()
     {
         return false;
@@ -105,11 +107,11 @@ fn answers(uds: &Path) -> bool {
         && line.contains("hello")
 }
 
-/// From the event that says "starting" to the one that says "ready", in one tree of one VM.
+/// Starts a tree of one VM, and returns the time between the events that say "starting" and "ready".
 async fn supervised(place: &Place) -> Duration {
     let machine = MachineSpec {
         vcpus: 1,
-        memory_mb: MEMORY,
+        memory_mb: MEMORY_MB,
         ..MachineSpec::qemu(guest("vmlinuz"), guest("ticker.cpio"))
     };
     let mut vm = VmSpec::new(VmName::new("bench").expect("a good name"), machine);
@@ -143,7 +145,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 async fn main() {
     let runs: usize = std::env::var("PEPITA_OVERHEAD_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
     let place = Place::new();
-    // Once before: the unpacked kernel and the TSC's frequency come from the cache afterwards, for both.
+    // One run before the measurement fills the cache with the unpacked kernel and the TSC's frequency, for both.
     supervised(&place).await;
     let cache = place.path("r").join(".cache");
     let kernel = std::fs::read_dir(&cache).expect("the cache").flatten().map(|entry| entry.path());

@@ -1,7 +1,8 @@
-//! How soon a daemon runs again after a SIGKILL, measured by the daemon itself: it writes its pid down. The same for
-//! other supervisors, where they are installed.
+//! Measures the time from a SIGKILL until the daemon runs again: until its new process has written its pid to a file. The
+//! baseline are other supervisors, as far as they are installed, measured in the same run and the same way.
 //!
-//! `PEPITA_RESTART_KILLS` (200), `PEPITA_RESTART_ONLY` (`pepita`, or a peer's name).
+//! Variables, with their defaults: `PEPITA_RESTART_KILLS` (200), `PEPITA_RESTART_ONLY` (`pepita`, or the name of another
+//! supervisor).
 
 mod common;
 mod peers;
@@ -11,20 +12,20 @@ use pepita_supervisor::tree::Tree;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// At most so long for anything.
+/// How long to wait for a restart before the benchmark fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Killed at once.
+/// How many daemons run, and how many are killed at once at the end.
 const MANY: usize = 100;
 
-/// The pid that the daemon wrote down last; 0 = none yet.
+/// Returns the pid that the daemon wrote last; 0 when it has written none.
 pub(crate) fn pid_in(file: &Path) -> u32 {
-    // The newline is written with it.
+    // Without the newline the file is not complete yet.
     let text = std::fs::read_to_string(file).unwrap_or_default();
     text.strip_suffix('\n').and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// Waits for another pid than this in the file.
+/// Waits until the file has another pid than `former`, and returns it.
 pub(crate) fn await_other(file: &Path, former: u32) -> u32 {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -33,7 +34,7 @@ pub(crate) fn await_other(file: &Path, former: u32) -> u32 {
             pid if pid != former => return pid,
             _ => {}
         }
-        assert!(Instant::now() < deadline, "{}: nobody came back", file.display());
+        assert!(Instant::now() < deadline, "{}: the daemon was not restarted", file.display());
         std::thread::sleep(Duration::from_micros(100));
     }
 }
@@ -59,7 +60,7 @@ async fn pepita() {
     let daemon = place.daemon();
     let files: Vec<PathBuf> = (0..MANY).map(|n| place.path(&format!("pid-{n}"))).collect();
     let vms = files.iter().enumerate().map(|(n, file)| place.vm(&format!("vm-{n}"), &[&daemon, file]));
-    // Each in a group of its own: they start side by side.
+    // Each VM is in a group of its own, because groups start at the same time.
     let groups = vms.enumerate().map(|(n, vm)| Place::group(&format!("g-{n}"), vec![vm])).collect();
     place.with(groups, |tree| measure(tree, files)).await;
 }

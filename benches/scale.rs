@@ -1,6 +1,7 @@
-//! Many VMs in one tree, with the real launcher and `--vmm process`: `make bench-scale`.
+//! Measures many VMs in one tree, with the real launcher and `--vmm process`: `make bench-scale`. The memory of the empty
+//! process, measured before, is the baseline of the memory for a VM.
 //!
-//! `PEPITA_SCALE_VMS` (500), `PEPITA_SCALE_REST_SECONDS` (60).
+//! Variables, with their defaults: `PEPITA_SCALE_VMS` (500), `PEPITA_SCALE_REST_SECONDS` (60).
 
 mod common;
 
@@ -9,35 +10,35 @@ use pepita_supervisor::tree::Tree;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// VMs of a group start one after the other; groups side by side.
+/// How many VMs are in a group. The VMs of a group start one after the other, and groups at the same time.
 const GROUP: usize = 10;
 
-/// At most so long for anything.
+/// How long to wait for all VMs before the benchmark fails.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 fn number(variable: &str, default: usize) -> usize {
     std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
-/// Of our own process, in KiB.
-fn rss() -> usize {
+/// Returns the resident memory of this process, in KiB.
+fn rss_kib() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
     line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
 }
 
-/// Processor time that these processes have used.
+/// Returns the processor time that these processes have used.
 fn used(pids: &[u32]) -> Duration {
     let ticks = |pid: &u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let fields: Vec<u64> = stat.rsplit_once(") ")?.1.split(' ').map(|f| f.parse().unwrap_or(0)).collect();
         Some(fields.get(11)? + fields.get(12)?)
     };
-    // A hundred ticks a second on every Linux there is.
+    // USER_HZ is 100 on all architectures that this project runs on.
     Duration::from_millis(pids.iter().filter_map(ticks).sum::<u64>() * 10)
 }
 
-/// The monitors and agents of this run directory.
+/// Returns the pids of the monitors and agents of this run directory.
 fn others(run: &Path) -> Vec<u32> {
     let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
     let here =
@@ -56,7 +57,7 @@ async fn main() {
     });
     let groups = groups.collect();
     println!("{vms} VMs (--vmm process) in groups of {GROUP}, launcher {}", place.pepita.display());
-    let (run, empty, before) = (place.path("r"), rss(), Instant::now());
+    let (run, empty, before) = (place.path("r"), rss_kib(), Instant::now());
     let stop = place.with(groups, move |tree| measure(tree, run, vms, empty, before)).await;
     println!("stop                        {:>12}", ms(stop));
 }
@@ -65,8 +66,8 @@ async fn measure(tree: Tree, run: PathBuf, vms: usize, empty: usize, before: Ins
     let memory = || {
         println!(
             "supervisor's memory         {:>9} KiB   {:.1} KiB a VM",
-            rss(),
-            rss().saturating_sub(empty) as f64 / vms as f64
+            rss_kib(),
+            rss_kib().saturating_sub(empty) as f64 / vms as f64
         )
     };
     all_ready(&tree, &[], PATIENCE).await;

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Brings what a fresh Debian 12 lacks: QEMU, a guest kernel, vsock's back-end, the static agent, the guest images.
-# Idempotent: what is there already is left alone. Everything but QEMU stays in this folder (.tools/ and .guest/).
+# Installs and builds what a fresh Debian 12 lacks: QEMU, a guest kernel, the vsock back-end, the static agent and the guest
+# images. A second run changes nothing that is there already. Only Debian packages are installed outside this folder; the
+# rest goes to .tools/, .guest/ and target/.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -29,8 +30,8 @@ command -v qemu-system-x86_64 >/dev/null 2>&1 || missing="$missing qemu-system-x
 updated=
 update() {
     [ -n "$updated" ] && return
-    say "asking Debian's package lists (apt-get update)"
-    as_root apt-get update -qq || die "apt-get update failed: is there a network?"
+    say "updating the package lists (apt-get update)"
+    as_root apt-get update -qq || die "apt-get update failed: is the network up?"
     updated=yes
 }
 if [ -n "$missing" ]; then
@@ -51,7 +52,7 @@ if [ ! -f .guest/vmlinuz ]; then
         update
         name=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-.*\)/\1/p' | head -n 1)
     fi
-    [ -n "$name" ] || die "Debian's package linux-image-cloud-amd64 is not to be had"
+    [ -n "$name" ] || die "apt has no package linux-image-cloud-amd64"
     say "downloading the guest's kernel ($name)"
     rm -rf .guest/deb
     mkdir -p .guest/deb
@@ -68,17 +69,17 @@ if [ ! -f .guest/vmlinuz ]; then
     mv .guest/vmlinuz.part .guest/vmlinuz
 fi
 
-# --- vsock where the host's kernel has none --------------------------------------------------------------------------
+# --- The vsock back-end, for hosts whose kernel has no vhost_vsock ---------------------------------------------------
 if [ ! -x .tools/bin/vhost-device-vsock ]; then
     say "building vhost-device-vsock $BACKEND_VERSION (once, about a minute)"
     cargo install vhost-device-vsock --version "$BACKEND_VERSION" --locked --root .tools --quiet ||
         die "vhost-device-vsock could not be built"
 fi
 
-# --- Our programs, the static agent, the images ----------------------------------------------------------------------
-say "building (cargo)"
+# --- The programs, the static agent, the images ----------------------------------------------------------------------
+say "building the programs (cargo)"
 cargo build --quiet --workspace --bins
-# With --target, so that build scripts and macros do not get the flag.
+# --target keeps the flag away from build scripts and procedural macros.
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet -p pepita-guest -p pepita-ticker --profile guest --target "$TARGET" \
     --target-dir target/static
 agent=target/static/$TARGET/guest/daemonctl
@@ -86,7 +87,7 @@ ticker=target/static/$TARGET/guest/ticker
 for image in .guest/ticker.cpio .guest/ticker.ext4; do
     if [ ! -f "$image" ] || [ "$agent" -nt "$image" ] || [ "$ticker" -nt "$image" ] ||
         [ target/debug/pepita -nt "$image" ]; then
-        say "making $image"
+        say "building $image"
         case $image in
         *.cpio) target/debug/pepita image build --agent "$agent" --daemon "$ticker" --kernel-package .guest/modules --output "$image" ;;
         *) target/debug/pepita image build --agent "$agent" --daemon "$ticker" --output "$image" ;;
@@ -94,4 +95,4 @@ for image in .guest/ticker.cpio .guest/ticker.ext4; do
     fi
 done
 ln -sf "../$agent" .guest/daemonctl
-say "set up"
+say "setup is complete"

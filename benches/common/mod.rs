@@ -1,4 +1,4 @@
-//! What both benches need: a run directory of their own, a tree of plain processes in it, and nothing left at the end.
+//! What the benchmarks share: a run directory of their own, a tree in it, and the removal of its VMs at the end.
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 use pepita_supervisor::executor::find;
@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A place for one bench. What runs in it is destroyed with it.
+/// The directories of one benchmark. Dropping it destroys the VMs that run in them.
 pub(crate) struct Place {
     dir: tempfile::TempDir,
     pub(crate) pepita: PathBuf,
@@ -21,7 +21,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        // In memory, as the launcher's own run directory is (/run): else the disk would be measured.
+        // In memory, as the launcher's usual run directory (/run) is. Elsewhere the disk would be measured.
         let home = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
         let dir = tempfile::Builder::new().prefix("pb").tempdir_in(home).expect("a directory");
         let named = std::env::var_os("PEPITA").map_or_else(|| PathBuf::from("pepita"), PathBuf::from);
@@ -33,7 +33,7 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    /// A script that writes its pid down and stays.
+    /// Writes a script that writes its pid to a file and then sleeps.
     pub(crate) fn daemon(&self) -> PathBuf {
         let path = self.path("daemon");
         std::fs::write(&path, "#!/bin/sh\necho $$ > \"$1\"\nexec sleep 1000000\n").expect("written");
@@ -41,7 +41,7 @@ impl Place {
         path
     }
 
-    /// A VM whose daemon is this.
+    /// Returns a VM that is a plain process with this daemon.
     pub(crate) fn vm(&self, name: &str, command: &[&Path]) -> VmSpec {
         let mut vm = VmSpec::new(VmName::new(name).expect("a good name"), MachineSpec::process());
         vm.command = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -62,8 +62,8 @@ impl Place {
         Tree::start(spec).await.unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// Does the work on a tree of these groups, and takes the tree down, however the work ends: done, failed, or
-    /// interrupted by somebody. Gives back how long the stop took.
+    /// Runs `work` on a tree of these groups and ends the tree afterwards, also when the work fails or a signal interrupts
+    /// it. Returns how long the stop took.
     pub(crate) async fn with<W: Future<Output = ()> + Send + 'static>(
         &self,
         groups: Vec<GroupSpec>,
@@ -79,7 +79,7 @@ impl Place {
         };
         let before = Instant::now();
         if let Err(why) = outcome {
-            // While a tree keeps them up, VMs that are destroyed come back.
+            // Through the tree: it would restart VMs that are destroyed behind its back.
             tree.destroy().await;
             panic!("{why}");
         }
@@ -95,7 +95,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // After an orderly stop there is none.
+        // After an orderly stop the list is empty.
         let names = self.call(&["list", "--format", "name"]);
         for name in String::from_utf8_lossy(&names).lines() {
             self.call(&["destroy", "--name", name, "--force"]);
@@ -103,7 +103,7 @@ impl Drop for Place {
     }
 }
 
-/// Launches at once: two for each processor, unless `PEPITA_BENCH_PARALLEL` says otherwise.
+/// Returns how many launches may run at once: two for each processor, or what `PEPITA_BENCH_PARALLEL` says.
 fn parallel() -> usize {
     let cpus = std::thread::available_parallelism().map_or(2, usize::from);
     std::env::var("PEPITA_BENCH_PARALLEL").ok().and_then(|n| n.parse().ok()).unwrap_or(cpus * 2)
@@ -116,11 +116,11 @@ pub(crate) fn make_executable(path: &Path) {
 
 pub(crate) fn kill(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
-    // It may have ended meanwhile.
+    // The process may have ended meanwhile.
     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
 }
 
-/// Waits until every VM is Ready, and those of `killed` in a newer incarnation.
+/// Waits until every VM is ready, and each VM of `killed` in a newer incarnation than the given one.
 pub(crate) async fn all_ready(tree: &Tree, killed: &[(String, u64)], patience: Duration) {
     let deadline = Instant::now() + patience;
     loop {
@@ -140,12 +140,12 @@ pub(crate) async fn all_ready(tree: &Tree, killed: &[(String, u64)], patience: D
     }
 }
 
-/// Milliseconds, for people.
+/// Formats a duration in milliseconds.
 pub(crate) fn ms(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }
 
-/// The value below which this part of the sorted ones lies.
+/// Returns the value below which this part of the sorted values lies.
 pub(crate) fn percentile(sorted: &[Duration], part: f64) -> Duration {
     let last = sorted.len().saturating_sub(1);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]

@@ -1,5 +1,5 @@
-//! Other supervisors, measured in the same way where they are installed. Each starts the same daemon a hundred times,
-//! with no delay of its own where that can be said.
+//! Other supervisors, as far as they are installed, measured in the same way. Each starts the same daemon a hundred times,
+//! without a restart delay where it can be configured.
 
 use crate::common::{kill, make_executable};
 use crate::{MANY, await_other, kills, pid_in, report};
@@ -8,8 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Starts a supervisor in a directory for these daemons: a script and its argument each.
-type Start = fn(&Path, &[(PathBuf, PathBuf)]) -> Vec<Child>;
+/// A daemon: a script that writes its pid to a file.
+struct Daemon {
+    script: PathBuf,
+    file: PathBuf,
+}
+
+/// Starts a supervisor of these daemons, with its files in a directory.
+type Start = fn(&Path, &[Daemon]) -> Vec<Child>;
 
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
@@ -24,16 +30,19 @@ pub(crate) const ALL: [Peer; 4] = [
     Peer { name: "erlang", program: "escript", start: erlang },
 ];
 
-/// Ends what it started, whatever happens.
-struct Running(Vec<Child>, Vec<PathBuf>);
+/// Kills the supervisors and their daemons when it is dropped, also by a panic.
+struct Running {
+    supervisors: Vec<Child>,
+    files: Vec<PathBuf>,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        for child in &mut self.0 {
+        for child in &mut self.supervisors {
             let _ = child.kill();
             let _ = child.wait();
         }
-        self.1.iter().map(|file| pid_in(file)).filter(|pid| *pid != 0).for_each(kill);
+        self.files.iter().map(|file| pid_in(file)).filter(|pid| *pid != 0).for_each(kill);
     }
 }
 
@@ -53,14 +62,16 @@ pub(crate) fn measure(peer: &Peer) {
     std::fs::write(&script, "#!/bin/sh\necho $$ > \"$1.new\"\nmv \"$1.new\" \"$1\"\nexec sleep 1000000\n")
         .expect("written");
     make_executable(&script);
-    let daemons: Vec<_> = files.iter().map(|file| (script.clone(), file.clone())).collect();
-    let running = Running((peer.start)(dir.path(), &daemons), files.clone());
+    let daemon = |file: &PathBuf| Daemon { script: script.clone(), file: file.clone() };
+    let daemons: Vec<Daemon> = files.iter().map(daemon).collect();
+    let supervisors = (peer.start)(dir.path(), &daemons);
+    let running = Running { supervisors, files: files.clone() };
     let mut pids: Vec<u32> = files.iter().map(|file| await_other(file, 0)).collect();
-    // Some take a daemon for well only after a second.
+    // Some supervisors regard a daemon as started only after a second.
     std::thread::sleep(Duration::from_secs(2));
 
     let mut times = Vec::new();
-    // Those that wait for a second each time need not be asked two hundred times.
+    // Some supervisors wait for a second before each restart. Of these fewer kills are measured.
     let (deadline, mut n) = (Instant::now() + Duration::from_secs(30), 0);
     while n < kills() && Instant::now() < deadline {
         let at = n % MANY;
@@ -86,8 +97,8 @@ fn quiet(command: &mut Command) -> Child {
     command.spawn().expect("it is installed")
 }
 
-/// A service directory of runit and of s6: a script called `run`.
-fn service(dir: &Path, n: usize, (script, file): &(PathBuf, PathBuf)) -> PathBuf {
+/// Makes a service directory as runit and s6 read it: with a script called `run`.
+fn service(dir: &Path, n: usize, Daemon { script, file }: &Daemon) -> PathBuf {
     let service = dir.join(format!("service-{n}"));
     std::fs::create_dir(&service).expect("a directory");
     let run = service.join("run");
@@ -97,20 +108,20 @@ fn service(dir: &Path, n: usize, (script, file): &(PathBuf, PathBuf)) -> PathBuf
     service
 }
 
-fn runit(dir: &Path, daemons: &[(PathBuf, PathBuf)]) -> Vec<Child> {
+fn runit(dir: &Path, daemons: &[Daemon]) -> Vec<Child> {
     let services = daemons.iter().enumerate().map(|(n, daemon)| service(dir, n, daemon));
     services.map(|service| quiet(Command::new("runsv").arg(service))).collect()
 }
 
-fn s6(dir: &Path, daemons: &[(PathBuf, PathBuf)]) -> Vec<Child> {
+fn s6(dir: &Path, daemons: &[Daemon]) -> Vec<Child> {
     let services = daemons.iter().enumerate().map(|(n, daemon)| service(dir, n, daemon));
     services.map(|service| quiet(Command::new("s6-supervise").arg(service))).collect()
 }
 
-fn supervisord(dir: &Path, daemons: &[(PathBuf, PathBuf)]) -> Vec<Child> {
+fn supervisord(dir: &Path, daemons: &[Daemon]) -> Vec<Child> {
     let mut config =
         format!("[supervisord]\nnodaemon=true\nlogfile={0}/log\npidfile={0}/pid\n", dir.display());
-    for (n, (script, file)) in daemons.iter().enumerate() {
+    for (n, Daemon { script, file }) in daemons.iter().enumerate() {
         let (script, file) = (script.display(), file.display());
         let _ = write!(
             config,
@@ -122,10 +133,10 @@ fn supervisord(dir: &Path, daemons: &[(PathBuf, PathBuf)]) -> Vec<Child> {
     vec![quiet(Command::new("supervisord").arg("-c").arg(path))]
 }
 
-fn erlang(dir: &Path, daemons: &[(PathBuf, PathBuf)]) -> Vec<Child> {
+fn erlang(dir: &Path, daemons: &[Daemon]) -> Vec<Child> {
     let list: Vec<String> = daemons
         .iter()
-        .map(|(script, file)| format!("{{\"{}\", \"{}\"}}", script.display(), file.display()))
+        .map(|Daemon { script, file }| format!("{{\"{}\", \"{}\"}}", script.display(), file.display()))
         .collect();
     let program = format!(
         "#!/usr/bin/env escript\n\

@@ -1,5 +1,5 @@
-//! How long a caller waits: for `pepita --version`, and from `pepita run` until the daemon runs. Prints medians and their
-//! ratio to what is aimed at; asserts nothing, since machines differ.
+//! Measures how long a caller waits: for `pepita --version`, and from `pepita run` until the daemon runs. Prints medians and
+//! their ratio to the aim. Asserts no time, because machines differ.
 //!
 //! `cargo build --release --workspace --bins && cargo bench -p pepita-launcher --bench startup`
 
@@ -29,7 +29,7 @@ impl Bench {
         began.elapsed()
     }
 
-    /// Until the call returned, and until the daemon ran.
+    /// Runs a VM, and returns how long it took until the call returned, and until the daemon ran.
     fn run(&self) -> (Duration, Duration) {
         let began = Instant::now();
         let ticker = self.ticker.to_string_lossy();

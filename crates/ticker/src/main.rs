@@ -1,29 +1,45 @@
-//! An example daemon: says READY, prints a tick, stops when told. Its options make it fail in every way that a test needs.
+//! The example daemon of the guest images: reports READY, prints ticks, and stops on SIGTERM. Its options make it fail in
+//! each way that a test needs.
 
+use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant, SystemTime};
 
-const USAGE: &str = "usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] \
-    [--after MS] [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND] [--flood] [--eat MB] [--show NAME] [--serve PORT | PATH]";
+const USAGE: &str = "\
+usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
+              [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
+              [--flood] [--eat MB] [--show NAME] [--serve PORT | PATH]";
 
 #[derive(Default)]
 struct Options {
-    interval: Option<u64>,
+    /// The time between two ticks, in milliseconds.
+    interval_ms: Option<u64>,
+    /// Whether READY is never reported.
     no_ready: bool,
-    ready_after: Option<u64>,
-    watchdog: Option<u64>,
+    ready_after_ms: Option<u64>,
+    /// The time between two reports to the watchdog, in milliseconds.
+    watchdog_ms: Option<u64>,
+    /// Whether SIGTERM is ignored.
     ignore_term: bool,
-    after: Option<u64>,
+    /// When the end comes that `end` names, in milliseconds after READY.
+    after_ms: Option<u64>,
     end: Option<End>,
+    /// How many bytes of numbered lines are printed.
     print: Option<u64>,
+    /// How many bytes without line ends are printed, as fast as possible.
     fill: Option<u64>,
+    /// The limit for `print`, in bytes a second.
     rate: Option<u64>,
+    /// Whether lines are printed without end.
     flood: bool,
-    eat: Option<u64>,
+    /// How much memory is used, in MiB.
+    eat_mb: Option<u64>,
+    /// Variables of the environment to print; `cpus`, `clock` and `memory` are shown as the guest has them.
     show: Vec<String>,
+    /// Where to listen: a vsock port, or the path of a Unix socket.
     serve: Option<String>,
 }
 
@@ -34,44 +50,42 @@ enum End {
     PanicKernel,
 }
 
-fn options() -> Option<Options> {
+fn options() -> Result<Options, lexopt::Error> {
+    use lexopt::prelude::*;
     let mut options = Options::default();
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        let mut number = || args.next()?.parse::<u64>().ok();
-        match arg.as_str() {
-            "--interval" => options.interval = Some(number()?),
-            "--no-ready" => options.no_ready = true,
-            "--ready-after" => options.ready_after = Some(number()?),
-            "--watchdog" => options.watchdog = Some(number()?),
-            "--ignore-term" => options.ignore_term = true,
-            "--after" => options.after = Some(number()?),
-            "--exit" => options.end = Some(End::Exit(i32::try_from(number()?).ok()?)),
-            "--die" => options.end = Some(End::Die(i32::try_from(number()?).ok()?)),
-            "--panic-kernel" => options.end = Some(End::PanicKernel),
-            "--print" => options.print = Some(number()?),
-            "--fill" => options.fill = Some(number()?),
-            "--rate" => options.rate = Some(number()?),
-            "--flood" => options.flood = true,
-            "--eat" => options.eat = Some(number()?),
-            "--serve" => options.serve = Some(args.next()?),
-            "--show" => options.show.push(args.next()?),
-            _ => return None,
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("interval") => options.interval_ms = Some(parser.value()?.parse()?),
+            Long("no-ready") => options.no_ready = true,
+            Long("ready-after") => options.ready_after_ms = Some(parser.value()?.parse()?),
+            Long("watchdog") => options.watchdog_ms = Some(parser.value()?.parse()?),
+            Long("ignore-term") => options.ignore_term = true,
+            Long("after") => options.after_ms = Some(parser.value()?.parse()?),
+            Long("exit") => options.end = Some(End::Exit(parser.value()?.parse()?)),
+            Long("die") => options.end = Some(End::Die(parser.value()?.parse()?)),
+            Long("panic-kernel") => options.end = Some(End::PanicKernel),
+            Long("print") => options.print = Some(parser.value()?.parse()?),
+            Long("fill") => options.fill = Some(parser.value()?.parse()?),
+            Long("rate") => options.rate = Some(parser.value()?.parse()?),
+            Long("flood") => options.flood = true,
+            Long("eat") => options.eat_mb = Some(parser.value()?.parse()?),
+            Long("serve") => options.serve = Some(parser.value()?.string()?),
+            Long("show") => options.show.push(parser.value()?.string()?),
+            other => return Err(other.unexpected()),
         }
     }
-    Some(options)
+    Ok(options)
 }
 
 fn main() {
-    let Some(options) = options() else {
-        eprintln!("{USAGE}");
+    let options = options().unwrap_or_else(|why| {
+        eprintln!("ticker: {why}\n{USAGE}");
         std::process::exit(64);
-    };
-    if let Some(signals) =
-        options.ignore_term.then(|| [nix::sys::signal::Signal::SIGTERM].into_iter().collect())
-    {
-        let signals: nix::sys::signal::SigSet = signals;
-        signals.thread_block().expect("a signal that can be blocked");
+    });
+    if options.ignore_term {
+        let term: SigSet = [Signal::SIGTERM].into_iter().collect();
+        term.thread_block().expect("SIGTERM can be blocked");
     } else {
         stop_on_term();
     }
@@ -79,23 +93,23 @@ fn main() {
         serve(place);
     }
     for name in &options.show {
-        say(&format!("{name}={}", show(name)));
+        print_line(&format!("{name}={}", show(name)));
     }
     if let Some(bytes) = options.print {
-        print(bytes, options.rate);
+        print_numbered(bytes, options.rate);
     }
     if let Some(bytes) = options.fill {
-        // The descriptor itself: `Stdout` would look for line ends. Nobody may be reading any more.
+        // Writes to the descriptor, because `Stdout` would search for line ends. The reader may be gone.
         let _ =
             std::io::stdout().as_fd().try_clone_to_owned().and_then(|fd| fill(&mut File::from(fd), bytes));
     }
-    if let Some(ms) = options.ready_after {
+    if let Some(ms) = options.ready_after_ms {
         std::thread::sleep(Duration::from_millis(ms));
     }
     if !options.no_ready {
         notify("READY=1\nSTATUS=ticking");
     }
-    if let Some(ms) = options.watchdog {
+    if let Some(ms) = options.watchdog_ms {
         std::thread::spawn(move || {
             loop {
                 notify("WATCHDOG=1");
@@ -103,44 +117,43 @@ fn main() {
             }
         });
     }
-    if let Some(mb) = options.eat {
+    if let Some(mb) = options.eat_mb {
         let mut eaten = Vec::new();
         for _ in 0..mb {
             eaten.push(vec![1_u8; 1 << 20]);
         }
-        say(&format!("ate {} MiB", eaten.len()));
+        print_line(&format!("ate {} MiB", eaten.len()));
     }
     if options.flood {
-        print(u64::MAX, None);
+        print_numbered(u64::MAX, None);
     }
     if let Some(end) = options.end {
-        std::thread::sleep(Duration::from_millis(options.after.unwrap_or(0)));
+        std::thread::sleep(Duration::from_millis(options.after_ms.unwrap_or(0)));
         fail(end);
     }
-    let interval = Duration::from_millis(options.interval.unwrap_or(1000));
+    let interval = Duration::from_millis(options.interval_ms.unwrap_or(1000));
     for tick in 1_u64.. {
         std::thread::sleep(interval);
-        say(&format!("tick {tick}"));
+        print_line(&format!("tick {tick}"));
     }
 }
 
-/// SIGTERM: says so and exits with 0.
+/// Reports the stop on SIGTERM or SIGINT and exits with 0.
 fn stop_on_term() {
-    use nix::sys::signal::{SigSet, Signal};
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
-    // Before any thread, so that all have them blocked and one waits for them.
-    signals.thread_block().expect("signals that can be blocked");
+    // Before any thread starts: each inherits the mask, so that only the thread below gets the signals.
+    signals.thread_block().expect("SIGTERM and SIGINT can be blocked");
     std::thread::spawn(move || {
         if signals.wait().is_ok() {
             notify("STOPPING=1");
-            say("stopping");
+            print_line("stopping");
             std::process::exit(0);
         }
     });
 }
 
-fn say(line: &str) {
-    // Nobody may be reading.
+fn print_line(line: &str) {
+    // The reader may be gone.
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
@@ -150,8 +163,8 @@ fn notify(text: &str) {
     }
 }
 
-/// Listens on a vsock port, or on a Unix socket of this path. A client says eight bytes, little endian: 0 = echo what
-/// comes, anything else = send me so many.
+/// Listens on a vsock port, or on a Unix socket of this path. A client sends a number of eight bytes, little endian: 0 asks
+/// for an echo of all that follows, another number for as many bytes.
 fn serve(place: &str) {
     if let Ok(port) = place.parse() {
         let listener = vsock::VsockListener::bind_with_cid_port(vsock::VMADDR_CID_ANY, port);
@@ -184,7 +197,7 @@ fn answer(mut client: impl Read + Write) -> std::io::Result<()> {
     }
 }
 
-/// So many bytes, as fast as they are taken.
+/// Writes this many bytes, as fast as the reader takes them.
 fn fill(to: &mut impl Write, bytes: u64) -> std::io::Result<()> {
     let block = vec![b'x'; 64 * 1024];
     let mut left = bytes;
@@ -196,9 +209,9 @@ fn fill(to: &mut impl Write, bytes: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Numbered lines of 64 bytes, so that a lost one can be told; not faster than so many bytes a second.
-fn print(bytes: u64, rate: Option<u64>) {
-    // Not locked for good: the last words on SIGTERM go there, too.
+/// Prints numbered lines of 64 bytes, so that a test can name a lost line. `rate` limits the bytes a second.
+fn print_numbered(bytes: u64, rate: Option<u64>) {
+    // Standard output stays unlocked, because the thread that stops the program prints, too.
     let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout());
     let began = Instant::now();
     let mut text = [b'0'; 64];
@@ -218,7 +231,7 @@ fn print(bytes: u64, rate: Option<u64>) {
     let _ = out.flush();
 }
 
-/// Adds one to a number in decimal digits: formatting each would be slower than what is to be flooded.
+/// Adds one to a number in decimal digits. To format each number would take longer than to print it.
 fn count_up(digits: &mut [u8]) {
     for digit in digits.iter_mut().rev() {
         if *digit < b'9' {
@@ -243,8 +256,8 @@ fn fail(end: End) -> ! {
     match end {
         End::Exit(code) => std::process::exit(code),
         End::Die(number) => {
-            let signal = nix::sys::signal::Signal::try_from(number).expect("a signal's number");
-            // Twice: the first SEGV ends in the runtime's stack-overflow check, which only takes its own handler off.
+            let signal = Signal::try_from(number).expect("a signal's number");
+            // Twice: the first SIGSEGV reaches the stack-overflow check of Rust's runtime, which only removes its handler.
             let _ = nix::sys::signal::raise(signal);
             let _ = nix::sys::signal::raise(signal);
             panic!("signal {number} did not end the process")

@@ -1,5 +1,5 @@
-//! What a test of duende-core's adapter needs: a daemon that exists by name only, and a look at a VM's monitor.
-//! The daemon's program is in the guest's image; the adapter passes on nothing but its name.
+//! What the test of duende-core's adapter needs: a daemon that is only a name, and a way to wait for a VM's status.
+//! The program of the daemon is in the guest's image; the adapter passes on nothing but its name.
 
 use async_trait::async_trait;
 use duende_core::{Daemon, DaemonConfig, DaemonContext, DaemonId, DaemonMetrics, ExitReason, HealthStatus};
@@ -9,22 +9,22 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// A daemon that runs elsewhere.
-pub struct Elsewhere {
+/// A daemon whose program runs in a VM.
+pub struct RemoteDaemon {
     id: DaemonId,
     name: String,
     metrics: DaemonMetrics,
 }
 
-impl Elsewhere {
-    /// Of this name.
+impl RemoteDaemon {
+    /// Returns a daemon of this name.
     pub fn new(name: &str) -> Box<Self> {
         Box::new(Self { id: DaemonId::new(), name: name.to_owned(), metrics: DaemonMetrics::new() })
     }
 }
 
 #[async_trait]
-impl Daemon for Elsewhere {
+impl Daemon for RemoteDaemon {
     fn id(&self) -> DaemonId {
         self.id
     }
@@ -54,7 +54,7 @@ impl Daemon for Elsewhere {
     }
 }
 
-/// Waits until a VM's status is as wanted: a long poll over its monitor's socket.
+/// Waits until the status of the VM in the folder `vm` is as wanted, by a long poll over its monitor's socket.
 pub fn until(vm: &Path, wanted: impl Fn(&Value) -> bool) -> Value {
     let mut stream = UnixStream::connect(vm.join("ctl.sock")).expect("its monitor");
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");

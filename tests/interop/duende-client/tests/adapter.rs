@@ -1,7 +1,8 @@
-//! duende-core 0.2.0's PepitaAdapter, as it is, has our `pepita` boot, pause, signal, list and destroy real microVMs.
-//! A program of its own: the adapter finds `pepita` and the run directory through the environment of its process.
+//! duende-core 0.2.0's PepitaAdapter, unchanged, uses our `pepita` to boot, pause, signal, list and destroy real microVMs.
+//! This is a program without a test harness, because the adapter finds `pepita` and the run directory through the
+//! environment of its process.
 
-use duende_client::{Elsewhere, until};
+use duende_client::{RemoteDaemon, until};
 use duende_core::adapters::PepitaAdapter;
 use duende_core::types::{DaemonStatus, Signal};
 use duende_core::{PlatformAdapter, PlatformError};
@@ -58,13 +59,13 @@ fn main() {
 }
 
 async fn drive(place: &Place, adapter: &PepitaAdapter) {
-    // The seed's usage, in its order.
-    let web = adapter.spawn(Elsewhere::new("my web")).await.expect("spawned");
-    let store = adapter.spawn(Elsewhere::new("my_store")).await.expect("spawned");
+    // CIDs count from 3.
+    let web = adapter.spawn(RemoteDaemon::new("my web")).await.expect("spawned");
+    let store = adapter.spawn(RemoteDaemon::new("my_store")).await.expect("spawned");
     assert_eq!((web.pepita_vm_id(), web.vsock_cid()), (Some("duende-vm-my-web"), Some(3)));
     assert_eq!((store.pepita_vm_id(), store.vsock_cid()), (Some("duende-vm-my-store"), Some(4)));
 
-    // At once: the guest still boots, and "stopped" would have a supervisor start it again.
+    // Also while the guest still boots: a supervisor that read "stopped" would start it again.
     assert_eq!(adapter.status(&web).await.expect("known"), DaemonStatus::Running);
     let vm = place.dir.path().join("duende-vm-my-web");
     until(&vm, |status| status["daemon"]["state"] == "ready");
@@ -78,11 +79,11 @@ async fn drive(place: &Place, adapter: &PepitaAdapter) {
     listed.sort();
     assert_eq!(listed, ["duende-vm-my-store", "duende-vm-my-web"]);
 
-    // A name that is taken is refused, and its CID is not lost for another.
-    let again = adapter.spawn(Elsewhere::new("my web")).await.expect_err("it is there already");
+    // A name that is taken is refused, and the CID of the refused VM stays free.
+    let again = adapter.spawn(RemoteDaemon::new("my web")).await.expect_err("it is there already");
     assert!(matches!(&again, PlatformError::SpawnFailed(why) if why.contains("taken")), "{again}");
 
-    // Another process that counts its CIDs from 3, too.
+    // A VM that another process has started takes the adapter's next CID.
     let ticker = place.pepita.with_file_name("ticker").to_string_lossy().into_owned();
     place.call(&[
         "run",
@@ -96,7 +97,7 @@ async fn drive(place: &Place, adapter: &PepitaAdapter) {
         "--",
         &ticker,
     ]);
-    let clash = adapter.spawn(Elsewhere::new("third")).await.expect_err("CID 6 is taken");
+    let clash = adapter.spawn(RemoteDaemon::new("third")).await.expect_err("CID 6 is taken");
     assert!(matches!(&clash, PlatformError::SpawnFailed(why) if why.contains("CID 6")), "{clash}");
 
     adapter.signal(&web, Signal::Term).await.expect("sent");

@@ -1,4 +1,4 @@
-//! duende-core's [`PlatformAdapter`] on pepita-supervisor: what it spawns is supervised, and survives the process.
+//! duende-core's [`PlatformAdapter`] on pepita-supervisor: a daemon that it spawns is supervised, and outlives this process.
 //!
 //! A user of duende swaps one line:
 //!
@@ -17,13 +17,13 @@ use pepita_supervisor::adapter as ours;
 use pepita_supervisor::policy::{Ending, Exit};
 use std::path::PathBuf;
 
-/// The adapter, with the constructors of duende-core's own.
+/// The adapter. It has the constructors of duende-core's own.
 #[derive(Debug, Clone, Default)]
 pub struct PepitaAdapter {
     inner: ours::PepitaAdapter,
 }
 
-/// A daemon of duende: what is run in the VM is what its image names.
+/// The name of a duende daemon. The program that runs in the VM is the one that the image names.
 struct Named(String);
 
 impl ours::Daemon for Named {
@@ -33,38 +33,38 @@ impl ours::Daemon for Named {
 }
 
 impl PepitaAdapter {
-    /// An adapter without images.
+    /// Returns an adapter without images.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An adapter whose guest agents listen on another port.
+    /// Returns an adapter whose guest agents listen on this vsock port.
     pub fn with_vsock_port(port: u32) -> Self {
         Self { inner: ours::PepitaAdapter::with_vsock_port(port) }
     }
 
-    /// An adapter whose VMs boot these images.
+    /// Returns an adapter whose VMs boot these images.
     pub fn with_images(kernel: impl Into<PathBuf>, rootfs: impl Into<PathBuf>) -> Self {
         Self { inner: ours::PepitaAdapter::with_images(kernel, rootfs) }
     }
 
-    /// The vsock port of guest agents.
+    /// Returns the vsock port of the guest agents.
     pub fn vsock_base_port(&self) -> u32 {
         self.inner.vsock_base_port()
     }
 
-    /// Ends a VM and removes all traces of it.
+    /// Ends a VM and removes its traces.
     ///
     /// # Errors
-    /// When the launcher fails.
+    /// When the launcher reports an error.
     pub async fn destroy(&self, vm_id: &str) -> PlatformResult<()> {
         self.inner.destroy(vm_id).await.map_err(|e| PlatformError::spawn_failed(e.to_string()))
     }
 
-    /// The ids of all VMs of daemons.
+    /// Returns the ids of the VMs of all daemons.
     ///
     /// # Errors
-    /// When the launcher fails.
+    /// When the launcher reports an error.
     pub async fn list_vms(&self) -> PlatformResult<Vec<String>> {
         self.inner.list_vms().await.map_err(|e| PlatformError::status_failed(e.to_string()))
     }
@@ -81,6 +81,7 @@ fn handle_of(handle: &DaemonHandle) -> PlatformResult<ours::DaemonHandle> {
     of_vm.ok_or_else(|| PlatformError::InvalidState("this is no handle of a pepita VM".into()))
 }
 
+/// Returns the reason of duende-core that is nearest to an ending.
 fn failure(ending: &Ending) -> FailureReason {
     match ending {
         Ending::Unhealthy | Ending::WatchdogExpired => FailureReason::HealthCheckTimeout,
@@ -88,8 +89,22 @@ fn failure(ending: &Ending) -> FailureReason {
             Some(Exit::Exited { code }) => FailureReason::ExitCode(*code),
             Some(Exit::Signalled { signal, .. }) => FailureReason::Signal(*signal),
             Some(Exit::GuestOom) => FailureReason::ResourceExhausted,
-            // The daemon's exit code or signal is not known.
-            _ => FailureReason::Internal,
+            // duende-core has no word for these, or the daemon's own end is not known.
+            Some(
+                Exit::NotExecutable { .. }
+                | Exit::GuestPanic { .. }
+                | Exit::GuestReset
+                | Exit::HostOom
+                | Exit::VmmCrashed(_)
+                | Exit::VmmRefused { .. }
+                | Exit::BootTimeout
+                | Exit::AgentLost { .. }
+                | Exit::TransportLost
+                | Exit::StopRequested
+                | Exit::Killed
+                | Exit::Unknown,
+            )
+            | None => FailureReason::Internal,
         },
     }
 }

@@ -1,4 +1,4 @@
-//! A duende user's code, with one line swapped, against a real microVM.
+//! The code of a duende user with one line swapped, against a real microVM.
 
 use async_trait::async_trait;
 use duende_core::types::{DaemonStatus, FailureReason, Signal};
@@ -61,7 +61,7 @@ async fn a_duende_user_swaps_one_line() {
     assert!(handle.pepita_vm_id().is_some_and(|id| id.starts_with("duende-vm-my-daemon")));
     assert_eq!(adapter.status(&handle).await.expect("a status"), DaemonStatus::Running);
     adapter.attach_tracer(&handle).await.expect("a handle");
-    // It dies of this, and is supervised: on-failure brings it back.
+    // The daemon dies of this signal. It is supervised with on-failure, so it is restarted.
     adapter.signal(&handle, Signal::Usr1).await.expect("signalled");
     let deadline = Instant::now() + Duration::from_secs(120);
     let mut seen = Vec::new();
@@ -74,7 +74,7 @@ async fn a_duende_user_swaps_one_line() {
             break;
         }
         assert!(!matches!(status, DaemonStatus::Failed(FailureReason::Internal)), "{seen:?}");
-        assert!(Instant::now() < deadline, "it did not come back: {seen:?}");
+        assert!(Instant::now() < deadline, "it was not restarted: {seen:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let id = handle.pepita_vm_id().expect("one").to_owned();
