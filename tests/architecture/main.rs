@@ -20,7 +20,7 @@ fn crates() -> impl Iterator<Item = (&'static Crate, &'static [File])> {
 }
 
 /// Files whose circles are about to be opened.
-const OWED: &[&str] = &["config/leaf.rs", "control.rs", "link.rs", "tree.rs", "tree/root.rs"];
+const OWED: &[&str] = &["boot.rs", "control.rs", "link.rs", "monitor.rs", "tree.rs", "tree/root.rs"];
 
 /// Fails with everything that is wrong, a line each.
 fn assert_none(wrong: &[String], what: &str) {
