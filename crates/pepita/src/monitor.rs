@@ -4,6 +4,8 @@
 //! exit record. What an event means is decided in [`life`], what an end was in [`evidence`]; `sources` waits and reads,
 //! `requests` answers clients, `finish` takes leave.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod agent;
 mod console_scan;
 mod control;

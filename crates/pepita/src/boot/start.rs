@@ -79,14 +79,16 @@ impl Started {
 /// Makes a VM in the current directory, its run directory. The processes come last: after them nothing can fail.
 fn make(Claimed { config, name, cid }: &Claimed) -> Result<Made> {
     clean(&name.dir)?;
-    reserve(Path::new(layout::RESERVE))?;
-    let path = Path::new(layout::MONITOR_LOG);
-    let log = File::options().create(true).append(true).open(path).map_err(|e| io(path, e))?;
+    // Named in full, because errors name these files.
+    let file = |entry: &str| name.dir.join(entry);
+    reserve(&file(layout::RESERVE))?;
+    let path = file(layout::MONITOR_LOG);
+    let log = File::options().create(true).append(true).open(&path).map_err(|e| io(&path, e))?;
     rustix::stdio::dup2_stderr(&log).map_err(|e| system("standard error", e))?;
-    files::write(Path::new(layout::CONFIG), config, Sync::No)?;
+    files::write(&file(layout::CONFIG), config, Sync::No)?;
     let (boot_token, token) = (secret()?, secret()?);
-    files::replace(Path::new(layout::BOOT_TOKEN), boot_token.as_bytes(), Sync::No)?;
-    files::replace(Path::new(layout::TOKEN), token.as_bytes(), Sync::No)?;
+    files::replace(&file(layout::BOOT_TOKEN), boot_token.as_bytes(), Sync::No)?;
+    files::replace(&file(layout::TOKEN), token.as_bytes(), Sync::No)?;
     let log = Log::open(Path::new("."), 0, 0, Instant::now()).map_err(|e| system("console log", e))?;
     let control = listen()?;
     let mut limits = match config.request.vmm {

@@ -69,7 +69,7 @@ impl Control {
     /// Takes in what a client asks. A client that has hung up is dropped; what it asked before is done.
     pub(crate) fn read(&mut self, number: u64) -> Vec<Request> {
         let Some(Client { stream, lines, .. }) = self.clients.get_mut(&number) else { return Vec::new() };
-        let mut is_over = stream.pump(|bytes| Ok::<(), io::Error>(lines.push(bytes))).is_err();
+        let mut is_over = stream.pump_into(lines).is_err();
         let mut requests = Vec::new();
         while let Some(line) = lines.next_line() {
             let frame = line.map_err(|e| e.to_string());

@@ -1,28 +1,34 @@
-//! The end: what is left is killed, the record is written before anything else goes, watchers are told last.
+//! Takes leave of a VM that has ended: the exit record is written before anything else goes, what still runs is killed,
+//! and watchers are told last.
 
 use super::Monitor;
-use crate::rundir;
+use crate::error::eprint_line;
+use crate::host::strays::end_strays;
 use crate::rundir::files::{self, Sync};
-use crate::rundir::layout;
 use crate::rundir::lock::{Lock, Wait};
+use crate::rundir::{self, layout};
 use crate::vm_config::VmmKind;
-use pepita_wire::{ExitRecord, StatusRecord};
+use pepita_wire::{ExitRecord, MonitorRequest, Request, StatusRecord};
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// For clients to take their last answer.
+/// How long clients may take for their last answer.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How often the children of a plain process' agent are looked for: each may have started others meanwhile.
+const ORPHAN_ROUNDS: usize = 100;
+
 impl Monitor {
+    /// Writes the exit record, gives back what the VM held, and tells all clients.
     pub(super) fn finish(&mut self, exit: &ExitRecord) {
         self.is_over = true;
-        // On a disk that is full by now, there is room for this all the same.
+        // The record finds room even on a disk that is full by now.
         let _ = std::fs::remove_file(layout::RESERVE);
         if let Err(e) = files::write(Path::new(layout::EXIT), exit, Sync::Yes) {
-            // The state still has it, if that can be written.
-            crate::error::eprint_line(format_args!("pepita monitor: exit record: {}", e.message));
+            // The state has the record, too, if that can be written.
+            eprint_line(format_args!("pepita monitor: exit record: {}", e.message));
         }
         if let Some(backend) = self.backend.take() {
             backend.kill();
@@ -31,16 +37,16 @@ impl Monitor {
         if self.config.request.vmm == VmmKind::Process {
             kill_orphans();
             if !self.daemon_heard {
-                // The agent may have started it at the very end, and told nobody.
-                crate::host::strays::end_strays(&self.dir);
+                // The agent may have started the daemon at the very end, without telling.
+                end_strays(&self.dir);
             }
         }
         self.limits.remove();
         for name in layout::TRANSIENT {
             let _ = std::fs::remove_file(name);
         }
-        // The claim of the CID goes with us; its file has no more use. One that the VMM held is somebody else's by now
-        // if it is locked.
+        // The claim of the CID ends with this process; its file has no more use. If the VMM held the claim and the file is
+        // locked now, then it belongs to another VM.
         let cid = self.cid.take().or_else(|| Lock::take(&self.cid_path, Wait::No).ok().flatten());
         if cid.is_some() {
             let _ = std::fs::remove_file(&self.cid_path);
@@ -61,10 +67,11 @@ impl Monitor {
         // Clients that are connected are told last: what they find then is all that stays.
         let _ = std::fs::remove_file(layout::CONTROL);
         self.control.tell(&status);
-        self.say_goodbye(&status);
+        self.take_leave(&status);
     }
 
-    fn say_goodbye(&mut self, status: &StatusRecord) {
+    /// Waits until all clients have taken their last answer.
+    fn take_leave(&mut self, status: &StatusRecord) {
         let deadline = Instant::now() + FAREWELL;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -79,11 +86,10 @@ impl Monitor {
             drop(fds);
             let clients: Vec<u64> = self.control.interest().filter_map(|(client, ..)| client).collect();
             for client in clients {
-                // Other requests that come now are not answered: the hang-up says enough.
-                for request in self.control.read(client) {
-                    if request.method == "watch" {
-                        let since = request.params["since"].as_u64().unwrap_or_default();
-                        self.control.watch(client, request.id, since);
+                for Request { id, method, params } in self.control.read(client) {
+                    // Other requests that come now are answered by the hang-up.
+                    if let Ok(MonitorRequest::Watch { since }) = MonitorRequest::from_parts(&method, params) {
+                        self.control.watch(client, id, since);
                     }
                 }
             }
@@ -92,17 +98,17 @@ impl Monitor {
     }
 }
 
-/// Ends what the agent of a plain process left behind: it came to us, its subreaper.
+/// Kills what the agent of a plain process left behind: its orphans are children of this process, its subreaper.
 fn kill_orphans() {
     let own = std::process::id();
-    for _ in 0..100 {
+    for _ in 0..ORPHAN_ROUNDS {
         let children =
             std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
         let pids = children.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
         let mut any = false;
         for pid in pids {
             any = true;
-            // Not reaped yet, so the pid is still its own.
+            // The child is not reaped yet, so the pid is still its own.
             let _ = kill_process(pid, Signal::KILL);
             let _ = waitpid(Some(pid), WaitOptions::empty());
         }

@@ -14,7 +14,6 @@ use pepita_wire::conversation::News;
 use pepita_wire::record::VcpuState;
 use pepita_wire::{GuestEvent, Lines};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -158,7 +157,7 @@ impl Monitor {
 
     fn read_qmp(&mut self) {
         let Some(Qmp { stream, lines }) = &mut self.qmp else { return };
-        let is_over = stream.pump(|bytes| Ok::<(), io::Error>(lines.push(bytes))).is_err();
+        let is_over = stream.pump_into(lines).is_err();
         let mut said = Vec::new();
         while let Some(line) = lines.next_line() {
             said.extend(line.ok().map(QmpMessage::parse));

@@ -1,6 +1,6 @@
 //! A byte stream that never blocks: what cannot be written now waits its turn, within bounds.
 
-use pepita_wire::LINE_CAP;
+use pepita_wire::{LINE_CAP, Lines};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -50,6 +50,17 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Pumps into `lines`.
+    ///
+    /// # Errors
+    /// As [`Stream::pump`].
+    pub(super) fn pump_into(&mut self, lines: &mut Lines) -> io::Result<()> {
+        self.pump(|bytes| {
+            lines.push(bytes);
+            Ok(())
+        })
     }
 
     /// Writes `bytes`, now or as soon as the peer reads.

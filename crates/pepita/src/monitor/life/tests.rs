@@ -8,6 +8,8 @@ use crate::monitor::evidence::LastWords;
 use pepita_wire::agent::Stop;
 use pepita_wire::{Ask, ErrorKind, Exit, GuestEvent, ProcessExit, Signal, WireError};
 
+mod pairs;
+
 fn request(hold: bool) -> VmRequest {
     VmRequest { hold, ready_timeout_ms: 5000, ..crate::vm_config::tests::request() }
 }
@@ -21,6 +23,11 @@ impl World {
     fn new(hold: bool) -> Self {
         let now = Instant::now();
         Self { life: Life::new(&request(hold), StatusRecord::default(), now), now }
+    }
+
+    fn after(mut self, event: Event) -> Self {
+        self.on(event);
+        self
     }
 
     fn on(&mut self, event: Event) -> Vec<Effect> {
@@ -49,6 +56,15 @@ impl World {
     fn exit(&self) -> Option<Exit> {
         self.life.status(self.now).exit.map(|record| record.exit)
     }
+}
+
+fn running() -> World {
+    let started = Event::AgentSaid { seq: 1, event: GuestEvent::Started { pid: 42 } };
+    World::new(false).after(Event::VmmUp).after(Event::AgentUp { generation: 1 }).after(started)
+}
+
+fn exited(code: i32) -> Event {
+    Event::AgentSaid { seq: 2, event: GuestEvent::Exited(Exit::code(code)) }
 }
 
 fn ended(code: Option<i32>, signal: Option<i32>) -> Event {
@@ -225,123 +241,6 @@ fn an_agent_that_does_not_come_back_gets_no_grace() {
     world.on(Event::AgentDown);
     world.on(stop(5));
     assert_eq!(world.pass(COME_BACK), [Effect::TermVmm]);
-}
-
-/// How a VM comes into a phase, and the name that it has in the table below.
-const PHASES: [(&str, fn() -> World); 8] = [
-    ("Created", || World::new(false)),
-    ("Booting", || World::new(false).after(Event::VmmUp)),
-    ("Running", || {
-        let started = Event::AgentSaid { seq: 1, event: GuestEvent::Started { pid: 42 } };
-        World::new(false).after(Event::VmmUp).after(Event::AgentUp { generation: 1 }).after(started)
-    }),
-    ("Severed", || running().after(Event::BackendEnded { vmm_is_exiting: true })),
-    ("Leaving", || running().after(exited(0))),
-    ("Stopping", || running().after(stop(10))),
-    ("Terminating", || World::new(false).after(Event::VmmUp).after(stop(10))),
-    ("Killing", || running().after(Event::Kill)),
-];
-
-fn running() -> World {
-    PHASES[2].1()
-}
-
-fn exited(code: i32) -> Event {
-    Event::AgentSaid { seq: 2, event: GuestEvent::Exited(Exit::code(code)) }
-}
-
-impl World {
-    fn after(mut self, event: Event) -> Self {
-        self.on(event);
-        self
-    }
-
-    fn phase(&self) -> &'static str {
-        match &self.life.phase {
-            Phase::Created(_) => "Created",
-            Phase::Booting(_) => "Booting",
-            Phase::Running => "Running",
-            Phase::Severed { .. } => "Severed",
-            Phase::Leaving { .. } => "Leaving",
-            Phase::Stopping(_) => "Stopping",
-            Phase::Terminating { .. } => "Terminating",
-            Phase::Killing { .. } => "Killing",
-            Phase::Ended(_) => "Ended",
-        }
-    }
-}
-
-/// What follows on each event, for a VM in each phase of [`PHASES`], in that order.
-#[rustfmt::skip]
-#[test]
-fn each_event_means_something_in_each_phase() {
-    const C: &str = "Created"; const B: &str = "Booting"; const R: &str = "Running"; const V: &str = "Severed";
-    const L: &str = "Leaving"; const S: &str = "Stopping"; const T: &str = "Terminating"; const K: &str = "Killing";
-    const E: &str = "Ended";
-    let refused = |kind| move || Event::StartAnswered(Err(WireError::new(kind, "no")));
-    type Row<'a> = (&'a str, &'a dyn Fn() -> Event, [&'a str; 8]);
-    let rows: &[Row<'_>] = &[
-        //                                                                            C  B  R  V  L  S  T  K
-        ("VmmUp", &|| Event::VmmUp,                                                  [B, B, R, V, L, S, T, K]),
-        ("AgentUp", &|| Event::AgentUp { generation: 1 },                            [R, R, R, V, L, S, T, K]),
-        ("AgentDown", &|| Event::AgentDown,                                          [C, B, R, V, L, S, T, K]),
-        ("Exited", &|| exited(3),                                                    [L, L, L, L, L, S, T, K]),
-        ("exit noted", &|| Event::Noted(Note::Exited(Exit::code(3))),          [L, L, L, L, L, S, T, K]),
-        ("failure noted", &|| Event::Noted(Note::Failed("why".into())),              [C, B, R, V, L, S, T, K]),
-        ("up noted", &|| Event::Noted(Note::Up),                                     [C, B, R, V, L, S, T, K]),
-        ("Started", &|| Event::AgentSaid { seq: 9, event: GuestEvent::Started { pid: 9 } }, [C, B, R, V, L, S, T, K]),
-        ("start accepted", &|| Event::StartAnswered(Ok(())),                         [C, B, R, V, L, S, T, K]),
-        ("started before", &refused(ErrorKind::Conflict),                            [C, B, R, V, L, S, T, K]),
-        ("agent hung up", &refused(ErrorKind::Os),                                   [C, B, R, V, L, S, T, K]),
-        ("start refused", &refused(ErrorKind::BadRequest),                           [K, K, K, V, L, K, T, K]),
-        ("back-end lost", &|| Event::BackendEnded { vmm_is_exiting: false },         [K, K, K, K, L, S, T, K]),
-        ("back-end follows", &|| Event::BackendEnded { vmm_is_exiting: true },       [V, V, V, V, L, S, T, K]),
-        ("paused", &|| Event::Vcpus(VcpuState::Paused),                              [C, B, R, V, L, S, T, K]),
-        ("resumed", &|| Event::Vcpus(VcpuState::Running),                            [C, B, R, V, L, S, T, K]),
-        ("console", &|| Event::ConsoleSpoke,                                         [C, B, R, V, L, S, T, K]),
-        ("host OOM", &|| Event::HostOom,                                             [C, B, R, V, L, S, T, K]),
-        ("QMP shutdown", &|| Event::Shutdown("guest-reset".into()),                  [C, B, R, V, L, S, T, K]),
-        ("Stop", &|| stop(10),                                                       [T, T, S, T, S, S, T, K]),
-        ("Kill", &|| Event::Kill,                                                    [K, K, K, K, K, K, K, K]),
-        ("early tick", &|| Event::Tick,                                              [C, B, R, V, L, S, T, K]),
-        ("VmmEnded", &killed,                                                        [E, E, E, E, E, E, E, E]),
-    ];
-    for (name, event, expected) in rows {
-        for ((phase, enter), expected) in PHASES.iter().zip(expected) {
-            let mut world = enter();
-            assert_eq!(world.phase(), *phase, "how a VM comes into {phase}");
-            let effects = world.on(event());
-            assert_eq!(world.phase(), *expected, "{name} in {phase}");
-            let kills = effects.iter().any(|effect| *effect == Effect::KillVmm);
-            assert_eq!(kills, *expected == "Killing" && (*phase != "Killing" || *name == "Kill"), "{name} in {phase}: {effects:?}");
-            let finishes = effects.iter().any(|effect| matches!(effect, Effect::Finish(_)));
-            assert_eq!(finishes, *expected == "Ended", "{name} in {phase}");
-            // Whatever was on its way to an end still is: a deadline is set in each such phase.
-            assert_eq!(world.life.phase.wake_at().is_some(), !matches!(*expected, "Running" | "Ended") && !(*name == "paused" && matches!(*phase, "Created" | "Booting")), "{name} in {phase}");
-        }
-    }
-}
-
-#[test]
-fn each_deadline_leads_to_the_next_until_the_vmm_is_killed_again_and_again() {
-    for (phase, enter) in PHASES {
-        let mut world = enter();
-        let mut seen = vec![world.phase()];
-        while let Some(wake_at) = world.life.phase.wake_at().filter(|_| seen.len() < 6) {
-            world.now = wake_at;
-            world.on(Event::Tick);
-            seen.push(world.phase());
-        }
-        let expected: &[&str] = match phase {
-            "Running" => &["Running"],
-            "Created" | "Booting" | "Severed" => &[phase, "Killing", "Killing"],
-            "Leaving" | "Stopping" => &[phase, "Terminating", "Killing", "Killing"],
-            _ => &[phase, "Killing", "Killing"],
-        };
-        assert!(seen.starts_with(expected), "{phase}: {seen:?}");
-    }
-    let mut world = running().after(Event::Kill);
-    assert_eq!(world.pass(KILL_AGAIN), [Effect::KillVmm]);
 }
 
 #[test]
