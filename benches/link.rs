@@ -74,7 +74,7 @@ fn rate(bytes: u64, took: Duration) -> f64 {
 async fn bulk(address: Address, status: &StatusRecord, command: Vec<String>, bytes: u64) -> Duration {
     let token = std::fs::read_to_string(Path::new(&status.dir).join(rundir::TOKEN)).expect("the token");
     let hello = Hello {
-        generation: 1,
+        protocol_version: 1,
         token: Some(token.trim().into()),
         incarnation: status.incarnation,
         ..Hello::default()

@@ -72,7 +72,7 @@ async fn follow(socket: &Path, tell: &TellReport) -> io::Result<()> {
         let outcome = client.request(MonitorRequest::Watch { since }).await?;
         let value = outcome.map_err(io::Error::other)?;
         let record: StatusRecord = serde_json::from_value(value).map_err(io::Error::other)?;
-        since = record.generation;
+        since = record.revision;
         let last = record.state.is_terminal();
         tell(MonitorReport::Status(Box::new(record)));
         if last {

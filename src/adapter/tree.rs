@@ -241,7 +241,7 @@ esac
     async fn daemons_whose_file_cannot_be_read_are_left_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         let (state, launcher) = (dir.path().join("state"), dir.path().join("pepita"));
-        let text = LAUNCHER.replace("CONTRACT", &pepita_wire::CONTRACT.to_string());
+        let text = LAUNCHER.replace("CONTRACT", &pepita_wire::CLI_VERSION.to_string());
         std::fs::write(&launcher, text).expect("written");
         std::fs::set_permissions(&launcher, std::fs::Permissions::from_mode(0o755)).expect("executable");
         std::fs::create_dir_all(state.join("1")).expect("made");

@@ -58,7 +58,7 @@ async fn version(tree: &Tree) -> Value {
     json!({
         "name": tree.name(),
         "version": env!("CARGO_PKG_VERSION"),
-        "generation": pepita_wire::GENERATION,
+        "generation": pepita_wire::PROTOCOL_VERSION,
         "pid": std::process::id(),
         "run_dir": run_dir,
         "pepita": pepita.map(|path| path.to_string_lossy().into_owned()),

@@ -24,7 +24,7 @@ pub enum ExecutorError {
         what: String,
     },
     /// The launcher speaks another version of the command line.
-    #[error("{program}: speaks contract {theirs}, we speak {ours}; install matching versions", program = .program.display(), ours = pepita_wire::CONTRACT)]
+    #[error("{program}: speaks contract {theirs}, we speak {ours}; install matching versions", program = .program.display(), ours = pepita_wire::CLI_VERSION)]
     Contract {
         /// The program that was called.
         program: PathBuf,

@@ -66,7 +66,7 @@ impl Launcher {
         if record.name != "pepita-launcher" {
             return Err(foreign(format!("it says it is {:?}", record.name)));
         }
-        if record.contract != pepita_wire::CONTRACT {
+        if record.contract != pepita_wire::CLI_VERSION {
             return Err(ExecutorError::Contract { program: self.program.clone(), theirs: record.contract });
         }
         Ok(record)

@@ -162,7 +162,8 @@ async fn over_loopback_nobody_gets_in_without_the_token() {
     }
     let stream = dial(Address::Vhost { cid: 1, port: 5000 }).await.expect("vsock_loopback connects");
     let mut stream = BufReader::new(stream);
-    let hello = Hello { generation: 1, token: Some("guess".into()), incarnation: 1, ..Hello::default() };
+    let hello =
+        Hello { protocol_version: 1, token: Some("guess".into()), incarnation: 1, ..Hello::default() };
     stream.write_all(&ToGuest::Hello(hello).encode()).await.expect("written");
     let mut line = String::new();
     stream.read_line(&mut line).await.expect("an answer");

@@ -29,7 +29,7 @@ pub(super) async fn serve(host: Host, id: String, serial: u64, incarnation: u64,
             let line = line.expect("the host does not flood");
             match ToGuest::decode(line).expect("the host talks sense") {
                 ToGuest::Hello(_) => {
-                    let hello = Hello { generation: 1, incarnation, ..Hello::default() };
+                    let hello = Hello { protocol_version: 1, incarnation, ..Hello::default() };
                     output.extend(ToHost::Hello(hello).encode());
                 }
                 ToGuest::Request(request) => {

@@ -73,7 +73,7 @@ impl Pepita for Host {
                 let runs = !record.state.is_terminal();
                 if runs {
                     finish(record, Exit::Killed, None);
-                    record.generation += 1;
+                    record.revision += 1;
                 }
                 runs
             });

@@ -340,7 +340,7 @@ impl Host {
                 return false;
             }
             change(record);
-            record.generation += 1;
+            record.revision += 1;
             true
         });
     }
@@ -375,7 +375,7 @@ pub(crate) fn record(vm: &str, owner: &str, incarnation: u64, cid: u32) -> Statu
         vmm_pid: Some(4000 + cid),
         monitor_pid: Some(1),
         dir: format!("/host/{}", id(vm)),
-        generation: 1,
+        revision: 1,
         ..StatusRecord::default()
     };
     record.vsock.cid = cid;

@@ -104,7 +104,7 @@ impl Agent {
     /// Returns the agent's hello.
     pub(crate) fn hello(&self) -> Hello {
         Hello {
-            generation: pepita_wire::GENERATION,
+            protocol_version: pepita_wire::PROTOCOL_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: self.boot_id.clone(),
             incarnation: self.boot.incarnation,

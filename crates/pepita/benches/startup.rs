@@ -42,7 +42,7 @@ impl Bench {
             if status.state == VmState::Running {
                 return (returned, began.elapsed());
             }
-            since = status.generation;
+            since = status.revision;
         }
     }
 }

@@ -55,7 +55,7 @@ impl Client {
         }
     }
 
-    /// Waits for a status of another generation than `since`.
+    /// Waits for a status of another revision than `since`.
     ///
     /// # Errors
     /// When the monitor is gone.

@@ -114,7 +114,7 @@ fn version(json: bool) {
     print(&pretty(&VersionRecord {
         name: "pepita-launcher".into(),
         version,
-        contract: pepita_wire::CONTRACT,
+        contract: pepita_wire::CLI_VERSION,
         vmms: doctor::vmms(),
     }));
 }

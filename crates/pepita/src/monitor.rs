@@ -79,7 +79,7 @@ pub(crate) struct Monitor {
 /// What is on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Saved {
-    generation: u64,
+    revision: u64,
     log_base: u64,
 }
 
@@ -211,7 +211,7 @@ impl Monitor {
         if self.is_over {
             return;
         }
-        let now = Saved { generation: self.life.generation(), log_base: self.log.base() };
+        let now = Saved { revision: self.life.revision(), log_base: self.log.base() };
         if self.saved != Some(now) {
             self.save();
             self.saved = Some(now);

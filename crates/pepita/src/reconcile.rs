@@ -206,8 +206,8 @@ pub(crate) fn write_off(run_dir: &RunDir, dir: &Path, state: State) -> StatusRec
     for name in layout::TRANSIENT.into_iter().chain([layout::CONTROL]) {
         let _ = std::fs::remove_file(dir.join(name));
     }
-    let generation = state.status.generation + 1;
-    let status = StatusRecord { exit: Some(exit), generation, ..state.status.clone() };
+    let revision = state.status.revision + 1;
+    let status = StatusRecord { exit: Some(exit), revision, ..state.status.clone() };
     let status = ended(dir, State { status, ..state });
     let state = State { status: status.clone(), ..State::default() };
     let _ = files::write(&dir.join(layout::STATE), &state, Sync::No);

@@ -98,7 +98,7 @@ fn a_conversation_by_the_book_is_heard_whole() {
     assert!(
         matches!(
             (heard.first(), heard.last()),
-            (Some(Heard::News(News::Up { generation: 1 })), Some(Heard::Down))
+            (Some(Heard::News(News::Up { protocol_version: 1 })), Some(Heard::Down))
         ),
         "{heard:?}"
     );

@@ -13,8 +13,9 @@ use serde_json::value::RawValue;
 /// The first line of each side.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// The newest generation the sender speaks.
-    pub generation: u32,
+    /// The newest version of the protocol that the sender speaks.
+    #[serde(rename = "generation")]
+    pub protocol_version: u32,
     /// The sender's own version, for people.
     #[serde(default)]
     pub version: String,

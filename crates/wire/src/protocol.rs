@@ -2,10 +2,10 @@
 
 /// The version of the conversation with a guest agent that this crate speaks. Both sides use the lower of the two
 /// that they announce.
-pub const GENERATION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 1;
 
 /// The version of the launcher's calls, exit codes and records; `pepita --version --json` names it.
-pub const CONTRACT: u32 = 1;
+pub const CLI_VERSION: u32 = 1;
 
 /// The longest line that either side accepts, newline included, in bytes.
 pub const LINE_CAP: usize = 256 * 1024;

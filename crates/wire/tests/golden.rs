@@ -13,7 +13,7 @@ fn ask(id: u64, ask: Ask) -> ToGuest {
 fn to_guest() -> Vec<ToGuest> {
     vec![
         ToGuest::Hello(Hello {
-            generation: 1,
+            protocol_version: 1,
             version: "0.1.0".into(),
             incarnation: 7,
             token: Some("boot".into()),
@@ -44,7 +44,7 @@ fn to_host() -> Vec<ToHost> {
     let event = |seq, event| ToHost::Event { seq, event };
     vec![
         ToHost::Hello(Hello {
-            generation: 1,
+            protocol_version: 1,
             version: "0.1.0".into(),
             boot_id: "3f1c".into(),
             incarnation: 7,

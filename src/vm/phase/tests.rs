@@ -142,6 +142,17 @@ fn of_what_is_wanted_of_an_adoption_the_strongest_counts() {
 }
 
 #[test]
+fn a_vm_whose_files_cannot_be_read_is_left_alone_and_looked_for_again() {
+    let mut rig = Rig::new();
+    rig.on(Event::Start(Mode::Adopt));
+    let effects = rig.on(Event::Adopted(Err(refused(CallErrorKind::Unreadable))));
+    assert!(matches!(effects[..], [Effect::Notice(_)]), "{effects:?}");
+    rig.now = rig.life.wake_at().expect("another try");
+    assert_eq!(rig.on(Event::Tick), [Effect::Adopt]);
+    assert!(matches!(rig.on(Event::Adopted(Ok(running())))[..], [.., Effect::Tell(Transition::Ready)]));
+}
+
+#[test]
 fn a_lost_monitor_leads_to_an_adoption_and_a_new_line_to_the_guest() {
     let mut rig = Rig::ready();
     let effects = rig.on(Event::MonitorLost("it died".into()));

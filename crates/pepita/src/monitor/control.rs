@@ -26,7 +26,7 @@ struct Client {
     stream: Stream,
     lines: Lines,
     watch: Option<Watch>,
-    /// The generation that the last long poll was answered with.
+    /// The revision that the last long poll was answered with.
     told: Option<u64>,
 }
 
@@ -34,7 +34,7 @@ struct Client {
 #[derive(Debug)]
 struct Watch {
     id: u64,
-    /// The generation that the client knows.
+    /// The revision that the client knows.
     since: u64,
 }
 
@@ -104,11 +104,11 @@ impl Control {
         }
     }
 
-    /// Tells watchers what they do not know yet. A client that knows a later generation has it from a former monitor, whose
+    /// Tells watchers what they do not know yet. A client that knows a later revision has it from a former monitor, whose
     /// last words never reached the disk.
     pub(crate) fn tell(&mut self, status: &StatusRecord) {
         let is_waiting =
-            |client: &Client| client.watch.as_ref().is_some_and(|watch| watch.since != status.generation);
+            |client: &Client| client.watch.as_ref().is_some_and(|watch| watch.since != status.revision);
         let waiting: Vec<u64> = self.clients.iter().filter(|(_, c)| is_waiting(c)).map(|(n, _)| *n).collect();
         if waiting.is_empty() {
             return;
@@ -117,15 +117,15 @@ impl Control {
         for number in waiting {
             let Some(client) = self.clients.get_mut(&number) else { continue };
             if let Some(watch) = client.watch.take() {
-                client.told = Some(status.generation);
+                client.told = Some(status.revision);
                 self.answer(number, watch.id, Ok(record.clone()));
             }
         }
     }
 
-    /// Returns whether a client that watches has not been told this generation: it is between two long polls.
-    pub(crate) fn owes(&self, generation: u64) -> bool {
-        self.clients.values().any(|client| client.told.is_some_and(|told| told < generation))
+    /// Returns whether a client that watches has not been told this revision: it is between two long polls.
+    pub(crate) fn owes(&self, revision: u64) -> bool {
+        self.clients.values().any(|client| client.told.is_some_and(|told| told < revision))
     }
 
     /// Returns whether nothing waits to be written to any client.

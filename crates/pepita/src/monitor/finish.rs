@@ -75,7 +75,7 @@ impl Monitor {
         let deadline = Instant::now() + FAREWELL;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if (self.control.is_flushed() && !self.control.owes(status.generation)) || left.is_zero() {
+            if (self.control.is_flushed() && !self.control.owes(status.revision)) || left.is_zero() {
                 return;
             }
             let limit = Timespec::try_from(left).ok();

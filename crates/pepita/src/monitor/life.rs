@@ -89,7 +89,7 @@ impl Life {
         let mut life = Self::new(request, status, now);
         life.status.daemon = daemon;
         // The clients that watched the former monitor are to be told.
-        life.status.generation += 1;
+        life.status.revision += 1;
         life.evidence.vmm_ran = true;
         // The agent may be there already, so it is dialled at once.
         let was_up = life.status.boot_ms.agent.is_some();
@@ -139,9 +139,9 @@ impl Life {
         self.evidence.vmm_ran
     }
 
-    /// Returns the present generation of the status; it grows with each change that a watcher is told.
-    pub(crate) fn generation(&self) -> u64 {
-        self.status.generation
+    /// Returns the present revision of the status; it grows with each change that a watcher is told.
+    pub(crate) fn revision(&self) -> u64 {
+        self.status.revision
     }
 
     /// Returns when the next [`Event::Tick`] is due.
@@ -167,7 +167,7 @@ impl Life {
             Event::Noted(Note::Failed(why)) => self.evidence.agent_failed = Some(why),
             Event::Shutdown(reason) => self.evidence.shutdown = Some(reason),
             Event::Vcpus(vcpus) => self.on_vcpus(now, unix_ms, vcpus),
-            Event::AgentUp { generation } => self.on_agent_up(now, unix_ms, generation),
+            Event::AgentUp { protocol_version } => self.on_agent_up(now, unix_ms, protocol_version),
             Event::AgentDown => self.on_agent_down(now),
             Event::AgentSaid { seq, event } => self.on_agent_said(now, seq, event),
             Event::StartAnswered(result) => self.on_start_answered(now, result),
@@ -177,7 +177,7 @@ impl Life {
         }
         self.status.state = self.state();
         if before != (self.status.clone(), self.agent.is_up()) {
-            self.status.generation += 1;
+            self.status.revision += 1;
         }
         std::mem::take(&mut self.effects)
     }

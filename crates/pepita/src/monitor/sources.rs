@@ -180,7 +180,9 @@ impl Monitor {
     fn read_agent(&mut self) {
         for heard in self.agent.ready(Instant::now()) {
             match heard {
-                Heard::News(News::Up { generation }) => self.happened(Event::AgentUp { generation }),
+                Heard::News(News::Up { protocol_version }) => {
+                    self.happened(Event::AgentUp { protocol_version })
+                }
                 Heard::News(News::Event { seq, event, is_new: _ }) => {
                     if let (GuestEvent::Started { pid }, VmmKind::Process) = (&event, self.config.request.vmm)
                     {

@@ -31,7 +31,7 @@ pub(crate) fn follow(
                 }
                 match client.watch(since, left()) {
                     Ok(status) if done(&status) || status.state.is_terminal() => return Ok(status),
-                    Ok(status) => since = status.generation,
+                    Ok(status) => since = status.revision,
                     Err(_) => break,
                 }
             }

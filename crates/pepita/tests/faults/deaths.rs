@@ -80,7 +80,7 @@ fn killed_monitor(form: Form) {
             (after.vmm_pid, after.state, after.daemon.state),
             (before.vmm_pid, VmState::Running, DaemonState::Ready)
         );
-        assert!(after.generation > before.generation && after.monitor_pid != before.monitor_pid);
+        assert!(after.revision > before.revision && after.monitor_pid != before.monitor_pid);
         assert!(after.uptime_ms >= before.uptime_ms);
 
         // Adopted or not, the end of a VMM that is nobody's child has no code; "unknown" is not 0.

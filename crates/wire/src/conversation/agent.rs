@@ -16,7 +16,7 @@ use crate::agent::{Ask, GuestEvent};
 use crate::error::{ErrorKind, WireError};
 use crate::frame::{FrameError, Hello, Outcome, ToGuest, ToHost};
 use crate::line::{LineError, Lines};
-use crate::protocol::{GENERATION, MAX_BAD_LINES, PENDING_CAP};
+use crate::protocol::{MAX_BAD_LINES, PENDING_CAP, PROTOCOL_VERSION};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub enum News<T> {
     /// The hellos are exchanged.
     Up {
         /// The version of the protocol that both sides speak.
-        generation: u32,
+        protocol_version: u32,
     },
     /// The answer to a request.
     Answer {
@@ -139,7 +139,7 @@ impl<T> AgentConversation<T> {
     pub fn connected(&mut self, token: String, new_token: Option<String>) {
         (self.state, self.lines, self.bad_lines) = (State::Greeting, Lines::new(), 0);
         let hello = Hello {
-            generation: GENERATION,
+            protocol_version: PROTOCOL_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             incarnation: self.incarnation,
             token: Some(token),
@@ -269,7 +269,7 @@ impl<T> AgentConversation<T> {
         }
         (self.state, self.redial_delay) = (State::Up, REDIAL_MIN);
         self.tell(Ask::Watch { since: self.newest_event });
-        Ok(News::Up { generation: hello.generation.min(GENERATION) })
+        Ok(News::Up { protocol_version: hello.protocol_version.min(PROTOCOL_VERSION) })
     }
 }
 

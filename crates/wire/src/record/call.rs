@@ -9,7 +9,7 @@ pub struct VersionRecord {
     pub name: String,
     /// The launcher's version.
     pub version: String,
-    /// See [`crate::CONTRACT`].
+    /// See [`crate::CLI_VERSION`].
     pub contract: u32,
     /// Which VMMs can be used here.
     #[serde(default)]

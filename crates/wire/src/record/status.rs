@@ -103,8 +103,9 @@ pub struct VsockStatus {
 pub struct AgentState {
     /// The hello was exchanged.
     pub ready: bool,
-    /// The generation agreed on.
-    pub generation: u32,
+    /// The version of the protocol that both sides speak.
+    #[serde(rename = "generation")]
+    pub protocol_version: u32,
     /// Milliseconds since its last line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_heard_ms: Option<u64>,
@@ -221,8 +222,9 @@ pub struct StatusRecord {
     pub labels: BTreeMap<String, String>,
     /// Console bytes that no longer are, or never were, in the log.
     pub dropped_log_bytes: u64,
-    /// Grows with each change; `watch` waits for one beyond a number.
-    pub generation: u64,
+    /// Grows with each change; `watch` waits for a revision that is another one than a number.
+    #[serde(rename = "generation")]
+    pub revision: u64,
     /// The daemon.
     pub daemon: DaemonStatus,
     /// How it ended, once it has.

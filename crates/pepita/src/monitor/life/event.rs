@@ -32,7 +32,7 @@ pub(crate) enum Event {
     /// The agent has said hello.
     AgentUp {
         /// The version of the protocol that both sides speak.
-        generation: u32,
+        protocol_version: u32,
     },
     /// The agent has hung up.
     AgentDown,

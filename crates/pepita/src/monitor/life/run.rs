@@ -11,10 +11,10 @@ use pepita_wire::{Ask, ErrorKind, GuestEvent, WireError};
 use std::time::Instant;
 
 impl Life {
-    pub(super) fn on_agent_up(&mut self, now: Instant, unix_ms: u64, generation: u32) {
+    pub(super) fn on_agent_up(&mut self, now: Instant, unix_ms: u64, protocol_version: u32) {
         self.last_heard_at = Some(now);
         self.agent = AgentLine::Up;
-        self.status.agent.generation = generation;
+        self.status.agent.protocol_version = protocol_version;
         let since_start_ms = self.since_start_ms(now);
         self.status.boot_ms.agent.get_or_insert(since_start_ms);
         match self.kind {

@@ -36,7 +36,7 @@ impl World {
 
     fn up(&mut self) -> Vec<Effect> {
         self.on(Event::VmmUp);
-        self.on(Event::AgentUp { generation: 1 })
+        self.on(Event::AgentUp { protocol_version: 1 })
     }
 
     fn said(&mut self, seq: u64, event: GuestEvent) -> Vec<Effect> {
@@ -60,7 +60,7 @@ impl World {
 
 fn running() -> World {
     let started = Event::AgentSaid { seq: 1, event: GuestEvent::Started { pid: 42 } };
-    World::new(false).after(Event::VmmUp).after(Event::AgentUp { generation: 1 }).after(started)
+    World::new(false).after(Event::VmmUp).after(Event::AgentUp { protocol_version: 1 }).after(started)
 }
 
 fn exited(code: i32) -> Event {
@@ -91,9 +91,9 @@ fn a_boot_leads_to_a_running_daemon() {
     assert_eq!(world.state(), VmState::Starting);
     world.said(1, GuestEvent::Started { pid: 42 });
     assert_eq!(world.state(), VmState::Running);
-    let generation = world.life.generation();
+    let revision = world.life.revision();
     world.said(2, GuestEvent::Ready);
-    assert!(world.life.generation() > generation);
+    assert!(world.life.revision() > revision);
 }
 
 #[test]
@@ -208,11 +208,11 @@ fn a_back_end_that_went_with_its_vmm_is_not_to_blame() {
 #[test]
 fn an_adopted_vm_that_had_booted_is_not_expected_to_boot_again() {
     let now = Instant::now();
-    let mut status = StatusRecord { generation: 7, uptime_ms: 9000, ..StatusRecord::default() };
+    let mut status = StatusRecord { revision: 7, uptime_ms: 9000, ..StatusRecord::default() };
     status.daemon.state = DaemonState::Ready;
     status.boot_ms.agent = Some(900);
     let mut life = Life::adopt(&request(true), status.clone(), now);
-    assert_eq!((life.status(now).state, life.status(now).generation), (VmState::Running, 8));
+    assert_eq!((life.status(now).state, life.status(now).revision), (VmState::Running, 8));
     assert_eq!(life.on(now + Duration::from_secs(60), 0, Event::Tick), [Effect::Dial]);
     status.boot_ms.agent = None;
     let mut life = Life::adopt(&request(false), status, now);
@@ -227,7 +227,7 @@ fn an_agent_that_comes_back_on_the_way_down_is_told_to_stop_within_the_same_dead
     world.on(Event::AgentDown);
     assert_eq!(world.on(stop(5)), [Effect::Dial]);
     world.pass(Duration::from_millis(100));
-    let effects = world.on(Event::AgentUp { generation: 1 });
+    let effects = world.on(Event::AgentUp { protocol_version: 1 });
     assert_eq!(effects[1..], [Effect::Tell(Ask::Stop(Stop { signal: Signal::TERM, grace_ms: 4900 }))]);
     assert_eq!(world.pass(Duration::from_millis(4800)), []);
     assert_eq!(world.pass(Duration::from_millis(100) + AFTER_GRACE), [Effect::TermVmm]);
@@ -336,7 +336,7 @@ fn a_plain_process_is_not_given_the_time() {
     let request = VmRequest { vmm: VmmKind::Process, ..request(false) };
     let mut life = Life::new(&request, StatusRecord::default(), now);
     life.on(now, 0, Event::VmmUp);
-    assert!(matches!(life.on(now, 0, Event::AgentUp { generation: 1 })[..], [Effect::StartDaemon(_)]));
+    assert!(matches!(life.on(now, 0, Event::AgentUp { protocol_version: 1 })[..], [Effect::StartDaemon(_)]));
     life.on(now, 0, Event::Vcpus(VcpuState::Paused));
     assert_eq!(life.on(now, 0, Event::Vcpus(VcpuState::Running)), []);
 }

@@ -2,7 +2,7 @@
 
 use super::PATIENCE;
 use pepita_wire::frame::Outcome;
-use pepita_wire::{GENERATION, GuestEvent, Hello, Lines, ToGuest, ToHost};
+use pepita_wire::{GuestEvent, Hello, Lines, PROTOCOL_VERSION, ToGuest, ToHost};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -27,8 +27,13 @@ impl Link {
         }
         let token = std::fs::read_to_string(dir.join("token")).expect("a token");
         let version = "test".to_owned();
-        let hello =
-            Hello { generation: GENERATION, version, incarnation, token: Some(token), ..Hello::default() };
+        let hello = Hello {
+            protocol_version: PROTOCOL_VERSION,
+            version,
+            incarnation,
+            token: Some(token),
+            ..Hello::default()
+        };
         stream.write_all(&ToGuest::Hello(hello).encode()).expect("it reads");
         let mut link = Self { stream, lines: Lines::new(), id: 0, events: Vec::new() };
         assert!(matches!(link.next(), ToHost::Hello(_)), "the agent says hello");

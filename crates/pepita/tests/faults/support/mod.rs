@@ -148,7 +148,7 @@ impl World {
                 return status;
             }
             assert!(!status.state.is_terminal(), "{name} ended: {:?}", status.exit);
-            since = status.generation;
+            since = status.revision;
         }
     }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 type Conversation = AgentConversation<&'static str>;
 
 fn hello(incarnation: u64) -> Vec<u8> {
-    ToHost::Hello(Hello { generation: 1, incarnation, ..Hello::default() }).encode()
+    ToHost::Hello(Hello { protocol_version: 1, incarnation, ..Hello::default() }).encode()
 }
 
 fn exited(seq: u64) -> Vec<u8> {
@@ -28,7 +28,7 @@ fn read(conversation: &mut Conversation, bytes: &[u8]) -> Result<Vec<News<&'stat
 fn greet(conversation: &mut Conversation) {
     conversation.connected("t".into(), None);
     conversation.take_output();
-    assert_eq!(read(conversation, &hello(7)), Ok(vec![News::Up { generation: 1 }]));
+    assert_eq!(read(conversation, &hello(7)), Ok(vec![News::Up { protocol_version: 1 }]));
 }
 
 fn up() -> Conversation {
@@ -48,7 +48,7 @@ fn the_hello_names_the_incarnation_and_both_tokens() {
     let Ok(ToGuest::Hello(hello)) = ToGuest::decode(output(&mut conversation).trim_end().as_bytes()) else {
         panic!("a hello")
     };
-    assert_eq!((hello.incarnation, hello.generation), (7, GENERATION));
+    assert_eq!((hello.incarnation, hello.protocol_version), (7, PROTOCOL_VERSION));
     assert_eq!((hello.token.as_deref(), hello.new_token.as_deref()), (Some("boot"), Some("session")));
 }
 

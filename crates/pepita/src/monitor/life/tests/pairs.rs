@@ -76,7 +76,7 @@ fn each_event_means_something_in_each_phase() {
     let started = || Event::AgentSaid { seq: 9, event: GuestEvent::Started { pid: 9 } };
     //                                                                            Cre  Boo  Run  Sev  Lea  Sto  Ter  Kil
     check("VmmUp", || Event::VmmUp,                                              ["B", ".", ".", ".", ".", ".", ".", "."]);
-    check("AgentUp", || Event::AgentUp { generation: 1 },                        ["R", "R", ".", ".", ".", ".", ".", "."]);
+    check("AgentUp", || Event::AgentUp { protocol_version: 1 },                        ["R", "R", ".", ".", ".", ".", ".", "."]);
     check("AgentDown", || Event::AgentDown,                                      [".", ".", ".", ".", ".", ".", ".", "."]);
     check("exit told", || exited(3),                                             ["L", "L", "L", "L", ".", ".", ".", "."]);
     check("exit noted", || Event::Noted(Note::Exited(Exit::code(3))),            ["L", "L", "L", "L", ".", ".", ".", "."]);
