@@ -1,4 +1,5 @@
-//! What is typed wrong, and places where nothing can be written: a clear line, the right exit code, nothing half made.
+//! Calls with mistakes in them, places where nothing can be written, and launch specifications: a clear line, the right
+//! exit code, and nothing half made.
 
 mod host;
 
@@ -6,7 +7,7 @@ use host::{Host, program};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The error of a call that failed, by its one line of JSON.
+/// Returns the error of a call that failed, from its one line of JSON.
 fn error(host: &Host, args: &[&str], code: i32) -> Value {
     let said = host.fails(args, code);
     assert_eq!(said.lines().count(), 1, "{said}");
@@ -15,7 +16,7 @@ fn error(host: &Host, args: &[&str], code: i32) -> Value {
     error
 }
 
-/// What lies in a directory, but for what a run directory always has.
+/// Returns the names in a directory, without those that a directory of run directories always has.
 fn left_in(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -59,12 +60,12 @@ fn a_mistake_in_words_is_told_in_one_line_too() {
         let said = host.fails(args, 64);
         assert!(said.starts_with("pepita: ") && said.lines().count() == 1, "{said}");
     }
-    // Without anything it teaches.
+    // Without arguments the usage is printed.
     assert!(host.fails(&[], 64).contains("Usage: pepita"));
 }
 
 #[test]
-fn of_a_vm_that_is_not_there_each_call_says_so() {
+fn each_call_about_a_vm_that_is_not_there_says_so() {
     let host = Host::new();
     for call in ["signal", "status", "logs", "wait", "adopt", "start"] {
         let error = error(&host, &[call, "--name", "nobody", "--json"], 4);
@@ -106,13 +107,13 @@ fn where_nothing_can_be_written_nothing_is_left() {
         assert_eq!(error["kind"], kind, "{error}");
         assert!(error["message"].as_str().is_some_and(|text| text.contains(dir)), "{error}");
     }
-    // "None" would be a lie.
+    // An empty list would mean that there is no VM.
     host.fails(&["--run-dir", &file.to_string_lossy(), "list"], 74);
     std::fs::remove_file(file).expect("removed");
     assert_eq!(left_in(host.path()), Vec::<String>::new());
 }
 
-/// A small file system of its own; `None`, said loudly, where mounting is not allowed.
+/// A small file system of the test. Where mounting is not allowed there is `None`, and the test says so.
 struct Mounted(std::path::PathBuf);
 
 impl Mounted {
@@ -182,7 +183,7 @@ fn a_full_or_read_only_directory_is_told_and_nothing_half_made_stays() {
         let output = host.call(&args);
         let said = host::text(&output.stderr);
         if output.status.success() {
-            // There was room for a start: it can be undone, too.
+            // There was room for a start, so the VM can be removed, too.
             host.ok(&["--run-dir", &dir_text, "destroy", "--force", "--name", "a"]);
         } else {
             assert_eq!(output.status.code(), Some(74), "{said}");
@@ -227,7 +228,7 @@ fn a_taken_name_and_a_taken_cid_are_told_apart() {
     assert!(!host.vm("b").exists());
 }
 
-/// A call with a text on its standard input; its exit code, and what it printed on either stream.
+/// Makes a call with a text on its standard input. Returns its exit code, and what it printed on both streams.
 fn with_input(host: &Host, args: &[&str], text: &str) -> (Option<i32>, String) {
     use std::io::Write;
     use std::process::Stdio;

@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 const SECRET: &str = "hunter2-do-not-tell";
 
-/// Every command line on this machine, with its process.
+/// Returns every command line on this machine, with the pid of its process.
 fn command_lines() -> Vec<(String, String)> {
     let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
     let pids = pids.filter_map(|entry| entry.file_name().into_string().ok());
@@ -26,13 +26,13 @@ fn is_in_no_command_line(what: &str) {
     assert!(found.is_empty(), "{found:?}");
 }
 
-/// The directory is for its owner only, and so is each file that has the secret; their number.
+/// Asserts that only the owner may read the directory and each file that has the secret. Returns the number of such files.
 fn hidden_in(dir: &Path) -> usize {
     let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
     assert_eq!(mode(dir), 0o700);
     let mut files = 0;
     for entry in std::fs::read_dir(dir).expect("readable").flatten() {
-        // The console's pipes lie here, too: whoever reads them takes.
+        // The pipes of the console are skipped: a read would take their contents away.
         if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             continue;
         }
@@ -71,13 +71,13 @@ fn check(host: &Host) {
         let text = host.ok(record);
         assert!(!text.contains(SECRET) && !text.contains(session.trim()), "{text}");
     }
-    // The plan, from which a new monitor goes on, and the log of a daemon that tells its secrets.
+    // Two files have the secret: the configuration, which a new monitor reads, and the log of a daemon that prints it.
     assert_eq!(hidden_in(&host.vm("a")), 2);
     for file in ["token", "spec.json", "state.json"] {
         let mode = host.vm("a").join(file).metadata().expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
-    // The daemon has it: that is what it is for.
+    // The daemon has the secret.
     let shown = host.ok(&["logs", "--name", "a"]);
     assert!(shown.contains(&format!("SECRET={SECRET}")), "{shown}");
 }

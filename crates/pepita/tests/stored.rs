@@ -131,6 +131,19 @@ fn a_vm_with_a_monitor_goes_whatever_its_files_hold() {
 }
 
 #[test]
+fn a_monitor_that_does_not_answer_is_found_by_its_socket_when_the_state_cannot_be_read() {
+    let host = Host::new();
+    host.process("a", &[&program("ticker")]);
+    let status = host.json(&["status", "--name", "a"]);
+    let monitor = process(&status, "monitor_pid");
+    kill_process(monitor, Signal::STOP).expect("stopped");
+    std::fs::write(host.vm("a").join("state.json"), "{").expect("written");
+    host.ok(&["destroy", "--force", "--name", "a"]);
+    assert!(!host.vm("a").exists());
+    assert_eq!(host::processes_in(host.path()), Vec::<u32>::new());
+}
+
+#[test]
 fn an_exit_record_that_cannot_be_read_is_kept() {
     let host = Host::new();
     let vmm = orphan(&host, "a");

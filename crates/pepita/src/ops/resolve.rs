@@ -26,6 +26,7 @@ pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result
         None => Wanted::Any,
         Some(number) => Wanted::Fixed(Cid::try_from(number).map_err(|why| refused("vsock_cid", &why))?),
     };
+    check_environment(&spec)?;
     let vmm: VmmKind = word("vmm", spec.vmm.as_deref())?;
     let base = VmRequest {
         name: name.to_string(),
@@ -56,6 +57,20 @@ pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result
 
 fn refused(field: &str, why: &str) -> CallError {
     call_error(CallErrorKind::Usage, format!("{field}: {why}"))
+}
+
+/// Checks what execve(2) cannot pass on. The values may be secrets, so only names are told.
+fn check_environment(spec: &LaunchSpec) -> Result<()> {
+    if let Some(key) = spec.env.keys().find(|key| key.is_empty() || key.contains(['=', '\0'])) {
+        return Err(refused("env", &format!("{key:?} is no name of a variable")));
+    }
+    if let Some((key, _)) = spec.env.iter().find(|(_, value)| value.contains('\0')) {
+        return Err(refused("env", &format!("the value of {key} has a zero byte")));
+    }
+    if spec.command.iter().any(|word| word.contains('\0')) {
+        return Err(refused("command", "a word has a zero byte"));
+    }
+    Ok(())
 }
 
 /// Reads a word; an absent one means the default.
@@ -162,7 +177,14 @@ mod tests {
 
     #[test]
     fn a_value_that_no_vm_can_have_is_refused_by_the_name_of_its_field() {
-        let cases: [(&str, LaunchSpec); 6] = [
+        let env = |key: &str, value: &str| LaunchSpec {
+            env: [(key.to_owned(), value.to_owned())].into(),
+            ..LaunchSpec::default()
+        };
+        let cases: [(&str, LaunchSpec); 9] = [
+            ("env", env("A=B", "x")),
+            ("env", env("A", "x\0")),
+            ("command", LaunchSpec { command: vec!["a\0".into()], ..LaunchSpec::default() }),
             ("cpus", LaunchSpec { cpus: Some(0), ..LaunchSpec::default() }),
             ("memory_mb", LaunchSpec { memory_mb: Some(1), ..LaunchSpec::default() }),
             ("vsock_cid", LaunchSpec { vsock_cid: Some(2), ..LaunchSpec::default() }),

@@ -1,4 +1,4 @@
-//! A host for a test: a run directory of its own, the real `pepita`, and the end of whatever was started in it.
+//! A host for a test: a run directory of its own, the real `pepita`, and the end of every VM that was started in it.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use pepita_launcher::client::Client;
@@ -16,12 +16,12 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new() -> Self {
-        // Short: the paths of Unix sockets are.
+        // The path is short, because the path of a Unix socket has to be.
         let dir = tempfile::Builder::new().prefix("pt").tempdir_in("/tmp").expect("a directory in /tmp");
         Self { dir, variables: Vec::new() }
     }
 
-    /// The same for every call: a variable of the environment.
+    /// Adds a variable to the environment of every call.
     pub(crate) fn with(mut self, name: &str, value: impl AsRef<Path>) -> Self {
         self.variables.push((name.to_owned(), value.as_ref().to_string_lossy().into_owned()));
         self
@@ -31,7 +31,7 @@ impl Host {
         self.dir.path()
     }
 
-    /// A VM's run directory.
+    /// Returns a VM's run directory.
     pub(crate) fn vm(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
@@ -47,14 +47,14 @@ impl Host {
         self.command(args).output().expect("pepita runs")
     }
 
-    /// A call that has to succeed; what it printed.
+    /// Makes a call that has to succeed. Returns what it printed.
     pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.call(args);
         assert!(output.status.success(), "pepita {args:?}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    /// A call that has to fail with this exit code; what it complained.
+    /// Makes a call that has to fail with this exit code. Returns what it printed on standard error.
     pub(crate) fn fails(&self, args: &[&str], code: i32) -> String {
         let output = self.call(args);
         let said = text(&output.stderr);
@@ -66,13 +66,13 @@ impl Host {
         serde_json::from_str(&self.ok(args)).expect("JSON")
     }
 
-    /// A VM that is a plain process, once its agent answers.
+    /// Starts a VM that is a plain process, and waits until its agent answers.
     pub(crate) fn process(&self, name: &str, command: &[&str]) {
         let run = ["run", "--vmm", "process", "--name", name, "--daemon", "--wait-ready", "--json", "--"];
         self.ok(&[&run, command].concat());
     }
 
-    /// A real microVM, once its agent answers.
+    /// Starts a real microVM, and waits until its agent answers.
     pub(crate) fn microvm(&self, name: &str, more: &[&str]) {
         let (kernel, rootfs) = images();
         let (kernel, rootfs) = (kernel.to_string_lossy(), rootfs.to_string_lossy());
@@ -80,7 +80,7 @@ impl Host {
         self.ok(&[&run[..], &["--daemon", "--wait-ready"], more].concat());
     }
 
-    /// Waits until a VM's status is as wanted, without polling.
+    /// Waits without polling until a VM's status is as wanted.
     pub(crate) fn until(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut client = Client::open(&self.vm(name)).expect("its monitor");
         let deadline = Instant::now() + Duration::from_secs(30);
