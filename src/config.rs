@@ -23,7 +23,7 @@ pub use source::Place;
 
 use crate::spec::{MachineSpec, TreeSpec};
 use diagnostic::Log;
-use reader::{Reader, Table};
+use reader::Table;
 use source::Source;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,8 @@ pub fn load(path: &Path) -> Result<Checked, ConfigErrors> {
         Err(error) => {
             let (text, at) = (String::from_utf8_lossy(&bytes), error.valid_up_to());
             let log = Log::new(Source::new(path, &text));
-            log.missing(at..at + 1, "", "these bytes are not UTF-8", "save the file as UTF-8");
+            let help = Some("save the file as UTF-8".to_owned());
+            log.wrong(at..at + 1, "", "these bytes are not UTF-8", help);
             Err(ConfigErrors::Wrong { file: path.to_owned(), mistakes: log.take() })
         }
     }
@@ -99,8 +100,8 @@ fn understand(
         log.wrong(error.span().unwrap_or_default(), "", error.message(), None);
         wrong(log.take())
     })?;
-    let table = Table { entries: root.get_ref(), at: root.span(), owner: String::new() };
-    let raw = file::tree(&table, &Reader { log: &log, folder });
+    let table = Table { entries: root.get_ref(), at: root.span(), owner: String::new(), log: &log, folder };
+    let raw = file::read(&table);
     let meaning = check::tree(&raw, folder, &log);
     for image in meaning.images {
         if let Err(problem) = image_fits(Path::new(image.value.as_str().unwrap_or_default())) {

@@ -241,7 +241,7 @@ fn a_mistake_looks_like_this() {
 /etc/pepita/web.toml: 1 mistake"#
     );
     let [mistake] = errors.mistakes() else { panic!("one mistake") };
-    assert_eq!(mistake.found.as_deref(), Some("\"allways\""));
+    assert_eq!(mistake.place.found(), "\"allways\"");
 }
 
 #[test]

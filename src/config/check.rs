@@ -2,13 +2,12 @@
 
 use super::dependencies;
 use super::diagnostic::Log;
-use super::file::{RawTree, RawVm};
+use super::file::{File, Section};
 use super::reader::{Layer, Written};
 use super::value::placed;
 use crate::spec::keys::Keyed;
 use crate::spec::{Backoff, GroupSpec, MachineSpec, TreeSpec, VmSpec, Vmm};
 use humantime::format_duration;
-use std::ops::Range;
 use std::path::Path;
 
 /// The longest path of a Unix socket, in bytes: unix(7), less the NUL.
@@ -24,7 +23,7 @@ pub(super) struct Meaning<'r, 't> {
 }
 
 /// Checks a file. Relative paths begin at `folder`.
-pub(super) fn tree<'r, 't>(raw: &'r RawTree<'t>, folder: &Path, log: &Log<'_>) -> Meaning<'r, 't> {
+pub(super) fn tree<'r, 't>(raw: &'r File<'t>, folder: &Path, log: &Log<'_>) -> Meaning<'r, 't> {
     let mut spec = TreeSpec::blank();
     apply(&raw.supervisor, &mut spec);
     control_socket(&spec, &raw.supervisor, log);
@@ -32,7 +31,7 @@ pub(super) fn tree<'r, 't>(raw: &'r RawTree<'t>, folder: &Path, log: &Log<'_>) -
     let mut images = Vec::new();
     for group in &raw.groups {
         let vms = group.vms.iter().map(|raw| vm(raw, folder, log, &mut images)).collect();
-        named(&group.layer, &group.at, &group.called, log);
+        named(group, log);
         // A group without a good name has a mistake, and this placeholder is never seen.
         let mut meant = GroupSpec::new(GroupSpec::blank().name, vms);
         apply(&group.layer, &mut meant);
@@ -54,10 +53,15 @@ fn apply<S: Keyed>(layer: &Layer<'_>, spec: &mut S) {
     }
 }
 
-fn vm<'r, 't>(raw: &'r RawVm<'t>, folder: &Path, log: &Log<'_>, images: &mut Vec<&'r Written<'t>>) -> VmSpec {
+fn vm<'r, 't>(
+    raw: &'r Section<'t>,
+    folder: &Path,
+    log: &Log<'_>,
+    images: &mut Vec<&'r Written<'t>>,
+) -> VmSpec {
     let mut spec = VmSpec::blank();
     apply(&raw.layer, &mut spec);
-    named(&raw.layer, &raw.at, &raw.called, log);
+    named(raw, log);
     machine(raw, &mut spec.machine, log, images);
     exit_codes(&spec, &raw.layer, log);
     backoff(&spec.restart.backoff, &raw.layer, "restart.", log);
@@ -72,7 +76,7 @@ fn vm<'r, 't>(raw: &'r RawVm<'t>, folder: &Path, log: &Log<'_>, images: &mut Vec
 }
 
 fn machine<'r, 't>(
-    raw: &'r RawVm<'t>,
+    raw: &'r Section<'t>,
     machine: &mut MachineSpec,
     log: &Log<'_>,
     images: &mut Vec<&'r Written<'t>>,
@@ -88,24 +92,20 @@ fn machine<'r, 't>(
             let examples = [("kernel_path", "/boot/vmlinuz"), ("rootfs_path", "/var/lib/pepita/rootfs.ext4")];
             for (key, example) in examples {
                 images.extend(raw.layer.good(key));
-                if raw.layer.get(key).is_none() {
+                if !raw.layer.has(key) {
                     let help =
                         format!("write {key} = {example:?} here, in its group or in [platform.pepita]");
-                    log.missing(raw.at.clone(), &format!("{}: {key}", raw.called), "missing", &help);
+                    log.missing(raw.at.clone(), &format!("{}: {key}", raw.called), &help);
                 }
             }
         }
     }
 }
 
-fn named(layer: &Layer<'_>, header: &Range<usize>, called: &str, log: &Log<'_>) {
-    if layer.get("name").is_none() {
-        log.missing(
-            header.clone(),
-            &format!("{called}: name"),
-            "missing",
-            "write name = \"…\" below this line",
-        );
+fn named(section: &Section<'_>, log: &Log<'_>) {
+    if !section.layer.has("name") {
+        let (at, path) = (section.at.clone(), format!("{}: name", section.called));
+        log.missing(at, &path, "write name = \"…\" below this line");
     }
 }
 

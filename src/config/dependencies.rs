@@ -2,7 +2,7 @@
 //! for an unknown group, for themselves or for each other.
 
 use super::diagnostic::Log;
-use super::file::RawGroup;
+use super::file::Section;
 use super::keywords::nearest;
 use super::reader::Layer;
 use super::value::Node;
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// Notes every contradiction.
-pub(super) fn check(groups: &[RawGroup<'_>], log: &Log<'_>) {
+pub(super) fn check(groups: &[Section<'_>], log: &Log<'_>) {
     let names = groups.iter().map(|group| GroupNames {
         // A name that is wrong is told already; the group is known by it nevertheless.
         name: group.name,
@@ -37,13 +37,13 @@ struct Entry<'t> {
     at: Range<usize>,
 }
 
-fn after<'t>(group: &RawGroup<'t>) -> Vec<Entry<'t>> {
+fn after<'t>(group: &Section<'t>) -> Vec<Entry<'t>> {
     let list = group.layer.good("after").and_then(|after| after.node.get_ref().as_array());
     let entry = |node: &'t Node<'t>| Some(Entry { name: node.get_ref().as_str()?, at: node.span() });
     list.into_iter().flat_map(|list| list.iter()).filter_map(entry).collect()
 }
 
-fn tell(contradiction: &Contradiction, groups: &[RawGroup<'_>], log: &Log<'_>) {
+fn tell(contradiction: &Contradiction, groups: &[Section<'_>], log: &Log<'_>) {
     let wrong = |step: Step, problem: String, help: String| {
         let group = &groups[step.group];
         let path = format!("{}: after[{}]", group.called, step.entry);

@@ -5,7 +5,7 @@ use annotate_snippets as snippets;
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A mistake or a piece of advice. `Display` writes what it is and where, the line with a mark, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +16,6 @@ pub struct Diagnostic {
     pub place: Place,
     /// The key in full, such as `group "web" vm "api": restart.policy`. Empty when the file is not TOML at all.
     pub path: String,
-    /// What was written there; `None` when something is missing.
-    pub found: Option<String>,
     /// What is wrong, or what to know.
     pub message: String,
     /// What would be right.
@@ -48,7 +46,7 @@ pub enum ConfigErrors {
         source: std::io::Error,
     },
     /// The file has mistakes.
-    #[error("{}", All { file, mistakes })]
+    #[error("{}", all(file, mistakes))]
     Wrong {
         /// The file.
         file: PathBuf,
@@ -67,20 +65,14 @@ impl ConfigErrors {
     }
 }
 
-/// The mistakes of a file with a line between them, and how many they are.
-struct All<'e> {
-    file: &'e PathBuf,
-    mistakes: &'e [Diagnostic],
-}
-
-impl fmt::Display for All<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for mistake in self.mistakes {
-            write!(f, "{mistake}\n\n")?;
-        }
-        let plural = if self.mistakes.len() == 1 { "" } else { "s" };
-        write!(f, "{}: {} mistake{plural}", self.file.display(), self.mistakes.len())
-    }
+/// Returns the mistakes of a file with a line between them, and how many they are.
+fn all(file: &Path, mistakes: &[Diagnostic]) -> String {
+    let count = match mistakes.len() {
+        1 => "1 mistake".to_owned(),
+        count => format!("{count} mistakes"),
+    };
+    let shown: String = mistakes.iter().map(|mistake| format!("{mistake}\n\n")).collect();
+    format!("{shown}{}: {count}", file.display())
 }
 
 impl fmt::Display for Diagnostic {
@@ -125,40 +117,22 @@ impl<'t> Log<'t> {
         message: impl Into<String>,
         help: Option<String>,
     ) {
-        let place = self.source.place(at);
-        let found = Some(place.found().to_owned());
-        self.note(Diagnostic {
-            level: Level::Error,
-            place,
-            path: path.to_owned(),
-            found,
-            message: message.into(),
-            help,
-        });
+        self.note(Level::Error, at, path, message.into(), help);
     }
 
     /// Notes that something is missing; `at` is where it should be.
-    pub(super) fn missing(&self, at: Range<usize>, path: &str, message: &str, help: &str) {
-        let (place, path, message) = (self.source.place(at), path.to_owned(), message.to_owned());
-        self.note(Diagnostic {
-            level: Level::Error,
-            place,
-            path,
-            found: None,
-            message,
-            help: Some(help.to_owned()),
-        });
+    pub(super) fn missing(&self, at: Range<usize>, path: &str, help: &str) {
+        self.note(Level::Error, at, path, "missing".to_owned(), Some(help.to_owned()));
     }
 
     /// Notes advice.
     pub(super) fn advise(&self, level: Level, at: Range<usize>, path: &str, message: String) {
-        let place = self.source.place(at);
-        let found = Some(place.found().to_owned());
-        self.note(Diagnostic { level, place, path: path.to_owned(), found, message, help: None });
+        self.note(level, at, path, message, None);
     }
 
-    fn note(&self, diagnostic: Diagnostic) {
-        self.all.borrow_mut().push(diagnostic);
+    fn note(&self, level: Level, at: Range<usize>, path: &str, message: String, help: Option<String>) {
+        let (place, path) = (self.source.place(at), path.to_owned());
+        self.all.borrow_mut().push(Diagnostic { level, place, path, message, help });
     }
 
     /// Hands out everything, in file order. What several VMs inherit was noted for each of them and is told once.
@@ -173,7 +147,6 @@ impl<'t> Log<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     fn shown(text: &str, at: Range<usize>) -> String {
         let log = Log::new(Source::new(Path::new("a.toml"), text));

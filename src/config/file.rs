@@ -1,83 +1,78 @@
 //! The structure of the file: which keys may stand where, and which values a VM inherits. Says nothing of what keys mean
 //! together; that is `check`.
 
-use super::reader::{Keys, Layer, Reader, Table};
+use super::reader::{Keys, Layer, Table};
 use crate::spec::keys::{Keyed, Row, Scope};
 use crate::spec::{GroupSpec, TreeSpec, VmSpec};
 use std::ops::Range;
 
-/// A `[[group.vm]]`.
+/// A `[[group]]` or a `[[group.vm]]`.
 #[derive(Debug)]
-pub(super) struct RawVm<'t> {
+pub(super) struct Section<'t> {
     /// Its header.
     pub(super) at: Range<usize>,
-    /// What it is called in messages: `group "web" vm "api"`.
-    pub(super) called: String,
-    /// What is written, and below it what the VM inherits.
-    pub(super) layer: Layer<'t>,
-}
-
-/// A `[[group]]`.
-#[derive(Debug)]
-pub(super) struct RawGroup<'t> {
-    /// Its header.
-    pub(super) at: Range<usize>,
-    /// What it is called in messages: `group "web"`.
+    /// What it is called in messages: `group "web"`, or `group "web" vm "api"`.
     pub(super) called: String,
     /// Its name as it is written, right or wrong.
     pub(super) name: Option<&'t str>,
+    /// What is written in it; in a VM, above what the VM inherits.
     pub(super) layer: Layer<'t>,
-    pub(super) vms: Vec<RawVm<'t>>,
+    /// The VMs of a group.
+    pub(super) vms: Vec<Section<'t>>,
 }
 
 /// The whole file.
 #[derive(Debug)]
-pub(super) struct RawTree<'t> {
+pub(super) struct File<'t> {
     pub(super) supervisor: Layer<'t>,
     /// `[platform.pepita]` and `[defaults.*]`.
     pub(super) defaults: Layer<'t>,
-    pub(super) groups: Vec<RawGroup<'t>>,
+    pub(super) groups: Vec<Section<'t>>,
 }
 
-/// Returns the keys of VMs in these scopes.
-pub(super) fn vm_rows(scopes: &[Scope]) -> impl Iterator<Item = &'static Row<VmSpec>> {
-    VmSpec::ROWS.iter().filter(|row| scopes.contains(&row.scope))
+/// Returns the keys that a VM may inherit.
+pub(super) fn inherited() -> impl Iterator<Item = &'static Row<VmSpec>> {
+    VmSpec::ROWS.iter().filter(|row| row.scope != Scope::Vm)
 }
 
 fn keys<S: 'static>(prefix: &str, rows: impl Iterator<Item = &'static Row<S>>) -> Keys {
     rows.map(|row| (format!("{prefix}{}", row.name), Some(row.kind))).collect()
 }
 
-/// Reads the file's root.
-pub(super) fn tree<'t>(root: &Table<'t>, reader: &Reader<'t>) -> RawTree<'t> {
-    let root_keys = [
-        keys("platform.pepita.", vm_rows(&[Scope::Machine])),
-        keys("supervisor.", TreeSpec::ROWS.iter()),
-        keys("defaults.", vm_rows(&[Scope::Policy])),
-        vec![("group".to_owned(), None), ("group.vm".to_owned(), None)],
-    ];
-    let group_keys = [
-        keys("", GroupSpec::ROWS.iter()),
-        keys("", vm_rows(&[Scope::Machine, Scope::Policy])),
-        vec![("vm".to_owned(), None)],
-    ];
+/// Reads the file.
+pub(super) fn read<'t>(root: &Table<'t>) -> File<'t> {
+    let mut root_keys = keys("platform.pepita.", inherited().filter(|row| row.scope == Scope::Machine));
+    root_keys.extend(keys("supervisor.", TreeSpec::ROWS.iter()));
+    root_keys.extend(keys("defaults.", inherited().filter(|row| row.scope == Scope::Policy)));
+    root_keys.extend([("group".to_owned(), None), ("group.vm".to_owned(), None)]);
+    let mut group_keys = keys("", GroupSpec::ROWS.iter());
+    group_keys.extend(keys("", inherited()));
+    group_keys.push(("vm".to_owned(), None));
     let vm_keys = keys("", VmSpec::ROWS.iter());
-    let (root_keys, group_keys) = (root_keys.concat(), group_keys.concat());
-    let written = reader.read(root, &root_keys);
-    let defaults: Layer<'t> = written.below("platform.pepita").chain(written.below("defaults")).collect();
-    let groups = reader.each(root, "group").into_iter().map(|table| {
-        let layer = reader.read(&table, &group_keys);
-        let vms = reader.each(&table, "vm").into_iter().map(|vm| {
-            let mut own = reader.read(&vm, &vm_keys);
-            for row in vm_rows(&[Scope::Machine, Scope::Policy]) {
-                own.inherit(row.name, &layer);
-                own.inherit(row.name, &defaults);
+
+    let written = root.read(&root_keys);
+    let layer = |table| Layer::default().with_table(&written, table);
+    let defaults = layer("platform.pepita").with_table(&written, "defaults");
+    let section = |table: Table<'t>, layer, vms| Section {
+        name: table.peek("name"),
+        at: table.at,
+        called: table.owner,
+        layer,
+        vms,
+    };
+    let group = |table: Table<'t>| {
+        let own = table.read(&group_keys);
+        let vm = |table: Table<'t>| {
+            let mut layer = table.read(&vm_keys);
+            for row in inherited() {
+                layer.inherit(row.name, &own);
+                layer.inherit(row.name, &defaults);
             }
-            RawVm { at: vm.at, called: vm.owner, layer: own }
-        });
-        let vms = vms.collect();
-        RawGroup { name: table.peek("name"), at: table.at, called: table.owner, layer, vms }
-    });
-    let groups = groups.collect();
-    RawTree { supervisor: written.below("supervisor").collect(), defaults, groups }
+            section(table, layer, Vec::new())
+        };
+        let vms = table.each("vm").into_iter().map(vm).collect();
+        section(table, own, vms)
+    };
+    let groups = root.each("group").into_iter().map(group).collect();
+    File { supervisor: layer("supervisor"), defaults, groups }
 }

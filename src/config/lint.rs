@@ -1,7 +1,7 @@
 //! Advises on what is allowed and will not do what was meant (semantics 4.11). Looks at files that have no mistakes.
 
 use super::diagnostic::{Level, Log};
-use super::file::{RawGroup, RawVm};
+use super::file::Section;
 use crate::spec::{AutoShutdown, GroupSpec, Restart, RestartSpec, VmSpec};
 use humantime::format_duration;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 const STEPS: u64 = 10_000;
 
 /// Notes advice on a group.
-pub(super) fn group(raw: &RawGroup<'_>, spec: &GroupSpec, log: &Log<'_>) {
+pub(super) fn group(raw: &Section<'_>, spec: &GroupSpec, log: &Log<'_>) {
     window(raw, spec, log);
     for (raw, spec) in raw.vms.iter().zip(&spec.vms) {
         vm(raw, spec, log);
@@ -18,7 +18,7 @@ pub(super) fn group(raw: &RawGroup<'_>, spec: &GroupSpec, log: &Log<'_>) {
     significance(raw, spec, log);
 }
 
-fn window(raw: &RawGroup<'_>, spec: &GroupSpec, log: &Log<'_>) {
+fn window(raw: &Section<'_>, spec: &GroupSpec, log: &Log<'_>) {
     let (allowed, vms) = (spec.intensity.max_restarts, spec.vms.len());
     let written = raw.layer.good("intensity");
     if let Some(written) = written
@@ -61,7 +61,7 @@ fn most_restarts(restart: &RestartSpec, period: Duration) -> Option<u64> {
     None
 }
 
-fn vm(raw: &RawVm<'_>, spec: &VmSpec, log: &Log<'_>) {
+fn vm(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
     let RestartSpec { reset_after, backoff, .. } = &spec.restart;
     if *reset_after < backoff.max
         && let Some(written) = raw.layer.later("restart.reset_after", "restart.backoff.max_delay")
@@ -76,7 +76,7 @@ fn vm(raw: &RawVm<'_>, spec: &VmSpec, log: &Log<'_>) {
     }
 }
 
-fn significance(raw: &RawGroup<'_>, spec: &GroupSpec, log: &Log<'_>) {
+fn significance(raw: &Section<'_>, spec: &GroupSpec, log: &Log<'_>) {
     let significant = || raw.vms.iter().zip(&spec.vms).filter(|(_, spec)| spec.significant);
     match spec.auto_shutdown {
         AutoShutdown::Never => {

@@ -1,8 +1,8 @@
 //! The JSON schema of the configuration file, for editors: built from the same rows as its reader.
 
-use super::file::vm_rows;
+use super::file::inherited;
 use crate::spec::keys::{Keyed, Kind, Row, Scope};
-use crate::spec::{GroupSpec, TreeSpec};
+use crate::spec::{GroupSpec, TreeSpec, VmSpec};
 use serde_json::{Map, Value, json};
 
 /// What `humantime` reads: numbers with units.
@@ -14,12 +14,14 @@ const NAME: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 /// Returns the JSON schema (draft 2020-12) of the configuration file. It says which keys there are, what they may hold, what
 /// they mean and which defaults they have; it does not say what keys mean together.
 pub fn schema() -> Value {
-    let defaults = |scope| Object::of(vm_rows(&[scope]), true);
+    let defaults = |scope| Object::of(inherited().filter(move |row| row.scope == scope), true);
     let (machine, policy) = (defaults(Scope::Machine), defaults(Scope::Policy));
     // What is inherited has no default of its own: it is what the level below says.
-    let inherited = || Object::of(vm_rows(&[Scope::Machine, Scope::Policy]), false);
-    let vm = Object::of(vm_rows(&[Scope::Vm]), true).and(inherited()).needs("name");
-    let group = Object::of(GroupSpec::ROWS.iter(), true).and(inherited()).needs("name");
+    let shared = || Object::of(inherited(), false);
+    let vm = Object::of(VmSpec::ROWS.iter().filter(|row| row.scope == Scope::Vm), true)
+        .and(shared())
+        .needs("name");
+    let group = Object::of(GroupSpec::ROWS.iter(), true).and(shared()).needs("name");
     let group = group.with("vm", list(vm));
     let root = Object::default()
         .with("platform", Object::default().with("pepita", machine.schema()).schema())

@@ -53,8 +53,8 @@ impl<'t> Source<'t> {
 }
 
 impl Place {
-    /// Returns what stands there, as far as it is in the first line.
-    pub(super) fn found(&self) -> &str {
+    /// Returns what is written there, as far as it is in the first line.
+    pub fn found(&self) -> &str {
         self.text.get(self.within.clone()).unwrap_or_default()
     }
 }

@@ -1,82 +1,242 @@
 //! Reads single values: words, numbers, durations, lists. Knows the kinds of keys, and no key.
 //!
-//! A good value comes back as JSON, in the form in which the rows of `spec::keys` set it.
+//! A good value comes back as JSON, in the form in which the rows of `spec::keys` set it. A wrong one is noted.
 
+use super::diagnostic::Log;
 use super::keywords::{SIGNALS, nearest};
 use crate::spec::keys::{Kind, Words};
 use crate::spec::{Cid, GroupName, Signal, VmName};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use humantime::{format_duration, parse_duration};
+use serde_json::{Map, Value, json};
 use std::fmt::Display;
-use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 use toml::Spanned;
-use toml::de::{DeValue, ValueDeserializer};
+use toml::de::DeValue;
 
 /// A value as it is written.
 pub(super) type Node<'t> = Spanned<DeValue<'t>>;
 
-/// What is wrong with a value, or with a part of it.
-#[derive(Debug)]
-pub(super) struct Wrong {
-    pub(super) at: Range<usize>,
-    /// The way from the value to the part: `[1]`, `.PATH`; empty for the value itself.
-    pub(super) within: String,
-    pub(super) problem: String,
-    pub(super) help: Option<String>,
-}
-
-/// A value, or all that is wrong with it.
-type Read = Result<Value, Vec<Wrong>>;
-
 /// The longest duration that is read. Moments are sums of such durations, and must exist.
 const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
 
-/// Reads a value of a kind. Relative paths begin at `folder`.
-pub(super) fn read(kind: Kind, node: &Node<'_>, folder: &Path) -> Read {
-    match kind {
-        Kind::Flag => match node.get_ref().as_bool() {
-            Some(flag) => Ok(json!(flag)),
-            None => expected(node, "true or false", None),
-        },
-        Kind::Whole(min, max) => whole(node, min, max).map(Value::from),
-        Kind::Real(min, max) => real(node, min, max),
-        Kind::Duration => duration(node).map(length),
-        Kind::Period => match duration(node)? {
-            Duration::ZERO => wrong(node, "must be longer than zero", Some("such as \"1s\"".to_owned())),
-            duration => Ok(length(duration)),
-        },
-        Kind::Word(words) => word(node, words),
-        Kind::Name(VmName::CAP) => name::<VmName>(node),
-        Kind::Name(_) => name::<GroupName>(node),
-        Kind::Names => list(node, "a list of names", "such as [\"storage\"]", text),
-        Kind::Path => path(node, |path| placed(folder, path)),
-        // A bare name is looked for later; anything else is a path.
-        Kind::Program => path(node, |path| match path.components().count() {
-            0 | 1 => path.to_owned(),
-            _ => placed(folder, path),
-        }),
-        Kind::Command => command(node),
-        Kind::ExitCodes => {
-            list(node, "a list of exit codes", "such as [0, 3]", |item| whole(item, 0, 255).map(Value::from))
+/// A value that is to be read.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'r> {
+    pub(super) node: &'r Node<'r>,
+    /// The key in full, and the way from its value to a part of it: `[1]`, `.PATH`.
+    pub(super) path: &'r str,
+    pub(super) log: &'r Log<'r>,
+    /// Where relative paths begin.
+    pub(super) folder: &'r Path,
+}
+
+impl Reading<'_> {
+    /// Returns the value if it is of this kind; otherwise everything that is wrong with it is noted.
+    pub(super) fn read(&self, kind: Kind) -> Option<Value> {
+        match kind {
+            Kind::Flag => match self.node.get_ref().as_bool() {
+                Some(flag) => Some(json!(flag)),
+                None => self.expected("true or false", None),
+            },
+            Kind::Whole(min, max) => self.whole(min, max).map(Value::from),
+            Kind::Real(min, max) => self.real(min, max),
+            Kind::Duration => self.duration().map(|duration| json!(format_duration(duration).to_string())),
+            Kind::Period => match self.duration()? {
+                Duration::ZERO => self.wrong("must be longer than zero", "such as \"1s\""),
+                duration => Some(json!(format_duration(duration).to_string())),
+            },
+            Kind::Word(words) => self.word(words),
+            Kind::Name(VmName::CAP) => self.name::<VmName>(),
+            Kind::Name(_) => self.name::<GroupName>(),
+            Kind::Names => self.list("a list of names", "such as [\"storage\"]", |item| item.text()),
+            Kind::Path => self.file(|path| placed(self.folder, path)),
+            // A bare name is looked for later; anything else is a path.
+            Kind::Program => self.file(|path| match path.components().count() {
+                0 | 1 => path.to_owned(),
+                _ => placed(self.folder, path),
+            }),
+            Kind::Command => self.command(),
+            Kind::ExitCodes => self
+                .list("a list of exit codes", "such as [0, 3]", |item| item.whole(0, 255).map(Value::from)),
+            Kind::Environment => self.environment(),
+            Kind::Cid => match Cid::new(self.whole(0, u32::MAX)?) {
+                Ok(cid) => Some(json!(cid.get())),
+                Err(invalid) => self.wrong(invalid.to_string(), "leave it out to be given one that is free"),
+            },
+            Kind::Signal => self.signal(),
         }
-        Kind::Environment => environment(node),
-        Kind::Cid => {
-            let help = || Some("leave it out to be given one that is free".to_owned());
-            let cid = Cid::new(whole(node, 0, u32::MAX)?);
-            cid.map(|cid| json!(cid.get())).or_else(|invalid| wrong(node, invalid.to_string(), help()))
-        }
-        Kind::Signal => signal(node),
     }
-}
 
-fn wrong<T>(node: &Node<'_>, problem: impl Into<String>, help: Option<String>) -> Result<T, Vec<Wrong>> {
-    Err(vec![Wrong { at: node.span(), within: String::new(), problem: problem.into(), help }])
-}
+    fn wrong<T>(&self, problem: impl Into<String>, help: impl Into<String>) -> Option<T> {
+        self.log.wrong(self.node.span(), self.path, problem, Some(help.into()));
+        None
+    }
 
-fn expected<T>(node: &Node<'_>, what: &str, help: Option<String>) -> Result<T, Vec<Wrong>> {
-    wrong(node, format!("expected {what}, found {}", described(node)), help)
+    fn expected<T>(&self, what: &str, help: Option<&str>) -> Option<T> {
+        let problem = format!("expected {what}, found {}", described(self.node));
+        self.log.wrong(self.node.span(), self.path, problem, help.map(str::to_owned));
+        None
+    }
+
+    fn whole(&self, min: u32, max: u32) -> Option<u32> {
+        let fits = |number: &u32| (min..=max).contains(number);
+        let what = match max {
+            u32::MAX => format!("a whole number of at least {min}"),
+            max => format!("a whole number from {min} to {max}"),
+        };
+        let Some(number) = self.node.get_ref().as_integer() else {
+            // `"512"`, `"512M"`: memory is in MiB already.
+            let digits = self.node.get_ref().as_str().map(|text| text.trim_end_matches(['M', 'B', 'i']));
+            let digits = digits.filter(|digits| digits.parse().is_ok_and(|number| fits(&number)));
+            let help = digits.map(|digits| format!("write {digits}, without quotes"));
+            return self.expected(&what, help.as_deref());
+        };
+        let read = u32::from_str_radix(number.as_str(), number.radix()).ok().filter(fits);
+        read.or_else(|| self.wrong(format!("{number} is out of range"), format!("use {what}")))
+    }
+
+    fn real(&self, min: f64, max: f64) -> Option<Value> {
+        let what = format!("a number from {min:?} to {max:?}");
+        let text = match self.node.get_ref() {
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+            DeValue::Float(number) => number.as_str(),
+            _ => return self.expected(&what, None),
+        };
+        match text.parse().ok().filter(|number: &f64| (min..=max).contains(number)) {
+            Some(number) => Some(json!(number)),
+            None => self.wrong(format!("{text} is out of range"), format!("use {what}")),
+        }
+    }
+
+    fn word(&self, words: &Words) -> Option<Value> {
+        let quoted: Vec<String> = words.list.iter().map(|word| format!("{word:?}")).collect();
+        let choice = format!("one of {}", quoted.join(", "));
+        let Some(text) = self.node.get_ref().as_str() else { return self.expected(&choice, None) };
+        let meant = words.aliases.iter().find(|(alias, _)| *alias == text).map_or(text, |(_, word)| word);
+        if words.list.contains(&meant) {
+            return Some(json!(meant));
+        }
+        let all = words.list.iter().copied().chain(words.aliases.iter().map(|(alias, _)| *alias));
+        let help = match nearest(text, all) {
+            Some(near) => format!("did you mean {near:?}? {choice}"),
+            None => format!("use {choice}"),
+        };
+        self.wrong(format!("unknown {} {text:?}", words.what), help)
+    }
+
+    fn signal(&self) -> Option<Value> {
+        let text = match self.node.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) => number.to_string(),
+            _ => return self.expected("a signal such as \"TERM\"", None),
+        };
+        if text.parse::<Signal>().is_ok() {
+            return Some(json!(text));
+        }
+        let bare = text.to_ascii_uppercase();
+        let help = match nearest(bare.strip_prefix("SIG").unwrap_or(&bare), SIGNALS) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => "use a name such as \"TERM\" or a number from 1 to 64".to_owned(),
+        };
+        self.wrong(format!("unknown signal {text:?}"), help)
+    }
+
+    fn duration(&self) -> Option<Duration> {
+        let units = "write a number and a unit, such as \"500ms\", \"30s\", \"5min\" or \"1h 30min\"";
+        let text = match self.node.get_ref() {
+            DeValue::String(text) => text,
+            DeValue::Integer(number) => {
+                return self.expected("a duration", Some(&format!("did you mean \"{number}s\"?")));
+            }
+            _ => return self.expected("a duration", Some(units)),
+        };
+        // humantime 2.4 panics on sums that just miss the largest `Duration`. No such sum fits into this.
+        let digits = text.split(|c: char| !c.is_ascii_digit() && !c.is_whitespace()).map(str::len).max();
+        let countable = text.len() <= 64 && digits.is_none_or(|digits| digits <= 10);
+        match countable.then(|| parse_duration(text)) {
+            Some(Ok(duration)) if duration <= LONGEST => Some(duration),
+            Some(Err(_)) => self.wrong(format!("{text:?} is not a duration"), units),
+            Some(Ok(_)) | None => self.wrong(format!("{text:?} is too long"), "at most \"100years\""),
+        }
+    }
+
+    fn name<T: FromStr<Err: Display>>(&self) -> Option<Value> {
+        let Some(text) = self.node.get_ref().as_str() else { return self.expected("a name", None) };
+        let Err(error) = text.parse::<T>() else { return Some(json!(text)) };
+        // The rule's sentence says both: what is wrong, and what would be right.
+        let rule = error.to_string();
+        let (problem, help) = rule.rsplit_once(": ").unwrap_or((&rule, "use another name"));
+        self.wrong(problem, help)
+    }
+
+    fn file(&self, place: impl Fn(&Path) -> PathBuf) -> Option<Value> {
+        let text = self.text()?;
+        match text.as_str().unwrap_or_default() {
+            "" => self.wrong("the path is empty", "leave the key out if there is none"),
+            written => Some(json!(place(Path::new(written)).to_string_lossy())),
+        }
+    }
+
+    /// Reads a text that the operating system takes.
+    fn text(&self) -> Option<Value> {
+        match self.node.get_ref().as_str() {
+            Some(text) if text.contains('\0') => self.wrong("a NUL byte cannot be passed on", "leave it out"),
+            Some(text) => Some(json!(text)),
+            None => self.expected("a text", None),
+        }
+    }
+
+    /// Reads a program and its arguments; an empty list is no program.
+    fn command(&self) -> Option<Value> {
+        let example = "such as [\"/usr/bin/api\", \"--port\", \"80\"]";
+        let words = self.list("a list of texts", example, |item| item.text())?;
+        if words.get(0).and_then(Value::as_str) == Some("") {
+            return self.wrong("the program has no name", example);
+        }
+        Some(words)
+    }
+
+    fn list(&self, what: &str, example: &str, read: impl Fn(&Reading<'_>) -> Option<Value>) -> Option<Value> {
+        let Some(items) = self.node.get_ref().as_array() else { return self.expected(what, Some(example)) };
+        let items = items
+            .iter()
+            .enumerate()
+            .map(|(index, node)| read(&Reading { node, path: &format!("{}[{index}]", self.path), ..*self }));
+        // Read all of them first: each may be wrong.
+        let items: Vec<Option<Value>> = items.collect();
+        items.into_iter().collect()
+    }
+
+    /// Reads environment variables. `pepita run --env-file` has a line for each, so neither names nor values may break
+    /// one.
+    fn environment(&self) -> Option<Value> {
+        let Some(entries) = self.node.get_ref().as_table() else {
+            return self.expected("a table of texts", Some("such as { RUST_LOG = \"info\" }"));
+        };
+        let mut variables: Vec<Option<(String, Value)>> = Vec::new();
+        for (key, node) in entries {
+            let name = key.get_ref();
+            let value = Reading { node, path: &format!("{}.{name}", self.path), ..*self };
+            let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+            if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(allowed)
+            {
+                let problem = format!("variable {name:?} is not allowed");
+                let help = "use letters, digits, '_', '.' and '-', with no digit in front".to_owned();
+                self.log.wrong(key.span(), value.path, problem, Some(help));
+                variables.push(None);
+            }
+            variables.push(match node.get_ref().as_str() {
+                Some(text) if text.contains(['\n', '\r', '\0']) => {
+                    value.wrong("a value has one line", "encode what has more, as with base64")
+                }
+                Some(text) => Some((name.to_string(), json!(text))),
+                None => value.expected("a text", Some("write it in quotes")),
+            });
+        }
+        variables.into_iter().collect::<Option<Map<_, _>>>().map(Value::Object)
+    }
 }
 
 /// Returns a value in a sentence: its type, and the value itself when that is short.
@@ -91,187 +251,6 @@ pub(super) fn described(node: &Node<'_>) -> String {
         DeValue::Array(_) => "a list".to_owned(),
         DeValue::Table(_) => "a table".to_owned(),
     }
-}
-
-fn whole(node: &Node<'_>, min: u32, max: u32) -> Result<u32, Vec<Wrong>> {
-    let fits = |number: &u32| (min..=max).contains(number);
-    let what = match max {
-        u32::MAX => format!("a whole number of at least {min}"),
-        max => format!("a whole number from {min} to {max}"),
-    };
-    let Some(number) = node.get_ref().as_integer() else {
-        // `"512"`, `"512M"`: memory is in MiB already.
-        let digits = node.get_ref().as_str().map(|text| text.trim_end_matches(['M', 'B', 'i']));
-        let help = digits.filter(|digits| digits.parse().is_ok_and(|number| fits(&number)));
-        return expected(node, &what, help.map(|digits| format!("write {digits}, without quotes")));
-    };
-    match u32::from_str_radix(number.as_str(), number.radix()).ok().filter(fits) {
-        Some(number) => Ok(number),
-        None => wrong(node, format!("{number} is out of range"), Some(format!("use {what}"))),
-    }
-}
-
-fn real(node: &Node<'_>, min: f64, max: f64) -> Read {
-    let what = format!("a number from {min:?} to {max:?}");
-    let text = match node.get_ref() {
-        DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
-        DeValue::Float(number) => number.as_str(),
-        _ => return expected(node, &what, None),
-    };
-    match text.parse().ok().filter(|number: &f64| (min..=max).contains(number)) {
-        Some(number) => Ok(json!(number)),
-        None => wrong(node, format!("{text} is out of range"), Some(format!("use {what}"))),
-    }
-}
-
-fn word(node: &Node<'_>, words: &Words) -> Read {
-    let quoted: Vec<String> = words.list.iter().map(|word| format!("{word:?}")).collect();
-    let choice = format!("one of {}", quoted.join(", "));
-    let Some(text) = node.get_ref().as_str() else { return expected(node, &choice, None) };
-    let meant = words.aliases.iter().find(|(alias, _)| *alias == text).map_or(text, |(_, word)| word);
-    if words.list.contains(&meant) {
-        return Ok(json!(meant));
-    }
-    let all = words.list.iter().copied().chain(words.aliases.iter().map(|(alias, _)| *alias));
-    let help = match nearest(text, all) {
-        Some(near) => format!("did you mean {near:?}? {choice}"),
-        None => format!("use {choice}"),
-    };
-    wrong(node, format!("unknown {} {text:?}", words.what), Some(help))
-}
-
-fn signal(node: &Node<'_>) -> Read {
-    let text = match node.get_ref() {
-        DeValue::String(text) => text.to_string(),
-        DeValue::Integer(number) => number.to_string(),
-        _ => return expected(node, "a signal such as \"TERM\"", None),
-    };
-    if text.parse::<Signal>().is_ok() {
-        return Ok(json!(text));
-    }
-    let bare = text.to_ascii_uppercase();
-    let help = match nearest(bare.strip_prefix("SIG").unwrap_or(&bare), SIGNALS) {
-        Some(near) => format!("did you mean {near:?}?"),
-        None => "use a name such as \"TERM\" or a number from 1 to 64".to_owned(),
-    };
-    wrong(node, format!("unknown signal {text:?}"), Some(help))
-}
-
-/// A duration as `humantime` reads it.
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct RawDuration(#[serde(with = "humantime_serde")] Duration);
-
-fn duration(node: &Node<'_>) -> Result<Duration, Vec<Wrong>> {
-    let units =
-        || Some("write a number and a unit, such as \"500ms\", \"30s\", \"5min\" or \"1h 30min\"".to_owned());
-    let text = match node.get_ref() {
-        DeValue::String(text) => text,
-        DeValue::Integer(number) => {
-            return expected(node, "a duration", Some(format!("did you mean \"{number}s\"?")));
-        }
-        _ => return expected(node, "a duration", units()),
-    };
-    let too_long = || wrong(node, format!("{text:?} is too long"), Some("at most \"100years\"".to_owned()));
-    // humantime 2.4 panics on sums that just miss the largest `Duration`. No such sum fits into this.
-    let digits = text.split(|c: char| !c.is_ascii_digit() && !c.is_whitespace()).map(str::len).max();
-    if text.len() > 64 || digits.is_some_and(|digits| digits > 10) {
-        return too_long();
-    }
-    match RawDuration::deserialize(ValueDeserializer::from(node.clone())) {
-        Ok(RawDuration(duration)) if duration <= LONGEST => Ok(duration),
-        Ok(RawDuration(_)) => too_long(),
-        Err(_) => wrong(node, format!("{text:?} is not a duration"), units()),
-    }
-}
-
-fn length(duration: Duration) -> Value {
-    json!(humantime::format_duration(duration).to_string())
-}
-
-fn name<T: std::str::FromStr<Err: Display>>(node: &Node<'_>) -> Read {
-    let Some(text) = node.get_ref().as_str() else { return expected(node, "a name", None) };
-    let Err(error) = text.parse::<T>() else { return Ok(json!(text)) };
-    let rule = error.to_string();
-    // The rule's sentence says both: what is wrong, and what would be right.
-    match rule.rsplit_once(": ") {
-        Some((problem, help)) => wrong(node, problem, Some(help.to_owned())),
-        None => wrong(node, rule, None),
-    }
-}
-
-fn path(node: &Node<'_>, place: impl Fn(&Path) -> PathBuf) -> Read {
-    let text = text(node)?;
-    match text.as_str() {
-        Some("") => wrong(node, "the path is empty", Some("leave the key out if there is none".to_owned())),
-        written => Ok(json!(place(Path::new(written.unwrap_or_default())).to_string_lossy())),
-    }
-}
-
-/// Reads a text that the operating system takes.
-fn text(node: &Node<'_>) -> Read {
-    match node.get_ref().as_str() {
-        Some(text) if text.contains('\0') => wrong(node, "a NUL byte cannot be passed on", None),
-        Some(text) => Ok(json!(text)),
-        None => expected(node, "a text", None),
-    }
-}
-
-/// Reads a program and its arguments; an empty list is no program.
-fn command(node: &Node<'_>) -> Read {
-    let example = "such as [\"/usr/bin/api\", \"--port\", \"80\"]";
-    let words = list(node, "a list of texts", example, text)?;
-    match words.get(0) {
-        Some(Value::String(program)) if program.is_empty() => {
-            wrong(node, "the program has no name", Some(example.to_owned()))
-        }
-        _ => Ok(words),
-    }
-}
-
-fn list(node: &Node<'_>, what: &str, example: &str, read: impl Fn(&Node<'_>) -> Read) -> Read {
-    let Some(items) = node.get_ref().as_array() else {
-        return expected(node, what, Some(example.to_owned()));
-    };
-    let (mut good, mut wrongs) = (Vec::new(), Vec::new());
-    for (index, item) in items.iter().enumerate() {
-        match read(item) {
-            Ok(value) => good.push(value),
-            Err(more) => wrongs.extend(more.into_iter().map(|w| Wrong { within: format!("[{index}]"), ..w })),
-        }
-    }
-    if wrongs.is_empty() { Ok(Value::Array(good)) } else { Err(wrongs) }
-}
-
-/// Reads environment variables. `pepita run --env-file` has a line for each, so neither names nor values may break one.
-fn environment(node: &Node<'_>) -> Read {
-    let Some(entries) = node.get_ref().as_table() else {
-        return expected(node, "a table of texts", Some("such as { RUST_LOG = \"info\" }".to_owned()));
-    };
-    let (mut good, mut wrongs) = (serde_json::Map::new(), Vec::new());
-    for (key, value) in entries {
-        let name = key.get_ref();
-        let mut note = |at, problem: String, help: &str| {
-            wrongs.push(Wrong { at, within: format!(".{name}"), problem, help: Some(help.to_owned()) });
-        };
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(allowed) {
-            let help = "use letters, digits, '_', '.' and '-', with no digit in front";
-            note(key.span(), format!("variable {name:?} is not allowed"), help);
-        }
-        match value.get_ref().as_str() {
-            Some(text) if text.contains(['\n', '\r', '\0']) => {
-                note(value.span(), "a value has one line".to_owned(), "encode what has more, as with base64");
-            }
-            Some(text) => drop(good.insert(name.to_string(), json!(text))),
-            None => note(
-                value.span(),
-                format!("expected a text, found {}", described(value)),
-                "write it in quotes",
-            ),
-        }
-    }
-    if wrongs.is_empty() { Ok(Value::Object(good)) } else { Err(wrongs) }
 }
 
 /// Returns a path as the file means it: relative ones begin at the file's folder. Steps up at its start are taken in
