@@ -3,8 +3,7 @@
 //! `cargo run --example embed` or `cargo run --example embed -- config/quickstart.toml`
 
 use pepita_supervisor::config;
-use pepita_supervisor::observe::Received;
-use pepita_supervisor::tree::Tree;
+use pepita_supervisor::{Received, Tree};
 use std::error::Error;
 use std::path::Path;
 use std::time::Duration;

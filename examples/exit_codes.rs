@@ -2,9 +2,9 @@
 //!
 //! `cargo run --example exit_codes`
 
-use pepita_supervisor::observe::{EventKind, Received};
-use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, Restart, TreeSpec, VmName, VmSpec};
-use pepita_supervisor::tree::Tree;
+use pepita_supervisor::{
+    EventKind, GroupName, GroupSpec, MachineSpec, Received, Restart, Tree, TreeSpec, VmName, VmSpec,
+};
 use std::error::Error;
 use std::time::Duration;
 

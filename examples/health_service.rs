@@ -4,9 +4,7 @@
 
 use axum::http::StatusCode;
 use axum::{Router, extract::State, routing::get};
-use pepita_supervisor::observe::VmPhase;
-use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, TreeSpec, VmName, VmSpec};
-use pepita_supervisor::tree::Tree;
+use pepita_supervisor::{GroupName, GroupSpec, MachineSpec, Tree, TreeSpec, VmName, VmPhase, VmSpec};
 use std::error::Error;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

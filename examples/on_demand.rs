@@ -2,9 +2,7 @@
 //!
 //! `cargo run --example on_demand`
 
-use pepita_supervisor::observe::VmPhase;
-use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, TreeSpec, VmName, VmSpec};
-use pepita_supervisor::tree::Tree;
+use pepita_supervisor::{GroupName, GroupSpec, MachineSpec, Tree, TreeSpec, VmName, VmPhase, VmSpec};
 use std::error::Error;
 
 #[tokio::main]

@@ -2,9 +2,9 @@
 //!
 //! `cargo run --example react_to_events`
 
-use pepita_supervisor::observe::{Action, EventKind, Received};
-use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, TreeSpec, VmName, VmSpec};
-use pepita_supervisor::tree::Tree;
+use pepita_supervisor::{
+    Action, EventKind, GroupName, GroupSpec, MachineSpec, Received, Tree, TreeSpec, VmName, VmSpec,
+};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;

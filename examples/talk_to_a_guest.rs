@@ -2,8 +2,7 @@
 //!
 //! `cargo run --example talk_to_a_guest`
 
-use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, TreeSpec, VmName, VmSpec};
-use pepita_supervisor::tree::Tree;
+use pepita_supervisor::{GroupName, GroupSpec, MachineSpec, Tree, TreeSpec, VmName, VmSpec};
 use pepita_wire::agent::{AgentStatus, Ask, Exec, ExecResult};
 use std::error::Error;
 use std::time::Duration;

@@ -25,7 +25,8 @@ impl Ledger {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who holds what at the moment.
+    /// Returns which VM holds which CID at the moment.
+    #[cfg(feature = "test-hooks")]
     pub fn holders(&self) -> Vec<(VmName, Cid)> {
         self.open().holders().map(|(vm, cid)| (vm.clone(), cid)).collect()
     }

@@ -5,7 +5,7 @@
 //! ([`crate::observe::Event::to_json`]), and `{"lagged": n}` where a reader was too slow. The methods are those of [`Call`].
 //!
 //! ```no_run
-//! # async fn example(tree: pepita_supervisor::tree::Tree) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn example(tree: pepita_supervisor::Tree) -> Result<(), Box<dyn std::error::Error>> {
 //! use pepita_supervisor::control::{self, Call, Client, Hooks};
 //!
 //! let control = control::serve(&tree, "/run/edge/control.sock".as_ref(), Hooks::default())?;

@@ -106,7 +106,7 @@ impl Journal {
         let contents =
             read.unwrap_or_else(|e| Err(JournalError::Io { path, source: io::Error::other(e) }))?;
         let Contents { lock, vms, entries, unreadable } = contents;
-        let disk = Disk { vms, store: Store::new(), lock: Mutex::new(Some(lock)) };
+        let disk = Disk { vms, store: Store::spawn(), lock: Mutex::new(Some(lock)) };
         Ok(Self::with(entries, unreadable, Some(disk)))
     }
 

@@ -68,7 +68,7 @@ impl Store {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn new() -> Self {
+    pub fn spawn() -> Self {
         let (sender, requests) = mpsc::unbounded_channel();
         let (done, written) = watch::channel(0);
         tokio::spawn(write_all(requests, done));
@@ -219,7 +219,7 @@ mod tests {
     async fn changes_are_made_in_order_and_waited_for() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().expect("a directory");
-        let (path, store) = (dir.path().join("a.json"), Store::new());
+        let (path, store) = (dir.path().join("a.json"), Store::spawn());
         for n in 0..1000 {
             drop(store.hand_over(change(&path, &n.to_string())));
         }
@@ -237,7 +237,7 @@ mod tests {
     #[tokio::test]
     async fn a_change_that_fails_says_so_and_holds_up_no_other() {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::new();
+        let store = Store::spawn();
         let failed = store.hand_over(change(&dir.path().join("missing/a.json"), "x"));
         let made = store.hand_over(change(&dir.path().join("a.json"), "x"));
         assert_eq!(failed.await.expect("told").expect_err("no folder").kind(), io::ErrorKind::NotFound);

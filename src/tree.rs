@@ -1,8 +1,7 @@
 //! The supervision tree, as a host program holds it: start it, see it, tell it, stop it.
 //!
 //! ```no_run
-//! use pepita_supervisor::spec::{GroupName, GroupSpec, MachineSpec, TreeSpec, VmName, VmSpec};
-//! use pepita_supervisor::tree::Tree;
+//! use pepita_supervisor::{GroupName, GroupSpec, MachineSpec, Tree, TreeSpec, VmName, VmSpec};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let api = VmSpec::new(VmName::new("api")?, MachineSpec::qemu("/boot/vmlinuz", "/srv/api.ext4"));
@@ -38,7 +37,9 @@ use crate::vm::{HostSockets, Sockets};
 use change::Change;
 use error::Progress;
 use pepita_wire::Ask;
-use ractor::{ActorCell, ActorRef};
+#[cfg(feature = "test-hooks")]
+use ractor::ActorCell;
+use ractor::ActorRef;
 use root::RootMsg;
 use serde_json::Value;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,7 +69,6 @@ struct Inner {
 }
 
 /// What a tree reaches the world through. A test hands in its own.
-#[doc(hidden)]
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// The launcher.
@@ -94,16 +94,20 @@ impl Tree {
         check(&spec)?;
         let launcher = Launcher::new(find(&spec.pepita)?, spec.run_dir.clone());
         launcher.verify().await?;
-        Self::start_with(spec, Parts::host(launcher)).await
+        Self::open(spec, Parts::host(launcher)).await
     }
 
-    /// As [`Tree::start`], with another launcher and other sockets.
+    /// Starts a tree, as [`Tree::start`] does, with another launcher and other sockets.
     ///
     /// # Errors
-    /// As there.
-    #[doc(hidden)]
+    /// Returns the errors of [`Tree::start`].
+    #[cfg(feature = "test-hooks")]
     pub async fn start_with(spec: TreeSpec, parts: Parts) -> Result<Self, StartError> {
         check(&spec)?;
+        Self::open(spec, parts).await
+    }
+
+    async fn open(spec: TreeSpec, parts: Parts) -> Result<Self, StartError> {
         // Before anything is looked at: the lock of the journal says that no other supervisor changes it.
         let journal = Journal::open(spec.state_dir.as_deref()).await?;
         Self::start_in(spec, journal, parts).await
@@ -302,8 +306,8 @@ impl Tree {
         ended.ok().and_then(|end| end.clone()).unwrap_or_else(lost)
     }
 
-    /// The root actor, for tests of what failing actors lead to.
-    #[doc(hidden)]
+    /// Returns the root actor, for tests of what failing actors lead to.
+    #[cfg(feature = "test-hooks")]
     pub fn root(&self) -> ActorCell {
         self.inner.root.get_cell()
     }

@@ -195,7 +195,10 @@ impl VmState {
             VmMsg::Kill => return Some(Event::Kill),
             VmMsg::Happened(Happened(event)) => return Some(event),
             VmMsg::Link(link::Report::Up) => return Some(Event::LinkIsUp(true)),
-            VmMsg::Link(link::Report::Down { .. }) => return Some(Event::LinkIsUp(false)),
+            VmMsg::Link(link::Report::Down { why }) => {
+                tracing::debug!("{}: its link is down: {why}", self.life.spec().name);
+                return Some(Event::LinkIsUp(false));
+            }
             VmMsg::Link(link::Report::Event(event)) => return Some(Event::Guest(event)),
             VmMsg::Tick(due) => {
                 self.alarm.rang(due);

@@ -135,7 +135,7 @@ impl Daemons {
             let daemon = saved.into_daemon().map_err(|why| format!("{}: {why}", file.display()))?;
             daemons.insert(daemon.spec.name.clone(), daemon);
         }
-        Ok(Self { file, store: Store::new(), daemons })
+        Ok(Self { file, store: Store::spawn(), daemons })
     }
 
     pub(super) fn file(&self) -> &Path {

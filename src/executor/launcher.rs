@@ -7,7 +7,7 @@ use pepita_wire::{StatusRecord, VersionRecord};
 use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -47,11 +47,6 @@ impl Launcher {
     /// A launcher that was found.
     pub fn new(program: PathBuf, run_dir: Option<PathBuf>) -> Self {
         Self { program, run_dir }
-    }
-
-    /// The program.
-    pub fn program(&self) -> &Path {
-        &self.program
     }
 
     /// Makes sure that this is our `pepita`. Exit 0 proves nothing: there are others of that name.

@@ -45,7 +45,7 @@ mod transition;
 
 use crate::group::order::{Found, Order, VmView};
 use crate::journal::Remembered;
-use crate::observe::{Change, VmPhase};
+use crate::observe::Change;
 use crate::policy::{At, Decision, Ending, GroupEnd, Window, WindowCount};
 use crate::spec::{GroupName, GroupSpec, Incarnation, VmName, VmSpec};
 use crate::vm::Mode;
@@ -196,7 +196,8 @@ impl Roster {
     }
 
     /// Returns the VMs in start order, with their phase.
-    pub fn phases(&self) -> impl Iterator<Item = (&VmName, VmPhase)> {
+    #[cfg(feature = "test-hooks")]
+    pub fn phases(&self) -> impl Iterator<Item = (&VmName, crate::observe::VmPhase)> {
         self.children.iter().map(|child| (child.name(), child.phase.view()))
     }
 
@@ -226,6 +227,7 @@ impl Roster {
     }
 
     /// Returns whether the group has ended, and nothing of it runs.
+    #[cfg(feature = "test-hooks")]
     pub fn is_down(&self) -> bool {
         self.end().is_some()
     }

@@ -1,9 +1,7 @@
 //! The program that shows a strategy: `one_for_one`, `one_for_all` and `rest_for_one` run it with a configuration each.
 
 use pepita_supervisor::config;
-use pepita_supervisor::observe::{Received, TreeStatus, VmPhase};
-use pepita_supervisor::spec::{Incarnation, Signal};
-use pepita_supervisor::tree::Tree;
+use pepita_supervisor::{Incarnation, Received, Signal, Tree, TreeStatus, VmPhase};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

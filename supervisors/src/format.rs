@@ -35,7 +35,7 @@ fn format_line(time: SystemTime, style: Style, text: &str) -> String {
     format!("{DIM}{}{DIM:#} {style}{text}{style:#}", format_time(time))
 }
 
-/// Formats an event, given in the JSON of [`pepita_supervisor::observe::Event::to_json`]. Its sentence is the library's.
+/// Formats an event, given in the JSON of [`pepita_supervisor::Event::to_json`]. Its sentence is the library's.
 pub(crate) fn format_event(event: &Value) -> String {
     let word = |key: &str| event[key].as_str().unwrap_or_default();
     let style = match word("event") {

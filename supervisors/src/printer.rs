@@ -1,7 +1,7 @@
 //! Prints events and notes from a thread of its own, so that a terminal that stands still holds up nothing else.
 
 use crate::format::{format_event, format_lagged, format_note};
-use pepita_supervisor::observe::{Events, Received};
+use pepita_supervisor::{Events, Received};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

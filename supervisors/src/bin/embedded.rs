@@ -3,8 +3,7 @@
 //! and installs no signal handler but that for Ctrl-C.
 
 use pepita_supervisor::config;
-use pepita_supervisor::observe::{EventKind, Events, Received};
-use pepita_supervisor::tree::Tree;
+use pepita_supervisor::{EventKind, Events, Received, Tree};
 use std::error::Error;
 use std::path::Path;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The command line of `pepitactl`.
 
 use clap::{Args, Parser, Subcommand};
-use pepita_supervisor::spec::Signal;
+use pepita_supervisor::Signal;
 use std::path::PathBuf;
 
 /// Shows and controls a running pepitad.

@@ -3,7 +3,7 @@
 use crate::config::amount;
 use crate::format::format_duration;
 use crate::printer::Note;
-use pepita_supervisor::spec::OnExit;
+use pepita_supervisor::OnExit;
 use serde_json::{Value, json};
 use std::fmt;
 use std::time::Duration;

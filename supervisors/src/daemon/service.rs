@@ -1,8 +1,7 @@
 //! Reports to the service manager while the tree runs: how many VMs are ready, and that the tree answers.
 
 use crate::notify::Notify;
-use pepita_supervisor::observe::{TreeStatus, VmPhase};
-use pepita_supervisor::tree::Tree;
+use pepita_supervisor::{Tree, TreeStatus, VmPhase};
 use sd_notify::NotifyState;
 use std::sync::Arc;
 use std::time::Duration;

@@ -14,7 +14,7 @@ use duende_core::adapter::{DaemonHandle, PlatformError, PlatformResult, TracerHa
 use duende_core::types::{DaemonStatus, FailureReason, Signal};
 use duende_core::{Daemon, Platform, PlatformAdapter};
 use pepita_supervisor::adapter as ours;
-use pepita_supervisor::policy::{Ending, Exit};
+use pepita_supervisor::{Ending, Exit};
 use std::path::PathBuf;
 
 /// The adapter. It has the constructors of duende-core's own.
