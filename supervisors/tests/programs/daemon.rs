@@ -162,9 +162,8 @@ fn a_tree_that_gives_up_ends_the_program_with_an_error() {
     let mut daemon = host.start();
     assert_eq!(daemon.end().code(), Some(70), "{}", daemon.story());
     let events = daemon.events();
-    let failed = |event: &Value| event["event"] == "group_ended" && event["failed"] == true;
-    let failed: Vec<_> = events.iter().filter(|event| failed(event)).map(|event| &event["group"]).collect();
-    assert_eq!(failed, [&Value::from("web"), &Value::Null], "{}", daemon.story());
+    let failed: Vec<_> = events.iter().filter(|event| event["failed"] == true).map(|e| &e["event"]).collect();
+    assert_eq!(failed, ["group-ended", "tree-ended"], "{}", daemon.story());
     assert_eq!(host.processes(), [] as [&str; 0]);
 }
 

@@ -29,10 +29,8 @@ impl Pattern<'_> {
                     && event["incarnation"] == *incarnation
                     && event["to"] == **to
             }
-            Self::TreeReady => event["event"] == "group_ready" && event["group"].is_null(),
-            Self::TreeEnded => {
-                event["event"] == "group_ended" && event["group"].is_null() && event["failed"] == false
-            }
+            Self::TreeReady => event["event"] == "group-ready" && event["group"].is_null(),
+            Self::TreeEnded => event["event"] == "tree-ended" && event["failed"] == false,
             Self::Note(kind) => event["event"] == "supervisor" && event["note"]["kind"] == **kind,
         }
     }
