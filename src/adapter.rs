@@ -226,7 +226,10 @@ impl PepitaAdapter {
             Signal::Kill => Ok(adapter.tree.command(vm.as_str(), Command::Stop).await?),
             Signal::Stop => Ok(adapter.tree.pause(vm.as_str()).await?),
             Signal::Cont => Ok(adapter.tree.resume(vm.as_str()).await?),
-            _ => Ok(adapter.tree.signal(vm.as_str(), signal.into()).await?),
+            // The adapter is documented to run `pepita signal`, which goes over the monitor's socket, too.
+            Signal::Hup | Signal::Int | Signal::Quit | Signal::Term | Signal::Usr1 | Signal::Usr2 => {
+                Ok(adapter.tree.runner().signal_any(vm, signal.into()).await?)
+            }
         }
     }
 
