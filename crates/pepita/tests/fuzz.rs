@@ -1,10 +1,10 @@
 //! Whatever a guest, a VMM or another process wrote: no panic, memory within bounds.
 //! `PROPTEST_CASES=100000` is the long form.
 
-#[path = "../../wire/tests/mangle/mod.rs"]
-mod mangle;
+#[path = "../../wire/tests/mutate/mod.rs"]
+mod mutate;
 
-use mangle::{lines, mangled};
+use mutate::{lines, mutated};
 use pepita_launcher::cli;
 use pepita_launcher::image::{build, kernel};
 use pepita_launcher::monitor::{Address, Agent, Heard, QmpMessage, Scanner};
@@ -106,7 +106,7 @@ fn a_conversation_by_the_book_is_heard_whole() {
 
 proptest! {
     #[test]
-    fn whatever_answers_a_dial_the_conversation_ends_and_nobody_speaks_unknown(said in mangled(good_conversation())) {
+    fn whatever_answers_a_dial_the_conversation_ends_and_nobody_speaks_unknown(said in mutated(good_conversation())) {
         let (heard, _) = converse(&said);
         if let Some(first) = heard.first() {
             prop_assert!(matches!(first, Heard::News(News::Up { .. })), "{:?}", first);
@@ -114,14 +114,14 @@ proptest! {
     }
 
     #[test]
-    fn no_line_of_a_vmm_breaks_the_monitor(line in mangled(lines(QMP))) {
+    fn no_line_of_a_vmm_breaks_the_monitor(line in mutated(lines(QMP))) {
         if let QmpMessage::Shutdown(reason) | QmpMessage::Refused(reason) = QmpMessage::parse(&line) {
             prop_assert!(reason.len() <= line.len());
         }
     }
 
     #[test]
-    fn no_console_breaks_the_scanner(pieces in vec(mangled(notes()), 0..10)) {
+    fn no_console_breaks_the_scanner(pieces in vec(mutated(notes()), 0..10)) {
         let (mut scanner, mut output) = (Scanner::new(), Vec::new());
         for piece in &pieces {
             prop_assert!(scanner.push(piece, &["another", ""], &mut output).is_empty());
@@ -132,7 +132,7 @@ proptest! {
     }
 
     #[test]
-    fn no_file_of_a_run_directory_breaks_its_reader(bytes in mangled(lines(FILES))) {
+    fn no_file_of_a_run_directory_breaks_its_reader(bytes in mutated(lines(FILES))) {
         let _ = serde_json::from_slice::<VmConfig>(&bytes);
         let _ = serde_json::from_slice::<State>(&bytes);
         parse_index(&String::from_utf8_lossy(&bytes));
@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn no_beginning_of_a_file_breaks_what_recognises_it(head in mangled(heads())) {
+    fn no_beginning_of_a_file_breaks_what_recognises_it(head in mutated(heads())) {
         build::kind_of(&head);
         kernel::recognise(&head);
         if let Some(unpacked) = kernel::unpack(&head) {

@@ -1,4 +1,6 @@
-//! What can be asked of a guest agent, and what it tells.
+//! What a guest agent can be asked, and what it answers and tells.
+//!
+//! Requests and events are additive: a method or an event that one side does not know ends no conversation.
 
 use crate::error::{ErrorKind, WireError};
 use crate::exit::{Exit, generation_1};
@@ -8,62 +10,63 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// A request of the host, understood.
+/// A request to a guest agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
-    /// Are you there? Answered by a thread of its own, whatever the daemon does.
+    /// Answer at once. The agent has a thread for this, whatever the daemon does.
     Ping,
-    /// Start the daemon; answered with its pid. [`ErrorKind::Conflict`] when it was started before.
+    /// Start the daemon; answered with its process id. [`ErrorKind::Conflict`] when it was started before.
     Start(Start),
-    /// Send `signal` to the daemon's group, and KILL after `grace_ms`.
+    /// Send `signal` to the daemon's process group, and KILL after `grace_ms`.
     Stop(Stop),
-    /// Send one signal to the daemon's group.
+    /// Send one signal to the daemon's process group.
     Signal(Signal),
-    /// Answered with [`AgentStatus`].
+    /// Answer with [`AgentStatus`].
     Status,
-    /// Run a command to its end; answered with [`ExecResult`]. With `bulk` the connection turns into its raw output.
+    /// Run a command to its end; answered with [`ExecResult`]. With `bulk` the connection turns into the raw output of
+    /// the command.
     Exec(Exec),
-    /// Set the guest's clock, in milliseconds since the Unix epoch.
+    /// Set the guest's clock.
     SetTime {
-        /// The time.
+        /// The time, in milliseconds since the Unix epoch.
         unix_ms: u64,
     },
-    /// Turns this connection into the daemon's raw output, from the agent's memory (the last 64 KiB) on.
+    /// Turn this connection into the daemon's raw output, beginning with what the agent remembers (the last 64 KiB).
     Logs {
-        /// Go on with what comes.
+        /// Whether to go on with what comes.
         follow: bool,
     },
-    /// Tell events from `since` (exclusive) on this connection; those still in memory are told first.
+    /// Tell events on this connection; those that the agent remembers are told first.
     Watch {
-        /// The last event the asker has seen; 0 for all.
+        /// The number of the last event that the host has seen; 0 for all.
         since: u64,
     },
-    /// The event `seq` was read; for `exited`, the guest may power off.
+    /// Take note that an event was read; after `exited`, the guest may power off.
     Ack {
-        /// The event's number.
+        /// The number of the event.
         seq: u64,
     },
-    /// Sync and power off, daemon or no daemon.
+    /// Write everything to the disks and power off, whether or not the daemon runs.
     PowerOff,
 }
 
-/// Parameters of `start`.
+/// The parameters of `start`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Start {
-    /// Program and arguments; empty = what the image names.
+    /// The program and its arguments; empty = what the image names.
     pub command: Vec<String>,
-    /// Added to the daemon's environment.
+    /// Variables that are added to the daemon's environment.
     pub env: BTreeMap<String, String>,
 }
 
-/// Parameters of `stop`.
+/// The parameters of `stop`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Stop {
-    /// The first, polite signal.
+    /// The signal that asks the daemon to end.
     pub signal: Signal,
-    /// How long until KILL, in milliseconds.
+    /// How long the daemon may take until KILL, in milliseconds.
     pub grace_ms: u64,
 }
 
@@ -73,49 +76,49 @@ impl Default for Stop {
     }
 }
 
-/// Parameters of `exec`.
+/// The parameters of `exec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Exec {
-    /// Program and arguments.
+    /// The program and its arguments.
     pub command: Vec<String>,
-    /// KILL after this many milliseconds; 0 = 30 s.
+    /// How long the command may take until KILL, in milliseconds; 0 = 30 s.
     pub timeout_ms: u64,
-    /// The output goes raw over this connection instead of into the answer.
+    /// Whether the output goes raw over this connection instead of into the answer.
     pub bulk: bool,
 }
 
-/// Answer to `exec`.
+/// The answer to `exec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ExecResult {
-    /// How it ended.
+    /// How the command ended.
     #[serde(with = "generation_1")]
     pub exit: Exit,
-    /// It was killed because its time was over.
+    /// Whether the command was killed because its time was over.
     pub timed_out: bool,
-    /// The last 4 KiB of its output, stdout and stderr together.
+    /// The last 4 KiB of its standard output and standard error together.
     pub output: String,
 }
 
-/// Answer to `status`.
+/// The answer to `status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentStatus {
-    /// The daemon's pid in the guest, while it runs.
+    /// The process id of the daemon in the guest, while it runs.
     pub pid: Option<u32>,
-    /// It was started at some time in this boot.
+    /// Whether the daemon was started in this boot.
     pub started: bool,
-    /// It said `READY=1`.
+    /// Whether the daemon has sent `READY=1`.
     pub ready: bool,
-    /// Its last `STATUS=` text, at most 256 bytes.
+    /// The last `STATUS=` text of the daemon, at most 256 bytes.
     pub status: String,
-    /// How it ended, once it has.
+    /// How the daemon ended, once it has.
     #[serde(with = "generation_1::optional")]
     pub exited: Option<Exit>,
     /// The number of the newest event.
     pub seq: u64,
-    /// Milliseconds since the agent started.
+    /// Milliseconds since the start of the agent.
     pub uptime_ms: u64,
 }
 
@@ -143,7 +146,7 @@ struct Loose {
 }
 
 impl Ask {
-    /// Method and parameters, as they go into a [`crate::Request`].
+    /// Returns method and parameters, as they go into a [`crate::Request`].
     pub fn into_parts(self) -> (&'static str, Value) {
         let value = |v: Result<Value, serde_json::Error>| v.expect("plain structs become JSON");
         match self {
@@ -164,7 +167,7 @@ impl Ask {
     /// Reads a request.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for a method this side does not know, [`ErrorKind::BadRequest`] for parameters that
+    /// [`ErrorKind::Unsupported`] for a method that this side does not know, [`ErrorKind::BadRequest`] for parameters that
     /// cannot be read.
     pub fn from_parts(method: &str, value: Value) -> Result<Self, WireError> {
         let loose = |value| params::<Loose>(method, value);
@@ -193,43 +196,43 @@ impl Ask {
     }
 }
 
-/// News of a guest agent.
+/// An event that a guest agent tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuestEvent {
     /// The daemon runs.
     Started {
-        /// Its pid in the guest.
+        /// The process id of the daemon in the guest.
         pid: u32,
     },
     /// The daemon sent `READY=1` (sd_notify(3)).
     Ready,
-    /// The daemon said something else through sd_notify.
+    /// The daemon has sent something else through sd_notify(3).
     Health(Health),
-    /// The guest is short of memory.
+    /// The guest has run short of memory.
     Memory {
-        /// The OOM killer struck.
+        /// Whether the OOM killer has ended a process.
         oom: bool,
     },
-    /// The daemon has ended. Repeated until acknowledged.
+    /// The daemon has ended. The agent repeats this event until it is acknowledged.
     Exited(Exit),
-    /// News of a newer agent.
+    /// An event that only a newer agent knows, by its name.
     Unknown(String),
 }
 
-/// What the daemon said through sd_notify(3), apart from `READY=1`.
+/// What the daemon has sent through sd_notify(3), apart from `READY=1`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Health {
-    /// `WATCHDOG=1`.
+    /// Whether the daemon has sent `WATCHDOG=1`.
     #[serde(skip_serializing_if = "is_false")]
     pub watchdog: bool,
-    /// `STATUS=…`, at most 256 bytes.
+    /// The text of `STATUS=`, at most 256 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
-    /// `EXTEND_TIMEOUT_USEC=…`, in microseconds from now.
+    /// The number of `EXTEND_TIMEOUT_USEC=`, in microseconds from now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extend_timeout_us: Option<u64>,
-    /// `STOPPING=1`.
+    /// Whether the daemon has sent `STOPPING=1`.
     #[serde(skip_serializing_if = "is_false")]
     pub stopping: bool,
 }
@@ -253,7 +256,7 @@ struct MemoryData {
 }
 
 impl GuestEvent {
-    /// Name and data, as they go into an event line.
+    /// Returns name and data, as they go into the line of an event.
     pub fn into_parts(self) -> (String, Value) {
         let value = |v: Result<Value, serde_json::Error>| v.expect("plain structs become JSON");
         match self {
@@ -268,7 +271,7 @@ impl GuestEvent {
         }
     }
 
-    /// Reads an event. Of data nothing is kept that its event does not know.
+    /// Reads an event. Fields of `data` that the event does not know are dropped.
     ///
     /// # Errors
     /// When the data of a known event cannot be read.

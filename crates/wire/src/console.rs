@@ -1,24 +1,24 @@
-//! The two lines that an agent writes on the console for its monitor: "I listen" and "the daemon has ended".
+//! Notes: lines that an agent writes on the console for its monitor.
 //!
-//! They travel among the daemon's output, so each carries the token; a line with another token is output like any
-//! other. `up` is a hint to dial, so that nobody has to poll for the agent; `exited` is back-up evidence for when the
-//! report over vsock was not heard.
+//! Notes travel among the daemon's output, so each carries the token; a line with another token is output like any
+//! other. `up` is a hint to dial, so that the monitor need not poll for the agent; `exited` is back-up evidence for when
+//! the report over vsock was lost.
 
 use crate::exit::{Exit, generation_1};
 use serde::{Deserialize, Serialize};
 
-/// Every such line begins with this: ASCII record separator, then the name.
+/// The beginning of each note: the ASCII record separator, then a name.
 pub const MARK: &str = "\u{1e}pepita ";
 
-/// What such a line says.
+/// What a note says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Note {
     /// The agent listens on its port.
     Up,
-    /// The daemon has ended so.
+    /// The daemon has ended in this way.
     Exited(#[serde(with = "generation_1")] Exit),
-    /// The agent cannot go on, and why.
+    /// The agent cannot go on, for this reason.
     Failed(String),
 }
 
@@ -28,19 +28,20 @@ struct Marked {
     note: Note,
 }
 
-/// The line, newline included; it begins with a newline of its own, so that half a line of output before it does no harm.
+/// Returns the line of a note, newline included. It begins with a newline, so that half a line of output before it does
+/// no harm.
 pub fn encode(token: &str, note: &Note) -> String {
     let marked = Marked { token: token.to_owned(), note: note.clone() };
     let json = serde_json::to_string(&marked).expect("plain structs become JSON");
     format!("\n{MARK}{json}\n")
 }
 
-/// Reads a line of the console (with or without the carriage return that a tty adds); `None` when it is not a note
-/// with one of these tokens.
+/// Reads a line of the console, with or without the carriage return that a tty adds. Returns `None` for a line that is
+/// no note with one of these tokens.
 pub fn decode(line: &[u8], tokens: &[&str]) -> Option<Note> {
     let json = line.strip_prefix(MARK.as_bytes())?;
     let marked: Marked = serde_json::from_slice(json).ok()?;
-    // An empty token would let everybody in.
+    // An empty token would make every note a true one.
     tokens.iter().any(|t| !t.is_empty() && *t == marked.token).then_some(marked.note)
 }
 

@@ -21,7 +21,7 @@ impl WireError {
 }
 
 /// The stable part of a refusal. A word of a newer peer reads as [`ErrorKind::Other`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::EnumIter)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum ErrorKind {

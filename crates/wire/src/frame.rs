@@ -1,7 +1,7 @@
-//! The envelope of the conversation: hello, request, answer, event; one JSON object a line each way.
+//! The lines of a conversation: hello, request, answer, event; each is one JSON object.
 //!
 //! Unknown fields are ignored, unknown methods are answered with [`crate::ErrorKind::Unsupported`], unknown events are kept
-//! as [`crate::GuestEvent::Unknown`]: an old side and a new one go on talking.
+//! as [`crate::GuestEvent::Unknown`]: so an old side and a new one go on talking.
 
 use crate::agent::GuestEvent;
 use crate::error::WireError;
@@ -16,79 +16,79 @@ pub struct Hello {
     /// The newest version of the protocol that the sender speaks.
     #[serde(rename = "generation")]
     pub protocol_version: u32,
-    /// The sender's own version, for people.
+    /// The version of the sending program, for people.
     #[serde(default)]
     pub version: String,
-    /// The guest's boot id; empty from a host.
+    /// The boot id of the guest; empty from a host.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub boot_id: String,
-    /// The incarnation of the VM that the sender means, or is.
+    /// The incarnation of the VM: the one that a host means, or the one that an agent belongs to.
     #[serde(default)]
     pub incarnation: u64,
-    /// The host's proof that it may speak to this guest; absent from a guest.
+    /// The token by which a host shows that it may speak to this guest; absent from a guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// A host may replace the token, once, with the first hello after boot: the boot token stood on the kernel's
-    /// command line, where the daemon could read it.
+    /// The token that replaces the one in force. A host may do that once, with the first hello after a boot: the boot
+    /// token stands on the kernel's command line, where the daemon can read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_token: Option<String>,
 }
 
-/// A question of the host. Each gets exactly one [`Outcome`] with the same `id`.
+/// A request. Each gets exactly one [`Outcome`] with the same `id`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
-    /// Chosen by the asker; unique on its connection.
+    /// The number that the asker chose for it; unique on its connection.
     pub id: u64,
-    /// What is asked, for example `ping`.
+    /// The name of what is asked, for example `ping`.
     pub method: String,
-    /// The method's parameters, an object; may be left out.
+    /// The parameters of the method, an object; may be left out.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub params: Value,
 }
 
-/// What a host says to a guest (and a client of the monitor's control socket to the monitor).
+/// A line of a host to a guest agent, or of a client to a control socket.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ToGuest {
-    /// The first line.
+    /// The first line of a host. A control socket wants none.
     Hello(Hello),
-    /// Any later line.
+    /// Each later line.
     Request(Request),
 }
 
-/// How a request ended.
+/// The answer to a request: its result, or a refusal.
 pub type Outcome = Result<Value, WireError>;
 
-/// What a guest says to a host (and the monitor to a client of its control socket).
+/// A line of a guest agent to a host, or of a control socket to a client.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ToHost {
-    /// The first line.
+    /// The first line of an agent.
     Hello(Hello),
     /// The one answer to a request.
     Answer {
-        /// The request's id.
+        /// The id of the request; 0 = the answer is about the connection.
         id: u64,
-        /// How it ended.
+        /// The result, or the refusal.
         outcome: Outcome,
     },
-    /// News for watchers.
+    /// An event, for connections that watch.
     Event {
-        /// Grows by one with each event of this boot.
+        /// The number of the event; it grows by one with each event of a boot.
         seq: u64,
-        /// The news.
+        /// The event.
         event: GuestEvent,
     },
 }
 
-/// A line that is not a frame.
+/// Why a line is not a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// Not JSON, or a field of the wrong type.
+    /// The line is no JSON, or a field has the wrong type.
     #[error("not a frame: {0}")]
     Json(#[from] serde_json::Error),
-    /// JSON, but none of hello, request, answer or event.
+    /// The line is JSON, but none of hello, request, answer and event.
     #[error("not a frame: none of `hello`, `id` or `seq`")]
     Shapeless,
-    /// An answer or an event holds more than [`CONTENT_CAP`].
+    /// An answer or an event holds more than [`CONTENT_CAP`] bytes.
     #[error("an answer or an event of more than {CONTENT_CAP} bytes")]
     TooMuch,
 }
@@ -123,7 +123,8 @@ struct RawToHost {
     data: Value,
 }
 
-/// As it is read: what a guest has put into it becomes a value only where it is wanted, and not beyond the cap.
+/// The same for reading: what a guest has put into a line becomes a value only where it is wanted, and not beyond the
+/// cap.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct ReadToHost<'a> {
@@ -149,12 +150,12 @@ fn line(raw: &impl Serialize) -> Vec<u8> {
 }
 
 impl ToGuest {
-    /// A request.
+    /// Makes a request.
     pub fn request(id: u64, method: &str, params: Value) -> Self {
         Self::Request(Request { id, method: method.to_owned(), params })
     }
 
-    /// The line, newline included.
+    /// Returns the line, newline included.
     pub fn encode(&self) -> Vec<u8> {
         line(&match self.clone() {
             Self::Hello(hello) => RawToGuest { hello: Some(hello), ..Default::default() },
@@ -180,7 +181,7 @@ impl ToGuest {
 }
 
 impl ToHost {
-    /// The line, newline included.
+    /// Returns the line, newline included.
     pub fn encode(&self) -> Vec<u8> {
         line(&match self.clone() {
             Self::Hello(hello) => RawToHost { hello: Some(hello), ..Default::default() },

@@ -1,4 +1,5 @@
-//! What a VM may be called. One rule for every program, so that nothing of a name can be an option or leave a directory.
+//! The rule for the names of VMs. All programs have the same one, so that no name can be read as an option or lead out of
+//! a directory.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -7,29 +8,29 @@ use std::str::FromStr;
 /// The longest name, in bytes (a DNS label's limit).
 pub const NAME_CAP: usize = 63;
 
-/// A VM's name as the launcher knows it: `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`, a DNS label (RFC 1123).
+/// The name of a VM as the launcher knows it: `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`, a DNS label (RFC 1123).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct VmId(String);
 
-/// Why a name was refused.
+/// Why a name is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// There is nothing in it.
+    /// The name is empty.
     #[error("a VM's name is empty; use 1 to 63 of a-z, 0-9 and '-'")]
     Empty,
-    /// It is longer than [`NAME_CAP`].
+    /// The name is longer than [`NAME_CAP`]; holds its length in bytes.
     #[error("VM name of {0} bytes is too long; at most 63")]
     TooLong(usize),
-    /// It has a character that a name may not have.
+    /// The name has a character that a name may not have.
     #[error("VM name {name:?} has {bad:?}; only a-z, 0-9 and '-' inside")]
     Character {
-        /// The name as given.
+        /// The name as it was given.
         name: String,
         /// The first character that is not allowed.
         bad: char,
     },
-    /// It begins or ends with a hyphen.
+    /// The name begins or ends with a hyphen.
     #[error("VM name {0:?} begins or ends with '-'; begin and end with a-z or 0-9")]
     Hyphen(String),
 }
@@ -55,7 +56,7 @@ impl VmId {
         Ok(Self(name.to_owned()))
     }
 
-    /// The name.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

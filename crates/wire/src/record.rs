@@ -1,9 +1,8 @@
 //! The records that `pepita` prints and keeps: status, exit, version, error.
 //!
 //! Callers search these texts (`"state": "running"`, one space after the colon), so [`pretty`] is part of the contract,
-//! and no part of a record uses a word of [`VmState`] for another thing. Such a caller knows no VM that starts: that its
-//! virtual CPUs run is what it finds then.
-//! Fields that a guest can fill stand last.
+//! and no part of a record uses a word of [`VmState`] for another thing. Such a caller knows no state `starting`: of a VM
+//! that starts, it finds that the virtual CPUs run. Fields that a guest can fill stand last.
 
 mod call;
 mod status;
@@ -16,7 +15,7 @@ pub use status::{
 
 use serde::Serialize;
 
-/// Pretty-printed JSON, two spaces of indent and one space after each colon.
+/// Returns a record as JSON for people, with two spaces of indent and one space after each colon.
 pub fn pretty(record: &impl Serialize) -> String {
     serde_json::to_string_pretty(record)
         .expect("records hold only strings, numbers, lists and maps with string keys")
@@ -33,7 +32,7 @@ mod tests {
         assert!(pretty(&record).contains("\"state\": \"running\""));
     }
 
-    /// What a client does that reads the text and not the record (duende-core 0.2.0).
+    /// Does what a client does that reads the text and not the record (duende-core 0.2.0).
     fn found_in(record: &StatusRecord) -> &'static str {
         let text = pretty(record);
         let words = ["running", "paused", "failed"];

@@ -1,15 +1,15 @@
-//! What lies where in a VM's run directory, `<runtime>/pepita/<name>/`: the part that other programs than `pepita` may read.
+//! The files of a VM's run directory, `<runtime>/pepita/<name>/`, that programs other than `pepita` may use.
 
-/// The monitor's control socket. It speaks [`crate::ToGuest::Request`] and [`crate::ToHost::Answer`], without hello.
+/// The control socket of the monitor; [`crate::MonitorRequest`] is what can be asked there.
 pub const CONTROL: &str = "ctl.sock";
 
-/// The token for a hello to the guest agent. Mode 0600.
+/// The file with the token for a hello to the guest agent. Mode 0600.
 pub const TOKEN: &str = "token";
 
-/// The exit record, once the VM has ended.
+/// The file with the exit record, once the VM has ended.
 pub const EXIT: &str = "exit.json";
 
-/// The vsock back-end's Unix socket, on the hybrid transport.
+/// The Unix socket of the vsock back-end, on the hybrid transport.
 pub const HYBRID: &str = "v.sock";
 
 /// The environment variable that names the directory in which run directories lie.

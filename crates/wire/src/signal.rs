@@ -9,7 +9,7 @@ use std::str::FromStr;
 #[serde(try_from = "i32", into = "i32")]
 pub struct Signal(u8);
 
-/// What is neither a signal's name nor its number.
+/// A text that is neither the name nor the number of a signal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown signal {0:?}; use a name such as TERM or a number from 1 to 64")]
 pub struct UnknownSignal(pub String);
@@ -49,38 +49,38 @@ const NAMES: [(&str, u8); 31] = [
 ];
 
 impl Signal {
-    /// Hang up.
+    /// SIGHUP: the terminal is gone; for daemons, by custom, read the configuration again.
     pub const HUP: Self = Self(1);
-    /// Interrupt.
+    /// SIGINT: an interrupt from the keyboard.
     pub const INT: Self = Self(2);
-    /// Quit, with a core dump.
+    /// SIGQUIT: end with a core dump.
     pub const QUIT: Self = Self(3);
-    /// Kill: cannot be caught.
+    /// SIGKILL: ends a process at once; cannot be caught.
     pub const KILL: Self = Self(9);
-    /// User-defined 1.
+    /// SIGUSR1: for each program to define.
     pub const USR1: Self = Self(10);
-    /// User-defined 2.
+    /// SIGUSR2: for each program to define.
     pub const USR2: Self = Self(12);
-    /// Please end.
+    /// SIGTERM: asks a process to end.
     pub const TERM: Self = Self(15);
-    /// Continue.
+    /// SIGCONT: lets a stopped process go on.
     pub const CONT: Self = Self(18);
-    /// Stop (pause): cannot be caught.
+    /// SIGSTOP: pauses a process; cannot be caught.
     pub const STOP: Self = Self(19);
 
-    /// The signal of a number.
+    /// Returns the signal with this number, 1 to 64.
     pub fn new(number: i32) -> Option<Self> {
         u8::try_from(number).ok().filter(|n| (1..=64).contains(n)).map(Self)
     }
 
-    /// Its number.
+    /// Returns the number of the signal.
     pub fn number(self) -> i32 {
         self.0.into()
     }
 }
 
 impl fmt::Display for Signal {
-    /// `SIGTERM`, or `signal 40` for one without a name.
+    /// Writes `SIGTERM`, or `signal 40` for a signal without a name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match NAMES.iter().find(|(_, n)| *n == self.0) {
             Some((name, _)) => write!(f, "SIG{name}"),

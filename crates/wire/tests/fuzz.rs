@@ -1,26 +1,27 @@
 //! Whatever a peer writes: no panic, memory within bounds, and what was read can be said again.
 //! `PROPTEST_CASES=100000` is the long form.
 
-mod mangle;
+mod mutate;
 
-use mangle::{lines, mangled};
+use mutate::{lines, mutated};
 use pepita_wire::console::{self, Note};
-use pepita_wire::record::{CallError, pretty};
+use pepita_wire::record::{CallError, CallErrorKind, pretty};
 use pepita_wire::{
-    Ask, CONTENT_CAP, Exit, ExitRecord, FrameError, LINE_CAP, Lines, StatusRecord, ToGuest, ToHost,
-    VersionRecord, VmId,
+    Ask, CONTENT_CAP, ErrorKind, Exit, ExitRecord, FrameError, LINE_CAP, Lines, StatusRecord, ToGuest,
+    ToHost, VersionRecord, VmId,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use strum::IntoEnumIterator;
 
 const TO_GUEST: &str = include_str!("golden/1-to-guest.ndjson");
 const TO_HOST: &str = include_str!("golden/1-to-host.ndjson");
 
-/// What is read as a record can be written and read again, and is the same then.
-fn round<T: Serialize + DeserializeOwned + PartialEq>(bytes: &[u8]) {
+/// Checks that what is read as a record can be written and read again, and is the same then.
+fn round_trip<T: Serialize + DeserializeOwned + PartialEq>(bytes: &[u8]) {
     if let Ok(record) = serde_json::from_slice::<T>(bytes) {
         let again: T = serde_json::from_str(&pretty(&record)).expect("our own text");
         assert!(again == record, "{}", pretty(&record));
@@ -43,7 +44,7 @@ fn records() -> Vec<Vec<u8>> {
     texts.into_iter().map(String::into_bytes).chain([error]).collect()
 }
 
-/// Whether a value has a number that is none of the protocol's: a fraction may change its last digit on the way.
+/// Returns whether a value has a number that is none of the protocol's: a fraction may change its last digit on the way.
 fn has_fraction(value: &Value) -> bool {
     match value {
         Value::Number(number) => number.is_f64(),
@@ -55,7 +56,7 @@ fn has_fraction(value: &Value) -> bool {
 
 proptest! {
     #[test]
-    fn no_line_of_a_host_breaks_the_guest(line in mangled(lines(TO_GUEST))) {
+    fn no_line_of_a_host_breaks_the_guest(line in mutated(lines(TO_GUEST))) {
         if let Ok(frame) = ToGuest::decode(&line) {
             if matches!(&frame, ToGuest::Request(request) if has_fraction(&request.params)) {
                 return Ok(());
@@ -71,7 +72,7 @@ proptest! {
     }
 
     #[test]
-    fn no_line_of_a_guest_breaks_the_host(line in mangled(lines(TO_HOST))) {
+    fn no_line_of_a_guest_breaks_the_host(line in mutated(lines(TO_HOST))) {
         if let Ok(frame) = ToHost::decode(&line) {
             if matches!(&frame, ToHost::Answer { outcome: Ok(value), .. } if has_fraction(value)) {
                 return Ok(());
@@ -82,7 +83,7 @@ proptest! {
 
     #[test]
     fn a_stream_of_anything_is_cut_into_lines_within_the_cap(
-        pieces in vec((mangled(lines(TO_HOST)), 1_usize..4000, any::<bool>()), 0..12),
+        pieces in vec((mutated(lines(TO_HOST)), 1_usize..4000, any::<bool>()), 0..12),
     ) {
         let mut cut = Lines::new();
         for (bytes, times, newline) in pieces {
@@ -101,7 +102,7 @@ proptest! {
 
     #[test]
     fn no_line_of_the_console_is_taken_for_a_note_without_its_token(
-        line in mangled(vec![note("secret"), note("guess")]),
+        line in mutated(vec![note("secret"), note("guess")]),
     ) {
         prop_assert_eq!(console::decode(&line, &["another", ""]), None);
         // Read or not: it does not panic.
@@ -109,12 +110,12 @@ proptest! {
     }
 
     #[test]
-    fn no_record_breaks_its_reader(bytes in mangled(records())) {
-        round::<StatusRecord>(&bytes);
-        round::<ExitRecord>(&bytes);
-        round::<VersionRecord>(&bytes);
-        round::<CallError>(&bytes);
-        round::<Exit>(&bytes);
+    fn no_record_breaks_its_reader(bytes in mutated(records())) {
+        round_trip::<StatusRecord>(&bytes);
+        round_trip::<ExitRecord>(&bytes);
+        round_trip::<VersionRecord>(&bytes);
+        round_trip::<CallError>(&bytes);
+        round_trip::<Exit>(&bytes);
     }
 
     #[test]
@@ -132,7 +133,7 @@ fn note(token: &str) -> Vec<u8> {
     text.trim_matches('\n').as_bytes().to_vec()
 }
 
-/// A line as long as may be that unpacks to as much as can be.
+/// Returns the longest line that is allowed, with as many values in it as possible.
 fn swollen(head: &str) -> Vec<u8> {
     let mut line = head.as_bytes().to_vec();
     line.extend(br#"{"":0},"#.repeat((LINE_CAP - line.len() - 16) / 7));
@@ -184,21 +185,12 @@ fn every_method_is_in_the_readme_and_every_kind_of_error() {
         let Ok(ToGuest::Request(request)) = ToGuest::decode(line.as_bytes()) else { panic!("a request") };
         assert!(readme.contains(&format!("| `{}` |", request.method)), "{}", request.method);
     }
-    use pepita_wire::record::CallErrorKind as K;
-    for kind in [
-        K::Usage,
-        K::NoSuchVm,
-        K::VmmMissing,
-        K::NameTaken,
-        K::CidTaken,
-        K::BadImage,
-        K::Io,
-        K::TryAgain,
-        K::Permission,
-        K::Timeout,
-        K::Internal,
-    ] {
-        let word = serde_json::to_string(&kind).expect("a word").replace('"', "`");
+    for kind in ErrorKind::iter() {
+        assert!(readme.contains(&format!("`{kind}`")) || kind == ErrorKind::Other, "{kind}");
+    }
+    for kind in CallErrorKind::iter() {
+        let word = format!("`{kind}`");
+        assert_eq!(serde_json::to_value(kind).expect("a word"), kind.to_string());
         let code = format!("| {} |", kind.exit_code());
         assert!(readme.lines().any(|l| l.starts_with(&code) && l.contains(&word)), "{code} {word}");
     }

@@ -1,4 +1,4 @@
-//! What calls say of the launcher itself: its version, and why one of them failed.
+//! What the launcher's calls tell of the launcher itself: its version, and why a call failed.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,70 +9,71 @@ pub struct VersionRecord {
     pub name: String,
     /// The launcher's version.
     pub version: String,
-    /// See [`crate::CLI_VERSION`].
+    /// The version of the calls, exit codes and records: see [`crate::CLI_VERSION`].
     pub contract: u32,
-    /// Which VMMs can be used here.
+    /// The VMMs, and whether each can be used on this host.
     #[serde(default)]
     pub vmms: Vec<VmmAvailability>,
 }
 
-/// Whether a VMM can be used, or why not.
+/// Whether a VMM can be used on this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VmmAvailability {
-    /// `qemu` or `process`.
+    /// The kind of VMM: `qemu` or `process`.
     pub name: String,
-    /// It can be used.
+    /// Whether the VMM can be used.
     pub usable: bool,
-    /// Its version, or why it cannot be used.
+    /// The version of the VMM, or the reason why it cannot be used.
     pub detail: String,
 }
 
-/// What a failed call prints on stderr with `--json`.
+/// The last line on standard error of a call with `--json` that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallError {
-    /// For programs; see [`CallErrorKind::exit_code`] for the numbers that go with it.
+    /// The reason, for programs; [`CallErrorKind::exit_code`] is the number that goes with it.
     pub kind: CallErrorKind,
-    /// The VM it is about.
+    /// The VM that the call was about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What happened and what to do, for people.
+    /// The reason and what to do about it, for people.
     pub message: String,
 }
 
-/// The stable part of a failed call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Why a call failed. A word of a newer launcher reads as [`CallErrorKind::Internal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::EnumIter)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum CallErrorKind {
-    /// A bad option, name or number.
+    /// An option, a name or a number is wrong.
     Usage,
-    /// No VM of that name.
+    /// There is no VM of that name.
     NoSuchVm,
-    /// The VMM or another program is missing, or refused.
+    /// The VMM or another program is missing.
     VmmMissing,
-    /// The name is taken.
+    /// Another VM has the name.
     NameTaken,
-    /// The CID is taken.
+    /// Another VM, or another program, has the CID.
     CidTaken,
-    /// An image is missing or no image.
+    /// An image is missing, or is none.
     BadImage,
     /// The stored files of the VM cannot be read; the VM was left as it is.
     Unreadable,
     /// Reading or writing failed.
     Io,
-    /// Try again.
+    /// The same call may succeed later.
     TryAgain,
-    /// Not allowed.
+    /// The user may not do this.
     Permission,
-    /// It took too long.
+    /// The call took too long.
     Timeout,
-    /// A mistake in pepita.
+    /// There is a mistake in pepita.
     #[serde(other)]
     Internal,
 }
 
 impl CallErrorKind {
-    /// The exit code of a management call, after sysexits.h.
+    /// Returns the exit code of a call that fails so, after sysexits(3).
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Usage => 64,
@@ -89,7 +90,7 @@ impl CallErrorKind {
         }
     }
 
-    /// Whether the same call may succeed later without anybody changing anything.
+    /// Returns whether the same call may succeed later although nothing is changed by hand.
     pub fn is_recoverable(self) -> bool {
         match self {
             Self::CidTaken | Self::Io | Self::TryAgain | Self::Timeout | Self::Internal => true,

@@ -1,36 +1,36 @@
-//! What is known of a VM now.
+//! The status of a VM: what `pepita status` prints and a monitor answers.
 
 use crate::exit::{Exit, ExitRecord};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// Where a VM is in its life, as its monitor sees it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum VmState {
-    /// Its name is taken, nothing runs yet.
+    /// The name of the VM is taken, and nothing runs yet.
     Created,
-    /// The VMM runs, the daemon does not yet (with `--hold`: is not to).
+    /// The VMM runs and the daemon does not, or not yet; with `--hold`, the daemon waits for `pepita start`.
     Starting,
     /// The daemon runs.
     Running,
-    /// Its virtual CPUs stand still.
+    /// The virtual CPUs stand still.
     Paused,
-    /// On its way down.
+    /// The VM is on its way down.
     Stopping,
-    /// It has ended cleanly or because it was told to.
+    /// The VM has ended cleanly, or its end was asked for.
     Stopped,
-    /// It has ended otherwise.
+    /// The VM has ended in any other way.
     Failed,
-    /// Nobody can say, for example because its monitor died.
+    /// The state is not known, for example because the monitor died.
     #[default]
     #[serde(other)]
     Unknown,
 }
 
 impl VmState {
-    /// Nothing more will happen: there is an exit record.
+    /// Returns whether the VM has ended: then there is an exit record.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Stopped | Self::Failed)
     }
@@ -56,28 +56,14 @@ impl VmState {
     }
 }
 
-impl fmt::Display for VmState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Created => "created",
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Stopping => "stopping",
-            Self::Stopped => "stopped",
-            Self::Failed => "failed",
-            Self::Unknown => "unknown",
-        })
-    }
-}
-
 /// How the host reaches the guest's vsock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// AF_VSOCK of the host's kernel (vhost_vsock).
     Vhost,
-    /// A Unix socket that wants `CONNECT <port>` first, as Firecracker and cloud-hypervisor have it.
+    /// A Unix socket of the vsock back-end that wants `CONNECT <port>` first, as Firecracker and cloud-hypervisor
+    /// have it.
     #[default]
     Hybrid,
 }
@@ -86,148 +72,149 @@ pub enum Transport {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VsockStatus {
-    /// The guest's CID.
+    /// The CID of the guest.
     pub cid: u32,
-    /// The agent's port.
+    /// The vsock port of the agent.
     pub port: u32,
-    /// How to get there.
+    /// The way to the guest.
     pub transport: Transport,
-    /// The Unix socket, on the hybrid transport.
+    /// The path of the Unix socket, on the hybrid transport.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uds: Option<String>,
 }
 
-/// The guest agent, as the monitor last heard of it.
+/// The guest agent, as the monitor last knew it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentState {
-    /// The hello was exchanged.
+    /// Whether the hellos are exchanged and the connection stands.
     pub ready: bool,
     /// The version of the protocol that both sides speak.
     #[serde(rename = "generation")]
     pub protocol_version: u32,
-    /// Milliseconds since its last line.
+    /// Milliseconds since the last line of the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_heard_ms: Option<u64>,
 }
 
-/// What the daemon in the guest does.
+/// The state of the daemon in the guest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DaemonState {
-    /// Not started: still booting.
+    /// The daemon was not started yet: the guest boots.
     #[default]
     Pending,
-    /// Not started, because the VM was launched with `--hold`.
+    /// The daemon was not started, because the VM was launched with `--hold`.
     Held,
-    /// It runs. Not called `running`, which callers look for to know of the VM: this VM may be paused.
+    /// The daemon runs. In JSON the word is `started`: callers search the text for `running` to know of the VM, and this
+    /// VM may be paused.
     #[serde(rename = "started", alias = "running")]
     Running,
-    /// It runs and has said `READY=1`.
+    /// The daemon runs and has sent `READY=1` (sd_notify(3)).
     Ready,
-    /// It has ended.
+    /// The daemon has ended.
     Exited,
-    /// A state that a newer monitor knows.
+    /// A state that only a newer monitor knows.
     #[serde(other)]
     Unknown,
 }
 
-/// The daemon's part of a status.
+/// The part of a status that tells of the daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DaemonStatus {
-    /// Its pid in the guest.
+    /// The process id of the daemon in the guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
-    /// What it does.
+    /// The state of the daemon.
     pub state: DaemonState,
-    /// What it last said of itself (`STATUS=` of sd_notify(3)), at most 256 bytes.
+    /// The last `STATUS=` text of the daemon (sd_notify(3)), at most 256 bytes.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub status: String,
 }
 
-/// What the virtual CPUs do.
+/// The state of the virtual CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VcpuState {
-    /// They run, whatever the guest makes of it.
+    /// The virtual CPUs run, whatever the guest does with them.
     Running,
-    /// They stand still.
+    /// The virtual CPUs stand still.
     Paused,
 }
 
-/// The virtual CPUs' part of a status.
+/// The part of a status that tells of the virtual CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuStatus {
-    /// What they do.
+    /// Whether they run.
     pub state: VcpuState,
 }
 
-/// Milliseconds from the VMM's start.
+/// The times of a boot, each in milliseconds since the start of the VMM.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BootTimes {
-    /// The guest's kernel wrote its first bytes on the console.
+    /// When the guest's kernel wrote its first bytes on the console.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<u64>,
-    /// The agent's hello was read.
+    /// When the agent's hello was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<u64>,
-    /// The daemon was started.
+    /// When the daemon was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub daemon: Option<u64>,
 }
 
-/// What `pepita status` prints and `pepita list --json` has one of for each VM.
+/// The status of a VM. `pepita status` prints one, `pepita list --json` one for each VM.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StatusRecord {
-    /// The VM's name.
+    /// The name of the VM.
     pub name: String,
-    /// Where it is in its life.
+    /// Where the VM is in its life.
     pub state: VmState,
-    /// Which start of this VM it is, counted by whoever starts it.
+    /// The number of this start of the VM, counted by the program that starts it.
     pub incarnation: u64,
-    /// Its virtual CPUs; absent before the VMM runs and after it has ended.
+    /// The virtual CPUs; absent before the VMM runs and after it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<VcpuStatus>,
-    /// `qemu` or `process`.
+    /// The kind of VMM: `qemu` or `process`.
     pub vmm: String,
-    /// `kvm`, `tcg` or `none`.
+    /// The acceleration: `kvm`, `tcg` or `none`.
     pub accel: String,
-    /// The VMM's process.
+    /// The process id of the VMM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vmm_pid: Option<u32>,
-    /// The monitor's process; absent when nobody watches the VM.
+    /// The process id of the monitor; absent when no monitor watches the VM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub monitor_pid: Option<u32>,
-    /// Milliseconds since the Unix epoch.
+    /// When the VM was started, in milliseconds since the Unix epoch.
     pub started_at: u64,
-    /// Milliseconds since the start; stands still once it has ended.
+    /// Milliseconds since the start; the number stays when the VM has ended.
     pub uptime_ms: u64,
-    /// How to reach its agent.
+    /// How to reach the guest agent.
     pub vsock: VsockStatus,
-    /// The agent.
+    /// What the monitor knows of the agent.
     pub agent: AgentState,
-    /// Times of the boot.
+    /// When the boot came to which point.
     pub boot_ms: BootTimes,
-    /// How limits on memory and CPU are held: `cgroup2`, `rlimit` or `none`.
+    /// What enforces the limits on memory and CPU: `cgroup2`, `rlimit` or `none`.
     pub limits: String,
     /// Why the stored files of the VM cannot be read; such a VM is left as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<String>,
-    /// The run directory.
+    /// The path of the run directory.
     pub dir: String,
-    /// The launcher's labels.
+    /// The labels that the VM was launched with.
     pub labels: BTreeMap<String, String>,
-    /// Console bytes that no longer are, or never were, in the log.
+    /// The number of console bytes that the log does not hold (any more).
     pub dropped_log_bytes: u64,
     /// Grows with each change; `watch` waits for a revision that is another one than a number.
     #[serde(rename = "generation")]
     pub revision: u64,
-    /// The daemon.
+    /// What is known of the daemon.
     pub daemon: DaemonStatus,
-    /// How it ended, once it has.
+    /// How the VM ended, once it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit: Option<ExitRecord>,
 }

@@ -1,4 +1,4 @@
-//! Inputs that are nearly right: good lines with bytes changed, taken out, put in and repeated.
+//! Makes inputs that are nearly right: good lines with bytes changed, taken out, put in and repeated.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -61,14 +61,14 @@ fn apply(mut bytes: Vec<u8>, edits: &[Edit]) -> Vec<u8> {
     bytes
 }
 
-/// One of the good inputs, mangled; now and then nothing but noise.
-pub(crate) fn mangled(good: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+/// Returns one of the good inputs, mutated; one time in ten nothing but noise.
+pub(crate) fn mutated(good: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let near =
         (proptest::sample::select(good), vec(edit(), 0..8)).prop_map(|(good, edits)| apply(good, &edits));
     prop_oneof![9 => near, 1 => vec(any::<u8>(), 0..400)]
 }
 
-/// The lines of a text.
+/// Returns the lines of a text.
 pub(crate) fn lines(text: &str) -> Vec<Vec<u8>> {
     text.lines().map(|line| line.as_bytes().to_vec()).collect()
 }
