@@ -1,5 +1,7 @@
-//! The group supervisor actor: owns the VM actors of one group. A translator: messages become questions to the
-//! [`Roster`], its orders become effects. It decides nothing itself.
+//! The actor of a group: owns the VM actors of one group. A translator: messages become questions to the [`Roster`], the
+//! orders of the roster become effects. The actor itself decides nothing.
+
+#![warn(clippy::wildcard_enum_match_arm)]
 
 mod actors;
 mod found;
@@ -23,12 +25,12 @@ use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, Incarnation, VmName};
 use crate::vm::{Facts, Mode, Services, Vm, VmArgs, VmEvent, VmMsg};
 use actors::Actors;
-use inventory::{Inventory, Known};
+use inventory::Inventory;
 use pepita_wire::record::CallErrorKind;
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use std::collections::BTreeMap;
 
-/// The actor of one group. It lives as long as the group is configured, also while the group is down.
+/// The actor of one group. The actor lives as long as the group is configured, also while the group is down.
 #[derive(Debug)]
 pub struct Group;
 
@@ -37,43 +39,44 @@ pub struct Group;
 pub struct Shared {
     /// The actors that VM actors use.
     pub services: Services,
-    /// What outlives this actor.
+    /// The memory that outlives the group's actor.
     pub journal: Journal,
-    /// Where events are told.
+    /// Takes the events.
     pub bus: Bus,
-    /// Where the status is pinned.
+    /// Takes the status.
     pub status_table: StatusTable,
 }
 
-/// What a group needs to know.
+/// What the actor of a group begins with.
 #[derive(Debug)]
 pub struct GroupArgs {
-    /// What it is to be.
+    /// The specification of the group.
     pub spec: GroupSpec,
-    /// Where it stands on the board.
+    /// The group's slot in the status table.
     pub slot: usize,
-    /// Which of its actors this is; its reports carry the number.
+    /// The number of this actor among all actors of groups; its reports carry it.
     pub epoch: u64,
-    /// What it begins with.
+    /// What the actor does first.
     pub initial: InitialState,
     /// How the group ended, when it is down and its former actor has failed.
     pub ended: Option<GroupEnd>,
-    /// What it shares.
+    /// What all groups share.
     pub shared: Shared,
-    /// Who hears its reports.
+    /// Takes the reports of the group.
     pub report: DerivedActorRef<GroupReport>,
 }
 
-/// What it remembers.
+/// The memory of the actor.
 pub struct GroupState {
     roster: Roster,
     actors: Actors,
-    /// What VM actors told of their VMs: CID and process.
+    /// CID and VMM process, as the VM actors have reported them.
     facts: BTreeMap<VmName, Facts>,
     shared: Shared,
     slot: usize,
     epoch: u64,
     report: DerivedActorRef<GroupReport>,
+    /// The inventory under way.
     inventory: Option<Inventory>,
     alarm: Alarm,
 }
@@ -88,7 +91,7 @@ impl Actor for Group {
         me: ActorRef<GroupMsg>,
         args: GroupArgs,
     ) -> Result<GroupState, ActorProcessingErr> {
-        // Its own VMs' only: one that comes from another group later has given its CID back there.
+        // Of the group's own VMs only: a VM that comes from another group later has released its CID there.
         let own = |vm: &VmName| args.spec.vms.iter().any(|spec| spec.name == *vm);
         let held = args.shared.journal.cids().into_iter().filter(|(vm, _)| own(vm));
         let facts = held.map(|(vm, cid)| (vm, Facts { cid: Some(cid), vmm_pid: None })).collect();
@@ -109,7 +112,7 @@ impl Actor for Group {
         };
         match args.initial {
             InitialState::Found(found) => state.adopt(&me, found).await,
-            InitialState::Unknown(then) => state.take_inventory(&me, then),
+            InitialState::Unknown(goal) => state.take_inventory(&me, goal),
         }
         state.publish_status();
         Ok(state)
@@ -125,14 +128,14 @@ impl Actor for Group {
             #[cfg(feature = "test-hooks")]
             (_, GroupMsg::Panic) => panic!("told to panic"),
             (Some(inventory), GroupMsg::Inspected { vm, record }) => {
-                inventory.note(&state.roster, &state.shared.journal, &vm, record);
+                inventory.record(&state.roster, &state.shared.journal, &vm, record);
             }
-            // First it must know what there is.
+            // Nothing is decided before the inventory is complete.
             (Some(inventory), msg) => inventory.held.push(msg),
             (None, msg) => state.take_in(&me, msg).await,
         }
-        if let Some(seen) = Inventory::finish(&mut state.inventory) {
-            state.inventory_taken(&me, seen).await;
+        if let Some(inventory) = state.inventory.take_if(|inventory| inventory.is_complete()) {
+            state.inventory_taken(&me, inventory).await;
         }
         Ok(())
     }
@@ -144,8 +147,9 @@ impl Actor for Group {
         state: &mut GroupState,
     ) -> Result<(), ActorProcessingErr> {
         let Some(LostChild { id, why }) = LostChild::of(event) else { return Ok(()) };
-        // ractor delivers this before messages that were sent earlier: what the actor said last may still be in the
-        // mailbox. So we tell it to ourselves, behind them; after a last word that its VM has ended it means nothing.
+        // ractor delivers this before messages that were sent earlier: the last report of the actor may still be in the
+        // mailbox. So the group sends the news to itself, behind that report. If the report says that the VM has ended,
+        // the end of the actor means nothing.
         if let Some((vm, epoch)) = state.actors.remove(id) {
             me.cast(GroupMsg::VmActorGone { vm, epoch, why })?;
         }
@@ -153,7 +157,7 @@ impl Actor for Group {
     }
 }
 
-/// The clock of the runtime, so that tests can hold it; and chance.
+/// Returns the time by the runtime's clock, which a test can hold, and chance.
 fn at() -> At {
     At { now: now(), draw: fastrand::f64() }
 }
@@ -190,7 +194,7 @@ impl GroupState {
                 self.alarm.rang(due);
                 self.roster.tick(at())
             }
-            // Only with a look under way, or for a test; see `handle`.
+            // Expected only during an inventory, or by a test; see `handle`.
             GroupMsg::Inspected { .. } => return,
             #[cfg(feature = "test-hooks")]
             GroupMsg::Panic => return,
@@ -198,33 +202,33 @@ impl GroupState {
         self.carry_out(me, orders).await;
     }
 
-    /// Takes over what is to go on running. That is no start: a group that waits does not leave its VMs unwatched.
+    /// Takes over the VMs that are to go on running: a group that waits does not leave its VMs unwatched.
     async fn adopt(&mut self, me: &ActorRef<GroupMsg>, found: BTreeMap<VmName, Found>) {
         let orders = self.roster.adopt(at(), found);
         self.carry_out(me, orders).await;
         self.release_what_rests();
     }
 
-    /// VMs that are down hold no CID: a former actor may have failed, or a former supervisor, before it gave one back.
+    /// Releases the CIDs of VMs that are down: a former actor, or a former supervisor, may have failed before it did so.
     fn release_what_rests(&mut self) {
         for vm in self.roster.at_rest() {
             self.release(vm);
         }
     }
 
-    /// Goes on once everything is known that a former actor has left.
-    async fn inventory_taken(&mut self, me: &ActorRef<GroupMsg>, known: Known) {
-        for vm in &known.traces {
+    /// Pursues the goal of a complete inventory, then handles the messages that came meanwhile.
+    async fn inventory_taken(&mut self, me: &ActorRef<GroupMsg>, inventory: Inventory) {
+        for vm in &inventory.traces {
             self.remove_traces(vm);
         }
-        let orders = match known.then {
-            Goal::Wait => self.roster.adopt(at(), known.found),
-            Goal::Up => self.roster.resume(at(), &known.found),
-            Goal::Down => self.roster.adopt_and_stop(at(), &known.found),
+        let orders = match inventory.goal {
+            Goal::Wait => self.roster.adopt(at(), inventory.found),
+            Goal::Up => self.roster.resume(at(), &inventory.found),
+            Goal::Down => self.roster.adopt_and_stop(at(), &inventory.found),
         };
         self.carry_out(me, orders).await;
         self.release_what_rests();
-        for msg in known.held {
+        for msg in inventory.held {
             self.take_in(me, msg).await;
         }
     }
@@ -312,13 +316,13 @@ impl GroupState {
     ) {
         let Some(spec) = self.roster.vm(&vm).cloned() else { return };
         let services = self.shared.services.clone();
-        // Its incarnation is on the disk before it is launched.
+        // The incarnation is on the disk before the VM is launched.
         let written = self.shared.journal.written();
         let args = VmArgs { spec, incarnation, epoch, mode, services, written, report: me.get_derived() };
-        // Its `pre_start` only sends itself a message: nothing is waited for here.
+        // The VM actor's `pre_start` only sends itself a message: nothing is waited for here.
         match Actor::spawn_linked(None, Vm, args, me.get_cell()).await {
             Ok((actor, _)) => self.actors.insert(&vm, epoch, actor),
-            // An error only says that we are gone ourselves.
+            // An error only says that this actor is on its way out.
             Err(e) => drop(me.cast(GroupMsg::VmActorGone { vm, epoch, why: e.to_string() })),
         }
     }
@@ -346,7 +350,8 @@ impl GroupState {
         me.stop(None);
     }
 
-    fn take_inventory(&mut self, me: &ActorRef<GroupMsg>, then: Goal) {
+    /// Asks the launcher about every VM of the group.
+    fn take_inventory(&mut self, me: &ActorRef<GroupMsg>, goal: Goal) {
         let vms = self.roster.names();
         for vm in &vms {
             let (me, name) = (me.clone(), vm.clone());
@@ -356,12 +361,12 @@ impl GroupState {
                     Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => Ok(None),
                     Err(e) => Err(e.to_string()),
                 };
-                // We may have failed, too.
+                // This actor may have failed, too.
                 let _ = me.cast(GroupMsg::Inspected { vm: name, record });
             });
             self.shared.services.executor.send(ExecutorMsg::Status { vm: vm.clone(), reply });
         }
-        self.inventory = Some(Inventory::new(vms.into_iter().collect(), then));
+        self.inventory = Some(Inventory::new(vms.into_iter().collect(), goal));
     }
 
     fn forward(&self, vm: &VmName, request: VmRequest) {
@@ -379,7 +384,7 @@ impl GroupState {
     }
 
     fn report(&self, event: GroupEvent) {
-        // If the root is gone, so are we.
+        // Without a root this actor is on its way out, too.
         let _ = self.report.cast(GroupReport { group: self.name(), epoch: self.epoch, event });
     }
 

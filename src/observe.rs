@@ -2,6 +2,8 @@
 //!
 //! The group supervisors write it, each for its own VMs. Any thread reads it at any time, without asking an actor.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod bus;
 mod event;
 mod json;

@@ -2,6 +2,8 @@
 //!
 //! Knows no actors, no clock and no I/O: time and chance come in as arguments. `group` asks, `group` acts.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod backoff;
 mod decide;
 mod decision;

@@ -2,7 +2,7 @@
 
 use super::diagnostic::{Level, Log};
 use super::file::Section;
-use crate::spec::{AutoShutdown, GroupSpec, Restart, RestartSpec, VmSpec};
+use crate::spec::{AutoShutdown, GroupSpec, RestartSpec, VmSpec};
 use humantime::format_duration;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn window(raw: &Section<'_>, spec: &GroupSpec, log: &Log<'_>) {
         let text = format!("{allowed} restarts are too few for {vms} VMs to fail once each");
         log.advise(Level::Warning, written.at(), &written.path, text);
     }
-    let restarting = || spec.vms.iter().map(|vm| &vm.restart).filter(|r| r.policy != Restart::Never);
+    let restarting = || spec.vms.iter().map(|vm| &vm.restart).filter(|r| r.policy.ever_restarts());
     let endless = restarting().all(|restart| restart.max_retries == 0);
     let most: Option<u64> = restarting().map(|restart| most_restarts(restart, spec.intensity.period)).sum();
     if let Some(most) = most.filter(|most| (1..=u64::from(allowed)).contains(most) && endless) {

@@ -1,4 +1,4 @@
-//! The VM actors of a group: who owns which VM. Keeps books, decides nothing.
+//! The VM actors of a group: which of them owns which VM. Keeps books, decides nothing.
 
 use crate::spec::VmName;
 use crate::vm::VmMsg;
@@ -8,40 +8,49 @@ use std::collections::{BTreeMap, HashMap};
 /// The VM actors of a group.
 #[derive(Debug, Default)]
 pub(crate) struct Actors {
-    actors: BTreeMap<VmName, (u64, ActorRef<VmMsg>)>,
-    /// All that have been spawned and not yet been reported gone: an actor may have a successor by then.
+    owners: BTreeMap<VmName, Owner>,
+    /// All actors that have been spawned and not yet been reported gone: an actor may have a successor by then.
     ids: HashMap<ActorId, (VmName, u64)>,
 }
 
+/// The actor that owns a VM.
+#[derive(Debug)]
+struct Owner {
+    epoch: u64,
+    actor: ActorRef<VmMsg>,
+}
+
 impl Actors {
-    /// This actor owns the VM from now on.
+    /// Makes an actor the owner of a VM.
     pub(crate) fn insert(&mut self, vm: &VmName, epoch: u64, actor: ActorRef<VmMsg>) {
         self.ids.insert(actor.get_id(), (vm.clone(), epoch));
-        self.actors.insert(vm.clone(), (epoch, actor));
+        self.owners.insert(vm.clone(), Owner { epoch, actor });
     }
 
-    /// An actor is gone: which it was.
+    /// Removes an actor that is gone, and returns its VM and its number.
     pub(crate) fn remove(&mut self, id: ActorId) -> Option<(VmName, u64)> {
         let (vm, epoch) = self.ids.remove(&id)?;
-        if self.actors.get(&vm).is_some_and(|(owner, _)| *owner == epoch) {
-            self.actors.remove(&vm);
+        if self.owners.get(&vm).is_some_and(|owner| owner.epoch == epoch) {
+            self.owners.remove(&vm);
         }
         Some((vm, epoch))
     }
 
-    /// Tells the VM's actor, if it is this one. One that has just failed does not hear it, and its successor is told anew.
+    /// Sends a message to a VM's actor, if that is the one with this number. An actor that has just failed does not
+    /// receive it; the roster orders the same of its successor.
     pub(crate) fn send(&self, vm: &VmName, epoch: u64, msg: VmMsg) {
-        if let Some((owner, actor)) = self.actors.get(vm)
-            && *owner == epoch
+        if let Some(owner) = self.owners.get(vm)
+            && owner.epoch == epoch
         {
-            drop(actor.cast(msg));
+            drop(owner.actor.cast(msg));
         }
     }
 
-    /// Tells whichever actor owns the VM; without one the message is dropped, and with it its reply.
+    /// Sends a message to the actor that owns a VM at the moment. Without one the message is dropped, and with it its
+    /// reply, which tells the asker.
     pub(crate) fn send_to_owner(&self, vm: &VmName, msg: VmMsg) {
-        if let Some((_, actor)) = self.actors.get(vm) {
-            drop(actor.cast(msg));
+        if let Some(owner) = self.owners.get(vm) {
+            drop(owner.actor.cast(msg));
         }
     }
 }

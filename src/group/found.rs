@@ -1,4 +1,4 @@
-//! What the launcher's record of a VM means to a group that has not started it itself. No actor, no I/O.
+//! What the launcher's record of a VM means to a group whose actor has not started the VM. Knows no actors and no I/O.
 
 use crate::executor::argv::CONFIG_LABEL;
 use crate::group::Found;
@@ -6,8 +6,8 @@ use crate::spec::{Incarnation, VmSpec};
 use pepita_wire::StatusRecord;
 
 impl Found {
-    /// What was found, judged by the configuration in force. `None` for a VM that has ended, if its end is no news:
-    /// `ended` is the newest incarnation whose end was taken in.
+    /// Returns what was found, compared with the configuration in force. `ended` is the newest incarnation whose end
+    /// was taken in. `None`: the VM has ended, and that end was taken in before.
     pub fn of(record: &StatusRecord, spec: &VmSpec, ended: Incarnation) -> Option<Self> {
         let incarnation = Incarnation(record.incarnation);
         let over = record.state.is_terminal();
@@ -23,7 +23,8 @@ impl Found {
         })
     }
 
-    /// Nobody could say whether the VM runs: so it is treated as if, and whoever takes it over will see.
+    /// Returns a VM of which the launcher could not tell whether it runs. It is treated as running: the actor that takes
+    /// it over finds out.
     pub fn perhaps(incarnation: Incarnation) -> Self {
         Self { incarnation, unchanged: true, ended: None }
     }

@@ -1,7 +1,8 @@
-//! A look at what is there, taken by a group whose former actor has failed. Until all is known nothing is decided.
+//! The inventory of a group whose former actor has failed: what is there of each VM. Until it is complete nothing is
+//! decided, and messages to the group are held.
 //!
-//! Each VM is looked at through the executor, where calls about one VM are made one after the other: the answer comes
-//! after every launch and every destroy that the former actor had ordered.
+//! The executor makes calls about one VM one after the other, so the launcher's answer about a VM comes after every
+//! launch and every destroy that the former actor had ordered.
 
 use crate::group::{Found, Goal, GroupMsg, Roster};
 use crate::journal::Journal;
@@ -9,35 +10,28 @@ use crate::spec::{Incarnation, VmName};
 use pepita_wire::StatusRecord;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A look under way.
+/// An inventory.
 #[derive(Debug)]
 pub(crate) struct Inventory {
+    /// The VMs about which the launcher has not answered yet.
     pending: BTreeSet<VmName>,
-    found: BTreeMap<VmName, Found>,
-    traces: Vec<VmName>,
-    /// What came meanwhile, to be done afterwards.
-    pub(crate) held: Vec<GroupMsg>,
-    pub(crate) then: Goal,
-}
-
-/// All that was to be known.
-#[derive(Debug)]
-pub(crate) struct Known {
-    /// What runs, and what ended without anybody having heard of it.
+    /// VMs that run, and VMs that ended while the group had no actor.
     pub(crate) found: BTreeMap<VmName, Found>,
-    /// Those that have ended: what is left of them is to be removed before anything starts.
+    /// VMs that have ended: what is left of them is to be removed before anything starts.
     pub(crate) traces: Vec<VmName>,
+    /// Messages that came meanwhile, to be handled afterwards.
     pub(crate) held: Vec<GroupMsg>,
-    pub(crate) then: Goal,
+    /// What the group does when the inventory is complete.
+    pub(crate) goal: Goal,
 }
 
 impl Inventory {
-    pub(crate) fn new(pending: BTreeSet<VmName>, then: Goal) -> Self {
-        Self { pending, found: BTreeMap::new(), traces: Vec::new(), held: Vec::new(), then }
+    pub(crate) fn new(pending: BTreeSet<VmName>, goal: Goal) -> Self {
+        Self { pending, found: BTreeMap::new(), traces: Vec::new(), held: Vec::new(), goal }
     }
 
-    /// Takes in what is known of one VM.
-    pub(crate) fn note(
+    /// Takes in the launcher's answer about one VM.
+    pub(crate) fn record(
         &mut self,
         roster: &Roster,
         journal: &Journal,
@@ -63,9 +57,8 @@ impl Inventory {
         }
     }
 
-    /// The end of the look, once everything was seen.
-    pub(crate) fn finish(look: &mut Option<Self>) -> Option<Known> {
-        let done = look.take_if(|look| look.pending.is_empty())?;
-        Some(Known { found: done.found, traces: done.traces, held: done.held, then: done.then })
+    /// Returns whether the launcher has answered about every VM.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.pending.is_empty()
     }
 }

@@ -1,4 +1,4 @@
-//! What a group can be told and what it tells the root. Words only.
+//! The messages to a group's actor and its reports to the root. Types only.
 
 use crate::group::{Command, Found, Refused};
 use crate::policy::GroupEnd;
@@ -10,97 +10,97 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// What a group's actor can be told.
+/// A message to a group's actor.
 #[derive(Debug)]
 pub enum GroupMsg {
-    /// Be up: the groups it comes after are Ready.
+    /// Start the group: the groups that it comes after are Ready.
     Start,
-    /// Be up after an escalation, with everything forgotten.
+    /// Start the group after an escalation, with empty budgets.
     StartAfresh,
-    /// Go down, last started first.
+    /// Stop the group, last started VM first.
     Stop,
-    /// End everything at once.
+    /// End all VMs of the group at once.
     Kill,
     /// Remove what is kept of its VMs, and end: the group is down and no longer in the configuration.
     Remove,
     /// Do what an operator asks of a VM.
     Command {
-        /// Which.
+        /// The VM.
         vm: VmName,
-        /// What.
+        /// What the operator asks.
         command: Command,
-        /// Accepted, or why not.
+        /// Told when the command is accepted and written down, or why it is refused.
         reply: Reply<Result<(), Refused>>,
     },
-    /// Pass on to a VM that runs.
+    /// Forward a request to the actor of a VM that runs.
     Forward {
-        /// Which.
+        /// The VM.
         vm: VmName,
-        /// What.
+        /// The request.
         request: VmRequest,
     },
-    /// Its configuration has changed.
+    /// Take a new configuration.
     Reload {
-        /// All of it.
+        /// The whole specification of the group.
         spec: Box<GroupSpec>,
-        /// Where it stands on the board from now on.
+        /// The group's slot in the status table from now on.
         slot: usize,
-        /// Restart the VMs that differ.
+        /// Whether VMs whose machine, command or environment differs are restarted.
         restart: bool,
     },
-    /// A VM actor's report.
+    /// A VM actor has reported.
     Vm(vm::VmReport),
-    /// A VM actor is gone. Sent by the group to itself, behind all that the actor had reported.
+    /// A VM actor is gone. The group sends this to itself, behind all that the actor had reported.
     VmActorGone {
-        /// Its VM.
+        /// The VM.
         vm: VmName,
-        /// Which of its actors.
+        /// The number of the actor.
         epoch: u64,
-        /// How it went.
+        /// How the actor ended, for people.
         why: String,
     },
-    /// What the launcher knows of a VM, for a group that takes over.
+    /// The launcher has answered what it knows of a VM; for a group whose former actor has failed.
     Inspected {
-        /// Which.
+        /// The VM.
         vm: VmName,
-        /// `None` = there is none; an error = nobody knows.
+        /// The launcher's record. `None`: there is no such VM. An error: the launcher could not tell.
         record: Result<Option<Box<StatusRecord>>, String>,
     },
-    /// From the timer of its own for this moment.
+    /// The moment has come for which the group had set its timer.
     Tick(Instant),
     /// Makes the actor panic, for tests of what a failed actor leads to.
     #[cfg(feature = "test-hooks")]
     Panic,
 }
 
-/// What needs a VM that runs.
+/// A request that needs a VM that runs.
 #[derive(Debug)]
 pub enum VmRequest {
     /// Send its daemon a signal.
     Signal {
-        /// Which.
+        /// The signal.
         signal: Signal,
-        /// Done, or why not.
+        /// Told when the signal was sent, or why it was not.
         reply: Reply<Result<(), Refused>>,
     },
     /// Stop or continue its virtual CPUs.
     SetPaused {
-        /// Stop them.
+        /// Whether they are to stop.
         paused: bool,
-        /// Done, or why not.
+        /// Told when it is done, or why it is not.
         reply: Reply<Result<(), Refused>>,
     },
     /// Ask its guest agent.
     Ask {
-        /// What.
+        /// The question.
         ask: Ask,
-        /// The answer.
+        /// Told the agent's answer, or why there is none.
         reply: Reply<Result<Value, AskError>>,
     },
 }
 
 impl VmRequest {
-    /// Nobody will do it.
+    /// Answers that the request is refused.
     pub fn refuse(self, refused: Refused) {
         match self {
             Self::Signal { reply, .. } | Self::SetPaused { reply, .. } => reply.send(Err(refused)),
@@ -135,53 +135,53 @@ fn done(reply: Reply<Result<(), Refused>>) -> Reply<Result<(), String>> {
 /// Why a guest gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
-    /// It was not asked.
+    /// The guest was not asked.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// It, or the way to it, refused.
+    /// The agent refused, or the link to it failed.
     #[error(transparent)]
     Guest(#[from] WireError),
 }
 
-/// What a group tells the root.
+/// A report of a group's actor to the root.
 #[derive(Debug)]
 pub struct GroupReport {
-    /// Which group.
+    /// The group.
     pub group: GroupName,
-    /// Which of its actors.
+    /// The number of the actor that reports. The root drops reports of former actors.
     pub epoch: u64,
-    /// What.
+    /// What has happened.
     pub event: GroupEvent,
 }
 
-/// What a group's report says.
+/// What a report of a group tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GroupEvent {
-    /// It was down, and is not any more: an operator has brought it back, if the root has not.
+    /// The group was down, and an operator has brought it back.
     Up,
-    /// All of it that is to be up is Ready.
+    /// All VMs of the group that are to be up are Ready.
     Ready,
-    /// Nothing of it runs any more.
+    /// Nothing of the group runs any more.
     Ended(GroupEnd),
 }
 
 /// What a group's actor begins with.
 #[derive(Debug)]
 pub enum InitialState {
-    /// Waits to be started; these VMs run already, or ended while nobody looked.
+    /// The group waits to be started; these VMs run already, or ended while no supervisor looked.
     Found(BTreeMap<VmName, Found>),
-    /// A former actor of the group has failed: it looks what there is, and then does this.
+    /// A former actor of the group has failed. The new one takes an inventory first, and then pursues this goal.
     Unknown(Goal),
 }
 
-/// What follows the look of a group whose former actor has failed.
+/// What a group does after the inventory that a failed actor of it made necessary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
-    /// It takes over what runs and starts the rest.
+    /// Take over what runs and start the rest.
     Up,
-    /// It takes over what runs and waits to be started.
+    /// Take over what runs and wait to be started.
     Wait,
-    /// It takes over what runs and stops it.
+    /// Take over what runs and stop it.
     Down,
 }
 
@@ -194,9 +194,6 @@ impl From<vm::VmReport> for GroupMsg {
 impl TryFrom<GroupMsg> for vm::VmReport {
     type Error = ();
     fn try_from(msg: GroupMsg) -> Result<Self, ()> {
-        match msg {
-            GroupMsg::Vm(report) => Ok(report),
-            _ => Err(()),
-        }
+        if let GroupMsg::Vm(report) = msg { Ok(report) } else { Err(()) }
     }
 }

@@ -1,4 +1,4 @@
-//! What the roster is asked and what it orders: the vocabulary between the group's decisions and its actor.
+//! What the roster is asked and what it orders: the types between the group's decisions and its actor.
 
 use crate::journal::Wanted;
 use crate::observe::{Change, VmPhase};
@@ -6,16 +6,16 @@ use crate::policy::{Ending, GroupEnd};
 use crate::spec::{Incarnation, VmName};
 use crate::vm::Mode;
 
-/// What an operator can ask of a VM.
+/// What an operator can ask of a VM (semantics 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Be up. Forgets its failures; cuts a backoff short.
+    /// Start the VM. Forgets its failures; cuts a backoff short.
     Start,
-    /// Be down until started again. Cancels a backoff.
+    /// Stop the VM until an operator starts it again. Cancels a backoff.
     Stop,
-    /// Stop, if need be, and start. Forgets its failures.
+    /// Stop the VM, if it runs, and start it. Forgets its failures.
     Restart,
-    /// Forget its failures; if it had given up, start again.
+    /// Forget the failures of the VM; start it if it had given up.
     Reset,
 }
 
@@ -33,7 +33,7 @@ pub enum Refused {
     NotRunning {
         /// The VM.
         vm: String,
-        /// Where it is instead.
+        /// The phase that the VM is in instead.
         phase: &'static str,
     },
     /// The group or the tree is on its way down.
@@ -47,14 +47,14 @@ pub enum Refused {
     Failed(String),
 }
 
-/// A VM that was running when the group started.
+/// A VM that a new supervisor, or a group's new actor, has found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// Which of its incarnations it is.
+    /// The incarnation that was found.
     pub incarnation: Incarnation,
-    /// It was started with the configuration that is in force now.
+    /// Whether the VM was started with the configuration that is in force now.
     pub unchanged: bool,
-    /// How it ended meanwhile; `None` = it runs.
+    /// How the VM ended while no supervisor looked; `None`: it runs.
     pub ended: Option<Ending>,
 }
 
@@ -77,48 +77,48 @@ pub struct VmView<'a> {
 
 /// What the roster wants done.
 #[derive(Debug, Clone, PartialEq)]
-// A list of orders is short and lives briefly: boxing the news would cost more than it saves.
+// A list of orders is short and lives briefly: boxing the changes would cost more than it saves.
 #[allow(clippy::large_enum_variant)]
 pub enum Order {
     /// Write down what the journal keeps of this VM.
     Save(VmName),
     /// Spawn a VM actor.
     Spawn {
-        /// For this VM,
+        /// The VM that the actor owns.
         vm: VmName,
-        /// this incarnation of it,
+        /// The incarnation of the VM.
         incarnation: Incarnation,
-        /// under this number, which its reports carry,
+        /// The number of the actor, which its reports carry.
         epoch: u64,
-        /// to do this.
+        /// Whether the actor boots the VM or takes it over.
         mode: Mode,
     },
-    /// Tell its actor to stop it: signal, grace, destroy, confirm gone.
+    /// Tell the VM's actor to stop the VM: signal, grace, kill, confirm that it is gone.
     Stop {
         /// The VM.
         vm: VmName,
-        /// Its actor.
+        /// The number of the actor.
         epoch: u64,
     },
-    /// Tell its actor to end it at once.
+    /// Tell the VM's actor to end the VM at once.
     Kill {
         /// The VM.
         vm: VmName,
-        /// Its actor.
+        /// The number of the actor.
         epoch: u64,
     },
-    /// Tell its actor about its new configuration.
+    /// Tell the VM's actor the new configuration.
     Update(VmName),
-    /// It is down for good: its CID is free.
+    /// Release the CID of the VM, which is down for good.
     Release(VmName),
-    /// It is no longer in the configuration and down: remove what is kept of it.
+    /// Remove what is kept of the VM, which is down and no longer in the configuration.
     Remove(VmName),
-    /// Tell the host.
+    /// Tell the host that a VM has changed.
     Tell(Change),
-    /// All that is to be up is Ready.
+    /// Tell host and root that all VMs that are to be up are Ready.
     GroupReady,
-    /// The group was down, and an operator has brought it back.
+    /// Tell the root that an operator has brought the group back, which was down.
     BroughtBack,
-    /// The group is down.
+    /// Tell host and root that the group is down.
     End(GroupEnd),
 }

@@ -1,4 +1,4 @@
-//! Hands events out to any number of readers. A slow reader is told how many it missed, never nothing.
+//! Hands events out to any number of readers. A slow reader is told how many events it missed (semantics 10).
 
 use super::event::{Event, EventKind};
 use crate::spec::GroupName;
@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::broadcast;
 
-/// Events that a reader may lag behind before it misses some.
+/// The number of events that a reader may lag behind before it misses some.
 const CAPACITY: usize = 1024;
 
-/// Events that are kept for those who come later.
+/// The number of events that are kept for later readers.
 const KEPT: usize = 256;
 
-/// Where events are told. Clones tell on the same bus.
+/// Takes events and hands them out. Clones are the same bus.
 #[derive(Debug, Clone)]
 pub struct Bus {
     inner: Arc<Mutex<Inner>>,
@@ -24,31 +24,31 @@ struct Inner {
     seq: u64,
     /// The newest events, oldest first.
     kept: VecDeque<Event>,
-    /// `None` once there will be no more news.
+    /// `None` once the bus is closed.
     sender: Option<broadcast::Sender<Event>>,
 }
 
-/// A reader's end.
+/// A reader of events.
 #[derive(Debug)]
 pub struct Events {
-    /// What comes before the receiver's.
+    /// What the reader gets before the events of the receiver.
     before: VecDeque<Received>,
     receiver: broadcast::Receiver<Event>,
 }
 
 /// What a reader gets.
 #[derive(Debug, Clone, PartialEq)]
-// Almost always it is an event.
+// Almost always this is an event, so boxing it would only add an allocation.
 #[allow(clippy::large_enum_variant)]
 pub enum Received {
-    /// News.
+    /// An event.
     Event(Event),
-    /// So many events went by unread.
+    /// The number of events that the reader has missed.
     Lagged(u64),
 }
 
 impl Bus {
-    /// A bus that nobody listens to yet.
+    /// Makes a bus without readers.
     pub fn new() -> Self {
         let inner = Inner { seq: 0, kept: VecDeque::new(), sender: Some(broadcast::Sender::new(CAPACITY)) };
         Self { inner: Arc::new(Mutex::new(inner)) }
@@ -65,30 +65,30 @@ impl Bus {
         }
         inner.kept.push_back(event.clone());
         if let Some(sender) = &inner.sender {
-            // An error only says that nobody listens.
+            // An error only says that there is no reader.
             let _ = sender.send(event);
         }
     }
 
-    /// The number of the newest event; 0 before the first.
+    /// Returns the number of the newest event; 0 before the first.
     pub fn newest(&self) -> u64 {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).seq
     }
 
-    /// There will be no more news: readers get what there is, and then the end.
+    /// Closes the bus: readers get what there is, and then the end.
     pub fn close(&self) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).sender = None;
     }
 
-    /// All events from now on.
+    /// Returns a reader of all events from now on.
     pub fn subscribe(&self) -> Events {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         Events { before: VecDeque::new(), receiver: inner.receiver() }
     }
 
-    /// All events after this number; first how many of them are not kept any more.
+    /// Returns a reader of all events after this number. First it gets how many of them are not kept any more.
     pub fn subscribe_after(&self, seq: u64) -> Events {
-        // One lock for both, so that none falls in between and none comes twice.
+        // One lock for the kept events and the receiver, so that no event falls in between and none comes twice.
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = inner.kept.iter().filter(|event| event.seq > seq);
         let mut before: VecDeque<Received> = kept.cloned().map(Received::Event).collect();
@@ -103,7 +103,7 @@ impl Bus {
 
 impl Inner {
     fn receiver(&self) -> broadcast::Receiver<Event> {
-        // Of a closed bus: one that gets the end at once.
+        // The receiver of a closed bus gets the end at once.
         self.sender.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe)
     }
 }
@@ -115,7 +115,7 @@ impl Default for Bus {
 }
 
 impl Events {
-    /// The next event, or how many were missed; `None` when the tree is gone.
+    /// Returns the next event, or how many were missed; `None` when the tree is gone.
     ///
     /// Cancel safe: dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Received> {

@@ -2,9 +2,11 @@
 
 use crate::policy::{Ending, Failure};
 use std::time::Instant;
+use strum::IntoStaticStr;
 
 /// Where a VM is, as its group sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum VmPhase {
     /// Down, because the operator or the group's stop wanted it so.
     Stopped,
@@ -40,19 +42,7 @@ pub enum VmPhase {
 impl VmPhase {
     /// Returns the stable word for programs.
     pub fn word(&self) -> &'static str {
-        match self {
-            Self::Stopped => "stopped",
-            Self::Waiting => "waiting",
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Ready => "ready",
-            Self::Unhealthy => "unhealthy",
-            Self::Paused => "paused",
-            Self::Stopping => "stopping",
-            Self::Backoff { .. } => "backoff",
-            Self::Completed => "completed",
-            Self::Failed(_) => "failed",
-        }
+        self.into()
     }
 
     /// Returns whether there is a daemon to talk to.

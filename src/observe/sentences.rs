@@ -74,7 +74,7 @@ impl fmt::Display for Why<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let decision = self.0;
         match decision.reason {
-            Reason::Policy(policy) => write!(f, "restart policy {}", policy.word()),
+            Reason::Policy(policy) => write!(f, "restart policy {policy}"),
             Reason::NeverRestartExitCode => f.write_str("its code is in never_restart_exit_codes"),
             Reason::AlwaysRestartExitCode => f.write_str("its code is in always_restart_exit_codes"),
             Reason::Hopeless => f.write_str("the next launch would fail, too"),

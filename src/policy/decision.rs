@@ -3,6 +3,7 @@
 use crate::policy::{Ending, WindowCount};
 use crate::spec::{Restart, VmName};
 use std::time::Duration;
+use strum::IntoStaticStr;
 
 /// What was decided on the end of a VM, or on the failure of its actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,18 +24,9 @@ pub struct Decision {
     pub joined: bool,
 }
 
-impl Decision {
-    /// Returns whether the decision is an entry in the group's window.
-    pub fn is_counted(&self) -> bool {
-        match self.action {
-            Action::Restart | Action::Adopt => !self.joined,
-            Action::Complete | Action::GiveUp | Action::Escalate | Action::StopGroup | Action::Leave => false,
-        }
-    }
-}
-
 /// What follows an end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Action {
     /// The VM is started again.
     Restart,
@@ -53,7 +45,8 @@ pub enum Action {
 }
 
 /// Why an action was decided on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Reason {
     /// The restart policy says so.
     Policy(Restart),
@@ -89,7 +82,8 @@ pub struct Failure {
 }
 
 /// How a group ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum GroupEnd {
     /// The group was told to stop.
     Stopped,
@@ -130,45 +124,20 @@ impl GroupEnd {
 
     /// Returns the stable word for programs.
     pub fn word(&self) -> &'static str {
-        match self {
-            Self::Stopped => "stopped",
-            Self::AutoShutdown => "auto-shutdown",
-            Self::Failed { .. } => "failed",
-            Self::Escalated { .. } => "escalated",
-        }
+        self.into()
     }
 }
 
 impl Action {
     /// Returns the stable word for programs.
     pub fn word(self) -> &'static str {
-        match self {
-            Self::Restart => "restart",
-            Self::Adopt => "adopt",
-            Self::Complete => "complete",
-            Self::GiveUp => "give-up",
-            Self::Escalate => "escalate",
-            Self::StopGroup => "stop-group",
-            Self::Leave => "leave",
-        }
+        self.into()
     }
 }
 
 impl Reason {
     /// Returns the stable word for programs; for a restart policy the word of the configuration file.
     pub fn word(self) -> &'static str {
-        match self {
-            Self::Policy(policy) => policy.word(),
-            Self::NeverRestartExitCode => "never-restart-exit-code",
-            Self::AlwaysRestartExitCode => "always-restart-exit-code",
-            Self::Hopeless => "hopeless",
-            Self::RetriesExhausted => "retries-exhausted",
-            Self::IntensityExceeded => "intensity-exceeded",
-            Self::StartFailed => "start-failed",
-            Self::OperatorStop => "operator-stop",
-            Self::GroupStopping => "group-stopping",
-            Self::GroupWaiting => "group-waiting",
-            Self::ActorFailed => "actor-failed",
-        }
+        if let Self::Policy(policy) = self { policy.into() } else { self.into() }
     }
 }

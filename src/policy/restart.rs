@@ -45,16 +45,6 @@ impl Restart {
             Self::Never => false,
         }
     }
-
-    /// Returns the word of the configuration file.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Always => "always",
-            Self::UnlessStopped => "unless-stopped",
-            Self::OnFailure => "on-failure",
-            Self::Never => "never",
-        }
-    }
 }
 
 impl RestartSpec {

@@ -3,7 +3,7 @@
 use pepita_wire::Signal;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use strum::{Display, EnumString, VariantNames};
+use strum::{Display, EnumString, IntoStaticStr, VariantNames};
 
 /// Which siblings share a failure (OTP's `supervisor`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
@@ -18,7 +18,7 @@ pub enum Strategy {
 }
 
 /// Whether a VM is restarted (the words of systemd and Docker; the file may use OTP's permanent, transient, temporary).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Restart {
     /// However the VM ended. A restart of the supervisor also starts a VM that the operator had stopped.

@@ -31,7 +31,7 @@ fn strings(vms: &[&str]) -> Vec<String> {
     vms.iter().map(|vm| (*vm).to_owned()).collect()
 }
 
-// 9: wanted and unchanged: adopted. Those after it start when it is Ready, as always.
+// semantics 9.4, 5.9: a VM that is wanted and unchanged is adopted. Those after it start when it is Ready, as always.
 #[test]
 fn what_runs_and_is_unchanged_is_taken_over() {
     for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
@@ -46,7 +46,7 @@ fn what_runs_and_is_unchanged_is_taken_over() {
     }
 }
 
-// 9: changed configuration: restarted, in its turn.
+// semantics 9.5: a VM with a changed configuration is restarted, in its turn.
 #[test]
 fn what_has_changed_is_restarted() {
     let found = [("a", running(7)), ("b", Found { unchanged: false, ..running(3) })];
@@ -58,7 +58,8 @@ fn what_has_changed_is_restarted() {
     assert_eq!((world.started(), world.incarnation("b")), (strings(&["b"]), 4));
 }
 
-// 9: operator-stopped VMs are not started again, and stopped when they run; 1: "always" comes back.
+// semantics 9.8, 9.5: VMs that the operator had stopped are not started again, and are stopped when they run; with
+// policy "always" they come back.
 #[test]
 fn what_the_operator_had_stopped_stays_down() {
     let mut spec = group(Strategy::OneForOne, "a b c d");
@@ -72,7 +73,7 @@ fn what_the_operator_had_stopped_stays_down() {
     assert_eq!(world.phases(), "stopped stopped ready stopped");
 }
 
-// 9: completed VMs are not started again, nor judged again by what is left of them.
+// semantics 9.8: completed VMs are not started again, nor judged again by what is left of them.
 #[test]
 fn what_had_completed_stays_completed() {
     let memory = ["a", "b"].map(|vm| (vm, Remembered { completed: true, ..remembered(4, Wanted::Up) }));
@@ -85,7 +86,7 @@ fn what_had_completed_stays_completed() {
     assert!(world.started().is_empty());
 }
 
-// 9, 3: what ended while nobody looked is judged like any other end.
+// semantics 9.7: an end that no supervisor saw is judged like any other end.
 #[test]
 fn what_ended_meanwhile_is_judged() {
     let memory = [("a", remembered(4, Wanted::Up)), ("b", remembered(4, Wanted::Up))];
@@ -96,7 +97,7 @@ fn what_ended_meanwhile_is_judged() {
     assert_eq!((world.started(), world.incarnation("a")), (strings(&["a"]), 5));
 }
 
-// 9: "once": a later incarnation has its number already, so the end of this one was judged before.
+// semantics 9.7: exactly once: a later incarnation has its number already, so the end of this one was judged before.
 #[test]
 fn what_was_judged_before_is_just_started() {
     let mut world = world(
@@ -107,7 +108,7 @@ fn what_was_judged_before_is_just_started() {
     assert_eq!((world.started(), world.attempts("a"), world.incarnation("a")), (strings(&["a"]), 2, 6));
 }
 
-// 9, 5: its end takes its siblings along, those that run and those that were to be started.
+// semantics 9.7, 5.2: such an end takes the siblings along, those that run and those that were to be started.
 #[test]
 fn an_end_that_was_missed_takes_its_siblings_along() {
     let found = [("b", over(1, exit(1))), ("c", running(1))];
@@ -120,7 +121,7 @@ fn an_end_that_was_missed_takes_its_siblings_along() {
     assert_eq!(world.started(), ["a", "b", "c"]);
 }
 
-// 1, 9: what had been started long ago is no failed first start.
+// semantics 1.8: a VM that had been started long ago has no failed first start.
 #[test]
 fn an_end_that_was_missed_aborts_no_start() {
     let mut spec = group(Strategy::OneForOne, "a");
@@ -129,7 +130,7 @@ fn an_end_that_was_missed_aborts_no_start() {
     assert_eq!(world.phase("a"), "backoff");
 }
 
-// 6, 9: an escalation while the group is taken over takes everything down, and starts nothing.
+// semantics 6.1: an escalation while a group is taken over takes everything down and starts nothing.
 #[test]
 fn an_escalation_during_the_take_over_leaves_nothing_behind() {
     for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
@@ -147,7 +148,7 @@ fn an_escalation_during_the_take_over_leaves_nothing_behind() {
     }
 }
 
-// 9, 3: taken over while its group waits for another one, it ends: judged as any end, but started with its group.
+// semantics 9.9, 3.10: a VM that ends while its group waits for another one is judged, but started with its group.
 #[test]
 fn what_ends_while_its_group_waits_is_judged() {
     for (policy, code, then) in [

@@ -22,7 +22,7 @@ fn flap(world: &mut World, vm: &str) {
     world.run_to_rest();
 }
 
-// 4: attempt 1 -> initial_delay; 12.2: a delayed restart that fails again is retried.
+// semantics 4.1, 12.2: attempt 1 waits for initial_delay; a delayed restart that fails again is retried.
 #[test]
 fn each_failure_in_a_row_doubles_the_delay() {
     let mut world = World::up(group(Strategy::OneForOne, "a"));
@@ -36,7 +36,7 @@ fn each_failure_in_a_row_doubles_the_delay() {
     }
 }
 
-// 4, 12.8: Ready for reset_after forgets the failures, a nanosecond less does not.
+// semantics 4.4, 12.8: Ready for reset_after forgets the failures, a nanosecond less does not.
 #[test]
 fn attempts_are_forgotten_after_exactly_reset_after() {
     for (ready, attempts) in [(RESET - NS, 2), (RESET, 1)] {
@@ -48,7 +48,7 @@ fn attempts_are_forgotten_after_exactly_reset_after() {
     }
 }
 
-// 12.8: never Ready = never reset, also with reset_after = 0.
+// semantics 4.4, 12.8: a VM that was never Ready is never reset, also with reset_after = 0.
 #[test]
 fn what_was_never_ready_forgets_nothing() {
     let mut spec = group(Strategy::OneForOne, "a");
@@ -63,7 +63,7 @@ fn what_was_never_ready_forgets_nothing() {
     }
 }
 
-// 4: "without a break": being unhealthy is one, and standing still proves nothing.
+// semantics 4.4: "without a break": being unhealthy is a break, and a paused VM proves nothing.
 #[test]
 fn a_break_starts_the_time_to_reset_anew() {
     for (broken, whole) in
@@ -81,7 +81,7 @@ fn a_break_starts_the_time_to_reset_anew() {
     }
 }
 
-// 4: it "had been" Ready for so long. Every end by health comes after it was shown unhealthy.
+// semantics 4.4: the VM "had been" Ready for so long. Every end by health comes after a report that the VM is unhealthy.
 #[test]
 fn a_long_time_ready_counts_when_it_was_unhealthy_at_the_end() {
     for last in [Transition::Unhealthy, Transition::Paused] {
@@ -94,7 +94,7 @@ fn a_long_time_ready_counts_when_it_was_unhealthy_at_the_end() {
     }
 }
 
-// 4: siblings taken down with it do not count, and what they had proved is not lost by that.
+// semantics 4.3: siblings taken down with a VM have not failed, and the time that they were Ready still counts.
 #[test]
 fn a_sibling_taken_down_keeps_its_own_account() {
     let mut world = World::up(group(Strategy::OneForAll, "a b"));
@@ -107,7 +107,7 @@ fn a_sibling_taken_down_keeps_its_own_account() {
     assert_eq!((world.attempts("a"), world.attempts("b")), (1, 1));
 }
 
-// 4: max_retries consecutive failures are borne.
+// semantics 4.2: max_retries consecutive failures are allowed.
 #[test]
 fn one_failure_more_than_max_retries_is_the_end() {
     let mut spec = group(Strategy::OneForOne, "a b");
@@ -121,14 +121,14 @@ fn one_failure_more_than_max_retries_is_the_end() {
     assert_eq!((decision.action, decision.reason), (Action::GiveUp, Reason::RetriesExhausted));
     assert_eq!((decision.attempt, decision.max_attempts), (3, 2));
     assert_eq!((world.phases().as_str(), world.holds_cid("a")), ("failed ready", false));
-    // 4: an operator's start forgets the failures.
+    // semantics 4.5: an operator's start forgets the failures.
     world.order("a", Command::Start);
     world.run();
     flap(&mut world, "a");
     assert_eq!((world.phase("a"), world.attempts("a")), ("ready", 1));
 }
 
-// 1: on_give_up = escalate.
+// semantics 4.2: on_give_up = escalate.
 #[test]
 fn giving_up_can_be_the_groups_affair() {
     let mut spec = group(Strategy::OneForOne, "a b");
@@ -139,7 +139,7 @@ fn giving_up_can_be_the_groups_affair() {
     assert!(matches!(world.ended, Some(GroupEnd::Escalated { .. })));
 }
 
-// 4, 12.7: exactly intensity is allowed, one more is not; the entry is made when the failure is seen.
+// semantics 4.6, 4.7: exactly intensity is allowed, one more is not; the entry is made when the failure is seen.
 #[test]
 fn one_restart_more_than_the_intensity_is_too_many() {
     let mut world = World::up(limited(Strategy::OneForOne, "a b", 2));
@@ -155,7 +155,7 @@ fn one_restart_more_than_the_intensity_is_too_many() {
     assert_eq!((decision.window.count, decision.window.max, decision.window.period), (2, 2, SECOND * 60));
 }
 
-// 4, 12.7: an entry exactly period old still counts.
+// semantics 4.7: an entry exactly period old still counts.
 #[test]
 fn an_entry_leaves_the_window_just_after_its_period() {
     for (age, allowed) in [(SECOND * 60, false), (SECOND * 60 + NS, true)] {
@@ -167,7 +167,7 @@ fn an_entry_leaves_the_window_just_after_its_period() {
     }
 }
 
-// 4: a group restart is one entry; coalesced failures, operators and reloads are none.
+// semantics 4.6, 4.10: a group restart is one entry; failures that join, operators and reloads are none.
 #[test]
 fn only_decisions_are_counted() {
     let mut spec = limited(Strategy::OneForAll, "a b c", 1);
@@ -183,7 +183,7 @@ fn only_decisions_are_counted() {
     assert_eq!((world.phases().as_str(), world.window()), ("ready ready ready", (1, 1)));
 }
 
-// 1, 4: on_intensity_exceeded = stop_group.
+// semantics 4.8: on_intensity_exceeded = stop_group.
 #[test]
 fn a_group_can_stay_down_when_it_restarts_too_often() {
     let mut spec = limited(Strategy::OneForOne, "a b", 0);
@@ -196,7 +196,7 @@ fn a_group_can_stay_down_when_it_restarts_too_often() {
     assert!(matches!(world.ended, Some(GroupEnd::Failed { .. })));
 }
 
-// 4: on_intensity_exceeded = delay: until the oldest entry has left the window.
+// semantics 4.8: on_intensity_exceeded = delay: until the oldest entry has left the window.
 #[test]
 fn a_restart_can_wait_for_room_in_the_window() {
     for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
@@ -225,7 +225,7 @@ fn a_restart_can_wait_for_room_in_the_window() {
     }
 }
 
-// 3, 4: what is not restarted needs no room in the window.
+// semantics 4.10: an end without a restart needs no room in the window.
 #[test]
 fn a_clean_end_is_not_counted() {
     let mut world = World::up(limited(Strategy::OneForOne, "a", 0));
@@ -233,7 +233,7 @@ fn a_clean_end_is_not_counted() {
     assert_eq!((world.phase("a"), world.ended.clone()), ("completed", None));
 }
 
-// 3, 4, 9: an actor that fails is a decision; its VM did not notice, and nobody is restarted with it.
+// semantics 4.9, 9.10: the failure of an actor leads to a decision; its VM did not notice, and no sibling is restarted.
 #[test]
 fn a_failed_actor_is_replaced_and_counted() {
     for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
@@ -254,7 +254,7 @@ fn a_failed_actor_is_replaced_and_counted() {
     }
 }
 
-// 4: on_intensity_exceeded holds for actors, too.
+// semantics 4.8, 4.9: on_intensity_exceeded holds for actors, too.
 #[test]
 fn actors_that_fail_too_often_do_what_the_group_says() {
     let mut spec = limited(Strategy::OneForOne, "a b", 1);

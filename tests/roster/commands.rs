@@ -12,7 +12,7 @@ fn strings(vms: &[&str]) -> Vec<String> {
     vms.iter().map(|vm| (*vm).to_owned()).collect()
 }
 
-// 5: start or restart during backoff: now, attempts reset.
+// semantics 5.11, 4.5: a start or restart during backoff is now, and resets the attempts.
 #[test]
 fn a_start_during_backoff_is_now() {
     for strategy in STRATEGIES {
@@ -31,7 +31,7 @@ fn a_start_during_backoff_is_now() {
     }
 }
 
-// 5: it cuts the delay of the whole restart short; order and stops hold, and everybody starts once.
+// semantics 5.11: it cuts the delay of the whole group restart short; order and stops hold, and each VM starts once.
 #[test]
 fn a_start_during_a_round_keeps_its_order() {
     let mut world = World::up(group(Strategy::OneForAll, "a b c"));
@@ -42,7 +42,7 @@ fn a_start_during_a_round_keeps_its_order() {
     assert_eq!((world.started(), world.phases().as_str()), (strings(&["a", "b", "c"]), "ready ready ready"));
 }
 
-// 5: stop during backoff: cancelled, stopped, no zombie start later; 12.3.
+// semantics 5.12, 12.3: a stop during backoff cancels the start; none follows at the old deadline.
 #[test]
 fn a_stop_during_backoff_is_the_end_of_it() {
     for strategy in STRATEGIES {
@@ -56,7 +56,7 @@ fn a_stop_during_backoff_is_the_end_of_it() {
     }
 }
 
-// 5: never in the set: what the operator stopped, also when it was stopped in the middle of it.
+// semantics 5.6: a VM that the operator stopped does not come back, also when it was stopped during the group restart.
 #[test]
 fn a_member_that_the_operator_stops_does_not_come_back() {
     let mut world = World::up(group(Strategy::OneForAll, "a b c"));
@@ -73,7 +73,7 @@ fn a_member_that_the_operator_stops_does_not_come_back() {
     assert_eq!(world.started(), ["b", "c"]);
 }
 
-// 12.1: a restart of one that is being stopped for a round happens with the round: one new incarnation.
+// semantics 12.1: a restart of a VM that is being stopped for a group restart happens with it: one new incarnation.
 #[test]
 fn a_restart_of_a_member_happens_with_the_round() {
     let mut world = World::up(group(Strategy::OneForAll, "a b c"));
@@ -85,7 +85,7 @@ fn a_restart_of_a_member_happens_with_the_round() {
     assert!(["a", "b", "c"].iter().all(|vm| world.incarnation(vm) == 2));
 }
 
-// 12.1: the last word counts.
+// semantics 12.1: the last command counts.
 #[test]
 fn commands_to_a_vm_that_is_stopping_are_taken() {
     let mut world = World::up(group(Strategy::OneForOne, "a"));
@@ -101,7 +101,7 @@ fn commands_to_a_vm_that_is_stopping_are_taken() {
     assert_eq!((world.started(), world.incarnation("a")), (strings(&["a"]), 2));
 }
 
-// 4: reset forgets the failures; 5: failed ones come back by it.
+// semantics 4.5, 5.13: a reset forgets the failures; failed VMs come back by it.
 #[test]
 fn a_reset_starts_only_what_had_given_up() {
     let mut spec = group(Strategy::OneForOne, "a");
@@ -123,7 +123,7 @@ fn a_reset_starts_only_what_had_given_up() {
     assert_eq!((world.phase("a"), world.stopped()), ("ready", vec![]));
 }
 
-// 5, 12.1: an operator's stop of one that has completed or failed is remembered.
+// semantics 12.1: an operator's stop of a VM that has completed or failed is remembered.
 #[test]
 fn a_stop_of_what_is_down_is_remembered() {
     let mut world = World::up(group(Strategy::OneForAll, "a b"));
@@ -141,7 +141,7 @@ fn an_unknown_vm_is_refused() {
     assert_eq!(world.command("b", Command::Start), Err(Refused::NoSuchVm("b".into())));
 }
 
-// 11, 12.3: what is on its way out of the configuration is not there any more.
+// semantics 11.5, 12.3: a VM that is on its way out of the configuration is not there any more.
 #[test]
 fn commands_to_a_vm_that_is_being_removed_are_refused() {
     for command in [Command::Start, Command::Stop, Command::Restart, Command::Reset] {
@@ -153,7 +153,7 @@ fn commands_to_a_vm_that_is_being_removed_are_refused() {
     }
 }
 
-// 7: nothing starts on the way down; a stop is harmless at any time.
+// semantics 7.12: nothing starts on the way down; a stop is harmless at any time.
 #[test]
 fn a_group_on_its_way_down_refuses_to_start_anything() {
     let mut world = World::up(group(Strategy::OneForOne, "a b"));
@@ -168,7 +168,7 @@ fn a_group_on_its_way_down_refuses_to_start_anything() {
     assert!(world.roster.is_down());
 }
 
-// 5: failed ones by operator: in a group that has ended, this VM alone comes back.
+// semantics 6.8: in a group that has ended the VM that the operator starts comes back alone.
 #[test]
 fn an_operator_brings_back_one_vm_of_a_group_that_has_ended() {
     let mut world = World::up(group(Strategy::OneForAll, "a b c"));

@@ -9,7 +9,7 @@ fn fragile(strategy: Strategy, vms: &str) -> GroupSpec {
     GroupSpec { intensity: Intensity { max_restarts: 1, period: SECOND * 60 }, ..group(strategy, vms) }
 }
 
-// 6: all timers cancelled, all VMs stopped in order and awaited; ends with window and last cause.
+// semantics 6.1: all delays are cancelled, all VMs stopped in order and awaited; the end tells the window and the last end.
 #[test]
 fn an_escalation_stops_everything_in_reverse_order() {
     let mut world = World::up(fragile(Strategy::OneForOne, "a b c d"));
@@ -30,7 +30,7 @@ fn an_escalation_stops_everything_in_reverse_order() {
     assert!(world.roster.is_down());
 }
 
-// 6: the root starts the group afresh: empty window and attempts. 5: failed ones by escalation; completed ones, too.
+// semantics 6.3: afresh means an empty window and no attempts; failed and completed VMs are started, too.
 #[test]
 fn a_fresh_start_forgets_what_led_to_the_escalation() {
     let mut spec = fragile(Strategy::OneForOne, "a b c d");
@@ -53,7 +53,7 @@ fn a_fresh_start_forgets_what_led_to_the_escalation() {
     assert_eq!(world.window(), (0, 1));
 }
 
-// 6, 9: an actor that fails on the way down is replaced, to take its VM down; it is not counted, and nothing stays.
+// semantics 9.10: an actor that fails on the way down is replaced, to take its VM down; that is not counted.
 #[test]
 fn a_failed_actor_does_not_stop_an_escalation() {
     let mut world = World::up(fragile(Strategy::OneForOne, "a b c"));
@@ -66,7 +66,7 @@ fn a_failed_actor_does_not_stop_an_escalation() {
     assert!(matches!(world.ended, Some(GroupEnd::Escalated { .. })));
 }
 
-// 6, 7: an order to stop makes an escalation pointless.
+// semantics 6.7: an order to stop makes an escalation pointless.
 #[test]
 fn a_stop_during_an_escalation_wins() {
     let mut world = World::up(fragile(Strategy::OneForOne, "a b"));
@@ -85,7 +85,7 @@ fn shuts_down(auto_shutdown: AutoShutdown, significant: &[usize]) -> World {
     World::up(spec)
 }
 
-// 6: auto_shutdown = any_significant.
+// semantics 6.6: auto_shutdown = any_significant.
 #[test]
 fn a_group_ends_normally_with_its_first_significant_vm() {
     let mut world = shuts_down(AutoShutdown::AnySignificant, &[0, 1]);
@@ -102,7 +102,7 @@ fn a_group_ends_normally_with_its_first_significant_vm() {
     );
 }
 
-// 6: auto_shutdown = all_significant; as in OTP, what an operator has stopped is not waited for but ends nothing.
+// semantics 6.6: auto_shutdown = all_significant; as in OTP, a VM that an operator stopped is not waited for and ends nothing.
 #[test]
 fn a_group_ends_normally_with_its_last_significant_vm() {
     let mut world = shuts_down(AutoShutdown::AllSignificant, &[0, 1]);
@@ -120,7 +120,7 @@ fn a_group_ends_normally_with_its_last_significant_vm() {
     assert_eq!(world.ended, Some(GroupEnd::AutoShutdown));
 }
 
-// 6: "ended by themselves": a stop of ours is not that.
+// semantics 6.6: a VM that is stopped has not ended by itself.
 #[test]
 fn a_significant_vm_that_is_stopped_ends_nothing() {
     let mut world = shuts_down(AutoShutdown::AnySignificant, &[0]);

@@ -16,7 +16,7 @@ fn rest(vms: &str) -> World {
     World::up(group(Strategy::RestForOne, vms))
 }
 
-// 5: one_for_one.
+// semantics 5.1: one_for_one.
 #[test]
 fn one_for_one_restarts_the_failed_one_alone() {
     let mut world = World::up(group(Strategy::OneForOne, "a b c"));
@@ -25,7 +25,7 @@ fn one_for_one_restarts_the_failed_one_alone() {
     assert_eq!((world.stopped(), world.started()), (vec![], vec!["b".to_owned()]));
 }
 
-// 5: one_for_all: all others are stopped at once, in reverse order, and awaited; then all start in order.
+// semantics 5.2: one_for_all: all others are stopped at once, in reverse order, and awaited; then all start in order.
 #[test]
 fn one_for_all_stops_the_others_in_reverse_and_starts_all_in_order() {
     let mut world = all("a b c d");
@@ -50,9 +50,9 @@ fn one_for_all_stops_the_others_in_reverse_and_starts_all_in_order() {
     assert_eq!(world.window(), (1, 12));
 }
 
-// 5: one timer: the later of failure time + delay and the end of the stops.
+// semantics 5.2: the restart waits for the later of the failure plus its delay and the end of the stops.
 #[test]
-fn the_delay_of_a_round_runs_from_the_failure() {
+fn the_delay_of_a_group_restart_runs_from_the_failure() {
     let mut world = all("a b");
     world.fail("a");
     world.advance(SECOND / 2);
@@ -64,7 +64,7 @@ fn the_delay_of_a_round_runs_from_the_failure() {
     assert_eq!(world.started(), ["a"]);
 }
 
-// 5: rest_for_one: the set is [failed ..= last].
+// semantics 5.3: rest_for_one: the set is [failed ..= last].
 #[test]
 fn rest_for_one_takes_those_after_the_failed_one_along() {
     let mut world = rest("a b c");
@@ -73,7 +73,7 @@ fn rest_for_one_takes_those_after_the_failed_one_along() {
     assert_eq!((world.stopped(), world.started()), (vec!["c".into()], vec!["b".into(), "c".to_owned()]));
 }
 
-// 5, 12.5: a second failure is joined: it only moves the deadline to the later one.
+// semantics 5.5, 12.5: a second failure joins: it only moves the deadline to the later one.
 #[test]
 fn failures_coalesce_into_one_restart_with_one_entry() {
     let mut world = all("a b c");
@@ -92,7 +92,7 @@ fn failures_coalesce_into_one_restart_with_one_entry() {
     assert!(["a", "b", "c"].iter().all(|vm| world.incarnation(vm) == 2));
 }
 
-// 5: if an earlier VM fails meanwhile, the set grows to it; never two sets.
+// semantics 5.4: if an earlier VM fails meanwhile, the set grows to it; there are never two sets.
 #[test]
 fn a_rest_for_one_set_grows_to_an_earlier_failure() {
     let mut world = rest("a b c");
@@ -111,7 +111,7 @@ fn a_rest_for_one_set_grows_to_an_earlier_failure() {
     assert_eq!(world.started(), ["b", "c"]);
 }
 
-// 5: in the set is every VM that should be up and whose policy is not never, completed ones too; 12.6.
+// semantics 5.6, 12.6: every member that is wanted and whose policy is not "never" comes back, completed ones too.
 #[test]
 fn who_comes_back_after_a_siblings_death() {
     for (strategy, back) in [(Strategy::OneForAll, "a b d"), (Strategy::RestForOne, "b d")] {
@@ -136,7 +136,8 @@ fn who_comes_back_after_a_siblings_death() {
     }
 }
 
-// 5: a VM in backoff when a group restart begins joins it. (It has one of its own only after a change of strategy.)
+// semantics 5.5: a VM in backoff when a group restart begins joins it. (It has a
+// backoff of its own only after a change of strategy.)
 #[test]
 fn one_in_backoff_joins_with_its_deadline() {
     let mut spec = group(Strategy::OneForOne, "a b");
@@ -154,9 +155,9 @@ fn one_in_backoff_joins_with_its_deadline() {
     assert_eq!(world.started(), ["a"]);
 }
 
-// 5, 12.4: a start that fails within a restart is a counted failure.
+// semantics 5.7, 12.4: a start that fails within a restart is a counted failure.
 #[test]
-fn a_failed_start_repeats_the_round() {
+fn a_failed_start_repeats_the_group_restart() {
     let mut world = all("a b c");
     world.fail("c");
     world.run();
@@ -179,7 +180,7 @@ fn a_failed_start_repeats_the_round() {
     assert_eq!((world.stopped(), world.started()), (vec![], vec!["b".into(), "c".to_owned()]));
 }
 
-// 5: a member that gives up. one_for_all: the group has.
+// semantics 5.8: with one_for_all the group gives up with its member.
 #[test]
 fn a_one_for_all_group_gives_up_with_its_member() {
     let mut spec = group(Strategy::OneForAll, "a b");
@@ -192,7 +193,7 @@ fn a_one_for_all_group_gives_up_with_its_member() {
     assert!(matches!(world.ended, Some(GroupEnd::Failed { .. })));
 }
 
-// 5: a member that gives up. rest_for_one: it has, later ones wait.
+// semantics 5.8: with rest_for_one a member gives up alone, and later ones wait.
 #[test]
 fn those_after_one_that_gave_up_wait_for_it() {
     let mut spec = group(Strategy::RestForOne, "a b c");
@@ -202,7 +203,7 @@ fn those_after_one_that_gave_up_wait_for_it() {
     world.run_to_rest();
     assert_eq!((world.stopped(), world.phases().as_str()), (vec!["c".into()], "ready failed waiting"));
     assert_eq!(world.window(), (0, 9), "nothing is restarted by that");
-    // 5: nobody jumps the queue.
+    // semantics 5.9: no VM starts before its turn.
     world.order("c", Command::Start);
     assert!(world.started().is_empty());
     world.order("b", Command::Reset);
@@ -213,7 +214,7 @@ fn those_after_one_that_gave_up_wait_for_it() {
     );
 }
 
-// 4, 5: making room behind one that gave up is not yet a restart: the first real one has its entry.
+// semantics 4.10, 5.8: the stops behind a VM that gave up are no restart: the first real one has its entry.
 #[test]
 fn a_failure_while_others_make_room_is_counted() {
     let mut spec = group(Strategy::RestForOne, "a b c");
@@ -228,7 +229,7 @@ fn a_failure_while_others_make_room_is_counted() {
     assert_eq!(world.phases(), "ready failed waiting");
 }
 
-// 5, 6: what gave up may be the one that its group ends with.
+// semantics 5.8, 6.6: the VM that gave up may be the significant one that its group ends with.
 #[test]
 fn a_significant_vm_that_gives_up_ends_a_rest_for_one_group() {
     let mut spec = group(Strategy::RestForOne, "a b");
@@ -244,7 +245,7 @@ fn a_significant_vm_that_gives_up_ends_a_rest_for_one_group() {
     assert!(world.started().is_empty());
 }
 
-// 3.4, 5: a code that always restarts brings back even what is never restarted, in its place among its siblings.
+// semantics 3.4: a code that always restarts brings back even a VM with policy "never", in its place among its siblings.
 #[test]
 fn an_always_code_in_a_vm_that_is_never_restarted_holds_up_nobody() {
     let mut spec = group(Strategy::OneForAll, "a b c");
@@ -259,7 +260,7 @@ fn an_always_code_in_a_vm_that_is_never_restarted_holds_up_nobody() {
     );
 }
 
-// 5: a VM that is never restarted and was taken down by a group restart is not missed afterwards.
+// semantics 5.6: a group can be Ready without a VM with policy "never" that a group restart has taken down.
 #[test]
 fn a_group_can_become_ready_without_what_is_never_restarted() {
     let mut spec = group(Strategy::OneForAll, "a b");
@@ -271,7 +272,7 @@ fn a_group_can_become_ready_without_what_is_never_restarted() {
     assert_eq!((world.phases().as_str(), world.group_ready), ("stopped ready", 1));
 }
 
-// 5: a failure of the one that is Ready while a later one is still starting starts one restart, not two.
+// semantics 5.4: a failure of a Ready VM while a later one is still starting leads to one restart, not two.
 #[test]
 fn an_earlier_failure_takes_over_a_restart_that_is_starting() {
     let mut world = rest("a b c");

@@ -19,7 +19,7 @@ fn lost(recoverable: bool) -> Ending {
     Ending::NotLaunched { recoverable, message: "no".into() }
 }
 
-// 3.3 to 3.6, in this order.
+// semantics 3.3 to 3.6, in this order.
 #[test]
 fn the_first_rule_that_matches_decides_and_is_told() {
     use Restart::{Always, Never, OnFailure, UnlessStopped};
@@ -45,12 +45,12 @@ fn the_first_rule_that_matches_decides_and_is_told() {
         assert_eq!(world.phase("a"), phase, "{policy:?} {ending}");
         assert_eq!(world.decision().reason, reason, "{policy:?} {ending}");
         assert_eq!(world.changes.last().expect("told").ending.as_ref(), Some(&ending));
-        // 2: the CID is kept as long as the VM is to come back.
+        // semantics 2.5: the CID is kept as long as the VM is to come back.
         assert_eq!(world.holds_cid("a"), phase == "backoff");
     }
 }
 
-// 3.1: our own stop is no failure, whatever the exit was; 3.2: what the operator wants down stays down.
+// semantics 3.1, 3.2: a stop that the supervisor ordered is no failure, whatever the exit was.
 #[test]
 fn a_stop_of_ours_is_not_judged() {
     let mut world = one(Restart::Always);
@@ -62,7 +62,7 @@ fn a_stop_of_ours_is_not_judged() {
     assert_eq!(world.window(), (0, 6));
 }
 
-// 10: every decision says what it rests on.
+// semantics 10.2: a decision tells what it rests on.
 #[test]
 fn a_decision_is_told_with_delay_attempt_and_window() {
     let mut world = one(Restart::OnFailure);
@@ -84,7 +84,7 @@ fn a_decision_is_told_with_delay_attempt_and_window() {
     assert_eq!(change.ending, Some(exit(1)));
 }
 
-// 10: the window in an event is that of its moment.
+// semantics 10.5: the window in an event is that of its moment.
 #[test]
 fn a_window_that_is_told_has_been_aged() {
     let mut world = one(Restart::OnFailure);
@@ -97,7 +97,7 @@ fn a_window_that_is_told_has_been_aged() {
     assert_eq!((world.decision().action, world.window()), (Action::Complete, (0, 6)));
 }
 
-// 12.9, as far as it is the roster's: a paused or unhealthy VM ends like any other.
+// semantics 12.9: a paused or unhealthy VM ends like any other.
 #[test]
 fn a_vm_that_ends_while_paused_or_unhealthy_is_judged() {
     for news in [Transition::Paused, Transition::Unhealthy] {

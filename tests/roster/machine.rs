@@ -107,7 +107,7 @@ impl Pair {
             Step::End(_, ending) if !stopping => {
                 self.world.end(vm, ending.clone());
                 self.model.ended(v, ending.clone());
-                // 10: every end that nobody had asked for is one decision, told once.
+                // semantics 10.2: every end that was not asked for leads to one decision, told once.
                 assert_eq!(self.model.told.len(), 1);
             }
             Step::End(..) | Step::Gone(_) if stopping => {

@@ -9,7 +9,7 @@ fn changed(mut spec: GroupSpec, vm: usize) -> GroupSpec {
     spec
 }
 
-// 11: policy and budgets apply live, keep their counters and touch no running VM.
+// semantics 11.2: policies and budgets apply live, keep their counters and touch no running VM.
 #[test]
 fn a_new_policy_applies_at_once_and_touches_nobody() {
     let mut spec = group(Strategy::OneForOne, "a b");
@@ -27,7 +27,7 @@ fn a_new_policy_applies_at_once_and_touches_nobody() {
     assert_eq!(world.phase("a"), "failed");
 }
 
-// 11: machine, command and environment wait for the next start, or restart once.
+// semantics 11.3: machine, command and environment wait for the next start, or restart once.
 #[test]
 fn what_only_a_new_start_can_change_is_marked() {
     let spec = group(Strategy::OneForOne, "a b");
@@ -42,7 +42,7 @@ fn what_only_a_new_start_can_change_is_marked() {
     assert_eq!(world.attempts("a"), 0);
 }
 
-// 11: new VMs are started in order, removed ones stopped; 9: a number that only grows.
+// semantics 11.5, 2.2: new VMs are started in order, removed ones stopped; the number of an incarnation only grows.
 #[test]
 fn vms_come_and_go_and_come_back() {
     let mut world = World::up(group(Strategy::OneForOne, "a b"));
@@ -55,7 +55,7 @@ fn vms_come_and_go_and_come_back() {
     assert_eq!((world.started(), world.incarnation("b")), (vec!["b".into()], 2));
 }
 
-// 12.3: removed during its backoff.
+// semantics 12.3: a VM that is removed during its backoff.
 #[test]
 fn a_vm_that_is_removed_during_its_backoff_is_forgotten() {
     for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
@@ -71,7 +71,7 @@ fn a_vm_that_is_removed_during_its_backoff_is_forgotten() {
     }
 }
 
-// 12.3: a reload during backoff keeps the deadline, and starts with the new configuration.
+// semantics 11.2, 12.3: a reload during backoff keeps the deadline, and starts with the new configuration.
 #[test]
 fn a_reload_during_backoff_changes_no_deadline() {
     let spec = group(Strategy::OneForOne, "a");
@@ -84,9 +84,9 @@ fn a_reload_during_backoff_changes_no_deadline() {
     assert!(!world.roster.view(&name("a")).expect("there").needs_restart);
 }
 
-// 5, 11: members of a restart are who they are, wherever they stand afterwards, and nobody else is touched.
+// semantics 11.7: members of a group restart stay members, wherever they stand afterwards; no other VM is touched.
 #[test]
-fn a_round_outlives_a_new_order() {
+fn a_group_restart_outlives_a_new_order() {
     let mut world = World::up(group(Strategy::RestForOne, "a b c d"));
     world.fail("b");
     world.look_away();
@@ -101,9 +101,9 @@ fn a_round_outlives_a_new_order() {
     assert_eq!(world.started(), ["c", "d", "b"]);
 }
 
-// 5, 11, 12.3: the failed one is removed: the others come back all the same, after the delay.
+// semantics 11.7: when the failed VM is removed, the others come back all the same, after the delay.
 #[test]
-fn a_round_outlives_the_one_that_failed() {
+fn a_group_restart_outlives_the_one_that_failed() {
     let mut world = World::up(group(Strategy::RestForOne, "a b c d"));
     world.fail("b");
     world.look_away();
@@ -118,9 +118,9 @@ fn a_round_outlives_the_one_that_failed() {
     );
 }
 
-// 5, 11: one that is new among the members starts with them, in its turn.
+// semantics 11.5: a VM that is new among the members starts with them, in its turn.
 #[test]
-fn a_new_vm_joins_the_round_in_which_it_stands() {
+fn a_new_vm_joins_the_group_restart_in_which_it_stands() {
     for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
         let mut world = World::up(group(strategy, "a b"));
         world.fail("a");
@@ -134,7 +134,7 @@ fn a_new_vm_joins_the_round_in_which_it_stands() {
     }
 }
 
-// 5, 11: restarting what has changed does not bring back what the operator has stopped.
+// semantics 11.3: a restart of changed VMs does not bring back what the operator has stopped.
 #[test]
 fn a_reload_does_not_restart_what_is_being_stopped() {
     let spec = group(Strategy::OneForOne, "a");
@@ -145,7 +145,7 @@ fn a_reload_does_not_restart_what_is_being_stopped() {
     assert_eq!(world.phase("a"), "stopped");
 }
 
-// 7, 11: nothing starts on the way down, also when it is written into the configuration again.
+// semantics 7.7: nothing starts on the way down, also when it is in the next configuration again.
 #[test]
 fn a_reload_starts_nothing_on_the_way_down() {
     let mut world = World::up(group(Strategy::OneForOne, "a b"));
@@ -158,7 +158,7 @@ fn a_reload_starts_nothing_on_the_way_down() {
     assert_eq!(world.phases(), "stopped stopped stopped");
 }
 
-// 11: a VM that was on its way out is as good as new; one that is not started by itself is not.
+// semantics 11.5: a VM that was being removed starts as if it were new, unless it does not start by itself.
 #[test]
 fn a_vm_that_was_on_its_way_out_can_stay() {
     let mut spec = group(Strategy::OneForOne, "a b");
@@ -172,7 +172,7 @@ fn a_vm_that_was_on_its_way_out_can_stay() {
     assert_eq!(world.incarnation("a"), 2);
 }
 
-// 11: removed ones are stopped before others, and a group without VMs is up, and comes down.
+// semantics 11.5: removed VMs are stopped before others; a group without VMs is up, and can be stopped.
 #[test]
 fn a_group_can_lose_all_its_vms() {
     let mut world = World::up(group(Strategy::OneForAll, "a b"));
@@ -184,9 +184,9 @@ fn a_group_can_lose_all_its_vms() {
     assert_eq!(world.ended, Some(GroupEnd::Stopped));
 }
 
-// 5, 11: a restart that is under way is finished as it was begun, whatever the strategy is now.
+// semantics 11.7: a group restart under way is finished as it was begun, whatever the strategy is now.
 #[test]
-fn a_round_outlives_its_strategy() {
+fn a_group_restart_outlives_its_strategy() {
     let mut spec = group(Strategy::OneForAll, "a b c");
     let mut world = World::up(spec.clone());
     world.look_away();

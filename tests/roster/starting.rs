@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const STRATEGIES: [Strategy; 3] = [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne];
 
-// 1: file order = start order.
+// semantics 1.4: the order of the file is the start order.
 #[test]
 fn each_vm_starts_when_the_one_before_it_is_ready() {
     for strategy in STRATEGIES {
@@ -29,7 +29,7 @@ fn each_vm_starts_when_the_one_before_it_is_ready() {
     }
 }
 
-// 1: autostart.
+// semantics 1.9: autostart.
 #[test]
 fn what_is_not_started_with_its_group_holds_up_nobody() {
     let mut spec = group(Strategy::RestForOne, "a b");
@@ -40,7 +40,7 @@ fn what_is_not_started_with_its_group_holds_up_nobody() {
     assert_eq!((world.started(), world.stopped()), (vec!["a".into()], vec![]));
 }
 
-// 2: each start is a new incarnation.
+// semantics 2.2, 2.4: each start is a new incarnation.
 #[test]
 fn reports_of_a_former_actor_are_dropped() {
     let mut world = World::up(group(Strategy::OneForOne, "a"));
@@ -56,7 +56,7 @@ fn reports_of_a_former_actor_are_dropped() {
     assert_eq!(world.phase("a"), "starting");
 }
 
-// 1: start.on_failure = retry; a child that cannot start holds up nobody with one_for_one.
+// semantics 5.9: with one_for_one a VM that cannot start holds up no other.
 #[test]
 fn with_one_for_one_a_failed_first_start_lets_the_next_one_go() {
     let mut world = World::starting(group(Strategy::OneForOne, "a b"));
@@ -67,7 +67,7 @@ fn with_one_for_one_a_failed_first_start_lets_the_next_one_go() {
     assert_eq!(world.started(), ["a"], "its own delay, not its turn");
 }
 
-// 1: start.on_failure = abort.
+// semantics 1.8: start.on_failure = abort.
 #[test]
 fn a_first_start_that_must_not_fail_fails_the_group() {
     for strategy in STRATEGIES {
@@ -80,7 +80,7 @@ fn a_first_start_that_must_not_fail_fails_the_group() {
         world.run();
         let Some(GroupEnd::Escalated { vm, failure }) = &world.ended else { panic!("{:?}", world.ended) };
         assert_eq!((vm.as_str(), failure.decision.reason), ("b", Reason::StartFailed));
-        // 6: the root starts it afresh, and that is a first start again.
+        // semantics 6.3: the root starts the group afresh, and that is a first start again.
         world.start_afresh();
         world.ready("a");
         world.end("b", Ending::StartTimeout);
@@ -95,7 +95,7 @@ fn a_first_start_that_must_not_fail_fails_the_group() {
     }
 }
 
-// 1: abort is about the group's start; what an operator starts later is not part of it (OTP's start_child).
+// semantics 1.8: abort is about the group's start; what an operator starts later is no part of it (OTP's start_child).
 #[test]
 fn a_failed_start_by_the_operator_does_not_abort_the_group() {
     let mut spec = group(Strategy::OneForOne, "a b");
@@ -106,7 +106,7 @@ fn a_failed_start_by_the_operator_does_not_abort_the_group() {
     assert_eq!((world.ended.clone(), world.phase("b")), (None, "backoff"));
 }
 
-// 1: a one-shot job that has done its work is as good as Ready.
+// semantics 5.9: a job that has done its work is as good as Ready.
 #[test]
 fn what_ends_cleanly_before_it_was_ready_lets_the_next_one_start() {
     let mut spec = group(Strategy::RestForOne, "a b");
@@ -119,7 +119,7 @@ fn what_ends_cleanly_before_it_was_ready_lets_the_next_one_start() {
     assert_eq!(world.group_ready, 1);
 }
 
-// 2: a paused VM is not on its way to anything else; before it was Ready those after it go on waiting.
+// semantics 2.6: a pause keeps the phase that it interrupts; VMs after one that was not Ready go on waiting.
 #[test]
 fn a_pause_keeps_what_it_interrupts() {
     let mut world = World::starting(group(Strategy::OneForOne, "a b"));

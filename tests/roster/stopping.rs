@@ -7,7 +7,7 @@ use pepita_supervisor::spec::Strategy;
 
 const STRATEGIES: [Strategy; 3] = [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne];
 
-// 7: in reverse order, each awaited.
+// semantics 7.5: in reverse order, each awaited.
 #[test]
 fn a_group_is_stopped_last_first_one_at_a_time() {
     for strategy in STRATEGIES {
@@ -22,7 +22,7 @@ fn a_group_is_stopped_last_first_one_at_a_time() {
     }
 }
 
-// 7: a restart in flight is cancelled before the list of what to stop is made.
+// semantics 7.7: a restart in flight is cancelled before the list of what to stop is made.
 #[test]
 fn nothing_starts_after_a_stop() {
     for strategy in STRATEGIES {
@@ -38,7 +38,7 @@ fn nothing_starts_after_a_stop() {
     }
 }
 
-// 12.9: it ends by itself while we stop it, or while it waits to be stopped.
+// semantics 12.9: a VM ends by itself while it is stopped, or while it waits to be stopped.
 #[test]
 fn an_end_on_the_way_down_is_no_failure() {
     let mut world = World::up(group(Strategy::OneForOne, "a b c"));
@@ -54,7 +54,7 @@ fn an_end_on_the_way_down_is_no_failure() {
     );
 }
 
-// 7: then everything is destroyed.
+// semantics 7.8: at the deadline everything is killed at once.
 #[test]
 fn a_destruction_is_for_all_at_once() {
     let mut world = World::up(group(Strategy::RestForOne, "a b c"));
@@ -65,7 +65,7 @@ fn a_destruction_is_for_all_at_once() {
     assert_eq!(world.ended, Some(GroupEnd::Stopped));
 }
 
-// 7: stopping what has stopped is answered, too.
+// semantics 7.12: a stop of a group that has stopped is answered, too.
 #[test]
 fn a_stop_of_a_group_that_is_down_ends_at_once() {
     let mut world = World::down(group(Strategy::OneForOne, "a b"));
@@ -76,7 +76,7 @@ fn a_stop_of_a_group_that_is_down_ends_at_once() {
     assert_eq!(world.ended, Some(GroupEnd::Stopped));
 }
 
-// 12.9: an actor that fails while it stops its VM is replaced by one that stops it.
+// semantics 12.9, 9.10: an actor that fails while it stops its VM is replaced by one that stops it.
 #[test]
 fn a_stop_outlives_the_actor_that_carried_it_out() {
     let mut world = World::up(group(Strategy::OneForOne, "a"));

@@ -110,7 +110,7 @@ async fn a_reload_during_backoff_is_what_the_restart_comes_with() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_one_for_all_the_round_is_repeated_when_another_member_fails_to_start() {
+async fn in_one_for_all_the_group_restart_is_repeated_when_another_member_fails_to_start() {
     // semantics 12.4, 5.7: the ones already restarted are stopped, and the whole round is repeated after the delay.
     let host = Host::new();
     host.plan("b", [Plan::default(), refused()]);

@@ -2,7 +2,7 @@
 
 use super::{Effect, Life, Link, Phase, Stage, Suspended};
 use crate::policy::Ending;
-use crate::spec::{Cid, HealthSpec, OnUnhealthy, Readiness, Restart};
+use crate::spec::{Cid, HealthSpec, OnUnhealthy, Readiness};
 use crate::vm::health::{Finding, Health};
 use crate::vm::report::{Facts, Transition};
 use pepita_wire::record::DaemonState;
@@ -132,7 +132,7 @@ impl Life {
 
     fn unhealthy_is_fatal(&self) -> bool {
         match self.spec.health.on_unhealthy {
-            OnUnhealthy::Restart => self.spec.restart.policy != Restart::Never,
+            OnUnhealthy::Restart => self.spec.restart.policy.ever_restarts(),
             OnUnhealthy::Report => false,
         }
     }

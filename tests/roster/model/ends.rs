@@ -7,7 +7,7 @@ impl Model {
     pub(crate) fn ended(&mut self, v: usize, ending: Ending) {
         let now = self.now;
         let vm = &mut self.vms[v];
-        // 4: "the incarnation that just ended had been Ready for reset_after without a break".
+        // semantics 4.4: "the incarnation that just ended had been Ready for reset_after without a break".
         let longest = vm.readies.iter().map(|(since, until)| until.unwrap_or(now) - *since).max();
         if longest.is_some_and(|longest| longest >= vm.spec.restart.reset_after) {
             vm.attempts = 0;
