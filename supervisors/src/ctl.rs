@@ -7,7 +7,7 @@ mod table;
 mod top;
 mod wait;
 
-pub use options::{Ctl, Options};
+pub use options::{Ask, Ctl, Options};
 
 use crate::config;
 use crate::exit::ProgramExit;
@@ -37,10 +37,12 @@ pub async fn run(options: Options) -> ProgramExit {
 }
 
 async fn execute(options: Options) -> Result<(), Failure> {
-    let socket = || socket(&options);
-    match options.command {
-        // These need no supervisor.
-        Ctl::Check { ref file } => match config::check(file) {
+    let Options { socket, config, command } = options;
+    let socket = || find_socket(socket, config);
+    match command {
+        Ctl::Ask(command) => ask(Client::connect(&socket()?).await?, command).await,
+        Ctl::Wait { vms, timeout } => wait::until_ready(&socket()?, &vms, Duration::from_secs(timeout)).await,
+        Ctl::Check { file } => match config::check(&file) {
             ProgramExit::Ok => Ok(()),
             exit => Err(Failure::new(exit, "")),
         },
@@ -50,46 +52,38 @@ async fn execute(options: Options) -> Result<(), Failure> {
             Ok(io::stdout().write_all(&script)?)
         }
         Ctl::Man => Ok(clap_mangen::Man::new(Options::command()).render(&mut io::stdout())?),
-        // This one waits for the supervisor.
-        Ctl::Wait { ref vms, timeout } => {
-            wait::until_ready(&socket()?, vms, Duration::from_secs(timeout)).await
-        }
-        _ => ask(Client::connect(&socket()?).await?, options.command).await,
     }
 }
 
 /// Executes a command that a running supervisor answers.
-async fn ask(mut client: Client, command: Ctl) -> Result<(), Failure> {
+async fn ask(mut client: Client, command: Ask) -> Result<(), Failure> {
     match command {
-        Ctl::Status { json: true } => print(&client.call(Call::Status).await?.to_string()),
-        Ctl::Status { json: false } => print(&table::status(&client.call(Call::Status).await?)),
-        Ctl::Tree => print(&table::tree(&client.call(Call::Status).await?)),
-        Ctl::Start(vms) => command_each(&mut client, vms, Command::Start).await,
-        Ctl::Stop(vms) => command_each(&mut client, vms, Command::Stop).await,
-        Ctl::Restart(vms) => command_each(&mut client, vms, Command::Restart).await,
-        Ctl::Reset(vms) => command_each(&mut client, vms, Command::Reset).await,
-        Ctl::Signal { vm, signal } => call(&mut client, Call::Signal { vm, signal }).await,
-        Ctl::Pause(vms) => call_each(&mut client, vms, |vm| Call::Pause { vm }).await,
-        Ctl::Resume(vms) => call_each(&mut client, vms, |vm| Call::Resume { vm }).await,
-        Ctl::Logs { vm, follow } => Err(logs(&mut client, &vm, follow).await?),
-        Ctl::Events { follow, json } => events::print_events(client, follow, json).await,
-        Ctl::Plan { json } => plan(&mut client, Call::Plan, json).await,
-        Ctl::Reload { restart, json } => plan(&mut client, Call::Reload { restart }, json).await,
-        Ctl::Shutdown { leave: true, .. } => shutdown(client, ShutdownMode::Leave).await,
-        Ctl::Shutdown { destroy: true, .. } => shutdown(client, ShutdownMode::Destroy).await,
-        Ctl::Shutdown { .. } => shutdown(client, ShutdownMode::Stop).await,
-        Ctl::Top => top::run(client).await,
-        Ctl::Wait { .. } | Ctl::Check { .. } | Ctl::Completions { .. } | Ctl::Man => {
-            unreachable!("executed without a connection")
-        }
+        Ask::Status { json: true } => print(&client.call(Call::Status).await?.to_string()),
+        Ask::Status { json: false } => print(&table::status(&client.call(Call::Status).await?)),
+        Ask::Tree => print(&table::tree(&client.call(Call::Status).await?)),
+        Ask::Start(vms) => command_each(&mut client, vms, Command::Start).await,
+        Ask::Stop(vms) => command_each(&mut client, vms, Command::Stop).await,
+        Ask::Restart(vms) => command_each(&mut client, vms, Command::Restart).await,
+        Ask::Reset(vms) => command_each(&mut client, vms, Command::Reset).await,
+        Ask::Signal { vm, signal } => call(&mut client, Call::Signal { vm, signal }).await,
+        Ask::Pause(vms) => call_each(&mut client, vms, |vm| Call::Pause { vm }).await,
+        Ask::Resume(vms) => call_each(&mut client, vms, |vm| Call::Resume { vm }).await,
+        Ask::Logs { vm, follow } => Err(logs(&mut client, &vm, follow).await?),
+        Ask::Events { follow, json } => events::print_events(client, follow, json).await,
+        Ask::Plan { json } => plan(&mut client, Call::Plan, json).await,
+        Ask::Reload { restart, json } => plan(&mut client, Call::Reload { restart }, json).await,
+        Ask::Shutdown { leave: true, .. } => shutdown(client, ShutdownMode::Leave).await,
+        Ask::Shutdown { destroy: true, .. } => shutdown(client, ShutdownMode::Destroy).await,
+        Ask::Shutdown { .. } => shutdown(client, ShutdownMode::Stop).await,
+        Ask::Top => top::run(client).await,
     }
 }
 
 /// Returns where the supervisor listens: as the options say, else as the environment says, else at the usual place.
-fn socket(options: &Options) -> Result<PathBuf, Failure> {
-    match (&options.socket, &options.config) {
-        (Some(socket), _) => Ok(socket.clone()),
-        (None, Some(file)) => config::socket(file).map_err(|e| Failure::new(ProgramExit::Usage, e)),
+fn find_socket(socket: Option<PathBuf>, config: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    match (socket, config) {
+        (Some(socket), _) => Ok(socket),
+        (None, Some(file)) => config::socket(&file).map_err(|e| Failure::new(ProgramExit::Usage, e)),
         (None, None) => {
             let named = std::env::var_os("PEPITACTL_SOCKET").filter(|named| !named.is_empty());
             Ok(named.map_or_else(|| config::DEFAULT_SOCKET.into(), PathBuf::from))

@@ -28,6 +28,36 @@ pub struct Options {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Ctl {
+    /// A command for a running supervisor.
+    #[command(flatten)]
+    Ask(Ask),
+    /// Wait until the supervisor answers and VMs are ready
+    Wait {
+        /// Names of VMs in the configuration [default: all that are to run]
+        #[arg(value_name = "VM")]
+        vms: Vec<String>,
+        /// Give up after so many seconds
+        #[arg(long, short, value_name = "SECONDS", default_value_t = 60)]
+        timeout: u64,
+    },
+    /// Print the mistakes of a configuration file and advice about it; needs no supervisor
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Print a completion script
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// The commands for a running supervisor.
+#[derive(Debug, Subcommand)]
+pub enum Ask {
     /// Show each VM with its phase, and since when it is in it
     Status {
         /// Print JSON
@@ -72,15 +102,6 @@ pub enum Ctl {
         #[arg(long)]
         json: bool,
     },
-    /// Wait until the supervisor answers and VMs are ready
-    Wait {
-        /// Names of VMs in the configuration [default: all that are to run]
-        #[arg(value_name = "VM")]
-        vms: Vec<String>,
-        /// Give up after so many seconds
-        #[arg(long, short, value_name = "SECONDS", default_value_t = 60)]
-        timeout: u64,
-    },
     /// Show what a reload would change
     Plan {
         /// Print JSON
@@ -96,11 +117,6 @@ pub enum Ctl {
         #[arg(long)]
         json: bool,
     },
-    /// Print the mistakes of a configuration file and advice about it; needs no supervisor
-    Check {
-        /// The file
-        file: PathBuf,
-    },
     /// Stop all VMs in order and end the supervisor
     Shutdown {
         /// Leave the VMs running; the next start takes them over
@@ -112,14 +128,6 @@ pub enum Ctl {
     },
     /// Show each VM, redrawn with every change, until Ctrl-C
     Top,
-    /// Print a completion script
-    Completions {
-        /// The shell
-        #[arg(value_enum)]
-        shell: clap_complete::Shell,
-    },
-    /// Print the manual page
-    Man,
 }
 
 /// Names of VMs.

@@ -3,6 +3,7 @@
 //! `PEPITA_OLD_BIN` names the folder with the old programs, and `PEPITA_OLD_IMAGE` an image with the old agent;
 //! `make test-upgrade` builds both and runs these tests. Without them the tests say that they did not run.
 
+use crate::events::vm;
 use crate::host::{Daemon, Host, PATIENCE, guest, stderr, ticker};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -19,7 +20,7 @@ struct Old {
 impl Old {
     fn find() -> Option<Self> {
         let Some(bin) = std::env::var_os("PEPITA_OLD_BIN").map(PathBuf::from) else {
-            // Past the capture of the test's output: nobody shall believe that this has run.
+            // Not captured as the output of a test is, so that a person sees that the tests did not run.
             let notice = "\nNOT RUN: the upgrade tests want PEPITA_OLD_BIN; `make test-upgrade` builds the old programs\n";
             let _ = std::io::Write::write_all(&mut std::io::stderr(), notice.as_bytes());
             return None;
@@ -89,10 +90,10 @@ fn vms_of_an_older_supervisor_are_adopted_without_a_reboot() {
     let mut daemon = host.ready();
     assert_eq!(identities(&host), before, "{}", daemon.story());
 
-    // Their monitors are still the older ones: a new end is told by them, and judged by us.
+    // The monitors are still the old ones: they report an end, and the present supervisor decides on it.
     let victim = Pid::from_raw(host.vmm_pid("micro").cast_signed());
     kill(victim, Signal::SIGKILL).expect("it runs");
-    daemon.until("micro #2: running -> ready");
+    daemon.until_event(vm("micro", 2, "ready"));
     let events = host.ctl_ok(&["events", "--json"]);
     let mut events =
         events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
@@ -119,8 +120,8 @@ fn vms_of_an_older_supervisor_that_was_killed_are_adopted_without_a_reboot() {
     host.assert_nothing_left();
 }
 
-/// Kills the old supervisor, and with it the monitor of the VM if told so; damages a file of the VM; starts the present
-/// supervisor. The VM goes on in any case, and the others are adopted.
+/// Kills the old supervisor, with `monitor_dies` the monitor of the VM as well, damages a file of the VM, and starts the
+/// present supervisor. Asserts that the VM keeps running and that the others are adopted.
 fn goes_on_with_damage(file: &str, vm: &str, monitor_dies: bool) -> Option<(Host, Daemon, Pid)> {
     let old = Old::find()?;
     let host = old.host();
