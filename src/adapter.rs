@@ -1,5 +1,5 @@
-//! The adapter that users of daemons know: spawn a daemon in a microVM, ask how it is, signal it, destroy it.
-//! A thin face on a [`Tree`](crate::tree::Tree): it decides nothing about restarts.
+//! Runs single daemons in microVMs: spawn a daemon, ask for its status, signal it, destroy it.
+//! The adapter is a thin face of a [`Tree`](crate::Tree), and decides nothing about restarts.
 //!
 //! ```no_run
 //! use pepita_supervisor::adapter::{Daemon, PepitaAdapter, Signal};
@@ -20,7 +20,7 @@
 //! ```
 //!
 //! Spawned daemons are supervised, and outlive the process: a new adapter finds them again. Where several processes of
-//! one host use adapters at once, each has a place of its own, and takes over what a former one left there.
+//! one host use adapters at once, each has a slot of its own, and takes over what a former adapter left there.
 
 mod daemon;
 mod daemons;
@@ -49,11 +49,11 @@ use tree::AdapterTree;
 /// The future that a [`PlatformAdapter`]'s methods return.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, AdapterError>> + Send + 'a>>;
 
-/// What every adapter can do, whatever it runs daemons in.
+/// The calls that every adapter has, whatever it runs daemons in.
 pub trait PlatformAdapter: Send + Sync + 'static {
-    /// Starts a daemon; comes back when it runs.
+    /// Starts a daemon. Returns when it runs.
     fn spawn(&self, daemon: Box<dyn Daemon>) -> Pending<'_, DaemonHandle>;
-    /// How a daemon is.
+    /// Returns the status of a daemon.
     fn status<'a>(&'a self, handle: &'a DaemonHandle) -> Pending<'a, DaemonStatus>;
     /// Sends a daemon a signal.
     fn signal<'a>(&'a self, handle: &'a DaemonHandle, signal: Signal) -> Pending<'a, ()>;
@@ -75,29 +75,29 @@ struct Inner {
 }
 
 impl PepitaAdapter {
-    /// An adapter without images: spawning needs [`PepitaAdapter::with_images`] or a configuration.
+    /// Makes an adapter without images: spawning needs [`PepitaAdapter::with_images`] or a configuration.
     pub fn new() -> Self {
         Self::of(MachineSpec { vcpus: 1, ..MachineSpec::qemu("", "") })
     }
 
-    /// As [`PepitaAdapter::new`], with guest agents on another vsock port.
+    /// Makes an adapter as [`PepitaAdapter::new`] does, with guest agents on another vsock port.
     pub fn with_vsock_port(port: u32) -> Self {
         Self::of(MachineSpec { vcpus: 1, port: Port(port), ..MachineSpec::qemu("", "") })
     }
 
-    /// An adapter whose VMs boot this kernel and this root.
+    /// Makes an adapter whose VMs boot this kernel and this root file system.
     pub fn with_images(kernel: impl Into<PathBuf>, rootfs: impl Into<PathBuf>) -> Self {
         Self::of(MachineSpec { vcpus: 1, ..MachineSpec::qemu(kernel, rootfs) })
     }
 
-    /// An adapter whose VMs are as the `[platform.pepita]` section of a file says.
+    /// Makes an adapter whose VMs are as the `[platform.pepita]` section of a configuration file says.
     ///
     /// # Errors
-    /// When the file cannot be read or has mistakes.
+    /// Returns an error when the file cannot be read or has mistakes.
     pub fn from_config(file: &Path) -> Result<Self, AdapterError> {
         let checked = config::load(file)?;
         let mut adapter = Self::of(checked.machine);
-        let inner = Arc::get_mut(&mut adapter.inner).expect("nobody else has it yet");
+        let inner = Arc::get_mut(&mut adapter.inner).expect("the adapter was just made, and has no clone");
         inner.pepita = checked.spec.pepita;
         inner.run_dir = checked.spec.run_dir;
         if let Some(dir) = checked.spec.state_dir {
@@ -111,8 +111,8 @@ impl PepitaAdapter {
         Self { inner: Arc::new(Inner { machine, state_dir, pepita, run_dir: None, tree: OnceCell::new() }) }
     }
 
-    /// The same adapter with another launcher, another directory for run directories, another one for its own state.
-    /// To be called before the first daemon is spawned.
+    /// Returns the adapter with another launcher, another directory for run directories and another directory for its own
+    /// state. To be called before the first daemon is spawned.
     pub fn with_places(
         self,
         pepita: impl Into<PathBuf>,
@@ -129,16 +129,16 @@ impl PepitaAdapter {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The vsock port of guest agents.
+    /// Returns the vsock port of guest agents.
     pub fn vsock_base_port(&self) -> u32 {
         self.inner.machine.port.0
     }
 
-    /// Boots a microVM for a daemon and comes back when the daemon runs. From then on it is supervised.
+    /// Boots a microVM for a daemon. Returns when the daemon runs; from then on it is supervised.
     ///
     /// # Errors
-    /// When no images are configured, the launcher is missing, a daemon of that name is there already, or it did not
-    /// come to run; then nothing is left of it.
+    /// Returns an error when no images are configured, the launcher is missing, a daemon of that name is there already, or
+    /// the daemon did not run; then nothing is left of it.
     pub async fn spawn(&self, daemon: Box<dyn Daemon>) -> Result<DaemonHandle, AdapterError> {
         let spec = self.spec_of(&*daemon)?;
         let vm = spec.name.clone();
@@ -163,7 +163,7 @@ impl PepitaAdapter {
                         },
                         _ => {}
                     },
-                    // What was missed shows in the status.
+                    // The status shows what was missed.
                     Some(Received::Lagged(_)) => {}
                     None => return Err(AdapterError::Ended),
                 }
@@ -198,15 +198,15 @@ impl PepitaAdapter {
         }
         spec.env = daemon.env();
         spec.restart = daemon.restart();
-        // `destroy` is `pepita destroy --force`: who wants grace signals first.
+        // `destroy` ends a daemon at once: a caller that wants to give it grace sends a signal first.
         spec.stop.timeout = Duration::ZERO;
         Ok(spec)
     }
 
-    /// How a daemon is. One whose VM is not there (any more) is stopped.
+    /// Returns the status of a daemon. A daemon whose VM is not there, or not any more, is stopped.
     ///
     /// # Errors
-    /// When the launcher fails.
+    /// Returns an error when the launcher fails.
     pub async fn status(&self, handle: &DaemonHandle) -> Result<DaemonStatus, AdapterError> {
         self.tree().await?.status(handle.vm()).await
     }
@@ -214,7 +214,7 @@ impl PepitaAdapter {
     /// Sends a daemon a signal. KILL ends the VM and its supervision; STOP and CONT pause and resume its virtual CPUs.
     ///
     /// # Errors
-    /// When it does not run, or the launcher refuses.
+    /// Returns an error when the daemon does not run, or the launcher refuses.
     pub async fn signal(&self, handle: &DaemonHandle, signal: Signal) -> Result<(), AdapterError> {
         let adapter = self.tree().await?;
         let vm = handle.vm();
@@ -222,7 +222,7 @@ impl PepitaAdapter {
             return Ok(adapter.tree.runner().signal_any(vm, signal.into()).await?);
         }
         match signal {
-            // With a stop grace of zero this is a kill that is not followed by a restart.
+            // With a grace of zero a stop is a kill that is not followed by a restart.
             Signal::Kill => Ok(adapter.tree.command(vm.as_str(), Command::Stop).await?),
             Signal::Stop => Ok(adapter.tree.pause(vm.as_str()).await?),
             Signal::Cont => Ok(adapter.tree.resume(vm.as_str()).await?),
@@ -233,10 +233,10 @@ impl PepitaAdapter {
         }
     }
 
-    /// Ends a VM and its supervision, and removes all traces. Of a VM that is not there: nothing to do.
+    /// Ends a VM and its supervision, and removes all traces. Destroying a VM that is not there is fine.
     ///
     /// # Errors
-    /// When the id is none of ours, or the launcher fails.
+    /// Returns an error when the id is not one of an adapter's VM, or the launcher fails.
     pub async fn destroy(&self, vm_id: &str) -> Result<(), AdapterError> {
         let vm = VmName::from_id(vm_id).ok_or_else(|| AdapterError::Foreign(vm_id.to_owned()))?;
         let adapter = self.tree().await?;
@@ -246,10 +246,10 @@ impl PepitaAdapter {
         Ok(adapter.tree.runner().destroy_any(&vm).await?)
     }
 
-    /// The ids of all VMs of daemons on this host, also of other adapters.
+    /// Returns the ids of all VMs of daemons on this host, also of other adapters.
     ///
     /// # Errors
-    /// When the launcher fails.
+    /// Returns an error when the launcher fails.
     pub async fn list_vms(&self) -> Result<Vec<String>, AdapterError> {
         let adapter = self.tree().await?;
         let records = adapter.tree.runner().ask(|reply| ExecutorMsg::List { reply }).await?;
@@ -257,22 +257,22 @@ impl PepitaAdapter {
         Ok(names.filter(|name| VmName::from_id(name).is_some()).collect())
     }
 
-    /// Why a daemon of ours ended last, as far as this adapter has seen.
+    /// Returns how a daemon of this adapter ended last, as far as the adapter has seen.
     pub async fn last_end(&self, handle: &DaemonHandle) -> Option<Ending> {
         self.tree().await.ok()?.last_end(handle.vm()).await
     }
 
-    /// Gives the place up without touching the daemons: the next adapter finds them. The end of the process does the same.
+    /// Gives the slot up without touching the daemons: the next adapter finds them. The end of the process does the same.
     pub async fn leave(self) {
         if let Some(adapter) = self.inner.tree.get() {
             adapter.tree.leave().await;
         }
     }
 
-    /// A handle to a daemon that a former adapter spawned: by its name.
+    /// Returns a handle to a daemon by its name, also to one that a former adapter spawned.
     ///
     /// # Errors
-    /// When no daemon of that name is supervised here.
+    /// Returns an error when no daemon of that name is supervised here.
     pub async fn find(&self, name: &str) -> Result<DaemonHandle, AdapterError> {
         let vm = vm_name(name)?;
         let adapter = self.tree().await?;
@@ -283,7 +283,7 @@ impl PepitaAdapter {
         }
     }
 
-    /// The tree behind the adapter; starts it, and takes over what a former adapter left, when it is first needed.
+    /// Returns the tree behind the adapter. The first call starts it, and takes over what a former adapter left.
     async fn tree(&self) -> Result<&AdapterTree, AdapterError> {
         let inner = &self.inner;
         let open = || AdapterTree::open(&inner.state_dir, &inner.pepita, inner.run_dir.clone());

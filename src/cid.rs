@@ -1,5 +1,5 @@
-//! The CID allocator actor: one for a tree, so that leases outlive the VM actors that use them. Its book outlives the
-//! actor itself: a lease is given before anybody else could write it down.
+//! The CID allocator actor: one for a tree, so that leases outlive the VM actors that use them. Its ledger outlives the
+//! actor itself: a lease is given before it could be saved anywhere else.
 
 mod pool;
 
@@ -10,13 +10,13 @@ use crate::spec::{Cid, VmName};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The book of leases. Clones are the same one: should the allocator fail, its successor goes on with it. No entry is
-/// ever half made, so that nothing has to be mistrusted in it.
+/// The ledger of leases. Clones are the same ledger: the successor of an allocator that has failed goes on with it. No
+/// entry is ever half made, so that nothing in a ledger has to be mistrusted.
 #[derive(Debug, Clone)]
 pub struct Ledger(Arc<Mutex<Pool>>);
 
 impl Ledger {
-    /// A book that begins with these leases.
+    /// Makes a ledger that begins with the leases of `pool`.
     pub fn new(pool: Pool) -> Self {
         Self(Arc::new(Mutex::new(pool)))
     }
@@ -32,41 +32,41 @@ impl Ledger {
     }
 }
 
-/// The allocator. Its whole knowledge is a [`Ledger`].
+/// The allocator actor. All that it knows is in a [`Ledger`].
 #[derive(Debug)]
 pub struct CidAllocator;
 
 /// What the allocator can be asked.
 #[derive(Debug)]
 pub enum CidMsg {
-    /// The VM's CID: the same one each time, until it is released.
+    /// Lease a CID: the VM gets the same one each time, until it is released.
     Lease {
-        /// For whom.
+        /// The VM that gets the CID.
         vm: VmName,
-        /// The one its configuration names.
+        /// The CID that its configuration names.
         fixed: Option<Cid>,
-        /// The CID, or why there is none.
+        /// Gets the CID, or why there is none.
         reply: Reply<Result<Cid, LeaseError>>,
     },
-    /// Another program holds the VM's CID: lease another one.
+    /// Lease another CID: another program holds the VM's CID.
     Avoid {
-        /// Whose.
+        /// The VM that gets another CID.
         vm: VmName,
-        /// As with `Lease`.
+        /// The CID that its configuration names.
         fixed: Option<Cid>,
-        /// The new CID, or why there is none.
+        /// Gets the new CID, or why there is none.
         reply: Reply<Result<Cid, LeaseError>>,
     },
-    /// A VM that was adopted has this one.
+    /// Enter the CID of a VM that was adopted.
     Reserve {
-        /// Who.
+        /// The VM.
         vm: VmName,
-        /// Which.
+        /// Its CID.
         cid: Cid,
-        /// Whether another VM of the tree has it.
+        /// Gets an error when another VM of the tree has the CID.
         reply: Reply<Result<(), LeaseError>>,
     },
-    /// The VM is confirmed gone.
+    /// Release the CID of a VM that is confirmed gone.
     Release(VmName),
     /// Makes the actor panic, for tests of what a failed actor leads to.
     #[cfg(feature = "test-hooks")]

@@ -1,17 +1,16 @@
-//! Where this program runs, and which adapter fits. The one room that looks at its surroundings: the environment, and
-//! marks in the file system.
+//! Detects where this program runs, and selects the adapter that fits, by the environment and marks in the file system.
 
 use crate::adapter::{PepitaAdapter, PlatformAdapter};
 use std::fmt;
 use std::path::Path;
 
-/// Set by the guest agent for the daemon.
+/// The variable that the guest agent sets for the daemon.
 const CID_VARIABLE: &str = "PEPITA_VSOCK_CID";
 
-/// Written by the guest agent at boot.
+/// The file that the guest agent writes at boot.
 const GUEST_MARK: &str = "/run/pepita/guest";
 
-/// Where a program runs.
+/// The platform that a program runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Platform {
     /// Inside a pepita microVM.
@@ -41,14 +40,14 @@ impl fmt::Display for Platform {
     }
 }
 
-/// No adapter for a platform.
+/// There is no adapter for the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "there is no adapter for the platform {0}; on any Linux host, PepitaAdapter::with_images runs daemons in microVMs"
 )]
 pub struct NoAdapter(pub Platform);
 
-/// What was seen.
+/// The signs by which a platform is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Signs {
     wos: bool,
@@ -59,7 +58,7 @@ struct Signs {
 }
 
 impl Signs {
-    fn look() -> Self {
+    fn detect() -> Self {
         let exists = |path: &str| Path::new(path).exists();
         let variable = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let cgroup = std::fs::read_to_string("/proc/1/cgroup").unwrap_or_default();
@@ -77,7 +76,7 @@ impl Signs {
         }
     }
 
-    /// The innermost first: a guest may run a container, and a container's host a systemd.
+    /// Returns the innermost platform: a guest may run a container, and the host of a container a systemd.
     fn platform(self) -> Platform {
         match self {
             Self { wos: true, .. } => Platform::Wos,
@@ -90,15 +89,15 @@ impl Signs {
     }
 }
 
-/// Where this program runs.
+/// Returns the platform that this program runs on.
 pub fn detect_platform() -> Platform {
-    Signs::look().platform()
+    Signs::detect().platform()
 }
 
-/// The adapter for a platform.
+/// Returns the adapter for a platform.
 ///
 /// # Errors
-/// When there is none: this project has the one for microVMs.
+/// Returns an error when there is none: this project has only the adapter for microVMs.
 pub fn select_adapter(platform: Platform) -> Result<Box<dyn PlatformAdapter>, NoAdapter> {
     match platform {
         Platform::PepitaMicroVM => Ok(Box::new(PepitaAdapter::new())),

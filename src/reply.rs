@@ -2,22 +2,22 @@
 
 use std::fmt;
 
-/// Where an answer goes. It is used up by answering; when it is dropped unanswered, because the actor that held it has
-/// failed, the asker is told that too. So nobody has to wait on a clock for somebody who is gone.
+/// The way back to the asker of a question. Answering uses it up. When it is dropped unanswered, because the actor that
+/// held it has failed, the asker is told that, too: no asker needs a timeout for an actor that is gone.
 pub struct Reply<T>(Option<Box<dyn FnOnce(Option<T>) + Send>>);
 
 impl<T> Reply<T> {
-    /// `tell` gets the answer, or `None` when whoever was asked is gone.
+    /// Makes a reply that calls `tell` with the answer, or with `None` when the reply is dropped.
     pub fn new(tell: impl FnOnce(Option<T>) + Send + 'static) -> Self {
         Self(Some(Box::new(tell)))
     }
 
-    /// An answer that nobody waits for.
+    /// Makes a reply for a question whose answer does not matter.
     pub fn ignored() -> Self {
         Self(None)
     }
 
-    /// Answers.
+    /// Answers the question.
     pub fn send(mut self, answer: T) {
         if let Some(tell) = self.0.take() {
             tell(Some(answer));
@@ -26,10 +26,10 @@ impl<T> Reply<T> {
 }
 
 impl<T: Send + 'static> Reply<T> {
-    /// A reply and the future that gets it.
+    /// Returns a reply and the future of the answer.
     pub fn channel() -> (Self, tokio::sync::oneshot::Receiver<Option<T>>) {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        // The receiver may have given up; then there is nobody to tell.
+        // The asker may have given up.
         (Self::new(move |answer| drop(sender.send(answer))), receiver)
     }
 }

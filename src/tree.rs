@@ -1,4 +1,4 @@
-//! The supervision tree, as a host program holds it: start it, see it, tell it, stop it.
+//! The supervision tree, as a host program holds it: start it, watch it, command it, stop it.
 //!
 //! ```no_run
 //! use pepita_supervisor::{GroupName, GroupSpec, MachineSpec, Tree, TreeSpec, VmName, VmSpec};
@@ -46,9 +46,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// A running supervision tree. Clones are the same one.
+/// A running supervision tree. Clones are the same tree.
 ///
-/// Two trees in one process do not meet. The tree lives until it is told to end, or gives up; a dropped handle ends
+/// Two trees in one process do not meet. A tree lives until it is told to end, or gives up; dropping a handle ends
 /// nothing. Questions and commands are answered at once, also while VMs start, stop or fail.
 #[derive(Debug, Clone)]
 pub struct Tree {
@@ -61,19 +61,19 @@ struct Inner {
     root: ActorRef<RootMsg>,
     bus: Bus,
     status_table: StatusTable,
-    /// The first reader's end, from the very start.
+    /// The events from the very start, for the first reader.
     first: Mutex<Option<Events>>,
     progress: watch::Receiver<Progress>,
     end: watch::Receiver<Option<TreeEnd>>,
     runner: Runner,
 }
 
-/// What a tree reaches the world through. A test hands in its own.
+/// The way of a tree to the world. A test hands in its own.
 #[derive(Debug, Clone)]
 pub struct Parts {
-    /// The launcher.
+    /// Calls the launcher.
     pub pepita: Arc<dyn Pepita>,
-    /// The way to monitors and guests.
+    /// Opens connections to monitors and guests.
     pub sockets: Arc<dyn Sockets>,
 }
 
@@ -85,11 +85,11 @@ impl Parts {
 }
 
 impl Tree {
-    /// Starts a tree: takes over what a previous run left, starts the rest. Comes back when that is under way; see
+    /// Starts a tree: takes over what a previous run left, and starts the rest. Returns when that is under way; see
     /// [`Tree::wait_ready`].
     ///
     /// # Errors
-    /// When it cannot be started; then nothing was.
+    /// Returns why the tree cannot be started; then nothing was started.
     pub async fn start(spec: TreeSpec) -> Result<Self, StartError> {
         check(&spec)?;
         let launcher = Launcher::new(find(&spec.pepita)?, spec.run_dir.clone());
@@ -118,43 +118,45 @@ impl Tree {
         start::start(spec, journal, parts).await
     }
 
-    /// The supervisor's name.
+    /// Returns the supervisor's name.
     pub fn name(&self) -> &str {
         &self.inner.name
     }
 
-    /// Everything, as it is now. Asks no actor.
+    /// Returns every group and VM as it is now. Asks no actor.
     pub fn status(&self) -> TreeStatus {
         self.inner.status_table.snapshot()
     }
 
-    /// News: for the first who asks from the very start of the tree on, for others from now on. Ends with the tree.
+    /// Returns the events: for the first caller those from the very start of the tree, for others those from now on. The
+    /// events end with the tree.
     pub fn events(&self) -> Events {
         let first = self.inner.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         first.unwrap_or_else(|| self.inner.bus.subscribe())
     }
 
-    /// News after the event of this number, 0 = from the very start: what is still kept of it (the last 256), and then
-    /// what comes. How many are not kept any more is told first.
+    /// Returns the events after the one of number `seq`, 0 = from the very start: those that are still kept (the last 256),
+    /// and then those to come. How many are not kept any more is told first.
     pub fn events_after(&self, seq: u64) -> Events {
         self.inner.bus.subscribe_after(seq)
     }
 
-    /// The number of the newest event. Taken before [`Tree::status`], [`Tree::events_after`] it misses nothing.
+    /// Returns the number of the newest event. A caller that takes it before [`Tree::status`] misses nothing with
+    /// [`Tree::events_after`].
     pub fn newest_event(&self) -> u64 {
         self.inner.bus.newest()
     }
 
-    /// The specification in force, with all changes since the start; `None` once the tree has ended.
+    /// Returns the specification in force, with all changes since the start; `None` once the tree has ended.
     pub async fn spec(&self) -> Option<TreeSpec> {
         self.ask_root(|reply| RootMsg::Spec { reply }).await
     }
 
-    /// Starts, stops, restarts or resets a VM. Comes back when the command is accepted; what comes of it is in the events
-    /// and the status. Starting what is up and stopping what is down is fine.
+    /// Starts, stops, restarts or resets a VM. Returns when the command is accepted and on the disk; what comes of it is in
+    /// the events and the status. Starting what is up and stopping what is down is fine.
     ///
     /// # Errors
-    /// When there is no such VM, or the tree is stopping.
+    /// Returns a refusal when there is no such VM, or the tree is stopping.
     pub async fn command(&self, vm: &str, command: Command) -> Result<(), Refused> {
         let vm = name(vm)?;
         self.answered(self.ask_root(|reply| RootMsg::Command { vm, command, reply }).await)
@@ -163,23 +165,23 @@ impl Tree {
     /// Sends the daemon of a VM a signal.
     ///
     /// # Errors
-    /// When there is no such VM, no daemon runs in it, or the launcher refuses.
+    /// Returns a refusal when there is no such VM, no daemon runs in it, or its monitor refuses.
     pub async fn signal(&self, vm: &str, signal: Signal) -> Result<(), Refused> {
         self.request(vm, |reply| VmRequest::Signal { signal, reply }).await
     }
 
-    /// Stops the virtual CPUs of a VM. It is not probed meanwhile.
+    /// Stops the virtual CPUs of a VM. The VM is not probed meanwhile.
     ///
     /// # Errors
-    /// When there is no such VM, no daemon runs in it, or its monitor refuses.
+    /// Returns a refusal when there is no such VM, no daemon runs in it, or its monitor refuses.
     pub async fn pause(&self, vm: &str) -> Result<(), Refused> {
         self.request(vm, |reply| VmRequest::SetPaused { paused: true, reply }).await
     }
 
-    /// Lets them run again. Resuming what is not paused is fine.
+    /// Lets the virtual CPUs of a VM run again. Resuming what is not paused is fine.
     ///
     /// # Errors
-    /// As [`Tree::pause`].
+    /// Returns the refusals of [`Tree::pause`].
     pub async fn resume(&self, vm: &str) -> Result<(), Refused> {
         self.request(vm, |reply| VmRequest::SetPaused { paused: false, reply }).await
     }
@@ -187,17 +189,17 @@ impl Tree {
     /// Asks the guest agent of a VM something, over the link that the tree has to it.
     ///
     /// # Errors
-    /// When there is no such VM, no daemon runs in it, or the agent refuses.
+    /// Returns an error when there is no such VM, no daemon runs in it, or the agent refuses.
     pub async fn ask(&self, vm: &str, ask: Ask) -> Result<Value, AskError> {
         let vm = name(vm)?;
         let asked = |reply| RootMsg::Forward { vm, request: VmRequest::Ask { ask, reply } };
-        self.ask_root(asked).await.unwrap_or_else(|| Err(self.unheard().into()))
+        self.ask_root(asked).await.unwrap_or_else(|| Err(self.unanswered().into()))
     }
 
-    /// Waits until every group is Ready (or has ended because its work was done).
+    /// Waits until every group is Ready, or has ended because its work was done.
     ///
     /// # Errors
-    /// When that takes longer than `timeout`, a group has given up, or the tree is stopping.
+    /// Returns an error when that takes longer than `timeout`, a group has given up, or the tree is stopping.
     pub async fn wait_ready(&self, timeout: Duration) -> Result<(), NotReady> {
         let mut progress = self.inner.progress.clone();
         let settled = progress.wait_for(|progress| *progress != Progress::Starting);
@@ -221,18 +223,19 @@ impl Tree {
         not_yet.map(|vm| format!("{} is {}", vm.name, vm.phase)).collect::<Vec<_>>().join(", ")
     }
 
-    /// Adds a group and starts it when those it comes after are Ready.
+    /// Adds a group, which starts when the groups that it comes after are Ready.
     ///
     /// # Errors
-    /// When the tree would contradict itself, or is stopping; then nothing was changed. So with all changes.
+    /// Returns an error when the specification would contradict itself, or the tree is stopping. A change that is refused
+    /// changes nothing; that holds for all changes.
     pub async fn add_group(&self, group: GroupSpec) -> Result<(), ChangeError> {
         self.change(Change::AddGroup(Box::new(group))).await.map(drop)
     }
 
-    /// Stops a group, last started first, and forgets it. Comes back when that is under way.
+    /// Stops a group, last started first, and removes it. Returns when that is under way.
     ///
     /// # Errors
-    /// When there is no such group, or another one comes after it.
+    /// Returns an error when there is no such group, or another group comes after it.
     pub async fn remove_group(&self, group: &str) -> Result<(), ChangeError> {
         let missing = || Refused::NoSuchGroup(group.to_owned());
         let group = GroupName::new(group).map_err(|_| missing())?;
@@ -242,17 +245,17 @@ impl Tree {
     /// Adds a VM at the end of a group.
     ///
     /// # Errors
-    /// When there is no such group, or a VM of that name already.
+    /// Returns an error when there is no such group, or a VM of that name already.
     pub async fn add_vm(&self, group: &str, vm: VmSpec) -> Result<(), ChangeError> {
         let missing = || Refused::NoSuchGroup(group.to_owned());
         let group = GroupName::new(group).map_err(|_| missing())?;
         self.change(Change::AddVm { group, vm: Box::new(vm) }).await.map(drop)
     }
 
-    /// Stops a VM and forgets it. Comes back when that is under way.
+    /// Stops a VM and removes it. Returns when that is under way.
     ///
     /// # Errors
-    /// When there is no such VM.
+    /// Returns an error when there is no such VM.
     pub async fn remove_vm(&self, vm: &str) -> Result<(), ChangeError> {
         let vm = name(vm)?;
         self.change(Change::RemoveVm(vm)).await.map(drop)
@@ -263,15 +266,16 @@ impl Tree {
     /// they are restarted once. What is new is started in order, what is gone is stopped.
     ///
     /// # Errors
-    /// When it contradicts itself, or changes what only a new start of the supervisor can; then nothing of it applies.
+    /// Returns an error when the specification contradicts itself, or changes what only a new start of the supervisor can
+    /// change; then nothing of it applies.
     pub async fn reload(&self, spec: TreeSpec, restart: bool) -> Result<Plan, ChangeError> {
         self.change(Change::Reload { spec: Box::new(spec), restart }).await
     }
 
-    /// What [`Tree::reload`] would do, without doing it.
+    /// Returns what [`Tree::reload`] would do.
     ///
     /// # Errors
-    /// As there.
+    /// Returns the errors of [`Tree::reload`].
     pub async fn plan(&self, spec: TreeSpec) -> Result<Plan, ChangeError> {
         let old = self.spec().await.ok_or(Refused::Stopping)?;
         let change = Change::Reload { spec: Box::new(spec), restart: false };
@@ -280,7 +284,8 @@ impl Tree {
     }
 
     /// Stops everything in order, last started first; after the specification's `shutdown_timeout` the rest is destroyed.
-    /// Comes back when no process, socket or run directory of the tree is left. May be asked for again, and given up.
+    /// Returns when no process, socket or run directory of the tree is left. May be called again; dropping the future does
+    /// not take the order back.
     pub async fn stop(&self) -> TreeEnd {
         self.tell_root(RootMsg::Stop);
         self.wait().await
@@ -298,7 +303,7 @@ impl Tree {
         self.wait().await
     }
 
-    /// Waits until the tree has ended, and says how.
+    /// Waits until the tree has ended, and returns how.
     pub async fn wait(&self) -> TreeEnd {
         let mut end = self.inner.end.clone();
         let ended = end.wait_for(Option::is_some).await;
@@ -324,7 +329,7 @@ impl Tree {
 
     async fn change(&self, change: Change) -> Result<Plan, ChangeError> {
         let answer = self.ask_root(|reply| RootMsg::Change { change, reply }).await;
-        answer.unwrap_or_else(|| Err(self.unheard().into()))
+        answer.unwrap_or_else(|| Err(self.unanswered().into()))
     }
 
     async fn request(
@@ -337,11 +342,11 @@ impl Tree {
     }
 
     fn answered(&self, answer: Option<Result<(), Refused>>) -> Result<(), Refused> {
-        answer.unwrap_or_else(|| Err(self.unheard()))
+        answer.unwrap_or_else(|| Err(self.unanswered()))
     }
 
-    /// Why a question was dropped: the tree has ended, or the group's actor has just failed.
-    fn unheard(&self) -> Refused {
+    /// Returns why a question was dropped: the tree has ended, or the actor of the group has just failed.
+    fn unanswered(&self) -> Refused {
         if self.inner.end.borrow().is_some() {
             return Refused::Stopping;
         }
@@ -355,7 +360,7 @@ impl Tree {
     }
 
     fn tell_root(&self, msg: RootMsg) {
-        // One that has ended drops the message, and with it its reply, which answers.
+        // A root that has ended drops the message, and with it the reply, which answers.
         drop(self.inner.root.cast(msg));
     }
 }

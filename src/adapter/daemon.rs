@@ -1,4 +1,4 @@
-//! What an adapter is given and what it hands out: a daemon, a handle, a status, a signal. Types only.
+//! The types of an adapter's callers: a daemon, a handle, a status, a signal.
 
 use crate::policy::Ending;
 use crate::spec::{self, Cid, RestartSpec, VmName};
@@ -6,41 +6,41 @@ use std::collections::BTreeMap;
 
 /// A daemon to be run in a microVM of its own.
 pub trait Daemon: Send + Sync + 'static {
-    /// Its name. Names that differ never become one VM.
+    /// Returns the name of the daemon. Names that differ never become one VM.
     fn name(&self) -> &str;
 
-    /// Its program in the image; `None` = what the image names.
+    /// Returns the program in the image; `None` = the one that the image names.
     fn command(&self) -> Option<String> {
         None
     }
 
-    /// The arguments of [`Daemon::command`].
+    /// Returns the arguments of [`Daemon::command`].
     fn args(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Its environment.
+    /// Returns the environment of the daemon.
     fn env(&self) -> BTreeMap<String, String> {
         BTreeMap::new()
     }
 
-    /// What it needs that differs from the adapter's.
+    /// Returns what the daemon needs that differs from the adapter's machine.
     fn resources(&self) -> Resources {
         Resources::default()
     }
 
-    /// Whether it comes back when it ends.
+    /// Returns whether the daemon is restarted when it ends, and how.
     fn restart(&self) -> RestartSpec {
         RestartSpec::default()
     }
 }
 
-/// What a daemon needs that differs from its adapter's `[platform.pepita]`.
+/// What a daemon needs that differs from the `[platform.pepita]` of its adapter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resources {
-    /// Virtual CPUs.
+    /// The number of virtual CPUs.
     pub vcpus: Option<u32>,
-    /// Memory, in MiB.
+    /// The memory, in MiB.
     pub memory_mb: Option<u32>,
 }
 
@@ -57,23 +57,23 @@ impl DaemonHandle {
         Self { name: name.to_owned(), vm, cid }
     }
 
-    /// The handle of a VM that is known by its id; `None` when that is no id of an adapter's VM.
+    /// Returns the handle of a VM that is known by its id; `None` when that is no id of an adapter's VM.
     pub fn of_vm(vm_id: &str, cid: Option<u32>) -> Option<Self> {
         let vm = VmName::from_id(vm_id)?;
         Some(Self { name: vm.as_str().to_owned(), vm, cid: cid.and_then(|cid| Cid::new(cid).ok()) })
     }
 
-    /// The daemon's name, as it was given; of a handle made from an id, the VM's.
+    /// Returns the name of the daemon as it was given; of a handle that was made from an id, the name of the VM.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The VM's id, `duende-vm-<name>`. An adapter for another platform would have none.
+    /// Returns the id of the VM, `duende-vm-<name>`. An adapter for another platform would have none.
     pub fn pepita_vm_id(&self) -> Option<&str> {
         Some(self.vm.id().as_str())
     }
 
-    /// The VM's vsock address.
+    /// Returns the vsock address of the VM.
     pub fn vsock_cid(&self) -> Option<u32> {
         self.cid.map(Cid::get)
     }
@@ -83,48 +83,48 @@ impl DaemonHandle {
     }
 }
 
-/// How a daemon is.
+/// The status of a daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DaemonStatus {
     /// Its VM boots, or is about to be booted again after a failure.
     Starting,
-    /// It runs.
+    /// The daemon runs.
     Running,
-    /// Its virtual CPUs stand still.
+    /// The virtual CPUs of its VM are paused.
     Paused,
-    /// It is on its way down.
+    /// The daemon is being stopped.
     Stopping,
-    /// It has ended cleanly, was stopped, or is not there.
+    /// The daemon has ended cleanly, was stopped, or is not there.
     Stopped,
-    /// It has failed and is not started again; how it ended.
+    /// The daemon has failed so and is not started again.
     Failed(Ending),
 }
 
 /// The signals that an adapter sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Signal {
-    /// Hang up: reload.
+    /// Asks the daemon to reload (SIGHUP).
     Hup,
-    /// Interrupt.
+    /// Interrupts the daemon (SIGINT).
     Int,
-    /// Quit, with a core dump.
+    /// Ends the daemon with a core dump (SIGQUIT).
     Quit,
-    /// Please end.
+    /// Asks the daemon to end (SIGTERM).
     Term,
-    /// End at once; the daemon is not started again.
+    /// Ends the daemon at once; it is not started again.
     Kill,
-    /// User-defined 1.
+    /// Has the meaning that the daemon gives it (SIGUSR1).
     Usr1,
-    /// User-defined 2.
+    /// Has the meaning that the daemon gives it (SIGUSR2).
     Usr2,
-    /// Pause.
+    /// Pauses the virtual CPUs.
     Stop,
-    /// Resume.
+    /// Resumes the virtual CPUs.
     Cont,
 }
 
 impl Signal {
-    /// All of them.
+    /// All signals that an adapter sends.
     pub const ALL: [Self; 9] = [
         Self::Hup,
         Self::Int,

@@ -1,4 +1,4 @@
-//! Why an adapter could not do what it was asked, and what to do about it.
+//! The errors of an adapter.
 
 use crate::config::ConfigErrors;
 use crate::executor::ExecutorError;
@@ -8,7 +8,7 @@ use crate::tree::{ChangeError, StartError};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why an adapter could not do what it was asked.
+/// Why a call of an adapter failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
     /// No image is configured.
@@ -16,13 +16,13 @@ pub enum AdapterError {
         "no {0} image is configured: use PepitaAdapter::with_images(kernel, rootfs), or from_config with a [platform.pepita] section; `pepita image build` makes root file systems"
     )]
     NoImages(&'static str),
-    /// The configuration file.
+    /// The configuration file cannot be read or has mistakes.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    /// The daemon's name.
+    /// The name of the daemon cannot be made the name of a VM.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// There are arguments for a program that is not named.
+    /// The daemon has arguments but no command.
     #[error("daemon {0:?} has arguments but names no command")]
     ArgsWithoutCommand(String),
     /// A daemon of that name is there already.
@@ -31,41 +31,41 @@ pub enum AdapterError {
     /// The supervision could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The supervision refused.
+    /// The supervision refused the change.
     #[error(transparent)]
     Change(#[from] ChangeError),
-    /// The VM is not in a state for it.
+    /// The VM is not in a state for the call.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// The launcher refused.
+    /// The launcher failed or refused the call.
     #[error(transparent)]
     Launcher(#[from] ExecutorError),
-    /// The daemon did not come to run.
+    /// The daemon did not run; the reason, for people.
     #[error("the daemon did not come to run: {0}")]
     Spawn(String),
-    /// It took too long.
+    /// The daemon did not run in time.
     #[error("the daemon did not run within {0:?}")]
     Timeout(Duration),
     /// No daemon of that name is known here.
     #[error("no daemon {0:?} is supervised here")]
     NotFound(String),
-    /// That is no VM of an adapter.
+    /// The id is not that of an adapter's VM.
     #[error("{0:?} is no VM of an adapter: theirs are called duende-vm-<name>")]
     Foreign(String),
-    /// Every place for an adapter is in use.
+    /// Every slot for an adapter is in use, or holds what cannot be read.
     #[error("all {places} places in {} are in use by other adapters", .dir.display())]
     Crowded {
-        /// Where they are.
+        /// The directory of the slots.
         dir: PathBuf,
-        /// How many.
+        /// How many slots there are.
         places: usize,
     },
-    /// The adapter's own record cannot be kept.
+    /// The list of the adapter's daemons cannot be stored.
     #[error("{}: {source}", .file.display())]
     Store {
-        /// The file.
+        /// The file of the list.
         file: PathBuf,
-        /// Why.
+        /// What the system says.
         source: std::io::Error,
     },
     /// The supervision has ended.

@@ -1,20 +1,21 @@
-//! From a daemon's name, which may be anything, to a VM's, which may not. Names that differ stay different.
+//! Makes the name of a VM, which is restricted, from the name of a daemon, which is not. Names that differ stay different.
 
 use crate::spec::{InvalidName, VmName};
 
-/// What marks a name that was made: `-x` and 16 hexadecimal digits.
+/// The length of the mark at the end of a name that was made: `-x` and 16 hexadecimal digits.
 const MARK: usize = 18;
 
-/// The VM's name for a daemon's. One that can be a VM's name is; another keeps what it can and gets a fingerprint.
+/// Returns the name of the VM of a daemon. A name that a VM can have is kept; of another name the characters that a VM's
+/// name can have are kept, and a fingerprint is added.
 ///
 /// # Errors
-/// When the name is empty.
+/// Returns an error when the name is empty.
 pub fn vm_name(daemon: &str) -> Result<VmName, InvalidName> {
     if daemon.is_empty() {
         return VmName::new(daemon);
     }
     match VmName::new(daemon) {
-        // One that looks like a made one is made, too, or it could be taken for one.
+        // A name that looks like a made one is made, too, or two daemons could get one VM.
         Ok(name) if !looks_made(daemon) => Ok(name),
         _ => VmName::new(&made(daemon)),
     }

@@ -1,14 +1,14 @@
-//! Which CID belongs to whom. No actor, no I/O.
+//! Decides which CID a VM gets. Knows no actors and no I/O.
 
 use crate::spec::{Cid, VmName};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The CIDs of one tree.
+/// The CIDs that the VMs of one tree hold.
 #[derive(Debug, Clone)]
 pub struct Pool {
     holders: BTreeMap<VmName, Cid>,
     held: BTreeSet<Cid>,
-    /// Held by another program on this host; found out when a launch was refused.
+    /// CIDs that other programs on this host hold, as launches that were refused have shown.
     foreign: BTreeSet<Cid>,
     next: Cid,
 }
@@ -16,25 +16,25 @@ pub struct Pool {
 /// No CID can be leased.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
-    /// The configured one belongs to another VM of the tree.
+    /// The configured CID belongs to another VM of the tree.
     #[error("CID {cid} is held by VM {holder:?}")]
     Held {
         /// The CID.
         cid: Cid,
-        /// Who has it.
+        /// The VM that has it.
         holder: String,
     },
-    /// The configured one belongs to another program.
+    /// The configured CID belongs to another program.
     #[error("CID {0} is held by another program on this host")]
     Foreign(Cid),
-    /// All four billion are taken.
+    /// All four billion CIDs are taken.
     #[error("no CID is free")]
     Exhausted,
 }
 
 impl Pool {
-    /// Nothing held. Supervisors of different names begin at different places, so that two on one host rarely collide;
-    /// when they do, the launcher notices and [`Pool::avoid`] is called.
+    /// Makes a pool in which no CID is held. Supervisors of different names begin at different CIDs, so that two on one
+    /// host rarely collide; when they do, the launcher notices, and [`Pool::avoid`] is called.
     pub fn new(supervisor: &str) -> Self {
         let hash =
             supervisor.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
@@ -42,10 +42,10 @@ impl Pool {
         Self { holders: BTreeMap::new(), held: BTreeSet::new(), foreign: BTreeSet::new(), next: first }
     }
 
-    /// The VM's CID: the one it holds, else the `fixed` one of its configuration, else the next free one.
+    /// Returns the CID of a VM: the one that it holds, else the `fixed` one of its configuration, else the next free one.
     ///
     /// # Errors
-    /// When the fixed one is taken, or none is free.
+    /// Returns an error when the fixed CID is taken, or none is free.
     pub fn lease(&mut self, vm: &VmName, fixed: Option<Cid>) -> Result<Cid, LeaseError> {
         match (self.holders.get(vm).copied(), fixed) {
             (Some(cid), None) => return Ok(cid),
@@ -61,10 +61,10 @@ impl Pool {
         Ok(cid)
     }
 
-    /// Enters a CID that a VM has already: one that was adopted.
+    /// Enters the CID that an adopted VM has.
     ///
     /// # Errors
-    /// When another VM holds it.
+    /// Returns an error when another VM holds the CID.
     pub fn reserve(&mut self, vm: &VmName, cid: Cid) -> Result<(), LeaseError> {
         if self.holders.get(vm) == Some(&cid) {
             return Ok(());
@@ -78,7 +78,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Another program holds this VM's CID: it gives it up, and nobody of this tree gets it again.
+    /// Takes from a VM the CID that another program holds; no VM of this tree gets that CID again.
     pub fn avoid(&mut self, vm: &VmName) {
         if let Some(cid) = self.holders.get(vm).copied() {
             self.release(vm);
@@ -86,14 +86,14 @@ impl Pool {
         }
     }
 
-    /// Gives a VM's CID back. Of a VM that holds none: nothing happens.
+    /// Gives the CID of a VM back. Nothing happens when the VM holds none.
     pub fn release(&mut self, vm: &VmName) {
         if let Some(cid) = self.holders.remove(vm) {
             self.held.remove(&cid);
         }
     }
 
-    /// Who holds what.
+    /// Returns each VM that holds a CID, with the CID.
     pub fn holders(&self) -> impl Iterator<Item = (&VmName, Cid)> {
         self.holders.iter().map(|(vm, cid)| (vm, *cid))
     }
@@ -110,7 +110,7 @@ impl Pool {
         if self.foreign.contains(&cid) { Err(LeaseError::Foreign(cid)) } else { Ok(cid) }
     }
 
-    /// Goes on from the last one, so that a CID just given back is not at once another VM's.
+    /// Returns the next free CID after the last one, so that a CID just given back is not at once another VM's.
     fn next_free(&mut self) -> Option<Cid> {
         let taken = self.held.len() + self.foreign.len();
         for _ in 0..=taken {

@@ -1,4 +1,4 @@
-//! The launcher's calls: `pepita` itself, and the trait behind which a test can play it.
+//! The calls of the launcher `pepita`, and the trait behind which a test can play it.
 
 use super::argv::{self, Launch};
 use super::process::{self, CallFailure};
@@ -11,32 +11,32 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
-/// For a call that only asks or ends something.
+/// How long a call may take that only asks or ends something.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
-/// For a launch to come back: the VMM runs, the guest still boots.
+/// How long a launch may take to return: the VMM runs then, the guest still boots.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a call comes to.
+/// The future of a call.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ExecutorError>> + Send + 'a>>;
 
-/// What the launcher can be called for. [`Launcher`] calls the program; a test may play it, and all above stays real.
+/// The calls of the launcher. [`Launcher`] calls the program; a test may play it, and everything above stays real.
 pub trait Pepita: fmt::Debug + Send + Sync + 'static {
-    /// Boots a VM; comes back when its VMM runs and its monitor watches it.
+    /// Boots a VM. Returns when its VMM runs and its monitor watches it.
     fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord>;
     /// Sees that a VM has a monitor.
     fn adopt<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord>;
-    /// The record of a VM.
+    /// Returns the record of a VM.
     fn status<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord>;
     /// Ends a VM at once and removes all traces of it.
     fn destroy<'a>(&'a self, vm: &'a VmName) -> Answer<'a, ()>;
     /// Sends the daemon of a VM a signal.
     fn signal<'a>(&'a self, vm: &'a VmName, signal: Signal) -> Answer<'a, ()>;
-    /// Every VM on this host, foreign ones too.
+    /// Returns the record of every VM on this host, also of others.
     fn list(&self) -> Answer<'_, Vec<StatusRecord>>;
 }
 
-/// The launcher, and how it is called. Cheap to clone.
+/// The launcher as a program. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Launcher {
     program: PathBuf,
@@ -44,15 +44,15 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// A launcher that was found.
+    /// Makes a launcher of a program that was found, with the directory of its run directories.
     pub fn new(program: PathBuf, run_dir: Option<PathBuf>) -> Self {
         Self { program, run_dir }
     }
 
-    /// Makes sure that this is our `pepita`. Exit 0 proves nothing: there are others of that name.
+    /// Makes sure that this is our `pepita`. Exit code 0 proves nothing: there are other programs of that name.
     ///
     /// # Errors
-    /// When it prints no version record, or one of another contract.
+    /// Returns an error when the program prints no version record, or one of another version.
     pub async fn verify(&self) -> Result<VersionRecord, ExecutorError> {
         let foreign = |what: String| ExecutorError::NotPepita { program: self.program.clone(), what };
         let output = self.output(argv::version(), Vec::new(), CALL_DEADLINE).await?;

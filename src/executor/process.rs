@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-/// The most that is read of a call's standard output; a list of ten thousand VMs fits.
+/// The most that is read of a call's standard output, in bytes; a list of ten thousand VMs fits.
 const STDOUT_CAP: u64 = 32 << 20;
 
-/// The most that is read of a call's standard error.
+/// The most that is read of a call's standard error, in bytes.
 const STDERR_CAP: u64 = 64 << 10;
 
-/// What a call printed, and how it ended.
+/// The output of a call, and how it ended.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) status: ExitStatus,
@@ -30,7 +30,7 @@ pub(super) enum CallFailure {
     Timeout(Duration),
 }
 
-/// Calls a program and waits for its end, at most until the deadline; then it is killed.
+/// Calls a program and waits for its end; a program that has not ended by the deadline is killed.
 pub(super) async fn call(
     program: &Path,
     run_dir: Option<&Path>,
@@ -40,7 +40,7 @@ pub(super) async fn call(
 ) -> Result<Output, CallFailure> {
     let mut command = Command::new(program);
     command.args(argv).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    // A group of its own: a Ctrl-C at the host program's terminal is not for a launch under way.
+    // A process group of its own: a Ctrl-C at the host program's terminal is not for a launch under way.
     command.process_group(0);
     command.stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
     if let Some(run_dir) = run_dir {
@@ -51,7 +51,7 @@ pub(super) async fn call(
     let work = async {
         let feed = async {
             if let Some(mut input) = input {
-                // A program that does not read its input will say so by its exit.
+                // The exit of a program that does not read its input tells why.
                 let _ = input.write_all(&stdin).await;
             }
         };
@@ -69,27 +69,27 @@ pub(super) async fn call(
 async fn read(from: Option<impl AsyncRead + Unpin>, cap: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(from) = from {
-        // What could be read before an error still helps to explain it.
+        // What was read before an error still helps to explain it.
         let _ = from.take(cap).read_to_end(&mut bytes).await;
     }
     bytes
 }
 
-/// Where a program was looked for in vain.
+/// There is no such program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no program {name:?}; looked in {}", .looked.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
 pub struct NotFound {
-    /// What was looked for.
+    /// The program that was looked for.
     pub name: PathBuf,
-    /// Where, in this order.
+    /// Where it was looked for, in this order.
     pub looked: Vec<PathBuf>,
 }
 
-/// Finds the launcher: a path is taken as it is; a bare name is looked for beside our own program, then in PATH.
-/// (This is the one thing that the library reads of its environment.)
+/// Returns the path of the launcher: a path is taken as it is, a bare name is looked for beside our own program, then in
+/// PATH.
 ///
 /// # Errors
-/// Names all the places where it is not.
+/// Returns all the places where the launcher is not.
 pub fn find(program: &Path) -> Result<PathBuf, NotFound> {
     if program.components().count() > 1 {
         return if is_program(program) {

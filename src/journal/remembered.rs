@@ -1,4 +1,4 @@
-//! What of a VM outlives the actor, the group and the supervisor that knew it. Types only.
+//! What is known of a VM beyond the life of its actor, its group and its supervisor. Types only.
 
 use crate::policy::Failure;
 use crate::spec::Incarnation;
@@ -6,13 +6,13 @@ use crate::spec::Incarnation;
 /// Whether a VM is to be up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// Yes.
+    /// The VM is to be up.
     Up,
-    /// No, the operator said so (or it is not started with its group).
+    /// The VM is to be down: the operator said so, or it is not started with its group.
     Down,
 }
 
-/// What a previous run of the supervisor, or of the group's actor, knew of a VM.
+/// What a former run of the supervisor, or a former actor of the group, knew of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remembered {
     /// The newest incarnation.
@@ -21,7 +21,7 @@ pub struct Remembered {
     pub wanted: Wanted,
     /// Consecutive failures.
     pub attempts: u32,
-    /// It had ended cleanly and was not to be restarted.
+    /// Whether the VM had ended cleanly and was not to be restarted.
     pub completed: bool,
     /// How the VM had failed, if it had given up.
     pub failed: Option<Failure>,

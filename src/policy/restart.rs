@@ -20,7 +20,7 @@ pub enum Verdict {
 
 impl Restart {
     /// Returns whether a VM with this policy comes back after an end that was clean, or was not.
-    pub fn restarts_on(self, clean: bool) -> bool {
+    pub(crate) fn restarts_on(self, clean: bool) -> bool {
         match self {
             Self::Always | Self::UnlessStopped => true,
             Self::OnFailure => !clean,
@@ -30,7 +30,7 @@ impl Restart {
 
     /// Returns whether a restarted supervisor starts a VM that was down when the former one ended: one that the
     /// operator had stopped, or that had completed (semantics 1).
-    pub fn returns_after_supervisor_restart(self) -> bool {
+    pub(crate) fn returns_after_supervisor_restart(self) -> bool {
         match self {
             Self::Always => true,
             Self::UnlessStopped | Self::OnFailure | Self::Never => false,
@@ -39,7 +39,7 @@ impl Restart {
 
     /// Returns whether a VM with this policy is ever restarted without an operator. One that is not comes back with no
     /// group restart either, and its siblings do not depend on its return.
-    pub fn ever_restarts(self) -> bool {
+    pub(crate) fn ever_restarts(self) -> bool {
         match self {
             Self::Always | Self::UnlessStopped | Self::OnFailure => true,
             Self::Never => false,
@@ -50,7 +50,7 @@ impl Restart {
 impl RestartSpec {
     /// Returns whether an incarnation that was Ready for `ready_for` without a break makes the failures before it
     /// forgotten. `None`: it was never Ready, which forgets nothing (semantics 4).
-    pub fn forgets_failures(&self, ready_for: Option<Duration>) -> bool {
+    pub(crate) fn forgets_failures(&self, ready_for: Option<Duration>) -> bool {
         ready_for.is_some_and(|ready| ready >= self.reset_after)
     }
 

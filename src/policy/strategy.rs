@@ -6,7 +6,7 @@ use crate::spec::Strategy;
 impl Strategy {
     /// Returns the first child, in start order, of those that are restarted together with the child `failed`; all
     /// after it are restarted, too. `None`: the child is restarted alone.
-    pub fn first_affected(self, failed: usize) -> Option<usize> {
+    pub(crate) fn first_affected(self, failed: usize) -> Option<usize> {
         match self {
             Self::OneForOne => None,
             Self::OneForAll => Some(0),
@@ -15,7 +15,7 @@ impl Strategy {
     }
 
     /// Returns whether a child depends on those before it, and so starts only when they are Ready, at every start.
-    pub fn is_sequenced(self) -> bool {
+    pub(crate) fn is_sequenced(self) -> bool {
         match self {
             Self::OneForOne => false,
             Self::OneForAll | Self::RestForOne => true,
@@ -23,7 +23,7 @@ impl Strategy {
     }
 
     /// Returns whether the group gives up with one of its children.
-    pub fn gives_up_as_one(self) -> bool {
+    pub(crate) fn gives_up_as_one(self) -> bool {
         match self {
             Self::OneForAll => true,
             Self::OneForOne | Self::RestForOne => false,
@@ -31,7 +31,7 @@ impl Strategy {
     }
 
     /// Returns whether the children after one that gave up are stopped and wait until it is back.
-    pub fn waits_behind_failed(self) -> bool {
+    pub(crate) fn waits_behind_failed(self) -> bool {
         match self {
             Self::RestForOne => true,
             Self::OneForOne | Self::OneForAll => false,
@@ -39,7 +39,7 @@ impl Strategy {
     }
 
     /// Returns whether a child that is added during a group restart takes part in it, wherever it stands.
-    pub fn restarts_all(self) -> bool {
+    pub(crate) fn restarts_all(self) -> bool {
         match self {
             Self::OneForAll => true,
             Self::OneForOne | Self::RestForOne => false,

@@ -70,7 +70,7 @@ pub struct Step {
 
 impl TreeSpec {
     /// Returns every contradiction between the tree's groups and VMs.
-    pub fn contradictions(&self) -> Vec<Contradiction> {
+    pub(crate) fn contradictions(&self) -> Vec<Contradiction> {
         fn names(group: &GroupSpec) -> GroupNames<'_> {
             GroupNames {
                 name: Some(group.name.as_str()),

@@ -134,7 +134,7 @@ impl<S: Keyed> Row<S> {
 
 impl VmSpec {
     /// Returns every key with its value, as [`VmSpec::from_keys`] reads it. For storing.
-    pub fn to_keys(&self) -> Map<String, Value> {
+    pub(crate) fn to_keys(&self) -> Map<String, Value> {
         Self::ROWS.iter().map(|row| (row.name.to_owned(), row.get(self))).collect()
     }
 
@@ -143,7 +143,7 @@ impl VmSpec {
     ///
     /// # Errors
     /// The key whose value is of the wrong form.
-    pub fn from_keys(keys: &Map<String, Value>) -> Result<Self, &'static str> {
+    pub(crate) fn from_keys(keys: &Map<String, Value>) -> Result<Self, &'static str> {
         let mut spec = Self::blank();
         for row in Self::ROWS {
             match keys.get(row.name) {

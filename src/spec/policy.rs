@@ -61,7 +61,7 @@ pub struct Intensity {
 
 impl Intensity {
     /// Returns the default for a group of so many VMs: the larger of 6 and 3 for each VM, in 60 s.
-    pub fn default_for(vms: usize) -> Self {
+    pub(crate) fn default_for(vms: usize) -> Self {
         let max_restarts = u32::try_from(vms).unwrap_or(u32::MAX).saturating_mul(3).max(6);
         Self { max_restarts, period: Duration::from_secs(60) }
     }

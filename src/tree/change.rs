@@ -18,9 +18,9 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    /// The specification that the change leads to, checked as a whole.
+    /// Returns the specification that the change leads to, checked as a whole.
     ///
-    /// `status` is what there is at the moment: a VM that has not yet left its group cannot come up in another one.
+    /// `status` is what there is at the moment: a VM that has not yet left its group cannot start in another one.
     pub(crate) fn apply(self, old: &TreeSpec, status: &TreeStatus) -> Result<TreeSpec, ChangeError> {
         let new = match self {
             Self::Reload { spec, .. } => *spec,
@@ -67,8 +67,8 @@ impl Change {
             return Err(ChangeError::Fixed(fixed));
         }
         check(&new)?;
-        settled(&new, status)?;
-        leaving(old, &new, status)?;
+        refuse_moved_vms(&new, status)?;
+        refuse_returning_groups(old, &new, status)?;
         Ok(new)
     }
 }
@@ -112,8 +112,8 @@ pub(crate) fn group_updates(
     updates
 }
 
-/// A VM that is still in one group must not be started by another: it would be there twice.
-fn settled(new: &TreeSpec, status: &TreeStatus) -> Result<(), ChangeError> {
+/// Refuses a VM that is still in one group and would be started by another: the VM would be there twice.
+fn refuse_moved_vms(new: &TreeSpec, status: &TreeStatus) -> Result<(), ChangeError> {
     for group in &new.groups {
         for vm in &group.vms {
             let elsewhere = status.groups.iter().find(|there| {
@@ -128,8 +128,8 @@ fn settled(new: &TreeSpec, status: &TreeStatus) -> Result<(), ChangeError> {
     Ok(())
 }
 
-/// A group that is on its way out cannot come back before it is gone.
-fn leaving(old: &TreeSpec, new: &TreeSpec, status: &TreeStatus) -> Result<(), ChangeError> {
+/// Refuses a group that is being removed and would come back before it is gone.
+fn refuse_returning_groups(old: &TreeSpec, new: &TreeSpec, status: &TreeStatus) -> Result<(), ChangeError> {
     let known = |name: &GroupName| old.groups.iter().any(|group| group.name == *name);
     let back = new
         .groups

@@ -1,4 +1,4 @@
-//! Why a tree did not start, did not change, is not ready; and how it ended.
+//! The errors of a tree, and how a tree ends.
 
 use super::check::SpecError;
 use crate::executor::{ExecutorError, NotFound};
@@ -13,16 +13,16 @@ pub enum StartError {
     /// The specification contradicts itself.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// The launcher is nowhere.
+    /// There is no launcher.
     #[error("the launcher is missing: {0}")]
     NotFound(#[from] NotFound),
     /// The launcher cannot be used.
     #[error("the launcher cannot be used: {0}")]
     Launcher(#[from] ExecutorError),
-    /// The journal cannot be used; most often because another supervisor uses it.
+    /// The journal cannot be used, most often because another supervisor uses it.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// `orphans = "refuse"`, and there are some.
+    /// The specification says `orphans = "refuse"`, and a previous run left VMs.
     #[error("a previous run left {}; adopt or destroy them first", list(.0))]
     Orphans(Vec<VmName>),
     /// An actor could not be spawned.
@@ -33,22 +33,22 @@ pub enum StartError {
 /// Why a change of a running tree was refused. Nothing of it was applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
-    /// The tree would contradict itself.
+    /// The specification would contradict itself.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// Only a new start of the supervisor can change this.
+    /// The change needs a new start of the supervisor.
     #[error("supervisor: {} cannot change while it runs; restart it", .0.join(", "))]
     Fixed(Vec<&'static str>),
-    /// A VM would move to another group, or is still on its way out of one.
+    /// A VM would move to another group, or is still being removed from one.
     #[error(
         "VM {vm:?} is still in group {from:?}; remove it there first, and add it to {to:?} when it is gone"
     )]
     Moved {
         /// The VM.
         vm: String,
-        /// Where it is.
+        /// The group that it is in.
         from: String,
-        /// Where it would be.
+        /// The group that it would be in.
         to: String,
     },
     /// What was named is not there, or is there already, or the tree is stopping.
@@ -59,20 +59,20 @@ pub enum ChangeError {
 /// Why a tree is not ready.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
-    /// It took too long.
+    /// Becoming ready took too long.
     #[error("not ready after {}: {waiting}", humantime::format_duration(*.after))]
     Timeout {
-        /// So long.
+        /// How long was waited.
         after: Duration,
-        /// Who is not ready, and where it is instead.
+        /// The VMs that are not ready, each with its phase.
         waiting: String,
     },
-    /// A group has given up: it will not be.
+    /// A group has given up: the tree will not be ready.
     #[error("group {group:?} failed: {reason}")]
     Failed {
-        /// Which.
+        /// The name of the group.
         group: String,
-        /// Why.
+        /// The reason, for people.
         reason: String,
     },
     /// The tree is stopping or has ended.
@@ -83,13 +83,13 @@ pub enum NotReady {
 /// How a tree ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TreeEnd {
-    /// It was told to stop, and nothing of it runs.
+    /// The tree was told to stop, and nothing of it runs.
     Stopped,
-    /// It was told to leave: its VMs run on, and the next run adopts them.
+    /// The tree was told to leave: its VMs run on, and the next run adopts them.
     Left,
-    /// It gave up.
+    /// The tree gave up.
     Failed {
-        /// Why.
+        /// The reason, for people.
         reason: String,
     },
 }

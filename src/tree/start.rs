@@ -1,4 +1,4 @@
-//! From a specification to a running tree: check, lock, look what there is, clear away what nobody wants, begin.
+//! Starts a tree: reads what there is, destroys what no configuration has, and spawns the root.
 
 use super::error::{Progress, StartError, TreeEnd};
 use super::root::{Outcome, Root, RootArgs};
@@ -29,7 +29,7 @@ pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Res
         bus.tell(None, EventKind::Notice { vm: Some(vm.clone()), text });
     }
     clear(&runner, &survey, &bus).await;
-    forget(&journal, &spec);
+    remove_unknown(&journal, &spec);
     let name: Arc<str> = spec.name.as_str().into();
     let (progress, seen) = watch::channel(Progress::Starting);
     let (told, end) = watch::channel(None);
@@ -62,8 +62,8 @@ pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Res
     Ok(Tree { inner: Arc::new(inner) })
 }
 
-/// Ends what nobody wants, and removes what is left of VMs that have ended, before anything is started: a VM of the same
-/// name, or with the same CID, may be about to come.
+/// Destroys the VMs that no configuration has, and removes what is left of VMs that have ended, before anything is started:
+/// a VM of the same name, or with the same CID, may be about to start.
 async fn clear(runner: &Runner, survey: &Survey, bus: &Bus) {
     let notice = |vm: &VmName, text: String| {
         bus.tell(None, EventKind::Notice { vm: Some(vm.clone()), text });
@@ -86,8 +86,8 @@ async fn clear(runner: &Runner, survey: &Survey, bus: &Bus) {
     }
 }
 
-/// VMs that are in no configuration any more are not remembered.
-fn forget(journal: &Journal, spec: &TreeSpec) {
+/// Removes from the journal the VMs that no configuration has any more.
+fn remove_unknown(journal: &Journal, spec: &TreeSpec) {
     let known: BTreeSet<&VmName> =
         spec.groups.iter().flat_map(|group| &group.vms).map(|vm| &vm.name).collect();
     for vm in journal.remembered().keys().filter(|vm| !known.contains(vm)) {

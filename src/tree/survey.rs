@@ -9,20 +9,20 @@ use std::collections::BTreeMap;
 /// What a previous run left, and what is to be done about it.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
-    /// For each group: what of it runs, or ended while nobody looked.
+    /// For each group: what of it runs, or ended while no supervisor watched.
     pub(crate) found: BTreeMap<GroupName, BTreeMap<VmName, Found>>,
-    /// CIDs that running VMs have.
+    /// The CIDs of VMs that run.
     pub(crate) cids: Vec<(VmName, Cid)>,
-    /// To be destroyed before anything starts: what nobody wants any more, and what is left of those that have ended.
+    /// VMs to be destroyed before anything starts: those that no configuration has, and what is left of those that ended.
     pub(crate) destroy: Vec<VmName>,
-    /// Those of them that run.
+    /// The VMs to be destroyed that run.
     pub(crate) orphans: Vec<VmName>,
-    /// All of ours that run.
+    /// All VMs of ours that run.
     pub(crate) running: Vec<VmName>,
 }
 
 impl Survey {
-    /// Sorts what there is. `ended` tells the newest incarnation of a VM whose end was taken in.
+    /// Sorts what there is. `ended` returns the newest incarnation of a VM whose end was taken in.
     pub(crate) fn of(
         records: &[StatusRecord],
         spec: &TreeSpec,
@@ -30,7 +30,7 @@ impl Survey {
     ) -> Self {
         let mut survey = Self::default();
         for record in records {
-            // Without our mark it is somebody else's, whatever it is called.
+            // A VM without our mark belongs to somebody else, whatever its name is.
             let ours = record.labels.get(OWNER_LABEL).is_some_and(|owner| *owner == spec.name);
             let Some(vm) = VmName::from_id(&record.name).filter(|_| ours) else { continue };
             let runs = !record.state.is_terminal();
