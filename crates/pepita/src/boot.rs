@@ -1,6 +1,6 @@
 //! How a monitor comes to its VM: launches it, or takes over a VM whose monitor has died.
 //!
-//! `pepita run` and `pepita adopt` start the monitor as a process of its own, give it an [`Order`] on its standard input
+//! `pepita run` and `pepita adopt` start the monitor as a process of its own, give it an `Order` on its standard input
 //! and read one line from its standard output: the VM's status, or why there is no VM.
 //!
 //! ```text
@@ -14,7 +14,7 @@
 //!   error             error                                          v its lock is free
 //! ```
 //!
-//! Each stage owns what it has taken, and gives it back when the next step fails. A [`Started`] VM has a monitor: from
+//! Each stage owns what it has taken, and gives it back when the next step fails. A `Started` VM has a monitor: from
 //! then on the monitor writes the VM's end.
 
 mod adopt;

@@ -1,6 +1,7 @@
 //! Asks a VM's monitor, over its control socket, one thing after the other. Blocks.
 
 use crate::error::{Result, call_error};
+use crate::host::process_id::ProcessId;
 use crate::rundir::layout;
 use pepita_wire::conversation::ControlConversation;
 use pepita_wire::record::CallErrorKind;
@@ -71,6 +72,14 @@ impl Client {
 /// When there is no monitor, or the monitor is silent.
 pub fn ask(dir: &Path, request: MonitorRequest) -> io::Result<Outcome> {
     Client::open(dir)?.ask(request, Some(PATIENCE))
+}
+
+/// Returns the process that listens on the control socket of the VM with this run directory. The kernel takes the
+/// connection even when the monitor is stopped.
+pub fn listener(dir: &Path) -> Option<ProcessId> {
+    let stream = UnixStream::connect(dir.join(layout::CONTROL)).ok()?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
+    ProcessId::of(u32::try_from(peer.pid.as_raw_nonzero().get()).ok()?)
 }
 
 /// Turns a monitor's refusal into the error of a call.

@@ -1,7 +1,7 @@
 //! What stays behind with a VM: the parent of its VMM, one small process with one thread.
 //!
 //! The monitor waits for the VMM's end, the agent, QEMU and the console, answers clients, keeps the log and writes the
-//! exit record. What an event means is decided in [`life`], what an end was in [`evidence`]; `sources` waits and reads,
+//! exit record. What an event means is decided in `life`, what an end was in `evidence`; `sources` waits and reads,
 //! `requests` answers clients, `finish` takes leave.
 
 #![warn(clippy::wildcard_enum_match_arm)]

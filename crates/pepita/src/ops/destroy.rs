@@ -12,7 +12,6 @@ use crate::rundir::{RunDir, layout};
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{MonitorRequest, Signal, VmId};
 use std::io::ErrorKind;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -110,12 +109,7 @@ fn end_monitor(dir: &Path) {
 
 /// Returns the monitor of a VM: the one that its state names, or else the process that listens on its control socket.
 fn monitor(dir: &Path) -> Option<ProcessId> {
-    files::state(dir).ok().and_then(|state| state.monitor).or_else(|| {
-        // The kernel takes the connection even when the monitor is stopped.
-        let stream = UnixStream::connect(dir.join(layout::CONTROL)).ok()?;
-        let listener = rustix::net::sockopt::socket_peercred(&stream).ok()?;
-        ProcessId::of(u32::try_from(listener.pid.as_raw_nonzero().get()).ok()?)
-    })
+    files::state(dir).ok().and_then(|state| state.monitor).or_else(|| client::listener(dir))
 }
 
 /// Waits until the lock is free, for [`LOCK_WAIT`] at most.
