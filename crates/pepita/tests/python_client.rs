@@ -1,19 +1,20 @@
-//! The conversation is described well enough to be spoken in another language: a client in Python, by the book.
+//! The description of the conversation is enough to speak it in another language: a client in Python.
 
 mod host;
 
 use host::{Host, beside, program, text};
+use pepita_wire::Exit;
+use pepita_wire::record::DaemonState;
 use serde_json::{Value, json};
 use std::process::Command;
 
-/// What the client was told, having run `command` in the guest.
+/// Lets the client run `command` in the guest. Returns what the client was told.
 fn converse(host: &Host, name: &str, command: &[&str]) -> Value {
-    let status = host.until(name, |status| status["daemon"]["state"] == "ready");
-    let number = |value: &Value| value.as_u64().expect("a number").to_string();
+    let status = host.until(name, |status| status.daemon.state == DaemonState::Ready);
     let output = Command::new("python3")
         .arg(beside("client.py"))
         .arg(host.vm(name))
-        .args([number(&status["vsock"]["port"]), number(&status["incarnation"])])
+        .args([status.vsock.port.to_string(), status.incarnation.to_string()])
         .args(command)
         .output()
         .expect("python3 is installed");
@@ -36,15 +37,14 @@ fn check(host: &Host, name: &str, said: &Value) {
     assert!(named.starts_with(&["started", "ready"]), "{named:?}");
     let numbers: Vec<_> = events.iter().filter_map(|event| event["seq"].as_u64()).collect();
     assert!(numbers.is_sorted() && numbers.first() == Some(&1), "{numbers:?}");
-    // It is told again until it is acknowledged, and other news may come between.
+    // An exit is told again until it is acknowledged, and other events may come in between.
     match events.iter().find(|event| event["event"] == "exited") {
         Some(exited) => assert_eq!(exited["data"], json!({ "code": 0 })),
-        // Whoever acknowledges first, here the monitor, lets the guest go.
+        // The first acknowledgement lets the guest go; here it was the monitor's.
         None => assert_eq!(said["hung_up"], true, "{said}"),
     }
-    // The monitor heard how it ended in any case.
-    let exit = host.json(&["wait", "--name", name]);
-    assert_eq!((&exit["reason"], &exit["guest"]), (&json!("completed"), &json!({ "code": 0 })), "{exit}");
+    // The monitor heard of the exit in any case.
+    assert_eq!(host.exit(name).exit, Exit::code(0));
 }
 
 #[test]

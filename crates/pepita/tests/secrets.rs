@@ -3,6 +3,7 @@
 mod host;
 
 use host::{Host, program};
+use pepita_wire::record::DaemonState;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -62,7 +63,7 @@ fn run_with(host: &Host, args: &[&str], text: &str) {
 }
 
 fn check(host: &Host) {
-    host.until("a", |status| status["daemon"]["state"] == "ready");
+    host.until("a", |status| status.daemon.state == DaemonState::Ready);
     is_in_no_command_line(SECRET);
     let session = std::fs::read_to_string(host.vm("a").join("token")).expect("a token");
     assert_eq!(session.trim().len(), 32);

@@ -1,6 +1,6 @@
 //! Many runs at once: one name, one CID, or any CID.
 
-use crate::support::{Form, World, errors, times};
+use crate::host::{Form, Host, errors, times};
 use pepita_wire::StatusRecord;
 use std::collections::BTreeSet;
 use std::process::{Child, Output, Stdio};
@@ -20,26 +20,26 @@ fn one_winner(outputs: &[Output]) {
 }
 
 fn one_name(form: Form) {
-    let world = World::new(form);
-    one_winner(&at_once(32, |_| world.run("n", &["--daemon"], &[])));
-    assert_eq!(world.ok(&["list", "--format", "name"]), "n\n");
-    world.destroy("n", &["--force"]);
+    let host = Host::of(form);
+    one_winner(&at_once(32, |_| host.run("n", &["--daemon"], &[])));
+    assert_eq!(host.ok(&["list", "--format", "name"]), "n\n");
+    host.destroy("n", &["--force"]);
 }
 
 fn one_cid(form: Form) {
-    let world = World::new(form);
-    one_winner(&at_once(32, |n| world.run(&format!("v{n}"), &["--daemon", "--vsock-cid", "99"], &[])));
-    let names = world.ok(&["list", "--format", "name"]);
+    let host = Host::of(form);
+    one_winner(&at_once(32, |n| host.run(&format!("v{n}"), &["--daemon", "--vsock-cid", "99"], &[])));
+    let names = host.ok(&["list", "--format", "name"]);
     assert_eq!(names.lines().count(), 1, "{names}");
-    let directories = std::fs::read_dir(&world.dir).expect("a directory").flatten();
+    let directories = std::fs::read_dir(&host.dir).expect("a directory").flatten();
     let half_made = directories.filter(|entry| entry.file_name().to_string_lossy().starts_with('v')).count();
     assert_eq!(half_made, 1);
-    world.destroy(names.trim(), &["--force"]);
+    host.destroy(names.trim(), &["--force"]);
 }
 
 fn any_cid(form: Form, count: usize) {
-    let world = World::alone(form);
-    let outputs = at_once(count, |n| world.run(&format!("v{n}"), &["--daemon", "--hold"], &[]));
+    let host = Host::alone(form);
+    let outputs = at_once(count, |n| host.run(&format!("v{n}"), &["--daemon", "--hold"], &[]));
     let cid = |output: &Output| {
         assert!(output.status.success(), "{}", errors(output));
         serde_json::from_slice::<StatusRecord>(&output.stdout).expect("a status record").vsock.cid
@@ -47,7 +47,7 @@ fn any_cid(form: Form, count: usize) {
     let cids: BTreeSet<u32> = outputs.iter().map(cid).collect();
     assert_eq!(cids.len(), count, "{cids:?}");
     for n in 0..count {
-        world.destroy(&format!("v{n}"), &["--force"]);
+        host.destroy(&format!("v{n}"), &["--force"]);
     }
 }
 
@@ -71,18 +71,18 @@ fn cids_that_are_chosen_for_vms_are_unique() {
 
 #[test]
 fn whoever_only_looks_does_not_take_a_name_from_anybody() {
-    let world = World::new(Form::Process);
-    world.start("l", &["--exit", "0"]);
-    world.exit("l");
+    let host = Host::of(Form::Process);
+    host.start("l", &["--exit", "0"]);
+    host.exit("l");
     for incarnation in 2..times(10, 100) as u64 {
         // It has ended; while others list, it is started again.
         let lookers: Vec<Child> =
-            (0..4).map(|_| world.pepita(&["list"]).stdout(Stdio::null()).spawn().expect("runs")).collect();
-        assert_eq!(world.start("l", &["--exit", "0"]).incarnation, incarnation);
+            (0..4).map(|_| host.command(&["list"]).stdout(Stdio::null()).spawn().expect("runs")).collect();
+        assert_eq!(host.start("l", &["--exit", "0"]).incarnation, incarnation);
         for mut looker in lookers {
             assert!(looker.wait().expect("an end").success());
         }
-        world.exit("l");
+        host.exit("l");
     }
-    world.destroy("l", &[]);
+    host.destroy("l", &[]);
 }

@@ -1,30 +1,30 @@
 //! Create and destroy, over and over: what there was before is what there is after.
 
-use crate::support::{Counts, Form, World, figure, times};
+use crate::host::{Counts, Form, Host, figure, times};
 use std::time::Instant;
 
 fn cycles(form: Form, rounds: usize) {
-    let world = World::alone(form);
+    let host = Host::alone(form);
     // The first one makes what is made once.
-    world.start("c", &[]);
-    world.destroy("c", &["--force"]);
-    let before = Counts::of(&world.dir);
+    host.start("c", &[]);
+    host.destroy("c", &["--force"]);
+    let before = Counts::of(&host.dir);
     let mut times = Vec::new();
     for round in 0..rounds {
         let began = Instant::now();
         match round % 3 {
-            0 => drop(world.start("c", &[])),
-            1 => drop(world.start_with("c", &["--wait-ready"], &[])),
+            0 => drop(host.start("c", &[])),
+            1 => drop(host.start_with("c", &["--wait-ready"], &[])),
             _ => {
-                world.start("c", &["--exit", "3"]);
-                world.exit("c");
+                host.start("c", &["--exit", "3"]);
+                host.exit("c");
             }
         }
-        world.destroy("c", if round % 2 == 0 { &["--force"] } else { &[] });
+        host.destroy("c", if round % 2 == 0 { &["--force"] } else { &[] });
         times.push(began.elapsed());
     }
     figure(&format!("{form:?}: create and destroy"), times);
-    assert_eq!(Counts::of(&world.dir), before);
+    assert_eq!(Counts::of(&host.dir), before);
 }
 
 #[test]

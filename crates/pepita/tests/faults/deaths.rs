@@ -1,6 +1,6 @@
 //! Something of a VM is killed: its VMM, its monitor, its back-end, its kernel.
 
-use crate::support::{Form, PATIENCE, World, figure, kill, processes_in, times};
+use crate::host::{Form, Host, PATIENCE, figure, kill, processes_in, times};
 use pepita_wire::record::DaemonState;
 use pepita_wire::{Exit, ProcessExit, VmState};
 use rustix::fs::inotify;
@@ -29,22 +29,22 @@ fn until_record(dir: &Path, killed: Option<u32>, vmm: Option<u32>) -> (Duration,
 }
 
 fn killed_vmm(form: Form, rounds: usize) {
-    let world = World::new(form);
+    let host = Host::of(form);
     let (mut all, mut ours) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let name = format!("k{round}");
-        let status = world.ready(&name, &[]);
-        let (since_kill, since_gone) = until_record(&world.vm(&name), status.vmm_pid, status.vmm_pid);
+        let status = host.ready(&name, &[]);
+        let (since_kill, since_gone) = until_record(&host.vm(&name), status.vmm_pid, status.vmm_pid);
         all.push(since_kill);
         ours.push(since_gone);
-        let exit = world.exit(&name);
+        let exit = host.exit(&name);
         let killed = ProcessExit { code: None, signal: Some(9) };
         let expected = (&Exit::VmmCrashed(killed), Some(killed), None);
         assert_eq!((&exit.exit, exit.vmm, exit.daemon_exit()), expected, "{:?}", exit.evidence);
         // The same name again: another incarnation.
-        let again = world.start_with(&name, &["--hold"], &[]);
+        let again = host.start_with(&name, &["--hold"], &[]);
         assert_eq!(again.incarnation, 2);
-        world.destroy(&name, &["--force"]);
+        host.destroy(&name, &["--force"]);
     }
     figure(&format!("{form:?}: VMM killed -> exit record"), all);
     figure(&format!("{form:?}: VMM gone -> exit record"), ours);
@@ -61,21 +61,21 @@ fn a_killed_plain_process_is_a_crash_and_takes_its_daemon_along() {
 }
 
 fn killed_monitor(form: Form) {
-    let world = World::new(form);
+    let host = Host::of(form);
     for round in 0..times(2, 50) {
         let name = format!("m{round}");
-        let before = world.ready(&name, &[]);
+        let before = host.ready(&name, &[]);
         kill(before.monitor_pid, Signal::KILL);
         // Long enough for whatever dies with its monitor to do so.
         std::thread::sleep(Duration::from_millis(200));
-        let orphan = world.status(&name);
+        let orphan = host.status(&name);
         assert_eq!(
             (orphan.state, orphan.monitor_pid, orphan.vmm_pid),
             (VmState::Unknown, None, before.vmm_pid)
         );
-        world.ok(&["adopt", "--name", &name]);
+        host.ok(&["adopt", "--name", &name]);
         let after =
-            world.until(&name, |status| status.agent.ready && status.daemon.state == DaemonState::Ready);
+            host.until(&name, |status| status.agent.ready && status.daemon.state == DaemonState::Ready);
         assert_eq!(
             (after.vmm_pid, after.state, after.daemon.state),
             (before.vmm_pid, VmState::Running, DaemonState::Ready)
@@ -88,10 +88,10 @@ fn killed_monitor(form: Form) {
             kill(after.monitor_pid, Signal::KILL);
         }
         kill(after.vmm_pid, Signal::KILL);
-        let exit = world.exit(&name);
+        let exit = host.exit(&name);
         assert_eq!((exit.exit, exit.vmm), (Exit::Unknown, None), "{:?}", exit.evidence);
-        assert!(world.status(&name).state.is_terminal());
-        world.destroy(&name, &[]);
+        assert!(host.status(&name).state.is_terminal());
+        host.destroy(&name, &[]);
     }
 }
 
@@ -108,58 +108,58 @@ fn a_plain_process_outlives_its_monitor_and_is_adopted() {
 #[test]
 fn the_daemon_s_own_end_is_told_exactly_after_an_adoption() {
     for form in [Form::Qemu, Form::Process] {
-        let world = World::new(form);
-        let before = world.ready("a", &["--after", "5000", "--exit", "42"]);
+        let host = Host::of(form);
+        let before = host.ready("a", &["--after", "5000", "--exit", "42"]);
         kill(before.monitor_pid, Signal::KILL);
-        let exit = world.exit("a");
+        let exit = host.exit("a");
         assert_eq!(exit.exit, Exit::code(42));
-        world.destroy("a", &[]);
+        host.destroy("a", &[]);
     }
 }
 
 #[test]
 fn adopters_at_once_make_one_monitor() {
-    let world = World::new(Form::Process);
-    let before = world.ready("a", &[]);
+    let host = Host::of(Form::Process);
+    let before = host.ready("a", &[]);
     kill(before.monitor_pid, Signal::KILL);
-    let adopt = || world.pepita(&["adopt", "--name", "a", "--json"]).spawn().expect("the program runs");
+    let adopt = || host.command(&["adopt", "--name", "a", "--json"]).spawn().expect("the program runs");
     let all: Vec<_> = (0..8).map(|_| adopt()).collect();
     for mut one in all {
         assert!(one.wait().expect("an end").success());
     }
-    let monitors = processes_in(&world.dir).into_iter().filter(|p| p.what.contains(" monitor ")).count();
-    assert_eq!((monitors, world.status("a").vmm_pid), (1, before.vmm_pid));
-    world.destroy("a", &[]);
+    let monitors = processes_in(&host.dir).into_iter().filter(|p| p.what.contains(" monitor ")).count();
+    assert_eq!((monitors, host.status("a").vmm_pid), (1, before.vmm_pid));
+    host.destroy("a", &[]);
 }
 
 #[test]
 fn a_killed_back_end_is_a_lost_transport() {
-    let world = World::new(Form::Qemu);
+    let host = Host::of(Form::Qemu);
     for round in 0..times(1, 20) {
         let name = format!("b{round}");
-        let vmm = world.ready(&name, &[]).vmm_pid;
-        let backend = processes_in(&world.dir).into_iter().find(|p| p.what.contains("vhost-device-vsock"));
-        let (all, ours) = until_record(&world.vm(&name), backend.map(|p| p.pid), vmm);
+        let vmm = host.ready(&name, &[]).vmm_pid;
+        let backend = processes_in(&host.dir).into_iter().find(|p| p.what.contains("vhost-device-vsock"));
+        let (all, ours) = until_record(&host.vm(&name), backend.map(|p| p.pid), vmm);
         println!("back-end killed -> exit record: {all:?}, of those {ours:?} after the VMM was gone");
-        let exit = world.exit(&name);
+        let exit = host.exit(&name);
         assert_eq!(exit.exit, Exit::TransportLost, "{:?}", exit.evidence);
-        world.destroy(&name, &[]);
+        host.destroy(&name, &[]);
     }
 }
 
 #[test]
 fn a_guest_that_panics_says_so_with_the_console_s_last_lines() {
-    let world = World::new(Form::Qemu);
+    let host = Host::of(Form::Qemu);
     for round in 0..times(2, 50) {
         let name = format!("p{round}");
-        world.start(&name, &["--after", "300", "--panic-kernel"]);
-        let exit = world.exit(&name);
+        host.start(&name, &["--after", "300", "--panic-kernel"]);
+        let exit = host.exit(&name);
         assert!(matches!(exit.exit, Exit::GuestPanic { .. }), "{:?}", exit.evidence);
         let told = |lines: &[String]| {
             lines.iter().any(|line| line.contains("Kernel panic - not syncing: sysrq triggered"))
         };
         assert!(told(&exit.evidence) && told(&exit.console), "{:?} {:?}", exit.evidence, exit.console);
         assert!(exit.daemon_exit().is_none() && exit.console.len() > 5, "{:?}", exit.console);
-        world.destroy(&name, &[]);
+        host.destroy(&name, &[]);
     }
 }

@@ -1,6 +1,6 @@
 //! The daemon ends by itself: the exact code, signal or stage comes out, however it ended and whenever.
 
-use crate::support::{Form, World, errors, times};
+use crate::host::{Form, Host, errors, times};
 use pepita_wire::{Exit, ExitRecord, MonitorRequest};
 
 /// How the ticker is told to end, and what has to be seen.
@@ -10,26 +10,26 @@ const SIGNALS: [(&str, i32); 2] = [("11", 11), ("9", 9)];
 /// No such file, and one that is none to execute.
 const REFUSED: [(&str, i32); 2] = [("/nowhere/daemon", 2), ("/etc/passwd", 13)];
 
-fn check(world: &World, name: &str, expected: impl Fn(&Exit) -> bool) {
-    let ExitRecord { exit, evidence, .. } = world.exit(name);
+fn check(host: &Host, name: &str, expected: impl Fn(&Exit) -> bool) {
+    let ExitRecord { exit, evidence, .. } = host.exit(name);
     assert!(expected(&exit), "{exit:?}: {evidence:?}");
-    assert!(world.status(name).state.is_terminal());
-    world.destroy(name, &["--force"]);
+    assert!(host.status(name).state.is_terminal());
+    host.destroy(name, &["--force"]);
 }
 
 fn ends(form: Form, after: &[&str]) {
-    let world = World::new(form);
+    let host = Host::of(form);
     for round in 0..times(1, 50) {
         for (text, code) in CODES {
             let name = format!("c{code}-{round}");
-            world.start(&name, &[after, &["--exit", text]].concat());
-            check(&world, &name, |exit| *exit == Exit::code(code));
+            host.start(&name, &[after, &["--exit", text]].concat());
+            check(&host, &name, |exit| *exit == Exit::code(code));
         }
         for (text, signal) in SIGNALS {
             let name = format!("s{signal}-{round}");
-            world.start(&name, &[after, &["--die", text]].concat());
+            host.start(&name, &[after, &["--die", text]].concat());
             check(
-                &world,
+                &host,
                 &name,
                 |exit| matches!(exit, Exit::Signalled { signal: seen, .. } if *seen == signal),
             );
@@ -54,7 +54,7 @@ fn a_plain_process_that_ends_is_told_exactly() {
 }
 
 fn refused(form: Form) {
-    let world = World::new(form);
+    let host = Host::of(form);
     // In the image there is no /etc/passwd, but its description is no program either.
     let programs = match form {
         Form::Qemu => [REFUSED[0], ("/etc/pepita/image.json", 13)],
@@ -65,14 +65,14 @@ fn refused(form: Form) {
             for later in [false, true] {
                 let name = format!("e{errno}-{round}-{later}");
                 let mut words =
-                    world.run_args(&name, if later { &["--daemon", "--hold"] } else { &["--daemon"] }, &[]);
+                    host.run_args(&name, if later { &["--daemon", "--hold"] } else { &["--daemon"] }, &[]);
                 *words.last_mut().expect("a daemon") = program.to_owned();
-                world.ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
+                host.ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
                 if later {
-                    world.until(&name, |status| status.agent.ready);
+                    host.until(&name, |status| status.agent.ready);
                     std::thread::sleep(std::time::Duration::from_secs(1));
                     // It says so itself, too.
-                    let output = world.call(&["start", "--name", &name, "--", program]);
+                    let output = host.call(&["start", "--name", &name, "--", program]);
                     assert!(
                         !output.status.success() && errors(&output).contains(program),
                         "{}",
@@ -80,7 +80,7 @@ fn refused(form: Form) {
                     );
                 }
                 check(
-                    &world,
+                    &host,
                     &name,
                     |exit| matches!(exit, Exit::NotExecutable { path, errno: seen, .. } if *seen == errno && path == program),
                 );
@@ -101,17 +101,17 @@ fn a_plain_process_that_cannot_be_executed_is_told_as_such() {
 
 #[test]
 fn in_the_foreground_the_exit_code_is_the_daemon_s() {
-    let world = World::new(Form::Process);
+    let host = Host::of(Form::Process);
     for (ticker, expected) in [(["--exit", "42"], 42), (["--die", "11"], 139), (["--exit", "0"], 0)] {
-        let output = world.run("fg", &["--rm"], &ticker).output().expect("the program runs");
+        let output = host.run("fg", &["--rm"], &ticker).output().expect("the program runs");
         assert_eq!(output.status.code(), Some(expected), "{}", errors(&output));
     }
-    let mut words = world.run_args("fg", &["--rm"], &[]);
+    let mut words = host.run_args("fg", &["--rm"], &[]);
     *words.last_mut().expect("a daemon") = "/nowhere/daemon".into();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    assert_eq!(world.call(&words).status.code(), Some(127));
-    assert!(!world.vm("fg").exists());
-    let gone = world.call(&["status", "--name", "fg"]);
+    assert_eq!(host.call(&words).status.code(), Some(127));
+    assert!(!host.vm("fg").exists());
+    let gone = host.call(&["status", "--name", "fg"]);
     assert_eq!(gone.status.code(), Some(4), "{}", errors(&gone));
-    assert!(pepita_launcher::client::ask(&world.vm("fg"), MonitorRequest::Status).is_err());
+    assert!(pepita_launcher::client::ask(&host.vm("fg"), MonitorRequest::Status).is_err());
 }

@@ -1,6 +1,6 @@
 //! Images that are none, and disks that are full: an error that names file and stage, and nothing left.
 
-use crate::support::{Form, World, errors, guest_file, kill};
+use crate::host::{Form, Host, errors, guest_file, kill};
 use pepita_wire::{Exit, ExitRecord};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
@@ -31,17 +31,17 @@ fn an_image_that_is_missing_cut_short_or_a_text_is_named_with_its_role() {
         ("rootfs", kernel.clone(), cut(&guest_file("ticker.ext4"), here, "root.ext4")),
         ("rootfs", kernel, text),
     ];
-    let world = World::new(Form::Qemu);
+    let host = Host::of(Form::Qemu);
     for (stage, kernel, rootfs) in cases {
         let culprit = if stage == "kernel" { &kernel } else { &rootfs };
         let (k, r) = (kernel.to_string_lossy(), rootfs.to_string_lossy());
-        let output = world.call(&["run", "--name", "i", "--daemon", "--kernel", &k, "--rootfs", &r]);
+        let output = host.call(&["run", "--name", "i", "--daemon", "--kernel", &k, "--rootfs", &r]);
         let error = errors(&output);
         println!("{error}");
         assert_eq!(output.status.code(), Some(66), "{error}");
         let file = culprit.file_name().expect("a name").to_string_lossy();
         assert!(error.contains(stage) && error.contains(&*file) && error.lines().count() == 1, "{error}");
-        assert!(!world.vm("i").exists());
+        assert!(!host.vm("i").exists());
     }
 }
 
@@ -53,17 +53,17 @@ fn a_kernel_that_the_vmm_refuses_is_told_in_the_vmm_s_words() {
     elf.truncate(elf.len());
     let kernel = files.path().join("no-kernel");
     std::fs::write(&kernel, elf).expect("written");
-    let world = World::new(Form::Qemu);
+    let host = Host::of(Form::Qemu);
     let (k, rootfs) = (kernel.to_string_lossy(), guest_file("ticker.cpio"));
     let r = rootfs.to_string_lossy();
-    let output = world.call(&["run", "--name", "i", "--daemon", "--kernel", &k, "--rootfs", &r]);
+    let output = host.call(&["run", "--name", "i", "--daemon", "--kernel", &k, "--rootfs", &r]);
     println!("{}", errors(&output));
     assert_eq!(output.status.code(), Some(66), "{}", errors(&output));
     assert!(errors(&output).contains("the VMM did not start"), "{}", errors(&output));
-    assert!(!world.vm("i").exists());
+    assert!(!host.vm("i").exists());
 }
 
-/// A small disk in a world's run directory; gone with it.
+/// A small disk in a host's run directory; gone with it.
 struct Disk<'a>(&'a Path);
 
 impl<'a> Disk<'a> {
@@ -87,36 +87,36 @@ impl Drop for Disk<'_> {
 #[test]
 fn without_room_in_the_run_directory_nothing_is_begun() {
     for form in [Form::Qemu, Form::Process] {
-        let world = World::new(form);
-        let _disk = Disk::mount(&world.dir, "64k");
-        let output = world.run("d", &["--daemon"], &[]).output().expect("the program runs");
+        let host = Host::of(form);
+        let _disk = Disk::mount(&host.dir, "64k");
+        let output = host.run("d", &["--daemon"], &[]).output().expect("the program runs");
         let error = errors(&output);
         println!("{error}");
         assert_eq!(output.status.code(), Some(74), "{error}");
         assert!(
-            error.contains("No space left") && error.contains(&*world.vm("d").to_string_lossy()),
+            error.contains("No space left") && error.contains(&*host.vm("d").to_string_lossy()),
             "{error}"
         );
-        assert!(!world.vm("d").exists());
+        assert!(!host.vm("d").exists());
     }
 }
 
 #[test]
 fn a_disk_that_fills_up_costs_output_but_not_the_exit_record() {
-    let world = World::new(Form::Process);
-    let _disk = Disk::mount(&world.dir, "2m");
-    let status = world.ready("d", &["--flood"]);
-    world.until("d", |status| status.agent.ready);
-    let full = || rustix::fs::statvfs(&world.dir).expect("a file system").f_bavail == 0;
+    let host = Host::of(Form::Process);
+    let _disk = Disk::mount(&host.dir, "2m");
+    let status = host.ready("d", &["--flood"]);
+    host.until("d", |status| status.agent.ready);
+    let full = || rustix::fs::statvfs(&host.dir).expect("a file system").f_bavail == 0;
     while !full() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(world.status("d").state == pepita_wire::VmState::Running);
+    assert!(host.status("d").state == pepita_wire::VmState::Running);
     kill(status.vmm_pid, Signal::KILL);
-    let exit = world.exit("d");
+    let exit = host.exit("d");
     assert!(matches!(exit.exit, Exit::VmmCrashed(_)), "{:?}", exit.evidence);
-    let written = std::fs::read(world.vm("d").join("exit.json")).expect("it is on the disk");
+    let written = std::fs::read(host.vm("d").join("exit.json")).expect("it is on the disk");
     assert_eq!(serde_json::from_slice::<ExitRecord>(&written).expect("a record"), exit);
-    assert!(world.status("d").dropped_log_bytes > 0);
-    world.destroy("d", &[]);
+    assert!(host.status("d").dropped_log_bytes > 0);
+    host.destroy("d", &[]);
 }

@@ -1,6 +1,6 @@
 //! The way down has one deadline, whoever does not play along.
 
-use crate::support::{Form, SLACK, World, errors, kill, times};
+use crate::host::{Form, Host, SLACK, errors, kill, times};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -13,28 +13,28 @@ fn within(what: &str, took: Duration, deadline: Duration) {
 const SECOND: Duration = Duration::from_secs(1);
 
 fn ignored_term(form: Form) {
-    let world = World::new(form);
-    world.ready("a", &["--ignore-term"]);
-    within("TERM is ignored", world.destroy("a", &["--timeout", "1s"]), SECOND);
-    world.ready("a", &[]);
-    within("TERM is heard", world.destroy("a", &["--timeout", "60s"]), Duration::ZERO);
+    let host = Host::of(form);
+    host.ready("a", &["--ignore-term"]);
+    within("TERM is ignored", host.destroy("a", &["--timeout", "1s"]), SECOND);
+    host.ready("a", &[]);
+    within("TERM is heard", host.destroy("a", &["--timeout", "60s"]), Duration::ZERO);
 }
 
 fn dead_agent(form: Form) {
-    let world = World::new(form);
-    let status = world.ready("a", &[]);
+    let host = Host::of(form);
+    let status = host.ready("a", &[]);
     // All of the guest, or the agent of a plain process, is deaf.
     kill(status.vmm_pid, Signal::STOP);
-    within("the agent is deaf", world.destroy("a", &["--timeout", "1s"]), SECOND);
+    within("the agent is deaf", host.destroy("a", &["--timeout", "1s"]), SECOND);
 }
 
 fn stopped_twice(form: Form) {
-    let world = World::new(form);
-    world.ready("a", &["--ignore-term"]);
+    let host = Host::of(form);
+    host.ready("a", &["--ignore-term"]);
     let began = Instant::now();
     let stop = |timeout| {
         let args = ["destroy", "--name", "a", "--timeout", timeout];
-        world.pepita(&args).stdout(Stdio::null()).spawn().expect("the program runs")
+        host.command(&args).stdout(Stdio::null()).spawn().expect("the program runs")
     };
     let mut all = [stop("2s"), stop("60s"), stop("60s")];
     for one in &mut all {
@@ -43,37 +43,37 @@ fn stopped_twice(form: Form) {
     within("stopped three times", began.elapsed(), 2 * SECOND);
 
     // In the middle of a stop, an end at once.
-    world.ready("a", &["--ignore-term"]);
+    host.ready("a", &["--ignore-term"]);
     let mut polite = stop("60s");
-    world.until("a", |status| status.state == pepita_wire::VmState::Stopping);
-    within("destroyed in the middle of a stop", world.destroy("a", &["--force"]), Duration::ZERO);
+    host.until("a", |status| status.state == pepita_wire::VmState::Stopping);
+    within("destroyed in the middle of a stop", host.destroy("a", &["--force"]), Duration::ZERO);
     assert!(polite.wait().expect("an end").success());
 }
 
 fn in_the_middle_of_boot(form: Form) {
-    let world = World::new(form);
+    let host = Host::of(form);
     for round in 0..times(4, 40) {
-        let run = world.run("a", &["--daemon"], &[]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let run = host.run("a", &["--daemon"], &[]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn();
         let run = run.expect("the program runs");
         std::thread::sleep(Duration::from_millis(40 * round as u64));
         let options: &[&str] = if round % 2 == 0 { &[] } else { &["--force"] };
         // The order may come before there is anything to destroy: then the launch goes on, and its directory is there.
         let began = Instant::now();
-        world.ok(&[&["destroy", "--name", "a"], options].concat());
+        host.ok(&[&["destroy", "--name", "a"], options].concat());
         within("destroyed in the middle of boot", began.elapsed(), Duration::ZERO);
         let run = run.wait_with_output().expect("an end");
         // It was up, or it was ended on the way.
         assert!(matches!(run.status.code(), Some(0 | 75)), "{}", errors(&run));
         // When the order came before there was anything, the VM is there now.
-        world.ok(&["destroy", "--name", "a", "--force"]);
+        host.ok(&["destroy", "--name", "a", "--force"]);
     }
 }
 
 fn deaf_monitor(form: Form) {
-    let world = World::new(form);
-    let status = world.ready("a", &[]);
+    let host = Host::of(form);
+    let status = host.ready("a", &[]);
     kill(status.monitor_pid, Signal::STOP);
-    let took = world.destroy("a", &["--force"]);
+    let took = host.destroy("a", &["--force"]);
     println!("destroyed with a monitor that stands still: {took:?}");
     assert!(took < Duration::from_secs(25), "{took:?}");
 }

@@ -1,13 +1,14 @@
 //! The console's log: floods, ordinary rates, followers, and what the monitor needs for it.
 
-use crate::support::{Form, World, times};
+use crate::host::{Form, Host, times};
 use pepita_launcher::rundir::console_log::{FILE_CAP, FILES};
+use pepita_wire::MonitorRequest;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-fn on_disk(world: &World, name: &str) -> u64 {
-    let entries = std::fs::read_dir(world.vm(name)).expect("a directory").flatten();
+fn on_disk(host: &Host, name: &str) -> u64 {
+    let entries = std::fs::read_dir(host.vm(name)).expect("a directory").flatten();
     let logs = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("console.log"));
     logs.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
 }
@@ -19,28 +20,28 @@ fn numbers(text: &[u8]) -> Vec<u64> {
 }
 
 fn flood(form: Form) {
-    let world = World::new(form);
-    world.ready("f", &["--flood"]);
-    let mut link = world.link("f");
+    let host = Host::of(form);
+    host.ready("f", &["--flood"]);
+    let mut link = host.link("f");
     let until = Instant::now() + Duration::from_secs(times(3, 20) as u64);
     let mut slowest = Duration::ZERO;
     while Instant::now() < until {
         let began = Instant::now();
         link.ask("ping", serde_json::Value::Null);
-        world.ask("f", "status", serde_json::json!({}));
+        host.ask("f", MonitorRequest::Status);
         slowest = slowest.max(began.elapsed());
         std::thread::sleep(Duration::from_millis(100));
     }
-    let status = world.status("f");
-    let (kept, seconds) = (on_disk(&world, "f"), status.uptime_ms / 1000);
+    let status = host.status("f");
+    let (kept, seconds) = (on_disk(&host, "f"), status.uptime_ms / 1000);
     println!(
         "{form:?}: flood: {kept} bytes on disk, {} dropped in {seconds} s, slowest answer {slowest:?}",
         status.dropped_log_bytes
     );
     // A file is turned over by the write after it is full.
     assert!(kept <= (FILE_CAP + (64 << 10) + 4096) * FILES as u64, "{kept}");
-    pss(&world, "f");
-    assert!(world.destroy("f", &[]) < Duration::from_secs(10));
+    pss(&host, "f");
+    assert!(host.destroy("f", &[]) < Duration::from_secs(10));
 }
 
 #[test]
@@ -56,62 +57,62 @@ fn a_flood_of_a_plain_process_stays_within_the_caps_and_is_counted() {
 #[test]
 fn an_ordinary_rate_of_output_is_kept_whole_and_followed_through_rotations() {
     for form in [Form::Qemu, Form::Process] {
-        let world = World::new(form);
+        let host = Host::of(form);
         let bytes: u64 = 24 << 20;
         let (size, rate) = (bytes.to_string(), (5_u64 << 20).to_string());
-        world.start("p", &["--print", &size, "--rate", &rate, "--exit", "0"]);
+        host.start("p", &["--print", &size, "--rate", &rate, "--exit", "0"]);
         let follower =
-            world.pepita(&["logs", "--name", "p", "-f"]).stdout(Stdio::piped()).spawn().expect("runs");
+            host.command(&["logs", "--name", "p", "-f"]).stdout(Stdio::piped()).spawn().expect("runs");
         let followed = follower.wait_with_output().expect("an end");
-        assert_eq!(world.exit("p").exit, pepita_wire::Exit::code(0));
-        let printed = world.call(&["logs", "--name", "p"]).stdout;
+        assert_eq!(host.exit("p").exit, pepita_wire::Exit::code(0));
+        let printed = host.call(&["logs", "--name", "p"]).stdout;
         let expected: Vec<u64> = (0..bytes / 64).collect();
-        assert_eq!(world.status("p").dropped_log_bytes, 0);
-        assert!(on_disk(&world, "p") > 2 * FILE_CAP, "it was turned over");
+        assert_eq!(host.status("p").dropped_log_bytes, 0);
+        assert!(on_disk(&host, "p") > 2 * FILE_CAP, "it was turned over");
         for (what, text) in [("logs", printed), ("logs -f", followed.stdout)] {
             let seen = numbers(&text);
             let lost = expected.len() - seen.len();
             println!("{form:?}: {what}: {} lines, {lost} lost", seen.len());
             assert!(seen == expected, "{what}: {lost} lines lost, or out of order");
         }
-        world.destroy("p", &[]);
+        host.destroy("p", &[]);
     }
 }
 
 #[test]
 fn what_is_older_than_asked_for_is_not_shown() {
-    let world = World::new(Form::Process);
+    let host = Host::of(Form::Process);
     // Over one rotation, so that the log's first file is not its beginning.
     let size = (12_u64 << 20).to_string();
-    world.ready("s", &["--print", &size, "--interval", "200"]);
+    host.ready("s", &["--print", &size, "--interval", "200"]);
     std::thread::sleep(Duration::from_secs(4));
-    let recent = world.ok(&["logs", "--name", "s", "--since", "2s"]);
+    let recent = host.ok(&["logs", "--name", "s", "--since", "2s"]);
     let ticks: Vec<&str> = recent.lines().filter(|line| line.starts_with("tick ")).collect();
     println!("--since 2s: {} ticks", ticks.len());
     assert!(numbers(recent.as_bytes()).is_empty() && (3..=15).contains(&ticks.len()), "{ticks:?}");
-    assert!(world.ok(&["logs", "--name", "s"]).len() > 12 << 20);
-    world.destroy("s", &[]);
+    assert!(host.ok(&["logs", "--name", "s"]).len() > 12 << 20);
+    host.destroy("s", &[]);
 }
 
 #[test]
 fn a_follower_hears_what_is_said_at_once_and_ends_with_the_vm() {
-    let world = World::new(Form::Process);
-    world.ready("s", &["--interval", "100"]);
+    let host = Host::of(Form::Process);
+    host.ready("s", &["--interval", "100"]);
     let mut follower =
-        world.pepita(&["logs", "--name", "s", "-f"]).stdout(Stdio::piped()).spawn().expect("runs");
+        host.command(&["logs", "--name", "s", "-f"]).stdout(Stdio::piped()).spawn().expect("runs");
     let mut lines = BufReader::new(follower.stdout.take().expect("its output")).lines().map_while(Result::ok);
     for tick in 1..5 {
         assert_eq!(lines.next(), Some(format!("tick {tick}")));
     }
-    world.ok(&["destroy", "--name", "s"]);
+    host.ok(&["destroy", "--name", "s"]);
     assert_eq!(lines.last().as_deref(), Some("stopping"));
     assert!(follower.wait().expect("an end").success());
 }
 
 /// Prints what the monitor needs. What is promised, 2 MiB, is for a release build.
-fn pss(world: &World, name: &str) {
-    let monitor = world.status(name).monitor_pid.expect("a monitor");
+fn pss(host: &Host, name: &str) {
+    let monitor = host.status(name).monitor_pid.expect("a monitor");
     let rollup = std::fs::read_to_string(format!("/proc/{monitor}/smaps_rollup")).unwrap_or_default();
     let line = |key: &str| rollup.lines().find(|l| l.starts_with(key)).unwrap_or_default().to_owned();
-    println!("{:?}: monitor: {} {} {}", world.form, line("Pss:"), line("Pss_Anon:"), line("Private_Dirty:"));
+    println!("{:?}: monitor: {} {} {}", host.form, line("Pss:"), line("Pss_Anon:"), line("Private_Dirty:"));
 }

@@ -6,9 +6,10 @@ mod cycles;
 mod deaths;
 mod ends;
 mod guest;
+#[path = "../host/mod.rs"]
+mod host;
 mod images;
 mod ladder;
 mod logs;
 mod pauses;
 mod starts;
-mod support;

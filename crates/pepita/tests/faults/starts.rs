@@ -1,17 +1,17 @@
 //! A monitor is killed at any moment of a start: what is left is found, ended and given back, whoever comes next.
 
-use crate::support::{Form, World, errors, kill, processes_in, times};
+use crate::host::{Form, Host, errors, kill, processes_in, times};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::time::Duration;
 
 /// Starts a VM and kills its monitor so much later; `None` when there was none yet, or no more.
-fn half_start(world: &World, name: &str, after: Duration) -> Option<String> {
-    let mut run = world.run(name, &["--daemon", "--vsock-cid", "77"], &[]);
+fn half_start(host: &Host, name: &str, after: Duration) -> Option<String> {
+    let mut run = host.run(name, &["--daemon", "--vsock-cid", "77"], &[]);
     let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
     let mut monitor = None;
     while monitor.is_none() && run.try_wait().expect("a child").is_none() {
-        monitor = processes_in(&world.dir).into_iter().find(|p| p.what.contains(" monitor "));
+        monitor = processes_in(&host.dir).into_iter().find(|p| p.what.contains(" monitor "));
     }
     std::thread::sleep(after);
     if let Some(monitor) = &monitor {
@@ -22,36 +22,35 @@ fn half_start(world: &World, name: &str, after: Duration) -> Option<String> {
 }
 
 fn killed_while_starting(form: Form, rounds: u64, step: Duration) {
-    let world = World::new(form);
+    let host = Host::of(form);
     let mut hit = 0;
     for round in 0..rounds {
         let name = format!("h{round}");
         let after = step * u32::try_from(round).expect("few");
-        let Some(run) = half_start(&world, &name, after) else {
+        let Some(run) = half_start(&host, &name, after) else {
             // It was up before it was noticed.
-            world.destroy(&name, &["--force"]);
+            host.destroy(&name, &["--force"]);
             continue;
         };
         hit += 1;
         match round % 4 {
             // Whoever looks finds either a VM that runs, or none.
             0 => {
-                world.ok(&["list"]);
+                host.ok(&["list"]);
             }
             1 => {
-                let output = world.call(&["adopt", "--name", &name]);
+                let output = host.call(&["adopt", "--name", &name]);
                 assert!(matches!(output.status.code(), Some(0 | 4)), "{}", errors(&output));
             }
             // The name and the CID can be had again at once, unless the VM is there.
             2 => {
-                let output =
-                    world.run(&name, &["--daemon", "--vsock-cid", "77"], &[]).output().expect("runs");
+                let output = host.run(&name, &["--daemon", "--vsock-cid", "77"], &[]).output().expect("runs");
                 assert!(matches!(output.status.code(), Some(0 | 73)), "{}", errors(&output));
             }
             _ => {}
         }
-        world.destroy(&name, &["--force"]);
-        let left: Vec<String> = processes_in(&world.dir).into_iter().map(|p| p.what).collect();
+        host.destroy(&name, &["--force"]);
+        let left: Vec<String> = processes_in(&host.dir).into_iter().map(|p| p.what).collect();
         assert!(left.iter().all(|what| what.contains(" monitor ")), "round {round}: {left:#?} {run}");
     }
     println!("{form:?}: monitors killed in the middle of a start: {hit} of {rounds}");
@@ -70,14 +69,14 @@ fn a_plain_process_monitor_killed_in_the_middle_of_a_start_leaves_nothing_that_i
 
 #[test]
 fn runs_adoptions_and_destructions_of_one_name_at_once_leave_one_vm_or_none() {
-    let world = World::new(Form::Process);
+    let host = Host::of(Form::Process);
     for _ in 0..times(4, 50) {
         let calls: Vec<_> = (0..16)
             .map(|n| {
                 let mut call = match n % 4 {
-                    0 | 1 => world.run("x", &["--daemon"], &[]),
-                    2 => world.pepita(&["destroy", "--name", "x", "--force"]),
-                    _ => world.pepita(&["adopt", "--name", "x"]),
+                    0 | 1 => host.run("x", &["--daemon"], &[]),
+                    2 => host.command(&["destroy", "--name", "x", "--force"]),
+                    _ => host.command(&["adopt", "--name", "x"]),
                 };
                 call.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program runs")
             })
@@ -87,12 +86,12 @@ fn runs_adoptions_and_destructions_of_one_name_at_once_leave_one_vm_or_none() {
             // Taken, not there, or ended by another before it was up: nothing else.
             assert!(matches!(output.status.code(), Some(0 | 4 | 73 | 75)), "{}", errors(&output));
         }
-        let found = processes_in(&world.dir);
+        let found = processes_in(&host.dir);
         let agents: Vec<_> = found.iter().filter(|p| p.what.contains("--process")).collect();
         // A daemon that its agent has forked, and that has not executed its program yet, still looks like the agent.
         let vms = agents.iter().filter(|p| agents.iter().all(|other| p.parent != Some(other.pid))).count();
         let shown: Vec<_> = agents.iter().map(|p| &p.what).collect();
         assert!(vms <= 1, "{vms} VMs of one name: {shown:#?}");
     }
-    world.destroy("x", &["--force"]);
+    host.destroy("x", &["--force"]);
 }

@@ -1,24 +1,95 @@
-//! A host for a test: a run directory of its own, the real `pepita`, and the end of every VM that was started in it.
-#![allow(dead_code, reason = "each test file uses its part")]
+//! A host for a test: a run directory of its own, the real `pepita`, and at the end the question whether anything is left.
+#![allow(dead_code, unused_imports, reason = "each test program uses its part")]
 
+mod gate;
+mod leaks;
+mod link;
+
+pub(crate) use leaks::{Counts, processes_in};
+pub(crate) use link::Link;
+
+use gate::Permit;
 use pepita_launcher::client::Client;
-use pepita_wire::MonitorRequest;
+use pepita_wire::agent::Exec;
+use pepita_wire::record::DaemonState;
+use pepita_wire::{Ask, ExecResult, ExitRecord, MonitorRequest, StatusRecord, VmId};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A run directory, and the programs that are built beside the launcher.
+/// How long something may take that has to happen, on a machine that other programs use, too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// By how much a promised deadline may be missed: for the processes that a call consists of, on a busy machine.
+pub(crate) const SLACK: Duration = Duration::from_secs(3);
+
+/// Returns how often a fault is repeated: as often as CI has time for, or (`PEPITA_LONG=1`) as often as is promised.
+pub(crate) fn times(short: usize, long: usize) -> usize {
+    if std::env::var_os("PEPITA_LONG").is_some() { long } else { short }
+}
+
+/// What runs the VMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Qemu,
+    Process,
+}
+
+/// What is expected of a test at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// VMs may be left; they are destroyed.
+    Destroy,
+    /// Nothing is left.
+    Clean,
+}
+
+/// A run directory, and the calls in it.
 pub(crate) struct Host {
-    dir: tempfile::TempDir,
+    pub(crate) dir: PathBuf,
+    pub(crate) form: Form,
     variables: Vec<(String, String)>,
+    end: End,
+    _permit: Option<Permit>,
+}
+
+fn new_dir(base: &str) -> PathBuf {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    // Short: the path of a socket ends at 108 bytes.
+    let dir = PathBuf::from(format!("{base}/pt{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a run directory");
+    dir
 }
 
 impl Host {
+    /// Makes a host whose VMs are destroyed at the end.
     pub(crate) fn new() -> Self {
-        // The path is short, because the path of a Unix socket has to be.
-        let dir = tempfile::Builder::new().prefix("pt").tempdir_in("/tmp").expect("a directory in /tmp");
-        Self { dir, variables: Vec::new() }
+        let (form, end) = (Form::Process, End::Destroy);
+        Self { dir: new_dir("/tmp"), form, variables: Vec::new(), end, _permit: None }
+    }
+
+    /// Makes a host that shares the machine with others and on which nothing may be left at the end.
+    pub(crate) fn of(form: Form) -> Self {
+        Self::clean(form, gate::enter())
+    }
+
+    /// Makes a host that has the test process to itself, so that its open files can be counted.
+    pub(crate) fn alone(form: Form) -> Self {
+        Self::clean(form, gate::enter_alone())
+    }
+
+    fn clean(form: Form, permit: Permit) -> Self {
+        // In memory, where pepita is at home (/run).
+        let dir = new_dir(Some("/dev/shm").filter(|shm| Path::new(shm).is_dir()).unwrap_or("/tmp"));
+        // One cache for all: unpacking a kernel takes a while.
+        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pepita-cache");
+        std::fs::create_dir_all(&cache).expect("a cache");
+        std::os::unix::fs::symlink(cache, dir.join(".cache")).expect("a link to the cache");
+        let host = Self { dir, form, variables: Vec::new(), end: End::Clean, _permit: Some(permit) };
+        host.with("PEPITA_AGENT", guest_file("daemonctl"))
     }
 
     /// Adds a variable to the environment of every call.
@@ -28,21 +99,23 @@ impl Host {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     /// Returns a VM's run directory.
     pub(crate) fn vm(&self, name: &str) -> PathBuf {
-        self.path().join(name)
+        self.dir.join(name)
     }
 
+    /// Returns a call, not started yet.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(pepita());
-        command.args(args).env("PEPITA_RUN_DIR", self.path()).stdin(Stdio::null());
+        command.args(args).env("PEPITA_RUN_DIR", &self.dir).stdin(Stdio::null());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 
+    /// Makes a call and waits for its end.
     pub(crate) fn call(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("pepita runs")
     }
@@ -50,18 +123,18 @@ impl Host {
     /// Makes a call that has to succeed. Returns what it printed.
     pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.call(args);
-        assert!(output.status.success(), "pepita {args:?}: {}", text(&output.stderr));
+        assert!(output.status.success(), "pepita {args:?}: {}", errors(&output));
         text(&output.stdout)
     }
 
-    /// Makes a call that has to fail with this exit code. Returns what it printed on standard error.
+    /// Makes a call that has to fail with this exit code. Returns its error.
     pub(crate) fn fails(&self, args: &[&str], code: i32) -> String {
         let output = self.call(args);
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "pepita {args:?}: {said}");
-        said
+        assert_eq!(output.status.code(), Some(code), "pepita {args:?}: {}", errors(&output));
+        text(&output.stderr)
     }
 
+    /// Makes a call that has to succeed. Returns the JSON that it printed.
     pub(crate) fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.ok(args)).expect("JSON")
     }
@@ -80,59 +153,166 @@ impl Host {
         self.ok(&[&run[..], &["--daemon", "--wait-ready"], more].concat());
     }
 
-    /// Waits without polling until a VM's status is as wanted.
-    pub(crate) fn until(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let mut client = Client::open(&self.vm(name)).expect("its monitor");
-        let deadline = Instant::now() + Duration::from_secs(30);
+    /// Returns the words of a `run` of the ticker in this host's form.
+    pub(crate) fn run_args(&self, name: &str, options: &[&str], ticker: &[&str]) -> Vec<String> {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let file = |name| guest_file(name).to_string_lossy().into_owned();
+        let (machine, daemon) = match self.form {
+            Form::Qemu => {
+                let (kernel, rootfs) = (file("vmlinuz"), file("ticker.cpio"));
+                let machine = ["--memory", "128", "--kernel", &kernel, "--rootfs", &rootfs];
+                (words(&machine), "/usr/bin/ticker".to_owned())
+            }
+            Form::Process => (words(&["--vmm", "process"]), file("ticker")),
+        };
+        let head = words(&["run", "--json", "--name", name]);
+        [head, machine, words(options), words(&["--", &daemon]), words(ticker)].concat()
+    }
+
+    /// Returns a `run` of the ticker, not started yet.
+    pub(crate) fn run(&self, name: &str, options: &[&str], ticker: &[&str]) -> Command {
+        let words = self.run_args(name, options, ticker);
+        self.command(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Starts the ticker in a VM and leaves it.
+    pub(crate) fn start(&self, name: &str, ticker: &[&str]) -> StatusRecord {
+        self.start_with(name, &[], ticker)
+    }
+
+    /// Starts the ticker in a VM, with more options, and leaves it.
+    pub(crate) fn start_with(&self, name: &str, options: &[&str], ticker: &[&str]) -> StatusRecord {
+        let options: Vec<&str> = ["--daemon"].iter().chain(options).copied().collect();
+        let output = self.run(name, &options, ticker).output().expect("pepita runs");
+        assert!(output.status.success(), "run {name}: {}", errors(&output));
+        serde_json::from_slice(&output.stdout).expect("a status record")
+    }
+
+    /// Starts the ticker in a VM and waits until it has said READY.
+    pub(crate) fn ready(&self, name: &str, ticker: &[&str]) -> StatusRecord {
+        self.start(name, ticker);
+        self.until(name, |status| status.daemon.state == DaemonState::Ready)
+    }
+
+    /// Watches a VM until its status is as wanted. An end before that is a failure.
+    pub(crate) fn until(&self, name: &str, wanted: impl Fn(&StatusRecord) -> bool) -> StatusRecord {
+        let deadline = Instant::now() + PATIENCE;
+        let mut client = Client::open(&self.vm(name)).unwrap_or_else(|e| panic!("monitor of {name}: {e}"));
         let mut since = 0;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let watch = MonitorRequest::Watch { since };
-            let answer = client.ask(watch, Some(left.max(Duration::from_millis(1))));
-            let status = answer.expect("its monitor answers in time").expect("it may be watched");
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let status = client.watch(since, Some(left)).unwrap_or_else(|e| panic!("watching {name}: {e}"));
             if wanted(&status) {
                 return status;
             }
-            since = status["generation"].as_u64().expect("a generation");
+            assert!(!status.state.is_terminal(), "{name} ended: {:?}", status.exit);
+            since = status.revision;
+        }
+    }
+
+    pub(crate) fn status(&self, name: &str) -> StatusRecord {
+        serde_json::from_str(&self.ok(&["status", "--name", name])).expect("a status record")
+    }
+
+    /// Waits for the end of a VM.
+    pub(crate) fn exit(&self, name: &str) -> ExitRecord {
+        let patience = format!("{}s", PATIENCE.as_secs());
+        serde_json::from_str(&self.ok(&["wait", "--name", name, "--timeout", &patience])).expect("a record")
+    }
+
+    /// Destroys a VM. Returns how long that took.
+    pub(crate) fn destroy(&self, name: &str, options: &[&str]) -> Duration {
+        let began = Instant::now();
+        self.ok(&[&["destroy", "--name", name], options].concat());
+        assert!(!self.vm(name).exists(), "{name} has left its run directory");
+        began.elapsed()
+    }
+
+    /// Talks to a guest agent, as a supervisor does.
+    pub(crate) fn link(&self, name: &str) -> Link {
+        Link::open(&self.vm(name), self.status(name).incarnation)
+    }
+
+    /// Asks a monitor for something that it has to grant.
+    pub(crate) fn ask(&self, name: &str, request: MonitorRequest) -> Value {
+        let answer = pepita_launcher::client::ask(&self.vm(name), request.clone()).expect("a monitor");
+        answer.unwrap_or_else(|e| panic!("{request:?}: {e}"))
+    }
+
+    /// Runs a command in a guest to its end. 0 = the agent's own time limit.
+    pub(crate) fn exec(&self, name: &str, command: &[&str], timeout_ms: u64) -> ExecResult {
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        let exec = Ask::Exec(Exec { command, timeout_ms, bulk: false });
+        serde_json::from_value(self.ask(name, MonitorRequest::Forward(exec))).expect("a result")
+    }
+
+    fn print_monitor_logs(&self) {
+        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| VmId::new(name).is_ok()) {
+                let log = std::fs::read_to_string(entry.path().join("monitor.log")).unwrap_or_default();
+                eprintln!("{}: the monitor's log:\n{log}", entry.path().display());
+            }
         }
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        for name in self.ok(&["list", "--format", "name"]).lines() {
-            self.call(&["destroy", "--force", "--name", name]);
+        let has_failed = std::thread::panicking();
+        if has_failed {
+            self.print_monitor_logs();
         }
-        let left = processes_in(self.path());
-        if !std::thread::panicking() {
-            assert_eq!(left, Vec::<u32>::new(), "processes were left behind");
+        let left = match self.end {
+            End::Destroy => {
+                let names = text(&self.call(&["list", "--format", "name"]).stdout);
+                for name in names.lines() {
+                    self.call(&["destroy", "--force", "--name", name]);
+                }
+                leaks::end_processes(&self.dir)
+            }
+            End::Clean => leaks::clear(&self.dir),
+        };
+        let _ = std::fs::remove_dir_all(&self.dir);
+        if !has_failed {
+            assert!(left.is_empty(), "left behind: {left:#?}");
         }
     }
 }
 
-/// The launcher that Cargo has built for this test.
+/// Returns the launcher that Cargo has built for this test.
 pub(crate) fn pepita() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_pepita"))
 }
 
-/// A program of the workspace that lies beside the launcher.
+/// Returns a program of the workspace that lies beside the launcher.
 pub(crate) fn program(name: &str) -> String {
     let path = pepita().with_file_name(name);
     assert!(path.exists(), "{} is missing: cargo build --workspace --bins", path.display());
     path.to_string_lossy().into_owned()
 }
 
-/// Kernel and root file system for a real microVM.
-pub(crate) fn images() -> (PathBuf, PathBuf) {
-    let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.guest");
-    let images = (guest.join("vmlinuz"), guest.join("ticker.cpio"));
-    for image in [&images.0, &images.1] {
-        assert!(image.exists(), "{} is missing: run ./scripts/setup.sh", image.display());
-    }
-    images
+/// Returns a file that `scripts/setup.sh` makes. Without it there is nothing to test, and no test passes.
+pub(crate) fn guest_file(name: &str) -> PathBuf {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let path = match name {
+        // It lies where the agent was built.
+        "ticker" => top.join(".guest/daemonctl").canonicalize().unwrap_or_default().with_file_name("ticker"),
+        name => top.join(".guest").join(name),
+    };
+    path.canonicalize().unwrap_or_else(|e| {
+        panic!(
+            "{}: {e}: run `make setup` (scripts/setup.sh) first, it brings kernel and images",
+            path.display()
+        )
+    })
 }
 
-/// A file beside the tests.
+/// Returns kernel and root file system for a real microVM.
+pub(crate) fn images() -> (PathBuf, PathBuf) {
+    (guest_file("vmlinuz"), guest_file("ticker.cpio"))
+}
+
+/// Returns a file beside the tests.
 pub(crate) fn beside(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
 }
@@ -141,10 +321,20 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Processes that work in a directory or below it.
-pub(crate) fn processes_in(dir: &Path) -> Vec<u32> {
-    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir)))
-        .collect()
+/// Returns how a call ended and its error.
+pub(crate) fn errors(output: &Output) -> String {
+    format!("{}: {}", output.status, text(&output.stderr).trim())
+}
+
+/// Prints what was measured: the middle, the 99th of 100, the worst.
+pub(crate) fn figure(what: &str, mut all: Vec<Duration>) {
+    all.sort();
+    let at = |share: usize| all[(all.len() * share / 100).min(all.len() - 1)];
+    println!("{what}: n={} p50={:?} p99={:?} max={:?}", all.len(), at(50), at(99), at(100));
+}
+
+/// Sends a signal.
+pub(crate) fn kill(pid: Option<u32>, signal: rustix::process::Signal) {
+    let pid = pid.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)).expect("a pid");
+    rustix::process::kill_process(pid, signal).expect("a process");
 }

@@ -1,14 +1,15 @@
-//! What is left of a world: processes, run directories, claims on CIDs, sockets, open files.
+//! What is left on a host: processes, run directories, claims on CIDs, sockets, open files.
 
+use pepita_launcher::host::wait::wait_readable;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A monitor takes its leave of its clients for a second at most.
+/// How long processes may take to end by themselves: a monitor waits for its clients for a second.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// A process of a world: it works in its run directory, was told of it, or inherited it.
+/// A process of a host: its current directory, its arguments or its environment name the run directory.
 pub(crate) struct Found {
     pub(crate) pid: u32,
     pub(crate) parent: Option<u32>,
@@ -16,7 +17,7 @@ pub(crate) struct Found {
     handle: OwnedFd,
 }
 
-/// The processes of a world, by current directory, arguments and environment.
+/// Returns the processes of a host, by current directory, arguments and environment.
 pub(crate) fn processes_in(dir: &Path) -> Vec<Found> {
     let needle = dir.as_os_str().as_encoded_bytes();
     let has = |bytes: &[u8]| {
@@ -47,21 +48,27 @@ pub(crate) fn processes_in(dir: &Path) -> Vec<Found> {
     found.collect()
 }
 
-/// Says what is left, and ends it.
-pub(super) fn clear(dir: &Path) -> Vec<String> {
+/// Ends all processes of a host. Returns those that do not end by themselves.
+pub(super) fn end_processes(dir: &Path) -> Vec<String> {
     let deadline = Instant::now() + FAREWELL;
     let mut left = Vec::new();
     for process in processes_in(dir) {
         let time = deadline.saturating_duration_since(Instant::now());
-        if !pepita_launcher::host::wait::wait_readable(&process.handle, time) {
+        if !wait_readable(&process.handle, time) {
             left.push(process.what);
         }
     }
-    // What was started meanwhile, too.
+    // Those that were started meanwhile, too.
     for process in processes_in(dir) {
         let _ = pidfd_send_signal(&process.handle, Signal::KILL);
-        pepita_launcher::host::wait::wait_readable(&process.handle, FAREWELL);
+        wait_readable(&process.handle, FAREWELL);
     }
+    left
+}
+
+/// Ends all processes of a host. Returns everything that was left.
+pub(super) fn clear(dir: &Path) -> Vec<String> {
+    let mut left = end_processes(dir);
     left.extend(entries(dir).into_iter().filter(|name| name != ".cache" && name != ".cids"));
     left.extend(entries(&dir.join(".cids")).into_iter().map(|cid| format!("CID {cid}")));
     left.extend(sockets(dir));
@@ -73,7 +80,7 @@ fn entries(dir: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Bound Unix sockets, whether or not their files are still there.
+/// Returns the bound Unix sockets, whether or not their files are still there.
 fn sockets(dir: &Path) -> Vec<String> {
     let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let inside = format!("{}/", dir.display());
@@ -85,7 +92,7 @@ fn sockets(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Counts that have to be the same before and after.
+/// What has to be the same before and after.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
     processes: usize,
@@ -96,10 +103,10 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// Now. The processes that end at this moment are waited for.
+    /// Counts. Processes that end at this moment are waited for.
     pub(crate) fn of(dir: &Path) -> Self {
         for process in processes_in(dir) {
-            pepita_launcher::host::wait::wait_readable(&process.handle, FAREWELL);
+            wait_readable(&process.handle, FAREWELL);
         }
         Self {
             processes: processes_in(dir).len(),

@@ -52,12 +52,12 @@ impl Link {
         }
     }
 
-    /// Asks; what is told meanwhile is kept for [`Link::until`].
+    /// Asks for something that has to be granted. Events that come meanwhile are kept for [`Link::until`].
     pub(crate) fn ask(&mut self, method: &str, params: Value) -> Value {
         self.outcome(method, params).unwrap_or_else(|e| panic!("{method}: {e}"))
     }
 
-    /// The same, and it may be refused.
+    /// Asks for something that may be refused.
     pub(crate) fn outcome(&mut self, method: &str, params: Value) -> Outcome {
         self.id += 1;
         self.stream.write_all(&ToGuest::request(self.id, method, params).encode()).expect("it reads");
@@ -72,14 +72,14 @@ impl Link {
         }
     }
 
-    /// What comes raw after an answer, to its end.
+    /// Returns what comes raw after an answer, to its end.
     pub(crate) fn rest(mut self) -> Vec<u8> {
         let mut bytes = self.lines.into_rest();
         self.stream.read_to_end(&mut bytes).expect("the agent hangs up");
         bytes
     }
 
-    /// Watches until this was told.
+    /// Watches until an event is as wanted.
     pub(crate) fn until(&mut self, so: impl Fn(&GuestEvent) -> bool) -> GuestEvent {
         loop {
             if let Some(at) = self.events.iter().position(&so) {
@@ -91,7 +91,7 @@ impl Link {
         }
     }
 
-    /// Asks to be told all there was and will be.
+    /// Asks to be told all events, past and to come.
     pub(crate) fn watch(&mut self) {
         self.ask("watch", json!({ "since": 0 }));
     }

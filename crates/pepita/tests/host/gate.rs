@@ -1,4 +1,4 @@
-//! How many worlds there are at once: a machine with two CPUs boots two or three VMs as fast as one.
+//! How many hosts there are at once: a machine with two CPUs boots two or three VMs as fast as one.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
