@@ -2,7 +2,7 @@
 //!
 //! Runs nothing. A test sends every command through the launcher's own parser, so that the two cannot drift apart.
 
-use crate::spec::{Cid, Incarnation, Signal, VmId, VmSpec};
+use crate::spec::{Cid, Incarnation, MachineSpec, Signal, VmId, VmSpec};
 use pepita_wire::LaunchSpec;
 use std::ffi::OsString;
 
@@ -50,20 +50,45 @@ pub fn run(launch: &Launch) -> Vec<OsString> {
 /// Returns the launch specification that `--spec -` reads. Secrets of the environment have no place in an argv, which
 /// every process of the host can read.
 pub fn specification(launch: &Launch) -> LaunchSpec {
-    let (spec, machine) = (&launch.spec, &launch.spec.machine);
-    let labels = [(OWNER_LABEL, launch.owner.clone()), (CONFIG_LABEL, spec.fingerprint())];
+    // Both sides are named in full, so that a new field does not compile until its way to the launcher is decided here.
+    let VmSpec {
+        name: _,
+        machine,
+        cid: _,
+        command,
+        env,
+        restart: _,
+        start,
+        stop: _,
+        health: _,
+        standby: _,
+        autostart: _,
+        significant: _,
+    } = &launch.spec;
+    let MachineSpec { vcpus, memory_mb, kernel: _, rootfs: _, port, vmm } = machine;
+    let labels = [(OWNER_LABEL, launch.owner.clone()), (CONFIG_LABEL, launch.spec.fingerprint())];
     LaunchSpec {
         incarnation: Some(launch.incarnation.0),
-        vmm: Some(machine.vmm.to_string()),
-        cpus: Some(machine.vcpus),
-        memory_mb: Some(machine.memory_mb.into()),
-        vsock_port: Some(machine.port.0),
-        ready_timeout_ms: Some(u64::try_from(spec.start.timeout.as_millis()).unwrap_or(u64::MAX)),
+        vmm: Some(vmm.to_string()),
+        cpus: Some(*vcpus),
+        memory_mb: Some((*memory_mb).into()),
+        vsock_port: Some(port.0),
+        ready_timeout_ms: Some(u64::try_from(start.timeout.as_millis()).unwrap_or(u64::MAX)),
         hold: launch.hold,
-        command: spec.command.clone(),
-        env: spec.env.clone(),
+        command: command.clone(),
+        env: env.clone(),
         labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
-        ..LaunchSpec::default()
+        // Options of the command line.
+        name: None,
+        kernel: None,
+        rootfs: None,
+        vsock_cid: None,
+        // The launcher decides.
+        initrd: None,
+        kernel_package: None,
+        accel: None,
+        vsock: None,
+        cmdline_append: None,
     }
 }
 

@@ -67,21 +67,21 @@ impl Datum for PathBuf {
     }
 }
 
-impl Datum for Option<PathBuf> {
+impl<T: Datum> Datum for Option<T> {
     fn to_json(&self) -> Value {
-        self.as_ref().map_or(Value::Null, Datum::to_json)
+        self.as_ref().map_or(Value::Null, T::to_json)
     }
     fn from_json(value: &Value) -> Option<Self> {
-        if value.is_null() { Some(None) } else { PathBuf::from_json(value).map(Some) }
+        if value.is_null() { Some(None) } else { T::from_json(value).map(Some) }
     }
 }
 
-impl Datum for Option<Cid> {
+impl Datum for Cid {
     fn to_json(&self) -> Value {
-        json!(self.map(Cid::get))
+        json!(self.get())
     }
     fn from_json(value: &Value) -> Option<Self> {
-        if value.is_null() { Some(None) } else { Cid::new(u32::from_json(value)?).ok().map(Some) }
+        Self::new(u32::from_json(value)?).ok()
     }
 }
 

@@ -164,7 +164,8 @@ macro_rules! rows {
             $($field:ident $name:literal $kind:expr, $effect:ident, $doc:literal $(, no $default:ident)?;)*
         }
     )*) => {{
-        // Takes each part to pieces, so that a field is neither forgotten nor invented.
+        // Takes each part to pieces, so that a field is neither forgotten nor invented: "pattern requires `..` due to
+        // inaccessible fields" says that a field of the structure has no row.
         $(const _: fn(&$part) = |$part { $($field: _,)* $($($other: _,)*)? }| ();)*
         &[$($(Row {
             name: $name,
