@@ -1,6 +1,7 @@
-//! Whole trees under random weather: failures, commands, reloads, changes, killed actors, lost monitors, a supervisor
-//! that is itself killed. Whatever happens, nothing runs twice, nothing is lost, and when the storm is over the tree
-//! comes to rest. A run that fails tells its seed: `PEPITA_STORM_SEED=<seed>` repeats it, `PEPITA_STORM_RUNS` sets how many.
+//! Whole trees under random operations: failures, commands, reloads, changes, killed actors, lost monitors, a supervisor
+//! that is itself killed. Whatever happens, no VM runs twice, none is lost, and when the operations end the tree comes
+//! to rest. A run that fails tells its seed: `PEPITA_SIMULATION_SEED=<seed>` repeats it, `PEPITA_SIMULATION_RUNS` sets
+//! how many there are.
 
 mod random_ops;
 
@@ -13,24 +14,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Says which run it was, if it fails.
+/// Prints the seed of a run that fails.
 struct Seed(u64);
 
 impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("PEPITA_STORM_SEED={} repeats this run", self.0);
+            eprintln!("PEPITA_SIMULATION_SEED={} repeats this run", self.0);
         }
     }
 }
 
 fn runs() -> u64 {
-    std::env::var("PEPITA_STORM_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(500)
+    std::env::var("PEPITA_SIMULATION_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(500)
 }
 
-/// Every second seed, so that two tests share the work.
+/// Runs every second seed, so that two tests share the work.
 fn all(offset: u64) {
-    match std::env::var("PEPITA_STORM_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    match std::env::var("PEPITA_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) if seed % 2 == offset => run(seed),
         Some(_) => {}
         None => (1..=runs()).filter(|seed| seed % 2 == offset).for_each(run),
@@ -48,11 +49,11 @@ fn whatever_happens_nothing_runs_twice_and_all_come_to_rest_odd() {
 }
 
 fn run(seed: u64) {
-    let said = Seed(seed);
+    let guard = Seed(seed);
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(simulate(seed));
-    drop(said);
+    drop(guard);
 }
 
 async fn start(host: &Host, spec: &TreeSpec) -> Tree {
@@ -80,13 +81,13 @@ async fn simulate(seed: u64) {
             tree = start(&host, &ops.spec(&spec)).await;
             log = Log::of(&tree);
         } else {
-            ops.strikes(&host, &tree).await;
+            ops.apply_one(&host, &tree).await;
         }
         assert_eq!(host.faults(), Vec::<String>::new(), "what must never happen: {:#?}", log.lines);
         unique(&tree.status(), &host);
     }
     host.calms_down();
-    ops.resumes(&host, &tree).await;
+    ops.calm_down(&host, &tree).await;
     tokio::time::sleep(Duration::from_secs(900)).await;
     log.read();
     at_rest(&tree, &tree.spec().await, &host, &log);
@@ -107,7 +108,7 @@ async fn simulate(seed: u64) {
     assert_eq!(host.faults(), Vec::<String>::new(), "what must never happen: {:#?}", log.lines);
 }
 
-/// Every CID is held once; what runs has the one that is shown.
+/// Asserts that every CID is held once, and that a VM that runs has the one that the status shows.
 fn unique(status: &TreeStatus, host: &Host) {
     let mut held: BTreeMap<Cid, String> = BTreeMap::new();
     for vm in status.vms() {
@@ -123,11 +124,11 @@ fn unique(status: &TreeStatus, host: &Host) {
     }
 }
 
-/// With time passing and nothing happening, all that is to be up is up, or is down for a reason.
+/// Asserts that every VM that is to be up is up, or is down for a reason.
 fn at_rest(tree: &Tree, spec: &Option<TreeSpec>, host: &Host, log: &Log) {
     let status = tree.status();
     let failed = |vm: &VmStatus| matches!(vm.phase, VmPhase::Failed(_));
-    // One that failed makes those wait that come after it: in its group, and in the groups after that one.
+    // A VM that failed makes the VMs after it wait: in its group, and in the groups after that one.
     let mut held: BTreeSet<&str> = BTreeSet::new();
     for group in &status.groups {
         let after = spec.iter().flat_map(|spec| &spec.groups).find(|known| known.name == group.name);
@@ -144,8 +145,8 @@ fn at_rest(tree: &Tree, spec: &Option<TreeSpec>, host: &Host, log: &Log) {
             let at_rest = match &vm.phase {
                 VmPhase::Ready => vm.wanted,
                 VmPhase::Completed | VmPhase::Failed(_) => true,
-                // Taken down with its siblings, and not to be restarted; or with its group, of which the operator has
-                // brought back another one.
+                // The VM was taken down with its siblings and is not to be restarted; or it was taken down with its
+                // group, of which the operator has brought back another VM.
                 VmPhase::Stopped => !vm.wanted || never || log.ended.contains(group.name.as_str()),
                 VmPhase::Waiting => held.contains(group.name.as_str()),
                 _ => false,
@@ -163,16 +164,16 @@ fn at_rest(tree: &Tree, spec: &Option<TreeSpec>, host: &Host, log: &Log) {
     assert_eq!(running, expected, "what runs is what is shown: {status:#?} {:#?}", log.lines);
 }
 
-/// All that a tree has told: numbered without a gap, and incarnations only grow.
+/// The events of a tree: their numbers have no gap, and incarnations only grow.
 struct Log {
     events: pepita_supervisor::observe::Events,
     policies: BTreeMap<String, Restart>,
     last: u64,
     newest: BTreeMap<String, u64>,
     lines: Vec<String>,
-    /// Groups that were down once.
+    /// Groups that have been down.
     ended: BTreeSet<String>,
-    /// The tree has not ended by itself.
+    /// Whether the tree has not ended by itself.
     up: bool,
 }
 
@@ -188,7 +189,7 @@ impl Log {
         self.policies.get(vm).copied()
     }
 
-    /// What there is by now.
+    /// Reads the events that there are by now.
     fn read(&mut self) {
         loop {
             let next = std::pin::pin!(self.events.next());

@@ -1,4 +1,4 @@
-//! What the weather does: random trees, random lives of VMs, random blows.
+//! Random trees, random plans of what becomes of launches, and random operations on a tree that runs.
 
 use crate::support::{Fate, Host, Plan, group, tree, vm};
 use pepita_supervisor::cid::CidMsg;
@@ -18,14 +18,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-/// All VMs that a tree may ever have. What a name stands for is fixed, so that a reload knows it, too.
+/// All VMs that a tree may ever have. The policy of a name is fixed, so that a reload knows it, too.
 const NAMES: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
 
 const POLICIES: [Restart; 4] = [Restart::Always, Restart::OnFailure, Restart::Never, Restart::UnlessStopped];
 
 fn policy(name: &str) -> Restart {
     let place = NAMES.iter().position(|known| *known == name).expect("one of them");
-    // Those that are never restarted are the rarer ones.
+    // VMs that are never restarted are the rarer ones.
     [0, 1, 1, 3, 1, 0, 2, 1, 0].map(|policy: usize| POLICIES[policy])[place]
 }
 
@@ -35,9 +35,9 @@ pub(super) fn policies() -> BTreeMap<String, Restart> {
 
 pub(super) struct RandomOps {
     random: fastrand::Rng,
-    /// The specification in force, as far as we have changed it.
+    /// The specification in force, if the simulation has changed it.
     current: Option<TreeSpec>,
-    /// It keeps its state on the disk, and may be killed.
+    /// Whether the supervisor keeps its state on the disk, and may be killed.
     mortal: bool,
 }
 
@@ -62,7 +62,7 @@ impl RandomOps {
         self.random.u32(5..40)
     }
 
-    /// Often shorter than anything takes, sometimes long enough for all.
+    /// Returns a pause: often shorter than any step of a VM takes, sometimes long enough for all of them.
     pub(super) fn pause(&mut self) -> Duration {
         match self.random.u32(..10) {
             0..4 => self.ms(0, 30),
@@ -144,7 +144,7 @@ impl RandomOps {
         vm
     }
 
-    /// What becomes of launches.
+    /// Plans what becomes of launches.
     pub(super) fn plans(&mut self, host: &Host, spec: &TreeSpec) {
         for vm in spec.groups.iter().flat_map(|group| &group.vms) {
             let plans: Vec<Plan> = (0..self.random.usize(..12)).map(|_| self.plan()).collect();
@@ -172,8 +172,8 @@ impl RandomOps {
         }
     }
 
-    /// One blow.
-    pub(super) async fn strikes(&mut self, host: &Host, tree: &Tree) {
+    /// Applies one random operation.
+    pub(super) async fn apply_one(&mut self, host: &Host, tree: &Tree) {
         let alive = host.alive();
         let shown: Vec<String> = tree.status().vms().map(|vm| vm.name.to_string()).collect();
         match self.random.u32(..14) {
@@ -185,7 +185,7 @@ impl RandomOps {
             5..8 if !shown.is_empty() => {
                 let commands = [Command::Start, Command::Stop, Command::Restart, Command::Reset];
                 let vm = self.pick(&shown);
-                // It may be refused: on its way out, or the tree is stopping.
+                // A refusal is allowed: the VM is being removed, or the tree is stopping.
                 let _ = tree.command(&vm, self.pick(&commands)).await;
             }
             8 if !shown.is_empty() => {
@@ -193,7 +193,7 @@ impl RandomOps {
                 let _ = if self.one_in(2) { tree.pause(&vm).await } else { tree.resume(&vm).await };
             }
             9 => self.changes(tree).await,
-            10..14 => self.kills_an_actor(tree),
+            10..14 => self.kill_an_actor(tree),
             _ => {}
         }
     }
@@ -238,7 +238,7 @@ impl RandomOps {
         }
     }
 
-    fn kills_an_actor(&mut self, tree: &Tree) {
+    fn kill_an_actor(&mut self, tree: &Tree) {
         let mut actors = tree.root().get_children();
         let mut next = actors.clone();
         while let Some(actor) = next.pop() {
@@ -254,15 +254,15 @@ impl RandomOps {
             actor.kill();
             return;
         }
-        // Of which kind it is, its mailbox knows.
+        // The kind of an actor is known from the messages that its mailbox takes.
         let _ = actor.send_message(VmMsg::Panic);
         let _ = actor.send_message(GroupMsg::Panic);
         let _ = actor.send_message(CidMsg::Panic);
         let _ = actor.send_message(ExecutorMsg::Panic);
     }
 
-    /// What was paused goes on, and guests that were silent answer.
-    pub(super) async fn resumes(&mut self, host: &Host, tree: &Tree) {
+    /// Resumes paused VMs and lets silent guests answer.
+    pub(super) async fn calm_down(&mut self, host: &Host, tree: &Tree) {
         for _ in 0..3 {
             for vm in host.alive() {
                 host.becomes(&vm, |plan| (plan.answers, plan.end) = (true, None));
