@@ -20,57 +20,24 @@
 mod answer;
 mod call;
 mod client;
+mod hooks;
 mod server;
 mod session;
 mod socket;
 
 pub use call::{Call, ShutdownMode};
 pub use client::{Client, ClientError, Received};
+pub use hooks::Hooks;
 pub use socket::{ControlError, Socket};
 
-use crate::spec::TreeSpec;
 use crate::tree::Tree;
-use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// How long clients have to take their last answers.
 const GOODBYE: Duration = Duration::from_secs(2);
-
-/// What the host program adds to a control socket.
-#[derive(Clone, Default)]
-pub struct Hooks {
-    load: Option<Load>,
-    on_command: Option<OnCommand>,
-}
-
-type Load = Arc<dyn Fn() -> Result<TreeSpec, String> + Send + Sync>;
-type OnCommand = Arc<dyn Fn(&Call) + Send + Sync>;
-
-impl Hooks {
-    /// Sets what reads the configuration anew, for `plan` and `reload`; `load` may block. Without it these two are refused.
-    #[must_use]
-    pub fn load(mut self, load: impl Fn() -> Result<TreeSpec, String> + Send + Sync + 'static) -> Self {
-        self.load = Some(Arc::new(load));
-        self
-    }
-
-    /// Sets what is told each call that changes something, before the call is carried out.
-    #[must_use]
-    pub fn on_command(mut self, on_command: impl Fn(&Call) + Send + Sync + 'static) -> Self {
-        self.on_command = Some(Arc::new(on_command));
-        self
-    }
-}
-
-impl fmt::Debug for Hooks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hooks").field("load", &self.load.is_some()).finish_non_exhaustive()
-    }
-}
 
 /// Opens the control socket of a tree. To have the socket before anything is started, use [`Socket::claim`].
 ///

@@ -26,25 +26,24 @@ mod survey;
 
 pub use check::{SpecError, check};
 pub use error::{ChangeError, NotReady, StartError, TreeEnd};
+#[doc(hidden)]
+pub use start::Parts;
 
-use crate::executor::{Launcher, Pepita, Runner, find};
+use crate::executor::{Launcher, Runner, find};
 use crate::group::{AskError, Command, Refused, VmRequest};
 use crate::journal::Journal;
-use crate::observe::{Bus, EventKind, Events, StatusTable, TreeStatus, VmPhase};
+use crate::observe::{EventKind, Events, TreeStatus, VmPhase};
 use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, Plan, Signal, TreeSpec, VmName, VmSpec};
-use crate::vm::{HostSockets, Sockets};
 use change::Change;
 use error::Progress;
 use pepita_wire::Ask;
 #[cfg(feature = "test-hooks")]
 use ractor::ActorCell;
-use ractor::ActorRef;
 use root::RootMsg;
 use serde_json::Value;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
 
 /// A running supervision tree. Clones are the same tree.
 ///
@@ -52,36 +51,7 @@ use tokio::sync::watch;
 /// nothing. Questions and commands are answered at once, also while VMs start, stop or fail.
 #[derive(Debug, Clone)]
 pub struct Tree {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    name: Arc<str>,
-    root: ActorRef<RootMsg>,
-    bus: Bus,
-    status_table: StatusTable,
-    /// The events from the very start, for the first reader.
-    first: Mutex<Option<Events>>,
-    progress: watch::Receiver<Progress>,
-    end: watch::Receiver<Option<TreeEnd>>,
-    runner: Runner,
-}
-
-/// The way of a tree to the world. A test hands in its own.
-#[derive(Debug, Clone)]
-pub struct Parts {
-    /// Calls the launcher.
-    pub pepita: Arc<dyn Pepita>,
-    /// Opens connections to monitors and guests.
-    pub sockets: Arc<dyn Sockets>,
-}
-
-impl Parts {
-    /// Returns what a tree on this host uses, with a launcher that was found.
-    pub(crate) fn host(launcher: Launcher) -> Self {
-        Self { pepita: Arc::new(launcher), sockets: Arc::new(HostSockets) }
-    }
+    inner: Arc<start::Inner>,
 }
 
 impl Tree {
@@ -115,7 +85,7 @@ impl Tree {
 
     /// Starts a tree whose journal is open already.
     pub(crate) async fn start_in(spec: TreeSpec, journal: Journal, parts: Parts) -> Result<Self, StartError> {
-        start::start(spec, journal, parts).await
+        Ok(Self { inner: Arc::new(start::start(spec, journal, parts).await?) })
     }
 
     /// Returns the supervisor's name.

@@ -1,7 +1,7 @@
 //! Carries out the calls of clients, and puts the outcome into the words of the wire.
 
-use super::Hooks;
 use super::call::{Call, ShutdownMode};
+use super::hooks::Hooks;
 use crate::executor::find;
 use crate::group::{AskError, Refused};
 use crate::spec::{GroupSpec, Strategy, TreeSpec};

@@ -1,8 +1,8 @@
 //! Accepts clients, and talks to each in a task of its own. A client that does not read is not read from either, and
 //! misses events: it costs a socket, not memory.
 
-use super::Hooks;
 use super::answer::carry_out;
+use super::hooks::Hooks;
 use super::session::{self, Action, Session};
 use crate::observe::{Events, Received};
 use crate::tree::Tree;

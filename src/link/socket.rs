@@ -1,7 +1,7 @@
 //! Moves the bytes of one connection, both ways, in a task of its own.
 
-use super::LinkMsg;
 use super::dial::Stream;
+use super::message::LinkMsg;
 use ractor::ActorRef;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,6 +1,7 @@
 //! The root actor: owns the groups and the actors that they all use. The actor only translates: messages become questions
 //! to the [`Schedule`] and, at the end, to the [`Shutdown`]; their answers become effects.
 
+mod children;
 mod spawn;
 
 use super::change::{Change, GroupUpdate, group_updates};
@@ -20,9 +21,9 @@ use crate::observe::{Bus, EventKind, StatusTable};
 use crate::reply::Reply;
 use crate::spec::{GroupName, Plan, TreeSpec, VmName};
 use crate::vm::{Services, Sockets};
+use children::{ChildKind, GroupHandle, ServiceActors};
 use pepita_wire::StatusRecord;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use spawn::{ChildKind, GroupHandle, ServiceActors};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -130,7 +131,7 @@ impl Actor for Root {
         }
         let ledger = Ledger::new(pool);
         let ServiceActors { cids, executor, children } =
-            ServiceActors::spawn(&me, ledger.clone(), runner.clone()).await?;
+            ServiceActors::spawn(&me.get_cell(), ledger.clone(), runner.clone()).await?;
         let services = Services { executor, cids, sockets, owner: Arc::clone(runner.owner()) };
         let mut state = RootState {
             schedule: Schedule::new(&spec),

@@ -1,20 +1,50 @@
 //! Starts a tree: reads what there is, destroys what no configuration has, and spawns the root.
 
 use super::error::{Progress, StartError, TreeEnd};
-use super::root::{Outcome, Root, RootArgs};
+use super::root::{Outcome, Root, RootArgs, RootMsg};
 use super::survey::Survey;
-use super::{Inner, Parts, Tree};
-use crate::executor::{ExecutorMsg, Runner};
+use crate::executor::{ExecutorMsg, Launcher, Pepita, Runner};
 use crate::journal::{Journal, Unreadable};
-use crate::observe::{Bus, EventKind, StatusTable};
+use crate::observe::{Bus, EventKind, Events, StatusTable};
 use crate::spec::{Orphans, TreeSpec, VmName};
-use ractor::Actor;
+use crate::vm::{HostSockets, Sockets};
+use ractor::{Actor, ActorRef};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Result<Tree, StartError> {
+/// What all handles to one tree share.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) name: Arc<str>,
+    pub(super) root: ActorRef<RootMsg>,
+    pub(super) bus: Bus,
+    pub(super) status_table: StatusTable,
+    /// The events from the very start, for the first reader.
+    pub(super) first: Mutex<Option<Events>>,
+    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) end: watch::Receiver<Option<TreeEnd>>,
+    pub(super) runner: Runner,
+}
+
+/// The way of a tree to the world. A test hands in its own.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Calls the launcher.
+    pub pepita: Arc<dyn Pepita>,
+    /// Opens connections to monitors and guests.
+    pub sockets: Arc<dyn Sockets>,
+}
+
+impl Parts {
+    /// Returns what a tree on this host uses, with a launcher that was found.
+    pub(crate) fn host(launcher: Launcher) -> Self {
+        Self { pepita: Arc::new(launcher), sockets: Arc::new(HostSockets) }
+    }
+}
+
+pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Result<Inner, StartError> {
     let runner = Runner::new(parts.pepita, spec.max_parallel_launches, spec.name.as_str().into());
     let records = runner.ask(|reply| ExecutorMsg::List { reply }).await?;
     let survey = Survey::of(&records, &spec, |vm| journal.ended(vm));
@@ -57,9 +87,7 @@ pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Res
         after.close();
         told.send_replace(Some(end));
     });
-    let inner =
-        Inner { name, root, bus, status_table, first: Mutex::new(Some(first)), progress: seen, end, runner };
-    Ok(Tree { inner: Arc::new(inner) })
+    Ok(Inner { name, root, bus, status_table, first: Mutex::new(Some(first)), progress: seen, end, runner })
 }
 
 /// Destroys the VMs that no configuration has, and removes what is left of VMs that have ended, before anything is started:

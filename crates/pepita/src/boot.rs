@@ -19,22 +19,21 @@
 
 mod adopt;
 mod claim;
+mod setup;
 mod start;
 
 pub(crate) use claim::Requested;
 
-use crate::error::{About, CallError, call_error};
-use crate::monitor::{Address, Answer, Control, Starter};
-use crate::rundir::{RunDir, layout};
-use crate::vm_config::{VmConfig, VmmKind};
+use crate::error::{About, call_error};
+use crate::monitor::{Answer, Starter};
+use crate::rundir::RunDir;
 use adopt::Adoption;
 use pepita_wire::VmId;
-use pepita_wire::record::{CallErrorKind, Transport};
+use pepita_wire::record::CallErrorKind;
 use serde::{Deserialize, Serialize};
 use start::Started;
 use std::fs::File;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What a monitor is told to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,28 +78,5 @@ fn take_over(name: &VmId, run_dir: &RunDir, starter: Starter) {
         Ok(Adoption::Orphan(orphan)) => orphan.watch(starter).run(),
         Ok(Adoption::Ended(status)) => starter.started(&status),
         Err(e) => starter.answer(&Answer::Failed(e)),
-    }
-}
-
-/// Makes the orphans of a plain process children of this process, where they can be ended.
-fn become_reaper(config: &VmConfig) {
-    if config.request.vmm == VmmKind::Process {
-        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-    }
-}
-
-/// Listens on the control socket, in the current directory.
-fn listen() -> Result<Control, CallError> {
-    let path = Path::new(layout::CONTROL);
-    let _ = std::fs::remove_file(path);
-    UnixListener::bind(path).and_then(Control::new).map_err(|e| crate::error::io(path, e))
-}
-
-/// Returns where the VM's agent listens.
-fn address(config: &VmConfig) -> Address {
-    let port = config.request.port;
-    match config.request.transport {
-        Transport::Hybrid => Address::Hybrid { path: PathBuf::from(layout::HYBRID), port },
-        Transport::Vhost => Address::Vhost { cid: config.cid.get(), port },
     }
 }

@@ -1,6 +1,6 @@
 //! Takes over a VM that has outlived its monitor.
 
-use super::{address, become_reaper, listen};
+use super::setup::{address, become_reaper, listen};
 use crate::error::{Result, call_error, io, system};
 use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;

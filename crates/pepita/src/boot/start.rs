@@ -1,7 +1,7 @@
 //! Starts a VM that has its name and its CID: writes its files and starts its processes.
 
 use super::claim::Claimed;
-use super::{address, become_reaper, listen};
+use super::setup::{address, become_reaper, listen};
 use crate::error::{Result, io, system};
 use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;

@@ -4,17 +4,18 @@ use super::Monitor;
 use super::agent::{Asker, Heard};
 use super::evidence::LastWords;
 use super::life::Event;
-use super::qmp::{CAPABILITIES, QmpMessage};
-use super::stream::{Stream, read};
+use super::qmp::QmpMessage;
+use super::qmp_connection::Qmp;
+use super::stream::read;
 use crate::host::clock::unix_ms;
 use crate::host::process_id::ProcessId;
 use crate::host::wait::wait_readable;
 use crate::vm_config::VmmKind;
+use pepita_wire::GuestEvent;
 use pepita_wire::conversation::News;
 use pepita_wire::record::VcpuState;
-use pepita_wire::{GuestEvent, Lines};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// The most bytes that are read of the console at once.
@@ -33,25 +34,6 @@ pub(super) enum Source {
     Agent,
     Listener,
     Client(u64),
-}
-
-/// The connection with QEMU's monitor protocol.
-#[derive(Debug)]
-pub(super) struct Qmp {
-    stream: Stream,
-    lines: Lines,
-}
-
-impl Qmp {
-    pub(super) fn new(fd: OwnedFd) -> Self {
-        Self { stream: Stream::new(fd), lines: Lines::new() }
-    }
-
-    /// Begins the conversation.
-    pub(super) fn greet(&mut self) {
-        // A connection that is broken already says so when it is read.
-        let _ = self.stream.send(CAPABILITIES);
-    }
 }
 
 impl Monitor {
