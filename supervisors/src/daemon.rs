@@ -170,6 +170,10 @@ impl<'o> Daemon<'o> {
         if let Some(control) = control {
             control.close().await;
         }
+        // A tree that ends at once may do so before the request for it was noted.
+        while let Ok(request) = requests.try_recv() {
+            daemon.on_request(&request);
+        }
         // The printer ends when there are no notes to come.
         drop((daemon, requests));
         printing.finish().await;

@@ -73,7 +73,7 @@ fn events_are_printed_from_the_first_and_followed_to_the_last() {
     follower.until_event(Pattern::TreeReady);
     let kept: Vec<Value> = host.ctl_ok(&["events", "--json"]).lines().filter_map(events::parse).collect();
     assert_eq!(kept[0]["seq"], 1, "{kept:?}");
-    assert!(vm("a", 0, "waiting").matches(&kept[0]), "{kept:?}");
+    assert!(vm("a", 1, "starting").matches(&kept[0]), "{kept:?}");
     assert!(Pattern::TreeReady.matches(kept.last().expect("events")), "{kept:?}");
     let lines = host.ctl_ok(&["events"]);
     assert_eq!(lines.lines().count(), kept.len(), "a line for each event: {lines}");
@@ -116,9 +116,15 @@ fn a_shutdown_is_waited_for_and_prints_what_happens() {
         let host = Host::new("", &group(&["a"]));
         let mut daemon = host.ready();
         let output = host.ctl_ok(args);
-        assert!(output.lines().count() > 1, "events and the end: {output}");
         assert!(daemon.end().success());
-        daemon.assert_order(&[Pattern::Note("requested"), Pattern::TreeEnded]);
+        let events = daemon.events();
+        let find = |pattern: Pattern<'_>| {
+            let found = events.iter().find(|event| pattern.matches(event));
+            found.unwrap_or_else(|| panic!("no {pattern:?}:\n{}", daemon.story()))
+        };
+        assert_eq!(find(Pattern::Note("requested"))["note"]["method"], "shutdown");
+        let reason = find(Pattern::TreeEnded)["reason"].as_str().expect("a sentence");
+        assert!(output.lines().count() > 1 && output.lines().last() == Some(reason), "{output}");
         assert_eq!(stdout(&host.pepita(&["list", "--format", "name"])).lines().count(), left, "{args:?}");
     }
 }
