@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// How a microVM, or a process in its guest, ended.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Exit {
     /// The daemon exited.
     Exited {
@@ -107,23 +108,7 @@ impl Exit {
 
     /// Returns the stable word for programs, as it stands in `kind`.
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Exited { .. } => "exited",
-            Self::Signalled { .. } => "signalled",
-            Self::NotExecutable { .. } => "not-executable",
-            Self::GuestOom => "guest-oom",
-            Self::GuestPanic { .. } => "guest-panic",
-            Self::GuestReset => "guest-reset",
-            Self::HostOom => "host-oom",
-            Self::VmmCrashed(_) => "vmm-crashed",
-            Self::VmmRefused { .. } => "vmm-refused",
-            Self::BootTimeout => "boot-timeout",
-            Self::AgentLost { .. } => "agent-lost",
-            Self::TransportLost => "transport-lost",
-            Self::StopRequested => "stop-requested",
-            Self::Killed => "killed",
-            Self::Unknown => "unknown",
-        }
+        self.into()
     }
 
     /// Returns whether the daemon itself ended so, as only the agent can report.

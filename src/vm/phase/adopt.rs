@@ -88,7 +88,7 @@ impl Life {
         }
         self.effects.push(Effect::Notice(format!("cannot be taken over: {error}")));
         if kind == Some(CallErrorKind::Unreadable) {
-            // What is stored of the VM cannot be read: the VM is left as it is until somebody has mended the files.
+            // What is stored of the VM cannot be read: the VM is left as it is until the files are mended.
             let retry_at = Some(now + UNREADABLE_RETRY_DELAY);
             self.phase = Phase::Adopting { intent: Intent::Watch, retry_at };
         } else {
