@@ -1,4 +1,4 @@
-//! A restart rule of one's own: the daemon's exit code says whether it wants to come back.
+//! Shows a restart rule by exit codes: the exit code of the daemon says whether it is to be restarted.
 //!
 //! `cargo run --example exit_codes`
 
@@ -8,18 +8,18 @@ use pepita_supervisor::{
 use std::error::Error;
 use std::time::Duration;
 
-/// As in sysexits(3): try again, and a configuration that no second try makes right.
+/// Exit codes of sysexits(3): try again, and a configuration that no second try makes right.
 const TRY_AGAIN: i32 = 75;
 const BAD_CONFIG: i32 = 78;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let file = std::env::temp_dir().join(format!("exit-codes-{}", std::process::id()));
-    // The first time it wants to be started again, the second time it never wants to be.
+    // The daemon asks for a restart the first time, and for none the second time.
     let script = format!("[ -e {file:?} ] && exit {BAD_CONFIG}; touch {file:?}; exit {TRY_AGAIN}");
     let mut vm = VmSpec::new(VmName::new("importer")?, MachineSpec::process());
     vm.command = vec!["/bin/sh".into(), "-c".into(), script];
-    // Stronger than the policy, in both directions.
+    // The lists of exit codes are stronger than the policy, in both directions.
     vm.restart.policy = Restart::Never;
     vm.restart.always = [TRY_AGAIN].into();
     vm.restart.never = [BAD_CONFIG].into();

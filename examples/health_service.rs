@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let serving =
         tokio::spawn(async { axum::serve(listener, service).with_graceful_shutdown(shutdown).await });
 
-    // Here it asks itself, and ends. A real one would serve until its tree ends.
+    // This example asks its own service, and ends. A real service would run until its tree ends.
     tree.wait_ready(Duration::from_secs(60)).await?;
     println!("{}", ask(address).await?);
     let mut events = tree.events_after(tree.newest_event());

@@ -1,4 +1,4 @@
-//! Adds VMs when there is work for them and takes them away when it is done.
+//! Adds VMs when there is work for them, and removes them when the work is done.
 //!
 //! `cargo run --example on_demand`
 
@@ -33,9 +33,9 @@ fn session(customer: &str) -> Result<VmSpec, Box<dyn Error>> {
     Ok(vm)
 }
 
-/// Looks at the status with every event.
+/// Waits until the status is as wanted, and looks at it with every event.
 async fn until(tree: &Tree, reached: impl Fn(&Tree) -> bool) {
     let mut events = tree.events_after(tree.newest_event());
-    // Looked at after the events are followed, so that nothing falls in between.
+    // The events are followed before the status is looked at, so that no change is missed in between.
     while !reached(tree) && events.next().await.is_some() {}
 }

@@ -23,13 +23,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let result: ExecResult = ask(&tree, Ask::Exec(Exec { command, ..Exec::default() })).await?;
     println!("{} ({})", result.output.trim(), result.exit);
 
-    // Somebody who is not there says so.
+    // A VM that is not there is refused.
     println!("{}", tree.ask("nobody", Ask::Ping).await.expect_err("there is no such VM"));
     println!("{}", tree.stop().await);
     Ok(())
 }
 
-/// The link may still be on its way to a VM that has just become ready: then the agent is busy for a moment.
+/// Asks again while the agent is busy: the link to a VM that has just become ready may not be up yet.
 async fn ask<T: serde::de::DeserializeOwned>(tree: &Tree, ask: Ask) -> Result<T, Box<dyn Error>> {
     for _ in 0..50 {
         match tree.ask("api", ask.clone()).await {

@@ -15,7 +15,7 @@ pub use process::{NotFound, find};
 pub use runner::Runner;
 
 use crate::reply::Reply;
-use crate::spec::{Signal, VmName};
+use crate::spec::VmName;
 use crate::store::Written;
 use pepita_wire::StatusRecord;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -47,15 +47,6 @@ pub enum ExecutorMsg {
         /// The VM.
         vm: VmName,
         /// Told when it is gone.
-        reply: Reply<Result<(), ExecutorError>>,
-    },
-    /// Send a signal to the daemon of a VM.
-    Signal {
-        /// The VM.
-        vm: VmName,
-        /// The signal.
-        signal: Signal,
-        /// Told when the signal is sent.
         reply: Reply<Result<(), ExecutorError>>,
     },
     /// Read the launcher's record of a VM.

@@ -1,8 +1,9 @@
 //! The calls of the launcher `pepita`, and the trait behind which a test can play it.
 
+use super::ExecutorError;
 use super::argv::{self, Launch};
 use super::process::{self, CallFailure};
-use super::{ExecutorError, Signal, VmName};
+use crate::spec::{Signal, VmName};
 use pepita_wire::{StatusRecord, VersionRecord};
 use std::ffi::OsString;
 use std::fmt;

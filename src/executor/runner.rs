@@ -53,9 +53,6 @@ impl Runner {
             ExecutorMsg::Status { vm, reply } => {
                 self.in_turn(vm, reply, |runner, vm| Box::pin(runner.status_of_ours(vm)));
             }
-            ExecutorMsg::Signal { vm, signal, reply } => {
-                self.in_turn(vm, reply, move |runner, vm| runner.pepita.signal(vm, signal));
-            }
             ExecutorMsg::List { reply } => {
                 let runner = self.clone();
                 tokio::spawn(async move { reply.send(runner.pepita.list().await) });
@@ -103,7 +100,9 @@ impl Runner {
     /// # Errors
     /// Returns the error of the call.
     pub async fn signal_any(&self, vm: &VmName, signal: Signal) -> Result<(), ExecutorError> {
-        self.ask(|reply| ExecutorMsg::Signal { vm: vm.clone(), signal, reply }).await
+        let (reply, answer) = Reply::channel();
+        self.in_turn(vm.clone(), reply, move |runner, vm| runner.pepita.signal(vm, signal));
+        answer.await.ok().flatten().unwrap_or(Err(ExecutorError::Gone))
     }
 
     /// Makes a call when no earlier call about the VM is under way.

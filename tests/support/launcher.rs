@@ -1,4 +1,4 @@
-//! Plays `pepita`.
+//! Plays the launcher `pepita`.
 
 use super::{Host, Machine, Plan, What, finish, record};
 use pepita_supervisor::executor::argv::{CONFIG_LABEL, Launch};
@@ -104,7 +104,7 @@ impl Host {
         next.or_else(|| world.defaults.get(id).cloned()).unwrap_or_default()
     }
 
-    /// Claims name and CID, as the launcher does: whoever comes second is refused. A supervisor never should.
+    /// Claims name and CID, as the launcher does: the second claim is refused, and a supervisor never should make one.
     fn make(&self, launch: &Launch, plan: Plan) -> Result<(u64, StatusRecord), ExecutorError> {
         let mut world = self.world();
         let id = launch.spec.name.id().to_string();
@@ -127,7 +127,7 @@ impl Host {
         Ok((serial, record))
     }
 
-    /// Boots, runs, ends as planned.
+    /// Lets a VM boot, run and end as planned.
     async fn live(&self, id: &str, serial: u64, plan: Plan) {
         let Some(boot) = plan.boot else { return };
         sleep(boot).await;

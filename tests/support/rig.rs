@@ -36,7 +36,7 @@ pub(crate) struct Rig {
     pub(crate) host: Host,
     events: Events,
     seen: Vec<Event>,
-    /// VMs are left on purpose.
+    /// Whether VMs are left running on purpose.
     leaves: bool,
 }
 
@@ -45,7 +45,7 @@ impl Rig {
         Self::on(Host::new(), spec).await
     }
 
-    /// On a host that was prepared.
+    /// Starts a tree on a host that was prepared.
     pub(crate) async fn on(host: Host, spec: TreeSpec) -> Self {
         Self::try_on(host, spec).await.expect("it starts")
     }
@@ -57,14 +57,14 @@ impl Rig {
         Ok(Self { tree, host, events, seen: Vec::new(), leaves: false })
     }
 
-    /// The same, up.
+    /// Starts a tree and waits until it is ready.
     pub(crate) async fn ready(spec: TreeSpec) -> Self {
         let rig = Self::start(spec).await;
         rig.tree.wait_ready(Duration::from_secs(60)).await.expect("it gets ready");
         rig
     }
 
-    /// Waits for an event, from the first one not seen yet on.
+    /// Waits for an event, beginning with the first one that was not seen yet.
     pub(crate) async fn event(&mut self, is_it: impl Fn(&Event) -> bool) -> Event {
         let hour = Duration::from_secs(3600 * 48);
         let found = async {
@@ -160,7 +160,7 @@ impl Rig {
         self.lines()
     }
 
-    /// All actors below the root.
+    /// Returns all actors below the root.
     pub(crate) fn actors(&self) -> Vec<ActorCell> {
         let mut all = Vec::new();
         let mut next = self.tree.root().get_children();
@@ -171,19 +171,19 @@ impl Rig {
         all
     }
 
-    /// Those that take this kind of message.
+    /// Returns the actors that take this kind of message.
     pub(crate) fn actors_of<M: ractor::Message>(&self) -> Vec<ActorCell> {
         self.actors().into_iter().filter(|actor| actor.is_message_type_of::<M>() == Some(true)).collect()
     }
 
-    /// Stops the tree in order; says how it ended and how long it took.
+    /// Stops the tree in order, and returns how it ended and how long that took.
     pub(crate) async fn stop(&self) -> (TreeEnd, Duration) {
         let before = Instant::now();
         let end = self.tree.stop().await;
         (end, before.elapsed())
     }
 
-    /// VMs are left running on purpose.
+    /// Ends the supervision, leaves the VMs running, and returns the host.
     pub(crate) async fn leave(mut self) -> Host {
         self.tree.leave().await;
         self.leaves = true;
