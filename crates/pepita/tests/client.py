@@ -19,7 +19,7 @@ class Agent:
         self.stream = self.socket.makefile("rb")
         answer = self.stream.readline(32)
         if not answer.startswith(b"OK "):
-            raise SystemExit("nobody listens on port %d: %r" % (port, answer))
+            raise SystemExit("no agent listens on port %d: %r" % (port, answer))
         with open(directory + "/token") as file:
             token = file.read().strip()
         self.send({"hello": {"generation": 1, "version": "python", "incarnation": incarnation, "token": token}})

@@ -1,4 +1,4 @@
-//! Whatever a guest, a VMM or another process wrote: no panic, memory within bounds.
+//! Whatever a guest, a VMM or another process has written: readers do not panic, and keep their memory within bounds.
 //! `PROPTEST_CASES=100000` is the long form.
 
 #[path = "../../wire/tests/mutate/mod.rs"]
@@ -106,7 +106,7 @@ fn a_conversation_by_the_book_is_heard_whole() {
 
 proptest! {
     #[test]
-    fn whatever_answers_a_dial_the_conversation_ends_and_nobody_speaks_unknown(said in mutated(good_conversation())) {
+    fn whatever_answers_a_dial_the_conversation_ends_and_nothing_is_heard_before_the_hello(said in mutated(good_conversation())) {
         let (heard, _) = converse(&said);
         if let Some(first) = heard.first() {
             prop_assert!(matches!(first, Heard::News(News::Up { .. })), "{:?}", first);

@@ -70,12 +70,12 @@ fn cids_that_are_chosen_for_vms_are_unique() {
 }
 
 #[test]
-fn whoever_only_looks_does_not_take_a_name_from_anybody() {
+fn a_call_that_only_reads_takes_no_name_from_a_start() {
     let host = Host::of(Form::Process);
     host.start("l", &["--exit", "0"]);
     host.exit("l");
     for incarnation in 2..times(10, 100) as u64 {
-        // It has ended; while others list, it is started again.
+        // The VM has ended. While other calls list it, it is started again.
         let lookers: Vec<Child> =
             (0..4).map(|_| host.command(&["list"]).stdout(Stdio::null()).spawn().expect("runs")).collect();
         assert_eq!(host.start("l", &["--exit", "0"]).incarnation, incarnation);

@@ -1,11 +1,11 @@
-//! Create and destroy, over and over: what there was before is what there is after.
+//! VMs are started and destroyed many times: processes, files, CIDs and sockets are the same before and after.
 
 use crate::host::{Counts, Form, Host, figure, times};
 use std::time::Instant;
 
 fn cycles(form: Form, rounds: usize) {
     let host = Host::alone(form);
-    // The first one makes what is made once.
+    // The first cycle makes what is made once.
     host.start("c", &[]);
     host.destroy("c", &["--force"]);
     let before = Counts::of(&host.dir);

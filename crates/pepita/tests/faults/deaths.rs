@@ -1,4 +1,4 @@
-//! Something of a VM is killed: its VMM, its monitor, its back-end, its kernel.
+//! A part of a VM is killed: its VMM, its monitor, its back-end, its kernel.
 
 use crate::host::{Form, Host, PATIENCE, figure, kill, processes_in, times};
 use pepita_wire::record::DaemonState;
@@ -8,8 +8,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Kills, and says how long it took from then until the exit record was there, and from the moment at which the system
-/// had told that the VMM is gone. (Freeing a guest's memory takes its time.)
+/// Kills a process. Returns the time until the exit record was there: from the kill, and from the moment at which the kernel
+/// told that the VMM is gone. (Freeing a guest's memory takes its time.)
 fn until_record(dir: &Path, killed: Option<u32>, vmm: Option<u32>) -> (Duration, Duration) {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC).expect("inotify");
     inotify::add_watch(&watch, dir, inotify::WatchFlags::MOVED_TO).expect("a directory");
@@ -83,7 +83,7 @@ fn killed_monitor(form: Form) {
         assert!(after.revision > before.revision && after.monitor_pid != before.monitor_pid);
         assert!(after.uptime_ms >= before.uptime_ms);
 
-        // Adopted or not, the end of a VMM that is nobody's child has no code; "unknown" is not 0.
+        // Adopted or not, the end of a VMM whose parent is gone has no code; "unknown" is not 0.
         if round % 2 == 0 {
             kill(after.monitor_pid, Signal::KILL);
         }
@@ -96,7 +96,7 @@ fn killed_monitor(form: Form) {
 }
 
 #[test]
-fn a_vm_outlives_its_monitor_is_adopted_and_nobody_invents_how_it_ended() {
+fn a_vm_outlives_its_monitor_is_adopted_and_its_unseen_end_is_unknown() {
     killed_monitor(Form::Qemu);
 }
 

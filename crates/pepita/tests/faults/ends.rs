@@ -1,4 +1,4 @@
-//! The daemon ends by itself: the exact code, signal or stage comes out, however it ended and whenever.
+//! The daemon ends by itself: the exact code or signal is told, or why its program could not be executed.
 
 use crate::host::{Form, Host, errors, times};
 use pepita_wire::{Exit, ExitRecord, MonitorRequest};
@@ -7,7 +7,7 @@ use pepita_wire::{Exit, ExitRecord, MonitorRequest};
 const CODES: [(&str, i32); 4] = [("0", 0), ("1", 1), ("42", 42), ("255", 255)];
 const SIGNALS: [(&str, i32); 2] = [("11", 11), ("9", 9)];
 
-/// No such file, and one that is none to execute.
+/// Programs that cannot be executed: one is no file, one is no program.
 const REFUSED: [(&str, i32); 2] = [("/nowhere/daemon", 2), ("/etc/passwd", 13)];
 
 fn check(host: &Host, name: &str, expected: impl Fn(&Exit) -> bool) {

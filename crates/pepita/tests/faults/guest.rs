@@ -52,7 +52,7 @@ fn what_the_daemon_says_of_itself_is_heard() {
         for _ in 0..3 {
             link.until(|event| matches!(event, GuestEvent::Health(health) if health.watchdog));
         }
-        // However often it has said that it lives, what it said at first is still to be heard.
+        // However often the daemon has fed its watchdog, its first words can still be heard.
         let mut late = host.link("a");
         late.watch();
         late.until(|event| matches!(event, GuestEvent::Health(health) if health.status.as_deref() == Some("ticking")));

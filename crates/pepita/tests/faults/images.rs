@@ -1,4 +1,4 @@
-//! Images that are none, and disks that are full: an error that names file and stage, and nothing left.
+//! Files that are no images, and disks that are full: the error names file and stage, and nothing is left.
 
 use crate::host::{Form, Host, errors, guest_file, kill};
 use pepita_wire::{Exit, ExitRecord};
@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The beginning of a file.
+/// Returns a file that holds only the first half of another.
 fn cut(from: &Path, dir: &Path, name: &str) -> PathBuf {
     let bytes = std::fs::read(from).expect("an image");
     let path = dir.join(name);

@@ -13,7 +13,7 @@ fn on_disk(host: &Host, name: &str) -> u64 {
     logs.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
 }
 
-/// The numbers of the ticker's lines.
+/// Returns the numbers that the ticker printed, one a line.
 fn numbers(text: &[u8]) -> Vec<u64> {
     let lines = text.split(|byte| *byte == b'\n').filter(|line| line.len() == 63);
     lines.filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok()).collect()
@@ -109,7 +109,7 @@ fn a_follower_hears_what_is_said_at_once_and_ends_with_the_vm() {
     assert!(follower.wait().expect("an end").success());
 }
 
-/// Prints what the monitor needs. What is promised, 2 MiB, is for a release build.
+/// Prints the memory of the monitor. The promised 2 MiB are for a release build.
 fn pss(host: &Host, name: &str) {
     let monitor = host.status(name).monitor_pid.expect("a monitor");
     let rollup = std::fs::read_to_string(format!("/proc/{monitor}/smaps_rollup")).unwrap_or_default();

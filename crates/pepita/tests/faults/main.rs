@@ -1,5 +1,5 @@
-//! Faults that VMs must survive: the real program, real microVMs (QEMU) and plain processes. One test program for all, so
-//! that it can hold down how many VMs run at once; `PEPITA_LONG=1` repeats each fault as often as it is promised for.
+//! Faults that VMs must survive: the real program, real microVMs (QEMU) and plain processes. All are one test program, which
+//! limits how many VMs run at once. `PEPITA_LONG=1` repeats each fault as often as is promised.
 
 mod claims;
 mod cycles;
@@ -9,7 +9,7 @@ mod guest;
 #[path = "../host/mod.rs"]
 mod host;
 mod images;
-mod ladder;
 mod logs;
 mod pauses;
 mod starts;
+mod stop_escalation;

@@ -1,11 +1,11 @@
-//! A monitor is killed at any moment of a start: what is left is found, ended and given back, whoever comes next.
+//! A monitor is killed at any moment of a start: the next call finds what is left, ends it and gives it back.
 
 use crate::host::{Form, Host, errors, kill, processes_in, times};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// Starts a VM and kills its monitor so much later; `None` when there was none yet, or no more.
+/// Starts a VM and kills its monitor after a time. Returns `None` when there was no monitor yet, or none any more.
 fn half_start(host: &Host, name: &str, after: Duration) -> Option<String> {
     let mut run = host.run(name, &["--daemon", "--vsock-cid", "77"], &[]);
     let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
@@ -34,7 +34,7 @@ fn killed_while_starting(form: Form, rounds: u64, step: Duration) {
         };
         hit += 1;
         match round % 4 {
-            // Whoever looks finds either a VM that runs, or none.
+            // A list finds either a VM that runs, or none.
             0 => {
                 host.ok(&["list"]);
             }

@@ -48,7 +48,7 @@ pub(crate) fn processes_in(dir: &Path) -> Vec<Found> {
     found.collect()
 }
 
-/// Ends all processes of a host. Returns those that do not end by themselves.
+/// Ends all processes of a host. Returns the processes that do not end by themselves.
 pub(super) fn end_processes(dir: &Path) -> Vec<String> {
     let deadline = Instant::now() + FAREWELL;
     let mut left = Vec::new();
@@ -58,7 +58,7 @@ pub(super) fn end_processes(dir: &Path) -> Vec<String> {
             left.push(process.what);
         }
     }
-    // Those that were started meanwhile, too.
+    // Processes that were started meanwhile are ended, too.
     for process in processes_in(dir) {
         let _ = pidfd_send_signal(&process.handle, Signal::KILL);
         wait_readable(&process.handle, FAREWELL);

@@ -42,7 +42,7 @@ impl Life {
         match (&mut self.phase, vcpus) {
             (Phase::Created(clock) | Phase::Booting(clock), VcpuState::Paused) => *clock = clock.stop(now),
             (Phase::Created(clock) | Phase::Booting(clock), VcpuState::Running) => *clock = clock.go_on(now),
-            // The deadlines of these phases are promises to whoever waits for the end: a pause extends none.
+            // The deadlines of these phases are promised to the clients that wait for the end: a pause extends none.
             (
                 Phase::Running
                 | Phase::Severed { .. }

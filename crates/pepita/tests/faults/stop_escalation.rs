@@ -1,4 +1,4 @@
-//! The way down has one deadline, whoever does not play along.
+//! A stop has one deadline, even if the daemon, the agent or the monitor does not cooperate.
 
 use crate::host::{Form, Host, SLACK, errors, kill, times};
 use rustix::process::Signal;
@@ -23,7 +23,7 @@ fn ignored_term(form: Form) {
 fn dead_agent(form: Form) {
     let host = Host::of(form);
     let status = host.ready("a", &[]);
-    // All of the guest, or the agent of a plain process, is deaf.
+    // The whole guest, or the agent of a plain process, stands still.
     kill(status.vmm_pid, Signal::STOP);
     within("the agent is deaf", host.destroy("a", &["--timeout", "1s"]), SECOND);
 }
@@ -44,10 +44,10 @@ fn stopped_twice(form: Form) {
 
     // In the middle of a stop, an end at once.
     host.ready("a", &["--ignore-term"]);
-    let mut polite = stop("60s");
+    let mut graceful = stop("60s");
     host.until("a", |status| status.state == pepita_wire::VmState::Stopping);
     within("destroyed in the middle of a stop", host.destroy("a", &["--force"]), Duration::ZERO);
-    assert!(polite.wait().expect("an end").success());
+    assert!(graceful.wait().expect("an end").success());
 }
 
 fn in_the_middle_of_boot(form: Form) {
@@ -62,9 +62,9 @@ fn in_the_middle_of_boot(form: Form) {
         host.ok(&[&["destroy", "--name", "a"], options].concat());
         within("destroyed in the middle of boot", began.elapsed(), Duration::ZERO);
         let run = run.wait_with_output().expect("an end");
-        // It was up, or it was ended on the way.
+        // The VM was up, or was ended on the way.
         assert!(matches!(run.status.code(), Some(0 | 75)), "{}", errors(&run));
-        // When the order came before there was anything, the VM is there now.
+        // If the order came before there was a VM, there is one now.
         host.ok(&["destroy", "--name", "a", "--force"]);
     }
 }
