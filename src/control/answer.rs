@@ -4,7 +4,7 @@ use super::call::{Call, ShutdownMode};
 use super::hooks::Hooks;
 use crate::executor::find;
 use crate::group::{AskError, Refused};
-use crate::spec::{GroupSpec, Strategy, TreeSpec};
+use crate::spec::{GroupSpec, TreeSpec};
 use crate::tree::{ChangeError, Tree, TreeEnd};
 use pepita_wire::{ErrorKind, Outcome, WireError};
 use serde_json::{Value, json};
@@ -79,13 +79,8 @@ async fn status(tree: &Tree) -> Value {
         let known = |spec: &&GroupSpec| group["name"] == spec.name.as_str();
         let found = spec.as_ref().and_then(|spec| spec.groups.iter().find(known));
         if let Some(found) = found {
-            let strategy = match found.strategy {
-                Strategy::OneForOne => "one_for_one",
-                Strategy::OneForAll => "one_for_all",
-                Strategy::RestForOne => "rest_for_one",
-            };
             let after: Vec<&str> = found.after.iter().map(|name| name.as_str()).collect();
-            (group["strategy"], group["after"]) = (json!(strategy), json!(after));
+            (group["strategy"], group["after"]) = (json!(found.strategy.to_string()), json!(after));
         }
     }
     json

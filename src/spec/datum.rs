@@ -116,3 +116,19 @@ impl Datum for Signal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(seconds in 0_u64..4_000_000_000, nanos in 0_u32..1_000_000_000, signal in 1_i32..=64) {
+            let duration = Duration::new(seconds, nanos);
+            prop_assert_eq!(Duration::from_json(&duration.to_json()), Some(duration));
+            let signal = Signal::new(signal).expect("a signal");
+            prop_assert_eq!(Signal::from_json(&signal.to_json()), Some(signal));
+        }
+    }
+}
