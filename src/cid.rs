@@ -59,9 +59,9 @@ pub enum CidMsg {
     },
     /// Enter the CID of a VM that was adopted.
     Reserve {
-        /// The VM.
+        /// The name of the VM.
         vm: VmName,
-        /// Its CID.
+        /// The CID that the VM has.
         cid: Cid,
         /// Gets an error when another VM of the tree has the CID.
         reply: Reply<Result<(), LeaseError>>,

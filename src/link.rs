@@ -33,7 +33,7 @@ pub enum Report {
     Up,
     /// The connection is lost; the link dials again.
     Down {
-        /// The reason.
+        /// Why the connection is lost.
         why: String,
     },
     /// The guest agent has told an event.

@@ -40,7 +40,7 @@ pub enum VmMsg {
     Update(Box<VmSpec>),
     /// Send the daemon a signal.
     Signal {
-        /// The signal.
+        /// The signal for the daemon.
         signal: Signal,
         /// Told when the signal is sent.
         reply: Reply<Result<(), String>>,
@@ -54,7 +54,7 @@ pub enum VmMsg {
     },
     /// Ask the guest agent.
     Ask {
-        /// The request.
+        /// What the guest agent is asked.
         ask: Ask,
         /// Gets the answer.
         reply: Reply<Outcome>,

@@ -40,7 +40,7 @@ pub enum ConfigErrors {
     /// The file cannot be read.
     #[error("{}: {source}", .file.display())]
     Unreadable {
-        /// The file.
+        /// The path of the configuration file.
         file: PathBuf,
         /// Why it cannot be read.
         source: std::io::Error,
@@ -48,7 +48,7 @@ pub enum ConfigErrors {
     /// The file has mistakes.
     #[error("{}", all(file, mistakes))]
     Wrong {
-        /// The file.
+        /// The path of the configuration file.
         file: PathBuf,
         /// The mistakes, at least one.
         mistakes: Vec<Diagnostic>,
@@ -125,7 +125,7 @@ impl<'t> Log<'t> {
         self.note(Level::Error, at, path, "missing".to_owned(), Some(help.to_owned()));
     }
 
-    /// Notes advice.
+    /// Notes a piece of advice about what is written at `at`.
     pub(super) fn advise(&self, level: Level, at: Range<usize>, path: &str, message: String) {
         self.note(level, at, path, message, None);
     }

@@ -25,14 +25,14 @@ pub enum Call {
     Command {
         /// The name of the VM.
         vm: String,
-        /// The command.
+        /// What is to be done with the VM.
         command: Command,
     },
     /// `signal {vm, signal}`: sends the daemon of a VM a signal, given by its name or number.
     Signal {
         /// The name of the VM.
         vm: String,
-        /// The signal.
+        /// The signal for the daemon.
         signal: Signal,
     },
     /// `pause {vm}`: stops the virtual CPUs of a VM.
@@ -49,7 +49,7 @@ pub enum Call {
     Ask {
         /// The name of the VM.
         vm: String,
-        /// The question.
+        /// What the guest agent is asked.
         ask: Ask,
     },
     /// `plan`: asks what a reload would change.

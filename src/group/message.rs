@@ -25,7 +25,7 @@ pub enum GroupMsg {
     Remove,
     /// Do what an operator asks of a VM.
     Command {
-        /// The VM.
+        /// The name of the VM.
         vm: VmName,
         /// What the operator asks.
         command: Command,
@@ -34,9 +34,9 @@ pub enum GroupMsg {
     },
     /// Forward a request to the actor of a VM that runs.
     Forward {
-        /// The VM.
+        /// The name of the VM.
         vm: VmName,
-        /// The request.
+        /// What the VM's actor is asked.
         request: VmRequest,
     },
     /// Take a new configuration.
@@ -52,7 +52,7 @@ pub enum GroupMsg {
     Vm(vm::VmReport),
     /// A VM actor is gone. The group sends this to itself, behind all that the actor had reported.
     VmActorGone {
-        /// The VM.
+        /// The name of the VM.
         vm: VmName,
         /// The number of the actor.
         epoch: u64,
@@ -61,7 +61,7 @@ pub enum GroupMsg {
     },
     /// The launcher has answered what it knows of a VM; for a group whose former actor has failed.
     Inspected {
-        /// The VM.
+        /// The name of the VM.
         vm: VmName,
         /// The launcher's record. `None`: there is no such VM. An error: the launcher could not tell.
         record: Result<Option<Box<StatusRecord>>, String>,
@@ -78,7 +78,7 @@ pub enum GroupMsg {
 pub enum VmRequest {
     /// Send its daemon a signal.
     Signal {
-        /// The signal.
+        /// The signal for the daemon.
         signal: Signal,
         /// Told when the signal was sent, or why it was not.
         reply: Reply<Result<(), Refused>>,
@@ -92,7 +92,7 @@ pub enum VmRequest {
     },
     /// Ask its guest agent.
     Ask {
-        /// The question.
+        /// What the guest agent is asked.
         ask: Ask,
         /// Told the agent's answer, or why there is none.
         reply: Reply<Result<Value, AskError>>,
@@ -146,7 +146,7 @@ pub enum AskError {
 /// A report of a group's actor to the root.
 #[derive(Debug)]
 pub struct GroupReport {
-    /// The group.
+    /// The name of the group that reports.
     pub group: GroupName,
     /// The number of the actor that reports. The root drops reports of former actors.
     pub epoch: u64,

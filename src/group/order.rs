@@ -31,7 +31,7 @@ pub enum Refused {
     /// The command needs a running daemon, and there is none.
     #[error("VM {vm:?} is {phase}, not running")]
     NotRunning {
-        /// The VM.
+        /// The name of the VM.
         vm: String,
         /// The phase that the VM is in instead.
         phase: &'static str,
@@ -95,14 +95,14 @@ pub enum Order {
     },
     /// Tell the VM's actor to stop the VM: signal, grace, kill, confirm that it is gone.
     Stop {
-        /// The VM.
+        /// The name of the VM.
         vm: VmName,
         /// The number of the actor.
         epoch: u64,
     },
     /// Tell the VM's actor to end the VM at once.
     Kill {
-        /// The VM.
+        /// The name of the VM.
         vm: VmName,
         /// The number of the actor.
         epoch: u64,

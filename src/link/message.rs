@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 pub enum LinkMsg {
     /// Ask the guest agent. Refused as busy while the link is down.
     Ask {
-        /// The request.
+        /// What the guest agent is asked.
         ask: Ask,
         /// Gets the answer; is dropped with the connection.
         reply: Reply<Outcome>,
@@ -17,7 +17,7 @@ pub enum LinkMsg {
     /// Ask the guest agent whether the guest is well. An older such question is given up: a guest that was silent for
     /// long has to answer one of them, not all, to be well again.
     Probe {
-        /// The request.
+        /// What the guest agent is asked.
         ask: Ask,
         /// Gets the answer; is dropped with the connection, or with the next probe.
         reply: Reply<Outcome>,

@@ -16,11 +16,11 @@ pub struct Event {
     pub time: SystemTime,
     /// The group that the event is about; `None` for the tree itself.
     pub group: Option<GroupName>,
-    /// What happened.
+    /// What has happened, as data.
     pub kind: EventKind,
 }
 
-/// What happened.
+/// What has happened, as data.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EventKind {
     /// A VM changed.

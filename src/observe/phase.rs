@@ -16,7 +16,7 @@ pub enum VmPhase {
     Starting,
     /// The daemon runs, but is not Ready.
     Running,
-    /// Ready.
+    /// The daemon is Ready (semantics 1.6).
     Ready,
     /// The health probes fail.
     Unhealthy,
@@ -35,7 +35,7 @@ pub enum VmPhase {
     },
     /// Ended cleanly, not to be restarted.
     Completed,
-    /// Gave up.
+    /// The VM was given up, and why.
     Failed(Failure),
 }
 

@@ -53,12 +53,12 @@ pub struct TreeStatus {
 }
 
 impl TreeStatus {
-    /// All VMs.
+    /// Returns the VMs of all groups, in start order.
     pub fn vms(&self) -> impl Iterator<Item = &VmStatus> {
         self.groups.iter().flat_map(|group| &group.vms)
     }
 
-    /// One VM.
+    /// Returns the VM of this name.
     pub fn vm(&self, name: &str) -> Option<&VmStatus> {
         self.vms().find(|vm| vm.name.as_str() == name)
     }

@@ -8,9 +8,9 @@ use strum::IntoStaticStr;
 /// What was decided on the end of a VM, or on the failure of its actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// What follows.
+    /// What happens with the VM or its group.
     pub action: Action,
-    /// Why.
+    /// The rule that led to the action.
     pub reason: Reason,
     /// How long the restart waits; `None` when there is none, or when it does not wait.
     pub delay: Option<Duration>,

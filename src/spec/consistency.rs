@@ -36,21 +36,21 @@ pub enum Contradiction {
     },
     /// A group waits for a group that is not there.
     UnknownGroup {
-        /// The group.
+        /// The index of the group in the tree.
         group: usize,
         /// Which entry of its `after`.
         entry: usize,
     },
     /// A group waits for itself.
     WaitsForItself {
-        /// The group.
+        /// The index of the group in the tree.
         group: usize,
         /// Which entry of its `after`.
         entry: usize,
     },
     /// An entry of `after` is there already. Harmless, but hardly what was meant.
     RepeatedEntry {
-        /// The group.
+        /// The index of the group in the tree.
         group: usize,
         /// Which entry of its `after`.
         entry: usize,
@@ -62,7 +62,7 @@ pub enum Contradiction {
 /// A group of a circle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
-    /// The group.
+    /// The index of the group in the tree.
     pub group: usize,
     /// Which entry of its `after` names the next group of the circle.
     pub entry: usize,

@@ -41,7 +41,7 @@ pub enum Kind {
     Command,
     /// A list of exit codes, 0 to 255 each.
     ExitCodes,
-    /// Environment variables.
+    /// A table of environment variables.
     Environment,
     /// A vsock address that a guest may have.
     Cid,
@@ -54,7 +54,7 @@ pub enum Kind {
 pub struct Words {
     /// What a word of these is, for messages.
     pub what: &'static str,
-    /// Each word.
+    /// Every word that the key accepts.
     pub list: &'static [&'static str],
     /// Other spellings that the file may use, each with the word that it stands for.
     pub aliases: &'static [(&'static str, &'static str)],
@@ -63,11 +63,11 @@ pub struct Words {
 /// Where a key may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// In `[supervisor]`.
+    /// The key stands in `[supervisor]`.
     Supervisor,
-    /// In `[[group]]`.
+    /// The key stands in `[[group]]`.
     Group,
-    /// In `[[group.vm]]`.
+    /// The key stands in `[[group.vm]]`.
     Vm,
     /// In `[platform.pepita]`, `[[group]]` and `[[group.vm]]`.
     Machine,

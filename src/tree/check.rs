@@ -15,13 +15,13 @@ pub enum SpecError {
     DuplicateVm {
         /// The second one's group.
         group: String,
-        /// The VM.
+        /// The name of the VM.
         vm: String,
     },
     /// A group comes after one that is not there.
     #[error("group {group:?}: after = {after:?}, which is no group of this tree")]
     UnknownAfter {
-        /// The group.
+        /// The name of the group.
         group: String,
         /// The one that is not there.
         after: String,

@@ -42,7 +42,7 @@ pub enum News<T> {
     Answer {
         /// What [`AgentConversation::ask`] was given with the request.
         tag: T,
-        /// The answer.
+        /// What the agent answered.
         outcome: Outcome,
     },
     /// An event. Events that were told before are left out, except `exited`: an agent repeats it until it is
@@ -50,7 +50,7 @@ pub enum News<T> {
     Event {
         /// The number of the event, to acknowledge it with.
         seq: u64,
-        /// The event.
+        /// What the agent told.
         event: GuestEvent,
         /// False when the event was told before.
         is_new: bool,

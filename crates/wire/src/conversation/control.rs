@@ -13,11 +13,11 @@ use serde_json::Value;
 /// What the peer has said.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ControlNews {
-    /// An answer.
+    /// The answer to a request.
     Answer {
         /// The id of the request, as [`ControlConversation::ask`] returned it; 0 = the answer is about the connection.
         id: u64,
-        /// The answer.
+        /// What the server answered.
         outcome: Outcome,
     },
     /// Any other JSON value, for example an event of a supervisor.
