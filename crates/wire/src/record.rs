@@ -74,6 +74,15 @@ mod tests {
     }
 
     #[test]
+    fn older_programs_find_the_revision_and_the_protocol_version_by_their_names() {
+        let agent = AgentState { protocol_version: 1, ..AgentState::default() };
+        let record = StatusRecord { revision: 7, agent, ..Default::default() };
+        let json = serde_json::to_value(&record).expect("a record becomes JSON");
+        assert_eq!((json["generation"].as_u64(), json["agent"]["generation"].as_u64()), (Some(7), Some(1)));
+        assert_eq!(serde_json::from_value::<StatusRecord>(json).expect("a record"), record);
+    }
+
+    #[test]
     fn a_record_of_an_older_or_newer_launcher_still_reads() {
         let record: StatusRecord = serde_json::from_str(r#"{"name":"a","state":"levitating","later":1}"#)
             .expect("unknown words are no error");
