@@ -1,10 +1,12 @@
 //! What a new group makes of what it finds (semantics 9, 1).
 
 use crate::world::{SECOND, World, exit, group, name};
-use pepita_supervisor::group::{Found, GroupEnd};
+use pepita_supervisor::group::{Command, Found, GroupEnd};
 use pepita_supervisor::journal::{Remembered, Wanted};
-use pepita_supervisor::policy::{Ending, Exit};
-use pepita_supervisor::spec::{GroupSpec, Incarnation, Intensity, OnStartFailure, Restart, Strategy, VmName};
+use pepita_supervisor::policy::{Ending, Exit, Reason};
+use pepita_supervisor::spec::{
+    AutoShutdown, GroupSpec, Incarnation, Intensity, OnStartFailure, Restart, Strategy, VmName,
+};
 use std::collections::BTreeMap;
 
 fn remembered(incarnation: u64, wanted: Wanted) -> Remembered {
@@ -167,4 +169,34 @@ fn what_ends_while_its_group_waits_is_judged() {
         let again = if then == "waiting" { strings(&["a"]) } else { strings(&["b"]) };
         assert_eq!(world.started(), again, "{policy:?} {code}");
     }
+}
+
+// semantics 3.10: in a group that waits an operator's start brings up one VM alone, and its end restarts nothing yet.
+#[test]
+fn an_operator_starts_one_vm_of_a_group_that_waits() {
+    for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
+        let mut world = World::down(group(strategy, "a b c"));
+        world.adopt(&BTreeMap::new());
+        world.order("b", Command::Start);
+        world.run();
+        assert_eq!((world.started(), world.phases().as_str()), (strings(&["b"]), "waiting ready waiting"));
+        world.fail("b");
+        world.run_to_rest();
+        assert_eq!((world.phases().as_str(), world.attempts("b")), ("waiting waiting waiting", 0));
+        assert_eq!((world.decision().reason, world.group_ready), (Reason::GroupWaiting, 0));
+        world.start(&BTreeMap::new());
+        world.run();
+        assert_eq!((world.started(), world.group_ready), (strings(&["a", "b", "c"]), 1), "{strategy:?}");
+    }
+}
+
+// semantics 6.6: a significant VM that is still to be started has not ended.
+#[test]
+fn an_end_that_was_missed_ends_no_group_that_has_yet_to_start() {
+    let mut spec = group(Strategy::OneForOne, "a b");
+    spec.auto_shutdown = AutoShutdown::AllSignificant;
+    spec.vms.iter_mut().for_each(|vm| vm.significant = true);
+    let mut world = world(spec, &[], &[("a", over(1, exit(0)))]);
+    assert_eq!((world.started(), world.phases().as_str()), (strings(&["b"]), "completed starting"));
+    assert_eq!(world.ended, None);
 }
