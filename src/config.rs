@@ -1,7 +1,7 @@
 //! Reads the configuration file, understands it and checks it. Every other room trusts what comes out.
 //!
 //! All mistakes are told at once, each with its place, what was written and what would be right. Keys are listed in
-//! [`spec::keys`](crate::spec::keys), and `config/reference.toml` has every one. They merge one by one:
+//! `spec::keys`, and `config/reference.toml` has every one. They merge one by one:
 //! built-in < `[defaults.*]` and `[platform.pepita]` < group < VM; arrays replace. Relative paths begin at the file's
 //! folder.
 
