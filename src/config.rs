@@ -32,7 +32,7 @@ use toml::de::DeTable;
 /// A configuration without mistakes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checked {
-    /// The tree.
+    /// The specification of the tree.
     pub spec: TreeSpec,
     /// What `[platform.pepita]` says by itself; images that it does not name are empty.
     pub machine: MachineSpec,

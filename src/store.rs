@@ -40,7 +40,7 @@ struct Request {
 pub enum Change {
     /// The file gets this content, all at once: a reader finds the old content or the new one.
     Replace {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What the file is to hold.
         content: Vec<u8>,
@@ -51,7 +51,7 @@ pub enum Change {
     },
     /// The file is removed. Removing what is not there is fine.
     Remove {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
 }

@@ -19,7 +19,7 @@ pub enum LeaseError {
     /// The configured CID belongs to another VM of the tree.
     #[error("CID {cid} is held by VM {holder:?}")]
     Held {
-        /// The CID.
+        /// The CID that is meant.
         cid: Cid,
         /// The VM that has it.
         holder: String,

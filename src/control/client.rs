@@ -31,7 +31,7 @@ pub enum Received {
     Answer {
         /// The number that [`Client::send`] returned; 0 = the answer is about the connection itself.
         id: u64,
-        /// The answer.
+        /// What the server answered.
         outcome: Outcome,
     },
     /// An event, as [`crate::observe::Event::to_json`] has it.

@@ -17,7 +17,7 @@ pub(super) enum Action {
     CarryOut {
         /// The request's number.
         id: u64,
-        /// The call.
+        /// What the client asks for.
         call: Call,
     },
     /// Send the events that are told from now on.

@@ -34,7 +34,7 @@ pub enum ControlError {
     /// The socket cannot be made.
     #[error("control socket {}: {source}", .path.display())]
     Io {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
         /// What the system says.
         source: io::Error,

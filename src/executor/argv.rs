@@ -15,7 +15,7 @@ pub const CONFIG_LABEL: &str = "pepita-supervisor.config";
 /// All that a launch needs to know.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch {
-    /// The VM.
+    /// The specification of the VM.
     pub spec: VmSpec,
     /// The number of this start of the VM.
     pub incarnation: Incarnation,

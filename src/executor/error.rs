@@ -36,7 +36,7 @@ pub enum ExecutorError {
     Call {
         /// The program that was called.
         program: PathBuf,
-        /// What happened.
+        /// What happened, in the launcher's words.
         what: String,
     },
     /// There is no launcher.

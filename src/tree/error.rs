@@ -44,7 +44,7 @@ pub enum ChangeError {
         "VM {vm:?} is still in group {from:?}; remove it there first, and add it to {to:?} when it is gone"
     )]
     Moved {
-        /// The VM.
+        /// The name of the VM.
         vm: String,
         /// The group that it is in.
         from: String,

@@ -41,7 +41,7 @@ pub struct Facts {
 /// A report of a VM actor. The group drops reports of actors that no longer own the VM.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VmReport {
-    /// The VM.
+    /// The name of the VM.
     pub vm: VmName,
     /// The number of the actor that reports.
     pub epoch: u64,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The agent.
+/// The agent: the daemon's state, and what all connections share.
 #[derive(Debug)]
 pub(crate) struct Agent {
     /// The identity of this guest.

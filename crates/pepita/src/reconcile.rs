@@ -116,7 +116,7 @@ pub(crate) enum Unwatched {
         config: Box<VmConfig>,
         /// Where it was when its monitor died.
         state: Box<State>,
-        /// Its VMM.
+        /// The process of its VMM.
         vmm: Process,
     },
     /// The VM may run, and a file of it cannot be read.

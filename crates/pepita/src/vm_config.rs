@@ -98,9 +98,9 @@ pub enum VmmKind {
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Accel {
-    /// In hardware.
+    /// The virtual CPUs run in hardware.
     Kvm,
-    /// Emulated.
+    /// The virtual CPUs are emulated.
     Tcg,
     /// Not at all: a plain process has no virtual CPUs.
     #[default]

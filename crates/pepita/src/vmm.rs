@@ -93,7 +93,7 @@ impl Process {
 /// The processes of a VM that runs, and the monitor's ends of their connections.
 #[derive(Debug)]
 pub struct Processes {
-    /// The VMM.
+    /// The process of the VMM.
     pub vmm: Process,
     /// The vsock back-end, on the hybrid transport.
     pub backend: Option<Process>,

@@ -74,7 +74,7 @@ pub enum ToHost {
     Event {
         /// The number of the event; it grows by one with each event of a boot.
         seq: u64,
-        /// The event.
+        /// What the agent told.
         event: GuestEvent,
     },
 }

@@ -53,7 +53,7 @@ pub(crate) struct Claimed {
 pub(crate) struct NameClaim {
     /// The run directory.
     pub dir: PathBuf,
-    /// Its lock.
+    /// The lock that is the claim.
     pub lock: Lock,
 }
 

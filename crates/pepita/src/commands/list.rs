@@ -10,7 +10,7 @@ use pepita_wire::record::{CallErrorKind, pretty};
 use pepita_wire::{ExitRecord, StatusRecord, VmId};
 use std::time::Duration;
 
-/// `pepita list`.
+/// Carries out `pepita list`.
 pub(super) fn list(run_dir: &RunDir, format: Format) -> Result<()> {
     let all: Vec<StatusRecord> =
         run_dir.names()?.iter().filter_map(|name| status_of(run_dir, name)).collect();
@@ -63,7 +63,7 @@ fn row(status: &StatusRecord) -> [String; 7] {
     ]
 }
 
-/// `pepita wait`.
+/// Carries out `pepita wait`.
 pub(super) fn wait(run_dir: &RunDir, name: &VmId, timeout: Option<Duration>) -> Result<()> {
     let status = follow(run_dir, name, timeout, |_| false)?;
     match &status.exit {

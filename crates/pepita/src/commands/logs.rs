@@ -17,7 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// `pepita logs`.
+/// Carries out `pepita logs`.
 pub(super) fn logs(run_dir: &RunDir, name: &VmId, follow: bool, since: Option<Duration>) -> Result<()> {
     reconcile::status(run_dir, name)?;
     let dir = run_dir.vm(name);

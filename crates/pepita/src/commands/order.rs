@@ -10,12 +10,12 @@ use pepita_wire::agent::Start;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Ask, MonitorRequest, Signal, VmId};
 
-/// `pepita signal`.
+/// Carries out `pepita signal`.
 pub(super) fn signal(run_dir: &RunDir, name: &VmId, signal: Signal) -> Result<()> {
     order(run_dir, name, MonitorRequest::Signal(signal))
 }
 
-/// `pepita start`.
+/// Carries out `pepita start`.
 pub(super) fn start(run_dir: &RunDir, name: &VmId, daemon: &DaemonArgs) -> Result<()> {
     let start = Start { command: daemon.command.clone(), env: environment(daemon)? };
     order(run_dir, name, MonitorRequest::Forward(Ask::Start(start)))

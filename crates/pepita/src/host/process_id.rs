@@ -14,7 +14,7 @@ pub const END_DEADLINE: Duration = Duration::from_secs(5);
 /// is not known for certain is never signalled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
-    /// The pid.
+    /// The process id (pid).
     pub pid: u32,
     /// When it started, in clock ticks since the host's boot (field 22 of `/proc/<pid>/stat`).
     #[serde(rename = "start")]

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-/// The device.
+/// The path of the kernel's device, see vsock(7).
 pub const DEVICE: &str = "/dev/vhost-vsock";
 
 mod sys {

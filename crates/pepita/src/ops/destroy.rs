@@ -20,7 +20,7 @@ use std::time::Duration;
 pub(crate) enum How {
     /// Its daemon gets a signal and a time to end.
     Graceful {
-        /// The signal.
+        /// The signal for the daemon.
         signal: Signal,
         /// How long the daemon may take.
         timeout: Duration,

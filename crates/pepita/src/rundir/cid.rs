@@ -13,7 +13,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Wanted {
-    /// This one.
+    /// This CID and no other.
     Fixed(Cid),
     /// Any that is free.
     #[default]

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub struct State {
     /// The monitor that wrote the file.
     pub monitor: Option<ProcessId>,
-    /// The VMM.
+    /// The process of the VMM.
     pub vmm: Option<ProcessId>,
     /// The vsock back-end.
     pub backend: Option<ProcessId>,
