@@ -20,9 +20,11 @@ lint: ## Check the formatting and run clippy
 doc: ## Build the API documentation; a warning is an error
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 
-test: setup lint doc ## Run lint, doc, all tests (with real microVMs) and interop
+test: setup lint doc ## Run lint, doc, all tests (with real microVMs), interop and upgrade
 	@./scripts/test.sh
 	$(MAKE) interop
+	@if git cat-file -e 445d9af^{commit} 2>/dev/null; then ./scripts/test-upgrade.sh; \
+	else echo "==> NOT RUN: the upgrade tests; this checkout lacks the history (git fetch --unshallow)"; fi
 
 soak: setup ## Boot a microVM 50 times in a row
 	PEPITA_SOAK_BOOTS=50 cargo test --test microvm -- --nocapture boots_in_a_row

@@ -38,16 +38,15 @@ use crate::group::Command;
 use crate::observe::{EventKind, Received, VmPhase};
 use crate::policy::Ending;
 use crate::spec::{MachineSpec, Port, VmName, VmSpec, Vmm};
-use std::future::Future;
+use futures_core::future::BoxFuture;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 use tree::AdapterTree;
 
 /// The future that a [`PlatformAdapter`]'s methods return.
-pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, AdapterError>> + Send + 'a>>;
+pub type Pending<'a, T> = BoxFuture<'a, Result<T, AdapterError>>;
 
 /// The calls that every adapter has, whatever it runs daemons in.
 pub trait PlatformAdapter: Send + Sync + 'static {

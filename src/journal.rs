@@ -115,6 +115,11 @@ impl Journal {
         Self { inner: Arc::new(Inner { entries, retired, unreadable, disk }) }
     }
 
+    /// Returns the writer of the journal; `None` when the journal lives in memory only.
+    pub(crate) fn store(&self) -> Option<Store> {
+        self.inner.disk.as_ref().map(|disk| disk.store.clone())
+    }
+
     /// Returns what could not be read when the journal was opened.
     pub(crate) fn unreadable(&self) -> &[Unreadable] {
         &self.inner.unreadable

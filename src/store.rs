@@ -5,6 +5,7 @@
 
 use pepita_wire::Stored;
 use serde::de::DeserializeOwned;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,6 @@ pub struct Store {
     written: watch::Receiver<u64>,
 }
 
-#[derive(Debug)]
 struct Queue {
     /// `None` once the store is closed.
     sender: Option<mpsc::UnboundedSender<Request>>,
@@ -29,10 +29,33 @@ struct Queue {
     accepted: u64,
 }
 
-#[derive(Debug)]
-struct Request {
-    change: Change,
-    outcome: oneshot::Sender<io::Result<()>>,
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("accepted", &self.accepted).finish_non_exhaustive()
+    }
+}
+
+/// What the writer is handed.
+enum Request {
+    /// To change a file.
+    Change {
+        /// What is to become of the file.
+        change: Change,
+        /// Takes the outcome.
+        outcome: oneshot::Sender<io::Result<()>>,
+    },
+    /// To call a function, behind all that was handed over before.
+    Call(Box<dyn FnOnce() + Send>),
+}
+
+impl Request {
+    fn carry_out(self) {
+        match self {
+            // The sender of the change may not wait for the outcome.
+            Self::Change { change, outcome } => drop(outcome.send(change.carry_out())),
+            Self::Call(act) => act(),
+        }
+    }
 }
 
 /// What is to become of a file.
@@ -82,11 +105,30 @@ impl Store {
         let (outcome, receiver) = oneshot::channel();
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = &queue.sender
-            && sender.send(Request { change, outcome }).is_ok()
+            && sender.send(Request::Change { change, outcome }).is_ok()
         {
             queue.accepted += 1;
         }
         receiver
+    }
+
+    /// Calls `act` when all that was handed over before is written, and behind each `act` of an earlier call. At once when
+    /// nothing is under way. `act` must be short: later writes wait for it.
+    pub fn in_order(&self, act: impl FnOnce() + Send + 'static) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_idle = *self.written.borrow() >= queue.accepted;
+        match &queue.sender {
+            Some(sender) if !is_idle => {
+                // The writer has the receiver as long as there is a sender, unless the runtime ends.
+                if sender.send(Request::Call(Box::new(act))).is_ok() {
+                    queue.accepted += 1;
+                }
+            }
+            Some(_) | None => {
+                drop(queue);
+                self.written().then(act);
+            }
+        }
     }
 
     /// Returns the moment at which all that was handed over so far is written.
@@ -138,10 +180,7 @@ async fn write_all(mut requests: mpsc::UnboundedReceiver<Request>, done: watch::
         }
         let work = std::mem::take(&mut batch);
         let written = tokio::task::spawn_blocking(move || {
-            for Request { change, outcome } in work {
-                // The sender of the change may not wait for the outcome.
-                let _ = outcome.send(change.carry_out());
-            }
+            work.into_iter().for_each(Request::carry_out);
         });
         // An error says that the runtime ends.
         let _ = written.await;
@@ -232,6 +271,24 @@ mod tests {
         store.close().await;
         assert_eq!(std::fs::read_to_string(&path).expect("there"), "last");
         assert!(store.hand_over(change(&path, "too late")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_call_comes_behind_the_writes_and_the_calls_before_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, (told, seen)) = (Store::spawn(), std::sync::mpsc::channel());
+        for n in 0..100 {
+            let path = dir.path().join(format!("{n}.json"));
+            drop(store.hand_over(change(&path, "x")));
+            let told = told.clone();
+            store.in_order(move || told.send((n, path.exists())).expect("the test listens"));
+        }
+        store.close().await;
+        let expected: Vec<_> = (0..100).map(|n| (n, true)).collect();
+        assert_eq!(seen.try_iter().collect::<Vec<_>>(), expected);
+        let last = told.clone();
+        store.in_order(move || last.send((100, true)).expect("the test listens"));
+        assert_eq!(seen.try_recv(), Ok((100, true)), "a closed store holds nothing up");
     }
 
     #[tokio::test]

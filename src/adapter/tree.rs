@@ -230,7 +230,7 @@ mod tests {
     const LAUNCHER: &str = r#"#!/bin/sh
 echo "$1" >> "$(dirname "$0")/calls"
 case "$1" in
---version) echo '{"name": "pepita-launcher", "version": "0", "contract": CONTRACT, "vmms": []}' ;;
+--version) echo '{"name": "pepita-launcher", "version": "0", "contract": CONTRACT, "additions": ADDITIONS, "vmms": []}' ;;
 list) echo '[{"name": "duende-vm-a", "state": "running", "incarnation": 1,
   "labels": {"pepita-supervisor.owner": "adapter-1"}}]' ;;
 *) exit 1 ;;
@@ -241,7 +241,9 @@ esac
     async fn daemons_whose_file_cannot_be_read_are_left_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         let (state, launcher) = (dir.path().join("state"), dir.path().join("pepita"));
-        let text = LAUNCHER.replace("CONTRACT", &pepita_wire::CLI_VERSION.to_string());
+        let text = LAUNCHER
+            .replace("CONTRACT", &pepita_wire::CLI_VERSION.to_string())
+            .replace("ADDITIONS", &pepita_wire::CLI_ADDITIONS.to_string());
         std::fs::write(&launcher, text).expect("written");
         std::fs::set_permissions(&launcher, std::fs::Permissions::from_mode(0o755)).expect("executable");
         std::fs::create_dir_all(state.join("1")).expect("made");

@@ -24,12 +24,12 @@ pub enum ExecutorError {
         what: String,
     },
     /// The launcher speaks another version of the command line.
-    #[error("{program}: speaks contract {theirs}, we speak {ours}; install matching versions", program = .program.display(), ours = pepita_wire::CLI_VERSION)]
+    #[error("{program}: this launcher has version {theirs} of the command line, and version {ours} is needed; install the launcher that belongs to this supervisor", program = .program.display(), ours = needed())]
     Contract {
         /// The program that was called.
         program: PathBuf,
-        /// The version that the program speaks.
-        theirs: u32,
+        /// The version that the program has, with its additions: `1.0`.
+        theirs: String,
     },
     /// The launcher could not be run, or did not end in time.
     #[error("{program}: {what}", program = .program.display())]
@@ -73,4 +73,9 @@ impl ExecutorError {
             | Self::Cancelled => None,
         }
     }
+}
+
+/// Returns the version of the launcher's command line that this library calls, with its additions.
+fn needed() -> String {
+    format!("{}.{}", pepita_wire::CLI_VERSION, pepita_wire::CLI_ADDITIONS)
 }

@@ -4,12 +4,11 @@ use super::ExecutorError;
 use super::argv::{self, Launch};
 use super::process::{self, CallFailure};
 use crate::spec::{Signal, VmName};
+use futures_core::future::BoxFuture;
 use pepita_wire::{StatusRecord, VersionRecord};
 use std::ffi::OsString;
 use std::fmt;
-use std::future::Future;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::time::Duration;
 
 /// How long a call may take that only asks or ends something.
@@ -19,7 +18,7 @@ const CALL_DEADLINE: Duration = Duration::from_secs(30);
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The future of a call.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ExecutorError>> + Send + 'a>>;
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, ExecutorError>>;
 
 /// The calls of the launcher. [`Launcher`] calls the program; a test may play it, and everything above stays real.
 pub trait Pepita: fmt::Debug + Send + Sync + 'static {
@@ -62,8 +61,9 @@ impl Launcher {
         if record.name != "pepita-launcher" {
             return Err(foreign(format!("it says it is {:?}", record.name)));
         }
-        if record.contract != pepita_wire::CLI_VERSION {
-            return Err(ExecutorError::Contract { program: self.program.clone(), theirs: record.contract });
+        if record.contract != pepita_wire::CLI_VERSION || record.additions < pepita_wire::CLI_ADDITIONS {
+            let theirs = format!("{}.{}", record.contract, record.additions);
+            return Err(ExecutorError::Contract { program: self.program.clone(), theirs });
         }
         Ok(record)
     }
@@ -135,5 +135,33 @@ impl Pepita for Launcher {
 
     fn list(&self) -> Answer<'_, Vec<StatusRecord>> {
         Box::pin(self.record(argv::list(), Vec::new(), CALL_DEADLINE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Asks a launcher that prints this version record.
+    async fn verify(record: &str) -> Result<VersionRecord, ExecutorError> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let program = dir.path().join("pepita");
+        std::fs::write(&program, format!("#!/bin/sh\necho '{record}'\n")).expect("written");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        Launcher::new(program, None).verify().await
+    }
+
+    #[tokio::test]
+    async fn a_launcher_that_lacks_what_is_called_is_refused_before_the_first_launch() {
+        let older = verify(r#"{"name":"pepita-launcher","version":"0.1.0","contract":1}"#).await;
+        assert!(matches!(older, Err(ExecutorError::Contract { theirs, .. }) if theirs == "1.0"));
+        let other = verify(r#"{"name":"pepita-launcher","version":"9","contract":2,"additions":9}"#).await;
+        assert!(matches!(other, Err(ExecutorError::Contract { theirs, .. }) if theirs == "2.9"));
+        let newer =
+            verify(r#"{"name":"pepita-launcher","version":"0.2.0","contract":1,"additions":9}"#).await;
+        assert_eq!(newer.expect("accepted").additions, 9);
+        let foreign = verify(r#"{"name":"pepita","version":"0.1.1"}"#).await;
+        assert!(matches!(foreign, Err(ExecutorError::NotPepita { .. })));
     }
 }

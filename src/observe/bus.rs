@@ -1,7 +1,10 @@
-//! Hands events out to any number of readers. A slow reader is told how many events it missed (semantics 10).
+//! Hands events out to any number of readers, each behind the writes that came before it: what a reader was told is on the
+//! disk, so that the next supervisor does not tell it again (semantics 9.7).
+//! A slow reader is told how many events it missed (semantics 10).
 
 use super::event::{Event, EventKind};
 use crate::spec::GroupName;
+use crate::store::Store;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -17,6 +20,8 @@ const KEPT: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Bus {
     inner: Arc<Mutex<Inner>>,
+    /// Whose writes come first.
+    store: Option<Store>,
 }
 
 #[derive(Debug)]
@@ -48,25 +53,19 @@ pub enum Received {
 }
 
 impl Bus {
-    /// Makes a bus without readers.
-    pub fn new() -> Self {
+    /// Makes a bus without readers. Its events come behind the writes of `store`.
+    pub fn new(store: Option<Store>) -> Self {
         let inner = Inner { seq: 0, kept: VecDeque::new(), sender: Some(broadcast::Sender::new(CAPACITY)) };
-        Self { inner: Arc::new(Mutex::new(inner)) }
+        Self { inner: Arc::new(Mutex::new(inner)), store }
     }
 
-    /// Numbers an event and hands it out, in one step, so that numbers and order agree.
+    /// Tells an event when all that was handed to the store before is written; in memory, at once.
     pub fn tell(&self, group: Option<&GroupName>, kind: EventKind) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.seq += 1;
-        let event = Event { seq: inner.seq, time: SystemTime::now(), group: group.cloned(), kind };
-        tracing::debug!(target: "pepita_supervisor::event", seq = event.seq, "{event}");
-        if inner.kept.len() == KEPT {
-            inner.kept.pop_front();
-        }
-        inner.kept.push_back(event.clone());
-        if let Some(sender) = &inner.sender {
-            // An error only says that there is no reader.
-            let _ = sender.send(event);
+        let (inner, group, time) = (Arc::clone(&self.inner), group.cloned(), SystemTime::now());
+        let tell = move || inner.lock().unwrap_or_else(PoisonError::into_inner).tell(time, group, kind);
+        match &self.store {
+            Some(store) => store.in_order(tell),
+            None => tell(),
         }
     }
 
@@ -102,6 +101,21 @@ impl Bus {
 }
 
 impl Inner {
+    /// Numbers an event and hands it out, in one step, so that numbers and order agree.
+    fn tell(&mut self, time: SystemTime, group: Option<GroupName>, kind: EventKind) {
+        self.seq += 1;
+        let event = Event { seq: self.seq, time, group, kind };
+        tracing::debug!(target: "pepita_supervisor::event", seq = event.seq, "{event}");
+        if self.kept.len() == KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(event.clone());
+        if let Some(sender) = &self.sender {
+            // An error only says that there is no reader.
+            let _ = sender.send(event);
+        }
+    }
+
     fn receiver(&self) -> broadcast::Receiver<Event> {
         // The receiver of a closed bus gets the end at once.
         self.sender.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe)
@@ -110,7 +124,7 @@ impl Inner {
 
 impl Default for Bus {
     fn default() -> Self {
-        Self::new()
+        Self::new(None)
     }
 }
 
@@ -140,7 +154,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_reader_is_told_how_much_it_missed() {
-        let bus = Bus::new();
+        let bus = Bus::new(None);
         let mut events = bus.subscribe();
         for n in 0..CAPACITY + 5 {
             bus.tell(None, notice(n));
@@ -156,7 +170,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_who_comes_later_gets_what_is_kept_without_a_gap() {
-        let bus = Bus::new();
+        let bus = Bus::new(None);
         let seqs = async |mut events: Events| {
             let (mut seqs, mut missed) = (Vec::new(), 0);
             while let Some(received) = events.next().await {

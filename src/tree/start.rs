@@ -51,7 +51,7 @@ pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Res
     if spec.orphans == Orphans::Refuse && !survey.running.is_empty() {
         return Err(StartError::Orphans(survey.running));
     }
-    let (bus, status_table) = (Bus::new(), StatusTable::new());
+    let (bus, status_table) = (Bus::new(journal.store()), StatusTable::new());
     let first = bus.subscribe();
     for Unreadable { vm, why, aside } in journal.unreadable() {
         let text =

@@ -115,6 +115,7 @@ fn version(json: bool) {
         name: "pepita-launcher".into(),
         version,
         contract: pepita_wire::CLI_VERSION,
+        additions: pepita_wire::CLI_ADDITIONS,
         vmms: doctor::vmms(),
     }));
 }

@@ -28,7 +28,9 @@ pub use launch::LaunchSpec;
 pub use line::{LineError, Lines};
 pub use monitor::MonitorRequest;
 pub use name::{NameError, VmId};
-pub use protocol::{CLI_VERSION, CONTENT_CAP, DEFAULT_PORT, LINE_CAP, MAX_BAD_LINES, PROTOCOL_VERSION};
+pub use protocol::{
+    CLI_ADDITIONS, CLI_VERSION, CONTENT_CAP, DEFAULT_PORT, LINE_CAP, MAX_BAD_LINES, PROTOCOL_VERSION,
+};
 pub use record::{StatusRecord, VersionRecord, VmState};
 pub use signal::Signal;
 pub use stored::Stored;

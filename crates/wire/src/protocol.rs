@@ -7,6 +7,10 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// The version of the launcher's calls, exit codes and records; `pepita --version --json` names it.
 pub const CLI_VERSION: u32 = 1;
 
+/// What was added to that version, counted: 1 = `pepita run --spec`. A caller that uses an addition asks for its number;
+/// a caller that does not know the number goes on working.
+pub const CLI_ADDITIONS: u32 = 1;
+
 /// The longest line that either side accepts, newline included, in bytes.
 pub const LINE_CAP: usize = 256 * 1024;
 

@@ -7,10 +7,7 @@ use crate::policy::Ending;
 use crate::spec::Cid;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Exit, StatusRecord};
-use std::time::{Duration, Instant};
-
-/// How long to wait before a VM whose stored files cannot be read is looked for again.
-const UNREADABLE_RETRY_DELAY: Duration = Duration::from_secs(60);
+use std::time::Instant;
 
 impl Life {
     pub(super) fn adopt(&mut self, intent: Intent) {
@@ -81,19 +78,12 @@ impl Life {
     }
 
     fn not_adopted(&mut self, now: Instant, error: &ExecutorError) {
-        let kind = error.kind();
-        if kind == Some(CallErrorKind::NoSuchVm) {
+        if error.kind() == Some(CallErrorKind::NoSuchVm) {
             // No program saw how the VM ended.
             return self.gone(Exit::Unknown.into());
         }
         self.effects.push(Effect::Notice(format!("cannot be taken over: {error}")));
-        if kind == Some(CallErrorKind::Unreadable) {
-            // What is stored of the VM cannot be read: the VM is left as it is until the files are mended.
-            let retry_at = Some(now + UNREADABLE_RETRY_DELAY);
-            self.phase = Phase::Adopting { intent: Intent::Watch, retry_at };
-        } else {
-            // The VM may run. A VM that cannot be watched is killed.
-            self.remove(now, Exit::Unknown.into());
-        }
+        // The VM may run. A VM that cannot be watched is killed.
+        self.remove(now, Exit::Unknown.into());
     }
 }

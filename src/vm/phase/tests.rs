@@ -142,14 +142,17 @@ fn of_what_is_wanted_of_an_adoption_the_strongest_counts() {
 }
 
 #[test]
-fn a_vm_whose_files_cannot_be_read_is_left_alone_and_looked_for_again() {
-    let mut rig = Rig::new();
-    rig.on(Event::Start(Mode::Adopt));
-    let effects = rig.on(Event::Adopted(Err(refused(CallErrorKind::Unreadable))));
-    assert!(matches!(effects[..], [Effect::Notice(_)]), "{effects:?}");
-    rig.now = rig.life.wake_at().expect("another try");
-    assert_eq!(rig.on(Event::Tick), [Effect::Adopt]);
-    assert!(matches!(rig.on(Event::Adopted(Ok(running())))[..], [.., Effect::Tell(Transition::Ready)]));
+fn a_vm_whose_files_cannot_be_read_is_given_up_and_not_removed() {
+    for wanted in [None, Some(Event::Stop)] {
+        let mut rig = Rig::new();
+        rig.on(Event::Start(Mode::Adopt));
+        wanted.into_iter().for_each(|event| drop(rig.on(event)));
+        let effects = rig.on(Event::Adopted(Err(refused(CallErrorKind::Unreadable))));
+        let [Effect::Notice(_), Effect::End(Ending::NotLaunched { recoverable: false, .. })] = &effects[..]
+        else {
+            panic!("{effects:?}")
+        };
+    }
 }
 
 #[test]

@@ -11,6 +11,9 @@ pub struct VersionRecord {
     pub version: String,
     /// The version of the calls, exit codes and records: see [`crate::CLI_VERSION`].
     pub contract: u32,
+    /// What was added to that version: see [`crate::CLI_ADDITIONS`].
+    #[serde(default)]
+    pub additions: u32,
     /// The VMMs, and whether each can be used on this host.
     #[serde(default)]
     pub vmms: Vec<VmmAvailability>,
