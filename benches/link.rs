@@ -115,12 +115,14 @@ async fn measure(place: &Place, what: &str, machine: MachineSpec, ticker: &str) 
     let address = Address::of(&status);
     let bare = || async {
         let stream: Box<dyn Stream> = match &address {
-            _ if process => Box::new(tokio::net::UnixStream::connect(&unix).await.expect("it listens")),
+            _ if process => {
+                Box::new(tokio::net::UnixStream::connect(&unix).await.expect("the ticker listens"))
+            }
             Address::Hybrid { uds, .. } => {
-                dial(Address::Hybrid { uds: uds.clone(), port: ECHO }).await.expect("it listens")
+                dial(Address::Hybrid { uds: uds.clone(), port: ECHO }).await.expect("the ticker listens")
             }
             Address::Vhost { cid, .. } => {
-                dial(Address::Vhost { cid: *cid, port: ECHO }).await.expect("it listens")
+                dial(Address::Vhost { cid: *cid, port: ECHO }).await.expect("the ticker listens")
             }
         };
         stream

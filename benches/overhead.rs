@@ -1,6 +1,6 @@
-//! Measures what supervision adds to a boot: the time from the tree's decision to launch until the VM is ready. The baseline
-//! is the same kernel and image, started by a bare QEMU command line, until the agent answers. Both run in turn, so that
-//! other load on the machine slows both down.
+//! Measures what supervision adds to a boot: the time from the tree's decision to launch until the VM is ready. The
+//! baseline is the same kernel and image, started by a bare QEMU command line, until the agent answers. Both run in
+//! turn, so that other load on the machine slows both down.
 //!
 //! Variable, with its default: `PEPITA_OVERHEAD_RUNS` (5).
 
@@ -96,7 +96,7 @@ fn answers(uds: &Path) -> bool {
     let hello = "{\"hello\":{\"generation\":1,\"incarnation\":1,\"token\":\"bench\"}}\n";
     let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
     let mut line = String::new();
-    // The end of the stream instead of OK: no program in the guest listens yet.
+    // The end of the stream instead of OK means that no program in the guest listens yet.
     if stream.write_all(b"CONNECT 5000\n").is_err() || reader.read_line(&mut line).is_err() || line.is_empty()
     {
         return false;
@@ -124,7 +124,7 @@ async fn supervised(place: &Place) -> Duration {
             Some(Received::Event(event)) => match event.kind {
                 EventKind::Vm(change) if change.to == VmPhase::Starting => began = Some(event.time),
                 EventKind::Vm(change) if change.to == VmPhase::Ready => {
-                    let began = began.expect("it started before it was ready");
+                    let began = began.expect("a start before the readiness");
                     break event.time.duration_since(began).unwrap_or_default();
                 }
                 _ => {}
@@ -145,7 +145,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 async fn main() {
     let runs: usize = std::env::var("PEPITA_OVERHEAD_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
     let place = Place::new();
-    // One run before the measurement fills the cache with the unpacked kernel and the TSC's frequency, for both.
+    // A run before the measurement fills the cache with the unpacked kernel and the TSC's frequency, for both.
     supervised(&place).await;
     let cache = place.path("r").join(".cache");
     let kernel = std::fs::read_dir(&cache).expect("the cache").flatten().map(|entry| entry.path());

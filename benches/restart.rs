@@ -71,7 +71,7 @@ async fn measure(tree: Tree, files: Vec<PathBuf>) {
     for n in 0..kills() {
         let (name, file) = (format!("vm-{}", n % MANY), files[n % MANY].clone());
         let vm = tree.status().vm(&name).cloned().expect("there is such a VM");
-        let (former, vmm) = (pid_in(&file), vm.vmm_pid.expect("it runs"));
+        let (former, vmm) = (pid_in(&file), vm.vmm_pid.expect("a running process"));
         let back = tokio::task::spawn_blocking(move || {
             let before = Instant::now();
             kill(vmm);

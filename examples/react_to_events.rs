@@ -23,7 +23,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut failures: BTreeMap<String, u32> = BTreeMap::new();
     let mut events = tree.events();
     while let Some(received) = events.next().await {
-        // A reader that lags looks at `tree.status()`: events tell what has changed, the status what is.
+        // A reader that has missed events reads `tree.status()`: an event reports a change, the status is the current
+        // state.
         let Received::Event(event) = received else { continue };
         let EventKind::Vm(change) = &event.kind else { continue };
         let Some(decision) = &change.decision else { continue };

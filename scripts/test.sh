@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs all tests, those with real microVMs included. Every test runs once: one that fails is mended, or quarantined by name with
-# #[ignore = "quarantined: why"], and this script lists the quarantined ones at the end.
+# Runs all tests, those with real microVMs included. Every test runs once: a failing test is fixed, or quarantined by
+# name with #[ignore = "quarantined: why"], and this script lists the quarantined tests at the end.
 set -u
 cd "$(dirname "$0")/.."
 

@@ -1,18 +1,18 @@
-//! What several actors need alike: the runtime's clock, one timer, the news of a child that is gone, and a handle that
-//! stays good when an actor is replaced.
+//! Code that several actors share: the runtime's clock, one timer, the event that a child is gone, and a handle that
+//! stays valid when an actor is replaced.
 
 use ractor::{ActorId, ActorRef, Message, SupervisionEvent};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
-/// Returns the time by the runtime's clock, which a test can hold.
+/// Returns the time by the runtime's clock, which a test can control.
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
 /// The timer by which an actor is told that a moment has come.
 ///
-/// Timers are not taken back: a tick that comes too early finds nothing to do, and no further tick follows it.
+/// Timers are not cancelled: a tick that comes too early finds no work, and no further tick follows it.
 #[derive(Debug, Default)]
 pub(crate) struct Alarm {
     /// The earliest moment for which a tick is under way.
@@ -20,7 +20,7 @@ pub(crate) struct Alarm {
 }
 
 impl Alarm {
-    /// Sees that `me` is sent `tick` at `wake_at`, unless a tick comes before that anyway.
+    /// Makes sure that `me` is sent `tick` at `wake_at`, unless an earlier tick is under way.
     pub(crate) fn set<M: Message>(
         &mut self,
         me: &ActorRef<M>,
@@ -34,7 +34,7 @@ impl Alarm {
         }
     }
 
-    /// Takes note that the tick for the moment `due` has come.
+    /// Records that the tick for the moment `due` has come.
     pub(crate) fn rang(&mut self, due: Instant) {
         self.due.take_if(|waiting| *waiting == due);
     }
@@ -44,12 +44,12 @@ impl Alarm {
 #[derive(Debug)]
 pub(crate) struct LostChild {
     pub(crate) id: ActorId,
-    /// How the actor ended, for people.
+    /// How the actor ended, as text for people.
     pub(crate) why: String,
 }
 
 impl LostChild {
-    /// Returns the child that `event` tells the end of, if `event` tells of an end.
+    /// Returns the child whose end `event` reports, if the event reports an end.
     pub(crate) fn of(event: SupervisionEvent) -> Option<Self> {
         match event {
             SupervisionEvent::ActorFailed(cell, error) => {
@@ -63,7 +63,7 @@ impl LostChild {
     }
 }
 
-/// A handle to an actor that the root keeps alive: it stays good when the root replaces the actor.
+/// A handle to an actor that the root keeps alive: the handle stays valid when the root replaces the actor.
 #[derive(Debug)]
 pub struct Service<M>(Arc<RwLock<ActorRef<M>>>);
 
@@ -79,14 +79,14 @@ impl<M: Message> Service<M> {
         Self(Arc::new(RwLock::new(actor)))
     }
 
-    /// Sends a message. An actor that has just failed drops the message, and with it the reply in it, which tells the
-    /// asker: so no asker waits in vain.
+    /// Sends a message. An actor that has just failed drops the message together with its reply, which tells the asker:
+    /// so no asker waits in vain.
     pub fn send(&self, msg: M) {
         let actor = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let _ = actor.cast(msg);
     }
 
-    /// Points the handle, and all its clones, at the actor's successor. Only the root does that.
+    /// Points the handle, and all its clones, at the actor's successor. Called by the root only.
     pub fn replace(&self, actor: ActorRef<M>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = actor;
     }

@@ -1,5 +1,5 @@
 //! Runs single daemons in microVMs: spawn a daemon, ask for its status, signal it, destroy it.
-//! The adapter is a thin face of a [`Tree`](crate::Tree), and decides nothing about restarts.
+//! The adapter is a thin layer over a [`Tree`](crate::Tree), and makes no decisions about restarts.
 //!
 //! ```no_run
 //! use pepita_supervisor::adapter::{Daemon, PepitaAdapter, Signal};
@@ -20,7 +20,8 @@
 //! ```
 //!
 //! Spawned daemons are supervised, and outlive the process: a new adapter finds them again. Where several processes of
-//! one host use adapters at once, each has a slot of its own, and takes over what a former adapter left there.
+//! a host use adapters at the same time, each adapter has a slot of its own, and takes over the daemons that a former
+//! adapter left there.
 
 mod daemon;
 mod daemons;
@@ -45,10 +46,10 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tree::AdapterTree;
 
-/// The future that a [`PlatformAdapter`]'s methods return.
+/// The future that the methods of a [`PlatformAdapter`] return.
 pub type Pending<'a, T> = BoxFuture<'a, Result<T, AdapterError>>;
 
-/// The calls that every adapter has, whatever it runs daemons in.
+/// The calls that every adapter has, on whichever platform it runs daemons.
 pub trait PlatformAdapter: Send + Sync + 'static {
     /// Starts a daemon. Returns when it runs.
     fn spawn(&self, daemon: Box<dyn Daemon>) -> Pending<'_, DaemonHandle>;
@@ -110,8 +111,8 @@ impl PepitaAdapter {
         Self { inner: Arc::new(Inner { machine, state_dir, pepita, run_dir: None, tree: OnceCell::new() }) }
     }
 
-    /// Returns the adapter with another launcher, another directory for run directories and another directory for its own
-    /// state. To be called before the first daemon is spawned.
+    /// Returns the adapter with another launcher, another directory for run directories and another directory for its
+    /// own state. Must be called before the first daemon is spawned.
     pub fn with_places(
         self,
         pepita: impl Into<PathBuf>,
@@ -136,8 +137,8 @@ impl PepitaAdapter {
     /// Boots a microVM for a daemon. Returns when the daemon runs; from then on it is supervised.
     ///
     /// # Errors
-    /// Returns an error when no images are configured, the launcher is missing, a daemon of that name is there already, or
-    /// the daemon did not run; then nothing is left of it.
+    /// Returns an error when no images are configured, the launcher is missing, a daemon of that name exists already,
+    /// or the daemon did not run; then nothing of the daemon is left.
     pub async fn spawn(&self, daemon: Box<dyn Daemon>) -> Result<DaemonHandle, AdapterError> {
         let spec = self.spec_of(&*daemon)?;
         let vm = spec.name.clone();
@@ -162,7 +163,7 @@ impl PepitaAdapter {
                         },
                         _ => {}
                     },
-                    // The status shows what was missed.
+                    // The status shows what the missed events would have said.
                     Some(Received::Lagged(_)) => {}
                     None => return Err(AdapterError::Ended),
                 }
@@ -197,12 +198,12 @@ impl PepitaAdapter {
         }
         spec.env = daemon.env();
         spec.restart = daemon.restart();
-        // `destroy` ends a daemon at once: a caller that wants to give it grace sends a signal first.
+        // `destroy` ends a daemon at once: a caller that wants a graceful stop sends a signal first.
         spec.stop.timeout = Duration::ZERO;
         Ok(spec)
     }
 
-    /// Returns the status of a daemon. A daemon whose VM is not there, or not any more, is stopped.
+    /// Returns the status of a daemon. A daemon whose VM does not exist, or no longer exists, is stopped.
     ///
     /// # Errors
     /// Returns an error when the launcher fails.
@@ -221,18 +222,19 @@ impl PepitaAdapter {
             return Ok(adapter.tree.runner().signal_any(vm, signal.into()).await?);
         }
         match signal {
-            // With a grace of zero a stop is a kill that is not followed by a restart.
+            // With a grace of zero a stop is a kill that no restart follows.
             Signal::Kill => Ok(adapter.tree.command(vm.as_str(), Command::Stop).await?),
             Signal::Stop => Ok(adapter.tree.pause(vm.as_str()).await?),
             Signal::Cont => Ok(adapter.tree.resume(vm.as_str()).await?),
-            // The adapter is documented to run `pepita signal`, which goes over the monitor's socket, too.
+            // The documentation of the adapter says that it runs `pepita signal`, which goes over the monitor's socket,
+            // too.
             Signal::Hup | Signal::Int | Signal::Quit | Signal::Term | Signal::Usr1 | Signal::Usr2 => {
                 Ok(adapter.tree.runner().signal_any(vm, signal.into()).await?)
             }
         }
     }
 
-    /// Ends a VM and its supervision, and removes all traces. Destroying a VM that is not there is fine.
+    /// Ends a VM and its supervision, and removes all traces. Destroying a VM that does not exist is no error.
     ///
     /// # Errors
     /// Returns an error when the id is not one of an adapter's VM, or the launcher fails.
@@ -245,7 +247,7 @@ impl PepitaAdapter {
         Ok(adapter.tree.runner().destroy_any(&vm).await?)
     }
 
-    /// Returns the ids of all VMs of daemons on this host, also of other adapters.
+    /// Returns the ids of the VMs of all daemons on this host, also the VMs of other adapters.
     ///
     /// # Errors
     /// Returns an error when the launcher fails.
@@ -261,14 +263,15 @@ impl PepitaAdapter {
         self.tree().await.ok()?.last_end(handle.vm()).await
     }
 
-    /// Gives the slot up without touching the daemons: the next adapter finds them. The end of the process does the same.
+    /// Gives the slot up without touching the daemons: the next adapter finds them. The end of the process has the same
+    /// effect.
     pub async fn leave(self) {
         if let Some(adapter) = self.inner.tree.get() {
             adapter.tree.leave().await;
         }
     }
 
-    /// Returns a handle to a daemon by its name, also to one that a former adapter spawned.
+    /// Returns a handle to a daemon by its name, also to a daemon that a former adapter spawned.
     ///
     /// # Errors
     /// Returns an error when no daemon of that name is supervised here.
@@ -282,7 +285,8 @@ impl PepitaAdapter {
         }
     }
 
-    /// Returns the tree behind the adapter. The first call starts it, and takes over what a former adapter left.
+    /// Returns the tree behind the adapter. The first call starts the tree, and takes over the daemons that a former
+    /// adapter left.
     async fn tree(&self) -> Result<&AdapterTree, AdapterError> {
         let inner = &self.inner;
         let open = || AdapterTree::open(&inner.state_dir, &inner.pepita, inner.run_dir.clone());

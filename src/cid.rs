@@ -1,5 +1,5 @@
-//! The CID allocator actor: one for a tree, so that leases outlive the VM actors that use them. Its ledger outlives the
-//! actor itself: a lease is given before it could be saved anywhere else.
+//! The CID allocator actor. A tree has one, so that leases outlive the VM actors that use them. The ledger of the
+//! leases outlives the allocator itself: a lease is given before it could be saved anywhere else.
 
 mod pool;
 
@@ -10,8 +10,8 @@ use crate::spec::{Cid, VmName};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The ledger of leases. Clones are the same ledger: the successor of an allocator that has failed goes on with it. No
-/// entry is ever half made, so that nothing in a ledger has to be mistrusted.
+/// The ledger of leases. All clones are one ledger: the successor of an allocator that has failed continues with it.
+/// Every entry is made in a single step, so that the entries of a ledger can be trusted.
 #[derive(Debug, Clone)]
 pub struct Ledger(Arc<Mutex<Pool>>);
 
@@ -32,11 +32,11 @@ impl Ledger {
     }
 }
 
-/// The allocator actor. All that it knows is in a [`Ledger`].
+/// The allocator actor. Its whole state is in a [`Ledger`].
 #[derive(Debug)]
 pub struct CidAllocator;
 
-/// What the allocator can be asked.
+/// A request to the allocator.
 #[derive(Debug)]
 pub enum CidMsg {
     /// Lease a CID: the VM gets the same one each time, until it is released.
@@ -45,7 +45,7 @@ pub enum CidMsg {
         vm: VmName,
         /// The CID that its configuration names.
         fixed: Option<Cid>,
-        /// Gets the CID, or why there is none.
+        /// Gets the CID, or the reason why there is none.
         reply: Reply<Result<Cid, LeaseError>>,
     },
     /// Lease another CID: another program holds the VM's CID.
@@ -54,7 +54,7 @@ pub enum CidMsg {
         vm: VmName,
         /// The CID that its configuration names.
         fixed: Option<Cid>,
-        /// Gets the new CID, or why there is none.
+        /// Gets the new CID, or the reason why there is none.
         reply: Reply<Result<Cid, LeaseError>>,
     },
     /// Enter the CID of a VM that was adopted.
@@ -68,7 +68,7 @@ pub enum CidMsg {
     },
     /// Release the CID of a VM that is confirmed gone.
     Release(VmName),
-    /// Makes the actor panic, for tests of what a failed actor leads to.
+    /// Makes the actor panic, for tests of the consequences of a failed actor.
     #[cfg(feature = "test-hooks")]
     Panic,
 }

@@ -1,7 +1,7 @@
-//! Reads the configuration file, understands it and checks it. Every other room trusts what comes out.
+//! Reads the configuration file, interprets it and checks it. All other modules trust the result.
 //!
-//! All mistakes are told at once, each with its place, what was written and what would be right. Keys are listed in
-//! `spec::keys`, and `config/reference.toml` has every one. They merge one by one:
+//! All mistakes are reported at once, each with its place, the text that was written and the text that would be right.
+//! Keys are listed in `spec::keys`, and `config/reference.toml` has every key. Keys merge one by one:
 //! built-in < `[defaults.*]` and `[platform.pepita]` < group < VM; arrays replace. Relative paths begin at the file's
 //! folder.
 
@@ -34,17 +34,17 @@ use toml::de::DeTable;
 pub struct Checked {
     /// The specification of the tree.
     pub spec: TreeSpec,
-    /// What `[platform.pepita]` says by itself; images that it does not name are empty.
+    /// The `[platform.pepita]` section by itself; images that the section does not name are empty.
     pub machine: MachineSpec,
-    /// What to know about the file, in file order.
+    /// Notes about the file, in file order.
     pub advice: Vec<Diagnostic>,
 }
 
-/// Understands the text of a configuration. `origin` is its file: for messages, and for the folder at which relative paths
-/// begin. Touches no disk: whether images exist is for [`load`] to see.
+/// Interprets the text of a configuration. `origin` is its file: for messages, and for the folder at which relative
+/// paths begin. Does not touch the disk: whether images exist is checked by [`load`].
 ///
 /// # Errors
-/// All mistakes; of a text that is not TOML the first one.
+/// Returns all mistakes; for a text that is not TOML, the first mistake.
 pub fn parse(text: &str, origin: &Path) -> Result<Checked, ConfigErrors> {
     understand(text, origin, origin.parent().unwrap_or(Path::new("")), |_| Ok(()))
 }
@@ -52,11 +52,11 @@ pub fn parse(text: &str, origin: &Path) -> Result<Checked, ConfigErrors> {
 /// Reads a configuration file. Besides what [`parse`] checks, the kernel and root file system of each VM must exist.
 ///
 /// # Errors
-/// Why the file cannot be read, or all mistakes in it.
+/// Returns the reason why the file cannot be read, or all mistakes in the file.
 pub fn load(path: &Path) -> Result<Checked, ConfigErrors> {
     let unreadable = |source| ConfigErrors::Unreadable { file: path.to_owned(), source };
     let bytes = std::fs::read(path).map_err(unreadable)?;
-    // The same file is to mean the same paths, from wherever the program was started.
+    // The same file is to mean the same paths, in whichever directory the program was started.
     let folder = folder(path).map_err(unreadable)?;
     match std::str::from_utf8(&bytes) {
         Ok(text) => understand(text, path, &folder, exists),

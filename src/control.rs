@@ -1,8 +1,9 @@
-//! The control socket: a Unix socket over which programs see and steer a running tree.
+//! The control socket: a Unix socket over which programs observe and control a running tree.
 //!
-//! The conversation is that of [`pepita_wire`], without hello: each line in is a [`pepita_wire::Request`], and each gets one
-//! answer, in the order in which they are done. After `events` there are event lines in between
-//! ([`crate::observe::Event::to_json`]), and `{"lagged": n}` where a reader was too slow. The methods are those of [`Call`].
+//! The protocol is that of [`pepita_wire`], without hello: each line in is a [`pepita_wire::Request`], and each request
+//! gets one answer, in the order in which the calls are done. After `events` there are event lines in between
+//! ([`crate::observe::Event::to_json`]), and `{"lagged": n}` where a reader was too slow. The methods are those of
+//! [`Call`].
 //!
 //! ```no_run
 //! # async fn example(tree: pepita_supervisor::Tree) -> Result<(), Box<dyn std::error::Error>> {
@@ -36,13 +37,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How long clients have to take their last answers.
+/// The time that clients have to read their last answers.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Opens the control socket of a tree. To have the socket before anything is started, use [`Socket::claim`].
+/// Opens the control socket of a tree. To have the socket before any VM is started, use [`Socket::claim`].
 ///
 /// # Errors
-/// Returns an error when a running supervisor has the socket, or it cannot be made.
+/// Returns an error when a running supervisor has the socket, or the socket cannot be made.
 pub fn serve(tree: &Tree, path: &Path, hooks: Hooks) -> Result<Control, ControlError> {
     Socket::claim(path)?.serve(tree, hooks)
 }
@@ -74,8 +75,8 @@ impl Control {
         self.socket.path()
     }
 
-    /// Accepts no more clients, gives those that wait for an answer or read events a moment to take what is left for them,
-    /// and removes the socket. To be called when the tree has ended.
+    /// Accepts no more clients, gives the clients that wait for an answer or read events a moment to take the rest, and
+    /// removes the socket. Must be called when the tree has ended.
     pub async fn close(mut self) {
         self.closing.send_replace(true);
         // A client that has not read by then will not read.

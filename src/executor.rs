@@ -1,5 +1,5 @@
 //! The executor: the only part of the library that runs `pepita`. The actor only translates; the [`Runner`] behind it
-//! keeps the order and the bounds of the calls.
+//! keeps the order and the limits of the calls.
 
 pub mod argv;
 mod error;
@@ -20,14 +20,15 @@ use crate::store::Written;
 use pepita_wire::StatusRecord;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-/// What the executor can be asked.
+/// A request to the executor.
 #[derive(Debug)]
 pub enum ExecutorMsg {
     /// Boot a VM. Answered when its VMM runs and its monitor watches it.
     Launch {
-        /// What to boot.
+        /// The VM to boot, with all settings of the launch.
         launch: Box<Launch>,
-        /// The moment at which what must not be lost by the launch is on the disk: the launcher is not called before.
+        /// The moment at which the state that the launch must not lose is on the disk: the launcher is not called
+        /// before.
         written: Written,
         /// Gets the VM's record.
         reply: Reply<Result<StatusRecord, ExecutorError>>,
@@ -35,33 +36,33 @@ pub enum ExecutorMsg {
     /// Cancel the launches of this VM that still wait for their turn; each is answered at once. A launch that is under
     /// way cannot be cancelled, only undone.
     Cancel(VmName),
-    /// Take over a VM that runs: see that it has a monitor.
+    /// Take over a VM that runs: make sure that it has a monitor.
     Adopt {
-        /// The VM.
+        /// The name of the VM.
         vm: VmName,
         /// Gets the VM's record.
         reply: Reply<Result<StatusRecord, ExecutorError>>,
     },
-    /// End a VM and remove all traces of it. Answered when the VM is confirmed gone.
+    /// Kill a VM and remove all traces of it. Answered when the VM is confirmed gone.
     Destroy {
-        /// The VM.
+        /// The name of the VM.
         vm: VmName,
-        /// Told when it is gone.
+        /// Gets the answer when the VM is gone.
         reply: Reply<Result<(), ExecutorError>>,
     },
     /// Read the launcher's record of a VM.
     Status {
-        /// The VM.
+        /// The name of the VM.
         vm: VmName,
         /// Gets the VM's record.
         reply: Reply<Result<StatusRecord, ExecutorError>>,
     },
-    /// List every VM on this host, also those of others.
+    /// List every VM on this host, also the VMs of other supervisors.
     List {
-        /// Gets their records.
+        /// Gets the records of the VMs.
         reply: Reply<Result<Vec<StatusRecord>, ExecutorError>>,
     },
-    /// Makes the actor panic, for tests of what a failed actor leads to.
+    /// Makes the actor panic, for tests of the consequences of a failed actor.
     #[cfg(feature = "test-hooks")]
     Panic,
 }

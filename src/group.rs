@@ -1,5 +1,5 @@
-//! The actor of a group: owns the VM actors of one group. A translator: messages become questions to the [`Roster`], the
-//! orders of the roster become effects. The actor itself decides nothing.
+//! The actor of a group: owns the VM actors of one group. The actor only translates: messages become questions to the
+//! [`Roster`], and the orders of the roster become effects. The actor itself decides nothing.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -34,20 +34,20 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub struct Group;
 
-/// What all groups of a tree share.
+/// The parts of a tree that all its groups share.
 #[derive(Debug, Clone)]
 pub struct Shared {
     /// The actors that VM actors use.
     pub services: Services,
     /// The memory that outlives the group's actor.
     pub journal: Journal,
-    /// Takes the events.
+    /// The bus that takes the events.
     pub bus: Bus,
-    /// Takes the status.
+    /// The table that takes the status.
     pub status_table: StatusTable,
 }
 
-/// What the actor of a group begins with.
+/// The arguments with which a group's actor is spawned.
 #[derive(Debug)]
 pub struct GroupArgs {
     /// The specification of the group.
@@ -56,13 +56,13 @@ pub struct GroupArgs {
     pub slot: usize,
     /// The number of this actor among all actors of groups; its reports carry it.
     pub epoch: u64,
-    /// What the actor does first.
+    /// The first task of the actor.
     pub initial: InitialState,
     /// How the group ended, when it is down and its former actor has failed.
     pub ended: Option<GroupEnd>,
-    /// What all groups share.
+    /// The parts that all groups share.
     pub shared: Shared,
-    /// Takes the reports of the group.
+    /// The root actor, which takes the reports of the group.
     pub report: DerivedActorRef<GroupReport>,
 }
 
@@ -70,7 +70,7 @@ pub struct GroupArgs {
 pub struct GroupState {
     roster: Roster,
     actors: Actors,
-    /// CID and VMM process, as the VM actors have reported them.
+    /// The CID and the VMM process of each VM, as the VM actors have reported them.
     facts: BTreeMap<VmName, Facts>,
     shared: Shared,
     slot: usize,
@@ -91,7 +91,7 @@ impl Actor for Group {
         me: ActorRef<GroupMsg>,
         args: GroupArgs,
     ) -> Result<GroupState, ActorProcessingErr> {
-        // Of the group's own VMs only: a VM that comes from another group later has released its CID there.
+        // Only the group's own VMs: a VM that comes from another group later has released its CID there.
         let own = |vm: &VmName| args.spec.vms.iter().any(|spec| spec.name == *vm);
         let held = args.shared.journal.cids().into_iter().filter(|(vm, _)| own(vm));
         let facts = held.map(|(vm, cid)| (vm, Facts { cid: Some(cid), vmm_pid: None })).collect();
@@ -130,7 +130,7 @@ impl Actor for Group {
             (Some(inventory), GroupMsg::Inspected { vm, record }) => {
                 inventory.record(&state.roster, &state.shared.journal, &vm, record);
             }
-            // Nothing is decided before the inventory is complete.
+            // No decision is made before the inventory is complete.
             (Some(inventory), msg) => inventory.held.push(msg),
             (None, msg) => state.take_in(&me, msg).await,
         }
@@ -147,9 +147,9 @@ impl Actor for Group {
         state: &mut GroupState,
     ) -> Result<(), ActorProcessingErr> {
         let Some(LostChild { id, why }) = LostChild::of(event) else { return Ok(()) };
-        // ractor delivers this before messages that were sent earlier: the last report of the actor may still be in the
-        // mailbox. So the group sends the news to itself, behind that report. If the report says that the VM has ended,
-        // the end of the actor means nothing.
+        // ractor delivers this event before messages that were sent earlier: the last report of the actor may still be
+        // in the mailbox. So the group sends the event to itself, behind that report. If the report says that the VM
+        // has ended, the end of the actor has no further meaning.
         if let Some((vm, epoch)) = state.actors.remove(id) {
             me.cast(GroupMsg::VmActorGone { vm, epoch, why })?;
         }
@@ -157,7 +157,7 @@ impl Actor for Group {
     }
 }
 
-/// Returns the time by the runtime's clock, which a test can hold, and chance.
+/// Returns the time by the runtime's clock, which a test can control, and a random number.
 fn at() -> At {
     At { now: now(), draw: fastrand::f64() }
 }
@@ -173,7 +173,7 @@ impl GroupState {
             GroupMsg::Command { vm, command, reply } => match self.roster.command(at(), &vm, command) {
                 Ok(orders) => {
                     self.carry_out(me, orders).await;
-                    // What the operator wants is on the disk before the operator is told that it is accepted.
+                    // The wish of the operator is on the disk before the operator is told that the command is accepted.
                     return self.shared.journal.written().then(move || reply.send(Ok(())));
                 }
                 Err(refused) => return reply.send(Err(refused)),
@@ -209,7 +209,7 @@ impl GroupState {
         self.release_what_rests();
     }
 
-    /// Releases the CIDs of VMs that are down: a former actor, or a former supervisor, may have failed before it did so.
+    /// Releases the CIDs of VMs that are down: a former actor, or a former supervisor, may have failed before that.
     fn release_what_rests(&mut self) {
         for vm in self.roster.at_rest() {
             self.release(vm);
@@ -276,7 +276,8 @@ impl GroupState {
                 }
                 Order::Release(vm) => self.release(vm),
                 Order::Remove(vm) => {
-                    // Behind whatever is still under way, and before a VM of the same name can be launched.
+                    // The removal stands behind every call that is still under way, and before the launch of a VM of
+                    // the same name.
                     self.remove_traces(&vm);
                     self.shared.journal.remove(&vm);
                     self.facts.remove(&vm);
@@ -319,10 +320,10 @@ impl GroupState {
         // The incarnation is on the disk before the VM is launched.
         let written = self.shared.journal.written();
         let args = VmArgs { spec, incarnation, epoch, mode, services, written, report: me.get_derived() };
-        // The VM actor's `pre_start` only sends itself a message: nothing is waited for here.
+        // The VM actor's `pre_start` only sends itself a message, so that the wait is short.
         match Actor::spawn_linked(None, Vm, args, me.get_cell()).await {
             Ok((actor, _)) => self.actors.insert(&vm, epoch, actor),
-            // An error only says that this actor is on its way out.
+            // An error means only that this actor is about to end.
             Err(e) => drop(me.cast(GroupMsg::VmActorGone { vm, epoch, why: e.to_string() })),
         }
     }
@@ -361,7 +362,7 @@ impl GroupState {
                     Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => Ok(None),
                     Err(e) => Err(e.to_string()),
                 };
-                // This actor may have failed, too.
+                // This actor may have failed meanwhile, too.
                 let _ = me.cast(GroupMsg::Inspected { vm: name, record });
             });
             self.shared.services.executor.send(ExecutorMsg::Status { vm: vm.clone(), reply });
@@ -384,7 +385,7 @@ impl GroupState {
     }
 
     fn report(&self, event: GroupEvent) {
-        // Without a root this actor is on its way out, too.
+        // Without a root this actor is about to end, too.
         let _ = self.report.cast(GroupReport { group: self.name(), epoch: self.epoch, event });
     }
 

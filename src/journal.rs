@@ -1,11 +1,12 @@
-//! What outlives the supervisor: desired state and counters of each VM, and the claim that there is one supervisor.
+//! The state that outlives the supervisor: the desired state and the counters of each VM, and the lock that admits one
+//! supervisor.
 //!
-//! Each VM has one small JSON file. What the operator said is synced to the disk; counters are not, because what loses
-//! unsynced writes (a power cut) ends the VMs as well.
+//! Each VM has one small JSON file. The commands of the operator are synced to the disk; counters are not, because an
+//! event that loses unsynced writes (a power cut) ends the VMs as well.
 //!
-//! A reader finds at once what was saved; the disk follows. What must be on the disk first waits for
-//! [`Journal::written`]: an incarnation is written before it is launched, or a supervisor that is killed in between would
-//! give its number to another one.
+//! A reader sees at once the values that were saved; the disk follows. A step that needs the values on the disk waits
+//! for [`Journal::written`]: an incarnation is written before it is launched, because a supervisor that is killed in
+//! between would give its number to another one.
 
 mod entry;
 mod remembered;
@@ -22,7 +23,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Why the journal cannot be used.
+/// The reason why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// Another supervisor uses the journal.
@@ -38,7 +39,7 @@ pub enum JournalError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }
@@ -46,15 +47,15 @@ pub enum JournalError {
 /// A file of the journal that could not be read, and was set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unreadable {
-    /// The VM that the file is about.
+    /// The VM that the file belongs to.
     pub(crate) vm: VmName,
-    /// Why it cannot be read.
+    /// The reason why the file cannot be read.
     pub(crate) why: String,
-    /// Where the file is now.
+    /// The present place of the file.
     pub(crate) aside: PathBuf,
 }
 
-/// The journal. Clones are the same journal. Without a directory it lives as long as the tree: enough for an actor that
+/// The journal. All clones are one journal. Without a directory it lives as long as the tree: enough for an actor that
 /// fails, not for a supervisor that does.
 #[derive(Debug, Clone)]
 pub struct Journal {
@@ -64,7 +65,7 @@ pub struct Journal {
 #[derive(Debug)]
 struct Inner {
     entries: Mutex<BTreeMap<VmName, Entry>>,
-    /// The last incarnations of VMs that were removed: should one come back, its numbers go on.
+    /// The last incarnations of VMs that were removed: should such a VM come back, its numbers go on.
     retired: Mutex<BTreeMap<VmName, Incarnation>>,
     unreadable: Vec<Unreadable>,
     disk: Option<Disk>,
@@ -75,11 +76,11 @@ struct Disk {
     /// The directory of the VMs' files.
     vms: PathBuf,
     store: Store,
-    /// Held until the journal is closed.
+    /// The lock, which is held until the journal is closed.
     lock: Mutex<Option<File>>,
 }
 
-/// What is in the directory of a journal.
+/// The content of the directory of a journal.
 #[derive(Debug)]
 struct Contents {
     lock: File,
@@ -89,14 +90,14 @@ struct Contents {
 }
 
 impl Journal {
-    /// Opens the journal in a directory, which is made if need be, and takes its lock.
+    /// Opens the journal in a directory, which is made if necessary, and takes its lock.
     ///
-    /// A file that cannot be read is set aside: the VM is then known by the launcher's list alone. See
+    /// A file that cannot be read is set aside: the VM is then known from the launcher's list alone. See
     /// [`Journal::unreadable`].
     ///
     /// # Errors
     /// Returns an error when another supervisor has the lock, when the directory cannot be used, or when a file that
-    /// cannot be read cannot be set aside either: it would be overwritten.
+    /// cannot be read cannot be set aside either: the next write would destroy it.
     pub async fn open(dir: Option<&Path>) -> Result<Self, JournalError> {
         let Some(dir) = dir.map(Path::to_owned) else {
             return Ok(Self::with(BTreeMap::new(), Vec::new(), None));
@@ -120,12 +121,12 @@ impl Journal {
         self.inner.disk.as_ref().map(|disk| disk.store.clone())
     }
 
-    /// Returns what could not be read when the journal was opened.
+    /// Returns the files that could not be read when the journal was opened.
     pub(crate) fn unreadable(&self) -> &[Unreadable] {
         &self.inner.unreadable
     }
 
-    /// Returns what is known of all VMs, for a group that starts.
+    /// Returns the state of all VMs that is known, for a group that starts.
     pub fn remembered(&self) -> BTreeMap<VmName, Remembered> {
         let remembered = |entry: &Entry| Remembered {
             incarnation: Incarnation(entry.incarnation),
@@ -143,19 +144,19 @@ impl Journal {
         self.entries().iter().filter_map(|(vm, entry)| Some((vm.clone(), cid(entry)?))).collect()
     }
 
-    /// Returns the newest incarnation of a VM whose end was taken in.
+    /// Returns the newest incarnation of a VM whose end was recorded.
     pub fn ended(&self, vm: &VmName) -> Incarnation {
         Incarnation(self.entries().get(vm).map_or(0, |entry| entry.ended))
     }
 
-    /// Returns the last incarnation of a VM that this run has removed; 0 of any other.
+    /// Returns the last incarnation of a VM that this run has removed; 0 for any other VM.
     pub fn retired(&self, vm: &VmName) -> Incarnation {
         let retired = self.inner.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.get(vm).copied().unwrap_or_default()
     }
 
-    /// Saves what is to be remembered of a VM. `config` is the fingerprint of the configuration that the VM was, or is
-    /// about to be, started with; `None` if it runs with the one that is saved already.
+    /// Saves the state of a VM. `config` is the fingerprint of the configuration that the VM was, or is about to be,
+    /// started with; `None` if the saved fingerprint still holds.
     pub fn save(&self, vm: &VmName, remembered: &Remembered, config: Option<&str>) {
         let mut entries = self.entries();
         let former = entries.get(vm);
@@ -189,7 +190,7 @@ impl Journal {
         }
     }
 
-    /// Saves that the end of an incarnation was taken in.
+    /// Saves that the end of an incarnation was recorded.
     pub fn save_end(&self, vm: &VmName, incarnation: Incarnation) {
         let mut entries = self.entries();
         if let Some(entry) = entries.get_mut(vm)
@@ -217,8 +218,8 @@ impl Journal {
         self.inner.disk.as_ref().map_or_else(Written::already, |disk| disk.store.written())
     }
 
-    /// Writes what is pending, and gives the lock back: the next supervisor may take it, and this one writes no more.
-    /// Actors that have not ended yet hold clones, so that dropping one would not do.
+    /// Writes the pending changes, and gives the lock back: the next supervisor may take it, and this supervisor writes
+    /// no more. Actors that have not ended yet hold clones, so that dropping the journal would not do.
     pub async fn close(&self) {
         if let Some(disk) = &self.inner.disk {
             disk.store.close().await;
@@ -245,7 +246,7 @@ impl Disk {
 }
 
 impl Contents {
-    /// Takes the lock, then reads: before that another supervisor may be writing.
+    /// Takes the lock, then reads: before the lock another supervisor may be writing.
     fn read(dir: &Path) -> Result<Self, JournalError> {
         let fail = |path: &Path, source| JournalError::Io { path: path.to_owned(), source };
         let vms = dir.join("vms");
@@ -376,7 +377,7 @@ mod tests {
         assert_eq!(remembered[&vm("stopped")].wanted, Wanted::Down);
         assert_eq!(remembered[&vm("process")].wanted, Wanted::Up);
         assert!(remembered[&vm("zero")].completed);
-        // A field that is not there has its default.
+        // A field that is missing has its default.
         std::fs::write(dir.path().join("vms/bare.json"), "{\"incarnation\": 3}").expect("written");
         drop(journal);
         let bare = open(dir.path()).await.remembered()[&vm("bare")].clone();

@@ -5,7 +5,7 @@
 //! Begin at [`Tree`]; [`config`] reads a specification from a TOML file; [`adapter`] runs single daemons; [`control`] lets
 //! other programs see and steer a tree. [`book`] has the longer texts: embedding, policies, operating, writing an agent,
 //! comparison.
-// Tests and benches of this package look into rooms that are private otherwise.
+// Tests and benches of this package use modules that are private otherwise.
 #![cfg_attr(not(feature = "test-hooks"), allow(unreachable_pub))]
 
 mod actor;

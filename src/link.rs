@@ -8,7 +8,8 @@
 //!               └──────Dialled(Err)───────┴─────────────────────────────┘
 //! ```
 //!
-//! What is said on a connection is decided by [`AgentConversation`]; this actor moves its bytes and keeps its deadlines.
+//! The protocol of a connection is decided by [`AgentConversation`]; this actor moves its bytes and keeps its
+//! deadlines.
 
 pub mod dial;
 mod message;
@@ -26,32 +27,32 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
-/// What the link tells its VM.
+/// A report of the link to its VM.
 #[derive(Debug)]
 pub enum Report {
     /// The guest agent has said hello.
     Up,
     /// The connection is lost; the link dials again.
     Down {
-        /// Why the connection is lost.
+        /// The reason for the loss of the connection.
         why: String,
     },
     /// The guest agent has told an event.
     Event(GuestEvent),
 }
 
-/// The actor.
+/// The actor of the link to one guest agent.
 #[derive(Debug)]
 pub struct VsockLink;
 
-/// What a link is made of.
+/// The arguments with which a link is spawned.
 #[derive(Debug)]
 pub struct LinkArgs {
-    /// Where the guest agent listens.
+    /// The address of the guest agent.
     pub address: Address,
     /// The file that holds the token.
     pub token: PathBuf,
-    /// The incarnation that the guest must be of.
+    /// The incarnation that the guest must belong to.
     pub incarnation: u64,
     /// The way to guests.
     pub guests: Arc<dyn Guests>,
@@ -66,7 +67,7 @@ pub struct LinkState {
     conversation: AgentConversation<Reply<Outcome>>,
     /// The id of the newest probe.
     probe: Option<u64>,
-    /// The number of the connection: what a former one still tells is dropped.
+    /// The number of the connection: messages of a former connection are dropped.
     connection: u64,
     socket: Option<Socket>,
     dialling: Option<JoinHandle<()>>,
@@ -170,7 +171,8 @@ impl LinkState {
                 Ok(Some(News::Answer { tag, outcome })) => tag.send(outcome),
                 Ok(Some(News::Event { seq, event, is_new })) => {
                     if matches!(event, GuestEvent::Exited(_)) {
-                        // Each time: the guest repeats the event until it reads an acknowledgement.
+                        // An exit is acknowledged each time it comes: the guest repeats the event until it reads an
+                        // acknowledgement.
                         self.conversation.tell(Ask::Ack { seq });
                     }
                     if is_new {
@@ -183,7 +185,7 @@ impl LinkState {
         }
     }
 
-    /// Hands what is to be written to the socket's task. The link hangs up on a guest agent that does not read.
+    /// Hands bytes to the socket's task. The link closes the connection to a guest agent that does not read.
     fn flush(&mut self) {
         let output = self.conversation.take_output();
         let Some(socket) = &self.socket else { return };
@@ -195,14 +197,15 @@ impl LinkState {
     fn lost(&mut self, why: String) {
         self.connection += 1;
         self.socket = None;
-        // A request that was under way may have been carried out: its reply is dropped, which is no refusal.
+        // A request that was under way may have been carried out: its reply is dropped, which is not the same as a
+        // refusal.
         let redial_after = self.conversation.disconnected().redial_after;
         self.report(Report::Down { why });
         self.me.send_after(redial_after, || LinkMsg::Dial);
     }
 
     fn report(&self, report: Report) {
-        // The VM's actor may be gone; then this link goes, too.
+        // The VM's actor may be gone; then this link ends, too.
         let _ = self.args.report.cast(report);
     }
 }

@@ -1,7 +1,8 @@
-//! A VM actor's line to the monitor of its VM: the state of the VM as it changes, and control of a VM that runs.
+//! The connection of a VM actor to the monitor of its VM: reports of the VM's state as it changes, and control of a VM
+//! that runs.
 //!
 //! A monitor serves a Unix socket in the run directory of its VM. Only launch, adoption, removal and lists need the
-//! launcher, and thus the executor; whatever concerns a VM that runs is asked here.
+//! launcher, and thus the executor; every other request about a VM that runs is made here.
 
 use futures_core::future::BoxFuture;
 use pepita_wire::conversation::ControlConversation;
@@ -16,15 +17,16 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// A monitor never waits for anything but its VM: one that is silent for so long is stopped or broken.
+/// The time limit for an answer. A monitor waits for its VM alone: a monitor that is silent for longer is stopped or
+/// broken.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What a monitor tells.
+/// A report of a monitor.
 #[derive(Debug)]
 pub enum MonitorReport {
-    /// The record of the VM, each time it changes. A terminal one is the last report.
+    /// The record of the VM, each time it changes. A terminal record is the last report.
     Status(Box<StatusRecord>),
-    /// The monitor is gone and has not said that the VM has ended.
+    /// The monitor is gone and has not reported the end of the VM.
     Lost(String),
 }
 
@@ -48,11 +50,11 @@ impl Drop for Watch {
     }
 }
 
-/// The way to monitors. A trait, so that a test can play the monitors in memory, where it can hold the clock.
+/// The way to monitors. A trait, so that a test can supply monitors in memory, under a clock that the test controls.
 pub trait Monitors: fmt::Debug + Send + Sync + 'static {
     /// Watches a VM through the control socket of its monitor, until the VM has ended or the monitor is gone.
     fn watch(&self, socket: PathBuf, tell: TellReport) -> Watch;
-    /// Asks the monitor behind a control socket one thing.
+    /// Sends a request to the monitor behind a control socket, and returns the answer.
     fn request(&self, socket: PathBuf, request: MonitorRequest) -> BoxFuture<'static, Outcome>;
 }
 
@@ -81,7 +83,7 @@ async fn follow(socket: &Path, tell: &TellReport) -> io::Result<()> {
     }
 }
 
-/// Asks a monitor one thing. A monitor that cannot be reached answers [`ErrorKind::Os`], a silent one
+/// Sends a request to a monitor. A monitor that cannot be reached answers [`ErrorKind::Os`], a silent monitor
 /// [`ErrorKind::Timeout`].
 pub(crate) async fn request(socket: PathBuf, request: MonitorRequest) -> Outcome {
     let answer = async { MonitorClient::connect(&socket).await?.request(request).await };

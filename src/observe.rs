@@ -1,6 +1,6 @@
-//! What a host sees of its tree: numbered events and a snapshot of every VM.
+//! The state of a tree as its host sees it: numbered events and a snapshot of every VM.
 //!
-//! The group supervisors write it, each for its own VMs. Any thread reads it at any time, without asking an actor.
+//! The group supervisors write both, each for its own VMs. Any thread reads them at any time, without asking an actor.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 

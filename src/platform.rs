@@ -19,11 +19,11 @@ pub enum Platform {
     Container,
     /// On Linux with systemd.
     Linux,
-    /// On macOS.
+    /// On a host with macOS.
     MacOS,
-    /// On WOS, in WebAssembly.
+    /// On WOS, that is in WebAssembly.
     Wos,
-    /// On anything else.
+    /// On any other platform.
     Native,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for Platform {
     }
 }
 
-/// There is no adapter for the platform.
+/// The error that no adapter exists for the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "there is no adapter for the platform {0}; on any Linux host, PepitaAdapter::with_images runs daemons in microVMs"
@@ -97,7 +97,7 @@ pub fn detect_platform() -> Platform {
 /// Returns the adapter for a platform.
 ///
 /// # Errors
-/// Returns an error when there is none: this project has only the adapter for microVMs.
+/// Returns an error when there is no such adapter: this project has only the adapter for microVMs.
 pub fn select_adapter(platform: Platform) -> Result<Box<dyn PlatformAdapter>, NoAdapter> {
     match platform {
         Platform::PepitaMicroVM => Ok(Box::new(PepitaAdapter::new())),

@@ -1,6 +1,8 @@
-//! Decides what the end of a VM means: does the VM come back, how soon, and is that too often?
+//! Decides the consequence of a VM's end: whether the VM comes back, after which delay, and whether the restarts are
+//! too many.
 //!
-//! Knows no actors, no clock and no I/O: time and chance come in as arguments. `group` asks, `group` acts.
+//! Knows no actors, no clock and no I/O: time and random numbers come in as arguments. `group` asks for the decisions
+//! and applies them.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 

@@ -1,9 +1,9 @@
-//! An answer that always comes.
+//! A reply that is always answered, even by an actor that fails.
 
 use std::fmt;
 
-/// The way back to the asker of a question. Answering uses it up. When it is dropped unanswered, because the actor that
-/// held it has failed, the asker is told that, too: no asker needs a timeout for an actor that is gone.
+/// The way back to the asker of a question. Answering consumes the reply. When the reply is dropped unanswered, because
+/// the actor that held it has failed, the asker is told that, too: no asker needs a timeout for an actor that is gone.
 pub struct Reply<T>(Option<Box<dyn FnOnce(Option<T>) + Send>>);
 
 impl<T> Reply<T> {

@@ -1,7 +1,8 @@
-//! The vocabulary: what a tree, a group and a VM are to be. Every room uses it; it uses none.
+//! The vocabulary: the specifications of a tree, a group and a VM. All other modules use this module; it uses none of
+//! them.
 //!
-//! A specification holds no nonsense: names are checked, durations are durations, sets are sets. Code that is given one
-//! trusts it. [`keys`] says which key of the configuration file each field is.
+//! A specification is checked when it is made: names are valid, durations are durations, sets are sets. Code that is
+//! given a specification trusts it. [`keys`] assigns each field to its key of the configuration file.
 
 pub mod consistency;
 mod datum;
@@ -42,15 +43,15 @@ pub struct TreeSpec {
     pub run_dir: Option<PathBuf>,
     /// How many launches may be under way at once.
     pub max_parallel_launches: usize,
-    /// How many escalations of groups the root bears.
+    /// How many escalations of groups the root accepts in a period.
     pub intensity: Intensity,
     /// The curve that delays the restart of an escalated group.
     pub backoff: Backoff,
-    /// What to do with VMs that a previous run left.
+    /// The treatment of VMs that a previous run left.
     pub orphans: Orphans,
-    /// What the end of the supervisor does to the VMs.
+    /// The consequence of the supervisor's end for the VMs.
     pub on_exit: OnExit,
-    /// How long the ordered stop of the whole tree may take; after that everything is destroyed.
+    /// The time limit of the ordered stop of the whole tree; after that all VMs are destroyed.
     pub shutdown_timeout: Duration,
     /// The groups, in file order.
     pub groups: Vec<GroupSpec>,
@@ -76,19 +77,19 @@ impl TreeSpec {
     }
 }
 
-/// What to do with VMs that carry our mark and have no supervisor.
+/// The treatment of VMs that carry the mark of this supervisor and have no supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Orphans {
     /// Adopt the VMs that are wanted and unchanged, destroy the VMs that are not in the configuration.
     Adopt,
-    /// Destroy all of them and start afresh.
+    /// Destroy all of these VMs and start afresh.
     Destroy,
-    /// Start nothing and name them.
+    /// Start no VM and report the VMs that were left.
     Refuse,
 }
 
-/// What the end of the supervisor does to the VMs.
+/// The consequence of the supervisor's end for the VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum OnExit {
@@ -103,11 +104,11 @@ pub enum OnExit {
 pub struct GroupSpec {
     /// The group's name, unique in the tree.
     pub name: GroupName,
-    /// Which siblings share a failure.
+    /// The strategy, which says which siblings share a failure.
     pub strategy: Strategy,
-    /// How many restarts in how much time are allowed.
+    /// How many restarts are allowed within a period.
     pub intensity: Intensity,
-    /// What happens when there are more.
+    /// The consequence of more restarts than allowed.
     pub on_intensity_exceeded: OnIntensityExceeded,
     /// Whether the group ends when significant VMs have ended.
     pub auto_shutdown: AutoShutdown,
@@ -132,11 +133,12 @@ impl GroupSpec {
     }
 }
 
-/// When a group ends because its VMs have ended by themselves (`auto_shutdown` of OTP's supervisor).
+/// The condition under which a group ends because its VMs have ended by themselves (`auto_shutdown` of OTP's
+/// supervisor).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub enum AutoShutdown {
-    /// The group does not end so.
+    /// The group never ends by itself.
     Never,
     /// The group ends with the first significant VM.
     AnySignificant,
@@ -149,11 +151,11 @@ pub enum AutoShutdown {
 pub struct VmSpec {
     /// The VM's name, unique in the tree.
     pub name: VmName,
-    /// What is emulated.
+    /// The machine that is emulated.
     pub machine: MachineSpec,
-    /// A fixed CID; `None` for one that is leased.
+    /// A fixed CID; `None` for a CID that is leased.
     pub cid: Option<Cid>,
-    /// The daemon and its arguments; empty for what the image names.
+    /// The daemon and its arguments; empty for the command that the image names.
     pub command: Vec<String>,
     /// The daemon's environment.
     pub env: BTreeMap<String, String>,
@@ -165,7 +167,7 @@ pub struct VmSpec {
     pub stop: StopSpec,
     /// How the VM's health is probed.
     pub health: HealthSpec,
-    /// How many warm spares stand behind the VM.
+    /// The number of warm spares behind the VM.
     pub standby: u32,
     /// Whether the VM is started with its group.
     pub autostart: bool,
@@ -193,7 +195,7 @@ impl VmSpec {
     }
 }
 
-/// The `[platform.pepita]` section: what is emulated.
+/// The `[platform.pepita]` section: the machine that is emulated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineSpec {
     /// The number of virtual CPUs.
@@ -206,7 +208,7 @@ pub struct MachineSpec {
     pub rootfs: PathBuf,
     /// The guest agent's vsock port.
     pub port: Port,
-    /// Which program runs the VM.
+    /// The program that runs the VM.
     pub vmm: Vmm,
 }
 
@@ -229,12 +231,12 @@ impl MachineSpec {
     }
 }
 
-/// Which program runs a VM.
+/// The program that runs a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Vmm {
     /// QEMU, with its `microvm` machine.
     Qemu,
-    /// None: the agent is a plain process of the host, without any isolation.
+    /// No VMM: the agent is a plain process of the host, without any isolation.
     Process,
 }

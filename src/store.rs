@@ -1,18 +1,19 @@
-//! Small files that outlive the process: the one place of the library that writes to a disk.
+//! Small files that outlive the process. No other module of the library writes to a disk.
 //!
 //! Writes are handed over without waiting, and one task carries them out in that order, on a thread where blocking is
-//! allowed. What must not happen before something is written waits for [`Store::written`].
+//! allowed. A step that must not happen before a write is done waits for [`Store::written`].
 
 use pepita_wire::Stored;
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// Writes that are carried out with one change of thread.
+/// The largest number of writes that are carried out with one change of thread.
 const BATCH: usize = 256;
 
 /// Writes files one after the other. Clones are the same store.
@@ -23,9 +24,10 @@ pub struct Store {
 }
 
 struct Queue {
-    /// `None` once the store is closed.
-    sender: Option<mpsc::UnboundedSender<Request>>,
-    /// How many writes were handed over.
+    sender: mpsc::UnboundedSender<Request>,
+    /// Whether the store takes no more changes.
+    closed: bool,
+    /// The number of writes that were handed over.
     accepted: u64,
 }
 
@@ -35,16 +37,16 @@ impl fmt::Debug for Queue {
     }
 }
 
-/// What the writer is handed.
+/// A job of the writer.
 enum Request {
-    /// To change a file.
+    /// Change a file.
     Change {
-        /// What is to become of the file.
+        /// The change of the file.
         change: Change,
         /// Takes the outcome.
         outcome: oneshot::Sender<io::Result<()>>,
     },
-    /// To call a function, behind all that was handed over before.
+    /// Call a function, behind all jobs that were handed over before.
     Call(Box<dyn FnOnce() + Send>),
 }
 
@@ -58,31 +60,31 @@ impl Request {
     }
 }
 
-/// What is to become of a file.
+/// A change of a file.
 #[derive(Debug)]
 pub enum Change {
     /// The file gets this content, all at once: a reader finds the old content or the new one.
     Replace {
         /// The path of the file.
         path: PathBuf,
-        /// What the file is to hold.
+        /// The new content of the file.
         content: Vec<u8>,
         /// Whether the content is to survive a power cut.
         synced: bool,
         /// Whether only the owner may read the file.
         private: bool,
     },
-    /// The file is removed. Removing what is not there is fine.
+    /// The file is removed. Removing a file that does not exist is no error.
     Remove {
         /// The path of the file.
         path: PathBuf,
     },
 }
 
-/// The moment at which all that was handed over before is on the disk, or has failed to get there.
+/// The moment at which all writes that were handed over before are on the disk, or have failed.
 #[derive(Debug, Clone)]
 pub struct Written {
-    /// How many writes must be done, and how many are; `None` when there is nothing to wait for.
+    /// The number of writes that must be done, and the number that are; `None` when no write is pending.
     pending: Option<(u64, watch::Receiver<u64>)>,
 }
 
@@ -95,40 +97,32 @@ impl Store {
         let (sender, requests) = mpsc::unbounded_channel();
         let (done, written) = watch::channel(0);
         tokio::spawn(write_all(requests, done));
-        Self { queue: Arc::new(Mutex::new(Queue { sender: Some(sender), accepted: 0 })), written }
+        Self { queue: Arc::new(Mutex::new(Queue { sender, closed: false, accepted: 0 })), written }
     }
 
-    /// Hands a change over, and returns where its outcome will be known. A store that is closed drops the change.
+    /// Hands a change over, and returns a handle to its outcome. A store that is closed drops the change.
     ///
-    /// A change that fails is told in the log. A disk that is full does not stop the supervision.
+    /// A change that fails is reported in the log. A disk that is full does not stop the supervision.
     pub fn hand_over(&self, change: Change) -> oneshot::Receiver<io::Result<()>> {
         let (outcome, receiver) = oneshot::channel();
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = &queue.sender
-            && sender.send(Request::Change { change, outcome }).is_ok()
-        {
+        if !queue.closed && queue.sender.send(Request::Change { change, outcome }).is_ok() {
             queue.accepted += 1;
         }
         receiver
     }
 
-    /// Calls `act` when all that was handed over before is written, and behind each `act` of an earlier call. At once when
-    /// nothing is under way. `act` must be short: later writes wait for it.
+    /// Calls `act` when all writes that were handed over before are done, and behind each `act` of an earlier call.
+    /// Calls it at once when no write is under way. `act` must be short: later writes wait for it.
     pub fn in_order(&self, act: impl FnOnce() + Send + 'static) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_idle = *self.written.borrow() >= queue.accepted;
-        match &queue.sender {
-            Some(sender) if !is_idle => {
-                // The writer has the receiver as long as there is a sender, unless the runtime ends.
-                if sender.send(Request::Call(Box::new(act))).is_ok() {
-                    queue.accepted += 1;
-                }
-            }
-            Some(_) | None => {
-                drop(queue);
-                self.written().then(act);
-            }
+        if *self.written.borrow() >= queue.accepted {
+            // Under the lock: a change that is handed over meanwhile must not let a later call overtake this one.
+            act();
+        } else if queue.sender.send(Request::Call(Box::new(act))).is_ok() {
+            queue.accepted += 1;
         }
+        // Without a receiver the runtime ends.
     }
 
     /// Returns the moment at which all that was handed over so far is written.
@@ -137,9 +131,9 @@ impl Store {
         Written { pending: Some((accepted, self.written.clone())) }
     }
 
-    /// Takes no more changes, and returns when those that were handed over are written.
+    /// Takes no more changes, and returns when the changes that were handed over are written.
     pub async fn close(&self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).sender = None;
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.written().reached().await;
     }
 }
@@ -169,22 +163,25 @@ impl Written {
     }
 }
 
-/// The writer. A blocking thread of the runtime does the work, not a thread of our own: a test that holds the clock has
-/// its clock stand still meanwhile.
+/// Carries out the jobs. A blocking thread of the runtime does the work, not a thread of this module: in a test that
+/// controls the clock, the clock stands still meanwhile.
 async fn write_all(mut requests: mpsc::UnboundedReceiver<Request>, done: watch::Sender<u64>) {
+    let done = Arc::new(done);
     let mut batch = Vec::new();
-    loop {
-        let count = requests.recv_many(&mut batch, BATCH).await;
-        if count == 0 {
-            return;
-        }
-        let work = std::mem::take(&mut batch);
+    while requests.recv_many(&mut batch, BATCH).await > 0 {
+        let (work, done) = (std::mem::take(&mut batch), Arc::clone(&done));
         let written = tokio::task::spawn_blocking(move || {
-            work.into_iter().for_each(Request::carry_out);
+            for request in work {
+                // A panic of a call, in a host's subscriber for example, must not cost the requests behind it.
+                if catch_unwind(AssertUnwindSafe(|| request.carry_out())).is_err() {
+                    tracing::error!("a call behind a write panicked");
+                }
+                // One by one: what waits for the first write need not wait for the last.
+                done.send_modify(|written| *written += 1);
+            }
         });
         // An error says that the runtime ends.
         let _ = written.await;
-        done.send_modify(|written| *written += count as u64);
     }
 }
 
@@ -224,11 +221,11 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Stored<T> {
     Stored::of_json(path, std::fs::read(path))
 }
 
-/// Moves a file that cannot be read out of the way of what will be written, beside itself, and returns where to. Blocks;
-/// for the time before there are actors.
+/// Moves a file that cannot be read out of the way of future writes, to a name beside it, and returns the new path.
+/// Blocks; for the time before there are actors.
 ///
-/// # Errors
-/// Returns why the file cannot be moved. It must not be overwritten then: people may still read something in it.
+/// Returns the reason why the file cannot be moved. Then the file must not be overwritten: people may still be able to
+/// read parts of it.
 pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let mut number = 1_u32;
     loop {

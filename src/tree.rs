@@ -1,4 +1,4 @@
-//! The supervision tree, as a host program holds it: start it, watch it, command it, stop it.
+//! The supervision tree, as a host program holds it: start, observe, command and stop it.
 //!
 //! ```no_run
 //! use pepita_supervisor::{GroupName, GroupSpec, MachineSpec, Tree, TreeSpec, VmName, VmSpec};
@@ -45,21 +45,21 @@ use serde_json::Value;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-/// A running supervision tree. Clones are the same tree.
+/// A running supervision tree. All clones are one tree.
 ///
-/// Two trees in one process do not meet. A tree lives until it is told to end, or gives up; dropping a handle ends
-/// nothing. Questions and commands are answered at once, also while VMs start, stop or fail.
+/// Two trees in one process are independent. A tree lives until it is told to end, or gives up; dropping a handle does
+/// not end it. Questions and commands are answered at once, also while VMs start, stop or fail.
 #[derive(Debug, Clone)]
 pub struct Tree {
     inner: Arc<start::Inner>,
 }
 
 impl Tree {
-    /// Starts a tree: takes over what a previous run left, and starts the rest. Returns when that is under way; see
-    /// [`Tree::wait_ready`].
+    /// Starts a tree: takes over the VMs that a previous run left, and starts the rest. Returns when that is under way;
+    /// see [`Tree::wait_ready`].
     ///
     /// # Errors
-    /// Returns why the tree cannot be started; then nothing was started.
+    /// Returns the reason why the tree cannot be started; then no VM was started.
     pub async fn start(spec: TreeSpec) -> Result<Self, StartError> {
         check(&spec)?;
         let launcher = Launcher::new(find(&spec.pepita)?, spec.run_dir.clone());
@@ -78,7 +78,8 @@ impl Tree {
     }
 
     async fn open(spec: TreeSpec, parts: Parts) -> Result<Self, StartError> {
-        // Before anything is looked at: the lock of the journal says that no other supervisor changes it.
+        // The journal is opened before anything else is read: its lock guarantees that no other supervisor changes the
+        // state.
         let journal = Journal::open(spec.state_dir.as_deref()).await?;
         Self::start_in(spec, journal, parts).await
     }
@@ -93,20 +94,20 @@ impl Tree {
         &self.inner.name
     }
 
-    /// Returns every group and VM as it is now. Asks no actor.
+    /// Returns the present status of every group and VM. Asks no actor.
     pub fn status(&self) -> TreeStatus {
         self.inner.status_table.snapshot()
     }
 
-    /// Returns the events: for the first caller those from the very start of the tree, for others those from now on. The
-    /// events end with the tree.
+    /// Returns the events: for the first caller the events from the start of the tree, for others the events from now
+    /// on. The events end with the tree.
     pub fn events(&self) -> Events {
         let first = self.inner.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         first.unwrap_or_else(|| self.inner.bus.subscribe())
     }
 
-    /// Returns the events after the one of number `seq`, 0 = from the very start: those that are still kept (the last 256),
-    /// and then those to come. How many are not kept any more is told first.
+    /// Returns the events after the event of number `seq`, 0 = from the start of the tree: the events that are still
+    /// kept (the last 256), and then the events to come. The reader is first told how many are no longer kept.
     pub fn events_after(&self, seq: u64) -> Events {
         self.inner.bus.subscribe_after(seq)
     }
@@ -122,8 +123,8 @@ impl Tree {
         self.ask_root(|reply| RootMsg::Spec { reply }).await
     }
 
-    /// Starts, stops, restarts or resets a VM. Returns when the command is accepted and on the disk; what comes of it is in
-    /// the events and the status. Starting what is up and stopping what is down is fine.
+    /// Starts, stops, restarts or resets a VM. Returns when the command is accepted and on the disk; its effects are in
+    /// the events and the status. Starting a VM that is up and stopping a VM that is down are no errors.
     ///
     /// # Errors
     /// Returns a refusal when there is no such VM, or the tree is stopping.
@@ -148,7 +149,7 @@ impl Tree {
         self.request(vm, |reply| VmRequest::SetPaused { paused: true, reply }).await
     }
 
-    /// Lets the virtual CPUs of a VM run again. Resuming what is not paused is fine.
+    /// Lets the virtual CPUs of a VM run again. Resuming a VM that is not paused is no error.
     ///
     /// # Errors
     /// Returns the refusals of [`Tree::pause`].
@@ -156,7 +157,7 @@ impl Tree {
         self.request(vm, |reply| VmRequest::SetPaused { paused: false, reply }).await
     }
 
-    /// Asks the guest agent of a VM something, over the link that the tree has to it.
+    /// Asks the guest agent of a VM a question, over the link that the tree has to it.
     ///
     /// # Errors
     /// Returns an error when there is no such VM, no daemon runs in it, or the agent refuses.
@@ -196,13 +197,13 @@ impl Tree {
     /// Adds a group, which starts when the groups that it comes after are Ready.
     ///
     /// # Errors
-    /// Returns an error when the specification would contradict itself, or the tree is stopping. A change that is refused
-    /// changes nothing; that holds for all changes.
+    /// Returns an error when the specification would contradict itself, or the tree is stopping. A change that is
+    /// refused changes nothing; that holds for all changes.
     pub async fn add_group(&self, group: GroupSpec) -> Result<(), ChangeError> {
         self.change(Change::AddGroup(Box::new(group))).await.map(drop)
     }
 
-    /// Stops a group, last started first, and removes it. Returns when that is under way.
+    /// Stops a group in reverse start order, and removes it. Returns when that is under way.
     ///
     /// # Errors
     /// Returns an error when there is no such group, or another group comes after it.
@@ -215,7 +216,7 @@ impl Tree {
     /// Adds a VM at the end of a group.
     ///
     /// # Errors
-    /// Returns an error when there is no such group, or a VM of that name already.
+    /// Returns an error when there is no such group, or a VM of that name exists already.
     pub async fn add_vm(&self, group: &str, vm: VmSpec) -> Result<(), ChangeError> {
         let missing = || Refused::NoSuchGroup(group.to_owned());
         let group = GroupName::new(group).map_err(|_| missing())?;
@@ -231,18 +232,18 @@ impl Tree {
         self.change(Change::RemoveVm(vm)).await.map(drop)
     }
 
-    /// Takes a new specification, as a whole. Policies, budgets, timeouts and probes apply at once and keep their
-    /// counters. VMs whose machine, command or environment differ go on and are marked `needs_restart`; with `restart`
-    /// they are restarted once. What is new is started in order, what is gone is stopped.
+    /// Applies a new specification, as a whole. Policies, budgets, timeouts and probes apply at once and keep their
+    /// counters. VMs whose machine, command or environment differ run on and are marked `needs_restart`; with `restart`
+    /// they are restarted once. New groups and VMs are started in order, removed ones are stopped.
     ///
     /// # Errors
-    /// Returns an error when the specification contradicts itself, or changes what only a new start of the supervisor can
-    /// change; then nothing of it applies.
+    /// Returns an error when the specification contradicts itself, or changes a key that only a new start of the
+    /// supervisor can change; then no part of it applies.
     pub async fn reload(&self, spec: TreeSpec, restart: bool) -> Result<Plan, ChangeError> {
         self.change(Change::Reload { spec: Box::new(spec), restart }).await
     }
 
-    /// Returns what [`Tree::reload`] would do.
+    /// Returns the changes that [`Tree::reload`] would make.
     ///
     /// # Errors
     /// Returns the errors of [`Tree::reload`].
@@ -253,15 +254,15 @@ impl Tree {
         Ok(old.diff(&new))
     }
 
-    /// Stops everything in order, last started first; after the specification's `shutdown_timeout` the rest is destroyed.
-    /// Returns when no process, socket or run directory of the tree is left. May be called again; dropping the future does
-    /// not take the order back.
+    /// Stops all VMs in reverse start order; after the specification's `shutdown_timeout` the rest is destroyed.
+    /// Returns when no process, socket or run directory of the tree is left. May be called again; dropping the future
+    /// does not cancel the stop.
     pub async fn stop(&self) -> TreeEnd {
         self.tell_root(RootMsg::Stop);
         self.wait().await
     }
 
-    /// Ends everything at once, in no order.
+    /// Kills all VMs at once, in no order.
     pub async fn destroy(&self) -> TreeEnd {
         self.tell_root(RootMsg::Destroy);
         self.wait().await
@@ -281,18 +282,18 @@ impl Tree {
         ended.ok().and_then(|end| end.clone()).unwrap_or_else(lost)
     }
 
-    /// Returns the root actor, for tests of what failing actors lead to.
+    /// Returns the root actor, for tests of the consequences of failed actors.
     #[cfg(feature = "test-hooks")]
     pub fn root(&self) -> ActorCell {
         self.inner.root.get_cell()
     }
 
-    /// Tells the host something.
+    /// Publishes a notice for the host.
     pub(crate) fn notice(&self, text: String) {
         self.inner.bus.tell(None, EventKind::Notice { vm: None, text });
     }
 
-    /// Returns what makes the calls of the launcher for this tree.
+    /// Returns the runner of the launcher's calls for this tree.
     pub(crate) fn runner(&self) -> &Runner {
         &self.inner.runner
     }
@@ -315,7 +316,7 @@ impl Tree {
         answer.unwrap_or_else(|| Err(self.unanswered()))
     }
 
-    /// Returns why a question was dropped: the tree has ended, or the actor of the group has just failed.
+    /// Returns the reason why a question was dropped: the tree has ended, or the actor of the group has just failed.
     fn unanswered(&self) -> Refused {
         if self.inner.end.borrow().is_some() {
             return Refused::Stopping;
@@ -330,7 +331,7 @@ impl Tree {
     }
 
     fn tell_root(&self, msg: RootMsg) {
-        // A root that has ended drops the message, and with it the reply, which answers.
+        // A root that has ended drops the message together with its reply, which answers the question.
         drop(self.inner.root.cast(msg));
     }
 }

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What a VM actor can be told.
+/// A message to a VM actor.
 #[derive(Debug)]
 pub enum VmMsg {
     /// Stop the VM: the stop signal, the grace, and then a kill (semantics 7.1).
@@ -42,30 +42,30 @@ pub enum VmMsg {
     Signal {
         /// The signal for the daemon.
         signal: Signal,
-        /// Told when the signal is sent.
+        /// Gets the answer when the signal was sent, or the refusal.
         reply: Reply<Result<(), String>>,
     },
     /// Stop the virtual CPUs, or let them run.
     SetPaused {
-        /// True to stop them.
+        /// Whether the virtual CPUs are to stop.
         paused: bool,
-        /// Told when they stand still, or run.
+        /// Gets the answer when the virtual CPUs have stopped, or run.
         reply: Reply<Result<(), String>>,
     },
-    /// Ask the guest agent.
+    /// Ask the guest agent a question.
     Ask {
-        /// What the guest agent is asked.
+        /// The question to the guest agent.
         ask: Ask,
-        /// Gets the answer.
+        /// Gets the answer of the guest agent.
         reply: Reply<Outcome>,
     },
-    /// From the link.
+    /// A report of the link.
     Link(link::Report),
-    /// From the actor's own tasks and from the actors that it asks.
+    /// An event of the VM's life, from the actor's own tasks and from the actors that it asks.
     Happened(Happened),
-    /// From the actor's own timer, for this moment.
+    /// The actor's own timer has expired, for this moment.
     Tick(Instant),
-    /// Makes the actor panic, for tests of what a failed actor leads to.
+    /// Makes the actor panic, for tests of the consequences of a failed actor.
     #[cfg(feature = "test-hooks")]
     Panic,
 }
@@ -91,10 +91,10 @@ impl TryFrom<VmMsg> for link::Report {
 #[derive(Debug)]
 pub struct Vm;
 
-/// What a VM actor is made of.
+/// The arguments with which a VM actor is spawned.
 #[derive(Debug)]
 pub struct VmArgs {
-    /// What the VM is to be.
+    /// The specification of the VM.
     pub spec: VmSpec,
     /// The number of this start of the VM.
     pub incarnation: Incarnation,
@@ -104,9 +104,9 @@ pub struct VmArgs {
     pub mode: Mode,
     /// The actors that this actor uses.
     pub services: Services,
-    /// The moment at which the incarnation is on the disk: nothing is launched before.
+    /// The moment at which the incarnation is on the disk: no launch is made before.
     pub written: Written,
-    /// Gets the reports.
+    /// The group's actor, which takes the reports.
     pub report: DerivedActorRef<VmReport>,
 }
 
@@ -124,17 +124,17 @@ pub struct VmState {
     alarm: Alarm,
 }
 
-/// The line to the monitor.
+/// The connection to the monitor.
 struct Monitor {
     socket: PathBuf,
-    /// Ends with this value.
+    /// The watch of the monitor, which ends when this value is dropped.
     _watch: Watch,
 }
 
-/// The line to the guest agent.
+/// The connection to the guest agent.
 struct Guest {
     link: ActorRef<LinkMsg>,
-    /// What the link was made from, for when the link fails and another one is needed.
+    /// The arguments of the link, for a successor when the link fails.
     record: Box<StatusRecord>,
 }
 
@@ -178,7 +178,7 @@ impl Actor for Vm {
         event: SupervisionEvent,
         state: &mut VmState,
     ) -> Result<(), ActorProcessingErr> {
-        // The link is the only child. When the link fails the VM does not: it gets a new one.
+        // The link is the only child. When the link fails the VM does not: the VM gets a new link.
         let Some(lost) = LostChild::of(event) else { return Ok(()) };
         let Some(guest) = state.guest.take_if(|guest| guest.link.get_id() == lost.id) else { return Ok(()) };
         state.happened(Event::LinkIsUp(false)).await?;
@@ -188,7 +188,8 @@ impl Actor for Vm {
 }
 
 impl VmState {
-    /// Returns the event in the VM's life that `msg` is. What only passes through the actor is passed on.
+    /// Returns the event in the VM's life that `msg` stands for. Messages that are meant for other actors are passed
+    /// on.
     fn event_of(&mut self, msg: VmMsg) -> Option<Event> {
         match msg {
             VmMsg::Stop => return Some(Event::Stop),
@@ -301,13 +302,13 @@ impl VmState {
             guests: Arc::clone(&self.services.sockets) as Arc<dyn Guests>,
             report: self.me.get_derived(),
         };
-        // The link's `pre_start` only sends a message: nothing is waited for here.
+        // The link's `pre_start` only sends a message, so that the wait is short.
         let (link, _) = Actor::spawn_linked(None, VsockLink, args, self.me.get_cell()).await?;
         self.guest = Some(Guest { link, record });
         Ok(())
     }
 
-    /// Closes both lines: what they still tell belongs to the time before.
+    /// Closes both connections: their later messages belong to the time before.
     fn hang_up(&mut self) {
         self.monitor = None;
         if let Some(guest) = self.guest.take() {
@@ -317,7 +318,7 @@ impl VmState {
 
     fn stop_daemon(&self, signal: Signal, grace: Duration) {
         let vm = self.life.spec().name.clone();
-        // The watch shows what comes of the request; if nothing does, the deadline of the stop sees to it.
+        // The watch shows the effect of the request; if there is none, the deadline of the stop applies.
         let reply = Reply::new(move |done: Option<Result<(), String>>| {
             if let Some(Err(e)) = done {
                 tracing::debug!("{vm}: stop: {e}");
@@ -326,7 +327,7 @@ impl VmState {
         self.request(MonitorRequest::Stop { signal, timeout_ms: millis(grace), force: false }, reply);
     }
 
-    /// Asks the monitor.
+    /// Sends a request to the monitor.
     fn request(&self, request: MonitorRequest, reply: Reply<Result<(), String>>) {
         match &self.monitor {
             Some(monitor) => {
@@ -348,7 +349,7 @@ impl VmState {
 
     fn ask_guest(&self, msg: LinkMsg) {
         match &self.guest {
-            // A link that has just failed drops the message, and with it the reply, which tells the asker.
+            // A link that has just failed drops the message together with its reply, which tells the asker.
             Some(guest) => drop(guest.link.cast(msg)),
             None => msg.refuse(WireError::new(ErrorKind::Busy, "the guest is not up")),
         }
@@ -366,12 +367,12 @@ impl VmState {
     }
 }
 
-/// Returns the request by which a guest is probed, and what tells a healthy answer.
+/// Returns the request that probes a guest, and the test for a healthy answer.
 fn probe(health: &HealthSpec) -> (Ask, fn(serde_json::Value) -> bool) {
     if health.command.is_empty() {
         return (Ask::Ping, |_| true);
     }
-    // A guest that runs a command and tells its exit answers pings, too.
+    // A guest that runs a command and reports its exit answers pings, too.
     let exec = Exec { command: health.command.clone(), timeout_ms: millis(health.timeout), bulk: false };
     (Ask::Exec(exec), |answer| {
         serde_json::from_value::<ExecResult>(answer)

@@ -1,4 +1,4 @@
-//! The launcher understands what the library calls it with: both sides of every command.
+//! Checks that the launcher understands the arguments that the library passes: both sides of every command.
 
 use pepita_launcher::cli::{Cli, Request, Run, RunOptions};
 use pepita_launcher::rundir::cid::Wanted;
@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-/// As the launcher reads it.
+/// Reads arguments as the launcher does.
 fn understood(argv: Vec<OsString>) -> Cli {
     let words = std::iter::once(OsString::from("pepita")).chain(argv.clone());
     <Cli as clap::Parser>::try_parse_from(words).unwrap_or_else(|e| panic!("{argv:?}: {e}"))
@@ -83,7 +83,7 @@ proptest! {
         prop_assert!(run.daemon && !run.wait_ready && !run.rm);
         prop_assert_eq!(run.spec.as_deref(), Some(Path::new("-")));
 
-        // Nothing else stands beside the specification, where it would override a field.
+        // No other option stands beside the specification, where it would override a field.
         let RunOptions { initrd, kernel_package, cpus, memory, vsock_port, vsock, label, incarnation, hold, .. } = options;
         prop_assert!(initrd.is_none() && kernel_package.is_none() && cpus.is_none() && memory.is_none());
         prop_assert!(vsock_port.is_none() && vsock.is_none() && label.is_empty() && incarnation.is_none() && !hold);

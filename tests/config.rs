@@ -1,4 +1,4 @@
-//! What a configuration means, and that the files in `config/` are right.
+//! The meaning of configurations, and the correctness of the files in `config/`.
 
 use pepita_supervisor::config::{self, Checked, Level};
 use pepita_supervisor::spec::{
@@ -15,7 +15,7 @@ fn good(text: &str) -> TreeSpec {
     checked.unwrap_or_else(|errors| panic!("{errors}")).spec
 }
 
-/// The only VM of the only group, a process, with these lines.
+/// Returns the only VM of the only group, a process, with these lines.
 fn vm(lines: &str) -> VmSpec {
     let text = format!(
         "[platform.pepita]\nvmm = \"process\"\n[[group]]\nname = \"g\"\n[[group.vm]]\nname = \"a\"\n{lines}"
@@ -64,7 +64,7 @@ health.on_unhealthy = "restart"
     assert_eq!((a.restart.policy, a.restart.max_retries), (Restart::Always, 8));
     assert_eq!((&a.restart.success, &b.restart.success), (&[2].into(), &[0, 1].into()));
     assert_eq!((a.health.on_unhealthy, b.health.on_unhealthy), (OnUnhealthy::Report, OnUnhealthy::Restart));
-    // The supervisor's own curve inherits nothing.
+    // The supervisor's own curve inherits no key.
     assert_eq!(spec.backoff, Backoff::default());
 }
 
@@ -90,7 +90,7 @@ vsock_base_port = 5000
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("pepita.toml");
     std::fs::write(&file, text).expect("writable");
-    // No VM needs the images, so none is missed.
+    // No VM needs the images, so that no image is reported as missing.
     let checked = config::load(&file).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(
         checked,
@@ -206,7 +206,7 @@ fn the_reference_has_every_default() {
     assert_eq!(spec.groups[0].vms[0].cid.map(|cid| cid.get()), Some(42));
 }
 
-/// The leaves of a table's schema, by their dotted names.
+/// Returns the leaves of a table's schema, by their dotted names.
 fn leaves(table: &Value, prefix: &str, found: &mut BTreeMap<String, Value>) {
     for (key, schema) in table["properties"].as_object().expect("a table") {
         let name = format!("{prefix}{key}");
@@ -218,7 +218,7 @@ fn leaves(table: &Value, prefix: &str, found: &mut BTreeMap<String, Value>) {
     }
 }
 
-/// The lines of the reference that are keys: name in full, value, comment.
+/// Returns the lines of the reference that are keys: full name, value, comment.
 fn reference() -> Vec<(String, Value, String)> {
     let (text, _) = shipped("reference.toml");
     let (mut section, mut lines) = (String::new(), Vec::new());
@@ -252,7 +252,7 @@ fn the_reference_and_the_schema_have_the_same_keys_defaults_and_descriptions() {
         assert!(seen.insert(name.as_str()), "{name} twice");
     }
     for (name, key) in &schema {
-        // What groups and VMs inherit stands where it is inherited from.
+        // The keys that groups and VMs inherit stand in the table that they are inherited from.
         let own = name.strip_prefix("group.vm.").or(name.strip_prefix("group.")).unwrap_or(name);
         let forms = [name.clone(), format!("platform.pepita.{own}"), format!("defaults.{own}")];
         let form = forms.iter().find(|form| seen.contains(form.as_str()));
@@ -261,7 +261,7 @@ fn the_reference_and_the_schema_have_the_same_keys_defaults_and_descriptions() {
     }
 }
 
-/// What the schema allows is what the reader reads: a key with its default, wherever the schema has it.
+/// The reader reads everything that the schema allows: a key with its default, in every place of the schema.
 #[test]
 fn every_key_of_the_schema_is_read_where_the_schema_has_it() {
     let mut schema = BTreeMap::new();
@@ -295,7 +295,7 @@ fn every_key_of_the_schema_is_read_where_the_schema_has_it() {
             (None, None) => format!("{name} = {value}"),
         };
         let parsed = config::parse(&text, Path::new("a.toml"));
-        // Images are missing where `vmm = "qemu"` was tried; everything else is good.
+        // Images are missing where `vmm = "qemu"` was tried; all other mistakes would be unexpected.
         if let Err(errors) = parsed {
             assert!(errors.mistakes().iter().all(|mistake| mistake.path.ends_with("_path")), "{errors}");
         }

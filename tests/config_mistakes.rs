@@ -1,4 +1,4 @@
-//! What is said of a configuration that is wrong, or unwise.
+//! The messages about a configuration that is wrong, or unwise.
 
 use pepita_supervisor::config::{self, Checked, ConfigErrors, Diagnostic, Level};
 use proptest::prelude::*;
@@ -13,7 +13,8 @@ fn mistakes(text: &str) -> Vec<Diagnostic> {
     parse(text).expect_err("has mistakes").mistakes().to_vec()
 }
 
-/// A group `web` with a VM `api`, a process that needs no images; lines of the group's in line 5, of the VM's in line 8.
+/// A group `web` with a VM `api`, a process that needs no images; lines of the group begin at line 5, lines of the VM
+/// at line 8.
 fn web(group: &str, vm: &str) -> String {
     let platform = "[platform.pepita]\nvmm = \"process\"";
     format!("{platform}\n[[group]]\nname = \"web\"\n{group}\n[[group.vm]]\nname = \"api\"\n{vm}\n")
@@ -35,7 +36,7 @@ fn hold(table: &[Row]) {
         if text.starts_with("[platform") && at.0 == 8 {
             assert!(mistake.path.starts_with("group \"web\" vm \"api\": "), "{shown}");
         }
-        // What would be right is shown, in one way or the other.
+        // The right form is shown, as a value or as a rule.
         assert!(path.is_empty() || mistake.help.is_some() || mistake.message.contains("expected"), "{shown}");
     }
 }

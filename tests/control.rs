@@ -95,7 +95,7 @@ async fn a_status_may_be_longer_than_what_a_guest_may_say() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reload_needs_somebody_who_reads_the_configuration() {
+async fn a_reload_needs_a_hook_that_reads_the_configuration() {
     let served = ServedTree::open(Hooks::default()).await;
     let mut client = served.client().await;
     assert_eq!(refused(client.call(Call::Plan).await), ErrorKind::Unsupported);
@@ -135,7 +135,7 @@ async fn events_come_from_any_number_on_and_end_with_the_tree() {
     let end = shutting.call(Call::Shutdown { how: ShutdownMode::Stop }).await.expect("ended");
     assert_eq!(end["end"], "stopped");
     let mut seqs = Vec::new();
-    while let Some(heard) = client.receive().await.expect("it speaks our language") {
+    while let Some(heard) = client.receive().await.expect("the server keeps to the protocol") {
         let Received::Event(event) = heard else { panic!("{heard:?}") };
         seqs.push(event["seq"].as_u64().expect("a number"));
     }
@@ -149,7 +149,7 @@ async fn a_reader_that_does_not_read_is_told_how_much_it_missed() {
     let mut slow = served.client().await;
     slow.call(Call::Events { after: None }).await.expect("told from here on");
     let before = served.rig.tree.newest_event();
-    // More than the bus keeps and a socket holds.
+    // More events than the bus keeps and a socket holds.
     while served.rig.tree.newest_event() < before + 4000 {
         served.rig.tree.command("a", Command::Restart).await.expect("accepted");
         served.rig.change("a", "ready").await;
@@ -157,7 +157,7 @@ async fn a_reader_that_does_not_read_is_told_how_much_it_missed() {
     let last = served.rig.tree.newest_event();
     let (mut told, mut missed) = (0, 0);
     while told + missed < last - before {
-        match slow.receive().await.expect("it speaks our language").expect("it goes on") {
+        match slow.receive().await.expect("the server keeps to the protocol").expect("the events go on") {
             Received::Event(_) => told += 1,
             Received::Lagged(n) => missed += n,
             Received::Answer { .. } => {}
@@ -169,7 +169,7 @@ async fn a_reader_that_does_not_read_is_told_how_much_it_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_client_too_many_is_told_so() {
+async fn a_client_beyond_the_limit_is_told_so() {
     let served = ServedTree::open(Hooks::default()).await;
     let mut clients = Vec::new();
     for _ in 0..64 {
@@ -179,7 +179,7 @@ async fn one_client_too_many_is_told_so() {
     }
     assert_eq!(refused(served.client().await.call(Call::Version).await), ErrorKind::Busy);
     clients.pop();
-    // Its place is free as soon as the server has seen it go.
+    // The place of the client is free as soon as the server has seen it go.
     while served.client().await.call(Call::Version).await.is_err() {
         tokio::task::yield_now().await;
     }
@@ -187,7 +187,7 @@ async fn one_client_too_many_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_talks_nonsense_is_hung_up_on_and_others_are_not_disturbed() {
+async fn a_client_that_breaks_the_protocol_is_disconnected_and_others_are_not() {
     let served = ServedTree::open(Hooks::default()).await;
     let mut stranger = UnixStream::connect(served.path()).await.expect("connected");
     stranger.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n").await.expect("sent");
@@ -205,6 +205,6 @@ async fn two_trees_do_not_share_a_socket() {
     assert!(matches!(again, Err(ControlError::Taken(_))));
     let path = served.path();
     served.end().await;
-    let error = Client::connect(&path).await.expect_err("nobody is there").to_string();
+    let error = Client::connect(&path).await.expect_err("no supervisor listens").to_string();
     assert!(error.contains("is pepitad running?"), "{error}");
 }

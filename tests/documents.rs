@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Folders whose files are read, and single files.
+/// The folders and the single files that are checked.
 const PLACES: &[&str] = &[
     "src",
     "crates",
@@ -21,7 +21,7 @@ const PLACES: &[&str] = &[
     "Cargo.toml",
 ];
 
-/// Stems of working documents that were never part of the repository.
+/// The stems of working documents that were never part of the repository.
 const ABSENT: &[&str] = &["SUPERVISION", "PEPITA", "DESIGN", "FAULTS", "FACTS", "HOUSE", "STYLE"];
 
 fn root() -> &'static Path {
@@ -44,7 +44,7 @@ fn collect(path: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every text file of the repository except this one, which has to name what it looks for.
+/// Returns every text file of the repository except this file, which has to name the stems.
 fn files() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     for place in PLACES {
@@ -60,7 +60,7 @@ fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
-/// The numbers after each "semantics " in a text: `semantics 4.1, 5 and 12.3` gives three.
+/// Returns the numbers after each "semantics " in a text: `semantics 4.1, 5 and 12.3` gives three.
 fn cited(text: &str) -> Vec<String> {
     let mut numbers = Vec::new();
     for after in text.split("semantics ").skip(1) {
@@ -83,7 +83,7 @@ fn cited(text: &str) -> Vec<String> {
     numbers
 }
 
-/// The numbers of the sections and clauses of `docs/semantics.md`, in the order of the file.
+/// Returns the numbers of the sections and clauses of `docs/semantics.md`, in the order of the file.
 fn clauses() -> Vec<String> {
     let text = std::fs::read_to_string(root().join("docs/semantics.md")).expect("docs/semantics.md");
     let number = |line: &str| {
@@ -137,7 +137,7 @@ fn no_file_cites_a_document_that_is_not_here() {
     let mut wrong = Vec::new();
     for (path, text) in files() {
         for stem in ABSENT {
-            // With its ending, or followed by the number of a section.
+            // The name of a document is a stem with its ending, or a stem followed by the number of a section.
             let cites = text.match_indices(stem).any(|(at, _)| {
                 let rest = &text[at + stem.len()..];
                 let before = text[..at].chars().next_back();
@@ -154,7 +154,7 @@ fn no_file_cites_a_document_that_is_not_here() {
     assert!(wrong.is_empty(), "documents that are not in the repository:\n{}", wrong.join("\n"));
 }
 
-/// Paths of files and folders of the repository in the code spans of a text: `src/cid.rs`, `docs/`.
+/// Returns the paths of files and folders of the repository in the code spans of a text: `src/cid.rs`, `docs/`.
 fn named_paths(text: &str) -> Vec<&str> {
     const TOPS: &[&str] = &[
         "src/",
@@ -187,7 +187,7 @@ fn every_file_that_a_document_names_exists() {
     assert!(wrong.is_empty(), "files that are not there:\n{}", wrong.join("\n"));
 }
 
-/// The variants of an enum in kebab-case, as events and records spell them.
+/// Returns the variants of an enum in kebab-case, as events and records spell them.
 fn variants(name: &str, folders: &[&str]) -> BTreeSet<String> {
     let mut found = Vec::new();
     for folder in folders {
@@ -217,7 +217,7 @@ fn kebab(name: &str) -> String {
     word
 }
 
-/// The words of all tables of `docs/semantics.md` that begin with this heading.
+/// Returns the words of all tables of `docs/semantics.md` that begin with this heading.
 fn words(heading: &str) -> BTreeSet<String> {
     let text = std::fs::read_to_string(root().join("docs/semantics.md")).expect("docs/semantics.md");
     let start = format!("| {heading} |");

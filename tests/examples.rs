@@ -1,10 +1,11 @@
-//! Every example runs to its end by itself, says what it is to say, and leaves nothing. The VMs are plain processes.
+//! Every example ends by itself, prints the expected lines, and leaves no process behind. The VMs are plain processes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Less than a daemon's grace: none of them has to be waited out.
+/// The time limit of an example. It is shorter than a daemon's grace, so that no example may wait until a grace is
+/// over.
 const PATIENCE: Duration = Duration::from_secs(29);
 
 fn target() -> PathBuf {
@@ -12,7 +13,7 @@ fn target() -> PathBuf {
     own.ancestors().nth(2).expect("target/<profile>/deps/<test>").to_owned()
 }
 
-/// Runs an example; its output.
+/// Runs an example and returns its output.
 fn run(name: &str) -> String {
     let (target, dir) =
         (target(), tempfile::Builder::new().prefix("px").tempdir_in("/tmp").expect("a folder"));
@@ -72,7 +73,7 @@ fn talk_to_a_guest() {
 #[test]
 fn exit_codes() {
     let words = [
-        "-> backoff; restart in 0.1 s: always_restart_exit_codes, exit 75",
+        "-> backoff; exit 75; restart in 0.1 s: its code is in always_restart_exit_codes",
         "importer #2",
         "failed",
         "stopped",

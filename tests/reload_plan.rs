@@ -1,4 +1,4 @@
-//! What a reload would do, told from two configurations.
+//! The plan of a reload, computed from two configurations.
 
 use pepita_supervisor::config;
 use pepita_supervisor::spec::{Change, GroupName, Plan, TreeSpec};
@@ -26,13 +26,13 @@ fn spec(text: &str) -> TreeSpec {
     config::parse(text, Path::new("/a.toml")).unwrap_or_else(|errors| panic!("{errors}")).spec
 }
 
-/// The plan after replacing a line of `BEFORE`.
+/// Returns the plan after replacing a line of `BEFORE`.
 fn plan(line: &str, by: &str) -> Plan {
     assert!(BEFORE.contains(line));
     spec(BEFORE).diff(&spec(&BEFORE.replace(line, by)))
 }
 
-/// The change of the first VM, after adding lines to it.
+/// Returns the change of the first VM, after adding lines to it.
 fn api(lines: &str) -> Change {
     plan("name = \"api\"", &format!("name = \"api\"\n{lines}")).groups[0].vms[0].change.clone()
 }
@@ -149,7 +149,7 @@ group "storage" vm "db": removed"#
 fn another_order_of_the_same_vms_is_a_change() {
     let swapped = BEFORE.replace("api", "x").replace("cache", "api").replace("\"x\"", "\"cache\"");
     assert_eq!(spec(BEFORE).diff(&spec(&swapped)).groups[0].change, Change::Live(vec!["order"]));
-    // One that comes in between is not.
+    // A VM that is inserted between others is no change of the order.
     let more =
         plan("[[group.vm]]\nname = \"cache\"", "[[group.vm]]\nname = \"z\"\n[[group.vm]]\nname = \"cache\"");
     assert_eq!(more.groups[0].change, Change::Live(vec!["intensity"]));

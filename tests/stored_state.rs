@@ -1,4 +1,5 @@
-//! What programs of commit 445d9af have written is read (semantics 13.3). The files are in `tests/golden/445d9af`.
+//! Files that programs of commit 445d9af have written can be read (semantics 13.3). The files are in
+//! `tests/golden/445d9af`.
 
 use pepita_supervisor::config;
 use pepita_supervisor::spec::{Cid, MachineSpec, VmName, VmSpec};
@@ -26,7 +27,7 @@ fn a_vm_of_an_older_supervisor_counts_as_unchanged() {
     for vm in vms {
         let entry = std::fs::read(golden(&format!("vms/{}.json", vm.name))).expect("a journal entry");
         let entry: serde_json::Value = serde_json::from_slice(&entry).expect("JSON");
-        // Otherwise an upgrade restarts every VM that runs (semantics 9.4, 9.5).
+        // Otherwise an upgrade would restart every VM that runs (semantics 9.4, 9.5).
         let config = entry["config"].as_str().expect("a fingerprint");
         assert!(vm.was_started_with(config), "{}", vm.name);
     }

@@ -1,5 +1,5 @@
-//! Kernel vsock for real: an outer microVM, whose kernel has vhost_vsock, in which the real launcher boots inner microVMs
-//! and the link's own tests talk to them over AF_VSOCK. A host's kernel need not have it.
+//! Tests kernel vsock for real: an outer microVM, whose kernel has vhost_vsock, in which the real launcher boots inner
+//! microVMs and the link's own tests talk to them over AF_VSOCK. A host's kernel need not have vhost_vsock.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ fn profile() -> PathBuf {
     own.ancestors().nth(2).expect("target/<profile>/deps/<test>").to_owned()
 }
 
-/// A program of these `deps`, the newest if there are several.
+/// Returns a program of these `deps`, the newest if there are several.
 fn built(deps: &Path, name: &str) -> PathBuf {
     let named = |path: &PathBuf| {
         path.extension().is_none()
@@ -30,13 +30,14 @@ fn built(deps: &Path, name: &str) -> PathBuf {
     newest.unwrap_or_else(|| panic!("{name} is not built in {}", deps.display()))
 }
 
-/// Where what was built lies in the outer VM: not where it lies here, which may be /tmp, and that is the guest's own there.
+/// The folder of the build in the outer VM. It differs from the folder on the host, which may be in /tmp, because the
+/// guest has a /tmp of its own.
 const INSIDE: &str = "/suite";
 
-/// What runs in there, below that.
+/// The program that runs in the outer VM, below that folder.
 const PROGRAM: &str = "target/debug/deps/program";
 
-/// Programs and files that the outer VM needs: from where, and to where.
+/// Returns the programs and files that the outer VM needs: the source and the target of each.
 fn needed(program: PathBuf) -> BTreeSet<(PathBuf, PathBuf)> {
     let qemu = PathBuf::from("/usr/bin/qemu-system-x86_64");
     let inside = |path: &str| Path::new(INSIDE).join(path);
@@ -61,7 +62,7 @@ fn needed(program: PathBuf) -> BTreeSet<(PathBuf, PathBuf)> {
     files.into_iter().map(|file| (file.clone(), file)).chain(built).collect()
 }
 
-/// What the loader would load: `ldd`.
+/// Returns the libraries that the loader would load, from `ldd`.
 fn libraries(program: &Path) -> Vec<PathBuf> {
     let output = Command::new("ldd").arg(program).output().expect("ldd runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -72,7 +73,7 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
     text.lines().filter_map(path).collect()
 }
 
-/// A root with these files.
+/// Makes a root with these files.
 fn stage(root: &Path, files: &BTreeSet<(PathBuf, PathBuf)>) {
     for (from, to) in files {
         let to = root.join(to.strip_prefix("/").expect("an absolute path"));
@@ -81,7 +82,7 @@ fn stage(root: &Path, files: &BTreeSet<(PathBuf, PathBuf)>) {
     }
 }
 
-/// Boots the outer VM, runs a program in it with these environment variables and arguments, and gives back what it printed.
+/// Boots the outer VM, runs a program in it with these environment variables and arguments, and returns its output.
 fn run_inside(program: PathBuf, env: &[&str], args: &[&str]) -> String {
     for file in [".guest/vmlinuz", ".guest/modules", ".guest/ticker.cpio"] {
         assert!(
@@ -112,7 +113,7 @@ fn run_inside(program: PathBuf, env: &[&str], args: &[&str]) -> String {
     run.args(["--cmdline-append", "pepita.loopback=1"]);
     run.args(env.iter().flat_map(|pair| ["--env", pair]));
     run.arg("--").arg(Path::new(INSIDE).join(PROGRAM)).args(args);
-    // A limit of its own: what hangs in there is no reason to hang out here.
+    // The run has a time limit of its own: a program that hangs in the VM must not make the test hang.
     let mut child = run.stdout(std::process::Stdio::piped()).spawn().expect("pepita runs");
     let stdout = child.stdout.take().expect("piped");
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -123,7 +124,7 @@ fn run_inside(program: PathBuf, env: &[&str], args: &[&str]) -> String {
     if output.is_err() {
         let _ = pepita().args(["destroy", "--name", "outer", "--force"]).status();
     }
-    let status = child.wait().expect("it ends");
+    let status = child.wait().expect("pepita ends");
     let output = output.expect("what runs inside ended in time").expect("readable");
     println!("{output}");
     assert!(status.success(), "what ran inside the VM failed: {status}");
@@ -140,18 +141,18 @@ fn the_link_speaks_kernel_vsock_to_vms_inside_a_vm() {
     let tests = ["link::a_microvm", "link::a_cid", "link::over_loopback", "inside::"];
     let args = [&tests[..], &["--test-threads", "1", "--nocapture"]].concat();
     let output = run_inside(built(&profile().join("deps"), "microvm"), &env, &args);
-    assert!(output.contains("transport: Vhost"), "it did not speak kernel vsock");
-    assert!(output.contains("platform: pepita"), "it did not know where it is");
+    assert!(output.contains("transport: Vhost"), "the link did not use kernel vsock");
+    assert!(output.contains("platform: pepita"), "the program did not detect its platform");
     assert!(output.contains("limits: cgroup2 held it"), "the kernel in there held no limits");
     if std::env::var_os("PEPITA_VHOST_BENCH").is_some() {
         measure();
     }
 }
 
-/// A VM in a VM, both emulated: only the ratios mean anything. (`make bench-vhost`)
+/// Measures a VM in a VM, both emulated: only the ratios have a meaning. (`make bench-vhost`)
 fn measure() {
     let (pepita, top) = (format!("PEPITA={INSIDE}/target/debug/pepita"), format!("PEPITA_TEST_TOP={INSIDE}"));
     let env = [&pepita, &top, "PEPITA_LINK_PINGS=200", "PEPITA_LINK_MIB=32", "PEPITA_LINK_ONLY=microVM"];
     let output = run_inside(built(&profile().with_file_name("release").join("deps"), "link"), &env, &[]);
-    assert!(output.contains("over vhost"), "it did not speak kernel vsock");
+    assert!(output.contains("over vhost"), "the link did not use kernel vsock");
 }

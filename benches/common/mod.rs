@@ -1,4 +1,4 @@
-//! What the benchmarks share: a run directory of their own, a tree in it, and the removal of its VMs at the end.
+//! Code that the benchmarks share: a run directory of their own, a tree in it, and the removal of its VMs at the end.
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 use pepita_supervisor::executor::find;
@@ -21,7 +21,8 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        // In memory, as the launcher's usual run directory (/run) is. Elsewhere the disk would be measured.
+        // The directory is in memory, as the launcher's usual run directory (/run) is. Otherwise the disk would be
+        // measured.
         let home = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
         let dir = tempfile::Builder::new().prefix("pb").tempdir_in(home).expect("a directory");
         let named = std::env::var_os("PEPITA").map_or_else(|| PathBuf::from("pepita"), PathBuf::from);
@@ -62,8 +63,8 @@ impl Place {
         Tree::start(spec).await.unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// Runs `work` on a tree of these groups and ends the tree afterwards, also when the work fails or a signal interrupts
-    /// it. Returns how long the stop took.
+    /// Runs `work` on a tree of these groups and ends the tree afterwards, also when the work fails or a signal
+    /// interrupts it. Returns how long the stop took.
     pub(crate) async fn with<W: Future<Output = ()> + Send + 'static>(
         &self,
         groups: Vec<GroupSpec>,
@@ -79,7 +80,8 @@ impl Place {
         };
         let before = Instant::now();
         if let Err(why) = outcome {
-            // Through the tree: it would restart VMs that are destroyed behind its back.
+            // The VMs are ended through the tree, because the tree would restart VMs that are destroyed by another
+            // program.
             tree.destroy().await;
             panic!("{why}");
         }

@@ -94,7 +94,7 @@ pub(crate) fn measure(peer: &Peer) {
 
 fn quiet(command: &mut Command) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().expect("it is installed")
+    command.spawn().expect("the supervisor is installed")
 }
 
 /// Makes a service directory as runit and s6 read it: with a script called `run`.

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 /// A daemon to be run in a microVM of its own.
 pub trait Daemon: Send + Sync + 'static {
-    /// Returns the name of the daemon. Names that differ never become one VM.
+    /// Returns the name of the daemon. Different names never share a VM.
     fn name(&self) -> &str;
 
-    /// Returns the program in the image; `None` = the one that the image names.
+    /// Returns the program in the image; `None` = the program that the image names.
     fn command(&self) -> Option<String> {
         None
     }
@@ -24,7 +24,7 @@ pub trait Daemon: Send + Sync + 'static {
         BTreeMap::new()
     }
 
-    /// Returns what the daemon needs that differs from the adapter's machine.
+    /// Returns the machine settings of the daemon that differ from the settings of the adapter.
     fn resources(&self) -> Resources {
         Resources::default()
     }
@@ -35,7 +35,7 @@ pub trait Daemon: Send + Sync + 'static {
     }
 }
 
-/// What a daemon needs that differs from the `[platform.pepita]` of its adapter.
+/// The settings of a daemon's machine that differ from the `[platform.pepita]` section of its adapter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resources {
     /// The number of virtual CPUs.
@@ -44,7 +44,7 @@ pub struct Resources {
     pub memory_mb: Option<u32>,
 }
 
-/// A daemon that was spawned.
+/// A handle to a daemon that was spawned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaemonHandle {
     name: String,
@@ -57,18 +57,20 @@ impl DaemonHandle {
         Self { name: name.to_owned(), vm, cid }
     }
 
-    /// Returns the handle of a VM that is known by its id; `None` when that is no id of an adapter's VM.
+    /// Returns the handle of a VM that is known by its id; `None` when an adapter cannot have given that id.
     pub fn of_vm(vm_id: &str, cid: Option<u32>) -> Option<Self> {
         let vm = VmName::from_id(vm_id)?;
         Some(Self { name: vm.as_str().to_owned(), vm, cid: cid.and_then(|cid| Cid::new(cid).ok()) })
     }
 
-    /// Returns the name of the daemon as it was given; of a handle that was made from an id, the name of the VM.
+    /// Returns the name of the daemon as it was given. For a handle that was made from an id this is the name of the
+    /// VM.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns the id of the VM, `duende-vm-<name>`. An adapter for another platform would have none.
+    /// Returns the id of the VM, `duende-vm-<name>`. Always `Some` on this platform; an adapter for another platform
+    /// would have no such id.
     pub fn pepita_vm_id(&self) -> Option<&str> {
         Some(self.vm.id().as_str())
     }
@@ -96,7 +98,7 @@ pub enum DaemonStatus {
     Stopping,
     /// The daemon has ended cleanly, was stopped, or is not there.
     Stopped,
-    /// The daemon has failed so and is not started again.
+    /// The daemon has failed in this way and is not started again.
     Failed(Ending),
 }
 
@@ -113,13 +115,13 @@ pub enum Signal {
     Term,
     /// Ends the daemon at once; it is not started again.
     Kill,
-    /// Has the meaning that the daemon gives it (SIGUSR1).
+    /// Sends SIGUSR1, whose meaning is defined by the daemon.
     Usr1,
-    /// Has the meaning that the daemon gives it (SIGUSR2).
+    /// Sends SIGUSR2, whose meaning is defined by the daemon.
     Usr2,
-    /// Pauses the virtual CPUs.
+    /// Pauses the virtual CPUs of the VM.
     Stop,
-    /// Resumes the virtual CPUs.
+    /// Resumes the virtual CPUs of the VM.
     Cont,
 }
 

@@ -1,4 +1,4 @@
-//! What an adapter's successor has to know: the daemons that were spawned. One JSON file, `daemons.json`.
+//! The list of spawned daemons, which the successor of an adapter has to know. One JSON file, `daemons.json`.
 
 use crate::spec::{Backoff, MachineSpec, OnGiveUp, Port, RestartSpec, VmName, VmSpec, Vmm};
 use crate::store::{self, Change, Store};
@@ -15,9 +15,9 @@ use tokio::sync::oneshot;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Saved {
-    /// With every key of its specification, under the names of the configuration file.
+    /// The present form, with every key of the specification, under the names of the configuration file.
     Keys { daemon: String, keys: Map<String, Value> },
-    /// As versions up to commit 445d9af stored it.
+    /// The form of the versions up to commit 445d9af.
     Flat(Box<Flat>),
 }
 
@@ -116,12 +116,12 @@ pub(super) struct Daemons {
 }
 
 impl Daemons {
-    /// Reads what a former adapter stored in the directory `dir`.
+    /// Reads the list that a former adapter stored in the directory `dir`.
     ///
     /// # Errors
-    /// Returns why that cannot be read. The VMs that the file names may run, and without it nothing is known of them but
-    /// their names: they must be left alone.
-    pub(super) async fn open(dir: &Path) -> Result<Self, String> {
+    /// Returns why the list cannot be read. The VMs of the list may run, and without the list only their names are
+    /// known: they must be left alone.
+    pub(super) async fn open(dir: &Path, store: Store) -> Result<Self, String> {
         let file = dir.join("daemons.json");
         let path = file.clone();
         let read = tokio::task::spawn_blocking(move || store::read::<Vec<Saved>>(&path)).await;
@@ -135,7 +135,7 @@ impl Daemons {
             let daemon = saved.into_daemon().map_err(|why| format!("{}: {why}", file.display()))?;
             daemons.insert(daemon.spec.name.clone(), daemon);
         }
-        Ok(Self { file, store: Store::spawn(), daemons })
+        Ok(Self { file, store, daemons })
     }
 
     pub(super) fn file(&self) -> &Path {
@@ -150,13 +150,13 @@ impl Daemons {
         self.daemons.contains_key(vm)
     }
 
-    /// Adds a daemon, and returns where it will be known whether that is on the disk.
+    /// Adds a daemon, and returns a handle that tells when the change is on the disk.
     pub(super) fn add(&mut self, daemon: &str, spec: VmSpec) -> oneshot::Receiver<io::Result<()>> {
         self.daemons.insert(spec.name.clone(), Daemon { name: daemon.to_owned(), spec });
         self.write()
     }
 
-    /// Removes a daemon, and returns where it will be known whether that is on the disk.
+    /// Removes a daemon, and returns a handle that tells when the change is on the disk.
     pub(super) fn remove(&mut self, vm: &VmName) -> oneshot::Receiver<io::Result<()>> {
         self.daemons.remove(vm);
         self.write()
@@ -181,7 +181,7 @@ mod tests {
     use crate::spec::Restart;
 
     async fn open(dir: &Path) -> Daemons {
-        Daemons::open(dir).await.expect("readable")
+        Daemons::open(dir, Store::spawn()).await.expect("readable")
     }
 
     #[tokio::test]
@@ -221,7 +221,7 @@ mod tests {
             ["[{\"daemon\":", "[{\"daemon\": \"a\", \"keys\": {\"name\": \"a\", \"vcpus\": \"many\"}}]"]
         {
             std::fs::write(&file, text).expect("written");
-            assert!(Daemons::open(dir.path()).await.is_err(), "{text}");
+            assert!(Daemons::open(dir.path(), Store::spawn()).await.is_err(), "{text}");
             assert_eq!(std::fs::read_to_string(&file).expect("there"), text);
         }
     }

@@ -25,8 +25,8 @@ pub enum AdapterError {
     /// The daemon has arguments but no command.
     #[error("daemon {0:?} has arguments but names no command")]
     ArgsWithoutCommand(String),
-    /// A daemon of that name is there already.
-    #[error("daemon {0:?} is there already; destroy it first")]
+    /// A daemon of that name exists already.
+    #[error("daemon {0:?} exists already; destroy it first")]
     Taken(String),
     /// The supervision could not be started.
     #[error(transparent)]
@@ -40,8 +40,8 @@ pub enum AdapterError {
     /// The launcher failed or refused the call.
     #[error(transparent)]
     Launcher(#[from] ExecutorError),
-    /// The daemon did not run; the reason, for people.
-    #[error("the daemon did not come to run: {0}")]
+    /// The daemon did not run; with the reason, as text for people.
+    #[error("the daemon did not start: {0}")]
     Spawn(String),
     /// The daemon did not run in time.
     #[error("the daemon did not run within {0:?}")]
@@ -49,15 +49,15 @@ pub enum AdapterError {
     /// No daemon of that name is known here.
     #[error("no daemon {0:?} is supervised here")]
     NotFound(String),
-    /// The id is not that of an adapter's VM.
-    #[error("{0:?} is no VM of an adapter: theirs are called duende-vm-<name>")]
+    /// The id is not the id of an adapter's VM.
+    #[error("{0:?} is no VM of an adapter: the ids of adapters begin with duende-vm-")]
     Foreign(String),
-    /// Every slot for an adapter is in use, or holds what cannot be read.
+    /// Every slot for an adapter is in use, or holds a list that cannot be read.
     #[error("all {places} places in {} are in use by other adapters", .dir.display())]
     Crowded {
         /// The directory of the slots.
         dir: PathBuf,
-        /// How many slots there are.
+        /// The number of slots.
         places: usize,
     },
     /// The list of the adapter's daemons cannot be stored.
@@ -65,7 +65,7 @@ pub enum AdapterError {
     Store {
         /// The file of the list.
         file: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The supervision has ended.

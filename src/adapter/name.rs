@@ -1,12 +1,13 @@
-//! Makes the name of a VM, which is restricted, from the name of a daemon, which is not. Names that differ stay different.
+//! Makes the name of a VM, which is restricted, from the name of a daemon, which is not. Different names stay
+//! different.
 
 use crate::spec::{InvalidName, VmName};
 
-/// The length of the mark at the end of a name that was made: `-x` and 16 hexadecimal digits.
+/// The length of the suffix of a name that was made: `-x` and 16 hexadecimal digits.
 const MARK: usize = 18;
 
-/// Returns the name of the VM of a daemon. A name that a VM can have is kept; of another name the characters that a VM's
-/// name can have are kept, and a fingerprint is added.
+/// Returns the name of the VM of a daemon. A name that a VM can have is kept; of any other name only the characters
+/// that are allowed in the name of a VM are kept, and a fingerprint is added.
 ///
 /// # Errors
 /// Returns an error when the name is empty.
@@ -15,7 +16,7 @@ pub fn vm_name(daemon: &str) -> Result<VmName, InvalidName> {
         return VmName::new(daemon);
     }
     match VmName::new(daemon) {
-        // A name that looks like a made one is made, too, or two daemons could get one VM.
+        // A name that has the form of a name made here is converted, too; otherwise two daemons could get one VM.
         Ok(name) if !looks_made(daemon) => Ok(name),
         _ => VmName::new(&made(daemon)),
     }

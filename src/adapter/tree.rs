@@ -1,7 +1,7 @@
 //! The tree behind an adapter, and the slot on disk that makes its daemons outlive the process.
 //!
-//! Slots are numbered directories; the lock of the journal in a slot makes it one adapter's at a time. A new adapter takes
-//! the first free one, and with it the daemons that a former adapter left there.
+//! Slots are numbered directories; the lock of the journal in a slot gives the slot to one adapter at a time. A new
+//! adapter takes the first free slot, and with it the daemons that a former adapter left there.
 
 use super::daemon::DaemonStatus;
 use super::daemons::Daemons;
@@ -20,13 +20,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How many adapters one state directory has room for.
+/// The number of adapters for which one state directory has room.
 const SLOTS: usize = 64;
 
 /// The name of the one group of an adapter's tree.
 const GROUP: &str = "daemons";
 
-/// Returns where adapters keep their state unless told otherwise. What it holds is worth nothing after a reboot.
+/// Returns the directory of the adapters' state, unless another one is configured. The state has no value after a
+/// reboot.
 pub(super) fn default_state_dir() -> PathBuf {
     let uid = rustix::process::geteuid();
     if uid.is_root() {
@@ -43,7 +44,27 @@ pub(super) struct AdapterTree {
     ends: watch::Receiver<Ends>,
 }
 
-/// How each VM ended last.
+/// Removes a stored daemon when it is dropped.
+struct Undo<'a> {
+    adapter: &'a AdapterTree,
+    vm: Option<&'a VmName>,
+}
+
+impl Undo<'_> {
+    fn not_needed(mut self) {
+        self.vm = None;
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if let Some(vm) = self.vm {
+            drop(self.adapter.daemons().remove(vm));
+        }
+    }
+}
+
+/// The last end of each VM.
 type Ends = BTreeMap<VmName, LastEnd>;
 
 #[derive(Debug)]
@@ -53,7 +74,7 @@ struct LastEnd {
 }
 
 impl AdapterTree {
-    /// Takes a free slot, and over the daemons in it.
+    /// Takes a free slot, and takes over the daemons in it.
     pub(super) async fn open(
         state_dir: &Path,
         pepita: &Path,
@@ -65,16 +86,19 @@ impl AdapterTree {
         let mut unreadable = Vec::new();
         for slot in 1..=SLOTS {
             let dir = state_dir.join(slot.to_string());
-            // First the lock: a former adapter may still be writing.
+            // The lock is taken first: a former adapter may still be writing.
             let journal = match Journal::open(Some(&dir)).await {
                 Ok(journal) => journal,
                 Err(JournalError::Locked { .. }) => continue,
                 Err(e) => return Err(StartError::from(e).into()),
             };
-            let daemons = match Daemons::open(&dir).await {
+            // One writer for both: the journal waits for it before it gives its lock to the next adapter.
+            let store = journal.store().expect("a journal in a directory has a writer");
+            let daemons = match Daemons::open(&dir, store).await {
                 Ok(daemons) => daemons,
                 Err(why) => {
-                    // Its VMs run on. In a tree that does not know them they would be orphans, and be destroyed.
+                    // The VMs of this slot run on. In a tree that does not know them they would be orphans, and be
+                    // destroyed.
                     let text = format!("{why}; the daemons of this slot are left alone");
                     tracing::warn!("{text}");
                     unreadable.push(text);
@@ -105,8 +129,8 @@ impl AdapterTree {
         self.daemons().holds(vm)
     }
 
-    /// Stores a daemon, then has it started: what is stored and does not run is started by the next adapter, what runs
-    /// and is not stored would be an orphan.
+    /// Stores a daemon, then has it started. A daemon that is stored and does not run is started by the next adapter; a
+    /// daemon that runs and is not stored would be an orphan.
     pub(super) async fn add(&self, daemon: &str, spec: VmSpec) -> Result<(), AdapterError> {
         let vm = spec.name.clone();
         let (stored, file) = {
@@ -116,7 +140,10 @@ impl AdapterTree {
             }
             (daemons.add(daemon, spec.clone()), daemons.file().to_owned())
         };
+        // A caller that gives up before the tree was told leaves nothing stored.
+        let undo = Undo { adapter: self, vm: Some(&vm) };
         let stored = stored.await.unwrap_or_else(|_| Err(std::io::Error::other("the runtime ends")));
+        undo.not_needed();
         let added = match stored {
             Ok(()) => self.tree.add_vm(GROUP, spec).await.map_err(AdapterError::from),
             Err(source) => Err(AdapterError::Store { file, source }),
@@ -130,10 +157,10 @@ impl AdapterTree {
     /// Has a VM taken down and waits until it is gone.
     pub(super) async fn remove(&self, vm: &VmName) {
         let mut events = self.tree.events();
-        // A VM that is not there is gone already.
+        // A VM that does not exist is gone already.
         if self.tree.remove_vm(vm.as_str()).await.is_ok() {
             while self.tree.status().vm(vm.as_str()).is_some() {
-                // The status changes before the event is told, except for the last change, which has none.
+                // The status changes before the event is told, except for the last change, which has no event.
                 let _ = tokio::time::timeout(Duration::from_millis(20), events.next()).await;
             }
         }
@@ -142,18 +169,18 @@ impl AdapterTree {
 
     async fn remove_stored(&self, vm: &VmName) {
         let removed = self.daemons().remove(vm);
-        // A failure is in the log. The next adapter starts the daemon then, which its host sees.
+        // A failure is in the log. The next adapter then starts the daemon, which its host sees.
         let _ = removed.await;
     }
 
-    /// Returns how a VM ended last, as far as was seen.
+    /// Returns how a VM ended last, as far as the events were read.
     pub(super) async fn last_end(&self, vm: &VmName) -> Option<Ending> {
         let status = self.tree.status();
         let down = status.vm(vm.as_str()).filter(|known| !known.phase.is_live() && known.incarnation.0 > 0);
         let mut ends = self.ends.clone();
         if let Some(known) = down {
-            // The status shows an end a moment before the event that says why is read. One whose event was missed is
-            // not waited for.
+            // The status shows an end a moment before the event with its reason is read. An end whose event was missed
+            // is not waited for.
             let told = |ends: &Ends| ends.get(vm).is_some_and(|end| end.incarnation >= known.incarnation);
             let _ = tokio::time::timeout(Duration::from_secs(1), ends.wait_for(told)).await;
         }
@@ -175,7 +202,7 @@ impl AdapterTree {
         })
     }
 
-    /// Returns the status of a VM that another adapter, or a person at a terminal, has started.
+    /// Returns the status of a VM that another adapter, or a user of the command line, has started.
     async fn foreign_status(&self, vm: &VmName) -> Result<DaemonStatus, AdapterError> {
         let record = match self.tree.runner().status_of_any(vm).await {
             Ok(record) => record,
@@ -196,15 +223,15 @@ impl AdapterTree {
 /// Returns the one group of an adapter's tree, with these VMs.
 fn group(vms: Vec<VmSpec>) -> GroupSpec {
     let mut group = GroupSpec::new(GroupName::new(GROUP).expect("a good name"), vms);
-    // The daemons share no fate: the backoff of a daemon that fails again and again holds it back, and no failure takes
-    // the others down.
+    // The daemons do not depend on each other: the backoff of a daemon that fails again and again delays that daemon
+    // alone, and no failure takes the other daemons down.
     group.intensity = Intensity { max_restarts: u32::MAX, ..group.intensity };
     group
 }
 
-/// Keeps how each daemon ended last, as long as the tree lives.
+/// Records how each daemon ended last, as long as the tree lives.
 fn note_ends(tree: &Tree) -> watch::Receiver<Ends> {
-    // The first reader of a tree hears of what was found at the start, too.
+    // The first reader of a tree also gets the events about VMs that were found at the start.
     let mut events = tree.events();
     let (sender, ends) = watch::channel(Ends::new());
     tokio::spawn(async move {

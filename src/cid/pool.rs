@@ -19,9 +19,9 @@ pub enum LeaseError {
     /// The configured CID belongs to another VM of the tree.
     #[error("CID {cid} is held by VM {holder:?}")]
     Held {
-        /// The CID that is meant.
+        /// The CID of the configuration.
         cid: Cid,
-        /// The VM that has it.
+        /// The VM that holds the CID.
         holder: String,
     },
     /// The configured CID belongs to another program.
@@ -33,8 +33,8 @@ pub enum LeaseError {
 }
 
 impl Pool {
-    /// Makes a pool in which no CID is held. Supervisors of different names begin at different CIDs, so that two on one
-    /// host rarely collide; when they do, the launcher notices, and [`Pool::avoid`] is called.
+    /// Makes a pool in which no CID is held. Supervisors of different names begin at different CIDs, so that two
+    /// supervisors of one host rarely collide; when they do, the launcher notices, and [`Pool::avoid`] is called.
     pub fn new(supervisor: &str) -> Self {
         let hash =
             supervisor.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
@@ -42,10 +42,11 @@ impl Pool {
         Self { holders: BTreeMap::new(), held: BTreeSet::new(), foreign: BTreeSet::new(), next: first }
     }
 
-    /// Returns the CID of a VM: the one that it holds, else the `fixed` one of its configuration, else the next free one.
+    /// Returns the CID of a VM: the CID that the VM holds, else the `fixed` CID of its configuration, else the next
+    /// free CID.
     ///
     /// # Errors
-    /// Returns an error when the fixed CID is taken, or none is free.
+    /// Returns an error when the fixed CID is taken, or no CID is free.
     pub fn lease(&mut self, vm: &VmName, fixed: Option<Cid>) -> Result<Cid, LeaseError> {
         match (self.holders.get(vm).copied(), fixed) {
             (Some(cid), None) => return Ok(cid),
@@ -78,7 +79,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Takes from a VM the CID that another program holds; no VM of this tree gets that CID again.
+    /// Takes a CID that another program holds away from a VM; no VM of this tree gets that CID again.
     pub fn avoid(&mut self, vm: &VmName) {
         if let Some(cid) = self.holders.get(vm).copied() {
             self.release(vm);
@@ -86,7 +87,7 @@ impl Pool {
         }
     }
 
-    /// Gives the CID of a VM back. Nothing happens when the VM holds none.
+    /// Releases the CID of a VM. Has no effect when the VM holds none.
     pub fn release(&mut self, vm: &VmName) {
         if let Some(cid) = self.holders.remove(vm) {
             self.held.remove(&cid);

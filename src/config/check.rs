@@ -1,4 +1,4 @@
-//! What the file means: fills in the defaults and holds keys against each other. Touches no disk.
+//! Interprets a file as a whole: fills in the defaults and checks keys against each other. Does not touch the disk.
 
 use super::dependencies;
 use super::diagnostic::Log;
@@ -13,12 +13,12 @@ use std::path::Path;
 /// The longest path of a Unix socket, in bytes: unix(7), less the NUL.
 const SOCKET_CAP: usize = 107;
 
-/// What a file means. Of worth only when no mistake was noted.
+/// The meaning of a file. Valid only when no mistake was noted.
 pub(super) struct Meaning<'r, 't> {
     pub(super) spec: TreeSpec,
     /// `[platform.pepita]` by itself, as an adapter takes it: images that it does not name are empty.
     pub(super) machine: MachineSpec,
-    /// The files that must exist.
+    /// The files that must exist on this host.
     pub(super) images: Vec<&'r Written<'t>>,
 }
 
@@ -32,7 +32,7 @@ pub(super) fn tree<'r, 't>(raw: &'r File<'t>, folder: &Path, log: &Log<'_>) -> M
     for group in &raw.groups {
         let vms = group.vms.iter().map(|raw| vm(raw, folder, log, &mut images)).collect();
         named(group, log);
-        // A group without a good name has a mistake, and this placeholder is never seen.
+        // A group without a good name has a mistake, so that this placeholder never leaves this module.
         let mut meant = GroupSpec::new(GroupSpec::blank().name, vms);
         apply(&group.layer, &mut meant);
         spec.groups.push(meant);
@@ -65,8 +65,8 @@ fn vm<'r, 't>(
     machine(raw, &mut spec.machine, log, images);
     exit_codes(&spec, &raw.layer, log);
     backoff(&spec.restart.backoff, &raw.layer, "restart.", log);
-    // A plain process runs a program of the host, which may be named from the file's folder on, as every path. A guest's
-    // programs are the guest's, and a bare name is looked for in PATH.
+    // A plain process runs a program of the host, which may be named by a path from the file's folder, as every path.
+    // The programs of a guest belong to the guest, and a bare name is looked for in PATH.
     if let (Vmm::Process, Some(program)) = (spec.machine.vmm, spec.command.first_mut())
         && Path::new(program).components().count() > 1
     {
@@ -81,12 +81,12 @@ fn machine<'r, 't>(
     log: &Log<'_>,
     images: &mut Vec<&'r Written<'t>>,
 ) {
-    // Not even the name of a VMM is known: what it needs is not either.
+    // The VMM itself is not known, and so its requirements are not known either.
     if raw.layer.is_wrong("vmm") {
         return;
     }
     match machine.vmm {
-        // A process boots nothing, whatever it inherits.
+        // A process boots no images, whatever the VM inherits.
         Vmm::Process => (machine.kernel, machine.rootfs) = Default::default(),
         Vmm::Qemu => {
             let examples = [("kernel_path", "/boot/vmlinuz"), ("rootfs_path", "/var/lib/pepita/rootfs.ext4")];

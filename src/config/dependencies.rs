@@ -1,5 +1,5 @@
-//! Tells where the groups and VMs of a file contradict each other: names and CIDs that are taken twice, and groups that wait
-//! for an unknown group, for themselves or for each other.
+//! Reports where the groups and VMs of a file contradict each other: names and CIDs that are taken twice, and groups
+//! that wait for an unknown group, for themselves or for each other.
 
 use super::diagnostic::Log;
 use super::file::Section;
@@ -13,7 +13,7 @@ use std::ops::Range;
 /// Notes every contradiction.
 pub(super) fn check(groups: &[Section<'_>], log: &Log<'_>) {
     let names = groups.iter().map(|group| GroupNames {
-        // A name that is wrong is told already; the group is known by it nevertheless.
+        // A wrong name is reported already; the group is known by it nevertheless.
         name: group.name,
         after: after(group).into_iter().map(|entry| entry.name).collect(),
         vms: group.vms.iter().map(|vm| vm.layer.good("name")?.value.as_str()).collect(),
@@ -76,7 +76,7 @@ fn tell(contradiction: &Contradiction, groups: &[Section<'_>], log: &Log<'_>) {
             wrong(step, format!("unknown group {:?}", name(step)), help);
         }
         Contradiction::Circle(ref steps) => {
-            // Told at the entry that stands last in the file: that one closed the circle.
+            // The circle is reported at its entry that stands last in the file: that entry closed the circle.
             let at = |step: &Step| after(&groups[step.group])[step.entry].at.start;
             let Some(last) = (0..steps.len()).max_by_key(|index| at(&steps[*index])) else { return };
             let ring = (0..=steps.len()).map(|index| &groups[steps[(last + index) % steps.len()].group]);
@@ -87,7 +87,7 @@ fn tell(contradiction: &Contradiction, groups: &[Section<'_>], log: &Log<'_>) {
     }
 }
 
-/// Notes that a key has the value of the same key of an earlier group or VM.
+/// Notes that a key has the same value as the same key of an earlier group or VM.
 fn taken(key: &str, what: &str, later: &Layer<'_>, (owner, first): (&str, &Layer<'_>), log: &Log<'_>) {
     if let (Some(written), Some(first)) = (later.good(key), first.good(key)) {
         let line = log.line(first.at());

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, or good to know about it, for people and for programs. Knows no key.
+//! Diagnostics about a configuration, for people and for programs: mistakes and advice. Knows no key.
 
 use super::source::{Place, Source};
 use annotate_snippets as snippets;
@@ -7,34 +7,34 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// A mistake or a piece of advice. `Display` writes what it is and where, the line with a mark, and what would be right.
+/// A mistake or a piece of advice. `Display` writes the message and the place, the line with a mark, and a suggestion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// How much it matters.
+    /// The severity of the diagnostic.
     pub level: Level,
-    /// Where it is.
+    /// The place in the file.
     pub place: Place,
     /// The key in full, such as `group "web" vm "api": restart.policy`. Empty when the file is not TOML at all.
     pub path: String,
-    /// What is wrong, or what to know.
+    /// The mistake or the advice.
     pub message: String,
-    /// What would be right.
+    /// A suggestion of what would be right.
     pub help: Option<String>,
 }
 
-/// How much a [`Diagnostic`] matters.
+/// The severity of a [`Diagnostic`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::Display)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Level {
     /// A mistake: there is no specification.
     Error,
-    /// Allowed, and hardly what was meant.
+    /// Allowed, but probably not intended.
     Warning,
-    /// Good to know.
+    /// A note for information.
     Info,
 }
 
-/// Why there is no specification: the file cannot be read, or all that is wrong in it, in file order.
+/// The reason why there is no specification: the file cannot be read, or all its mistakes, in file order.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigErrors {
     /// The file cannot be read.
@@ -42,7 +42,7 @@ pub enum ConfigErrors {
     Unreadable {
         /// The path of the configuration file.
         file: PathBuf,
-        /// Why it cannot be read.
+        /// The reason why the file cannot be read.
         source: std::io::Error,
     },
     /// The file has mistakes.
@@ -65,7 +65,7 @@ impl ConfigErrors {
     }
 }
 
-/// Returns the mistakes of a file with a line between them, and how many they are.
+/// Returns the text of all mistakes of a file, with an empty line between them, and their number.
 fn all(file: &Path, mistakes: &[Diagnostic]) -> String {
     let count = match mistakes.len() {
         1 => "1 mistake".to_owned(),
@@ -104,12 +104,12 @@ impl<'t> Log<'t> {
         Self { source, all: RefCell::default() }
     }
 
-    /// Returns the line in which something stands.
+    /// Returns the line of the file that contains a place.
     pub(super) fn line(&self, at: Range<usize>) -> usize {
         self.source.place(at).line
     }
 
-    /// Notes that something that is written is wrong.
+    /// Notes that a value or key in the file is wrong.
     pub(super) fn wrong(
         &self,
         at: Range<usize>,
@@ -120,12 +120,12 @@ impl<'t> Log<'t> {
         self.note(Level::Error, at, path, message.into(), help);
     }
 
-    /// Notes that something is missing; `at` is where it should be.
+    /// Notes that a value or key is missing; `at` is the place where it belongs.
     pub(super) fn missing(&self, at: Range<usize>, path: &str, help: &str) {
         self.note(Level::Error, at, path, "missing".to_owned(), Some(help.to_owned()));
     }
 
-    /// Notes a piece of advice about what is written at `at`.
+    /// Notes a piece of advice about the text at `at`.
     pub(super) fn advise(&self, level: Level, at: Range<usize>, path: &str, message: String) {
         self.note(level, at, path, message, None);
     }
@@ -135,7 +135,8 @@ impl<'t> Log<'t> {
         self.all.borrow_mut().push(Diagnostic { level, place, path, message, help });
     }
 
-    /// Hands out everything, in file order. What several VMs inherit was noted for each of them and is told once.
+    /// Returns all diagnostics, in file order. A diagnostic about a value that several VMs inherit was noted for each
+    /// of them and is reported once.
     pub(super) fn take(&self) -> Vec<Diagnostic> {
         let mut all = self.all.take();
         all.sort_by(|a, b| (a.place.span.start, &a.message).cmp(&(b.place.span.start, &b.message)));

@@ -1,5 +1,5 @@
-//! The structure of the file: which keys may stand where, and which values a VM inherits. Says nothing of what keys mean
-//! together; that is `check`.
+//! The structure of the file: the keys that each place may have, and the values that a VM inherits. Checks of several
+//! keys together are made in `check`.
 
 use super::reader::{Keys, Layer, Table};
 use crate::spec::keys::{Keyed, Row, Scope};
@@ -9,13 +9,13 @@ use std::ops::Range;
 /// A `[[group]]` or a `[[group.vm]]`.
 #[derive(Debug)]
 pub(super) struct Section<'t> {
-    /// Its header.
+    /// The place of its header.
     pub(super) at: Range<usize>,
-    /// What it is called in messages: `group "web"`, or `group "web" vm "api"`.
+    /// The name in messages: `group "web"`, or `group "web" vm "api"`.
     pub(super) called: String,
-    /// Its name as it is written, right or wrong.
+    /// The name as it is written, right or wrong.
     pub(super) name: Option<&'t str>,
-    /// What is written in it; in a VM, above what the VM inherits.
+    /// The keys that are written in it; for a VM, these stand above the keys that the VM inherits.
     pub(super) layer: Layer<'t>,
     /// The VMs of a group.
     pub(super) vms: Vec<Section<'t>>,

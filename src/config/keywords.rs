@@ -5,7 +5,8 @@ pub(super) const SIGNALS: [&str; 7] = ["TERM", "INT", "HUP", "QUIT", "KILL", "US
 
 /// Returns the word nearest to what was written, if one is near enough to have been meant.
 pub(super) fn nearest<'w>(written: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
-    // Nothing that long is a slip of the pen, and the distance costs the product of the lengths.
+    // A text of this length is no typing mistake, and the time to compute the distance grows with the product of the
+    // lengths.
     if written.len() > 64 {
         return None;
     }
@@ -27,12 +28,12 @@ pub(super) fn nearest_key<'k>(
     deeper.dedup();
     match deeper[..] {
         [only] => Some(only),
-        // The same key in several tables is no hint.
+        // A key that several tables have is no hint.
         _ => nearest(written, here.iter().copied()),
     }
 }
 
-/// Returns the front part of a dotted name up to the part `written`, if there is one below the first part.
+/// Returns the front part of a dotted name up to the part `written`, if that part stands below the first part.
 fn tables<'k>(full: &'k str, written: &str) -> Option<&'k str> {
     let ends = full.match_indices('.').map(|(at, _)| at).chain([full.len()]);
     let mut paths = ends.map(|end| &full[..end]);

@@ -1,4 +1,5 @@
-//! Advises on what is allowed and will not do what was meant (semantics 4.11). Looks at files that have no mistakes.
+//! Gives advice on settings that are allowed and will not have the intended effect (semantics 4.11). Looks only at
+//! files without mistakes.
 
 use super::diagnostic::{Level, Log};
 use super::file::Section;
@@ -6,7 +7,8 @@ use crate::spec::{AutoShutdown, GroupSpec, RestartSpec, VmSpec};
 use humantime::format_duration;
 use std::time::Duration;
 
-/// How many steps of a backoff curve are looked at; a window that takes more of them is taken as one that can be filled.
+/// The number of steps of a backoff curve that are looked at; a window that takes more restarts is treated as a window
+/// that can be filled.
 const STEPS: u64 = 10_000;
 
 /// Notes advice on a group.
@@ -42,11 +44,11 @@ fn window(raw: &Section<'_>, spec: &GroupSpec, log: &Log<'_>) {
     }
 }
 
-/// Returns how often a VM that fails at once each time is restarted within a period, at most; `None` for too often to
-/// count.
+/// Returns how often a VM that fails at once each time is restarted within a period, at most; `None` for a number that
+/// is too large to count.
 fn most_restarts(restart: &RestartSpec, period: Duration) -> Option<u64> {
     let backoff = restart.backoff;
-    // A VM that stays Ready for so long starts over with the first delay: nothing is certain then.
+    // A VM that stays Ready for this time starts over with the first delay, so that no number is certain.
     if backoff.initial.is_zero() || restart.reset_after < period {
         return None;
     }

@@ -1,6 +1,6 @@
-//! Reads TOML tables by a list of keys, and notes every mistake on the way. Knows no key by name.
+//! Reads TOML tables by a list of keys, and notes every mistake. Knows no key by name.
 //!
-//! Serde stops at the first mistake, and so does its `deny_unknown_fields`; a person wants all of them at once.
+//! Serde stops at the first mistake, and so does its `deny_unknown_fields`; a user wants to see all mistakes at once.
 
 use super::diagnostic::Log;
 use super::keywords::nearest_key;
@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::path::Path;
 use toml::de::DeTable;
 
-/// A value, where it stands and what its key is called in full.
+/// A value, its place and the full name of its key.
 #[derive(Debug, Clone)]
 pub(super) struct Written<'t> {
     pub(super) value: Value,
@@ -26,8 +26,8 @@ impl Written<'_> {
     }
 }
 
-/// The keys that are written in a table and in the tables below it, by their dotted names. `None` is a wrong value: it was
-/// told once, and stands for nothing, neither for itself nor for a default.
+/// The keys that are written in a table and in the tables below it, by their dotted names. `None` is a wrong value: it
+/// was reported once, and is neither used itself nor replaced by a default.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Layer<'t>(BTreeMap<String, Option<Written<'t>>>);
 
@@ -44,7 +44,7 @@ impl<'t> Layer<'t> {
         self.has(name) && self.good(name).is_none()
     }
 
-    /// Returns the one of two keys that stands further down: that is where the reader last changed something.
+    /// Returns the key of the two that stands further down: the user probably changed that key last.
     pub(super) fn later(&self, one: &str, other: &str) -> Option<&Written<'t>> {
         [one, other].iter().filter_map(|name| self.good(name)).max_by_key(|written| written.at().start)
     }
@@ -56,7 +56,7 @@ impl<'t> Layer<'t> {
         self
     }
 
-    /// Takes a key from a lower layer, unless it is written in this one.
+    /// Takes a key from a lower layer, unless this layer has it.
     pub(super) fn inherit(&mut self, name: &str, lower: &Self) {
         if let (false, Some(written)) = (self.has(name), lower.0.get(name)) {
             self.0.insert(name.to_owned(), written.clone());
@@ -64,24 +64,24 @@ impl<'t> Layer<'t> {
     }
 }
 
-/// The dotted names that a table may have. A name without a kind is a list of tables, which is read by itself.
+/// The dotted names that a table may have. A name without a kind is a list of tables, which is read separately.
 pub(super) type Keys = Vec<(String, Option<Kind>)>;
 
-/// A table that is to be read.
+/// A table to be read.
 #[derive(Debug, Clone)]
 pub(super) struct Table<'t> {
     pub(super) entries: &'t DeTable<'t>,
-    /// Its header, or its braces.
+    /// The place of its header, or of its braces.
     pub(super) at: Range<usize>,
-    /// Whose it is: nobody's, or `group "web"`, or `group "web" vm "api"`.
+    /// The group or VM that the table belongs to, as `group "web"` or `group "web" vm "api"`; empty for the whole file.
     pub(super) owner: String,
     pub(super) log: &'t Log<'t>,
-    /// Where relative paths begin.
+    /// The folder at which relative paths begin.
     pub(super) folder: &'t Path,
 }
 
 impl<'t> Table<'t> {
-    /// Returns what is written as a text under a key, right or wrong.
+    /// Returns the text that is written under a key, right or wrong.
     pub(super) fn peek(&self, key: &str) -> Option<&'t str> {
         self.entries.get(key)?.get_ref().as_str()
     }

@@ -5,18 +5,18 @@ use crate::spec::keys::{Keyed, Kind, Row, Scope};
 use crate::spec::{GroupSpec, TreeSpec, VmSpec};
 use serde_json::{Map, Value, json};
 
-/// What `humantime` reads: numbers with units.
+/// The pattern of the durations that `humantime` reads: numbers with units.
 const DURATION: &str = "^(\\s*[0-9]+\\s*[a-zA-Z]+)+\\s*$|^0$";
 
 /// The characters of a name.
 const NAME: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 
-/// Returns the JSON schema (draft 2020-12) of the configuration file. It says which keys there are, what they may hold, what
-/// they mean and which defaults they have; it does not say what keys mean together.
+/// Returns the JSON schema (draft 2020-12) of the configuration file: the keys, the values that they may hold, their
+/// descriptions and their defaults. Rules about several keys together are not part of the schema.
 pub fn schema() -> Value {
     let defaults = |scope| Object::of(inherited().filter(move |row| row.scope == scope), true);
     let (machine, policy) = (defaults(Scope::Machine), defaults(Scope::Policy));
-    // What is inherited has no default of its own: it is what the level below says.
+    // A key that is inherited has no default of its own: its value comes from the level below.
     let shared = || Object::of(inherited(), false);
     let vm = Object::of(VmSpec::ROWS.iter().filter(|row| row.scope == Scope::Vm), true)
         .and(shared())

@@ -1,4 +1,4 @@
-//! Says where something stands in the file. Knows text, lines and columns; no TOML, no meaning.
+//! Tells the place of a part of the file. Knows text, lines and columns, but no TOML.
 
 use std::fmt;
 use std::ops::Range;
@@ -15,7 +15,7 @@ pub(super) struct Source<'t> {
 /// A place in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The file, as it was named to us.
+    /// The name of the file, as it was given.
     pub file: PathBuf,
     /// The line, from 1.
     pub line: usize,

@@ -1,6 +1,6 @@
-//! Reads single values: words, numbers, durations, lists. Knows the kinds of keys, and no key.
+//! Reads single values: words, numbers, durations, lists. Knows the kinds of keys, but no key by name.
 //!
-//! A good value comes back as JSON, in the form in which the rows of `spec::keys` set it. A wrong one is noted.
+//! A good value is returned as JSON, in the form that the rows of `spec::keys` accept. A wrong value is noted.
 
 use super::diagnostic::Log;
 use super::keywords::{SIGNALS, nearest};
@@ -21,19 +21,19 @@ pub(super) type Node<'t> = Spanned<DeValue<'t>>;
 /// The longest duration that is read. Moments are sums of such durations, and must exist.
 const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
 
-/// A value that is to be read.
+/// A value to be read.
 #[derive(Clone, Copy)]
 pub(super) struct Reading<'r> {
     pub(super) node: &'r Node<'r>,
-    /// The key in full, and the way from its value to a part of it: `[1]`, `.PATH`.
+    /// The full name of the key, followed by the way from its value to a part of it: `[1]`, `.PATH`.
     pub(super) path: &'r str,
     pub(super) log: &'r Log<'r>,
-    /// Where relative paths begin.
+    /// The folder at which relative paths begin.
     pub(super) folder: &'r Path,
 }
 
 impl Reading<'_> {
-    /// Returns the value if it is of this kind; otherwise everything that is wrong with it is noted.
+    /// Returns the value if it is of this kind; otherwise notes every mistake in it.
     pub(super) fn read(&self, kind: Kind) -> Option<Value> {
         match kind {
             Kind::Flag => match self.node.get_ref().as_bool() {
@@ -52,7 +52,7 @@ impl Reading<'_> {
             Kind::Name(_) => self.name::<GroupName>(),
             Kind::Names => self.list("a list of names", "such as [\"storage\"]", |item| item.text()),
             Kind::Path => self.file(|path| placed(self.folder, path)),
-            // A bare name is looked for later; anything else is a path.
+            // A bare name is looked for later; any other text is a path.
             Kind::Program => self.file(|path| match path.components().count() {
                 0 | 1 => path.to_owned(),
                 _ => placed(self.folder, path),
@@ -87,7 +87,7 @@ impl Reading<'_> {
             max => format!("a whole number from {min} to {max}"),
         };
         let Some(number) = self.node.get_ref().as_integer() else {
-            // `"512"`, `"512M"`: memory is in MiB already.
+            // A text such as `"512"` or `"512M"`: memory is given as a number of MiB.
             let digits = self.node.get_ref().as_str().map(|text| text.trim_end_matches(['M', 'B', 'i']));
             let digits = digits.filter(|digits| digits.parse().is_ok_and(|number| fits(&number)));
             let help = digits.map(|digits| format!("write {digits}, without quotes"));
@@ -152,7 +152,8 @@ impl Reading<'_> {
             }
             _ => return self.expected("a duration", Some(units)),
         };
-        // humantime 2.4 panics on sums that just miss the largest `Duration`. No such sum fits into this.
+        // humantime 2.4 panics on sums that just miss the largest `Duration`. Such a sum is longer than the limit here
+        // in any case.
         let digits = text.split(|c: char| !c.is_ascii_digit() && !c.is_whitespace()).map(str::len).max();
         let countable = text.len() <= 64 && digits.is_none_or(|digits| digits <= 10);
         match countable.then(|| parse_duration(text)) {
@@ -165,7 +166,7 @@ impl Reading<'_> {
     fn name<T: FromStr<Err: Display>>(&self) -> Option<Value> {
         let Some(text) = self.node.get_ref().as_str() else { return self.expected("a name", None) };
         let Err(error) = text.parse::<T>() else { return Some(json!(text)) };
-        // The rule's sentence says both: what is wrong, and what would be right.
+        // The sentence of the rule says both the mistake and the remedy.
         let rule = error.to_string();
         let (problem, help) = rule.rsplit_once(": ").unwrap_or((&rule, "use another name"));
         self.wrong(problem, help)
@@ -179,7 +180,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Reads a text that the operating system takes.
+    /// Reads a text that the operating system accepts.
     fn text(&self) -> Option<Value> {
         match self.node.get_ref().as_str() {
             Some(text) if text.contains('\0') => self.wrong("a NUL byte cannot be passed on", "leave it out"),
@@ -204,13 +205,13 @@ impl Reading<'_> {
             .iter()
             .enumerate()
             .map(|(index, node)| read(&Reading { node, path: &format!("{}[{index}]", self.path), ..*self }));
-        // Read all of them first: each may be wrong.
+        // All items are read first, because each may be wrong.
         let items: Vec<Option<Value>> = items.collect();
         items.into_iter().collect()
     }
 
-    /// Reads environment variables. `pepita run --env-file` has a line for each, so neither names nor values may break
-    /// one.
+    /// Reads environment variables. `pepita run --env-file` has a line for each variable, so that neither names nor
+    /// values may contain a line break.
     fn environment(&self) -> Option<Value> {
         let Some(entries) = self.node.get_ref().as_table() else {
             return self.expected("a table of texts", Some("such as { RUST_LOG = \"info\" }"));
@@ -239,7 +240,7 @@ impl Reading<'_> {
     }
 }
 
-/// Returns a value in a sentence: its type, and the value itself when that is short.
+/// Describes a value in a sentence: its type, and the value itself when that is short.
 pub(super) fn described(node: &Node<'_>) -> String {
     match node.get_ref() {
         DeValue::String(text) if text.chars().count() <= 40 => format!("the text {:?}", text.as_ref()),
@@ -253,8 +254,8 @@ pub(super) fn described(node: &Node<'_>) -> String {
     }
 }
 
-/// Returns a path as the file means it: relative ones begin at the file's folder. Steps up at its start are taken in
-/// words, so that the same file is the same configuration from whichever directory the program was started.
+/// Returns a path as the file means it: relative paths begin at the file's folder. Leading `..` parts are resolved by
+/// text alone, so that the same file is the same configuration in whichever directory the program was started.
 pub(super) fn placed(folder: &Path, written: &Path) -> PathBuf {
     let mut place = folder.to_owned();
     let mut rest = written.components().peekable();

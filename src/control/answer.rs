@@ -1,4 +1,4 @@
-//! Carries out the calls of clients, and puts the outcome into the words of the wire.
+//! Carries out the calls of clients, and translates the outcomes to the protocol.
 
 use super::call::{Call, ShutdownMode};
 use super::hooks::Hooks;
@@ -16,7 +16,7 @@ pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome
     match call {
         Call::Version => Ok(version(tree).await),
         Call::Status => Ok(status(tree).await),
-        // The session has answered it.
+        // The session has answered this call already.
         Call::Events { .. } => Ok(Value::Null),
         Call::Command { vm, command } => done(tree.command(&vm, command).await),
         Call::Signal { vm, signal } => done(tree.signal(&vm, signal).await),
@@ -50,7 +50,7 @@ pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome
     }
 }
 
-/// Returns which supervisor answers here, and where its VMs are to be found.
+/// Returns the identity of this supervisor, and the place of its VMs.
 async fn version(tree: &Tree) -> Value {
     let spec = tree.spec().await;
     let run_dir = spec.as_ref().and_then(|spec| spec.run_dir.as_deref()).map(|dir| dir.to_string_lossy());
@@ -65,9 +65,10 @@ async fn version(tree: &Tree) -> Value {
     })
 }
 
-/// Returns the status, and of each group what makes the status understood.
+/// Returns the status, and for each group the settings that explain it.
 async fn status(tree: &Tree) -> Value {
-    // Before the snapshot: a client that asks for later events hears one twice rather than never.
+    // The number is taken before the snapshot: a client that asks for later events then gets an event twice rather than
+    // never.
     let seq = tree.newest_event();
     let mut json = tree.status().to_json();
     json["seq"] = json!(seq);

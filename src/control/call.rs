@@ -1,4 +1,4 @@
-//! What can be asked over the control socket, and how a request says it. No I/O.
+//! The calls that a client can make over the control socket, and their form in a request. No I/O.
 
 use crate::group::Command;
 use crate::spec::Signal;
@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use strum::{Display, EnumIter, EnumString, IntoStaticStr};
 
-/// A question or a command.
+/// A call of a client: a question or a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     /// `version`: asks which supervisor answers here, and which launcher it uses.
     Version,
     /// `status`: asks for every group and VM as it is now.
     Status,
-    /// `events {after}`: asks for the events that are told from now on, and with `after` also for those after the event
-    /// of this number; 0 = from the very start.
+    /// `events {after}`: asks for the events that are told from now on, and with `after` also for the events after the
+    /// event of this number; 0 = from the start of the tree.
     Events {
         /// The number of the last event that the client knows.
         after: Option<u64>,
@@ -25,7 +25,7 @@ pub enum Call {
     Command {
         /// The name of the VM.
         vm: String,
-        /// What is to be done with the VM.
+        /// The command for the VM.
         command: Command,
     },
     /// `signal {vm, signal}`: sends the daemon of a VM a signal, given by its name or number.
@@ -45,28 +45,28 @@ pub enum Call {
         /// The name of the VM.
         vm: String,
     },
-    /// `ask {vm, ask, params}`: asks the guest agent of a VM something, in the words of the agent's protocol.
+    /// `ask {vm, ask, params}`: asks the guest agent of a VM a question, in the words of the agent's protocol.
     Ask {
         /// The name of the VM.
         vm: String,
-        /// What the guest agent is asked.
+        /// The question to the guest agent.
         ask: Ask,
     },
     /// `plan`: asks what a reload would change.
     Plan,
-    /// `reload {restart}`: takes the configuration as it is written now.
+    /// `reload {restart}`: applies the configuration as it is written now.
     Reload {
         /// Whether the VMs whose configuration differs are restarted.
         restart: bool,
     },
     /// `shutdown {how}`: ends the tree; answered when it has ended.
     Shutdown {
-        /// What becomes of the VMs.
+        /// How the tree is to end.
         how: ShutdownMode,
     },
 }
 
-/// The words by which a request names what it asks for.
+/// The method names of the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, EnumIter)]
 #[strum(serialize_all = "snake_case")]
 enum Method {
@@ -86,17 +86,17 @@ enum Method {
     Shutdown,
 }
 
-/// How a tree is to end.
+/// The way in which a tree is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Display)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum ShutdownMode {
-    /// Its VMs stop in order.
+    /// The VMs of the tree stop in order.
     #[default]
     Stop,
-    /// Its VMs run on.
+    /// The VMs of the tree run on.
     Leave,
-    /// Its VMs end at once.
+    /// The VMs of the tree are killed at once.
     Destroy,
 }
 
@@ -176,7 +176,7 @@ impl Call {
         }
     }
 
-    /// Returns method and parameters, as they go into a request.
+    /// Returns the method and the parameters, as they stand in a request.
     pub fn into_parts(self) -> (&'static str, Value) {
         let (method, params) = match self {
             Self::Version => (Method::Version, Value::Null),
@@ -222,8 +222,8 @@ fn method_of(command: Command) -> Method {
     }
 }
 
-/// Lets only a question with one answer through to a guest: the rest would take the tree's own conversation with the
-/// guest away.
+/// Lets only a question with one answer through to a guest: the other methods would take the tree's own conversation
+/// with the guest away.
 fn forwardable(ask: Ask) -> Result<Ask, WireError> {
     let refused = match &ask {
         Ask::Ping | Ask::Status | Ask::Signal(_) | Ask::SetTime { .. } => None,

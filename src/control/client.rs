@@ -20,30 +20,30 @@ pub struct Client {
     stream: UnixStream,
     conversation: ControlConversation,
     buffer: Vec<u8>,
-    /// What was read before the answer that a call waited for.
+    /// Messages that were read before the answer that a call waited for.
     waiting: VecDeque<Received>,
 }
 
-/// What a supervisor says.
+/// A message of the supervisor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Received {
     /// The answer to a call.
     Answer {
-        /// The number that [`Client::send`] returned; 0 = the answer is about the connection itself.
+        /// The number that [`Client::send`] returned; 0 = the answer concerns the connection itself.
         id: u64,
-        /// What the server answered.
+        /// The answer of the server.
         outcome: Outcome,
     },
-    /// An event, as [`crate::observe::Event::to_json`] has it.
+    /// An event, in the form of [`crate::observe::Event::to_json`].
     Event(Value),
-    /// The number of events that were dropped because the client did not read.
+    /// The number of events that were dropped because the client did not read them.
     Lagged(u64),
 }
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No supervisor listens.
+    /// No supervisor listens at the socket.
     #[error("no supervisor at {}: is pepitad running? ({source})", .path.display())]
     NoSupervisor {
         /// The path of the socket.
@@ -51,21 +51,21 @@ pub enum ClientError {
         /// The reason that the system gives.
         source: io::Error,
     },
-    /// The user of this process may not ask the supervisor.
+    /// The user of this process may not call the supervisor.
     #[error("{}: permission denied; ask as the user that the supervisor runs as", .0.display())]
     Permission(PathBuf),
     /// The supervisor refused the call.
     #[error("{}", .0.message)]
     Refused(WireError),
     /// The supervisor closed the connection before it answered.
-    #[error("the supervisor has gone before it answered")]
+    #[error("the supervisor ended before it answered")]
     Gone,
     /// The peer does not speak the protocol of a control socket.
     #[error("{}: not a supervisor's control socket: {what}", .path.display())]
     NotASupervisor {
         /// The path of the socket.
         path: PathBuf,
-        /// What was read instead.
+        /// The text that was read instead.
         what: String,
     },
 }
@@ -74,7 +74,7 @@ impl Client {
     /// Connects to the supervisor behind a control socket.
     ///
     /// # Errors
-    /// When no supervisor listens there, or the user may not ask it.
+    /// Returns an error when no supervisor listens at the socket, or the user may not call it.
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::Permission(path.to_owned()),
@@ -89,11 +89,11 @@ impl Client {
         })
     }
 
-    /// Calls the supervisor and waits for the answer. The answer to [`Call::Events`] is only that events are told from
-    /// here on; [`Client::receive`] returns the events, also those that were read before this answer.
+    /// Calls the supervisor and waits for the answer. The answer to [`Call::Events`] says only that events are told
+    /// from here on; [`Client::receive`] returns the events, also those that were read before this answer.
     ///
     /// # Errors
-    /// When the supervisor refuses, or is gone.
+    /// Returns an error when the supervisor refuses the call, or is gone.
     pub async fn call(&mut self, call: Call) -> Result<Value, ClientError> {
         let number = self.send(call).await?;
         loop {
@@ -107,15 +107,15 @@ impl Client {
         }
     }
 
-    /// Calls the supervisor without waiting. Returns the number by which [`Client::receive`] tells the answer.
+    /// Sends a call without waiting. Returns the number by which [`Client::receive`] marks the answer.
     ///
     /// # Errors
-    /// When the supervisor is gone.
+    /// Returns an error when the supervisor is gone.
     pub async fn send(&mut self, call: Call) -> Result<u64, ClientError> {
         let (method, params) = call.into_parts();
         let (id, line) = self.conversation.ask(method, params);
         if self.stream.write_all(&line).await.is_err() {
-            // The supervisor has hung up; it may have said why.
+            // The supervisor has closed the connection; it may have sent the reason before.
             return match self.read().await? {
                 Some(Received::Answer { id: 0, outcome: Err(error) }) => Err(ClientError::Refused(error)),
                 Some(Received::Answer { .. } | Received::Event(_) | Received::Lagged(_)) | None => {
@@ -126,11 +126,11 @@ impl Client {
         Ok(id)
     }
 
-    /// Returns what the supervisor says next; `None` when it has hung up. Cancel safe: nothing is lost when the future
-    /// is dropped.
+    /// Returns the next message of the supervisor; `None` when it has closed the connection. Cancel safe: dropping the
+    /// future loses no message.
     ///
     /// # Errors
-    /// When the peer does not speak the protocol.
+    /// Returns an error when the peer does not speak the protocol.
     pub async fn receive(&mut self) -> Result<Option<Received>, ClientError> {
         match self.waiting.pop_front() {
             Some(heard) => Ok(Some(heard)),
@@ -138,7 +138,7 @@ impl Client {
         }
     }
 
-    /// Takes what was read before an answer and was not returned yet.
+    /// Takes a message that was read before an answer and was not returned yet.
     pub fn waiting(&mut self) -> Option<Received> {
         self.waiting.pop_front()
     }
@@ -157,7 +157,8 @@ impl Client {
                 }
                 None => {}
             }
-            // What was read is in the conversation before the next await. An error, like half a line, is an end.
+            // Bytes that were read are in the conversation before the next await. An error counts as the end, like half
+            // a line.
             match self.stream.read(&mut self.buffer).await {
                 Ok(read) if read > 0 => self.conversation.receive(&self.buffer[..read]),
                 Ok(_) | Err(_) => return Ok(None),

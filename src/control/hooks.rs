@@ -1,11 +1,11 @@
-//! What a host program adds to a control socket.
+//! The parts of a control socket that the host program supplies.
 
 use super::call::Call;
 use crate::spec::TreeSpec;
 use std::fmt;
 use std::sync::Arc;
 
-/// What the host program adds to a control socket.
+/// The functions that the host program adds to a control socket.
 #[derive(Clone, Default)]
 pub struct Hooks {
     pub(super) load: Option<Load>,
@@ -16,14 +16,15 @@ pub(super) type Load = Arc<dyn Fn() -> Result<TreeSpec, String> + Send + Sync>;
 pub(super) type OnCommand = Arc<dyn Fn(&Call) + Send + Sync>;
 
 impl Hooks {
-    /// Sets what reads the configuration anew, for `plan` and `reload`; `load` may block. Without it these two are refused.
+    /// Sets the function that reads the configuration anew, for `plan` and `reload`; `load` may block. Without it these
+    /// two calls are refused.
     #[must_use]
     pub fn load(mut self, load: impl Fn() -> Result<TreeSpec, String> + Send + Sync + 'static) -> Self {
         self.load = Some(Arc::new(load));
         self
     }
 
-    /// Sets what is told each call that changes something, before the call is carried out.
+    /// Sets the function that is told each call that changes the tree, before the call is carried out.
     #[must_use]
     pub fn on_command(mut self, on_command: impl Fn(&Call) + Send + Sync + 'static) -> Self {
         self.on_command = Some(Arc::new(on_command));

@@ -1,5 +1,5 @@
-//! Accepts clients, and talks to each in a task of its own. A client that does not read is not read from either, and
-//! misses events: it costs a socket, not memory.
+//! Accepts clients, and serves each in a task of its own. The server stops reading from a client that does not read,
+//! and that client misses events: the client costs a socket, not memory.
 
 use super::answer::carry_out;
 use super::hooks::Hooks;
@@ -13,11 +13,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How many clients may be connected at once. A further one is told so, and its connection is closed.
+/// The number of clients that may be connected at once. A further client is told so, and its connection is closed.
 const CLIENTS: usize = 64;
 
-/// How long to wait after a client could not be accepted, most often because no descriptor is left: nothing tells when
-/// one is.
+/// The delay after a client could not be accepted, most often because no descriptor is left: no event tells when a
+/// descriptor is free.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts clients until the control socket is closed, and returns when the last client has received its answers.
@@ -50,7 +50,8 @@ fn refuse(stream: &UnixStream) {
     let _ = stream.try_write(&session::answer(0, Err(error)));
 }
 
-/// Talks to a client until it has hung up and has received its answers, or until the tree has ended.
+/// Serves a client until the client has closed the connection and has received its answers, or until the tree has
+/// ended.
 async fn converse(mut stream: UnixStream, tree: Tree, hooks: Hooks, mut closing: watch::Receiver<bool>) {
     let (mut reader, mut writer) = stream.split();
     let mut session = Session::default();
@@ -61,7 +62,7 @@ async fn converse(mut stream: UnixStream, tree: Tree, hooks: Hooks, mut closing:
     while more || !calls.is_empty() || events.is_some() {
         let mut output = Vec::new();
         tokio::select! {
-            // Answers first: what was asked before counts before what is said next.
+            // Answers come first: a call that was made earlier counts before the next one.
             biased;
             Some(done) = calls.join_next() => {
                 // A call that panicked has no number: its client sees the connection end.
@@ -94,7 +95,7 @@ async fn converse(mut stream: UnixStream, tree: Tree, hooks: Hooks, mut closing:
             received = next(&mut events) => match received {
                 Some(received) => output = session::event_line(&received),
                 None => {
-                    // The tree has ended: that is what the end of the connection says.
+                    // The tree has ended, and the end of the connection says so.
                     (more, events) = (false, None);
                 }
             },
@@ -112,7 +113,7 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|closed| *closed).await;
 }
 
-/// Returns the next event; never, when the client did not ask for events.
+/// Returns the next event; pends forever when the client did not ask for events.
 async fn next(events: &mut Option<Events>) -> Option<Received> {
     match events {
         Some(events) => events.next().await,

@@ -5,10 +5,10 @@ use crate::observe::Received;
 use pepita_wire::{ErrorKind, Lines, MAX_BAD_LINES, Outcome, Request, ToHost, WireError};
 use serde_json::{Value, json};
 
-/// How many calls of one client may be under way at once.
+/// The number of calls of one client that may be under way at once.
 const PENDING: usize = 32;
 
-/// What is to be done for a client.
+/// An action for a client.
 #[derive(Debug, PartialEq)]
 pub(super) enum Action {
     /// Send these bytes.
@@ -17,12 +17,12 @@ pub(super) enum Action {
     CarryOut {
         /// The request's number.
         id: u64,
-        /// What the client asks for.
+        /// The call of the client.
         call: Call,
     },
     /// Send the events that are told from now on.
     Stream {
-        /// The number of the event after which to begin; `None` = only those to come.
+        /// The number of the event after which to begin; `None` = only events to come.
         after: Option<u64>,
     },
     /// Close the connection: the client does not speak the protocol.
@@ -39,7 +39,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Takes in bytes of the client, and returns what is to be done.
+    /// Takes in bytes of the client, and returns the actions.
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Vec<Action> {
         self.lines.push(bytes);
         let mut actions = Vec::new();
@@ -88,7 +88,7 @@ impl Session {
         }
     }
 
-    /// Takes in that a call was carried out, and returns the bytes of the answer.
+    /// Records that a call was carried out, and returns the bytes of the answer.
     pub(super) fn done(&mut self, id: u64, outcome: Outcome) -> Vec<u8> {
         self.pending = self.pending.saturating_sub(1);
         answer(id, outcome)

@@ -1,5 +1,5 @@
-//! The file of the control socket: made for its owner alone, taken from a supervisor that is dead, left to one that runs,
-//! removed at the end.
+//! The file of the control socket: made for its owner alone, taken from a supervisor that is dead, left to a supervisor
+//! that runs, and removed at the end.
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// How many clients may wait to be accepted.
+/// The number of clients that may wait to be accepted.
 const BACKLOG: i32 = 64;
 
 /// A control socket that belongs to this process.
@@ -18,31 +18,31 @@ const BACKLOG: i32 = 64;
 pub struct Socket {
     path: PathBuf,
     listener: UnixListener,
-    /// The device and the number of its file: another file may have come in its place.
+    /// The device and the inode number of its file: another file may have come in its place.
     file: (u64, u64),
 }
 
-/// Why there is no control socket.
+/// The reason why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Another supervisor answers at this path.
     #[error("{}: another supervisor answers here; stop it first, or choose another control_socket", .0.display())]
     Taken(PathBuf),
-    /// The path names something else.
-    #[error("{}: is there already and is no socket", .0.display())]
+    /// The path names a file that is no socket.
+    #[error("{}: exists already and is no socket", .0.display())]
     NotASocket(PathBuf),
     /// The socket cannot be made.
     #[error("control socket {}: {source}", .path.display())]
     Io {
         /// The path of the socket.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
 impl Socket {
-    /// Claims a path, whose folder is made if need be. Clients that connect wait until the socket is served.
+    /// Claims a path, whose folder is made if necessary. Clients that connect wait until the socket is served.
     ///
     /// # Errors
     /// Returns an error when a running supervisor has the path, or the socket cannot be made.
@@ -52,8 +52,8 @@ impl Socket {
         let fail = |source| ControlError::Io { path: path.clone(), source };
         let folder = path.parent().unwrap_or(Path::new("/"));
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail)?;
-        // While the folder is locked no other supervisor looks whether the former one is dead: two would remove each
-        // other's sockets.
+        // While the folder is locked no other supervisor checks whether the former one is dead: otherwise two
+        // supervisors would remove each other's sockets.
         let folder = File::open(folder).map_err(fail)?;
         flock(&folder, FlockOperation::LockExclusive).map_err(|e| fail(e.into()))?;
         make_way(&path)?;
@@ -101,7 +101,7 @@ fn make_way(path: &Path) -> Result<(), ControlError> {
     }
 }
 
-/// Makes the socket, and restricts it to its owner before a client can connect: until `listen` that is refused.
+/// Makes the socket, and restricts it to its owner before a client can connect: until `listen` connections are refused.
 fn open(path: &Path) -> io::Result<UnixListener> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -127,14 +127,14 @@ mod tests {
             0o700
         );
         assert!(matches!(Socket::claim(&path), Err(ControlError::Taken(_))));
-        // Its owner is gone without removing it.
+        // The owner of the socket is gone and has not removed it.
         let kept = dir.path().join("kept");
         std::fs::hard_link(&path, &kept).expect("linked");
         drop(first);
         assert!(!path.exists());
         std::fs::rename(&kept, &path).expect("back");
-        let second = Socket::claim(&path).expect("nobody listens");
-        // Another one's file in its place is not removed.
+        let second = Socket::claim(&path).expect("no supervisor listens");
+        // The file of another supervisor in its place is not removed.
         std::fs::remove_file(&path).expect("removed");
         std::fs::write(&path, "").expect("written");
         drop(second);

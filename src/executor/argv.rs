@@ -1,6 +1,7 @@
-//! What the launcher is called with: the words of each command, and what a launch reads from its standard input.
+//! The arguments of the launcher: the words of each command, and the specification that a launch reads from its
+//! standard input.
 //!
-//! Runs nothing. A test sends every command through the launcher's own parser, so that the two cannot drift apart.
+//! Runs no program. A test sends every command through the launcher's own parser, so that the two cannot drift apart.
 
 use crate::spec::{Cid, Incarnation, MachineSpec, Signal, VmId, VmSpec};
 use pepita_wire::LaunchSpec;
@@ -12,7 +13,7 @@ pub const OWNER_LABEL: &str = "pepita-supervisor.owner";
 /// The label that holds the fingerprint of the configuration that a VM was started with.
 pub const CONFIG_LABEL: &str = "pepita-supervisor.config";
 
-/// All that a launch needs to know.
+/// The complete settings of a launch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch {
     /// The specification of the VM.
@@ -47,10 +48,11 @@ pub fn run(launch: &Launch) -> Vec<OsString> {
     argv
 }
 
-/// Returns the launch specification that `--spec -` reads. Secrets of the environment have no place in an argv, which
+/// Returns the launch specification that `--spec -` reads. Secrets of the environment do not belong in an argv, which
 /// every process of the host can read.
 pub fn specification(launch: &Launch) -> LaunchSpec {
-    // Both sides are named in full, so that a new field does not compile until its way to the launcher is decided here.
+    // Both sides are listed in full, so that a new field does not compile until its way to the launcher is decided
+    // here.
     let VmSpec {
         name: _,
         machine,
@@ -78,12 +80,12 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         command: command.clone(),
         env: env.clone(),
         labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
-        // Options of the command line.
+        // These fields are options of the command line.
         name: None,
         kernel: None,
         rootfs: None,
         vsock_cid: None,
-        // The launcher decides.
+        // The launcher decides about these fields.
         initrd: None,
         kernel_package: None,
         accel: None,

@@ -1,10 +1,10 @@
-//! Why a call of the launcher came to nothing.
+//! The errors of a call of the launcher.
 
 use super::process::NotFound;
 use pepita_wire::record::CallErrorKind;
 use std::path::PathBuf;
 
-/// Why a call of the launcher came to nothing.
+/// The reason why a call of the launcher failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExecutorError {
     /// The launcher refused the call.
@@ -15,12 +15,12 @@ pub enum ExecutorError {
         /// The reason, for people.
         message: String,
     },
-    /// The program did not print what the launcher promises to print: it is another program of that name.
+    /// The program did not print the promised output: it is another program of that name.
     #[error("{program}: this is not the launcher: {what}", program = .program.display())]
     NotPepita {
         /// The program that was called.
         program: PathBuf,
-        /// What was wrong with its output.
+        /// The fault in its output.
         what: String,
     },
     /// The launcher speaks another version of the command line.
@@ -36,10 +36,10 @@ pub enum ExecutorError {
     Call {
         /// The program that was called.
         program: PathBuf,
-        /// What happened, in the launcher's words.
+        /// The failure, in the launcher's words.
         what: String,
     },
-    /// There is no launcher.
+    /// The launcher was not found.
     #[error(transparent)]
     NotFound(#[from] NotFound),
     /// The executor actor failed before the call was made.

@@ -1,4 +1,4 @@
-//! The calls of the launcher `pepita`, and the trait behind which a test can play it.
+//! The calls of the launcher `pepita`, and the trait that lets a test replace the launcher.
 
 use super::ExecutorError;
 use super::argv::{self, Launch};
@@ -11,28 +11,28 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long a call may take that only asks or ends something.
+/// The time limit of a call that only asks a question or ends a VM.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long a launch may take to return: the VMM runs then, the guest still boots.
+/// The time limit of a launch: on return the VMM runs and the guest still boots.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The future of a call.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, ExecutorError>>;
 
-/// The calls of the launcher. [`Launcher`] calls the program; a test may play it, and everything above stays real.
+/// The calls of the launcher. [`Launcher`] calls the program; a test may replace it, and all code above stays the same.
 pub trait Pepita: fmt::Debug + Send + Sync + 'static {
     /// Boots a VM. Returns when its VMM runs and its monitor watches it.
     fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord>;
-    /// Sees that a VM has a monitor.
+    /// Makes sure that a VM has a monitor.
     fn adopt<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord>;
     /// Returns the record of a VM.
     fn status<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord>;
-    /// Ends a VM at once and removes all traces of it.
+    /// Kills a VM at once and removes all traces of it.
     fn destroy<'a>(&'a self, vm: &'a VmName) -> Answer<'a, ()>;
     /// Sends the daemon of a VM a signal.
     fn signal<'a>(&'a self, vm: &'a VmName, signal: Signal) -> Answer<'a, ()>;
-    /// Returns the record of every VM on this host, also of others.
+    /// Returns the record of every VM on this host, also the VMs of other supervisors.
     fn list(&self) -> Answer<'_, Vec<StatusRecord>>;
 }
 
@@ -44,12 +44,13 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Makes a launcher of a program that was found, with the directory of its run directories.
+    /// Makes a launcher from a program that was found, with the directory of its run directories.
     pub fn new(program: PathBuf, run_dir: Option<PathBuf>) -> Self {
         Self { program, run_dir }
     }
 
-    /// Makes sure that this is our `pepita`. Exit code 0 proves nothing: there are other programs of that name.
+    /// Makes sure that the program is the `pepita` of this project. Exit code 0 proves nothing: other programs have
+    /// that name, too.
     ///
     /// # Errors
     /// Returns an error when the program prints no version record, or one of another version.
@@ -59,7 +60,7 @@ impl Launcher {
         let record: VersionRecord = serde_json::from_slice(&output.stdout)
             .map_err(|_| foreign("`--version --json` printed no version record".into()))?;
         if record.name != "pepita-launcher" {
-            return Err(foreign(format!("it says it is {:?}", record.name)));
+            return Err(foreign(format!("its version record names {:?}", record.name)));
         }
         if record.contract != pepita_wire::CLI_VERSION || record.additions < pepita_wire::CLI_ADDITIONS {
             let theirs = format!("{}.{}", record.contract, record.additions);
@@ -102,14 +103,15 @@ impl Launcher {
         let output = self.output(argv, stdin, deadline).await?;
         serde_json::from_slice(&output.stdout).map_err(|e| ExecutorError::NotPepita {
             program: self.program.clone(),
-            what: format!("it exited with 0 but printed no record: {e}"),
+            what: format!("the call exited with 0 but printed no record: {e}"),
         })
     }
 }
 
 impl Pepita for Launcher {
     fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord> {
-        let specification = serde_json::to_vec(&argv::specification(launch)).expect("it is JSON");
+        let specification =
+            serde_json::to_vec(&argv::specification(launch)).expect("the specification is JSON");
         Box::pin(self.record(argv::run(launch), specification, LAUNCH_DEADLINE))
     }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-/// The most that is read of a call's standard output, in bytes; a list of ten thousand VMs fits.
+/// The limit of a call's standard output, in bytes; a list of ten thousand VMs fits.
 const STDOUT_CAP: u64 = 32 << 20;
 
-/// The most that is read of a call's standard error, in bytes.
+/// The limit of a call's standard error, in bytes.
 const STDERR_CAP: u64 = 64 << 10;
 
 /// The output of a call, and how it ended.
@@ -21,7 +21,7 @@ pub(super) struct Output {
     pub(super) stderr: String,
 }
 
-/// Why a call came to nothing.
+/// The reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallFailure {
     #[error("{0}")]
@@ -40,7 +40,8 @@ pub(super) async fn call(
 ) -> Result<Output, CallFailure> {
     let mut command = Command::new(program);
     command.args(argv).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    // A process group of its own: a Ctrl-C at the host program's terminal is not for a launch under way.
+    // The launcher gets a process group of its own: a Ctrl-C at the host program's terminal must not interrupt a launch
+    // under way.
     command.process_group(0);
     command.stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
     if let Some(run_dir) = run_dir {
@@ -51,7 +52,7 @@ pub(super) async fn call(
     let work = async {
         let feed = async {
             if let Some(mut input) = input {
-                // The exit of a program that does not read its input tells why.
+                // The exit of a program that does not read its input tells the reason.
                 let _ = input.write_all(&stdin).await;
             }
         };
@@ -69,27 +70,27 @@ pub(super) async fn call(
 async fn read(from: Option<impl AsyncRead + Unpin>, cap: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(from) = from {
-        // What was read before an error still helps to explain it.
+        // Output that was read before an error still helps to explain it.
         let _ = from.take(cap).read_to_end(&mut bytes).await;
     }
     bytes
 }
 
-/// There is no such program.
+/// The error that there is no such program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no program {name:?}; looked in {}", .looked.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
 pub struct NotFound {
     /// The program that was looked for.
     pub name: PathBuf,
-    /// Where it was looked for, in this order.
+    /// The places where it was looked for, in this order.
     pub looked: Vec<PathBuf>,
 }
 
-/// Returns the path of the launcher: a path is taken as it is, a bare name is looked for beside our own program, then in
-/// PATH.
+/// Returns the path of the launcher: a path is taken as it is, a bare name is looked for beside the running program,
+/// then in PATH.
 ///
 /// # Errors
-/// Returns all the places where the launcher is not.
+/// Returns all the places that were searched without success.
 pub fn find(program: &Path) -> Result<PathBuf, NotFound> {
     if program.components().count() > 1 {
         return if is_program(program) {

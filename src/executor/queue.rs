@@ -1,14 +1,14 @@
-//! One queue for each VM: calls about a VM are made one after the other, in the order in which they entered.
+//! A queue for each VM: calls about a VM are made one after the other, in the order in which they entered.
 //!
-//! A call enters with [`Queues::enter`], which does not wait, and so fixes the order; it then waits for its predecessor.
-//! A call that ends, fails or is dropped makes way for its successor by being dropped.
+//! A call enters with [`Queues::enter`], which does not wait, and so fixes the order; the call then waits for its
+//! predecessor. A call that ends, fails or is dropped makes way for its successor by being dropped.
 
 use crate::spec::VmName;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-/// The queues of all VMs. Clones are the same ones.
+/// The queues of all VMs. All clones share the same queues.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Queues(Arc<Mutex<HashMap<VmName, Queue>>>);
 
@@ -19,22 +19,23 @@ struct Queue {
     newest: u64,
     /// Resolves when the newest call has ended.
     end: Option<oneshot::Receiver<Unfinished>>,
-    /// Of the launches that can still be cancelled.
+    /// The cancellation handles of the launches that can still be cancelled.
     cancels: Vec<oneshot::Sender<()>>,
 }
 
-/// A call that another one waits for.
+/// A call that another call waits for.
 #[derive(Debug)]
 struct Predecessor {
     number: u64,
     end: oneshot::Receiver<Unfinished>,
 }
 
-/// What a call leaves to its successor: the predecessor that it did not wait for itself, because it was cancelled.
+/// The inheritance of a call for its successor: the predecessor that the call did not wait for itself, because it was
+/// cancelled.
 type Unfinished = Option<Predecessor>;
 
-/// A call's place in the queue of its VM, and, once [`VmLock::wait`] has returned, the right to be the only call about
-/// the VM.
+/// The place of a call in the queue of its VM, and, once [`VmLock::wait`] has returned, the right to be the only call
+/// about the VM.
 #[derive(Debug)]
 pub(super) struct VmLock {
     queues: Queues,
@@ -44,7 +45,7 @@ pub(super) struct VmLock {
     end: Option<oneshot::Sender<Unfinished>>,
 }
 
-/// Tells a launch that it is not wanted any more.
+/// The signal to a launch that it is not wanted any more.
 #[derive(Debug)]
 pub(super) struct Cancel(oneshot::Receiver<()>);
 
@@ -52,7 +53,7 @@ impl Cancel {
     /// Waits until the launch is cancelled.
     pub(super) async fn requested(self) {
         if self.0.await.is_err() {
-            // The queue has forgotten the launch, which says nothing about whether it is wanted.
+            // The queue has dropped its end, which says nothing about whether the launch is wanted.
             std::future::pending::<()>().await;
         }
     }
@@ -111,8 +112,8 @@ impl Drop for VmLock {
     fn drop(&mut self) {
         let queues = self.queues.clone();
         let mut queues = queues.open();
-        // A predecessor that has ended by now sends before it looks at the queues: while they are locked, one that has
-        // not sent will still find what is left here.
+        // A predecessor that has ended by now sends before it looks at the queues: while the queues are locked, a
+        // predecessor that has not sent yet will still find the value that is left here.
         while let Some(predecessor) = &mut self.predecessor {
             match predecessor.end.try_recv() {
                 Ok(unfinished) => self.predecessor = unfinished,
@@ -123,7 +124,7 @@ impl Drop for VmLock {
         let unfinished = self.predecessor.take();
         match queues.get_mut(&self.vm).filter(|queue| queue.newest == self.number) {
             Some(queue) => match unfinished {
-                // As if this call had never entered.
+                // The queue continues as if this call had never entered.
                 Some(Predecessor { number, end }) => (queue.newest, queue.end) = (number, Some(end)),
                 None => drop(queues.remove(&self.vm)),
             },
@@ -170,7 +171,7 @@ mod tests {
         assert!(is_free(&mut first).await);
         drop(second);
         assert!(!is_free(&mut third).await);
-        // The newest one leaves; who enters next waits all the same.
+        // The newest call leaves; the next call that enters waits all the same.
         drop(third);
         let mut fourth = queues.enter(&vm());
         assert!(!is_free(&mut fourth).await);

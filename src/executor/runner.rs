@@ -1,8 +1,8 @@
-//! Makes the calls of the launcher, in order and within bounds.
+//! Makes the calls of the launcher, in order and within limits.
 //!
-//! Calls about one VM are made one after the other, in the order in which they were submitted: a destroy never overtakes
-//! the launch that it is to undo. Calls about different VMs run side by side; launches, which cost a host the most, at
-//! most `max_parallel_launches` at once.
+//! Calls about one VM are made one after the other, in the order in which they were submitted: a destroy never
+//! overtakes the launch that it is to undo. Calls about different VMs run in parallel; launches, which cost a host the
+//! most, run in parallel up to `max_parallel_launches`.
 
 use super::argv::{self, Launch};
 use super::queue::{Cancel, Queues, VmLock};
@@ -15,7 +15,7 @@ use pepita_wire::record::CallErrorKind;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Makes the calls of one supervisor. Clones are the same runner.
+/// The runner of the calls of one supervisor. All clones are one runner.
 ///
 /// The runner outlives the executor actor, and so do the calls that were submitted: the order of the calls about one VM,
 /// the bound on launches and the way to cancel a launch hold across a failure of the actor.
@@ -75,17 +75,17 @@ impl Runner {
         answer.await.ok().flatten().unwrap_or(Err(ExecutorError::Gone))
     }
 
-    /// Returns the record of a VM, whoever started it.
+    /// Returns the record of a VM, also of a VM that another program started.
     ///
     /// # Errors
-    /// Returns the error of the call; of a VM that is not there, a refusal.
+    /// Returns the error of the call; for a VM that does not exist, a refusal.
     pub async fn status_of_any(&self, vm: &VmName) -> Result<StatusRecord, ExecutorError> {
         let (reply, answer) = Reply::channel();
         self.in_turn(vm.clone(), reply, |runner, vm| runner.pepita.status(vm));
         answer.await.ok().flatten().unwrap_or(Err(ExecutorError::Gone))
     }
 
-    /// Ends a VM at once and removes all traces of it, whoever started it.
+    /// Kills a VM at once and removes all traces of it, also a VM that another program started.
     ///
     /// # Errors
     /// Returns the error of the call.
@@ -95,7 +95,7 @@ impl Runner {
         answer.await.ok().flatten().unwrap_or(Err(ExecutorError::Gone))
     }
 
-    /// Sends a signal to the daemon of a VM, whoever started the VM.
+    /// Sends a signal to the daemon of a VM, also of a VM that another program started.
     ///
     /// # Errors
     /// Returns the error of the call.
@@ -152,7 +152,8 @@ impl Runner {
             Err(e) if e.kind() == Some(CallErrorKind::NameTaken) => e,
             done => return done,
         };
-        // A former incarnation that was not taken down, or whose monitor is about to end, makes way; no other VM does.
+        // A former incarnation that was not taken down, or whose monitor is about to end, makes way for the launch; no
+        // other VM does.
         let vm = &launch.spec.name;
         match self.status_of_ours(vm).await {
             Ok(record) if record.incarnation < launch.incarnation.0 => {
@@ -163,20 +164,27 @@ impl Runner {
         }
     }
 
-    /// Returns the record of a VM of ours. The launcher's names belong to the whole host: a VM of that name with another
-    /// mark, or without one, belongs to somebody else, and counts as absent.
+    /// Returns the record of a VM of this supervisor. The launcher's names belong to the whole host: a VM of that name
+    /// with another mark, or without a mark, belongs to another owner, and counts as absent.
+    ///
+    /// # Errors
+    /// Returns a refusal of the kind `unreadable` when a file of the VM cannot be read: the marks are not known then, and
+    /// the VM may run (semantics 13.2).
     async fn status_of_ours(&self, vm: &VmName) -> Result<StatusRecord, ExecutorError> {
         let record = self.pepita.status(vm).await?;
+        if let Some(why) = record.unreadable {
+            return Err(ExecutorError::Refused { kind: CallErrorKind::Unreadable, message: why });
+        }
         if record.labels.get(argv::OWNER_LABEL).is_some_and(|owner| **owner == *self.owner) {
             return Ok(record);
         }
-        let message = format!("no such VM of ours: {} was started by somebody else", vm.id());
+        let message = format!("no such VM of ours: {} was started by another owner", vm.id());
         Err(ExecutorError::Refused { kind: CallErrorKind::NoSuchVm, message })
     }
 
     async fn adopt_ours(&self, vm: &VmName) -> Result<StatusRecord, ExecutorError> {
         let record = self.status_of_ours(vm).await?;
-        // A VM that has ended needs no monitor, and a VM that has a monitor no other.
+        // A VM that has ended needs no monitor, and a VM that has a monitor needs no second one.
         if record.state.is_terminal() || record.monitor_pid.is_some() {
             return Ok(record);
         }

@@ -1,4 +1,4 @@
-//! The VM actors of a group: which of them owns which VM. Keeps books, decides nothing.
+//! The VM actors of a group: which actor owns which VM. Decides nothing.
 
 use crate::spec::VmName;
 use crate::vm::VmMsg;
@@ -36,8 +36,8 @@ impl Actors {
         Some((vm, epoch))
     }
 
-    /// Sends a message to a VM's actor, if that is the one with this number. An actor that has just failed does not
-    /// receive it; the roster orders the same of its successor.
+    /// Sends a message to a VM's actor, if the actor has this number. An actor that has just failed does not receive
+    /// the message; the roster gives the same order to its successor.
     pub(crate) fn send(&self, vm: &VmName, epoch: u64, msg: VmMsg) {
         if let Some(owner) = self.owners.get(vm)
             && owner.epoch == epoch
@@ -46,8 +46,8 @@ impl Actors {
         }
     }
 
-    /// Sends a message to the actor that owns a VM at the moment. Without one the message is dropped, and with it its
-    /// reply, which tells the asker.
+    /// Sends a message to the actor that owns a VM at the moment. Without such an actor the message is dropped together
+    /// with its reply, which tells the asker.
     pub(crate) fn send_to_owner(&self, vm: &VmName, msg: VmMsg) {
         if let Some(owner) = self.owners.get(vm) {
             drop(owner.actor.cast(msg));

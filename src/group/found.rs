@@ -1,4 +1,4 @@
-//! What the launcher's record of a VM means to a group whose actor has not started the VM. Knows no actors and no I/O.
+//! Interprets the launcher's record of a VM for a group whose actor has not started the VM. Knows no actors and no I/O.
 
 use crate::executor::argv::CONFIG_LABEL;
 use crate::group::Found;
@@ -6,8 +6,8 @@ use crate::spec::{Incarnation, VmSpec};
 use pepita_wire::StatusRecord;
 
 impl Found {
-    /// Returns what was found, compared with the configuration in force. `ended` is the newest incarnation whose end
-    /// was taken in. `None`: the VM has ended, and that end was taken in before.
+    /// Returns the VM that was found, compared with the configuration in force. `ended` is the newest incarnation whose
+    /// end was recorded. `None`: the VM has ended, and that end was recorded before.
     pub fn of(record: &StatusRecord, spec: &VmSpec, ended: Incarnation) -> Option<Self> {
         let incarnation = Incarnation(record.incarnation);
         let over = record.state.is_terminal();
@@ -23,8 +23,8 @@ impl Found {
         })
     }
 
-    /// Returns a VM of which the launcher could not tell whether it runs. It is treated as running: the actor that takes
-    /// it over finds out.
+    /// Returns a VM whose state the launcher could not tell. The VM is treated as running: the actor that takes it over
+    /// finds its true state.
     pub fn perhaps(incarnation: Incarnation) -> Self {
         Self { incarnation, unchanged: true, ended: None }
     }
@@ -48,7 +48,7 @@ mod tests {
         assert_eq!(Found::of(&record, &spec, Incarnation(7)), None);
         record.state = VmState::Running;
         record.labels.insert(CONFIG_LABEL.into(), "another".into());
-        let found = Found::of(&record, &spec, Incarnation(7)).expect("it runs");
+        let found = Found::of(&record, &spec, Incarnation(7)).expect("the VM runs");
         assert_eq!((found.ended, found.unchanged), (None, false));
     }
 }

@@ -1,5 +1,5 @@
-//! The inventory of a group whose former actor has failed: what is there of each VM. Until it is complete nothing is
-//! decided, and messages to the group are held.
+//! The inventory of a group whose former actor has failed: the state of each VM on the host. Until the inventory is
+//! complete no decision is made, and messages to the group are held.
 //!
 //! The executor makes calls about one VM one after the other, so the launcher's answer about a VM comes after every
 //! launch and every destroy that the former actor had ordered.
@@ -10,18 +10,18 @@ use crate::spec::{Incarnation, VmName};
 use pepita_wire::StatusRecord;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// An inventory.
+/// The inventory of a group.
 #[derive(Debug)]
 pub(crate) struct Inventory {
     /// The VMs about which the launcher has not answered yet.
     pending: BTreeSet<VmName>,
-    /// VMs that run, and VMs that ended while the group had no actor.
+    /// The VMs that run, and the VMs that ended while the group had no actor.
     pub(crate) found: BTreeMap<VmName, Found>,
-    /// VMs that have ended: what is left of them is to be removed before anything starts.
+    /// VMs that have ended: their remains are removed before any VM starts.
     pub(crate) traces: Vec<VmName>,
-    /// Messages that came meanwhile, to be handled afterwards.
+    /// The messages that came meanwhile, to be handled afterwards.
     pub(crate) held: Vec<GroupMsg>,
-    /// What the group does when the inventory is complete.
+    /// The goal of the group once the inventory is complete.
     pub(crate) goal: Goal,
 }
 
@@ -30,7 +30,7 @@ impl Inventory {
         Self { pending, found: BTreeMap::new(), traces: Vec::new(), held: Vec::new(), goal }
     }
 
-    /// Takes in the launcher's answer about one VM.
+    /// Records the launcher's answer about one VM.
     pub(crate) fn record(
         &mut self,
         roster: &Roster,

@@ -1,8 +1,9 @@
-//! The group's memory and its decisions: who starts when, who is stopped with whom, what follows an end.
-//! Knows no actors, no clock and no I/O. Every question comes with the time; every answer is a list of orders.
+//! The group's memory and its decisions: the order of starts, the VMs that are stopped together, the consequence of an
+//! end. Knows no actors, no clock and no I/O. Every question comes with the time; every answer is a list of orders.
 //!
-//! There are no timers in here to be cancelled. [`Roster::wake_at`] says when to ask again, and [`Roster::tick`] does
-//! what is due at that moment, judged by the state of that moment: a wake-up that came too late finds nothing to do.
+//! The roster has no timers that would have to be cancelled. [`Roster::wake_at`] returns the moment at which to ask
+//! again, and [`Roster::tick`] does the work that is due then, judged by the state at that moment: a wake-up that came
+//! too late finds no work.
 //!
 //! The group ([`Stage`]):
 //!
@@ -53,15 +54,15 @@ use child::{Child, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-/// Where the group as a whole is.
+/// The stage of the group as a whole.
 #[derive(Debug, Clone, PartialEq)]
 enum Stage {
     /// The group waits to be started: the groups that it comes after are not Ready. VMs that run already are adopted
-    /// meanwhile; nothing is restarted.
+    /// meanwhile; none is restarted.
     Waiting {
-        /// VMs that run with another configuration, or ended while no supervisor looked: to be judged at the start.
+        /// VMs that run with another configuration, or ended while no supervisor watched: they are judged at the start.
         found: BTreeMap<VmName, Found>,
-        /// VMs that gave up meanwhile: the group's start is no reason to try them again.
+        /// VMs that gave up meanwhile: the start of the group is no reason to try them again.
         gave_up: BTreeSet<VmName>,
     },
     /// The group keeps its children up.
@@ -69,18 +70,19 @@ enum Stage {
         /// Whether the host was told that the group is Ready.
         ready_told: bool,
     },
-    /// The children are being stopped, last first; then the group is down.
+    /// The children are being stopped, in reverse order; then the group is down.
     GoingDown { end: GroupEnd },
-    /// Nothing of the group runs.
+    /// No VM of the group runs.
     Down { end: GroupEnd },
 }
 
 /// The one group restart that can be under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct GroupRestart {
-    /// Its members start then, or when all of them are down if that is later.
+    /// The members start at this moment, or when all of them are down if that is later.
     deadline: Instant,
-    /// Whether it has its entry in the window. One that only stops the children behind one that gave up has none.
+    /// Whether the restart has its entry in the window. A restart that only stops the children behind a child that gave
+    /// up has none.
     counted: bool,
     /// The VMs that take part.
     members: BTreeSet<VmName>,
@@ -89,21 +91,21 @@ struct GroupRestart {
 /// The group's memory.
 #[derive(Debug, Clone)]
 pub struct Roster {
-    /// The group's own settings; its VMs live in `children`.
+    /// The settings of the group; its VMs are in `children`.
     spec: GroupSpec,
-    /// In start order.
+    /// The VMs, in start order.
     children: Vec<Child>,
     window: Window,
     group_restart: Option<GroupRestart>,
     stage: Stage,
     last_epoch: u64,
-    /// The last known incarnations of VMs that are not there: should one come back, its numbers go on.
+    /// The last known incarnations of VMs that are absent: should such a VM come back, its numbers go on.
     retired: BTreeMap<VmName, Incarnation>,
     orders: Vec<Order>,
 }
 
 impl Roster {
-    /// Makes a group that waits to be started, with what a previous run left of it.
+    /// Makes a group that waits to be started, from the state that a previous run left.
     pub fn new(mut spec: GroupSpec, memory: &BTreeMap<VmName, Remembered>) -> Self {
         let child = |vm: VmSpec| {
             let mut child = match memory.get(&vm.name) {
@@ -125,7 +127,7 @@ impl Roster {
         }
     }
 
-    /// Makes a group that is down, with what its former actor left of it.
+    /// Makes a group that is down, from the state that its former actor left.
     pub fn ended(spec: GroupSpec, memory: &BTreeMap<VmName, Remembered>, end: GroupEnd) -> Self {
         let mut roster = Self::new(spec, memory);
         roster.stage = Stage::Down { end };
@@ -135,12 +137,12 @@ impl Roster {
         roster
     }
 
-    /// Does what is due.
+    /// Does the work that is due.
     pub fn tick(&mut self, at: At) -> Vec<Order> {
         self.finish(at.now)
     }
 
-    /// Returns when to ask again, if nothing happens before.
+    /// Returns the moment at which to call [`Roster::tick`], if no event comes before.
     pub fn wake_at(&self) -> Option<Instant> {
         match self.stage {
             Stage::Up { .. } => {}
@@ -185,12 +187,12 @@ impl Roster {
         self.children.iter().map(|child| child.name().clone()).collect()
     }
 
-    /// Returns what onlookers see of the VMs, in start order.
+    /// Returns the VMs as observers see them, in start order.
     pub fn views(&self) -> impl Iterator<Item = VmView<'_>> {
         self.children.iter().map(view)
     }
 
-    /// Returns what onlookers see of a VM.
+    /// Returns the VM as observers see it.
     pub fn view(&self, name: &VmName) -> Option<VmView<'_>> {
         self.find(name).map(|index| view(&self.children[index]))
     }
@@ -217,16 +219,17 @@ impl Roster {
             Stage::Waiting { found, .. } => found.get(vm).is_some_and(|found| found.ended.is_none()),
             Stage::Up { .. } | Stage::GoingDown { .. } | Stage::Down { .. } => false,
         };
-        let rests = |child: &&Child| child.phase.is_at_rest() && !runs(child.name());
+        let rests =
+            |child: &&Child| child.phase.is_at_rest() && !child.phase.may_run_on() && !runs(child.name());
         self.children.iter().filter(rests).map(|child| child.name().clone()).collect()
     }
 
-    /// Returns what the journal keeps of a VM.
+    /// Returns the state of a VM that the journal keeps.
     pub fn remember(&self, name: &VmName) -> Option<Remembered> {
         Some(self.children[self.find(name)?].remember())
     }
 
-    /// Returns whether the group has ended, and nothing of it runs.
+    /// Returns whether the group has ended and none of its VMs runs.
     #[cfg(feature = "test-hooks")]
     pub fn is_down(&self) -> bool {
         self.end().is_some()
@@ -262,11 +265,11 @@ impl Roster {
         }
     }
 
-    /// Changes the phase of a child. No other place changes what onlookers see of one. Its CID is free when it is down
-    /// for good.
+    /// Changes the phase of a child. Every change that observers see is made here. The CID of a child is free when the
+    /// child is down for good.
     fn set(&mut self, index: usize, to: Phase, ending: Option<Ending>, decision: Option<Decision>) {
         let child = &mut self.children[index];
-        let frees = to.is_at_rest() && !child.phase.is_at_rest();
+        let frees = to.is_at_rest() && !to.may_run_on() && !child.phase.is_at_rest();
         let from = std::mem::replace(&mut child.phase, to).view();
         let to = child.phase.view();
         let (vm, incarnation) = (child.name().clone(), child.incarnation);
@@ -278,15 +281,15 @@ impl Roster {
         }
     }
 
-    /// Brings the group, at this moment, to where it belongs, and hands out the orders.
+    /// Brings the group to the state that belongs to this moment, and hands out the orders.
     ///
-    /// What follows is judged by the state alone, not by what led to it, so that no order of events can leave the
-    /// group behind.
+    /// The orders follow from the state alone, not from the event that led to it, so that no order of events can leave
+    /// the group behind.
     fn finish(&mut self, now: Instant) -> Vec<Order> {
         match &self.stage {
             Stage::Down { .. } => {}
             Stage::GoingDown { .. } => self.stop_next(now),
-            // Only what an operator has started.
+            // Only a VM that an operator has started awaits its turn in this stage.
             Stage::Waiting { .. } => self.start_in_turn(),
             Stage::Up { .. } => {
                 self.advance_group_restart(now);
@@ -295,7 +298,7 @@ impl Roster {
                 self.tell_ready();
             }
         }
-        // First written down, then done: an incarnation's number is never used twice, even after a crash in between.
+        // The incarnation is saved before it is used: its number is never used twice, even after a crash in between.
         let mut orders = Vec::new();
         for child in &mut self.children {
             let memory = Some(child.remember());

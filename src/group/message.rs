@@ -13,30 +13,30 @@ use std::time::Instant;
 /// A message to a group's actor.
 #[derive(Debug)]
 pub enum GroupMsg {
-    /// Start the group: the groups that it comes after are Ready.
+    /// Start the group: the groups before it are Ready.
     Start,
     /// Start the group after an escalation, with empty budgets.
     StartAfresh,
     /// Stop the group, last started VM first.
     Stop,
-    /// End all VMs of the group at once.
+    /// Kill all VMs of the group at once.
     Kill,
-    /// Remove what is kept of its VMs, and end: the group is down and no longer in the configuration.
+    /// Remove the stored state of its VMs, and end: the group is down and no longer in the configuration.
     Remove,
-    /// Do what an operator asks of a VM.
+    /// Carry out a command of an operator for a VM.
     Command {
         /// The name of the VM.
         vm: VmName,
-        /// What the operator asks.
+        /// The command of the operator.
         command: Command,
-        /// Told when the command is accepted and written down, or why it is refused.
+        /// Gets the answer when the command is accepted and saved, or the refusal.
         reply: Reply<Result<(), Refused>>,
     },
     /// Forward a request to the actor of a VM that runs.
     Forward {
         /// The name of the VM.
         vm: VmName,
-        /// What the VM's actor is asked.
+        /// The request to the VM's actor.
         request: VmRequest,
     },
     /// Take a new configuration.
@@ -50,7 +50,7 @@ pub enum GroupMsg {
     },
     /// A VM actor has reported.
     Vm(vm::VmReport),
-    /// A VM actor is gone. The group sends this to itself, behind all that the actor had reported.
+    /// A VM actor is gone. The group sends this to itself, behind all reports of that actor.
     VmActorGone {
         /// The name of the VM.
         vm: VmName,
@@ -59,7 +59,7 @@ pub enum GroupMsg {
         /// How the actor ended, for people.
         why: String,
     },
-    /// The launcher has answered what it knows of a VM; for a group whose former actor has failed.
+    /// The launcher has answered a question about a VM; for a group whose former actor has failed.
     Inspected {
         /// The name of the VM.
         vm: VmName,
@@ -76,31 +76,31 @@ pub enum GroupMsg {
 /// A request that needs a VM that runs.
 #[derive(Debug)]
 pub enum VmRequest {
-    /// Send its daemon a signal.
+    /// Send the daemon of the VM a signal.
     Signal {
         /// The signal for the daemon.
         signal: Signal,
-        /// Told when the signal was sent, or why it was not.
+        /// Gets the answer when the signal was sent, or the refusal.
         reply: Reply<Result<(), Refused>>,
     },
-    /// Stop or continue its virtual CPUs.
+    /// Stop or continue the virtual CPUs of the VM.
     SetPaused {
-        /// Whether they are to stop.
+        /// Whether the virtual CPUs are to stop.
         paused: bool,
-        /// Told when it is done, or why it is not.
+        /// Gets the answer when the change is made, or the refusal.
         reply: Reply<Result<(), Refused>>,
     },
-    /// Ask its guest agent.
+    /// Ask the guest agent of the VM a question.
     Ask {
-        /// What the guest agent is asked.
+        /// The question to the guest agent.
         ask: Ask,
-        /// Told the agent's answer, or why there is none.
+        /// Gets the agent's answer, or the reason why there is none.
         reply: Reply<Result<Value, AskError>>,
     },
 }
 
 impl VmRequest {
-    /// Answers that the request is refused.
+    /// Answers the request with a refusal.
     pub fn refuse(self, refused: Refused) {
         match self {
             Self::Signal { reply, .. } | Self::SetPaused { reply, .. } => reply.send(Err(refused)),
@@ -135,7 +135,7 @@ fn done(reply: Reply<Result<(), Refused>>) -> Reply<Result<(), String>> {
 /// Why a guest gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
-    /// The guest was not asked.
+    /// The guest agent was not asked.
     #[error(transparent)]
     Refused(#[from] Refused),
     /// The agent refused, or the link to it failed.
@@ -150,38 +150,38 @@ pub struct GroupReport {
     pub group: GroupName,
     /// The number of the actor that reports. The root drops reports of former actors.
     pub epoch: u64,
-    /// What has happened.
+    /// The content of the report.
     pub event: GroupEvent,
 }
 
-/// What a report of a group tells.
+/// The content of a report of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GroupEvent {
     /// The group was down, and an operator has brought it back.
     Up,
     /// All VMs of the group that are to be up are Ready.
     Ready,
-    /// Nothing of the group runs any more.
+    /// No VM of the group runs any more.
     Ended(GroupEnd),
 }
 
-/// What a group's actor begins with.
+/// The state in which a group's actor begins.
 #[derive(Debug)]
 pub enum InitialState {
-    /// The group waits to be started; these VMs run already, or ended while no supervisor looked.
+    /// The group waits to be started; these VMs run already, or ended while no supervisor watched.
     Found(BTreeMap<VmName, Found>),
     /// A former actor of the group has failed. The new one takes an inventory first, and then pursues this goal.
     Unknown(Goal),
 }
 
-/// What a group does after the inventory that a failed actor of it made necessary.
+/// The goal of a group after the inventory that the failure of its actor made necessary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
-    /// Take over what runs and start the rest.
+    /// Take over the VMs that run and start the rest.
     Up,
-    /// Take over what runs and wait to be started.
+    /// Take over the VMs that run and wait to be started.
     Wait,
-    /// Take over what runs and stop it.
+    /// Take over the VMs that run and stop them.
     Down,
 }
 

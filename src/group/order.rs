@@ -1,4 +1,4 @@
-//! What the roster is asked and what it orders: the types between the group's decisions and its actor.
+//! The questions to the roster and its orders: the types between the group's decisions and its actor.
 
 use crate::journal::Wanted;
 use crate::observe::{Change, VmPhase};
@@ -6,16 +6,16 @@ use crate::policy::{Ending, GroupEnd};
 use crate::spec::{Incarnation, VmName};
 use crate::vm::Mode;
 
-/// What an operator can ask of a VM (semantics 5).
+/// A command of an operator for a VM (semantics 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Start the VM. Forgets its failures; cuts a backoff short.
+    /// Start the VM. Clears its failures and cuts a backoff short.
     Start,
     /// Stop the VM until an operator starts it again. Cancels a backoff.
     Stop,
-    /// Stop the VM, if it runs, and start it. Forgets its failures.
+    /// Stop the VM, if it runs, and start it. Clears its failures.
     Restart,
-    /// Forget the failures of the VM; start it if it had given up.
+    /// Clear the failures of the VM, and start it if it had given up.
     Reset,
 }
 
@@ -28,37 +28,37 @@ pub enum Refused {
     /// There is no such group in the tree.
     #[error("no group {0:?} in this tree")]
     NoSuchGroup(String),
-    /// The command needs a running daemon, and there is none.
+    /// The command needs a running daemon, and the VM has none.
     #[error("VM {vm:?} is {phase}, not running")]
     NotRunning {
         /// The name of the VM.
         vm: String,
-        /// The phase that the VM is in instead.
+        /// The phase of the VM at that moment.
         phase: &'static str,
     },
     /// The group or the tree is on its way down.
     #[error("the supervisor is stopping")]
     Stopping,
-    /// The name is in use.
-    #[error("{0:?} is there already")]
+    /// A VM or group of this name exists already.
+    #[error("{0:?} exists already")]
     Taken(String),
     /// The launcher or the guest refused.
     #[error("{0}")]
     Failed(String),
 }
 
-/// A VM that a new supervisor, or a group's new actor, has found.
+/// A VM that a new supervisor, or a group's new actor, has found on the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
     /// The incarnation that was found.
     pub incarnation: Incarnation,
     /// Whether the VM was started with the configuration that is in force now.
     pub unchanged: bool,
-    /// How the VM ended while no supervisor looked; `None`: it runs.
+    /// How the VM ended while no supervisor watched; `None`: the VM runs.
     pub ended: Option<Ending>,
 }
 
-/// What onlookers see of a VM.
+/// A VM as observers see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VmView<'a> {
     /// The VM's name.
@@ -75,14 +75,14 @@ pub struct VmView<'a> {
     pub needs_restart: bool,
 }
 
-/// What the roster wants done.
+/// An order of the roster.
 #[derive(Debug, Clone, PartialEq)]
 // A list of orders is short and lives briefly: boxing the changes would cost more than it saves.
 #[allow(clippy::large_enum_variant)]
 pub enum Order {
-    /// Write down what the journal keeps of this VM.
+    /// Save the state of this VM in the journal.
     Save(VmName),
-    /// Spawn a VM actor.
+    /// Spawn an actor for a VM.
     Spawn {
         /// The VM that the actor owns.
         vm: VmName,
@@ -100,7 +100,7 @@ pub enum Order {
         /// The number of the actor.
         epoch: u64,
     },
-    /// Tell the VM's actor to end the VM at once.
+    /// Tell the VM's actor to kill the VM at once.
     Kill {
         /// The name of the VM.
         vm: VmName,
@@ -111,14 +111,14 @@ pub enum Order {
     Update(VmName),
     /// Release the CID of the VM, which is down for good.
     Release(VmName),
-    /// Remove what is kept of the VM, which is down and no longer in the configuration.
+    /// Remove the stored state of the VM, which is down and no longer in the configuration.
     Remove(VmName),
     /// Tell the host that a VM has changed.
     Tell(Change),
-    /// Tell host and root that all VMs that are to be up are Ready.
+    /// Tell the host and the root that all VMs that are to be up are Ready.
     GroupReady,
-    /// Tell the root that an operator has brought the group back, which was down.
+    /// Tell the root that an operator has brought back the group, which was down.
     BroughtBack,
-    /// Tell host and root that the group is down.
+    /// Tell the host and the root that the group is down.
     End(GroupEnd),
 }

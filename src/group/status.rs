@@ -1,4 +1,4 @@
-//! What onlookers see of a group.
+//! The status of a group, as observers see it.
 
 use super::GroupState;
 use crate::actor::now;
@@ -23,7 +23,7 @@ impl GroupState {
         let mut vms = Vec::with_capacity(former.len());
         for (index, view) in self.roster.views().enumerate() {
             let Facts { cid, vmm_pid } = self.facts.get(view.name).copied().unwrap_or_default();
-            // Most often the VM stands where it stood.
+            // In most cases the VM has the same place as before.
             let same = former.get(index).filter(|vm| vm.name == *view.name);
             let before = same.or_else(|| former.iter().find(|vm| vm.name == *view.name));
             let since = before

@@ -3,17 +3,17 @@
 use crate::policy::Failure;
 use serde::{Deserialize, Serialize};
 
-/// What is kept of a VM. A field that a file does not have, because an older program wrote it, has its default.
+/// The entry of a VM. A field that a file does not have, because an older program wrote it, has its default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Entry {
-    /// The launcher's name for the VM. For people: the file's name says which VM it is.
+    /// The launcher's name for the VM. For people: the name of the file says which VM it belongs to.
     pub(super) vm_id: String,
     /// The newest incarnation.
     pub(super) incarnation: u64,
     /// Whether the VM is to be up.
     pub(super) wanted: bool,
-    /// Consecutive failures.
+    /// The number of consecutive failures.
     pub(super) attempts: u32,
     /// Whether the VM had ended cleanly and was not to be restarted.
     pub(super) completed: bool,
@@ -22,9 +22,9 @@ pub(super) struct Entry {
     pub(super) cid: Option<u32>,
     /// The fingerprint of the configuration that the VM was last started with.
     pub(super) config: String,
-    /// The newest incarnation whose end was taken in: its exit record is no news.
+    /// The newest incarnation whose end was recorded: its exit record is no new event.
     pub(super) ended: u64,
-    /// Why the supervisor had given the VM up. Not on the disk: a new run of the supervisor tries again.
+    /// The reason why the supervisor had given the VM up. Not on the disk: a new run of the supervisor tries again.
     #[serde(skip)]
     pub(super) failed: Option<Failure>,
 }
@@ -34,7 +34,7 @@ impl Default for Entry {
         Self {
             vm_id: String::new(),
             incarnation: 0,
-            // What an operator has not stopped is to be up.
+            // A VM that no operator has stopped is to be up.
             wanted: true,
             attempts: 0,
             completed: false,

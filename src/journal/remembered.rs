@@ -1,4 +1,4 @@
-//! What is known of a VM beyond the life of its actor, its group and its supervisor. Types only.
+//! The state of a VM that outlives its actor, its group and its supervisor. Types only.
 
 use crate::policy::Failure;
 use crate::spec::Incarnation;
@@ -8,18 +8,18 @@ use crate::spec::Incarnation;
 pub enum Wanted {
     /// The VM is to be up.
     Up,
-    /// The VM is to be down: the operator said so, or it is not started with its group.
+    /// The VM is to be down: the operator stopped it, or it is not started with its group.
     Down,
 }
 
-/// What a former run of the supervisor, or a former actor of the group, knew of a VM.
+/// The state of a VM that a former run of the supervisor, or a former actor of the group, has left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remembered {
     /// The newest incarnation.
     pub incarnation: Incarnation,
-    /// Whether the operator wants it up.
+    /// Whether the VM is to be up.
     pub wanted: Wanted,
-    /// Consecutive failures.
+    /// The number of consecutive failures.
     pub attempts: u32,
     /// Whether the VM had ended cleanly and was not to be restarted.
     pub completed: bool,

@@ -1,5 +1,5 @@
-//! Opens connections to guest agents, over AF_VSOCK or a hybrid socket.
-//! The only place of the library that does.
+//! Opens connections to guest agents, over AF_VSOCK or a hybrid socket. No other file of the library opens such
+//! connections.
 
 use futures_core::future::BoxFuture;
 use pepita_wire::StatusRecord;
@@ -11,17 +11,17 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio_vsock::{VsockAddr, VsockStream};
 
-/// Where a guest agent listens.
+/// The address of a guest agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// On AF_VSOCK of the host's kernel.
+    /// A guest that is reached over AF_VSOCK of the host's kernel.
     Vhost {
         /// The CID of the guest.
         cid: u32,
         /// The port of the agent.
         port: u32,
     },
-    /// Behind a Unix socket that wants `CONNECT <port>` first, as Firecracker and cloud-hypervisor have it.
+    /// A guest behind a Unix socket that expects `CONNECT <port>` first, as with Firecracker and cloud-hypervisor.
     Hybrid {
         /// The path of the socket.
         uds: PathBuf,
@@ -31,7 +31,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// Returns where the agent of the VM with this record listens.
+    /// Returns the address of the agent of the VM with this record.
     pub fn of(record: &StatusRecord) -> Self {
         let vsock = &record.vsock;
         match (vsock.transport, &vsock.uds) {
@@ -45,13 +45,13 @@ impl Address {
     }
 }
 
-/// A byte stream over any transport.
+/// A byte stream over any of the transports.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection to a guest agent that has just been made.
 pub struct Dialled {
-    /// The connection.
+    /// The open connection to the agent.
     pub stream: Box<dyn Stream>,
     /// The token to greet the agent with.
     pub token: String,
@@ -63,7 +63,7 @@ impl fmt::Debug for Dialled {
     }
 }
 
-/// The way to guest agents. A trait, so that a test can play the guests in memory, where it can hold the clock.
+/// The way to guest agents. A trait, so that a test can supply guests in memory, under a clock that the test controls.
 pub trait Guests: fmt::Debug + Send + Sync + 'static {
     /// Connects to a guest agent. The token is read from its file at each dial: a monitor that has adopted the VM may
     /// have made a new one.
@@ -73,7 +73,7 @@ pub trait Guests: fmt::Debug + Send + Sync + 'static {
 /// Reads the token and connects to a guest agent.
 ///
 /// # Errors
-/// When the token cannot be read; otherwise those of [`dial`].
+/// Returns an error when the token cannot be read, and the errors of [`dial`].
 pub(crate) async fn dial_with_token(guest: Address, token: PathBuf) -> io::Result<Dialled> {
     let token = tokio::fs::read_to_string(&token).await?.trim().to_owned();
     Ok(Dialled { stream: dial(guest).await?, token })
@@ -82,8 +82,8 @@ pub(crate) async fn dial_with_token(guest: Address, token: PathBuf) -> io::Resul
 /// Connects to a guest agent.
 ///
 /// # Errors
-/// When the guest does not listen (yet), which looks different on each transport: ENODEV, ETIMEDOUT and ECONNRESET on
-/// AF_VSOCK, the end of the file instead of `OK` on a hybrid socket.
+/// Returns an error when the guest does not listen (yet), which looks different on each transport: ENODEV, ETIMEDOUT
+/// and ECONNRESET on AF_VSOCK, the end of the file instead of `OK` on a hybrid socket.
 pub async fn dial(address: Address) -> io::Result<Box<dyn Stream>> {
     match address {
         Address::Vhost { cid, port } => {
@@ -92,9 +92,9 @@ pub async fn dial(address: Address) -> io::Result<Box<dyn Stream>> {
         }
         Address::Hybrid { uds, port } => {
             let mut stream = UnixStream::connect(&uds).await?;
-            // In a task of its own: the future of this function may be dropped at any time, but the socket must not be
-            // closed before the answer. vhost-device-vsock 0.3.0 panics when its client is gone before its OK, and takes
-            // the VM along.
+            // The connection is made in a task of its own: the future of this function may be dropped at any time, but
+            // the socket must not be closed before the answer. vhost-device-vsock 0.3.0 panics when its client is gone
+            // before its OK, and then the VM ends, too.
             let greeting = tokio::spawn(async move {
                 stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
                 read_ok(&mut stream).await?;
@@ -105,7 +105,7 @@ pub async fn dial(address: Address) -> io::Result<Box<dyn Stream>> {
     }
 }
 
-/// Reads `OK <digits>\n`, byte by byte, because what follows is the guest's.
+/// Reads `OK <digits>\n`, byte by byte, because the bytes behind it belong to the guest.
 async fn read_ok(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     let mut line = Vec::with_capacity(16);
     while line.last() != Some(&b'\n') {
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Returns what came of an answer to `CONNECT`, and the number of bytes that it left to the conversation.
+    /// Returns the result of an answer to `CONNECT`, and the number of bytes that it left to the conversation.
     fn read(answer: &[u8]) -> (io::Result<()>, usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let mut rest = answer;
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn an_end_instead_of_ok_means_not_yet() {
         let (result, _) = read(b"");
-        assert_eq!(result.expect_err("nobody listens").kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(result.expect_err("no guest listens").kind(), io::ErrorKind::ConnectionRefused);
         assert!(read(b"NO 7\n").0.is_err());
     }
 

@@ -5,39 +5,39 @@ use crate::reply::Reply;
 use pepita_wire::{Ask, Outcome, WireError};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// What the link can be asked, and what its own tasks tell it.
+/// A request to the link, or a message of the link's own tasks.
 pub enum LinkMsg {
-    /// Ask the guest agent. Refused as busy while the link is down.
+    /// Ask the guest agent a question. Refused as busy while the link is down.
     Ask {
-        /// What the guest agent is asked.
+        /// The question to the guest agent.
         ask: Ask,
-        /// Gets the answer; is dropped with the connection.
+        /// Gets the answer; is dropped together with the connection.
         reply: Reply<Outcome>,
     },
-    /// Ask the guest agent whether the guest is well. An older such question is given up: a guest that was silent for
-    /// long has to answer one of them, not all, to be well again.
+    /// Ask the guest agent whether the guest is well. An older such question is given up: a guest that was silent for a
+    /// long time has to answer one of them, not all, to be well again.
     Probe {
-        /// What the guest agent is asked.
+        /// The question to the guest agent.
         ask: Ask,
-        /// Gets the answer; is dropped with the connection, or with the next probe.
+        /// Gets the answer; is dropped together with the connection, or with the next probe.
         reply: Reply<Outcome>,
     },
-    /// From the link itself: try to connect.
+    /// The link itself asks to connect.
     Dial,
-    /// From the dialling task.
+    /// The dialling task has ended.
     Dialled(std::io::Result<Dialled>),
-    /// From the timer of a connection: its hello is due.
+    /// The timer of a connection has expired: its hello is due.
     HelloDue {
         /// The number of the connection.
         connection: u64,
     },
-    /// From the task that moves the bytes of a connection.
+    /// The task that moves the bytes of a connection has read.
     Read {
         /// The number of the connection.
         connection: u64,
-        /// The bytes that were read; `None` = the guest agent hung up.
+        /// The bytes that were read; `None` = the guest agent closed the connection.
         bytes: Option<Vec<u8>>,
-        /// Room for one more read, given back when this one is taken in.
+        /// The room for one more read, which is given back when these bytes are taken in.
         permit: OwnedSemaphorePermit,
     },
 }

@@ -8,10 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-/// Reads that may wait for the actor. A flood stays in the guest's socket.
+/// The number of reads that may wait for the actor. A flood stays in the guest's socket.
 const READ_AHEAD: usize = 4;
 
-/// Writes that may wait for the guest.
+/// The number of writes that may wait for the guest.
 const WRITE_AHEAD: usize = 64;
 
 /// A connection. Dropping it closes it.
@@ -27,19 +27,19 @@ impl Drop for Socket {
 }
 
 impl Socket {
-    /// Begins to move bytes; `link` is told what is read, under this number.
+    /// Begins to move bytes; `link` receives the bytes that are read, under this number.
     pub(super) fn spawn(link: ActorRef<LinkMsg>, connection: u64, stream: Box<dyn Stream>) -> Self {
         let (writer, outgoing) = mpsc::channel(WRITE_AHEAD);
         Self { writer, task: tokio::spawn(carry(link, connection, stream, outgoing)) }
     }
 
-    /// Writes, as soon as the peer reads. Returns false when too much waits already.
+    /// Hands over bytes that are written as soon as the peer reads. Returns false when too many writes wait already.
     pub(super) fn write(&self, bytes: Vec<u8>) -> bool {
         self.writer.try_send(bytes).is_ok()
     }
 }
 
-/// Ends when either side is gone.
+/// Moves bytes until either side is gone.
 async fn carry(
     link: ActorRef<LinkMsg>,
     connection: u64,

@@ -1,6 +1,6 @@
-//! Hands events out to any number of readers, each behind the writes that came before it: what a reader was told is on the
-//! disk, so that the next supervisor does not tell it again (semantics 9.7).
-//! A slow reader is told how many events it missed (semantics 10).
+//! Hands events out to any number of readers, each event behind the writes that came before it: an event that a reader
+//! was told is on the disk, so that the next supervisor does not tell it again (semantics 9.7). A slow reader is told
+//! how many events it missed (semantics 10).
 
 use super::event::{Event, EventKind};
 use crate::spec::GroupName;
@@ -20,7 +20,7 @@ const KEPT: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Bus {
     inner: Arc<Mutex<Inner>>,
-    /// Whose writes come first.
+    /// The store whose writes come before the events.
     store: Option<Store>,
 }
 
@@ -36,17 +36,17 @@ struct Inner {
 /// A reader of events.
 #[derive(Debug)]
 pub struct Events {
-    /// What the reader gets before the events of the receiver.
+    /// The items that the reader gets before the events of the receiver.
     before: VecDeque<Received>,
     receiver: broadcast::Receiver<Event>,
 }
 
-/// What a reader gets.
+/// An item that a reader gets.
 #[derive(Debug, Clone, PartialEq)]
-// Almost always this is an event, so boxing it would only add an allocation.
+// Almost always the item is an event, so that a box would only add an allocation.
 #[allow(clippy::large_enum_variant)]
 pub enum Received {
-    /// An event.
+    /// An event of the tree.
     Event(Event),
     /// The number of events that the reader has missed.
     Lagged(u64),
@@ -59,7 +59,7 @@ impl Bus {
         Self { inner: Arc::new(Mutex::new(inner)), store }
     }
 
-    /// Tells an event when all that was handed to the store before is written; in memory, at once.
+    /// Tells an event when all earlier writes of the store are done; without a directory on disk, at once.
     pub fn tell(&self, group: Option<&GroupName>, kind: EventKind) {
         let (inner, group, time) = (Arc::clone(&self.inner), group.cloned(), SystemTime::now());
         let tell = move || inner.lock().unwrap_or_else(PoisonError::into_inner).tell(time, group, kind);
@@ -74,7 +74,7 @@ impl Bus {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).seq
     }
 
-    /// Closes the bus: readers get what there is, and then the end.
+    /// Closes the bus: readers get the events that were told, and then the end.
     pub fn close(&self) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).sender = None;
     }
@@ -85,9 +85,11 @@ impl Bus {
         Events { before: VecDeque::new(), receiver: inner.receiver() }
     }
 
-    /// Returns a reader of all events after this number. First it gets how many of them are not kept any more.
+    /// Returns a reader of all events after this number. The reader is first told how many of those events are no
+    /// longer kept.
     pub fn subscribe_after(&self, seq: u64) -> Events {
-        // One lock for the kept events and the receiver, so that no event falls in between and none comes twice.
+        // A single lock covers the kept events and the receiver, so that no event is lost in between and none comes
+        // twice.
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = inner.kept.iter().filter(|event| event.seq > seq);
         let mut before: VecDeque<Received> = kept.cloned().map(Received::Event).collect();
@@ -101,7 +103,7 @@ impl Bus {
 }
 
 impl Inner {
-    /// Numbers an event and hands it out, in one step, so that numbers and order agree.
+    /// Numbers an event and hands it out, in one step, so that the order of the numbers is the order of the events.
     fn tell(&mut self, time: SystemTime, group: Option<GroupName>, kind: EventKind) {
         self.seq += 1;
         let event = Event { seq: self.seq, time, group, kind };
@@ -111,7 +113,7 @@ impl Inner {
         }
         self.kept.push_back(event.clone());
         if let Some(sender) = &self.sender {
-            // An error only says that there is no reader.
+            // An error means only that there is no reader.
             let _ = sender.send(event);
         }
     }

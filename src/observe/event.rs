@@ -1,4 +1,4 @@
-//! News for the host: every change of a VM with the decision behind it (semantics 10).
+//! Events for the host: every change of a VM with the decision behind it (semantics 10).
 
 use super::json;
 use super::phase::VmPhase;
@@ -7,36 +7,36 @@ use crate::spec::{GroupName, Incarnation, VmName};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// One piece of news.
+/// A numbered event of a tree.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// Grows by one with each event of a tree, so that a reader can tell what it missed.
+    /// The number, which grows by one with each event of a tree, so that a reader can tell how many it missed.
     pub seq: u64,
-    /// When it happened, by the wall clock.
+    /// The time of the event, by the wall clock.
     pub time: SystemTime,
     /// The group that the event is about; `None` for the tree itself.
     pub group: Option<GroupName>,
-    /// What has happened, as data.
+    /// The content of the event, as data.
     pub kind: EventKind,
 }
 
-/// What has happened, as data.
+/// The content of an event, as data.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EventKind {
-    /// A VM changed.
+    /// The phase of a VM changed.
     Vm(Change),
-    /// The last VM of a group became Ready; without a group: the last group of the tree did.
+    /// The last VM of a group became Ready; without a group: the last group of the tree became Ready.
     GroupReady,
-    /// A group is down.
+    /// All VMs of a group are down.
     GroupEnded(GroupEnd),
     /// The tree has ended.
     TreeEnded {
-        /// Why, as a sentence.
+        /// The reason, as a sentence.
         reason: String,
-        /// Whether the tree gave up, and was not told to end.
+        /// Whether the tree gave up, instead of being told to end.
         failed: bool,
     },
-    /// Something a person should know: an actor that failed, VMs that were found, a stop that takes long.
+    /// A notice for people: an actor that failed, VMs that were found, a stop that takes long.
     Notice {
         /// The VM that the notice is about.
         vm: Option<VmName>,
@@ -45,20 +45,20 @@ pub enum EventKind {
     },
 }
 
-/// A change of a VM.
+/// A change of the phase of a VM.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     /// The VM's name.
     pub vm: VmName,
     /// The incarnation that the change is about.
     pub incarnation: Incarnation,
-    /// The phase before.
+    /// The phase before the change.
     pub from: VmPhase,
-    /// The phase after.
+    /// The phase after the change.
     pub to: VmPhase,
     /// How the incarnation ended, if the change is its end.
     pub ending: Option<Ending>,
-    /// What was decided on the end.
+    /// The decision on that end.
     pub decision: Option<Decision>,
 }
 
@@ -70,7 +70,8 @@ impl Change {
 }
 
 impl Event {
-    /// Returns the event as JSON: data for programs, in kebab-case words and milliseconds, and `text` for people.
+    /// Returns the event as JSON: data for programs, with words in kebab-case and times in milliseconds, and `text` for
+    /// people.
     pub fn to_json(&self) -> Value {
         let mut json = json!({
             "seq": self.seq,

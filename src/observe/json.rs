@@ -4,8 +4,8 @@ use crate::policy::{Decision, Ending, Failure, GroupEnd, WindowCount};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Returns `{"kind":"exited","code":3,"evidence":[…],"console":[…],"text":"exit 3"}`: the fields of the exit, what it
-/// rests on, and the sentence for people.
+/// Returns `{"kind":"exited","code":3,"evidence":[…],"console":[…],"text":"exit 3"}`: the fields of the exit, the
+/// evidence for it, and the sentence for people.
 pub(super) fn ending(ending: &Ending) -> Value {
     let (fields, evidence, console) = match ending {
         Ending::Exit(record) => {
@@ -15,7 +15,9 @@ pub(super) fn ending(ending: &Ending) -> Value {
         Ending::NotLaunched { recoverable, message } => {
             (json!({ "recoverable": recoverable, "message": message }), [].as_slice(), [].as_slice())
         }
-        Ending::ActorFailed { message } => (json!({ "message": message }), [].as_slice(), [].as_slice()),
+        Ending::Unreadable { message } | Ending::ActorFailed { message } => {
+            (json!({ "message": message }), [].as_slice(), [].as_slice())
+        }
         Ending::StartTimeout | Ending::Unhealthy | Ending::WatchdogExpired => {
             (json!({}), [].as_slice(), [].as_slice())
         }
@@ -59,7 +61,7 @@ pub(super) fn failure(failure: &Failure) -> Value {
     json!({ "ending": ending(&failure.ending), "decision": decision(&failure.decision) })
 }
 
-/// Returns how a group ended, the VM whose end led to it, and the sentence for people as `reason`.
+/// Returns how a group ended, the VM whose end caused that, and the sentence for people as `reason`.
 pub(super) fn group_end(end: &GroupEnd) -> Value {
     let mut json = json!({ "end": end.word(), "failed": end.is_failure(), "reason": end.to_string() });
     if let Some((vm, failed)) = end.failure() {

@@ -1,18 +1,18 @@
-//! Where a VM is, as its group sees it and hosts are told (semantics 2).
+//! The phases of a VM, as its group sees them and hosts are told (semantics 2).
 
 use crate::policy::{Ending, Failure};
 use std::time::Instant;
 use strum::IntoStaticStr;
 
-/// Where a VM is, as its group sees it.
+/// The phase of a VM, as its group sees it.
 #[derive(Debug, Clone, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]
 pub enum VmPhase {
-    /// Down, because the operator or the group's stop wanted it so.
+    /// The VM is down, because the operator or a stop of the group wanted it down.
     Stopped,
-    /// Down until its turn comes, or until the groups are Ready that its group comes after.
+    /// The VM is down until its turn comes, or until the groups are Ready that its group comes after.
     Waiting,
-    /// Launched; the daemon does not run yet.
+    /// The VM was launched; the daemon does not run yet.
     Starting,
     /// The daemon runs, but is not Ready.
     Running,
@@ -22,20 +22,20 @@ pub enum VmPhase {
     Unhealthy,
     /// The virtual CPUs are stopped.
     Paused,
-    /// On its way down.
+    /// The VM is being stopped.
     Stopping,
-    /// Down until its restart.
+    /// The VM is down until its restart.
     Backoff {
-        /// When the delay is over.
+        /// The moment at which the delay is over.
         until: Instant,
-        /// Which attempt the restart will be.
+        /// The number of the attempt that the restart will be.
         attempt: u32,
         /// How the VM ended.
         ending: Ending,
     },
-    /// Ended cleanly, not to be restarted.
+    /// The VM ended cleanly and is not to be restarted.
     Completed,
-    /// The VM was given up, and why.
+    /// The VM was given up, for the reason inside.
     Failed(Failure),
 }
 
@@ -45,7 +45,7 @@ impl VmPhase {
         self.into()
     }
 
-    /// Returns whether there is a daemon to talk to.
+    /// Returns whether there is a daemon that can receive requests.
     pub fn has_daemon(&self) -> bool {
         match self {
             Self::Running | Self::Ready | Self::Unhealthy | Self::Paused => true,
@@ -59,7 +59,7 @@ impl VmPhase {
         }
     }
 
-    /// Returns whether there is an incarnation of which something may run.
+    /// Returns whether there is an incarnation of which a part may run.
     pub fn is_live(&self) -> bool {
         match self {
             Self::Starting

@@ -12,7 +12,7 @@ impl fmt::Display for Ending {
             Self::Exit(record) => {
                 write!(f, "{}", record.exit)?;
                 match (&record.exit, record.evidence.first()) {
-                    // The kind alone does not say what a person wants to know.
+                    // The kind alone does not say enough for people.
                     (
                         Exit::GuestReset | Exit::HostOom | Exit::TransportLost | Exit::Unknown,
                         Some(evidence),
@@ -40,6 +40,7 @@ impl fmt::Display for Ending {
                 }
             }
             Self::NotLaunched { message, .. } => write!(f, "launch failed: {message}"),
+            Self::Unreadable { message } => write!(f, "not supervised, its files cannot be read: {message}"),
             Self::StartTimeout => f.write_str("not ready in time"),
             Self::Unhealthy => f.write_str("unhealthy"),
             Self::WatchdogExpired => f.write_str("watchdog expired"),
@@ -67,7 +68,7 @@ fn write_exceeded(f: &mut fmt::Formatter<'_>, window: &WindowCount) -> fmt::Resu
     write!(f, "more than {} {restarts} in {}", window.max, humantime::format_duration(window.period))
 }
 
-/// Why a decision was made, with the figures of the decision that belong to it.
+/// The reason of a decision, for people, with the figures of the decision that belong to it.
 struct Why<'a>(&'a Decision);
 
 impl fmt::Display for Why<'_> {

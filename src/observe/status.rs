@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What is known of a VM.
+/// The status of a VM.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VmStatus {
     /// The VM's name.
@@ -22,22 +22,22 @@ pub struct VmStatus {
     pub attempts: u32,
     /// Whether the VM is to be up.
     pub wanted: bool,
-    /// Whether the VM runs with a configuration that has changed in a way that only a restart brings about.
+    /// Whether the VM runs with a configuration that has since changed in a way that needs a restart.
     pub needs_restart: bool,
     /// The CID, while the VM holds one.
     pub cid: Option<Cid>,
     /// The process id of the VMM on the host.
     pub vmm_pid: Option<u32>,
-    /// Since when the VM has been in its phase.
+    /// The time since which the VM has been in its phase.
     pub since: Instant,
 }
 
-/// What is known of a group.
+/// The status of a group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupStatus {
     /// The group's name.
     pub name: GroupName,
-    /// How full the restart window was when the status changed last.
+    /// The state of the restart window when the status changed last.
     pub window: WindowCount,
     /// How the group ended, while it is down.
     pub ended: Option<GroupEnd>,
@@ -45,10 +45,10 @@ pub struct GroupStatus {
     pub vms: Vec<VmStatus>,
 }
 
-/// What is known of a tree.
+/// The status of a tree.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TreeStatus {
-    /// Its groups, in the order of the configuration.
+    /// The groups, in the order of the configuration.
     pub groups: Vec<GroupStatus>,
 }
 
@@ -63,7 +63,7 @@ impl TreeStatus {
         self.vms().find(|vm| vm.name.as_str() == name)
     }
 
-    /// The snapshot as JSON; times in milliseconds.
+    /// Returns the snapshot as JSON; times in milliseconds.
     pub fn to_json(&self) -> Value {
         json!({ "groups": self.groups.iter().map(GroupStatus::to_json).collect::<Vec<_>>() })
     }
@@ -120,7 +120,7 @@ impl VmStatus {
     }
 }
 
-/// The status of all groups, each in the slot that the root has given it. Clones are the same table.
+/// The status of all groups, each in the slot that the root has given it. All clones share one table.
 #[derive(Debug, Clone, Default)]
 pub struct StatusTable {
     groups: Arc<Mutex<BTreeMap<usize, GroupStatus>>>,
@@ -132,7 +132,7 @@ impl StatusTable {
         Self::default()
     }
 
-    /// Changes the status in `slot`, and makes it first if need be.
+    /// Changes the status in `slot`, which is made first if it does not exist.
     pub fn update(&self, slot: usize, name: &GroupName, change: impl FnOnce(&mut GroupStatus)) {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         let empty = || GroupStatus {
@@ -149,7 +149,7 @@ impl StatusTable {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
     }
 
-    /// Returns the status of all groups, as it is now.
+    /// Returns the present status of all groups.
     pub fn snapshot(&self) -> TreeStatus {
         let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         TreeStatus { groups: groups.values().cloned().collect() }

@@ -1,10 +1,11 @@
-//! How long a restart waits. The curve is that of the exponential backoff with additive jitter of AWS and gRPC.
+//! The delay before a restart. The curve is the exponential backoff with additive jitter of AWS and gRPC.
 
 use crate::spec::Backoff;
 use std::time::Duration;
 
 impl Backoff {
-    /// Returns the delay before restart number `attempt` (1 = the first); `draw` is chance, in `[0, 1)` (semantics 4.1).
+    /// Returns the delay before restart number `attempt` (1 = the first); `draw` is a random number in `[0, 1)`
+    /// (semantics 4.1).
     ///
     /// `min(initial * multiplier^(attempt-1), max) * (1 + jitter * draw)`. An attempt of 0 counts as 1.
     pub fn delay(&self, attempt: u32, draw: f64) -> Duration {

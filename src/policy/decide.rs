@@ -6,36 +6,37 @@ use crate::spec::{
 };
 use std::time::Instant;
 
-/// The moment and the chance that come with every question, so that decisions need no clock and no dice.
+/// The moment and the random number that come with every question, so that decisions need no clock and no source of
+/// chance.
 #[derive(Debug, Clone, Copy)]
 pub struct At {
-    /// The monotonic clock.
+    /// The moment, by the monotonic clock.
     pub now: Instant,
-    /// Chance, in `[0, 1)`, for the jitter of a delay.
+    /// A random number in `[0, 1)`, for the jitter of a delay.
     pub draw: f64,
 }
 
-/// What the configuration of a VM says about its ends.
+/// The part of a VM's configuration that decides about its ends.
 #[derive(Debug, Clone, Copy)]
 pub struct VmPolicy<'a> {
     /// The `restart` table.
     pub restart: &'a RestartSpec,
-    /// What a failed first start means.
+    /// The consequence of a failed first start.
     pub on_start_failure: OnStartFailure,
 }
 
-/// What the configuration of a group says about the ends of its VMs.
+/// The part of a group's configuration that decides about the ends of its VMs.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupPolicy {
     /// Which siblings share a failure.
     pub strategy: Strategy,
-    /// How many restarts in how much time are allowed.
+    /// How many restarts are allowed within a period.
     pub intensity: Intensity,
-    /// What happens when they are more.
+    /// The consequence of more restarts than allowed.
     pub on_intensity_exceeded: OnIntensityExceeded,
 }
 
-/// What the end of a VM meets.
+/// The state of group and VM in which the end of the VM happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Situation {
     /// The group is up, and the VM is to be up.
@@ -51,24 +52,25 @@ pub enum Situation {
 /// A group restart that is under way when a VM ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnderWay {
-    /// Whether it has its entry in the window. One that only stops those behind a VM that gave up has none.
+    /// Whether the restart has its entry in the window. A restart that only stops the VMs behind a VM that gave up has
+    /// none.
     pub counted: bool,
     /// Whether the VM takes part in it already.
     pub includes_vm: bool,
 }
 
-/// What led to the end.
+/// The facts before the end that a decision depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct History<'a> {
-    /// What the end meets.
+    /// The state in which the end happens.
     pub situation: Situation,
     /// Consecutive counted failures of the VM before this end.
     pub attempts: u32,
-    /// Whether the group's start had started the VM, and the VM had not come to Ready since.
+    /// Whether the VM was started by the start of its group and has not become Ready since.
     pub first_start: bool,
-    /// The group restart under way.
+    /// The group restart that is under way, if any.
     pub group_restart: Option<UnderWay>,
-    /// The group's restart window.
+    /// The restart window of the group.
     pub window: &'a Window,
 }
 
@@ -99,7 +101,11 @@ pub fn decide(vm: &VmPolicy, group: &GroupPolicy, history: &History, ending: &En
         joined: false,
     };
     let verdict = vm.restart.verdict(ending);
-    // What nobody wants up, or cannot start now, is not restarted and not counted.
+    // A VM that may run on is given up alone, whatever its group: no other VM is stopped because of a file.
+    if ending.may_run_on() {
+        return decided(Action::GiveUp, Reason::Hopeless, history.attempts);
+    }
+    // A VM that is not wanted up, or that cannot start now, is neither restarted nor counted.
     match (history.situation, verdict) {
         (Situation::StoppedByOperator, _) => {
             return decided(Action::Leave, Reason::OperatorStop, history.attempts);
@@ -118,7 +124,7 @@ pub fn decide(vm: &VmPolicy, group: &GroupPolicy, history: &History, ending: &En
         }
         (Situation::Up, Verdict::Fail(_) | Verdict::Restart(_)) => {}
     }
-    // The VM's own budget.
+    // The budget of the VM itself.
     let (reason, attempt, gives_up) = match verdict {
         Verdict::Complete(reason) | Verdict::Fail(reason) => (reason, history.attempts, true),
         Verdict::Restart(reason) => {
@@ -134,7 +140,7 @@ pub fn decide(vm: &VmPolicy, group: &GroupPolicy, history: &History, ending: &En
         return decided(Action::Escalate, Reason::StartFailed, attempt);
     }
     if gives_up {
-        // Siblings never depended on the return of a VM that is not to be restarted: such a one gives up alone.
+        // Siblings do not depend on the return of a VM that is never restarted: such a VM gives up alone.
         let alone = !vm.restart.policy.ever_restarts();
         let action = match vm.restart.on_give_up {
             _ if alone => Action::GiveUp,
@@ -144,8 +150,8 @@ pub fn decide(vm: &VmPolicy, group: &GroupPolicy, history: &History, ending: &En
         };
         return decided(action, reason, attempt);
     }
-    // The group's budget. A failure that joins a group restart is not counted a second time. A member of one stays a
-    // member, also when a reload has changed the strategy meanwhile.
+    // The budget of the group. A failure that joins a group restart is not counted a second time. A member of a group
+    // restart stays a member, also when a reload has changed the strategy meanwhile.
     let with_siblings = group.strategy.first_affected(0).is_some()
         || history.group_restart.is_some_and(|restart| restart.includes_vm);
     let joined = with_siblings && history.group_restart.is_some_and(|restart| restart.counted);
@@ -156,7 +162,7 @@ pub fn decide(vm: &VmPolicy, group: &GroupPolicy, history: &History, ending: &En
             (OnIntensityExceeded::Escalate, _) => {
                 return decided(Action::Escalate, Reason::IntensityExceeded, attempt);
             }
-            // An intensity of 0 never has room.
+            // A window with an intensity of 0 never has room.
             (OnIntensityExceeded::StopGroup, _) | (OnIntensityExceeded::Delay, None) => {
                 return decided(Action::StopGroup, Reason::IntensityExceeded, attempt);
             }
@@ -272,7 +278,7 @@ mod tests {
         assert_eq!(case.decide(3).delay, Some(Duration::from_secs(60) + Duration::from_nanos(1)));
         case.group.intensity.max_restarts = 0;
         assert_eq!(case.decide(3).action, Action::StopGroup);
-        // A failure that joins needs no room.
+        // A failure that joins a group restart needs no room.
         case.group_restart = Some(UnderWay { counted: true, includes_vm: true });
         let decision = case.decide(3);
         assert_eq!((decision.action, decision.joined), (Action::Restart, true));

@@ -1,36 +1,36 @@
-//! What was decided on an end, as data. `observe` turns it into JSON and into sentences.
+//! Decisions on ends, as data. `observe` turns them into JSON and into sentences.
 
 use crate::policy::{Ending, WindowCount};
 use crate::spec::{Restart, VmName};
 use std::time::Duration;
 use strum::IntoStaticStr;
 
-/// What was decided on the end of a VM, or on the failure of its actor.
+/// The decision on the end of a VM, or on the failure of its actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// What happens with the VM or its group.
+    /// The action for the VM or its group.
     pub action: Action,
     /// The rule that led to the action.
     pub reason: Reason,
-    /// How long the restart waits; `None` when there is none, or when it does not wait.
+    /// The delay before the restart; `None` when there is no restart, or when it does not wait.
     pub delay: Option<Duration>,
-    /// Consecutive counted failures of the VM, this one included if it counts.
+    /// Consecutive counted failures of the VM, this failure included if it counts.
     pub attempt: u32,
-    /// How many of them the VM may have (`restart.max_retries`); 0 = no limit.
+    /// The limit of those failures (`restart.max_retries`); 0 = no limit.
     pub max_attempts: u32,
-    /// The group's restart window, with this decision in it if it counts.
+    /// The group's restart window, including this decision if it counts.
     pub window: WindowCount,
-    /// Whether the restart joins a group restart that was under way, and so is not counted itself.
+    /// Whether the restart joins a group restart that was under way, and therefore is not counted itself.
     pub joined: bool,
 }
 
-/// What follows an end.
+/// The action that follows an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Action {
     /// The VM is started again.
     Restart,
-    /// A new actor takes the running VM over, without a reboot.
+    /// A new actor takes over the running VM, without a reboot.
     Adopt,
     /// The VM stays down: it ended cleanly.
     Complete,
@@ -40,15 +40,15 @@ pub enum Action {
     Escalate,
     /// The group is stopped and stays down.
     StopGroup,
-    /// No restart: the VM is to be down, or waits for its group.
+    /// The VM is not restarted: it is to be down, or waits for its group.
     Leave,
 }
 
-/// Why an action was decided on.
+/// The reason for an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Reason {
-    /// The restart policy says so.
+    /// The restart policy demands it.
     Policy(Restart),
     /// The exit code is one of `never_restart_exit_codes`.
     NeverRestartExitCode,
@@ -58,30 +58,30 @@ pub enum Reason {
     Hopeless,
     /// The VM has used up `restart.max_retries`.
     RetriesExhausted,
-    /// One more restart would be more than the group's intensity allows.
+    /// Another restart would exceed the group's intensity.
     IntensityExceeded,
-    /// The VM failed in the start of its group, and its `start.on_failure` is `abort`.
+    /// The VM failed during the start of its group, and its `start.on_failure` is `abort`.
     StartFailed,
     /// The operator wants the VM down.
     OperatorStop,
     /// The group is on its way down.
     GroupStopping,
-    /// The group waits for other groups; the VM starts with it.
+    /// The group waits for other groups; the VM starts together with it.
     GroupWaiting,
-    /// The VM's actor failed.
+    /// The actor of the VM failed.
     ActorFailed,
 }
 
-/// An end after which a VM, or its group, stays down.
+/// An end after which a VM, or its group, stays down, with its decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// How the VM ended.
     pub ending: Ending,
-    /// What was decided.
+    /// The decision on that end.
     pub decision: Decision,
 }
 
-/// How a group ended.
+/// The end of a group.
 #[derive(Debug, Clone, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]
 pub enum GroupEnd {
@@ -91,22 +91,22 @@ pub enum GroupEnd {
     AutoShutdown,
     /// The group gave up and stays down.
     Failed {
-        /// The VM whose end led to it.
+        /// The VM whose end caused the end of the group.
         vm: VmName,
-        /// That end, and what was decided on it.
+        /// The end of that VM, and the decision on it.
         failure: Failure,
     },
-    /// The group gave up, and the root decides about it.
+    /// The group gave up, and the root decides what follows.
     Escalated {
-        /// The VM whose end led to it.
+        /// The VM whose end caused the end of the group.
         vm: VmName,
-        /// That end, and what was decided on it.
+        /// The end of that VM, and the decision on it.
         failure: Failure,
     },
 }
 
 impl GroupEnd {
-    /// Returns whether the group ended because of a failure, not because it was told to or had done its work.
+    /// Returns whether the group ended because of a failure, and not by an order or because its work was done.
     pub fn is_failure(&self) -> bool {
         match self {
             Self::Failed { .. } | Self::Escalated { .. } => true,
@@ -114,7 +114,7 @@ impl GroupEnd {
         }
     }
 
-    /// Returns the failure that led to the end, and the VM that had it.
+    /// Returns the failure that caused the end, and the VM that had it.
     pub fn failure(&self) -> Option<(&VmName, &Failure)> {
         match self {
             Self::Failed { vm, failure } | Self::Escalated { vm, failure } => Some((vm, failure)),

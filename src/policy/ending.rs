@@ -1,17 +1,23 @@
-//! How an incarnation of a VM ended, as the supervisor knows it (semantics 3).
+//! The ends of incarnations of VMs, as the supervisor knows them (semantics 3).
 
 use pepita_wire::{Exit, ExitRecord};
 use std::sync::Arc;
 
-/// How an incarnation of a VM ended.
+/// The end of an incarnation of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// The VM was launched and ended; its monitor recorded how, on what evidence and with which last console lines.
+    /// The VM was launched and ended; its monitor recorded the exit, the evidence for it and the last lines of the
+    /// console.
     Exit(Arc<ExitRecord>),
-    /// The launcher did not bring the VM to a running daemon.
+    /// The launcher did not bring the VM to the point where its daemon runs.
     NotLaunched {
         /// Whether the same launch may succeed later.
         recoverable: bool,
+        /// The message of the launcher.
+        message: String,
+    },
+    /// A file of the VM cannot be read, so the supervisor can neither adopt nor launch it. The VM may run on.
+    Unreadable {
         /// What the launcher said.
         message: String,
     },
@@ -21,7 +27,7 @@ pub enum Ending {
     Unhealthy,
     /// The daemon sent no `WATCHDOG=1` within `health.watchdog`.
     WatchdogExpired,
-    /// The VM's actor failed more often than the group's window allows, and its VM was taken down.
+    /// The VM's actor failed more often than the group's window allows, and the VM was taken down.
     ActorFailed {
         /// How the actor failed.
         message: String,
@@ -34,6 +40,7 @@ impl Ending {
         match self {
             Self::Exit(record) => Some(&record.exit),
             Self::NotLaunched { .. }
+            | Self::Unreadable { .. }
             | Self::StartTimeout
             | Self::Unhealthy
             | Self::WatchdogExpired
@@ -41,8 +48,8 @@ impl Ending {
         }
     }
 
-    /// Returns the exit code of the daemon. A VM that was killed from outside has none, even if its daemon still
-    /// exited with one: such an end is a failure.
+    /// Returns the exit code of the daemon. The end of a VM that was killed from outside has none, even if its daemon
+    /// still exited with a code: such an end is a failure.
     pub fn code(&self) -> Option<i32> {
         self.exit().and_then(|exit| match exit {
             Exit::Exited { code } => Some(*code),
@@ -63,11 +70,12 @@ impl Ending {
         })
     }
 
-    /// Returns whether the next launch would fail in the same way: the program or an image is missing, an argument is
-    /// refused.
+    /// Returns whether the next launch would fail in the same way, because the program or an image is missing, or an
+    /// argument is refused.
     pub fn is_hopeless(&self) -> bool {
         match self {
             Self::NotLaunched { recoverable, .. } => !recoverable,
+            Self::Unreadable { .. } => true,
             Self::Exit(record) => match &record.exit {
                 Exit::NotExecutable { .. } | Exit::VmmRefused { .. } => true,
                 Exit::Exited { .. }
@@ -88,11 +96,25 @@ impl Ending {
         }
     }
 
+    /// Returns whether the VM may run on, unsupervised (semantics 13.2).
+    pub fn may_run_on(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } => true,
+            Self::Exit(_)
+            | Self::NotLaunched { .. }
+            | Self::StartTimeout
+            | Self::Unhealthy
+            | Self::WatchdogExpired
+            | Self::ActorFailed { .. } => false,
+        }
+    }
+
     /// Returns the stable word for programs, as it stands in `kind`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Exit(record) => record.exit.kind(),
             Self::NotLaunched { .. } => "not-launched",
+            Self::Unreadable { .. } => "unreadable",
             Self::StartTimeout => "start-timeout",
             Self::Unhealthy => "unhealthy",
             Self::WatchdogExpired => "watchdog-expired",

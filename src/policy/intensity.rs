@@ -1,30 +1,32 @@
-//! How often is too often: a sliding window of restart decisions (OTP's intensity and period), on the monotonic clock.
+//! Limits the number of restarts in a period: a sliding window of restart decisions (OTP's intensity and period), on
+//! the monotonic clock.
 
 use crate::spec::Intensity;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The restart decisions that still count, oldest first, and those that count only later because they were delayed.
+/// The restart decisions that still count, oldest first, followed by the decisions that count only later because they
+/// were delayed.
 #[derive(Debug, Clone, Default)]
 pub struct Window {
     entries: VecDeque<Instant>,
 }
 
-/// How full a window is.
+/// The number of entries in a window, and its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowCount {
     /// Restart decisions in the window, delayed ones included.
     pub count: u32,
-    /// How many are allowed.
+    /// The number of restarts that is allowed.
     pub max: u32,
-    /// How long each of them counts.
+    /// The time for which each entry counts.
     pub period: Duration,
 }
 
-/// One more restart would have been more than the intensity allows.
+/// The error that another restart would exceed the intensity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exceeded {
-    /// The window, without that restart.
+    /// The state of the window, without that restart.
     pub window: WindowCount,
 }
 
@@ -34,10 +36,10 @@ impl Window {
         Self::default()
     }
 
-    /// Enters a restart decision made at `now`, if there is room, and returns the window with it.
+    /// Enters a restart decision made at `now`, if there is room, and returns the state of the window with it.
     ///
     /// # Errors
-    /// When the new entry would make more than the intensity; then nothing is entered.
+    /// Returns an error when the new entry would exceed the intensity; then no entry is made.
     pub fn enter(&mut self, now: Instant, intensity: Intensity) -> Result<WindowCount, Exceeded> {
         if self.room(now, intensity) != Some(now) {
             return Err(Exceeded { window: self.count(now, intensity) });
@@ -47,21 +49,21 @@ impl Window {
     }
 
     /// Enters a decision as of the earliest moment, `now` or later, at which there is room, and returns that moment.
-    /// `None` when there never is: an intensity of 0.
+    /// `None` when there is never room: an intensity of 0.
     pub fn enter_when_room(&mut self, now: Instant, intensity: Intensity) -> Option<Instant> {
         let at = self.room(now, intensity)?;
         self.insert(now, at, intensity.period);
         Some(at)
     }
 
-    /// Returns the earliest moment, `now` or later, at which one more decision is allowed. `None` when there never is
-    /// one: an intensity of 0.
+    /// Returns the earliest moment, `now` or later, at which another decision is allowed. `None` when there is no such
+    /// moment: an intensity of 0.
     pub fn room(&self, now: Instant, intensity: Intensity) -> Option<Instant> {
         let allowed = usize::try_from(intensity.max_restarts).unwrap_or(usize::MAX);
         let first = self.first_counting(now, intensity.period);
         let at = match (self.entries.len() - first).checked_sub(allowed) {
             None => now,
-            // The entry that must have left; it counts until it is strictly older than the period.
+            // The entry that must have left the window; an entry counts until it is older than the period.
             Some(index) => *self.entries.get(first + index)? + intensity.period + Duration::from_nanos(1),
         };
         Some(at.max(now))
@@ -77,13 +79,13 @@ impl Window {
         }
     }
 
-    /// Forgets everything.
+    /// Removes all entries.
     pub fn clear(&mut self) {
         self.entries.clear();
     }
 
-    /// Keeps the entries in order: those to come stay behind the present one, which a raised intensity may let in
-    /// before them. Entries that no longer count are dropped.
+    /// Keeps the entries in order: entries that are still to come stay behind the present entry, which a raised
+    /// intensity may let in before them. Entries that no longer count are dropped.
     fn insert(&mut self, now: Instant, at: Instant, period: Duration) {
         self.entries.drain(..self.first_counting(now, period));
         let index = self.entries.partition_point(|entry| *entry <= at);
@@ -149,7 +151,8 @@ mod tests {
         assert_eq!(window.count(now + INTENSITY.period * 2, INTENSITY), counted(0));
     }
 
-    /// A window that forgets nothing and counts anew each time: those not older than the period, and those to come.
+    /// A window that keeps all entries and counts anew each time: the entries not older than the period, and the
+    /// entries to come.
     #[derive(Default)]
     struct Naive(Vec<Instant>);
 
@@ -158,7 +161,7 @@ mod tests {
             self.0.iter().filter(|entry| **entry + period >= at).count() as u32
         }
 
-        /// Tries every moment at which anything can change.
+        /// Tries every moment at which the number of entries can change.
         fn room(&self, now: Instant, intensity: Intensity) -> Option<Instant> {
             let after = |entry: &Instant| *entry + intensity.period + Duration::from_nanos(1);
             let moments = self.0.iter().map(after).filter(|at| *at >= now).chain([now]);
@@ -170,7 +173,8 @@ mod tests {
         #[test]
         fn a_window_is_what_a_naive_count_says(
             period in 1u64..20,
-            // So many nanoseconds later, with this intensity: is it entered now if there is room, or when there is?
+            // A step: the time to advance in nanoseconds, the intensity, and whether the decision is entered only if
+            // there is room, or when there is room.
             steps in prop::collection::vec((0u64..12, 0u32..5, any::<bool>()), 1..60),
         ) {
             let period = Duration::from_nanos(period);

@@ -1,4 +1,5 @@
-//! Whether an end is followed by a new start: the rules that look at one VM alone, first match wins (semantics 3).
+//! Decides whether an end is followed by a new start, by the rules that look at one VM alone; the first match wins
+//! (semantics 3).
 //!
 //! The questions about a restart policy are methods with an exhaustive match, so that a new policy does not compile
 //! until all of them are answered.
@@ -7,10 +8,10 @@ use crate::policy::{Ending, Reason};
 use crate::spec::{Restart, RestartSpec};
 use std::time::Duration;
 
-/// What the rules for one VM say about its end, before the budgets and the group are asked.
+/// The result of the rules for one VM, before the budgets and the group are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The VM comes back.
+    /// The VM is to be started again.
     Restart(Reason),
     /// The VM ended cleanly and stays down.
     Complete(Reason),
@@ -19,7 +20,7 @@ pub enum Verdict {
 }
 
 impl Restart {
-    /// Returns whether a VM with this policy comes back after an end that was clean, or was not.
+    /// Returns whether a VM with this policy comes back after an end that was clean (or was not, if `clean` is false).
     pub(crate) fn restarts_on(self, clean: bool) -> bool {
         match self {
             Self::Always | Self::UnlessStopped => true,
@@ -37,7 +38,7 @@ impl Restart {
         }
     }
 
-    /// Returns whether a VM with this policy is ever restarted without an operator. One that is not comes back with no
+    /// Returns whether a VM with this policy is ever restarted without an operator. A VM that is not comes back with no
     /// group restart either, and its siblings do not depend on its return.
     pub(crate) fn ever_restarts(self) -> bool {
         match self {
@@ -48,13 +49,13 @@ impl Restart {
 }
 
 impl RestartSpec {
-    /// Returns whether an incarnation that was Ready for `ready_for` without a break makes the failures before it
-    /// forgotten. `None`: it was never Ready, which forgets nothing (semantics 4).
+    /// Returns whether an incarnation that was Ready for `ready_for` without a break clears the failures before it.
+    /// `None`: the incarnation was never Ready, and the failures stay (semantics 4).
     pub(crate) fn forgets_failures(&self, ready_for: Option<Duration>) -> bool {
         ready_for.is_some_and(|ready| ready >= self.reset_after)
     }
 
-    /// Returns what the rules for this VM alone say about an end that neither the supervisor nor the operator had
+    /// Returns the result of the rules for this VM alone on an end that neither the supervisor nor the operator had
     /// asked for.
     pub fn verdict(&self, ending: &Ending) -> Verdict {
         let code = ending.code();

@@ -1,11 +1,11 @@
-//! The questions about a group's strategy (OTP `supervisor`; semantics 5). Each is an exhaustive match, so that a new
-//! strategy does not compile until all of them are answered.
+//! Answers the questions about a group's strategy (OTP `supervisor`; semantics 5). Each answer is an exhaustive match,
+//! so that a new strategy does not compile until all questions are answered.
 
 use crate::spec::Strategy;
 
 impl Strategy {
-    /// Returns the first child, in start order, of those that are restarted together with the child `failed`; all
-    /// after it are restarted, too. `None`: the child is restarted alone.
+    /// Returns the first, in start order, of the children that are restarted together with the child `failed`; all
+    /// children after the first are restarted, too. `None`: the child `failed` is restarted alone.
     pub(crate) fn first_affected(self, failed: usize) -> Option<usize> {
         match self {
             Self::OneForOne => None,
@@ -14,7 +14,8 @@ impl Strategy {
         }
     }
 
-    /// Returns whether a child depends on those before it, and so starts only when they are Ready, at every start.
+    /// Returns whether a child depends on the children before it, and so starts only when they are Ready, at every
+    /// start.
     pub(crate) fn is_sequenced(self) -> bool {
         match self {
             Self::OneForOne => false,
@@ -22,7 +23,7 @@ impl Strategy {
         }
     }
 
-    /// Returns whether the group gives up with one of its children.
+    /// Returns whether the group gives up when one of its children gives up.
     pub(crate) fn gives_up_as_one(self) -> bool {
         match self {
             Self::OneForAll => true,
@@ -30,7 +31,7 @@ impl Strategy {
         }
     }
 
-    /// Returns whether the children after one that gave up are stopped and wait until it is back.
+    /// Returns whether the children after a child that gave up are stopped and wait until it is back.
     pub(crate) fn waits_behind_failed(self) -> bool {
         match self {
             Self::RestForOne => true,

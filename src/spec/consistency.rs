@@ -1,58 +1,58 @@
-//! Finds what contradicts itself in the groups of a tree as a whole: names that are taken twice, and groups that wait for
-//! each other. The configuration file and a specification that was put together by hand are checked here alike.
+//! Finds contradictions in the groups of a tree as a whole: names that are taken twice, and groups that wait for each
+//! other. The configuration file and a specification that was made by a program are checked here alike.
 
 use super::{GroupName, GroupSpec, TreeSpec};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
-/// A group as far as its consistency with the others is concerned.
+/// The parts of a group that concern its consistency with the others.
 #[derive(Debug, Clone, Default)]
 pub struct GroupNames<'a> {
-    /// The group's name; `None` while it has no good one.
+    /// The group's name; `None` while its name is missing or wrong.
     pub name: Option<&'a str>,
     /// The groups that it waits for.
     pub after: Vec<&'a str>,
-    /// Its VMs' names; `None` for a VM that has no good one.
+    /// The names of its VMs; `None` for a VM whose name is missing or wrong.
     pub vms: Vec<Option<&'a str>>,
 }
 
-/// A contradiction. Groups, VMs and entries of `after` are told by their indices.
+/// A contradiction. Groups, VMs and entries of `after` are given by their indices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contradiction {
-    /// A group has the name of an earlier one.
+    /// A group has the name of an earlier group.
     DuplicateGroup {
         /// The later group.
         group: usize,
         /// The earlier group.
         first: usize,
     },
-    /// A VM has the name of an earlier one, in whatever groups.
+    /// A VM has the name of an earlier VM, in whichever groups.
     DuplicateVm {
         /// The later VM: its group, and its index there.
         vm: (usize, usize),
         /// The earlier VM.
         first: (usize, usize),
     },
-    /// A group waits for a group that is not there.
+    /// A group waits for a group that does not exist.
     UnknownGroup {
         /// The index of the group in the tree.
         group: usize,
-        /// Which entry of its `after`.
+        /// The index of the entry in the group's `after`.
         entry: usize,
     },
     /// A group waits for itself.
     WaitsForItself {
         /// The index of the group in the tree.
         group: usize,
-        /// Which entry of its `after`.
+        /// The index of the entry in the group's `after`.
         entry: usize,
     },
-    /// An entry of `after` is there already. Harmless, but hardly what was meant.
+    /// An entry of `after` is a repetition. Harmless, but probably not intended.
     RepeatedEntry {
         /// The index of the group in the tree.
         group: usize,
-        /// Which entry of its `after`.
+        /// The index of the entry in the group's `after`.
         entry: usize,
     },
     /// Groups wait for each other: each step waits for the next one, and the last step for the first.
@@ -64,7 +64,7 @@ pub enum Contradiction {
 pub struct Step {
     /// The index of the group in the tree.
     pub group: usize,
-    /// Which entry of its `after` names the next group of the circle.
+    /// The index of the entry of its `after` that names the next group of the circle.
     pub entry: usize,
 }
 
@@ -95,7 +95,7 @@ pub fn contradictions(groups: &[GroupNames<'_>]) -> Vec<Contradiction> {
     for (vm, first) in duplicates(vms) {
         all.push(Contradiction::DuplicateVm { vm, first });
     }
-    // Of two groups of one name the first counts; the other one is told anyway.
+    // Of two groups with the same name the first counts; the other group is reported anyway.
     let places: HashMap<&str, usize> = named.rev().collect();
     let mut waits: Vec<Vec<Wait>> = Vec::new();
     for (group, names) in groups.iter().enumerate() {
@@ -135,7 +135,7 @@ fn duplicates<N: Eq + Hash, P: Copy>(items: impl Iterator<Item = (N, P)>) -> Vec
     found
 }
 
-/// Takes away the groups that can start, until none is left or every group that is left waits for another one of them.
+/// Removes the groups that can start, until none is left or every group that is left waits for another of them.
 fn circles(waits: &[Vec<Wait>]) -> Vec<Vec<Step>> {
     let mut found = Vec::new();
     let mut left: HashSet<usize> = (0..waits.len()).collect();
@@ -147,7 +147,8 @@ fn circles(waits: &[Vec<Wait>]) -> Vec<Vec<Step>> {
             continue;
         }
         let Some(mut group) = left.iter().copied().min() else { return found };
-        // Every group that is left waits for one that is left, so that walking along comes back to where it was.
+        // Every group that is left waits for a group that is left, so that a walk along the entries returns to a group
+        // it has visited.
         let mut way: Vec<Step> = Vec::new();
         let circle = loop {
             if let Some(first) = way.iter().position(|step| step.group == group) {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A value of a key. `from_json` reads what `to_json` returns; what has no value is `Null`.
+/// A value of a key. `from_json` reads the result of `to_json`; a missing value is `Null`.
 pub(super) trait Datum: Sized {
     fn to_json(&self) -> Value;
     fn from_json(value: &Value) -> Option<Self>;
@@ -57,7 +57,7 @@ impl Datum for Duration {
     }
 }
 
-/// JSON has only Unicode: a path with other bytes, which no configuration file can hold either, loses them.
+/// JSON has only Unicode: a path with other bytes, which no configuration file can hold either, loses those bytes.
 impl Datum for PathBuf {
     fn to_json(&self) -> Value {
         if self.as_os_str().is_empty() { Value::Null } else { json!(self.to_string_lossy()) }
@@ -98,7 +98,7 @@ impl Datum for Vec<GroupName> {
     fn to_json(&self) -> Value {
         self.iter().map(Datum::to_json).collect()
     }
-    /// Leaves out what is no name: no group has it, and the check of dependencies says so.
+    /// Leaves out texts that are no names: no group can have them, and the check of dependencies reports them.
     fn from_json(value: &Value) -> Option<Self> {
         Some(value.as_array()?.iter().filter_map(GroupName::from_json).collect())
     }

@@ -1,6 +1,6 @@
-//! Tells what a new configuration changes in a running tree: the plan of a reload. Carries nothing out.
+//! Computes the changes between a running tree and a new configuration: the plan of a reload. Carries no change out.
 //!
-//! Which keys there are, and whether each applies at once or with a new start, is said by their rows.
+//! The keys, and whether each applies at once or with a new start, come from the rows of `spec::keys`.
 
 use super::keys::{Effect, Keyed};
 use super::{GroupName, GroupSpec, TreeSpec, VmName, VmSpec};
@@ -11,29 +11,29 @@ use std::fmt;
 /// The keys that differ, as the configuration calls them.
 type Keys = Vec<&'static str>;
 
-/// What differs between two trees. `Display` writes a line for the supervisor's keys, each group and each VM.
+/// The differences between two trees. `Display` writes a line for the supervisor's keys, each group and each VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Keys of the supervisor that apply at once.
     pub live: Keys,
-    /// Keys of the supervisor that apply only when it is restarted itself.
+    /// Keys of the supervisor that apply only when the supervisor is restarted.
     pub fixed: Keys,
-    /// The groups in their new order, then those that go.
+    /// The groups in their new order, then the groups that are removed.
     pub groups: Vec<GroupPlan>,
 }
 
-/// What differs in a group.
+/// The differences of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupPlan {
     /// The group's name.
     pub name: GroupName,
     /// How the group's own keys differ, with `order` when VMs have changed places. Never [`Change::Restart`].
     pub change: Change,
-    /// Its VMs in their new order, then those that go.
+    /// The VMs of the group in their new order, then the VMs that are removed.
     pub vms: Vec<VmPlan>,
 }
 
-/// What differs in a VM.
+/// The difference of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmPlan {
     /// The VM's name.
@@ -42,7 +42,7 @@ pub struct VmPlan {
     pub change: Change,
 }
 
-/// How something differs.
+/// The kind of a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// The group or VM is new.
@@ -50,7 +50,7 @@ pub enum Change {
         /// The group that the VM is taken from: the VM must be gone there before it can start here.
         from: Option<GroupName>,
     },
-    /// The group or VM goes.
+    /// The group or VM is removed.
     Removed,
     /// These keys apply at once and touch no running VM.
     Live(Keys),
@@ -61,12 +61,12 @@ pub enum Change {
         /// The keys that apply at once.
         live: Keys,
     },
-    /// Nothing differs.
+    /// There is no difference.
     Unchanged,
 }
 
 impl TreeSpec {
-    /// Returns what a reload from this tree to `new` changes. Groups and VMs are the same when their names are.
+    /// Returns the changes that a reload from this tree to `new` makes. Groups and VMs are identified by their names.
     pub fn diff(&self, new: &Self) -> Plan {
         let homes: HashMap<&VmName, &GroupName> =
             self.groups.iter().flat_map(|group| group.vms.iter().map(|vm| (&vm.name, &group.name))).collect();
@@ -112,7 +112,7 @@ fn removed(group: &GroupSpec) -> GroupPlan {
     GroupPlan { name: group.name.clone(), change: Change::Removed, vms: vms.collect() }
 }
 
-/// Returns the order of those VMs that are in the other list, too: VMs that come or go are told by themselves.
+/// Returns the order of the VMs that the other list has, too: VMs that are added or removed are reported by themselves.
 fn order<'v>(vms: &'v [VmSpec], other: &[VmSpec]) -> Vec<&'v VmName> {
     vms.iter().map(|vm| &vm.name).filter(|name| other.iter().any(|other| other.name == **name)).collect()
 }
@@ -145,14 +145,14 @@ impl Change {
 }
 
 impl Plan {
-    /// Returns whether nothing differs.
+    /// Returns whether the two trees are equal.
     pub fn is_empty(&self) -> bool {
         let same = |change: &Change| *change == Change::Unchanged;
         let group = |group: &GroupPlan| same(&group.change) && group.vms.iter().all(|vm| same(&vm.change));
         self.live.is_empty() && self.fixed.is_empty() && self.groups.iter().all(group)
     }
 
-    /// Returns the VMs that have to be started anew for all of the new configuration to hold.
+    /// Returns the VMs that must be started anew before all of the new configuration holds.
     pub fn needs_restart(&self) -> impl Iterator<Item = &VmName> {
         let vms = self.groups.iter().flat_map(|group| &group.vms);
         vms.filter(|vm| matches!(vm.change, Change::Restart { .. })).map(|vm| &vm.name)

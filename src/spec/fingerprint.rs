@@ -1,4 +1,4 @@
-//! Tells whether a running VM was started with a configuration: by a fingerprint of the keys that only a new start can
+//! Tells whether a running VM was started with a configuration, by a fingerprint of the keys that only a new start can
 //! change. The fingerprint is kept in a label of the VM, in its journal entry and nowhere else.
 
 mod legacy;
@@ -8,15 +8,17 @@ use super::keys::{Effect, Keyed};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
-/// The form of the fingerprint. Another canonical text, or another default of a key that is in it, needs another one.
+/// The version of the fingerprint. A change of the canonical text, or of the default of a key in it, needs a new
+/// version.
 const FORM: &str = "2-";
 
-/// Bytes of the hash that are kept: 128 bits.
+/// The number of bytes of the hash that are kept: 128 bits.
 const KEPT: usize = 16;
 
 impl VmSpec {
     /// Returns the fingerprint of the keys whose change waits for the next start of the VM. It is the same in every run
-    /// and every version of the supervisor. Not for secrets: who can guess the environment can verify the guess.
+    /// and every version of the supervisor. It does not protect secrets: a reader who can guess the environment can
+    /// verify the guess.
     pub fn fingerprint(&self) -> String {
         let hash = Sha256::digest(canonical(self));
         hash[..KEPT].iter().fold(FORM.to_owned(), |mut text, byte| {
@@ -31,8 +33,8 @@ impl VmSpec {
     }
 }
 
-/// Returns a line `name=value` for each key, in the order of their names. A key that has its default is left out: so
-/// a new version, which knows more keys, computes the same text for a VM that uses none of them.
+/// Returns a line `name=value` for each key, in the order of their names. A key that has its default is left out: so a
+/// new version, which knows more keys, computes the same text for a VM that uses none of them.
 fn canonical(spec: &VmSpec) -> String {
     let rows = VmSpec::ROWS.iter().filter(|row| row.effect == Effect::NextStart);
     let written = rows.filter(|row| row.get(spec) != row.get(&VmSpec::blank()));
@@ -70,7 +72,7 @@ mod tests {
         assert_eq!(vm(MachineSpec::process(), &[], &[]).fingerprint(), "2-294b1fad6f1019f549cbb82662143bba");
     }
 
-    /// A default is left out of the canonical text, and so it must stay what it is.
+    /// A default is left out of the canonical text, and therefore must never change.
     #[test]
     fn the_defaults_of_these_keys_are_part_of_the_stored_form() {
         let rows = VmSpec::ROWS.iter().filter(|row| row.effect == Effect::NextStart);

@@ -1,9 +1,9 @@
-//! Lists every key of the configuration file: one row each.
+//! Lists every key of the configuration file, with one row for each key.
 //!
-//! Everything that treats keys alike is derived from these rows: reading and merging a file, resolving it to a
+//! All code that treats keys alike is derived from these rows: reading and merging a file, resolving it to a
 //! specification, the plan of a reload, the fingerprint, the form in which a specification is stored, and the JSON
-//! schema. A new key is a field of a specification, its default in that specification's constructor, and a row here.
-//! A field without a row, and a row without a field, do not compile.
+//! schema. A new key is a field of a specification, its default in that specification's constructor, and a row here. A
+//! field without a row, and a row without a field, do not compile.
 
 use super::datum::Datum;
 use super::{
@@ -14,10 +14,10 @@ use super::{
 use serde_json::{Map, Value};
 use strum::VariantNames;
 
-/// What the file may hold for a key.
+/// The values that the file may hold for a key.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// `true` or `false`.
+    /// A boolean: `true` or `false`.
     Flag,
     /// A whole number between two bounds, both included.
     Whole(u32, u32),
@@ -27,15 +27,15 @@ pub enum Kind {
     Duration,
     /// A duration that is longer than zero.
     Period,
-    /// One of a few words.
+    /// One of a fixed set of words.
     Word(&'static Words),
-    /// A name of at most so many bytes.
+    /// A name of at most this number of bytes.
     Name(usize),
     /// The names of groups.
     Names,
     /// A file or directory; a relative path begins at the configuration file's folder.
     Path,
-    /// A program: as a path, but a bare name stays one and is looked for in PATH.
+    /// A program: a path like other paths, or a bare name that is looked for in PATH.
     Program,
     /// A program and its arguments; an empty list is no program.
     Command,
@@ -52,7 +52,7 @@ pub enum Kind {
 /// The words that a key may hold.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Words {
-    /// What a word of these is, for messages.
+    /// The term for such a word, for messages.
     pub what: &'static str,
     /// Every word that the key accepts.
     pub list: &'static [&'static str],
@@ -60,7 +60,7 @@ pub struct Words {
     pub aliases: &'static [(&'static str, &'static str)],
 }
 
-/// Where a key may be written.
+/// The tables in which a key may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// The key stands in `[supervisor]`.
@@ -75,14 +75,15 @@ pub enum Scope {
     Policy,
 }
 
-/// When a change of a key takes effect.
+/// The moment at which a change of a key takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// At once, without touching a running VM.
     Live,
     /// At the next start of the VM. These keys make up the fingerprint.
     NextStart,
-    /// At the next start of the supervisor. The name of a group or VM is its identity: with another name it is another.
+    /// At the next start of the supervisor. The name of a group or VM is its identity: with another name it is another
+    /// group or VM.
     Fixed,
 }
 
@@ -91,13 +92,13 @@ pub enum Effect {
 pub struct Row<S: 'static> {
     /// The key in full, such as `restart.backoff.max_delay`.
     pub name: &'static str,
-    /// What it may hold.
+    /// The values that the key may hold.
     pub kind: Kind,
-    /// Where it may be written.
+    /// The tables in which the key may be written.
     pub scope: Scope,
-    /// When a change takes effect.
+    /// The moment at which a change takes effect.
     pub effect: Effect,
-    /// What it means, in one line.
+    /// The description of the key, in one line.
     pub doc: &'static str,
     has_default: bool,
     get: fn(&S) -> Value,
@@ -109,7 +110,7 @@ pub trait Keyed: Sized + 'static {
     /// Every key, in the order of `config/reference.toml`.
     const ROWS: &'static [Row<Self>];
 
-    /// Returns a specification with every default and a placeholder for what has none.
+    /// Returns a specification with every default, and a placeholder for each key that has no default.
     fn blank() -> Self;
 }
 
@@ -119,13 +120,14 @@ impl<S: Keyed> Row<S> {
         (self.get)(spec)
     }
 
-    /// Sets the value in `spec`. Returns whether the value has the form that [`Row::get`] returns; if not, nothing is set.
+    /// Sets the value in `spec`. Returns whether the value has the form that [`Row::get`] returns; if not, `spec` is
+    /// not changed.
     #[must_use]
     pub fn set(&self, spec: &mut S, value: &Value) -> bool {
         (self.set)(spec, value)
     }
 
-    /// Returns the default, if there is one that is always the same.
+    /// Returns the default, if the key has a default that is always the same.
     pub fn default(&self) -> Option<Value> {
         let value = self.has_default.then(|| self.get(&S::blank()))?;
         (!value.is_null()).then_some(value)
@@ -138,11 +140,10 @@ impl VmSpec {
         Self::ROWS.iter().map(|row| (row.name.to_owned(), row.get(self))).collect()
     }
 
-    /// Returns the specification that [`VmSpec::to_keys`] was called on. A key that is not there has its default; one that
-    /// is not known was written by a newer version, and is left out.
+    /// Returns the specification that [`VmSpec::to_keys`] was called on. A missing key has its default; an unknown key
+    /// was written by a newer version, and is left out.
     ///
-    /// # Errors
-    /// The key whose value is of the wrong form.
+    /// Returns the key whose value is of the wrong form.
     pub(crate) fn from_keys(keys: &Map<String, Value>) -> Result<Self, &'static str> {
         let mut spec = Self::blank();
         for row in Self::ROWS {
@@ -156,15 +157,15 @@ impl VmSpec {
     }
 }
 
-/// Makes the rows of a specification. Each part is a structure, the way to it from the specification, and a row for each
-/// of its fields; fields that are parts themselves, or not keys at all, stand behind `besides`.
+/// Makes the rows of a specification. Each part is a structure, the way to it from the specification, and a row for
+/// each of its fields; fields that are parts themselves, or not keys at all, stand behind `besides`.
 macro_rules! rows {
     ($spec:ident; $(
         $part:ident $way:tt $scope:ident $(besides($($other:ident),*))? {
             $($field:ident $name:literal $kind:expr, $effect:ident, $doc:literal $(, no $default:ident)?;)*
         }
     )*) => {{
-        // Takes each part to pieces, so that a field is neither forgotten nor invented: "pattern requires `..` due to
+        // Destructures each part, so that every field has a row and every row a field: "pattern requires `..` due to
         // inaccessible fields" says that a field of the structure has no row.
         $(const _: fn(&$part) = |$part { $($field: _,)* $($($other: _,)*)? }| ();)*
         &[$($(Row {
@@ -208,7 +209,7 @@ impl Keyed for TreeSpec {
                 "the launcher's run directories; without it the launcher decides";
             pepita "pepita" Kind::Program, Fixed,
                 "the launcher; a bare name is looked for beside our own program, then in PATH";
-            // The executor is given its width for life.
+            // The executor cannot change its number of parallel launches while it runs.
             max_parallel_launches "max_parallel_launches" Kind::Whole(1, 1024), Fixed,
                 "launches under way at once, 1 to 1024";
             orphans "orphans" words!(Orphans, "way with orphans"), Live,
@@ -222,7 +223,7 @@ impl Keyed for TreeSpec {
             max_restarts "intensity" ANY, Live, "how many escalations of groups the root bears in a period";
             period "period" Kind::Period, Live, "the window in which escalations are counted";
         }
-        // Delays the restart of a group that has escalated.
+        // The delay of the restart of a group that has escalated.
         Backoff [backoff] Supervisor {
             initial "backoff.initial_delay" Kind::Duration, Live, "before the first restart of an escalated group";
             max "backoff.max_delay" Kind::Duration, Live, "the longest delay, before jitter";
@@ -285,7 +286,7 @@ impl Keyed for VmSpec {
         }
         RestartSpec [restart] Policy besides(backoff) {
             policy "restart.policy"
-                // OTP's words.
+                // These words are OTP's.
                 words!(Restart, "restart policy", "permanent" = "always", "transient" = "on-failure", "temporary" = "never"),
                 Live, "always | on-failure | never | unless-stopped (or permanent, transient, temporary)";
             max_retries "restart.max_retries" ANY, Live, "consecutive failures before giving up; 0 = no limit";
@@ -347,7 +348,7 @@ mod tests {
             assert!(row.set(&mut spec, &value), "{}", row.name);
             assert_eq!(spec, S::blank(), "{}", row.name);
             assert!(!row.set(&mut spec, &serde_json::json!({ "no": ["value"] })), "{}", row.name);
-            // A word of the file is a word of the specification.
+            // Every word of the file must be a word of the specification.
             let Kind::Word(words) = row.kind else { continue };
             for word in words.list.iter().chain(words.aliases.iter().map(|(_, word)| word)) {
                 assert!(row.set(&mut spec, &(*word).into()), "{}: {word}", row.name);
@@ -370,7 +371,7 @@ mod tests {
         let all = || GroupSpec::ROWS.iter().map(|row| (row.name, row.scope)).chain(inherited.clone());
         let names: HashSet<_> = all().map(|(name, _)| name).collect();
         assert_eq!(names.len(), all().count());
-        // The section of the file is the first word of the name, except of the machine's keys.
+        // The section of the file is the first word of the name, except for the keys of the machine.
         assert!(all().all(|(name, scope)| name.contains('.') == (scope == Scope::Policy)));
     }
 
@@ -383,7 +384,8 @@ mod tests {
         spec.cid = crate::spec::Cid::new(9).ok();
         let mut keys = spec.to_keys();
         assert_eq!(VmSpec::from_keys(&keys), Ok(spec.clone()));
-        // What a newer version writes does not stand in the way, and what an older one did not write has its default.
+        // A key that a newer version wrote is no obstacle, and a key that an older version did not write has its
+        // default.
         keys.insert("a_later_key".into(), 1.into());
         keys.remove("standby");
         assert_eq!(VmSpec::from_keys(&keys), Ok(spec));

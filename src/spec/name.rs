@@ -4,7 +4,7 @@ use pepita_wire::VmId;
 use std::fmt;
 use std::str::FromStr;
 
-/// What every VM id of ours begins with; clients of the adapter know it.
+/// The prefix of every VM id of this project; clients of the adapter know it.
 const PREFIX: &str = "duende-vm-";
 
 /// A VM's name in the configuration. Its [`VmId`] is `duende-vm-<name>`, so that a name has at most 53 bytes.
@@ -34,14 +34,14 @@ impl VmName {
     /// Returns the name, if it is allowed.
     ///
     /// # Errors
-    /// When the name breaks the rule that the error states.
+    /// Returns an error when the name breaks the rule that the error states.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
         let invalid = || InvalidName { name: name.to_owned(), cap: Self::CAP };
         VmId::new(name).map_err(|_| invalid())?;
         VmId::new(&format!("{PREFIX}{name}")).map(Self).map_err(|_| invalid())
     }
 
-    /// Returns the name of a VM id of ours; `None` for a foreign one.
+    /// Returns the name of a VM from its id; `None` for the id of a foreign VM.
     pub fn from_id(id: &str) -> Option<Self> {
         Self::new(id.strip_prefix(PREFIX)?).ok()
     }
@@ -61,7 +61,7 @@ impl GroupName {
     /// Returns the name, if it is allowed.
     ///
     /// # Errors
-    /// When the name breaks the rule that the error states.
+    /// Returns an error when the name breaks the rule that the error states.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
         let invalid = |_| InvalidName { name: name.to_owned(), cap: pepita_wire::name::NAME_CAP };
         VmId::new(name).map(Self).map_err(invalid)
@@ -115,7 +115,7 @@ impl Cid {
     /// Returns the CID, if a guest may have it.
     ///
     /// # Errors
-    /// When the CID is reserved.
+    /// Returns an error when the CID is reserved.
     pub fn new(cid: u32) -> Result<Self, InvalidCid> {
         if (3..u32::MAX).contains(&cid) { Ok(Self(cid)) } else { Err(InvalidCid(cid)) }
     }
@@ -137,11 +137,11 @@ impl fmt::Display for Cid {
 pub struct Port(pub u32);
 
 impl Port {
-    /// The port of a guest agent that is not told another one.
+    /// The port of a guest agent for which no other port is configured.
     pub const DEFAULT: Self = Self(pepita_wire::DEFAULT_PORT);
 }
 
-/// Which start of a VM: a number that only grows, also across restarts of the supervisor.
+/// The number of a start of a VM, which only grows, also across restarts of the supervisor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Incarnation(pub u64);
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use strum::{Display, EnumString, IntoStaticStr, VariantNames};
 
-/// Which siblings share a failure (OTP's `supervisor`).
+/// The strategy of a group, which says which siblings share a failure (OTP's `supervisor`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub enum Strategy {
@@ -21,17 +21,17 @@ pub enum Strategy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Restart {
-    /// However the VM ended. A restart of the supervisor also starts a VM that the operator had stopped.
+    /// Restart however the VM ended. A restart of the supervisor also starts a VM that the operator had stopped.
     Always,
-    /// When the VM did not end cleanly.
+    /// Restart when the VM did not end cleanly.
     OnFailure,
-    /// Never.
+    /// Never restart the VM.
     Never,
-    /// However the VM ended, but a VM that the operator had stopped stays down.
+    /// Restart however the VM ended, but a VM that the operator had stopped stays down.
     UnlessStopped,
 }
 
-/// How soon a VM is restarted: `initial * multiplier^(attempt-1)`, at most `max`, then times `1 + U[0, jitter)`.
+/// The delays before restarts: `initial * multiplier^(attempt-1)`, at most `max`, then times `1 + U[0, jitter)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
     /// The delay before the first restart.
@@ -40,7 +40,7 @@ pub struct Backoff {
     pub max: Duration,
     /// The growth with each attempt, at least 1.
     pub multiplier: f64,
-    /// The part of the delay that chance may add, 0 to 1.
+    /// The part of the delay that the jitter may add, 0 to 1.
     pub jitter: f64,
 }
 
@@ -50,24 +50,24 @@ impl Default for Backoff {
     }
 }
 
-/// How many restarts in how much time are allowed (intensity and period of OTP's `supervisor`).
+/// The number of restarts that are allowed within a period (intensity and period of OTP's `supervisor`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Intensity {
-    /// The number of restarts that are allowed; one more is not.
+    /// The number of restarts that are allowed; another restart exceeds it.
     pub max_restarts: u32,
     /// The sliding window in which they are counted.
     pub period: Duration,
 }
 
 impl Intensity {
-    /// Returns the default for a group of so many VMs: the larger of 6 and 3 for each VM, in 60 s.
+    /// Returns the default for a group of this number of VMs: the larger of 6 and 3 for each VM, in 60 s.
     pub(crate) fn default_for(vms: usize) -> Self {
         let max_restarts = u32::try_from(vms).unwrap_or(u32::MAX).saturating_mul(3).max(6);
         Self { max_restarts, period: Duration::from_secs(60) }
     }
 }
 
-/// What happens when a group restarts too often.
+/// The consequence of too many restarts in a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub enum OnIntensityExceeded {
@@ -79,7 +79,7 @@ pub enum OnIntensityExceeded {
     Delay,
 }
 
-/// What happens when a VM has used up its attempts.
+/// The consequence when a VM has used up its attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum OnGiveUp {
@@ -96,9 +96,9 @@ pub struct RestartSpec {
     pub policy: Restart,
     /// Consecutive failures before the supervisor gives up; 0 for no limit.
     pub max_retries: u32,
-    /// What giving up means.
+    /// The consequence of giving up.
     pub on_give_up: OnGiveUp,
-    /// A VM that is Ready for so long has its failures forgotten.
+    /// The time for which a VM must be Ready to have its failures cleared.
     pub reset_after: Duration,
     /// Exit codes that are clean.
     pub success: BTreeSet<i32>,
@@ -106,7 +106,7 @@ pub struct RestartSpec {
     pub never: BTreeSet<i32>,
     /// Exit codes after which the VM is always restarted.
     pub always: BTreeSet<i32>,
-    /// How soon the VM is restarted.
+    /// The delays before the restarts of the VM.
     pub backoff: Backoff,
 }
 
@@ -125,17 +125,17 @@ impl Default for RestartSpec {
     }
 }
 
-/// When a VM counts as Ready.
+/// The condition under which a VM counts as Ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Readiness {
-    /// When its daemon runs (systemd's `Type=exec`).
+    /// The VM is Ready when its daemon runs (systemd's `Type=exec`).
     Started,
-    /// When its daemon has sent `READY=1` (systemd's `Type=notify`).
+    /// The VM is Ready when its daemon has sent `READY=1` (systemd's `Type=notify`).
     Notify,
 }
 
-/// What a failed first start means.
+/// The consequence of a failed first start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum OnStartFailure {
@@ -150,9 +150,9 @@ pub enum OnStartFailure {
 pub struct StartSpec {
     /// When the VM counts as Ready.
     pub ready: Readiness,
-    /// How long it may take from the launch until the VM is Ready.
+    /// The time limit from the launch until the VM is Ready.
     pub timeout: Duration,
-    /// What a failed first start means.
+    /// The consequence of a failed first start.
     pub on_failure: OnStartFailure,
 }
 
@@ -171,7 +171,7 @@ impl Default for StartSpec {
 pub struct StopSpec {
     /// The signal that the daemon is sent first.
     pub signal: Signal,
-    /// How long the daemon has to end before the VM is destroyed; zero destroys the VM at once.
+    /// The time that the daemon has to end before the VM is destroyed; zero destroys the VM at once.
     pub timeout: Duration,
 }
 
@@ -181,7 +181,7 @@ impl Default for StopSpec {
     }
 }
 
-/// What being unhealthy leads to.
+/// The consequence of being unhealthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum OnUnhealthy {
@@ -196,17 +196,17 @@ pub enum OnUnhealthy {
 pub struct HealthSpec {
     /// The time between two probes; zero for no probes.
     pub interval: Duration,
-    /// How long one probe may take.
+    /// The time limit of one probe.
     pub timeout: Duration,
-    /// How many failed probes in a row make the VM unhealthy.
+    /// The number of failed probes in a row that make the VM unhealthy.
     pub retries: u32,
-    /// How long after the daemon's start failed probes do not count.
+    /// The time after the daemon's start in which failed probes do not count.
     pub start_period: Duration,
-    /// A command that is run in the guest and exits 0 when it is healthy; empty for the agent's ping only.
+    /// A command that is run in the guest and exits with 0 when the guest is healthy; empty for the agent's ping only.
     pub command: Vec<String>,
-    /// How often the daemon must send `WATCHDOG=1`; zero for no watchdog.
+    /// The interval in which the daemon must send `WATCHDOG=1`; zero for no watchdog.
     pub watchdog: Duration,
-    /// What being unhealthy leads to.
+    /// The consequence of being unhealthy.
     pub on_unhealthy: OnUnhealthy,
 }
 

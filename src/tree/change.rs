@@ -20,7 +20,7 @@ pub(crate) enum Change {
 impl Change {
     /// Returns the specification that the change leads to, checked as a whole.
     ///
-    /// `status` is what there is at the moment: a VM that has not yet left its group cannot start in another one.
+    /// `status` is the present status of the tree: a VM that has not yet left its group cannot start in another one.
     pub(crate) fn apply(self, old: &TreeSpec, status: &TreeStatus) -> Result<TreeSpec, ChangeError> {
         let new = match self {
             Self::Reload { spec, .. } => *spec,
@@ -73,20 +73,20 @@ impl Change {
     }
 }
 
-/// What a change of the tree means to the actor of a group.
+/// The consequence of a change of the tree for the actor of a group.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum GroupUpdate {
-    /// The group has an actor, which is to take the new specification.
+    /// The group has an actor, which takes the new specification.
     Reload { spec: GroupSpec, slot: usize },
-    /// The group is new.
+    /// The group is new and needs an actor.
     Spawn { spec: GroupSpec, slot: usize },
 }
 
-/// Returns what is to be done with the groups of a new specification.
+/// Returns the actions for the groups of a new specification.
 ///
-/// `slots` are those of the status table that the groups have, `last_slot` the last one that was given away. The table
-/// shows the groups in the order of their slots, which must be that of the specification: a group keeps its slot as long
-/// as that is so, and gets a new one behind all others if not.
+/// `slots` are the slots of the status table that the groups have, `last_slot` is the last slot that was given away.
+/// The table shows the groups in the order of their slots, which must be the order of the specification: a group keeps
+/// its slot while the orders agree, and gets a new slot behind all others if they do not.
 pub(crate) fn group_updates(
     old: &TreeSpec,
     new: &TreeSpec,
@@ -112,7 +112,7 @@ pub(crate) fn group_updates(
     updates
 }
 
-/// Refuses a VM that is still in one group and would be started by another: the VM would be there twice.
+/// Refuses a VM that is still in one group and would be started by another: the VM would exist twice.
 fn refuse_moved_vms(new: &TreeSpec, status: &TreeStatus) -> Result<(), ChangeError> {
     for group in &new.groups {
         for vm in &group.vms {

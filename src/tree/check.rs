@@ -1,5 +1,5 @@
-//! What a specification that was put together by hand may get wrong as a whole. No actor, no I/O.
-//! A configuration file was checked before, with line and column; here is the last line of defence.
+//! Checks of a specification as a whole, for specifications that are made by a program. No actor, no I/O. A
+//! configuration file was checked before, with line and column; these checks catch the remaining mistakes.
 
 use crate::spec::TreeSpec;
 use crate::spec::consistency::Contradiction;
@@ -7,34 +7,34 @@ use crate::spec::consistency::Contradiction;
 /// A specification that contradicts itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// Two groups of one name.
+    /// Two groups have the same name.
     #[error("duplicate group {0:?}")]
     DuplicateGroup(String),
-    /// Two VMs of one name, in whatever groups.
+    /// Two VMs have the same name, in whichever groups.
     #[error("group {group:?}: duplicate vm {vm:?}")]
     DuplicateVm {
-        /// The second one's group.
+        /// The group of the second VM.
         group: String,
         /// The name of the VM.
         vm: String,
     },
-    /// A group comes after one that is not there.
+    /// A group comes after a group that does not exist.
     #[error("group {group:?}: after = {after:?}, which is no group of this tree")]
     UnknownAfter {
         /// The name of the group.
         group: String,
-        /// The one that is not there.
+        /// The group that does not exist.
         after: String,
     },
-    /// Groups that wait for each other.
+    /// Groups wait for each other.
     #[error("groups wait for each other: {}", .0.join(", "))]
     Circle(Vec<String>),
 }
 
-/// Checks what no single part of a specification can know.
+/// Checks the rules that concern several parts of a specification.
 ///
 /// # Errors
-/// Names the first contradiction.
+/// Returns the first contradiction.
 pub fn check(spec: &TreeSpec) -> Result<(), SpecError> {
     let group = |index: usize| spec.groups[index].name.to_string();
     let vm = |(group, vm): (usize, usize)| spec.groups[group].vms[vm].name.to_string();

@@ -7,7 +7,7 @@ use crate::journal::JournalError;
 use crate::spec::{GroupName, VmName};
 use std::time::Duration;
 
-/// Why a tree did not start. Nothing was started, and nothing is left.
+/// The reason why a tree did not start. No VM was started, and nothing is left.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The specification contradicts itself.
@@ -30,7 +30,7 @@ pub enum StartError {
     Actor(String),
 }
 
-/// Why a change of a running tree was refused. Nothing of it was applied.
+/// The reason why a change of a running tree was refused. No part of it was applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     /// The specification would contradict itself.
@@ -51,18 +51,18 @@ pub enum ChangeError {
         /// The group that it would be in.
         to: String,
     },
-    /// What was named is not there, or is there already, or the tree is stopping.
+    /// The group or VM does not exist, or exists already, or the tree is stopping.
     #[error(transparent)]
     Refused(#[from] Refused),
 }
 
-/// Why a tree is not ready.
+/// The reason why a tree is not ready.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
     /// Becoming ready took too long.
     #[error("not ready after {}: {waiting}", humantime::format_duration(*.after))]
     Timeout {
-        /// How long was waited.
+        /// The time that was waited.
         after: Duration,
         /// The VMs that are not ready, each with its phase.
         waiting: String,
@@ -80,10 +80,10 @@ pub enum NotReady {
     Ending,
 }
 
-/// How a tree ended.
+/// The end of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TreeEnd {
-    /// The tree was told to stop, and nothing of it runs.
+    /// The tree was told to stop, and none of its VMs runs.
     Stopped,
     /// The tree was told to leave: its VMs run on, and the next run adopts them.
     Left,
@@ -104,7 +104,7 @@ impl std::fmt::Display for TreeEnd {
     }
 }
 
-/// How far a tree is.
+/// The stage of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Progress {
     Starting,

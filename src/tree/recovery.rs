@@ -1,5 +1,5 @@
-//! Decides what the successor of a failed actor begins with: an actor fails, its VMs do not.
-//! Knows no actors, no clock and no I/O.
+//! Decides the state in which the successor of a failed actor begins: an actor fails, its VMs do not. Knows no actors,
+//! no clock and no I/O.
 //!
 //! ```text
 //! group's actor fails ──▶ Schedule: what is the group at? ── up, waiting, going down ──▶ Recovery: its successor
@@ -11,20 +11,20 @@ use crate::group::{Goal, GroupEnd};
 use crate::observe::TreeStatus;
 use crate::spec::{Cid, GroupName, GroupSpec, TreeSpec, VmName};
 
-/// What the successor of a group's actor begins with.
+/// The state in which the successor of a group's actor begins.
 #[derive(Debug, PartialEq)]
 pub(super) struct Recovery {
     pub(super) spec: GroupSpec,
     pub(super) goal: Goal,
     /// How the group ended, if it was down.
     pub(super) ended: Option<GroupEnd>,
-    /// VMs that were being removed from the group. No configuration has them any more, so the successor would not end
-    /// them.
+    /// VMs that were being removed from the group. They are in no configuration any more, so that the successor would
+    /// not end them.
     pub(super) abandoned: Vec<VmName>,
 }
 
 impl Recovery {
-    /// Returns what the successor begins with. `goal` is what the schedule says that the group is at.
+    /// Returns the state in which the successor begins. `goal` is the goal of the group according to the schedule.
     pub(super) fn of(group: &GroupName, goal: Goal, spec: &TreeSpec, status: &TreeStatus) -> Option<Self> {
         let known = spec.groups.iter().find(|known| known.name == *group).cloned();
         let spec = match goal {
@@ -39,8 +39,9 @@ impl Recovery {
     }
 }
 
-/// Returns all CIDs that are known to be held, by VMs that run, then by VMs that the journal knows of; and those that
-/// cannot be reserved, with the reason. The launcher, which claims each CID of the host, finds those out, too.
+/// Returns all CIDs that are known to be held: first the CIDs of VMs that run, then the CIDs of VMs that the journal
+/// knows. Also returns the CIDs that cannot be reserved, with the reason; the launcher, which claims each CID of the
+/// host, detects those as well.
 pub(super) fn held_cids(
     supervisor: &str,
     running: &[(VmName, Cid)],

@@ -1,5 +1,5 @@
-//! The root actor: owns the groups and the actors that they all use. The actor only translates: messages become questions
-//! to the [`Schedule`] and, at the end, to the [`Shutdown`]; their answers become effects.
+//! The root actor: owns the groups and the actors that all groups use. The actor only translates: messages become
+//! questions to the [`Schedule`] and, at the end, to the [`Shutdown`]; their answers become effects.
 
 mod children;
 mod spawn;
@@ -29,16 +29,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
 
-/// What the root can be told.
+/// A message to the root.
 #[derive(Debug)]
 pub(crate) enum RootMsg {
-    /// Start what may start.
+    /// Start the groups that may start.
     Begin,
     /// Take in a group's report.
     Group(GroupReport),
-    /// A group's actor is gone. The root sends this to itself, behind all that the actor had reported.
+    /// A group's actor is gone. The root sends this to itself, behind all reports of that actor.
     GroupGone { group: GroupName, epoch: u64, why: String },
-    /// Give the group of this VM a command.
+    /// Send a command for this VM to its group.
     Command { vm: VmName, command: Command, reply: Reply<Result<(), Refused>> },
     /// Forward a request to this VM, through its group.
     Forward { vm: VmName, request: VmRequest },
@@ -46,15 +46,15 @@ pub(crate) enum RootMsg {
     Change { change: Change, reply: Reply<Result<Plan, ChangeError>> },
     /// Return the specification in force.
     Spec { reply: Reply<TreeSpec> },
-    /// Stop everything in order.
+    /// Stop all VMs in order.
     Stop,
-    /// End everything at once.
+    /// Kill all VMs at once.
     Destroy,
     /// End without touching the VMs.
     Leave,
     /// The launcher's list, during the shutdown.
     Listed(Result<Vec<StatusRecord>, String>),
-    /// A call that the shutdown waits for was answered; with what went wrong.
+    /// A call that the shutdown waits for was answered, with the error if it failed.
     Answered(Option<String>),
     /// Ask for the launcher's list once more, during the shutdown.
     LookAgain,
@@ -66,7 +66,7 @@ pub(crate) enum RootMsg {
 #[derive(Debug)]
 pub(crate) struct Root;
 
-/// What the root begins with.
+/// The arguments with which the root is spawned.
 #[derive(Debug)]
 pub(crate) struct RootArgs {
     pub(crate) spec: TreeSpec,
@@ -80,7 +80,7 @@ pub(crate) struct RootArgs {
     pub(crate) outcome: Outcome,
 }
 
-/// The place where the root leaves word of how the tree ended.
+/// The place where the root records how the tree ended.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outcome(Arc<Mutex<Option<TreeEnd>>>);
 
@@ -108,7 +108,7 @@ pub(crate) struct RootState {
     last_epoch: u64,
     progress: watch::Sender<Progress>,
     outcome: Outcome,
-    /// Set once no group is at work any more.
+    /// Set once every group has ended its work.
     shutdown: Option<Shutdown>,
     alarm: Alarm,
 }
@@ -175,7 +175,7 @@ impl Actor for Root {
             RootMsg::GroupGone { group, epoch, why } => {
                 steps = state.recover_group(&me, group, epoch, &why).await?;
             }
-            // A group that is down already would come back, and nothing would take it down again.
+            // A group that is down already would come back, and no further step would take it down again.
             RootMsg::Command { command, reply, .. } if command != Command::Stop && !state.is_up() => {
                 reply.send(Err(Refused::Stopping));
             }
@@ -214,10 +214,11 @@ impl Actor for Root {
     ) -> Result<(), ActorProcessingErr> {
         let Some(LostChild { id, why }) = LostChild::of(event) else { return Ok(()) };
         match state.children.remove(&id) {
-            // At once: all groups wait for these two.
+            // These two are replaced at once: all groups wait for them.
             Some(ChildKind::Cids) => state.replace_cids(&me, &why).await?,
             Some(ChildKind::Executor) => state.replace_executor(&me, &why).await?,
-            // Behind what the group reported last: ractor delivers this event before messages that were sent earlier.
+            // The event goes behind the last report of the group: ractor delivers it before messages that were sent
+            // earlier.
             Some(ChildKind::Group { name, epoch }) => {
                 me.cast(RootMsg::GroupGone { group: name, epoch, why })?;
             }
@@ -227,7 +228,7 @@ impl Actor for Root {
     }
 }
 
-/// Returns the time by the runtime's clock, and chance.
+/// Returns the time by the runtime's clock, and a random number.
 fn at() -> At {
     At { now: now(), draw: fastrand::f64() }
 }
@@ -331,12 +332,12 @@ impl RootState {
         self.alarm.set(me, self.schedule.wake_at(), RootMsg::Tick);
     }
 
-    /// Leaves the VMs alone, and ends the actors: from here on nothing is launched, stopped or destroyed.
+    /// Leaves the VMs alone, and ends the actors: from here on no VM is launched, stopped or destroyed.
     fn leave(&mut self, me: &ActorRef<RootMsg>) {
         if self.shutdown.is_some() {
             return;
         }
-        // The VM actors go with their groups.
+        // The VM actors end together with their groups.
         for group in self.groups.values() {
             group.actor.kill();
         }
@@ -347,7 +348,7 @@ impl RootState {
         self.act(me, actions);
     }
 
-    /// Asks the shutdown, if there is one, what follows.
+    /// Asks the shutdown, if one is under way, for the next steps.
     fn shut_down(&mut self, me: &ActorRef<RootMsg>, ask: impl FnOnce(&mut Shutdown) -> Vec<Action>) {
         if let Some(actions) = self.shutdown.as_mut().map(ask) {
             self.act(me, actions);
@@ -376,7 +377,7 @@ impl RootState {
                     self.shared.services.executor.send(ExecutorMsg::Destroy { vm, reply });
                 }
                 Action::AwaitCalls(vm) => {
-                    // Calls about one VM are made one after the other: this one is answered last.
+                    // Calls about one VM are made one after the other: this call is answered last.
                     let reply = Reply::new(move |_: Option<_>| drop(me.cast(RootMsg::Answered(None))));
                     self.shared.services.executor.send(ExecutorMsg::Status { vm, reply });
                 }
@@ -392,8 +393,8 @@ impl RootState {
         }
     }
 
-    /// Sends a group a message. An actor that has just failed does not hear it; its successor begins with what is to be
-    /// done.
+    /// Sends a group a message. An actor that has just failed does not receive the message; its successor begins with
+    /// the work that is to be done.
     fn tell(&self, group: &GroupName, msg: GroupMsg) {
         if let Some(group) = self.groups.get(group) {
             group.tell(msg);

@@ -1,5 +1,6 @@
-//! Decides when groups start and stop: which group may start, which is the next to stop, what follows an escalation.
-//! Knows no actors, no clock and no I/O: the time comes in with each question, and the answer is what the root is to do.
+//! Decides when groups start and stop: which group may start, which group stops next, and the consequence of an
+//! escalation. Knows no actors, no clock and no I/O: the time comes in with each question, and the answer is a list of
+//! steps for the root.
 //!
 //! A group, as the root sees it:
 //!
@@ -30,27 +31,27 @@ use crate::policy::Window;
 use crate::spec::{Backoff, GroupName, Intensity, TreeSpec};
 use std::time::{Duration, Instant};
 
-/// How many actors of a group may fail while the group goes down; after that the shutdown ends its VMs.
+/// The number of actors of a group that may fail while the group goes down; after that the shutdown ends its VMs.
 const MAX_FAILURES_GOING_DOWN: u32 = 3;
 
-/// Where a group is, as the root sees it.
+/// The state of a group, as the root sees it.
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
-    /// Waits for the groups that it comes after.
+    /// The group waits for the groups that it comes after.
     Waiting,
-    /// Was told to start.
+    /// The group was told to start.
     Starting,
-    /// Was Ready once, and is up.
+    /// The group was Ready once, and is up.
     Ready { since: Instant },
-    /// Escalated, and starts afresh when its delay is over.
+    /// The group escalated, and starts afresh when its delay is over.
     Delayed { until: Instant },
-    /// Starts afresh when the groups that it comes after are up: its delay is over.
+    /// The delay of the group is over, and the group starts afresh when the groups that it comes after are up.
     Due,
-    /// Ended by itself, for good.
+    /// The group ended by itself, for good.
     Down { end: GroupEnd },
-    /// Was told to stop.
+    /// The group was told to stop.
     Stopping,
-    /// Has stopped as it was told.
+    /// The group has stopped as it was told.
     Gone,
 }
 
@@ -59,15 +60,15 @@ struct Entry {
     name: GroupName,
     after: Vec<GroupName>,
     phase: Phase,
-    /// Escalations in a row.
+    /// The number of escalations in a row.
     attempts: u32,
-    /// How many of its actors failed while it went down.
+    /// The number of its actors that failed while the group went down.
     actor_failures: u32,
-    /// Whether it is no longer in the configuration.
+    /// Whether the group is no longer in the configuration.
     removed: bool,
 }
 
-/// Where the tree as a whole is.
+/// The state of the tree as a whole.
 #[derive(Debug, Clone, PartialEq)]
 enum Stage {
     Up,
@@ -75,7 +76,7 @@ enum Stage {
     Down,
 }
 
-/// What the root is to do.
+/// A step of the root.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Step {
     Start(GroupName),
@@ -84,7 +85,7 @@ pub(crate) enum Step {
     Destroy(GroupName),
     /// The group is gone and no longer in the configuration: its actor may end.
     Remove(GroupName),
-    /// Tell the host something, about a group or about the tree.
+    /// Tell the host an event, about a group or about the tree.
     Tell(Option<GroupName>, String),
     /// All groups are Ready.
     Ready,
@@ -141,12 +142,12 @@ impl Schedule {
         }
     }
 
-    /// Takes in that time has passed.
+    /// Records that time has passed.
     pub(crate) fn tick(&mut self, now: Instant) -> Vec<Step> {
         self.finish(now)
     }
 
-    /// Takes in that an operator has brought back a group that was down: from now on it is kept up.
+    /// Records that an operator has brought back a group that was down: from now on the group is kept up.
     pub(crate) fn brought_back(&mut self, now: Instant, group: &GroupName) -> Vec<Step> {
         if let Some(entry) = self.entry(group)
             && matches!(entry.phase, Phase::Down { .. })
@@ -156,7 +157,7 @@ impl Schedule {
         self.finish(now)
     }
 
-    /// Takes in that a group is Ready.
+    /// Records that a group is Ready.
     pub(crate) fn ready(&mut self, now: Instant, group: &GroupName) -> Vec<Step> {
         if let Some(entry) = self.entry(group)
             && matches!(entry.phase, Phase::Starting)
@@ -166,7 +167,7 @@ impl Schedule {
         self.finish(now)
     }
 
-    /// Takes in that a group is down.
+    /// Records that a group is down.
     pub(crate) fn ended(&mut self, at: At, group: &GroupName, end: GroupEnd) -> Vec<Step> {
         let up = self.stage == Stage::Up;
         let (intensity, backoff) = (self.intensity, self.backoff);
@@ -178,7 +179,7 @@ impl Schedule {
             (Phase::Stopping, _) => entry.phase = Phase::Gone,
             (Phase::Gone, _) => {}
             (_, end @ GroupEnd::Escalated { .. }) if up && !entry.removed => {
-                // A group that was Ready for a whole period has a clean record.
+                // The escalations of a group that was Ready for a whole period are cleared.
                 if let Phase::Ready { since } = entry.phase
                     && at.now - since >= intensity.period
                 {
@@ -200,7 +201,7 @@ impl Schedule {
         self.finish(at.now)
     }
 
-    /// Takes in that a group's actor has failed. Returns what its successor is to reach, `None` if it gets none.
+    /// Records that a group's actor has failed. Returns the goal of its successor, `None` if it gets no successor.
     pub(crate) fn group_failed(
         &mut self,
         now: Instant,
@@ -250,7 +251,7 @@ impl Schedule {
         (then, self.finish(now))
     }
 
-    /// Takes in that an actor that all groups use has failed and is replaced.
+    /// Records that an actor that all groups use has failed and is replaced.
     pub(crate) fn service_failed(&mut self, now: Instant, what: &str) -> Vec<Step> {
         if self.stage == Stage::Up {
             self.record_failure(now, what);
@@ -268,13 +269,13 @@ impl Schedule {
         }
     }
 
-    /// Stops everything, in order, by a deadline.
+    /// Stops all groups, in order, by a deadline.
     pub(crate) fn stop(&mut self, now: Instant) -> Vec<Step> {
         self.go_down(now, TreeEnd::Stopped);
         self.finish(now)
     }
 
-    /// Ends everything at once.
+    /// Kills all VMs at once.
     pub(crate) fn destroy(&mut self, now: Instant) -> Vec<Step> {
         self.go_down(now, TreeEnd::Stopped);
         if let Stage::Stopping { deadline, .. } = &mut self.stage {
@@ -289,13 +290,13 @@ impl Schedule {
     }
 
     fn go_down(&mut self, now: Instant, end: TreeEnd) {
-        // The first reason counts, and so does the first deadline.
+        // The first reason holds, and so does the first deadline.
         if self.stage == Stage::Up {
             self.stage = Stage::Stopping { deadline: now + self.shutdown_timeout, end, destroyed: false };
         }
     }
 
-    /// Takes a new specification that was checked. New groups start in their turn, and removed groups stop in theirs.
+    /// Applies a new specification that was checked. New groups start in their turn, and removed groups stop in theirs.
     pub(crate) fn reload(&mut self, now: Instant, spec: &TreeSpec) -> Vec<Step> {
         self.intensity = spec.intensity;
         self.backoff = spec.backoff;
@@ -307,7 +308,7 @@ impl Schedule {
         self.finish(now)
     }
 
-    /// Returns when to call [`Schedule::tick`], if nothing happens before.
+    /// Returns the moment at which to call [`Schedule::tick`], if no event comes before.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         match self.stage {
             Stage::Up => {
@@ -327,7 +328,7 @@ impl Schedule {
         self.stage == Stage::Up
     }
 
-    /// Returns how far the tree is.
+    /// Returns the stage of the tree.
     pub(crate) fn progress(&self) -> Progress {
         if self.stage != Stage::Up {
             return Progress::Ending;
@@ -349,7 +350,7 @@ impl Schedule {
         self.groups.iter().filter(|entry| !entry.removed).all(Entry::is_satisfied)
     }
 
-    /// Brings everything to where it belongs at this moment, and returns the steps.
+    /// Brings all groups to the state that belongs to this moment, and returns the steps.
     fn finish(&mut self, now: Instant) -> Vec<Step> {
         match self.stage {
             Stage::Up => {
@@ -384,8 +385,8 @@ impl Schedule {
         }
     }
 
-    /// Stops each group that is to go, unless another group comes after it that is still to go. That holds for groups that
-    /// are down, too: an operator may have started one of their VMs.
+    /// Stops each group that is to be stopped, unless another group comes after it that still has to stop. That holds
+    /// for groups that are down, too: an operator may have started one of their VMs.
     fn stop_in_turn(&mut self) {
         let everything = self.stage != Stage::Up;
         let goes = |entry: &Entry| (everything || entry.removed) && entry.phase != Phase::Gone;
@@ -410,7 +411,8 @@ impl Schedule {
             self.groups.iter().filter(|e| e.is_satisfied()).map(|e| e.name.clone()).collect();
         let known: Vec<GroupName> = self.groups.iter().map(|e| e.name.clone()).collect();
         for entry in self.groups.iter_mut().filter(|entry| !entry.removed) {
-            // Noted before the dependencies are looked at: a moment that has passed must not be waited for again and again.
+            // The state changes before the dependencies are looked at: otherwise a moment that has passed would be
+            // waited for again and again.
             if matches!(entry.phase, Phase::Delayed { until } if until <= now) {
                 entry.phase = Phase::Due;
             }
@@ -438,7 +440,7 @@ impl Schedule {
 }
 
 impl Entry {
-    /// Returns whether the groups that come after this one may start: it is Ready, or has done its work and ended.
+    /// Returns whether the groups that come after this group may start: it is Ready, or has done its work and ended.
     fn is_satisfied(&self) -> bool {
         matches!(self.phase, Phase::Ready { .. } | Phase::Down { end: GroupEnd::AutoShutdown })
     }

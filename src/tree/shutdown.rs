@@ -1,6 +1,6 @@
-//! Decides how a tree ends once no group is at work any more: after a stop, the launcher's list shows whether really
-//! nothing is left; before the supervision leaves its VMs, calls that are under way come to their end.
-//! Knows no actors, no clock and no I/O.
+//! Decides how a tree ends once every group has ended its work: after a stop, the launcher's list shows whether any VM
+//! is left; before the supervision leaves its VMs, calls that are under way come to their end. Knows no actors, no
+//! clock and no I/O.
 //!
 //! ```text
 //! after a stop:    Listing ── listed ──▶ Removing ── all answered ──▶ Ended
@@ -17,10 +17,10 @@ use pepita_wire::StatusRecord;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the list is asked for before what is left is only told.
+/// The number of times that the list is requested before remaining VMs are only reported.
 const LOOKS: u32 = 5;
 
-/// How long to wait between two lists.
+/// The delay between two requests for the list.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// The end of a tree.
@@ -29,27 +29,27 @@ pub(super) struct Shutdown {
     end: TreeEnd,
     /// The supervisor's mark on its VMs.
     owner: Arc<str>,
-    /// How often the list was asked for.
+    /// The number of times that the list was requested.
     looks: u32,
     stage: Stage,
 }
 
 #[derive(Debug)]
 enum Stage {
-    /// The launcher was asked what there is, or will be, after a pause.
+    /// The launcher was asked for the list, or will be asked after a pause.
     Listing,
-    /// What was left is being removed.
+    /// The remaining VMs are being removed.
     Removing { pending: usize, problems: Vec<String> },
-    /// The launcher is at work for VMs that will run on.
+    /// The launcher works on VMs that will run on.
     Leaving { pending: usize },
-    /// Nothing more is to be done.
+    /// No more work is to be done.
     Ended,
 }
 
-/// What the root is to do.
+/// A step of the root.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Action {
-    /// Ask the launcher what there is, and bring the answer to [`Shutdown::listed`].
+    /// Ask the launcher for its list, and bring the answer to [`Shutdown::listed`].
     List,
     /// Have a VM destroyed, and bring the answer to [`Shutdown::answered`].
     Destroy(VmName),
@@ -57,7 +57,7 @@ pub(super) enum Action {
     AwaitCalls(VmName),
     /// Call [`Shutdown::look_again`] after this time.
     LookAgain(Duration),
-    /// Tell the host.
+    /// Tell the host a notice.
     Tell(String),
     /// End the tree.
     Finish(TreeEnd),
@@ -70,10 +70,10 @@ impl Shutdown {
     }
 
     /// Begins the end of a supervision that leaves its VMs running. No actor is left that could give the launcher
-    /// something to do.
+    /// further work.
     ///
-    /// Calls that are under way are waited for: a launcher that is killed half-way, because our process ends, would leave
-    /// half a VM.
+    /// Calls that are under way are waited for: a launcher that is killed half-way, because this process ends, would
+    /// leave an incomplete VM.
     pub(super) fn before_leaving(status: &TreeStatus, owner: Arc<str>) -> (Self, Vec<Action>) {
         let under_way = status.vms().filter(|vm| matches!(vm.phase, VmPhase::Starting | VmPhase::Stopping));
         let mut actions: Vec<Action> = under_way.map(|vm| Action::AwaitCalls(vm.name.clone())).collect();
@@ -83,7 +83,8 @@ impl Shutdown {
         (shutdown, actions)
     }
 
-    /// Takes in what the launcher knows of: traces of VMs that ended by themselves, and what a failed actor has lost.
+    /// Takes in the launcher's list: the traces of VMs that ended by themselves, and the VMs that a failed actor has
+    /// lost.
     pub(super) fn listed(&mut self, list: Result<Vec<StatusRecord>, String>) -> Vec<Action> {
         if !matches!(self.stage, Stage::Listing) {
             return Vec::new();
@@ -103,7 +104,7 @@ impl Shutdown {
         actions
     }
 
-    /// Takes in the answer of one call, with what went wrong.
+    /// Takes in the answer of one call, with the error if it failed.
     pub(super) fn answered(&mut self, problem: Option<String>) -> Vec<Action> {
         match &mut self.stage {
             Stage::Removing { pending, problems } => {
@@ -127,7 +128,7 @@ impl Shutdown {
         }
     }
 
-    /// Goes on once every call has been answered.
+    /// Continues once every call has been answered.
     fn proceed(&mut self) -> Vec<Action> {
         let problems = match &mut self.stage {
             Stage::Removing { pending: 0, problems } => std::mem::take(problems),
@@ -146,8 +147,8 @@ impl Shutdown {
         actions
     }
 
-    /// Returns whether a VM in the launcher's list is ours and must go. A tree that gave up leaves the records of VMs that
-    /// had ended: they say why.
+    /// Returns whether a VM in the launcher's list belongs to this supervisor and must be removed. A tree that gave up
+    /// leaves the records of VMs that had ended: they give the reason.
     fn is_to_go(&self, record: &StatusRecord) -> bool {
         let ours = record.labels.get(OWNER_LABEL).is_some_and(|label| **label == *self.owner);
         ours && (self.end == TreeEnd::Stopped || !record.state.is_terminal())

@@ -1,4 +1,4 @@
-//! Starts a tree: reads what there is, destroys what no configuration has, and spawns the root.
+//! Starts a tree: reads the present state, destroys the VMs that are in no configuration, and spawns the root.
 
 use super::error::{Progress, StartError, TreeEnd};
 use super::root::{Outcome, Root, RootArgs, RootMsg};
@@ -14,21 +14,21 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// What all handles to one tree share.
+/// The state that all handles to one tree share.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) name: Arc<str>,
     pub(super) root: ActorRef<RootMsg>,
     pub(super) bus: Bus,
     pub(super) status_table: StatusTable,
-    /// The events from the very start, for the first reader.
+    /// The events from the start of the tree, for the first reader.
     pub(super) first: Mutex<Option<Events>>,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) end: watch::Receiver<Option<TreeEnd>>,
     pub(super) runner: Runner,
 }
 
-/// The way of a tree to the world. A test hands in its own.
+/// The tree's access to the launcher and to sockets. A test supplies its own.
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// Calls the launcher.
@@ -54,8 +54,7 @@ pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Res
     let (bus, status_table) = (Bus::new(journal.store()), StatusTable::new());
     let first = bus.subscribe();
     for Unreadable { vm, why, aside } in journal.unreadable() {
-        let text =
-            format!("what is stored of it cannot be read: {why}; the file is kept as {}", aside.display());
+        let text = format!("its stored state cannot be read: {why}; the file is kept as {}", aside.display());
         bus.tell(None, EventKind::Notice { vm: Some(vm.clone()), text });
     }
     clear(&runner, &survey, &bus).await;
@@ -79,7 +78,7 @@ pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Res
     let (root, running) = spawned.map_err(|e| StartError::Actor(e.to_string()))?;
     let after = bus.clone();
     tokio::spawn(async move {
-        // An error says that the root's task was aborted, with its runtime.
+        // An error says that the root's task was aborted, together with its runtime.
         let _ = running.await;
         let lost = || TreeEnd::Failed { reason: "the root actor failed; the VMs run on".into() };
         let end = outcome.get().unwrap_or_else(lost);
@@ -90,8 +89,8 @@ pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Res
     Ok(Inner { name, root, bus, status_table, first: Mutex::new(Some(first)), progress: seen, end, runner })
 }
 
-/// Destroys the VMs that no configuration has, and removes what is left of VMs that have ended, before anything is started:
-/// a VM of the same name, or with the same CID, may be about to start.
+/// Destroys the VMs that are in no configuration, and removes the traces of VMs that have ended, before any VM is
+/// started: a VM of the same name, or with the same CID, may be about to start.
 async fn clear(runner: &Runner, survey: &Survey, bus: &Bus) {
     let notice = |vm: &VmName, text: String| {
         bus.tell(None, EventKind::Notice { vm: Some(vm.clone()), text });
@@ -114,7 +113,7 @@ async fn clear(runner: &Runner, survey: &Survey, bus: &Bus) {
     }
 }
 
-/// Removes from the journal the VMs that no configuration has any more.
+/// Removes the VMs that are in no configuration any more from the journal.
 fn remove_unknown(journal: &Journal, spec: &TreeSpec) {
     let known: BTreeSet<&VmName> =
         spec.groups.iter().flat_map(|group| &group.vms).map(|vm| &vm.name).collect();

@@ -1,4 +1,4 @@
-//! What the launcher's list means to a tree that starts. No actor, no I/O.
+//! Interprets the launcher's list for a tree that starts. No actor, no I/O.
 
 use crate::executor::argv::OWNER_LABEL;
 use crate::group::Found;
@@ -6,23 +6,24 @@ use crate::spec::{Cid, GroupName, Incarnation, Orphans, TreeSpec, VmName};
 use pepita_wire::StatusRecord;
 use std::collections::BTreeMap;
 
-/// What a previous run left, and what is to be done about it.
+/// The VMs that a previous run left, and the treatment of each.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
-    /// For each group: what of it runs, or ended while no supervisor watched.
+    /// For each group: the VMs that run, or ended while no supervisor watched.
     pub(crate) found: BTreeMap<GroupName, BTreeMap<VmName, Found>>,
     /// The CIDs of VMs that run.
     pub(crate) cids: Vec<(VmName, Cid)>,
-    /// VMs to be destroyed before anything starts: those that no configuration has, and what is left of those that ended.
+    /// The VMs to be destroyed before any VM starts: the VMs that are in no configuration, and the traces of VMs that
+    /// ended.
     pub(crate) destroy: Vec<VmName>,
-    /// The VMs to be destroyed that run.
+    /// The VMs to be destroyed that still run.
     pub(crate) orphans: Vec<VmName>,
-    /// All VMs of ours that run.
+    /// All VMs of this supervisor that run.
     pub(crate) running: Vec<VmName>,
 }
 
 impl Survey {
-    /// Sorts what there is. `ended` returns the newest incarnation of a VM whose end was taken in.
+    /// Sorts the records of the launcher. `ended` returns the newest incarnation of a VM whose end was recorded.
     pub(crate) fn of(
         records: &[StatusRecord],
         spec: &TreeSpec,
@@ -30,7 +31,7 @@ impl Survey {
     ) -> Self {
         let mut survey = Self::default();
         for record in records {
-            // A VM without our mark belongs to somebody else, whatever its name is.
+            // A VM without the mark of this supervisor belongs to another owner, whatever its name is.
             let ours = record.labels.get(OWNER_LABEL).is_some_and(|owner| *owner == spec.name);
             let Some(vm) = VmName::from_id(&record.name).filter(|_| ours) else { continue };
             let runs = !record.state.is_terminal();

@@ -1,8 +1,8 @@
 //! Counts probes and watchdog messages, and says when a VM is unhealthy. No clock, no I/O.
 //!
-//! Docker's health check: `retries` failures in a row make the VM unhealthy, one success makes it healthy again, failures
-//! in the start period do not count. systemd's watchdog: silence longer than its interval is a failure.
-//! A host that was starved proves nothing about a guest: when our own tick came late, nothing is counted.
+//! Docker's health check: `retries` failures in a row make the VM unhealthy, one success makes it healthy again,
+//! failures in the start period do not count. systemd's watchdog: silence longer than its interval is a failure. A host
+//! that was starved proves nothing about a guest: when a tick of this process came late, no probe is counted.
 
 use crate::spec::HealthSpec;
 use std::time::{Duration, Instant};
@@ -19,14 +19,14 @@ pub(super) struct Health {
     watchdog_fed_at: Instant,
 }
 
-/// A probe under way.
+/// A probe that waits for its result.
 #[derive(Debug, Clone, Copy)]
 struct Probe {
     id: u64,
     deadline: Instant,
 }
 
-/// What follows.
+/// A finding about the health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finding {
     /// A probe is due; its result carries this number.
@@ -35,7 +35,7 @@ pub(super) enum Finding {
     Unhealthy,
     /// The VM is healthy again.
     Healthy,
-    /// The daemon was silent for too long.
+    /// The daemon was silent for longer than the watchdog allows.
     WatchdogExpired,
 }
 
@@ -55,11 +55,11 @@ impl Health {
 
     /// Begins to count anew, after a pause.
     pub(super) fn restarted(self, spec: &HealthSpec, now: Instant) -> Self {
-        // The number goes on: a result that is still on its way belongs to the time before.
+        // The number goes on: a result that is still on its way belongs to the time before the pause.
         Self { ready_since: self.ready_since, last_id: self.last_id, ..Self::new(spec, now) }
     }
 
-    /// Returns what is due at `now`.
+    /// Returns the findings that are due at `now`.
     pub(super) fn tick(&mut self, spec: &HealthSpec, now: Instant) -> Vec<Finding> {
         let mut findings = Vec::new();
         if let Some(Probe { deadline, .. }) = self.under_way
@@ -84,13 +84,13 @@ impl Health {
             if was_on_time(now, expiry, spec.watchdog) {
                 findings.push(Finding::WatchdogExpired);
             }
-            // Told once; or not counted, and the daemon has the whole interval again.
+            // The silence is reported once; if it is not counted, the daemon has the whole interval again.
             self.watchdog_fed_at = now;
         }
         findings
     }
 
-    /// Takes in the result of a probe. The result of one that was given up is dropped.
+    /// Takes in the result of a probe. The result of a probe that was given up is dropped.
     pub(super) fn probed(
         &mut self,
         spec: &HealthSpec,
@@ -106,12 +106,12 @@ impl Health {
         std::mem::take(&mut self.unhealthy).then_some(Finding::Healthy)
     }
 
-    /// Takes note that the daemon has sent `WATCHDOG=1`.
+    /// Records that the daemon has sent `WATCHDOG=1`.
     pub(super) fn watchdog_fed(&mut self, now: Instant) {
         self.watchdog_fed_at = now;
     }
 
-    /// Returns when the next tick is due.
+    /// Returns the moment at which the next tick is due.
     pub(super) fn wake_at(&self, spec: &HealthSpec) -> Option<Instant> {
         let probe = match self.under_way {
             Some(Probe { deadline, .. }) => Some(deadline),

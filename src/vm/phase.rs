@@ -1,5 +1,5 @@
-//! The life of one incarnation of a VM: what each event means in each phase.
-//! Knows no actors, no clock and no I/O: the time comes in with each event, effects go out.
+//! The life of one incarnation of a VM: the meaning of each event in each phase. Knows no actors, no clock and no I/O:
+//! the time comes in with each event, and effects go out.
 //!
 //! ```text
 //!            Start(Launch)           Leased                Launched
@@ -43,56 +43,57 @@ use crate::vm::report::{Facts, Mode, Transition};
 use pepita_wire::{GuestEvent, StatusRecord};
 use std::time::{Duration, Instant};
 
-/// How long to wait before a call that failed is made again.
+/// The delay before a call that failed is made again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How often a VM that cannot be removed is told about (semantics 7.2).
+/// The interval of notices about a VM that cannot be removed (semantics 7.2).
 const STILL_THERE_PERIOD: Duration = Duration::from_secs(10);
 
-/// Where an incarnation is in its life.
+/// The phase of an incarnation.
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
-    /// Not started.
+    /// The incarnation was not started yet.
     Created,
     /// The allocator is asked for a CID.
     Leasing {
-        /// The launch that the CID is for, if one was tried already.
+        /// The launch that the CID is for, if a launch was tried already.
         attempt: Option<Attempt>,
-        /// When to ask the allocator again: it failed before it answered.
+        /// The moment to ask the allocator again: it failed before it answered.
         retry_at: Option<Instant>,
     },
     /// The launcher is at work, or its call waits for its turn.
     Launching(Attempt),
-    /// As `Launching`, but the VM is not wanted any more. A launch cannot be called back, only undone when it is done.
+    /// The launcher is at work as in `Launching`, but the VM is not wanted any more. A launch cannot be cancelled, only
+    /// undone when it is done.
     Undoing,
-    /// The launcher looks for the VM and sees that it has a monitor.
+    /// The launcher looks for the VM and makes sure that it has a monitor.
     Adopting {
-        /// What follows.
+        /// The treatment of the VM after the adoption.
         intent: Intent,
-        /// When to call the launcher again: the executor failed before it did.
+        /// The moment to call the launcher again: the executor failed before the call.
         retry_at: Option<Instant>,
     },
     /// The VMM runs and the monitor watches it.
     Alive {
-        /// How far the VM has come.
+        /// The progress of the VM.
         stage: Stage,
-        /// The line to the guest agent.
+        /// The connection to the guest agent.
         link: Link,
     },
     /// The monitor stops the daemon.
     Stopping {
-        /// When to kill the VM.
+        /// The moment at which the VM is killed.
         deadline: Instant,
     },
     /// The launcher kills what is left of the VM and removes its traces.
     Removing {
         /// How the incarnation ended.
         ending: Ending,
-        /// When this began.
+        /// The moment at which the removal began.
         since: Instant,
-        /// When to call the launcher again.
+        /// The moment to call the launcher again.
         retry_at: Option<Instant>,
-        /// When to tell that the VM is still there.
+        /// The moment to report that the VM still exists.
         notice_at: Instant,
     },
     /// The VM is confirmed gone.
@@ -102,13 +103,13 @@ pub(super) enum Phase {
 /// A launch under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attempt {
-    /// When the VM must be Ready. Counts from the lease of the CID (semantics 1.7).
+    /// The moment at which the VM must be Ready. Counted from the lease of the CID (semantics 1.7).
     deadline: Instant,
-    /// How many CIDs turned out to belong to other programs.
+    /// The number of CIDs that turned out to belong to other programs.
     taken_cids: u32,
 }
 
-/// What follows an adoption. An adoption cannot be called back either; the later intent is the stronger one.
+/// The treatment of a VM after its adoption. An adoption cannot be cancelled; a later intent replaces a weaker one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Intent {
     /// The VM goes on.
@@ -119,17 +120,17 @@ pub(super) enum Intent {
     Kill,
 }
 
-/// How far a VM that lives has come.
+/// The progress of a VM that lives.
 #[derive(Debug, Clone)]
 pub(super) enum Stage {
     /// The daemon does not run yet.
     Booting {
-        /// When the VM must be Ready.
+        /// The moment at which the VM must be Ready.
         deadline: Instant,
     },
     /// The daemon runs and is not Ready.
     Running {
-        /// When the VM must be Ready.
+        /// The moment at which the VM must be Ready.
         deadline: Instant,
     },
     /// The daemon is Ready.
@@ -137,29 +138,29 @@ pub(super) enum Stage {
         /// The health of this incarnation.
         health: Health,
     },
-    /// The virtual CPUs stand still.
+    /// The virtual CPUs are stopped.
     Paused(Suspended),
 }
 
-/// What a pause has interrupted.
+/// The stage that a pause has interrupted.
 #[derive(Debug, Clone)]
 pub(super) enum Suspended {
-    /// `Running`.
+    /// The pause interrupted `Running`.
     Running {
-        /// What was left of the time to become Ready.
+        /// The time that was left to become Ready.
         time_left: Duration,
     },
-    /// `Ready`.
+    /// The pause interrupted `Ready`.
     Ready {
         /// The health before the pause.
         health: Health,
     },
 }
 
-/// The line to the guest agent.
+/// The connection to the guest agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Link {
-    /// The agent has not answered its monitor yet: there is nothing to dial.
+    /// The agent has not answered its monitor yet: a connection cannot be made.
     NotDialled,
     /// The link dials.
     Down,
@@ -167,26 +168,26 @@ pub(super) enum Link {
     Up,
 }
 
-/// What can happen.
+/// An event in the life of an incarnation.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     /// The actor was started.
     Start(Mode),
-    /// The allocator answered; `None` = it failed before it did.
+    /// The allocator answered; `None` = it failed before the answer.
     Leased(Option<Result<Cid, String>>),
     /// The launcher answered to a launch.
     Launched(Result<Box<StatusRecord>, ExecutorError>),
     /// The launcher answered to an adoption.
     Adopted(Result<Box<StatusRecord>, ExecutorError>),
-    /// The monitor told the state of the VM.
+    /// The monitor reported the state of the VM.
     Status(Box<StatusRecord>),
     /// The monitor is gone, for this reason.
     MonitorLost(String),
     /// The link came up or went down.
     LinkIsUp(bool),
-    /// The guest agent told an event.
+    /// The guest agent reported an event.
     Guest(GuestEvent),
-    /// A probe was answered, or could not be.
+    /// A probe was answered, or could not be made.
     Probed { id: u64, healthy: bool },
     /// The VM is to be stopped.
     Stop,
@@ -198,10 +199,10 @@ pub(super) enum Event {
     Tick,
 }
 
-/// What is to be done.
+/// An effect of an event.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Effect {
-    /// Ask the allocator for a CID. A VM that holds one is given the same.
+    /// Ask the allocator for a CID. A VM that holds a CID gets the same again.
     Lease,
     /// Ask the allocator for another CID: this one belongs to another program.
     LeaseAnother,
@@ -221,15 +222,15 @@ pub(super) enum Effect {
     StopDaemon { signal: Signal, grace: Duration },
     /// Have the launcher kill what is left of the VM and remove its traces.
     Remove,
-    /// Ask the guest whether it is well.
+    /// Probe the guest.
     Probe(u64),
     /// Tell the group that the VM has changed.
     Tell(Transition),
-    /// Tell the group what onlookers want to know.
+    /// Tell the group the facts that observers see.
     Facts(Facts),
-    /// Tell people.
+    /// Tell people a notice.
     Notice(String),
-    /// Tell the group that the VM is gone. The last effect.
+    /// Tell the group that the VM is gone. This is the last effect.
     End(Ending),
 }
 
@@ -258,7 +259,7 @@ impl Life {
         self.spec = spec;
     }
 
-    /// Returns when [`Event::Tick`] is due.
+    /// Returns the moment at which [`Event::Tick`] is due.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Leasing { retry_at, .. } | Phase::Adopting { retry_at, .. } => *retry_at,
@@ -275,7 +276,7 @@ impl Life {
         }
     }
 
-    /// Takes in an event and returns what is to be done, in this order.
+    /// Takes in an event and returns its effects, in this order.
     pub(super) fn on(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         match event {
             Event::Start(mode) => self.start(mode),
@@ -321,7 +322,7 @@ impl Life {
                 if now >= *notice_at {
                     *notice_at = now + STILL_THERE_PERIOD;
                     let seconds = (now - *since).as_secs();
-                    let text = format!("still there {seconds} s after it was to be gone");
+                    let text = format!("still exists {seconds} s after its removal began");
                     self.effects.push(Effect::Notice(text));
                 }
             }
@@ -337,7 +338,7 @@ impl Life {
     }
 }
 
-/// Takes a moment that has come.
+/// Takes a moment that has come, and returns whether there was one.
 fn is_due(at: &mut Option<Instant>, now: Instant) -> bool {
     at.take_if(|at| now >= *at).is_some()
 }

@@ -1,9 +1,10 @@
-//! What a VM actor is told to do, and what it tells its group. The group imports these words; not the other way round.
+//! The orders to a VM actor, and its reports to its group. The group imports these types; this module imports none of
+//! the group.
 
 use crate::policy::Ending;
 use crate::spec::{Cid, VmName};
 
-/// How a VM actor comes to its VM.
+/// The way in which a VM actor comes to own its VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// The actor boots the VM.
@@ -15,7 +16,7 @@ pub enum Mode {
 /// A change in a VM that lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
-    /// The daemon runs.
+    /// The daemon of the VM runs.
     Running,
     /// The VM is Ready (semantics 1.6).
     Ready,
@@ -23,13 +24,13 @@ pub enum Transition {
     Unhealthy,
     /// The health probes succeed again.
     Healthy,
-    /// The virtual CPUs stand still.
+    /// The virtual CPUs are stopped.
     Paused,
     /// The virtual CPUs run again.
     Resumed,
 }
 
-/// What onlookers want to know of an incarnation.
+/// The facts about an incarnation that observers see.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The CID that the VM holds.
@@ -45,18 +46,18 @@ pub struct VmReport {
     pub vm: VmName,
     /// The number of the actor that reports.
     pub epoch: u64,
-    /// What has happened.
+    /// The content of the report.
     pub event: VmEvent,
 }
 
-/// What a report tells.
+/// The content of a report.
 #[derive(Debug, Clone, PartialEq)]
 pub enum VmEvent {
     /// The VM lives, and has changed.
     Transition(Transition),
     /// The facts have changed.
     Facts(Facts),
-    /// The VM is confirmed gone. The last report of an actor.
+    /// The VM is confirmed gone. This is the last report of an actor.
     Ended(Ending),
     /// A sentence for people.
     Notice(String),

@@ -1,4 +1,4 @@
-//! What every VM actor uses: the long-lived actors beside the groups, and the way to monitors and guests.
+//! The services that every VM actor uses: the long-lived actors beside the groups, and the way to monitors and guests.
 
 use crate::actor::Service;
 use crate::cid::CidMsg;
@@ -36,14 +36,14 @@ impl Guests for HostSockets {
     }
 }
 
-/// What every VM actor uses.
+/// The services that every VM actor uses.
 #[derive(Debug, Clone)]
 pub struct Services {
-    /// Runs the launcher.
+    /// The executor, which runs the launcher.
     pub executor: Service<ExecutorMsg>,
-    /// Leases CIDs.
+    /// The allocator, which leases CIDs.
     pub cids: Service<CidMsg>,
-    /// Opens connections to monitors and guests.
+    /// The sockets, which open connections to monitors and guests.
     pub sockets: Arc<dyn Sockets>,
     /// The mark of the supervisor on its VMs.
     pub owner: Arc<str>,

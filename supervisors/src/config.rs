@@ -1,22 +1,22 @@
-//! Reads the configuration file for the programs: the library reads it, and what depends on the environment is added.
+//! Reads the configuration file for the programs: the library parses it, and values from the environment are added.
 
 use crate::exit::ProgramExit;
 use pepita_launcher::rundir::RunDir;
 use pepita_supervisor::config::{Checked, ConfigErrors, load as load_as_written};
 use std::path::{Path, PathBuf};
 
-/// The control socket of a supervisor when neither an option nor a configuration names one.
+/// The default control socket of a supervisor.
 pub const DEFAULT_SOCKET: &str = "/run/pepita-supervisor/control.sock";
 
-/// Reads a configuration and fills in what depends on the environment: the launcher's run directory. A client that asks the
-/// supervisor for its configuration, from another environment, so gets the same answer.
+/// Reads a configuration and fills in the launcher's run directory, which depends on the environment. A client with
+/// another environment that asks the supervisor for its configuration then gets the same run directory.
 ///
 /// # Errors
 /// Returns the errors of [`pepita_supervisor::config::load`].
 pub fn load(file: &Path) -> Result<Checked, ConfigErrors> {
     let mut checked = load_as_written(file)?;
     if checked.spec.run_dir.is_none() {
-        // When there is no usable directory, the launcher says why.
+        // When there is no usable directory, the launcher reports the reason.
         checked.spec.run_dir = RunDir::choose(None).ok().map(|dir| dir.path().to_owned());
     }
     Ok(checked)
@@ -51,7 +51,7 @@ pub fn amount(vms: usize, groups: usize) -> String {
 /// with a former version of it.
 ///
 /// # Errors
-/// Says why the file cannot be read, or that it names no control socket.
+/// When the file cannot be read, or names no control socket.
 pub fn socket(file: &Path) -> Result<PathBuf, String> {
     let shown = file.display();
     let text = std::fs::read_to_string(file).map_err(|e| format!("{shown}: {e}"))?;

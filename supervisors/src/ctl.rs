@@ -79,7 +79,7 @@ async fn ask(mut client: Client, command: Ask) -> Result<(), Failure> {
     }
 }
 
-/// Returns where the supervisor listens: as the options say, else as the environment says, else at the usual place.
+/// Returns the supervisor's control socket: from the options, else from the environment, else the default path.
 fn find_socket(socket: Option<PathBuf>, config: Option<PathBuf>) -> Result<PathBuf, Failure> {
     match (socket, config) {
         (Some(socket), _) => Ok(socket),
@@ -114,7 +114,7 @@ async fn call_each(client: &mut Client, vms: Vms, make: impl Fn(String) -> Call)
 /// Prints the plan that the supervisor answers with.
 async fn plan(client: &mut Client, call: Call, json: bool) -> Result<(), Failure> {
     let answer = client.call(call).await.map_err(|error| match error {
-        // The mistakes in the file, all of them in one message.
+        // One message contains all mistakes in the file.
         ClientError::Refused(e) if e.kind == ErrorKind::BadRequest => {
             Failure::new(ProgramExit::Config, e.message)
         }
@@ -129,7 +129,7 @@ async fn plan(client: &mut Client, call: Call, json: bool) -> Result<(), Failure
     print(answer["text"].as_str().unwrap_or_default())
 }
 
-/// Ends the supervisor, waits for that, and prints the events until then.
+/// Ends the supervisor, waits for the end, and prints the events until then.
 async fn shutdown(mut client: Client, how: ShutdownMode) -> Result<(), Failure> {
     client.call(Call::Events { after: None }).await?;
     let number = client.send(Call::Shutdown { how }).await?;
@@ -148,7 +148,8 @@ async fn shutdown(mut client: Client, how: ShutdownMode) -> Result<(), Failure> 
     }
 }
 
-/// Becomes the launcher, which has the logs. Returns only when that fails, and then why.
+/// Executes the launcher in place of this program, because the launcher has the logs. Returns only after a failure,
+/// with its reason.
 async fn logs(client: &mut Client, vm: &str, follow: bool) -> Result<Failure, Failure> {
     let status = client.call(Call::Status).await?;
     let has_vm =

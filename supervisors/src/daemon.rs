@@ -32,10 +32,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How often a note says what the end waits for.
+/// The interval of notes about the VMs that the end waits for.
 const WAITING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How many requests of the control socket may wait to be noted.
+/// The maximum number of requests of the control socket that wait for their note.
 const REQUESTS: usize = 16;
 
 /// Runs the tree of a configuration until a signal, a client or the tree itself ends it.
@@ -57,12 +57,14 @@ pub async fn run(options: &Options) -> ProgramExit {
     for advice in &checked.advice {
         anstream::eprintln!("{advice}\n");
     }
-    // Before anything is started: from here on a signal asks for an orderly end and does not end the process itself.
+    // The handlers are installed before anything is started. From here on a signal asks for an orderly end and does not
+    // end the process itself.
     let mut signals = match Signals::install() {
         Ok(signals) => signals,
         Err(e) => return print_error(&format!("signals: {e}"), ProgramExit::Failed),
     };
-    // Before the tree adopts any VM: of two supervisors of one configuration the second ends here.
+    // The socket is opened before the tree adopts any VM, so that a second supervisor of the same configuration ends
+    // here.
     let socket = match checked.spec.control_socket.as_deref().map(Socket::claim).transpose() {
         Ok(socket) => socket,
         Err(e) => return print_error(&e.to_string(), ProgramExit::Conflict),
@@ -95,7 +97,7 @@ fn exit_of(error: &StartError) -> ProgramExit {
     }
 }
 
-/// How far the program is from its end.
+/// The stage of the program on the way to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// The tree runs.
@@ -170,7 +172,7 @@ impl<'o> Daemon<'o> {
         if let Some(control) = control {
             control.close().await;
         }
-        // A tree that ends at once may do so before the request for it was noted.
+        // A tree that ends at once may end before its request was noted.
         while let Ok(request) = requests.try_recv() {
             daemon.on_request(&request);
         }
@@ -188,7 +190,7 @@ impl<'o> Daemon<'o> {
         let tree = self.tree.clone();
         match self.stage {
             Stage::Running => {
-                // A reload may have changed what the end does.
+                // A reload may have changed `on_exit`.
                 let spec = self.tree.spec().await;
                 let on_exit = spec.as_ref().map_or(OnExit::Stop, |spec| spec.on_exit);
                 self.notify.report(&[NotifyState::Stopping]);
@@ -232,7 +234,7 @@ impl<'o> Daemon<'o> {
     async fn reload(&self) {
         self.notify.reloading();
         let file = self.options.config().to_owned();
-        // On a thread of its own, because a disk may be slow.
+        // The file is read on a thread of its own, because a disk may be slow.
         let read = tokio::task::spawn_blocking(move || load(&file)).await;
         let plan = match read {
             Ok(Ok(checked)) => {
@@ -272,10 +274,11 @@ impl<'o> Daemon<'o> {
     }
 }
 
-/// Returns what the control socket needs of this program: the configuration, and a way to note requests.
+/// Returns the hooks of this program for the control socket: the configuration, and the channel for notes about
+/// requests.
 fn hooks(config: &Path, requests: mpsc::Sender<Call>) -> Hooks {
     let file = config.to_owned();
     let read = move || load(&file).map(|checked| checked.spec).map_err(|errors| errors.to_string());
-    // Only the note is lost when the channel is full, not the request.
+    // When the channel is full, only the note is lost, not the request.
     Hooks::default().load(read).on_command(move |request| drop(requests.try_send(request.clone())))
 }

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long all VMs may take until they are ready.
+/// The time limit for all VMs to become ready.
 const START: Duration = Duration::from_secs(60);
 
 /// Runs a tree, kills the daemon of `victim`, and prints what happens and which VMs were restarted. The tree is that of
@@ -38,7 +38,7 @@ pub async fn run(strategy: &str, victim: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns the file that is named on the command line, or that of the strategy.
+/// Returns the file that the command line names, else the file of the strategy.
 fn file(strategy: &str) -> PathBuf {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
     std::env::args_os().nth(1).map_or_else(|| config.join(format!("{strategy}.toml")), PathBuf::from)

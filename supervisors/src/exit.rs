@@ -3,24 +3,24 @@
 use clap::error::ErrorKind;
 use std::process::ExitCode;
 
-/// How a program ends.
+/// The outcome of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProgramExit {
-    /// The program did what it was called for.
+    /// The program has completed its task.
     Ok,
     /// The supervisor refused the request.
     Refused,
     /// The arguments are wrong.
     Usage,
-    /// The launcher, or the supervisor that was asked, is not there.
+    /// The launcher is missing, or the supervisor does not run.
     Unavailable,
-    /// The tree failed, or the supervisor went away.
+    /// The tree failed, or the supervisor ended during the command.
     Failed,
-    /// Something is in the way: another supervisor, its socket, VMs that it left.
+    /// The start is blocked by another supervisor, by its socket, or by VMs that it has left.
     Conflict,
     /// The wait took longer than allowed.
     NotReady,
-    /// This user may not ask the supervisor.
+    /// The user lacks the permission to connect to the supervisor.
     Permission,
     /// The configuration has mistakes.
     Config,
@@ -42,10 +42,9 @@ impl ProgramExit {
         }
     }
 
-    /// Prints what clap has to say about the arguments, a mistake or the help that was asked for, and returns the exit for
-    /// it.
+    /// Prints clap's message about the arguments (an error or the requested help), and returns the exit for it.
     pub fn of_arguments(error: &clap::Error) -> Self {
-        // The reader may be gone.
+        // The reader may be gone, so an error is ignored.
         let _ = error.print();
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Self::Ok,

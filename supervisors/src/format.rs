@@ -1,4 +1,4 @@
-//! Formats events and notes as lines for people: local wall-clock time, and a colour for what the event means.
+//! Formats events and notes as lines for people, with the local wall-clock time and a colour for the kind of event.
 
 use anstyle::{AnsiColor, Style};
 use jiff::tz::TimeZone;
@@ -53,7 +53,7 @@ pub(crate) fn format_note(time: SystemTime, text: &str) -> String {
     format_line(time, Style::new().bold(), text)
 }
 
-/// Formats that a reader was too slow for some events.
+/// Formats the message that a reader was too slow and has missed events.
 pub(crate) fn format_lagged(missed: u64) -> String {
     format_line(SystemTime::now(), BAD, &format!("({missed} events were dropped before they were read)"))
 }

@@ -1,5 +1,5 @@
-//! The programs `pepitad` and `pepitactl`. They add to the library what belongs to a program: arguments, signals, the
-//! environment, a terminal, the service manager.
+//! The programs `pepitad` and `pepitactl`. The programs add to the library: arguments, signals, the environment, the
+//! terminal, and the service manager.
 //!
 //! ARCHITECTURE.md has the rows in which the modules stand.
 

@@ -1,8 +1,8 @@
 //! Reports to the service manager over the socket that `NOTIFY_SOCKET` names: sd_notify(3).
 //!
-//! The crate `sd-notify` has the words, the monotonic time of a reload and the variables of the watchdog. The socket is
-//! opened here, because that crate (0.5.0) does not know abstract addresses (`@name`), and would block this program when
-//! the service manager does not read.
+//! The crate `sd-notify` provides the words, the monotonic time of a reload and the variables of the watchdog. The
+//! socket is opened here, because that crate (0.5.0) does not support abstract addresses (`@name`), and would block
+//! this program when the service manager does not read.
 
 use sd_notify::NotifyState;
 use std::ffi::OsStr;
@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// The way to the service manager, if there is one.
+/// The connection to the service manager, if there is one.
 #[derive(Debug)]
 pub(crate) struct Notify {
     socket: Option<Socket>,
@@ -25,8 +25,8 @@ struct Socket {
 }
 
 impl Notify {
-    /// Reports to the socket of this address: a path, or an abstract name after `@`. Without an address, or with another
-    /// one, all reports are dropped.
+    /// Returns a connection to the socket with this address: a path, or an abstract name after `@`. Without an address,
+    /// or with an address of another form, all reports are dropped.
     pub(crate) fn new(address: Option<&OsStr>) -> Self {
         let socket = address.filter(|address| !address.is_empty()).and_then(|address| {
             let opened = Socket::open(address);
@@ -52,7 +52,8 @@ impl Notify {
 
     /// Reports that a reload begins. It ends with the next [`NotifyState::Ready`].
     pub(crate) fn reloading(&self) {
-        // Without the time, which systemd asks for since version 253, an older service manager still understands it.
+        // systemd demands the time since version 253. When the time cannot be read, the message is sent without
+        // it, which older service managers accept.
         let time = NotifyState::monotonic_usec_now().ok();
         let states: Vec<_> = std::iter::once(NotifyState::Reloading).chain(time).collect();
         self.report(&states);
@@ -62,7 +63,8 @@ impl Notify {
 impl Socket {
     fn open(address: &OsStr) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
-        // A message that the service manager does not take at once is lost: this program never waits for it.
+        // A message that the service manager does not take at once is lost, because this program must never wait for
+        // it.
         socket.set_nonblocking(true)?;
         let address = match address.as_bytes().split_first() {
             Some((b'@', name)) => SocketAddr::from_abstract_name(name),

@@ -1,4 +1,4 @@
-//! Prints events and notes from a thread of its own, so that a terminal that stands still holds up nothing else.
+//! Prints events and notes from a thread of its own, so that a blocked terminal delays nothing else.
 
 use crate::format::{format_event, format_lagged, format_note};
 use pepita_supervisor::{Events, Received};
@@ -9,33 +9,33 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// How many notes may wait for a terminal that stands still. Further notes are dropped.
+/// The maximum number of notes that wait for a blocked terminal. Further notes are dropped.
 const NOTES: usize = 64;
 
-/// How long the end of the program waits for the rest to be printed.
+/// The time that the end of the program waits for the rest of the output.
 const FINISH: Duration = Duration::from_secs(2);
 
-/// How events and notes are printed.
+/// The format of events and notes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OutputFormat {
-    /// A line each, for people.
+    /// One line for each event, for people.
     Lines,
-    /// A JSON object a line, for programs.
+    /// One JSON object per line, for programs.
     Json,
-    /// Not at all.
+    /// No output.
     Quiet,
 }
 
 /// A note of the program itself: a sentence for people, and the same as data.
 #[derive(Debug)]
 pub(crate) struct Note {
-    /// The sentence.
+    /// The sentence for people.
     pub(crate) text: String,
-    /// An object with a `kind`, and what else programs may want to know.
+    /// An object with a `kind` and further data for programs.
     pub(crate) data: Value,
 }
 
-/// The way of notes to the printer.
+/// The sending side of the printer's channel for notes.
 #[derive(Debug, Clone)]
 pub(crate) struct Notes {
     sender: mpsc::Sender<(SystemTime, Note)>,
@@ -56,7 +56,7 @@ pub(crate) struct Printer {
 }
 
 impl Printer {
-    /// Returns a printer and the way of notes to it. Nothing is printed before [`Printer::start`].
+    /// Returns a printer and the sender of its notes. Nothing is printed before [`Printer::start`].
     pub(crate) fn new(format: OutputFormat) -> (Self, Notes) {
         let (sender, notes) = mpsc::channel(NOTES);
         (Self { format, notes }, Notes { sender })
@@ -86,7 +86,7 @@ impl Printer {
     }
 
     fn print_event(&self, received: &Received) {
-        // The reader of the output may be gone. The supervisor goes on without it.
+        // The reader of the output may be gone. The supervisor continues without it.
         let _ = match (self.format, received) {
             (OutputFormat::Quiet, _) => Ok(()),
             (OutputFormat::Lines, Received::Event(event)) => print_line(&format_event(&event.to_json())),
@@ -111,7 +111,7 @@ fn note_json(time: SystemTime, note: &Note) -> Value {
     json!({ "event": "supervisor", "time_ms": ms, "text": note.text, "note": note.data })
 }
 
-/// A printer at work.
+/// A printer that was started.
 #[derive(Debug)]
 pub(crate) struct Printing {
     thread: JoinHandle<()>,

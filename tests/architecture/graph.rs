@@ -1,7 +1,8 @@
-//! Reads the sources of a crate into a graph: which file names something that another file defines.
+//! Reads the sources of a crate into a graph of its files: an edge leads from a file to each file whose definitions it
+//! names.
 //!
-//! Whole files are read, without what is compiled for tests only. Re-exports are followed: a file that uses
-//! `policy::Cause` depends on the file that defines `Cause`, not on the one that re-exports it.
+//! Whole files are read, except for parts that are compiled only for tests. Re-exports are followed: a file that uses
+//! `policy::Cause` depends on the file that defines `Cause`, not on the file that re-exports it.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -9,39 +10,39 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use syn::{Attribute, Item, UseTree, Visibility};
 
-/// A module of a crate; a module in braces is one, too.
+/// A module of a crate; a module in braces counts as a module, too.
 #[derive(Debug, Default)]
 struct Module {
-    /// From the root of the crate: `["group", "roster"]`.
+    /// The path from the root of the crate: `["group", "roster"]`.
     path: Vec<String>,
     file: usize,
-    /// Names that `use` brings in, with the path as it is written.
+    /// The names that `use` brings in, with the path as it is written.
     names: BTreeMap<String, Vec<String>>,
-    /// Modules all of whose names are brought in.
+    /// The modules whose names are all brought in.
     globs: Vec<Vec<String>>,
-    /// Names that are defined here.
+    /// The names that are defined here.
     items: BTreeSet<String>,
-    /// Paths that the code names.
+    /// The paths that the code names.
     paths: BTreeSet<Vec<String>>,
 }
 
-/// One file of a crate.
+/// A file of a crate.
 #[derive(Debug, Default)]
 pub(crate) struct File {
-    /// Relative to the `src` of the crate: `group/roster.rs`.
+    /// The path relative to the `src` of the crate: `group/roster.rs`.
     pub(crate) name: String,
     /// The code as words, without comments, literals and tests: `tokio :: time :: sleep`.
     pub(crate) code: String,
-    /// Lines of the file without comments and tests.
+    /// The number of lines of the file without comments and tests.
     pub(crate) lines: usize,
-    /// What the file names of other crates, in full: `std::time::Instant::now`.
+    /// The full paths into other crates that the file names: `std::time::Instant::now`.
     pub(crate) foreign: BTreeSet<String>,
-    /// Other files of the crate that this one uses, with one of the paths by which it does.
+    /// The other files of the crate that this file uses, each with one of the paths that lead to it.
     pub(crate) uses: BTreeMap<String, String>,
 }
 
 impl File {
-    /// The first part of the name: `group` of `group/roster.rs` and of `group.rs`.
+    /// Returns the first part of the name: `group` of `group/roster.rs` and of `group.rs`.
     pub(crate) fn room(&self) -> &str {
         room(&self.name)
     }
@@ -53,7 +54,7 @@ pub(crate) fn room(file: &str) -> &str {
     first.strip_suffix(".rs").unwrap_or(first)
 }
 
-/// Reads a crate from its `src` folder. `name` is what its programs call the library.
+/// Reads a crate from its `src` folder. `name` is the name of the library in its programs.
 pub(crate) fn read(src: &Path, name: &str) -> Vec<File> {
     let mut reader = Reader { src: src.to_owned(), ..Reader::default() };
     reader.file(Vec::new(), &src.join(if src.join("lib.rs").exists() { "lib.rs" } else { "main.rs" }));
@@ -82,7 +83,8 @@ impl Reader {
         let name = file.strip_prefix(&self.src).expect("below src").to_string_lossy().into_owned();
         let index = self.files.len();
         self.files.push(File { name, ..File::default() });
-        // `a.rs` and `lib.rs` have their modules in other places than `a/mod.rs` would; there is no `mod.rs` here.
+        // The modules of `a.rs` and `lib.rs` lie in other folders than the modules of `a/mod.rs`; no `mod.rs` exists
+        // here.
         let stem = file.file_stem().expect("a name");
         let top = path.is_empty() || path[0].starts_with("bin ");
         let folder = if top { self.src.clone() } else { file.parent().expect("a folder").join(stem) };
@@ -100,7 +102,8 @@ impl Reader {
             }
             match &mut item {
                 Item::Use(item) => {
-                    // A re-export of what lies below is no use of it: whoever uses the name is followed there.
+                    // A re-export of a definition in a lower room is no use of it: a file that uses the name is
+                    // followed to the definition.
                     let reexport = !matches!(item.vis, Visibility::Inherited);
                     flatten(&item.tree, &mut Vec::new(), &mut module, reexport);
                     used.extend(tokens(item.tree.to_token_stream()));
@@ -163,7 +166,7 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    /// The module in which the thing is defined that a path names, seen from a module; `None` if that is another crate.
+    /// Returns the module that defines the item of a path, seen from a module; `None` if another crate defines it.
     fn target(&self, from: usize, path: &[String], depth: u32) -> Option<usize> {
         let mut here = self.modules[from].path.clone();
         let mut rest = path;
@@ -186,7 +189,7 @@ impl Resolver<'_> {
         self.follow(start, rest, depth)
     }
 
-    /// A path into another crate, with its first name as it was brought in.
+    /// Returns a path into another crate, with its first name as it was brought in.
     fn in_full(&self, from: usize, path: &[String]) -> String {
         let brought_in = path.first().and_then(|first| self.modules[from].names.get(first));
         let mut full = brought_in.cloned().unwrap_or_else(|| path[..1].to_vec());
@@ -205,7 +208,7 @@ impl Resolver<'_> {
                 return Some(at);
             }
             if let Some(alias) = module.names.get(name) {
-                // What is brought in from another crate is used as that.
+                // A name that is brought in from another crate counts as a use of that crate.
                 let target = self.target(at, alias, depth + 1)?;
                 return match self.modules[target].path.last() == alias.last() {
                     true => self.follow(target, &path[index + 1..], depth + 1),
@@ -228,7 +231,7 @@ impl Resolver<'_> {
     }
 }
 
-/// Whether something is compiled for tests only.
+/// Returns whether an item is compiled only for tests.
 fn for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let words = tokens(attribute.meta.to_token_stream()).join(" ");
@@ -284,7 +287,7 @@ fn defined(item: &Item) -> Option<String> {
     Some(ident.to_string())
 }
 
-/// Takes a `use` apart into the names that it brings in and the paths that it names.
+/// Splits a `use` into the names that it brings in and the paths that it names.
 fn flatten(tree: &UseTree, before: &mut Vec<String>, module: &mut Module, reexport: bool) {
     match tree {
         UseTree::Path(path) => {
@@ -323,7 +326,7 @@ fn flatten(tree: &UseTree, before: &mut Vec<String>, module: &mut Module, reexpo
     }
 }
 
-/// The words of code, in order; literals are dropped.
+/// Returns the words of code, in order; literals are dropped.
 fn tokens(stream: TokenStream) -> Vec<String> {
     let mut words = Vec::new();
     for token in stream {
@@ -350,7 +353,7 @@ fn tokens(stream: TokenStream) -> Vec<String> {
     words
 }
 
-/// All paths of more than one part in the words of code.
+/// Returns all paths of more than one part in the words of code.
 fn paths(words: &[String]) -> BTreeSet<Vec<String>> {
     let is_name = |word: &String| word.starts_with(|c: char| c.is_alphabetic() || c == '_') && word != "_";
     let mut paths = BTreeSet::new();
@@ -381,13 +384,13 @@ fn paths(words: &[String]) -> BTreeSet<Vec<String>> {
     paths
 }
 
-/// Lines that are code, as far as the file is not for tests: those before the first test module, which stands last.
+/// Returns the number of lines that are code, up to the first test module, which stands last.
 fn count_lines(text: &str) -> usize {
     let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     code.lines().filter(|line| !line.trim_start().starts_with("//")).count()
 }
 
-/// Files that use each other in a circle, each circle once.
+/// Returns the circles of files that use each other, each circle once.
 pub(crate) fn circles(files: &[File]) -> Vec<Vec<String>> {
     let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
     let uses: BTreeMap<&str, BTreeSet<&str>> = files
@@ -397,7 +400,7 @@ pub(crate) fn circles(files: &[File]) -> Vec<Vec<String>> {
     groups(&names, &uses)
 }
 
-/// The sets of nodes that reach each other.
+/// Returns the sets of nodes that reach each other.
 fn groups(nodes: &[&str], uses: &BTreeMap<&str, BTreeSet<&str>>) -> Vec<Vec<String>> {
     let reach = |start: &str| {
         let mut seen = BTreeSet::new();

@@ -1,4 +1,5 @@
-//! Holds every crate to the arrows of ARCHITECTURE.md: who may use whom, what is pure, and who may touch the world.
+//! Holds every crate to the arrows of ARCHITECTURE.md: the rooms that each room may use, the files that are pure, and
+//! the places that may use clock, disk, sockets and processes.
 
 mod graph;
 mod packages;
@@ -10,7 +11,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// Each crate's rules and its files, read once.
+/// The rules and the files of each crate, read once.
 fn crates() -> impl Iterator<Item = (&'static Crate, &'static [File])> {
     static FILES: LazyLock<Vec<Vec<File>>> = LazyLock::new(|| {
         let top = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -19,7 +20,7 @@ fn crates() -> impl Iterator<Item = (&'static Crate, &'static [File])> {
     CRATES.iter().zip(FILES.iter().map(Vec::as_slice))
 }
 
-/// Fails with everything that is wrong, a line each.
+/// Fails with a list of all violations, one in each line.
 fn assert_none(wrong: &[String], what: &str) {
     assert!(wrong.is_empty(), "{what}:\n{}", wrong.join("\n"));
 }
@@ -131,7 +132,7 @@ fn every_place_of_the_rules_exists() {
 }
 
 #[test]
-fn no_file_is_a_warehouse() {
+fn no_file_is_too_long() {
     let mut wrong = Vec::new();
     for (krate, files) in crates() {
         for file in files.iter().filter(|file| file.lines > 450) {
@@ -141,7 +142,8 @@ fn no_file_is_a_warehouse() {
     assert_none(&wrong, "over 450 lines, each a place to ask whether two decisions live in one room");
 }
 
-/// Whether a file is one of these places, or below one that ends in `/`; `""` is all of a crate.
+/// Returns whether a file is one of these places, or lies below a place that ends in `/`; `""` stands for the whole
+/// crate.
 fn is_under(file: &str, places: &[&str]) -> bool {
     places
         .iter()

@@ -1,4 +1,4 @@
-//! Which package may depend on which, and what must never enter the library.
+//! The dependencies that each package may have, and the packages that must never enter the library.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("crates/pepita", &["pepita-wire"]),
     ("crates/ticker", &[]),
     (".", &["pepita-wire"]),
-    // Of the launcher only where run directories lie.
+    // The launcher is used only for the place of the run directories.
     ("supervisors", &["pepita-launcher", "pepita-supervisor", "pepita-wire"]),
 ];
 
-/// What the library may depend on. A host program compiles all of it: a new line here wants a reason.
+/// The dependencies that the library may have. A host program compiles all of them: a new line here needs a reason.
 const LIBRARY: &[&str] = &[
     "annotate-snippets",
     "fastrand",

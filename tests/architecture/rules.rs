@@ -2,31 +2,31 @@
 
 /// The rules of a crate.
 pub(crate) struct Crate {
-    /// Its sources, from the top of the repository.
+    /// The folder of its sources, from the top of the repository.
     pub(crate) dir: &'static str,
-    /// What its programs call the library.
+    /// The name of the crate in programs.
     pub(crate) name: &'static str,
     /// The rooms, lowest first. A room uses only rooms of rows above its own in this list.
     pub(crate) rows: &'static [&'static [&'static str]],
     /// Files and folders that decide: no actor, no runtime, no clock, no chance, no disk, no socket.
     pub(crate) pure: &'static [&'static str],
-    /// What only some places may name.
+    /// The items that only some places may name.
     pub(crate) edges: &'static [(&'static str, &'static [&'static str])],
 }
 
 impl Crate {
-    /// The row in which a room stands.
+    /// Returns the row of a room.
     pub(crate) fn row(&self, room: &str) -> Option<usize> {
         self.rows.iter().position(|rooms| rooms.contains(&room))
     }
 }
 
-/// Whether a path in full is what a rule names, or below it.
+/// Returns whether a full path is the path of a rule, or lies below it.
 pub(crate) fn names(path: &str, rule: &str) -> bool {
     path.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// Whether a path in full leads to clock, chance, disk, socket, process or runtime.
+/// Returns whether a full path leads to clock, chance, disk, socket, process or runtime.
 pub(crate) fn touches_the_world(path: &str) -> bool {
     const WORLD: &[&str] = &[
         "fastrand",
@@ -57,7 +57,7 @@ pub(crate) const CRATES: &[Crate] = &[
         dir: "crates/wire/src",
         name: "pepita_wire",
         rows: &[
-            // The numbers that both sides know.
+            // The numbers that both sides of the protocol know.
             &["lib"],
             &["error", "name", "protocol", "rundir", "signal", "stored"],
             &["exit", "line"],
@@ -65,7 +65,7 @@ pub(crate) const CRATES: &[Crate] = &[
             &["frame", "monitor"],
             &["conversation"],
         ],
-        // The whole of it.
+        // The whole crate.
         pure: &[""],
         edges: &[],
     },
@@ -125,7 +125,7 @@ pub(crate) const CRATES: &[Crate] = &[
                 "std::process::Command",
                 &["commands/doctor.rs", "host/setsid.rs", "image/", "ops/launch.rs", "vmm.rs"],
             ),
-            // The wall clock is only told, never asked: it may jump.
+            // The wall clock is only reported and decides nothing: it may jump.
             ("std::time::SystemTime", &["host/clock.rs"]),
         ],
     },
@@ -174,10 +174,10 @@ pub(crate) const CRATES: &[Crate] = &[
             ("tokio::process", &["executor/process.rs"]),
             ("tokio::net::UnixStream::connect", &["link/dial.rs", "monitor_client.rs", "control/"]),
             ("tokio_vsock::VsockStream::connect", &["link/dial.rs"]),
-            // The wall clock is only told, never asked: it may jump.
+            // The wall clock is only reported and decides nothing: it may jump.
             ("std::time::SystemTime", &["observe/"]),
             ("std::env", &["executor/process.rs", "platform.rs"]),
-            // One place writes, off the actors' threads.
+            // Writes are made in one place, off the actors' threads.
             ("std::fs::rename", &["store.rs"]),
             ("std::fs::write", &["store.rs"]),
         ],

@@ -1,4 +1,4 @@
-//! What a reader of the adapter's documentation types must work, line by line, against a real microVM.
+//! The lines that the adapter's documentation tells a user to type work, line by line, against a real microVM.
 
 use crate::host::{Host, guest, pepita};
 use pepita_supervisor::adapter::{
@@ -49,7 +49,8 @@ fn adapter(host: &Host) -> PepitaAdapter {
     )
 }
 
-/// Waits until a daemon is as it should be: what an adapter tells, it tells when asked.
+/// Waits until the adapter reports the expected status of a daemon: the adapter has no events of its own, so the status
+/// is polled.
 async fn until(
     adapter: &PepitaAdapter,
     handle: &DaemonHandle,
@@ -79,7 +80,7 @@ async fn the_documented_usage_works_as_it_is_written() {
     assert!(handle.vsock_cid().unwrap() >= 3);
     assert_eq!(adapter.status(&handle).await.expect("a status"), DaemonStatus::Running);
 
-    // The documentation's "Verification".
+    // The section "Verification" of the documentation.
     let list = host.pepita(&["list"]);
     assert!(String::from_utf8_lossy(&list.stdout).contains("duende-vm"));
     let status = host.status("my-daemon");
@@ -101,7 +102,7 @@ async fn the_documented_usage_works_as_it_is_written() {
     host.assert_nothing_left();
 }
 
-/// What the executors of this process log, once somebody has called [`listen`].
+/// The log lines of the executors of this process, once [`listen`] was called.
 static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 struct Log;
@@ -161,7 +162,7 @@ async fn a_daemon_outlives_its_adapter_and_a_failed_one_says_how_it_failed() {
     assert!(matches!(&failed, DaemonStatus::Failed(ending) if ending.code() == Some(3)), "{failed:?}");
     let vmm = host.pepita(&["status", "--name", lasting.pepita_vm_id().unwrap(), "--json"]);
 
-    // While the first lives, a second has a place of its own and still sees every VM.
+    // While the first adapter lives, a second adapter has a slot of its own and still sees every VM.
     let second = adapter(&host);
     assert_eq!(second.status(&lasting).await.expect("a status"), DaemonStatus::Running);
     assert!(matches!(second.find("Lasting Daemon").await, Err(AdapterError::NotFound(_))));
@@ -174,7 +175,7 @@ async fn a_daemon_outlives_its_adapter_and_a_failed_one_says_how_it_failed() {
     let pid = |output: &std::process::Output| {
         serde_json::from_slice::<pepita_wire::StatusRecord>(&output.stdout).expect("a record").vmm_pid
     };
-    assert_eq!(pid(&vmm), pid(&now), "it was not rebooted");
+    assert_eq!(pid(&vmm), pid(&now), "the VM was not rebooted");
     third.destroy(found.pepita_vm_id().unwrap()).await.expect("destroyed");
     third.destroy(three.pepita_vm_id().unwrap()).await.expect("destroyed");
     host.assert_nothing_left();
@@ -186,14 +187,14 @@ async fn all_nine_signals_reach_the_daemon_or_the_vm() {
     let adapter = adapter(&host);
     for (place, signal) in Signal::ALL.into_iter().enumerate() {
         if matches!(signal, Signal::Stop | Signal::Cont) {
-            // Seen in the documented usage.
+            // This signal was tested in the documented usage.
             continue;
         }
         let names = ["hup", "int", "quit", "term", "kill", "usr1", "usr2"];
         let name = names[place];
         let daemon = Ticker { name, policy: Some(Restart::Never), ..Ticker::default() };
         let handle = adapter.spawn(Box::new(daemon)).await.expect("spawned");
-        // Ready: from now on TERM and INT are the daemon's own.
+        // The daemon is Ready: from now on it handles TERM and INT itself.
         let id = handle.pepita_vm_id().unwrap().to_owned();
         let ready = |host: &Host| {
             String::from_utf8_lossy(&host.pepita(&["status", "--name", &id]).stdout)
@@ -242,8 +243,8 @@ async fn the_documented_section_takes_effect_inside_the_guest() {
     );
     let file = host.path("pepita.toml");
     std::fs::write(&file, section).expect("written");
-    assert_eq!(config::load(&file).expect("it loads").machine.vcpus, 2);
-    let adapter = PepitaAdapter::from_config(&file).expect("it loads").with_places(
+    assert_eq!(config::load(&file).expect("the file loads").machine.vcpus, 2);
+    let adapter = PepitaAdapter::from_config(&file).expect("the file loads").with_places(
         pepita(),
         Some(host.path("r")),
         host.path("a"),

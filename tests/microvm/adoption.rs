@@ -1,4 +1,4 @@
-//! The supervisor goes, the VMs stay; the next one finds them.
+//! The supervisor ends, the VMs go on, and the next supervisor finds them.
 
 use crate::host::{Host, PATIENCE};
 use pepita_supervisor::policy::Exit;
@@ -17,7 +17,7 @@ async fn vms_outlive_their_supervisor_and_are_taken_over_without_a_reboot() {
     tree.wait_ready(PATIENCE).await.expect("ready");
     let before: Vec<_> = ["a", "b", "c"].map(|vm| host.status(vm).vmm_pid).into();
     assert_eq!(tree.leave().await, TreeEnd::Left);
-    // One ends while nobody looks.
+    // A VM ends while no supervisor watches.
     host.kill_vmm("c");
     host.pepita(&["wait", "--name", "duende-vm-c"]);
 

@@ -1,4 +1,5 @@
-//! A VM that fails comes back, or does not, as its policy says; the event and the record say exactly why it ended.
+//! A VM that fails comes back, or does not, as its policy says; the event and the record give the exact reason of its
+//! end.
 
 use crate::host::{Host, PATIENCE};
 use pepita_supervisor::group::Command;
@@ -19,7 +20,7 @@ async fn a_vm_whose_vmm_is_killed_is_back_and_ready_and_a_stop_leaves_nothing() 
 
     let backoff = events.phase("api", "backoff").await;
     assert!(matches!(backoff.exit(), Some(Exit::VmmCrashed(exit)) if exit.signal == Some(9)), "{backoff:?}");
-    let decision = backoff.decision.expect("one");
+    let decision = backoff.decision.expect("a decision");
     assert_eq!((decision.attempt, decision.window.count, decision.window.max), (1, 1, 6));
 
     let ready = events.phase("api", "ready").await;
@@ -45,7 +46,7 @@ async fn exit_3_is_told_as_3_and_restarted_on_failure_and_exit_0_is_left_alone()
     let backoff = events.phase("three", "backoff").await;
     assert_eq!(backoff.exit(), Some(&Exit::code(3)));
     let exit = host.status("three").exit;
-    // By now it may have been started again; if not, its record says 3.
+    // The VM may have been started again by now; if not, its record has exit code 3.
     if let Some(exit) = exit {
         assert_eq!(exit.exit, Exit::code(3));
     }
@@ -61,7 +62,7 @@ async fn exit_3_is_told_as_3_and_restarted_on_failure_and_exit_0_is_left_alone()
     });
     later.await;
     assert_eq!(host.status("never").exit.map(|e| e.exit), Some(Exit::code(3)));
-    // A second look at the one that ended with 0: it stays down, and an operator may start it.
+    // The VM that ended with 0 stays down, and an operator may start it.
     tree.command("zero", Command::Start).await.expect("accepted");
     let completed = events.phase("zero", "completed").await;
     assert_eq!((completed.incarnation.0, completed.exit()), (2, Some(&Exit::code(0))));

@@ -1,4 +1,4 @@
-//! Faults that only a supervisor can judge: a VM that stands still.
+//! Faults that only a supervisor can detect: a VM whose virtual CPUs have stopped.
 
 use crate::host::{Host, PATIENCE, signal};
 use nix::sys::signal::Signal;
@@ -12,13 +12,13 @@ async fn a_vm_that_stands_still_is_unhealthy_and_healthy_again_when_it_goes_on()
     let (tree, mut events) = host.start(groups).await;
     tree.wait_ready(PATIENCE).await.expect("ready");
     events.phase("api", "ready").await;
-    let vmm = host.status("api").vmm_pid.expect("it runs");
+    let vmm = host.status("api").vmm_pid.expect("the VM runs");
     signal(vmm, Signal::SIGSTOP);
     let unhealthy = events.phase("api", "unhealthy").await;
     assert_eq!(unhealthy.incarnation.0, 1);
     signal(vmm, Signal::SIGCONT);
     let healthy = events.phase("api", "ready").await;
-    assert_eq!((healthy.from, healthy.incarnation.0), (VmPhase::Unhealthy, 1), "it was not restarted");
+    assert_eq!((healthy.from, healthy.incarnation.0), (VmPhase::Unhealthy, 1), "the VM was not restarted");
     assert_eq!(host.status("api").vmm_pid, Some(vmm));
     tree.stop().await;
     host.assert_nothing_left();
@@ -32,7 +32,7 @@ async fn a_vm_that_stands_still_is_restarted_when_its_policy_says_so() {
     let (tree, mut events) = host.start(groups).await;
     tree.wait_ready(PATIENCE).await.expect("ready");
     events.phase("api", "ready").await;
-    signal(host.status("api").vmm_pid.expect("it runs"), Signal::SIGSTOP);
+    signal(host.status("api").vmm_pid.expect("the VM runs"), Signal::SIGSTOP);
     events.phase("api", "backoff").await;
     let ready = events.phase("api", "ready").await;
     assert_eq!(ready.incarnation.0, 2);

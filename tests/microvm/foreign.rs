@@ -1,4 +1,4 @@
-//! Programs named `pepita` that are not ours, and none at all.
+//! Foreign programs named `pepita`, and a host without any.
 
 use crate::host::Host;
 use pepita_supervisor::executor::ExecutorError;

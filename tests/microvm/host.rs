@@ -1,4 +1,4 @@
-//! A host for one test: a run directory of its own, trees in it, and a look at the end that nothing is left.
+//! A host for one test: a run directory of its own, trees in it, and a check at the end that nothing is left.
 
 use pepita_supervisor::config;
 use pepita_supervisor::observe::{Change, Event, EventKind, Events, Received};
@@ -9,28 +9,28 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-/// For anything that a healthy machine does in a few seconds.
+/// The time limit of any action that a healthy machine carries out in a few seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The same; where VMs boot inside an emulated VM, `PEPITA_TEST_PATIENCE` (seconds) says how much longer that takes.
+/// Returns the time limit; where VMs boot inside an emulated VM, `PEPITA_TEST_PATIENCE` (seconds) sets a longer one.
 pub(crate) fn patience() -> Duration {
     let longer = std::env::var("PEPITA_TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
     longer.map_or(PATIENCE, Duration::from_secs)
 }
 
-/// A run directory, and what is in it.
+/// A run directory and the VMs in it.
 pub(crate) struct Host {
     dir: tempfile::TempDir,
 }
 
-/// The repository's folder.
+/// Returns the folder of the repository.
 pub(crate) fn top() -> PathBuf {
-    // Inside a guest it lies elsewhere: what was built in /tmp would be behind the guest's own.
+    // Inside a guest the folder lies elsewhere: a build in /tmp would be hidden by the guest's own /tmp.
     std::env::var_os("PEPITA_TEST_TOP")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
-/// A guest's part of the set-up.
+/// Returns a file of the set-up for guests.
 pub(crate) fn guest(file: &str) -> PathBuf {
     let path = top().join(".guest").join(file);
     assert!(
@@ -41,7 +41,7 @@ pub(crate) fn guest(file: &str) -> PathBuf {
     path
 }
 
-/// The launcher that was built with these tests.
+/// Returns the launcher that was built with these tests.
 pub(crate) fn pepita() -> PathBuf {
     let target = std::env::current_exe().expect("our own path");
     let profile = target.ancestors().nth(2).expect("target/<profile>/deps/<test>");
@@ -52,7 +52,7 @@ pub(crate) fn pepita() -> PathBuf {
 
 impl Host {
     pub(crate) fn new() -> Self {
-        // Short: a Unix socket's path ends at 107 bytes.
+        // The name is short, because the path of a Unix socket has at most 107 bytes.
         let dir = tempfile::Builder::new().prefix("pm").tempdir_in("/tmp").expect("a directory");
         Self { dir }
     }
@@ -61,7 +61,8 @@ impl Host {
         self.dir.path().join(name)
     }
 
-    /// A configuration with two lines of our own before `groups`: quick restarts, images, this host's run directory.
+    /// Returns a configuration with the settings of the tests before `groups`: quick restarts, images, this host's run
+    /// directory.
     pub(crate) fn config(&self, groups: &str) -> String {
         let (kernel, rootfs) = (guest("vmlinuz"), guest("ticker.cpio"));
         let (run, state, pepita) = (self.path("r"), self.path("s"), pepita());
@@ -96,18 +97,18 @@ impl Host {
 
     /// Kills a VM's VMM from outside.
     pub(crate) fn kill_vmm(&self, vm: &str) -> u32 {
-        let pid = self.status(vm).vmm_pid.expect("it runs");
+        let pid = self.status(vm).vmm_pid.expect("the VM runs");
         signal(pid, nix::sys::signal::Signal::SIGKILL);
         pid
     }
 
-    /// Processes of VMs of this host: their current directory is in its run directory.
+    /// Returns the processes of VMs of this host: their current directory is in its run directory.
     pub(crate) fn processes(&self) -> Vec<String> {
         let run = self.path("r");
         let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
         let here = pids
             .filter(|pid| std::fs::read_link(pid.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&run)));
-        // Neither a zombie nor in its exit (PF_EXITING), which only the scheduler still knows.
+        // A live process is neither a zombie nor in its exit (PF_EXITING), when only the scheduler still knows it.
         let alive = |stat: &str| {
             let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
             let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -119,7 +120,7 @@ impl Host {
             .collect()
     }
 
-    /// Everything of this host is gone.
+    /// Asserts that all of this host is gone.
     pub(crate) fn assert_nothing_left(&self) {
         let names = self.pepita(&["list", "--format", "name"]);
         assert_eq!(String::from_utf8_lossy(&names.stdout), "", "VMs are left");
@@ -137,7 +138,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // Whatever the test came to, nothing of it runs on.
+        // Whatever the result of the test, no VM of it runs on.
         let names = self.pepita(&["list", "--format", "name"]);
         for name in String::from_utf8_lossy(&names.stdout).lines() {
             self.pepita(&["destroy", "--name", name, "--force"]);
@@ -157,12 +158,12 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// All events of a tree that nobody has read yet.
+    /// Returns a reader of all events of a tree that were not read yet.
     pub(crate) fn of(tree: &Tree) -> Self {
         Self { events: tree.events(), seen: Vec::new() }
     }
 
-    /// The next event that `wanted` accepts.
+    /// Returns the next event that `wanted` accepts.
     pub(crate) async fn until(&mut self, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Event {
         let next = async {
             loop {
@@ -184,7 +185,7 @@ impl Watcher {
         }
     }
 
-    /// The next change of a VM into a phase.
+    /// Returns the next change of a VM into a phase.
     pub(crate) async fn phase(&mut self, vm: &str, word: &str) -> Change {
         let event = self.until(&format!("{vm} {word}"), |event| is_change(event, vm, word)).await;
         match event.kind {
@@ -193,7 +194,7 @@ impl Watcher {
         }
     }
 
-    /// What has happened, a line an event.
+    /// Returns the events so far, a line for each.
     pub(crate) fn story(&self) -> String {
         self.seen.iter().map(|event| format!("{event}\n")).collect()
     }

@@ -1,4 +1,5 @@
-//! What a program sees that runs inside one of our guests. `tests/vhost.rs` runs this there; elsewhere there is nothing to see.
+//! The view of a program that runs inside a guest of this project. `tests/vhost.rs` runs these tests there; elsewhere
+//! they check nothing.
 
 use crate::host::{Host, guest};
 use pepita_supervisor::platform::{Platform, detect_platform, select_adapter};
@@ -43,11 +44,11 @@ fn a_vm_s_limits_are_the_kernel_s_and_a_vm_that_breaks_them_ends_as_host_oom() {
         processes.lines().any(|pid| status.vmm_pid.is_some_and(|vmm| pid == vmm.to_string())),
         "{processes}"
     );
-    // The guest's memory, and 128 MiB each for QEMU and what it translates.
+    // The guest's memory, and 128 MiB each for QEMU itself and for the code that it translates.
     assert_eq!(holds("memory.max").trim(), (320_u64 << 20).to_string());
     assert_eq!(holds("cpu.max").trim(), "150000 100000");
 
-    // Less than it holds already: the kernel ends it.
+    // The limit is below the memory that the VM holds already: the kernel ends it.
     std::fs::write(cgroup.join("memory.max"), (24_u64 << 20).to_string()).expect("written");
     let output = host.pepita(&["wait", "--name", "duende-vm-held", "--timeout", "120s"]);
     let exit: ExitRecord = serde_json::from_slice(&output.stdout).expect("an exit record");

@@ -1,4 +1,4 @@
-//! The conversation with a guest, the same over every transport: hybrid here, AF_VSOCK where the host's kernel has it, and
+//! The protocol with a guest, the same over every transport: hybrid here, AF_VSOCK where the host's kernel has it, and
 //! plain processes. `tests/vhost.rs` runs this very module inside a VM whose kernel has vhost_vsock.
 
 use crate::host::{Host, PATIENCE, patience, pepita};
@@ -45,7 +45,7 @@ async fn converse(form: Form) {
         println!("transport: {:?}, CID {}", status.vsock.transport, status.vsock.cid);
     }
 
-    // A hello was exchanged, or none of this would be answered.
+    // A hello was exchanged before: without it no request would be answered.
     tree.ask("api", Ask::Ping).await.expect("a pong");
     let exec =
         Exec { command: vec![ticker.clone(), "--exit".into(), "7".into()], timeout_ms: 10_000, bulk: false };
@@ -64,7 +64,7 @@ async fn converse(form: Form) {
     assert!(matches!(backoff.exit(), Some(Exit::VmmCrashed(_))), "{backoff:?}");
     events.phase("api", "ready").await;
     assert_eq!(host.status("api").vsock.cid, status.vsock.cid, "a VM keeps its CID");
-    // The link is a new one, to the new guest.
+    // The link is a new link, to the new guest.
     let deadline = std::time::Instant::now() + patience();
     while tree.ask("api", Ask::Ping).await.is_err() {
         assert!(std::time::Instant::now() < deadline, "no pong of the third incarnation");
@@ -84,7 +84,8 @@ async fn a_plain_process_is_talked_to_in_the_same_way() {
     converse(process()).await;
 }
 
-/// Two supervisors and a plain `pepita run` on one host: no CID is given twice, nobody touches the others' VMs.
+/// Two supervisors and a plain `pepita run` on one host: no CID is given twice, and no supervisor touches the VMs of
+/// the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_supervisors_and_a_plain_run_share_a_host() {
     let host = Host::new();
@@ -96,18 +97,19 @@ async fn two_supervisors_and_a_plain_run_share_a_host() {
     };
     let (one, _) = host.start(&group("one")).await;
     one.wait_ready(PATIENCE).await.expect("ready");
-    // Another name would begin at other CIDs; the same one runs into the first one's, and goes around it.
+    // A supervisor of another name would begin at other CIDs; a supervisor of the same name meets the CIDs of the first
+    // one, and goes around them.
     let mut spec = host.spec(&group("two"));
     spec.state_dir = Some(host.path("s2"));
     spec.name = "test-2".into();
-    let taken = one.status().vm("one").and_then(|vm| vm.cid).expect("it has one");
+    let taken = one.status().vm("one").and_then(|vm| vm.cid).expect("a CID");
     spec.groups[0].vms[0].cid = Some(taken);
-    let refused = pepita_supervisor::tree::Tree::start(spec.clone()).await.expect("it starts");
+    let refused = pepita_supervisor::tree::Tree::start(spec.clone()).await.expect("the tree starts");
     let mut events = crate::host::Watcher::of(&refused);
     events.until("word of the CID", |event| event.to_string().contains("CID")).await;
     refused.stop().await;
     spec.groups[0].vms[0].cid = None;
-    let two = pepita_supervisor::tree::Tree::start(spec).await.expect("it starts");
+    let two = pepita_supervisor::tree::Tree::start(spec).await.expect("the tree starts");
     two.wait_ready(PATIENCE).await.expect("ready");
     let plain = host.pepita(&["run", "--vmm", "process", "--name", "plain", "--daemon", "--", &ticker]);
     assert!(plain.status.success());
@@ -120,13 +122,13 @@ async fn two_supervisors_and_a_plain_run_share_a_host() {
     one.stop().await;
     let names = host.pepita(&["list", "--format", "name"]);
     assert_eq!(String::from_utf8_lossy(&names.stdout), "duende-vm-two\nplain\n");
-    assert_eq!(two.status().vm("two").map(|vm| vm.incarnation), before, "it was not touched");
+    assert_eq!(two.status().vm("two").map(|vm| vm.incarnation), before, "the VM was not touched");
     two.stop().await;
     assert!(host.pepita(&["destroy", "--name", "plain"]).status.success());
     host.assert_nothing_left();
 }
 
-/// Only where the host's kernel has it; elsewhere the hybrid transport has no CIDs of other programs.
+/// Only where the host's kernel has AF_VSOCK; elsewhere the hybrid transport has no CIDs of other programs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cid_that_another_program_holds_is_noticed_and_another_is_leased() {
     if expected_transport() != Transport::Vhost {
@@ -135,7 +137,7 @@ async fn a_cid_that_another_program_holds_is_noticed_and_another_is_leased() {
     }
     let host = Host::new();
     let groups = "[[group]]\nname = \"web\"\n[[group.vm]]\nname = \"api\"\n";
-    // What the tree of this name leases first.
+    // The CID that the tree of this name leases first.
     let mut pool = pepita_supervisor::cid::Pool::new("test");
     let api = pepita_supervisor::spec::VmName::new("api").expect("a good name");
     let first = pool.lease(&api, None).expect("free").get();
@@ -149,10 +151,10 @@ async fn a_cid_that_another_program_holds_is_noticed_and_another_is_leased() {
     host.assert_nothing_left();
 }
 
-/// Peers are checked: with vsock_loopback (CID 1) the agent of the VM that this runs in can be reached from inside, and
-/// lets nobody in without the token.
+/// Peers are checked: with vsock_loopback (CID 1) the agent of the VM that this test runs in can be reached from
+/// inside, and refuses every peer without the token.
 #[tokio::test(flavor = "multi_thread")]
-async fn over_loopback_nobody_gets_in_without_the_token() {
+async fn over_loopback_no_peer_gets_in_without_the_token() {
     use pepita_supervisor::link::dial::{Address, dial};
     use pepita_wire::{Hello, ToGuest, ToHost};
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};

@@ -1,5 +1,5 @@
-//! The library against real microVMs: a real kernel, a real agent as PID 1, the real `pepita` in between.
-//! None of this is skipped: a machine that cannot run it is told why, loudly.
+//! The library against real microVMs: a real kernel, a real agent as PID 1, the real `pepita` in between. No test is
+//! skipped: on a machine that cannot run them they fail with the reason.
 
 mod adapter;
 mod adoption;

@@ -1,4 +1,4 @@
-//! Who is restarted together, and in which order, with real VMs.
+//! The VMs that are restarted together, and the order of their restart, with real VMs.
 
 use crate::host::{Host, PATIENCE};
 
@@ -21,7 +21,7 @@ async fn rest_for_one_restarts_the_second_and_the_third_and_leaves_the_first_alo
     assert_eq!(host.status("a").vmm_pid, first, "the first was touched");
     assert!(!story.contains("a #2"), "{story}");
 
-    // The way down is the way up, backwards.
+    // The VMs stop in the reverse of the order in which they start.
     tree.stop().await;
     events.phase("a", "stopped").await;
     let story = events.story();

@@ -1,10 +1,10 @@
-//! Boots in a row: none hangs.
+//! Many boots in a row: none of them hangs.
 
 use crate::host::{Host, guest};
 use pepita_wire::StatusRecord;
 use std::time::Instant;
 
-/// So many boots: `PEPITA_SOAK_BOOTS` (default 5).
+/// The number of boots: `PEPITA_SOAK_BOOTS` (default 5).
 #[test]
 fn boots_in_a_row_do_not_hang() {
     let boots: u32 = std::env::var("PEPITA_SOAK_BOOTS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);

@@ -1,4 +1,4 @@
-//! What a new group makes of what it finds (semantics 9, 1).
+//! The treatment of VMs that a new group finds (semantics 9, 1).
 
 use crate::world::{SECOND, World, exit, group, name};
 use pepita_supervisor::group::{Command, Found, GroupEnd};
@@ -33,7 +33,7 @@ fn strings(vms: &[&str]) -> Vec<String> {
     vms.iter().map(|vm| (*vm).to_owned()).collect()
 }
 
-// semantics 9.4, 5.9: a VM that is wanted and unchanged is adopted. Those after it start when it is Ready, as always.
+// semantics 9.4, 5.9: a VM that is wanted and unchanged is adopted. The VMs after it start when it is Ready, as always.
 #[test]
 fn what_runs_and_is_unchanged_is_taken_over() {
     for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
@@ -75,7 +75,7 @@ fn what_the_operator_had_stopped_stays_down() {
     assert_eq!(world.phases(), "stopped stopped ready stopped");
 }
 
-// semantics 9.8: completed VMs are not started again, nor judged again by what is left of them.
+// semantics 9.8: completed VMs are not started again, and their traces are not judged again.
 #[test]
 fn what_had_completed_stays_completed() {
     let memory = ["a", "b"].map(|vm| (vm, Remembered { completed: true, ..remembered(4, Wanted::Up) }));
@@ -99,7 +99,8 @@ fn what_ended_meanwhile_is_judged() {
     assert_eq!((world.started(), world.incarnation("a")), (strings(&["a"]), 5));
 }
 
-// semantics 9.7: exactly once: a later incarnation has its number already, so the end of this one was judged before.
+// semantics 9.7: an end is judged exactly once: a later incarnation has its number already, so that the end of this one
+// was judged before.
 #[test]
 fn what_was_judged_before_is_just_started() {
     let mut world = world(
@@ -110,7 +111,8 @@ fn what_was_judged_before_is_just_started() {
     assert_eq!((world.started(), world.attempts("a"), world.incarnation("a")), (strings(&["a"]), 2, 6));
 }
 
-// semantics 9.7, 5.2: such an end takes the siblings along, those that run and those that were to be started.
+// semantics 9.7, 5.2: such an end affects the siblings, both the siblings that run and the siblings that were to be
+// started.
 #[test]
 fn an_end_that_was_missed_takes_its_siblings_along() {
     let found = [("b", over(1, exit(1))), ("c", running(1))];
@@ -132,7 +134,7 @@ fn an_end_that_was_missed_aborts_no_start() {
     assert_eq!(world.phase("a"), "backoff");
 }
 
-// semantics 6.1: an escalation while a group is taken over takes everything down and starts nothing.
+// semantics 6.1: an escalation while a group is taken over takes all its VMs down and starts none.
 #[test]
 fn an_escalation_during_the_take_over_leaves_nothing_behind() {
     for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
@@ -199,4 +201,52 @@ fn an_end_that_was_missed_ends_no_group_that_has_yet_to_start() {
     let mut world = world(spec, &[], &[("a", over(1, exit(0)))]);
     assert_eq!((world.started(), world.phases().as_str()), (strings(&["b"]), "completed starting"));
     assert_eq!(world.ended, None);
+}
+
+// semantics 13.2, 2.5: a VM whose files cannot be read is given up alone, whatever its group: it may run on, so it keeps
+// its CID, and no sibling is stopped because of it.
+#[test]
+fn a_vm_that_may_run_on_is_given_up_alone_and_keeps_its_cid() {
+    let unreadable = || Ending::Unreadable { message: "state.json".into() };
+    for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
+        let mut spec = group(strategy, "a b c");
+        spec.auto_shutdown = AutoShutdown::AnySignificant;
+        spec.vms.iter_mut().for_each(|vm| vm.significant = true);
+        let found = ["a", "b", "c"].map(|vm| (vm, running(7)));
+        let mut world = world(spec, &[], &found);
+        ["a", "c"].into_iter().for_each(|vm| world.ready(vm));
+        world.end("b", unreadable());
+        world.run_to_rest();
+        assert_eq!(world.phases(), "ready failed ready", "{strategy:?}");
+        assert!(world.stopped().is_empty() && world.holds_cid("b"), "{strategy:?}");
+        // An order to stop it does not make it gone either.
+        world.order("c", Command::Stop);
+        world.end("c", unreadable());
+        assert_eq!(world.phase("c"), "failed", "{strategy:?}");
+        assert!(world.holds_cid("c"), "{strategy:?}");
+    }
+}
+
+// semantics 2.5, 9.5: a VM with a changed configuration runs on while its group waits. An operator's stop meanwhile is a
+// real stop, by an actor, and so is the stop of the group.
+#[test]
+fn a_vm_that_waits_for_its_group_to_restart_it_is_stopped_by_an_actor() {
+    let changed = Found { unchanged: false, ..running(7) };
+    let waiting = || {
+        let mut world = World::remembering(group(Strategy::OneForOne, "a"), &BTreeMap::new());
+        world.adopt(&BTreeMap::from([(name("a"), changed.clone())]));
+        assert!(world.adopted().is_empty() && world.stopped().is_empty());
+        world
+    };
+    let mut by_operator = waiting();
+    by_operator.order("a", Command::Stop);
+    let mut with_group = waiting();
+    with_group.stop();
+    for mut world in [by_operator, with_group] {
+        assert_eq!((world.adopted(), world.stopped()), (strings(&["a"]), strings(&["a"])));
+        assert_eq!(world.phase("a"), "stopping");
+        world.gone("a");
+        assert_eq!(world.phase("a"), "stopped");
+        assert!(!world.holds_cid("a"));
+    }
 }

@@ -16,7 +16,7 @@ fn limited(strategy: Strategy, vms: &str, max_restarts: u32) -> GroupSpec {
     spec
 }
 
-/// Fails, waits for its delay, and is Ready again.
+/// Lets the VM fail, waits for its delay, and makes it Ready again.
 fn flap(world: &mut World, vm: &str) {
     world.fail(vm);
     world.run_to_rest();
@@ -36,7 +36,8 @@ fn each_failure_in_a_row_doubles_the_delay() {
     }
 }
 
-// semantics 4.4, 12.8: Ready for reset_after forgets the failures, a nanosecond less does not.
+// semantics 4.4, 12.8: a VM that was Ready for reset_after has its failures cleared, a VM that was Ready for a
+// nanosecond less does not.
 #[test]
 fn attempts_are_forgotten_after_exactly_reset_after() {
     for (ready, attempts) in [(RESET - NS, 2), (RESET, 1)] {
@@ -63,7 +64,7 @@ fn what_was_never_ready_forgets_nothing() {
     }
 }
 
-// semantics 4.4: "without a break": being unhealthy is a break, and a paused VM proves nothing.
+// semantics 4.4: "without a break": being unhealthy is a break, and a pause is one, too.
 #[test]
 fn a_break_starts_the_time_to_reset_anew() {
     for (broken, whole) in
@@ -121,7 +122,7 @@ fn one_failure_more_than_max_retries_is_the_end() {
     assert_eq!((decision.action, decision.reason), (Action::GiveUp, Reason::RetriesExhausted));
     assert_eq!((decision.attempt, decision.max_attempts), (3, 2));
     assert_eq!((world.phases().as_str(), world.holds_cid("a")), ("failed ready", false));
-    // semantics 4.5: an operator's start forgets the failures.
+    // semantics 4.5: an operator's start clears the failures.
     world.order("a", Command::Start);
     world.run();
     flap(&mut world, "a");
@@ -139,7 +140,8 @@ fn giving_up_can_be_the_groups_affair() {
     assert!(matches!(world.ended, Some(GroupEnd::Escalated { .. })));
 }
 
-// semantics 4.6, 4.7: exactly intensity is allowed, one more is not; the entry is made when the failure is seen.
+// semantics 4.6, 4.7: exactly `intensity` restarts are allowed, another one is not; the entry is made when the failure
+// is seen.
 #[test]
 fn one_restart_more_than_the_intensity_is_too_many() {
     let mut world = World::up(limited(Strategy::OneForOne, "a b", 2));
@@ -167,7 +169,7 @@ fn an_entry_leaves_the_window_just_after_its_period() {
     }
 }
 
-// semantics 4.6, 4.10: a group restart is one entry; failures that join, operators and reloads are none.
+// semantics 4.6, 4.10: a group restart makes a single entry; failures that join, operators and reloads make none.
 #[test]
 fn only_decisions_are_counted() {
     let mut spec = limited(Strategy::OneForAll, "a b c", 1);
@@ -210,7 +212,8 @@ fn a_restart_can_wait_for_room_in_the_window() {
         world.look_away();
         world.fail("a");
         assert_eq!(world.decision().delay, Some(SECOND * 40 + NS));
-        // A second failure, of another VM, joins the round; with one_for_one it waits for the next to leave.
+        // A second failure, of another VM, joins the group restart; with one_for_one it waits for the next entry to
+        // leave.
         world.fail("b");
         world.run();
         world.advance(SECOND * 40);
@@ -233,7 +236,8 @@ fn a_clean_end_is_not_counted() {
     assert_eq!((world.phase("a"), world.ended.clone()), ("completed", None));
 }
 
-// semantics 4.9, 9.10: the failure of an actor leads to a decision; its VM did not notice, and no sibling is restarted.
+// semantics 4.9, 9.10: the failure of an actor leads to a decision; its VM is not affected, and no sibling is
+// restarted.
 #[test]
 fn a_failed_actor_is_replaced_and_counted() {
     for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
@@ -243,7 +247,8 @@ fn a_failed_actor_is_replaced_and_counted() {
         assert_eq!((world.incarnation("a"), world.attempts("a"), world.stopped()), (1, 0, vec![]));
         world.ready("a");
         assert_eq!(world.window(), (1, 1));
-        // Once more is too often: the new actor takes the VM down, and its end is judged like another failure.
+        // Another failure exceeds the window: the new actor takes the VM down, and its end is judged like another
+        // failure.
         world.actor_fails("a");
         assert_eq!((world.adopted(), world.stopped()), (vec!["a".into()], vec!["a".into()]));
         world.gone("a");

@@ -1,4 +1,4 @@
-//! What an operator asks, at any moment (semantics 4, 5, 12.1, 12.3).
+//! The commands of an operator, at any moment (semantics 4, 5, 12.1, 12.3).
 
 use crate::world::{SECOND, World, exit, group, name};
 use pepita_supervisor::group::{Command, GroupEnd, Refused};
@@ -12,7 +12,7 @@ fn strings(vms: &[&str]) -> Vec<String> {
     vms.iter().map(|vm| (*vm).to_owned()).collect()
 }
 
-// semantics 5.11, 4.5: a start or restart during backoff is now, and resets the attempts.
+// semantics 5.11, 4.5: a start or restart during backoff takes effect at once, and resets the attempts.
 #[test]
 fn a_start_during_backoff_is_now() {
     for strategy in STRATEGIES {
@@ -31,7 +31,8 @@ fn a_start_during_backoff_is_now() {
     }
 }
 
-// semantics 5.11: it cuts the delay of the whole group restart short; order and stops hold, and each VM starts once.
+// semantics 5.11: the command cuts the delay of the whole group restart short; order and stops hold, and each VM starts
+// once.
 #[test]
 fn a_start_during_a_round_keeps_its_order() {
     let mut world = World::up(group(Strategy::OneForAll, "a b c"));
@@ -42,7 +43,7 @@ fn a_start_during_a_round_keeps_its_order() {
     assert_eq!((world.started(), world.phases().as_str()), (strings(&["a", "b", "c"]), "ready ready ready"));
 }
 
-// semantics 5.12, 12.3: a stop during backoff cancels the start; none follows at the old deadline.
+// semantics 5.12, 12.3: a stop during backoff cancels the start; no start follows at the old deadline.
 #[test]
 fn a_stop_during_backoff_is_the_end_of_it() {
     for strategy in STRATEGIES {
@@ -65,7 +66,7 @@ fn a_member_that_the_operator_stops_does_not_come_back() {
     world.order("a", Command::Stop);
     world.run_to_rest();
     assert_eq!((world.phases().as_str(), world.started()), ("stopped ready stopped", strings(&["b"])));
-    // And comes back in its turn when it is wanted again.
+    // The VM comes back in its turn when it is wanted again.
     world.fail("b");
     world.order("c", Command::Start);
     assert_eq!(world.phases(), "stopped backoff waiting");
@@ -73,7 +74,8 @@ fn a_member_that_the_operator_stops_does_not_come_back() {
     assert_eq!(world.started(), ["b", "c"]);
 }
 
-// semantics 12.1: a restart of a VM that is being stopped for a group restart happens with it: one new incarnation.
+// semantics 12.1: a restart of a VM that is being stopped for a group restart is part of the group restart: one new
+// incarnation.
 #[test]
 fn a_restart_of_a_member_happens_with_the_round() {
     let mut world = World::up(group(Strategy::OneForAll, "a b c"));
@@ -94,14 +96,14 @@ fn commands_to_a_vm_that_is_stopping_are_taken() {
     world.order("a", Command::Stop);
     world.order("a", Command::Start);
     world.order("a", Command::Stop);
-    assert!(world.stopped().is_empty(), "it was told already");
+    assert!(world.stopped().is_empty(), "the VM was told to stop before");
     world.gone("a");
     assert_eq!(world.phase("a"), "stopped");
     world.order("a", Command::Restart);
     assert_eq!((world.started(), world.incarnation("a")), (strings(&["a"]), 2));
 }
 
-// semantics 4.5, 5.13: a reset forgets the failures; failed VMs come back by it.
+// semantics 4.5, 5.13: a reset clears the failures, and failed VMs come back.
 #[test]
 fn a_reset_starts_only_what_had_given_up() {
     let mut spec = group(Strategy::OneForOne, "a");
@@ -141,7 +143,7 @@ fn an_unknown_vm_is_refused() {
     assert_eq!(world.command("b", Command::Start), Err(Refused::NoSuchVm("b".into())));
 }
 
-// semantics 11.5, 12.3: a VM that is on its way out of the configuration is not there any more.
+// semantics 11.5, 12.3: a VM that is being removed from the configuration counts as absent.
 #[test]
 fn commands_to_a_vm_that_is_being_removed_are_refused() {
     for command in [Command::Start, Command::Stop, Command::Restart, Command::Reset] {
@@ -175,7 +177,7 @@ fn an_operator_brings_back_one_vm_of_a_group_that_has_ended() {
     world.order("c", Command::Stop);
     world.stop();
     world.run();
-    // Forgetting failures that are not there starts nothing, and so the group stays down.
+    // Clearing failures that do not exist starts no VM, and so the group stays down.
     world.order("b", Command::Reset);
     assert!(world.roster.is_down());
     world.look_away();
@@ -184,7 +186,7 @@ fn an_operator_brings_back_one_vm_of_a_group_that_has_ended() {
     world.run();
     assert_eq!((world.started(), world.phases().as_str()), (strings(&["b"]), "stopped ready stopped"));
     assert_eq!((world.roster.is_down(), world.group_ready), (false, ready + 1));
-    // And alone it stays.
+    // The group stays up with this VM alone.
     world.fail("b");
     world.advance(Duration::from_secs(1));
     world.run();

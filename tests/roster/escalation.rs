@@ -1,4 +1,4 @@
-//! Giving a failure to the parent, and ending normally (semantics 6).
+//! Escalation of a failure to the parent, and the normal end of a group (semantics 6).
 
 use crate::world::{SECOND, World, exit, group};
 use pepita_supervisor::group::{Command, GroupEnd};
@@ -9,7 +9,8 @@ fn fragile(strategy: Strategy, vms: &str) -> GroupSpec {
     GroupSpec { intensity: Intensity { max_restarts: 1, period: SECOND * 60 }, ..group(strategy, vms) }
 }
 
-// semantics 6.1: all delays are cancelled, all VMs stopped in order and awaited; the end tells the window and the last end.
+// semantics 6.1: all delays are cancelled, all VMs stopped in order and awaited; the end of the group carries the
+// window and the last end.
 #[test]
 fn an_escalation_stops_everything_in_reverse_order() {
     let mut world = World::up(fragile(Strategy::OneForOne, "a b c d"));
@@ -30,7 +31,7 @@ fn an_escalation_stops_everything_in_reverse_order() {
     assert!(world.roster.is_down());
 }
 
-// semantics 6.3: afresh means an empty window and no attempts; failed and completed VMs are started, too.
+// semantics 6.3: a fresh start has an empty window and no attempts; failed and completed VMs are started, too.
 #[test]
 fn a_fresh_start_forgets_what_led_to_the_escalation() {
     let mut spec = fragile(Strategy::OneForOne, "a b c d");
@@ -91,7 +92,7 @@ fn a_group_ends_normally_with_its_first_significant_vm() {
     let mut world = shuts_down(AutoShutdown::AnySignificant, &[0, 1]);
     world.end("c", exit(0));
     assert_eq!(world.ended, None);
-    // One that is restarted has not ended.
+    // A VM that is restarted has not ended.
     world.fail("b");
     assert_eq!(world.stopped(), Vec::<String>::new());
     world.end("a", exit(0));
@@ -102,7 +103,8 @@ fn a_group_ends_normally_with_its_first_significant_vm() {
     );
 }
 
-// semantics 6.6: auto_shutdown = all_significant; as in OTP, a VM that an operator stopped is not waited for and ends nothing.
+// semantics 6.6: auto_shutdown = all_significant; as in OTP, a VM that an operator stopped is not waited for, and its
+// stop does not end the group.
 #[test]
 fn a_group_ends_normally_with_its_last_significant_vm() {
     let mut world = shuts_down(AutoShutdown::AllSignificant, &[0, 1]);

@@ -101,7 +101,7 @@ fn a_rest_for_one_set_grows_to_an_earlier_failure() {
     world.run_to_rest();
     assert_eq!(world.stopped(), ["b"]);
     assert_eq!((world.started(), world.window()), (["a", "b", "c"].map(String::from).to_vec(), (1, 9)));
-    // Also when its members were down already.
+    // The set grows also when its members were down already.
     world.fail("c");
     world.advance(SECOND / 2);
     world.fail("b");
@@ -111,15 +111,16 @@ fn a_rest_for_one_set_grows_to_an_earlier_failure() {
     assert_eq!(world.started(), ["b", "c"]);
 }
 
-// semantics 5.6, 12.6: every member that is wanted and whose policy is not "never" comes back, completed ones too.
+// semantics 5.6, 12.6: every member that is wanted and whose policy is not "never" comes back, completed members too.
 #[test]
-fn who_comes_back_after_a_siblings_death() {
+fn which_vms_come_back_after_a_sibling_failed() {
     for (strategy, back) in [(Strategy::OneForAll, "a b d"), (Strategy::RestForOne, "b d")] {
         let mut spec = group(strategy, "a b never done stopped d failed");
         let index = |vm: &str| spec.vms.iter().position(|spec| spec.name.as_str() == vm).expect("there");
         let (never, failed) = (index("never"), index("failed"));
         spec.vms[never].restart.policy = Restart::Never;
-        // It gives up without taking a one_for_all group along: nothing depends on what is never restarted.
+        // The VM gives up without the rest of a one_for_all group: its siblings do not depend on a VM that is never
+        // restarted.
         spec.vms[failed].restart.policy = Restart::Never;
         let mut world = World::up(spec);
         world.end("done", exit(0));
@@ -136,10 +137,10 @@ fn who_comes_back_after_a_siblings_death() {
     }
 }
 
-// semantics 5.5: a VM in backoff when a group restart begins joins it. (It has a
-// backoff of its own only after a change of strategy.)
+// semantics 5.5: a VM in backoff when a group restart begins joins it. (The VM has a backoff of its own only after a
+// change of strategy.)
 #[test]
-fn one_in_backoff_joins_with_its_deadline() {
+fn a_vm_in_backoff_joins_with_its_deadline() {
     let mut spec = group(Strategy::OneForOne, "a b");
     let mut world = World::up(spec.clone());
     world.fail("a");
@@ -168,7 +169,7 @@ fn a_failed_start_repeats_the_group_restart() {
     assert_eq!((world.decision().joined, world.stopped()), (false, vec!["a".into()]));
     world.run_to_rest();
     assert_eq!((world.started(), world.window()), (["a", "b", "c"].map(String::from).to_vec(), (2, 9)));
-    // rest_for_one repeats from the failed one.
+    // With rest_for_one the group restart is repeated from the failed VM on.
     let mut world = rest("a b c");
     world.fail("a");
     world.run();
@@ -193,9 +194,9 @@ fn a_one_for_all_group_gives_up_with_its_member() {
     assert!(matches!(world.ended, Some(GroupEnd::Failed { .. })));
 }
 
-// semantics 5.8: with rest_for_one a member gives up alone, and later ones wait.
+// semantics 5.8: with rest_for_one a member gives up alone, and later members wait.
 #[test]
-fn those_after_one_that_gave_up_wait_for_it() {
+fn vms_after_a_vm_that_gave_up_wait_for_it() {
     let mut spec = group(Strategy::RestForOne, "a b c");
     spec.vms[1].restart.never = BTreeSet::from([64]);
     let mut world = World::up(spec);
@@ -214,7 +215,7 @@ fn those_after_one_that_gave_up_wait_for_it() {
     );
 }
 
-// semantics 4.10, 5.8: the stops behind a VM that gave up are no restart: the first real one has its entry.
+// semantics 4.10, 5.8: the stops behind a VM that gave up are no restart: the first real restart has its entry.
 #[test]
 fn a_failure_while_others_make_room_is_counted() {
     let mut spec = group(Strategy::RestForOne, "a b c");
@@ -229,7 +230,7 @@ fn a_failure_while_others_make_room_is_counted() {
     assert_eq!(world.phases(), "ready failed waiting");
 }
 
-// semantics 5.8, 6.6: the VM that gave up may be the significant one that its group ends with.
+// semantics 5.8, 6.6: the VM that gave up may be the significant VM that its group ends with.
 #[test]
 fn a_significant_vm_that_gives_up_ends_a_rest_for_one_group() {
     let mut spec = group(Strategy::RestForOne, "a b");
@@ -245,9 +246,10 @@ fn a_significant_vm_that_gives_up_ends_a_rest_for_one_group() {
     assert!(world.started().is_empty());
 }
 
-// semantics 3.4: a code that always restarts brings back even a VM with policy "never", in its place among its siblings.
+// semantics 3.4: an exit code of always_restart_exit_codes brings back even a VM with policy "never", in its place
+// among its siblings.
 #[test]
-fn an_always_code_in_a_vm_that_is_never_restarted_holds_up_nobody() {
+fn an_always_code_in_a_vm_that_is_never_restarted_holds_up_no_other() {
     let mut spec = group(Strategy::OneForAll, "a b c");
     spec.vms[1].restart.policy = Restart::Never;
     spec.vms[1].restart.always = BTreeSet::from([75]);
@@ -272,7 +274,7 @@ fn a_group_can_become_ready_without_what_is_never_restarted() {
     assert_eq!((world.phases().as_str(), world.group_ready), ("stopped ready", 1));
 }
 
-// semantics 5.4: a failure of a Ready VM while a later one is still starting leads to one restart, not two.
+// semantics 5.4: a failure of a Ready VM while a later VM is still starting leads to one restart, not two.
 #[test]
 fn an_earlier_failure_takes_over_a_restart_that_is_starting() {
     let mut world = rest("a b c");

@@ -1,4 +1,4 @@
-//! What an end means for one VM alone (semantics 3, 10).
+//! The consequence of an end for one VM alone (semantics 3, 10).
 
 use crate::world::{SECOND, World, exit, group};
 use pepita_supervisor::group::Command;
@@ -45,7 +45,7 @@ fn the_first_rule_that_matches_decides_and_is_told() {
         assert_eq!(world.phase("a"), phase, "{policy:?} {ending}");
         assert_eq!(world.decision().reason, reason, "{policy:?} {ending}");
         assert_eq!(world.changes.last().expect("told").ending.as_ref(), Some(&ending));
-        // semantics 2.5: the CID is kept as long as the VM is to come back.
+        // semantics 2.5: the VM keeps its CID as long as it is to come back.
         assert_eq!(world.holds_cid("a"), phase == "backoff");
     }
 }
@@ -62,7 +62,7 @@ fn a_stop_of_ours_is_not_judged() {
     assert_eq!(world.window(), (0, 6));
 }
 
-// semantics 10.2: a decision tells what it rests on.
+// semantics 10.2: a decision carries the facts that it rests on.
 #[test]
 fn a_decision_is_told_with_delay_attempt_and_window() {
     let mut world = one(Restart::OnFailure);
@@ -84,7 +84,7 @@ fn a_decision_is_told_with_delay_attempt_and_window() {
     assert_eq!(change.ending, Some(exit(1)));
 }
 
-// semantics 10.5: the window in an event is that of its moment.
+// semantics 10.5: the window in an event is the window of that moment.
 #[test]
 fn a_window_that_is_told_has_been_aged() {
     let mut world = one(Restart::OnFailure);
@@ -97,7 +97,7 @@ fn a_window_that_is_told_has_been_aged() {
     assert_eq!((world.decision().action, world.window()), (Action::Complete, (0, 6)));
 }
 
-// semantics 12.9: a paused or unhealthy VM ends like any other.
+// semantics 12.9: the end of a paused or unhealthy VM is judged like any other.
 #[test]
 fn a_vm_that_ends_while_paused_or_unhealthy_is_judged() {
     for news in [Transition::Paused, Transition::Unhealthy] {

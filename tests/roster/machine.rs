@@ -1,6 +1,7 @@
-//! Random groups under random steps: the roster does what the model does, and never what must not be.
+//! Random groups under random steps: the roster does what the model does, and breaks none of the invariants of the
+//! world.
 //!
-//! `PROPTEST_CASES` sets how many. A failure is shrunk to the fewest and smallest steps and printed as Rust.
+//! `PROPTEST_CASES` sets the number of cases. A failure is shrunk to the fewest and smallest steps and printed as Rust.
 
 use crate::model::{Ended, Group, Is, Model, Told};
 use crate::steps::{Past, Step, groups, pasts, steps};
@@ -21,9 +22,9 @@ struct Pair {
     world: World,
     model: Model,
     spec: GroupSpec,
-    /// How many changes were compared.
+    /// The number of changes that were compared.
     seen: usize,
-    /// VMs that were never to be restarted, at some time.
+    /// The VMs whose policy was `never` at some time.
     never: BTreeSet<VmName>,
 }
 
@@ -135,7 +136,7 @@ impl Pair {
         self.model.go_on();
     }
 
-    /// Everything goes well, as far as it needs no time.
+    /// Lets every VM do well, as far as that needs no time.
     fn run(&mut self) {
         for _ in 0..1000 {
             let due = self.world.actors.keys().find_map(|vm| {
@@ -153,10 +154,10 @@ impl Pair {
             self.report(&vm, &step);
             self.compare();
         }
-        panic!("it goes on and on: {:#?}", self.world.roster);
+        panic!("the group gives orders without end: {:#?}", self.world.roster);
     }
 
-    /// No stuck state: when all goes well the group comes to rest where it belongs.
+    /// Asserts that no state is stuck: when all VMs do well the group comes to rest in the expected state.
     fn come_to_rest(mut self) {
         self.run();
         for _ in 0..100 {
@@ -165,14 +166,14 @@ impl Pair {
             self.compare();
             self.run();
         }
-        panic!("it never comes to rest: {:#?}", self.world.roster);
+        panic!("the group never comes to rest: {:#?}", self.world.roster);
     }
 
     fn rests(&self) {
         let mut behind_a_failure = false;
         for (vm, phase) in self.world.roster.phases() {
-            let spec = self.world.roster.vm(vm).expect("it is in the group");
-            let wanted = self.world.roster.view(vm).expect("it is in the group").wanted == Wanted::Up;
+            let spec = self.world.roster.vm(vm).expect("the VM is in the group");
+            let wanted = self.world.roster.view(vm).expect("the VM is in the group").wanted == Wanted::Up;
             match phase {
                 VmPhase::Ready => assert!(wanted && self.model.group == Group::Up),
                 VmPhase::Completed => {}
@@ -196,7 +197,7 @@ impl Pair {
         assert_eq!(self.world.roster.is_down(), self.world.ended.is_some());
     }
 
-    /// It is down, or was and an operator has brought some of it back.
+    /// Returns whether the group is down, or was down and an operator has brought some VMs back.
     fn went_down(&self) -> bool {
         self.world.roster.is_down() || self.world.ends > 0
     }
@@ -210,7 +211,7 @@ impl Pair {
         assert_eq!(world.roster.names(), names);
         for (v, (vm, phase)) in world.roster.phases().enumerate() {
             assert!(model.agrees(v, &phase), "{vm} is {phase:?}, not {:?}", model.vms[v].is);
-            let view = world.roster.view(vm).expect("it is in the group");
+            let view = world.roster.view(vm).expect("the VM is in the group");
             let is = (view.incarnation.0, view.attempts, view.wanted == Wanted::Up);
             assert_eq!(is, (model.vms[v].incarnation, model.vms[v].attempts, model.vms[v].wanted), "{vm}");
         }

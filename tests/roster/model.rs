@@ -1,5 +1,5 @@
-//! What docs/semantics.md says, once more and in other words, as a model to hold the roster against: slow, plain, and without
-//! a thought for actors. It counts everything anew from lists that only grow.
+//! A second implementation of docs/semantics.md, as a model against which the roster is tested: slow and plain, and
+//! without actors. The model counts everything anew from lists that only grow.
 
 mod advances;
 mod asked;
@@ -17,7 +17,7 @@ use pepita_supervisor::vm::Transition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// Where a VM is (semantics 2), and where it goes from there.
+/// The phase of a VM (semantics 2), and the step that follows it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Is {
     Stopped,
@@ -33,7 +33,7 @@ pub(crate) enum Is {
     Failed,
 }
 
-/// What a stop of ours is followed by.
+/// The step that follows a stop of the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Next {
     Down,
@@ -50,14 +50,14 @@ pub(crate) struct Vm {
     pub(crate) wanted: bool,
     pub(crate) attempts: u32,
     pub(crate) incarnation: u64,
-    /// When this incarnation became Ready, and when that ended: all of it.
+    /// The moments when this incarnation became Ready, and when each Ready phase ended.
     readies: Vec<(Instant, Option<Instant>)>,
-    /// It goes in file order: others wait for it, and it for others.
+    /// The VM starts in file order: later VMs wait for it, and it waits for earlier VMs.
     in_order: bool,
-    /// This is its start with its group.
+    /// The VM starts together with its group.
     first: bool,
     changed: bool,
-    /// It boots; or else it ran already and is taken over.
+    /// The VM boots; otherwise it ran already and is taken over.
     boots: bool,
 }
 
@@ -84,7 +84,7 @@ pub(crate) enum Group {
     Down(Option<Ended>),
 }
 
-/// What an event says of a decision (semantics 10.2).
+/// The content of an event about a decision (semantics 10.2).
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Told {
     pub(crate) action: Action,
@@ -100,7 +100,7 @@ pub(crate) struct Model {
     pub(crate) vms: Vec<Vm>,
     pub(crate) group: Group,
     round: Option<Round>,
-    /// When each restart decision counts, from the beginning.
+    /// The moment at which each restart decision counts, from the beginning.
     entries: Vec<Instant>,
     removed: BTreeMap<VmName, u64>,
     pub(crate) now: Instant,
@@ -124,7 +124,7 @@ impl Vm {
         }
     }
 
-    /// semantics 9 and the end of 1.
+    /// Makes a VM from the state that a previous run has left (semantics 9 and the end of 1).
     fn remembered(spec: VmSpec, memory: &BTreeMap<VmName, Remembered>) -> Self {
         let Some(memory) = memory.get(&spec.name) else { return Self::new(spec, 0) };
         let always = spec.restart.policy == Restart::Always;
@@ -144,7 +144,7 @@ impl Vm {
         )
     }
 
-    /// It will be Ready, if all goes well, and no timer is needed for that.
+    /// Returns whether the VM will become Ready, if all goes well, without a timer.
     fn comes(&self) -> bool {
         matches!(
             self.is,
@@ -163,7 +163,7 @@ impl Vm {
     fn becomes(&mut self, now: Instant, is: Is) {
         match (&self.is, &is) {
             (Is::Ready, Is::Ready) => {}
-            (Is::Ready, _) => self.readies.last_mut().expect("it was Ready").1 = Some(now),
+            (Is::Ready, _) => self.readies.last_mut().expect("the VM was Ready").1 = Some(now),
             (_, Is::Ready) => {
                 self.readies.push((now, None));
                 (self.in_order, self.first) = (false, false);
@@ -178,7 +178,7 @@ impl Model {
     pub(crate) fn new(mut spec: GroupSpec, memory: &BTreeMap<VmName, Remembered>, now: Instant) -> Self {
         let mut vms: Vec<Vm> =
             std::mem::take(&mut spec.vms).into_iter().map(|spec| Vm::remembered(spec, memory)).collect();
-        // They start with their group.
+        // Wanted VMs start together with their group.
         vms.iter_mut().filter(|vm| vm.wanted && vm.is == Is::Stopped).for_each(|vm| vm.is = Is::Waiting);
         let removed = memory.iter().map(|(vm, memory)| (vm.clone(), memory.incarnation.0)).collect();
         let group = Group::Down(None);
@@ -186,7 +186,7 @@ impl Model {
     }
 
     pub(crate) fn vm(&self, vm: &str) -> usize {
-        self.vms.iter().position(|v| v.spec.name == name(vm)).expect("it is in the group")
+        self.vms.iter().position(|v| v.spec.name == name(vm)).expect("the VM is in the group")
     }
 
     pub(crate) fn start(&mut self, found: &BTreeMap<VmName, Found>) {
@@ -245,7 +245,7 @@ impl Model {
         self.go_on();
     }
 
-    /// The roster shows what the model expects.
+    /// Returns whether the roster shows the phase that the model expects.
     pub(crate) fn agrees(&self, v: usize, phase: &VmPhase) -> bool {
         match (&self.vms[v].is, phase) {
             (Is::Backoff(at), VmPhase::Backoff { until, .. }) => at == until,

@@ -11,7 +11,7 @@ fn changed(mut spec: GroupSpec, vm: usize) -> GroupSpec {
 
 // semantics 11.2: policies and budgets apply live, keep their counters and touch no running VM.
 #[test]
-fn a_new_policy_applies_at_once_and_touches_nobody() {
+fn a_new_policy_applies_at_once_and_touches_no_vm() {
     let mut spec = group(Strategy::OneForOne, "a b");
     let mut world = World::up(spec.clone());
     world.fail("a");
@@ -55,7 +55,7 @@ fn vms_come_and_go_and_come_back() {
     assert_eq!((world.started(), world.incarnation("b")), (vec!["b".into()], 2));
 }
 
-// semantics 12.3: a VM that is removed during its backoff.
+// semantics 12.3: a VM is removed during its backoff.
 #[test]
 fn a_vm_that_is_removed_during_its_backoff_is_forgotten() {
     for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
@@ -118,7 +118,7 @@ fn a_group_restart_outlives_the_one_that_failed() {
     );
 }
 
-// semantics 11.5: a VM that is new among the members starts with them, in its turn.
+// semantics 11.5: a new VM among the members starts together with them, in its turn.
 #[test]
 fn a_new_vm_joins_the_group_restart_in_which_it_stands() {
     for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
@@ -145,7 +145,7 @@ fn a_reload_does_not_restart_what_is_being_stopped() {
     assert_eq!(world.phase("a"), "stopped");
 }
 
-// semantics 7.7: nothing starts on the way down, also when it is in the next configuration again.
+// semantics 7.7: no VM starts on the way down, also when it is in the next configuration again.
 #[test]
 fn a_reload_starts_nothing_on_the_way_down() {
     let mut world = World::up(group(Strategy::OneForOne, "a b"));
@@ -184,7 +184,8 @@ fn a_group_can_lose_all_its_vms() {
     assert_eq!(world.ended, Some(GroupEnd::Stopped));
 }
 
-// semantics 11.7: a group restart under way is finished as it was begun, whatever the strategy is now.
+// semantics 11.7: a group restart under way is finished under the rules with which it began, whatever the strategy is
+// now.
 #[test]
 fn a_group_restart_outlives_its_strategy() {
     let mut spec = group(Strategy::OneForAll, "a b c");

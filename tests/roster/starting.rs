@@ -1,4 +1,4 @@
-//! How a group comes up (semantics 1, 2, 5).
+//! The start of a group (semantics 1, 2, 5).
 
 use crate::world::{World, exit, group};
 use pepita_supervisor::group::{Command, GroupEnd};
@@ -31,7 +31,7 @@ fn each_vm_starts_when_the_one_before_it_is_ready() {
 
 // semantics 1.9: autostart.
 #[test]
-fn what_is_not_started_with_its_group_holds_up_nobody() {
+fn a_vm_that_is_not_started_with_its_group_holds_up_no_other() {
     let mut spec = group(Strategy::RestForOne, "a b");
     spec.vms[0].autostart = false;
     let mut world = World::up(spec);
@@ -80,13 +80,13 @@ fn a_first_start_that_must_not_fail_fails_the_group() {
         world.run();
         let Some(GroupEnd::Escalated { vm, failure }) = &world.ended else { panic!("{:?}", world.ended) };
         assert_eq!((vm.as_str(), failure.decision.reason), ("b", Reason::StartFailed));
-        // semantics 6.3: the root starts the group afresh, and that is a first start again.
+        // semantics 6.3: the root starts the group afresh, and that counts as a first start again.
         world.start_afresh();
         world.ready("a");
         world.end("b", Ending::StartTimeout);
         world.run();
         assert!(matches!(world.ended, Some(GroupEnd::Escalated { .. })));
-        // Once it has been Ready, a failure is one like any other.
+        // After the VM has been Ready, its failure is judged like any other.
         world.start_afresh();
         world.run();
         world.fail("b");
@@ -95,7 +95,8 @@ fn a_first_start_that_must_not_fail_fails_the_group() {
     }
 }
 
-// semantics 1.8: abort is about the group's start; what an operator starts later is no part of it (OTP's start_child).
+// semantics 1.8: abort concerns the start of the group; a later start by the operator is no part of it (OTP's
+// start_child).
 #[test]
 fn a_failed_start_by_the_operator_does_not_abort_the_group() {
     let mut spec = group(Strategy::OneForOne, "a b");
@@ -106,7 +107,7 @@ fn a_failed_start_by_the_operator_does_not_abort_the_group() {
     assert_eq!((world.ended.clone(), world.phase("b")), (None, "backoff"));
 }
 
-// semantics 5.9: a job that has done its work is as good as Ready.
+// semantics 5.9: a job that has done its work counts like a Ready VM.
 #[test]
 fn what_ends_cleanly_before_it_was_ready_lets_the_next_one_start() {
     let mut spec = group(Strategy::RestForOne, "a b");
@@ -119,7 +120,7 @@ fn what_ends_cleanly_before_it_was_ready_lets_the_next_one_start() {
     assert_eq!(world.group_ready, 1);
 }
 
-// semantics 2.6: a pause keeps the phase that it interrupts; VMs after one that was not Ready go on waiting.
+// semantics 2.6: a pause keeps the phase that it interrupts; VMs after a VM that was not Ready go on waiting.
 #[test]
 fn a_pause_keeps_what_it_interrupts() {
     let mut world = World::starting(group(Strategy::OneForOne, "a b"));

@@ -1,4 +1,4 @@
-//! Random groups, what they find, and what happens to them.
+//! Random groups, random remains of a previous run, and random steps.
 
 use crate::world::{NS, SECOND, exit, group, name, vm};
 use pepita_supervisor::group::{Command, Found};
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-/// Printed in few lines, of which each says something: for people who look for the reason of a failure.
+/// A value that is printed in few lines, for people who look for the reason of a failure.
 #[derive(Clone)]
 pub(crate) struct Short<T>(pub(crate) T);
 
@@ -51,7 +51,7 @@ impl fmt::Debug for Short<GroupSpec> {
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
-/// One step. VMs are meant by their place, counted round; what does not fit the moment is skipped.
+/// A step. A VM is given by its place, modulo the number of VMs; a step that is impossible at the moment is skipped.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     Transition(usize, Transition),
@@ -60,14 +60,14 @@ pub(crate) enum Step {
     ActorFails(usize),
     Command(usize, Command),
     Reload(Vec<Edit>, bool),
-    /// To exactly when the roster wants to be asked again, and so much further.
+    /// Advances to exactly the moment at which the roster wants to be called again, and by this time further.
     Wake(Duration),
     Advance(Duration),
-    /// What starts becomes Ready, what stops is gone.
+    /// Makes VMs that start Ready, and lets VMs that stop end.
     Run,
     Stop,
     Kill,
-    /// A group that is down is started again, as the tree would do it.
+    /// Starts a group that is down again, as the tree would do.
     Start,
 }
 
@@ -186,7 +186,8 @@ pub(crate) fn steps() -> impl Strategy<Value = Short<Vec<Step>>> {
     prop::collection::vec(step(), 1..40).prop_map(Short)
 }
 
-/// What a previous run has left: what the journal knows, and which VMs are there, run or have ended, and have changed.
+/// The state that a previous run has left: the journal's memory, and the VMs that run or have ended, some with a
+/// changed configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Past {
     pub(crate) memory: BTreeMap<VmName, Remembered>,

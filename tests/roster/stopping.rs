@@ -7,7 +7,7 @@ use pepita_supervisor::spec::Strategy;
 
 const STRATEGIES: [Strategy; 3] = [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne];
 
-// semantics 7.5: in reverse order, each awaited.
+// semantics 7.5: VMs stop in reverse order, and each stop is awaited.
 #[test]
 fn a_group_is_stopped_last_first_one_at_a_time() {
     for strategy in STRATEGIES {
@@ -54,7 +54,7 @@ fn an_end_on_the_way_down_is_no_failure() {
     );
 }
 
-// semantics 7.8: at the deadline everything is killed at once.
+// semantics 7.8: at the deadline all VMs are killed at once.
 #[test]
 fn a_destruction_is_for_all_at_once() {
     let mut world = World::up(group(Strategy::RestForOne, "a b c"));

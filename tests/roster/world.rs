@@ -1,5 +1,5 @@
-//! A world for one roster: it carries out its orders at once or when told to, with a hand-moved clock and no chance.
-//! It holds the roster to what must never be, whatever a test is about: see [`World::carry_out`].
+//! A world for one roster: carries out its orders at once or on request, with a clock that the test moves and fixed
+//! numbers in place of random ones. The world checks the invariants that hold in every test: see [`World::carry_out`].
 
 mod checks;
 
@@ -29,17 +29,17 @@ pub(crate) fn vm(name: &str) -> VmSpec {
     vm
 }
 
-/// `group(OneForAll, "a b c")`: every default of the configuration file, but without chance in the delays.
+/// `group(OneForAll, "a b c")`: every default of the configuration file, but without jitter in the delays.
 pub(crate) fn group(strategy: Strategy, vms: &str) -> GroupSpec {
     let vms = vms.split_whitespace().map(vm).collect();
     GroupSpec { strategy, ..GroupSpec::new(GroupName::new("g").expect("a good name"), vms) }
 }
 
-/// What stands for a VM actor and its VM.
+/// Stands for a VM actor and its VM.
 #[derive(Debug, Clone)]
 pub(crate) struct Actor {
     pub(crate) epoch: u64,
-    /// It was told to stop.
+    /// Whether the actor was told to stop.
     pub(crate) stopping: bool,
 }
 
@@ -48,13 +48,13 @@ pub(crate) struct World {
     pub(crate) roster: Roster,
     pub(crate) now: Instant,
     pub(crate) actors: BTreeMap<VmName, Actor>,
-    /// How the group ended, once it has.
+    /// How the group ended, once it has ended.
     pub(crate) ended: Option<GroupEnd>,
-    /// How often it has ended.
+    /// The number of times that the group has ended.
     pub(crate) ends: usize,
     /// Every change, from the beginning.
     pub(crate) changes: Vec<Change>,
-    /// What was done since it was last asked for.
+    /// The VMs that were started, adopted and stopped since the test last asked.
     started: Vec<VmName>,
     adopted: Vec<VmName>,
     stopped: Vec<VmName>,
@@ -64,21 +64,21 @@ pub(crate) struct World {
     leased: BTreeSet<VmName>,
     incarnations: BTreeMap<VmName, u64>,
     last_epoch: u64,
-    /// What the events say of each VM.
+    /// The phase of each VM according to the events.
     shown: BTreeMap<VmName, VmPhase>,
     journal: BTreeMap<VmName, Remembered>,
     strategy: Strategy,
-    /// It was told to stop, and not to start since.
+    /// Whether the group was told to stop, and not to start since.
     halted: bool,
-    /// It was not started yet, but has taken over what runs.
+    /// Whether the group was not started yet, but has taken over VMs that run.
     waits: bool,
     reloaded: bool,
-    /// Chance.
+    /// The random number that the roster gets.
     pub(crate) draw: f64,
 }
 
 impl World {
-    /// A group that is down.
+    /// Makes a group that is down.
     pub(crate) fn down(spec: GroupSpec) -> Self {
         Self::remembering(spec, &BTreeMap::new())
     }
@@ -111,14 +111,14 @@ impl World {
         }
     }
 
-    /// A group that was just started.
+    /// Makes a group that was just started.
     pub(crate) fn starting(spec: GroupSpec) -> Self {
         let mut world = Self::down(spec);
         world.start(&BTreeMap::new());
         world
     }
 
-    /// A group whose VMs are all Ready; nothing of that is left in what one can ask for.
+    /// Makes a group whose VMs are all Ready; the lists that a test can ask for are empty.
     pub(crate) fn up(spec: GroupSpec) -> Self {
         let mut world = Self::starting(spec);
         world.run();
@@ -130,7 +130,7 @@ impl World {
         At { now: self.now, draw: self.draw }
     }
 
-    /// The group's turn has come; of what was found at the beginning, that which is to go on was adopted before.
+    /// Starts the group in its turn; the VMs that were found and are to go on were adopted before.
     pub(crate) fn start(&mut self, found: &BTreeMap<VmName, Found>) {
         if !found.is_empty() {
             let orders = self.roster.adopt(self.at(), found.clone());
@@ -158,7 +158,7 @@ impl World {
         Ok(())
     }
 
-    /// [`World::command`] that must not be refused.
+    /// Carries out a [`World::command`] that must not be refused.
     pub(crate) fn order(&mut self, vm: &str, command: Command) {
         self.command(vm, command).expect("not refused");
     }
@@ -188,13 +188,13 @@ impl World {
         self.carry_out(orders);
     }
 
-    /// Its daemon runs and is Ready.
+    /// Reports that the daemon of the VM runs and is Ready.
     pub(crate) fn ready(&mut self, vm: &str) {
         self.transition(vm, Transition::Running);
         self.transition(vm, Transition::Ready);
     }
 
-    /// It ends by itself.
+    /// Reports that the VM has ended by itself.
     pub(crate) fn end(&mut self, vm: &str, ending: Ending) {
         let epoch = self.actor(vm).epoch;
         self.actors.remove(&name(vm));
@@ -207,7 +207,7 @@ impl World {
         self.end(vm, exit(1));
     }
 
-    /// The stop that was ordered is done.
+    /// Reports that the stop that was ordered is done.
     pub(crate) fn gone(&mut self, vm: &str) {
         assert!(self.actor(vm).stopping, "{vm} was not told to stop");
         self.end(vm, Exit::StopRequested.into());
@@ -238,7 +238,7 @@ impl World {
         self.carry_out(orders);
     }
 
-    /// Everything that goes on by itself, without any time: what starts becomes Ready, what stops is gone.
+    /// Takes every step that needs no time: VMs that start become Ready, VMs that stop end.
     pub(crate) fn run(&mut self) {
         for _ in 0..1000 {
             let stopping = self.actors.iter().find(|(_, actor)| actor.stopping);
@@ -254,10 +254,10 @@ impl World {
                 return;
             }
         }
-        panic!("it goes on and on: {:#?}", self.roster);
+        panic!("the group gives orders without end: {:#?}", self.roster);
     }
 
-    /// [`World::run`], over all that the roster waits for.
+    /// Repeats [`World::run`] over all moments that the roster waits for.
     pub(crate) fn run_to_rest(&mut self) {
         self.run();
         for _ in 0..1000 {
@@ -265,45 +265,45 @@ impl World {
             self.advance(at.saturating_duration_since(self.now));
             self.run();
         }
-        panic!("it never comes to rest: {:#?}", self.roster);
+        panic!("the group never comes to rest: {:#?}", self.roster);
     }
 
-    /// VMs that were launched since this was last asked.
+    /// Returns the VMs that were launched since the last call.
     pub(crate) fn started(&mut self) -> Vec<String> {
         names(std::mem::take(&mut self.started))
     }
 
-    /// Its group waits for another one; what runs is taken over meanwhile.
+    /// Lets the group take over the VMs that run, while it waits for another group.
     pub(crate) fn adopt(&mut self, found: &BTreeMap<VmName, Found>) {
         self.waits = true;
         let orders = self.roster.adopt(self.at(), found.clone());
         self.carry_out(orders);
     }
 
-    /// VMs that a new actor has taken over since this was last asked.
+    /// Returns the VMs that a new actor has taken over since the last call.
     pub(crate) fn adopted(&mut self) -> Vec<String> {
         names(std::mem::take(&mut self.adopted))
     }
 
-    /// VMs that were told to stop since this was last asked.
+    /// Returns the VMs that were told to stop since the last call.
     pub(crate) fn stopped(&mut self) -> Vec<String> {
         names(std::mem::take(&mut self.stopped))
     }
 
-    /// How many entries the restart window has, and how many are allowed.
+    /// Returns the number of entries in the restart window, and the number that is allowed.
     pub(crate) fn window(&self) -> (u32, u32) {
         let window = self.roster.window(self.now);
         (window.count, window.max)
     }
 
-    /// The decisions since this was last asked.
+    /// Returns the decisions since the last call.
     pub(crate) fn decisions(&mut self) -> Vec<Decision> {
         let new = self.changes[self.told..].iter().filter_map(|change| change.decision.clone()).collect();
         self.told = self.changes.len();
         new
     }
 
-    /// The one decision since this was last asked.
+    /// Returns the only decision since the last call.
     pub(crate) fn decision(&mut self) -> Decision {
         let mut decisions = self.decisions();
         assert_eq!(decisions.len(), 1, "{decisions:?}");
@@ -320,20 +320,20 @@ impl World {
     }
 
     pub(crate) fn phase(&self, vm: &str) -> &'static str {
-        self.roster.phases().find(|(name, _)| name.as_str() == vm).expect("it is in the group").1.word()
+        self.roster.phases().find(|(name, _)| name.as_str() == vm).expect("the VM is in the group").1.word()
     }
 
-    /// `ready backoff waiting`, in start order.
+    /// Returns the phases in start order, such as `ready backoff waiting`.
     pub(crate) fn phases(&self) -> String {
         self.roster.phases().map(|(_, phase)| phase.word()).collect::<Vec<_>>().join(" ")
     }
 
     pub(crate) fn attempts(&self, vm: &str) -> u32 {
-        self.roster.view(&name(vm)).expect("it is in the group").attempts
+        self.roster.view(&name(vm)).expect("the VM is in the group").attempts
     }
 
     pub(crate) fn incarnation(&self, vm: &str) -> u64 {
-        self.roster.view(&name(vm)).expect("it is in the group").incarnation.0
+        self.roster.view(&name(vm)).expect("the VM is in the group").incarnation.0
     }
 
     pub(crate) fn holds_cid(&self, vm: &str) -> bool {
@@ -344,8 +344,8 @@ impl World {
         self.actors.get(&name(vm)).cloned().unwrap_or_else(|| panic!("{vm} has no actor"))
     }
 
-    /// Does what the roster wants, and sees that it never wants what must not be: two actors for one VM, a number used
-    /// twice, an order to an actor that is gone, a CID given back under a living VM, anything after the end.
+    /// Carries out the roster's orders, and asserts that the invariants hold: never two actors for one VM, a number
+    /// used twice, an order to an actor that is gone, a CID given back under a living VM, or an order after the end.
     pub(crate) fn carry_out(&mut self, orders: Vec<Order>) {
         for order in orders {
             match order {
@@ -371,31 +371,33 @@ impl World {
                     self.actors.insert(vm, Actor { epoch, stopping: false });
                 }
                 Order::Stop { vm, epoch } => {
-                    let actor = self.actors.get_mut(&vm).unwrap_or_else(|| panic!("{vm}: stop nobody"));
+                    let actor =
+                        self.actors.get_mut(&vm).unwrap_or_else(|| panic!("{vm}: a stop without an actor"));
                     assert_eq!(actor.epoch, epoch, "{vm}: stop of a former actor");
                     assert!(!std::mem::replace(&mut actor.stopping, true), "{vm}: stopped twice");
                     self.stopped.push(vm);
                 }
                 Order::Kill { vm, epoch } => {
-                    let actor = self.actors.get_mut(&vm).unwrap_or_else(|| panic!("{vm}: destroy nobody"));
+                    let actor =
+                        self.actors.get_mut(&vm).unwrap_or_else(|| panic!("{vm}: a kill without an actor"));
                     assert_eq!(actor.epoch, epoch, "{vm}: destruction of a former actor");
                     actor.stopping = true;
                 }
                 Order::Release(vm) => {
-                    assert!(!self.actors.contains_key(&vm), "{vm}: it lives, and its CID is given back");
+                    assert!(!self.actors.contains_key(&vm), "{vm}: its CID is given back while the VM lives");
                     self.leased.remove(&vm);
                 }
                 Order::Remove(vm) => {
                     self.journal.remove(&vm);
-                    assert!(!self.actors.contains_key(&vm), "{vm}: it lives, and is forgotten");
-                    assert!(!self.leased.contains(&vm), "{vm}: forgotten with its CID");
+                    assert!(!self.actors.contains_key(&vm), "{vm}: removed while the VM lives");
+                    assert!(!self.leased.contains(&vm), "{vm}: removed while it holds its CID");
                 }
                 Order::Tell(change) => {
                     self.shown.insert(change.vm.clone(), change.to.clone());
                     self.changes.push(change);
                 }
                 Order::Save(vm) => {
-                    let memory = self.roster.remember(&vm).expect("it is in the group");
+                    let memory = self.roster.remember(&vm).expect("the VM is in the group");
                     self.journal.insert(vm, memory);
                 }
                 Order::BroughtBack => assert!(!self.roster.is_down()),

@@ -1,4 +1,4 @@
-//! The supervisor itself restarts.
+//! A restart of the supervisor itself.
 
 use crate::support::{Fate, Host, Rig, What, group, running, tree, vm};
 use pepita_supervisor::group::Command;
@@ -78,7 +78,7 @@ async fn an_incarnation_is_on_the_disk_before_it_is_launched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_ended_meanwhile_is_reported_once_with_its_true_reason() {
+async fn a_vm_that_ended_meanwhile_is_reported_once_with_its_true_reason() {
     let dir = tempfile::tempdir().expect("a directory");
     let host = Rig::ready(spec(dir.path())).await.leave().await;
     host.end("b", Fate::Exit(42));
@@ -149,10 +149,14 @@ async fn foreign_vms_are_never_touched_not_even_those_with_our_names() {
     host.has(running("z", "somebody", Incarnation(9), 98));
     let rig = Rig::on(host.clone(), spec(dir.path())).await;
     rig.pass(Duration::from_secs(60)).await;
-    assert_eq!(host.incarnation("a"), Some(9), "ours of that name cannot start, but does not push");
+    assert_eq!(
+        host.incarnation("a"),
+        Some(9),
+        "a VM of the tree with that name cannot start, and leaves the foreign VM alone"
+    );
     rig.tree.stop().await;
     assert_eq!(host.alive(), ["a", "z"]);
-    // That the launcher refused the name was the point.
+    // The refusal of the name by the launcher was the point of the test.
     host.forgive();
     drop(rig.leave().await);
 }
@@ -169,7 +173,7 @@ async fn a_second_supervisor_of_the_same_state_is_refused_until_the_first_has_en
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_former_incarnation_that_nobody_took_down_makes_way() {
+async fn a_former_incarnation_that_was_not_taken_down_makes_way() {
     let host = Host::new();
     let mut spec = tree([group("web", Strategy::OneForOne, [vm("a")])]);
     spec.groups[0].vms[0].autostart = false;
@@ -178,8 +182,8 @@ async fn a_former_incarnation_that_nobody_took_down_makes_way() {
     rig.tree.command("a", Command::Start).await.expect("accepted");
     rig.until("a", "ready").await;
     assert_eq!(host.incarnation("a"), Some(1));
-    assert_eq!(rig.tree.status().vm("a").expect("there").attempts, 0, "and it is no failure");
-    // That the launcher refused the name was the point.
+    assert_eq!(rig.tree.status().vm("a").expect("there").attempts, 0, "the end is no failure");
+    // The refusal of the name by the launcher was the point of the test.
     host.forgive();
     rig.end().await;
 }

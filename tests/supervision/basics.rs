@@ -1,4 +1,4 @@
-//! The narrow path: one group, one VM, and what its end leads to.
+//! The simplest case: a group with one VM, and the consequence of its end.
 
 use crate::support::{Host, Plan, Rig, group, tree, vm};
 use pepita_supervisor::observe::VmPhase;
@@ -79,7 +79,7 @@ async fn the_delay_doubles_from_one_second_on() {
     }
     rig.change("api", "running").await;
     let launches = rig.host.launches("api");
-    // From the failure on: a launch takes 10 ms, a boot 90 ms, and the daemon runs for a second.
+    // Counted from the failure: a launch takes 10 ms, a boot 90 ms, and the daemon runs for a second.
     let life = Duration::from_millis(1100);
     let delays: Vec<u64> =
         launches.windows(2).map(|two| (two[1] - two[0] - life).as_millis() as u64).collect();

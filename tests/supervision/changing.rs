@@ -1,4 +1,4 @@
-//! The tree changes while it runs.
+//! Changes of the tree while it runs.
 
 use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
 use pepita_supervisor::group::{AskError, Command, Refused};
@@ -134,7 +134,7 @@ async fn what_is_removed_in_backoff_does_not_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_comes_to_another_group_does_not_show_the_cid_that_it_gave_back() {
+async fn a_vm_that_moves_to_another_group_does_not_show_the_cid_that_it_gave_back() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut spec =
         tree([group("web", Strategy::OneForOne, [vm("a")]), group("jobs", Strategy::OneForOne, [vm("x")])]);
@@ -150,7 +150,7 @@ async fn one_that_comes_to_another_group_does_not_show_the_cid_that_it_gave_back
     rig.tree.add_vm("jobs", a).await.expect("added");
     rig.pass(Duration::from_secs(1)).await;
     let status = rig.tree.status();
-    let a = status.vm("a").expect("it is there");
+    let a = status.vm("a").expect("the VM exists");
     assert_eq!((a.phase.word(), a.cid), ("stopped", None));
     rig.end().await;
 }

@@ -1,4 +1,4 @@
-//! The allocator as an actor: ten thousand random leases, and it is killed and replaced in between.
+//! The allocator as an actor: ten thousand random leases, during which the allocator is killed and replaced.
 
 use pepita_supervisor::cid::{CidAllocator, CidMsg, LeaseError, Ledger, Pool};
 use pepita_supervisor::reply::Reply;
@@ -7,7 +7,7 @@ use ractor::{Actor, ActorRef};
 use std::collections::{BTreeMap, BTreeSet};
 
 async fn spawn(ledger: &Ledger) -> ActorRef<CidMsg> {
-    Actor::spawn(None, CidAllocator, ledger.clone()).await.expect("it starts").0
+    Actor::spawn(None, CidAllocator, ledger.clone()).await.expect("the allocator starts").0
 }
 
 type Answer = tokio::sync::oneshot::Receiver<Option<Result<Cid, LeaseError>>>;
@@ -19,14 +19,14 @@ async fn no_cid_is_leased_twice_or_lost_whenever_the_allocator_fails() {
     let vms: Vec<VmName> = (0..60).map(|n| VmName::new(&format!("vm-{n}")).expect("good")).collect();
     let ledger = Ledger::new(Pool::new("test"));
     let mut allocator = spawn(&ledger).await;
-    // What VMs were told; what was asked and not answered yet.
+    // The CIDs that VMs were told; the requests that are not answered yet.
     let mut told: BTreeMap<VmName, Cid> = BTreeMap::new();
     let mut asked: Vec<(VmName, Answer)> = Vec::new();
     let (mut leases, mut failures) = (0, 0);
     while leases < 10_000 {
         let vm = vms[random.usize(..vms.len())].clone();
         let (reply, answer) = Reply::channel();
-        // One that is on its way out drops the message, which answers.
+        // An allocator that is about to end drops the message, which answers.
         match random.u32(..40) {
             0 => {
                 failures += 1;
@@ -35,7 +35,7 @@ async fn no_cid_is_leased_twice_or_lost_whenever_the_allocator_fails() {
                 } else {
                     let _ = allocator.cast(CidMsg::Panic);
                 }
-                // Its successor may come before it is gone, and work on the same book.
+                // The successor may come before the allocator is gone, and work on the same ledger.
                 if random.bool() {
                     let _ = allocator.wait(None).await;
                 }
@@ -61,8 +61,8 @@ async fn no_cid_is_leased_twice_or_lost_whenever_the_allocator_fails() {
         }
         for (vm, mut answer) in std::mem::take(&mut asked) {
             match answer.try_recv() {
-                Ok(Some(lease)) => drop(told.insert(vm, lease.expect("there are enough"))),
-                // The allocator has failed; a VM asks again.
+                Ok(Some(lease)) => drop(told.insert(vm, lease.expect("a free CID"))),
+                // The allocator has failed; the VM asks again.
                 Ok(None) | Err(tokio::sync::oneshot::error::TryRecvError::Closed) => {}
                 Err(tokio::sync::oneshot::error::TryRecvError::Empty) => asked.push((vm, answer)),
             }
@@ -72,16 +72,16 @@ async fn no_cid_is_leased_twice_or_lost_whenever_the_allocator_fails() {
         assert_eq!(distinct.len(), holders.len(), "leased twice");
     }
     assert!(failures > 200, "{failures}");
-    // Nothing is lost: each VM gets the one it was told last, and all come back in the end.
+    // No CID is lost: each VM gets the CID that it was told last, and all CIDs come back in the end.
     for vm in &vms {
         let (reply, answer) = Reply::channel();
-        allocator.cast(CidMsg::Lease { vm: vm.clone(), fixed: None, reply }).expect("it lives");
-        answer.await.expect("an answer").expect("it lives").expect("there are enough");
+        allocator.cast(CidMsg::Lease { vm: vm.clone(), fixed: None, reply }).expect("the allocator lives");
+        answer.await.expect("an answer").expect("the allocator lives").expect("a free CID");
     }
     assert_eq!(ledger.holders().len(), vms.len());
     for vm in &vms {
-        allocator.cast(CidMsg::Release(vm.clone())).expect("it lives");
+        allocator.cast(CidMsg::Release(vm.clone())).expect("the allocator lives");
     }
-    allocator.drain_and_wait(None).await.expect("it ends");
+    allocator.drain_and_wait(None).await.expect("the allocator ends");
     assert_eq!(ledger.holders(), []);
 }

@@ -1,4 +1,4 @@
-//! The edge cases of semantics 12, by number: 6 to 8, about who comes back, how often and how soon.
+//! The edge cases of semantics 12, by number: 6 to 8, about the VMs that come back, how often and how soon.
 
 use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
 use pepita_supervisor::group::Command;
@@ -10,8 +10,9 @@ use tokio::time::{Instant, advance};
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_back_after_a_siblings_death() {
-    // semantics 12.6, 5.6: completed ones do; what the operator stopped, what gave up and what is never restarted do not.
+async fn which_vms_come_back_after_a_sibling_failed() {
+    // semantics 12.6, 5.6: completed VMs come back; VMs that the operator stopped, that gave up or that are never
+    // restarted do not.
     let mut once = vm("once");
     once.restart.policy = Restart::Never;
     let mut broken = vm("broken");
@@ -35,7 +36,7 @@ async fn who_comes_back_after_a_siblings_death() {
     rig.end().await;
 }
 
-/// One VM that comes back at once, so many times in 10 s.
+/// A tree with a VM that comes back at once, up to this number of times in 10 s.
 fn often(max_restarts: u32) -> TreeSpec {
     let mut a = vm("a");
     a.restart.backoff.initial = Duration::ZERO;
@@ -103,8 +104,9 @@ async fn ready_for_reset_after_forgets_the_failures_and_a_nanosecond_less_does_n
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_never_ready_and_one_that_flaps_are_never_forgiven() {
-    // semantics 12.8: never Ready = never reset; Ready for less than `reset_after` again and again is no better.
+async fn a_vm_that_is_never_ready_and_a_vm_that_flaps_keep_their_failures() {
+    // semantics 12.8: a VM that is never Ready is never reset; a VM that is Ready for less than `reset_after` again and
+    // again is not reset either.
     let never = (Duration::from_millis(1), Plan::never_boots());
     let flaps = (SECOND * 10, Plan::exits(3, 9000));
     for (reset_after, plan) in [never, flaps] {

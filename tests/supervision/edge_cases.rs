@@ -34,7 +34,7 @@ async fn commands_and_questions_are_answered_at_once_in_every_state_of_a_restart
             rig.pass(Duration::from_millis(17)).await;
             let before = Instant::now();
             seen.extend(rig.phases().into_iter().map(|(_, phase)| phase));
-            // Its attempts are forgotten, so that the loop goes on at the same pace.
+            // The attempts are cleared, so that the loop goes on at the same pace.
             rig.tree.command("b", Command::Reset).await.expect("accepted");
             rig.tree.command("a", Command::Start).await.expect("accepted");
             assert!(rig.tree.spec().await.is_some());
@@ -95,7 +95,7 @@ async fn stop_remove_and_reload_during_backoff_cancel_the_restart_of_that_vm_alo
 
 #[tokio::test(start_paused = true)]
 async fn a_reload_during_backoff_is_what_the_restart_comes_with() {
-    // semantics 12.3, 11.3: what needs a start waits for the next one, which is under way.
+    // semantics 12.3, 11.3: a change that needs a start waits for the next start, which is under way.
     let mut rig = Rig::ready(spec(Strategy::OneForOne)).await;
     rig.host.end("b", Fate::Crash);
     rig.change("b", "backoff").await;
@@ -111,7 +111,8 @@ async fn a_reload_during_backoff_is_what_the_restart_comes_with() {
 
 #[tokio::test(start_paused = true)]
 async fn in_one_for_all_the_group_restart_is_repeated_when_another_member_fails_to_start() {
-    // semantics 12.4, 5.7: the ones already restarted are stopped, and the whole round is repeated after the delay.
+    // semantics 12.4, 5.7: the members that were restarted already are stopped, and the whole group restart is repeated
+    // after the delay.
     let host = Host::new();
     host.plan("b", [Plan::default(), refused()]);
     let mut rig = Rig::on(host, spec(Strategy::OneForAll)).await;
@@ -126,7 +127,7 @@ async fn in_one_for_all_the_group_restart_is_repeated_when_another_member_fails_
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_rest_for_one_it_is_repeated_from_the_one_that_failed_to_start() {
+async fn in_rest_for_one_the_group_restart_is_repeated_from_the_vm_that_failed_to_start() {
     // semantics 12.4, 5.7.
     let host = Host::new();
     host.plan("b", [Plan::default(), refused()]);
@@ -141,12 +142,13 @@ async fn in_rest_for_one_it_is_repeated_from_the_one_that_failed_to_start() {
 
 #[tokio::test(start_paused = true)]
 async fn failures_coalesce_into_one_new_incarnation_each_and_one_entry_of_the_window() {
-    // semantics 12.5. All at once, or while the restart is under way; in rest_for_one the set grows to the earlier one.
+    // semantics 12.5. The failures come all at once, or while the restart is under way; in rest_for_one the set grows
+    // to the earlier VM.
     for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
         for later in [0, 20, 500] {
             let mut rig = Rig::ready(spec(strategy)).await;
             for name in ["a", "b", "c"] {
-                // A guest takes its time to stop, so that it can fail while it is told to.
+                // The guest takes its time to stop, so that it can fail while it is being stopped.
                 rig.host.becomes(name, |plan| plan.stop = Some(Duration::from_millis(100)));
             }
             rig.host.end("c", Fate::Crash);
@@ -162,7 +164,7 @@ async fn failures_coalesce_into_one_new_incarnation_each_and_one_entry_of_the_wi
             rig.catch_up().await;
             let joined = rig.changes().filter_map(|change| change.decision.as_ref());
             let joined = joined.filter(|decision| decision.joined).count();
-            // By then the other one is down, stopped for this restart: it cannot fail.
+            // By then the other VM is down, stopped for this restart: it cannot fail.
             let down = strategy == Strategy::OneForAll && later == 500;
             assert_eq!(joined, usize::from(!down), "{strategy:?} {later}: {:#?}", rig.lines());
             rig.end().await;

@@ -1,6 +1,7 @@
-//! The edge cases of semantics 12, by number: 9 and 10, about races and probes. That a killed group actor and a VM
-//! actor that panics leak nothing and run nothing twice is in failing.rs; that a recycled pid is neither adopted nor
-//! killed is the launcher's to prove (crates/pepita/src/host/process_id.rs): the supervisor signals no pid at all.
+//! The edge cases of semantics 12, by number: 9 and 10, about races and probes. The file failing.rs shows that a killed
+//! group actor and a VM actor that panics leak nothing and run nothing twice. The tests of the launcher
+//! (crates/pepita/src/host/process_id.rs) show that a recycled pid is neither adopted nor killed: the supervisor
+//! signals no pid at all.
 
 use crate::support::{Fate, Host, Plan, Rig, What, group, tree, vm};
 use pepita_supervisor::group::Command;
@@ -17,8 +18,8 @@ fn spec(strategy: Strategy) -> TreeSpec {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_ends_by_itself_while_it_is_stopped_has_stopped_and_did_not_fail() {
-    // semantics 12.9, 3.1: our own stop: no decision, not counted.
+async fn a_vm_that_ends_by_itself_while_it_is_stopped_did_not_fail() {
+    // semantics 12.9, 3.1: the supervisor's own stop leads to no decision and is not counted.
     for fate in [Fate::Exit(0), Fate::Exit(3), Fate::Crash] {
         let mut rig = Rig::ready(spec(Strategy::OneForAll)).await;
         rig.host.becomes("b", |plan| plan.stop = Some(ms(1000)));
@@ -36,8 +37,8 @@ async fn one_that_ends_by_itself_while_it_is_stopped_has_stopped_and_did_not_fai
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_ends_by_itself_at_the_moment_it_is_told_to_stop_is_gone_once() {
-    // semantics 12.9. Whichever comes first, it ends stopped: the operator wants it down.
+async fn a_vm_that_ends_by_itself_at_the_moment_it_is_told_to_stop_is_gone_once() {
+    // semantics 12.9. Whichever event comes first, the VM is stopped in the end: the operator wants it down.
     for first in ["end", "stop"] {
         let mut rig = Rig::ready(spec(Strategy::OneForOne)).await;
         if first == "end" {
@@ -57,7 +58,7 @@ async fn one_that_ends_by_itself_at_the_moment_it_is_told_to_stop_is_gone_once()
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_while_a_replacement_is_launched_undoes_it() {
-    // semantics 12.9, 7.4: a `starting` VM is killed at once; nothing leaks and nothing runs twice.
+    // semantics 12.9, 7.4: a `starting` VM is killed at once; nothing leaks and no VM runs twice.
     for moment in [0, 1, 100, 499, 510, 550] {
         for whole in [false, true] {
             let host = Host::new();
@@ -87,7 +88,7 @@ async fn a_stop_while_a_replacement_is_launched_undoes_it() {
 
 #[tokio::test(start_paused = true)]
 async fn launches_that_wait_for_their_turn_are_called_off_by_a_stop() {
-    // semantics 7.7: a restart in flight is cancelled. What was not begun need not be undone.
+    // semantics 7.7: a restart in flight is cancelled. A launch that was not begun need not be undone.
     let host = Host::new();
     let names: Vec<String> = (0..20).map(|n| format!("vm-{n}")).collect();
     for name in &names {
@@ -103,7 +104,7 @@ async fn launches_that_wait_for_their_turn_are_called_off_by_a_stop() {
     assert_eq!(rig.host.left(), Vec::<String>::new());
 }
 
-/// One VM, probed each second, that is only said to be unhealthy.
+/// A tree with a VM that is probed each second, and that is only reported as unhealthy.
 fn probed() -> TreeSpec {
     let mut a = vm("a");
     (a.health.interval, a.health.timeout, a.health.retries) = (ms(1000), ms(500), 3);
@@ -113,7 +114,7 @@ fn probed() -> TreeSpec {
 
 #[tokio::test(start_paused = true)]
 async fn probe_counters_start_at_zero_in_each_incarnation() {
-    // semantics 12.10: twice two failures in a row are not three.
+    // semantics 12.10: two failures in a row in each of two incarnations are not three in a row.
     let host = Host::new();
     host.always("a", Plan { answers: false, ..Plan::default() });
     let mut rig = Rig::on(host, probed()).await;
@@ -127,12 +128,12 @@ async fn probe_counters_start_at_zero_in_each_incarnation() {
         rig.change("a", "backoff").await;
     }
     let unhealthy = rig.change("a", "unhealthy").await;
-    assert_eq!(unhealthy.incarnation.0, 4, "and then they count");
+    assert_eq!(unhealthy.incarnation.0, 4, "unhealthy after three failures in a row");
     rig.end().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_probed_while_it_is_paused_or_stopping() {
+async fn no_vm_is_probed_while_it_is_paused_or_stopping() {
     // semantics 12.10.
     let mut rig = Rig::ready(probed()).await;
     rig.pass(ms(3500)).await;
@@ -146,7 +147,7 @@ async fn nobody_is_probed_while_it_is_paused_or_stopping() {
     rig.host.becomes("a", |plan| plan.answers = true);
     rig.until("a", "ready").await;
     rig.pass(ms(2500)).await;
-    assert_eq!(probes(&rig), 5, "and then again");
+    assert_eq!(probes(&rig), 5, "the probes go on after the pause");
     rig.host.becomes("a", |plan| plan.stop = Some(ms(20_000)));
     rig.tree.command("a", Command::Stop).await.expect("accepted");
     rig.change("a", "stopped").await;

@@ -1,4 +1,4 @@
-//! What follows when a group, or the tree, has had enough; and groups that end because their work is done.
+//! The consequence of too many restarts in a group or in the tree; and groups that end because their work is done.
 
 use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
 use pepita_supervisor::group::Command;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Two restarts in 30 s, then this.
+/// A group with two restarts in 30 s, and this action after that.
 fn exceeding(then: OnIntensityExceeded) -> TreeSpec {
     let mut web = group("web", Strategy::OneForOne, [vm("a"), vm("b"), vm("c")]);
     web.intensity = Intensity { max_restarts: 2, period: SECOND * 30 };
@@ -39,7 +39,11 @@ async fn stop_group_stops_it_in_order_and_it_stays_down_until_an_operator_wants_
     for name in ["a", "b", "c"] {
         rig.tree.command(name, Command::Start).await.expect("accepted");
     }
-    assert_eq!(rig.tree.wait_ready(SECOND * 10).await, Ok(()), "brought back, it is no failure any more");
+    assert_eq!(
+        rig.tree.wait_ready(SECOND * 10).await,
+        Ok(()),
+        "the group was brought back and counts as ready"
+    );
     assert_eq!(rig.host.alive(), ["a", "b", "c"]);
     rig.end().await;
 }
@@ -83,7 +87,7 @@ async fn when_the_roots_window_is_exceeded_all_groups_stop_in_order_and_the_tree
     let TreeEnd::Failed { reason } = rig.tree.wait().await else { panic!("failed") };
     assert!(reason.contains("exit 3") && reason.ends_with("more than 2 restarts in 5m"), "{reason}");
     assert_eq!(rig.host.stopped(), ["y", "x", "log", "db"]);
-    // Each escalation was longer waited for.
+    // The wait before each escalation was longer than before the previous one.
     let launches = rig.host.launches("b");
     assert!(launches[2] - launches[1] > (launches[1] - launches[0]) + SECOND / 2, "{launches:?}");
 }
@@ -160,7 +164,7 @@ async fn a_vm_that_gives_up_takes_its_group_along_if_it_says_so() {
     assert_eq!((vm.as_str(), failure.ending.code()), ("b", Some(3)));
     assert_eq!((failure.decision.reason, failure.decision.max_attempts), (Reason::RetriesExhausted, 1));
     rig.said("group web: ready").await;
-    // Afresh: empty window and attempts.
+    // The group starts afresh, with an empty window and no attempts.
     let status = rig.tree.status();
     assert_eq!(status.vm("b").expect("there").attempts, 0);
     assert_eq!(rig.window(0), (0, 6));
@@ -185,7 +189,7 @@ async fn a_start_that_fails_fails_its_group_if_it_says_so_and_a_restart_does_not
     rig.change("b", "backoff").await;
     rig.change("b", "backoff").await;
     rig.change("b", "ready").await;
-    assert_eq!(rig.host.stopped(), ["a"], "it had started once");
+    assert_eq!(rig.host.stopped(), ["a"], "the VM had started once");
     rig.end().await;
 }
 

@@ -1,5 +1,5 @@
-//! Actors fail; VMs do not notice. Every actor below the root is killed and panics in every phase of a VM's life: nothing
-//! leaks, nothing runs twice, nothing is lost.
+//! Actors fail, and their VMs are not affected. Every actor below the root is killed and panics in every phase of a
+//! VM's life: nothing leaks, no VM runs twice, and none is lost.
 
 use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
 use pepita_supervisor::cid::CidMsg;
@@ -13,7 +13,7 @@ use pepita_supervisor::vm::VmMsg;
 use ractor::ActorCell;
 use std::time::Duration;
 
-/// Three VMs in a row; enough room in every window for what the tests do.
+/// Three VMs in a row; enough room in every window for the failures of the tests.
 fn spec(strategy: Strategy) -> TreeSpec {
     let mut group = group("web", strategy, [vm("a"), vm("b"), vm("c")]);
     group.intensity = Intensity { max_restarts: 20, period: Duration::from_secs(60) };
@@ -31,7 +31,7 @@ fn fail(actor: &ActorCell, how: How) {
     match how {
         How::Kill => actor.kill(),
         How::Panic => {
-            // Of which kind it is, its mailbox knows.
+            // The kind of an actor is known from the messages that its mailbox takes.
             let _ = actor.send_message(VmMsg::Panic);
             let _ = actor.send_message(GroupMsg::Panic);
             let _ = actor.send_message(CidMsg::Panic);
@@ -82,7 +82,7 @@ async fn whichever_actor_fails_while_all_is_well_no_vm_is_rebooted() {
         rig.pass(Duration::from_secs(30)).await;
         assert_eq!(rig.phases().iter().filter(|(_, phase)| *phase == "ready").count(), 3, "{who:?} {how:?}");
         assert_eq!(rig.host.launched(), ["a", "b", "c"], "{who:?} {how:?}: {:#?}", rig.catch_up().await);
-        // And it is still supervised.
+        // The VM is still supervised.
         rig.host.end("c", Fate::Exit(3));
         rig.change("c", "backoff").await;
         rig.change("c", "ready").await;
@@ -92,7 +92,7 @@ async fn whichever_actor_fails_while_all_is_well_no_vm_is_rebooted() {
 
 #[tokio::test(start_paused = true)]
 async fn whichever_actor_fails_at_whatever_moment_of_a_start_all_come_up_once() {
-    // semantics 12.9: group actor killed, VM actor panics: nothing leaks, nothing runs twice.
+    // semantics 12.9: after the end of a group actor or a panic of a VM actor nothing leaks, and no VM runs twice.
     for (who, how) in ALL {
         for moment in [0, 1, 5, 12, 50, 101, 105, 113, 150, 204, 250] {
             let rig = Rig::start(spec(Strategy::OneForOne)).await;
@@ -163,8 +163,8 @@ async fn a_vm_that_ends_while_its_groups_actor_fails_is_judged_once_by_its_true_
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_gave_up_stays_down_when_its_groups_actor_fails() {
-    // semantics 5.13: failed ones only by operator, reset or escalation.
+async fn a_vm_that_gave_up_stays_down_when_its_groups_actor_fails() {
+    // semantics 5.13: failed VMs come back only by an operator, a reset or an escalation.
     let host = Host::new();
     host.always("b", Plan::exits(3, 100));
     let mut spec = spec(Strategy::OneForOne);

@@ -1,4 +1,4 @@
-//! When a VM counts as Ready, and what follows when it is not well any more.
+//! The conditions for a VM to be Ready, and the consequence of bad health.
 
 use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
 use pepita_supervisor::policy::Ending;
@@ -13,14 +13,14 @@ fn one(vm: VmSpec) -> TreeSpec {
     tree([group("web", Strategy::OneForOne, [vm])])
 }
 
-/// One that says when it is ready, within 2 s.
+/// A VM whose daemon reports that it is ready, within 2 s.
 fn notifying() -> TreeSpec {
     let mut a = vm("a");
     (a.start.ready, a.start.timeout) = (Readiness::Notify, SECOND * 2);
     one(a)
 }
 
-/// Probed each second; three failures in a row are too many.
+/// A VM that is probed each second; three failures in a row are too many.
 fn probed() -> VmSpec {
     let mut a = vm("a");
     (a.health.interval, a.health.timeout, a.health.retries) = (SECOND, SECOND / 2, 3);
@@ -38,7 +38,7 @@ fn silent() -> Plan {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_notify_it_is_running_until_it_says_that_it_is_ready() {
+async fn with_notify_a_vm_is_running_until_it_says_that_it_is_ready() {
     // semantics 1.6: ready = notify.
     let host = Host::new();
     host.always("a", Plan { ready: Some(SECOND), ..Plan::default() });
@@ -51,7 +51,7 @@ async fn with_notify_it_is_running_until_it_says_that_it_is_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_not_ready_in_time_is_destroyed_and_tried_again() {
+async fn a_vm_that_is_not_ready_in_time_is_destroyed_and_tried_again() {
     // semantics 1.7: start timeout, from the launch on.
     for plan in [Plan::default(), Plan::never_boots()] {
         let host = Host::new();
@@ -85,7 +85,7 @@ async fn extend_timeout_usec_is_honoured() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn three_pings_without_an_answer_make_it_unhealthy_and_that_is_a_failure() {
+async fn three_pings_without_an_answer_make_a_vm_unhealthy_and_that_is_a_failure() {
     // semantics 1.11, 1.12.
     let mut rig = Rig::ready(one(probed())).await;
     rig.pass(SECOND * 10).await;
@@ -210,7 +210,7 @@ async fn a_daemon_that_does_not_feed_its_watchdog_has_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_starved_host_is_no_dead_guest() {
+async fn a_starved_host_makes_no_guest_unhealthy() {
     // semantics 12.10: a tick that comes late proves nothing about a guest.
     let mut both = probed();
     both.health.watchdog = SECOND * 2;
@@ -218,7 +218,7 @@ async fn a_starved_host_is_no_dead_guest() {
     for _ in 0..20 {
         rig.host.says("a", Health { watchdog: true, ..Health::default() });
         rig.pass(SECOND * 3 / 10).await;
-        // Nothing of ours ran for half a minute: the guest's answers and signs of life wait in its socket.
+        // The process did not run for half a minute: the guest's answers and watchdog messages wait in its socket.
         advance(SECOND * 30).await;
         rig.pass(Duration::from_millis(5)).await;
     }

@@ -1,5 +1,5 @@
-//! What happens when something fails: the clauses of the supervision's semantics, by name, under a clock that the test
-//! holds. Everything is real except the host: the launcher, the monitors and the guests are played in memory.
+//! The consequences of failures: the clauses of docs/semantics.md, by number, under a clock that the test controls. All
+//! parts are real except the host: the launcher, the monitors and the guests are simulated in memory.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! Who starts when, who stops when.
+//! The order in which VMs and groups start and stop.
 
 use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
 use pepita_supervisor::policy::GroupEnd;
@@ -38,7 +38,7 @@ async fn a_group_waits_for_the_one_it_comes_after_and_stops_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_in_vain_is_told_for_whom() {
+async fn a_wait_that_fails_names_the_vms_that_are_not_ready() {
     let host = Host::new();
     host.always("db", Plan::never_boots());
     let web = after(group("web", Strategy::OneForOne, [vm("api")]), "storage");

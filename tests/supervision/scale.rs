@@ -1,11 +1,11 @@
-//! Many VMs in one tree. What it takes is measured by `make bench-scale`; here it is only shown that it works.
+//! Many VMs in one tree. The cost is measured by `make bench-scale`; these tests show only that it works.
 
 use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
 use pepita_supervisor::observe::Received;
 use pepita_supervisor::spec::{Intensity, Strategy, TreeSpec, VmSpec};
 use std::time::Duration;
 
-/// Ten groups of fifty.
+/// Ten groups of fifty VMs.
 fn spec() -> TreeSpec {
     let vms = |g: usize| -> Vec<VmSpec> { (0..50).map(|n| vm(&format!("vm-{g}-{n}"))).collect() };
     let groups = (0..10).map(|g| group(&format!("g-{g}"), Strategy::OneForOne, vms(g)));
@@ -38,7 +38,7 @@ async fn a_slow_reader_is_told_how_much_it_missed_and_the_numbers_have_no_gap() 
     let mut slow = rig.tree.events();
     rig.pass(Duration::from_secs(600)).await;
     rig.tree.stop().await;
-    let Some(Received::Lagged(missed)) = slow.next().await else { panic!("it has missed some") };
+    let Some(Received::Lagged(missed)) = slow.next().await else { panic!("the reader has missed events") };
     let mut last = None;
     while let Some(Received::Event(event)) = slow.next().await {
         match last {

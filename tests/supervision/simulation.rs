@@ -1,7 +1,7 @@
-//! Whole trees under random operations: failures, commands, reloads, changes, killed actors, lost monitors, a supervisor
-//! that is itself killed. Whatever happens, no VM runs twice, none is lost, and when the operations end the tree comes
-//! to rest. A run that fails tells its seed: `PEPITA_SIMULATION_SEED=<seed>` repeats it, `PEPITA_SIMULATION_RUNS` sets
-//! how many there are.
+//! Whole trees under random operations: failures, commands, reloads, changes, killed actors, lost monitors, a
+//! supervisor that is itself killed. In every run, no VM runs twice, none is lost, and when the operations end the tree
+//! comes to rest. A run that fails prints its seed: `PEPITA_SIMULATION_SEED=<seed>` repeats it,
+//! `PEPITA_SIMULATION_RUNS` sets the number of runs.
 
 mod random_ops;
 
@@ -58,7 +58,7 @@ fn run(seed: u64) {
 
 async fn start(host: &Host, spec: &TreeSpec) -> Tree {
     let parts = Parts { pepita: Arc::new(host.clone()), sockets: Arc::new(host.clone()) };
-    Tree::start_with(spec.clone(), parts).await.expect("it starts")
+    Tree::start_with(spec.clone(), parts).await.expect("the tree starts")
 }
 
 async fn simulate(seed: u64) {
@@ -73,7 +73,8 @@ async fn simulate(seed: u64) {
         tokio::time::sleep(ops.pause()).await;
         log.read();
         if ops.supervisor_dies() {
-            // As a SIGKILL does: no actor says goodbye. Calls of the launcher under way come to their end.
+            // The supervisor ends as by a SIGKILL: no actor finishes its work. Calls of the launcher under way come to
+            // their end.
             tree.root().kill();
             tree.wait().await;
             log.read();
@@ -164,14 +165,14 @@ fn at_rest(tree: &Tree, spec: &Option<TreeSpec>, host: &Host, log: &Log) {
     assert_eq!(running, expected, "what runs is what is shown: {status:#?} {:#?}", log.lines);
 }
 
-/// The events of a tree: their numbers have no gap, and incarnations only grow.
+/// The events of a tree, with the check that their numbers have no gap and that incarnations only grow.
 struct Log {
     events: pepita_supervisor::observe::Events,
     policies: BTreeMap<String, Restart>,
     last: u64,
     newest: BTreeMap<String, u64>,
     lines: Vec<String>,
-    /// Groups that have been down.
+    /// The groups that have been down.
     ended: BTreeSet<String>,
     /// Whether the tree has not ended by itself.
     up: bool,
@@ -189,7 +190,7 @@ impl Log {
         self.policies.get(vm).copied()
     }
 
-    /// Reads the events that there are by now.
+    /// Reads the events that were told so far.
     fn read(&mut self) {
         loop {
             let next = std::pin::pin!(self.events.next());

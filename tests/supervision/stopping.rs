@@ -1,4 +1,4 @@
-//! A stop, and a leave, at whatever moment: in time, in order, nothing left.
+//! A stop, and a leave, at any moment: in time, in order, and with nothing left.
 
 use crate::support::{Fate, Host, Plan, Rig, What, group, record, tree, vm};
 use pepita_supervisor::executor::argv::CONFIG_LABEL;
@@ -14,7 +14,7 @@ fn spec(strategy: Strategy) -> TreeSpec {
     tree([group("web", strategy, [vm("a"), vm("b"), vm("c"), vm("d")])])
 }
 
-/// What is going on when the tree is told to end.
+/// The situation in which the tree is told to end.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Scene {
     Boot,
@@ -35,7 +35,7 @@ const SCENES: [(Scene, &[u64]); 4] = [
 
 const STRATEGIES: [Strategy; 3] = [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne];
 
-/// Brings a tree to that point.
+/// Brings a tree to a situation.
 async fn set(scene: Scene, moment: u64, spec: TreeSpec) -> Rig {
     let mut rig = Rig::start(spec.clone()).await;
     if scene != Scene::Boot {
@@ -74,7 +74,8 @@ async fn a_stop_is_in_time_and_in_order_and_leaves_nothing() {
                 assert_eq!(end, TreeEnd::Stopped, "{scene:?} {strategy:?} after {moment} ms");
                 assert!(took < Duration::from_secs(1), "{scene:?} {strategy:?} after {moment} ms: {took:?}");
                 assert_eq!(rig.host.left(), Vec::<String>::new(), "{scene:?} {strategy:?} after {moment} ms");
-                // Last first, one after the other: those that were up, and those that came up before it was their turn.
+                // VMs stop in reverse start order, one after the other: the VMs that were up, and the VMs that came up
+                // before their turn to stop.
                 let calls: Vec<_> = rig.host.calls().split_off(told);
                 let stops: Vec<&str> =
                     calls.iter().filter(|c| c.what == What::Stop).map(|c| c.vm.as_str()).collect();
@@ -133,7 +134,7 @@ async fn a_leave_is_in_time_and_the_next_run_brings_all_to_where_they_belong() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_started_any_more_once_the_tree_stops() {
-    // semantics 7.7: also not in a group that is down already while another one is still on its way.
+    // semantics 7.7: this holds also for a group that is down already while another group is still going down.
     let web = group("web", Strategy::OneForOne, [vm("x")]);
     let web = GroupSpec { after: vec![GroupName::new("storage").expect("good")], ..web };
     let mut rig = Rig::ready(tree([group("storage", Strategy::OneForOne, [vm("db")]), web])).await;
@@ -144,7 +145,7 @@ async fn nothing_is_started_any_more_once_the_tree_stops() {
     for command in [Command::Start, Command::Restart, Command::Reset] {
         assert_eq!(rig.tree.command("x", command).await, Err(Refused::Stopping), "{command:?}");
     }
-    assert_eq!(rig.tree.command("x", Command::Stop).await, Ok(()), "it is down");
+    assert_eq!(rig.tree.command("x", Command::Stop).await, Ok(()), "the group is down");
     assert_eq!(stop.await.expect("no panic"), TreeEnd::Stopped);
     assert_eq!(rig.host.launched(), ["db", "x"]);
     assert_eq!(rig.host.left(), Vec::<String>::new());
@@ -170,8 +171,8 @@ async fn a_stop_may_be_asked_for_twice_given_up_and_overtaken_by_a_destroy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_had_ended_is_removed_before_its_successor_starts_and_judged_once() {
-    // semantics 9.7: found ended at the start, also when all that is found is to be destroyed.
+async fn a_vm_that_had_ended_is_removed_before_its_successor_starts_and_judged_once() {
+    // semantics 9.7: the VM is found ended at the start, also when all VMs that are found are to be destroyed.
     for orphans in [Orphans::Adopt, Orphans::Destroy] {
         let host = Host::new();
         let mut ended = record("b", "test", 7, 2000);

@@ -1,4 +1,5 @@
-//! Plays a guest agent: says hello, answers pings and commands as long as it is said to, tells what its daemon says.
+//! Simulates a guest agent: sends its hello, answers pings and commands while its plan says so, and passes on the
+//! events of its daemon.
 
 use super::{Asked, Host, Machine, Plan, short};
 use pepita_wire::{ErrorKind, ExecResult, Exit, Hello, Lines, Outcome, ToGuest, ToHost, WireError};
@@ -60,7 +61,7 @@ fn answer(plan: &Plan, method: &str) -> Outcome {
 }
 
 impl Host {
-    /// Looks at a guest, if it is still this one and has not ended.
+    /// Looks at a guest, if it is still the same guest and has not ended.
     fn guest<T>(&self, id: &str, serial: u64, look: impl FnOnce(&Machine) -> T) -> Option<T> {
         let world = self.world();
         let machine = world.machines.get(id).filter(|machine| machine.serial == serial)?;

@@ -1,4 +1,4 @@
-//! Plays the launcher `pepita`.
+//! Simulates the launcher `pepita`.
 
 use super::{Host, Machine, Plan, What, finish, record};
 use pepita_supervisor::executor::argv::{CONFIG_LABEL, Launch};
@@ -68,7 +68,7 @@ impl Pepita for Host {
             let time = self.world().machines.get(id).map(|machine| machine.plan.destroy);
             sleep(time.unwrap_or_default()).await;
             let Some(machine) = self.world().machines.remove(id) else { return Ok(()) };
-            // Its monitor says so before it goes.
+            // The monitor reports the end before it goes.
             machine.record.send_if_modified(|record| {
                 let runs = !record.state.is_terminal();
                 if runs {
@@ -104,7 +104,7 @@ impl Host {
         next.or_else(|| world.defaults.get(id).cloned()).unwrap_or_default()
     }
 
-    /// Claims name and CID, as the launcher does: the second claim is refused, and a supervisor never should make one.
+    /// Claims name and CID, as the launcher does: a second claim is refused, and is a fault of the supervisor.
     fn make(&self, launch: &Launch, plan: Plan) -> Result<(u64, StatusRecord), ExecutorError> {
         let mut world = self.world();
         let id = launch.spec.name.id().to_string();

@@ -1,5 +1,6 @@
-//! A host that exists only in memory: it plays the launcher, the monitors and the guests, so that the whole tree, executor
-//! and links included, runs under a clock that a test holds. It keeps book of every call, and of what must never happen.
+//! A host that exists only in memory: simulates the launcher, the monitors and the guests, so that the whole tree,
+//! executor and links included, runs under a clock that a test controls. The host records every call, and every fault
+//! that must never happen.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 mod guest;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-/// The host. Clones are the same one.
+/// The simulated host. All clones are one host.
 #[derive(Debug, Clone)]
 pub(crate) struct Host(Arc<Mutex<World>>);
 
@@ -32,28 +33,28 @@ struct World {
     plans: HashMap<String, VecDeque<Plan>>,
     defaults: HashMap<String, Plan>,
     calls: Vec<Call>,
-    /// What must never happen.
+    /// The faults that were seen: events that must never happen.
     faults: Vec<String>,
-    /// What guests were asked.
+    /// The requests that guests have received.
     asked: Vec<Asked>,
-    /// Grows with every machine: a task of a former one finds another.
+    /// The number of the newest machine: by its number a task of a former machine notices that it was replaced.
     last_serial: u64,
 }
 
-/// One request to a guest.
+/// A request to a guest.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Asked {
-    /// Since the host exists.
+    /// The time since the host exists.
     pub(crate) at: Duration,
     pub(crate) vm: String,
     pub(crate) incarnation: u64,
     pub(crate) method: String,
 }
 
-/// One call of the launcher.
+/// A call of the launcher.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Call {
-    /// Since the host exists.
+    /// The time since the host exists.
     pub(crate) at: Duration,
     pub(crate) what: What,
     pub(crate) vm: String,
@@ -65,7 +66,7 @@ pub(crate) enum What {
     Adopt,
     Destroy,
     Signal(i32),
-    /// Through the monitor.
+    /// The stop that the monitor carries out.
     Stop,
 }
 
@@ -74,9 +75,9 @@ struct Machine {
     serial: u64,
     record: watch::Sender<StatusRecord>,
     plan: Plan,
-    /// Somebody watches over it.
+    /// Whether a monitor watches the machine.
     monitored: bool,
-    /// What its daemon has to say.
+    /// The events that its daemon sends.
     news: broadcast::Sender<(u64, GuestEvent)>,
     told: u64,
 }
@@ -87,7 +88,7 @@ impl Machine {
         Self { serial, record, plan, monitored: true, news, told: 0 }
     }
 
-    /// What the launcher finds.
+    /// Returns the record as the launcher finds it.
     fn seen(&self) -> StatusRecord {
         let record = self.record.borrow().clone();
         StatusRecord { monitor_pid: record.monitor_pid.filter(|_| self.monitored), ..record }
@@ -98,35 +99,35 @@ impl Machine {
     }
 }
 
-/// What becomes of a launch.
+/// The course of a launch.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    /// Until the launcher comes back; `None` = it hangs.
+    /// The time until the launcher returns; `None` = the launcher hangs.
     pub(crate) launch: Option<Duration>,
-    /// The launcher refuses with this.
+    /// The error with which the launcher refuses, if it does.
     pub(crate) refusal: Option<pepita_wire::record::CallErrorKind>,
-    /// From then until the daemon runs; `None` = it never does.
+    /// The time from then until the daemon runs; `None` = the daemon never runs.
     pub(crate) boot: Option<Duration>,
-    /// From then until it says that it is ready; `None` = it does not.
+    /// The time from then until the daemon reports that it is ready; `None` = it does not.
     pub(crate) ready: Option<Duration>,
-    /// From the daemon's start until it ends, and how.
+    /// The time from the daemon's start until its end, and how it ends.
     pub(crate) end: Option<(Duration, Fate)>,
-    /// From a polite stop until it has stopped; `None` = it takes no notice.
+    /// The time from a graceful stop until the daemon has stopped; `None` = the daemon ignores the stop.
     pub(crate) stop: Option<Duration>,
-    /// For a destroy.
+    /// The time that a destroy takes.
     pub(crate) destroy: Duration,
-    /// The guest agent answers.
+    /// Whether the guest agent answers.
     pub(crate) answers: bool,
-    /// How a command that it is to run ends.
+    /// The exit code of a command that the guest agent runs.
     pub(crate) exec: i32,
 }
 
-/// How a VM ends.
+/// The way in which a VM ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Exit(i32),
     Signal(i32),
-    /// The VMM dies.
+    /// The VMM crashes.
     Crash,
 }
 
@@ -147,27 +148,27 @@ impl Default for Plan {
 }
 
 impl Plan {
-    /// The daemon exits so long after its start.
+    /// Makes a plan in which the daemon exits this time after its start.
     pub(crate) fn exits(code: i32, after_ms: u64) -> Self {
         Self { end: Some((Duration::from_millis(after_ms), Fate::Exit(code))), ..Self::default() }
     }
 
-    /// The launcher refuses.
+    /// Makes a plan in which the launcher refuses.
     pub(crate) fn refused(kind: pepita_wire::record::CallErrorKind) -> Self {
         Self { refusal: Some(kind), ..Self::default() }
     }
 
-    /// The launcher does not come back for so long.
+    /// Makes a plan in which the launcher returns only after this time.
     pub(crate) fn slow_launch(ms: u64) -> Self {
         Self { launch: Some(Duration::from_millis(ms)), ..Self::default() }
     }
 
-    /// It never comes to a daemon.
+    /// Makes a plan in which the daemon never runs.
     pub(crate) fn never_boots() -> Self {
         Self { boot: None, ..Self::default() }
     }
 
-    /// It takes no notice of a polite stop.
+    /// Makes a plan in which the daemon ignores a graceful stop.
     pub(crate) fn deaf() -> Self {
         Self { stop: None, ..Self::default() }
     }
@@ -191,74 +192,74 @@ impl Host {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next launches of a VM go like this, each once, in this order.
+    /// Plans the next launches of a VM: each plan is used once, in this order.
     pub(crate) fn plan(&self, vm: &str, plans: impl IntoIterator<Item = Plan>) {
         self.world().plans.entry(id(vm)).or_default().extend(plans);
     }
 
-    /// All other launches of a VM go like this.
+    /// Plans all other launches of a VM.
     pub(crate) fn always(&self, vm: &str, plan: Plan) {
         self.world().defaults.insert(id(vm), plan);
     }
 
-    /// A running VM goes on like this.
+    /// Changes the plan of a running VM.
     pub(crate) fn becomes(&self, vm: &str, change: impl FnOnce(&mut Plan)) {
         if let Some(machine) = self.world().machines.get_mut(&id(vm)) {
             change(&mut machine.plan);
         }
     }
 
-    /// From now on every launch goes well.
+    /// Makes every launch succeed from now on.
     pub(crate) fn calms_down(&self) {
         let mut world = self.world();
         (world.plans, world.defaults) = (HashMap::new(), HashMap::new());
     }
 
-    /// The daemon of a VM says something, through sd_notify(3).
+    /// Sends a message of a VM's daemon, as through sd_notify(3).
     pub(crate) fn says(&self, vm: &str, health: Health) {
         let mut world = self.world();
         let machine = world.machines.get_mut(&id(vm)).expect("there is such a VM");
         machine.told += 1;
-        // If no link is up nobody hears it.
+        // Without a link the message is lost.
         let _ = machine.news.send((machine.told, GuestEvent::Health(health)));
     }
 
-    /// The daemon of a VM says that it is ready.
+    /// Reports that the daemon of a VM is ready.
     pub(crate) fn gets_ready(&self, vm: &str) {
         let serial = self.world().machines.get(&id(vm)).map(|machine| machine.serial);
         let ready = |record: &mut StatusRecord| record.daemon.state = DaemonState::Ready;
         self.change(&id(vm), serial.expect("there is such a VM"), ready);
     }
 
-    /// What the guest of a VM was asked, by the method's name.
+    /// Returns the requests that the guest of a VM received, by the name of the method.
     pub(crate) fn asked(&self, vm: &str, method: &str) -> Vec<Asked> {
         let world = self.world();
         world.asked.iter().filter(|asked| asked.vm == vm && asked.method == method).cloned().collect()
     }
 
-    /// The VM ends by itself.
+    /// Ends the VM from inside.
     pub(crate) fn end(&self, vm: &str, fate: Fate) {
         let serial = self.world().machines.get(&id(vm)).map(|machine| machine.serial);
         self.end_of(&id(vm), serial.expect("there is such a VM"), fate);
     }
 
-    /// From now on the launcher refuses to adopt the VM.
+    /// Makes the launcher refuse to adopt the VM from now on.
     pub(crate) fn refuse_adoption(&self, vm: &str, kind: pepita_wire::record::CallErrorKind) {
         let mut world = self.world();
         world.machines.get_mut(&id(vm)).expect("there is such a VM").plan.refusal = Some(kind);
     }
 
-    /// The monitor of a VM dies; the VM does not.
+    /// Kills the monitor of a VM; the VM runs on.
     pub(crate) fn kill_monitor(&self, vm: &str) {
         let mut world = self.world();
         let machine = world.machines.get_mut(&id(vm)).expect("there is such a VM");
         machine.monitored = false;
-        // Whoever watches hangs on the sender.
+        // The watchers of the monitor hold the former sender, which ends here.
         let record = machine.record.borrow().clone();
         machine.record = watch::Sender::new(record);
     }
 
-    /// A VM that was there before the supervisor.
+    /// Adds a VM that existed before the supervisor.
     pub(crate) fn has(&self, record: StatusRecord) {
         let mut world = self.world();
         world.last_serial += 1;
@@ -266,18 +267,18 @@ impl Host {
         world.machines.insert(record.name, machine);
     }
 
-    /// Those whose VMM runs, by their names.
+    /// Returns the names of the VMs whose VMM runs.
     pub(crate) fn alive(&self) -> Vec<String> {
         let world = self.world();
         world.machines.iter().filter(|(_, machine)| machine.is_alive()).map(|(id, _)| short(id)).collect()
     }
 
-    /// Those of which anything is left.
+    /// Returns the names of the VMs of which any trace is left.
     pub(crate) fn left(&self) -> Vec<String> {
         self.world().machines.keys().map(|id| short(id)).collect()
     }
 
-    /// The incarnation that runs.
+    /// Returns the incarnation that runs.
     pub(crate) fn incarnation(&self, vm: &str) -> Option<u64> {
         let world = self.world();
         let record = world.machines.get(&id(vm))?.record.borrow().clone();
@@ -290,22 +291,22 @@ impl Host {
         Cid::new(cid).ok()
     }
 
-    /// All calls so far.
+    /// Returns all calls so far.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.world().calls.clone()
     }
 
-    /// The VMs that were launched, in order.
+    /// Returns the VMs that were launched, in order.
     pub(crate) fn launched(&self) -> Vec<String> {
         self.of(|what| matches!(what, What::Run(_))).into_iter().map(|call| call.vm).collect()
     }
 
-    /// The VMs that were told to stop politely or were destroyed while they ran, in order.
+    /// Returns the VMs that were stopped gracefully or were destroyed while they ran, in order.
     pub(crate) fn stopped(&self) -> Vec<String> {
         self.of(|what| matches!(what, What::Stop)).into_iter().map(|call| call.vm).collect()
     }
 
-    /// When a VM was launched.
+    /// Returns the moments at which a VM was launched.
     pub(crate) fn launches(&self, vm: &str) -> Vec<Duration> {
         let runs = self.of(|what| matches!(what, What::Run(_)));
         runs.into_iter().filter(|call| call.vm == vm).map(|call| call.at).collect()
@@ -315,12 +316,12 @@ impl Host {
         self.calls().into_iter().filter(|call| what(call.what)).collect()
     }
 
-    /// What must never happen, and did.
+    /// Returns the faults that were seen.
     pub(crate) fn faults(&self) -> Vec<String> {
         self.world().faults.clone()
     }
 
-    /// What happened was the point of the test.
+    /// Clears the faults, for a test whose point they were.
     pub(crate) fn forgive(&self) {
         self.world().faults.clear();
     }
@@ -331,7 +332,7 @@ impl Host {
         world.calls.push(call);
     }
 
-    /// Changes a machine's record, unless the machine is another one by now or has ended.
+    /// Changes a machine's record, unless the machine was replaced or has ended.
     fn change(&self, id: &str, serial: u64, change: impl FnOnce(&mut StatusRecord)) {
         let world = self.world();
         let Some(machine) = world.machines.get(id).filter(|machine| machine.serial == serial) else { return };
@@ -357,7 +358,7 @@ impl Host {
     }
 }
 
-/// A record turns terminal.
+/// Makes a record terminal.
 fn finish(record: &mut StatusRecord, exit: Exit, daemon: Option<Exit>) {
     let (name, incarnation) = (record.name.clone(), record.incarnation);
     record.state = VmState::after(&exit);
@@ -365,7 +366,7 @@ fn finish(record: &mut StatusRecord, exit: Exit, daemon: Option<Exit>) {
     record.exit = Some(ExitRecord { name, incarnation, exit, daemon, ..ExitRecord::default() });
 }
 
-/// A record of a VM as the launcher keeps it.
+/// Returns a record of a VM as the launcher keeps it.
 pub(crate) fn record(vm: &str, owner: &str, incarnation: u64, cid: u32) -> StatusRecord {
     let mut record = StatusRecord {
         name: id(vm),
@@ -383,7 +384,7 @@ pub(crate) fn record(vm: &str, owner: &str, incarnation: u64, cid: u32) -> Statu
     record
 }
 
-/// The same, with its daemon running.
+/// Returns such a record of a VM whose daemon runs.
 pub(crate) fn running(vm: &str, owner: &str, incarnation: Incarnation, cid: u32) -> StatusRecord {
     let mut record = record(vm, owner, incarnation.0, cid);
     record.state = VmState::Running;
@@ -400,7 +401,7 @@ fn short(id: &str) -> String {
     VmName::from_id(id).map_or_else(|| id.to_owned(), |vm| vm.to_string())
 }
 
-/// Which VM a run directory belongs to.
+/// Returns the name of the VM that a run directory belongs to.
 fn of_dir(path: &Path) -> String {
     let dir = path.parent().and_then(Path::file_name).unwrap_or_default();
     dir.to_string_lossy().into_owned()

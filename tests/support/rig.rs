@@ -1,5 +1,5 @@
-//! A tree on a host that exists only in memory. Dropping it fails the test if anything is left alive, or if anything
-//! happened that never should.
+//! A tree on a host that exists only in memory. Dropping the rig fails the test if any VM is left alive, or if a fault
+//! was seen.
 
 use super::Host;
 use pepita_supervisor::observe::{Change, Event, EventKind, Events, GroupEnd, Received};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A VM without jitter and without probes.
+/// Returns a VM without jitter and without probes.
 pub(crate) fn vm(name: &str) -> VmSpec {
     let mut vm =
         VmSpec::new(VmName::new(name).expect("a good name"), MachineSpec::qemu("/kernel", "/rootfs"));
@@ -47,7 +47,7 @@ impl Rig {
 
     /// Starts a tree on a host that was prepared.
     pub(crate) async fn on(host: Host, spec: TreeSpec) -> Self {
-        Self::try_on(host, spec).await.expect("it starts")
+        Self::try_on(host, spec).await.expect("the tree starts")
     }
 
     pub(crate) async fn try_on(host: Host, spec: TreeSpec) -> Result<Self, StartError> {
@@ -60,7 +60,7 @@ impl Rig {
     /// Starts a tree and waits until it is ready.
     pub(crate) async fn ready(spec: TreeSpec) -> Self {
         let rig = Self::start(spec).await;
-        rig.tree.wait_ready(Duration::from_secs(60)).await.expect("it gets ready");
+        rig.tree.wait_ready(Duration::from_secs(60)).await.expect("the tree gets ready");
         rig
     }
 
@@ -103,7 +103,7 @@ impl Rig {
         }
     }
 
-    /// Waits for an event that says this.
+    /// Waits for an event whose text contains this.
     pub(crate) async fn said(&mut self, text: &str) -> Event {
         self.event(|event| event.to_string().contains(text)).await
     }
@@ -118,7 +118,7 @@ impl Rig {
         end
     }
 
-    /// The changes of VMs seen so far.
+    /// Returns the changes of VMs seen so far.
     pub(crate) fn changes(&self) -> impl Iterator<Item = &Change> {
         self.seen.iter().filter_map(|event| match &event.kind {
             EventKind::Vm(change) => Some(change),
@@ -126,7 +126,7 @@ impl Rig {
         })
     }
 
-    /// How many entries the window of a group has, and how many are allowed.
+    /// Returns the number of entries in the window of a group, and the number that is allowed.
     pub(crate) fn window(&self, group: usize) -> (u32, u32) {
         let window = self.tree.status().groups[group].window;
         (window.count, window.max)
@@ -145,12 +145,12 @@ impl Rig {
         self.tree.status().vms().map(|vm| (vm.name.to_string(), vm.phase.word())).collect()
     }
 
-    /// The events seen so far, as lines.
+    /// Returns the events seen so far, as lines.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.seen.iter().map(ToString::to_string).collect()
     }
 
-    /// Reads what has been told by now.
+    /// Reads the events that were told so far.
     pub(crate) async fn catch_up(&mut self) -> Vec<String> {
         while let Ok(Some(Received::Event(event))) =
             tokio::time::timeout(Duration::from_millis(1), self.events.next()).await

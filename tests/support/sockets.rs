@@ -1,4 +1,4 @@
-//! Plays the monitors, and the way to the guests.
+//! Simulates the monitors, and the way to the guests.
 
 use super::{Host, What, finish, guest, of_dir};
 use futures_core::future::BoxFuture;
@@ -53,7 +53,7 @@ impl Monitors for Host {
                     let grace = Duration::from_millis(timeout_ms);
                     let (time, exit) = match stop {
                         Some(time) if time < grace => (time, Some(Exit::code(0))),
-                        // The monitor's own ladder ends with a kill.
+                        // The monitor's own stop ends with a kill.
                         _ => (grace, None),
                     };
                     sleep(time).await;

@@ -1,4 +1,4 @@
-//! The agent as its threads share it: what is fixed at the start, and the state behind a lock.
+//! The data that the agent's threads share: values that are fixed at the start, and the state behind a lock.
 
 use crate::boot::{Boot, Image};
 use crate::console::Console;
@@ -11,14 +11,14 @@ use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The agent: the daemon's state, and what all connections share.
+/// The shared data of the agent: the daemon's state, and the values that all connections use.
 #[derive(Debug)]
 pub(crate) struct Agent {
     /// The identity of this guest.
     pub(crate) boot: Boot,
     /// The description of the image.
     pub(crate) image: Image,
-    /// Where the agent runs.
+    /// The kind of place in which the agent runs.
     pub(crate) mode: Mode,
     /// The console, where the daemon's output goes.
     pub(crate) console: Console,
@@ -33,7 +33,7 @@ pub(crate) struct Agent {
     changed: Condvar,
 }
 
-/// Where the agent runs.
+/// The kind of place in which the agent runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// The agent is the init of a microVM.
@@ -45,7 +45,7 @@ pub(crate) enum Mode {
 impl Agent {
     /// Returns an agent that has not started its daemon yet.
     pub(crate) fn new(boot: Boot, image: Image, mode: Mode, console: Console, notify_path: PathBuf) -> Self {
-        // In a VM the kernel's boot id is new with each boot. On a host, where it is not, a random id stands for it.
+        // In a VM the kernel's boot id is new with each boot. On a host it is not, so a random id is used instead.
         let file = match mode {
             Mode::Init => "boot_id",
             Mode::Process => "uuid",
@@ -66,7 +66,7 @@ impl Agent {
         }
     }
 
-    /// Locks the state. A caller does nothing slow while it holds the lock.
+    /// Locks the state. Callers must not do slow work while they hold the lock.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,7 +115,7 @@ impl Agent {
     /// Checks the hello of a host.
     ///
     /// # Errors
-    /// [`ErrorKind::Unauthorized`] when the host means another incarnation or shows a wrong token.
+    /// [`ErrorKind::Unauthorized`] when the host expects another incarnation or has a wrong token.
     pub(crate) fn admit(&self, hello: &Hello) -> Result<(), WireError> {
         let refuse = |why: &str| Err(WireError::new(ErrorKind::Unauthorized, why));
         if hello.incarnation != self.boot.incarnation {

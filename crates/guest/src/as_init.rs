@@ -13,7 +13,8 @@ const NOTIFY: &str = "/run/notify.sock";
 /// Boots the guest, runs its daemon and powers off.
 ///
 /// # Panics
-/// When the guest cannot go on. PID 1 must not return; a panic ends the guest, with a note for the monitor on the console.
+/// When the guest cannot continue. PID 1 must not return, and a panic ends the guest with a note for the monitor on the
+/// console.
 pub(crate) fn run() -> ! {
     system::mount_all();
     let boot = Boot::from_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
@@ -21,7 +22,8 @@ pub(crate) fn run() -> ! {
     // The lowest score keeps the agent from the guest's OOM killer. Children get the usual score back.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     let image = Image::read(Image::PATH);
-    // The console needs its module, so an unreadable image or a missing module is only reported when the console is open.
+    // The console needs its kernel module, so an unreadable image or a missing module is reported after the console is
+    // open.
     let loaded = image.as_ref().map_err(Clone::clone).and_then(|image| system::load_modules(&image.modules));
     if let (Ok(Image { root: Some(device), .. }), Ok(())) = (&image, &loaded) {
         let Err(why) = system::switch_root(device);

@@ -14,11 +14,11 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Runs the daemon and returns when it has ended. The process outlives the one that started it; SIGTERM ends it together
-/// with the daemon.
+/// Runs the daemon and returns when the daemon has ended. The agent outlives the process that started it; SIGTERM ends
+/// the agent together with the daemon.
 ///
 /// # Errors
-/// Names what could not be set up, and why.
+/// When the agent cannot be set up. The message names the step and the reason.
 pub(crate) fn run(options: ProcessOptions) -> Result<(), String> {
     let token = std::fs::read_to_string(&options.token_file)
         .map_err(|e| format!("{}: {e}", options.token_file.display()))?;
@@ -30,12 +30,13 @@ pub(crate) fn run(options: ProcessOptions) -> Result<(), String> {
         loopback: false,
         token: token.trim().to_owned(),
     };
-    // Before any thread starts: each inherits the mask, so that only the thread that waits for the signal gets it.
+    // The signal is blocked before any thread starts. Every thread inherits the mask, so only the thread that waits for
+    // the signal gets it.
     let terminate: SigSet = [Signal::SIGTERM].into_iter().collect();
     terminate.thread_block().map_err(failed("signals"))?;
-    // Orphans of the daemon become children of the agent, so that none of them is left behind.
+    // Orphans of the daemon become children of the agent, which ends them.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-    // Before the console says that the agent is up: a monitor may dial as soon as it reads that.
+    // The socket is opened before the note `up`, because a monitor may dial as soon as it reads the note.
     let listener = UnixListener::bind(&options.uds).map_err(failed(options.uds.display()))?;
     let greeting = pepita_wire::console::encode(&boot.token, &Note::Up);
     let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(failed("standard input"))?;
@@ -45,7 +46,7 @@ pub(crate) fn run(options: ProcessOptions) -> Result<(), String> {
         path.push(".notify");
         PathBuf::from(path)
     });
-    // The daemon runs in another directory than the agent.
+    // The daemon has another current directory than the agent, so the path is made absolute.
     let notify = std::path::absolute(&notify).map_err(failed(notify.display()))?;
     let agent = Arc::new(Agent::new(boot, image, Mode::Process, console, notify));
     notify::listen(Arc::clone(&agent)).map_err(failed("the notify socket"))?;
@@ -60,7 +61,7 @@ pub(crate) fn run(options: ProcessOptions) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns a function that names in an error what could not be done.
+/// Returns a function that adds the failed step to an error.
 fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> String {
     move |why| format!("{what}: {why}")
 }

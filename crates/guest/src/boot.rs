@@ -1,27 +1,27 @@
-//! Reads what the agent is given at its start: the kernel's command line and the description of the image.
+//! Reads the input of the agent's start: the kernel's command line and the description of the image.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The identity of this guest and how a host reaches it.
+/// The identity of this guest, and the port for hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Boot {
     /// The token that a host must show in its first hello.
     pub(crate) token: String,
     /// The vsock port to listen on.
     pub(crate) port: u32,
-    /// Which start of the VM this is.
+    /// The number of this start of the VM.
     pub(crate) incarnation: u64,
     /// The guest's CID; 0 when none was given.
     pub(crate) cid: u32,
-    /// Whether clients inside the guest (CID 1) may connect, too: for tests over vsock_loopback.
+    /// Whether clients inside the guest (CID 1) may connect, too, for tests over vsock_loopback.
     pub(crate) loopback: bool,
 }
 
 impl Boot {
-    /// Reads the words `pepita.<key>=<value>` of a kernel command line. A missing key keeps its default; an unknown key is
-    /// ignored, because a newer launcher may send more.
+    /// Parses the words `pepita.<key>=<value>` of a kernel command line. A missing key keeps its default; an unknown
+    /// key is ignored, because a newer launcher may send more keys.
     pub(crate) fn from_cmdline(cmdline: &str) -> Self {
         let mut boot = Self {
             token: String::new(),
@@ -57,7 +57,7 @@ pub(crate) struct Image {
     pub(crate) env: BTreeMap<String, String>,
     /// Kernel modules to load, in this order.
     pub(crate) modules: Vec<String>,
-    /// The block device with the real root file system, when this image is only the initrd on the way there.
+    /// The block device with the real root file system, when this image is only the initrd.
     pub(crate) root: Option<String>,
 }
 
@@ -68,7 +68,7 @@ impl Image {
     /// Reads the description. An absent file describes an image that names no daemon.
     ///
     /// # Errors
-    /// When the file cannot be read or is no such description.
+    /// When the file cannot be read or is not a description of an image.
     pub(crate) fn read(path: impl AsRef<Path>) -> Result<Self, String> {
         let path = path.as_ref();
         match std::fs::read(path) {

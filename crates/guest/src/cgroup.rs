@@ -1,10 +1,11 @@
-//! The daemon's cgroup in a guest: its memory limit, and whether the kernel killed in it.
+//! The daemon's cgroup in a guest: sets its memory limit, and counts the processes that the OOM killer ended in it.
 
 /// The daemon's cgroup. It exists when the kernel has cgroup v2.
 const CGROUP: &str = "/sys/fs/cgroup/daemon";
 
-/// Makes the daemon's cgroup. Its limit is the guest's memory less a reserve for the kernel and the agent (1/16, at least
-/// 8 MiB, at most 64 MiB), so that a daemon that takes too much is killed and the agent can still report that.
+/// Creates the daemon's cgroup. Its memory limit is the guest's memory minus a reserve for the kernel and the agent
+/// (1/16, at least 8 MiB, at most 64 MiB), so that a daemon that uses too much memory is killed and the agent can still
+/// report that.
 pub(crate) fn prepare() {
     let total_kb = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_kb(&text));
     let _ = std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
@@ -18,8 +19,8 @@ pub(crate) fn prepare() {
     }
 }
 
-/// Runs `spawn` while the agent is in the daemon's cgroup, so that the child starts its life there and no allocation of it
-/// counts elsewhere. Without such a cgroup it only runs `spawn`.
+/// Runs `spawn` while the agent is in the daemon's cgroup, so that the child starts in that cgroup and all of its
+/// memory is charged there. Without such a cgroup, only runs `spawn`.
 pub(crate) fn spawn_inside<T>(spawn: impl FnOnce() -> T) -> T {
     let inside = std::fs::write(format!("{CGROUP}/cgroup.procs"), "0").is_ok();
     let result = spawn();

@@ -1,4 +1,4 @@
-//! The console: takes the daemon's output to the guest's terminal, or to a socket that the monitor reads.
+//! The console: writes the daemon's output to the guest's terminal, or to a socket that the monitor reads.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,7 +13,7 @@ pub(crate) struct Console {
 
 #[derive(Debug)]
 enum Sink {
-    /// `/dev/hvc0`. QEMU discards what is written while no program reads at the other end.
+    /// `/dev/hvc0`. QEMU discards output while no program reads at the other end.
     Tty(File),
     /// The monitor's connection. Output is discarded while there is none.
     Socket(Option<UnixStream>),
@@ -25,8 +25,8 @@ impl Console {
         Self::new(Sink::Tty(file))
     }
 
-    /// Writes to the newest client of `listener`. Only the first client gets `greeting`, however late it connects: later
-    /// clients are monitors that adopt the VM, and they dial without being told to.
+    /// Writes to the newest client of `listener`. Only the first client gets `greeting`, even when it connects late:
+    /// later clients are monitors that adopt the VM, and they dial without a greeting.
     pub(crate) fn socket(listener: UnixListener, greeting: Vec<u8>) -> Self {
         let console = Self::new(Sink::Socket(None));
         let shared = console.clone();
@@ -53,7 +53,7 @@ impl Console {
     pub(crate) fn write(&self, bytes: &[u8]) {
         let mut sink = self.lock();
         match &mut *sink {
-            // A failure of the console cannot be reported anywhere else.
+            // A failure of the console cannot be reported, because the console is the only output.
             Sink::Tty(file) => drop(file.write_all(bytes)),
             Sink::Socket(client) => {
                 if client.as_mut().is_some_and(|client| client.write_all(bytes).is_err()) {

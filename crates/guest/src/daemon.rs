@@ -12,18 +12,18 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-/// How long the rest of the output is waited for when the daemon has ended: a process that the daemon has left behind may
-/// hold the pipe open.
+/// The time limit for the rest of the output after the daemon's end. A process that the daemon has left behind may hold
+/// the pipe open.
 const DRAIN: Duration = Duration::from_millis(200);
 
 /// The search path of a daemon in a guest, where no shell has set one.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Starts the daemon and returns its pid. Its end is reported as an event.
+/// Starts the daemon and returns its pid. The daemon's end is reported as an event.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when it was started before; [`ErrorKind::BadRequest`] when there is no command;
-/// [`ErrorKind::Os`] when it cannot be executed, which is reported as an event, too.
+/// [`ErrorKind::Conflict`] when the daemon was started before; [`ErrorKind::BadRequest`] when there is no command;
+/// [`ErrorKind::Os`] when the daemon cannot be executed, which is reported as an event, too.
 pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError> {
     let argv = if start.command.is_empty() { &agent.image.command } else { &start.command };
     let Some((program, args)) = argv.split_first() else {
@@ -38,7 +38,7 @@ pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError>
     if agent.mode == Mode::Init && std::env::var_os("PATH").is_none() {
         command.env("PATH", PATH);
     }
-    // The lock is held over the spawn: of two clients that ask for a start only one spawns.
+    // The lock is held during the spawn, so that of two clients that ask for a start only one spawns the daemon.
     let mut state = agent.lock();
     if state.daemon != Daemon::Held {
         return Err(WireError::new(ErrorKind::Conflict, "the daemon was started before"));
@@ -66,7 +66,7 @@ pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError>
         }
     };
     drop(state);
-    // A watcher may wait already.
+    // Watchers may wait already, so they are woken.
     agent.wake();
     started
 }
@@ -75,7 +75,7 @@ fn os(e: std::io::Error) -> WireError {
     WireError::new(ErrorKind::Os, e.to_string())
 }
 
-/// Waits for the daemon's end and reports it when the daemon's output is on the console.
+/// Waits for the daemon's end, and reports the end after the daemon's output is on the console.
 fn attend(agent: &Arc<Agent>, pid: u32, reader: PipeReader, end: &mpsc::Receiver<Exit>) {
     let (carrying, carried) = mpsc::channel::<()>();
     let shared = Arc::clone(agent);
@@ -84,8 +84,8 @@ fn attend(agent: &Arc<Agent>, pid: u32, reader: PipeReader, end: &mpsc::Receiver
         drop(carrying);
     });
     let exit = end.recv().unwrap_or_default();
-    // The rest of the daemon's group ends here, and with it their hold on the pipe. A process that has left the group may
-    // still hold the pipe open, so the wait for the output is bounded.
+    // The rest of the daemon's process group is killed, which closes its ends of the pipe. A process that has left the
+    // group may still hold the pipe open, so the wait for the output is bounded.
     kill_group(pid, rustix::process::Signal::KILL);
     let _ = carried.recv_timeout(DRAIN);
     let killed = matches!(exit, Exit::Signalled { signal: 9, .. });
@@ -133,8 +133,8 @@ fn send(pid: u32, signal: Signal) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Stops the daemon: sends a signal, and KILL when the grace is over. When a stop is asked for again, the earlier deadline
-/// holds. A daemon that was not started is not waited for: the agent ends.
+/// Stops the daemon: sends a signal, and SIGKILL after the grace. For a repeated stop, the earlier deadline holds. When
+/// the daemon was not started, the agent ends at once.
 ///
 /// # Errors
 /// [`ErrorKind::BadRequest`] for a real-time signal.

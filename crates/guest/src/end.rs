@@ -1,4 +1,4 @@
-//! Waits for the end of the daemon, or for the order to end at once.
+//! Waits for the end of the daemon, or for an order to end at once.
 
 use crate::agent::Agent;
 use crate::process::kill_group;
@@ -7,9 +7,9 @@ use pepita_wire::console::Note;
 use rustix::process::Signal;
 use std::time::Instant;
 
-/// Returns when the agent is to end: the daemon has ended and a host has acknowledged that (or had the time to), or a
-/// power off was asked for. When the daemon has ended, writes that on the console, too: as evidence for the case that no
-/// host receives the report over vsock.
+/// Returns when the agent has to end: the daemon has ended and a host has acknowledged the end (or has not done so in
+/// time), or a host has asked for a power-off. The daemon's end is also written on the console, as evidence for the
+/// case that no host receives the report over vsock.
 pub(crate) fn wait(agent: &Agent) {
     let mut noted = false;
     let mut state = agent.lock();
@@ -18,7 +18,7 @@ pub(crate) fn wait(agent: &Agent) {
             && !noted
         {
             let note = Note::Exited(exit.clone());
-            // Writing on the console may take long.
+            // The lock is released first, because writing on the console may take long.
             drop(state);
             agent.note(&note);
             noted = true;

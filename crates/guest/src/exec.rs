@@ -1,4 +1,4 @@
-//! Runs a command in the guest to its end, for a host: a health check, or an operator's look inside.
+//! Runs a command in the guest to its end, for a host: a health check, or a command of an operator.
 
 use crate::agent::Agent;
 use crate::process::{kill_group, not_executable, reset_oom_score};
@@ -15,10 +15,10 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// How many bytes of a command's output are kept.
+/// The number of bytes of a command's output that are kept.
 const OUTPUT_CAP: usize = 4096;
 
-/// How long a command may run when the request names no time.
+/// The default time limit of a command.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A command that was started.
@@ -28,7 +28,7 @@ struct Running {
     timeout: Duration,
 }
 
-/// Runs a command to its end and keeps the last of its output.
+/// Runs a command to its end and keeps the last part of its output.
 pub(crate) fn run(agent: &Agent, exec: &Exec) -> ExecResult {
     let pipe = std::io::pipe().map_err(|e| not_executable("", &e));
     let started = pipe.and_then(|(output, writer)| Ok((output, start(agent, exec, writer.into())?)));
@@ -42,22 +42,22 @@ pub(crate) fn run(agent: &Agent, exec: &Exec) -> ExecResult {
     }
 }
 
-/// Runs a command to its end that writes to `output` itself, so that no thread has to copy a large output. (The command's
-/// standard output may therefore be a socket, as that of a systemd service is.) Of a command that cannot be executed,
-/// `output` gets the reason, as from a shell.
+/// Runs a command to its end. The command writes to `output` itself, so that no thread has to copy a large output. (The
+/// standard output of the command may therefore be a socket, as it is for a systemd service.) If the command cannot be
+/// executed, the reason is written to `output`, as a shell does.
 pub(crate) fn run_with_output(agent: &Agent, exec: &Exec, mut output: OwnedFd) {
     let copy = output.try_clone().map_err(|e| not_executable("", &e));
     match copy.and_then(|copy| start(agent, exec, copy)) {
         Ok(running) => drop(running.wait()),
-        // The reader may be gone.
+        // The reader may be gone, so an error is ignored.
         Err(exit) => drop(rustix::io::write(&mut output, format!("{exit}\n").as_bytes())),
     }
 }
 
-/// Checks whether a command can be executed, as far as that is visible before it is tried.
+/// Checks whether a command can be executed, as far as that is known before the attempt.
 ///
 /// # Errors
-/// How the command would end: [`Exit::NotExecutable`].
+/// The end that the command would have: [`Exit::NotExecutable`].
 pub(crate) fn check_executable(exec: &Exec) -> Result<(), Exit> {
     let program = exec.command.first().map_or("", String::as_str);
     let paths = match std::env::var_os("PATH") {
@@ -95,10 +95,11 @@ fn start(agent: &Agent, exec: &Exec, output: OwnedFd) -> Result<Running, Exit> {
 }
 
 impl Running {
-    /// Waits for the end of the command. Kills its group when its time is over, and then returns true as well.
+    /// Waits for the end of the command, at most until its time limit, and kills what is left of its process group.
+    /// Returns the end, and whether the time limit was reached.
     fn wait(self) -> (Exit, bool) {
         let ended = self.end.recv_timeout(self.timeout);
-        // A process that the command has left behind may hold the output open. It is not waited for.
+        // A process that the command has left behind may hold the output open, so the group is killed.
         kill_group(self.pid, Signal::KILL);
         match ended {
             Ok(exit) => (exit, false),

@@ -1,4 +1,4 @@
-//! Reads what the daemon reports about itself through the socket that `NOTIFY_SOCKET` names: sd_notify(3).
+//! Reads the reports of the daemon about itself from the socket that `NOTIFY_SOCKET` names (sd_notify(3)).
 
 use crate::agent::Agent;
 use pepita_wire::GuestEvent;
@@ -7,19 +7,19 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
-/// How many bytes of a `STATUS=` text are passed on.
+/// The number of bytes of a `STATUS=` text that are passed on.
 const STATUS_CAP: usize = 256;
 
 /// The contents of one datagram.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Datagram {
-    /// Whether it says `READY=1`.
+    /// Whether the datagram contains `READY=1`.
     ready: bool,
-    /// What else it says.
+    /// The other contents of the datagram.
     health: Health,
 }
 
-/// Reads lines of `KEY=value`. Unknown keys are ignored, as sd_notify(3) asks for.
+/// Parses lines of the form `KEY=value`. Unknown keys are ignored, as sd_notify(3) demands.
 fn parse(bytes: &[u8]) -> Datagram {
     let mut datagram = Datagram::default();
     for line in String::from_utf8_lossy(bytes).lines() {

@@ -1,4 +1,4 @@
-//! Reads the agent's command line. Does not know what the agent does then.
+//! Parses the agent's command line. Carries nothing out.
 
 use lexopt::prelude::*;
 use std::ffi::OsString;
@@ -13,16 +13,16 @@ usage: daemonctl --version
 With --process the agent is a plain process of the host, as `pepita run --vmm process` starts it. Its standard input is
 then a listening Unix socket, which serves as the console.";
 
-/// What the agent was called to do.
+/// The mode in which the agent was called.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// Be the init of a microVM.
+    /// Run as the init of a microVM.
     Init,
-    /// Be a plain process of the host.
+    /// Run as a plain process of the host.
     Process(ProcessOptions),
-    /// Print the version.
+    /// Print the version of the agent.
     Version,
-    /// Print how to call the program.
+    /// Print the text of `--help`.
     Help,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct ProcessOptions {
     pub(crate) token_file: PathBuf,
     /// The vsock port that clients must ask for; `None` for the default.
     pub(crate) port: Option<u32>,
-    /// Which start of the VM this is.
+    /// The number of this start of the VM.
     pub(crate) incarnation: u64,
     /// The CID that the VM would have; 0 when there is none.
     pub(crate) cid: u32,
@@ -46,10 +46,10 @@ pub(crate) struct ProcessOptions {
 }
 
 impl Command {
-    /// Reads the arguments (without the program's name). `is_pid_1` says whether this process has the pid 1.
+    /// Parses the arguments (without the program's name). `is_pid_1` says whether this process has the pid 1.
     ///
     /// # Errors
-    /// When an option is unknown or missing, or has no value or a wrong one.
+    /// When an option is unknown or missing, or its value is missing or wrong.
     pub(crate) fn parse<I>(args: I, is_pid_1: bool) -> Result<Self, lexopt::Error>
     where
         I: IntoIterator,
@@ -60,7 +60,7 @@ impl Command {
             Ok(Some(Long("process"))) => ProcessOptions::parse(&mut parser).map(Self::Process),
             Ok(Some(Long("version"))) => Ok(Self::Version),
             Ok(Some(Long("help") | Short('h'))) => Ok(Self::Help),
-            // The kernel passes the words of its command line that it does not know to PID 1.
+            // The kernel passes unknown words of its command line to PID 1, so the arguments are ignored.
             _ if is_pid_1 => Ok(Self::Init),
             Ok(Some(other)) => Err(other.unexpected()),
             Ok(None) => Err("neither --process nor --version is given, and this is not PID 1".into()),

@@ -1,4 +1,4 @@
-//! What the agent does with processes in either role: the daemon and commands that a host has it run.
+//! Functions for the agent's child processes: the daemon, and commands that a host runs.
 
 use pepita_wire::Exit;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -10,7 +10,7 @@ pub(crate) fn kill_group(pid: u32, signal: Signal) {
     }
 }
 
-/// Gives a child the usual OOM score: it inherits that of the agent, which is the lowest.
+/// Sets the usual OOM score for a child, which would otherwise inherit the agent's score, the lowest.
 pub(crate) fn reset_oom_score(pid: u32) {
     let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
 }

@@ -1,9 +1,9 @@
-//! Waits for every child, the agent's own and the orphans that PID 1 inherits, and hands the end of each to the thread
+//! Waits for every child, including the orphans that PID 1 inherits, and passes the end of each child to the thread
 //! that spawned it.
 //!
-//! When exec fails, `std` itself reaps the child inside `spawn`. If the reaper took that child away before, `spawn` would
-//! fail in another way. So the reaper first only looks at an end (WNOWAIT), and takes it under the lock that every spawn
-//! holds.
+//! When exec fails, `std` itself reaps the child inside `spawn`. If the reaper reaped that child before, `spawn` would
+//! fail with another error. The reaper therefore first only observes an end (WNOWAIT), and then reaps the child under
+//! the lock that every spawn holds.
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 use pepita_wire::Exit;
@@ -22,13 +22,13 @@ pub(crate) struct Reaper {
 
 #[derive(Debug)]
 struct Shared {
-    /// Children whose end is awaited, by pid.
+    /// The receivers for the ends of children, by pid.
     waiting: Mutex<HashMap<u32, mpsc::Sender<Exit>>>,
     spawned: Condvar,
 }
 
 impl Reaper {
-    /// Starts the thread.
+    /// Starts the thread that waits for children.
     pub(crate) fn start() -> Self {
         let reaper = Self { shared: Arc::new(Shared { waiting: Mutex::default(), spawned: Condvar::new() }) };
         let shared = reaper.clone();
@@ -36,10 +36,10 @@ impl Reaper {
         reaper
     }
 
-    /// Spawns a child. The receiver gets its end.
+    /// Spawns a child. The receiver gets the end of the child.
     ///
     /// # Errors
-    /// As [`Command::spawn`]. An error of exec has the operating system's number.
+    /// The errors of [`Command::spawn`]. An error of exec contains the number of the operating system.
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(Child, mpsc::Receiver<Exit>)> {
         let mut waiting = self.lock();
         let child = unmasked(|| command.spawn())??;
@@ -58,15 +58,15 @@ impl Reaper {
         loop {
             match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
                 Ok(status) => self.take(status.pid().and_then(|pid| Pid::from_raw(pid.as_raw()))),
-                // The child died of a real-time signal, for which nix has no name. Take the next end, whichever it is.
+                // The child died of a real-time signal, for which nix has no name. The next end of any child is taken.
                 Err(nix::errno::Errno::EINVAL) => self.take(None),
                 Err(nix::errno::Errno::ECHILD) => {
                     let waiting = self.lock();
-                    // There was no child. A child that was spawned since then is in the map.
+                    // There was no child at that moment. A child that was spawned since then is in the map.
                     if waiting.is_empty() {
                         drop(self.shared.spawned.wait(waiting));
                     } else {
-                        // The end was taken by `spawn` itself, or is about to be seen.
+                        // `spawn` itself has reaped the child, or the end will be observed again.
                         drop(waiting);
                         std::thread::yield_now();
                     }
@@ -91,9 +91,9 @@ impl Reaper {
     }
 }
 
-/// Runs `act` with no signal blocked. A child inherits the signal mask of the thread that spawns it, so a signal that the
-/// agent blocks to wait for it would never reach the daemon. (If the agent itself is asked to end at this very moment, the
-/// signal kills it; its monitor cleans up then.)
+/// Runs `act` with no signal blocked. A child inherits the signal mask of the thread that spawns it, so a signal that
+/// the agent blocks would never reach the daemon. (A signal that asks the agent to end during `act` kills the agent.
+/// Its monitor cleans up in that case.)
 fn unmasked<T>(act: impl FnOnce() -> T) -> io::Result<T> {
     let former = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let result = act();

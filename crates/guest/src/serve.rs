@@ -1,4 +1,4 @@
-//! Listens for hosts. Each connection has a thread of its own, so that no client can hold up the ping of another.
+//! Listens for hosts. Each connection has a thread of its own, so that no client can delay the ping of another client.
 //! Decides nothing about the daemon.
 
 mod connection;
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VMADDR_CID_LOCAL, VsockListener};
 
-/// How many connections may be open at once. A further one is closed at once.
+/// The maximum number of open connections. Further connections are closed at once.
 const CONNECTIONS: usize = 16;
 
 /// Listens on the guest's vsock port. Only the host may connect.
@@ -29,7 +29,7 @@ pub(crate) fn on_vsock(agent: Arc<Agent>) -> io::Result<()> {
             match listener.accept() {
                 Ok((stream, peer)) if may_connect(&agent, peer.cid()) => serve(&agent, Stream::Vsock(stream)),
                 Ok(_) => {}
-                // For example because no file descriptor is left: a moment later there may be one.
+                // An accept fails for example when no file descriptor is left. A moment later a descriptor may be free.
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         }
@@ -41,7 +41,8 @@ fn may_connect(agent: &Agent, cid: u32) -> bool {
     cid == VMADDR_CID_HOST || (cid == VMADDR_CID_LOCAL && agent.boot.loopback)
 }
 
-/// Listens on a Unix socket that speaks the hybrid vsock protocol: a line `CONNECT <port>`, then the same as over vsock.
+/// Listens on a Unix socket with the hybrid vsock protocol: a line `CONNECT <port>`, then the same conversation as over
+/// vsock.
 pub(crate) fn on_hybrid(agent: Arc<Agent>, listener: UnixListener) {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -55,8 +56,8 @@ pub(crate) fn on_hybrid(agent: Arc<Agent>, listener: UnixListener) {
     });
 }
 
-/// Reads and answers the first line of the hybrid protocol. It is read byte by byte, because what follows it belongs to
-/// the conversation.
+/// Reads and answers the first line of the hybrid protocol. The line is read byte by byte, because the bytes after it
+/// belong to the conversation.
 fn connect(agent: &Agent, mut stream: &UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(HANDSHAKE))?;
     let (mut line, mut byte) = (Vec::new(), [0]);
@@ -78,7 +79,7 @@ fn serve(agent: &Arc<Agent>, stream: Stream) {
     let agent = Arc::clone(agent);
     std::thread::spawn(move || {
         if let Ok(mut connection) = Connection::new(&agent, stream) {
-            // In either case the client is gone, or is to be hung up on.
+            // After either result the connection is closed.
             let _ = connection.run();
             connection.close();
         }
@@ -86,7 +87,7 @@ fn serve(agent: &Arc<Agent>, stream: Stream) {
     });
 }
 
-/// One of the [`CONNECTIONS`] that may be open. Dropping it makes room for another.
+/// A slot for one of the [`CONNECTIONS`] that may be open. Dropping the slot frees it for another connection.
 struct Slot;
 
 static OPEN: AtomicUsize = AtomicUsize::new(0);

@@ -1,4 +1,4 @@
-//! The state that the agent's threads share, and the decisions on it. Knows no thread, no lock, no clock and no I/O.
+//! The state that the agent's threads share, and the decisions about it. Knows no thread, no lock, no clock and no I/O.
 //!
 //! ```text
 //!            start                       the process ends
@@ -12,7 +12,7 @@
 //!    ───────────────────── the agent ends ──────────────────────
 //! ```
 //!
-//! The daemon is started once: a restart is a new VM.
+//! The daemon is started only once, because a restart uses a new VM.
 
 use crate::tail::Tail;
 use pepita_wire::agent::Health;
@@ -20,10 +20,10 @@ use pepita_wire::{Exit, GuestEvent};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How many events are kept for watchers that connect later.
+/// The number of events that are kept for watchers that connect later.
 const EVENTS_KEPT: usize = 256;
 
-/// How long the agent waits at its end for a host to acknowledge how the daemon ended.
+/// The time that the agent waits before its end for a host to acknowledge the daemon's end.
 const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 
 /// The part of the agent that changes.
@@ -33,7 +33,7 @@ pub(crate) struct State {
     token: String,
     /// Whether a host has replaced the boot token.
     token_replaced: bool,
-    /// Where the daemon is in its life.
+    /// The phase of the daemon's life.
     pub(crate) daemon: Daemon,
     /// Whether the daemon has said `READY=1`.
     pub(crate) ready: bool,
@@ -45,18 +45,18 @@ pub(crate) struct State {
     pub(crate) seq: u64,
     /// The newest event that a client has acknowledged.
     pub(crate) acked: u64,
-    /// When the daemon is killed, if it is asked to stop and still runs then.
+    /// The time at which a daemon that was asked to stop is killed.
     pub(crate) stop_deadline: Option<Instant>,
-    /// Whether the agent is to end without waiting for anything.
+    /// Whether the agent has to end without waiting.
     pub(crate) power_off: bool,
     /// The daemon's last output.
     pub(crate) tail: Tail,
 }
 
-/// Where the daemon is in its life.
+/// The phase of the daemon's life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Daemon {
-    /// No client has asked for its start yet.
+    /// No client has asked for the start of the daemon yet.
     Held,
     /// The daemon runs.
     Running {
@@ -65,23 +65,23 @@ pub(crate) enum Daemon {
     },
     /// The daemon has ended, or could not be executed.
     Exited {
-        /// How it ended.
+        /// The end of the daemon.
         exit: Exit,
-        /// The number of the event that reports it.
+        /// The number of the event that reports the end.
         seq: u64,
-        /// When it ended.
+        /// The time of the end.
         at: Instant,
     },
 }
 
-/// What the agent does next about its own end.
+/// The next action of the agent that concerns its own end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Wait for a change of the state, at most for this long.
+    /// Wait for a change of the state, at most for this time.
     Wait(Option<Duration>),
-    /// Kill this process group, then end.
+    /// Kill this process group, then end the agent.
     Kill(u32),
-    /// End.
+    /// End the agent.
     End,
 }
 
@@ -108,8 +108,8 @@ impl State {
         &self.token
     }
 
-    /// Checks a host's token. The first host that is let in before the daemon runs may replace the boot token: that one
-    /// stands on the kernel's command line, where the daemon can read it.
+    /// Checks a host's token. The first host that is accepted before the daemon runs may replace the boot token,
+    /// because the boot token is on the kernel's command line, where the daemon can read it.
     pub(crate) fn admits(&mut self, token: Option<&str>, new_token: Option<&str>) -> bool {
         if self.token.is_empty() || token != Some(&self.token) {
             return false;
@@ -124,19 +124,19 @@ impl State {
         true
     }
 
-    /// Notes that the daemon runs.
+    /// Records that the daemon runs.
     pub(crate) fn started(&mut self, pid: u32) {
         self.daemon = Daemon::Running { pid };
         self.report(GuestEvent::Started { pid });
     }
 
-    /// Notes that the daemon has ended, or that it could not be executed.
+    /// Records that the daemon has ended, or that it could not be executed.
     pub(crate) fn exited(&mut self, exit: Exit, at: Instant) {
         let seq = self.report(GuestEvent::Exited(exit.clone()));
         self.daemon = Daemon::Exited { exit, seq, at };
     }
 
-    /// Decides what the agent does next about its own end.
+    /// Decides the next action of the agent that concerns its own end.
     pub(crate) fn next(&self, now: Instant) -> Next {
         match (&self.daemon, self.power_off) {
             (Daemon::Running { pid }, true) => Next::Kill(*pid),
@@ -149,7 +149,7 @@ impl State {
         }
     }
 
-    /// Returns how the daemon ended and the number of that event, as long as no client has acknowledged it.
+    /// Returns the daemon's end and the number of its event, as long as no client has acknowledged the event.
     pub(crate) fn unacknowledged_exit(&self) -> Option<(u64, &Exit)> {
         match &self.daemon {
             Daemon::Exited { exit, seq, .. } if self.acked < *seq => Some((*seq, exit)),
@@ -161,8 +161,8 @@ impl State {
     pub(crate) fn report(&mut self, event: GuestEvent) -> u64 {
         self.seq += 1;
         if is_heartbeat(&event) {
-            // Only the last heartbeat matters. If all were kept, those of a daemon that runs for long would push out
-            // everything else.
+            // Only the last heartbeat is kept, because the heartbeats of a daemon that runs for long would push out all
+            // other events.
             self.events.retain(|(_, earlier)| !is_heartbeat(earlier));
         }
         if self.events.len() == EVENTS_KEPT {
@@ -178,7 +178,7 @@ impl State {
     }
 }
 
-/// Returns whether an event says `WATCHDOG=1` and nothing else.
+/// Returns whether an event contains only `WATCHDOG=1`.
 fn is_heartbeat(event: &GuestEvent) -> bool {
     matches!(event, GuestEvent::Health(health) if *health == Health { watchdog: true, ..Health::default() })
 }

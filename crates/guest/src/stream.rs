@@ -10,13 +10,13 @@ use vsock::VsockStream;
 /// A connection of a host.
 #[derive(Debug)]
 pub(crate) enum Stream {
-    /// Over the guest kernel's vsock.
+    /// A connection over the guest kernel's vsock.
     Vsock(VsockStream),
-    /// Over a Unix socket, after the client's `CONNECT` line was answered.
+    /// A connection over a Unix socket, after the answer to the client's `CONNECT` line.
     Unix(UnixStream),
 }
 
-/// Does the same with a connection of either kind.
+/// Applies an expression to a connection of either kind.
 macro_rules! each {
     ($self:expr, $stream:ident => $do:expr) => {
         match $self {
@@ -27,7 +27,7 @@ macro_rules! each {
 }
 
 impl Stream {
-    /// Returns another handle of the same connection.
+    /// Duplicates the handle of the connection.
     ///
     /// # Errors
     /// When no file descriptor is left.
@@ -38,7 +38,7 @@ impl Stream {
         })
     }
 
-    /// Limits how long each read waits.
+    /// Sets the time limit of each read.
     ///
     /// # Errors
     /// When setsockopt(2) fails.
@@ -46,7 +46,7 @@ impl Stream {
         each!(self, stream => stream.set_read_timeout(limit))
     }
 
-    /// Limits how long each write waits.
+    /// Sets the time limit of each write.
     ///
     /// # Errors
     /// When setsockopt(2) fails.

@@ -27,7 +27,7 @@ const fn row(
     Mount { source, target, kind, options }
 }
 
-/// In the order in which they are mounted: the later ones lie inside the first three.
+/// The file systems in the order of mounting. The later mount points are inside the first three file systems.
 const MOUNTS: [Mount; 7] = [
     row("proc", "/proc", "proc", c""),
     row("sys", "/sys", "sysfs", c""),
@@ -41,7 +41,8 @@ const MOUNTS: [Mount; 7] = [
 /// The device of the guest's console: the first port of virtio-console.
 pub(crate) const CONSOLE: &str = "/dev/hvc0";
 
-/// Mounts what is missing. A failure is only printed on the console: a kernel without cgroup2 still boots.
+/// Mounts the missing file systems. A failure is only printed on the console, because a guest without cgroup2 still
+/// works.
 pub(crate) fn mount_all() {
     let mounted = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     for Mount { source, target, kind, options } in MOUNTS {
@@ -61,10 +62,10 @@ pub(crate) fn write_mark(cid: u32, incarnation: u64) {
     let _ = std::fs::write("/run/pepita/guest", format!("cid={cid}\nincarnation={incarnation}\n"));
 }
 
-/// Loads kernel modules in their order. A module that is loaded or built in already is no error.
+/// Loads kernel modules in the given order. A module that is loaded already or built in is no error.
 ///
 /// # Errors
-/// Names the first module that cannot be loaded, and why.
+/// When a module cannot be loaded. The message names the module and the reason.
 pub(crate) fn load_modules(paths: &[String]) -> Result<(), String> {
     for path in paths {
         let module = File::open(path).map_err(|e| format!("module {path}: {e}"))?;
@@ -76,7 +77,7 @@ pub(crate) fn load_modules(paths: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits until a device exists: it appears a moment after its driver was loaded.
+/// Waits until a device exists. A device appears shortly after its driver was loaded.
 ///
 /// # Errors
 /// When inotify(7) fails.
@@ -99,7 +100,7 @@ pub(crate) fn await_device(path: &str) -> std::io::Result<()> {
 /// When the device cannot be opened or set up.
 pub(crate) fn open_console() -> std::io::Result<File> {
     await_device(CONSOLE)?;
-    // Without O_CREAT: it would put a plain file where the device is to appear.
+    // Without O_CREAT, which would create a plain file at the path of the device.
     let file = File::options().read(true).write(true).open(CONSOLE)?;
     if let Ok(mut modes) = tcgetattr(&file) {
         modes.make_raw();
@@ -108,10 +109,10 @@ pub(crate) fn open_console() -> std::io::Result<File> {
     Ok(file)
 }
 
-/// Moves to the real root file system on `device` and executes the agent there. Returns only when that fails.
+/// Switches to the real root file system on `device` and executes the agent there. Returns only after a failure.
 ///
 /// # Errors
-/// Names the step that failed, and why.
+/// When a step fails. The message names the step and the reason.
 pub(crate) fn switch_root(device: &str) -> Result<std::convert::Infallible, String> {
     let step = |what: &str, e: &dyn std::fmt::Display| format!("root {device}: {what}: {e}");
     await_device(device).map_err(|e| step("waiting for it", &e))?;
@@ -131,10 +132,10 @@ pub(crate) fn switch_root(device: &str) -> Result<std::convert::Infallible, Stri
     Err(step("executing /sbin/daemonctl in it", &error))
 }
 
-/// Ends the VM. The kernel runs with `reboot=t` and QEMU with `-no-reboot`, so a restart is the fastest way to end.
+/// Ends the VM by a reboot. The kernel runs with `reboot=t` and QEMU with `-no-reboot`, so a reboot is the fastest end.
 ///
 /// # Panics
-/// When the kernel refuses to reboot: PID 1 must not return, and a panic ends the guest as well.
+/// When the kernel refuses to reboot. PID 1 must not return, and a panic ends the guest as well.
 pub(crate) fn power_off() -> ! {
     rustix::fs::sync();
     let error = rustix::system::reboot(rustix::system::RebootCommand::Restart);

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 
-/// How many bytes of output are kept.
+/// The number of bytes of output that are kept.
 pub(crate) const TAIL_CAP: usize = 64 * 1024;
 
 /// The last [`TAIL_CAP`] bytes of the daemon's output, and their position in the whole stream.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
     bytes: VecDeque<u8>,
-    /// How many bytes were written in all.
+    /// The number of bytes that were written in all.
     written: u64,
 }
 

@@ -1,7 +1,7 @@
-//! How a monitor comes to its VM: launches it, or takes over a VM whose monitor has died.
+//! Connects a monitor with its VM: the monitor launches the VM, or adopts a VM whose monitor has died.
 //!
 //! `pepita run` and `pepita adopt` start the monitor as a process of its own, give it an `Order` on its standard input
-//! and read one line from its standard output: the VM's status, or why there is no VM.
+//! and read one line from its standard output: the VM's status, or the reason why there is no VM.
 //!
 //! ```text
 //!            claim                start                 watch
@@ -14,8 +14,8 @@
 //!   error             error                                          v its lock is free
 //! ```
 //!
-//! Each stage owns what it has taken, and gives it back when the next step fails. A `Started` VM has a monitor: from
-//! then on the monitor writes the VM's end.
+//! Each stage owns the resources that it has taken, and releases them when the next step fails. A `Started` VM has a
+//! monitor, which records the VM's end from then on.
 
 mod adopt;
 mod claim;
@@ -35,21 +35,21 @@ use start::Started;
 use std::fs::File;
 use std::path::Path;
 
-/// What a monitor is told to do.
+/// The order that a monitor gets when it starts.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Order {
-    /// To launch this VM.
+    /// Launch this VM.
     Launch(Box<Requested>),
-    /// To take over the VM of this name.
+    /// Adopt the VM of this name.
     Adopt(VmId),
 }
 
 /// Runs the monitor's process. `run_dir` is the directory of run directories.
 pub fn main(run_dir: &Path) {
-    // A session of its own: no terminal's signals, no shell's job control.
+    // In a session of its own, the monitor gets no signals from a terminal or from a shell's job control.
     let _ = rustix::process::setsid();
-    // The host's OOM killer is to take VMs, not the monitors that watch them.
+    // The host's OOM killer must choose VMs and not the monitors that watch them.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
     let starter = Starter::on_stdout();
     let order = serde_json::from_reader(std::io::stdin());

@@ -1,4 +1,5 @@
-//! What is typed: every call, its options, and their help. The shapes only; [`crate::commands`] carries them out.
+//! The command line: every call, its options, and their help. Only definitions; [`crate::commands`] carries the calls
+//! out.
 
 use crate::rundir::cid::Wanted;
 use crate::vm_config::{CPUS, MEMORY_MB, VmmKind};
@@ -23,16 +24,17 @@ use strum::{EnumString, IntoStaticStr};
     daemon does: its code, 128 + signal, 126 or 127 when it cannot be executed, 125 when the VM failed."
 )]
 pub struct Cli {
-    /// The directory in which every VM has its run directory [default: $PEPITA_RUN_DIR, $XDG_RUNTIME_DIR/pepita, /run/pepita]
+    /// The directory in which every VM has its run directory [default: $PEPITA_RUN_DIR, $XDG_RUNTIME_DIR/pepita,
+    /// /run/pepita]
     #[arg(long, global = true, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
     /// Print records and errors as JSON
     #[arg(long, global = true)]
     pub json: bool,
-    /// Print name and version; with --json the contract and the usable VMMs too
+    /// Print the name and version; with --json also the contract and the usable VMMs
     #[arg(long, short = 'V')]
     pub version: bool,
-    /// The call.
+    /// The call to carry out; absent with `--version`.
     #[command(subcommand)]
     pub call: Option<Request>,
 }
@@ -44,7 +46,7 @@ pub enum Request {
     Run(Box<Run>),
     /// Send a signal to the daemon: KILL ends the VM, STOP and CONT pause and resume its virtual CPUs
     Signal {
-        /// The VM that is meant.
+        /// The VM to which the call applies.
         #[command(flatten)]
         vm: Vm,
         /// A name such as TERM, or a number
@@ -53,19 +55,19 @@ pub enum Request {
     },
     /// Print a VM's status record as JSON
     Status {
-        /// The VM that is meant.
+        /// The VM to which the call applies.
         #[command(flatten)]
         vm: Vm,
     },
-    /// Take a VM down and remove all traces of it; of a VM that is not there: nothing to do
+    /// End a VM and remove all traces of it; succeed when there is no such VM
     Destroy {
-        /// The VM that is meant.
+        /// The VM to which the call applies.
         #[command(flatten)]
         vm: Vm,
-        /// End it at once, also when a graceful stop is under way; needed when its files cannot be read
+        /// End the VM at once, even during a graceful stop; required when the files of the VM cannot be read
         #[arg(long, short)]
         force: bool,
-        /// How long the daemon may take to end after its signal
+        /// The time limit for the daemon to end after its signal
         #[arg(long, value_parser = duration, default_value = "30s")]
         timeout: Duration,
         /// The signal of a graceful stop
@@ -78,36 +80,36 @@ pub enum Request {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
-    /// Print what console and daemon have written
+    /// Print the output of the console and the daemon
     Logs {
-        /// The VM that is meant.
+        /// The VM to which the call applies.
         #[command(flatten)]
         vm: Vm,
         /// Follow the output until the VM has ended
         #[arg(long, short)]
         follow: bool,
-        /// Only what is newer than this time
+        /// Print only output that is at most this old, for example 30s
         #[arg(long, value_parser = duration)]
         since: Option<Duration>,
     },
     /// Wait until a VM has ended and print its exit record as JSON
     Wait {
-        /// The VM that is meant.
+        /// The VM to which the call applies.
         #[command(flatten)]
         vm: Vm,
         /// Give up after this time
         #[arg(long, value_parser = duration)]
         timeout: Option<Duration>,
     },
-    /// Give a VM whose monitor has died a new one
+    /// Start a new monitor for a VM whose monitor has died
     Adopt {
-        /// The VM that is meant.
+        /// The VM to which the call applies.
         #[command(flatten)]
         vm: Vm,
     },
     /// Start the daemon of a VM that was launched with --hold
     Start {
-        /// The VM that is meant.
+        /// The VM to which the call applies.
         #[command(flatten)]
         vm: Vm,
         /// The daemon to start.
@@ -117,12 +119,12 @@ pub enum Request {
     /// Make root file systems
     #[command(subcommand)]
     Image(Image),
-    /// Check each thing that is needed, and say what to do about what is missing
+    /// Check the host for each requirement, and give advice about those that are not met
     Doctor {
         /// Do not boot a guest
         #[arg(long)]
         no_boot: bool,
-        /// Boot this kernel [default: the one of the running system]
+        /// Boot this kernel [default: the kernel of the running system]
         #[arg(long)]
         kernel: Option<PathBuf>,
         /// Boot this initramfs
@@ -131,7 +133,7 @@ pub enum Request {
     },
     /// Print a completion script
     Completions {
-        /// The shell
+        /// The shell that the script is for
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
@@ -156,10 +158,10 @@ pub struct DaemonArgs {
     /// A variable of the daemon's environment
     #[arg(long, short, value_name = "K=V", value_parser = pair)]
     pub env: Vec<(String, String)>,
-    /// A file with one K=V a line; `-` is standard input. Keeps secrets off the command line
+    /// A file with one K=V per line; `-` is standard input. Keeps secrets off the command line
     #[arg(long, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
-    /// The daemon and its arguments [default: what the image names]
+    /// The daemon and its arguments [default: the command that the image names]
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
@@ -175,7 +177,7 @@ const RUN_EXAMPLES: &str = r#"Examples:
     echo KEY=s3cret | pepita run --kernel vmlinuz --rootfs api.cpio --env-file - -- /usr/bin/api --port 80
   As a program asks for it: every field has an option, and an unknown field is refused
     echo '{"name":"api","env":{"KEY":"s3cret"}}' | pepita run --kernel vmlinuz --rootfs api.cpio --spec -
-  Without a VM, for developing (no isolation whatever)
+  Without a VM, for developing (without any isolation)
     pepita run --vmm process --rm -- ./target/debug/api"#;
 
 const IMAGE_EXAMPLES: &str = "Examples:
@@ -185,14 +187,14 @@ const IMAGE_EXAMPLES: &str = "Examples:
   A disk from a directory that has the program and its libraries; the command has arguments
     pepita image build --dir rootfs/ --output api.ext4 --env PORT=80 -- /usr/bin/api --verbose";
 
-/// `pepita run`.
+/// The arguments of `pepita run`.
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub struct Run {
-    /// A specification of the VM as JSON; `-` is standard input. Options given beside it override its fields
+    /// A file with the specification of the VM as JSON; `-` is standard input. Options override its fields
     #[arg(long, value_name = "FILE")]
     pub spec: Option<PathBuf>,
-    /// What the VM is to be.
+    /// The properties of the VM.
     #[command(flatten)]
     pub options: RunOptions,
     /// Return when the VMM runs
@@ -209,16 +211,16 @@ pub struct Run {
     pub daemon_args: DaemonArgs,
 }
 
-/// What a VM is to be. An option that is absent leaves the field of the specification as it is.
+/// The options for the properties of a VM. An absent option leaves the field of the specification as it is.
 #[derive(Debug, Args)]
 pub struct RunOptions {
-    /// The guest's kernel: a bzImage or an uncompressed one
+    /// The guest's kernel: a bzImage or an uncompressed kernel
     #[arg(long, short)]
     pub kernel: Option<PathBuf>,
     /// The guest's root: an initramfs (.cpio) or a disk (.ext4); with --vmm process an image.json
     #[arg(long, short)]
     pub rootfs: Option<PathBuf>,
-    /// An initrd before a disk [default: made from the kernel's modules when there are some beside it]
+    /// An initrd that mounts the disk [default: built from the kernel's modules, if there are any beside the kernel]
     #[arg(long)]
     pub initrd: Option<PathBuf>,
     /// The unpacked package of the kernel, for the modules of a disk's initrd
@@ -230,37 +232,37 @@ pub struct RunOptions {
     /// The VM's name [default: a random one]
     #[arg(long, short)]
     pub name: Option<VmId>,
-    /// Virtual CPUs [default: 1]
+    /// The number of virtual CPUs [default: 1]
     #[arg(long, visible_alias = "vcpus", value_parser = cpus())]
     pub cpus: Option<u32>,
-    /// Memory in MiB, or with a suffix: 512M, 1G [default: 256]
+    /// The memory in MiB, or with a suffix: 512M, 1G [default: 256]
     #[arg(long, short, value_parser = memory)]
     pub memory: Option<u64>,
     /// The port on which the guest agent listens [default: 5000]
     #[arg(long, value_name = "PORT")]
     pub vsock_port: Option<u32>,
-    /// How the host reaches the guest's vsock [default: auto]
+    /// The transport to the guest's vsock [default: auto]
     #[arg(long, value_enum)]
     pub vsock: Option<VsockChoice>,
-    /// A label that status and list show
+    /// A label for the VM, shown by status and list
     #[arg(long, value_name = "K=V", value_parser = pair)]
     pub label: Vec<(String, String)>,
-    /// Which start of this VM it is [default: one more than the last]
+    /// The number of this start of the VM [default: the number of the last start plus one]
     #[arg(long, value_name = "N")]
     pub incarnation: Option<u64>,
     /// Boot, but do not start the daemon until `pepita start`
     #[arg(long)]
     pub hold: bool,
-    /// How long the agent may take to answer [default: 60s]
+    /// The time limit for the agent's first answer [default: 60s]
     #[arg(long, value_parser = duration)]
     pub ready_timeout: Option<Duration>,
-    /// What runs the VM [default: qemu]. `process` is the agent as a plain process, WITHOUT ANY ISOLATION
+    /// The kind of VMM [default: qemu]. `process` runs the agent as a plain process, WITHOUT ANY ISOLATION
     #[arg(long, value_enum)]
     pub vmm: Option<VmmKind>,
-    /// How the virtual CPUs run [default: auto]
+    /// The acceleration of the virtual CPUs [default: auto]
     #[arg(long, value_enum)]
     pub accel: Option<AccelChoice>,
-    /// Added to the kernel's command line
+    /// Words to add to the kernel's command line
     #[arg(long, value_name = "WORDS")]
     pub cmdline_append: Option<String>,
 }
@@ -272,9 +274,9 @@ pub enum AccelChoice {
     /// KVM where /dev/kvm opens and the CPU has vmx or svm, else TCG
     #[default]
     Auto,
-    /// In hardware
+    /// Hardware virtualisation
     Kvm,
-    /// Emulated
+    /// Emulation
     Tcg,
 }
 
@@ -282,56 +284,56 @@ pub enum AccelChoice {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, IntoStaticStr, EnumString)]
 #[strum(serialize_all = "lowercase")]
 pub enum VsockChoice {
-    /// The kernel's where /dev/vhost-vsock opens, else hybrid
+    /// vhost where /dev/vhost-vsock opens, else hybrid
     #[default]
     Auto,
     /// The host kernel's AF_VSOCK
     Vhost,
-    /// A Unix socket, by vhost-device-vsock
+    /// A Unix socket of vhost-device-vsock
     Hybrid,
 }
 
 /// The argument of `--format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// A table for people
     Table,
-    /// A name a line
+    /// One name per line
     Name,
-    /// Status records
+    /// Status records as JSON
     Json,
 }
 
-/// `pepita image`.
+/// The subcommands of `pepita image`.
 #[derive(Debug, Subcommand)]
 pub enum Image {
-    /// Make a root file system with the agent and a daemon in it
+    /// Make a root file system that contains the agent and a daemon
     Build(Box<ImageBuild>),
 }
 
-/// `pepita image build`.
+/// The arguments of `pepita image build`.
 #[derive(Debug, Args)]
 #[command(after_help = IMAGE_EXAMPLES)]
 pub struct ImageBuild {
     /// The daemon's program, statically linked unless --dir brings its libraries
     #[arg(long, value_name = "BIN")]
     pub daemon: Option<PathBuf>,
-    /// A directory whose contents become the root's
+    /// A directory whose contents are copied into the root
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Where to: a .cpio (initramfs) or an .ext4 (disk)
+    /// The file to write: a .cpio (initramfs) or an .ext4 (disk)
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
-    /// The kernel's package, unpacked or a .deb, for the modules that the guest has to load
+    /// The kernel's package (a directory or a .deb), for the modules that the guest has to load
     #[arg(long, value_name = "DIR")]
     pub kernel_package: Option<PathBuf>,
-    /// A module of that package that the guest is to load besides those that every guest needs
+    /// A module of that package that the guest loads in addition to the modules that every guest needs
     #[arg(long, value_name = "NAME")]
     pub module: Vec<String>,
     /// The guest agent [default: daemonctl beside pepita]
     #[arg(long, value_name = "BIN")]
     pub agent: Option<PathBuf>,
-    /// Size of a disk in MiB [default: as needed and 32 more]
+    /// The size of a disk in MiB [default: the required size plus 32]
     #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
     pub size: u64,
     /// The daemon to start.
@@ -343,7 +345,7 @@ fn cpus() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(i64::from(*CPUS.start())..=i64::from(*CPUS.end()))
 }
 
-/// Reads `30s`, `5min`, or a bare number of seconds.
+/// Parses `30s`, `5min`, or a bare number of seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
@@ -351,7 +353,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads a number of MiB, or a number with a suffix.
+/// Parses a number of MiB, or a number with a suffix.
 fn memory(text: &str) -> Result<u64, String> {
     let bad = || "a number of MiB, or with a suffix: 512M, 1G".to_owned();
     let (digits, factor) = match text.as_bytes().last() {
@@ -363,7 +365,7 @@ fn memory(text: &str) -> Result<u64, String> {
     if MEMORY_MB.contains(&mib) { Ok(mib) } else { Err("between 32M and 1024G".into()) }
 }
 
-/// Reads `K=V`, split at the first equals sign.
+/// Parses `K=V`, split at the first equals sign.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -371,10 +373,10 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Reads an environment file: `K=V` a line. Empty lines and lines that begin with `#` are skipped.
+/// Parses an environment file: one `K=V` per line. Empty lines and lines that begin with `#` are skipped.
 ///
 /// # Errors
-/// The number of the first line that is none of these, and why.
+/// The number of the first line that is not of this form, and the reason.
 pub fn env_file(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
     let is_variable = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
     let lines = text.lines().enumerate().filter(|(_, line)| is_variable(line));
@@ -387,7 +389,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_shapes_are_consistent() {
+    fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 

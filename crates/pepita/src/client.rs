@@ -1,4 +1,4 @@
-//! Asks a VM's monitor, over its control socket, one thing after the other. Blocks.
+//! A blocking client of a VM's monitor: makes one request after the other over the control socket.
 
 use crate::error::{Result, call_error};
 use crate::host::process_id::ProcessId;
@@ -12,7 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// A monitor has one thread and never blocks: one that does not answer for so long is stopped or broken.
+/// The time limit for an answer. A monitor has one thread and never blocks, so a monitor that is silent for longer is
+/// stopped or broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to a monitor.
@@ -33,10 +34,10 @@ impl Client {
         Ok(Self { stream, conversation: ControlConversation::default() })
     }
 
-    /// Asks, and waits for the answer for at most `patience` (`None` = for ever).
+    /// Makes a request and waits for the answer, at most for `patience` (`None` = without limit).
     ///
     /// # Errors
-    /// When the monitor is gone, is silent, or does not speak the protocol.
+    /// When the monitor is gone, does not answer in time, or does not speak the protocol.
     pub fn ask(&mut self, request: MonitorRequest, patience: Option<Duration>) -> io::Result<Outcome> {
         let (method, params) = request.into_parts();
         let (_, line) = self.conversation.ask(method, params);
@@ -56,7 +57,7 @@ impl Client {
         }
     }
 
-    /// Waits for a status of another revision than `since`.
+    /// Waits for a status whose revision differs from `since`.
     ///
     /// # Errors
     /// When the monitor is gone.
@@ -66,10 +67,10 @@ impl Client {
     }
 }
 
-/// Asks the monitor of the VM with this run directory one thing.
+/// Makes one request to the monitor of the VM with this run directory.
 ///
 /// # Errors
-/// When there is no monitor, or the monitor is silent.
+/// When there is no monitor, or the monitor does not answer in time.
 pub fn ask(dir: &Path, request: MonitorRequest) -> io::Result<Outcome> {
     Client::open(dir)?.ask(request, Some(PATIENCE))
 }
@@ -85,7 +86,7 @@ pub fn listener(dir: &Path) -> Option<ProcessId> {
 /// Turns a monitor's refusal into the error of a call.
 ///
 /// # Errors
-/// The refusal.
+/// The refusal, as an error of a call.
 pub fn accepted(answer: Outcome) -> Result<Value> {
     use pepita_wire::ErrorKind as E;
     answer.map_err(|WireError { kind, message }| {

@@ -1,4 +1,4 @@
-//! Carries out what was typed, and says how it went: a record or a sentence on standard output, an error on standard
+//! Carries out commands and reports their results: a record or a sentence on standard output, an error on standard
 //! error, and the exit codes of sysexits(3).
 
 mod attach;
@@ -24,7 +24,7 @@ use pepita_wire::VmId;
 use pepita_wire::record::{CallErrorKind, VersionRecord, pretty};
 use std::process::ExitCode;
 
-/// Runs the program, unless it is called as a monitor.
+/// Runs the program when it is called as anything but a monitor.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -90,7 +90,7 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, json: bool) -> Result<()> 
 
 fn manual(call: Option<&str>) -> Result<()> {
     let mut command = Cli::command();
-    // Gives the calls their full names, such as `pepita-run`.
+    // Without this call, clap does not give the subcommands their full names, such as `pepita-run`.
     command.build();
     let page = match call {
         None => command,

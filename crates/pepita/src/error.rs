@@ -1,4 +1,4 @@
-//! How a call fails: a kind for programs, a sentence for people.
+//! The errors of calls: a kind for programs, a sentence for people.
 
 pub use pepita_wire::record::CallError;
 use pepita_wire::record::CallErrorKind;
@@ -9,7 +9,7 @@ use std::path::Path;
 /// The result of a call.
 pub type Result<T, E = CallError> = std::result::Result<T, E>;
 
-/// Returns an error that is about no VM in particular, or whose VM [`About::about`] names later.
+/// Returns an error without a VM's name. [`About::about`] adds the name where there is a VM.
 pub fn call_error(kind: CallErrorKind, message: impl Into<String>) -> CallError {
     CallError { kind, name: None, message: message.into() }
 }
@@ -29,14 +29,14 @@ pub fn system(what: &str, error: impl Display) -> CallError {
     call_error(CallErrorKind::Io, format!("{what}: {error}"))
 }
 
-/// Writes a line to standard error. On a full disk, or when its reader has gone, the line is lost; `eprintln!` would
-/// panic.
+/// Writes a line to standard error. When the write fails (a full disk, a reader that is gone), the line is lost.
+/// `eprintln!` would panic in that case.
 pub fn eprint_line(text: impl Display) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Adds to an error the VM that it is about.
+/// Adds the name of a VM to an error.
 pub trait About<T> {
     /// Names the VM, unless the error has named one already.
     ///

@@ -1,4 +1,4 @@
-//! What the launcher needs of its host: processes, limits, devices, programs, time and chance. Knows no VM.
+//! Access to the host: processes, limits, devices, programs, time and randomness. Knows nothing about VMs.
 
 pub mod cgroup;
 pub mod clock;

@@ -1,9 +1,9 @@
-//! `pepita`: boots microVMs on QEMU's microvm machine, with one small monitor process for each.
+//! `pepita`: boots microVMs on QEMU's microvm machine, with one small monitor process for each VM.
 //!
-//! There is no daemon: the run directory is the database. The modules stand in layers, and each uses only those before it
-//! in this list: [`error`] and [`vm_config`]; [`host`]; [`rundir`]; [`image`]; `qemu` and [`vmm`]; [`client`];
-//! [`monitor`], which stays with a VM; `reconcile`; [`boot`], which brings a monitor to its VM; [`cli`]; `ops`;
-//! [`commands`].
+//! There is no central daemon: the run directory is the only database. The modules form layers, and each module uses
+//! only modules that come before it in this list: [`error`] and [`vm_config`]; [`host`]; [`rundir`]; [`image`]; `qemu`
+//! and [`vmm`]; [`client`]; [`monitor`], which stays with a VM; `reconcile`; [`boot`], which connects a monitor with
+//! its VM; [`cli`]; `ops`; [`commands`].
 
 pub mod boot;
 pub mod cli;

@@ -1,4 +1,5 @@
-//! `pepita`: see `pepita --help`. Called as `pepita monitor DIR` by itself, it is the monitor of one VM.
+//! The program `pepita`: see `pepita --help`. The program calls itself as `pepita monitor DIR` to run the monitor of a
+//! VM.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,8 +1,8 @@
-//! What stays behind with a VM: the parent of its VMM, one small process with one thread.
+//! The monitor of a VM: a small process with one thread, the parent of the VMM. The monitor runs as long as the VM.
 //!
 //! The monitor waits for the VMM's end, the agent, QEMU and the console, answers clients, keeps the log and writes the
-//! exit record. What an event means is decided in `life`, what an end was in `evidence`; `sources` waits and reads,
-//! `requests` answers clients, `finish` takes leave.
+//! exit record. `life` decides what follows from an event, and `evidence` decides how a VM ended; `sources` waits and
+//! reads, `requests` answers clients, `finish` does the last work after the end.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -53,9 +53,9 @@ use std::time::Instant;
 pub(crate) struct Monitor {
     config: VmConfig,
     dir: PathBuf,
-    /// Held for life: the claim of the name.
+    /// The claim of the VM's name, which the monitor holds as long as it lives.
     _name: Lock,
-    /// The claim of the CID. The VMM of an adopted VM holds it instead.
+    /// The claim of the CID; `None` for an adopted VM, whose VMM holds the claim.
     cid: Option<Lock>,
     cid_path: PathBuf,
     limits: Limits,
@@ -63,7 +63,7 @@ pub(crate) struct Monitor {
     vmm: Process,
     backend: Option<Process>,
     daemon: Option<ProcessId>,
-    /// Whether the agent of a plain process has told which process its daemon is.
+    /// Whether the agent of a plain process has reported the process of its daemon.
     daemon_heard: bool,
     console: Option<OwnedFd>,
     qmp: Option<Qmp>,
@@ -72,19 +72,19 @@ pub(crate) struct Monitor {
     log: Log,
     control: Control,
     saved: Option<Saved>,
-    /// Where the answer to the program that started this monitor goes, until it is given.
+    /// The program that started this monitor, until the monitor has answered it.
     starter: Option<Starter>,
     is_over: bool,
 }
 
-/// What is on the disk.
+/// The parts of the state that are on the disk, to recognise a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Saved {
     revision: u64,
     log_base: u64,
 }
 
-/// What a VM that was started or adopted consists of.
+/// The parts of a VM that was started or adopted.
 pub(crate) struct Parts {
     pub(crate) config: VmConfig,
     pub(crate) dir: PathBuf,
@@ -128,16 +128,16 @@ impl Monitor {
         }
     }
 
-    /// Watches until the VM has ended and its record is written.
+    /// Watches the VM until it has ended and its exit record is written.
     pub(crate) fn run(mut self) {
         self.save();
         match &mut self.qmp {
-            // QEMU answers when the machine is set up.
+            // QEMU answers this command when the machine is set up.
             Some(qmp) => qmp.greet(),
             None => self.happened(Event::VmmUp),
         }
         if self.backend.is_none() && self.config.needs_backend() {
-            // The back-end of an adopted VM has ended while the VM had no monitor.
+            // The back-end of an adopted VM ended while the VM had no monitor.
             self.on_backend_ended();
         }
         self.publish();
@@ -154,7 +154,7 @@ impl Monitor {
         }
     }
 
-    /// Asks what an event means, and does what follows.
+    /// Passes an event to [`Life`] and carries out the effects.
     fn happened(&mut self, event: Event) {
         let effects = self.life.on(Instant::now(), unix_ms(), event);
         for effect in effects {
@@ -166,13 +166,13 @@ impl Monitor {
         match effect {
             Effect::Dial => self.agent.dial(Instant::now()),
             Effect::StartDaemon(start) => {
-                // An agent that cannot be asked now is asked again when it is back.
+                // When the agent cannot be asked now, the start is ordered again after the next hello.
                 let _ = self.agent.ask(pepita_wire::Ask::Start(start), Asker::Start);
             }
             Effect::Tell(ask) => self.agent.tell(ask),
             Effect::Resume => self.set_vcpus(VcpuState::Running),
             Effect::TermVmm => {
-                // A process that stands still does not take a TERM.
+                // A stopped process does not receive SIGTERM before SIGCONT.
                 self.set_vcpus(VcpuState::Running);
                 self.vmm.signal(Signal::TERM);
             }
@@ -184,8 +184,9 @@ impl Monitor {
         }
     }
 
-    /// Stops the virtual CPUs or lets them run, by stopping the VMM as a whole. QEMU's own `stop` would take its devices
-    /// along, and vhost-device-vsock does not come back from that: every connection with the guest would hang for ever.
+    /// Pauses or resumes the virtual CPUs by stopping or continuing the whole VMM process. QEMU's own command `stop`
+    /// would also stop its devices, and vhost-device-vsock does not recover from that: every connection with the guest
+    /// would hang for ever.
     fn set_vcpus(&mut self, vcpus: VcpuState) {
         let signal = match vcpus {
             VcpuState::Running => Signal::CONT,
@@ -200,14 +201,15 @@ impl Monitor {
         self.happened(Event::Vcpus(vcpus));
     }
 
-    /// Kills a plain process' daemon and its group, for when the agent is no longer there to do so.
+    /// Kills the daemon of a plain process, with its process group, when the agent is gone and cannot kill it.
     fn kill_daemon(&mut self) {
         if let Some(daemon) = self.daemon.take() {
             signal_group(&daemon, Signal::KILL);
         }
     }
 
-    /// Tells what has changed. The disk is told first, so that no client knows more than a later monitor would.
+    /// Publishes a changed status: first to the disk and then to the clients, so that a client never knows more than a
+    /// later monitor that reads the disk.
     fn publish(&mut self) {
         if self.is_over {
             return;
@@ -252,12 +254,12 @@ impl Monitor {
     }
 }
 
-/// Signals a process, if it still runs, and its group.
+/// Signals the process group of a process, if that process still runs.
 fn signal_group(process: &ProcessId, signal: Signal) {
     if process.open().is_some()
         && let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw)
     {
-        // The group may end at this very moment.
+        // The group may end at this moment, so an error is ignored.
         let _ = kill_process_group(pid, signal);
     }
 }

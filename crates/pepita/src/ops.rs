@@ -1,4 +1,5 @@
-//! What calls do with VMs: complete a request, launch, follow, take down. Prints nothing and knows no option.
+//! The operations on VMs: complete a request, launch, follow, destroy. Prints nothing and knows no command-line
+//! options.
 
 pub(crate) mod destroy;
 pub(crate) mod follow;

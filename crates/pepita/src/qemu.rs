@@ -1,7 +1,8 @@
-//! QEMU's command line for a microVM. Words only; nothing is run here.
+//! Builds QEMU's command line for a microVM. Runs no process.
 //!
-//! The recipe is measured: modern Debian kernels find microvm's devices through ACPI, an emulated guest has to be told
-//! the frequency of its TSC, and `reboot=t panic=-1` with `-no-reboot` turns every end of the guest into an end of QEMU.
+//! The options come from measurements: modern Debian kernels find microvm's devices through ACPI, an emulated guest
+//! needs the frequency of its TSC as a parameter, and `reboot=t panic=-1` with `-no-reboot` makes QEMU end with the
+//! guest.
 
 use crate::host::cgroup::Demand;
 use crate::rundir::layout;
@@ -10,11 +11,11 @@ use pepita_wire::record::Transport;
 use std::ffi::OsString;
 use std::path::Path;
 
-/// The most translated code that QEMU keeps of an emulated guest, in MiB. (QEMU's default is an eighth of the host's
-/// memory, up to 1 GiB.)
+/// The size of QEMU's cache of translated code for an emulated guest, in MiB. (QEMU's default is an eighth of the
+/// host's memory, up to 1 GiB.)
 const TRANSLATED_MB: u64 = 128;
 
-/// What QEMU and the vsock back-end need beside the guest's memory, in MiB.
+/// The memory that QEMU and the vsock back-end need in addition to the guest's memory, in MiB.
 const OVERHEAD_MB: u64 = 128;
 
 /// The descriptors that QEMU inherits.
@@ -22,11 +23,11 @@ const OVERHEAD_MB: u64 = 128;
 pub(crate) struct Descriptors {
     /// A listening socket for the QEMU monitor protocol.
     pub qmp: i32,
-    /// On the kernel transport, `/dev/vhost-vsock` with the CID set; else a connection to the back-end.
+    /// `/dev/vhost-vsock` with the CID set, on the kernel transport; else a connection to the back-end.
     pub vsock: i32,
 }
 
-/// Returns what a VM may use: the guest's memory, and what its emulation needs.
+/// Returns the resources that a VM may use: the guest's memory and the memory of its emulation, and the virtual CPUs.
 pub(crate) fn demand(request: &VmRequest) -> Demand {
     let emulator = if request.accel == Accel::Tcg { TRANSLATED_MB } else { 0 };
     let memory_mb = request.memory_mb + OVERHEAD_MB + emulator;
@@ -61,7 +62,7 @@ pub(crate) fn argv(config: &VmConfig, cmdline: &str, fds: Descriptors) -> Vec<Os
     let mut argv: Vec<OsString> = Vec::new();
     let mut add = |option: &str, value: OsString| argv.extend([OsString::from(option), value]);
     let memory = format!("{}M", request.memory_mb);
-    // Shared with the vsock back-end, which is another process.
+    // The memory is shared with the vsock back-end, which is another process.
     add("-M", "microvm,memory-backend=mem,isa-serial=off".into());
     add("-object", format!("memory-backend-memfd,id=mem,size={memory},share=on").into());
     add(
@@ -86,7 +87,7 @@ pub(crate) fn argv(config: &VmConfig, cmdline: &str, fds: Descriptors) -> Vec<Os
             if let Some(initrd) = initrd {
                 add("-initrd", initrd.into());
             }
-            // Writes go to a temporary file that goes with the VM: every incarnation starts from the same image.
+            // Writes go to a temporary file that ends with the VM, so every incarnation starts from the same image.
             add("-drive", drive(image));
             add("-device", "virtio-blk-device,drive=root".into());
         }
@@ -116,7 +117,7 @@ pub(crate) fn argv(config: &VmConfig, cmdline: &str, fds: Descriptors) -> Vec<Os
     argv
 }
 
-/// Returns the option of a disk. In QEMU's options a comma in a file name is doubled.
+/// Returns QEMU's option for a disk. A comma in the file name is doubled, because a single comma ends a value.
 fn drive(image: &Path) -> OsString {
     let mut drive = OsString::from("if=none,id=root,format=raw,snapshot=on,file=");
     drive.push(image.to_string_lossy().replace(',', ",,"));

@@ -1,7 +1,8 @@
-//! What a VM is whose monitor is not there: ended, running unwatched, gone while no monitor watched, or unreadable.
+//! Determines the state of a VM without a monitor: ended, running unwatched, ended while no monitor watched, or
+//! unreadable.
 //!
 //! ```text
-//! a monitor answers ──────────────────────────────> the monitor's word
+//! a monitor answers ──────────────────────────────> the monitor's answer
 //! the state has an exit ──────────────────────────> ended
 //! the lock is held, and no monitor answers ───────> unknown
 //! the lock is free, and
@@ -26,17 +27,17 @@ use pepita_wire::{Exit, ExitRecord, MonitorRequest, StatusRecord, Stored, VmId, 
 use std::path::Path;
 use std::time::Duration;
 
-/// How often a status is asked for while a monitor begins or ends, and the pause between two tries.
+/// The number of requests for a status while a monitor starts or ends, and the pause between two requests.
 const TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Returns what is known of a VM: its monitor's word, or what can be found out without one.
+/// Returns the status of a VM: the answer of its monitor, or what its files say when there is no monitor.
 ///
 /// # Errors
 /// [`CallErrorKind::NoSuchVm`] when there is no such VM.
 pub(crate) fn status(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
     let dir = run_dir.vm(name);
-    // Between two tries a monitor may end, or a new one come.
+    // Between two requests the monitor may end, or a new monitor may start.
     for _ in 0..TRIES {
         if !dir.is_dir() {
             break;
@@ -46,7 +47,7 @@ pub(crate) fn status(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
         {
             return Ok(status);
         }
-        // A monitor that has written its last state need not be waited for.
+        // A monitor that has written its last state changes nothing any more, so there is no wait for its end.
         if let Stored::Read(state) = files::state(&dir)
             && state.status.exit.is_some()
         {
@@ -54,7 +55,7 @@ pub(crate) fn status(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
         }
         match Lock::take(&dir.join(layout::LOCK), Wait::No) {
             Ok(Some(_lock)) => return without_monitor(run_dir, &dir, name),
-            // A monitor begins or ends at this moment.
+            // A monitor is starting or ending.
             Ok(None) => std::thread::sleep(PAUSE),
             Err(_) if !dir.is_dir() => break,
             Err(e) => return Err(e),
@@ -66,19 +67,20 @@ pub(crate) fn status(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
     Err(no_such_vm(name))
 }
 
-/// Returns the error of every call about a VM that is not there.
+/// Returns the error for a call about a VM that does not exist.
 pub(crate) fn no_such_vm(name: &VmId) -> CallError {
     let why = format!("no VM {name}; `pepita list` shows those that there are");
     CallError { name: Some(name.to_string()), ..call_error(CallErrorKind::NoSuchVm, why) }
 }
 
-/// Returns the error of every call that has to read the files of a VM and cannot.
+/// Returns the error for a call that needs the files of a VM when the files cannot be read.
 pub(crate) fn unreadable(why: &str) -> CallError {
     let advice = "the VM was left as it is; `pepita destroy --force` removes it";
     call_error(CallErrorKind::Unreadable, format!("{why}; {advice}"))
 }
 
-/// Returns the status of a VM whose monitor is there and does not answer: the monitor is just starting, or was stopped.
+/// Returns the status of a VM whose monitor exists and does not answer: the monitor is starting, or was stopped by a
+/// signal.
 fn silent(dir: &Path, name: &VmId) -> StatusRecord {
     match files::state(dir) {
         Stored::Read(State { status, .. }) => {
@@ -101,34 +103,34 @@ fn unreadable_status(dir: &Path, name: &VmId, state: Option<State>, why: String)
     }
 }
 
-/// A VM whose monitor is not there.
+/// The state of a VM without a monitor.
 #[derive(Debug)]
 pub(crate) enum Unwatched {
-    /// Its monitor died before the VM was there.
+    /// The monitor died before the VM was started.
     NotStarted,
-    /// The VM has ended, and its monitor has written everything.
+    /// The VM has ended, and its monitor has written all of its files.
     Ended(Box<State>),
-    /// The VM has ended, and its monitor has not written everything.
+    /// The VM has ended, and its monitor has not written all of its files.
     Gone(Box<State>),
     /// The VM runs.
     Runs {
-        /// What it is.
+        /// The configuration of the VM.
         config: Box<VmConfig>,
-        /// Where it was when its monitor died.
+        /// The state of the VM at the death of its monitor.
         state: Box<State>,
-        /// The process of its VMM.
+        /// The process of the VMM.
         vmm: Process,
     },
-    /// The VM may run, and a file of it cannot be read.
+    /// The VM may run, and one of its files cannot be read.
     Unreadable {
-        /// The file, and why.
+        /// The file that cannot be read, and the reason.
         why: String,
-        /// Where the VM was when its monitor died, if that can be read.
+        /// The state of the VM at the death of its monitor, if that file can be read.
         state: Option<Box<State>>,
     },
 }
 
-/// Finds out what a VM is whose monitor is not there. The caller holds its lock. Changes nothing.
+/// Determines the state of a VM without a monitor. Changes nothing. The caller holds the lock of the VM.
 pub(crate) fn find(dir: &Path) -> Unwatched {
     let config: Stored<VmConfig> = files::read(&dir.join(layout::CONFIG));
     let state = match (files::state(dir), &config) {
@@ -144,7 +146,7 @@ pub(crate) fn find(dir: &Path) -> Unwatched {
     }
     let Some(vmm) = state.vmm.clone().and_then(Process::adopt) else { return Unwatched::Gone(state) };
     match (files::exit(dir), config) {
-        // The record is written when the VMM has ended: what runs is on its way out.
+        // The exit record is written after the end of the VMM, so a process that still runs is exiting.
         (Stored::Read(_), _) => Unwatched::Gone(state),
         (Stored::Absent, Stored::Read(config)) => Unwatched::Runs { config: Box::new(config), state, vmm },
         (Stored::Unreadable(why), _) | (Stored::Absent, Stored::Unreadable(why)) => {
@@ -157,8 +159,8 @@ pub(crate) fn find(dir: &Path) -> Unwatched {
     }
 }
 
-/// Returns the status of a VM without a monitor, and cleans up after one that did not start or is gone. The caller holds
-/// the lock.
+/// Returns the status of a VM without a monitor, and cleans up after a VM that did not start or has ended unwatched.
+/// The caller holds the lock.
 fn without_monitor(run_dir: &RunDir, dir: &Path, name: &VmId) -> Result<StatusRecord> {
     match find(dir) {
         Unwatched::NotStarted => {
@@ -187,19 +189,19 @@ pub(crate) fn ended(dir: &Path, state: State) -> StatusRecord {
     StatusRecord { state: end, exit, monitor_pid: None, vmm_pid: None, vcpus: None, ..state.status }
 }
 
-/// Completes what a monitor has not: the VM ended after its monitor, or the monitor died in the middle of the end. The
-/// caller holds the lock.
+/// Completes the files of a VM that has ended without its monitor: the VM ended after its monitor, or the monitor died
+/// while it recorded the end. The caller holds the lock.
 pub(crate) fn write_off(run_dir: &RunDir, dir: &Path, state: State) -> StatusRecord {
     let exit = match files::exit(dir) {
         Stored::Read(exit) => exit,
         Stored::Absent => {
             let _ = std::fs::remove_file(dir.join(layout::RESERVE));
             let exit = unseen_end(&state);
-            // Without room on the disk the answer is the same, only found out anew each time.
+            // On a full disk the record is not stored. The answer is the same, but is determined again for each call.
             let _ = files::write(&dir.join(layout::EXIT), &exit, Sync::Yes);
             exit
         }
-        // The file stays as it is, for a program that can read it.
+        // The unreadable file stays as it is, for a program that can read it.
         Stored::Unreadable(why) => ExitRecord { evidence: vec![why], ..unseen_end(&state) },
     };
     sweep(run_dir, dir);
@@ -226,18 +228,18 @@ fn unseen_end(state: &State) -> ExitRecord {
     }
 }
 
-/// Ends the processes that still run of a VM, and gives back what it held outside of its run directory. The caller holds
-/// the lock, and has decided that the VM is to go.
+/// Ends the remaining processes of a VM, and releases what the VM held outside of its run directory: its cgroup and its
+/// CID. The caller holds the lock, and has decided to remove the VM.
 pub(crate) fn sweep(run_dir: &RunDir, dir: &Path) {
     let state = files::state(dir).ok();
     let config: Option<VmConfig> = files::read(&dir.join(layout::CONFIG)).ok();
-    // The state with the exit is the last file that a monitor writes: then nothing is left.
+    // The state with the exit is the last file that a monitor writes, after it has ended all processes.
     let is_clean = state.as_ref().is_some_and(|state| state.status.exit.is_some() && state.backend.is_none());
     let state = state.unwrap_or_default();
     let known = [state.vmm, state.daemon, state.backend].into_iter().flatten();
     known.for_each(|process| process.end());
     if !is_clean {
-        // The state may not name all of them.
+        // The state may be older than the newest processes.
         strays::end_strays(dir);
     }
     Limits::adopt(state.cgroup).remove();
@@ -246,7 +248,7 @@ pub(crate) fn sweep(run_dir: &RunDir, dir: &Path) {
     }
 }
 
-/// Sweeps ([`sweep`]), and removes the run directory. The caller holds the lock.
+/// Ends the remaining processes of a VM ([`sweep`]) and removes its run directory. The caller holds the lock.
 ///
 /// # Errors
 /// When the directory cannot be removed.

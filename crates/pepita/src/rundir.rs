@@ -1,5 +1,5 @@
-//! The directory of run directories, and the run directory of one VM in it. The run directory is the database: its lock
-//! is the claim of a name and the answer to "is its monitor alive".
+//! The directory of run directories, and the run directory of each VM in it. The run directory is the only database:
+//! its lock is the claim of the VM's name, and shows whether the VM's monitor is alive.
 
 pub mod cid;
 pub mod console_log;
@@ -43,7 +43,7 @@ impl RunDir {
             });
         let path = std::path::absolute(&path).map_err(|e| io(&path, e))?;
         match path.metadata() {
-            // In /tmp another user could have made it.
+            // Every user may write to /tmp, so another user could have created the directory.
             Ok(meta) if meta.uid() != uid.as_raw() && !uid.is_root() => Err(call_error(
                 CallErrorKind::Permission,
                 format!("{}: belongs to another user; name one of yours with --run-dir", path.display()),
@@ -52,20 +52,20 @@ impl RunDir {
         }
     }
 
-    /// Returns its path.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns the directory of what can be made again.
+    /// Returns the path of the cache. Its contents can be created again at any time.
     pub fn cache(&self) -> PathBuf {
         self.path.join(layout::CACHE)
     }
 
-    /// Makes the directory and the directories that are always in it.
+    /// Creates the directory and the subdirectories that are always in it.
     ///
     /// # Errors
-    /// When one of them cannot be made.
+    /// When one of the directories cannot be created.
     pub fn create(&self) -> Result<()> {
         for dir in [self.path.clone(), self.path.join(layout::CIDS), self.cache()] {
             DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| io(&dir, e))?;
@@ -98,11 +98,11 @@ impl RunDir {
         Ok(dir)
     }
 
-    /// Returns the names of all VMs that have a run directory, sorted. Before the first VM the directory is absent, and
-    /// there are none.
+    /// Returns the names of all VMs that have a run directory, sorted. Returns no names when the directory is absent,
+    /// as it is before the first VM.
     ///
     /// # Errors
-    /// When the directory cannot be read: that does not mean "none".
+    /// When the directory cannot be read. Such a directory may contain VMs, so an empty list would be wrong.
     pub fn names(&self) -> Result<Vec<VmId>> {
         let entries = match std::fs::read_dir(&self.path) {
             Ok(entries) => entries.flatten(),
@@ -116,8 +116,8 @@ impl RunDir {
     }
 }
 
-/// Removes the run directory of a VM. The caller holds its lock. The directory is renamed before its files are removed:
-/// a launch that claims the name meanwhile makes a directory of its own, and loses nothing in it.
+/// Removes the run directory of a VM. The caller holds its lock. The directory is renamed before its files are removed,
+/// so that a launch that claims the name meanwhile creates a new directory and loses no files in it.
 ///
 /// # Errors
 /// When the directory cannot be removed.
@@ -126,12 +126,12 @@ pub fn remove(dir: &Path) -> Result<()> {
     let gone = parent.join(format!("{}{}-{}", layout::GONE, std::process::id(), random::secret()?));
     std::fs::rename(dir, &gone).map_err(|e| io(dir, e))?;
     let removed = std::fs::remove_dir_all(&gone).map_err(|e| io(&gone, e));
-    // Also the directories of removals that were killed.
+    // The directories of earlier removals that were killed are removed, too.
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(layout::GONE) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
-    // Another removal may have done the work meanwhile.
+    // Another process may have removed the directory meanwhile.
     if gone.exists() { removed } else { Ok(()) }
 }

@@ -1,7 +1,9 @@
-//! What a VM is: what was asked for, checked and complete, and the CID and the incarnation that its claim has added.
+//! The configuration of a VM: the request, checked and complete, with the CID and the incarnation that the claim has
+//! added.
 //!
-//! [`VmConfig`] is the file `spec.json` of a run directory. A monitor of a later version reads it when it adopts the VM,
-//! so each field that is added needs a default. A file without a name or a CID is unreadable: no default can be right.
+//! [`VmConfig`] is the file `spec.json` of a run directory. A monitor of a later version reads this file when it adopts
+//! the VM, so each new field needs a default. A file without a name or a CID is unreadable, because no default is right
+//! for them.
 
 use pepita_wire::record::Transport;
 use serde::{Deserialize, Serialize};
@@ -11,7 +13,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use strum::{EnumString, IntoStaticStr};
 
-/// A guest's vsock address. The numbers 0 to 2 and the highest are reserved (vsock(7)).
+/// A guest's vsock address. The numbers 0 to 2 and the highest number are reserved (vsock(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Cid(u32);
@@ -27,12 +29,12 @@ impl Cid {
         (Self::MIN.0..=Self::MAX.0).contains(&number).then_some(Self(number))
     }
 
-    /// Returns the number.
+    /// Returns the CID as a number.
     pub fn get(self) -> u32 {
         self.0
     }
 
-    /// Returns the CID after this one, if there is one.
+    /// Returns the next higher CID, if there is one.
     pub fn next(self) -> Option<Self> {
         Self::new(self.0 + 1)
     }
@@ -63,10 +65,10 @@ pub const CPUS: RangeInclusive<u32> = 1..=288;
 /// The memory that a VM may have, in MiB.
 pub const MEMORY_MB: RangeInclusive<u64> = 32..=1 << 20;
 
-/// The virtual CPUs of a VM that asks for no number.
+/// The default number of virtual CPUs.
 pub const DEFAULT_CPUS: u32 = 1;
 
-/// The memory of a VM that asks for none, in MiB.
+/// The default memory of a VM, in MiB.
 pub const DEFAULT_MEMORY_MB: u64 = 256;
 
 /// The kind of program that runs a VM.
@@ -89,11 +91,11 @@ pub enum VmmKind {
     /// QEMU's microvm machine
     #[default]
     Qemu,
-    /// A plain process of the host: no isolation whatever
+    /// A plain process of the host, without any isolation
     Process,
 }
 
-/// How the virtual CPUs run.
+/// The acceleration of the virtual CPUs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -102,32 +104,32 @@ pub enum Accel {
     Kvm,
     /// The virtual CPUs are emulated.
     Tcg,
-    /// Not at all: a plain process has no virtual CPUs.
+    /// There are no virtual CPUs, because the VM is a plain process.
     #[default]
     None,
 }
 
 impl Accel {
-    /// Returns the word of QEMU and of the status record.
+    /// Returns the word that QEMU and the status record use.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// How the root file system gets into the guest.
+/// The way in which the guest gets its root file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Root {
-    /// As the initramfs.
+    /// The root is the initramfs.
     Initramfs(PathBuf),
-    /// As a disk.
+    /// The root is a disk.
     Disk {
         /// The disk's image.
         image: PathBuf,
         /// The initrd that loads the disk's driver, if the kernel needs one.
         initrd: Option<PathBuf>,
     },
-    /// Not at all: a plain process uses the host's. The file, if any, is an `image.json`.
+    /// A plain process uses the host's root file system. The file, if any, is an `image.json`.
     Host(Option<PathBuf>),
 }
 
@@ -137,24 +139,24 @@ impl Default for Root {
     }
 }
 
-/// What was asked for: everything about a VM but the CID and the incarnation.
+/// A complete request for a VM: all of its properties except the CID and the incarnation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRequest {
     /// The VM's name.
     pub name: String,
-    /// The kind of its VMM.
+    /// The kind of the VMM.
     #[serde(default)]
     pub vmm: VmmKind,
-    /// The VMM's program; of a plain process, the agent's.
+    /// The path of the VMM's program; for a plain process, that of the agent's program.
     #[serde(default)]
     pub program: PathBuf,
-    /// How its CPUs run.
+    /// The acceleration of the virtual CPUs.
     #[serde(default)]
     pub accel: Accel,
-    /// The kernel as the VMM gets it.
+    /// The kernel's file, as it is passed to the VMM.
     #[serde(default)]
     pub kernel: Option<PathBuf>,
-    /// Its root file system.
+    /// The root file system of the guest.
     #[serde(default)]
     pub root: Root,
     /// The number of virtual CPUs.
@@ -166,13 +168,13 @@ pub struct VmRequest {
     /// The agent's vsock port.
     #[serde(default = "default_port")]
     pub port: u32,
-    /// How the host reaches the agent.
+    /// The transport between the host and the agent.
     #[serde(default)]
     pub transport: Transport,
-    /// The vsock back-end's program, on the hybrid transport.
+    /// The path of the vsock back-end's program, for the hybrid transport.
     #[serde(default)]
     pub backend: Option<PathBuf>,
-    /// The daemon and its arguments; empty = what the image names.
+    /// The daemon and its arguments; empty = the command that the image names.
     #[serde(default)]
     pub command: Vec<String>,
     /// The daemon's environment.
@@ -184,10 +186,10 @@ pub struct VmRequest {
     /// Whether the daemon waits for `pepita start`.
     #[serde(default)]
     pub hold: bool,
-    /// How long the agent may take to answer, in milliseconds.
+    /// The time limit for the agent's first answer, in milliseconds.
     #[serde(default = "default_ready_timeout_ms")]
     pub ready_timeout_ms: u64,
-    /// The words that are added to the kernel's command line.
+    /// Words that are added to the kernel's command line.
     #[serde(default)]
     pub cmdline_append: String,
     /// The frequency of the host's TSC in kHz, for an emulated guest.
@@ -199,28 +201,28 @@ fn default_port() -> u32 {
     pepita_wire::DEFAULT_PORT
 }
 
-/// How long an agent may take to answer when nothing else was asked for, in milliseconds.
+/// The default time limit for the agent's first answer, in milliseconds.
 pub const READY_TIMEOUT_MS: u64 = 60_000;
 
 fn default_ready_timeout_ms() -> u64 {
     READY_TIMEOUT_MS
 }
 
-/// What a VM is: the request, and what the claim of its name and of its CID has added.
+/// The configuration of a VM: the request, with the CID and the incarnation that the claim has added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmConfig {
     /// The CID that the VM holds.
     pub cid: Cid,
-    /// The start of this VM, counted from 1 by the launcher unless the request counts.
+    /// The number of this start of the VM: the number in the request, else the launcher's own count from 1.
     #[serde(default)]
     pub incarnation: u64,
-    /// What was asked for.
+    /// The request for the VM.
     #[serde(flatten)]
     pub request: VmRequest,
 }
 
 impl VmConfig {
-    /// Returns whether a process of the host connects the guest's vsock with a Unix socket.
+    /// Returns whether a process of the host (the back-end) connects the guest's vsock with a Unix socket.
     pub fn needs_backend(&self) -> bool {
         self.request.vmm == VmmKind::Qemu && self.request.transport == Transport::Hybrid
     }
@@ -230,7 +232,7 @@ impl VmConfig {
 pub(crate) mod tests {
     use super::*;
 
-    /// An emulated VM with everything in it.
+    /// Returns the request for an emulated VM in which every field has a value.
     pub(crate) fn request() -> VmRequest {
         VmRequest {
             name: "a".into(),
@@ -254,7 +256,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Returns what `request` is once it holds CID 42, as incarnation 7.
+    /// Returns the configuration of `request` with CID 42 and incarnation 7.
     pub(crate) fn claimed(request: VmRequest) -> VmConfig {
         VmConfig { cid: Cid::new(42).expect("a CID"), incarnation: 7, request }
     }
@@ -262,7 +264,7 @@ pub(crate) mod tests {
     #[test]
     fn what_is_stored_reads_back_the_same() {
         let config = claimed(request());
-        let text = serde_json::to_string(&config).expect("it becomes JSON");
+        let text = serde_json::to_string(&config).expect("a configuration becomes JSON");
         assert_eq!(serde_json::from_str::<VmConfig>(&text).expect("readable"), config);
     }
 

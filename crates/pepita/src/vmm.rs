@@ -1,7 +1,7 @@
 //! Starts the processes of a VM: the VMM, and its vsock back-end. No other module starts them.
 //!
-//! The processes outlive the monitor that starts them: none is told to die with its parent, and no pipe of theirs ends
-//! in the monitor.
+//! The processes outlive the monitor that starts them: no process is set up to die with its parent, and no pipe of a
+//! process ends in the monitor.
 
 use crate::error::{Result, call_error, io, system};
 use crate::host::process_id::{END_DEADLINE, ProcessId};
@@ -25,10 +25,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a process may take to open its socket.
+/// The time limit for a process to open its socket.
 const SOCKET_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The bytes of console output that may wait for the monitor: at 5 MB/s, a fifth of a second.
+/// The capacity of the console's pipe, in bytes: at 5 MB/s, the monitor may be late by a fifth of a second.
 const CONSOLE_PIPE: usize = 1 << 20;
 
 /// A process of a VM, started by this monitor or by a former one.
@@ -50,7 +50,7 @@ impl Process {
         })?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        // The child was not reaped yet, so its identity can be read even if it has ended.
+        // The child was not reaped yet, so its identity can be read even if the child has ended.
         let identity = ProcessId::of_child(child.id());
         match handle {
             Some(handle) => Ok(Self { identity, child: Some(child), handle }),
@@ -58,7 +58,7 @@ impl Process {
         }
     }
 
-    /// Returns a process that a former monitor started, if it still runs.
+    /// Returns a process that a former monitor started, if the process still runs.
     pub fn adopt(identity: ProcessId) -> Option<Self> {
         identity.open().map(|handle| Self { identity, child: None, handle })
     }
@@ -68,9 +68,9 @@ impl Process {
         &self.handle
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the process, unless the process has ended.
     pub fn signal(&self, signal: Signal) {
-        // The process may end at this moment.
+        // The process may end at this moment, so an error is ignored.
         let _ = pidfd_send_signal(&self.handle, signal);
     }
 
@@ -80,7 +80,7 @@ impl Process {
         Some(ProcessExit { code: status.code(), signal: status.signal() })
     }
 
-    /// Kills the process and waits until it is gone.
+    /// Kills the process and waits until the process is gone.
     pub fn kill(mut self) {
         self.signal(Signal::KILL);
         wait_readable(&self.handle, END_DEADLINE);
@@ -104,7 +104,7 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Kills the processes.
+    /// Kills the VMM and the back-end.
     pub fn kill(self) {
         self.vmm.kill();
         if let Some(backend) = self.backend {
@@ -115,11 +115,11 @@ impl Processes {
 
 /// Starts the processes of a VM. The current directory is the VM's run directory.
 ///
-/// The VMM inherits `cid_lock`, so that the CID stays claimed as long as the VMM lives. `vhost` is the device that holds
-/// the CID, on the kernel transport.
+/// The VMM inherits `cid_lock`, so that the CID stays claimed as long as the VMM lives. `vhost` is the device that
+/// holds the CID, on the kernel transport.
 ///
 /// # Errors
-/// When a program is missing or does not come up; nothing is left running then.
+/// When a program is missing or does not start. No process is left running then.
 pub fn start(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&OwnedFd>) -> Result<Processes> {
     match config.request.vmm {
         VmmKind::Qemu => start_qemu(config, token, cid_lock, vhost),
@@ -127,7 +127,7 @@ pub fn start(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&Own
     }
 }
 
-/// Starts QEMU, and the back-end before it.
+/// Starts the back-end and then QEMU.
 fn start_qemu(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&OwnedFd>) -> Result<Processes> {
     make_console()?;
     let console = open_console()?;
@@ -138,7 +138,8 @@ fn start_qemu(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&Ow
     };
     let vsock = vsock.as_ref().or(vhost);
     let fds = Descriptors { qmp: for_qmp.as_raw_fd(), vsock: vsock.map_or(-1, AsRawFd::as_raw_fd) };
-    // A core file of QEMU would hold the guest's memory, which has no business on the host's disk.
+    // Core files of QEMU are switched off: they would contain the guest's memory, which must not get onto the host's
+    // disk.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let inherited = [for_qmp.as_fd(), cid_lock.as_fd()].into_iter().chain(vsock.map(AsFd::as_fd));
     let spawned = command(&config.request.program).and_then(|mut command| {
@@ -189,8 +190,8 @@ fn start_process(config: &VmConfig, cid_lock: &File) -> Result<Processes> {
     Ok(Processes { vmm, backend: None, console, qmp: None })
 }
 
-/// Makes the pipes of the guest's console. QEMU throws away what a console's reader does not take at once. A pipe holds
-/// several times what a socket does, and goes on holding it while there is no monitor.
+/// Creates the pipes of the guest's console. QEMU discards output that the reader of the console does not take at once.
+/// A pipe buffers several times more than a socket, and keeps its contents while there is no monitor.
 fn make_console() -> Result<()> {
     for name in [layout::CONSOLE_IN, layout::CONSOLE_OUT] {
         let mode = Mode::RUSR | Mode::WUSR;
@@ -202,18 +203,20 @@ fn make_console() -> Result<()> {
 /// Opens the reading end of the guest's console, in the current directory.
 ///
 /// # Errors
-/// When the pipe is not there.
+/// When the pipe does not exist.
 pub fn open_console() -> Result<OwnedFd> {
     let path = Path::new(layout::CONSOLE_OUT);
-    // Opened for writing as well: else a read would find the end of the file until QEMU has opened the pipe.
+    // The pipe is opened for writing as well. Otherwise a read would return the end of the file until QEMU has opened
+    // the pipe.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let console = open(path, flags, Mode::empty()).map_err(|e| io(path, e))?;
-    // An ordinary user may not have as much; a smaller pipe is no reason to fail.
+    // An ordinary user may not be allowed this capacity. The pipe also works with a smaller one.
     let _ = rustix::pipe::fcntl_setpipe_size(&console, CONSOLE_PIPE);
     Ok(console)
 }
 
-/// Makes a listening socket for the VMM to inherit, and connects to it before the VMM starts, so that no byte is missed.
+/// Creates a listening socket for the VMM to inherit, and connects to it before the VMM starts, so that no byte is
+/// missed.
 fn listen(name: &str) -> Result<(OwnedFd, UnixListener)> {
     let path = Path::new(name);
     let listener = UnixListener::bind(path).map_err(|e| io(path, e))?;
@@ -252,18 +255,19 @@ fn connect(path: &Path, process: &Process) -> Result<UnixStream> {
         })
         .map_err(|e| system("inotify", e))?;
     loop {
-        // Tried after the watch began, so that the socket cannot appear unseen in between.
+        // The first attempt comes after the watch began, so that the socket cannot appear unseen in between.
         let refused = match UnixStream::connect(path) {
             Ok(stream) => {
-                // Closing a watch takes the kernel a grace period (synchronize_srcu), some 20 ms, so another thread waits.
+                // The kernel closes a watch only after a grace period (synchronize_srcu) of about 20 ms, so another
+                // thread closes it.
                 std::thread::spawn(|| drop(watch));
                 return Ok(stream);
             }
             Err(e) => e.kind() == ErrorKind::ConnectionRefused,
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        // A refused connection means that the socket is bound and does not listen yet. That takes microseconds, and no
-        // event reports its end.
+        // A refused connection means that the socket is bound and does not listen yet. The process listens within
+        // microseconds, and no event reports that moment.
         let limit = if refused { left.min(Duration::from_millis(1)) } else { left };
         let limit = Timespec::try_from(limit).ok();
         let mut fds = [PollFd::new(&watch, PollFlags::IN), PollFd::new(process.handle(), PollFlags::IN)];
@@ -280,7 +284,7 @@ fn connect(path: &Path, process: &Process) -> Result<UnixStream> {
             return Err(call_error(CallErrorKind::Timeout, format!("{shown} was not opened in time")));
         }
         if created {
-            // The event is read, or the next wait would end at once.
+            // The event has to be read, because the next wait would otherwise end at once.
             let _ = rustix::io::read(&watch, &mut [0; 4096]);
         }
     }
@@ -291,7 +295,7 @@ pub fn last_words() -> String {
     use std::io::{Read, Seek, SeekFrom};
     let mut bytes = Vec::new();
     if let Ok(mut log) = File::open(layout::MONITOR_LOG) {
-        // Only the end of a long log. A log that is shorter than this is read from its beginning.
+        // Only the end of a long log is read. For a shorter log the seek fails, and the log is read from its beginning.
         let _ = log.seek(SeekFrom::End(-2048));
         let _ = log.take(2048).read_to_end(&mut bytes);
     }

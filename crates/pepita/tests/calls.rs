@@ -1,5 +1,5 @@
-//! Calls with mistakes in them, places where nothing can be written, and launch specifications: a clear line, the right
-//! exit code, and nothing half made.
+//! Tests of calls with mistakes, of directories that cannot be written, and of launch specifications: each failure
+//! prints a clear line, has the right exit code, and leaves no partial files.
 
 mod host;
 
@@ -113,7 +113,7 @@ fn where_nothing_can_be_written_nothing_is_left() {
     assert_eq!(left_in(host.path()), Vec::<String>::new());
 }
 
-/// A small file system of the test. Where mounting is not allowed there is `None`, and the test says so.
+/// Mounts a small file system for the test. Returns `None`, and prints the reason, where mounting is not allowed.
 struct Mounted(std::path::PathBuf);
 
 impl Mounted {
@@ -164,7 +164,7 @@ fn a_full_or_read_only_directory_is_told_and_nothing_half_made_stays() {
     let Some(_mounted) = Mounted::new(&full, "size=64k") else { return };
     for free_pages in 0..6_usize {
         let filler = full.join("filler");
-        std::fs::write(&filler, vec![b'x'; (16 - free_pages) * 4096]).expect("it fits");
+        std::fs::write(&filler, vec![b'x'; (16 - free_pages) * 4096]).expect("the filler fits");
         let dir = full.join("r");
         let dir_text = dir.to_string_lossy().into_owned();
         let args = [
@@ -183,7 +183,7 @@ fn a_full_or_read_only_directory_is_told_and_nothing_half_made_stays() {
         let output = host.call(&args);
         let said = host::text(&output.stderr);
         if output.status.success() {
-            // There was room for a start, so the VM can be removed, too.
+            // There was enough space for a start, so the VM can be removed, too.
             host.ok(&["--run-dir", &dir_text, "destroy", "--force", "--name", "a"]);
         } else {
             assert_eq!(output.status.code(), Some(74), "{said}");
@@ -228,7 +228,7 @@ fn a_taken_name_and_a_taken_cid_are_told_apart() {
     assert!(!host.vm("b").exists());
 }
 
-/// Makes a call with a text on its standard input. Returns its exit code, and what it printed on both streams.
+/// Makes a call with a text on its standard input. Returns the exit code and the output on both streams.
 fn with_input(host: &Host, args: &[&str], text: &str) -> (Option<i32>, String) {
     use std::io::Write;
     use std::process::Stdio;
@@ -236,7 +236,7 @@ fn with_input(host: &Host, args: &[&str], text: &str) -> (Option<i32>, String) {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut call = command.spawn().expect("pepita runs");
     call.stdin.take().expect("piped").write_all(text.as_bytes()).expect("written");
-    let output = call.wait_with_output().expect("it ends");
+    let output = call.wait_with_output().expect("the call ends");
     (output.status.code(), host::text(&output.stdout) + &host::text(&output.stderr))
 }
 
@@ -260,7 +260,7 @@ fn a_specification_from_standard_input_is_launched_and_options_override_it() {
         (&stored["env"], &stored["cpus"], &stored["memory_mb"]),
         (&json!({"A": "1"}), &json!(2), &json!(64))
     );
-    // The same from a file, with another name beside it.
+    // The same specification is read from a file, with another name as an option.
     let file = host.path().join("spec");
     std::fs::write(&file, spec.to_string()).expect("written");
     host.ok(&["run", "--spec", &file.to_string_lossy(), "--name", "b", "--daemon"]);

@@ -58,7 +58,7 @@ def main():
     said["exec"] = agent.ask("exec", command=command, timeout_ms=10000)
     said["unknown"] = agent.ask("fly")
     said["watch"] = agent.ask("watch", since=0)
-    # What is still remembered comes first. What a guest says at its very end may be lost with it.
+    # The events that the agent keeps come first. Events at the very end of a guest may be lost with the guest.
     while len(agent.events) < said["watch"]["seq"]:
         agent.events.append(agent.read())
     said["signal"] = agent.ask("signal", signal=15)
@@ -69,7 +69,7 @@ def main():
                 agent.events.append(frame)
         agent.send({"id": 99, "method": "ack", "params": {"seq": agent.events[-1]["seq"]}})
     except (OSError, EOFError):
-        # The monitor was quicker to acknowledge, and the guest is gone.
+        # The monitor has acknowledged the exit before this client, and the guest is gone.
         said["hung_up"] = True
     said["events"] = agent.events
     print(json.dumps(said))

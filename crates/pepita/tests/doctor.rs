@@ -1,4 +1,5 @@
-//! The doctor on this machine: it boots a real guest and says so, and without QEMU it says what to do.
+//! Tests `pepita doctor` on this machine: the doctor boots a real guest and reports that, and gives advice without
+//! QEMU.
 
 mod host;
 
@@ -23,7 +24,7 @@ fn a_host_that_boots_guests_is_found_to() {
         verdict(&checks, "boot")["seen"].as_str().is_some_and(|seen| seen.contains("ms after")),
         "{checks}"
     );
-    // The guest that it booted is gone, and the table for people has a line or two for each thing.
+    // The guest that the doctor booted is gone, and the table for people has a line or two for each requirement.
     assert_eq!(host.ok(&["list", "--format", "name"]), "");
     let table = host.ok(&["doctor", "--no-boot"]);
     assert!(table.lines().count() >= 10 && !table.contains('\x1b'), "{table}");

@@ -1,5 +1,5 @@
-//! Whatever a guest, a VMM or another process has written: readers do not panic, and keep their memory within bounds.
-//! `PROPTEST_CASES=100000` is the long form.
+//! Fuzzes the readers of the launcher: for any input of a guest, a VMM or another process, readers do not panic and
+//! keep their memory within bounds. `PROPTEST_CASES=100000` runs the long form.
 
 #[path = "../../wire/tests/mutate/mod.rs"]
 mod mutate;
@@ -44,11 +44,11 @@ fn heads() -> Vec<Vec<u8>> {
 }
 
 thread_local! {
-    /// One socket for all inputs of a test: what answers here is the guest.
+    /// The socket that stands for the guest, for all inputs of a test.
     static GUEST: OnceCell<(tempfile::TempDir, UnixListener)> = const { OnceCell::new() };
 }
 
-/// Dials a "guest" that writes `said` and hangs up; what the monitor's side makes of it.
+/// Dials a "guest" that writes `said` and hangs up. Returns what the monitor's side receives.
 fn converse(said: &[u8]) -> (Vec<Heard>, usize) {
     GUEST.with(|guest| {
         let (dir, listener) = guest.get_or_init(|| {
@@ -63,7 +63,7 @@ fn converse(said: &[u8]) -> (Vec<Heard>, usize) {
         let (mut stream, _) = listener.accept().expect("dialled");
         stream.set_nonblocking(true).expect("a socket");
         let (mut heard, mut rest, mut turns) = (Vec::new(), said, 0);
-        // Until it has hung up on us, or has read all and seen the end.
+        // The loop ends when the monitor's side has hung up, or has read everything and the end of the stream.
         while agent.interest().is_some() && turns < 10_000 {
             turns += 1;
             if !rest.is_empty() {

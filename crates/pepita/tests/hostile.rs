@@ -1,5 +1,5 @@
-//! A hostile guest: its monitor stays small and answers, its exit record is true, the VM beside it notices nothing. The
-//! guest is a stand-in for the agent (`hostile_agent.py`).
+//! Tests with a hostile guest: its monitor stays small and answers, its exit record is true, and another VM is not
+//! affected. The guest is a replacement for the agent (`hostile_agent.py`).
 
 mod host;
 
@@ -10,13 +10,14 @@ use pepita_wire::{Ask, Exit, ExitRecord, MonitorRequest, Signal, StatusRecord, V
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// By how much a monitor may grow: one line at the cap as values, what waits to be written, and what its allocator keeps.
+/// The limit on a monitor's growth: one line at the cap as parsed values, the output that waits, and the allocator's
+/// reserve.
 const GROWTH_KB: u64 = 4 * 1024;
 
-/// How long the other VM's agent may take to answer through its monitor.
+/// The time limit for the other VM's agent to answer through its monitor.
 const PING: Duration = Duration::from_millis(50);
 
-/// How long the flooded monitor itself may take to answer, unoptimised and on a busy machine.
+/// The time limit for the flooded monitor to answer, in a debug build and on a busy machine.
 const OWN: Duration = Duration::from_secs(1);
 
 struct Harm {
@@ -85,7 +86,7 @@ fn harm(how: &str, time: Duration) -> Harm {
     assert!(dialled.exists(), "{how}: the hostile agent was never dialled");
     let peak = memory_kb(pid, "VmHWM:");
     pings.sort_unstable();
-    // Nineteen of twenty: on a busy machine the twentieth says more about the machine.
+    // One answer in twenty may be late, because on a busy machine the slowest answer depends on the machine.
     let (ping, worst_ping) = (pings[pings.len() * 19 / 20], pings[pings.len() - 1]);
     println!(
         "{how}: {before} -> {peak} KiB at most; ping of the other {ping:?} (p95), {worst_ping:?} at most, own status {worst_status:?}"
@@ -104,7 +105,7 @@ impl Harm {
         self.host.status("bad")
     }
 
-    /// Asks for a stop. Returns the exit record.
+    /// Stops a VM. Returns the exit record.
     fn stop(&self) -> ExitRecord {
         if let Ok(mut client) = Client::open(&self.host.vm("bad")) {
             let stop = MonitorRequest::Stop { signal: Signal::TERM, timeout_ms: 0, force: false };
@@ -114,7 +115,7 @@ impl Harm {
     }
 }
 
-/// The tests run one after the other, because they measure.
+/// The lock by which the tests run one after the other, because they measure times.
 static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 fn in_turn() -> std::sync::MutexGuard<'static, ()> {
@@ -129,7 +130,7 @@ fn floods_of_every_kind_are_contained() {
         harm.is_contained();
         let record = harm.stop();
         assert_eq!((record.exit, record.daemon), (Exit::StopRequested, None), "{how}");
-        let entries = std::fs::read_dir(harm.host.vm("bad")).expect("it is there").flatten();
+        let entries = std::fs::read_dir(harm.host.vm("bad")).expect("a run directory").flatten();
         let files: Vec<_> = entries.map(|entry| entry.file_name()).collect();
         assert!(files.len() < 13, "{how}: {files:?}");
     }
@@ -166,17 +167,17 @@ fn news_before_the_hello_is_refused() {
 }
 
 #[test]
-fn an_exit_told_for_ever_is_one_exit_and_costs_nobody_memory() {
+fn an_exit_that_is_reported_for_ever_counts_once_and_uses_no_memory() {
     let _turn = in_turn();
     let harm = harm("exits", Duration::from_secs(2));
     harm.is_contained();
     assert!(harm.pid > 0);
-    // The guest lingers after its report; then it is ended, and the report stands.
+    // The guest does not power off after its report. The monitor ends the guest, and the report counts.
     assert_eq!(harm.host.exit("bad").exit, Exit::code(0));
 }
 
 #[test]
-fn a_wrong_token_and_another_vm_s_token_let_nobody_in() {
+fn a_wrong_token_and_another_vm_s_token_are_refused() {
     let _turn = in_turn();
     let host = Host::new();
     let ticker = program("ticker");
@@ -185,8 +186,8 @@ fn a_wrong_token_and_another_vm_s_token_let_nobody_in() {
     let token = |name: &str| std::fs::read_to_string(host.vm(name).join("token")).expect("a token");
     let refused = |incarnation: u64, token: &str| {
         use std::io::{BufRead, BufReader, Write};
-        let mut stream =
-            std::os::unix::net::UnixStream::connect(host.vm("a").join("v.sock")).expect("it listens");
+        let mut stream = std::os::unix::net::UnixStream::connect(host.vm("a").join("v.sock"))
+            .expect("the back-end listens");
         stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
         let hello = json!({ "hello": { "generation": 1, "incarnation": incarnation, "token": token } });
         writeln!(stream, "CONNECT 5000").and_then(|()| writeln!(stream, "{hello}")).expect("written");

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stands in for the guest agent of `pepita run --vmm process`, and means harm. HOSTILE says how.
+"""Replaces the guest agent of `pepita run --vmm process` and attacks its monitor. HOSTILE names the attack.
 
 Serves the console and the hybrid socket as daemonctl does; what it says there is not what daemonctl would.
 """
@@ -92,7 +92,7 @@ def harm(client):
         for _ in range(100):
             client.sendall(b"".join(line({"id": n, "ok": {"pid": n}}) for n in range(10_000)))
     if HOW == "exits":
-        # Each wants an acknowledgement, and none is read.
+        # Each line asks for an acknowledgement, and no acknowledgement is read.
         for _ in range(20):
             client.sendall(event(1, "exited", code=0) * 10_000)
         threading.Event().wait()
@@ -108,7 +108,7 @@ def serve(client):
             return
         request += byte
     client.sendall(b"OK 7\n")
-    # For the test to see that it came to this.
+    # This file shows the test that the attack has begun.
     open("dialled", "w").close()
     try:
         harm(client)
@@ -118,7 +118,7 @@ def serve(client):
 
 
 door = listener(option("--uds"))
-# The console comes as standard input, listening.
+# The console is inherited as standard input, a listening socket.
 threading.Thread(target=console, args=(socket.socket(fileno=0),), daemon=True).start()
 while True:
     guest, _ = door.accept()

@@ -1,4 +1,4 @@
-//! The description of the conversation is enough to speak it in another language: a client in Python.
+//! Tests a client in Python: the description of the conversation is sufficient to implement it in another language.
 
 mod host;
 
@@ -8,7 +8,7 @@ use pepita_wire::record::DaemonState;
 use serde_json::{Value, json};
 use std::process::Command;
 
-/// Lets the client run `command` in the guest. Returns what the client was told.
+/// Runs the client, which executes `command` in the guest. Returns the messages that the client received.
 fn converse(host: &Host, name: &str, command: &[&str]) -> Value {
     let status = host.until(name, |status| status.daemon.state == DaemonState::Ready);
     let output = Command::new("python3")
@@ -37,13 +37,13 @@ fn check(host: &Host, name: &str, said: &Value) {
     assert!(named.starts_with(&["started", "ready"]), "{named:?}");
     let numbers: Vec<_> = events.iter().filter_map(|event| event["seq"].as_u64()).collect();
     assert!(numbers.is_sorted() && numbers.first() == Some(&1), "{numbers:?}");
-    // An exit is told again until it is acknowledged, and other events may come in between.
+    // An exit is reported again until it is acknowledged, and other events may come in between.
     match events.iter().find(|event| event["event"] == "exited") {
         Some(exited) => assert_eq!(exited["data"], json!({ "code": 0 })),
-        // The first acknowledgement lets the guest go; here it was the monitor's.
+        // The guest ends after the first acknowledgement, which came from the monitor here.
         None => assert_eq!(said["hung_up"], true, "{said}"),
     }
-    // The monitor heard of the exit in any case.
+    // The monitor receives the exit in any case.
     assert_eq!(host.exit(name).exit, Exit::code(0));
 }
 

@@ -1,4 +1,5 @@
-//! A secret of the daemon's environment is in no command line and in no file that others may read; nor is the token.
+//! Tests that a secret in the daemon's environment is in no command line and in no file that other users may read. The
+//! same holds for the token.
 
 mod host;
 
@@ -27,9 +28,10 @@ fn is_in_no_command_line(what: &str) {
     assert!(found.is_empty(), "{found:?}");
 }
 
-/// Asserts that only the owner may read the directory and each file that has the secret. Returns the number of such files.
+/// Asserts that only the owner may read the directory and each file that has the secret. Returns the number of such
+/// files.
 fn hidden_in(dir: &Path) -> usize {
-    let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
+    let mode = |path: &Path| path.metadata().expect("metadata").permissions().mode() & 0o777;
     assert_eq!(mode(dir), 0o700);
     let mut files = 0;
     for entry in std::fs::read_dir(dir).expect("readable").flatten() {
@@ -59,7 +61,7 @@ fn run_with(host: &Host, args: &[&str], text: &str) {
     stdin.write_all(text.as_bytes()).expect("written");
     drop(stdin);
     is_in_no_command_line(SECRET);
-    assert!(call.wait().expect("it ends").success());
+    assert!(call.wait().expect("an end").success());
 }
 
 fn check(host: &Host) {
@@ -75,10 +77,10 @@ fn check(host: &Host) {
     // Two files have the secret: the configuration, which a new monitor reads, and the log of a daemon that prints it.
     assert_eq!(hidden_in(&host.vm("a")), 2);
     for file in ["token", "spec.json", "state.json"] {
-        let mode = host.vm("a").join(file).metadata().expect("it is there").permissions().mode();
+        let mode = host.vm("a").join(file).metadata().expect("metadata").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
-    // The daemon has the secret.
+    // The daemon has received the secret.
     let shown = host.ok(&["logs", "--name", "a"]);
     assert!(shown.contains(&format!("SECRET={SECRET}")), "{shown}");
 }
@@ -145,7 +147,7 @@ fn a_microvm_keeps_its_secrets() {
         ],
     );
     check(&host);
-    // A monitor that takes over is told no secret on its command line either.
+    // The command line of a monitor that adopts the VM contains no secret either.
     let monitor = host.json(&["status", "--name", "a"])["monitor_pid"].as_i64().expect("a pid");
     let pid = rustix::process::Pid::from_raw(i32::try_from(monitor).expect("small")).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");

@@ -1,5 +1,5 @@
-//! What a run directory holds is read, whichever version has written it. A file that cannot be read leaves its VM running
-//! until the VM is removed by force.
+//! Tests of the files in a run directory: files of every version are read. A VM with a file that cannot be read keeps
+//! running until it is removed by force.
 
 mod host;
 
@@ -68,14 +68,14 @@ fn process(status: &Value, which: &str) -> Pid {
     Pid::from_raw(i32::try_from(pid).expect("small")).expect("a pid")
 }
 
-/// A VM without a monitor; returns its VMM.
+/// Kills the monitor of a VM. Returns the process of the VMM.
 fn orphan(host: &Host, name: &str) -> Pid {
     host.process(name, &[&program("ticker")]);
     let status = host.json(&["status", "--name", name]);
     let monitor = pepita_launcher::host::process_id::ProcessId::of(
         u32::try_from(status["monitor_pid"].as_u64().expect("a monitor")).expect("small"),
     );
-    monitor.expect("it runs").end();
+    monitor.expect("a running monitor").end();
     process(&status, "vmm_pid")
 }
 

@@ -1,5 +1,5 @@
-//! The example daemon of the guest images: reports READY, prints ticks, and stops on SIGTERM. Its options make it fail in
-//! each way that a test needs.
+//! The example daemon of the guest images: reports READY, prints ticks, and stops on SIGTERM. Its options produce every
+//! kind of failure that a test needs.
 
 use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
@@ -24,22 +24,22 @@ struct Options {
     watchdog_ms: Option<u64>,
     /// Whether SIGTERM is ignored.
     ignore_term: bool,
-    /// When the end comes that `end` names, in milliseconds after READY.
+    /// The time of the end that `end` names, in milliseconds after READY.
     after_ms: Option<u64>,
     end: Option<End>,
-    /// How many bytes of numbered lines are printed.
+    /// The number of bytes of numbered lines to print.
     print: Option<u64>,
-    /// How many bytes without line ends are printed, as fast as possible.
+    /// The number of bytes without line ends to print, as fast as possible.
     fill: Option<u64>,
     /// The limit for `print`, in bytes a second.
     rate: Option<u64>,
     /// Whether lines are printed without end.
     flood: bool,
-    /// How much memory is used, in MiB.
+    /// The amount of memory to use, in MiB.
     eat_mb: Option<u64>,
-    /// Variables of the environment to print; `cpus`, `clock` and `memory` are shown as the guest has them.
+    /// The variables of the environment to print; `cpus`, `clock` and `memory` print values of the guest.
     show: Vec<String>,
-    /// Where to listen: a vsock port, or the path of a Unix socket.
+    /// The address to listen on: a vsock port, or the path of a Unix socket.
     serve: Option<String>,
 }
 
@@ -99,7 +99,8 @@ fn main() {
         print_numbered(bytes, options.rate);
     }
     if let Some(bytes) = options.fill {
-        // Writes to the descriptor, because `Stdout` would search for line ends. The reader may be gone.
+        // The bytes are written to the descriptor, because `Stdout` would search them for line ends. The reader may be
+        // gone, so an error is ignored.
         let _ =
             std::io::stdout().as_fd().try_clone_to_owned().and_then(|fd| fill(&mut File::from(fd), bytes));
     }
@@ -141,7 +142,8 @@ fn main() {
 /// Reports the stop on SIGTERM or SIGINT and exits with 0.
 fn stop_on_term() {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
-    // Before any thread starts: each inherits the mask, so that only the thread below gets the signals.
+    // The signals are blocked before any thread starts. Every thread inherits the mask, so only the thread below gets
+    // the signals.
     signals.thread_block().expect("SIGTERM and SIGINT can be blocked");
     std::thread::spawn(move || {
         if signals.wait().is_ok() {
@@ -153,7 +155,7 @@ fn stop_on_term() {
 }
 
 fn print_line(line: &str) {
-    // The reader may be gone.
+    // The reader may be gone, so an error is ignored.
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
@@ -163,8 +165,8 @@ fn notify(text: &str) {
     }
 }
 
-/// Listens on a vsock port, or on a Unix socket of this path. A client sends a number of eight bytes, little endian: 0 asks
-/// for an echo of all that follows, another number for as many bytes.
+/// Listens on a vsock port, or on a Unix socket with this path. A client sends a number of eight bytes, little endian:
+/// 0 asks for an echo of all following bytes, another number for that number of bytes.
 fn serve(place: &str) {
     if let Ok(port) = place.parse() {
         let listener = vsock::VsockListener::bind_with_cid_port(vsock::VMADDR_CID_ANY, port);
@@ -231,7 +233,7 @@ fn print_numbered(bytes: u64, rate: Option<u64>) {
     let _ = out.flush();
 }
 
-/// Adds one to a number in decimal digits. To format each number would take longer than to print it.
+/// Adds one to a number in decimal digits. Formatting each number would take longer than printing it.
 fn count_up(digits: &mut [u8]) {
     for digit in digits.iter_mut().rev() {
         if *digit < b'9' {
@@ -257,7 +259,8 @@ fn fail(end: End) -> ! {
         End::Exit(code) => std::process::exit(code),
         End::Die(number) => {
             let signal = Signal::try_from(number).expect("a signal's number");
-            // Twice: the first SIGSEGV reaches the stack-overflow check of Rust's runtime, which only removes its handler.
+            // The signal is sent twice: the first SIGSEGV reaches the stack-overflow check of Rust's runtime, which
+            // only removes its own handler.
             let _ = nix::sys::signal::raise(signal);
             let _ = nix::sys::signal::raise(signal);
             panic!("signal {number} did not end the process")

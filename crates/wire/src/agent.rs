@@ -1,6 +1,6 @@
-//! What a guest agent can be asked, and what it answers and tells.
+//! The requests to a guest agent, its answers and its events.
 //!
-//! Requests and events are additive: a method or an event that one side does not know ends no conversation.
+//! Requests and events are additive: an unknown method or event does not end a conversation.
 
 use crate::error::{ErrorKind, WireError};
 use crate::exit::{Exit, generation_1};
@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 /// A request to a guest agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
-    /// Answer at once. The agent has a thread for this, whatever the daemon does.
+    /// Answer at once. The agent answers from a thread of its own, independent of the daemon.
     Ping,
     /// Start the daemon; answered with its process id. [`ErrorKind::Conflict`] when it was started before.
     Start(Start),
-    /// Send `signal` to the daemon's process group, and KILL after `grace_ms`.
+    /// Send `signal` to the daemon's process group, and SIGKILL after `grace_ms`.
     Stop(Stop),
     /// Send one signal to the daemon's process group.
     Signal(Signal),
@@ -28,25 +28,26 @@ pub enum Ask {
     Exec(Exec),
     /// Set the guest's clock.
     SetTime {
-        /// The time, in milliseconds since the Unix epoch.
+        /// The new time, in milliseconds since the Unix epoch.
         unix_ms: u64,
     },
-    /// Turn this connection into the daemon's raw output, beginning with what the agent remembers (the last 64 KiB).
+    /// Turn this connection into the daemon's raw output, beginning with the output that the agent keeps (the last 64
+    /// KiB).
     Logs {
-        /// Whether to go on with what comes.
+        /// Whether to continue with new output.
         follow: bool,
     },
-    /// Tell events on this connection; those that the agent remembers are told first.
+    /// Report events on this connection, beginning with the events that the agent keeps.
     Watch {
-        /// The number of the last event that the host has seen; 0 for all.
+        /// The number of the last event that the host has received; 0 for all events.
         since: u64,
     },
-    /// Take note that an event was read; after `exited`, the guest may power off.
+    /// Acknowledge an event. After the acknowledgement of `exited`, the guest may power off.
     Ack {
         /// The number of the event.
         seq: u64,
     },
-    /// Write everything to the disks and power off, whether or not the daemon runs.
+    /// Synchronise the disks and power off, whether or not the daemon runs.
     PowerOff,
 }
 
@@ -54,7 +55,7 @@ pub enum Ask {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Start {
-    /// The program and its arguments; empty = what the image names.
+    /// The program and its arguments; empty = the command that the image names.
     pub command: Vec<String>,
     /// Variables that are added to the daemon's environment.
     pub env: BTreeMap<String, String>,
@@ -66,7 +67,7 @@ pub struct Start {
 pub struct Stop {
     /// The signal that asks the daemon to end.
     pub signal: Signal,
-    /// How long the daemon may take until KILL, in milliseconds.
+    /// The time from the signal until SIGKILL, in milliseconds.
     pub grace_ms: u64,
 }
 
@@ -82,9 +83,9 @@ impl Default for Stop {
 pub struct Exec {
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// How long the command may take until KILL, in milliseconds; 0 = 30 s.
+    /// The time limit of the command, in milliseconds, after which the command is killed; 0 = 30 s.
     pub timeout_ms: u64,
-    /// Whether the output goes raw over this connection instead of into the answer.
+    /// Whether the raw output is sent over this connection instead of a part of it in the answer.
     pub bulk: bool,
 }
 
@@ -92,12 +93,12 @@ pub struct Exec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ExecResult {
-    /// How the command ended.
+    /// The end of the command.
     #[serde(with = "generation_1")]
     pub exit: Exit,
-    /// Whether the command was killed because its time was over.
+    /// Whether the command was killed at its time limit.
     pub timed_out: bool,
-    /// The last 4 KiB of its standard output and standard error together.
+    /// The last 4 KiB of the combined standard output and standard error of the command.
     pub output: String,
 }
 
@@ -113,12 +114,12 @@ pub struct AgentStatus {
     pub ready: bool,
     /// The last `STATUS=` text of the daemon, at most 256 bytes.
     pub status: String,
-    /// How the daemon ended, once it has.
+    /// The end of the daemon; absent while the daemon has not ended.
     #[serde(with = "generation_1::optional")]
     pub exited: Option<Exit>,
     /// The number of the newest event.
     pub seq: u64,
-    /// Milliseconds since the start of the agent.
+    /// The time since the start of the agent, in milliseconds.
     pub uptime_ms: u64,
 }
 
@@ -146,7 +147,7 @@ struct Loose {
 }
 
 impl Ask {
-    /// Returns method and parameters, as they go into a [`crate::Request`].
+    /// Returns the method and the parameters for a [`crate::Request`].
     pub fn into_parts(self) -> (&'static str, Value) {
         let value = |v: Result<Value, serde_json::Error>| v.expect("plain structs become JSON");
         match self {
@@ -164,11 +165,11 @@ impl Ask {
         }
     }
 
-    /// Reads a request.
+    /// Parses the method and the parameters of a request.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for a method that this side does not know, [`ErrorKind::BadRequest`] for parameters that
-    /// cannot be read.
+    /// [`ErrorKind::Unsupported`] for a method that this side does not know, [`ErrorKind::BadRequest`] for parameters
+    /// that cannot be read.
     pub fn from_parts(method: &str, value: Value) -> Result<Self, WireError> {
         let loose = |value| params::<Loose>(method, value);
         match method {
@@ -196,7 +197,7 @@ impl Ask {
     }
 }
 
-/// An event that a guest agent tells.
+/// An event that a guest agent reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuestEvent {
     /// The daemon runs.
@@ -206,7 +207,7 @@ pub enum GuestEvent {
     },
     /// The daemon sent `READY=1` (sd_notify(3)).
     Ready,
-    /// The daemon has sent something else through sd_notify(3).
+    /// The daemon has sent another message through sd_notify(3).
     Health(Health),
     /// The guest has run short of memory.
     Memory {
@@ -215,11 +216,11 @@ pub enum GuestEvent {
     },
     /// The daemon has ended. The agent repeats this event until it is acknowledged.
     Exited(Exit),
-    /// An event that only a newer agent knows, by its name.
+    /// An event of a newer agent, which this program does not know, by its name.
     Unknown(String),
 }
 
-/// What the daemon has sent through sd_notify(3), apart from `READY=1`.
+/// The contents of a message of the daemon through sd_notify(3), except `READY=1`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Health {
@@ -237,7 +238,7 @@ pub struct Health {
     pub stopping: bool,
 }
 
-/// Bytes that are kept of a guest's words: they end up in records that others keep for long.
+/// The number of bytes that are kept of a text of a guest, because the text goes into records that are stored for long.
 const TEXT_CAP: usize = 256;
 
 fn cut(text: &mut String, cap: usize) {
@@ -256,7 +257,7 @@ struct MemoryData {
 }
 
 impl GuestEvent {
-    /// Returns name and data, as they go into the line of an event.
+    /// Returns the name and the data for the line of an event.
     pub fn into_parts(self) -> (String, Value) {
         let value = |v: Result<Value, serde_json::Error>| v.expect("plain structs become JSON");
         match self {
@@ -271,7 +272,7 @@ impl GuestEvent {
         }
     }
 
-    /// Reads an event. Fields of `data` that the event does not know are dropped.
+    /// Parses an event. Unknown fields of `data` are dropped.
     ///
     /// # Errors
     /// When the data of a known event cannot be read.

@@ -1,8 +1,8 @@
 //! Notes: lines that an agent writes on the console for its monitor.
 //!
-//! Notes travel among the daemon's output, so each carries the token; a line with another token is output like any
-//! other. `up` is a hint to dial, so that the monitor need not poll for the agent; `exited` is back-up evidence for when
-//! the report over vsock was lost.
+//! Notes are mixed with the daemon's output, so each note contains the token; a line with another token counts as
+//! output. `up` is a hint to dial, so that the monitor does not have to poll for the agent. `exited` is back-up
+//! evidence in case that the report over vsock is lost.
 
 use crate::exit::{Exit, generation_1};
 use serde::{Deserialize, Serialize};
@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 /// The beginning of each note: the ASCII record separator, then a name.
 pub const MARK: &str = "\u{1e}pepita ";
 
-/// What a note says.
+/// The contents of a note.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Note {
     /// The agent listens on its port.
     Up,
-    /// The daemon has ended in this way.
+    /// The daemon has ended, with this exit.
     Exited(#[serde(with = "generation_1")] Exit),
-    /// The agent cannot go on, for this reason.
+    /// The agent cannot continue, for this reason.
     Failed(String),
 }
 
@@ -28,20 +28,20 @@ struct Marked {
     note: Note,
 }
 
-/// Returns the line of a note, newline included. It begins with a newline, so that half a line of output before it does
-/// no harm.
+/// Returns the line of a note, including its newline. The text begins with a newline, too, so that the note is a line
+/// of its own even after an unfinished line of output.
 pub fn encode(token: &str, note: &Note) -> String {
     let marked = Marked { token: token.to_owned(), note: note.clone() };
     let json = serde_json::to_string(&marked).expect("plain structs become JSON");
     format!("\n{MARK}{json}\n")
 }
 
-/// Reads a line of the console, with or without the carriage return that a tty adds. Returns `None` for a line that is
-/// no note with one of these tokens.
+/// Parses a line of the console, with or without the carriage return that a tty adds. Returns `None` for a line that is
+/// not a note with one of these tokens.
 pub fn decode(line: &[u8], tokens: &[&str]) -> Option<Note> {
     let json = line.strip_prefix(MARK.as_bytes())?;
     let marked: Marked = serde_json::from_slice(json).ok()?;
-    // An empty token would make every note a true one.
+    // An empty token is skipped, because it would make forged notes valid.
     tokens.iter().any(|t| !t.is_empty() && *t == marked.token).then_some(marked.note)
 }
 

@@ -1,11 +1,11 @@
-//! Conversations, seen from the side that asks: bytes in, news out, lines to write out.
+//! Conversations, from the side of the client: bytes come in; news and lines to write go out.
 //!
-//! No I/O, no clock, no async runtime. The owner of the socket moves the bytes, keeps the deadlines and decides what the
-//! news mean. The rules that hold against a hostile or broken peer (caps, bounds, bad lines) stand here, once for every
+//! No I/O, no clock, no async runtime. The owner of the socket moves the bytes, keeps the deadlines and acts on the
+//! news. The rules against a hostile or broken peer (caps, bounds, bad lines) are implemented here, once for every
 //! client.
 //!
-//! - [`AgentConversation`]: with a guest agent, over any number of connections. A guest is not trusted.
-//! - [`ControlConversation`]: over a control socket, a monitor's or a supervisor's. No hello.
+//! - [`AgentConversation`]: with a guest agent, over any number of connections. The guest is not trusted.
+//! - [`ControlConversation`]: over the control socket of a monitor or a supervisor, without a hello.
 //!
 //! A loop around an [`AgentConversation`] reads like this:
 //!

@@ -1,8 +1,8 @@
-//! Why a request is refused.
+//! Refusals of requests: a kind for programs and a sentence for people.
 
 use serde::{Deserialize, Serialize};
 
-/// A refusal.
+/// The refusal of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{kind}: {message}")]
 pub struct WireError {
@@ -33,7 +33,7 @@ pub enum ErrorKind {
     Unauthorized,
     /// The state does not allow the request, for example the start of a daemon that runs.
     Conflict,
-    /// What the request names does not exist.
+    /// The object that the request names does not exist.
     NotFound,
     /// Too much is pending on this connection.
     Busy,

@@ -1,8 +1,8 @@
-//! How a microVM, or a process in its guest, ended: one enum from the agent's report to the printed line.
+//! The end of a microVM, or of a process in its guest: one enum from the agent's report to the printed line.
 //!
-//! The agent, the monitor, the launcher and the supervisor all use [`Exit`]. Three texts spell it:
-//! its own tagged JSON (`{"kind":"exited","code":3}`), the agent's report in generation 1 of the conversation
-//! ([`generation_1`]) and the exit record of contract 1 ([`ExitRecord`]). This file reads and writes all three.
+//! The agent, the monitor, the launcher and the supervisor all use [`Exit`]. There are three JSON forms: the tagged
+//! form (`{"kind":"exited","code":3}`), the agent's report in generation 1 of the conversation ([`generation_1`]) and
+//! the exit record of contract 1 ([`ExitRecord`]). This module reads and writes all three.
 
 pub mod generation_1;
 mod record;
@@ -13,19 +13,19 @@ use crate::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How a microVM, or a process in its guest, ended.
+/// The way in which a microVM, or a process in its guest, ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Exit {
     /// The daemon exited.
     Exited {
-        /// Its exit code.
+        /// The exit code of the daemon.
         code: i32,
     },
     /// The daemon died of a signal.
     Signalled {
-        /// The signal's number.
+        /// The number of the signal.
         signal: i32,
         /// Whether the kernel wrote a core file.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -33,13 +33,13 @@ pub enum Exit {
     },
     /// The daemon's program could not be executed.
     NotExecutable {
-        /// The program, as it was asked for.
+        /// The path of the program, as the request named it.
         #[serde(default)]
         path: String,
         /// The operating system's error number, for example 2 (ENOENT) or 13 (EACCES).
         #[serde(default)]
         errno: i32,
-        /// The error in words.
+        /// The error message.
         #[serde(default)]
         message: String,
     },
@@ -51,67 +51,67 @@ pub enum Exit {
         #[serde(default)]
         line: String,
     },
-    /// The guest rebooted or powered off, and its agent had not reported an end.
+    /// The guest rebooted or powered off without a report of its agent.
     GuestReset,
     /// The host's OOM killer ended the VMM.
     HostOom,
-    /// The VMM's process died.
+    /// The VMM's process ended with an error or by a signal.
     VmmCrashed(ProcessExit),
     /// The VMM refused its arguments or its images.
     VmmRefused {
-        /// What the VMM wrote on its standard error last.
+        /// The last lines that the VMM wrote on its standard error.
         #[serde(default)]
         message: String,
     },
-    /// The agent did not answer in time after the start.
+    /// The agent did not answer before the deadline of the boot.
     BootTimeout,
-    /// The agent stopped answering, or could not go on.
+    /// The agent stopped answering, or could not continue.
     AgentLost {
-        /// What the agent said about it; empty when it said nothing.
+        /// The agent's own message about the failure; empty when there is none.
         #[serde(default)]
         message: String,
     },
-    /// The vsock back-end died.
+    /// The vsock back-end ended before the VMM.
     TransportLost,
-    /// A stop was asked for, and the VM stopped.
+    /// A client asked for a stop, and the VM stopped.
     StopRequested,
-    /// An end at once was asked for (`destroy --force`, `signal KILL`).
+    /// A client asked for an end at once (`destroy --force`, `signal KILL`).
     Killed,
-    /// No process saw how it ended.
+    /// No process observed the end.
     #[default]
     #[serde(other)]
     Unknown,
 }
 
-/// How a process of the host ended: a code, a signal, or neither when its parent could not see it.
+/// The end of a process of the host: a code, a signal, or neither when its parent could not observe the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProcessExit {
     /// The exit code, if the process exited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<i32>,
-    /// The signal's number, if the process died of a signal.
+    /// The number of the signal, if a signal ended the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
 }
 
 impl Exit {
-    /// Returns an exit with this code.
+    /// Returns [`Exit::Exited`] with this code.
     pub fn code(code: i32) -> Self {
         Self::Exited { code }
     }
 
-    /// Returns a death of this signal, without a core file.
+    /// Returns [`Exit::Signalled`] with this signal, without a core file.
     pub fn signal(signal: i32) -> Self {
         Self::Signalled { signal, core: false }
     }
 
-    /// Returns the stable word for programs, as it stands in `kind`.
+    /// Returns the stable word for programs, which is the value of `kind` in JSON.
     pub fn kind(&self) -> &'static str {
         self.into()
     }
 
-    /// Returns whether the daemon itself ended so, as only the agent can report.
+    /// Returns whether this is an end of the daemon itself, which only the agent can report.
     pub fn is_of_daemon(&self) -> bool {
         match self {
             Self::Exited { .. } | Self::Signalled { .. } | Self::NotExecutable { .. } | Self::GuestOom => {
@@ -183,7 +183,7 @@ impl fmt::Display for Exit {
 mod tests {
     use super::*;
 
-    /// Every variant, with contents that a conversion could lose.
+    /// Returns every variant, with contents that a faulty conversion would lose.
     pub(super) fn all() -> Vec<Exit> {
         vec![
             Exit::code(3),

@@ -1,7 +1,7 @@
 //! The lines of a conversation: hello, request, answer, event; each is one JSON object.
 //!
-//! Unknown fields are ignored, unknown methods are answered with [`crate::ErrorKind::Unsupported`], unknown events are kept
-//! as [`crate::GuestEvent::Unknown`]: so an old side and a new one go on talking.
+//! Unknown fields are ignored, unknown methods are answered with [`crate::ErrorKind::Unsupported`], and unknown events
+//! are kept as [`crate::GuestEvent::Unknown`], so that an older side and a newer side can talk to each other.
 
 use crate::agent::GuestEvent;
 use crate::error::WireError;
@@ -22,48 +22,48 @@ pub struct Hello {
     /// The boot id of the guest; empty from a host.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub boot_id: String,
-    /// The incarnation of the VM: the one that a host means, or the one that an agent belongs to.
+    /// The incarnation of the VM: from a host, the incarnation that it expects; from an agent, its own incarnation.
     #[serde(default)]
     pub incarnation: u64,
-    /// The token by which a host shows that it may speak to this guest; absent from a guest.
+    /// The token that authorises a host to talk to this guest; absent from a guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// The token that replaces the one in force. A host may do that once, with the first hello after a boot: the boot
-    /// token stands on the kernel's command line, where the daemon can read it.
+    /// The token that replaces the token in force. A host may replace it once, with the first hello after a boot,
+    /// because the boot token is on the kernel's command line, where the daemon can read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_token: Option<String>,
 }
 
-/// A request. Each gets exactly one [`Outcome`] with the same `id`.
+/// A request. Each request gets exactly one [`Outcome`] with the same `id`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
-    /// The number that the asker chose for it; unique on its connection.
+    /// The number of the request, which the client chooses; unique on its connection.
     pub id: u64,
-    /// The name of what is asked, for example `ping`.
+    /// The name of the method, for example `ping`.
     pub method: String,
-    /// The parameters of the method, an object; may be left out.
+    /// The parameters of the method: an object, or absent.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub params: Value,
 }
 
-/// A line of a host to a guest agent, or of a client to a control socket.
+/// A line from a host to a guest agent, or from a client to a control socket.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ToGuest {
-    /// The first line of a host. A control socket wants none.
+    /// The first line of a host. A control socket expects no hello.
     Hello(Hello),
-    /// Each later line.
+    /// Every later line.
     Request(Request),
 }
 
 /// The answer to a request: its result, or a refusal.
 pub type Outcome = Result<Value, WireError>;
 
-/// A line of a guest agent to a host, or of a control socket to a client.
+/// A line from a guest agent to a host, or from a control socket to a client.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ToHost {
     /// The first line of an agent.
     Hello(Hello),
-    /// The one answer to a request.
+    /// The answer to a request; there is exactly one for each request.
     Answer {
         /// The id of the request; 0 = the answer is about the connection.
         id: u64,
@@ -74,18 +74,18 @@ pub enum ToHost {
     Event {
         /// The number of the event; it grows by one with each event of a boot.
         seq: u64,
-        /// What the agent told.
+        /// The contents of the event.
         event: GuestEvent,
     },
 }
 
-/// Why a line is not a frame.
+/// The reason why a line is not a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The line is no JSON, or a field has the wrong type.
+    /// The line is not JSON, or a field has the wrong type.
     #[error("not a frame: {0}")]
     Json(#[from] serde_json::Error),
-    /// The line is JSON, but none of hello, request, answer and event.
+    /// The line is JSON, but not a hello, request, answer or event.
     #[error("not a frame: none of `hello`, `id` or `seq`")]
     Shapeless,
     /// An answer or an event holds more than [`CONTENT_CAP`] bytes.
@@ -123,8 +123,7 @@ struct RawToHost {
     data: Value,
 }
 
-/// The same for reading: what a guest has put into a line becomes a value only where it is wanted, and not beyond the
-/// cap.
+/// The form for reading: the content of a guest's line is parsed only when it is needed, and only up to the cap.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct ReadToHost<'a> {
@@ -150,7 +149,7 @@ fn line(raw: &impl Serialize) -> Vec<u8> {
 }
 
 impl ToGuest {
-    /// Makes a request.
+    /// Returns a request with this id, method and parameters.
     pub fn request(id: u64, method: &str, params: Value) -> Self {
         Self::Request(Request { id, method: method.to_owned(), params })
     }
@@ -186,7 +185,7 @@ impl ToHost {
         line(&match self.clone() {
             Self::Hello(hello) => RawToHost { hello: Some(hello), ..Default::default() },
             Self::Answer { id, outcome: Ok(ok) } => {
-                // `null` would read as absent: an answer without content is `{}`.
+                // `null` would read as absent, so an answer without content is `{}`.
                 let ok = if ok.is_null() { Value::Object(Default::default()) } else { ok };
                 RawToHost { id: Some(id), ok: Some(ok), ..Default::default() }
             }

@@ -1,71 +1,72 @@
-//! What a program asks the launcher for: the specification that `pepita run --spec -` reads from its standard input.
+//! The request of a program to the launcher: the specification that `pepita run --spec -` reads from its standard
+//! input.
 //!
-//! Each field is optional in the text. A field that a launcher does not know is refused: a VM that is not what was
-//! asked for is worse than none.
+//! Each field is optional in the text. A launcher refuses a field that it does not know, because a VM without the
+//! requested property is worse than no VM.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What a microVM is to be. A field that is left out means what the option of `pepita run` means when it is left out.
+/// The specification of a microVM. An absent field has the same default as the option of `pepita run`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LaunchSpec {
-    /// The VM's name.
+    /// The name of the VM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The start of this VM, counted by the program that starts it.
+    /// The number of this start of the VM, counted by the program that starts the VM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<u64>,
-    /// The VMM: `qemu` or `process`.
+    /// The kind of VMM: `qemu` or `process`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vmm: Option<String>,
-    /// The guest's kernel.
+    /// The path of the guest's kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
-    /// The guest's root: an initramfs or a disk image.
+    /// The path of the guest's root file system: an initramfs or a disk image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<PathBuf>,
-    /// An initrd that leads to a disk.
+    /// The path of an initrd that mounts the disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
-    /// The unpacked package of the kernel, for the modules of a disk's initrd.
+    /// The directory of the kernel's unpacked package, for the modules of a disk's initrd.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_package: Option<PathBuf>,
-    /// How the virtual CPUs run: `auto`, `kvm` or `tcg`.
+    /// The acceleration of the virtual CPUs: `auto`, `kvm` or `tcg`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accel: Option<String>,
-    /// How the host reaches the guest's vsock: `auto`, `vhost` or `hybrid`.
+    /// The transport to the guest's vsock: `auto`, `vhost` or `hybrid`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vsock: Option<String>,
-    /// The words to add to the kernel's command line.
+    /// Words to add to the kernel's command line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmdline_append: Option<String>,
     /// The number of virtual CPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u32>,
-    /// The memory, in MiB.
+    /// The guest's memory, in MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_mb: Option<u64>,
-    /// The guest's CID.
+    /// The vsock address (CID) of the guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vsock_cid: Option<u32>,
-    /// The guest agent's vsock port.
+    /// The vsock port on which the guest agent listens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vsock_port: Option<u32>,
-    /// How long the agent may take to answer, in milliseconds.
+    /// The time limit for the agent's first answer, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_timeout_ms: Option<u64>,
     /// Whether the daemon waits for `pepita start`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub hold: bool,
-    /// The daemon's program and arguments; empty = what the image names.
+    /// The daemon's program and arguments; empty = the command that the image names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
     /// The daemon's environment.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// The labels of the program that starts the VM.
+    /// Labels that the program that starts the VM chooses freely.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }

@@ -1,7 +1,7 @@
-//! What a microVM's host and its guest agent say to each other, and the records that the `pepita` launcher keeps.
+//! The protocol between a microVM's host and its guest agent, and the records that the `pepita` launcher keeps.
 //!
-//! One vocabulary for four programs: the launcher, its monitor, the guest agent and the supervisor. No I/O, no async
-//! runtime, no clock. The conversation is NDJSON: one JSON object a line, at most [`LINE_CAP`] bytes.
+//! Four programs share these types: the launcher, its monitor, the guest agent and the supervisor. No I/O, no async
+//! runtime, no clock. The conversation is NDJSON: one JSON object per line, at most [`LINE_CAP`] bytes.
 //! `README.md` of this crate describes it for writers of agents in other languages.
 
 pub mod agent;

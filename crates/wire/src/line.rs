@@ -1,23 +1,23 @@
-//! Cuts a byte stream into lines and holds the cap on their length. Knows nothing of JSON and does no I/O.
+//! Splits a byte stream into lines and enforces the cap on their length. Knows nothing about JSON and does no I/O.
 
 use crate::protocol::LINE_CAP;
 
-/// Cuts bytes into lines. Memory never exceeds the cap plus one read, whatever the peer sends.
+/// Splits bytes into lines. Memory never exceeds the cap plus one read, independent of the peer's data.
 #[derive(Debug)]
 pub struct Lines {
     cap: usize,
     buffer: Vec<u8>,
-    /// Where the search for the next newline goes on, so that no byte is looked at twice.
+    /// The position at which the search for the next newline continues, so that no byte is searched twice.
     scanned: usize,
-    /// Where the unread part of `buffer` begins.
+    /// The position at which the unread part of `buffer` begins.
     start: usize,
     skipping: bool,
 }
 
-/// A line that cannot be given out.
+/// A line that cannot be returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
-    /// The line was longer than this cap; its bytes are thrown away up to the next newline.
+    /// The line is longer than this cap. Its bytes are dropped up to the next newline.
     #[error("a line is longer than {0} bytes")]
     TooLong(usize),
 }
@@ -39,7 +39,7 @@ impl Lines {
         Self { cap, buffer: Vec::new(), scanned: 0, start: 0, skipping: false }
     }
 
-    /// Takes in what was read.
+    /// Adds bytes that were read.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.start > 0 {
             self.buffer.drain(..self.start);
@@ -49,7 +49,7 @@ impl Lines {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Returns the next whole line, without its newline; `None` until more bytes come.
+    /// Returns the next complete line, without its newline; `None` when more bytes have to be read first.
     pub fn next_line(&mut self) -> Option<Result<&[u8], LineError>> {
         loop {
             let found = self.buffer[self.scanned..].iter().position(|b| *b == b'\n');
@@ -61,7 +61,7 @@ impl Lines {
                 }
                 self.buffer.clear();
                 (self.start, self.scanned) = (0, 0);
-                // The rest of this line is dropped as it comes; the error is told once.
+                // The rest of this line is dropped as it comes, and the error is returned only once.
                 if std::mem::replace(&mut self.skipping, true) {
                     return None;
                 }
@@ -80,12 +80,12 @@ impl Lines {
         }
     }
 
-    /// Returns the bytes after the last line given out. A bulk stream begins with them.
+    /// Returns the bytes after the last returned line, with which a bulk stream begins.
     pub fn into_rest(mut self) -> Vec<u8> {
         self.buffer.split_off(self.start)
     }
 
-    /// Returns the number of bytes held at the moment.
+    /// Returns the number of buffered bytes.
     pub fn pending(&self) -> usize {
         self.buffer.len() - self.start
     }

@@ -1,4 +1,4 @@
-//! What can be asked of a VM's monitor, over its control socket.
+//! The requests to a VM's monitor, over its control socket.
 
 use crate::agent::Ask;
 use crate::error::{ErrorKind, WireError};
@@ -11,31 +11,31 @@ use serde_json::{Value, json};
 pub enum MonitorRequest {
     /// Answer with the [`crate::StatusRecord`].
     Status,
-    /// Answer with the [`crate::StatusRecord`] as soon as its revision is another one than this: a long poll.
+    /// Answer with the [`crate::StatusRecord`] as soon as its revision differs from `since` (a long poll).
     Watch {
-        /// The revision that the client knows; 0 = none.
+        /// The revision that the client knows; 0 = no revision.
         since: u64,
     },
-    /// End the VM: send the daemon a signal, and end the VM at once when the time is over.
+    /// Send the daemon a signal, and end the VM at once when the time limit is reached.
     Stop {
-        /// The first signal.
+        /// The signal for the daemon.
         signal: Signal,
-        /// How long the daemon may take, in milliseconds.
+        /// The time limit for the daemon to end, in milliseconds.
         timeout_ms: u64,
         /// End the VM at once.
         force: bool,
     },
-    /// Send the daemon a signal. KILL ends the VM, STOP and CONT pause and resume it.
+    /// Send the daemon a signal. SIGKILL ends the VM; SIGSTOP and SIGCONT pause and resume it.
     Signal(Signal),
-    /// Stop the virtual CPUs.
+    /// Pause the virtual CPUs.
     Pause,
-    /// Let the virtual CPUs run.
+    /// Resume the virtual CPUs.
     Resume,
     /// Pass a request on to the guest agent: `start`, `ping`, `exec` or `set_time`.
     Forward(Ask),
 }
 
-/// The parameters of a monitor's own methods; each may be left out.
+/// The parameters of a monitor's own methods. Each parameter is optional.
 #[derive(Deserialize)]
 #[serde(default)]
 struct Params {
@@ -52,7 +52,7 @@ impl Default for Params {
 }
 
 impl MonitorRequest {
-    /// Returns method and parameters, as they go into a [`crate::Request`].
+    /// Returns the method and the parameters for a [`crate::Request`].
     pub fn into_parts(self) -> (&'static str, Value) {
         match self {
             Self::Status => ("status", Value::Null),
@@ -67,7 +67,7 @@ impl MonitorRequest {
         }
     }
 
-    /// Reads a request.
+    /// Parses the method and the parameters of a request.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a method that a monitor does not know, [`ErrorKind::BadRequest`] for parameters
@@ -88,7 +88,7 @@ impl MonitorRequest {
             }
             "pause" => Ok(Self::Pause),
             "resume" => Ok(Self::Resume),
-            // Anything else is for the agent, if an agent knows it.
+            // Any other method is passed on to the agent, if agents know it.
             _ => match Ask::from_parts(method, value)? {
                 ask @ (Ask::Start(_) | Ask::Ping | Ask::Exec(_) | Ask::SetTime { .. }) => {
                     Ok(Self::Forward(ask))

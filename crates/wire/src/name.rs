@@ -1,5 +1,5 @@
-//! The rule for the names of VMs. All programs have the same one, so that no name can be read as an option or lead out of
-//! a directory.
+//! The rule for the names of VMs. All programs use the same rule, so that no name can be read as an option or lead out
+//! of a directory.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -13,7 +13,7 @@ pub const NAME_CAP: usize = 63;
 #[serde(try_from = "String", into = "String")]
 pub struct VmId(String);
 
-/// Why a name is refused.
+/// The reason why a name is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// The name is empty.
@@ -22,10 +22,10 @@ pub enum NameError {
     /// The name is longer than [`NAME_CAP`]; holds its length in bytes.
     #[error("VM name of {0} bytes is too long; at most 63")]
     TooLong(usize),
-    /// The name has a character that a name may not have.
+    /// The name contains a character that is not allowed.
     #[error("VM name {name:?} has {bad:?}; only a-z, 0-9 and '-' inside")]
     Character {
-        /// The name as it was given.
+        /// The refused name.
         name: String,
         /// The first character that is not allowed.
         bad: char,
@@ -36,7 +36,7 @@ pub enum NameError {
 }
 
 impl VmId {
-    /// Checks a name.
+    /// Checks a name against the rule.
     ///
     /// # Errors
     /// Says which rule the name breaks.

@@ -1,8 +1,9 @@
 //! The records that `pepita` prints and keeps: status, exit, version, error.
 //!
-//! Callers search these texts (`"state": "running"`, one space after the colon), so [`pretty`] is part of the contract,
-//! and no part of a record uses a word of [`VmState`] for another thing. Such a caller knows no state `starting`: of a VM
-//! that starts, it finds that the virtual CPUs run. Fields that a guest can fill stand last.
+//! Some callers search these texts (`"state": "running"`, one space after the colon), so [`pretty`] is part of the
+//! contract, and no part of a record uses a word of [`VmState`] with another meaning. Such callers do not know the
+//! state `starting`: in the record of a VM that starts, they find that the virtual CPUs run. Fields with texts of a
+//! guest come last.
 
 mod call;
 mod status;
@@ -32,7 +33,7 @@ mod tests {
         assert!(pretty(&record).contains("\"state\": \"running\""));
     }
 
-    /// Does what a client does that reads the text and not the record (duende-core 0.2.0).
+    /// Reads a state as duende-core 0.2.0 does, which searches the text and does not parse the record.
     fn found_in(record: &StatusRecord) -> &'static str {
         let text = pretty(record);
         let words = ["running", "paused", "failed"];
@@ -55,7 +56,7 @@ mod tests {
         ];
         for (state, vcpus, of_daemon, expected) in cases {
             let exit = state.is_terminal().then(|| ExitRecord {
-                // A guest may write what it likes; in a JSON text its quotes are escaped.
+                // A guest may write any text. In JSON its quotes are escaped, so it cannot imitate a field.
                 console: vec!["\"state\": \"running\"".into()],
                 ..ExitRecord::default()
             });

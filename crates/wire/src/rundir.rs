@@ -1,6 +1,6 @@
 //! The files of a VM's run directory, `<runtime>/pepita/<name>/`, that programs other than `pepita` may use.
 
-/// The control socket of the monitor; [`crate::MonitorRequest`] is what can be asked there.
+/// The control socket of the monitor. [`crate::MonitorRequest`] lists the requests.
 pub const CONTROL: &str = "ctl.sock";
 
 /// The file with the token for a hello to the guest agent. Mode 0600.

@@ -49,21 +49,21 @@ const NAMES: [(&str, u8); 31] = [
 ];
 
 impl Signal {
-    /// SIGHUP: the terminal is gone; for daemons, by custom, read the configuration again.
+    /// SIGHUP: the terminal is gone; by convention, asks a daemon to read its configuration again.
     pub const HUP: Self = Self(1);
     /// SIGINT: an interrupt from the keyboard.
     pub const INT: Self = Self(2);
-    /// SIGQUIT: end with a core dump.
+    /// SIGQUIT: ends a process with a core dump.
     pub const QUIT: Self = Self(3);
     /// SIGKILL: ends a process at once; cannot be caught.
     pub const KILL: Self = Self(9);
-    /// SIGUSR1: for each program to define.
+    /// SIGUSR1: a signal whose meaning each program defines.
     pub const USR1: Self = Self(10);
-    /// SIGUSR2: for each program to define.
+    /// SIGUSR2: a second signal whose meaning each program defines.
     pub const USR2: Self = Self(12);
     /// SIGTERM: asks a process to end.
     pub const TERM: Self = Self(15);
-    /// SIGCONT: lets a stopped process go on.
+    /// SIGCONT: continues a stopped process.
     pub const CONT: Self = Self(18);
     /// SIGSTOP: pauses a process; cannot be caught.
     pub const STOP: Self = Self(19);

@@ -1,25 +1,25 @@
-//! What a reader of stored state answers: absent, unreadable, or the value.
+//! The result of reading stored state: absent, unreadable, or the value.
 //!
-//! A file that cannot be read is not a file that is absent: whatever it describes may still run. So a reader says which
-//! of the two it met, and no program destroys a VM because of an unreadable file (semantics 9).
+//! A file that cannot be read is different from an absent file: the VM that the file describes may still run. Readers
+//! therefore distinguish the two cases, and no program destroys a VM because of an unreadable file (semantics 9).
 
 use serde::de::DeserializeOwned;
 use std::io;
 use std::path::Path;
 
-/// The answer of a reader of stored state.
+/// The result of reading a file of stored state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored<T> {
-    /// There is no such file.
+    /// The file does not exist.
     Absent,
-    /// There is a file, and this is why it cannot be read; the sentence names the file.
+    /// The file exists and cannot be read. The sentence names the file and the reason.
     Unreadable(String),
     /// The value that the file holds.
     Read(T),
 }
 
 impl<T> Stored<T> {
-    /// Returns the value, if there was one to read. Only for callers that treat absent and unreadable alike.
+    /// Returns the value, if it was read. Only for callers that treat absent and unreadable files alike.
     pub fn ok(self) -> Option<T> {
         match self {
             Self::Read(value) => Some(value),
@@ -27,7 +27,7 @@ impl<T> Stored<T> {
         }
     }
 
-    /// Applies `f` to the value, if there was one to read.
+    /// Applies `f` to the value, if it was read.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Stored<U> {
         match self {
             Self::Read(value) => Stored::Read(f(value)),
@@ -38,7 +38,8 @@ impl<T> Stored<T> {
 }
 
 impl<T: DeserializeOwned> Stored<T> {
-    /// Makes a value of what reading a file came to. `path` is named in the sentence when that fails.
+    /// Parses the contents of a file, given the result of reading it. The sentence of [`Stored::Unreadable`] names
+    /// `path`.
     pub fn of_json(path: &Path, read: io::Result<Vec<u8>>) -> Self {
         match read {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Self::Absent,

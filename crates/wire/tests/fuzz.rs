@@ -1,5 +1,5 @@
-//! Whatever a peer writes: no panic, memory within bounds, and what was read can be said again.
-//! `PROPTEST_CASES=100000` is the long form.
+//! Fuzzes the readers of the wire: for any input of a peer there is no panic, memory stays within bounds, and every
+//! value that was read can be written and read again. `PROPTEST_CASES=100000` runs the long form.
 
 mod mutate;
 
@@ -20,7 +20,7 @@ use strum::IntoEnumIterator;
 const TO_GUEST: &str = include_str!("golden/1-to-guest.ndjson");
 const TO_HOST: &str = include_str!("golden/1-to-host.ndjson");
 
-/// Checks that what is read as a record can be written and read again, and is the same then.
+/// Asserts that a record that was read can be written and read again, and is the same afterwards.
 fn round_trip<T: Serialize + DeserializeOwned + PartialEq>(bytes: &[u8]) {
     if let Ok(record) = serde_json::from_slice::<T>(bytes) {
         let again: T = serde_json::from_str(&pretty(&record)).expect("our own text");
@@ -44,7 +44,8 @@ fn records() -> Vec<Vec<u8>> {
     texts.into_iter().map(String::into_bytes).chain([error]).collect()
 }
 
-/// Returns whether a value has a number that is none of the protocol's: a fraction may change its last digit on the way.
+/// Returns whether a value contains a fraction. The protocol has no fractions, and the last digit of a fraction may
+/// change when it is written and read again.
 fn has_fraction(value: &Value) -> bool {
     match value {
         Value::Number(number) => number.is_f64(),
@@ -105,7 +106,7 @@ proptest! {
         line in mutated(vec![note("secret"), note("guess")]),
     ) {
         prop_assert_eq!(console::decode(&line, &["another", ""]), None);
-        // Read or not: it does not panic.
+        // The result does not matter, only that there is no panic.
         let _ = console::decode(&line, &["secret"]);
     }
 
@@ -133,7 +134,7 @@ fn note(token: &str) -> Vec<u8> {
     text.trim_matches('\n').as_bytes().to_vec()
 }
 
-/// Returns the longest line that is allowed, with as many values in it as possible.
+/// Returns a line of the maximum length with as many values as possible.
 fn swollen(head: &str) -> Vec<u8> {
     let mut line = head.as_bytes().to_vec();
     line.extend(br#"{"":0},"#.repeat((LINE_CAP - line.len() - 16) / 7));
@@ -161,7 +162,7 @@ fn what_a_guest_says_at_length_is_cut() {
     else {
         panic!("an event")
     };
-    let Exit::NotExecutable { path, message, .. } = exit else { panic!("it could not be executed") };
+    let Exit::NotExecutable { path, message, .. } = exit else { panic!("another kind of exit") };
     assert_eq!((path.len(), message.len()), (4096, 256));
 }
 

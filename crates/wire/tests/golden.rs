@@ -1,4 +1,4 @@
-//! Generation 1, frozen: these bytes must read for ever.
+//! Golden files of generation 1 of the conversation. All later versions must be able to read these bytes.
 
 use pepita_wire::agent::{Exec, Health, Start, Stop};
 use pepita_wire::{Ask, ErrorKind, Exit, GuestEvent, Hello, Signal, ToGuest, ToHost, WireError};

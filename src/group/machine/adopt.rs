@@ -1,4 +1,5 @@
-//! Taking over VMs that run already: what a previous run of the supervisor or a former actor has left (semantics 9).
+//! Takes over VMs that run already: the VMs that a previous run of the supervisor, or a former actor, has left
+//! (semantics 9).
 
 use super::child::{AfterStop, Origin, Phase, Run, RunState, Start};
 use super::stop::stopping;
@@ -11,8 +12,8 @@ use crate::vm::Mode;
 use std::collections::BTreeMap;
 
 impl Roster {
-    /// Takes over, of what was found, that which is to go on running, and stops that which is not wanted. A group that
-    /// waits for another one does not leave its VMs unwatched meanwhile. The rest is kept for [`Roster::start`].
+    /// Takes over the running VMs that are to go on, and stops the running VMs that are not wanted. A group that waits
+    /// for another group does not leave its VMs unwatched meanwhile. The rest of `found` is kept for [`Roster::start`].
     pub fn adopt(&mut self, at: At, found: BTreeMap<VmName, Found>) -> Vec<Order> {
         let (running, rest): (BTreeMap<_, _>, BTreeMap<_, _>) = found.into_iter().partition(|(vm, found)| {
             let unwanted = self.find(vm).is_some_and(|index| self.children[index].wanted == Wanted::Down);
@@ -20,14 +21,15 @@ impl Roster {
         });
         match &mut self.stage {
             Stage::Waiting { found, .. } => *found = rest,
-            // It has no start to come that would judge the rest: a launch makes it give way.
+            // No start is to come that would judge the rest. A VM of the rest is replaced when its successor is
+            // launched.
             Stage::Up { .. } | Stage::GoingDown { .. } | Stage::Down { .. } => {}
         }
         self.take_over_all(at, &running);
         self.finish(at.now)
     }
 
-    /// Takes over what runs, starts nothing, and stops it in order.
+    /// Takes over the VMs that run, starts none, and stops the group in order.
     pub fn adopt_and_stop(&mut self, at: At, found: &BTreeMap<VmName, Found>) -> Vec<Order> {
         self.stage = Stage::Up { ready_told: true };
         self.take_over_all(at, found);
@@ -35,7 +37,7 @@ impl Roster {
         self.finish(at.now)
     }
 
-    fn take_over_all(&mut self, at: At, found: &BTreeMap<VmName, Found>) {
+    pub(super) fn take_over_all(&mut self, at: At, found: &BTreeMap<VmName, Found>) {
         for index in 0..self.children.len() {
             if let Some(found) = found.get(self.children[index].name()) {
                 self.take_over(at, index, found);
@@ -43,17 +45,17 @@ impl Roster {
         }
     }
 
-    /// Judges the end of a VM that was found, or has an actor take the VM over. That is not a start with its group,
-    /// but the VM stands in the order like the others.
+    /// Judges the end of a VM that was found, or orders an actor that takes the VM over. A takeover is no start with
+    /// the group, but the VM has its place in the start order like the others.
     pub(super) fn take_over(&mut self, at: At, index: usize, found: &Found) {
         let child = &mut self.children[index];
-        // A later incarnation has its number already, so the end of this one was judged before.
+        // A later incarnation has been numbered, so that the end of this incarnation was judged before.
         let judged = found.incarnation < child.incarnation || child.phase == Phase::Completed;
         child.incarnation = child.incarnation.max(found.incarnation);
         match (&found.ended, child.wanted) {
             (Some(_), Wanted::Down) => {}
             (Some(_), Wanted::Up) if judged => {}
-            // The VM ended while no supervisor looked: judged like any other end, once.
+            // The VM ended while no supervisor watched: the end is judged like any other, once.
             (Some(ending), Wanted::Up) => self.judge(at, index, ending.clone(), false),
             (None, wanted) => {
                 let epoch = self.next_epoch();
@@ -70,10 +72,10 @@ impl Roster {
         }
     }
 
-    /// Takes in that a VM's actor has failed. The VM itself did not notice: a new actor takes it over.
+    /// Records that a VM's actor has failed. The VM itself is not affected: a new actor takes the VM over.
     ///
-    /// Each time counts in the window like a restart. When there is no room the new actor takes the VM down, and its
-    /// end is a failure like any other: what exceeding the window leads to is decided in one place.
+    /// Each failure counts in the window like a restart. When the window has no room, the new actor takes the VM down,
+    /// and that end is a failure like any other: the consequence of exceeding the window is decided in one place.
     pub fn actor_failed(&mut self, at: At, vm: &VmName, epoch: u64, why: &str) -> Vec<Order> {
         let Some(index) = self.current(vm, epoch) else { return Vec::new() };
         let epoch = self.next_epoch();
@@ -83,7 +85,7 @@ impl Roster {
         run.note_ready(at.now);
         let was_stopping = run.state.is_stopping();
         let ending = Some(Ending::ActorFailed { message: why.to_owned() });
-        // What goes down anyway is nothing to count.
+        // The failure of an actor is not counted when its VM is going down anyway.
         let counts = up && !was_stopping;
         if counts && self.window.enter(at.now, self.spec.intensity).is_err() {
             let then = AfterStop::Fail { message: why.to_owned() };

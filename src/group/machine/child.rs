@@ -1,4 +1,4 @@
-//! What the group remembers of one VM. Holds facts, decides nothing.
+//! The facts that a group keeps about one VM. No decisions are made here.
 
 use crate::journal::{Remembered, Wanted};
 use crate::observe::VmPhase;
@@ -6,7 +6,7 @@ use crate::policy::{Ending, Failure};
 use crate::spec::{Incarnation, VmName, VmSpec};
 use std::time::{Duration, Instant};
 
-/// One VM in the roster: what is true of it in every phase.
+/// A VM in the roster: the facts that hold in every phase.
 #[derive(Debug, Clone)]
 pub(crate) struct Child {
     pub(crate) spec: VmSpec,
@@ -16,22 +16,22 @@ pub(crate) struct Child {
     pub(crate) attempts: u32,
     /// The newest incarnation of the VM.
     pub(crate) incarnation: Incarnation,
-    /// What the journal has of the VM.
+    /// The state of the VM as it was last saved in the journal.
     pub(crate) saved: Option<Remembered>,
 }
 
-/// Where a child is, with what it has only there. Onlookers see [`Phase::view`].
+/// The phase of a child, with the data that exist only in that phase. Observers see [`Phase::view`].
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Phase {
     Stopped,
-    /// Starts when its group does.
+    /// The child starts when its group starts.
     AwaitingGroup,
-    /// Starts when no child before it is on its way to Ready any more.
+    /// The child starts when no child before it is on its way to Ready any more.
     AwaitingTurn {
-        /// Whether the group's own start brings it up.
+        /// Whether this start is part of the group's own start.
         first_start: bool,
     },
-    /// Has an incarnation, and an actor that owns it.
+    /// The child has an incarnation, and an actor that owns it.
     Live(Run),
     Backoff {
         until: Instant,
@@ -42,11 +42,11 @@ pub(crate) enum Phase {
     Failed(Failure),
 }
 
-/// An incarnation and its actor.
+/// An incarnation of a VM and its actor.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Run {
-    /// The number of the actor that owns the VM. Each actor of the group has a number of its own, also when it takes
-    /// over a VM that runs already.
+    /// The number of the actor that owns the VM. Every actor of the group has a number of its own, also an actor that
+    /// takes over a VM that runs already.
     pub(crate) epoch: u64,
     pub(crate) state: RunState,
     /// The longest time that this incarnation has been Ready without a break, up to the last break.
@@ -55,7 +55,7 @@ pub(crate) struct Run {
     pub(crate) outdated: bool,
 }
 
-/// How far an incarnation is.
+/// The progress of an incarnation.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum RunState {
     Starting { origin: Origin, start: Start },
@@ -66,47 +66,48 @@ pub(crate) enum RunState {
     Stopping { then: AfterStop, start: Start },
 }
 
-/// How an actor comes to a VM that it reports as starting.
+/// The way in which the actor of a starting VM came to own the VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// The actor boots the VM.
     Booted,
-    /// The VM ran already.
+    /// The VM ran already, and the actor took it over.
     Adopted,
 }
 
-/// How an incarnation came to be started, until it has been Ready once. It says which other children wait for it.
+/// The way in which an incarnation was started, until it has been Ready once. The other children that wait for it
+/// depend on this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// By the start of its group, in its turn: a failure may abort that start.
+    /// The VM was started by the start of its group, in its turn: a failure may abort that start.
     WithGroup,
-    /// In its turn: children after it wait for it.
+    /// The VM was started in its turn: children after it wait for it.
     InTurn,
-    /// By itself, after its own backoff or by an operator, or it was Ready before. With one_for_one no child waits
-    /// for it.
+    /// The VM was started by itself, after its own backoff or by an operator, or was Ready before. With one_for_one no
+    /// child waits for it.
     Alone,
 }
 
-/// What a pause has interrupted.
+/// The state that a pause has interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BeforePause {
     Running { start: Start },
     Ready,
 }
 
-/// What follows a stop that the group has ordered.
+/// The action that follows a stop that the group has ordered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AfterStop {
     /// The VM stays down.
     StayDown,
-    /// The VM is started again, at once if no child before it is in the way: the operator's restart, a changed
-    /// configuration.
+    /// The VM is started again, at once if no child before it is in the way. The reason is the operator's restart or a
+    /// changed configuration.
     Start,
     /// The VM waits for its turn in the group restart.
     AwaitTurn,
-    /// The end is judged as a failure of the VM's own: its actors have failed too often.
+    /// The end is judged as a failure of the VM itself: its actors have failed too often.
     Fail { message: String },
-    /// The VM is removed: it is no longer in the configuration.
+    /// The VM is removed, because it is no longer in the configuration.
     Remove,
 }
 
@@ -127,7 +128,7 @@ impl Start {
         }
     }
 
-    /// Returns the same start, but no longer as a part of the group's own.
+    /// Returns the same kind of start, but no longer as a part of the group's own start.
     fn not_first(self) -> Self {
         match self {
             Self::WithGroup | Self::InTurn => Self::InTurn,
@@ -163,15 +164,16 @@ impl RunState {
 }
 
 impl Run {
-    /// Notes how long the incarnation has been Ready, before something happens to it. A pause is a break: a VM that
-    /// stands still proves nothing.
+    /// Records how long the incarnation has been Ready, before its state changes. A pause is a break: a VM whose
+    /// virtual CPUs are stopped does not show that it is well.
     pub(crate) fn note_ready(&mut self, now: Instant) {
         if let RunState::Ready { since } = self.state {
             self.ready_for = self.ready_for.max(Some(now - since));
         }
     }
 
-    /// Takes the incarnation out of the group's start: whether it succeeds is the operator's affair now.
+    /// Takes the incarnation out of the group's start: from now on the operator, not the group, is concerned with its
+    /// success.
     pub(crate) fn leave_first_start(&mut self) {
         match &mut self.state {
             RunState::Starting { start, .. }
@@ -207,12 +209,12 @@ impl Phase {
         self.run().is_some_and(|run| run.state.is_stopping())
     }
 
-    /// Returns whether the child is on its way out of the configuration.
+    /// Returns whether the child is being removed because it left the configuration.
     pub(crate) fn is_leaving(&self) -> bool {
         self.run().is_some_and(|run| matches!(run.state, RunState::Stopping { then: AfterStop::Remove, .. }))
     }
 
-    /// Returns whether the child has not come to Ready yet, or is to come back to it, and needs no timer for that.
+    /// Returns whether the child is still to become Ready, for the first time or again, and needs no timer for that.
     pub(crate) fn is_on_its_way(&self) -> bool {
         match self {
             Self::AwaitingTurn { .. } => true,
@@ -236,7 +238,7 @@ impl Phase {
         }
     }
 
-    /// Returns whether the child is down and stays so by itself; then it needs no CID.
+    /// Returns whether the child is down and stays down unless it is ordered up; such a child needs no CID.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self {
             Self::Stopped | Self::Completed | Self::Failed(_) => true,
@@ -244,7 +246,20 @@ impl Phase {
         }
     }
 
-    /// Returns what onlookers see of the phase.
+    /// Returns whether the VM was given up and may run on: it keeps its CID.
+    pub(crate) fn may_run_on(&self) -> bool {
+        match self {
+            Self::Failed(failure) => failure.ending.may_run_on(),
+            Self::Stopped
+            | Self::AwaitingGroup
+            | Self::AwaitingTurn { .. }
+            | Self::Live(_)
+            | Self::Backoff { .. }
+            | Self::Completed => false,
+        }
+    }
+
+    /// Returns the phase as observers see it.
     pub(crate) fn view(&self) -> VmPhase {
         match self {
             Self::Stopped => VmPhase::Stopped,
@@ -267,7 +282,7 @@ impl Phase {
 }
 
 impl Child {
-    /// Makes a child that is down, with the wish of its configuration.
+    /// Makes a child that is down, with the desired state of its configuration.
     pub(crate) fn new(spec: VmSpec) -> Self {
         Self {
             wanted: if spec.autostart { Wanted::Up } else { Wanted::Down },
@@ -279,8 +294,8 @@ impl Child {
         }
     }
 
-    /// Makes a child that is down, with what a previous run of the supervisor, or a former actor of the group, left of
-    /// it (semantics 9).
+    /// Makes a child that is down, from the state that a previous run of the supervisor, or a former actor of the
+    /// group, has left (semantics 9).
     pub(crate) fn remembered(spec: VmSpec, remembered: &Remembered) -> Self {
         let mut child = Self::new(spec);
         let returns = child.spec.restart.policy.returns_after_supervisor_restart();
@@ -305,7 +320,7 @@ impl Child {
         &self.spec.name
     }
 
-    /// Returns what outlives the group.
+    /// Returns the state of the child that outlives the group.
     pub(crate) fn remember(&self) -> Remembered {
         Remembered {
             incarnation: self.incarnation,

@@ -1,4 +1,4 @@
-//! What an operator asks of a VM (semantics 5).
+//! Carries out the commands of an operator for a VM (semantics 5).
 
 use super::child::{AfterStop, Phase, RunState, Start};
 use super::{Roster, Stage};
@@ -9,12 +9,13 @@ use crate::spec::VmName;
 use std::time::Instant;
 
 impl Roster {
-    /// Does what an operator asks. In a group that has ended, a start brings the group back, with this VM alone.
+    /// Carries out a command of an operator. In a group that has ended, a start brings the group back, with this VM
+    /// alone.
     ///
     /// # Errors
-    /// When there is no such VM or the group is going down.
+    /// Returns a refusal when there is no such VM or the group is going down.
     pub fn command(&mut self, at: At, vm: &VmName, command: Command) -> Result<Vec<Order>, Refused> {
-        // A VM that is on its way out of the configuration is not there any more.
+        // A VM that is being removed from the configuration counts as absent.
         let index = self.find(vm).filter(|index| !self.children[*index].phase.is_leaving());
         let index = index.ok_or_else(|| Refused::NoSuchVm(vm.to_string()))?;
         match (&self.stage, command) {
@@ -29,7 +30,7 @@ impl Roster {
         }
         match command {
             Command::Start => self.operator_start(at.now, index),
-            Command::Stop => self.operator_stop(at.now, index),
+            Command::Stop => self.operator_stop(at, index),
             Command::Restart => {
                 self.order_stop(at.now, index, AfterStop::Start);
                 self.operator_start(at.now, index);
@@ -63,9 +64,9 @@ impl Roster {
                 }
                 run.leave_first_start();
             }
-            // Its turn comes.
+            // The VM waits for its turn already.
             Phase::AwaitingTurn { first_start } => *first_start = false,
-            // The delay that is cut short is that of the whole group restart, whose order holds.
+            // The command cuts the delay of the whole group restart short; the order of the group restart still holds.
             Phase::Backoff { .. } if restarting => {
                 if let Some(restart) = &mut self.group_restart {
                     restart.deadline = now;
@@ -80,10 +81,18 @@ impl Roster {
         }
     }
 
-    fn operator_stop(&mut self, now: Instant, index: usize) {
+    fn operator_stop(&mut self, at: At, index: usize) {
         self.children[index].wanted = Wanted::Down;
+        // A VM that was found running and waits for its group to judge it is not down: an actor stops it.
+        let found = match &mut self.stage {
+            Stage::Waiting { found, .. } => found.remove(self.children[index].name()),
+            Stage::Up { .. } | Stage::GoingDown { .. } | Stage::Down { .. } => None,
+        };
+        if let Some(found) = found.filter(|found| found.ended.is_none()) {
+            return self.take_over(at, index, &found);
+        }
         if self.children[index].phase.is_live() {
-            self.order_stop(now, index, AfterStop::StayDown);
+            self.order_stop(at.now, index, AfterStop::StayDown);
         } else {
             self.set(index, Phase::Stopped, None, None);
         }

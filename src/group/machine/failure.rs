@@ -1,4 +1,4 @@
-//! What follows the end of a VM: the decision of [`policy::decide`](crate::policy::decide), applied.
+//! Applies the decision of [`policy::decide`](crate::policy::decide) on the end of a VM.
 
 use super::child::{AfterStop, Phase, RunState};
 use super::{Roster, Stage};
@@ -11,7 +11,7 @@ use crate::policy::{
 use crate::spec::{AutoShutdown, VmName};
 
 impl Roster {
-    /// Takes in that a VM is gone, confirmed.
+    /// Records that a VM is confirmed gone.
     pub fn vm_ended(&mut self, at: At, vm: &VmName, epoch: u64, ending: Ending) -> Vec<Order> {
         if let Some(index) = self.current(vm, epoch) {
             self.end_run(at, index, ending);
@@ -25,12 +25,20 @@ impl Roster {
         let Phase::Live(run) = &mut child.phase else { return };
         run.note_ready(at.now);
         let (ready_for, state) = (run.ready_for, run.state.clone());
-        // Computed here, from timestamps; no timer resets anything. An end that we caused counts for this like any other.
+        // The time is computed here, from timestamps, and no timer resets the failures. An end that the supervisor
+        // caused counts for this like any other.
         if child.spec.restart.forgets_failures(ready_for) {
             child.attempts = 0;
         }
         let first_start = state.start().is_first();
         match state {
+            // What was ordered has not happened: the VM may run on. Only what leaves the configuration is forgotten.
+            RunState::Stopping {
+                then: AfterStop::StayDown | AfterStop::Start | AfterStop::AwaitTurn | AfterStop::Fail { .. },
+                ..
+            } if ending.may_run_on() => {
+                self.judge(at, index, ending, first_start);
+            }
             RunState::Stopping { then: AfterStop::Fail { message }, .. } if up => {
                 self.judge(at, index, Ending::ActorFailed { message }, first_start);
             }
@@ -43,7 +51,7 @@ impl Roster {
         }
     }
 
-    /// Judges an end that the group had not ordered.
+    /// Judges an end that was not ordered by the group.
     pub(super) fn judge(&mut self, at: At, index: usize, ending: Ending, first_start: bool) {
         let child = &self.children[index];
         let situation = match (&self.stage, child.wanted) {
@@ -82,7 +90,7 @@ impl Roster {
                 }
                 let until = at.now + decision.delay.unwrap_or_default();
                 let affected = self.spec.strategy.first_affected(index);
-                // A member of a group restart stays one, also when a reload has changed the strategy meanwhile.
+                // A member of a group restart stays a member, also when a reload has changed the strategy meanwhile.
                 let member = self.is_restarting(&self.children[index]);
                 self.set(index, Phase::Backoff { until, attempt: decision.attempt, ending }, told.0, told.1);
                 if let Some(first) = affected.or(member.then_some(index)) {
@@ -95,17 +103,20 @@ impl Roster {
             }
             Action::GiveUp => {
                 self.set(index, Phase::Failed(failure), told.0, told.1);
-                let waits = self.spec.strategy.waits_behind_failed();
+                let alone = ending.may_run_on();
+                let waits = self.spec.strategy.waits_behind_failed() && !alone;
                 match &mut self.stage {
                     Stage::Waiting { gave_up, .. } => drop(gave_up.insert(vm)),
                     Stage::Up { .. } if waits && self.children[index].spec.restart.policy.ever_restarts() => {
-                        // Those after it depend on it: they are stopped and wait for it. That restarts nothing, so it is
-                        // not counted.
+                        // The children after this one depend on it: they are stopped and wait for it. This restarts no
+                        // child, so that no entry is made in the window.
                         self.take_along(index + 1, at.now, false);
                     }
                     Stage::Up { .. } | Stage::GoingDown { .. } | Stage::Down { .. } => {}
                 }
-                self.ended_for_good(index);
+                if !alone {
+                    self.ended_for_good(index);
+                }
             }
             Action::StopGroup => {
                 self.set(index, Phase::Failed(failure.clone()), told.0, told.1);
@@ -121,14 +132,14 @@ impl Roster {
                 let phase = if waits { Phase::AwaitingGroup } else { Phase::Stopped };
                 self.set(index, phase, told.0, told.1);
             }
-            // Decided on the failure of an actor, not on an end; see `adopt`.
+            // The action follows the failure of an actor, not the end of a VM; see `adopt`.
             Action::Adopt => {}
         }
     }
 
-    /// Ends the group with a significant VM that has ended by itself and stays down, if the group says so.
+    /// Ends the group when a significant VM has ended by itself and stays down, if `auto_shutdown` says so.
     fn ended_for_good(&mut self, index: usize) {
-        // As in OTP, a VM that the operator has stopped is not waited for.
+        // As in OTP, the group does not wait for a VM that the operator has stopped.
         let all_rest =
             || self.children.iter().all(|child| !child.spec.significant || child.phase.is_at_rest());
         let ends = self.is_up()

@@ -1,7 +1,7 @@
-//! The restart of several VMs together (one_for_all, rest_for_one; semantics 5).
+//! Restarts several VMs together (one_for_all, rest_for_one; semantics 5).
 //!
-//! It lasts from the failure until its members are down and its deadline is over; then they stand in the queue like at
-//! the first start. How far it is need not be remembered: the phases of its members say so.
+//! A group restart lasts from the failure until its members are down and its deadline is over; then the members stand
+//! in the queue as at the first start. Its progress is not stored: the phases of its members show it.
 //!
 //! ```text
 //!   failure ──▶ members are stopped, last first ──▶ all down, deadline over ──▶ members await their turn
@@ -21,8 +21,8 @@ impl Roster {
         self.group_restart.as_ref().is_some_and(|restart| restart.members.contains(child.name()))
     }
 
-    /// Lets all children from `first` on take part in a group restart: in the one under way, if there is one. There
-    /// are never two at a time.
+    /// Adds all children from `first` on to the group restart that is under way, or to a new one if there is none. Two
+    /// group restarts never run at the same time.
     pub(super) fn take_along(&mut self, first: usize, deadline: Instant, counted: bool) {
         let new = GroupRestart { deadline, counted, members: BTreeSet::new() };
         let restart = self.group_restart.get_or_insert(new);
@@ -30,7 +30,8 @@ impl Roster {
         restart.counted |= counted;
         for child in self.children.iter().skip(first) {
             restart.members.insert(child.name().clone());
-            // A child that waits for its own restart joins: its deadline counts, its timer does not.
+            // A child in backoff joins: its deadline counts for the whole group restart, and its own timer no longer
+            // does.
             if let Phase::Backoff { until, .. } = child.phase {
                 restart.deadline = restart.deadline.max(until);
             }
@@ -49,9 +50,10 @@ impl Roster {
             let child = &self.children[index];
             let comes_back = match child.phase {
                 Phase::Backoff { .. } => true,
-                // What had ended cleanly comes back with its siblings, if it may be restarted at all.
+                // A child that had ended cleanly comes back with its siblings, if its policy ever restarts it.
                 Phase::Completed => child.spec.restart.policy.ever_restarts(),
-                // Those that were stopped for it wait already. What the operator had stopped and what gave up stay down.
+                // The children that were stopped for the group restart wait for their turn already. Children that the
+                // operator had stopped, and children that gave up, stay down.
                 Phase::Stopped
                 | Phase::AwaitingGroup
                 | Phase::AwaitingTurn { .. }

@@ -1,5 +1,6 @@
-//! A new configuration for a running group: what applies at once, what waits for the next start, who comes and goes
-//! (semantics 11).
+//! Applies a new configuration to a running group: which changes apply at once, which wait for the next start of a VM,
+//! and
+//! which VMs are added or removed (semantics 11).
 
 use super::child::{AfterStop, Child, Phase, RunState};
 use super::{Roster, Stage};
@@ -10,8 +11,8 @@ use crate::spec::{GroupSpec, Incarnation, VmName, VmSpec};
 
 impl Roster {
     /// Takes a new specification of the same group. Policies, budgets, timeouts and probes apply at once and keep their
-    /// counters. A VM whose machine, command or environment differs goes on as it is and is marked; with `restart` it
-    /// is restarted once. New VMs are started in order, removed ones stopped.
+    /// counters. A VM whose machine, command or environment differs runs on unchanged and is marked; with `restart` the
+    /// VM is restarted once. New VMs are started in order, and VMs that are no longer configured are stopped.
     pub fn reload(&mut self, at: At, mut spec: GroupSpec, restart: bool) -> Vec<Order> {
         let vms = std::mem::take(&mut spec.vms);
         self.spec = spec;
@@ -26,7 +27,7 @@ impl Roster {
             }
         }
         let kept = self.children.len();
-        // Those to be removed stand last, and so are stopped first.
+        // The VMs that are to be removed stand last, and so are stopped first.
         self.children.extend(former);
         for index in (kept..self.children.len()).rev() {
             self.children[index].wanted = Wanted::Down;
@@ -49,7 +50,8 @@ impl Roster {
         self.finish(at.now)
     }
 
-    /// Takes in that a VM that is to be added was known elsewhere, up to this incarnation.
+    /// Records that a VM that is to be added was known before, in another group or to a former run, up to this
+    /// incarnation: the numbers of its incarnations go on from there.
     pub(crate) fn restore_incarnation(&mut self, vm: &VmName, incarnation: Incarnation) {
         let known = self.retired.entry(vm.clone()).or_default();
         *known = (*known).max(incarnation);
@@ -60,7 +62,7 @@ impl Roster {
         if let Phase::Live(run) = &mut child.phase {
             run.outdated |= differs;
             if let RunState::Stopping { then: then @ AfterStop::Remove, .. } = &mut run.state {
-                // It was on its way out, and is to be there again as if it were new.
+                // The VM was being removed and is configured again: the VM is treated as if it were new.
                 (child.wanted, *then) = if spec.autostart {
                     (Wanted::Up, AfterStop::Start)
                 } else {
@@ -79,7 +81,7 @@ impl Roster {
     fn add(&mut self, spec: VmSpec) {
         let mut child = Child::new(spec);
         child.incarnation = self.retired.remove(child.name()).unwrap_or_default();
-        // It starts with the children among which it stands.
+        // A VM that is added among the members of a group restart starts together with them.
         let among =
             self.spec.strategy.restarts_all() || self.children.iter().any(|child| self.is_restarting(child));
         if let Some(restart) = &mut self.group_restart

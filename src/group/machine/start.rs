@@ -1,4 +1,4 @@
-//! How a group and its VMs come up: in start order, each after those before it (semantics 1, 5).
+//! Brings a group and its VMs up: in start order, each VM after the VMs before it are Ready (semantics 1, 5).
 
 use super::child::{Child, Origin, Phase, Run, RunState, Start};
 use super::{Roster, Stage};
@@ -10,16 +10,16 @@ use crate::vm::Mode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-/// What the group's start does with VMs that gave up before.
+/// The treatment, at the start of a group, of the VMs that gave up before.
 enum GaveUp {
-    /// They get a new chance, except these.
+    /// The VMs that gave up are tried again, except the VMs of this set.
     TryAgainBut(BTreeSet<VmName>),
-    /// They stay down.
+    /// The VMs that gave up stay down.
     Leave,
 }
 
 impl Child {
-    /// Lets a child that is to be up wait for its group.
+    /// Makes a child that is to be up wait for the start of its group.
     pub(super) fn await_group(&mut self) {
         if self.phase == Phase::Stopped && self.wanted == Wanted::Up {
             self.phase = Phase::AwaitingGroup;
@@ -28,8 +28,8 @@ impl Child {
 }
 
 impl Roster {
-    /// Brings the group up: judges and adopts what was found, starts the rest in order. A VM that gave up gets a new
-    /// chance with its group, unless it gave up while the group waited.
+    /// Brings the group up: judges the ends that were found, adopts the VMs that run, and starts the rest in order. A
+    /// VM that gave up is tried again with its group, unless the VM gave up while the group waited.
     pub fn start(&mut self, at: At) -> Vec<Order> {
         let (found, mut gave_up) = match &mut self.stage {
             Stage::Waiting { found, gave_up } => (std::mem::take(found), std::mem::take(gave_up)),
@@ -39,13 +39,14 @@ impl Roster {
         self.come_up(at, &found, &GaveUp::TryAgainBut(gave_up))
     }
 
-    /// Goes on where a former actor of the group has failed: as a start, but what had given up stays down.
+    /// Continues the work of a former actor of the group, which has failed. This is a start in which the VMs that had
+    /// given up stay down.
     pub fn resume(&mut self, at: At, found: &BTreeMap<VmName, Found>) -> Vec<Order> {
         self.come_up(at, found, &GaveUp::Leave)
     }
 
-    /// Brings the group up after an escalation: no failures, an empty window. All that is to be up is started, as a
-    /// restarted supervisor of OTP does: what had given up, and what had ended cleanly, too (semantics 6).
+    /// Brings the group up after an escalation, without failures and with an empty window. Every VM that is to be up is
+    /// started, as by a restarted supervisor of OTP: also the VMs that had given up or had ended cleanly (semantics 6).
     pub fn start_afresh(&mut self, at: At) -> Vec<Order> {
         self.window.clear();
         for index in 0..self.children.len() {
@@ -54,7 +55,7 @@ impl Roster {
                 Phase::Completed | Phase::Failed(_) | Phase::Backoff { .. } | Phase::AwaitingTurn { .. } => {
                     self.set(index, Phase::Stopped, None, None);
                 }
-                // The operator may have started one while the group was down.
+                // The operator may have started a child while the group was down.
                 Phase::Stopped | Phase::AwaitingGroup | Phase::Live(_) => {}
             }
         }
@@ -64,7 +65,7 @@ impl Roster {
     fn come_up(&mut self, at: At, found: &BTreeMap<VmName, Found>, gave_up: &GaveUp) -> Vec<Order> {
         self.stage = Stage::Up { ready_told: false };
         for index in 0..self.children.len() {
-            // A child that is live was adopted, or started by the operator, while the group waited.
+            // A live child was adopted, or started by the operator, while the group waited.
             if let Some(found) = found.get(self.children[index].name())
                 && !self.children[index].phase.is_live()
             {
@@ -90,7 +91,7 @@ impl Roster {
         self.finish(at.now)
     }
 
-    /// Lets a child wait for its turn.
+    /// Makes a child wait for its turn.
     pub(super) fn enqueue(&mut self, index: usize, first_start: bool) {
         self.set(index, Phase::AwaitingTurn { first_start }, None, None);
     }
@@ -114,7 +115,7 @@ impl Roster {
         }
     }
 
-    /// Starts the children whose turn it is: none before them is still on its way to Ready.
+    /// Starts the children whose turn has come: no child before them is still on its way to Ready.
     pub(super) fn start_in_turn(&mut self) {
         for index in 0..self.children.len() {
             let start = match self.children[index].phase {
@@ -133,7 +134,7 @@ impl Roster {
         }
     }
 
-    /// Starts a child, unless it has to wait for its turn.
+    /// Starts a child, or makes the child wait for its turn if a child before it is in the way.
     pub(super) fn start_or_queue(&mut self, index: usize, start: Start) {
         if self.must_wait(index, start) {
             self.enqueue(index, start.is_first());
@@ -151,17 +152,17 @@ impl Roster {
     }
 
     fn must_wait(&self, index: usize, start: Start) -> bool {
-        // With one_for_one the children do not depend on each other, and only those that are started in turn wait.
+        // With one_for_one the children do not depend on each other: only children that are started in turn wait.
         let in_turn = start.is_in_turn() || self.spec.strategy.is_sequenced();
         self.is_restarting(&self.children[index])
             || in_turn && self.children[..index].iter().any(|before| self.holds_up(before))
     }
 
-    /// Returns whether the children after this one wait for it.
+    /// Returns whether the children after `child` wait for it.
     fn holds_up(&self, child: &Child) -> bool {
         let on_its_way = child.phase.is_on_its_way();
         if !self.spec.strategy.is_sequenced() {
-            // A child that cannot start holds up nobody.
+            // With one_for_one a child that cannot start does not hold up the others.
             return on_its_way && child.phase.run().is_none_or(|run| run.state.start().is_in_turn());
         }
         self.is_restarting(child)
@@ -178,9 +179,9 @@ impl Roster {
             }
     }
 
-    /// Tells, once, that all VMs of the group that are to be up are Ready.
+    /// Reports, once, that all VMs of the group that are to be up are Ready.
     pub(super) fn tell_ready(&mut self) {
-        // Stopped ones have no part in it: the operator wants them down, or nothing will start them.
+        // Stopped VMs are left out: the operator wants them down, or no rule will start them.
         let ready = |phase: &Phase| match phase {
             Phase::Completed | Phase::Stopped => true,
             Phase::Live(run) => matches!(run.state, RunState::Ready { .. }),

@@ -1,4 +1,5 @@
-//! How VMs and the group go down: last started first, one at a time, and never twice (semantics 7).
+//! Takes VMs and the group down: the VM that was started last stops first, one at a time, and never twice
+//! (semantics 7).
 
 use super::child::{AfterStop, Child, Origin, Phase, Run, RunState, Start};
 use super::{Roster, Stage};
@@ -7,14 +8,16 @@ use crate::policy::{At, Ending, GroupEnd};
 use std::time::Instant;
 
 impl Roster {
-    /// Takes the group down, last started first.
+    /// Takes the group down, in reverse start order.
     pub fn stop(&mut self, at: At) -> Vec<Order> {
+        self.take_over_what_waits(at);
         self.go_down(GroupEnd::Stopped);
         self.finish(at.now)
     }
 
-    /// Ends everything of the group at once.
+    /// Kills every VM of the group at once.
     pub fn kill(&mut self, at: At) -> Vec<Order> {
+        self.take_over_what_waits(at);
         self.go_down(GroupEnd::Stopped);
         for index in 0..self.children.len() {
             let leaving = self.children[index].phase.is_leaving();
@@ -28,10 +31,18 @@ impl Roster {
         self.finish(at.now)
     }
 
-    /// Starts the way down: nothing starts any more, before the list of what to stop is made.
+    /// Has actors take over the VMs that were found running and wait for the group's start: they are to be stopped, too.
+    fn take_over_what_waits(&mut self, at: At) {
+        let Stage::Waiting { found, .. } = &mut self.stage else { return };
+        let mut found = std::mem::take(found);
+        found.retain(|_, found| found.ended.is_none());
+        self.take_over_all(at, &found);
+    }
+
+    /// Begins the way down: from here on no VM starts, before the list of VMs to stop is made.
     pub(super) fn go_down(&mut self, end: GroupEnd) {
         match (&self.stage, &end) {
-            // The first reason counts, except that an order to stop makes an escalation pointless.
+            // The first reason holds, except that an order to stop makes an escalation pointless.
             (Stage::GoingDown { end: GroupEnd::Stopped }, _)
             | (
                 Stage::GoingDown { .. },
@@ -52,7 +63,7 @@ impl Roster {
         }
     }
 
-    /// Stops the next child on the way down; without one the group is down.
+    /// Stops the next child on the way down; when no child is left, the group is down.
     pub(super) fn stop_next(&mut self, now: Instant) {
         if self.stop_last(now, |_| true, &AfterStop::StayDown)
             && let Stage::GoingDown { end } = &self.stage
@@ -63,8 +74,9 @@ impl Roster {
         }
     }
 
-    /// Stops the live ones of these children, last first, one at a time, and returns whether none is left. A VM that is
-    /// still being booted does not come up first: no other depends on it yet, and it is destroyed at once.
+    /// Stops the live VMs among these children, in reverse order, one at a time, and returns whether none is left. A VM
+    /// that is still being booted does not have to come up first: no other VM depends on it yet, and it is destroyed at
+    /// once.
     pub(super) fn stop_last(&mut self, now: Instant, of: impl Fn(&Child) -> bool, then: &AfterStop) -> bool {
         for index in (0..self.children.len()).rev() {
             let child = &self.children[index];
@@ -78,7 +90,7 @@ impl Roster {
         }
         let mut live =
             self.children.iter().enumerate().filter(|(_, child)| of(child) && child.phase.is_live());
-        // A stop that is under way already is awaited, whatever it was ordered for.
+        // A stop that is under way already is awaited, whatever its purpose.
         let under_way = live.clone().any(|(_, child)| child.phase.is_stopping());
         let Some((last, _)) = live.next_back() else { return true };
         if !under_way {
@@ -87,8 +99,8 @@ impl Roster {
         false
     }
 
-    /// Orders the stop of a live child. One that is stopping already is not told again; what follows changes, unless
-    /// the child is on its way out of the configuration.
+    /// Orders the stop of a live child. A child that is stopping already is not told again; only the action after the
+    /// stop changes, unless the child is being removed from the configuration.
     pub(super) fn order_stop(&mut self, now: Instant, index: usize, then: AfterStop) {
         let Phase::Live(run) = &mut self.children[index].phase else { return };
         match &mut run.state {
@@ -113,7 +125,7 @@ impl Roster {
         }
     }
 
-    /// Takes in that a stop is done. That is no failure, whatever the exit was (semantics 3).
+    /// Records that a stop is done. Such an end is no failure, whatever the exit was (semantics 3).
     pub(super) fn stopped(&mut self, index: usize, then: &AfterStop, start: Start, ending: Ending) {
         let starts = match self.stage {
             Stage::Waiting { .. } | Stage::Up { .. } => true,
@@ -121,7 +133,7 @@ impl Roster {
         };
         match then {
             AfterStop::Start if starts => self.start_or_queue(index, start),
-            // A group restart brings back only what may be restarted.
+            // A group restart brings back only children that may be restarted.
             AfterStop::AwaitTurn if starts && self.children[index].spec.restart.policy.ever_restarts() => {
                 let first_start = start.is_first();
                 self.set(index, Phase::AwaitingTurn { first_start }, Some(ending), None);
@@ -137,7 +149,7 @@ impl Roster {
     }
 }
 
-/// Returns the incarnation on its way down.
+/// Returns the run in the state of being stopped.
 pub(super) fn stopping(run: &Run, now: Instant, then: AfterStop) -> Run {
     let mut run = run.clone();
     run.note_ready(now);

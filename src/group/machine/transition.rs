@@ -1,4 +1,4 @@
-//! What the VM actors report of VMs that live.
+//! Applies the reports of the VM actors about VMs that run.
 
 use super::Roster;
 use super::child::{BeforePause, Phase, Run, RunState, Start};
@@ -9,7 +9,7 @@ use crate::vm::Transition;
 use std::time::Instant;
 
 impl Roster {
-    /// Takes in what a VM actor reports; reports of former actors are dropped.
+    /// Applies the report of a VM actor; reports of former actors are dropped.
     pub fn transition(&mut self, at: At, vm: &VmName, epoch: u64, transition: Transition) -> Vec<Order> {
         let Some(index) = self.current(vm, epoch) else { return Vec::new() };
         let Phase::Live(run) = &self.children[index].phase else { return Vec::new() };
@@ -21,12 +21,12 @@ impl Roster {
     }
 }
 
-/// Returns the state after a report. `None`: the report was made before, or a stop has overtaken it.
+/// Returns the state after a report. `None`: the same report was made before, or a stop has overtaken the report.
 fn next(state: &RunState, transition: Transition, now: Instant) -> Option<RunState> {
     let ready = RunState::Ready { since: now };
     Some(match (state, transition) {
         (RunState::Starting { start, .. }, Transition::Running)
-        // A paused VM is reported anew when its actor had lost it and has found it again.
+        // A pause is reported again when the actor had lost the VM and has found it again.
         | (RunState::Paused { before: BeforePause::Running { start } }, Transition::Running | Transition::Resumed) => {
             RunState::Running { start: *start }
         }
@@ -38,7 +38,7 @@ fn next(state: &RunState, transition: Transition, now: Instant) -> Option<RunSta
             Transition::Ready,
         )
         | (RunState::Unhealthy, Transition::Healthy)
-        // The probes start anew after a pause, also those of a VM that was unhealthy before.
+        // The probes start anew after a pause, also for a VM that was unhealthy before.
         | (RunState::Paused { before: BeforePause::Ready }, Transition::Resumed) => ready,
         (RunState::Ready { .. }, Transition::Unhealthy) => RunState::Unhealthy,
         (RunState::Running { start }, Transition::Paused) => {

@@ -17,14 +17,14 @@ pub(super) struct GroupHandle {
 }
 
 impl GroupHandle {
-    /// Sends the group a message. An actor that has just failed drops the message, and with it the reply in it, which
+    /// Sends the group a message. An actor that has just failed drops the message together with its reply, which
     /// answers.
     pub(super) fn tell(&self, msg: GroupMsg) {
         drop(self.actor.cast(msg));
     }
 }
 
-/// What a child of the root is.
+/// The kind of a child of the root.
 #[derive(Debug)]
 pub(super) enum ChildKind {
     Cids,

@@ -25,15 +25,15 @@ impl RootState {
         let (name, epoch) = (spec.name.clone(), self.last_epoch);
         let shared = self.shared.clone();
         let args = GroupArgs { spec, slot, epoch, initial, ended, shared, report: me.get_derived() };
-        // The actor's `pre_start` only asks and spawns: nothing is waited for here.
+        // The actor's `pre_start` only asks and spawns, so that the wait is short.
         let (actor, _) = Actor::spawn_linked(None, Group, args, me.get_cell()).await?;
         self.children.insert(actor.get_id(), ChildKind::Group { name: name.clone(), epoch });
         self.groups.insert(name, GroupHandle { actor, epoch, slot });
         Ok(())
     }
 
-    /// Spawns the successor of a group's actor that has failed, and its VM actors with it. The VMs did not notice: the
-    /// successor takes them over.
+    /// Spawns the successor of a group's actor that has failed, and its VM actors with it. The VMs are not affected:
+    /// the successor takes them over.
     pub(super) async fn recover_group(
         &mut self,
         me: &ActorRef<RootMsg>,
@@ -56,10 +56,10 @@ impl RootState {
         Ok(steps)
     }
 
-    /// Ends a VM that no group has any more.
+    /// Kills a VM that belongs to no group any more.
     fn remove_vm(&self, vm: &VmName) {
         let (cids, name) = (self.shared.services.cids.clone(), vm.clone());
-        // Its CID is free when the VM is confirmed gone, not before.
+        // The CID of the VM is free when the VM is confirmed gone, not before.
         let reply = Reply::new(move |done: Option<Result<(), _>>| {
             if let Some(Ok(())) = done {
                 cids.send(CidMsg::Release(name));

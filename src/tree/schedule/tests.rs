@@ -6,7 +6,7 @@ fn name(name: &str) -> GroupName {
     GroupName::new(name).expect("a good name")
 }
 
-/// storage <- web <- edge, and lone.
+/// Three groups in a chain, `edge` after `web` after `storage`, and the group `lone`.
 fn spec() -> TreeSpec {
     let group = |of: &str, after: &[&str]| GroupSpec {
         after: after.iter().map(|after| name(after)).collect(),
@@ -77,7 +77,7 @@ fn a_group_starts_when_those_it_comes_after_are_ready_and_stops_before_them() {
 }
 
 #[test]
-fn a_group_that_ended_normally_holds_up_nobody_and_one_that_failed_does() {
+fn a_group_that_ended_normally_holds_up_no_other_and_a_failed_group_does() {
     let mut rig = Rig::new();
     rig.schedule.tick(rig.now);
     assert_eq!(rig.ended("storage", GroupEnd::AutoShutdown), [Step::Start(name("web"))]);
@@ -109,7 +109,7 @@ fn an_escalation_too_many_stops_all_in_order_and_ends_the_tree_with_its_reason()
         matches!(&steps[0], Step::Tell(None, text) if text.contains("more than 2 restarts in 5m")),
         "{steps:?}"
     );
-    // Those that are down are told, too: an operator may have started one of their VMs.
+    // Groups that are down are told to stop, too: an operator may have started one of their VMs.
     assert_eq!(steps[1..], [Step::Stop(name("edge")), Step::Stop(name("lone"))]);
     for group in ["edge", "lone", "web"] {
         rig.ended(group, GroupEnd::Stopped);
@@ -146,7 +146,7 @@ fn the_successor_of_a_failed_group_actor_does_what_the_group_was_at() {
     for _ in 0..MAX_FAILURES_GOING_DOWN {
         assert_eq!(failed(&mut rig, "edge"), Some(Goal::Down));
     }
-    assert_eq!(failed(&mut rig, "edge"), None, "it is given up; the sweep at the end sees to its VMs");
+    assert_eq!(failed(&mut rig, "edge"), None, "the group gets no successor; the shutdown removes its VMs");
 }
 
 #[test]

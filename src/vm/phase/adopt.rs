@@ -1,5 +1,5 @@
-//! How an incarnation is adopted: the launcher finds the VM, sees that it has a monitor, or says that it is gone
-//! (semantics 9.4, 9.11).
+//! The adoption of an incarnation: the launcher finds the VM and makes sure that it has a monitor, or says that it is
+//! gone (semantics 9.4, 9.11).
 
 use super::{Effect, Intent, Life, Link, Phase, RETRY_DELAY, Stage};
 use crate::executor::ExecutorError;
@@ -22,9 +22,9 @@ impl Life {
                 self.effects.push(Effect::Notice(text));
                 self.adopt(Intent::Watch);
             }
-            // Most often the VM has ended between the monitor's last answer and the next question.
+            // In most cases the VM has ended between the monitor's last answer and the next question.
             Phase::Stopping { .. } => self.adopt(Intent::Stop),
-            // A launch, an adoption or a removal that is under way finds out.
+            // A launch, an adoption or a removal that is under way detects the loss itself.
             Phase::Created
             | Phase::Leasing { .. }
             | Phase::Launching(_)
@@ -72,9 +72,9 @@ impl Life {
 
     /// Gives up a VM of which a stored file cannot be read. The VM runs on, and only an operator removes it
     /// (semantics 13.2).
-    fn unreadable(&mut self, error: &ExecutorError) {
+    pub(super) fn unreadable(&mut self, error: &ExecutorError) {
         self.effects.push(Effect::Notice(format!("cannot be taken over, runs on unsupervised: {error}")));
-        self.gone(Ending::NotLaunched { recoverable: false, message: error.to_string() });
+        self.gone(Ending::Unreadable { message: error.to_string() });
     }
 
     fn not_adopted(&mut self, now: Instant, error: &ExecutorError) {

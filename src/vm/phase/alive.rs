@@ -1,4 +1,4 @@
-//! What happens while a VM lives: how far it has come, its health, pauses.
+//! The events of a VM that lives: its progress, its health, its pauses.
 
 use super::{Effect, Life, Link, Phase, Stage, Suspended};
 use crate::policy::Ending;
@@ -16,7 +16,7 @@ impl Life {
                 self.gone(record.exit.clone().unwrap_or_default().into());
             }
             Phase::Alive { .. } => self.alive(now, record),
-            // The daemon has stopped; now the traces of the VM go.
+            // The daemon has stopped; now the traces of the VM are removed.
             Phase::Stopping { .. } if record.state.is_terminal() => self.remove_stopped(now),
             Phase::Stopping { .. }
             | Phase::Created
@@ -81,7 +81,7 @@ impl Life {
                 Stage::Ready { health } if said.watchdog => health.watchdog_fed(now),
                 Stage::Ready { .. } | Stage::Paused(_) => {}
             },
-            // The monitor hears of these, too, and its record counts.
+            // The monitor receives these, too, and its record counts.
             GuestEvent::Started { .. }
             | GuestEvent::Ready
             | GuestEvent::Memory { .. }
@@ -113,7 +113,7 @@ impl Life {
         }
     }
 
-    /// Acts on what the health has found, up to what ends the VM.
+    /// Acts on the findings of the health check, up to the finding that ends the VM.
     fn act_on(&mut self, now: Instant, findings: impl IntoIterator<Item = Finding>) {
         for finding in findings {
             match finding {
@@ -145,8 +145,8 @@ impl Life {
 }
 
 impl Stage {
-    /// Follows the virtual CPUs (semantics 2.6). A VM that boots has nothing to interrupt but its deadline, and is not
-    /// told as paused.
+    /// Follows the virtual CPUs (semantics 2.6). A pause of a VM that boots interrupts only its deadline, and is not
+    /// reported.
     fn pause_or_resume(
         &mut self,
         now: Instant,

@@ -1,12 +1,13 @@
-//! How an incarnation ends: stopped or killed, removed, confirmed gone.
+//! The end of an incarnation: stopped or killed, removed, confirmed gone.
 
 use super::{Effect, Intent, Life, Phase, RETRY_DELAY, STILL_THERE_PERIOD, Stage};
 use crate::executor::ExecutorError;
 use crate::policy::Ending;
 use pepita_wire::Exit;
+use pepita_wire::record::CallErrorKind;
 use std::time::{Duration, Instant};
 
-/// How much longer than its grace a stop may take before the VM is killed from here: the monitor has the same deadline
+/// The time, beyond its grace, that a stop may take before the VM actor kills the VM: the monitor has the same deadline
 /// (semantics 7.1).
 const STOP_SLACK: Duration = Duration::from_millis(500);
 
@@ -64,6 +65,7 @@ impl Life {
                 let ending = ending.clone();
                 self.gone(ending);
             }
+            Err(error) if error.kind() == Some(CallErrorKind::Unreadable) => self.unreadable(&error),
             Err(error) => {
                 *retry_at = Some(now + RETRY_DELAY);
                 self.effects.push(Effect::Notice(format!("cannot be removed yet: {error}")));

@@ -1,4 +1,4 @@
-//! How an incarnation starts: a CID is leased and the VM is launched.
+//! The start of an incarnation: a CID is leased and the VM is launched.
 
 use super::{Attempt, Effect, Intent, Life, Link, Phase, RETRY_DELAY, Stage};
 use crate::executor::ExecutorError;
@@ -9,7 +9,7 @@ use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Exit, StatusRecord};
 use std::time::Instant;
 
-/// How many CIDs of other programs one launch may run into before it counts as failed.
+/// The number of CIDs of other programs that one launch may run into before it counts as failed.
 const TAKEN_CIDS_MAX: u32 = 64;
 
 impl Life {
@@ -88,9 +88,12 @@ impl Life {
             self.effects.push(Effect::LeaseAnother);
             return;
         }
+        if kind == Some(CallErrorKind::Unreadable) {
+            return self.gone(Ending::Unreadable { message: error.to_string() });
+        }
         let ending = Ending::NotLaunched { recoverable: error.is_recoverable(), message: error.to_string() };
         if kind == Some(CallErrorKind::NameTaken) {
-            // A former incarnation of this VM is left. It must be gone before the next one comes.
+            // A former incarnation of this VM is left. It must be gone before the next incarnation starts.
             self.remove(now, ending);
         } else {
             self.gone(ending);

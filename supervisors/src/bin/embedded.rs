@@ -1,6 +1,6 @@
-//! embedded: a program with work of its own that runs a tree beside it. The end of the tree's job ends the program.
-//! Runs `config/embedded.toml`, or the file that is named as its argument. It has no control socket, keeps nothing on disk
-//! and installs no signal handler but that for Ctrl-C.
+//! embedded: a program with work of its own that runs a tree beside that work. The end of the tree's job ends the
+//! program. Runs `config/embedded.toml`, or the file that is named as its argument. The program has no control socket,
+//! keeps nothing on disk and installs no signal handler except for Ctrl-C.
 
 use pepita_supervisor::config;
 use pepita_supervisor::{EventKind, Events, Received, Tree};
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints the events until the first group has ended, which is that of the job.
+/// Prints the events until the first group, which contains the job, has ended.
 async fn end_of_a_group(mut events: Events) {
     while let Some(received) = events.next().await {
         let Received::Event(event) = received else { continue };

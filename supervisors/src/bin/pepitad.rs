@@ -17,7 +17,8 @@ fn main() {
         },
         Err(e) => ProgramExit::of_arguments(&e),
     };
-    // Not by returning from `main`: a thread that waits for a terminal that stands still would keep the process alive.
+    // `exit` is used instead of a return from `main`, because a thread that waits for a blocked terminal would keep the
+    // process alive.
     std::process::exit(exit.code().into());
 }
 

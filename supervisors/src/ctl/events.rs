@@ -1,4 +1,4 @@
-//! Prints events that come over the control socket.
+//! Prints events that arrive over the control socket.
 
 use super::failure::Failure;
 use crate::format::{format_event, format_lagged};
@@ -6,7 +6,7 @@ use pepita_supervisor::control::{Call, Client, Received};
 use serde_json::json;
 use std::io::Write;
 
-/// Prints the events that the supervisor keeps; with `follow` also those that come until it ends.
+/// Prints the events that the supervisor keeps; with `follow` also new events, until the supervisor ends.
 pub(super) async fn print_events(mut client: Client, follow: bool, as_json: bool) -> Result<(), Failure> {
     let newest = client.call(Call::Status).await?["seq"].as_u64().unwrap_or_default();
     client.call(Call::Events { after: Some(0) }).await?;
@@ -25,7 +25,7 @@ pub(super) async fn print_events(mut client: Client, follow: bool, as_json: bool
     if follow { Err(Failure::supervisor_ended()) } else { Ok(()) }
 }
 
-/// Prints an event, and how many were missed. A late answer is dropped.
+/// Prints an event, or the number of missed events. A late answer is dropped.
 pub(super) fn print_received(received: &Received, as_json: bool) -> Result<(), Failure> {
     let text = match (received, as_json) {
         (Received::Answer { .. }, _) => return Ok(()),

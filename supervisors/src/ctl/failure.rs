@@ -1,15 +1,15 @@
-//! Why a command of `pepitactl` ends early, and with which exit code.
+//! The failures of commands of `pepitactl`, and their exit codes.
 
 use crate::exit::ProgramExit;
 use pepita_supervisor::control::ClientError;
 use std::io;
 
-/// Why a command ends early.
+/// The reason why a command ends early.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The command failed. The message is empty when it was printed already.
+    /// The command failed. The message is empty when the error was printed already.
     Error { exit: ProgramExit, message: String },
-    /// The reader of the output is gone. That is no error.
+    /// The reader of the output is gone, which is no error.
     OutputClosed,
 }
 

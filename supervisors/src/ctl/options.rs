@@ -20,12 +20,12 @@ pub struct Options {
     /// The supervisor's configuration file, which names the socket
     #[arg(long, short, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The command.
+    /// The command to execute.
     #[command(subcommand)]
     pub command: Ctl,
 }
 
-/// The commands.
+/// The commands of `pepitactl`.
 #[derive(Debug, Subcommand)]
 pub enum Ctl {
     /// A command for a running supervisor.
@@ -33,21 +33,21 @@ pub enum Ctl {
     Ask(Ask),
     /// Wait until the supervisor answers and VMs are ready
     Wait {
-        /// Names of VMs in the configuration [default: all that are to run]
+        /// Names of VMs in the configuration [default: all VMs that are to run]
         #[arg(value_name = "VM")]
         vms: Vec<String>,
-        /// Give up after so many seconds
+        /// Give up after this number of seconds
         #[arg(long, short, value_name = "SECONDS", default_value_t = 60)]
         timeout: u64,
     },
-    /// Print the mistakes of a configuration file and advice about it; needs no supervisor
+    /// Print the mistakes in a configuration file and advice about it, without a supervisor
     Check {
-        /// The file
+        /// The configuration file to check
         file: PathBuf,
     },
     /// Print a completion script
     Completions {
-        /// The shell
+        /// The shell that the script is for
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
@@ -55,24 +55,24 @@ pub enum Ctl {
     Man,
 }
 
-/// The commands for a running supervisor.
+/// The commands that a running supervisor answers.
 #[derive(Debug, Subcommand)]
 pub enum Ask {
-    /// Show each VM with its phase, and since when it is in it
+    /// Show each VM with its phase and the time since the last change of phase
     Status {
-        /// Print JSON
+        /// Print the answer as JSON
         #[arg(long)]
         json: bool,
     },
     /// Show the groups with their strategies, and their VMs
     Tree,
-    /// Start VMs at once, also those in backoff; forgets their failures
+    /// Start VMs at once, also VMs in backoff, and forget their failures
     Start(Vms),
-    /// Stop VMs; they stay down until they are started
+    /// Stop VMs until a start command
     Stop(Vms),
-    /// Stop and start VMs; forgets their failures
+    /// Stop and start VMs, and forget their failures
     Restart(Vms),
-    /// Forget the failures of VMs, and start those that had given up
+    /// Forget the failures of VMs, and start VMs that have given up
     Reset(Vms),
     /// Send a signal to the daemon of a VM
     Signal {
@@ -83,7 +83,7 @@ pub enum Ask {
     },
     /// Pause the virtual CPUs of VMs
     Pause(Vms),
-    /// Let paused VMs run again
+    /// Resume the virtual CPUs of paused VMs
     Resume(Vms),
     /// Print the output of a VM's console and daemon
     Logs {
@@ -98,19 +98,19 @@ pub enum Ask {
         /// Continue with new output until Ctrl-C
         #[arg(long, short)]
         follow: bool,
-        /// Print a JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
     /// Show what a reload would change
     Plan {
-        /// Print JSON
+        /// Print the answer as JSON
         #[arg(long)]
         json: bool,
     },
     /// Apply the configuration file as it is written now
     Reload {
-        /// Restart the VMs that differ
+        /// Restart the VMs whose configuration has changed
         #[arg(long)]
         restart: bool,
         /// Print what has changed as JSON
@@ -119,7 +119,7 @@ pub enum Ask {
     },
     /// Stop all VMs in order and end the supervisor
     Shutdown {
-        /// Leave the VMs running; the next start takes them over
+        /// Leave the VMs running, for the next start to adopt
         #[arg(long, conflicts_with = "destroy")]
         leave: bool,
         /// Destroy the VMs at once
@@ -130,7 +130,7 @@ pub enum Ask {
     Top,
 }
 
-/// Names of VMs.
+/// The VMs that a command applies to.
 #[derive(Debug, Args)]
 pub struct Vms {
     /// Names of VMs in the configuration

@@ -1,4 +1,4 @@
-//! Formats the status as a table and as a tree, for people. Knows no socket.
+//! Formats the status as a table and as a tree, for people. Does no I/O.
 
 use crate::format::{format_duration, phase_style};
 use anstyle::Style;
@@ -62,7 +62,7 @@ fn since(vm: &Value) -> String {
     format_duration(Duration::from_millis(vm["phase_ms"].as_u64().unwrap_or_default()))
 }
 
-/// Returns what the phase alone does not tell.
+/// Returns the details that the phase alone does not show.
 fn note(vm: &Value) -> String {
     let mut notes = Vec::new();
     if let Some(reason) = vm["reason"].as_str() {

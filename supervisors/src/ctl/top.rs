@@ -1,5 +1,5 @@
-//! `pepitactl top`: a table that is redrawn with every change. Uses plain ANSI sequences on the terminal's alternate screen,
-//! and leaves that screen however the command ends.
+//! `pepitactl top`: a table that is redrawn with every change. Uses plain ANSI sequences on the terminal's alternate
+//! screen, and always leaves that screen at the end of the command.
 
 use super::failure::Failure;
 use super::table;
@@ -13,10 +13,10 @@ use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How often the table is redrawn without a change, for the durations in it.
+/// The interval at which the table is redrawn without a change, because it shows durations.
 const REDRAW: Duration = Duration::from_secs(1);
 
-/// How many events are kept for the space below the table.
+/// The number of events that are kept for the space below the table.
 const EVENTS: usize = 64;
 
 /// The alternate screen. Dropping it restores the terminal.
@@ -39,7 +39,7 @@ impl Screen {
                 true => text.push_str(&strip_str(line).to_string()),
                 false => text.push_str(line),
             }
-            // Clears the rest of the line; below, the rest of the screen.
+            // Clears the rest of the line, and at the end the rest of the screen.
             text.push_str("\x1b[K\r\n");
         }
         text.push_str("\x1b[J");

@@ -8,14 +8,14 @@ use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 
-/// How often to try whether the supervisor listens: the kernel does not report when a socket gets its listener.
+/// The interval of attempts to connect. The kernel does not report the moment at which a supervisor begins to listen.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Waits until the named VMs are ready, or without names all that are to run. A VM that is to run and has completed counts as
-/// ready only without names.
+/// Waits until the named VMs are ready; without names, until all VMs are ready that are to run. Without names, a VM
+/// that has completed counts as ready.
 ///
 /// # Errors
-/// When that takes longer than `limit`, when there is no such VM, or when the supervisor ends meanwhile.
+/// When the wait takes longer than `limit`, there is no such VM, or the supervisor ends meanwhile.
 pub(super) async fn until_ready(socket: &Path, vms: &[String], limit: Duration) -> Result<(), Failure> {
     let mut waiting_for = "there is no supervisor yet".to_owned();
     match tokio::time::timeout(limit, watch(socket, vms, &mut waiting_for)).await {
@@ -48,7 +48,7 @@ async fn watch(socket: &Path, vms: &[String], waiting_for: &mut String) -> Resul
                 format!("the supervisor has ended: {waiting_for}"),
             ));
         }
-        // However many events came: one status answers them all.
+        // One new status is enough for any number of events.
         while client.waiting().is_some() {}
     }
 }

@@ -1,4 +1,4 @@
-//! What `pepitad` itself reports beside the events of its tree, as data and as a sentence.
+//! The notes of `pepitad` about itself, which it reports beside the events of its tree, as data and as a sentence.
 
 use crate::config::amount;
 use crate::format::format_duration;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::fmt;
 use std::time::Duration;
 
-/// A note of `pepitad`.
+/// A note of `pepitad` about itself.
 #[derive(Debug)]
 pub(super) enum Report {
     /// The tree was started.
@@ -21,11 +21,12 @@ pub(super) enum Report {
     Destroying,
     /// A signal asked for the end, which is under way already.
     EndingAlready,
-    /// A client of the control socket asked for something.
+    /// A client of the control socket made a request.
     Requested { method: String, params: Value },
     /// The configuration was read again; `plan` is empty when nothing differs.
     Reloaded { plan: String },
-    /// The configuration was read again and refused. `why` has all its mistakes, which are printed on standard error.
+    /// The configuration was read again and refused. `why` contains all its mistakes, which are printed on standard
+    /// error.
     NotReloaded { why: String },
     /// The end waits for these VMs.
     WaitingFor { vms: Vec<WaitingVm> },

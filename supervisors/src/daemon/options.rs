@@ -17,19 +17,20 @@ pub struct Options {
     /// The configuration; config/reference.toml has every key
     #[arg(long, short, value_name = "FILE", required_unless_present = "schema")]
     config: Option<PathBuf>,
-    /// Print the mistakes of the configuration and advice about it, and start nothing
+    /// Print the mistakes in the configuration and advice about it, and start nothing
     #[arg(long)]
     pub check: bool,
     /// Print the JSON schema of configurations, for editors, and start nothing
     #[arg(long, exclusive = true)]
     pub schema: bool,
-    /// Print each event as a JSON object, one a line
+    /// Print events as JSON objects, one per line
     #[arg(long, conflicts_with = "quiet")]
     pub json: bool,
     /// Print no events
     #[arg(long, short)]
     pub quiet: bool,
-    /// What is logged to standard error, such as `debug` or `pepita_supervisor::executor=debug` [default: $RUST_LOG, warn]
+    /// The filter of the log on standard error, for example `debug` or `pepita_supervisor::executor=debug` [default:
+    /// $RUST_LOG, warn]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 }
@@ -38,12 +39,12 @@ impl Options {
     /// Returns the file of the configuration.
     ///
     /// # Panics
-    /// With `--schema`, the only option that needs no configuration.
+    /// When `--schema` was given, the only option that needs no configuration.
     pub(super) fn config(&self) -> &Path {
         self.config.as_deref().expect("--config is required without --schema")
     }
 
-    /// Returns how events are printed.
+    /// Returns the format of events.
     pub(super) fn format(&self) -> OutputFormat {
         match (self.quiet, self.json) {
             (true, _) => OutputFormat::Quiet,

@@ -6,7 +6,7 @@ use sd_notify::NotifyState;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many VMs that are not ready are named in the status.
+/// The maximum number of unready VMs that the status names.
 const NAMED: usize = 3;
 
 /// Reports how many VMs are ready, whenever that changes.

@@ -3,7 +3,7 @@
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a signal asks for.
+/// The request that a signal makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SignalAction {
     /// TERM and INT: end the supervisor.
@@ -12,7 +12,7 @@ pub(super) enum SignalAction {
     Reload,
 }
 
-/// The handlers. While they are installed, none of these signals ends the process by itself.
+/// The signal handlers. While they are installed, none of these signals ends the process by itself.
 pub(super) struct Signals {
     term: Signal,
     int: Signal,
@@ -35,7 +35,7 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal that asks for the end. Other signals are dropped.
+    /// Waits for a signal that asks for the end of the supervisor. Other signals are dropped.
     pub(super) async fn end(&mut self) {
         while self.next().await != SignalAction::End {}
     }

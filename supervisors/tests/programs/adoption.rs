@@ -1,4 +1,4 @@
-//! A supervisor that is killed takes no VM with it, and the next one takes all of them over.
+//! VMs outlive a supervisor that is killed, and the next supervisor adopts all of them.
 
 use crate::events::vm;
 use crate::host::{Host, group, stdout};
@@ -15,7 +15,7 @@ fn shown(host: &Host) -> Vec<Value> {
     status["groups"][0]["vms"].as_array().expect("VMs").clone()
 }
 
-/// Kills the supervisor of eight VMs and starts it again; then the same with a VM that dies in between.
+/// Kills the supervisor of eight VMs and starts it again; repeats that with a VM that is killed in between.
 fn check_adoption(host: &Host) {
     let mut daemon = host.ready();
     let pids = VMS.map(|vm| host.vmm_pid(vm));
@@ -65,7 +65,7 @@ fn a_vm_that_the_operator_stopped_stays_down_after_a_crash_of_the_supervisor() {
     daemon.until_event(vm("a", 1, "stopped"));
     daemon.kill();
     let mut daemon = host.ready();
-    let a = shown(&host).into_iter().find(|vm| vm["name"] == "a").expect("it is shown");
+    let a = shown(&host).into_iter().find(|vm| vm["name"] == "a").expect("the VM is shown");
     assert_eq!((&a["phase"], &a["wanted"]), (&"stopped".into(), &false.into()));
     daemon.stop();
     assert_eq!(stdout(&host.pepita(&["list", "--format", "name"])), "");

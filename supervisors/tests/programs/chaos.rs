@@ -1,5 +1,5 @@
-//! Random kills of every process there is: VMMs, monitors, vsock back-ends, and the supervisor itself, which the test starts
-//! again as systemd would.
+//! Random kills of every process there is: VMMs, monitors, vsock back-ends, and the supervisor itself, which the test
+//! starts again as systemd would.
 
 use crate::host::Host;
 use nix::sys::signal::{Signal, kill};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const VMS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// Which process of a VM is killed, or the supervisor.
+/// The process to kill: a process of a VM, or the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Victim {
     Vmm,
@@ -36,8 +36,8 @@ fn pid_of(host: &Host, victim: Victim, vm: &str) -> Option<i32> {
     i32::try_from(pid).ok()
 }
 
-/// A kill every 200 to 800 ms: incarnations only grow, no incarnation ends twice, a name never has two VMMs, and all VMs are
-/// ready again after the last kill. `PEPITA_CHAOS_SECONDS` (default 45) says for how long.
+/// A kill every 200 to 800 ms: incarnations only grow, no incarnation ends twice, a name never has two VMMs, and all
+/// VMs are ready again after the last kill. `PEPITA_CHAOS_SECONDS` (default 45) says for how long.
 #[test]
 fn random_kills_are_survived() {
     let seconds = std::env::var("PEPITA_CHAOS_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(45);

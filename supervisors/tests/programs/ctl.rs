@@ -1,4 +1,4 @@
-//! Each command of `pepitactl`.
+//! Tests of each command of `pepitactl`.
 
 use crate::events::{self, Pattern, vm};
 use crate::host::{Daemon, Host, group, program, stderr, stdout, ticker};
@@ -166,7 +166,7 @@ fn commands_that_need_no_supervisor_work_without_one() {
     // The socket is found although the file has mistakes now.
     host.configure("rubbish = 1", "");
     let mut command = Command::new(program("pepitactl"));
-    let output = command.arg("--config").arg(&good).arg("status").output().expect("it runs");
+    let output = command.arg("--config").arg(&good).arg("status").output().expect("the program runs");
     assert!(stderr(&output).contains("c/c.sock"), "{}", stderr(&output));
 }
 
@@ -180,7 +180,7 @@ fn top_shows_each_change_and_restores_the_terminal() {
     let call = format!("{} --socket {} top", ctl.display(), socket.display());
     let mut top = Daemon::start(terminal.args(["-qefc", &call, "/dev/null"]));
     top.until("Ctrl-C ends this view");
-    kill(Pid::from_raw(host.vmm_pid("b").cast_signed()), Signal::SIGKILL).expect("it runs");
+    kill(Pid::from_raw(host.vmm_pid("b").cast_signed()), Signal::SIGKILL).expect("a running process");
     for change in [vm("b", 1, "backoff"), vm("b", 2, "ready")] {
         let event = daemon.until_event(change);
         top.until(event["text"].as_str().expect("a sentence"));

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 fn code(command: &mut Command) -> (Option<i32>, String, String) {
-    let output = command.output().expect("it runs");
+    let output = command.output().expect("the program runs");
     (output.status.code(), stdout(&output), stderr(&output))
 }
 
@@ -104,11 +104,12 @@ fn a_check_gives_advice_and_starts_nothing() {
 #[test]
 fn the_schema_is_printed_without_a_configuration() {
     let mut pepitad = std::process::Command::new(env!("CARGO_BIN_EXE_pepitad"));
-    let output = pepitad.arg("--schema").output().expect("it runs");
+    let output = pepitad.arg("--schema").output().expect("the program runs");
     assert!(output.status.success());
     let schema: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(schema, pepita_supervisor::config::schema());
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_pepitad")).output().expect("it runs");
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_pepitad")).output().expect("the program runs");
     assert_eq!(output.status.code(), Some(64), "without --schema a configuration is required");
 }
 
@@ -199,7 +200,7 @@ fn another_program_named_pepita_first_in_path_is_refused_by_its_path() {
     let host = Host::new("", &group(&["a"]));
     let (foreign, ours) = (host.path("foreign"), program("pepita"));
     std::fs::create_dir(&foreign).expect("made");
-    // true(1) exits with 0 whatever its arguments are.
+    // true(1) exits with 0 for any arguments.
     std::os::unix::fs::symlink("/bin/true", foreign.join("pepita")).expect("linked");
     let path = format!("{}:{}", foreign.display(), ours.parent().expect("a folder").display());
     let (code, words) = alone(&host, &path);

@@ -1,4 +1,4 @@
-//! Every call of a program that README and `docs/` show is one that the program understands.
+//! Tests that the programs accept every call in the README and in `docs/`.
 
 use crate::host::program;
 use std::collections::BTreeMap;
@@ -28,9 +28,10 @@ fn is_ours(word: &str) -> bool {
     ["pepita", "pepitad", "pepitactl"].contains(&word.rsplit('/').next().unwrap_or_default())
 }
 
-/// What `--help` of a command says; `None` if there is no such command.
+/// Returns the output of `--help` of a command; `None` if there is no such command.
 fn help(program_name: &str, command: &[&str]) -> Option<String> {
-    let output = Command::new(program(program_name)).args(command).arg("--help").output().expect("it runs");
+    let output =
+        Command::new(program(program_name)).args(command).arg("--help").output().expect("the program runs");
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

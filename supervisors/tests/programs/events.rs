@@ -1,11 +1,11 @@
-//! What a test waits for in the output of `pepitad --json`, as values.
+//! Patterns for the output of `pepitad --json`: the events and notes that a test waits for, as values.
 
 use serde_json::Value;
 
 /// A pattern for one event or note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pattern<'a> {
-    /// A VM's incarnation came to a phase.
+    /// A VM's incarnation has reached a phase.
     Vm { vm: &'a str, incarnation: u64, to: &'a str },
     /// All VMs of the tree are ready.
     TreeReady,
@@ -15,7 +15,7 @@ pub(crate) enum Pattern<'a> {
     Note(&'a str),
 }
 
-/// Returns the pattern for a VM that came to a phase.
+/// Returns the pattern for a VM that has reached a phase.
 pub(crate) fn vm<'a>(vm: &'a str, incarnation: u64, to: &'a str) -> Pattern<'a> {
     Pattern::Vm { vm, incarnation, to }
 }

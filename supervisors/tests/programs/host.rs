@@ -129,7 +129,7 @@ impl Host {
     }
 
     pub(crate) fn vmm_pid(&self, vm: &str) -> u32 {
-        self.status(vm).vmm_pid.expect("it runs")
+        self.status(vm).vmm_pid.expect("a running process")
     }
 
     /// Returns the processes of this host's VMs, as their lines of `/proc/<pid>/stat`. Their current directory lies in the
@@ -181,7 +181,8 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
         let (sender, lines) = channel();
         let output = [
             Box::new(child.stdout.take().expect("piped")) as Box<dyn Read + Send>,
@@ -211,7 +212,7 @@ impl Daemon {
     pub(crate) fn until_event(&mut self, pattern: Pattern<'_>) -> Value {
         let is_wanted = |line: &str| events::parse(line).is_some_and(|event| pattern.matches(&event));
         let line = self.until_line(&format!("{pattern:?}"), is_wanted);
-        events::parse(&line).expect("it was parsed before")
+        events::parse(&line).expect("a parsed event")
     }
 
     fn until_line(&mut self, what: &str, is_wanted: impl Fn(&str) -> bool) -> String {

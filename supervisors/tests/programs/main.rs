@@ -1,6 +1,6 @@
-//! Tests of the programs with real processes, real signals and real sockets. The VMs are plain processes
-//! (`vmm = "process"`), because these start quickly; all the rest is as with VMs in QEMU. The tests that kill the supervisor
-//! itself use microVMs, too.
+//! Tests of the programs with real processes, real signals and real sockets. The VMs are plain processes (`vmm =
+//! "process"`), because plain processes start quickly; everything else is the same as with VMs in QEMU. The tests that
+//! kill the supervisor itself use microVMs, too.
 
 mod adoption;
 mod chaos;

@@ -1,4 +1,4 @@
-//! What a service manager receives from `pepitad`.
+//! Tests of the messages that a service manager receives from `pepitad`.
 
 use crate::host::{Daemon, Host, PATIENCE, group};
 use nix::sys::signal::Signal;
@@ -10,7 +10,7 @@ struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// Reads until a message begins with `text`.
+    /// Reads messages until one begins with `text`.
     fn until(&mut self, text: &str) {
         let mut buffer = [0; 4096];
         loop {

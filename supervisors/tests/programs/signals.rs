@@ -1,4 +1,4 @@
-//! What each signal does.
+//! Tests of the effect of each signal.
 
 use crate::events::{Pattern, vm};
 use crate::host::{Daemon, Host, group, ticker};

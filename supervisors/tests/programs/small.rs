@@ -1,9 +1,10 @@
-//! The small supervisors: each runs to its end by itself, shows its strategy, and leaves nothing.
+//! Tests of the small supervisors: each program ends by itself, shows its strategy, and leaves no process or file
+//! behind.
 
 use crate::host::{Daemon, Host, program};
 use std::process::Command;
 
-/// Runs a program to its end, and returns its output.
+/// Runs a program to its end and returns its output.
 fn run(name: &str) -> Vec<String> {
     let host = Host::new("", "");
     let mut program = Daemon::start(Command::new(program(name)).env("PEPITA_RUN_DIR", host.path("r")));

@@ -1,4 +1,5 @@
-//! An upgrade: VMs that were started by the programs of commit 445d9af go on under the present ones (semantics 9.4, 13.2, 13.3).
+//! Upgrades: VMs that the programs of commit 445d9af have started keep running under the present programs (semantics
+//! 9.4, 13.2, 13.3).
 //!
 //! `PEPITA_OLD_BIN` names the folder with the old programs, and `PEPITA_OLD_IMAGE` an image with the old agent;
 //! `make test-upgrade` builds both and runs these tests. Without them the tests say that they did not run.
@@ -20,7 +21,7 @@ struct Old {
 impl Old {
     fn find() -> Option<Self> {
         let Some(bin) = std::env::var_os("PEPITA_OLD_BIN").map(PathBuf::from) else {
-            // Not captured as the output of a test is, so that a person sees that the tests did not run.
+            // This message is not captured as the output of a test is, so that people see that the tests did not run.
             let notice = "\nNOT RUN: the upgrade tests want PEPITA_OLD_BIN; `make test-upgrade` builds the old programs\n";
             let _ = std::io::Write::write_all(&mut std::io::stderr(), notice.as_bytes());
             return None;
@@ -30,7 +31,7 @@ impl Old {
         Some(Self { bin, image })
     }
 
-    /// The old supervisor at work, all of its VMs ready.
+    /// The old supervisor, running, with all of its VMs ready.
     fn start(&self, host: &Host) -> Daemon {
         let mut command = Command::new(self.bin.join("pepitad"));
         command
@@ -90,14 +91,14 @@ fn vms_of_an_older_supervisor_are_adopted_without_a_reboot() {
     let mut daemon = host.ready();
     assert_eq!(identities(&host), before, "{}", daemon.story());
 
-    // The monitors are still the old ones: they report an end, and the present supervisor decides on it.
+    // The monitors are still the old programs. A monitor reports the end, and the present supervisor decides on it.
     let victim = Pid::from_raw(host.vmm_pid("micro").cast_signed());
-    kill(victim, Signal::SIGKILL).expect("it runs");
+    kill(victim, Signal::SIGKILL).expect("a running process");
     daemon.until_event(vm("micro", 2, "ready"));
     let events = host.ctl_ok(&["events", "--json"]);
     let mut events =
         events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
-    let failed = events.find(|event| event["to"] == "backoff").expect("it failed");
+    let failed = events.find(|event| event["to"] == "backoff").expect("a failure");
     assert_eq!(
         (&failed["vm"], &failed["ending"]["kind"]),
         (&"micro".into(), &"vmm-crashed".into()),
@@ -120,8 +121,8 @@ fn vms_of_an_older_supervisor_that_was_killed_are_adopted_without_a_reboot() {
     host.assert_nothing_left();
 }
 
-/// Kills the old supervisor, with `monitor_dies` the monitor of the VM as well, damages a file of the VM, and starts the
-/// present supervisor. Asserts that the VM keeps running and that the others are adopted.
+/// Kills the old supervisor, with `monitor_dies` the monitor of the VM as well, damages a file of the VM, and starts
+/// the present supervisor. Asserts that the VM keeps running and that the others are adopted.
 fn goes_on_with_damage(file: &str, vm: &str, monitor_dies: bool) -> Option<(Host, Daemon, Pid)> {
     let old = Old::find()?;
     let host = old.host();
@@ -130,8 +131,8 @@ fn goes_on_with_damage(file: &str, vm: &str, monitor_dies: bool) -> Option<(Host
     let status = host.status(vm);
     daemon.kill();
     if monitor_dies {
-        let monitor = Pid::from_raw(status.monitor_pid.expect("it runs").cast_signed());
-        kill(monitor, Signal::SIGKILL).expect("it runs");
+        let monitor = Pid::from_raw(status.monitor_pid.expect("a running process").cast_signed());
+        kill(monitor, Signal::SIGKILL).expect("a running process");
     }
     std::fs::write(host.path(file), b"{\"name\": 7, torn").expect("damaged");
     let daemon = host.start();
@@ -145,7 +146,7 @@ fn goes_on_with_damage(file: &str, vm: &str, monitor_dies: bool) -> Option<(Host
         });
         assert_eq!(host.status(other).vmm_pid, before[index].0, "{other} was not booted again");
     }
-    let pid = Pid::from_raw(status.vmm_pid.expect("it ran").cast_signed());
+    let pid = Pid::from_raw(status.vmm_pid.expect("a running process").cast_signed());
     assert!(kill(pid, None).is_ok(), "{vm} runs on:\n{}", daemon.story());
     Some((host, daemon, pid))
 }
@@ -176,6 +177,6 @@ fn a_vm_whose_files_cannot_be_read_is_left_running_and_told() {
         let Some((_host, mut daemon, pid)) = goes_on_with_damage(&path, vm, true) else { return };
         daemon.until(file);
         daemon.kill();
-        kill(pid, Signal::SIGKILL).expect("it runs on");
+        kill(pid, Signal::SIGKILL).expect("a running process");
     }
 }

@@ -1,9 +1,10 @@
-//! What follows in the model by itself: turns, deadlines, stops one by one (semantics 5 to 7).
+//! The steps that follow in the model without a command or an event: turns, deadlines, stops one by one (semantics 5 to
+//! 7).
 
 use super::*;
 
 impl Model {
-    /// When something happens by itself.
+    /// Returns the next moment at which a step follows.
     pub(crate) fn wakes(&self) -> Option<Instant> {
         let in_set = |vm: &Vm| self.round.as_ref().is_some_and(|round| round.set.contains(&vm.spec.name));
         let mut times: Vec<Instant> = Vec::new();
@@ -17,7 +18,7 @@ impl Model {
         if self.group == Group::Up { times.into_iter().min() } else { None }
     }
 
-    /// All that follows by itself at this moment.
+    /// Takes all steps that follow at this moment.
     pub(crate) fn go_on(&mut self) {
         let all = self.vms.iter().map(|vm| vm.spec.name.clone()).collect();
         if let Group::GoingDown(why) = self.group
@@ -52,8 +53,8 @@ impl Model {
         }
     }
 
-    /// Those that only start are ended at once (7). Of the others, the last live one of the set is stopped when none of
-    /// them is already. `true`: none lives.
+    /// Stops the last live VM of the set, unless another VM of the set is being stopped; VMs that are only starting are
+    /// ended at once (semantics 7). Returns whether no VM of the set lives.
     pub(super) fn stop_last_of(&mut self, set: &BTreeSet<VmName>, next: Next) -> bool {
         let starting = |vm: &&mut Vm| set.contains(&vm.spec.name) && vm.is == Is::Starting && vm.boots;
         for vm in self.vms.iter_mut().filter(starting) {
@@ -85,7 +86,7 @@ impl Model {
         vm.readies.clear();
     }
 
-    /// Nothing before it is in its way.
+    /// Returns whether no VM before this one is in its way.
     pub(super) fn may_start(&self, v: usize) -> bool {
         let in_set = |vm: &Vm| self.round.as_ref().is_some_and(|round| round.set.contains(&vm.spec.name));
         let in_the_way = |before: &Vm| match self.spec.strategy {

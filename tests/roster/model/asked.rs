@@ -1,9 +1,9 @@
-//! What the model makes of what it is asked (semantics 5, 7, 11).
+//! The commands to the model and their consequences (semantics 5, 7, 11).
 
 use super::*;
 
 impl Model {
-    /// `false`: refused.
+    /// Carries out a command. Returns false if it is refused.
     pub(crate) fn command(&mut self, v: usize, command: Command) -> bool {
         let now = self.now;
         let vm = &mut self.vms[v];

@@ -1,9 +1,9 @@
-//! What the model makes of an end (semantics 3 to 6).
+//! The consequence of an end in the model (semantics 3 to 6).
 
 use super::*;
 
 impl Model {
-    /// Its VM is gone.
+    /// Takes in that the VM is gone.
     pub(crate) fn ended(&mut self, v: usize, ending: Ending) {
         let now = self.now;
         let vm = &mut self.vms[v];
@@ -34,7 +34,7 @@ impl Model {
         self.go_on();
     }
 
-    /// semantics 3 to 6, from the rules that look at the VM alone to those of the group.
+    /// Judges an end (semantics 3 to 6), from the rules that look at the VM alone to the rules of the group.
     pub(super) fn judged(&mut self, v: usize, ending: Ending) {
         let vm = &mut self.vms[v];
         let restart = vm.spec.restart.clone();
@@ -95,12 +95,13 @@ impl Model {
         }
     }
 
-    /// How many decisions count at `at`: those not older than the period (OTP), and those that are still to come.
+    /// Returns how many decisions count at `at`: the decisions not older than the period (OTP), and the decisions that
+    /// are still to come.
     pub(crate) fn counted(&self, at: Instant) -> usize {
         self.entries.iter().filter(|entry| **entry + self.spec.intensity.period >= at).count()
     }
 
-    /// The first moment at which one more decision is allowed.
+    /// Returns the first moment at which another decision is allowed.
     pub(super) fn room(&self) -> Instant {
         let leaves = |entry: &Instant| *entry + self.spec.intensity.period + Duration::from_nanos(1);
         let moments = self.entries.iter().map(leaves).filter(|at| *at >= self.now);

@@ -1,4 +1,4 @@
-//! What must never be, whatever a test is about.
+//! The invariants that hold in every test.
 
 use super::World;
 use pepita_supervisor::group::Order;
@@ -7,12 +7,13 @@ use pepita_supervisor::observe::VmPhase;
 use pepita_supervisor::spec::{Restart, Strategy, VmName};
 
 impl World {
-    /// Before a VM is launched: somebody wants it, and nobody before it is still on its way (semantics 5, 7).
+    /// Asserts, before a VM is launched, that the VM is wanted, and that no VM before it is still on its way
+    /// (semantics 5, 7).
     pub(super) fn check_launch(&self, vm: &VmName) {
         use VmPhase::{Backoff, Failed, Running, Starting, Waiting};
         assert!(!self.halted, "{vm} starts after a stop");
         assert_eq!(
-            self.roster.view(vm).expect("it is in the group").wanted,
+            self.roster.view(vm).expect("the VM is in the group").wanted,
             Wanted::Up,
             "{vm} is not wanted"
         );
@@ -31,8 +32,8 @@ impl World {
         }
     }
 
-    /// What is stopped without anybody having asked for this VM is stopped last first, one at a time (semantics 5, 7),
-    /// but for those that only start: they are ended at once.
+    /// Asserts that VMs that are stopped without a command for them are stopped in reverse order, one at a time
+    /// (semantics 5, 7), except VMs that are only starting: they are ended at once.
     pub(super) fn check_stops(&self, orders: &[Order]) {
         let stops = orders.iter().filter_map(|order| match order {
             Order::Stop { vm, .. } if self.shown.get(vm) != Some(&VmPhase::Starting) => Some(vm),
@@ -42,10 +43,10 @@ impl World {
             assert_eq!(index, 0, "two stops at once");
             let names = self.roster.names();
             let mut after = names.iter().skip_while(|after| *after != vm).skip(1);
-            // A new configuration may have put others behind the members of a group restart.
+            // A new configuration may have put other VMs behind the members of a group restart.
             let last = self.reloaded || !after.any(|vm| self.actors.contains_key(vm));
             assert!(last, "{vm} is stopped before those after it");
-            // One that the operator stops outside of a rest_for_one set is nobody's turn.
+            // A VM that the operator stops outside of a rest_for_one set has no turn.
             let all = self.halted || self.strategy == Strategy::OneForAll;
             let another = self.actors.iter().any(|(other, actor)| actor.stopping && other != vm);
             assert!(self.reloaded || !all || !another, "{vm} is stopped while another one is");
@@ -59,8 +60,13 @@ impl World {
             assert_eq!(self.roster.epoch(vm), actor.map(|actor| actor.epoch));
             let stopping = actor.is_some_and(|actor| actor.stopping);
             assert_eq!(phase == VmPhase::Stopping, stopping, "{vm} is {phase}");
+            let may_run_on = match &phase {
+                VmPhase::Failed(failure) => failure.ending.may_run_on(),
+                _ => false,
+            };
             if let VmPhase::Stopped | VmPhase::Completed | VmPhase::Failed(_) = phase {
-                assert!(!self.leased.contains(vm), "{vm} is {phase} and holds its CID");
+                let holds = self.leased.contains(vm);
+                assert!(!holds || may_run_on, "{vm} is {phase} and holds its CID");
             }
         }
         for vm in self.roster.names() {
@@ -69,7 +75,7 @@ impl World {
             }
         }
         let known = |vm: &VmName| self.roster.phases().any(|(name, _)| name == vm);
-        assert!(self.actors.keys().all(known), "somebody was forgotten alive");
+        assert!(self.actors.keys().all(known), "a VM that lives was removed from the group");
         assert!(!self.roster.is_down() || self.waits || self.actors.is_empty());
     }
 }

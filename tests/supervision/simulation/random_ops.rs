@@ -1,4 +1,4 @@
-//! Random trees, random plans of what becomes of launches, and random operations on a tree that runs.
+//! Random trees, random plans of launches, and random operations on a tree that runs.
 
 use crate::support::{Fate, Host, Plan, group, tree, vm};
 use pepita_supervisor::cid::CidMsg;
@@ -24,7 +24,7 @@ const NAMES: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
 const POLICIES: [Restart; 4] = [Restart::Always, Restart::OnFailure, Restart::Never, Restart::UnlessStopped];
 
 fn policy(name: &str) -> Restart {
-    let place = NAMES.iter().position(|known| *known == name).expect("one of them");
+    let place = NAMES.iter().position(|known| *known == name).expect("a name of the list");
     // VMs that are never restarted are the rarer ones.
     [0, 1, 1, 3, 1, 0, 2, 1, 0].map(|policy: usize| POLICIES[policy])[place]
 }
@@ -62,7 +62,7 @@ impl RandomOps {
         self.random.u32(5..40)
     }
 
-    /// Returns a pause: often shorter than any step of a VM takes, sometimes long enough for all of them.
+    /// Returns the length of a pause: often shorter than any step of a VM takes, sometimes long enough for all of them.
     pub(super) fn pause(&mut self) -> Duration {
         match self.random.u32(..10) {
             0..4 => self.ms(0, 30),
@@ -144,7 +144,7 @@ impl RandomOps {
         vm
     }
 
-    /// Plans what becomes of launches.
+    /// Plans the course of launches.
     pub(super) fn plans(&mut self, host: &Host, spec: &TreeSpec) {
         for vm in spec.groups.iter().flat_map(|group| &group.vms) {
             let plans: Vec<Plan> = (0..self.random.usize(..12)).map(|_| self.plan()).collect();

@@ -1,4 +1,4 @@
-//! One conversation with a host: its hello, then requests and their answers.
+//! A conversation with a host: the host's hello, then requests and their answers.
 
 use super::follow::{logs, watch};
 use super::writer::Writer;
@@ -12,7 +12,7 @@ use std::io::{self, ErrorKind as Io, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the whole of a handshake may take.
+/// The time limit for the whole handshake.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
 
 pub(super) struct Connection {
@@ -24,14 +24,14 @@ pub(super) struct Connection {
     watched: bool,
 }
 
-/// What a connection is after a request.
+/// The state of a connection after a request.
 enum Next {
-    /// A conversation in lines, as before.
+    /// The conversation in lines continues.
     Lines,
-    /// A raw stream that another thread writes. No request is read any more.
+    /// The connection is a raw stream that another thread writes. No further request is read.
     Bulk,
-    /// A raw stream that has ended. (Nothing was read meanwhile: each credit update of the host would have woken the
-    /// reader.)
+    /// The connection was a raw stream, which has ended. (There was no read during the stream, because each credit
+    /// update of the host would have woken the reader.)
     Ended,
 }
 
@@ -45,11 +45,12 @@ impl Connection {
     pub(super) fn close(&self) {
         self.writer.mark_closed();
         self.reader.shutdown();
-        // A thread that watches waits for changes. Woken, it sees that it has no client any more.
-        self.agent.wake();
+        // The thread of a `watch` waits for changes. After this wake-up it notices that its client is gone. The state's lock
+        // is taken for it: between the look and the wait of that thread, a wake-up without the lock would be lost.
+        self.agent.change(|_| ());
     }
 
-    /// Serves the client until it is gone, has turned the connection into a raw stream, or sends nonsense.
+    /// Serves the client until the client is gone, has turned the connection into a raw stream, or sends bad lines.
     pub(super) fn run(&mut self) -> io::Result<()> {
         let hello = self.hello()?;
         if let Err(e) = self.agent.admit(&hello) {
@@ -92,7 +93,7 @@ impl Connection {
         }
     }
 
-    /// Reads the next frame, or why a line is none; `None` at the end.
+    /// Reads the next frame, or the reason why a line is not a frame; `None` at the end of the stream.
     fn next(&mut self, deadline: Option<Instant>) -> io::Result<Option<Result<ToGuest, String>>> {
         let mut buffer = [0; 4096];
         loop {
@@ -116,7 +117,7 @@ impl Connection {
         }
     }
 
-    /// Answers a request. A request that takes time is answered by a thread of its own.
+    /// Answers a request. A slow request is answered by a thread of its own.
     fn request(&mut self, request: Request) -> io::Result<Next> {
         let Request { id, method, params } = request;
         let (agent, writer) = (Arc::clone(&self.agent), self.writer.clone());

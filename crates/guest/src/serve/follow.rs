@@ -1,4 +1,4 @@
-//! What a connection carries on its own after a `watch` or a `logs` request, in a thread of its own.
+//! The threads that serve a connection after a `watch` or a `logs` request: they send events or output until the end.
 
 use super::writer::Writer;
 use crate::agent::Agent;
@@ -6,10 +6,10 @@ use crate::state::Daemon;
 use pepita_wire::{GuestEvent, ToHost};
 use std::time::Duration;
 
-/// How long after its last report an `exited` that no client has acknowledged is reported again.
+/// The interval at which `exited` is reported again until a client has acknowledged it.
 const REPEAT: Duration = Duration::from_millis(200);
 
-/// Reports events after `since` until the client is gone. Repeats `exited` until some client has acknowledged it.
+/// Reports events after `since` until the client is gone. Repeats `exited` until a client has acknowledged it.
 pub(super) fn watch(agent: &Agent, writer: &Writer, since: u64) {
     let mut seen = since;
     loop {
@@ -38,7 +38,7 @@ pub(super) fn watch(agent: &Agent, writer: &Writer, since: u64) {
     }
 }
 
-/// Writes the daemon's kept output, with `follow` also what it writes until its end. Then ends the connection.
+/// Writes the kept output of the daemon, with `follow` also its new output until its end. Then ends the connection.
 pub(super) fn logs(agent: &Agent, writer: &Writer, follow: bool) {
     let mut from = 0;
     loop {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long a write waits for a client that does not read. The client is hung up on then.
+/// The time limit for a write to a client that does not read. After it the connection is closed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
@@ -45,8 +45,8 @@ impl Writer {
         written
     }
 
-    /// Returns a descriptor of the connection for a process that writes to it directly. From now on the reader may be as
-    /// slow as it likes.
+    /// Returns a descriptor of the connection for a process that writes to it directly. From then on there is no time
+    /// limit for a slow reader.
     pub(super) fn raw(&self) -> io::Result<OwnedFd> {
         let stream = self.lock();
         stream.set_write_timeout(None)?;
@@ -58,7 +58,7 @@ impl Writer {
         self.lock().shutdown();
     }
 
-    /// Notes that the client is gone, for threads that wait to write.
+    /// Marks the client as gone, for threads that wait to write.
     pub(super) fn mark_closed(&self) {
         self.closed.store(true, Ordering::Relaxed);
     }

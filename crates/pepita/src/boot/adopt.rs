@@ -17,7 +17,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// What an adoption found.
+/// The result of an adoption.
 pub(super) enum Adoption {
     /// The VM runs.
     Orphan(Box<Orphan>),
@@ -25,7 +25,7 @@ pub(super) enum Adoption {
     Ended(Box<StatusRecord>),
 }
 
-/// A VM that runs, whose lock is held and whose sockets are connected.
+/// A VM that runs, whose lock this process holds and whose sockets are connected.
 pub(super) struct Orphan {
     config: VmConfig,
     state: State,
@@ -38,10 +38,10 @@ pub(super) struct Orphan {
     control: Control,
 }
 
-/// Takes the lock of a VM without a monitor, and connects to what runs of it.
+/// Takes the lock of a VM without a monitor, and connects to the processes of the VM that run.
 ///
 /// # Errors
-/// When there is no such VM, it has a monitor, or its files cannot be read. A VM that runs goes on.
+/// When there is no such VM, the VM has a monitor, or its files cannot be read. A VM that runs keeps running.
 pub(super) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<Adoption> {
     let dir = run_dir.vm(name);
     if !dir.is_dir() {
@@ -91,7 +91,7 @@ impl Orphan {
         let log = log.map_err(|e| system("console log", e))?;
         let control = listen()?;
         let token = std::fs::read_to_string(layout::TOKEN).unwrap_or_default().trim().to_owned();
-        // Which of the two tokens is in force is written nowhere: the agent refuses the other one.
+        // No file says which of the two tokens is in force, so both are tried: the agent refuses the other token.
         let boot_token =
             std::fs::read_to_string(layout::BOOT_TOKEN).ok().filter(|_| !state.status.agent.ready);
         let agent = Agent::new(address(&config), config.incarnation, boot_token, token);
@@ -101,7 +101,7 @@ impl Orphan {
     /// Hands the VM to its new monitor, which answers `starter`.
     pub(super) fn watch(self, starter: Starter) -> Monitor {
         let Self { config, state, dir, cid_path, lock, processes, agent, log, control } = self;
-        // Another program may have stopped the VMM meanwhile, or let it run.
+        // Another program may have paused or resumed the VMM meanwhile.
         let is_stopped = processes.vmm.identity.is_stopped();
         let status = StatusRecord {
             state: if is_stopped { VmState::Paused } else { VmState::Unknown },
@@ -115,7 +115,7 @@ impl Orphan {
             config,
             dir,
             name: lock,
-            // The VMM has held the claim meanwhile, and goes on to.
+            // The VMM has held the claim of the CID meanwhile, and continues to hold it.
             cid: None,
             cid_path,
             limits: Limits::adopt(state.cgroup),

@@ -1,6 +1,8 @@
-//! What a VM has alone: its name, and its CID. Both are locks. This file decides whether a request can have them.
+//! The exclusive claims of a VM: its name and its CID. Both claims are locks. This file decides whether a request gets
+//! them.
 //!
-//! The name is claimed first: the processes of a former VM of this name may hold the CID, and are ended in between.
+//! The name is claimed first. Processes of a former VM of this name may still hold the CID, and are ended before the
+//! CID is claimed.
 
 use crate::error::{Result, call_error, io};
 use crate::host::vhost_vsock;
@@ -21,48 +23,48 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How often a name is tried to be claimed while its lock is held by a process that is no monitor, not yet or no longer,
-/// and the pause between two tries.
+/// The number of attempts to claim a name while its lock is held by a process that is not, not yet or no longer a
+/// monitor, and the pause between two attempts.
 const TRIES: usize = 200;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A VM that is asked for. It has neither its name nor its CID yet.
+/// A VM that was requested and has claimed neither its name nor its CID yet.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Requested {
-    /// What is asked for.
+    /// The request for the VM.
     pub request: VmRequest,
-    /// The CID that is asked for.
+    /// The CID that the request names.
     pub cid: Wanted,
-    /// The number of this start; `None` = one more than the last one.
+    /// The number of this start; `None` = the number of the last start plus one.
     pub incarnation: Option<u64>,
 }
 
-/// A VM that has its name and its CID. Nothing of it runs.
+/// A VM that has claimed its name and its CID. No process of the VM runs.
 #[derive(Debug)]
 pub(crate) struct Claimed {
-    /// What it is.
+    /// The configuration of the VM.
     pub config: VmConfig,
-    /// The claim of its name.
+    /// The claim of the VM's name.
     pub name: NameClaim,
-    /// The claim of its CID.
+    /// The claim of the VM's CID.
     pub cid: CidClaim,
 }
 
 /// A run directory whose lock is held.
 #[derive(Debug)]
 pub(crate) struct NameClaim {
-    /// The run directory.
+    /// The path of the run directory.
     pub dir: PathBuf,
     /// The lock that is the claim.
     pub lock: Lock,
 }
 
-/// A CID that is held.
+/// The claim of a CID.
 #[derive(Debug)]
 pub(crate) struct CidClaim {
     /// The file of the claim.
     pub path: PathBuf,
-    /// The lock of that file.
+    /// The lock of the claim's file.
     pub lock: Lock,
     /// The device that holds the CID, on the kernel transport.
     pub vhost: Option<OwnedFd>,
@@ -72,29 +74,32 @@ impl Requested {
     /// Claims the name and the CID, and makes the run directory the current one.
     ///
     /// # Errors
-    /// When one of them is taken. What a former VM of this name has left stays then.
+    /// When the name or the CID is taken. The files of a former VM of this name stay as they are then.
     pub(crate) fn claim(self, run_dir: &RunDir) -> Result<Claimed> {
         run_dir.create()?;
         let id =
             VmId::new(&self.request.name).map_err(|e| call_error(CallErrorKind::Usage, e.to_string()))?;
         let name = claim_name(run_dir.checked_vm(&id)?)?;
-        let former: Option<VmConfig> = files::read(&name.dir.join(layout::CONFIG)).ok();
+        let former: Stored<VmConfig> = files::read(&name.dir.join(layout::CONFIG));
+        // Any of them says that a VM of this name was there, readable or not.
+        let traces = [layout::CONFIG, layout::STATE, layout::EXIT];
+        let had_vm = traces.iter().any(|file| name.dir.join(file).exists());
         let claimed = std::env::set_current_dir(&name.dir).map_err(|e| io(&name.dir, e)).and_then(|()| {
-            if former.is_some() {
-                // What still runs of the former VM may hold the CID that is wanted.
+            if had_vm {
+                // Processes of the former VM that still run may hold the CID that this VM asks for.
                 reconcile::sweep(run_dir, &name.dir);
             }
             claim_cid(run_dir, self.cid, self.request.transport)
         });
         match claimed {
             Ok((number, cid)) => {
-                let next = || former.map_or(1, |former| former.incarnation + 1);
+                let next = || former.ok().map_or(1, |former| former.incarnation + 1);
                 let incarnation = self.incarnation.unwrap_or_else(next);
                 let config = VmConfig { cid: number, incarnation, request: self.request };
                 Ok(Claimed { config, name, cid })
             }
             Err(e) => {
-                if former.is_none() {
+                if !had_vm {
                     name.give_back();
                 }
                 Err(e)
@@ -104,7 +109,7 @@ impl Requested {
 }
 
 impl Claimed {
-    /// Gives everything back. What was made of the VM goes.
+    /// Releases the claims and removes everything that was created for the VM.
     pub(crate) fn give_back(self) {
         let _ = std::fs::remove_file(&self.cid.path);
         self.name.give_back();
@@ -112,14 +117,15 @@ impl Claimed {
 }
 
 impl NameClaim {
-    /// Removes the run directory, and then frees the name: the directory of the next VM of this name is not removed.
+    /// Removes the run directory and then releases the name. In this order, the directory of the next VM of this name
+    /// cannot be removed by mistake.
     fn give_back(self) {
         let _ = rundir::remove(&self.dir);
         drop(self.lock);
     }
 }
 
-/// Claims a name: makes its directory and takes its lock.
+/// Claims a name: creates its directory and takes its lock.
 fn claim_name(dir: PathBuf) -> Result<NameClaim> {
     let taken = |why: &str| call_error(CallErrorKind::NameTaken, why.to_owned());
     for _ in 0..TRIES {
@@ -140,7 +146,7 @@ fn claim_name(dir: PathBuf) -> Result<NameClaim> {
                 }
                 Unwatched::Unreadable { why, .. } => return Err(reconcile::unreadable(&why)),
             },
-            // The holder is a monitor, or a call that only reads the status and gives the lock back in a moment.
+            // The holder is a monitor, or a call that only reads the status and releases the lock soon.
             Ok(None) if connect_unix(&dir.join(layout::CONTROL)).is_ok() => {
                 return Err(taken("the name is taken; `pepita destroy` the VM of this name first"));
             }
@@ -153,7 +159,8 @@ fn claim_name(dir: PathBuf) -> Result<NameClaim> {
     Err(taken("the name is being taken by another, or given back; try again"))
 }
 
-/// Waits for a monitor on its way out. The identity of a monitor on its way in is not known yet.
+/// Waits for the end of a monitor that is exiting. For a monitor that is starting there is no wait: its identity is not
+/// known yet.
 fn await_end_of_monitor(dir: &Path) {
     let monitor = match files::state(dir) {
         Stored::Read(state) => state.monitor.and_then(|monitor| monitor.open()),
@@ -165,7 +172,7 @@ fn await_end_of_monitor(dir: &Path) {
     }
 }
 
-/// Claims a CID among the VMs of the run directory, and on the kernel transport in the host's kernel, too.
+/// Claims a CID among the VMs of the run directory, and for the kernel transport also in the host's kernel.
 fn claim_cid(dir: &RunDir, wanted: Wanted, transport: Transport) -> Result<(Cid, CidClaim)> {
     let mut from = Cid::MIN;
     loop {

@@ -1,4 +1,4 @@
-//! What a start and an adoption of a VM prepare alike.
+//! The preparations that a start and an adoption of a VM have in common.
 
 use crate::error::CallError;
 use crate::monitor::{Address, Control};
@@ -8,7 +8,7 @@ use pepita_wire::record::Transport;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Makes the orphans of a plain process children of this process, where they can be ended.
+/// Makes this process the parent of the orphans of a plain process, so that the orphans can be ended.
 pub(super) fn become_reaper(config: &VmConfig) {
     if config.request.vmm == VmmKind::Process {
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
@@ -22,7 +22,7 @@ pub(super) fn listen() -> Result<Control, CallError> {
     UnixListener::bind(path).and_then(Control::new).map_err(|e| crate::error::io(path, e))
 }
 
-/// Returns where the VM's agent listens.
+/// Returns the address on which the VM's agent listens.
 pub(super) fn address(config: &VmConfig) -> Address {
     let port = config.request.port;
     match config.request.transport {

@@ -18,8 +18,8 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
-/// The room on the disk that is kept for the exit record and the last state, in bytes: twice the most that both can come
-/// to.
+/// The space on the disk that is reserved for the exit record and the last state, in bytes: twice the maximum size of
+/// both.
 const RESERVE: u64 = 64 * 1024;
 
 /// A VM whose processes run.
@@ -28,7 +28,7 @@ pub(super) struct Started {
     made: Made,
 }
 
-/// What a start has made.
+/// The results of a start.
 struct Made {
     processes: Processes,
     limits: Limits,
@@ -42,7 +42,7 @@ impl Started {
     /// Starts a VM.
     ///
     /// # Errors
-    /// When a file cannot be written or a process does not come up. Nothing of the VM is left then.
+    /// When a file cannot be written or a process does not start. Nothing of the VM is left then.
     pub(super) fn of(claimed: Claimed) -> Result<Self> {
         match make(&claimed) {
             Ok(made) => Ok(Self { claimed, made }),
@@ -76,10 +76,11 @@ impl Started {
     }
 }
 
-/// Makes a VM in the current directory, its run directory. The processes come last: after them nothing can fail.
+/// Creates a VM in the current directory, its run directory. The processes are started last, because no step that
+/// follows them may fail.
 fn make(Claimed { config, name, cid }: &Claimed) -> Result<Made> {
     clean(&name.dir)?;
-    // Named in full, because errors name these files.
+    // The paths are absolute, because errors contain them.
     let file = |entry: &str| name.dir.join(entry);
     reserve(&file(layout::RESERVE))?;
     let path = file(layout::MONITOR_LOG);
@@ -99,7 +100,7 @@ fn make(Claimed { config, name, cid }: &Claimed) -> Result<Made> {
     let processes = vmm::start(config, &boot_token, cid.lock.file(), cid.vhost.as_ref())
         .inspect_err(|_| limits.remove())?;
     for process in std::iter::once(&processes.vmm).chain(&processes.backend) {
-        // The monitor is protected from the OOM killer; the VM is not.
+        // The monitor is protected from the OOM killer; the processes of the VM must not be.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", process.identity.pid), "0");
         limits.hold(process.identity.pid);
     }
@@ -118,12 +119,12 @@ fn clean(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Keeps room on the disk for the exit record. A disk without room is reported now, not when the record is to be
-/// written.
+/// Reserves space on the disk for the exit record. A full disk is reported at the start of the VM, when the VM can
+/// still be refused, and not when the record has to be written.
 fn reserve(path: &Path) -> Result<()> {
     let file = File::options().create(true).write(true).truncate(true).open(path).map_err(|e| io(path, e))?;
     match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE) {
-        // Not every file system can.
+        // Not every file system supports fallocate(2).
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
         Err(e) => Err(io(path, e)),
     }

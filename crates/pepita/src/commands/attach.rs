@@ -11,18 +11,19 @@ use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Exit, ExitRecord, MonitorRequest, VmId};
 use std::process::ExitCode;
 
-/// How long the daemon may take to end after Ctrl-C before it is killed, in milliseconds. (`docker stop` gives as long.)
+/// How long the daemon may take to end after Ctrl-C before it is killed, in milliseconds. (`docker stop` gives as
+/// long.)
 const GRACE_MS: u64 = 10_000;
 
-/// Stays with a VM until it has ended. Returns the exit code of the daemon.
+/// Prints the output of a VM until the VM has ended. Returns the exit code for this process.
 pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool) -> Result<ExitCode> {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-    // Blocked before any thread is started, so that the signals reach only the thread that waits for them.
+    // The signals are blocked before any thread is started, so that they reach only the thread that waits for them.
     signals.thread_block().map_err(|e| system("signals", e))?;
     let dir = run_dir.vm(name);
     let stopper = dir.clone();
     std::thread::spawn(move || {
-        // The first signal gives the daemon its grace, the second does not.
+        // The first signal stops the VM gracefully, the second at once.
         let mut force = false;
         while signals.wait().is_ok() {
             let stop =
@@ -58,7 +59,7 @@ fn code(exit: &ExitRecord) -> u8 {
     match exit.daemon_exit() {
         Some(Exit::Exited { code }) => u8::try_from(*code).unwrap_or(125),
         Some(Exit::Signalled { signal, .. }) => u8::try_from(128 + signal).unwrap_or(125),
-        // The OOM killer of Linux sends SIGKILL.
+        // The OOM killer of Linux sends SIGKILL, so the exit code is the same as for that signal.
         Some(Exit::GuestOom) => 128 + 9,
         Some(Exit::NotExecutable { errno: 2, .. }) => 127,
         Some(Exit::NotExecutable { .. }) => 126,
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_exits_as_the_daemon_does() {
+    fn the_exit_code_is_that_of_the_daemon() {
         let exec = |errno| Exit::NotExecutable { path: String::new(), errno, message: String::new() };
         let cases = [
             (Exit::code(42), 42),

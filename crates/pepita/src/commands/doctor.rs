@@ -14,7 +14,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// What is to be checked.
+/// The parts of a check that the command line decides.
 #[derive(Debug)]
 pub(super) struct Asked {
     /// Whether to boot a guest.
@@ -39,7 +39,7 @@ pub(super) fn vmms() -> Vec<VmmAvailability> {
 /// Runs `pepita doctor`.
 ///
 /// # Errors
-/// Never: what is broken is in the report and in the exit code (69).
+/// Never. A broken thing is reported in the output and by the exit code (69).
 pub(super) fn doctor(run_dir: &RunDir, asked: &Asked, json: bool) -> Result<ExitCode> {
     let checks = diagnose::diagnose(&facts(run_dir, asked));
     let broken = checks.iter().any(|check| check.verdict == Verdict::Broken);
@@ -57,7 +57,7 @@ fn table(checks: &[Check], colours: bool) -> String {
             Verdict::Broken => ("broken", "31"),
         };
         let word = if colours { format!("\x1b[{colour}m{word:8}\x1b[0m") } else { format!("{word:8}") };
-        // Writing to a text cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(text, "{word} {:14} {}", check.what, check.seen);
         if let Some(advice) = &check.advice {
             let _ = writeln!(text, "{:8} {:14} -> {advice}", "", "");

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// The most that is read of such a text, in bytes.
+/// The maximum size of such a text, in bytes.
 const CAP: u64 = 4 << 20;
 
 /// Returns the daemon's environment: the file's variables, then the options'.
@@ -24,8 +24,8 @@ pub(super) fn environment(daemon: &DaemonArgs) -> Result<BTreeMap<String, String
     Ok(env)
 }
 
-/// Reads a launch specification. A field that this launcher does not know is refused: the VM would not be what was asked
-/// for.
+/// Reads a launch specification. A field that this launcher does not know is refused, because the launcher would start
+/// a VM without the property that the field asks for.
 pub(super) fn launch_spec(path: &Path) -> Result<LaunchSpec> {
     let text = read_text(path)?;
     serde_json::from_str(&text).map_err(|e| {
@@ -42,7 +42,7 @@ fn read_text(path: &Path) -> Result<String> {
         false => File::open(path).and_then(|file| file.take(CAP + 1).read_to_string(&mut text)),
     };
     match read.map_err(|e| io(path, e))? {
-        // Half a text would be another one.
+        // A truncated text is refused: the rest of it could change its meaning.
         read if read as u64 > CAP => {
             Err(call_error(CallErrorKind::Usage, format!("{}: longer than 4 MiB", path.display())))
         }

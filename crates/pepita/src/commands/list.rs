@@ -1,4 +1,4 @@
-//! The commands that only look: `pepita list` and `pepita wait`.
+//! The commands that change nothing: `pepita list` and `pepita wait`.
 
 use super::output::print;
 use crate::cli::Format;
@@ -22,7 +22,8 @@ pub(super) fn list(run_dir: &RunDir, format: Format) -> Result<()> {
     Ok(())
 }
 
-/// Returns the status of a VM, `unknown` when it cannot be read. A VM that goes away meanwhile is not listed.
+/// Returns the status of a VM; its state is `unknown` when the files of the VM cannot be read. Returns `None` for a VM
+/// that was removed meanwhile.
 fn status_of(run_dir: &RunDir, name: &VmId) -> Option<StatusRecord> {
     match reconcile::status(run_dir, name) {
         Ok(status) => Some(status),

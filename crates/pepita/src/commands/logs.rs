@@ -1,4 +1,4 @@
-//! `pepita logs`: the console's log from its oldest file on, and what is added, through rotations.
+//! `pepita logs`: prints the console's log from its oldest file on, and follows it through rotations.
 
 use crate::client::Client;
 use crate::error::{Result, system};
@@ -25,18 +25,18 @@ pub(super) fn logs(run_dir: &RunDir, name: &VmId, follow: bool, since: Option<Du
     copy_out(run_dir, name, skip, follow)
 }
 
-/// Copies the log, and what is added until the VM has ended.
+/// Prints the whole log, and the output that is added until the VM has ended.
 pub(super) fn stream(run_dir: &RunDir, name: &VmId) -> Result<()> {
     copy_out(run_dir, name, 0, true)
 }
 
-/// Returns how far into the files of the log a moment is, in bytes.
+/// Returns the offset of a moment in the files of the log, in bytes.
 fn offset_of(dir: &Path, since: Duration) -> u64 {
     let from = unix_ms().saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    // A log base that cannot be read shows more of the log than was asked for.
+    // Without a readable log base, more of the log is printed than was asked for, but nothing is missing.
     let base = files::state(dir).ok().map_or(0, |state| state.log_base);
     let index = read_index(dir);
-    // The first moment that was noted within the time.
+    // The first mark of the index that is not older than asked for.
     let at = index.partition_point(|mark| mark.at_ms < from);
     match index.get(at) {
         Some(mark) => mark.offset.saturating_sub(base),
@@ -63,8 +63,8 @@ fn copy_out(run_dir: &RunDir, name: &VmId, mut skip: u64, follow: bool) -> Resul
         if !fds[1].revents().is_empty() {
             let _ = rustix::io::read(&written, &mut [0; 4096]);
         }
-        // Every file is read to its end. A file that was rotated is written to no more: what is added stands in the next
-        // one.
+        // Every file is read to its end. The monitor does not write to a rotated file any more; further output is in
+        // the next file.
         for mut next in newer(&dir, current.as_ref()) {
             if let Some(file) = &mut current {
                 copy(file, &mut 0, &mut out)?;
@@ -81,8 +81,8 @@ fn copy_out(run_dir: &RunDir, name: &VmId, mut skip: u64, follow: bool) -> Resul
     }
 }
 
-/// Opens the files of the log, the oldest first. All are opened before any is read, and again should a rotation have come
-/// in between.
+/// Opens the files of the log, the oldest first. All files are opened before any of them is read. When a rotation
+/// happens in between, the files are opened again.
 fn all(dir: &Path) -> Vec<File> {
     for _ in 0..FILES {
         let files: Vec<File> = (0..FILES).rev().filter_map(|age| File::open(path(dir, age)).ok()).collect();
@@ -93,7 +93,7 @@ fn all(dir: &Path) -> Vec<File> {
     File::open(path(dir, 0)).into_iter().collect()
 }
 
-/// Opens the files that are newer than `than`; all of them when `than` is gone.
+/// Opens the files that are newer than `than`, or all files when `than` was removed.
 fn newer(dir: &Path, than: Option<&File>) -> Vec<File> {
     let inode_of_newest = path(dir, 0).metadata().map(|meta| meta.ino()).ok();
     if inode_of_newest.is_none() || than.and_then(inode) == inode_of_newest {
@@ -118,7 +118,7 @@ fn copy(from: &mut File, skip: &mut u64, to: &mut impl Write) -> Result<()> {
         from.seek(SeekFrom::Start(here + step)).map_err(|e| system("log", e))?;
     }
     match io::copy(from, to).and_then(|_| to.flush()) {
-        // The reader of the output has gone.
+        // The reader of the output is gone.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => result.map(drop).map_err(|e| system("log", e)),
     }

@@ -27,7 +27,7 @@ fn order(run_dir: &RunDir, name: &VmId, request: MonitorRequest) -> Result<()> {
         Ok(answer) => return client::accepted(answer).map(drop).about(name.as_str()),
         Err(e) => e,
     };
-    // Why there is no monitor says more than that there is none.
+    // The reason why there is no monitor is a better message than the failed connection.
     let status = reconcile::status(run_dir, name)?;
     let why = match status.state.is_terminal() {
         true => call_error(CallErrorKind::NoSuchVm, format!("VM {name} has ended ({})", status.state)),

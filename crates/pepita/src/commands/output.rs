@@ -1,9 +1,9 @@
-//! What commands print: text on standard output, one line for an error on standard error.
+//! The output of commands: text on standard output, one line for an error on standard error.
 
 use crate::error::{CallError, eprint_line};
 use std::io::Write;
 
-/// Prints to standard output and ends the last line. A reader that has gone is no error.
+/// Prints to standard output and ends the last line. A closed output is no error.
 pub(super) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out

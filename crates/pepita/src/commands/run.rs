@@ -46,7 +46,7 @@ fn name(spec: &LaunchSpec) -> Result<VmId> {
     VmId::new(&name).map_err(|e| call_error(CallErrorKind::Usage, e.to_string()))
 }
 
-/// Returns what is asked for: the specification, if one is named, with the options over it.
+/// Returns the specification of the VM: the one that `--spec` names, if any, overridden by the options.
 fn specification(run: Run) -> Result<LaunchSpec> {
     let stdin = Some(Path::new("-"));
     if run.spec.as_deref() == stdin && run.daemon_args.env_file.as_deref() == stdin {
@@ -65,7 +65,7 @@ fn specification(run: Run) -> Result<LaunchSpec> {
     Ok(spec)
 }
 
-/// Returns `spec` with the options that were given in place of its fields. Labels are added.
+/// Returns `spec` with its fields replaced by the options that were given. Labels are added to those of `spec`.
 fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
     spec.labels.extend(options.label);
     LaunchSpec {

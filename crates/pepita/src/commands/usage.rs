@@ -1,4 +1,4 @@
-//! What is said about a command line that was not understood.
+//! The messages about a command line that cannot be parsed.
 
 use super::output::print_error;
 use crate::error::call_error;
@@ -6,12 +6,12 @@ use clap::error::ErrorKind;
 use pepita_wire::record::CallErrorKind;
 use std::process::ExitCode;
 
-/// Prints what clap says and returns the exit code. Help is no error.
+/// Prints clap's message and returns the exit code. A request for help is no error.
 pub(super) fn usage_error(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = error.print();
     } else {
-        // The options were not understood, so the wish for JSON is looked for in the words.
+        // No options were parsed, so `--json` is searched for among the arguments.
         let json = std::env::args_os().any(|arg| arg == "--json");
         print_error(&call_error(CallErrorKind::Usage, one_line(&error.to_string())), json);
     }

@@ -1,5 +1,5 @@
-//! Limits on a VM's memory and CPU time: a cgroup (v2) for each VM, on hosts with a tree in which the launcher may make
-//! one. On other hosts there are no limits, and the status says so.
+//! Limits on a VM's memory and CPU time: a cgroup (v2) for each VM, on hosts where the launcher may create cgroups. On
+//! other hosts a VM has no limits, and its status says so.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
@@ -8,21 +8,22 @@ use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The variable that names a cgroup which was delegated to the launcher, for the cgroups of VMs.
+/// The environment variable that names a cgroup delegated to the launcher. The cgroups of VMs are created in that
+/// cgroup.
 const ENVIRONMENT: &str = "PEPITA_CGROUP";
 
-/// The period in which the kernel deals out CPU time, in microseconds.
+/// The period to which a limit on CPU time applies (`cpu.max`), in microseconds.
 const PERIOD_US: u64 = 100_000;
 
-/// How long the processes of a cgroup may take to go.
+/// The time limit for the processes of a cgroup to end.
 const EMPTY_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What a VM may use.
+/// The resources that a VM may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Demand {
     /// The VM's name.
     pub name: String,
-    /// The memory of all its processes, in MiB.
+    /// The limit on the memory of all processes of the VM, in MiB.
     pub memory_mb: u64,
     /// The number of virtual CPUs.
     pub cpus: u32,
@@ -50,7 +51,7 @@ impl Limits {
         Self { cgroup }
     }
 
-    /// Puts a process into the cgroup. When that fails, the VM has no limits.
+    /// Moves a process into the cgroup. When the move fails, the cgroup is removed and the VM has no limits.
     pub fn hold(&mut self, pid: u32) {
         if let Some(cgroup) = &self.cgroup
             && std::fs::write(cgroup.join("cgroup.procs"), pid.to_string()).is_err()
@@ -59,7 +60,7 @@ impl Limits {
         }
     }
 
-    /// Returns the word of the status record.
+    /// Returns the word for the field `limits` of the status record.
     pub fn as_str(&self) -> &'static str {
         if self.cgroup.is_some() { "cgroup2" } else { "none" }
     }
@@ -85,8 +86,8 @@ impl Limits {
     }
 }
 
-/// Returns where the cgroups of VMs may go: beside the cgroup of this process, which may make some where its parent was
-/// delegated, else at the top.
+/// Returns the directories in which the cgroups of VMs may be created, the preferred one first: the parent of this
+/// process' cgroup, which works when that parent was delegated to the user, and the root of the cgroup hierarchy.
 fn places(own: &str, mounts: &str) -> Vec<PathBuf> {
     let mount = mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
@@ -94,8 +95,8 @@ fn places(own: &str, mounts: &str) -> Vec<PathBuf> {
     });
     let Some(mount) = mount else { return Vec::new() };
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
-    // A cgroup that hands out memory to others holds no process (cgroups(7)), so the cgroup of this process is no place,
-    // but its parent is.
+    // A cgroup with controllers enabled for its children must not hold processes (cgroups(7)). The cgroup of this
+    // process holds this process, so its parent is used.
     let beside =
         path.filter(|path| !path.is_empty()).and_then(|path| mount.join(path).parent().map(Path::to_owned));
     let mut places: Vec<PathBuf> = beside.into_iter().chain([mount]).collect();
@@ -103,7 +104,8 @@ fn places(own: &str, mounts: &str) -> Vec<PathBuf> {
     places
 }
 
-/// Returns the name of a VM's cgroup. The same VM name in two run directories is two VMs.
+/// Returns the name of a VM's cgroup. The name includes a hash of the run directory, because VMs of the same name in
+/// two run directories are different VMs.
 fn name(vm: &str, dir: &Path) -> String {
     let mut hasher = DefaultHasher::new();
     dir.hash(&mut hasher);
@@ -112,7 +114,7 @@ fn name(vm: &str, dir: &Path) -> String {
 
 fn values(demand: &Demand) -> [(&'static str, String); 3] {
     let bytes = demand.memory_mb << 20;
-    // Half a CPU for the work beside the guest's: QEMU's main loop and the back-end.
+    // Half a CPU is added for QEMU's main loop and the back-end, which run beside the virtual CPUs.
     let quota = u64::from(demand.cpus) * PERIOD_US + PERIOD_US / 2;
     [
         ("memory.max", bytes.to_string()),
@@ -122,19 +124,20 @@ fn values(demand: &Demand) -> [(&'static str, String); 3] {
     ]
 }
 
-/// Makes a cgroup with all of the values, or no cgroup.
+/// Creates a cgroup and writes `values` into its files. Returns `None`, and leaves no cgroup, when one of them fails.
 fn make(cgroup: &Path, values: &[(&'static str, String)]) -> Option<PathBuf> {
     let parent = cgroup.parent()?;
-    // A monitor that was killed may have left it behind.
+    // A monitor that was killed may have left its cgroup behind.
     let _ = std::fs::remove_dir(cgroup);
     std::fs::create_dir(cgroup).ok()?;
     for (file, controller) in [("memory.max", "+memory"), ("cpu.max", "+cpu")] {
-        // One controller at a time: the kernel gives none of several when it cannot give all.
+        // The controllers are enabled in separate writes: when a write names several controllers and one of them is not
+        // available, the kernel enables none.
         if !cgroup.join(file).exists() {
             let _ = std::fs::write(parent.join("cgroup.subtree_control"), controller);
         }
     }
-    // The files are opened, not made: a directory that is no cgroup has none of them.
+    // The files are opened and never created: in a directory that is no cgroup, opening fails.
     let set = |(file, value): &(&str, String)| {
         let file = File::options().write(true).open(cgroup.join(file));
         file.and_then(|mut file| std::io::Write::write_all(&mut file, value.as_bytes())).is_ok()
@@ -208,7 +211,8 @@ mod tests {
         assert_eq!(limits.oom_kills(), 2);
     }
 
-    /// Where the machine has a v2 tree that we may write to, with memory in it: the whole way. Elsewhere: `none`.
+    /// Checks the limits in the kernel on a machine with a writable cgroup v2 hierarchy that has the memory controller.
+    /// On any other machine, checks that the status says `none`.
     #[test]
     fn what_the_status_says_of_limits_is_what_the_kernel_holds() {
         let dir = tempfile::tempdir().expect("a directory");

@@ -13,11 +13,11 @@ pub enum Kvm {
     Opens,
 }
 
-/// Decides whether a stock kernel boots in hardware: the device has to open, and the CPU to have the feature. The device
-/// alone proves nothing; on some hosts stock kernels hang under it.
+/// Decides whether a stock kernel boots with KVM: the device must open, and the CPU must have the feature `vmx` or
+/// `svm`. The device alone is not sufficient: on some hosts it opens, but stock kernels hang.
 ///
 /// # Errors
-/// What is missing.
+/// When the device or the feature is missing; the message says which.
 pub fn hardware(kvm: &Kvm, cpu_can: bool) -> Result<(), String> {
     match kvm {
         Kvm::Absent => Err("/dev/kvm does not exist".into()),
@@ -30,7 +30,7 @@ pub fn hardware(kvm: &Kvm, cpu_can: bool) -> Result<(), String> {
     }
 }
 
-/// Returns whether the text of `/proc/cpuinfo` has the feature.
+/// Returns whether the text of `/proc/cpuinfo` lists the feature `vmx` or `svm`.
 pub fn cpu_can(cpuinfo: &str) -> bool {
     let flags = cpuinfo.lines().filter(|line| line.starts_with("flags"));
     flags.flat_map(str::split_ascii_whitespace).any(|flag| flag == "vmx" || flag == "svm")
@@ -39,12 +39,12 @@ pub fn cpu_can(cpuinfo: &str) -> bool {
 /// Finds out whether KVM can boot a stock kernel on this host.
 ///
 /// # Errors
-/// What is missing.
+/// When the device or the feature is missing; the message says which.
 pub fn can_boot() -> Result<(), String> {
     hardware(&look(), cpu_flag())
 }
 
-/// Looks at the device.
+/// Checks whether the device exists and opens.
 pub fn look() -> Kvm {
     let device = Path::new("/dev/kvm");
     match (device.exists(), opens(device)) {
@@ -54,7 +54,7 @@ pub fn look() -> Kvm {
     }
 }
 
-/// Returns whether this host's CPU has the feature.
+/// Returns whether the CPU of this host has the feature `vmx` or `svm`.
 pub fn cpu_flag() -> bool {
     cpu_can(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
 }
@@ -62,7 +62,7 @@ pub fn cpu_flag() -> bool {
 /// Opens a device for reading and writing, and closes it again.
 ///
 /// # Errors
-/// Why it does not open.
+/// When the device does not open; the message says why.
 pub fn opens(device: &Path) -> Result<(), String> {
     std::fs::File::options().read(true).write(true).open(device).map(drop).map_err(|e| e.to_string())
 }

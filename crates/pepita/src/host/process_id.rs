@@ -1,5 +1,5 @@
-//! The identity of a process: its pid, its start time and the host's boot. A pid alone says nothing, because the kernel
-//! gives it to another process later.
+//! The identity of a process: its pid, its start time and the host's boot. A pid alone does not identify a process,
+//! because the kernel reuses pids.
 
 use crate::host::wait::wait_readable;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// How long a process that was killed may take to be gone.
+/// The time limit for a killed process to end.
 pub const END_DEADLINE: Duration = Duration::from_secs(5);
 
-/// A process, told apart from all others that had or will have its pid. None of the fields has a default: a process that
-/// is not known for certain is never signalled.
+/// The identity of a process, which differs from that of every other process with the same pid. No field has a default:
+/// a process that is not identified for certain is never signalled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
     /// The process id (pid).
     pub pid: u32,
-    /// When it started, in clock ticks since the host's boot (field 22 of `/proc/<pid>/stat`).
+    /// The start time of the process, in clock ticks since the host's boot (field 22 of `/proc/<pid>/stat`).
     #[serde(rename = "start")]
     pub start_ticks: u64,
-    /// The host's boot in which it was started.
+    /// The id of the host's boot in which the process was started.
     pub boot_id: String,
 }
 
@@ -29,7 +29,8 @@ impl ProcessId {
         Some(Self { pid, start_ticks: start_of(pid)?, boot_id: boot_id() })
     }
 
-    /// Returns a child that was not reaped yet: its entry in `/proc` is there even if it has ended.
+    /// Returns the identity of a child that was not reaped yet. Its entry in `/proc` exists even if the child has
+    /// ended.
     pub fn of_child(pid: u32) -> Self {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         Self { pid, start_ticks: start_in(&stat).unwrap_or(0), boot_id: boot_id() }
@@ -42,9 +43,9 @@ impl ProcessId {
         }
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // The start time is read after the pidfd was opened, so that it is this process that the pidfd holds. Only the
-        // pidfd tells whether the whole process is gone: when the first of several threads has ended, the files of the
-        // process are still open.
+        // The start time is read after the pidfd was opened, so that the comparison is about the process that the pidfd
+        // holds. Only the pidfd tells whether the whole process is gone: when the first of several threads has ended,
+        // the files of the process are still open.
         let same = start_of(self.pid) == Some(self.start_ticks);
         (same && !wait_readable(&handle, Duration::ZERO)).then_some(handle)
     }
@@ -57,7 +58,8 @@ impl ProcessId {
         }
     }
 
-    /// Returns whether the process is on its way out (flag PF_EXITING). Its files are closed before its pidfd is readable.
+    /// Returns whether the process is exiting (flag PF_EXITING). The kernel closes the files of a process before its
+    /// pidfd becomes readable.
     pub fn is_exiting(&self) -> bool {
         self.field(6).and_then(|flags| flags.parse::<u64>().ok()).is_none_or(|flags| flags & 0x4 != 0)
     }
@@ -67,7 +69,7 @@ impl ProcessId {
         self.field(0).is_some_and(|state| state == "T")
     }
 
-    /// Kills the process and waits until it is gone, for [`END_DEADLINE`] at most.
+    /// Kills the process and waits until the process is gone, for [`END_DEADLINE`] at most.
     pub fn end(&self) {
         if let Some(handle) = self.open() {
             let _ = pidfd_send_signal(&handle, Signal::KILL);

@@ -5,14 +5,14 @@ use pepita_wire::record::CallErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A program, and what to do when it is missing.
+/// A program that the launcher needs, and the advice for a host without it.
 #[derive(Debug, Clone, Copy)]
 pub struct Program {
-    /// The file name.
+    /// The file name of the program.
     pub name: &'static str,
-    /// The environment variable that names its path.
+    /// The environment variable that names the path of the program.
     pub variable: &'static str,
-    /// What to do when it is not found.
+    /// The advice that is printed when the program is not found.
     pub advice: &'static str,
 }
 
@@ -45,12 +45,13 @@ impl Program {
 
     fn candidates(&self) -> Vec<PathBuf> {
         if let Some(named) = std::env::var_os(self.variable).filter(|v| !v.is_empty()) {
-            // A relative path is meant from here; the monitor has another current directory.
+            // A relative path is relative to the current directory of this process. The monitor has another one, so the
+            // path is made absolute here.
             return vec![std::path::absolute(&named).unwrap_or_else(|_| PathBuf::from(named))];
         }
         let beside = std::env::current_exe().ok().and_then(|own| own.parent().map(Path::to_owned));
         let path = std::env::var_os("PATH").unwrap_or_default();
-        // The repository's own tools lie in `.tools/bin` and `.guest` beside `target/<profile>`.
+        // A build in the repository finds its tools in `.tools/bin` and `.guest`, beside `target/<profile>`.
         let top = beside.as_deref().and_then(|dir| dir.ancestors().nth(2)).map(Path::to_owned);
         let tools = top.into_iter().flat_map(|top| [top.join(".tools/bin"), top.join(".guest")]);
         let dirs = beside.clone().into_iter().chain(tools).chain(std::env::split_paths(&path));
@@ -60,7 +61,7 @@ impl Program {
     /// Finds the program.
     ///
     /// # Errors
-    /// When it is not found, with what to do then.
+    /// When the program is not found. The message contains the advice.
     pub fn require(&self) -> Result<PathBuf> {
         self.find().ok_or_else(|| {
             let Self { name, variable, advice } = self;

@@ -4,8 +4,9 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Makes the process of `command` begin a session of its own. A process group is not enough: when a monitor dies, the
-/// kernel hangs up (SIGHUP) on the groups of its session that have a stopped member, and a paused VM is one.
+/// Makes the process of `command` begin a session of its own. A process group alone is not enough: when a monitor dies,
+/// the kernel sends SIGHUP to the process groups of its session that have a stopped member, and a paused VM is such a
+/// member.
 pub fn in_own_session(command: &mut Command) {
     let begin = || rustix::process::setsid().map(drop).map_err(Into::into);
     // SAFETY: setsid(2) is async-signal-safe, and nothing else is done.

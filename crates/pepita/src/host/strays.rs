@@ -1,16 +1,19 @@
-//! The processes of a VM that a monitor has left behind when it was killed at a bad moment.
+//! Finds and ends strays: processes of a VM that are left over because the VM's monitor was killed before it had
+//! recorded or ended them.
 
 use crate::host::process_id::ProcessId;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The variable in the environment of every process of a VM that names the VM's run directory. Strays are known by it.
+/// The environment variable that names the VM's run directory. Every process of a VM has it, and strays are found by
+/// it.
 pub const MARK: &str = "PEPITA_VM_DIR";
 
-/// How often the processes are looked for, at most: a stray may start another one while it is being ended.
+/// The maximum number of searches. A stray may start another process while the strays are being ended, so one search is
+/// not enough.
 const ROUNDS: usize = 100;
 
-/// Ends the processes of the VM with this run directory, also those that one of them starts meanwhile.
+/// Ends the processes of the VM with this run directory, including processes that a stray starts meanwhile.
 pub fn end_strays(dir: &Path) {
     for _ in 0..ROUNDS {
         let strays = strays(dir);
@@ -21,7 +24,7 @@ pub fn end_strays(dir: &Path) {
     }
 }
 
-/// Returns the processes of the VM with this run directory that still run. Its monitor is not among them.
+/// Returns the processes of the VM with this run directory that still run, without the calling process (the monitor).
 pub fn strays(dir: &Path) -> Vec<ProcessId> {
     let Ok(dir) = dir.canonicalize() else { return Vec::new() };
     let mark = [MARK.as_bytes(), b"=", dir.as_os_str().as_bytes()].concat();
@@ -29,7 +32,8 @@ pub fn strays(dir: &Path) -> Vec<ProcessId> {
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let marked = |pid: &u32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        // In the middle of its exec a process has no environment, but its current directory is the run directory.
+        // During execve(2) the environment of a process reads as empty. Such a process is recognised by its current
+        // directory, which is the run directory.
         let in_exec = || std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir);
         match environment.is_empty() {
             true => in_exec(),

@@ -1,5 +1,5 @@
-//! The frequency of the host's time stamp counter. An emulated guest that measures it itself hangs in one boot of five,
-//! so the launcher tells the guest.
+//! The frequency of the host's time stamp counter. An emulated guest that measures the frequency itself hangs in about
+//! one boot of five, so the launcher measures it and passes it to the guest.
 #![cfg_attr(
     target_arch = "x86_64",
     expect(unsafe_code, reason = "reading the counter is an instruction, not a call")
@@ -8,7 +8,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::time::{Duration, Instant};
 
-/// How long a measurement takes.
+/// The duration of a measurement.
 #[cfg(target_arch = "x86_64")]
 const SPAN: Duration = Duration::from_millis(20);
 
@@ -17,8 +17,8 @@ const SPAN: Duration = Duration::from_millis(20);
 pub fn measure_khz() -> Option<u64> {
     // SAFETY: RDTSC reads a register and is present on every x86-64.
     let ticks = || unsafe { core::arch::x86_64::_rdtsc() };
-    // Clock and counter are read at one moment. Between the two readings another thread may get the CPU, so the closest
-    // pair of several counts.
+    // Clock and counter have to be read at the same moment. Another thread may get the CPU between the two readings, so
+    // several pairs are read and the closest pair counts.
     let read = || {
         let pairs = (0..20).map(|_| {
             let (before, ticks, after) = (Instant::now(), ticks(), Instant::now());

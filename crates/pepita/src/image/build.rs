@@ -1,4 +1,4 @@
-//! Root file systems for guests: the agent, a daemon, and the kernel modules that the agent has to load.
+//! Builds root file systems for guests: the agent, a daemon, and the kernel modules that the agent has to load.
 
 use crate::error::{Result, call_error, io, system};
 use crate::image::cpio::Archive;
@@ -22,9 +22,9 @@ const MODULES: &str = "lib/pepita/modules";
 pub struct Contents {
     /// The agent's program, statically linked.
     pub agent: PathBuf,
-    /// The daemon's program, if it is one file.
+    /// The daemon's program, if the daemon is a single file.
     pub daemon: Option<PathBuf>,
-    /// A directory whose contents become the root's.
+    /// A directory whose contents are copied into the root.
     pub tree: Option<PathBuf>,
     /// The command to run; empty = the daemon without arguments.
     pub command: Vec<String>,
@@ -36,10 +36,10 @@ pub struct Contents {
     pub size_mb: u64,
 }
 
-/// Writes an image of the kind that the name of `output` says.
+/// Writes an image. The ending of the name of `output` decides its kind.
 ///
 /// # Errors
-/// When a file is missing or cannot be written, or the name says no kind.
+/// When a file is missing or cannot be written, or the ending of the name is of no known kind.
 pub fn build(contents: &Contents, output: &Path) -> Result<()> {
     let kind = output.extension().and_then(|e| e.to_str());
     match kind {
@@ -55,11 +55,11 @@ pub fn build(contents: &Contents, output: &Path) -> Result<()> {
     }
 }
 
-/// Returns the initrd that leads to a disk, with the agent and the modules of the kernel's package. It is kept in the
-/// cache.
+/// Returns the initrd that mounts a disk, with the agent and the modules of the kernel's package. The initrd is kept in
+/// the cache.
 ///
 /// # Errors
-/// As [`build`].
+/// The errors of [`build`].
 pub fn initrd(dir: &RunDir, agent: &Path, package: &Path) -> Result<PathBuf> {
     let modules = modules::find(package, &modules::FOR_DISK)?;
     let cached = kernel::cache(dir, agent, &format!("{}.initrd", names_of(&modules)))?;
@@ -72,7 +72,7 @@ pub fn initrd(dir: &RunDir, agent: &Path, package: &Path) -> Result<PathBuf> {
     Ok(cached)
 }
 
-/// Returns a text that tells one set of module files from another, for a name in the cache.
+/// Returns a text that is different for different sets of module files, for a name in the cache.
 fn names_of(modules: &[PathBuf]) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
@@ -96,9 +96,10 @@ fn skeleton(agent: &Path, init: &str) -> Result<Archive> {
     for dir in ["dev", "proc", "sys", "run", "tmp", "etc"] {
         archive.directory(dir);
     }
-    // The kernel opens it as the standard streams of PID 1, before anything is mounted.
+    // The kernel opens this device as the standard streams of PID 1, before any file system is mounted.
     archive.device("dev/console", 0o600, 5, 1);
-    // When there is no console yet, the Rust runtime of PID 1 opens this for its standard streams, and aborts without it.
+    // When there is no console yet, the Rust runtime of PID 1 opens this device for its standard streams, and aborts
+    // when the device is missing.
     archive.device("dev/null", 0o666, 1, 3);
     let bytes = std::fs::read(agent).map_err(|e| kernel::missing("agent", agent, &e))?;
     if crate::host::programs::needs_a_loader(&bytes) {
@@ -226,7 +227,7 @@ fn stage_and_make(contents: &Contents, stage: &Path, output: &Path) -> Result<()
 
 fn make_ext4(stage: &Path, size_mb: u64, output: &Path) -> Result<()> {
     let size_mb = if size_mb == 0 { 32 + size_of(stage) / (1 << 20) * 5 / 4 } else { size_mb };
-    // Fixed ids and times, so that the same input makes the same bytes.
+    // The ids and times are fixed, so that the same input gives the same bytes.
     let id = "6d696372-6f76-4d00-8000-706570697461";
     same_times(stage)?;
     let _ = std::fs::remove_file(output);
@@ -249,7 +250,7 @@ fn make_ext4(stage: &Path, size_mb: u64, output: &Path) -> Result<()> {
     }
 }
 
-/// Returns PATH with the directories of mke2fs, which an ordinary user's PATH does not have.
+/// Returns PATH extended by the usual directories of mke2fs, which are not in an ordinary user's PATH.
 fn path_with_sbin() -> std::ffi::OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/sbin");
@@ -280,10 +281,10 @@ fn same_times(path: &Path) -> Result<()> {
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| io(path, e))
 }
 
-/// Returns the agent for an image: the one that was named, or a static one that is found.
+/// Returns the agent for an image: the named program, else a statically linked agent that is found on this host.
 ///
 /// # Errors
-/// When there is none.
+/// When there is no such agent.
 pub fn agent(named: Option<&Path>) -> Result<PathBuf> {
     match named {
         Some(path) => Ok(path.to_owned()),
@@ -294,7 +295,7 @@ pub fn agent(named: Option<&Path>) -> Result<PathBuf> {
 /// Returns the absolute path of an image, and its kind.
 ///
 /// # Errors
-/// When it is missing, cut short, or of no kind that can be booted.
+/// When the image is missing, truncated, or of a kind that cannot be booted.
 pub fn recognise(path: &Path) -> Result<(PathBuf, Kind)> {
     let path = std::fs::canonicalize(path).map_err(|e| kernel::missing("rootfs", path, &e))?;
     let mut head = vec![0; 0x43a];
@@ -318,7 +319,8 @@ pub fn recognise(path: &Path) -> Result<(PathBuf, Kind)> {
     }
 }
 
-/// Returns the kind of an image that begins so: by the magic of newc, of ext4's superblock at 1024, or of a compressor.
+/// Recognises the kind of an image from its first bytes: the magic of newc, of ext4's superblock at offset 1024, or of
+/// a compressor.
 pub fn kind_of(head: &[u8]) -> Option<Kind> {
     let begins = |magics: &[&[u8]]| magics.iter().any(|magic| head.starts_with(magic));
     if begins(&[b"070701", b"070702"]) {

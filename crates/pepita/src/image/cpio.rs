@@ -1,4 +1,5 @@
-//! A newc cpio archive (Documentation/driver-api/early-userspace/buffer-format.rst), the same bytes for the same input.
+//! Writes newc cpio archives (Documentation/driver-api/early-userspace/buffer-format.rst). The same input gives the
+//! same bytes.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! What kind of file a kernel is, and the uncompressed kernel inside a bzImage, which boots sooner.
-//! The bytes may come from any program, so every offset is checked.
+//! Recognises kernel files, and extracts the uncompressed kernel from a bzImage, which boots faster. The bytes may come
+//! from any program, so every offset is checked.
 
 use crate::error::{Result, call_error, io};
 use crate::image::length;
@@ -13,21 +13,21 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The most that a kernel unpacks to, in bytes.
+/// The maximum size of an unpacked kernel, in bytes.
 const KERNEL_CAP: usize = 256 << 20;
 
-/// The kind of a file.
+/// The kind of a kernel file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// An uncompressed kernel.
     Elf,
-    /// A compressed one with a boot header.
+    /// A bzImage: a compressed kernel with a boot header.
     BzImage,
-    /// No kernel that is known here.
+    /// A file that is not recognised as a kernel.
     Unknown,
 }
 
-/// Recognises a kernel by the beginning of its file.
+/// Recognises the kind of a kernel from the first bytes of its file.
 pub fn recognise(head: &[u8]) -> Kind {
     if head.starts_with(b"\x7fELF") {
         Kind::Elf
@@ -38,13 +38,14 @@ pub fn recognise(head: &[u8]) -> Kind {
     }
 }
 
-/// Returns the uncompressed kernel in a bzImage, when it is packed with LZ4, as Debian's are; else `None`.
+/// Returns the uncompressed kernel in a bzImage that is packed with LZ4, as Debian's kernels are; `None` for any other
+/// file.
 pub fn unpack(image: &[u8]) -> Option<Vec<u8>> {
     let u32_at = |at: usize| Some(u32::from_le_bytes(image.get(at..at.checked_add(4)?)?.try_into().ok()?));
     if recognise(image) != Kind::BzImage {
         return None;
     }
-    // Documentation/arch/x86/boot.rst: 0 means 4, for the sake of old loaders.
+    // Documentation/arch/x86/boot.rst: for compatibility with old loaders, 0 means 4.
     let sectors = match *image.get(0x1f1)? {
         0 => 4,
         sectors => usize::from(sectors),
@@ -58,7 +59,7 @@ pub fn unpack(image: &[u8]) -> Option<Vec<u8>> {
     (size <= KERNEL_CAP).then(|| unpack_lz4(packed, size)).flatten()
 }
 
-/// Unpacks an LZ4 legacy frame of which `size` bytes come out.
+/// Unpacks an LZ4 legacy frame whose unpacked size is `size` bytes.
 fn unpack_lz4(packed: &[u8], size: usize) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(size);
     let limit = u64::try_from(size).ok()?;
@@ -66,10 +67,10 @@ fn unpack_lz4(packed: &[u8], size: usize) -> Option<Vec<u8>> {
     (out.len() == size && recognise(&out) == Kind::Elf).then_some(out)
 }
 
-/// Returns the file to give to the VMM for a kernel: the unpacked one from the cache, or else the kernel as it is.
+/// Returns the file to pass to the VMM for a kernel: the unpacked kernel in the cache, or else the file itself.
 ///
 /// # Errors
-/// When the file is missing, cut short, or no kernel.
+/// When the file is missing, truncated, or no kernel.
 pub fn prepare(dir: &RunDir, kernel: &Path) -> Result<PathBuf> {
     let kernel = std::fs::canonicalize(kernel).map_err(|e| missing("kernel", kernel, &e))?;
     let mut file = File::open(&kernel).map_err(|e| io(&kernel, e))?;
@@ -89,7 +90,7 @@ pub fn prepare(dir: &RunDir, kernel: &Path) -> Result<PathBuf> {
             }
             let image = std::fs::read(&kernel).map_err(|e| io(&kernel, e))?;
             let Some(unpacked) = unpack(&image) else { return Ok(kernel) };
-            // A cache that cannot be written only costs time.
+            // When the cache cannot be written, the VMM gets the compressed kernel, which only boots more slowly.
             Ok(replace(&cached, &unpacked, Sync::No).map_or(kernel, |()| cached))
         }
         Kind::Unknown => Err(call_error(
@@ -99,7 +100,7 @@ pub fn prepare(dir: &RunDir, kernel: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Returns a path in the cache that changes when the file `of` does.
+/// Returns a path in the cache that is different after a change of the file `of`.
 ///
 /// # Errors
 /// When the metadata of the file cannot be read.
@@ -110,7 +111,7 @@ pub fn cache(dir: &RunDir, of: &Path, kind: &str) -> Result<PathBuf> {
     Ok(dir.cache().join(format!("{:016x}.{kind}", hasher.finish())))
 }
 
-/// Returns the error of a file that was named and cannot be read.
+/// Returns the error about a file that the user named and that cannot be read.
 pub fn missing(what: &str, path: &Path, error: &std::io::Error) -> crate::error::CallError {
     let is_forbidden = error.kind() == std::io::ErrorKind::PermissionDenied;
     let kind = if is_forbidden { CallErrorKind::Permission } else { CallErrorKind::BadImage };
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Marks an LZ4 legacy frame, little endian.
+    /// The magic number of an LZ4 legacy frame, little endian.
     const LZ4_LEGACY: u32 = 0x184c_2102;
 
     fn bzimage(payload: &[u8]) -> Vec<u8> {
@@ -149,7 +150,7 @@ mod tests {
     fn the_kernel_comes_out_of_its_wrapping() {
         let kernel = [b"\x7fELF".as_slice(), &[7; 20 << 20]].concat();
         let mut payload = LZ4_LEGACY.to_le_bytes().to_vec();
-        // The kernel's build makes one block of every 8 MiB.
+        // The build of the Linux kernel compresses every 8 MiB into one block.
         for part in kernel.chunks(8 << 20) {
             let block = lz4_flex::block::compress(part);
             payload.extend(u32::try_from(block.len()).expect("small").to_le_bytes());

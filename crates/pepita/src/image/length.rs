@@ -1,5 +1,5 @@
-//! Whether an image is complete. A guest with a kernel or a root that was cut short says nothing, so the launcher says it
-//! before. The bytes may come from any program, so every number is checked.
+//! Checks whether an image is complete. A guest with a truncated kernel or root fails without a message, so the
+//! launcher checks the image before the start. The bytes may come from any program, so every number is checked.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 /// The name of an archive's last entry.
 const TRAILER: &[u8] = b"TRAILER!!!\0";
 
-/// Returns the length that the beginning of a kernel's file claims, in bytes: by the segments of an ELF file, or the code
-/// of a bzImage.
+/// Returns the length that the headers of a kernel's file declare, in bytes: from the segments of an ELF file, or from
+/// the size of the code of a bzImage.
 pub fn kernel_length(head: &[u8]) -> Option<u64> {
     let number = |at: usize, bytes: usize| {
         let field = head.get(at..at.checked_add(bytes)?)?;
@@ -33,7 +33,7 @@ pub fn kernel_length(head: &[u8]) -> Option<u64> {
     None
 }
 
-/// Returns the length that the beginning of an ext4 image claims, in bytes.
+/// Returns the length that the superblock of an ext4 image declares, in bytes.
 pub fn ext4_length(head: &[u8]) -> Option<u64> {
     let u32_at = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
     let shift = 10_u32.checked_add(u32_at(0x418)?).filter(|shift| *shift <= 16)?;

@@ -1,4 +1,5 @@
-//! The modules that a guest's kernel needs, in load order, from a kernel package. The files may come from any program.
+//! Finds the modules that a guest's kernel needs in a kernel package, in load order. The files may come from any
+//! program, so their contents are checked.
 
 use crate::error::{Result, call_error, io, system};
 use pepita_wire::record::CallErrorKind;
@@ -9,17 +10,17 @@ use std::process::Command;
 /// The modules that every guest needs: the bus, the console, vsock.
 pub const FOR_ALL: [&str; 3] = ["virtio_mmio", "virtio_console", "vmw_vsock_virtio_transport"];
 
-/// The modules that an initrd which leads to a disk needs.
+/// The modules that an initrd needs to mount a disk.
 pub const FOR_DISK: [&str; 4] = ["virtio_mmio", "virtio_console", "vmw_vsock_virtio_transport", "virtio_blk"];
 
-/// The most modules that are read of one package.
+/// The maximum number of modules that are read from one package.
 const MODULES_CAP: usize = 20_000;
 
-/// Returns the files of the wanted modules and of the modules that they depend on, in load order. A module without a file
-/// is built into the kernel.
+/// Returns the files of the wanted modules and of the modules that they depend on, in load order. A module without a
+/// file is built into the kernel.
 ///
 /// # Errors
-/// When the package has no modules at all, or compressed ones.
+/// When the package has no modules, or compressed modules.
 pub fn find(package: &Path, wanted: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> {
     let mut files = BTreeMap::new();
     collect(package, &mut files, 0)?;
@@ -42,7 +43,7 @@ pub fn find(package: &Path, wanted: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> 
 /// Unpacks a `.deb` into `into` and returns that directory. A package that is a directory is returned as it is.
 ///
 /// # Errors
-/// When dpkg-deb is missing or refuses.
+/// When dpkg-deb is missing or fails.
 pub fn unpack(package: &Path, into: &Path) -> Result<PathBuf> {
     if package.is_dir() {
         return Ok(package.to_owned());
@@ -101,7 +102,7 @@ fn visit(
     Ok(())
 }
 
-/// Returns the names in the `depends=` of a module's modinfo, which is a list of zero-terminated texts.
+/// Returns the names in the field `depends=` of a module's modinfo section, which is a list of zero-terminated texts.
 fn depends(module: &[u8]) -> Vec<String> {
     let found = module.split(|b| *b == 0).find_map(|text| text.strip_prefix(b"depends=".as_slice()));
     let list = String::from_utf8_lossy(found.unwrap_or_default()).into_owned();

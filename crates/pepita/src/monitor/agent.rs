@@ -1,5 +1,4 @@
-//! The monitor's line to the guest agent: a loop without blocking around [`AgentConversation`]. Decides nothing about the
-//! VM.
+//! The monitor's line to the guest agent: non-blocking I/O for an [`AgentConversation`]. Decides nothing about the VM.
 //!
 //! ```text
 //!  Closed ── dial ──► Dialling ── connected ──► Open (greeting, then up)
@@ -16,10 +15,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-/// Who waits for the answer to a request.
+/// The originator of a request, which gets the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
-    /// The monitor itself, which has ordered the daemon's start.
+    /// The monitor itself, which has ordered the start of the daemon.
     Start,
     /// A client of the control socket.
     Client {
@@ -30,30 +29,30 @@ pub enum Asker {
     },
 }
 
-/// What is heard on the line.
+/// A message or an event on the line.
 #[derive(Debug)]
 pub enum Heard {
-    /// The agent has said something.
+    /// A message of the agent.
     News(News<Asker>),
-    /// The agent has hung up after the hellos; it is dialled again.
+    /// The connection has ended after the hellos. The line dials again.
     Down,
 }
 
 #[derive(Debug)]
 enum Line {
-    /// Without a time, the agent was not to be dialled yet.
+    /// `redial_at` is `None` before the first dial.
     Closed {
         redial_at: Option<Instant>,
     },
     Dialling(Dial),
-    /// Connected. The deadline counts until the agent has said hello.
+    /// The connection is made. `hello_until` is the deadline for the agent's hello.
     Open {
         stream: Stream,
         hello_until: Instant,
     },
 }
 
-/// Why a line is closed.
+/// The reason why a line is closed.
 enum Closed {
     Io,
     HangUp(HangUp),
@@ -75,7 +74,8 @@ impl From<HangUp> for Closed {
 #[derive(Debug)]
 pub struct Agent {
     address: Address,
-    /// In force until the agent has accepted a hello with it.
+    /// The token for the first hello; `None` once the agent has accepted a hello, or has been greeted by a former
+    /// monitor.
     boot_token: Option<String>,
     token: String,
     conversation: AgentConversation<Asker>,
@@ -83,18 +83,18 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Returns a line that is not dialled yet. Without a boot token the agent has been greeted before.
+    /// Returns a line that is not dialled yet. `boot_token` is `None` when the agent has accepted a hello before.
     pub fn new(address: Address, incarnation: u64, boot_token: Option<String>, token: String) -> Self {
         let conversation = AgentConversation::new(incarnation);
         Self { address, boot_token, token, conversation, line: Line::Closed { redial_at: None } }
     }
 
-    /// Returns the tokens that prove that a note on the console is the agent's.
+    /// Returns the tokens by which notes of the agent are recognised on the console.
     pub fn tokens(&self) -> [&str; 2] {
         [self.token.as_str(), self.boot_token.as_deref().unwrap_or_default()]
     }
 
-    /// Returns what to wait for.
+    /// Returns the descriptor to poll and the events to poll for.
     pub fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.line {
             Line::Closed { .. } => None,
@@ -103,7 +103,7 @@ impl Agent {
         }
     }
 
-    /// Returns when to call [`Agent::tick`].
+    /// Returns the time at which [`Agent::tick`] has to be called.
     pub fn wake_at(&self) -> Option<Instant> {
         match &self.line {
             Line::Closed { redial_at } => *redial_at,
@@ -112,7 +112,7 @@ impl Agent {
         }
     }
 
-    /// Dials, unless that is under way or done. The line goes on trying until it succeeds.
+    /// Dials the agent, unless the line is dialling or open already. The line repeats the dial until it succeeds.
     pub fn dial(&mut self, now: Instant) {
         match &self.line {
             Line::Closed { .. } => match Dial::begin(&self.address) {
@@ -123,21 +123,21 @@ impl Agent {
         }
     }
 
-    /// Dials when that is due, and hangs up on an agent that has not said hello in time.
+    /// Dials again when the time has come, and closes the connection of an agent that has not said hello in time.
     pub fn tick(&mut self, now: Instant) {
         if self.wake_at().is_some_and(|at| now >= at) {
             match self.line {
                 Line::Closed { .. } | Line::Dialling(_) => self.dial(now),
-                // Before the hellos, no request can be left without an answer.
+                // Before the hellos no request was sent, so no request is left without an answer.
                 Line::Open { .. } => drop(self.close(now)),
             }
         }
     }
 
-    /// Asks the agent for `asker`, who gets the answer as [`News::Answer`].
+    /// Sends a request to the agent on behalf of `asker`. The answer comes as [`News::Answer`] with `asker`.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] when the agent is not up, or does not keep up.
+    /// [`ErrorKind::Busy`] when the agent is not up, or does not read its requests.
     pub fn ask(&mut self, ask: Ask, asker: Asker) -> Result<(), WireError> {
         if !self.has_room() {
             return Err(WireError::new(ErrorKind::Busy, "the guest agent does not read"));
@@ -147,7 +147,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Asks the agent for something whose answer does not matter. An agent that does not read is not asked.
+    /// Sends a request whose answer does not matter. An agent that does not read gets no request.
     pub fn tell(&mut self, ask: Ask) {
         if self.has_room() {
             self.conversation.tell(ask);
@@ -158,24 +158,25 @@ impl Agent {
     fn has_room(&self) -> bool {
         match &self.line {
             Line::Open { stream, .. } => stream.has_room(),
-            // The conversation refuses by itself.
+            // The conversation refuses a request without a connection.
             Line::Closed { .. } | Line::Dialling(_) => true,
         }
     }
 
     fn send_output(&mut self) {
         if let Line::Open { stream, .. } = &mut self.line {
-            // A stream that breaks here is noticed by the next read.
+            // When the stream breaks here, the next read reports it.
             let _ = stream.send(&self.conversation.take_output());
         }
     }
 
-    /// Takes in what has come.
+    /// Continues when the descriptor is ready, and returns what has come.
     pub fn ready(&mut self, now: Instant) -> Vec<Heard> {
         let mut heard = Vec::new();
         if let Err(reason) = self.advance(now, &mut heard) {
             if let Closed::HangUp(HangUp::Refused(_)) = reason {
-                // If an earlier hello, whose answer was lost, has replaced the boot token, then that is void.
+                // An earlier hello, whose answer was lost, may have replaced the boot token. The agent refuses the boot
+                // token in that case, so the next hello uses the other token.
                 self.boot_token = None;
             }
             heard.extend(self.close(now));
@@ -218,7 +219,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Closes the line and sets the time of the next dial.
+    /// Closes the line and sets the time of the next dial. Returns errors for the requests without an answer.
     fn close(&mut self, now: Instant) -> Vec<Heard> {
         let left = self.conversation.disconnected();
         self.line = Line::Closed { redial_at: Some(now + left.redial_after) };

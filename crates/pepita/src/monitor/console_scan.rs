@@ -1,27 +1,27 @@
-//! Reads the console as it streams by: takes the agent's notes out, keeps the last lines, watches for a kernel panic.
-//! Holds a few KiB, whatever a guest writes.
+//! Scans the stream of the console: takes the agent's notes out, keeps the last lines, and recognises a kernel panic.
+//! Uses at most a few KiB of memory, independent of the guest's output.
 
 use pepita_wire::console::{MARK, Note, decode};
 use std::collections::VecDeque;
 
-/// The longest note, in bytes. A longer line is output.
+/// The longest note, in bytes. A longer line counts as output.
 const NOTE_CAP: usize = 4096;
 
-/// The lines that are kept for the exit record.
+/// The number of lines that are kept for the exit record.
 const LINES_KEPT: usize = 20;
 
-/// The bytes that are kept of a line.
+/// The number of bytes that are kept of a line.
 const LINE_KEPT: usize = 200;
 
-/// What Linux writes when its kernel panics.
+/// The text that the Linux kernel writes when it panics.
 const PANIC: &str = "Kernel panic - not syncing";
 
-/// The scanner of one console.
+/// The scanner of the output of one console.
 #[derive(Debug, Default)]
 pub struct Scanner {
     /// Bytes that may be the beginning of a note.
     held: Vec<u8>,
-    /// Whether a line begins: the last byte given out was a newline, or nothing was given out yet.
+    /// Whether the next byte begins a line: the last output ended with a newline, or there was no output yet.
     fresh: bool,
     line: Vec<u8>,
     last: VecDeque<String>,
@@ -29,18 +29,18 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Returns the scanner of a console that was not read yet.
+    /// Returns a scanner for a console of which nothing was read yet.
     pub fn new() -> Self {
         Self { fresh: true, ..Self::default() }
     }
 
-    /// Takes in what was read. Returns the notes that have one of `tokens`; everything else goes to `output`.
+    /// Scans the next bytes. Returns the notes that have one of `tokens`, and appends everything else to `output`.
     pub fn push(&mut self, bytes: &[u8], tokens: &[&str], output: &mut Vec<u8>) -> Vec<Note> {
         let mut notes = Vec::new();
         let mut rest = bytes;
         while !rest.is_empty() {
             if self.held.is_empty() {
-                // Up to where a note could begin, everything is output.
+                // The bytes before a possible beginning of a note are output.
                 let end = self.plain(rest);
                 self.give(&rest[..end], output);
                 rest = &rest[end..];
@@ -68,8 +68,8 @@ impl Scanner {
         notes
     }
 
-    /// Returns how many of the first bytes cannot be the beginning of a note. A note stands at the beginning of a line, after
-    /// a newline of its own, which is held back only where it would make an empty line.
+    /// Returns the number of leading bytes that cannot belong to a note. A note is a whole line and begins with a
+    /// newline of its own. That newline is held back only where it would make an empty line.
     fn plain(&self, bytes: &[u8]) -> usize {
         let mut fresh = self.fresh;
         for (at, byte) in bytes.iter().enumerate() {
@@ -109,7 +109,8 @@ impl Scanner {
         }
         if self.panic.is_none() && line.contains(PANIC) {
             self.panic = Some(line.clone());
-            // The trace that follows is longer than what is kept, and its first lines say more than its last.
+            // The trace that follows a panic is longer than the kept lines, and its first lines are the most useful.
+            // Room is made for them, and only a few lines before the panic stay.
             self.last.drain(..self.last.len().saturating_sub(LINES_KEPT / 4));
         }
         if self.last.len() == LINES_KEPT {
@@ -121,14 +122,14 @@ impl Scanner {
         self.last.push_back(line);
     }
 
-    /// Returns the last lines, an unfinished one included. After a panic these are the lines around it.
+    /// Returns the last lines, including an unfinished line. After a panic, returns the lines around the panic.
     pub fn last_lines(&self) -> Vec<String> {
         let unfinished = String::from_utf8_lossy(&self.line).trim_end().to_owned();
         let unfinished = (!unfinished.is_empty()).then_some(unfinished);
         self.last.iter().cloned().chain(unfinished).collect()
     }
 
-    /// Returns the line in which the guest's kernel said that it panics.
+    /// Returns the line in which the guest's kernel reported its panic.
     pub fn panic_line(&self) -> Option<&str> {
         self.panic.as_deref()
     }

@@ -1,5 +1,5 @@
-//! The monitor's clients: commands and supervisors that ask over `ctl.sock`, one JSON object a line, without hello.
-//! The socket lies in a directory of mode 0700, so every program that can connect may ask.
+//! The monitor's clients: commands and supervisors that make requests over `ctl.sock`, one JSON object a line, without
+//! a hello. The socket is in a directory of mode 0700, so every program that can connect is authorised.
 
 use super::stream::Stream;
 use pepita_wire::frame::Outcome;
@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
-/// The most clients at once. A further one is hung up on.
+/// The maximum number of clients at the same time. Further connections are closed.
 const CLIENTS: usize = 256;
 
 /// The listening socket and its clients.
@@ -26,11 +26,11 @@ struct Client {
     stream: Stream,
     lines: Lines,
     watch: Option<Watch>,
-    /// The revision that the last long poll was answered with.
+    /// The revision in the answer to the last long poll.
     told: Option<u64>,
 }
 
-/// A long poll that was not answered yet.
+/// The long poll that waits for an answer.
 #[derive(Debug)]
 struct Watch {
     id: u64,
@@ -39,7 +39,7 @@ struct Watch {
 }
 
 impl Control {
-    /// Takes over a listening socket.
+    /// Returns the clients of a listening socket; there are none yet.
     ///
     /// # Errors
     /// When the socket cannot be made non-blocking.
@@ -48,13 +48,13 @@ impl Control {
         Ok(Self { listener, clients: BTreeMap::new(), last: 0 })
     }
 
-    /// Returns what to wait for: new clients, and each client under its number.
+    /// Returns the descriptors to poll: the listening socket, and each client with its number.
     pub(crate) fn interest(&self) -> impl Iterator<Item = (Option<u64>, BorrowedFd<'_>, PollFlags)> {
         let clients = self.clients.iter().map(|(n, c)| (Some(*n), c.stream.as_fd(), c.stream.interest()));
         std::iter::once((None, self.listener.as_fd(), PollFlags::IN)).chain(clients)
     }
 
-    /// Takes in new clients.
+    /// Accepts new clients.
     pub(crate) fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             if self.clients.len() < CLIENTS && stream.set_nonblocking(true).is_ok() {
@@ -66,7 +66,7 @@ impl Control {
         }
     }
 
-    /// Takes in what a client asks. A client that has hung up is dropped; what it asked before is done.
+    /// Reads the requests of a client. A client that has hung up is dropped; its earlier requests are still returned.
     pub(crate) fn read(&mut self, number: u64) -> Vec<Request> {
         let Some(Client { stream, lines, .. }) = self.clients.get_mut(&number) else { return Vec::new() };
         let mut is_over = stream.pump_into(lines).is_err();
@@ -88,7 +88,7 @@ impl Control {
         requests
     }
 
-    /// Answers a client, if it is still there.
+    /// Answers a client that is still connected.
     pub(crate) fn answer(&mut self, number: u64, id: u64, outcome: Outcome) {
         if let Some(client) = self.clients.get_mut(&number)
             && client.stream.send(&ToHost::Answer { id, outcome }.encode()).is_err()
@@ -97,15 +97,16 @@ impl Control {
         }
     }
 
-    /// Notes a long poll. [`Control::tell`] answers it when the status is another than the one that the client knows.
+    /// Stores a long poll. [`Control::tell`] answers it when the revision of the status differs from the revision that
+    /// the client knows.
     pub(crate) fn watch(&mut self, number: u64, id: u64, since: u64) {
         if let Some(client) = self.clients.get_mut(&number) {
             client.watch = Some(Watch { id, since });
         }
     }
 
-    /// Tells watchers what they do not know yet. A client that knows a later revision has it from a former monitor, whose
-    /// last words never reached the disk.
+    /// Answers the long polls of clients that do not know this revision. A client may know a later revision from a
+    /// former monitor whose last status did not reach the disk, so any difference of the revisions counts.
     pub(crate) fn tell(&mut self, status: &StatusRecord) {
         let is_waiting =
             |client: &Client| client.watch.as_ref().is_some_and(|watch| watch.since != status.revision);
@@ -123,7 +124,8 @@ impl Control {
         }
     }
 
-    /// Returns whether a client that watches has not been told this revision: it is between two long polls.
+    /// Returns whether a watching client has not received this revision yet, because the client is between two long
+    /// polls.
     pub(crate) fn owes(&self, revision: u64) -> bool {
         self.clients.values().any(|client| client.told.is_some_and(|told| told < revision))
     }

@@ -11,39 +11,39 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-/// The most bytes of the answer to `CONNECT`.
+/// The maximum length of the answer to `CONNECT`, in bytes.
 const ANSWER_CAP: usize = 32;
 
-/// Where the agent listens.
+/// The address on which the agent listens.
 #[derive(Debug, Clone)]
 pub enum Address {
-    /// Behind a Unix socket that wants `CONNECT <port>` first.
+    /// A Unix socket that expects the line `CONNECT <port>` first.
     Hybrid {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
         /// The agent's port.
         port: u32,
     },
-    /// On the kernel's AF_VSOCK.
+    /// An AF_VSOCK address of the kernel.
     Vhost {
-        /// The guest.
+        /// The guest's CID.
         cid: u32,
         /// The agent's port.
         port: u32,
     },
 }
 
-/// A connection that is being made. Nothing limits its time: vhost-device-vsock does not survive a client that goes away
-/// before the guest has answered it.
+/// A connection that is being made. There is no time limit for it: vhost-device-vsock does not survive a client that
+/// hangs up before the guest has answered.
 #[derive(Debug)]
 pub(super) enum Dial {
-    /// The kernel connects.
+    /// The kernel is connecting.
     Connecting(OwnedFd),
-    /// `CONNECT` is written. The answer is read byte by byte, because what follows it belongs to the conversation.
+    /// `CONNECT` is written. The answer is read byte by byte, because the bytes after it belong to the conversation.
     Asked { fd: OwnedFd, answer: Vec<u8> },
 }
 
-/// What a dial has come to.
+/// The progress of a dial.
 #[derive(Debug)]
 pub(super) enum Progress {
     Connected(OwnedFd),
@@ -51,12 +51,12 @@ pub(super) enum Progress {
 }
 
 impl Dial {
-    /// Begins to connect.
+    /// Starts to connect to an address.
     pub(super) fn begin(address: &Address) -> io::Result<Self> {
         match address {
             Address::Hybrid { path, port } => {
                 let fd = connect_unix(path)?;
-                // The empty buffer of a new socket takes a line at once.
+                // The buffer of a new socket is empty, so the write does not block.
                 rustix::io::write(&fd, format!("CONNECT {port}\n").as_bytes())?;
                 Ok(Self::Asked { fd, answer: Vec::new() })
             }
@@ -64,7 +64,7 @@ impl Dial {
         }
     }
 
-    /// Returns what to wait for.
+    /// Returns the descriptor to poll and the events to poll for.
     pub(super) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         match self {
             Self::Connecting(fd) => (fd.as_fd(), PollFlags::OUT),
@@ -72,7 +72,7 @@ impl Dial {
         }
     }
 
-    /// Goes on with what has come.
+    /// Continues when the descriptor is ready.
     pub(super) fn advance(self) -> io::Result<Progress> {
         let (fd, mut answer) = match self {
             Self::Connecting(fd) => {
@@ -85,7 +85,7 @@ impl Dial {
         while byte != *b"\n" && answer.len() < ANSWER_CAP {
             match read(&fd, &mut byte)? {
                 None => return Ok(Progress::Pending(Self::Asked { fd, answer })),
-                // No agent listens in the guest yet.
+                // The end of the stream means that no agent listens in the guest yet.
                 Some(0) => return Err(io::ErrorKind::ConnectionRefused.into()),
                 Some(_) => answer.push(byte[0]),
             }

@@ -1,21 +1,21 @@
-//! Weighs what is known of a VM's end, and says how the VM ended.
+//! Weighs the evidence about a VM's end, and decides how the VM ended.
 //!
-//! Order of belief (semantics 2): what a client had asked for and the agent's report, the VMM's own events, how the
-//! VMM's process ended, the console's text. What no process saw is [`Exit::Unknown`], never an exit code of 0. Knows no
-//! process, no socket and no clock.
+//! The order of belief (semantics 2): the request of a client and the agent's report, the VMM's own events, the end of
+//! the VMM's process, the console's text. An end that no process observed is [`Exit::Unknown`], never an exit code of
+//! 0. Knows no process, no socket and no clock.
 
 use pepita_wire::{Exit, ProcessExit};
 
-/// The most bytes of a text that go into a record: a guest and a VMM choose what they write.
+/// The maximum length of a text in a record, in bytes. Guests and VMMs can write texts of any length.
 const TEXT_CAP: usize = 300;
 
-/// The sentence about a VMM whose parent was gone before it.
+/// The sentence about a VMM that ended after its parent.
 const UNSEEN: &str = "the VMM is gone, and no process saw how it ended";
 
-/// What a client had asked for.
+/// The kind of end that a client has asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// A stop, with a signal first.
+    /// A stop that begins with a signal to the daemon.
     Stop,
     /// An end at once.
     Kill,
@@ -24,29 +24,29 @@ pub(crate) enum Asked {
 /// The agent's report of the daemon's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Report {
-    /// How the daemon ended.
+    /// The end of the daemon.
     pub(crate) exit: Exit,
-    /// How the report came.
+    /// The way on which the report came.
     pub(crate) way: Way,
 }
 
-/// How a report came. The same report may come both ways.
+/// The way of a report. The same report may come on both ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// Over vsock.
+    /// The report came over vsock.
     Vsock,
-    /// On the console, which is believed as long as vsock has told nothing.
+    /// The report came on the console. It is believed as long as there is no report over vsock.
     Console,
 }
 
-/// What was seen while the VM lived.
+/// The evidence that was collected while the VM ran.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Evidence {
-    /// What was asked for before the agent had reported the daemon's end.
+    /// The end that a client asked for before the agent reported the daemon's end.
     pub(crate) asked: Option<Asked>,
-    /// The agent's report.
+    /// The agent's report of the daemon's end.
     pub(crate) report: Option<Report>,
-    /// Why the agent could not go on.
+    /// The reason why the agent could not continue.
     pub(crate) agent_failed: Option<String>,
     /// The reason in QMP's SHUTDOWN event.
     pub(crate) shutdown: Option<String>,
@@ -54,20 +54,20 @@ pub(crate) struct Evidence {
     pub(crate) vmm_ran: bool,
     /// Whether the vsock back-end ended before the VMM.
     pub(crate) backend_died: bool,
-    /// Whether the agent said on the console that it was up.
+    /// Whether the agent has written on the console that it listens.
     pub(crate) agent_noted: bool,
-    /// Whether the agent was not there in time.
+    /// Whether the agent has missed its deadline to answer.
     pub(crate) boot_timeout: bool,
-    /// Whether the host's OOM killer has struck within the VM's limits.
+    /// Whether the host's OOM killer has killed a process within the VM's limits.
     pub(crate) host_oom: bool,
 }
 
-/// What is known when the VMM is gone.
+/// The evidence that is collected when the VMM is gone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LastWords {
-    /// How its process ended; `None` when its parent was gone before it.
+    /// The end of the VMM's process; `None` when its parent ended before it.
     pub(crate) vmm: Option<ProcessExit>,
-    /// What the VMM wrote on its standard error last.
+    /// The last lines that the VMM wrote on its standard error.
     pub(crate) vmm_words: String,
     /// The console's line about a panic of the guest's kernel.
     pub(crate) panic_line: Option<String>,
@@ -75,18 +75,18 @@ pub(crate) struct LastWords {
     pub(crate) console: Vec<String>,
 }
 
-/// How a VM ended, and why that is believed.
+/// The judgement of a VM's end, and the reasons for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// How the VM ended.
+    /// The end of the VM.
     pub(crate) exit: Exit,
-    /// How the daemon ended, when that is not the end of the VM because the end had been asked for.
+    /// The end of the daemon, when it differs from the end of the VM because a client had asked for the end.
     pub(crate) daemon: Option<Exit>,
-    /// What the verdict rests on, strongest first, one sentence each.
+    /// The evidence for the verdict, one sentence for each piece, the strongest first.
     pub(crate) evidence: Vec<String>,
 }
 
-/// Weighs the evidence.
+/// Returns the verdict that follows from the evidence.
 pub(crate) fn weigh_evidence(seen: &Evidence, last: &LastWords) -> Verdict {
     let reported = seen.report.as_ref().map(|report| report.exit.clone());
     let (exit, daemon) = match (seen.asked, reported) {
@@ -98,12 +98,12 @@ pub(crate) fn weigh_evidence(seen: &Evidence, last: &LastWords) -> Verdict {
     Verdict { exit, daemon, evidence: sentences(seen, last) }
 }
 
-/// Returns how a VM ended whose end was not asked for and whose agent did not report.
+/// Returns the exit of a VM whose end no client asked for and whose agent did not report.
 fn unreported(seen: &Evidence, last: &LastWords) -> Exit {
     if seen.boot_timeout {
         return Exit::BootTimeout;
     }
-    // The OOM killer may have taken the back-end first.
+    // The OOM killer may have killed the back-end first.
     if seen.host_oom {
         return Exit::HostOom;
     }
@@ -116,12 +116,13 @@ fn unreported(seen: &Evidence, last: &LastWords) -> Exit {
             true => Exit::VmmCrashed(vmm),
             false => Exit::VmmRefused { message: cut(&last.vmm_words) },
         },
-        // The VMM ended in good order, or no process saw how.
+        // The VMM exited with 0, or no process observed its end.
         (Some(_), _) | (None, Some(_) | None) => in_good_order(seen, last),
     }
 }
 
-/// Returns how a VM ended whose VMM ended in good order: because of the guest, or of a program that asked QEMU itself.
+/// Returns the exit of a VM whose VMM ended without an error: the guest ended it, or a program that asked QEMU
+/// directly.
 fn in_good_order(seen: &Evidence, last: &LastWords) -> Exit {
     if let Some(why) = &seen.agent_failed {
         return Exit::AgentLost { message: cut(why) };
@@ -156,7 +157,7 @@ fn sentences(seen: &Evidence, last: &LastWords) -> Vec<String> {
     }
     if seen.boot_timeout {
         all.push("the agent did not come up in time".to_owned());
-        // Where to look: at vsock, or at the guest's kernel.
+        // The sentence tells an operator where to look: at vsock, or at the guest's kernel.
         all.push(match seen.agent_noted {
             true => "the agent said on the console that it was up, and nothing over vsock".to_owned(),
             false => "the agent said nothing on the console either".to_owned(),
@@ -227,7 +228,7 @@ mod tests {
             (told(Exit::signal(11)), last(code(0)), Exit::signal(11)),
             (told(Exit::GuestOom), last(code(0)), Exit::GuestOom),
             (told(not_executable.clone()), last(code(0)), not_executable),
-            // A report outweighs everything that happened on the way down.
+            // A report outweighs everything that happened during the shutdown.
             (
                 Evidence { host_oom: true, backend_died: true, ..told(Exit::code(3)) },
                 last(SIGKILL),
@@ -270,7 +271,7 @@ mod tests {
             (Evidence { backend_died: true, ..ran() }, last(SIGKILL), Exit::TransportLost),
             (Evidence { host_oom: true, backend_died: true, ..ran() }, last(SIGKILL), Exit::HostOom),
             (Evidence { boot_timeout: true, ..ran() }, last(SIGKILL), Exit::BootTimeout),
-            // What no process saw is unknown.
+            // An end that no process observed is unknown.
             (ran(), LastWords::default(), Exit::Unknown),
             (Evidence::default(), last(ProcessExit::default()), Exit::Unknown),
         ];

@@ -1,5 +1,5 @@
-//! Takes leave of a VM that has ended: the exit record is written before anything else goes, what still runs is killed,
-//! and watchers are told last.
+//! The last work for a VM that has ended: writes the exit record before anything else is removed, kills the processes
+//! that still run, and informs the watchers last.
 
 use super::Monitor;
 use crate::error::eprint_line;
@@ -14,20 +14,21 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long clients may take for their last answer.
+/// The time limit for clients to take their last answer.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// How often the children of a plain process' agent are looked for: each may have started others meanwhile.
+/// The maximum number of searches for the orphans of a plain process. An orphan may start other processes meanwhile, so
+/// one search is not enough.
 const ORPHAN_ROUNDS: usize = 100;
 
 impl Monitor {
-    /// Writes the exit record, gives back what the VM held, and tells all clients.
+    /// Writes the exit record, releases the resources of the VM, and informs all clients.
     pub(super) fn finish(&mut self, exit: &ExitRecord) {
         self.is_over = true;
-        // The record finds room even on a disk that is full by now.
+        // The reserved space is freed for the record, in case that the disk is full.
         let _ = std::fs::remove_file(layout::RESERVE);
         if let Err(e) = files::write(Path::new(layout::EXIT), exit, Sync::Yes) {
-            // The state has the record, too, if that can be written.
+            // The state contains the record, too, so the record survives when the state can be written.
             eprint_line(format_args!("pepita monitor: exit record: {}", e.message));
         }
         if let Some(backend) = self.backend.take() {
@@ -37,7 +38,7 @@ impl Monitor {
         if self.config.request.vmm == VmmKind::Process {
             kill_orphans();
             if !self.daemon_heard {
-                // The agent may have started the daemon at the very end, without telling.
+                // The agent may have started the daemon just before its own end, without a report.
                 end_strays(&self.dir);
             }
         }
@@ -45,8 +46,8 @@ impl Monitor {
         for name in layout::TRANSIENT {
             let _ = std::fs::remove_file(name);
         }
-        // The claim of the CID ends with this process; its file has no more use. If the VMM held the claim and the file is
-        // locked now, then it belongs to another VM.
+        // The claim of the CID ends with this process, so its file is removed. When the VMM held the claim and the file
+        // is locked now, another VM has claimed the CID, and the file stays.
         let cid = self.cid.take().or_else(|| Lock::take(&self.cid_path, Wait::No).ok().flatten());
         if cid.is_some() {
             let _ = std::fs::remove_file(&self.cid_path);
@@ -55,16 +56,16 @@ impl Monitor {
         self.save();
         let status = self.status();
         match self.starter.take() {
-            // The VM came up and ended before its starter was told.
+            // The VM started and ended before its starter got an answer.
             Some(starter) if self.life.vmm_ran() => starter.started(&status),
             Some(starter) => {
                 starter.ended(&status);
-                // No program was told of this VM, so nothing of it stays.
+                // No program knows of this VM, so its files are removed.
                 let _ = rundir::remove(&self.dir);
             }
             None => {}
         }
-        // Clients that are connected are told last: what they find then is all that stays.
+        // Connected clients are informed last, so that they find only the files that stay.
         let _ = std::fs::remove_file(layout::CONTROL);
         self.control.tell(&status);
         self.take_leave(&status);
@@ -87,7 +88,7 @@ impl Monitor {
             let clients: Vec<u64> = self.control.interest().filter_map(|(client, ..)| client).collect();
             for client in clients {
                 for Request { id, method, params } in self.control.read(client) {
-                    // Other requests that come now are answered by the hang-up.
+                    // Other requests get no answer any more; the closed connection tells the client.
                     if let Ok(MonitorRequest::Watch { since }) = MonitorRequest::from_parts(&method, params) {
                         self.control.watch(client, id, since);
                     }
@@ -98,7 +99,8 @@ impl Monitor {
     }
 }
 
-/// Kills what the agent of a plain process left behind: its orphans are children of this process, its subreaper.
+/// Kills the processes that the agent of a plain process left behind. They are children of this process, which is their
+/// subreaper.
 fn kill_orphans() {
     let own = std::process::id();
     for _ in 0..ORPHAN_ROUNDS {
@@ -108,7 +110,7 @@ fn kill_orphans() {
         let mut any = false;
         for pid in pids {
             any = true;
-            // The child is not reaped yet, so the pid is still its own.
+            // The child is not reaped yet, so no other process can have its pid.
             let _ = kill_process(pid, Signal::KILL);
             let _ = waitpid(Some(pid), WaitOptions::empty());
         }

@@ -1,6 +1,6 @@
-//! Decides what happens in the life of one VM, as its monitor sees it: what each event means in each phase, what is to
-//! be done then, and what the status record says. Knows no process, no socket and no clock: the time comes in with each
-//! event, effects go out as values.
+//! The state machine of one VM, as its monitor sees the VM: decides the meaning of each event in each phase, the
+//! effects, and the contents of the status record. Knows no process, no socket and no clock: the time comes in with
+//! each event, and effects go out as values.
 //!
 //! ```text
 //!            VmmUp             AgentUp
@@ -18,9 +18,9 @@
 //!  every phase ── VmmEnded ──► Ended
 //! ```
 //!
-//! Two things change independently of the phase: the line to the guest agent ([`AgentLine`]), and whether the virtual
-//! CPUs run. Each file of this folder holds one decision: [`phase`] what a phase has, `boot` the way up, `run` what the
-//! agent says, `stop` the way down, `end` how the end is recognised.
+//! Two states change independently of the phase: the line to the guest agent ([`AgentLine`]), and whether the virtual
+//! CPUs run. Each file of this folder has one job: [`phase`] defines the data of the phases, `boot` handles the start,
+//! `run` the agent's messages, `stop` a stop or kill, `end` the end of the daemon, the back-end and the VMM.
 
 mod boot;
 mod end;
@@ -46,10 +46,10 @@ pub(crate) struct Life {
     start: Start,
     hold: bool,
     kind: VmmKind,
-    /// The record, as far as it does not follow from the other fields; [`Life::status`] adds the rest.
+    /// The part of the status record that does not follow from the other fields; [`Life::status`] adds the rest.
     status: StatusRecord,
     evidence: Evidence,
-    /// When this monitor began to watch the VM.
+    /// The time at which this monitor began to watch the VM.
     watched_since: Instant,
     phase: Phase,
     agent: AgentLine,
@@ -59,7 +59,7 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// Begins the life of a VM whose VMM is started at `now`.
+    /// Returns the state of a VM whose VMM is started at `now`.
     pub(crate) fn new(request: &VmRequest, mut status: StatusRecord, now: Instant) -> Self {
         status.state = VmState::Created;
         if request.hold {
@@ -80,18 +80,18 @@ impl Life {
         }
     }
 
-    /// Goes on with a VM that outlived its former monitor. `status` is what that monitor wrote down last, except that its
-    /// state is [`VmState::Paused`] if the virtual CPUs stand still now: QEMU does not know of a pause that was made with
-    /// SIGSTOP, so it cannot tell of one.
+    /// Returns the state of a VM that outlived its former monitor. `status` is the last status that the former monitor
+    /// stored, except that its state is [`VmState::Paused`] if the virtual CPUs are paused now. The caller has to find
+    /// that out: a pause is made with SIGSTOP, so QEMU does not report it.
     pub(crate) fn adopt(request: &VmRequest, status: StatusRecord, now: Instant) -> Self {
         let (daemon, spent) = (status.daemon.clone(), Duration::from_millis(status.uptime_ms));
         let vcpus = if status.state == VmState::Paused { VcpuState::Paused } else { VcpuState::Running };
         let mut life = Self::new(request, status, now);
         life.status.daemon = daemon;
-        // The clients that watched the former monitor are to be told.
+        // The revision grows, so that clients that watched the former monitor get the new status.
         life.status.revision += 1;
         life.evidence.vmm_ran = true;
-        // The agent may be there already, so it is dialled at once.
+        // The agent may listen already, so it is dialled at once.
         let was_up = life.status.boot_ms.agent.is_some();
         life.agent =
             if was_up { AgentLine::Lost { dial_at: now } } else { AgentLine::Expected { dial_at: now } };
@@ -134,23 +134,24 @@ impl Life {
         status
     }
 
-    /// Returns whether the VMM has accepted its arguments and images at some time.
+    /// Returns whether the VMM has ever accepted its arguments and images.
     pub(crate) fn vmm_ran(&self) -> bool {
         self.evidence.vmm_ran
     }
 
-    /// Returns the present revision of the status; it grows with each change that a watcher is told.
+    /// Returns the current revision of the status. The revision grows with each change that watchers are informed of.
     pub(crate) fn revision(&self) -> u64 {
         self.status.revision
     }
 
-    /// Returns when the next [`Event::Tick`] is due.
+    /// Returns the time of the next [`Event::Tick`].
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         let dial_at = self.agent.dial_at().filter(|_| self.phase.wants_the_agent());
         self.phase.wake_at().into_iter().chain(dial_at).min()
     }
 
-    /// Takes in an event and returns what is to be done, in this order. After the end nothing is to be done any more.
+    /// Handles an event and returns the effects, which the caller carries out in this order. After the end there are no
+    /// effects.
     pub(crate) fn on(&mut self, now: Instant, unix_ms: u64, event: Event) -> Vec<Effect> {
         if matches!(self.phase, Phase::Ended(_)) {
             return Vec::new();
@@ -182,13 +183,13 @@ impl Life {
         std::mem::take(&mut self.effects)
     }
 
-    /// Returns the milliseconds since the VM was started. [`StatusRecord::uptime_ms`] holds what passed before this
+    /// Returns the milliseconds since the VM was started. [`StatusRecord::uptime_ms`] contains the time before this
     /// monitor.
     fn since_start_ms(&self, now: Instant) -> u64 {
         self.status.uptime_ms + ms(now.saturating_duration_since(self.watched_since))
     }
 
-    /// Returns the state as the status record names it.
+    /// Returns the state for the status record.
     fn state(&self) -> VmState {
         match (&self.phase, self.vcpus) {
             (Phase::Ended(record), _) => VmState::after(&record.exit),

@@ -1,4 +1,4 @@
-//! Writes the console's log: rotating files that never grow past their cap. What is thrown away is counted.
+//! Writes the console's log: rotating files that never grow past their cap. Dropped bytes are counted.
 
 use crate::rundir::console_log::{FILE_CAP, FILES, Mark, path, read_index};
 use crate::rundir::layout;
@@ -8,16 +8,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The bytes a second that are written. A flood beyond them is dropped, so that it costs the host neither disk nor time.
+/// The limit on the bytes that are written in a second. A flood beyond the limit is dropped, so that it uses up neither
+/// disk space nor CPU time of the host.
 const RATE: f64 = 16.0 * 1024.0 * 1024.0;
 
-/// The bytes that may come at once after a quiet time.
+/// The number of bytes that are accepted at once after a quiet time.
 const BURST: f64 = 4.0 * RATE;
 
-/// Only the user: a daemon may print its secrets.
+/// The mode of the log's files. Only the owner may read them, because a daemon may print its secrets.
 const MODE: u32 = 0o600;
 
-/// The lines of the index, beyond which its older half goes.
+/// The maximum number of lines of the index. Beyond it, the older half is removed.
 const INDEX_CAP: usize = 4096;
 
 /// The time between two marks of the index, in milliseconds.
@@ -29,11 +30,11 @@ pub(crate) struct Log {
     dir: PathBuf,
     file: File,
     size: u64,
-    /// The bytes that were in removed files.
+    /// The number of bytes in removed files.
     base: u64,
-    /// The bytes that are no longer in the log, or never were.
+    /// The number of bytes that were removed from the log or never written to it.
     dropped: u64,
-    /// The bytes that were dropped since the last marker in the log.
+    /// The number of bytes that were dropped since the last marker in the log.
     unmarked: u64,
     allowance: f64,
     filled_at: Instant,
@@ -41,8 +42,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Opens the log in a run directory, and goes on with what is there. `base` and `dropped` are those of the former
-    /// monitor.
+    /// Opens the log in a run directory, and continues an existing log. `base` and `dropped` are the values of the
+    /// former monitor.
     ///
     /// # Errors
     /// When the log cannot be written.
@@ -62,17 +63,17 @@ impl Log {
         })
     }
 
-    /// Returns the bytes that are no longer in the log, or never were.
+    /// Returns the number of bytes that were removed from the log or never written to it.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Returns where in all that was written the oldest file begins.
+    /// Returns the offset of the oldest file in the whole output, in bytes.
     pub(crate) fn base(&self) -> u64 {
         self.base
     }
 
-    /// Writes, as far as the rate allows. A disk that is full costs output, not the VM.
+    /// Writes `bytes`, as far as the rate allows. On a full disk output is lost, but the VM is not affected.
     pub(crate) fn write(&mut self, now: Instant, unix_ms: u64, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -101,7 +102,7 @@ impl Log {
         let before = self.size;
         self.size += bytes.len() as u64;
         if self.file.write_all(bytes).is_err() {
-            // A part of the bytes may be there.
+            // A part of the bytes may have been written.
             self.size = self.file.metadata().map_or(before, |meta| meta.len());
             self.drop_bytes(bytes.len() as u64 - self.size.saturating_sub(before));
         }
@@ -112,7 +113,8 @@ impl Log {
         self.unmarked += bytes;
     }
 
-    /// Begins a new file. A failure on the way leaves the current file in use, over its cap: better than losing output.
+    /// Begins a new file. After a failure the current file stays in use and grows over its cap, so that no output is
+    /// lost.
     fn turn_over(&mut self) {
         let oldest = path(&self.dir, FILES - 1);
         let gone = oldest.metadata().map_or(0, |meta| meta.len());
@@ -129,7 +131,7 @@ impl Log {
         }
     }
 
-    /// Notes where in the log this moment stands, once in [`MARK_INTERVAL_MS`] at most.
+    /// Adds a mark for this moment to the index, at most once in [`MARK_INTERVAL_MS`].
     fn note_time(&mut self, unix_ms: u64) {
         if self.index.last().is_some_and(|mark| unix_ms < mark.at_ms.saturating_add(MARK_INTERVAL_MS)) {
             return;
@@ -138,7 +140,7 @@ impl Log {
         let mark = Mark { at_ms: unix_ms, offset: self.base + older + self.size };
         self.index.push(mark);
         let path = self.dir.join(layout::CONSOLE_INDEX);
-        // A failure costs little: without an index `logs --since` shows everything.
+        // A failure is harmless: without an index `logs --since` prints the whole log.
         if self.index.len() > INDEX_CAP {
             self.index.drain(..INDEX_CAP / 2);
             let text: String = self.index.iter().map(|mark| mark.line()).collect();
@@ -177,7 +179,7 @@ mod tests {
         }
         let kept = on_disk(dir.path());
         assert!(kept <= (FILE_CAP + (1 << 20)) * FILES as u64, "{kept}");
-        // The markers in the log are not the guest's.
+        // The markers in the log are not output of the guest, and are not counted.
         let markers = kept + log.dropped() - written;
         assert!(log.dropped() > 0 && markers < 2000, "{markers}");
     }

@@ -1,25 +1,25 @@
-//! QEMU's monitor protocol, as much of it as a monitor needs: the greeting, answers, shutdown and pause.
-//! Text in, text out; no socket.
+//! The part of QEMU's monitor protocol that a monitor needs: the greeting, answers, shutdown and pause. Parses and
+//! formats text, without a socket.
 
 use serde::Deserialize;
 
-/// The command that has to be sent first. Its answer comes once the machine is set up.
+/// The command that has to be sent first. QEMU answers it when the machine is set up.
 pub(super) const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 
-/// What QEMU has said.
+/// A message of QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QmpMessage {
-    /// A command was carried out.
+    /// QEMU has carried out a command.
     Done,
-    /// A command was refused, and why.
+    /// QEMU has refused a command, for this reason.
     Refused(String),
-    /// The machine goes down, and why.
+    /// The machine shuts down, for this reason.
     Shutdown(String),
-    /// The virtual CPUs stand still.
+    /// The virtual CPUs are paused.
     Stopped,
     /// The virtual CPUs run again.
     Resumed,
-    /// Anything else.
+    /// A message without a meaning for the monitor.
     Other,
 }
 
@@ -46,7 +46,7 @@ struct Refusal {
 }
 
 impl QmpMessage {
-    /// Reads a line. A line that is not understood is [`QmpMessage::Other`].
+    /// Parses a line. Any line that the monitor does not know is [`QmpMessage::Other`].
     pub fn parse(line: &[u8]) -> Self {
         let Ok(raw) = serde_json::from_slice::<Raw>(line) else { return Self::Other };
         match (raw.event.as_deref(), raw.done, raw.error) {

@@ -17,9 +17,9 @@ impl Qmp {
         Self { stream: Stream::new(fd), lines: Lines::new() }
     }
 
-    /// Begins the conversation.
+    /// Begins the conversation by sending the greeting.
     pub(super) fn greet(&mut self) {
-        // A connection that is broken already says so when it is read.
+        // When the connection is broken already, the next read reports the error.
         let _ = self.stream.send(CAPABILITIES);
     }
 }

@@ -1,4 +1,4 @@
-//! Carries out what a client of the control socket asks for.
+//! Carries out the requests of clients of the control socket.
 
 use super::Monitor;
 use super::agent::Asker;
@@ -9,7 +9,7 @@ use pepita_wire::{Ask, MonitorRequest, Request, Signal, WireError};
 use serde_json::json;
 use std::time::Duration;
 
-/// Where an answer goes.
+/// The client and the request that an answer is for.
 #[derive(Debug, Clone, Copy)]
 struct ReplyTo {
     client: u64,
@@ -51,7 +51,8 @@ impl Monitor {
         }
     }
 
-    /// Carries out an order that may end the VM at once, and answers before.
+    /// Answers a request and then carries it out. For requests that may end the VM at once: the client gets its answer
+    /// before.
     fn order(&mut self, reply: ReplyTo, event: Event) {
         self.reply(reply, done());
         self.happened(event);

@@ -1,4 +1,4 @@
-//! Everything that the monitor waits for, and what is read there.
+//! The event sources of the monitor: waits for all of them, and reads those that are ready.
 
 use super::Monitor;
 use super::agent::{Asker, Heard};
@@ -18,13 +18,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// The most bytes that are read of the console at once.
+/// The size of one read of the console, in bytes.
 const CONSOLE_READ: usize = 64 * 1024;
 
-/// The most such reads in a row, so that a flood does not keep the others waiting.
+/// The maximum number of such reads in a row, so that a flood does not delay the other sources.
 const CONSOLE_READS: usize = 8;
 
-/// What can be ready.
+/// A source that can be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Vmm,
@@ -37,7 +37,7 @@ pub(super) enum Source {
 }
 
 impl Monitor {
-    /// Waits until something is ready or due, and returns what is ready.
+    /// Waits until a source is ready or a time has come, and returns the ready sources.
     pub(super) fn wait(&self) -> Vec<Source> {
         let mut fds: Vec<(Source, BorrowedFd<'_>, PollFlags)> = Vec::with_capacity(8);
         fds.push((Source::Vmm, self.vmm.handle().as_fd(), PollFlags::IN));
@@ -61,13 +61,13 @@ impl Monitor {
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let mut polled: Vec<PollFd<'_>> =
             fds.iter().map(|(_, fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
-        // An interrupted wait is a short one.
+        // An interrupted wait counts as a wait in which nothing became ready.
         let _ = poll(&mut polled, limit.as_ref());
         let ready = polled.iter().zip(&fds).filter(|(fd, _)| !fd.revents().is_empty());
         ready.map(|(_, (source, ..))| *source).collect()
     }
 
-    /// Reads what is ready.
+    /// Reads a ready source.
     pub(super) fn attend(&mut self, source: Source) {
         match source {
             Source::Console => self.read_console(),
@@ -91,7 +91,7 @@ impl Monitor {
     }
 
     fn on_vmm_gone(&mut self) {
-        // What the VMM and the guest said last is still in the pipes.
+        // The last output of the VMM and of the guest is still in the pipes, and is read first.
         while self.console.as_ref().is_some_and(|fd| wait_readable(fd, Duration::ZERO)) {
             self.read_console();
         }
@@ -109,8 +109,8 @@ impl Monitor {
         self.happened(Event::VmmEnded(last_words));
     }
 
-    /// The end of the back-end may be seen before the end of the VMM that takes it along: the VMM's socket is closed before
-    /// its process is gone.
+    /// Handles the end of the back-end. When the VMM ends, its back-end follows, and the monitor may notice the end of
+    /// the back-end first: the kernel closes the VMM's socket before the VMM's process is gone.
     pub(super) fn on_backend_ended(&mut self) {
         self.read_qmp();
         self.happened(Event::BackendEnded { vmm_is_exiting: self.vmm.identity.is_exiting() });
@@ -124,7 +124,7 @@ impl Monitor {
             let read = match read(console, &mut buffer) {
                 Ok(Some(n)) if n > 0 => n,
                 Ok(None) => return,
-                // The VMM is gone, or about to be.
+                // The VMM is gone, or is exiting.
                 Ok(Some(_)) | Err(_) => return drop(self.console.take()),
             };
             output.clear();
@@ -149,7 +149,7 @@ impl Monitor {
         }
         for said in said {
             match said {
-                // QEMU is given one command: the greeting.
+                // The monitor sends QEMU only one command: the greeting.
                 QmpMessage::Done | QmpMessage::Refused(_) => self.happened(Event::VmmUp),
                 QmpMessage::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
                 QmpMessage::Stopped => self.happened(Event::Vcpus(VcpuState::Paused)),
@@ -168,7 +168,8 @@ impl Monitor {
                 Heard::News(News::Event { seq, event, is_new: _ }) => {
                     if let (GuestEvent::Started { pid }, VmmKind::Process) = (&event, self.config.request.vmm)
                     {
-                        // The "guest's" pid of a plain process is the host's.
+                        // A plain process has no pid namespace of its own, so the pid that its agent reports is a pid
+                        // of the host.
                         (self.daemon, self.daemon_heard) = (ProcessId::of(*pid), true);
                     }
                     self.happened(Event::AgentSaid { seq, event });

@@ -1,4 +1,4 @@
-//! The answer to the program that has started a monitor: the VM's status, or why there is no VM.
+//! The answer to the program that has started a monitor: the VM's status, or the reason why there is no VM.
 
 use crate::error::{CallError, call_error};
 use pepita_wire::record::CallErrorKind;
@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
 
-/// What the VMM writes when the host lacks something that it may have later.
+/// Texts that the VMM writes when the host lacks a resource that may be available later.
 const PASSING: [&str; 3] =
     ["Cannot allocate memory", "Resource temporarily unavailable", "Too many open files"];
 
-/// What a monitor answers.
+/// The answer of a monitor.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Answer {
-    /// The VM, as it is now.
+    /// The VM was started or adopted; the value is its status.
     Up(Box<StatusRecord>),
-    /// There is no VM, and this is why.
+    /// There is no VM, for this reason.
     Failed(CallError),
 }
 
@@ -26,31 +26,32 @@ pub(crate) enum Answer {
 pub(crate) struct Starter(());
 
 impl Starter {
-    /// Returns the starter that reads this process' standard output.
+    /// Returns the starter, which reads the standard output of this process.
     pub(crate) fn on_stdout() -> Self {
         Self(())
     }
 
-    /// Answers, and closes standard output: then the answer is complete.
+    /// Answers, and closes standard output. The closed output marks the end of the answer.
     pub(crate) fn answer(self, answer: &Answer) {
         let line = serde_json::to_string(answer).expect("records become JSON");
-        // The starter may be gone.
+        // The starter may be gone, so an error is ignored.
         let _ = writeln!(std::io::stdout(), "{line}");
         if let Ok(null) = File::options().write(true).open("/dev/null") {
             let _ = rustix::stdio::dup2_stdout(null);
         }
     }
 
-    /// Answers that the VM is there.
+    /// Answers that the VM was started or adopted.
     pub(crate) fn started(self, status: &StatusRecord) {
         self.answer(&Answer::Up(Box::new(status.clone())));
     }
 
-    /// Answers that the VM has ended before it was up.
+    /// Answers that the VM has ended before its VMM was set up.
     pub(super) fn ended(self, status: &StatusRecord) {
         let Some(record) = &status.exit else { return self.started(status) };
         let kind = match &record.exit {
-            // What the VMM refuses, it refuses again, unless it lacked something.
+            // A second attempt helps only when the VMM lacked a resource. Arguments and images that the VMM refuses, it
+            // refuses again.
             Exit::VmmRefused { message } if !PASSING.iter().any(|text| message.contains(text)) => {
                 CallErrorKind::BadImage
             }

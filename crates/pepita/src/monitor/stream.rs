@@ -1,4 +1,4 @@
-//! A byte stream that never blocks: what cannot be written now waits its turn, within bounds.
+//! A byte stream that never blocks: output that cannot be written at once is kept, up to a limit.
 
 use pepita_wire::{LINE_CAP, Lines};
 use rustix::event::PollFlags;
@@ -8,13 +8,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// The most bytes that may wait for a peer that does not read.
+/// The maximum number of bytes that are kept for a peer that does not read.
 const OUTPUT_CAP: usize = 1 << 20;
 
-/// The most reads in a row, so that a peer that floods does not keep the others waiting.
+/// The maximum number of reads in a row, so that a flood of one peer does not delay the others.
 const READS: usize = 16;
 
-/// A connected stream, and what waits to be written to it.
+/// A connected stream, and the output that is kept for it.
 #[derive(Debug)]
 pub(super) struct Stream {
     fd: OwnedFd,
@@ -22,20 +22,21 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Wraps a connected descriptor that does not block.
+    /// Returns the stream of a connected non-blocking descriptor.
     pub(super) fn new(fd: OwnedFd) -> Self {
         Self { fd, output: Vec::new() }
     }
 
-    /// Returns what to wait for.
+    /// Returns the events to poll for.
     pub(super) fn interest(&self) -> PollFlags {
         if self.is_flushed() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT }
     }
 
-    /// Writes what waits, then hands over what is there to read, piece by piece.
+    /// Writes the kept output, then reads the available input and passes it to `take`, piece by piece.
     ///
     /// # Errors
-    /// At the end of the stream, when it is broken, or what `take` returns. What came before was handed over.
+    /// At the end of the stream, when the stream is broken, and the errors of `take`. Input before the end has been
+    /// passed on.
     pub(super) fn pump<E: From<io::Error>>(
         &mut self,
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
@@ -52,10 +53,10 @@ impl Stream {
         Ok(())
     }
 
-    /// Pumps into `lines`.
+    /// Writes the kept output, then reads the available input into `lines`.
     ///
     /// # Errors
-    /// As [`Stream::pump`].
+    /// The errors of [`Stream::pump`].
     pub(super) fn pump_into(&mut self, lines: &mut Lines) -> io::Result<()> {
         self.pump(|bytes| {
             lines.push(bytes);
@@ -63,10 +64,10 @@ impl Stream {
         })
     }
 
-    /// Writes `bytes`, now or as soon as the peer reads.
+    /// Writes `bytes` at once, or keeps them until the peer reads.
     ///
     /// # Errors
-    /// When the stream is broken, or the peer leaves more than [`OUTPUT_CAP`] unread.
+    /// When the stream is broken, or more than [`OUTPUT_CAP`] bytes would be kept.
     pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.output.len() + bytes.len() > OUTPUT_CAP {
             return Err(io::Error::new(io::ErrorKind::WriteZero, "the peer does not read"));
@@ -87,12 +88,12 @@ impl Stream {
         Ok(())
     }
 
-    /// Returns whether nothing waits to be written.
+    /// Returns whether no output is kept.
     pub(super) fn is_flushed(&self) -> bool {
         self.output.is_empty()
     }
 
-    /// Returns whether two more lines of the greatest length find room.
+    /// Returns whether two more lines of the maximum length can be kept.
     pub(super) fn has_room(&self) -> bool {
         self.output.len() <= OUTPUT_CAP - 2 * LINE_CAP
     }
@@ -104,7 +105,7 @@ impl AsFd for Stream {
     }
 }
 
-/// Reads from a descriptor that does not block; `None` when there is nothing at the moment.
+/// Reads from a non-blocking descriptor; `None` when no input is available.
 ///
 /// # Errors
 /// When the descriptor cannot be read.
@@ -119,7 +120,7 @@ pub(super) fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>
     }
 }
 
-/// Connects to a Unix socket without waiting.
+/// Connects to a Unix socket without blocking.
 ///
 /// # Errors
 /// When no process listens there, or the socket's backlog is full.

@@ -1,4 +1,4 @@
-//! Takes a VM down and removes all traces of it.
+//! Ends a VM and removes all traces of it.
 
 use crate::client;
 use crate::error::{Result, call_error};
@@ -15,40 +15,41 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-/// How a VM is taken down.
+/// The way in which a VM is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
-    /// Its daemon gets a signal and a time to end.
+    /// The daemon gets a signal and a time in which to end.
     Graceful {
         /// The signal for the daemon.
         signal: Signal,
-        /// How long the daemon may take.
+        /// The time limit for the daemon to end.
         timeout: Duration,
     },
-    /// At once. A VM whose files cannot be read is taken down only so.
+    /// The VM is ended at once. A VM whose files cannot be read is ended only in this way.
     Force,
 }
 
-/// How long after the end that was ordered the VM may take to be gone.
+/// The time limit for a VM to be gone after its ordered end.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// How long a monitor that has given its lock back may take to be gone.
+/// The time limit for a monitor to be gone after it has released its lock.
 const MONITOR_END: Duration = Duration::from_secs(1);
 
-/// How often the lock is tried, and how long it is waited for each time.
+/// The number of attempts to take the lock, and the time limit of each wait for it.
 const TRIES: usize = 100;
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 
-/// Takes a VM down and removes all traces of it. Returns whether there was one.
+/// Ends a VM and removes all traces of it. Returns whether there was such a VM.
 ///
 /// # Errors
-/// When it does not go, or its files cannot be read and the end is not forced.
+/// When the VM does not end, or its files cannot be read and the end is not forced.
 pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Result<bool> {
     let dir = run_dir.vm(name);
     let monitor = monitor(&dir).and_then(|monitor| monitor.open());
     let destroyed = take_down(run_dir, name, how, &dir);
     if let (Ok(true), Some(monitor)) = (&destroyed, monitor) {
-        // The monitor gives its lock back a moment before it is gone. Nothing of a VM is left when this returns.
+        // The monitor releases its lock shortly before its process is gone. No process of the VM may be left when this
+        // function returns, so the end of the monitor is awaited.
         wait_readable(&monitor, MONITOR_END);
     }
     destroyed
@@ -68,7 +69,7 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
             Err(e) => return Err(e),
         };
         let Some(_lock) = lock else {
-            // A monitor begins or ends at this moment, or another destroy is at work.
+            // A monitor is starting or ending, or another process is destroying the VM.
             await_lock(dir);
             continue;
         };
@@ -81,7 +82,7 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
     Err(call_error(CallErrorKind::TryAgain, "another process holds its run directory; try again"))
 }
 
-/// Has the monitor stop the VM and waits for the end. Returns `false` when there is a monitor that does not do it.
+/// Asks the monitor to stop the VM and waits for the end. Returns `false` when there is a monitor that does not obey.
 fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> bool {
     let (request, limit) = match how {
         How::Graceful { signal, timeout } => {
@@ -95,19 +96,20 @@ fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> bool {
             let ended = follow(run_dir, name, Some(limit), |_| false);
             ended.err().is_none_or(|e| e.kind != CallErrorKind::Timeout)
         }
-        // Without a monitor the connection is refused; one that does not answer lets it time out.
+        // Without a monitor the connection is refused. With a monitor that does not answer, the call times out.
         Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
     }
 }
 
-/// Ends a monitor that does not do what it is told.
+/// Kills a monitor that does not obey.
 fn end_monitor(dir: &Path) {
     if let Some(monitor) = monitor(dir) {
         monitor.end();
     }
 }
 
-/// Returns the monitor of a VM: the one that its state names, or else the process that listens on its control socket.
+/// Returns the monitor of a VM: the process that the VM's state names, else the process that listens on its control
+/// socket.
 fn monitor(dir: &Path) -> Option<ProcessId> {
     files::state(dir).ok().and_then(|state| state.monitor).or_else(|| client::listener(dir))
 }
@@ -117,7 +119,8 @@ fn await_lock(dir: &Path) {
     let (sender, receiver) = std::sync::mpsc::channel();
     let path = dir.join(layout::LOCK);
     std::thread::spawn(move || {
-        // Taken and given back: the next try takes it for good, or finds the directory gone.
+        // The lock is taken and released at once. The next attempt takes it for good, or finds that the directory is
+        // gone.
         let taken = path.exists().then(|| Lock::take(&path, Wait::Yes));
         drop(taken);
         let _ = sender.send(());

@@ -1,4 +1,4 @@
-//! Follows a VM through its monitor's long polls, and gives it a new monitor when its monitor has died.
+//! Follows a VM through long polls of its monitor, and gives the VM a new monitor when its monitor has died.
 
 use crate::client::Client;
 use crate::error::{About, Result, call_error};
@@ -9,10 +9,10 @@ use pepita_wire::record::CallErrorKind;
 use pepita_wire::{StatusRecord, VmId};
 use std::time::{Duration, Instant};
 
-/// Follows a VM until `done` says so or the VM has ended, through a change of monitors, too. Returns the last status.
+/// Follows a VM until `done` returns true or the VM has ended, also when the monitor changes. Returns the last status.
 ///
 /// # Errors
-/// [`CallErrorKind::Timeout`] after `timeout`; when there is no such VM, or its files cannot be read.
+/// [`CallErrorKind::Timeout`] after `timeout`; other kinds when there is no such VM, or its files cannot be read.
 pub(crate) fn follow(
     run_dir: &RunDir,
     name: &VmId,
@@ -44,7 +44,7 @@ pub(crate) fn follow(
             return Ok(status);
         }
         if status.monitor_pid.is_none() {
-            // Only a monitor sees the end.
+            // Only a monitor observes the end of a VM, so a VM without one is adopted.
             adopt(run_dir, name)?;
         }
     }
@@ -53,7 +53,7 @@ pub(crate) fn follow(
 /// Waits until the agent of a VM answers.
 ///
 /// # Errors
-/// When the VM has ended before, and as [`follow`].
+/// When the VM ends before its agent answers, and the errors of [`follow`].
 pub(crate) fn ready(run_dir: &RunDir, name: &VmId, timeout: Duration) -> Result<StatusRecord> {
     let status = follow(run_dir, name, Some(timeout), |status| status.agent.ready)?;
     match &status.exit {

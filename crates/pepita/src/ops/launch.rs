@@ -12,20 +12,20 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// The most that is read of a monitor's answer, in bytes.
+/// The maximum size of a monitor's answer, in bytes.
 const ANSWER_CAP: u64 = 1 << 20;
 
-/// How often an adoption is tried while monitors come and go, and the pause between two tries.
+/// The number of attempts of an adoption while monitors start and end, and the pause between two attempts.
 const ADOPT_TRIES: usize = 50;
 const ADOPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Starts the VM `name` as `spec` has it. Returns its status when its VMM runs.
+/// Starts the VM `name` as `spec` describes it. Returns its status when its VMM runs.
 ///
 /// # Errors
 /// When the request cannot be met. Nothing of the VM is left then.
 pub(crate) fn launch(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result<StatusRecord> {
     let launched = || {
-        // Checked first: a directory that no VM can have is not made.
+        // The length of the path is checked first, so that no directory is created that no VM can use.
         run_dir.checked_vm(name)?;
         run_dir.create()?;
         let requested = resolve(run_dir, name, spec)?;
@@ -34,7 +34,7 @@ pub(crate) fn launch(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result<
     launched().about(name.as_str())
 }
 
-/// Gives a VM a new monitor, if it needs one. Returns its status.
+/// Gives a VM a new monitor when it has none. Returns the status of the VM.
 ///
 /// # Errors
 /// When there is no such VM, or its files cannot be read.
@@ -48,7 +48,7 @@ pub(crate) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
             return Ok(status);
         }
         match start_monitor(run_dir, &Order::Adopt(name.clone())) {
-            // Another monitor was quicker.
+            // Another adoption was faster, and its monitor watches the VM.
             Err(e) if e.kind == CallErrorKind::TryAgain => std::thread::sleep(ADOPT_PAUSE),
             result => return result.about(name.as_str()),
         }
@@ -73,7 +73,7 @@ fn start_monitor(run_dir: &RunDir, order: &Order) -> Result<StatusRecord> {
     }
     let mut line = Vec::new();
     if let Some(stdout) = child.stdout.take() {
-        // Read up to its end: the monitor closes its output when it has answered.
+        // The output is read to its end: the monitor closes it when the answer is complete.
         stdout.take(ANSWER_CAP).read_to_end(&mut line).map_err(|e| system("the monitor", e))?;
     }
     match serde_json::from_slice(&line) {

@@ -10,25 +10,25 @@ use pepita_wire::{LaunchSpec, VmId};
 use std::path::Path;
 use std::time::Duration;
 
-/// How long the guest may take.
+/// The time limit for the boot of the guest.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The memory of the guest, in MiB.
 const MEMORY_MB: u64 = 128;
 
-/// How a guest came up.
+/// The result of a successful boot.
 #[derive(Debug)]
 pub(crate) struct Probe {
     /// The time from the VMM's start to the agent's first answer, in milliseconds.
     pub agent_ms: u64,
-    /// How its virtual CPUs ran.
+    /// The acceleration of the guest's virtual CPUs.
     pub accel: String,
 }
 
-/// Boots a guest whose daemon is held, waits for its agent, and removes all traces of it.
+/// Boots a guest whose daemon is held, waits for its agent, and removes all traces of the guest.
 ///
 /// # Errors
-/// When it does not come up or does not go.
+/// When the guest does not boot or cannot be removed.
 pub(crate) fn probe(run_dir: &RunDir, kernel: &Path, rootfs: &Path) -> Result<Probe> {
     let name = format!("doctor-{}", std::process::id());
     let name = VmId::new(&name).map_err(|e| call_error(CallErrorKind::Internal, e.to_string()))?;

@@ -1,4 +1,4 @@
-//! Completes what was asked for: files are found and recognised, `auto` is decided, programs are looked for.
+//! Completes a launch specification: finds and recognises files, decides each `auto`, searches for programs.
 
 use crate::boot::Requested;
 use crate::cli::{AccelChoice, VsockChoice};
@@ -17,10 +17,10 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Completes a specification.
+/// Turns a specification into a complete request.
 ///
 /// # Errors
-/// When a field has a value that no VM can have, or something that is needed is missing or is not what it should be.
+/// When a field has a value that no VM can have, or a required file or program is missing or of the wrong kind.
 pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result<Requested> {
     let cid = match spec.vsock_cid {
         None => Wanted::Any,
@@ -59,7 +59,7 @@ fn refused(field: &str, why: &str) -> CallError {
     call_error(CallErrorKind::Usage, format!("{field}: {why}"))
 }
 
-/// Checks what execve(2) cannot pass on. The values may be secrets, so only names are told.
+/// Refuses texts that execve(2) cannot pass on. Values may be secrets, so the error contains only names.
 fn check_environment(spec: &LaunchSpec) -> Result<()> {
     if let Some(key) = spec.env.keys().find(|key| key.is_empty() || key.contains(['=', '\0'])) {
         return Err(refused("env", &format!("{key:?} is no name of a variable")));
@@ -73,7 +73,7 @@ fn check_environment(spec: &LaunchSpec) -> Result<()> {
     Ok(())
 }
 
-/// Reads a word; an absent one means the default.
+/// Parses a word; an absent word means the default.
 fn word<T: FromStr + Default>(field: &str, text: Option<&str>) -> Result<T> {
     let read = |text: &str| text.parse().map_err(|_| refused(field, &format!("{text:?} is none")));
     text.map_or_else(|| Ok(T::default()), read)
@@ -86,7 +86,7 @@ fn within<T: PartialOrd + std::fmt::Display>(field: &str, value: T, range: &Rang
     }
 }
 
-/// Adds the parts of a request that only a plain process has.
+/// Completes the fields of a request that only a plain process has.
 fn plain_process(spec: &LaunchSpec, base: VmRequest) -> Result<VmRequest> {
     let is_json = |path: &&PathBuf| path.extension().is_some_and(|e| e == "json");
     let image = spec.rootfs.as_ref().filter(is_json);
@@ -95,7 +95,7 @@ fn plain_process(spec: &LaunchSpec, base: VmRequest) -> Result<VmRequest> {
     Ok(VmRequest { program: AGENT.require()?, root: Root::Host(image.transpose()?), command, ..base })
 }
 
-/// Makes the path of a program of this host absolute: the agent has another current directory.
+/// Makes the path of a program of this host absolute, because the agent has another current directory.
 fn from_here(mut command: Vec<String>) -> Vec<String> {
     if let Some(program) = command.first_mut()
         && program.contains('/')
@@ -106,7 +106,7 @@ fn from_here(mut command: Vec<String>) -> Vec<String> {
     command
 }
 
-/// Adds the parts of a request that only a real VM has.
+/// Completes the fields of a request that only a real VM has.
 fn machine(run_dir: &RunDir, spec: &LaunchSpec, base: VmRequest) -> Result<VmRequest> {
     let needed = |what: &str, path: &Option<PathBuf>| {
         let advice = "`pepita image build` makes a root file system, `pepita doctor` finds kernels";
@@ -145,8 +145,8 @@ fn machine(run_dir: &RunDir, spec: &LaunchSpec, base: VmRequest) -> Result<VmReq
     })
 }
 
-/// Returns the initrd that leads to a disk: the one that was named, or one that is made from the kernel's modules. A
-/// kernel without modules drives the disk by itself.
+/// Returns the initrd that mounts a disk: the initrd that was named, or an initrd that is built from the kernel's
+/// modules. Returns `None` for a kernel without modules, which has the driver of the disk built in.
 fn initrd(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path) -> Result<Option<PathBuf>> {
     if let Some(initrd) = &spec.initrd {
         return std::fs::canonicalize(initrd).map(Some).map_err(|e| kernel::missing("initrd", initrd, &e));

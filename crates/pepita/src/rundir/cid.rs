@@ -1,5 +1,5 @@
-//! Claims on CIDs among the VMs of one directory of run directories: a locked file for each, whose lock the monitor
-//! and the VMM hold.
+//! Claims on CIDs among the VMs of one directory of run directories. Each claim is a file whose lock the monitor and
+//! the VMM hold.
 
 use crate::error::{Result, call_error};
 use crate::rundir::lock::{Lock, Wait};
@@ -9,13 +9,13 @@ use pepita_wire::record::CallErrorKind;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// The CID that is asked for.
+/// The CID that a launch asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Wanted {
-    /// This CID and no other.
+    /// Exactly this CID.
     Fixed(Cid),
-    /// Any that is free.
+    /// Any free CID.
     #[default]
     Any,
 }
@@ -38,11 +38,11 @@ pub fn path(dir: &RunDir, cid: Cid) -> PathBuf {
     dir.path().join(layout::CIDS).join(cid.to_string())
 }
 
-/// Claims a CID; any is looked for from `from` on. The claim lasts as long as the lock, in this process or in one that
-/// inherits the lock's file.
+/// Claims a CID. The search for any free CID begins at `from`. The claim lasts as long as the lock is held, in this
+/// process or in a process that inherits the lock's file.
 ///
 /// # Errors
-/// [`CallErrorKind::CidTaken`] when another VM holds it.
+/// [`CallErrorKind::CidTaken`] when another VM holds the CID.
 pub fn claim(dir: &RunDir, wanted: Wanted, from: Cid) -> Result<(Cid, Lock)> {
     let lock = |cid: Cid| Lock::take(&path(dir, cid), Wait::No);
     match wanted {
@@ -64,7 +64,7 @@ pub fn claim(dir: &RunDir, wanted: Wanted, from: Cid) -> Result<(Cid, Lock)> {
     }
 }
 
-/// Removes the file of the claim of `cid`, unless another VM holds it by now.
+/// Removes the file of the claim of `cid`, unless another VM has claimed the CID meanwhile.
 pub fn release(dir: &RunDir, cid: Cid) {
     let path = path(dir, cid);
     if path.exists()

@@ -1,28 +1,29 @@
-//! The files of a VM's console log: where they lie, and which moment stands where.
+//! The files of a VM's console log: their paths, and the index that maps moments to offsets.
 //!
-//! The monitor writes `console.log` and turns it over when it is full: the number at the end of a name is the file's age.
-//! The index has a line for each second in which the guest wrote: a time, and how much had been written by then.
+//! The monitor writes `console.log` and rotates it when it is full; the number at the end of a file's name is its age
+//! in rotations. The index has a line for each second in which the guest wrote: a time, and the number of bytes that
+//! had been written by then.
 
 use crate::rundir::layout;
 use std::path::{Path, PathBuf};
 
-/// The size at which a file is turned over, in bytes.
+/// The size at which a file is rotated, in bytes.
 pub const FILE_CAP: u64 = 10 << 20;
 
-/// The most files, the current one included.
+/// The maximum number of files, including the current file.
 pub const FILES: usize = 5;
 
-/// A line of the index.
+/// A line of the index: a moment and an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
-    /// The moment, in milliseconds since the Unix epoch.
+    /// The time of the mark, in milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// The bytes that had been written until then, those of removed files included.
+    /// The number of bytes that had been written until then, including those of removed files.
     pub offset: u64,
 }
 
 impl Mark {
-    /// Reads a line of the index; `None` when it is none.
+    /// Parses a line of the index; returns `None` for any other line.
     pub fn parse(line: &str) -> Option<Self> {
         let (at_ms, offset) = line.split_once(' ')?;
         Some(Self { at_ms: at_ms.parse().ok()?, offset: offset.parse().ok()? })
@@ -34,7 +35,7 @@ impl Mark {
     }
 }
 
-/// Returns the path of a file of the log. The current one has age 0.
+/// Returns the path of a file of the log. The current file has the age 0.
 pub fn path(dir: &Path, age: usize) -> PathBuf {
     match age {
         0 => dir.join(layout::CONSOLE_LOG),
@@ -47,7 +48,7 @@ pub fn read_index(dir: &Path) -> Vec<Mark> {
     parse_index(&std::fs::read_to_string(dir.join(layout::CONSOLE_INDEX)).unwrap_or_default())
 }
 
-/// Returns the marks in the text of an index. Other lines are left out.
+/// Returns the marks in the text of an index. Lines that are no marks are skipped.
 pub fn parse_index(text: &str) -> Vec<Mark> {
     text.lines().filter_map(Mark::parse).collect()
 }

@@ -1,5 +1,5 @@
-//! The files of a run directory: complete or absent, never half written. What another process wrote is data, never a
-//! reason to panic; a file that cannot be read is not taken for absent.
+//! The files of a run directory. A file is complete or absent, never half written. A file with unexpected contents
+//! never makes a reader panic, and a file that cannot be read is never taken for absent.
 
 use crate::error::{Result, io};
 use crate::host::process_id::ProcessId;
@@ -12,7 +12,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The file `state.json`: where the VM is, and its processes.
+/// The contents of the file `state.json`: the status of the VM, and its processes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
@@ -22,31 +22,31 @@ pub struct State {
     pub vmm: Option<ProcessId>,
     /// The vsock back-end.
     pub backend: Option<ProcessId>,
-    /// The daemon, when the VM is a plain process.
+    /// The process of the daemon, when the VM is a plain process.
     pub daemon: Option<ProcessId>,
     /// The cgroup that holds the VM's limits.
     pub cgroup: Option<PathBuf>,
     /// The offset in the whole console output at which the oldest file of the log begins, in bytes.
     pub log_base: u64,
-    /// The status as the monitor told it last.
+    /// The status that the monitor published last.
     pub status: StatusRecord,
 }
 
-/// Whether a file has to survive a power cut.
+/// The choice whether a file has to survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sync {
-    /// The file is on the disk when the call returns.
+    /// The file is synchronised to the disk before the call returns.
     Yes,
-    /// A power cut that loses the file ends the VM as well.
+    /// The file is not synchronised: a power cut that loses the file ends the VM as well.
     No,
 }
 
-/// Replaces a file, with mode 0600, by writing beside it and renaming.
+/// Replaces a file, with mode 0600: writes a temporary file beside it and renames that file.
 ///
 /// # Errors
-/// When the new file cannot be written; the former one is still there then.
+/// When the new file cannot be written. The former file is unchanged then.
 pub fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
-    // The name has the pid in it: two processes may make the same file, in the cache for example.
+    // The temporary name contains the pid, because two processes may write the same file, for example in the cache.
     let beside = path.with_extension(format!("tmp-{}", std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
@@ -65,7 +65,7 @@ pub fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
 /// Replaces a file by a record, as JSON.
 ///
 /// # Errors
-/// As [`replace`].
+/// The errors of [`replace`].
 pub fn write(path: &Path, record: &impl Serialize, sync: Sync) -> Result<()> {
     replace(path, pepita_wire::record::pretty(record).as_bytes(), sync)
 }

@@ -1,30 +1,32 @@
-//! Locks that answer "is it alive" and "who may": flock(2) on a file, which the kernel gives back when its holder dies.
+//! Locks that show whether a process is alive and that grant exclusive claims: flock(2) on a file. The kernel releases
+//! a lock when its holder dies.
 
 use crate::error::{Result, io};
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// A lock that is held as long as its file is open, in this process or in one that has inherited the descriptor.
+/// A lock that is held as long as its file is open, in this process or in a process that has inherited the descriptor.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
 }
 
-/// Whether to wait for a lock.
+/// The choice whether to wait for a lock that another process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// Until it is free.
+    /// Wait until the lock is free.
     Yes,
-    /// Not at all.
+    /// Do not wait.
     No,
 }
 
 impl Lock {
-    /// Takes the lock of a file, which is made if need be. Returns `None` when another process holds the lock.
+    /// Takes the lock of a file, and creates the file when it is absent. Returns `None` when another process holds the
+    /// lock.
     ///
     /// # Errors
-    /// When the file cannot be made.
+    /// When the file cannot be created.
     pub fn take(path: &Path, wait: Wait) -> Result<Option<Self>> {
         loop {
             let open = File::options().create(true).truncate(false).read(true).write(true).open(path);
@@ -39,7 +41,8 @@ impl Lock {
                 Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(TryLockError::Error(e)) => return Err(io(path, e)),
             }
-            // Between opening and locking, the file may have been removed and made again. Then this lock is of no use.
+            // Between opening and locking, another process may have removed the file and created a new one. A lock on
+            // the removed file excludes no other process, so the new file has to be locked.
             let same = |now: std::fs::Metadata| file.metadata().is_ok_and(|ours| now.ino() == ours.ino());
             if path.metadata().is_ok_and(same) {
                 return Ok(Some(Self { file }));
@@ -47,7 +50,7 @@ impl Lock {
         }
     }
 
-    /// Returns whether a process holds the lock of a file. Does not make the file.
+    /// Returns whether a process holds the lock of a file. Does not create the file.
     pub fn is_held(path: &Path) -> bool {
         let Ok(file) = File::options().read(true).write(true).open(path) else { return false };
         matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))

@@ -5,7 +5,7 @@ use crate::host::tsc::measure_khz;
 use crate::rundir::RunDir;
 use crate::rundir::files::{Sync, replace};
 
-/// Returns the frequency in kHz, measured once in each boot of the host; `None` where it cannot be measured.
+/// Returns the frequency in kHz, which is measured once in each boot of the host; `None` where it cannot be measured.
 pub fn khz(dir: &RunDir) -> Option<u64> {
     let path = dir.cache().join("tsc");
     let boot = boot_id();
@@ -15,7 +15,7 @@ pub fn khz(dir: &RunDir) -> Option<u64> {
     });
     known.or_else(|| {
         let khz = measure_khz()?;
-        // A cache that cannot be written costs the next boot 20 ms.
+        // When the cache cannot be written, the next boot measures again, which takes 20 ms.
         let _ = replace(&path, format!("{boot} {khz}\n").as_bytes(), Sync::No);
         Some(khz)
     })

@@ -1,4 +1,4 @@
-//! Many runs at once: one name, one CID, or any CID.
+//! Tests of many launches at the same time: with one name, with one CID, or with any CID.
 
 use crate::host::{Form, Host, errors, times};
 use pepita_wire::StatusRecord;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 fn cycles(form: Form, rounds: usize) {
     let host = Host::alone(form);
-    // The first cycle makes what is made once.
+    // The first cycle creates the files that are created only once.
     host.start("c", &[]);
     host.destroy("c", &["--force"]);
     let before = Counts::of(&host.dir);

@@ -1,4 +1,4 @@
-//! A part of a VM is killed: its VMM, its monitor, its back-end, its kernel.
+//! Tests in which a part of a VM is killed: its VMM, its monitor, its back-end, its kernel.
 
 use crate::host::{Form, Host, PATIENCE, figure, kill, processes_in, times};
 use pepita_wire::record::DaemonState;
@@ -8,13 +8,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Kills a process. Returns the time until the exit record was there: from the kill, and from the moment at which the kernel
-/// told that the VMM is gone. (Freeing a guest's memory takes its time.)
+/// Kills a process. Returns the time until the exit record existed: from the kill, and from the moment at which the
+/// kernel reported the end of the VMM. (The kernel needs time to free a guest's memory.)
 fn until_record(dir: &Path, killed: Option<u32>, vmm: Option<u32>) -> (Duration, Duration) {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC).expect("inotify");
     inotify::add_watch(&watch, dir, inotify::WatchFlags::MOVED_TO).expect("a directory");
     let vmm = vmm.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).expect("a pid");
-    let vmm = pidfd_open(vmm, PidfdFlags::empty()).expect("it runs");
+    let vmm = pidfd_open(vmm, PidfdFlags::empty()).expect("a running process");
     let gone = std::thread::spawn(move || {
         pepita_launcher::host::wait::wait_readable(&vmm, PATIENCE);
         Instant::now()
@@ -41,7 +41,7 @@ fn killed_vmm(form: Form, rounds: usize) {
         let killed = ProcessExit { code: None, signal: Some(9) };
         let expected = (&Exit::VmmCrashed(killed), Some(killed), None);
         assert_eq!((&exit.exit, exit.vmm, exit.daemon_exit()), expected, "{:?}", exit.evidence);
-        // The same name again: another incarnation.
+        // A new start with the same name is another incarnation.
         let again = host.start_with(&name, &["--hold"], &[]);
         assert_eq!(again.incarnation, 2);
         host.destroy(&name, &["--force"]);
@@ -66,7 +66,7 @@ fn killed_monitor(form: Form) {
         let name = format!("m{round}");
         let before = host.ready(&name, &[]);
         kill(before.monitor_pid, Signal::KILL);
-        // Long enough for whatever dies with its monitor to do so.
+        // The pause is long enough for processes that would die with the monitor.
         std::thread::sleep(Duration::from_millis(200));
         let orphan = host.status(&name);
         assert_eq!(
@@ -83,7 +83,7 @@ fn killed_monitor(form: Form) {
         assert!(after.revision > before.revision && after.monitor_pid != before.monitor_pid);
         assert!(after.uptime_ms >= before.uptime_ms);
 
-        // Adopted or not, the end of a VMM whose parent is gone has no code; "unknown" is not 0.
+        // The end of a VMM whose parent is gone has no code, whether or not the VM was adopted. "unknown" is not 0.
         if round % 2 == 0 {
             kill(after.monitor_pid, Signal::KILL);
         }

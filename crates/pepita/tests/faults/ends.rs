@@ -1,13 +1,14 @@
-//! The daemon ends by itself: the exact code or signal is told, or why its program could not be executed.
+//! Tests in which the daemon ends by itself: the exact code or signal is reported, or the reason why its program could
+//! not be executed.
 
 use crate::host::{Form, Host, errors, times};
 use pepita_wire::{Exit, ExitRecord, MonitorRequest};
 
-/// How the ticker is told to end, and what has to be seen.
+/// The ways in which the ticker ends, and the expected exits.
 const CODES: [(&str, i32); 4] = [("0", 0), ("1", 1), ("42", 42), ("255", 255)];
 const SIGNALS: [(&str, i32); 2] = [("11", 11), ("9", 9)];
 
-/// Programs that cannot be executed: one is no file, one is no program.
+/// Programs that cannot be executed: a file that does not exist, and a file that is not a program.
 const REFUSED: [(&str, i32); 2] = [("/nowhere/daemon", 2), ("/etc/passwd", 13)];
 
 fn check(host: &Host, name: &str, expected: impl Fn(&Exit) -> bool) {
@@ -71,7 +72,7 @@ fn refused(form: Form) {
                 if later {
                     host.until(&name, |status| status.agent.ready);
                     std::thread::sleep(std::time::Duration::from_secs(1));
-                    // It says so itself, too.
+                    // The agent reports the end over vsock, too.
                     let output = host.call(&["start", "--name", &name, "--", program]);
                     assert!(
                         !output.status.success() && errors(&output).contains(program),

@@ -1,4 +1,4 @@
-//! What the agent in the guest does: memory, sd_notify, commands.
+//! Tests of the agent in the guest: memory, sd_notify, commands.
 
 use crate::host::{Form, Host, times};
 use pepita_wire::record::DaemonState;
@@ -52,7 +52,7 @@ fn what_the_daemon_says_of_itself_is_heard() {
         for _ in 0..3 {
             link.until(|event| matches!(event, GuestEvent::Health(health) if health.watchdog));
         }
-        // However often the daemon has fed its watchdog, its first words can still be heard.
+        // The first events of the daemon are still reported after any number of heartbeats.
         let mut late = host.link("a");
         late.watch();
         late.until(|event| matches!(event, GuestEvent::Health(health) if health.status.as_deref() == Some("ticking")));
@@ -78,7 +78,7 @@ fn a_command_runs_in_the_guest_and_its_end_and_output_come_back() {
         let none = host.exec("a", &["/nowhere"], 0);
         assert!(matches!(none.exit, Exit::NotExecutable { errno: 2, .. }), "{none:?}");
 
-        // In bulk the connection is its output.
+        // With `bulk`, the connection carries the raw output.
         let mut link = host.link("a");
         let refused = link.outcome("exec", json!({ "command": ["/nowhere"], "bulk": true }));
         assert_eq!(refused.map_err(|e| e.kind), Err(ErrorKind::Os));

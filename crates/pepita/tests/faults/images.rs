@@ -1,4 +1,5 @@
-//! Files that are no images, and disks that are full: the error names file and stage, and nothing is left.
+//! Tests with files that are no images and with full disks: the error names the file and the stage, and nothing is
+//! left.
 
 use crate::host::{Form, Host, errors, guest_file, kill};
 use pepita_wire::{Exit, ExitRecord};
@@ -49,7 +50,7 @@ fn an_image_that_is_missing_cut_short_or_a_text_is_named_with_its_role() {
 fn a_kernel_that_the_vmm_refuses_is_told_in_the_vmm_s_words() {
     let files = tempfile::tempdir().expect("a directory");
     let mut elf = std::fs::read(env!("CARGO_BIN_EXE_pepita")).expect("a program");
-    // A program is an ELF file, too, but none that boots.
+    // A program is an ELF file, too, but cannot boot.
     elf.truncate(elf.len());
     let kernel = files.path().join("no-kernel");
     std::fs::write(&kernel, elf).expect("written");
@@ -63,7 +64,7 @@ fn a_kernel_that_the_vmm_refuses_is_told_in_the_vmm_s_words() {
     assert!(!host.vm("i").exists());
 }
 
-/// A small disk in a host's run directory; gone with it.
+/// A small disk in a host's run directory. Dropping it removes the disk.
 struct Disk<'a>(&'a Path);
 
 impl<'a> Disk<'a> {
@@ -115,7 +116,7 @@ fn a_disk_that_fills_up_costs_output_but_not_the_exit_record() {
     kill(status.vmm_pid, Signal::KILL);
     let exit = host.exit("d");
     assert!(matches!(exit.exit, Exit::VmmCrashed(_)), "{:?}", exit.evidence);
-    let written = std::fs::read(host.vm("d").join("exit.json")).expect("it is on the disk");
+    let written = std::fs::read(host.vm("d").join("exit.json")).expect("a record on the disk");
     assert_eq!(serde_json::from_slice::<ExitRecord>(&written).expect("a record"), exit);
     assert!(host.status("d").dropped_log_bytes > 0);
     host.destroy("d", &[]);

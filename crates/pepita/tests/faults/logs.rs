@@ -1,4 +1,4 @@
-//! The console's log: floods, ordinary rates, followers, and what the monitor needs for it.
+//! Tests of the console's log: floods, ordinary rates, followers, and the monitor's memory.
 
 use crate::host::{Form, Host, times};
 use pepita_launcher::rundir::console_log::{FILE_CAP, FILES};
@@ -13,7 +13,7 @@ fn on_disk(host: &Host, name: &str) -> u64 {
     logs.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
 }
 
-/// Returns the numbers that the ticker printed, one a line.
+/// Returns the numbers that the ticker printed, one per line.
 fn numbers(text: &[u8]) -> Vec<u64> {
     let lines = text.split(|byte| *byte == b'\n').filter(|line| line.len() == 63);
     lines.filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok()).collect()
@@ -38,7 +38,7 @@ fn flood(form: Form) {
         "{form:?}: flood: {kept} bytes on disk, {} dropped in {seconds} s, slowest answer {slowest:?}",
         status.dropped_log_bytes
     );
-    // A file is turned over by the write after it is full.
+    // A full file is rotated by the next write.
     assert!(kept <= (FILE_CAP + (64 << 10) + 4096) * FILES as u64, "{kept}");
     pss(&host, "f");
     assert!(host.destroy("f", &[]) < Duration::from_secs(10));
@@ -68,7 +68,7 @@ fn an_ordinary_rate_of_output_is_kept_whole_and_followed_through_rotations() {
         let printed = host.call(&["logs", "--name", "p"]).stdout;
         let expected: Vec<u64> = (0..bytes / 64).collect();
         assert_eq!(host.status("p").dropped_log_bytes, 0);
-        assert!(on_disk(&host, "p") > 2 * FILE_CAP, "it was turned over");
+        assert!(on_disk(&host, "p") > 2 * FILE_CAP, "the log was not rotated");
         for (what, text) in [("logs", printed), ("logs -f", followed.stdout)] {
             let seen = numbers(&text);
             let lost = expected.len() - seen.len();
@@ -82,7 +82,7 @@ fn an_ordinary_rate_of_output_is_kept_whole_and_followed_through_rotations() {
 #[test]
 fn what_is_older_than_asked_for_is_not_shown() {
     let host = Host::of(Form::Process);
-    // Over one rotation, so that the log's first file is not its beginning.
+    // The output is longer than one rotation, so that the oldest file is not the beginning of the output.
     let size = (12_u64 << 20).to_string();
     host.ready("s", &["--print", &size, "--interval", "200"]);
     std::thread::sleep(Duration::from_secs(4));
@@ -109,7 +109,7 @@ fn a_follower_hears_what_is_said_at_once_and_ends_with_the_vm() {
     assert!(follower.wait().expect("an end").success());
 }
 
-/// Prints the memory of the monitor. The promised 2 MiB are for a release build.
+/// Prints the memory of the monitor. The limit of 2 MiB applies to a release build.
 fn pss(host: &Host, name: &str) {
     let monitor = host.status(name).monitor_pid.expect("a monitor");
     let rollup = std::fs::read_to_string(format!("/proc/{monitor}/smaps_rollup")).unwrap_or_default();

@@ -1,5 +1,6 @@
-//! Faults that VMs must survive: the real program, real microVMs (QEMU) and plain processes. All are one test program, which
-//! limits how many VMs run at once. `PEPITA_LONG=1` repeats each fault as often as is promised.
+//! Tests of faults, with the real program, real microVMs (QEMU) and plain processes. All tests are in one test program,
+//! which limits the number of VMs at the same time. `PEPITA_LONG=1` repeats each fault as often as the requirements
+//! say.
 
 mod claims;
 mod cycles;

@@ -1,4 +1,4 @@
-//! Virtual CPUs stand still and run again.
+//! Tests of paused and resumed virtual CPUs.
 
 use crate::host::{Form, Host, SLACK, figure, kill, times};
 use pepita_wire::VmState;
@@ -17,7 +17,7 @@ fn pauses(form: Form, rounds: usize) {
         assert_eq!(host.status("a").state, VmState::Paused);
         host.ok(&["signal", "--name", "a", "--signal", "CONT"]);
         assert_eq!(host.status("a").state, VmState::Running);
-        // The conversation has survived.
+        // The conversation continues after the pauses.
         link.ask("ping", Value::Null);
         figures.push(began.elapsed());
     }
@@ -46,7 +46,7 @@ fn a_paused_vm_is_paused_for_the_monitor_that_adopts_it_too() {
         let before = host.ready("a", &[]);
         host.ok(&["signal", "--name", "a", "--signal", "STOP"]);
         kill(before.monitor_pid, Signal::KILL);
-        // Returns, though the agent cannot answer.
+        // The adoption returns, although the agent cannot answer.
         host.ok(&["adopt", "--name", "a"]);
         host.until("a", |status| status.state == VmState::Paused);
         host.ok(&["signal", "--name", "a", "--signal", "CONT"]);

@@ -1,11 +1,12 @@
-//! A monitor is killed at any moment of a start: the next call finds what is left, ends it and gives it back.
+//! Tests in which a monitor is killed at any moment of a start: the next call finds the remaining processes and claims,
+//! ends the processes and releases the claims.
 
 use crate::host::{Form, Host, errors, kill, processes_in, times};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// Starts a VM and kills its monitor after a time. Returns `None` when there was no monitor yet, or none any more.
+/// Starts a VM and kills its monitor after a time. Returns `None` when there was no monitor at that time.
 fn half_start(host: &Host, name: &str, after: Duration) -> Option<String> {
     let mut run = host.run(name, &["--daemon", "--vsock-cid", "77"], &[]);
     let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
@@ -28,13 +29,13 @@ fn killed_while_starting(form: Form, rounds: u64, step: Duration) {
         let name = format!("h{round}");
         let after = step * u32::try_from(round).expect("few");
         let Some(run) = half_start(&host, &name, after) else {
-            // It was up before it was noticed.
+            // The start was over before the kill.
             host.destroy(&name, &["--force"]);
             continue;
         };
         hit += 1;
         match round % 4 {
-            // A list finds either a VM that runs, or none.
+            // A list finds either a running VM or no VM.
             0 => {
                 host.ok(&["list"]);
             }
@@ -42,7 +43,7 @@ fn killed_while_starting(form: Form, rounds: u64, step: Duration) {
                 let output = host.call(&["adopt", "--name", &name]);
                 assert!(matches!(output.status.code(), Some(0 | 4)), "{}", errors(&output));
             }
-            // The name and the CID can be had again at once, unless the VM is there.
+            // The name and the CID can be claimed again at once, unless the VM runs.
             2 => {
                 let output = host.run(&name, &["--daemon", "--vsock-cid", "77"], &[]).output().expect("runs");
                 assert!(matches!(output.status.code(), Some(0 | 73)), "{}", errors(&output));
@@ -83,7 +84,8 @@ fn runs_adoptions_and_destructions_of_one_name_at_once_leave_one_vm_or_none() {
             .collect();
         for call in calls {
             let output = call.wait_with_output().expect("an end");
-            // Taken, not there, or ended by another before it was up: nothing else.
+            // The only allowed errors: the name is taken, there is no such VM, or another call has ended the VM before
+            // it was up.
             assert!(matches!(output.status.code(), Some(0 | 4 | 73 | 75)), "{}", errors(&output));
         }
         let found = processes_in(&host.dir);

@@ -1,4 +1,4 @@
-//! A stop has one deadline, even if the daemon, the agent or the monitor does not cooperate.
+//! Tests that a stop keeps its one deadline, even if the daemon, the agent or the monitor does not cooperate.
 
 use crate::host::{Form, Host, SLACK, errors, kill, times};
 use rustix::process::Signal;
@@ -23,7 +23,7 @@ fn ignored_term(form: Form) {
 fn dead_agent(form: Form) {
     let host = Host::of(form);
     let status = host.ready("a", &[]);
-    // The whole guest, or the agent of a plain process, stands still.
+    // The whole guest, or the agent of a plain process, is stopped.
     kill(status.vmm_pid, Signal::STOP);
     within("the agent is deaf", host.destroy("a", &["--timeout", "1s"]), SECOND);
 }
@@ -42,7 +42,7 @@ fn stopped_twice(form: Form) {
     }
     within("stopped three times", began.elapsed(), 2 * SECOND);
 
-    // In the middle of a stop, an end at once.
+    // A forced end in the middle of a graceful stop.
     host.ready("a", &["--ignore-term"]);
     let mut graceful = stop("60s");
     host.until("a", |status| status.state == pepita_wire::VmState::Stopping);
@@ -57,14 +57,15 @@ fn in_the_middle_of_boot(form: Form) {
         let run = run.expect("the program runs");
         std::thread::sleep(Duration::from_millis(40 * round as u64));
         let options: &[&str] = if round % 2 == 0 { &[] } else { &["--force"] };
-        // The order may come before there is anything to destroy: then the launch goes on, and its directory is there.
+        // The order may come before there is a VM to destroy. In that case the launch continues, and its directory
+        // exists.
         let began = Instant::now();
         host.ok(&[&["destroy", "--name", "a"], options].concat());
         within("destroyed in the middle of boot", began.elapsed(), Duration::ZERO);
         let run = run.wait_with_output().expect("an end");
         // The VM was up, or was ended on the way.
         assert!(matches!(run.status.code(), Some(0 | 75)), "{}", errors(&run));
-        // If the order came before there was a VM, there is one now.
+        // If the order came before there was a VM, the VM exists now.
         host.ok(&["destroy", "--name", "a", "--force"]);
     }
 }

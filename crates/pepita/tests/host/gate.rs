@@ -1,4 +1,4 @@
-//! How many hosts there are at once: a machine with two CPUs boots two or three VMs as fast as one.
+//! Limits the number of hosts at the same time. A machine with two CPUs boots two or three VMs as fast as one.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ const AT_ONCE: usize = 3;
 static TAKEN: Mutex<usize> = Mutex::new(0);
 static GIVEN_BACK: Condvar = Condvar::new();
 
-/// Given back when it is dropped.
+/// A place among the hosts. Dropping it frees the place.
 pub(crate) struct Permit(usize);
 
 pub(crate) fn enter() -> Permit {

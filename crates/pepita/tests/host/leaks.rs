@@ -1,4 +1,4 @@
-//! What is left on a host: processes, run directories, claims on CIDs, sockets, open files.
+//! Finds the remains of VMs on a host: processes, run directories, claims on CIDs, sockets, open files.
 
 use pepita_launcher::host::wait::wait_readable;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long processes may take to end by themselves: a monitor waits for its clients for a second.
+/// The time limit for processes to end by themselves. A monitor waits for its clients for a second.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A process of a host: its current directory, its arguments or its environment name the run directory.
@@ -92,7 +92,7 @@ fn sockets(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// What has to be the same before and after.
+/// The counts that have to be the same before and after a test.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
     processes: usize,
@@ -103,7 +103,7 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// Counts. Processes that end at this moment are waited for.
+    /// Takes the counts. Waits for processes that are ending.
     pub(crate) fn of(dir: &Path) -> Self {
         for process in processes_in(dir) {
             wait_readable(&process.handle, FAREWELL);

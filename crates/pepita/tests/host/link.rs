@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// The conversation.
+/// A blocking conversation with a guest agent.
 pub(crate) struct Link {
     stream: UnixStream,
     lines: Lines,
@@ -20,7 +20,7 @@ impl Link {
     pub(super) fn open(dir: &Path, incarnation: u64) -> Self {
         let mut stream = UnixStream::connect(dir.join("v.sock")).expect("the back-end listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
-        stream.write_all(b"CONNECT 5000\n").expect("it reads");
+        stream.write_all(b"CONNECT 5000\n").expect("the back-end reads");
         let mut byte = [0];
         while byte[0] != b'\n' {
             stream.read_exact(&mut byte).expect("the agent listens");
@@ -34,7 +34,7 @@ impl Link {
             token: Some(token),
             ..Hello::default()
         };
-        stream.write_all(&ToGuest::Hello(hello).encode()).expect("it reads");
+        stream.write_all(&ToGuest::Hello(hello).encode()).expect("the agent reads");
         let mut link = Self { stream, lines: Lines::new(), id: 0, events: Vec::new() };
         assert!(matches!(link.next(), ToHost::Hello(_)), "the agent says hello");
         link
@@ -52,15 +52,15 @@ impl Link {
         }
     }
 
-    /// Asks for something that has to be granted. Events that come meanwhile are kept for [`Link::until`].
+    /// Makes a request that has to succeed. Events that come meanwhile are kept for [`Link::until`].
     pub(crate) fn ask(&mut self, method: &str, params: Value) -> Value {
         self.outcome(method, params).unwrap_or_else(|e| panic!("{method}: {e}"))
     }
 
-    /// Asks for something that may be refused.
+    /// Makes a request that may be refused.
     pub(crate) fn outcome(&mut self, method: &str, params: Value) -> Outcome {
         self.id += 1;
-        self.stream.write_all(&ToGuest::request(self.id, method, params).encode()).expect("it reads");
+        self.stream.write_all(&ToGuest::request(self.id, method, params).encode()).expect("the agent reads");
         loop {
             match self.next() {
                 ToHost::Answer { id, outcome } if id == self.id => {
@@ -72,7 +72,7 @@ impl Link {
         }
     }
 
-    /// Returns what comes raw after an answer, to its end.
+    /// Returns the raw bytes after an answer, to the end of the stream.
     pub(crate) fn rest(mut self) -> Vec<u8> {
         let mut bytes = self.lines.into_rest();
         self.stream.read_to_end(&mut bytes).expect("the agent hangs up");
@@ -83,7 +83,7 @@ impl Link {
     pub(crate) fn until(&mut self, so: impl Fn(&GuestEvent) -> bool) -> GuestEvent {
         loop {
             if let Some(at) = self.events.iter().position(&so) {
-                return self.events.drain(..=at).next_back().expect("it is there");
+                return self.events.drain(..=at).next_back().expect("an event");
             }
             if let ToHost::Event { event, .. } = self.next() {
                 self.events.push(event);
@@ -91,7 +91,7 @@ impl Link {
         }
     }
 
-    /// Asks to be told all events, past and to come.
+    /// Asks for all events, past and future.
     pub(crate) fn watch(&mut self) {
         self.ask("watch", json!({ "since": 0 }));
     }

@@ -1,4 +1,4 @@
-//! A host for a test: a run directory of its own, the real `pepita`, and at the end the question whether anything is left.
+//! A host for a test: a run directory of its own, the real `pepita`, and at the end a check that nothing is left.
 #![allow(dead_code, unused_imports, reason = "each test program uses its part")]
 
 mod gate;
@@ -19,25 +19,25 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long something may take that has to happen, on a machine that other programs use, too.
+/// The time limit for an expected event, on a machine that other programs use, too.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// By how much a promised deadline may be missed: for the processes that a call consists of, on a busy machine.
+/// The tolerance for a promised deadline: the time of the processes of a call, on a busy machine.
 pub(crate) const SLACK: Duration = Duration::from_secs(3);
 
-/// Returns how often a fault is repeated: as often as CI has time for, or (`PEPITA_LONG=1`) as often as is promised.
+/// Returns the number of repetitions of a fault: a few for CI, or with `PEPITA_LONG=1` as many as the requirements say.
 pub(crate) fn times(short: usize, long: usize) -> usize {
     if std::env::var_os("PEPITA_LONG").is_some() { long } else { short }
 }
 
-/// What runs the VMs.
+/// The kind of VMs on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     Qemu,
     Process,
 }
 
-/// What is expected of a test at its end.
+/// The expected state at the end of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// VMs may be left; they are destroyed.
@@ -58,7 +58,7 @@ pub(crate) struct Host {
 fn new_dir(base: &str) -> PathBuf {
     static LAST: AtomicU32 = AtomicU32::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed);
-    // Short: the path of a socket ends at 108 bytes.
+    // The path is short, because the path of a socket is limited to 108 bytes.
     let dir = PathBuf::from(format!("{base}/pt{}-{number}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a run directory");
     dir
@@ -82,9 +82,9 @@ impl Host {
     }
 
     fn clean(form: Form, permit: Permit) -> Self {
-        // In memory, where pepita is at home (/run).
+        // The directory is in memory, as the usual run directory of pepita (/run) is.
         let dir = new_dir(Some("/dev/shm").filter(|shm| Path::new(shm).is_dir()).unwrap_or("/tmp"));
-        // One cache for all: unpacking a kernel takes a while.
+        // All tests share one cache, because unpacking a kernel takes a while.
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pepita-cache");
         std::fs::create_dir_all(&cache).expect("a cache");
         std::os::unix::fs::symlink(cache, dir.join(".cache")).expect("a link to the cache");
@@ -291,11 +291,11 @@ pub(crate) fn program(name: &str) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// Returns a file that `scripts/setup.sh` makes. Without it there is nothing to test, and no test passes.
+/// Returns a file that `scripts/setup.sh` creates. Without this file no test passes.
 pub(crate) fn guest_file(name: &str) -> PathBuf {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let path = match name {
-        // It lies where the agent was built.
+        // The file is in the directory in which the agent was built.
         "ticker" => top.join(".guest/daemonctl").canonicalize().unwrap_or_default().with_file_name("ticker"),
         name => top.join(".guest").join(name),
     };
@@ -326,7 +326,7 @@ pub(crate) fn errors(output: &Output) -> String {
     format!("{}: {}", output.status, text(&output.stderr).trim())
 }
 
-/// Prints what was measured: the middle, the 99th of 100, the worst.
+/// Prints measured times: the median, the 99th percentile, the maximum.
 pub(crate) fn figure(what: &str, mut all: Vec<Duration>) {
     all.sort();
     let at = |share: usize| all[(all.len() * share / 100).min(all.len() - 1)];

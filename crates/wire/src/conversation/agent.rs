@@ -1,4 +1,4 @@
-//! The host's conversation with the guest agent of one VM, over as many connections as it takes.
+//! The host's conversation with the guest agent of one VM, over any number of connections.
 //!
 //! ```text
 //!          connected()                hello of the agent
@@ -9,8 +9,8 @@
 //!    └──── disconnected() ◀── HangUp, or the owner found the connection broken
 //! ```
 //!
-//! The conversation trusts nothing of what the guest says: [`Lines`] holds the cap of a line, [`ToHost::decode`] the cap
-//! of its content, [`PENDING_CAP`] the number of requests that wait, and bad lines are counted.
+//! The conversation trusts no message of the guest: [`Lines`] enforces the cap on a line, [`ToHost::decode`] the cap on
+//! its content, [`PENDING_CAP`] limits the number of waiting requests, and bad lines are counted.
 
 use crate::agent::{Ask, GuestEvent};
 use crate::error::{ErrorKind, WireError};
@@ -20,17 +20,17 @@ use crate::protocol::{MAX_BAD_LINES, PENDING_CAP, PROTOCOL_VERSION};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// How long each side waits for the other's hello. The owner of the connection keeps the time.
+/// The time limit for the hello of the other side. The owner of the connection keeps the time.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The delay before the first redial. It doubles with each failure up to [`REDIAL_MAX`].
 pub const REDIAL_MIN: Duration = Duration::from_millis(20);
 
-/// The longest delay between two dials. A guest that lives answers at once; the monitor notices the end of one that
-/// does not.
+/// The longest delay between two dials. A guest that runs answers at once, and the monitor notices the end of a guest,
+/// so a longer delay has no use.
 pub const REDIAL_MAX: Duration = Duration::from_secs(2);
 
-/// What the agent has said.
+/// A message of the agent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum News<T> {
     /// The hellos are exchanged.
@@ -40,24 +40,24 @@ pub enum News<T> {
     },
     /// The answer to a request.
     Answer {
-        /// What [`AgentConversation::ask`] was given with the request.
+        /// The tag that [`AgentConversation::ask`] got with the request.
         tag: T,
-        /// What the agent answered.
+        /// The answer of the agent.
         outcome: Outcome,
     },
-    /// An event. Events that were told before are left out, except `exited`: an agent repeats it until it is
+    /// An event. Repeated events are left out, except `exited`, which an agent repeats until the event is
     /// acknowledged.
     Event {
-        /// The number of the event, to acknowledge it with.
+        /// The number of the event, for its acknowledgement.
         seq: u64,
-        /// What the agent told.
+        /// The contents of the event.
         event: GuestEvent,
-        /// False when the event was told before.
+        /// Whether the event is reported for the first time.
         is_new: bool,
     },
 }
 
-/// Why the connection has to be closed.
+/// The reason why the connection has to be closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HangUp {
     /// The agent did not accept the hello.
@@ -68,7 +68,7 @@ pub enum HangUp {
     OtherIncarnation {
         /// The incarnation of the agent.
         theirs: u64,
-        /// The incarnation that was to be reached.
+        /// The incarnation that the host expects.
         ours: u64,
     },
     /// The agent has sent [`MAX_BAD_LINES`] bad lines.
@@ -79,20 +79,20 @@ pub enum HangUp {
 /// A request that was not sent.
 #[derive(Debug)]
 pub struct NotAsked<T> {
-    /// What the request was given with.
+    /// The tag of the request.
     pub tag: T,
     /// The reason: [`ErrorKind::Busy`].
     pub error: WireError,
 }
 
-/// What a connection leaves behind.
+/// The state that remains of a connection after its end.
 #[derive(Debug)]
 pub struct Disconnected<T> {
-    /// The hellos had been exchanged.
+    /// Whether the hellos had been exchanged.
     pub was_up: bool,
-    /// The requests that will get no answer, in the order in which they were made.
+    /// The tags of the requests that will get no answer, in the order of the requests.
     pub unanswered: Vec<T>,
-    /// How long to wait before the next dial.
+    /// The time to wait before the next dial.
     pub redial_after: Duration,
 }
 
@@ -103,7 +103,7 @@ enum State {
     Up,
 }
 
-/// The conversation. `T` is what its owner attaches to a request to know the answer by.
+/// The state of a conversation. `T` is the type of the tag by which the owner recognises the answer to a request.
 #[derive(Debug)]
 pub struct AgentConversation<T> {
     incarnation: u64,
@@ -112,14 +112,15 @@ pub struct AgentConversation<T> {
     bad_lines: u32,
     last_id: u64,
     pending: HashMap<u64, T>,
-    /// The newest event that was told, over all connections: events are numbered by boot, not by connection.
+    /// The number of the newest reported event over all connections: events are numbered in each boot, not in each
+    /// connection.
     newest_event: u64,
     redial_delay: Duration,
     output: Vec<u8>,
 }
 
 impl<T> AgentConversation<T> {
-    /// Begins a conversation with the agent of this start of a VM. No connection is there yet.
+    /// Begins a conversation with the agent of this start of a VM. There is no connection yet.
     pub fn new(incarnation: u64) -> Self {
         Self {
             incarnation,
@@ -134,8 +135,8 @@ impl<T> AgentConversation<T> {
         }
     }
 
-    /// Greets the agent on a connection that has just been made. `token` must be the token in force; `new_token`
-    /// replaces it, which an agent allows once in a boot.
+    /// Begins a new connection with the hello to the agent. `token` must be the token in force; `new_token` replaces
+    /// it, which an agent allows once in a boot.
     pub fn connected(&mut self, token: String, new_token: Option<String>) {
         (self.state, self.lines, self.bad_lines) = (State::Greeting, Lines::new(), 0);
         let hello = Hello {
@@ -149,7 +150,7 @@ impl<T> AgentConversation<T> {
         self.output = ToGuest::Hello(hello).encode();
     }
 
-    /// Ends a connection, or an attempt to make one. Everything that belongs to the connection is dropped.
+    /// Ends a connection, or an attempt to make a connection. The state of the connection is dropped.
     pub fn disconnected(&mut self) -> Disconnected<T> {
         let was_up = self.is_up();
         (self.state, self.lines, self.output) = (State::Down, Lines::new(), Vec::new());
@@ -164,20 +165,20 @@ impl<T> AgentConversation<T> {
         }
     }
 
-    /// Returns true while the hellos are exchanged and the connection stands.
+    /// Returns whether the hellos are exchanged and the connection is open.
     pub fn is_up(&self) -> bool {
         self.state == State::Up
     }
 
-    /// Takes what is to be written now.
+    /// Removes and returns the bytes to write now.
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.output)
     }
 
-    /// Asks the agent. The answer comes as [`News::Answer`] with `tag`. Returns the id of the request.
+    /// Sends a request. The answer comes as [`News::Answer`] with `tag`. Returns the id of the request.
     ///
     /// # Errors
-    /// Gives `tag` back when the agent is not up, or when [`PENDING_CAP`] requests wait already.
+    /// When the agent is not up, or [`PENDING_CAP`] requests wait already. The error contains `tag`.
     pub fn ask(&mut self, ask: Ask, tag: T) -> Result<u64, NotAsked<T>> {
         let refused = |tag, why| Err(NotAsked { tag, error: WireError::new(ErrorKind::Busy, why) });
         match self.state {
@@ -193,7 +194,7 @@ impl<T> AgentConversation<T> {
         }
     }
 
-    /// Sends a request whose answer does not matter. Returns false when the agent is not up.
+    /// Sends a request whose answer does not matter. Returns whether the agent is up.
     pub fn tell(&mut self, ask: Ask) -> bool {
         if self.is_up() {
             self.write(ask);
@@ -212,17 +213,17 @@ impl<T> AgentConversation<T> {
         self.output.extend(ToGuest::request(self.last_id, method, params).encode());
     }
 
-    /// Takes in what was read. Call [`AgentConversation::next_news`] until nothing is left, then read on.
+    /// Adds bytes that were read. Call [`AgentConversation::next_news`] until it returns `None`, then read again.
     pub fn receive(&mut self, bytes: &[u8]) {
         if self.state != State::Down {
             self.lines.push(bytes);
         }
     }
 
-    /// Returns the next piece of news in what was received; `None` when more has to be read first.
+    /// Returns the next message in the received bytes; `None` when more bytes have to be read first.
     ///
     /// # Errors
-    /// When the connection has to be closed. What was said before the reason has been told by then.
+    /// When the connection has to be closed. The messages before the reason have been returned by then.
     pub fn next_news(&mut self) -> Result<Option<News<T>>, HangUp> {
         while let Some(line) = self.lines.next_line() {
             let frame = line.map_err(BadLine::Line).and_then(|line| Ok(ToHost::decode(line)?));
@@ -255,7 +256,7 @@ impl<T> AgentConversation<T> {
                 let told = is_new || matches!(event, GuestEvent::Exited(_));
                 Ok(told.then_some(News::Event { seq, event, is_new }))
             }
-            // An agent has no news before it has said who it is, and a second hello changes nothing.
+            // Messages before the agent's hello are dropped, and a second hello changes nothing.
             (State::Greeting, ToHost::Answer { outcome: Ok(_), .. } | ToHost::Event { .. })
             | (State::Up, ToHost::Hello(_))
             | (State::Down, ToHost::Hello(_) | ToHost::Answer { .. } | ToHost::Event { .. }) => Ok(None),

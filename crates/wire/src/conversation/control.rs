@@ -1,7 +1,8 @@
 //! A client's conversation over a control socket: a monitor's `ctl.sock`, or a supervisor's.
 //!
-//! There is no hello: the directory of the socket decides who may connect. The peer is a program of our own, so the first
-//! line that cannot be read ends the conversation: waiting for two more would only keep a client waiting for its answer.
+//! There is no hello: the permissions of the socket's directory decide which programs may connect. The peer is one of
+//! this project's programs, so the first line that cannot be read ends the conversation: the tolerance of an
+//! `AgentConversation` would only delay the client.
 
 use crate::error::WireError;
 use crate::frame::{FrameError, Outcome, ToGuest};
@@ -10,32 +11,32 @@ use crate::protocol::LINE_CAP;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// What the peer has said.
+/// A message of the peer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ControlNews {
     /// The answer to a request.
     Answer {
         /// The id of the request, as [`ControlConversation::ask`] returned it; 0 = the answer is about the connection.
         id: u64,
-        /// What the server answered.
+        /// The answer of the server.
         outcome: Outcome,
     },
     /// Any other JSON value, for example an event of a supervisor.
     Told(Value),
 }
 
-/// Why a line cannot be read.
+/// The reason why a line cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The line is too long.
     #[error(transparent)]
     Line(#[from] LineError),
-    /// The line is no JSON, or an answer without content.
+    /// The line is not JSON, or is an answer without content.
     #[error(transparent)]
     Frame(#[from] FrameError),
 }
 
-/// The conversation.
+/// The state of a client's conversation over a control socket.
 #[derive(Debug)]
 pub struct ControlConversation {
     lines: Lines,
@@ -49,7 +50,7 @@ impl Default for ControlConversation {
 }
 
 impl ControlConversation {
-    /// Begins a conversation in which a line of the peer has at most so many bytes, newline included.
+    /// Begins a conversation. `cap` is the maximum length of a line of the peer in bytes, including the newline.
     pub fn with_line_cap(cap: usize) -> Self {
         Self { lines: Lines::with_cap(cap), last_id: 0 }
     }
@@ -60,12 +61,12 @@ impl ControlConversation {
         (self.last_id, ToGuest::request(self.last_id, method, params).encode())
     }
 
-    /// Takes in what was read. Call [`ControlConversation::next_news`] until nothing is left, then read on.
+    /// Adds bytes that were read. Call [`ControlConversation::next_news`] until it returns `None`, then read again.
     pub fn receive(&mut self, bytes: &[u8]) {
         self.lines.push(bytes);
     }
 
-    /// Returns what comes next in what was received; `None` when more has to be read first.
+    /// Returns the next message in the received bytes; `None` when more bytes have to be read first.
     ///
     /// # Errors
     /// When the peer does not speak this protocol.
@@ -74,8 +75,8 @@ impl ControlConversation {
         Ok(Some(read(line?)?))
     }
 
-    /// Returns the answer to the newest request, or a refusal of the whole connection, in what was received; `None`
-    /// when more has to be read first. For clients that ask one thing at a time: everything else is dropped.
+    /// Returns the answer to the newest request, or a refusal of the whole connection, from the received bytes; `None`
+    /// when more bytes have to be read first. For clients with one request at a time: all other messages are dropped.
     ///
     /// # Errors
     /// When the peer does not speak this protocol.
@@ -92,8 +93,8 @@ impl ControlConversation {
     }
 }
 
-/// The fields of an answer. The cap of a guest's content does not apply: the peer is a program of our own, and a
-/// supervisor's status of many VMs is long.
+/// The fields of an answer. The cap on the content of a guest's message does not apply, because the peer is one of this
+/// project's programs, and a supervisor's status of many VMs is long.
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]

@@ -1,15 +1,16 @@
 //! The agent's report of an end in generation 1 of the conversation: `{"code":3}`, `{"signal":9,"oom":true}` or
 //! `{"exec":{"path":…,"errno":…,"message":…}}`. To be used as `#[serde(with = "generation_1")]`.
 //!
-//! A guest can only say here how its daemon ended, so no report of a guest reads as an end that only the host sees.
+//! A guest can only report the end of its daemon in this form. No report of a guest reads as an end that only the host
+//! can observe.
 
 use super::Exit;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Bytes that are kept of a guest's words: they end up in records that others keep for long.
+/// The number of bytes that are kept of a text of a guest, because the text goes into records that are stored for long.
 const TEXT_CAP: usize = 256;
 
-/// Bytes that are kept of a path that a guest names.
+/// The number of bytes that are kept of a path that a guest names.
 const PATH_CAP: usize = 4096;
 
 #[derive(Default, Serialize, Deserialize)]
@@ -43,7 +44,7 @@ impl From<&Exit> for Report {
             Exit::Signalled { signal, core } => {
                 Self { signal: Some(*signal), core: *core, ..Self::default() }
             }
-            // Linux' OOM killer sends SIGKILL, and readers of generation 1 expect to see it.
+            // The OOM killer of Linux sends SIGKILL, and readers of generation 1 expect that signal.
             Exit::GuestOom => Self { signal: Some(9), oom: true, ..Self::default() },
             Exit::NotExecutable { path, errno, message } => {
                 let exec = Exec { path: path.clone(), errno: *errno, message: message.clone() };
@@ -82,7 +83,7 @@ impl From<Report> for Exit {
     }
 }
 
-/// Writes an end as generation 1 has it. An end that only the host sees becomes an empty report.
+/// Serialises an end in the form of generation 1. An end that only the host can observe becomes an empty report.
 ///
 /// # Errors
 /// When `serializer` fails.
@@ -90,20 +91,20 @@ pub fn serialize<S: Serializer>(exit: &Exit, serializer: S) -> Result<S::Ok, S::
     Report::from(exit).serialize(serializer)
 }
 
-/// Reads a report of generation 1. Long texts are cut.
+/// Deserialises a report of generation 1. Long texts are truncated.
 ///
 /// # Errors
-/// When the text is no report.
+/// When the text is not a report.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Exit, D::Error> {
     Report::deserialize(deserializer).map(Exit::from)
 }
 
-/// The same for a report that may be absent.
+/// The same conversions for a report that may be absent.
 pub mod optional {
     use super::{Exit, Report};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    /// Writes the report, or null.
+    /// Serialises the report, or null for `None`.
     ///
     /// # Errors
     /// When `serializer` fails.
@@ -111,10 +112,10 @@ pub mod optional {
         exit.as_ref().map(Report::from).serialize(serializer)
     }
 
-    /// Reads the report; null is `None`.
+    /// Deserialises the report; null gives `None`.
     ///
     /// # Errors
-    /// When the text is no report.
+    /// When the text is not a report.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Exit>, D::Error> {
         Ok(Option::<Report>::deserialize(deserializer)?.map(Exit::from))
     }

@@ -1,41 +1,41 @@
-//! The exit record of a VM: its end, what that rests on, and the last lines of its console.
+//! The exit record of a VM: its end, the evidence for that, and the last lines of its console.
 //!
-//! In JSON the record carries the end twice: as `exit`, and in the fields `reason` and `guest` of contract 1, which
-//! older programs read. A record of contract 1 alone is read from those.
+//! In JSON the record contains the end twice: as `exit`, and in the fields `reason` and `guest` of contract 1 for older
+//! programs. In a record that has only the fields of contract 1, the end is read from those.
 
 use super::{Exit, ProcessExit, generation_1};
 use serde::{Deserialize, Serialize};
 
-/// How a VM ended, and what is known of it. Written once, before the VM's state turns terminal.
+/// The record of a VM's end. The monitor writes it once, before the VM's state becomes terminal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Text", into = "Text")]
 pub struct ExitRecord {
-    /// The VM's name.
+    /// The name of the VM.
     pub name: String,
-    /// The start of this VM that ended, counted by the program that starts it.
+    /// The number of the start that ended, counted by the program that starts the VM.
     pub incarnation: u64,
-    /// How the VM ended.
+    /// The end of the VM.
     pub exit: Exit,
-    /// How the daemon ended, when the end had been asked for and the agent still reported.
+    /// The end of the daemon, when a client had asked for the VM's end and the agent still reported.
     pub daemon: Option<Exit>,
-    /// When the end was seen, in milliseconds since the Unix epoch.
+    /// The time at which the end was observed, in milliseconds since the Unix epoch.
     pub ended_at_ms: u64,
-    /// How the VMM's process ended; absent when its parent could not see it.
+    /// The end of the VMM's process; absent when its parent could not observe it.
     pub vmm: Option<ProcessExit>,
-    /// What the verdict rests on, strongest first, one sentence each.
+    /// The evidence for the exit, one sentence for each piece, the strongest first.
     pub evidence: Vec<String>,
     /// The last lines of the console, at most 20 of at most 200 characters each.
     pub console: Vec<String>,
 }
 
 impl ExitRecord {
-    /// Returns how the daemon ended, if the agent reported it.
+    /// Returns the end of the daemon, if the agent reported it.
     pub fn daemon_exit(&self) -> Option<&Exit> {
         if self.exit.is_of_daemon() { Some(&self.exit) } else { self.daemon.as_ref() }
     }
 }
 
-/// The record as JSON has it.
+/// The JSON form of the record.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Text {
@@ -43,14 +43,14 @@ struct Text {
     incarnation: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     exit: Option<Exit>,
-    /// Contract 1's word for `exit`.
+    /// The word of contract 1 for `exit`.
     reason: String,
     #[serde(rename = "ended_at")]
     ended_at_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     vmm: Option<ProcessExit>,
     evidence: Vec<String>,
-    /// Contract 1's report of the agent.
+    /// The agent's report in the form of contract 1.
     #[serde(skip_serializing_if = "Option::is_none", with = "generation_1::optional")]
     guest: Option<Exit>,
     console: Vec<String>,
@@ -74,7 +74,7 @@ impl From<Text> for ExitRecord {
     }
 }
 
-/// Returns contract 1's word for an end.
+/// Returns the word of contract 1 for an end.
 fn reason(exit: &Exit) -> &'static str {
     match exit {
         Exit::Exited { code: 0 } => "completed",
@@ -95,7 +95,8 @@ fn reason(exit: &Exit) -> &'static str {
     }
 }
 
-/// Returns the end that a record of contract 1 tells. A word that contract 1 does not know is `unknown`.
+/// Returns the end that a record of contract 1 describes. A word that contract 1 does not define gives
+/// [`Exit::Unknown`].
 fn exit_of(reason: &str, guest: Option<&Exit>, vmm: Option<ProcessExit>, evidence: &[String]) -> Exit {
     let first = || evidence.first().cloned().unwrap_or_default();
     match reason {

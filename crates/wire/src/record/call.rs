@@ -1,17 +1,17 @@
-//! What the launcher's calls tell of the launcher itself: its version, and why a call failed.
+//! The records about the launcher's calls: the version of the launcher, and the error of a call.
 
 use serde::{Deserialize, Serialize};
 
-/// What `pepita --version --json` prints. A program that does not print this is not this `pepita`.
+/// The output of `pepita --version --json`. A program without this output is not this `pepita`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionRecord {
-    /// Always `pepita-launcher`.
+    /// The name of the program: always `pepita-launcher`.
     pub name: String,
-    /// The launcher's version.
+    /// The version of the launcher.
     pub version: String,
     /// The version of the calls, exit codes and records: see [`crate::CLI_VERSION`].
     pub contract: u32,
-    /// What was added to that version: see [`crate::CLI_ADDITIONS`].
+    /// The number of additions to that version: see [`crate::CLI_ADDITIONS`].
     #[serde(default)]
     pub additions: u32,
     /// The VMMs, and whether each can be used on this host.
@@ -36,14 +36,14 @@ pub struct VmmAvailability {
 pub struct CallError {
     /// The reason, for programs; [`CallErrorKind::exit_code`] is the number that goes with it.
     pub kind: CallErrorKind,
-    /// The VM that the call was about.
+    /// The name of the VM that the call was about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The reason and what to do about it, for people.
     pub message: String,
 }
 
-/// Why a call failed. A word of a newer launcher reads as [`CallErrorKind::Internal`].
+/// The reason why a call failed. A word of a newer launcher reads as [`CallErrorKind::Internal`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::EnumIter)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
@@ -58,7 +58,7 @@ pub enum CallErrorKind {
     NameTaken,
     /// Another VM, or another program, has the CID.
     CidTaken,
-    /// An image is missing, or is none.
+    /// An image is missing, or the file is not an image.
     BadImage,
     /// The stored files of the VM cannot be read; the VM was left as it is.
     Unreadable,
@@ -66,17 +66,17 @@ pub enum CallErrorKind {
     Io,
     /// The same call may succeed later.
     TryAgain,
-    /// The user may not do this.
+    /// The user lacks a permission.
     Permission,
     /// The call took too long.
     Timeout,
-    /// There is a mistake in pepita.
+    /// The call has met a bug in pepita.
     #[serde(other)]
     Internal,
 }
 
 impl CallErrorKind {
-    /// Returns the exit code of a call that fails so, after sysexits(3).
+    /// Returns the exit code of a call that fails for this reason, after sysexits(3).
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Usage => 64,
@@ -93,7 +93,7 @@ impl CallErrorKind {
         }
     }
 
-    /// Returns whether the same call may succeed later although nothing is changed by hand.
+    /// Returns whether the same call may succeed later without a change by a person.
     pub fn is_recoverable(self) -> bool {
         match self {
             Self::CidTaken | Self::Io | Self::TryAgain | Self::Timeout | Self::Internal => true,

@@ -4,22 +4,22 @@ use crate::exit::{Exit, ExitRecord};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Where a VM is in its life, as its monitor sees it.
+/// The state of a VM, as its monitor sees the VM.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum VmState {
     /// The name of the VM is taken, and nothing runs yet.
     Created,
-    /// The VMM runs and the daemon does not, or not yet; with `--hold`, the daemon waits for `pepita start`.
+    /// The VMM runs, and the daemon does not run (yet); with `--hold`, the daemon waits for `pepita start`.
     Starting,
     /// The daemon runs.
     Running,
-    /// The virtual CPUs stand still.
+    /// The virtual CPUs are paused.
     Paused,
-    /// The VM is on its way down.
+    /// The VM is shutting down.
     Stopping,
-    /// The VM has ended cleanly, or its end was asked for.
+    /// The VM has ended cleanly, or a client asked for its end.
     Stopped,
     /// The VM has ended in any other way.
     Failed,
@@ -30,12 +30,12 @@ pub enum VmState {
 }
 
 impl VmState {
-    /// Returns whether the VM has ended: then there is an exit record.
+    /// Returns whether the VM has ended. A VM that has ended has an exit record.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Stopped | Self::Failed)
     }
 
-    /// Returns the state of a VM that ended so: `stopped` after a clean or requested end, else `failed`.
+    /// Returns the state of a VM after this end: `stopped` after a clean or requested end, else `failed`.
     pub fn after(exit: &Exit) -> Self {
         match exit {
             Exit::Exited { code: 0 } | Exit::StopRequested | Exit::Killed => Self::Stopped,
@@ -56,14 +56,14 @@ impl VmState {
     }
 }
 
-/// How the host reaches the guest's vsock.
+/// The transport to the guest's vsock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// AF_VSOCK of the host's kernel (vhost_vsock).
     Vhost,
-    /// A Unix socket of the vsock back-end that wants `CONNECT <port>` first, as Firecracker and cloud-hypervisor
-    /// have it.
+    /// A Unix socket of the vsock back-end that expects the line `CONNECT <port>` first, as in Firecracker and
+    /// cloud-hypervisor.
     #[default]
     Hybrid,
 }
@@ -76,23 +76,23 @@ pub struct VsockStatus {
     pub cid: u32,
     /// The vsock port of the agent.
     pub port: u32,
-    /// The way to the guest.
+    /// The transport to the guest.
     pub transport: Transport,
     /// The path of the Unix socket, on the hybrid transport.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uds: Option<String>,
 }
 
-/// The guest agent, as the monitor last knew it.
+/// The last state of the connection to the guest agent that the monitor knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentState {
-    /// Whether the hellos are exchanged and the connection stands.
+    /// Whether the hellos are exchanged and the connection is open.
     pub ready: bool,
     /// The version of the protocol that both sides speak.
     #[serde(rename = "generation")]
     pub protocol_version: u32,
-    /// Milliseconds since the last line of the agent.
+    /// The time since the last line of the agent, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_heard_ms: Option<u64>,
 }
@@ -106,20 +106,20 @@ pub enum DaemonState {
     Pending,
     /// The daemon was not started, because the VM was launched with `--hold`.
     Held,
-    /// The daemon runs. In JSON the word is `started`: callers search the text for `running` to know of the VM, and this
-    /// VM may be paused.
+    /// The daemon runs. In JSON the word is `started`, because callers search the text for `running` to get the state
+    /// of the VM, and this VM may be paused.
     #[serde(rename = "started", alias = "running")]
     Running,
     /// The daemon runs and has sent `READY=1` (sd_notify(3)).
     Ready,
     /// The daemon has ended.
     Exited,
-    /// A state that only a newer monitor knows.
+    /// A state of a newer monitor, which this program does not know.
     #[serde(other)]
     Unknown,
 }
 
-/// The part of a status that tells of the daemon.
+/// The part of a status about the daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DaemonStatus {
@@ -137,16 +137,16 @@ pub struct DaemonStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VcpuState {
-    /// The virtual CPUs run, whatever the guest does with them.
+    /// The virtual CPUs run. The guest may be idle or busy.
     Running,
-    /// The virtual CPUs stand still.
+    /// The virtual CPUs are paused.
     Paused,
 }
 
-/// The part of a status that tells of the virtual CPUs.
+/// The part of a status about the virtual CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuStatus {
-    /// Whether they run.
+    /// Whether the virtual CPUs run or are paused.
     pub state: VcpuState,
 }
 
@@ -154,26 +154,26 @@ pub struct VcpuStatus {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BootTimes {
-    /// When the guest's kernel wrote its first bytes on the console.
+    /// The time at which the guest's kernel wrote its first bytes on the console.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<u64>,
-    /// When the agent's hello was read.
+    /// The time at which the agent's hello was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<u64>,
-    /// When the daemon was started.
+    /// The time at which the daemon was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub daemon: Option<u64>,
 }
 
-/// The status of a VM. `pepita status` prints one, `pepita list --json` one for each VM.
+/// The status of a VM. `pepita status` prints one record, `pepita list --json` a record for each VM.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StatusRecord {
     /// The name of the VM.
     pub name: String,
-    /// Where the VM is in its life.
+    /// The state of the VM.
     pub state: VmState,
-    /// The number of this start of the VM, counted by the program that starts it.
+    /// The number of this start of the VM, counted by the program that starts the VM.
     pub incarnation: u64,
     /// The virtual CPUs; absent before the VMM runs and after it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -188,33 +188,33 @@ pub struct StatusRecord {
     /// The process id of the monitor; absent when no monitor watches the VM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub monitor_pid: Option<u32>,
-    /// When the VM was started, in milliseconds since the Unix epoch.
+    /// The time at which the VM was started, in milliseconds since the Unix epoch.
     pub started_at: u64,
-    /// Milliseconds since the start; the number stays when the VM has ended.
+    /// The time since the start, in milliseconds. The number stays the same after the end of the VM.
     pub uptime_ms: u64,
-    /// How to reach the guest agent.
+    /// The vsock address of the guest agent.
     pub vsock: VsockStatus,
-    /// What the monitor knows of the agent.
+    /// The state of the guest agent that the monitor knows.
     pub agent: AgentState,
-    /// When the boot came to which point.
+    /// The times of the steps of the boot.
     pub boot_ms: BootTimes,
-    /// What enforces the limits on memory and CPU: `cgroup2`, `rlimit` or `none`.
+    /// The mechanism that enforces the limits on memory and CPU: `cgroup2`, `rlimit` or `none`.
     pub limits: String,
-    /// Why the stored files of the VM cannot be read; such a VM is left as it is.
+    /// The reason why the stored files of the VM cannot be read. Such a VM is left as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<String>,
     /// The path of the run directory.
     pub dir: String,
     /// The labels that the VM was launched with.
     pub labels: BTreeMap<String, String>,
-    /// The number of console bytes that the log does not hold (any more).
+    /// The number of console bytes that are not, or no longer, in the log.
     pub dropped_log_bytes: u64,
-    /// Grows with each change; `watch` waits for a revision that is another one than a number.
+    /// The revision of the status, which grows with each change. `watch` waits for a different revision.
     #[serde(rename = "generation")]
     pub revision: u64,
-    /// What is known of the daemon.
+    /// The state of the daemon.
     pub daemon: DaemonStatus,
-    /// How the VM ended, once it has.
+    /// The exit record; absent while the VM has not ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit: Option<ExitRecord>,
 }

@@ -1,4 +1,4 @@
-//! Makes inputs that are nearly right: good lines with bytes changed, taken out, put in and repeated.
+//! Generates nearly correct inputs: good lines with bytes changed, removed, inserted and repeated.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -61,7 +61,7 @@ fn apply(mut bytes: Vec<u8>, edits: &[Edit]) -> Vec<u8> {
     bytes
 }
 
-/// Returns one of the good inputs, mutated; one time in ten nothing but noise.
+/// Returns a mutation of one of the good inputs, or, one time in ten, random bytes.
 pub(crate) fn mutated(good: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let near =
         (proptest::sample::select(good), vec(edit(), 0..8)).prop_map(|(good, edits)| apply(good, &edits));

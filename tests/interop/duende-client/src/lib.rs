@@ -1,5 +1,5 @@
-//! What the test of duende-core's adapter needs: a daemon that is only a name, and a way to wait for a VM's status.
-//! The program of the daemon is in the guest's image; the adapter passes on nothing but its name.
+//! Helps the test of duende-core's adapter: a daemon that is only a name, and a wait for a VM's status. The program of
+//! the daemon is in the guest's image; the adapter passes on the name alone.
 
 use async_trait::async_trait;
 use duende_core::{Daemon, DaemonConfig, DaemonContext, DaemonId, DaemonMetrics, ExitReason, HealthStatus};

@@ -65,7 +65,7 @@ async fn drive(place: &Place, adapter: &PepitaAdapter) {
     assert_eq!((web.pepita_vm_id(), web.vsock_cid()), (Some("duende-vm-my-web"), Some(3)));
     assert_eq!((store.pepita_vm_id(), store.vsock_cid()), (Some("duende-vm-my-store"), Some(4)));
 
-    // Also while the guest still boots: a supervisor that read "stopped" would start it again.
+    // This holds also while the guest still boots: a supervisor that read "stopped" would start the VM again.
     assert_eq!(adapter.status(&web).await.expect("known"), DaemonStatus::Running);
     let vm = place.dir.path().join("duende-vm-my-web");
     until(&vm, |status| status["daemon"]["state"] == "ready");
@@ -80,7 +80,7 @@ async fn drive(place: &Place, adapter: &PepitaAdapter) {
     assert_eq!(listed, ["duende-vm-my-store", "duende-vm-my-web"]);
 
     // A name that is taken is refused, and the CID of the refused VM stays free.
-    let again = adapter.spawn(RemoteDaemon::new("my web")).await.expect_err("it is there already");
+    let again = adapter.spawn(RemoteDaemon::new("my web")).await.expect_err("the daemon exists already");
     assert!(matches!(&again, PlatformError::SpawnFailed(why) if why.contains("taken")), "{again}");
 
     // A VM that another process has started takes the adapter's next CID.
@@ -104,7 +104,7 @@ async fn drive(place: &Place, adapter: &PepitaAdapter) {
     let ended = until(&vm, |status| status["exit"].is_object());
     assert_eq!((&ended["exit"]["reason"], &ended["state"]), (&"completed".into(), &"stopped".into()));
     assert_eq!(adapter.status(&web).await.expect("known"), DaemonStatus::Stopped);
-    adapter.signal(&web, Signal::Term).await.expect_err("it has ended");
+    adapter.signal(&web, Signal::Term).await.expect_err("the daemon has ended");
 
     adapter.signal(&store, Signal::Kill).await.expect("sent");
     for handle in [&web, &store] {

@@ -23,7 +23,7 @@ pub struct PepitaAdapter {
     inner: ours::PepitaAdapter,
 }
 
-/// The name of a duende daemon. The program that runs in the VM is the one that the image names.
+/// The name of a duende daemon. The program that runs in the VM is the program that the image names.
 struct Named(String);
 
 impl ours::Daemon for Named {
@@ -56,7 +56,7 @@ impl PepitaAdapter {
     /// Ends a VM and removes its traces.
     ///
     /// # Errors
-    /// When the launcher reports an error.
+    /// Returns an error when the launcher reports one.
     pub async fn destroy(&self, vm_id: &str) -> PlatformResult<()> {
         self.inner.destroy(vm_id).await.map_err(|e| PlatformError::spawn_failed(e.to_string()))
     }
@@ -64,7 +64,7 @@ impl PepitaAdapter {
     /// Returns the ids of the VMs of all daemons.
     ///
     /// # Errors
-    /// When the launcher reports an error.
+    /// Returns an error when the launcher reports one.
     pub async fn list_vms(&self) -> PlatformResult<Vec<String>> {
         self.inner.list_vms().await.map_err(|e| PlatformError::status_failed(e.to_string()))
     }
@@ -89,7 +89,7 @@ fn failure(ending: &Ending) -> FailureReason {
             Some(Exit::Exited { code }) => FailureReason::ExitCode(*code),
             Some(Exit::Signalled { signal, .. }) => FailureReason::Signal(*signal),
             Some(Exit::GuestOom) => FailureReason::ResourceExhausted,
-            // duende-core has no word for these, or the daemon's own end is not known.
+            // duende-core has no word for these endings, or the daemon's own end is not known.
             Some(
                 Exit::NotExecutable { .. }
                 | Exit::GuestPanic { .. }

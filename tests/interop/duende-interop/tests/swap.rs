@@ -61,7 +61,7 @@ async fn a_duende_user_swaps_one_line() {
     assert!(handle.pepita_vm_id().is_some_and(|id| id.starts_with("duende-vm-my-daemon")));
     assert_eq!(adapter.status(&handle).await.expect("a status"), DaemonStatus::Running);
     adapter.attach_tracer(&handle).await.expect("a handle");
-    // The daemon dies of this signal. It is supervised with on-failure, so it is restarted.
+    // The daemon dies of this signal. The daemon is supervised with on-failure, so that it is restarted.
     adapter.signal(&handle, Signal::Usr1).await.expect("signalled");
     let deadline = Instant::now() + Duration::from_secs(120);
     let mut seen = Vec::new();
@@ -74,10 +74,10 @@ async fn a_duende_user_swaps_one_line() {
             break;
         }
         assert!(!matches!(status, DaemonStatus::Failed(FailureReason::Internal)), "{seen:?}");
-        assert!(Instant::now() < deadline, "it was not restarted: {seen:?}");
+        assert!(Instant::now() < deadline, "the daemon was not restarted: {seen:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let id = handle.pepita_vm_id().expect("one").to_owned();
+    let id = handle.pepita_vm_id().expect("an id").to_owned();
     assert_eq!(adapter.list_vms().await.expect("a list"), [id.clone()]);
     adapter.destroy(&id).await.expect("destroyed");
     assert_eq!(adapter.status(&handle).await.expect("a status"), DaemonStatus::Stopped);

@@ -1,5 +1,5 @@
-//! What facts about a host mean for microVMs: a verdict for each thing, and what to do. Pure: the doctor gathers the
-//! facts.
+//! Judges whether a host can run microVMs: turns the facts about the host into a verdict and advice for each
+//! requirement. Pure: [`super`] gathers the facts.
 
 use crate::host::kvm::{Kvm, hardware};
 use crate::host::programs::{AGENT, BACKEND, Program, QEMU};
@@ -7,86 +7,86 @@ use crate::host::vhost_vsock;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// The verdict of a check.
+/// The verdict on one requirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
-    /// The thing is there and works.
+    /// The requirement is met.
     Ok,
-    /// The thing is not there, and there is another way.
+    /// The requirement is not met, but microVMs run without it.
     Missing,
-    /// The thing is not there, and without it no microVM runs.
+    /// The requirement is not met, and no microVM runs without it.
     Broken,
 }
 
-/// One thing that was checked.
+/// The result for one requirement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Check {
-    /// The name of the thing.
+    /// The name of the requirement.
     pub what: &'static str,
-    /// The verdict.
+    /// Whether the requirement is met.
     pub verdict: Verdict,
-    /// The facts that were seen.
+    /// The facts on which the verdict rests.
     pub seen: String,
-    /// What to do when the thing is not there.
+    /// The advice for a requirement that is not met.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }
 
-/// A program that was looked for and asked for its version.
+/// The result of the search for a program and of the call that prints its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
-    /// It was not found.
+    /// The program was not found.
     No,
-    /// It runs, and prints this version.
+    /// The program at this path runs and prints this version.
     Runs(PathBuf, String),
-    /// It does not run, for this reason.
+    /// The program at this path does not run, for this reason.
     Fails(PathBuf, String),
 }
 
-/// The facts that were seen of a host.
+/// The facts that were gathered about a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// The VMM's program.
+    /// The result of the search for the VMM's program.
     pub qemu: Found,
-    /// The vsock back-end's program.
+    /// The result of the search for the vsock back-end's program.
     pub backend: Found,
-    /// The guest agent's program.
+    /// The result of the search for the guest agent's program.
     pub agent: Found,
-    /// The device of hardware virtualisation.
+    /// The state of the device of hardware virtualisation.
     pub kvm: Kvm,
     /// Whether the CPU has the feature `vmx` or `svm`.
     pub cpu_can: bool,
-    /// Whether `/dev/vhost-vsock` opens, or why not.
+    /// Whether `/dev/vhost-vsock` opens, or the reason why it does not.
     pub vhost: Result<(), String>,
     /// The directory of run directories.
     pub run_dir: PathBuf,
-    /// Whether it can be written, or why not.
+    /// Whether the directory of run directories can be written, or the reason why it cannot.
     pub writable: Result<(), String>,
-    /// The number of descriptors that a process may have; `None` = no limit.
+    /// The limit on the open file descriptors of a process; `None` = no limit.
     pub open_files: Option<u64>,
     /// The frequency of the host's TSC, in kHz.
     pub tsc_khz: Option<u64>,
-    /// The program that makes disk images.
+    /// The path of mke2fs, which creates disk images.
     pub mke2fs: Option<PathBuf>,
-    /// A kernel for guests.
+    /// The path of a kernel for guests.
     pub kernel: Option<PathBuf>,
-    /// How a real boot went; `None` = none was asked for.
+    /// The result of a real boot; `None` = the boot was switched off.
     pub boot: Option<Boot>,
 }
 
-/// How a real boot went.
+/// The result of a real boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Boot {
-    /// No kernel or no image was named.
+    /// The boot was not tried, because no kernel or no image was named.
     NotTried,
-    /// The agent answered, after this time.
+    /// The agent answered; the text says after how long.
     Answered(String),
-    /// The guest did not come up, for this reason.
+    /// The guest did not boot, for this reason.
     Failed(String),
 }
 
-/// Returns a verdict on each thing.
+/// Returns the result for each requirement.
 pub(super) fn diagnose(facts: &Facts) -> Vec<Check> {
     let no_kernel_vsock = if facts.vhost.is_ok() { Verdict::Missing } else { Verdict::Broken };
     let mut checks = vec![
@@ -206,7 +206,7 @@ mod tests {
         Found::Runs(path.into(), "1.0".into())
     }
 
-    /// The facts of a server that has everything.
+    /// Returns the facts of a host that meets all requirements.
     fn good() -> Facts {
         Facts {
             qemu: runs("/usr/bin/qemu-system-x86_64"),
@@ -229,7 +229,7 @@ mod tests {
         Err(why.into())
     }
 
-    /// The things that are not in order, with what was seen and advised.
+    /// Returns the requirements that are not met, with the facts and the advice.
     fn complaints(facts: &Facts) -> Vec<(&'static str, Verdict, String)> {
         let all = diagnose(facts).into_iter().filter(|check| check.verdict != Fine);
         all.map(|check| (check.what, check.verdict, format!("{} {:?}", check.seen, check.advice))).collect()

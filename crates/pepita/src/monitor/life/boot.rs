@@ -1,4 +1,5 @@
-//! The way up: the VMM accepts its arguments, the console speaks, the boot clock runs while the virtual CPUs do.
+//! The boot: the VMM accepts its arguments, the guest writes on the console, the boot clock runs while the virtual CPUs
+//! run.
 
 use super::phase::Phase;
 use super::{Effect, Life};
@@ -12,7 +13,7 @@ impl Life {
         self.evidence.vmm_ran = true;
         match self.phase {
             Phase::Created(clock) => self.phase = Phase::Booting(clock),
-            // Something ordered its end before the VMM had answered: only the evidence changes.
+            // The end of the VMM was ordered before it had answered, so only the evidence changes.
             Phase::Booting(_)
             | Phase::Running
             | Phase::Severed { .. }
@@ -29,7 +30,7 @@ impl Life {
         self.status.boot_ms.kernel.get_or_insert(since_start_ms);
     }
 
-    /// The agent has written on the console that it listens.
+    /// Handles the agent's note on the console that it listens.
     pub(super) fn on_agent_noted(&mut self) {
         self.evidence.agent_noted = true;
         if self.phase.wants_the_agent() {
@@ -42,7 +43,7 @@ impl Life {
         match (&mut self.phase, vcpus) {
             (Phase::Created(clock) | Phase::Booting(clock), VcpuState::Paused) => *clock = clock.stop(now),
             (Phase::Created(clock) | Phase::Booting(clock), VcpuState::Running) => *clock = clock.go_on(now),
-            // The deadlines of these phases are promised to the clients that wait for the end: a pause extends none.
+            // Clients that wait for the end rely on the deadlines of these phases, so a pause extends none of them.
             (
                 Phase::Running
                 | Phase::Severed { .. }
@@ -55,16 +56,16 @@ impl Life {
             ) => {}
         }
         match (before, vcpus, self.kind) {
-            // The guest's clock stood still together with its CPUs.
+            // The guest's clock was stopped together with its CPUs.
             (VcpuState::Paused, VcpuState::Running, VmmKind::Qemu) => self.set_time(unix_ms),
-            // A plain process reads the host's clock.
+            // A plain process uses the host's clock.
             (VcpuState::Paused, VcpuState::Running, VmmKind::Process)
             | (VcpuState::Running, VcpuState::Running, VmmKind::Qemu | VmmKind::Process)
             | (_, VcpuState::Paused, VmmKind::Qemu | VmmKind::Process) => {}
         }
     }
 
-    /// Gives the guest the host's time.
+    /// Sets the guest's clock to the host's time.
     pub(super) fn set_time(&mut self, unix_ms: u64) {
         self.effects.push(Effect::Tell(Ask::SetTime { unix_ms }));
     }

@@ -1,4 +1,4 @@
-//! The end: the daemon's, the back-end's, the VMM's.
+//! The ends of the daemon, of the back-end and of the VMM.
 
 use super::phase::Phase;
 use super::{Effect, Life};
@@ -7,12 +7,12 @@ use pepita_wire::record::DaemonState;
 use pepita_wire::{Exit, ExitRecord};
 use std::time::{Duration, Instant};
 
-/// A VMM that seems to be ending has to be gone after this long; else its back-end went before it.
+/// The time limit for a VMM that seems to be ending. A VMM that still runs after it has lost its back-end.
 pub(super) const VMM_EXIT: Duration = Duration::from_millis(500);
 
 impl Life {
-    /// Takes in the agent's report of the daemon's end. The first report over vsock holds; a note on the console is believed
-    /// until then.
+    /// Handles the agent's report of the daemon's end. The first report over vsock is final; a note on the console is
+    /// believed until that report comes.
     pub(super) fn on_daemon_reported(&mut self, now: Instant, exit: Exit, way: Way) {
         match (self.evidence.report.as_ref().map(|report| report.way), way) {
             (None, Way::Vsock | Way::Console) | (Some(Way::Console), Way::Vsock) => {
@@ -29,7 +29,7 @@ impl Life {
             Phase::Created(_) | Phase::Booting(_) | Phase::Running | Phase::Severed { .. } => {
                 self.phase = Phase::leaving(now);
             }
-            // The deadline that was set holds.
+            // The deadline of the phase stays as it is.
             Phase::Leaving { .. }
             | Phase::Stopping(_)
             | Phase::Terminating { .. }
@@ -38,8 +38,8 @@ impl Life {
         }
     }
 
-    /// A VMM that ends takes its back-end along, and the back-end's end may be seen first: its socket is closed before its
-    /// process is gone.
+    /// Handles the end of the back-end. When the VMM ends, its back-end follows, and the end of the back-end may be
+    /// noticed first, because the kernel closes the VMM's socket before the VMM's process is gone.
     pub(super) fn on_backend_ended(&mut self, now: Instant, vmm_is_exiting: bool) {
         let vmm_is_exiting = vmm_is_exiting || self.evidence.shutdown.is_some();
         match (&self.phase, vmm_is_exiting) {
@@ -51,7 +51,7 @@ impl Life {
                 self.kill_vmm(now);
             }
             (Phase::Severed { .. }, true) => {}
-            // On its way down, a VM goes down without a back-end.
+            // A VM that is shutting down needs no back-end.
             (
                 Phase::Leaving { .. }
                 | Phase::Stopping(_)

@@ -1,4 +1,4 @@
-//! The words of a VM's life: what can happen to the VM, and what is to be done then.
+//! The input and the output of the state machine of a VM: events and effects.
 
 use crate::monitor::evidence::LastWords;
 use pepita_wire::agent::Start;
@@ -7,72 +7,72 @@ use pepita_wire::record::VcpuState;
 use pepita_wire::{Ask, ExitRecord, GuestEvent, Signal, WireError};
 use std::time::Duration;
 
-/// What can happen.
+/// An event in the life of a VM.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The VMM has accepted its arguments and images.
     VmmUp,
-    /// The VMM is gone.
+    /// The process of the VMM is gone.
     VmmEnded(LastWords),
-    /// The vsock back-end is gone.
+    /// The process of the vsock back-end is gone.
     BackendEnded {
-        /// The kernel is taking the VMM down, too: then the VMM went first, and its back-end after it.
+        /// Whether the VMM's process is exiting, too. In that case the VMM ended first, and its back-end followed.
         vmm_is_exiting: bool,
     },
-    /// The host's OOM killer has struck within the VM's limits.
+    /// The host's OOM killer has killed a process within the VM's limits.
     HostOom,
     /// The guest has written on its console.
     ConsoleSpoke,
     /// The agent has written a note on the console.
     Noted(Note),
-    /// QEMU has told on QMP that the machine goes down, and why.
+    /// QEMU has reported on QMP that the machine shuts down, and the reason.
     Shutdown(String),
-    /// The virtual CPUs stand still, or run again.
+    /// The virtual CPUs were paused or resumed.
     Vcpus(VcpuState),
     /// The agent has said hello.
     AgentUp {
         /// The version of the protocol that both sides speak.
         protocol_version: u32,
     },
-    /// The agent has hung up.
+    /// The connection to the agent has ended.
     AgentDown,
-    /// The agent has told an event.
+    /// The agent has reported an event.
     AgentSaid {
         /// The number of the event.
         seq: u64,
-        /// The event.
+        /// The event that the agent has reported.
         event: GuestEvent,
     },
     /// The agent has answered the monitor's `start`.
     StartAnswered(Result<(), WireError>),
-    /// A client asks for a stop.
+    /// A client asks for a graceful stop.
     Stop {
         /// The signal for the daemon.
         signal: Signal,
-        /// The time from the signal until the daemon's KILL.
+        /// The time from the signal until the daemon is killed.
         grace: Duration,
     },
     /// A client asks for the end at once.
     Kill,
-    /// The time of [`super::Life::wake_at`] has come.
+    /// The time that [`super::Life::wake_at`] returned has come.
     Tick,
 }
 
-/// What is to be done.
+/// An effect, which the monitor carries out.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Effect {
-    /// Connect to the agent, and go on trying.
+    /// Connect to the agent, and retry until the connection is made.
     Dial,
     /// Order the agent to start the daemon; the answer is [`Event::StartAnswered`].
     StartDaemon(Start),
-    /// Ask the agent for something whose answer does not matter.
+    /// Send the agent a request whose answer does not matter.
     Tell(Ask),
-    /// Let the virtual CPUs run.
+    /// Resume the virtual CPUs.
     Resume,
-    /// Ask the VMM's process to end.
+    /// Send SIGTERM to the VMM's process.
     TermVmm,
-    /// Kill the VMM's process.
+    /// Send SIGKILL to the VMM's process.
     KillVmm,
-    /// Write the exit record and take leave. This is the last effect.
+    /// Write the exit record and end the monitor. This is the last effect.
     Finish(Box<ExitRecord>),
 }

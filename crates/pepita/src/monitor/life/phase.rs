@@ -1,66 +1,67 @@
-//! What each phase of a VM's life holds, and when it has to be woken.
+//! The data of each phase of a VM's life, and the deadline of each phase.
 
 use pepita_wire::{ExitRecord, Signal};
 use std::time::{Duration, Instant};
 
-/// How often the agent is dialled although its note on the console was not seen. Not more often: vhost-device-vsock does
-/// not survive a client that goes away (for example with its monitor) before a guest that still boots has answered it.
+/// The interval of dials without a note of the agent on the console. The interval is long because vhost-device-vsock
+/// does not survive a client that goes away (for example with its monitor) before a guest that still boots has
+/// answered.
 pub(super) const UNASKED_DIAL: Duration = Duration::from_secs(5);
 
-/// How long the guest may take to power off once its daemon has ended.
+/// The time limit for the guest to power off after the end of its daemon.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
 
-/// Where a VM is in its life. The drawing is at the head of [`super`].
+/// The phase of a VM's life. The drawing is at the head of [`super`].
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Phase {
     /// The VMM was started and has not accepted its arguments and images yet.
     Created(BootClock),
-    /// The VMM has accepted them; the guest agent has not said hello yet.
+    /// The VMM has accepted its arguments and images; the guest agent has not said hello yet.
     Booting(BootClock),
     /// The guest agent has said hello at least once.
     Running,
-    /// The vsock back-end is gone. The VMM seems to be ending, too, and then the back-end has only followed it.
+    /// The vsock back-end is gone, and the VMM seems to be ending. If the VMM ends, the back-end has only followed it.
     Severed { kill_at: Instant },
     /// The daemon has ended; the guest powers off by itself.
     Leaving { term_at: Instant },
-    /// A stop was asked for.
+    /// A client has asked for a stop.
     Stopping(Stopping),
-    /// TERM was sent to the VMM.
+    /// SIGTERM was sent to the VMM.
     Terminating { kill_at: Instant },
-    /// KILL was sent to the VMM.
+    /// SIGKILL was sent to the VMM.
     Killing { again_at: Instant },
     /// The VMM is gone.
     Ended(Box<ExitRecord>),
 }
 
-/// A stop that was asked for.
+/// The data of a stop.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Stopping {
-    /// The daemon's signal.
+    /// The signal for the daemon.
     pub(super) signal: Signal,
-    /// When the daemon's grace is over. A repeated stop may bring this forward, never put it off.
+    /// The end of the daemon's grace. A repeated stop may bring this time forward, but never postpone it.
     pub(super) grace_until: Instant,
-    /// When the VMM is sent TERM.
+    /// The time at which SIGTERM is sent to the VMM.
     pub(super) term_at: Instant,
 }
 
-/// How long the guest agent may still take to come up.
+/// The clock that limits the time of the guest agent's first hello.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum BootClock {
-    /// The virtual CPUs run.
+    /// The virtual CPUs run, and the agent has to say hello before the deadline.
     Runs { deadline: Instant },
-    /// The virtual CPUs stand still, and a guest that stands still does not boot.
+    /// The virtual CPUs are paused, and a paused guest does not boot. `left` is the time that remains.
     Stands { left: Duration },
 }
 
-/// The line to the guest agent.
+/// The state of the line to the guest agent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum AgentLine {
     /// The agent has never said hello.
     Expected { dial_at: Instant },
-    /// The hellos are exchanged.
+    /// The hellos are exchanged, and the connection is open.
     Up,
-    /// The agent has said hello before, and has hung up.
+    /// The agent has said hello before, and the connection has ended.
     Lost { dial_at: Instant },
 }
 
@@ -70,7 +71,7 @@ impl Phase {
         Self::Leaving { term_at: now + LINGER }
     }
 
-    /// Returns when this phase is over unless something happens before.
+    /// Returns the time at which this phase is over unless an event ends it before.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         match self {
             Self::Created(clock) | Self::Booting(clock) => match clock {
@@ -86,7 +87,7 @@ impl Phase {
         }
     }
 
-    /// Returns whether the agent still has something to do or to say in this phase.
+    /// Returns whether the monitor needs the agent in this phase.
     pub(super) fn wants_the_agent(&self) -> bool {
         match self {
             Self::Created(_)
@@ -94,19 +95,19 @@ impl Phase {
             | Self::Running
             | Self::Leaving { .. }
             | Self::Stopping(_) => true,
-            // Without a back-end the agent cannot be reached, and a VMM that is being ended has no more use for it.
+            // Without a back-end the agent cannot be reached, and a VMM that is being ended needs no agent.
             Self::Severed { .. } | Self::Terminating { .. } | Self::Killing { .. } | Self::Ended(_) => false,
         }
     }
 }
 
 impl BootClock {
-    /// Starts the clock of a guest that has `left` to boot.
+    /// Starts the clock of a guest for whose boot the time `left` remains.
     pub(super) fn new(now: Instant, left: Duration) -> Self {
         Self::Runs { deadline: now + left }
     }
 
-    /// Stops the clock.
+    /// Stops the clock, for a pause.
     pub(super) fn stop(self, now: Instant) -> Self {
         match self {
             Self::Runs { deadline } => Self::Stands { left: deadline.saturating_duration_since(now) },
@@ -114,7 +115,7 @@ impl BootClock {
         }
     }
 
-    /// Lets the clock go on.
+    /// Continues the clock after a pause.
     pub(super) fn go_on(self, now: Instant) -> Self {
         match self {
             Self::Runs { deadline } => Self::Runs { deadline },
@@ -129,7 +130,7 @@ impl AgentLine {
         Self::Expected { dial_at: now + UNASKED_DIAL }
     }
 
-    /// Returns the line with the next unasked dial put off, after one at `now`.
+    /// Returns the line with the next dial postponed, after a dial at `now`.
     pub(super) fn dialled(self, now: Instant) -> Self {
         let dial_at = now + UNASKED_DIAL;
         match self {
@@ -139,7 +140,7 @@ impl AgentLine {
         }
     }
 
-    /// Returns when the agent is to be dialled unasked.
+    /// Returns the time of the next dial without a note of the agent.
     pub(super) fn dial_at(self) -> Option<Instant> {
         match self {
             Self::Expected { dial_at } | Self::Lost { dial_at } => Some(dial_at),
@@ -147,7 +148,7 @@ impl AgentLine {
         }
     }
 
-    /// Returns whether the agent can be asked.
+    /// Returns whether the agent can answer requests.
     pub(super) fn is_up(self) -> bool {
         match self {
             Self::Up => true,

@@ -1,4 +1,4 @@
-//! What the guest agent says: that it is there, and what its daemon does.
+//! The messages of the guest agent: its hello, and its reports about the daemon.
 
 use super::phase::{AgentLine, Phase, Stopping};
 use super::stop::AFTER_GRACE;
@@ -19,18 +19,18 @@ impl Life {
         self.status.boot_ms.agent.get_or_insert(since_start_ms);
         match self.kind {
             VmmKind::Qemu => self.set_time(unix_ms),
-            // A plain process reads the host's clock.
+            // A plain process uses the host's clock.
             VmmKind::Process => {}
         }
         match self.phase {
             Phase::Created(_) | Phase::Booting(_) | Phase::Running => {
-                // A guest that speaks proves that its VMM runs.
+                // A hello from the guest proves that its VMM runs.
                 self.evidence.vmm_ran = true;
                 self.phase = Phase::Running;
                 self.start_the_daemon();
             }
-            // The agent may not have heard of the stop. Now that it is back, the daemon gets its grace, and never more than
-            // was promised.
+            // The agent may not have received the stop, so the stop is sent again. The daemon gets its grace, within
+            // the deadline of the first request.
             Phase::Stopping(stopping) => {
                 self.ask_to_stop(now, stopping.signal, stopping.grace_until);
                 let term_at = stopping.grace_until + AFTER_GRACE;
@@ -46,7 +46,7 @@ impl Life {
 
     fn start_the_daemon(&mut self) {
         match self.status.daemon.state {
-            // The agent refuses this if its daemon runs already, and that does no harm.
+            // If the daemon runs already, the agent refuses this order, which is harmless.
             DaemonState::Pending if !self.hold => {
                 self.effects.push(Effect::StartDaemon(self.start.clone()));
             }
@@ -59,7 +59,7 @@ impl Life {
         }
     }
 
-    /// Dials the agent when that is due.
+    /// Dials the agent when the time of the next dial has come.
     pub(super) fn dial_when_due(&mut self, now: Instant) {
         let is_due = self.agent.dial_at().is_some_and(|dial_at| now >= dial_at);
         if is_due && self.phase.wants_the_agent() {
@@ -70,7 +70,7 @@ impl Life {
 
     pub(super) fn on_agent_down(&mut self, now: Instant) {
         match self.agent {
-            // The monitor redials by itself; this is only in case that nothing comes of it.
+            // The line redials by itself. This deadline is for the case that its attempts fail.
             AgentLine::Up => self.agent = AgentLine::Lost { dial_at: now }.dialled(now),
             AgentLine::Expected { .. } | AgentLine::Lost { .. } => {}
         }
@@ -103,7 +103,7 @@ impl Life {
                 let since_start_ms = self.since_start_ms(now);
                 self.status.boot_ms.daemon.get_or_insert(since_start_ms);
             }
-            // A guest has one daemon, and that has ended.
+            // A guest starts its daemon only once, and the daemon has ended.
             DaemonState::Exited => {}
         }
     }
@@ -119,16 +119,17 @@ impl Life {
         }
     }
 
-    /// Takes in the agent's answer to the monitor's own order to start the daemon.
+    /// Handles the agent's answer to the monitor's own order to start the daemon.
     pub(super) fn on_start_answered(&mut self, now: Instant, result: Result<(), WireError>) {
         let refusal = match result {
-            // The event `started` says the rest.
+            // The event `started` reports the pid.
             Ok(()) => return,
             Err(e) => e,
         };
         match refusal.kind {
-            // `conflict`: it was started before. `os`: it could not be executed, which is told as its end, too; or the agent
-            // hung up before it answered, and is asked again when it is back.
+            // `conflict`: the daemon was started before. `os`: the daemon could not be executed, which the agent also
+            // reports as the daemon's end; or the agent hung up before it answered, and gets the order again after the
+            // next hello.
             ErrorKind::Conflict | ErrorKind::Os => return,
             ErrorKind::Unsupported
             | ErrorKind::BadRequest
@@ -143,7 +144,7 @@ impl Life {
                 self.evidence.agent_failed = Some(format!("it could not start the daemon: {refusal}"));
                 self.kill_vmm(now);
             }
-            // The end has another cause already.
+            // The VM ends for another reason already.
             Phase::Severed { .. }
             | Phase::Leaving { .. }
             | Phase::Terminating { .. }

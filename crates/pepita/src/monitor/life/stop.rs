@@ -1,4 +1,5 @@
-//! The way down: a stop has one deadline, a kill overtakes it, and what does not end is killed until it does.
+//! The shutdown: a stop has one deadline, a kill overrides a stop, and a VMM that does not end is killed again and
+//! again.
 
 use super::phase::{AgentLine, BootClock, Phase, Stopping};
 use super::{Effect, Life, ms};
@@ -8,42 +9,43 @@ use pepita_wire::record::{DaemonState, VcpuState};
 use pepita_wire::{Ask, Signal};
 use std::time::{Duration, Instant};
 
-/// How long a stop waits for an agent that was there before and cannot be reached now.
+/// The time that a stop waits for an agent that was connected before and cannot be reached now.
 pub(super) const COME_BACK: Duration = Duration::from_millis(300);
 
-/// From the daemon's KILL until the VMM's TERM: draining, the report, the guest's way down.
+/// The time from the kill of the daemon until SIGTERM to the VMM: for the rest of the output, the report, and the
+/// guest's shutdown.
 pub(super) const AFTER_GRACE: Duration = Duration::from_millis(400);
 
-/// From the VMM's TERM until its KILL.
+/// The time from SIGTERM to the VMM until SIGKILL.
 pub(super) const TERM_TO_KILL: Duration = Duration::from_millis(400);
 
-/// From a KILL until the next one, should the VMM still be there.
+/// The time from a SIGKILL to the VMM until the next one, while the VMM is not gone.
 pub(super) const KILL_AGAIN: Duration = Duration::from_secs(1);
 
 impl Life {
     pub(super) fn on_stop(&mut self, now: Instant, signal: Signal, grace: Duration) {
         self.note_asked(Asked::Stop);
         if self.vcpus == VcpuState::Paused {
-            // A guest that stands still cannot stop its daemon.
+            // A paused guest cannot stop its daemon.
             self.effects.push(Effect::Resume);
         }
         let new = Stopping { signal, grace_until: now + grace, term_at: self.term_at(now, grace) };
         let stopping = match self.phase {
             Phase::Created(_) | Phase::Booting(_) | Phase::Running | Phase::Severed { .. } => new,
-            // The daemon has ended already: what was allowed to its guest is not extended.
+            // The daemon has ended already, and the time limit of its guest is not extended.
             Phase::Leaving { term_at } => Stopping { term_at: new.term_at.min(term_at), ..new },
-            // Asked again, the earlier deadlines hold.
+            // For a repeated stop, the earlier deadlines hold.
             Phase::Stopping(before) => Stopping {
                 signal,
                 grace_until: new.grace_until.min(before.grace_until),
                 term_at: new.term_at.min(before.term_at),
             },
-            // The end is a matter of moments.
+            // The VM ends at once in these phases.
             Phase::Terminating { .. } | Phase::Killing { .. } | Phase::Ended(_) => return,
         };
         match self.agent {
             AgentLine::Up => self.ask_to_stop(now, signal, stopping.grace_until),
-            // The agent may be back in a moment, or not at all.
+            // The agent may be reachable again, so it is dialled at once.
             AgentLine::Lost { .. } => self.agent = AgentLine::Lost { dial_at: now },
             AgentLine::Expected { .. } => {}
         }
@@ -51,7 +53,7 @@ impl Life {
         self.on_tick(now);
     }
 
-    /// Returns when the VMM is to be sent TERM, for a stop at `now`.
+    /// Returns the time at which SIGTERM is sent to the VMM, for a stop at `now`.
     fn term_at(&self, now: Instant, grace: Duration) -> Instant {
         match (&self.phase, self.agent) {
             // Without a back-end the agent cannot be reached any more.
@@ -63,7 +65,7 @@ impl Life {
         }
     }
 
-    /// Has the agent stop the daemon, or the guest when no daemon runs.
+    /// Asks the agent to stop the daemon, or to power off the guest when no daemon runs.
     pub(super) fn ask_to_stop(&mut self, now: Instant, signal: Signal, grace_until: Instant) {
         let grace_ms = ms(grace_until.saturating_duration_since(now));
         let ask = match self.status.daemon.state {
@@ -80,7 +82,7 @@ impl Life {
         self.kill_vmm(now);
     }
 
-    /// Notes what was asked for, unless the daemon had ended by itself before.
+    /// Records the kind of end that a client asks for, unless the daemon has ended by itself before.
     fn note_asked(&mut self, asked: Asked) {
         if self.evidence.report.is_some() {
             return;
@@ -98,7 +100,7 @@ impl Life {
         self.effects.push(Effect::KillVmm);
     }
 
-    /// Goes on when the time of the phase is over.
+    /// Handles the end of the time of a phase.
     pub(super) fn on_tick(&mut self, now: Instant) {
         match self.phase {
             Phase::Created(BootClock::Runs { deadline }) | Phase::Booting(BootClock::Runs { deadline })
@@ -107,7 +109,7 @@ impl Life {
                 self.evidence.boot_timeout = true;
                 self.kill_vmm(now);
             }
-            // The VMM was not ending after all: it has lost its back-end.
+            // The VMM did not end, so it has lost its back-end.
             Phase::Severed { kill_at } if now >= kill_at => {
                 self.evidence.backend_died = true;
                 self.kill_vmm(now);
@@ -119,7 +121,7 @@ impl Life {
             Phase::Terminating { kill_at: at } | Phase::Killing { again_at: at } if now >= at => {
                 self.kill_vmm(now);
             }
-            // Not due, or without a deadline.
+            // The deadline has not come, or the phase has none.
             Phase::Created(_)
             | Phase::Booting(_)
             | Phase::Running

@@ -52,7 +52,7 @@ impl World {
         self.life.status(self.now).state
     }
 
-    /// How the VM ended.
+    /// Returns the exit of the VM.
     fn exit(&self) -> Option<Exit> {
         self.life.status(self.now).exit.map(|record| record.exit)
     }
@@ -104,7 +104,7 @@ fn a_held_daemon_is_not_started_by_its_monitor() {
         (world.state(), world.life.status(world.now).daemon.state),
         (VmState::Starting, DaemonState::Held)
     );
-    // A client starts it through the agent, and the agent tells.
+    // A client starts the daemon through the agent, and the agent reports the start.
     world.said(1, GuestEvent::Started { pid: 42 });
     assert_eq!(world.state(), VmState::Running);
 }
@@ -114,13 +114,13 @@ fn an_agent_that_does_not_come_is_a_boot_timeout() {
     let mut world = World::new(false);
     world.on(Event::VmmUp);
     assert_eq!(world.pass(Duration::from_millis(4999)), []);
-    // Paused, it is not expected.
+    // While the virtual CPUs are paused, the boot clock is stopped.
     world.on(Event::Vcpus(VcpuState::Paused));
     assert_eq!(world.pass(Duration::from_millis(10)), [Effect::Dial]);
     world.on(Event::Vcpus(VcpuState::Running));
     assert_eq!(world.pass(Duration::from_millis(1)), [Effect::KillVmm]);
     world.on(killed());
-    let exit = world.life.status(world.now).exit.expect("it has ended");
+    let exit = world.life.status(world.now).exit.expect("the VM has ended");
     assert_eq!(exit.exit, Exit::BootTimeout);
     assert_eq!(exit.evidence[1], "the agent said nothing on the console either");
 }
@@ -162,7 +162,7 @@ fn an_exit_is_acknowledged_and_kept_exact() {
     world.said(1, GuestEvent::Started { pid: 42 });
     let effects = world.said(2, GuestEvent::Exited(Exit::code(3)));
     assert_eq!(effects, [Effect::Tell(Ask::Ack { seq: 2 })]);
-    // A stop that comes now has not caused it.
+    // A stop after the report has not caused the end of the daemon.
     world.on(Event::Stop { signal: Signal::TERM, grace: Duration::ZERO });
     let effects = world.on(ended(Some(0), None));
     let [Effect::Finish(exit)] = &effects[..] else { panic!("finished: {effects:?}") };

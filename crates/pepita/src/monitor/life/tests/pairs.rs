@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The phases, each with the way into it.
+/// The phases, each with the events that lead to it.
 const PHASES: [Row; 8] = [
     Row { name: "Created", enter: || World::new(false) },
     Row { name: "Booting", enter: || World::new(false).after(Event::VmmUp) },
@@ -39,8 +39,8 @@ fn refused(kind: ErrorKind) -> Event {
     Event::StartAnswered(Err(WireError::new(kind, "no")))
 }
 
-/// Checks what follows on an event in each phase of [`PHASES`], in their order. A letter stands for a phase, `.` for the
-/// one that the VM is in.
+/// Checks the phase that follows an event, for each phase of [`PHASES`] in their order. A letter stands for the next
+/// phase, and `.` means that the phase stays the same.
 fn check(name: &str, event: impl Fn() -> Event, follows: [&str; 8]) {
     for (Row { name: phase, enter }, letter) in PHASES.iter().zip(follows) {
         let expected = match letter {
@@ -58,12 +58,12 @@ fn check(name: &str, event: impl Fn() -> Event, follows: [&str; 8]) {
         assert_eq!(world.phase(), *phase, "the way into the phase");
         let effects = world.on(event());
         assert_eq!(world.phase(), expected, "{name} in {phase}");
-        // Each KILL is sent once, and the end is told once.
+        // The VMM is killed exactly when the next phase is `Killing`, and the end is reported once.
         assert_eq!(effects.contains(&Effect::KillVmm), letter == "K", "{name} in {phase}: {effects:?}");
         assert_eq!(effects.contains(&Effect::TermVmm), letter == "T", "{name} in {phase}: {effects:?}");
         let finishes = effects.iter().any(|effect| matches!(effect, Effect::Finish(_)));
         assert_eq!(finishes, letter == "E", "{name} in {phase}: {effects:?}");
-        // Every phase but these has a deadline.
+        // Every phase has a deadline, except these.
         let waits = world.life.phase.wake_at().is_none();
         let may_wait = matches!(expected, "Running" | "Ended") || world.life.vcpus == VcpuState::Paused;
         assert!(may_wait || !waits, "{name} in {phase} leaves no deadline");
