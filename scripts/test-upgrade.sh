@@ -29,5 +29,7 @@ if [ ! -f "$dir/ticker.cpio" ]; then
         --kernel-package .guest/modules --output "$dir/part.cpio"
     mv "$dir/part.cpio" "$dir/ticker.cpio"
 fi
+# The old programs look for the vsock back-end beside their target folder.
+ln -sfn "$top/.tools" "$dir/.tools"
 PEPITA_OLD_BIN=$dir/build/debug PEPITA_OLD_IMAGE=$dir/ticker.cpio \
     cargo test -p pepita-supervisors --test programs upgrade -- --nocapture
