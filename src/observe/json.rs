@@ -56,7 +56,7 @@ pub(super) fn window(window: &WindowCount) -> Value {
     })
 }
 
-/// Returns `{"ending":{…},"decision":{…}}`.
+/// Returns an end and the decision on it: `{"ending":{…},"decision":{…}}`.
 pub(super) fn failure(failure: &Failure) -> Value {
     json!({ "ending": ending(&failure.ending), "decision": decision(&failure.decision) })
 }

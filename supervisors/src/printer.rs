@@ -22,7 +22,7 @@ pub(crate) enum OutputFormat {
     Lines,
     /// One JSON object per line, for programs.
     Json,
-    /// No output.
+    /// No output for events at all.
     Quiet,
 }
 

@@ -274,9 +274,9 @@ pub enum AccelChoice {
     /// KVM where /dev/kvm opens and the CPU has vmx or svm, else TCG
     #[default]
     Auto,
-    /// Hardware virtualisation
+    /// Hardware virtualisation by the kernel (KVM)
     Kvm,
-    /// Emulation
+    /// Emulation by QEMU (TCG), without hardware support
     Tcg,
 }
 

@@ -266,7 +266,7 @@ impl Daemon {
         assert!(status.success(), "{status}:\n{}", self.story());
     }
 
-    /// Sends SIGKILL.
+    /// Sends SIGKILL to the process.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
         self.end();
