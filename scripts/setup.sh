@@ -45,7 +45,8 @@ fi
 
 # --- The guest's kernel ----------------------------------------------------------------------------------------------
 mkdir -p .guest .tools
-if [ ! -f .guest/vmlinuz ]; then
+# A folder of an older version lacks the module by which a guest's kernel tells the host of its panic.
+if [ ! -f .guest/vmlinuz ] || [ ! -f .guest/modules/pvpanic-mmio.ko ]; then
     command -v apt-get >/dev/null 2>&1 || die "no apt-get: put a kernel into .guest/vmlinuz and its modules into .guest/modules"
     name=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-.*\)/\1/p' | head -n 1)
     if [ -z "$name" ] || ! apt-cache show "$name" >/dev/null 2>&1; then
@@ -63,7 +64,7 @@ if [ ! -f .guest/vmlinuz ]; then
     mkdir -p .guest/modules
     find .guest/deb/unpacked/lib/modules \( -path '*/drivers/virtio/*' -o -path '*/drivers/block/virtio_blk.ko' \
         -o -path '*/drivers/char/virtio_console.ko' -o -path '*/drivers/char/hw_random/*' -o -path '*/net/vmw_vsock/*' \
-        -o -path '*/drivers/vhost/*' -o -path '*/fs/overlayfs/*' \) -name '*.ko' -exec cp {} .guest/modules/ \;
+        -o -path '*/drivers/vhost/*' -o -path '*/drivers/misc/pvpanic/*' -o -path '*/fs/overlayfs/*' \) -name '*.ko' -exec cp {} .guest/modules/ \;
     mv .guest/deb/unpacked/boot/vmlinuz-* .guest/vmlinuz.part
     rm -rf .guest/deb
     mv .guest/vmlinuz.part .guest/vmlinuz

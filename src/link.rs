@@ -12,19 +12,24 @@
 //! deadlines.
 
 pub mod dial;
+mod handover;
 mod message;
 mod socket;
 
 pub use message::LinkMsg;
 
+use crate::actor::now;
 use crate::reply::Reply;
 use dial::{Address, Dialled, Guests};
+use pepita_wire::agent::Health;
 use pepita_wire::conversation::{AgentConversation, HELLO_DEADLINE, News};
+use pepita_wire::protocol::HEARTBEAT_INTERVAL;
 use pepita_wire::{Ask, GuestEvent, Outcome};
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef};
 use socket::Socket;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// A report of the link to its VM.
@@ -70,6 +75,10 @@ pub struct LinkState {
     /// The number of the connection: messages of a former connection are dropped.
     connection: u64,
     socket: Option<Socket>,
+    /// What the daemon has said of itself and was not reported yet.
+    unreported: Option<Health>,
+    /// The time of the last report of what the daemon says of itself.
+    health_at: Option<Instant>,
     dialling: Option<JoinHandle<()>>,
 }
 
@@ -93,7 +102,17 @@ impl Actor for VsockLink {
     ) -> Result<LinkState, ActorProcessingErr> {
         me.cast(LinkMsg::Dial)?;
         let conversation = AgentConversation::new(args.incarnation);
-        Ok(LinkState { me, args, conversation, probe: None, connection: 0, socket: None, dialling: None })
+        Ok(LinkState {
+            me,
+            args,
+            conversation,
+            probe: None,
+            connection: 0,
+            socket: None,
+            unreported: None,
+            health_at: None,
+            dialling: None,
+        })
     }
 
     async fn handle(
@@ -113,6 +132,7 @@ impl Actor for VsockLink {
                 }
                 state.probe = state.ask(ask, reply);
             }
+            LinkMsg::HealthDue => state.report_health(),
             LinkMsg::HelloDue { connection } => {
                 if connection == state.connection && state.socket.is_some() && !state.conversation.is_up() {
                     state.lost("the guest agent does not say hello".into());
@@ -176,7 +196,7 @@ impl LinkState {
                         self.conversation.tell(Ask::Ack { seq });
                     }
                     if is_new {
-                        self.report(Report::Event(event));
+                        self.told(event);
                     }
                 }
                 Ok(None) => return self.flush(),
@@ -202,6 +222,42 @@ impl LinkState {
         let redial_after = self.conversation.disconnected().redial_after;
         self.report(Report::Down { why });
         self.me.send_after(redial_after, || LinkMsg::Dial);
+    }
+
+    /// Reports an event of the guest. What its daemon says of itself is reported at most once in [`HEARTBEAT_INTERVAL`],
+    /// so that no guest fills the mailbox of its VM's actor.
+    fn told(&mut self, event: GuestEvent) {
+        match event {
+            GuestEvent::Health(health) => {
+                let is_waiting = self.unreported.is_some();
+                self.unreported.get_or_insert_default().merge(health);
+                if !is_waiting {
+                    let left = self.health_at.map_or(Duration::ZERO, |at| {
+                        (at + HEARTBEAT_INTERVAL).saturating_duration_since(now())
+                    });
+                    match left.is_zero() {
+                        true => self.report_health(),
+                        false => drop(self.me.send_after(left, || LinkMsg::HealthDue)),
+                    }
+                }
+            }
+            event @ (GuestEvent::Started { .. }
+            | GuestEvent::Ready
+            | GuestEvent::Memory { .. }
+            | GuestEvent::Exited(_)
+            | GuestEvent::Unknown(_)) => {
+                // The order of what the guest has said stays.
+                self.report_health();
+                self.report(Report::Event(event));
+            }
+        }
+    }
+
+    fn report_health(&mut self) {
+        if let Some(health) = self.unreported.take() {
+            self.health_at = Some(now());
+            self.report(Report::Event(GuestEvent::Health(health)));
+        }
     }
 
     fn report(&self, report: Report) {

@@ -15,4 +15,5 @@ pub use crate::policy::{Action, Decision, Failure, GroupEnd, Reason, WindowCount
 pub use bus::{Bus, Events, Received};
 pub use event::{Change, Event, EventKind};
 pub use phase::VmPhase;
+pub(crate) use sentences::last_words;
 pub use status::{GroupStatus, StatusTable, TreeStatus, VmStatus};

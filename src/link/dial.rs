@@ -1,6 +1,7 @@
 //! Opens connections to guest agents, over AF_VSOCK or a hybrid socket. No other file of the library opens such
 //! connections.
 
+use super::handover;
 use futures_core::future::BoxFuture;
 use pepita_wire::StatusRecord;
 use pepita_wire::record::Transport;
@@ -70,13 +71,23 @@ pub trait Guests: fmt::Debug + Send + Sync + 'static {
     fn dial(&self, guest: Address, token: PathBuf) -> BoxFuture<'static, io::Result<Dialled>>;
 }
 
-/// Reads the token and connects to a guest agent.
+/// Reads the token, a file of the VM's run directory, and connects to a guest agent. The connection to a hybrid socket
+/// is made by the VM's monitor, so that it is completed even when this program is killed meanwhile.
 ///
 /// # Errors
-/// Returns an error when the token cannot be read, and the errors of [`dial`].
+/// Returns an error when the token cannot be read or the monitor does not answer, and the errors of [`dial`].
 pub(crate) async fn dial_with_token(guest: Address, token: PathBuf) -> io::Result<Dialled> {
+    let monitor = token.with_file_name(pepita_wire::rundir::CONTROL);
     let token = tokio::fs::read_to_string(&token).await?.trim().to_owned();
-    Ok(Dialled { stream: dial(guest).await?, token })
+    let stream = match &guest {
+        Address::Hybrid { .. } => match handover::ask(&monitor).await? {
+            Some(stream) => Box::new(stream),
+            // A monitor of an older version hands nothing over.
+            None => dial(guest).await?,
+        },
+        Address::Vhost { .. } => dial(guest).await?,
+    };
+    Ok(Dialled { stream, token })
 }
 
 /// Connects to a guest agent.

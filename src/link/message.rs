@@ -26,6 +26,8 @@ pub enum LinkMsg {
     Dial,
     /// The dialling task has ended.
     Dialled(std::io::Result<Dialled>),
+    /// The report of what the daemon has said of itself is due.
+    HealthDue,
     /// The timer of a connection has expired: its hello is due.
     HelloDue {
         /// The number of the connection.
@@ -47,7 +49,7 @@ impl LinkMsg {
     pub fn refuse(self, error: WireError) {
         match self {
             Self::Ask { reply, .. } | Self::Probe { reply, .. } => reply.send(Err(error)),
-            Self::Dial | Self::Dialled(_) | Self::HelloDue { .. } | Self::Read { .. } => {}
+            Self::Dial | Self::Dialled(_) | Self::HealthDue | Self::HelloDue { .. } | Self::Read { .. } => {}
         }
     }
 }

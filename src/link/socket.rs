@@ -2,11 +2,15 @@
 
 use super::dial::Stream;
 use super::message::LinkMsg;
+use crate::actor::now;
+use pepita_wire::allowance::Allowance;
+use pepita_wire::protocol::{AGENT_BURST, AGENT_RATE};
 use ractor::ActorRef;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::sleep_until;
 
 /// The number of reads that may wait for the actor. A flood stays in the guest's socket.
 const READ_AHEAD: usize = 4;
@@ -48,13 +52,20 @@ async fn carry(
 ) {
     let ahead = Arc::new(Semaphore::new(READ_AHEAD));
     let mut buffer = vec![0; 4096];
+    let mut allowance = Allowance::new(AGENT_RATE, AGENT_BURST, now());
     loop {
         let Ok(permit) = Arc::clone(&ahead).acquire_owned().await else { return };
+        allowance.take(now(), 0);
+        let pause = allowance.pause();
         let bytes = tokio::select! {
-            read = stream.read(&mut buffer) => match read {
-                Ok(n) if n > 0 => Some(buffer[..n].to_vec()),
+            read = stream.read(&mut buffer), if pause.is_none() => match read {
+                Ok(n) if n > 0 => {
+                    allowance.take(now(), n);
+                    Some(buffer[..n].to_vec())
+                }
                 _ => None,
             },
+            () = sleep_until(pause.unwrap_or_else(now).into()), if pause.is_some() => continue,
             write = outgoing.recv() => match write {
                 Some(bytes) => match stream.write_all(&bytes).await {
                     Ok(()) => continue,

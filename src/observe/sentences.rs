@@ -151,12 +151,37 @@ impl fmt::Display for Change {
         write!(f, "{} {}: {} -> {}", self.vm, self.incarnation, self.from.word(), self.to.word())?;
         if let Some(ending) = &self.ending {
             write!(f, "; {ending}")?;
+            if let Ending::Exit(record) = ending
+                && is_failure(&record.exit)
+                && let Some(words) = last_words(&record.console)
+            {
+                write!(f, "; {words}")?;
+            }
         }
         if let Some(decision) = &self.decision {
             write!(f, "; {decision}")?;
         }
         Ok(())
     }
+}
+
+/// Returns whether an exit makes people ask what the guest said last.
+fn is_failure(exit: &Exit) -> bool {
+    !matches!(exit, Exit::Exited { code: 0 } | Exit::StopRequested | Exit::Killed)
+}
+
+/// The number of lines of a console that an event shows, and the number of characters of each. All that is kept is
+/// printed by `pepitactl logs --previous`.
+const LAST_LINES: usize = 2;
+const LINE_SHOWN: usize = 120;
+
+/// Returns what a guest said last, for people: `last words: "..."`. The lines come from a guest, so everything in them
+/// that could act on a terminal is escaped.
+pub(crate) fn last_words(console: &[String]) -> Option<String> {
+    let from = console.len().saturating_sub(LAST_LINES);
+    let lines = console[from..].iter().map(|line| line.trim().chars().take(LINE_SHOWN).collect::<String>());
+    let shown: Vec<String> = lines.filter(|line| !line.is_empty()).collect();
+    (!shown.is_empty()).then(|| format!("last words: {:?}", shown.join(" | ")))
 }
 
 impl fmt::Display for Event {
@@ -191,6 +216,17 @@ mod tests {
     fn decision(action: Action, reason: Reason) -> Decision {
         let window = WindowCount { count: 3, max: 6, period: Duration::from_secs(60) };
         Decision { action, reason, delay: None, attempt: 3, max_attempts: 2, window, joined: false }
+    }
+
+    #[test]
+    fn the_last_words_of_a_guest_are_short_and_harmless_to_a_terminal() {
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        assert_eq!(last_words(&[]), None);
+        assert_eq!(last_words(&lines(&["  ", ""])), None);
+        let said = last_words(&lines(&["one", "two", "three\u{1b}[31m\u{202e}"])).expect("words");
+        assert_eq!(said, "last words: \"two | three\\u{1b}[31m\\u{202e}\"");
+        let long = last_words(&lines(&[&"x".repeat(1000)])).expect("words");
+        assert!(long.len() < 2 * LINE_SHOWN, "{long}");
     }
 
     #[test]

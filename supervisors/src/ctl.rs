@@ -68,7 +68,7 @@ async fn ask(mut client: Client, command: Ask) -> Result<(), Failure> {
         Ask::Signal { vm, signal } => call(&mut client, Call::Signal { vm, signal }).await,
         Ask::Pause(vms) => call_each(&mut client, vms, |vm| Call::Pause { vm }).await,
         Ask::Resume(vms) => call_each(&mut client, vms, |vm| Call::Resume { vm }).await,
-        Ask::Logs { vm, follow } => Err(logs(&mut client, &vm, follow).await?),
+        Ask::Logs { vm, follow, previous } => Err(logs(&mut client, &vm, follow, previous).await?),
         Ask::Events { follow, json } => events::print_events(client, follow, json).await,
         Ask::Plan { json } => plan(&mut client, Call::Plan, json).await,
         Ask::Reload { restart, json } => plan(&mut client, Call::Reload { restart }, json).await,
@@ -150,7 +150,7 @@ async fn shutdown(mut client: Client, how: ShutdownMode) -> Result<(), Failure> 
 
 /// Executes the launcher in place of this program, because the launcher has the logs. Returns only after a failure,
 /// with its reason.
-async fn logs(client: &mut Client, vm: &str, follow: bool) -> Result<Failure, Failure> {
+async fn logs(client: &mut Client, vm: &str, follow: bool, previous: Option<u8>) -> Result<Failure, Failure> {
     let status = client.call(Call::Status).await?;
     let has_vm =
         |group: &Value| group["vms"].as_array().is_some_and(|vms| vms.iter().any(|v| v["name"] == vm));
@@ -167,7 +167,11 @@ async fn logs(client: &mut Client, vm: &str, follow: bool) -> Result<Failure, Fa
     if let Some(run_dir) = version["run_dir"].as_str() {
         command.args(["--run-dir", run_dir]);
     }
-    command.args(["logs", "--name", &id]).args(follow.then_some("--follow"));
+    command.args(["logs", "--name", &id]);
+    if follow {
+        command.args(["--follow", "--restarts"]);
+    }
+    command.args(previous.map(|number| format!("--previous={number}")));
     let error = command.exec();
     Ok(Failure::new(ProgramExit::Unavailable, format!("{pepita}: {error}")))
 }

@@ -59,7 +59,7 @@ pub(crate) const CRATES: &[Crate] = &[
         rows: &[
             // The numbers that both sides of the protocol know.
             &["lib"],
-            &["error", "name", "protocol", "rundir", "signal", "stored"],
+            &["allowance", "error", "name", "protocol", "rundir", "signal", "stored"],
             &["exit", "line"],
             &["agent", "console", "launch", "record"],
             &["frame", "monitor"],

@@ -62,7 +62,10 @@ impl Monitors for Host {
                 MonitorRequest::Signal(signal) => host.record_call(What::Signal(signal.number()), &id),
                 MonitorRequest::Pause => host.change(&id, serial, |record| record.state = VmState::Paused),
                 MonitorRequest::Resume => host.change(&id, serial, |record| record.state = VmState::Running),
-                MonitorRequest::Status | MonitorRequest::Watch { .. } | MonitorRequest::Forward(_) => {
+                MonitorRequest::Status
+                | MonitorRequest::Watch { .. }
+                | MonitorRequest::Dial
+                | MonitorRequest::Forward(_) => {
                     panic!("a supervisor does not ask a monitor for {request:?}")
                 }
             }

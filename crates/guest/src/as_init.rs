@@ -17,7 +17,7 @@ const NOTIFY: &str = "/run/notify.sock";
 /// console.
 pub(crate) fn run() -> ! {
     system::mount_all();
-    let boot = Boot::from_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    let mut boot = Boot::from_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
     system::write_mark(boot.cid, boot.incarnation);
     // The lowest score keeps the agent from the guest's OOM killer. Children get the usual score back.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
@@ -25,8 +25,16 @@ pub(crate) fn run() -> ! {
     // The console needs its kernel module, so an unreadable image or a missing module is reported after the console is
     // open.
     let loaded = image.as_ref().map_err(Clone::clone).and_then(|image| system::load_modules(&image.modules));
-    if let (Ok(Image { root: Some(device), .. }), Ok(())) = (&image, &loaded) {
-        let Err(why) = system::switch_root(device);
+    // The port of the token needs the same driver as the console. The token is there once: it is read before the daemon
+    // runs, and nobody finds it in the guest any more.
+    let token = match (boot.token.is_empty(), boot.token_in_port) {
+        (true, length @ 1..) => system::take_token(length).map(|token| boot.token = token),
+        (true, 0) | (false, _) => Ok(()),
+    };
+    if let (Ok(Image { root: Some(device), .. }), Ok(()), Ok(())) = (&image, &loaded, &token) {
+        // The next agent reads a token of the command line itself.
+        let taken = (boot.token_in_port > 0).then_some(boot.token.as_str());
+        let Err(why) = system::switch_root(device, taken);
         fail(&boot, &why);
     }
     let console = match system::open_console() {
@@ -34,7 +42,7 @@ pub(crate) fn run() -> ! {
         Err(e) => panic!("{}: {e}", system::CONSOLE),
     };
     report_panics(boot.token.clone(), console.clone());
-    if let Err(why) = loaded {
+    if let Err(why) = loaded.and(token) {
         panic!("{why}");
     }
     cgroup::prepare();

@@ -24,6 +24,7 @@ pub(crate) fn run(options: ProcessOptions) -> Result<(), String> {
         .map_err(|e| format!("{}: {e}", options.token_file.display()))?;
     let image = options.image.as_ref().map(Image::read).transpose()?.unwrap_or_default();
     let boot = Boot {
+        token_in_port: 0,
         port: options.port.unwrap_or(pepita_wire::DEFAULT_PORT),
         incarnation: options.incarnation,
         cid: options.cid,

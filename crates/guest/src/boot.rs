@@ -4,11 +4,17 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// The longest token that is read from the token's port, in bytes.
+const TOKEN_CAP: usize = 256;
+
 /// The identity of this guest, and the port for hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Boot {
-    /// The token that a host must show in its first hello.
+    /// The token that a host must show in its first hello; empty when it was not read yet.
     pub(crate) token: String,
+    /// The length of the token that waits in the token's port; 0 when the token is on the command line, as an older
+    /// launcher passes it.
+    pub(crate) token_in_port: usize,
     /// The vsock port to listen on.
     pub(crate) port: u32,
     /// The number of this start of the VM.
@@ -25,6 +31,7 @@ impl Boot {
     pub(crate) fn from_cmdline(cmdline: &str) -> Self {
         let mut boot = Self {
             token: String::new(),
+            token_in_port: 0,
             port: pepita_wire::DEFAULT_PORT,
             incarnation: 0,
             cid: 0,
@@ -36,6 +43,7 @@ impl Boot {
             };
             match key {
                 "token" => boot.token = value.to_owned(),
+                "token_port" => boot.token_in_port = value.parse().unwrap_or(0).min(TOKEN_CAP),
                 "port" => boot.port = value.parse().unwrap_or(boot.port),
                 "incarnation" => boot.incarnation = value.parse().unwrap_or(0),
                 "cid" => boot.cid = value.parse().unwrap_or(0),
@@ -89,7 +97,12 @@ mod tests {
         let boot = Boot::from_cmdline(
             "quiet pepita.token=ab pepita.port=9 pepita.cid=42 pepita.new=1 pepita.incarnation=7",
         );
-        assert_eq!(boot, Boot { token: "ab".into(), port: 9, incarnation: 7, cid: 42, loopback: false });
+        let expected =
+            Boot { token: "ab".into(), token_in_port: 0, port: 9, incarnation: 7, cid: 42, loopback: false };
+        assert_eq!(boot, expected);
+        let boot = Boot::from_cmdline("pepita.token_port=32 quiet");
+        assert_eq!((boot.token.as_str(), boot.token_in_port), ("", 32));
+        assert_eq!(Boot::from_cmdline("pepita.token_port=99999999").token_in_port, TOKEN_CAP);
     }
 
     proptest! {

@@ -3,9 +3,14 @@
 use crate::agent::Agent;
 use pepita_wire::GuestEvent;
 use pepita_wire::agent::Health;
+use pepita_wire::protocol::{HEALTH_INTERVAL, HEARTBEAT_INTERVAL};
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::time::Instant;
+
+/// The maximum number of datagrams that are read in one [`HEALTH_INTERVAL`].
+const DATAGRAMS: u32 = 2000;
 
 /// The number of bytes of a `STATUS=` text that are passed on.
 const STATUS_CAP: usize = 256;
@@ -46,26 +51,65 @@ pub(crate) fn listen(agent: Arc<Agent>) -> io::Result<()> {
     let socket = UnixDatagram::bind(&agent.notify_path)?;
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
-        while let Ok(n) = socket.recv(&mut buffer) {
-            apply(&agent, parse(&buffer[..n]));
+        let (mut window, mut read) = (Instant::now(), 0);
+        let mut is_limited = false;
+        loop {
+            let due = match socket.recv(&mut buffer) {
+                Ok(n) => apply(&agent, parse(&buffer[..n])),
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    due(&agent)
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return,
+            };
+            // With something left to report, the wait for the next datagram is limited.
+            if due.is_some() != is_limited {
+                is_limited = due.is_some();
+                let limit = due.map(|_| HEARTBEAT_INTERVAL);
+                let _ = socket.set_read_timeout(limit);
+            }
+            read += 1;
+            let passed = window.elapsed();
+            if passed >= HEALTH_INTERVAL {
+                (window, read) = (Instant::now(), 0);
+            } else if read >= DATAGRAMS {
+                // A daemon that floods its socket waits, and does not use up the agent's CPU time.
+                std::thread::sleep(HEALTH_INTERVAL - passed);
+            }
         }
     });
     Ok(())
 }
 
-fn apply(agent: &Agent, datagram: Datagram) {
-    agent.change(|state| {
-        if datagram.ready && !state.ready {
-            state.ready = true;
-            state.report(GuestEvent::Ready);
-        }
-        if let Some(status) = &datagram.health.status {
-            state.status.clone_from(status);
-        }
-        if datagram.health != Health::default() {
-            state.report(GuestEvent::Health(datagram.health));
-        }
-    });
+/// Reports what the daemon has said, when that is due. Returns the time of the next report, if something is left.
+fn due(agent: &Agent) -> Option<Instant> {
+    let mut state = agent.lock();
+    if state.report_health(Instant::now()) {
+        drop(state);
+        agent.wake();
+        return None;
+    }
+    state.health_due()
+}
+
+/// Takes in a datagram. Returns the time of the next report, if something is left to report.
+fn apply(agent: &Agent, Datagram { ready, health }: Datagram) -> Option<Instant> {
+    let mut state = agent.lock();
+    let mut is_news = false;
+    if ready && !state.ready {
+        state.ready = true;
+        state.report(GuestEvent::Ready);
+        is_news = true;
+    }
+    if health != Health::default() {
+        is_news |= state.hear(health, Instant::now());
+    }
+    let due = state.health_due();
+    drop(state);
+    if is_news {
+        agent.wake();
+    }
+    due
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ usage: daemonctl --version
        daemonctl --process --uds SOCKET --token-file FILE [--port N] [--incarnation N] [--cid N]
                  [--notify SOCKET] [--image FILE]
 With --process the agent is a plain process of the host, as `pepita run --vmm process` starts it. Its standard input is
-then a listening Unix socket, which serves as the console.";
+then a listening Unix socket, which serves as the console.
+In a guest it takes its boot token from the second port of the guest's virtio console (pepita-boot-token-port-1).";
 
 /// The mode in which the agent was called.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,6 +108,11 @@ mod tests {
             assert!(parse(line, false).is_err(), "{line:?}");
         }
         assert_eq!(parse("--version", true), Ok(Command::Version), "PID 1 of a container");
+    }
+
+    #[test]
+    fn the_program_carries_the_mark_that_launchers_look_for() {
+        assert!(USAGE.contains(pepita_wire::protocol::TOKEN_PORT_MARK));
     }
 
     #[test]

@@ -2,21 +2,19 @@
 //! Decides nothing about the daemon.
 
 mod connection;
+mod door;
 mod follow;
 mod writer;
 
 use crate::agent::Agent;
 use crate::stream::Stream;
 use connection::{Connection, HANDSHAKE};
+use door::Door;
 use std::io::{self, ErrorKind as Io, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VMADDR_CID_LOCAL, VsockListener};
-
-/// The maximum number of open connections. Further connections are closed at once.
-const CONNECTIONS: usize = 16;
 
 /// Listens on the guest's vsock port. Only the host may connect.
 ///
@@ -24,10 +22,13 @@ const CONNECTIONS: usize = 16;
 /// When the port cannot be bound.
 pub(crate) fn on_vsock(agent: Arc<Agent>) -> io::Result<()> {
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, agent.boot.port)?;
+    let door = Door::new();
     std::thread::spawn(move || {
         loop {
             match listener.accept() {
-                Ok((stream, peer)) if may_connect(&agent, peer.cid()) => serve(&agent, Stream::Vsock(stream)),
+                Ok((stream, peer)) if may_connect(&agent, peer.cid()) => {
+                    serve(&agent, &door, Stream::Vsock(stream));
+                }
                 Ok(_) => {}
                 // An accept fails for example when no file descriptor is left. A moment later a descriptor may be free.
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
@@ -44,14 +45,13 @@ fn may_connect(agent: &Agent, cid: u32) -> bool {
 /// Listens on a Unix socket with the hybrid vsock protocol: a line `CONNECT <port>`, then the same conversation as over
 /// vsock.
 pub(crate) fn on_hybrid(agent: Arc<Agent>, listener: UnixListener) {
+    let door = Door::new();
     std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let agent = Arc::clone(&agent);
-            std::thread::spawn(move || {
-                if connect(&agent, &stream).is_ok() {
-                    serve(&agent, Stream::Unix(stream));
-                }
-            });
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => serve(&agent, &door, Stream::Unix(stream)),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
         }
     });
 }
@@ -73,34 +73,21 @@ fn connect(agent: &Agent, mut stream: &UnixStream) -> io::Result<()> {
     stream.write_all(b"OK 1073741824\n")
 }
 
-/// Serves a connection in a thread of its own.
-fn serve(agent: &Arc<Agent>, stream: Stream) {
-    let Some(slot) = Slot::take() else { return };
+/// Serves a connection in a thread of its own. The connection is a stranger's until its hello was accepted.
+fn serve(agent: &Arc<Agent>, door: &Door, stream: Stream) {
+    let Ok(stranger) = door.let_in(&stream) else { return };
     let agent = Arc::clone(agent);
     std::thread::spawn(move || {
-        if let Ok(mut connection) = Connection::new(&agent, stream) {
+        let is_connected = match &stream {
+            Stream::Vsock(_) => Ok(()),
+            Stream::Unix(stream) => connect(&agent, stream),
+        };
+        if is_connected.is_ok()
+            && let Ok(mut connection) = Connection::new(&agent, stream)
+        {
             // After either result the connection is closed.
-            let _ = connection.run();
+            let _ = connection.run(stranger);
             connection.close();
         }
-        drop(slot);
     });
-}
-
-/// A slot for one of the [`CONNECTIONS`] that may be open. Dropping the slot frees it for another connection.
-struct Slot;
-
-static OPEN: AtomicUsize = AtomicUsize::new(0);
-
-impl Slot {
-    fn take() -> Option<Self> {
-        let slot = Self;
-        (OPEN.fetch_add(1, Ordering::Relaxed) < CONNECTIONS).then_some(slot)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        OPEN.fetch_sub(1, Ordering::Relaxed);
-    }
 }

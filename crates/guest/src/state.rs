@@ -16,6 +16,7 @@
 
 use crate::tail::Tail;
 use pepita_wire::agent::Health;
+use pepita_wire::protocol::{HEALTH_INTERVAL, HEARTBEAT_INTERVAL};
 use pepita_wire::{Exit, GuestEvent};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -43,6 +44,10 @@ pub(crate) struct State {
     events: VecDeque<(u64, GuestEvent)>,
     /// The number of the newest event.
     pub(crate) seq: u64,
+    /// What the daemon has said of itself and was not reported yet.
+    unreported: Option<Health>,
+    /// The time of the last report of what the daemon says of itself.
+    health_at: Option<Instant>,
     /// The newest event that a client has acknowledged.
     pub(crate) acked: u64,
     /// The time at which a daemon that was asked to stop is killed.
@@ -96,6 +101,8 @@ impl State {
             status: String::new(),
             events: VecDeque::new(),
             seq: 0,
+            unreported: None,
+            health_at: None,
             acked: 0,
             stop_deadline: None,
             power_off: false,
@@ -109,7 +116,7 @@ impl State {
     }
 
     /// Checks a host's token. The first host that is accepted before the daemon runs may replace the boot token,
-    /// because the boot token is on the kernel's command line, where the daemon can read it.
+    /// because an older launcher puts the boot token on the kernel's command line, where the daemon can read it.
     pub(crate) fn admits(&mut self, token: Option<&str>, new_token: Option<&str>) -> bool {
         if self.token.is_empty() || token != Some(&self.token) {
             return false;
@@ -165,11 +172,46 @@ impl State {
             // other events.
             self.events.retain(|(_, earlier)| !is_heartbeat(earlier));
         }
+        if is_status(&event) {
+            // For the same reason only the last text is kept.
+            self.events.retain(|(_, earlier)| !is_status(earlier));
+        }
         if self.events.len() == EVENTS_KEPT {
             self.events.pop_front();
         }
         self.events.push_back((self.seq, event));
         self.seq
+    }
+
+    /// Takes in what the daemon says of itself, and reports it unless the last report was just before. Returns whether
+    /// it was reported. A daemon may say the same thing thousands of times in a second, and each report costs the host
+    /// work.
+    pub(crate) fn hear(&mut self, health: Health, now: Instant) -> bool {
+        if let Some(status) = &health.status {
+            self.status.clone_from(status);
+        }
+        self.unreported.get_or_insert_default().merge(health);
+        self.report_health(now)
+    }
+
+    /// Returns the time at which [`State::report_health`] has to be called.
+    pub(crate) fn health_due(&self) -> Option<Instant> {
+        let interval = match self.unreported.as_ref()?.watchdog {
+            true => HEARTBEAT_INTERVAL,
+            false => HEALTH_INTERVAL,
+        };
+        self.health_at.map(|at| at + interval)
+    }
+
+    /// Reports what the daemon has said of itself, when that is due. Returns whether it was reported.
+    pub(crate) fn report_health(&mut self, now: Instant) -> bool {
+        if self.health_due().is_some_and(|due| now < due) {
+            return false;
+        }
+        let Some(health) = self.unreported.take() else { return false };
+        self.health_at = Some(now);
+        self.report(GuestEvent::Health(health));
+        true
     }
 
     /// Returns the kept events with a number above `since`.
@@ -181,6 +223,12 @@ impl State {
 /// Returns whether an event contains only `WATCHDOG=1`.
 fn is_heartbeat(event: &GuestEvent) -> bool {
     matches!(event, GuestEvent::Health(health) if *health == Health { watchdog: true, ..Health::default() })
+}
+
+/// Returns whether an event contains only a text of `STATUS=`.
+fn is_status(event: &GuestEvent) -> bool {
+    matches!(event, GuestEvent::Health(health) if health.status.is_some()
+        && *health == Health { status: health.status.clone(), ..Health::default() })
 }
 
 #[cfg(test)]
@@ -228,6 +276,40 @@ mod tests {
         assert!(late.admits(Some("boot"), Some("new")));
         assert_eq!(late.token(), "boot");
         assert!(!State::new(String::new()).admits(Some(""), None), "without a token no host is let in");
+    }
+
+    #[test]
+    fn a_flood_of_status_texts_is_reported_ten_times_a_second_and_the_last_one_counts() {
+        let (mut state, start) = (State::new("t".into()), Instant::now());
+        state.started(7);
+        let said = |n: u32| Health { status: Some(format!("step {n}")), ..Health::default() };
+        // 20,000 texts in a second, and the reports that are due in between.
+        let reported =
+            (0..20_000_u32).filter(|n| state.hear(said(*n), start + *n * Duration::from_micros(50)));
+        assert_eq!(reported.count(), 10);
+        assert_eq!(state.status, "step 19999");
+        let due = state.health_due().expect("the last text waits");
+        assert!(!state.report_health(due - Duration::from_nanos(1)) && state.report_health(due));
+        let events = state.events_since(0);
+        assert_eq!(events, [(1, GuestEvent::Started { pid: 7 }), (12, GuestEvent::Health(said(19_999)))]);
+        assert_eq!((state.health_due(), state.report_health(due)), (None, false));
+    }
+
+    #[test]
+    fn what_is_said_in_between_is_merged_and_a_heartbeat_waits_less() {
+        let (mut state, now) = (State::new("t".into()), Instant::now());
+        let status = |text: &str| Health { status: Some(text.into()), ..Health::default() };
+        let heartbeat = Health { watchdog: true, ..Health::default() };
+        let stopping = Health { stopping: true, extend_timeout_us: Some(7), ..Health::default() };
+        assert!(state.hear(status("a"), now));
+        assert!(!state.hear(stopping, now) && !state.hear(status("b"), now));
+        assert_eq!(state.health_due(), Some(now + HEALTH_INTERVAL));
+        assert!(!state.hear(heartbeat, now));
+        assert_eq!(state.health_due(), Some(now + HEARTBEAT_INTERVAL));
+        assert!(state.report_health(now + HEARTBEAT_INTERVAL));
+        let merged =
+            Health { watchdog: true, status: Some("b".into()), extend_timeout_us: Some(7), stopping: true };
+        assert_eq!(state.events_since(1), [(2, GuestEvent::Health(merged))]);
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! The system calls of a guest's PID 1: mounts, kernel modules, the console device, the real root, the end of the VM.
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use std::ffi::CStr;
 use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A file system that is mounted unless something is mounted at its target already.
 struct Mount {
@@ -83,15 +86,77 @@ pub(crate) fn load_modules(paths: &[String]) -> Result<(), String> {
 /// When inotify(7) fails.
 pub(crate) fn await_device(path: &str) -> std::io::Result<()> {
     let path = Path::new(path);
+    let wanted = |name: &str| path.file_name().is_some_and(|file| file == name);
+    await_entry(path.parent().unwrap_or(path), wanted).map(drop)
+}
+
+/// Waits until a directory has an entry with a wanted name, and returns its path.
+///
+/// # Errors
+/// When inotify(7) fails.
+fn await_entry(dir: &Path, wanted: impl Fn(&str) -> bool) -> std::io::Result<PathBuf> {
     let watch = inotify::init(CreateFlags::CLOEXEC)?;
-    inotify::add_watch(&watch, path.parent().unwrap_or(path), WatchFlags::CREATE)?;
+    inotify::add_watch(&watch, dir, WatchFlags::CREATE)?;
     let mut buffer = [MaybeUninit::uninit(); 1024];
     let mut events = inotify::Reader::new(&watch, &mut buffer);
-    while !path.exists() {
+    loop {
+        let entries = std::fs::read_dir(dir)?.flatten();
+        let mut names = entries.filter(|entry| entry.file_name().to_str().is_some_and(&wanted));
+        if let Some(entry) = names.next() {
+            return Ok(entry.path());
+        }
         let event = events.next()?;
         debug_assert!(event.events().intersects(ReadFlags::CREATE | ReadFlags::QUEUE_OVERFLOW));
     }
-    Ok(())
+}
+
+/// The file by which the agent of an initrd passes the boot token on to the agent of the real root.
+const PASSED_TOKEN: &str = "/run/pepita/boot.token";
+
+/// The time limit for the host to connect to the token's port after the port has appeared.
+const TOKEN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Takes the boot token out of its port, or out of the file in which the agent of the initrd has left it. Nobody can
+/// read it a second time.
+///
+/// # Errors
+/// When the port cannot be read. The message names the step and the reason.
+pub(crate) fn take_token(length: usize) -> Result<String, String> {
+    if let Ok(token) = std::fs::read_to_string(PASSED_TOKEN) {
+        let removed = std::fs::remove_file(PASSED_TOKEN);
+        return removed.map(|()| token).map_err(|e| format!("{PASSED_TOKEN}: {e}"));
+    }
+    let failed = |e: std::io::Error| format!("the port of the boot token: {e}");
+    let path = await_entry(Path::new("/dev"), |name| name.starts_with("vport") && name.ends_with("p1"));
+    let mut port = path.and_then(File::open).map_err(failed)?;
+    let (mut token, mut filled, since) = (vec![0; length], 0, Instant::now());
+    while filled < length {
+        match port.read(&mut token[filled..]) {
+            // The port appears before the host's end of it is announced, and no event tells of that.
+            Ok(0) if since.elapsed() < TOKEN_DEADLINE => std::thread::sleep(Duration::from_millis(1)),
+            Ok(0) => return Err(failed(ErrorKind::TimedOut.into())),
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    String::from_utf8(token).map_err(|_| failed(ErrorKind::InvalidData.into()))
+}
+
+/// Passes the boot token on to the agent of the real root, which is the present root by now. An agent that knows only
+/// the kernel's command line gets a command line with the token in it.
+fn pass_token(token: &str) -> std::io::Result<()> {
+    let program = std::fs::read("/sbin/daemonctl")?;
+    let mark = pepita_wire::protocol::TOKEN_PORT_MARK.as_bytes();
+    let secret = |path: &str| File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
+    std::fs::create_dir_all("/run/pepita")?;
+    if program.windows(mark.len()).any(|bytes| bytes == mark) {
+        return secret(PASSED_TOKEN)?.write_all(token.as_bytes());
+    }
+    let cmdline = std::fs::read_to_string("/proc/cmdline")?;
+    let path = "/run/pepita/cmdline";
+    secret(path)?.write_all(format!("{} pepita.token={token}\n", cmdline.trim_end()).as_bytes())?;
+    mount_bind(path, "/proc/cmdline").map_err(Into::into)
 }
 
 /// Opens the console and makes it raw, so that the host reads exactly the bytes that the daemon writes.
@@ -113,7 +178,7 @@ pub(crate) fn open_console() -> std::io::Result<File> {
 ///
 /// # Errors
 /// When a step fails. The message names the step and the reason.
-pub(crate) fn switch_root(device: &str) -> Result<std::convert::Infallible, String> {
+pub(crate) fn switch_root(device: &str, token: Option<&str>) -> Result<std::convert::Infallible, String> {
     let step = |what: &str, e: &dyn std::fmt::Display| format!("root {device}: {what}: {e}");
     await_device(device).map_err(|e| step("waiting for it", &e))?;
     let root = "/newroot";
@@ -128,6 +193,9 @@ pub(crate) fn switch_root(device: &str) -> Result<std::convert::Infallible, Stri
     mount_move(".", "/").map_err(|e| step("moving it to /", &e))?;
     rustix::process::chroot(".").map_err(|e| step("chroot", &e))?;
     rustix::process::chdir("/").map_err(|e| step("chdir", &e))?;
+    if let Some(token) = token {
+        pass_token(token).map_err(|e| step("passing the boot token on", &e))?;
+    }
     let error = Command::new("/sbin/daemonctl").exec();
     Err(step("executing /sbin/daemonctl in it", &error))
 }

@@ -88,9 +88,24 @@ pub enum Request {
         /// Follow the output until the VM has ended
         #[arg(long, short)]
         follow: bool,
+        /// With --follow: go on with the next incarnations of the VM, until Ctrl-C
+        #[arg(long, requires = "follow")]
+        restarts: bool,
         /// Print only output that is at most this old, for example 30s
         #[arg(long, value_parser = duration)]
         since: Option<Duration>,
+        /// Print the last words of an earlier end: of the newest end, or of the Nth newest, up to 5
+        #[arg(
+            long,
+            short,
+            value_name = "N",
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = "1",
+            value_parser = clap::value_parser!(u8).range(1..=5),
+            conflicts_with_all = ["follow", "since"]
+        )]
+        previous: Option<u8>,
     },
     /// Wait until a VM has ended and print its exit record as JSON
     Wait {

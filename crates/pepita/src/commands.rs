@@ -62,7 +62,11 @@ fn perform(cli: Cli) -> Result<ExitCode> {
             take_down(run_dir, &vm.name, how, json)?;
         }
         Request::List { format } => list::list(run_dir, if json { Format::Json } else { format })?,
-        Request::Logs { vm, follow, since } => logs::logs(run_dir, &vm.name, follow, since)?,
+        Request::Logs { vm, previous: Some(previous), .. } => logs::previous(run_dir, &vm.name, previous)?,
+        Request::Logs { vm, follow: true, restarts: true, since, .. } => {
+            logs::follow_restarts(run_dir, &vm.name, since)?;
+        }
+        Request::Logs { vm, follow, since, .. } => logs::logs(run_dir, &vm.name, follow, since)?,
         Request::Wait { vm, timeout } => list::wait(run_dir, &vm.name, timeout)?,
         Request::Adopt { vm } => {
             let status = adopt(run_dir, &vm.name)?;

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod cpio;
+pub(crate) mod init;
 pub mod kernel;
 pub mod length;
 pub mod modules;

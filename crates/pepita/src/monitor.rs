@@ -12,6 +12,7 @@ mod control;
 mod dial;
 mod evidence;
 mod finish;
+mod handover;
 mod life;
 mod log;
 mod qmp;
@@ -40,11 +41,13 @@ use crate::rundir::layout;
 use crate::rundir::lock::Lock;
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{Process, Processes};
-use life::{Effect, Event};
+use handover::Handover;
+use life::{Effect, Event, Milestone};
 use pepita_wire::StatusRecord;
+use pepita_wire::protocol::HEALTH_INTERVAL;
 use pepita_wire::record::VcpuState;
 use qmp_connection::Qmp;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -63,25 +66,30 @@ pub(crate) struct Monitor {
     vmm: Process,
     backend: Option<Process>,
     daemon: Option<ProcessId>,
-    /// Whether the agent of a plain process has reported the process of its daemon.
+    /// Whether the agent of a plain process has reported the process of its daemon, and the process is below the agent.
     daemon_heard: bool,
     console: Option<OwnedFd>,
     qmp: Option<Qmp>,
     agent: Agent,
+    handover: Handover,
     scanner: Scanner,
     log: Log,
     control: Control,
-    saved: Option<Saved>,
+    published: Option<Published>,
+    /// The time at which a change that did not have to be published at once is published.
+    publish_at: Option<Instant>,
     /// The program that started this monitor, until the monitor has answered it.
     starter: Option<Starter>,
     is_over: bool,
 }
 
-/// The parts of the state that are on the disk, to recognise a change.
+/// The parts of the state that are on the disk and that clients know, to recognise a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Saved {
+struct Published {
     revision: u64,
     log_base: u64,
+    milestone: Milestone,
+    at: Instant,
 }
 
 /// The parts of a VM that was started or adopted.
@@ -118,11 +126,13 @@ impl Monitor {
             daemon: parts.daemon,
             console: Some(console),
             qmp: qmp.map(Qmp::new),
+            handover: Handover::new(parts.agent.address().clone()),
             agent: parts.agent,
             scanner: Scanner::new(),
             log: parts.log,
             control: parts.control,
-            saved: None,
+            published: None,
+            publish_at: None,
             starter: Some(parts.starter),
             is_over: false,
         }
@@ -196,7 +206,7 @@ impl Monitor {
         if self.config.request.vmm == VmmKind::Process
             && let Some(daemon) = &self.daemon
         {
-            signal_group(daemon, signal);
+            daemon.signal_group(signal);
         }
         self.happened(Event::Vcpus(vcpus));
     }
@@ -204,28 +214,42 @@ impl Monitor {
     /// Kills the daemon of a plain process, with its process group, when the agent is gone and cannot kill it.
     fn kill_daemon(&mut self) {
         if let Some(daemon) = self.daemon.take() {
-            signal_group(&daemon, Signal::KILL);
+            daemon.signal_group(Signal::KILL);
         }
     }
 
     /// Publishes a changed status: first to the disk and then to the clients, so that a client never knows more than a
-    /// later monitor that reads the disk.
+    /// later monitor that reads the disk. A milestone is published at once. Everything else may change as often as the
+    /// guest likes, and is published at most once in [`HEALTH_INTERVAL`].
     fn publish(&mut self) {
         if self.is_over {
             return;
         }
-        let now = Saved { revision: self.life.revision(), log_base: self.log.base() };
-        if self.saved != Some(now) {
-            self.save();
-            self.saved = Some(now);
-            let status = self.status();
-            self.control.tell(&status);
-        }
+        let (revision, log_base) = (self.life.revision(), self.log.base());
+        let now = Published { revision, log_base, milestone: self.life.milestone(), at: Instant::now() };
+        self.publish_at = match self.published {
+            Some(last) if self.is_published() && last.log_base == log_base => None,
+            Some(last) if last.milestone == now.milestone && now.at < last.at + HEALTH_INTERVAL => {
+                Some(last.at + HEALTH_INTERVAL)
+            }
+            Some(_) | None => {
+                self.save();
+                self.published = Some(now);
+                let status = self.status();
+                self.control.tell(&status);
+                None
+            }
+        };
         if self.life.vmm_ran()
             && let Some(starter) = self.starter.take()
         {
             starter.started(&self.status());
         }
+    }
+
+    /// Returns whether the present status is published.
+    fn is_published(&self) -> bool {
+        self.published.is_some_and(|last| last.revision == self.life.revision())
     }
 
     fn status(&self) -> StatusRecord {
@@ -251,15 +275,5 @@ impl Monitor {
         if let Err(e) = files::write(Path::new(layout::STATE), &state, Sync::No) {
             eprint_line(format_args!("pepita monitor: {}", e.message));
         }
-    }
-}
-
-/// Signals the process group of a process, if that process still runs.
-fn signal_group(process: &ProcessId, signal: Signal) {
-    if process.open().is_some()
-        && let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw)
-    {
-        // The group may end at this moment, so an error is ignored.
-        let _ = kill_process_group(pid, signal);
     }
 }

@@ -25,7 +25,12 @@ pub(crate) struct Descriptors {
     pub qmp: i32,
     /// `/dev/vhost-vsock` with the CID set, on the kernel transport; else a connection to the back-end.
     pub vsock: i32,
+    /// A socket from which the boot token is read, for an agent that takes it from a port.
+    pub token: Option<i32>,
 }
+
+/// The longest line that QEMU reads in a file of options, in bytes (`qemu_config_foreach`).
+const CONFIG_LINE_CAP: usize = 1000;
 
 /// Returns the resources that a VM may use: the guest's memory and the memory of its emulation, and the virtual CPUs.
 pub(crate) fn demand(request: &VmRequest) -> Demand {
@@ -47,17 +52,36 @@ pub(crate) fn cmdline(config: &VmConfig, token: &str) -> String {
     }
     let VmConfig { cid, incarnation, .. } = config;
     let port = request.port;
-    words.push(format!(
-        "pepita.token={token} pepita.port={port} pepita.incarnation={incarnation} pepita.cid={cid}"
-    ));
+    // The command line is no secret in the guest, so only an older agent finds its token there.
+    words.push(match request.token_port {
+        true => format!("pepita.token_port={}", token.len()),
+        false => format!("pepita.token={token}"),
+    });
+    words.push(format!("pepita.port={port} pepita.incarnation={incarnation} pepita.cid={cid}"));
     if !request.cmdline_append.is_empty() {
         words.push(request.cmdline_append.clone());
     }
     words.join(" ")
 }
 
+/// Returns the file of options by which QEMU gets a command line with a token: any user of the host can read QEMU's
+/// arguments. Returns `None` for a command line that no file of options can hold.
+pub(crate) fn options_file(config: &VmConfig, cmdline: &str) -> Option<String> {
+    let fits = cmdline.len() < CONFIG_LINE_CAP && !cmdline.contains(['"', '\n', '\r']);
+    (!config.request.token_port && fits).then(|| format!("[machine]\n append = \"{cmdline}\"\n"))
+}
+
+/// The way in which QEMU gets the kernel's command line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Append<'a> {
+    /// As an argument.
+    Argument(&'a str),
+    /// In a file of options.
+    File(&'a str),
+}
+
 /// Returns QEMU's arguments. QEMU runs in the VM's run directory, so that sockets have short names.
-pub(crate) fn argv(config: &VmConfig, cmdline: &str, fds: Descriptors) -> Vec<OsString> {
+pub(crate) fn argv(config: &VmConfig, append: Append<'_>, fds: Descriptors) -> Vec<OsString> {
     let request = &config.request;
     let mut argv: Vec<OsString> = Vec::new();
     let mut add = |option: &str, value: OsString| argv.extend([OsString::from(option), value]);
@@ -93,10 +117,20 @@ pub(crate) fn argv(config: &VmConfig, cmdline: &str, fds: Descriptors) -> Vec<Os
         }
         Root::Host(_) => {}
     }
-    add("-append", cmdline.into());
+    match append {
+        Append::Argument(cmdline) => add("-append", cmdline.into()),
+        Append::File(path) => add("-readconfig", path.into()),
+    }
+    // The guest's kernel tells its panic to this device. A line on the console would prove nothing.
+    add("-device", "pvpanic".into());
     add("-device", "virtio-serial-device".into());
     add("-chardev", format!("pipe,id=console,path={}", layout::CONSOLE_PIPES).into());
     add("-device", "virtconsole,chardev=console".into());
+    if let Some(fd) = fds.token {
+        add("-chardev", format!("socket,id=token,fd={fd}").into());
+        // The guest's device is /dev/vport<n>p1.
+        add("-device", "virtserialport,chardev=token,nr=1,name=pepita.token".into());
+    }
     add("-chardev", format!("socket,id=qmp,fd={},server=on,wait=on", fds.qmp).into());
     add("-mon", "chardev=qmp,mode=control".into());
     match request.transport {
@@ -131,8 +165,11 @@ mod tests {
 
     fn text(request: VmRequest) -> String {
         let config = claimed(request);
-        let fds = Descriptors { qmp: 4, vsock: 5 };
-        let argv = argv(&config, &cmdline(&config, "t0k"), fds);
+        let cmdline = cmdline(&config, "t0k");
+        let file = options_file(&config, &cmdline);
+        let append = if file.is_some() { Append::File("boot.cfg") } else { Append::Argument(&cmdline) };
+        let token = config.request.token_port.then_some(6);
+        let argv = argv(&config, append, Descriptors { qmp: 4, vsock: 5, token });
         argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 
@@ -141,6 +178,24 @@ mod tests {
         let text = text(request());
         assert!(text.contains("tsc_early_khz=2000000") && text.contains("pepita.incarnation=7"), "{text}");
         assert!(text.contains("loglevel=7") && !text.contains("s3"), "{text}");
+    }
+
+    #[test]
+    fn the_boot_token_is_in_no_argument_and_an_older_agent_finds_it_on_its_command_line() {
+        let older = VmRequest { token_port: false, ..request() };
+        for request in [request(), older.clone()] {
+            let text = text(request);
+            assert!(!text.contains("t0k"), "{text}");
+        }
+        let config = claimed(older);
+        let line = cmdline(&config, "t0k");
+        let file = options_file(&config, &line).expect("it fits");
+        assert_eq!(file, format!("[machine]\n append = \"{line}\"\n"));
+        assert!(line.contains("pepita.token=t0k") && !line.contains("token_port"), "{line}");
+        let config = claimed(request());
+        let line = cmdline(&config, "t0k");
+        assert!(line.contains("pepita.token_port=3 ") && options_file(&config, &line).is_none(), "{line}");
+        assert_eq!(options_file(&claimed(VmRequest { token_port: false, ..request() }), "a=\"b\""), None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::host::clock::unix_ms;
 use crate::host::strays;
 use crate::rundir::files::{self, State, Sync};
 use crate::rundir::lock::{Lock, Wait};
-use crate::rundir::{self, RunDir, cid, layout};
+use crate::rundir::{self, RunDir, cid, ends, layout};
 use crate::vm_config::VmConfig;
 use crate::vmm::Process;
 use pepita_wire::record::CallErrorKind;
@@ -204,6 +204,7 @@ pub(crate) fn write_off(run_dir: &RunDir, dir: &Path, state: State) -> StatusRec
         // The unreadable file stays as it is, for a program that can read it.
         Stored::Unreadable(why) => ExitRecord { evidence: vec![why], ..unseen_end(&state) },
     };
+    ends::keep(dir, &exit);
     sweep(run_dir, dir);
     for name in layout::TRANSIENT.into_iter().chain([layout::CONTROL]) {
         let _ = std::fs::remove_file(dir.join(name));
@@ -248,11 +249,25 @@ pub(crate) fn sweep(run_dir: &RunDir, dir: &Path) {
     }
 }
 
+/// Keeps the last words of a VM whose files are about to be removed, in case that no monitor has done so.
+pub(crate) fn keep_end(dir: &Path) {
+    match (files::exit(dir), files::state(dir)) {
+        (Stored::Read(exit), _) => ends::keep(dir, &exit),
+        (Stored::Absent, Stored::Read(state)) => {
+            let exit = state.status.exit.clone().unwrap_or_else(|| unseen_end(&state));
+            ends::keep(dir, &exit);
+        }
+        // What cannot be read says nothing about an end.
+        (Stored::Unreadable(_), _) | (Stored::Absent, Stored::Absent | Stored::Unreadable(_)) => {}
+    }
+}
+
 /// Ends the remaining processes of a VM ([`sweep`]) and removes its run directory. The caller holds the lock.
 ///
 /// # Errors
 /// When the directory cannot be removed.
 pub(crate) fn discard(run_dir: &RunDir, dir: &Path) -> Result<()> {
     sweep(run_dir, dir);
+    keep_end(dir);
     rundir::remove(dir)
 }

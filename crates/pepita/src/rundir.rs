@@ -3,6 +3,7 @@
 
 pub mod cid;
 pub mod console_log;
+pub mod ends;
 pub mod files;
 pub mod layout;
 pub mod lock;

@@ -7,7 +7,8 @@ use crate::error::{Result, call_error, io, system};
 use crate::host::process_id::{END_DEADLINE, ProcessId};
 use crate::host::wait::wait_readable;
 use crate::host::{setsid, strays};
-use crate::qemu::{self, Descriptors};
+use crate::qemu::{self, Append, Descriptors};
+use crate::rundir::files::{Sync, replace};
 use crate::rundir::layout;
 use crate::vm_config::{Cid, Root, VmConfig, VmmKind};
 use pepita_wire::ProcessExit;
@@ -17,7 +18,7 @@ use rustix::fs::{CWD, Mode, OFlags, inotify, mkfifoat, open};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, setrlimit};
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
@@ -132,18 +133,32 @@ fn start_qemu(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&Ow
     make_console()?;
     let console = open_console()?;
     let (qmp, for_qmp) = listen(layout::QMP)?;
+    let port = config.request.token_port.then(|| token_port(token)).transpose()?;
+    let cmdline = qemu::cmdline(config, token);
+    let append = match qemu::options_file(config, &cmdline) {
+        Some(options) => {
+            replace(Path::new(layout::OPTIONS), options.as_bytes(), Sync::No)?;
+            Append::File(layout::OPTIONS)
+        }
+        None => Append::Argument(&cmdline),
+    };
     let (backend, vsock) = match (vhost, &config.request.backend) {
         (None, Some(program)) => start_backend(program, config.cid).map(|(p, fd)| (Some(p), Some(fd)))?,
         (Some(_), _) | (None, None) => (None, None),
     };
     let vsock = vsock.as_ref().or(vhost);
-    let fds = Descriptors { qmp: for_qmp.as_raw_fd(), vsock: vsock.map_or(-1, AsRawFd::as_raw_fd) };
+    let fds = Descriptors {
+        qmp: for_qmp.as_raw_fd(),
+        vsock: vsock.map_or(-1, AsRawFd::as_raw_fd),
+        token: port.as_ref().map(|[port, _]| port.as_raw_fd()),
+    };
     // Core files of QEMU are switched off: they would contain the guest's memory, which must not get onto the host's
     // disk.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let inherited = [for_qmp.as_fd(), cid_lock.as_fd()].into_iter().chain(vsock.map(AsFd::as_fd));
+    let inherited = inherited.chain(port.iter().flatten().map(AsFd::as_fd));
     let spawned = command(&config.request.program).and_then(|mut command| {
-        command.args(qemu::argv(config, &qemu::cmdline(config, token), fds));
+        command.args(qemu::argv(config, append, fds));
         inherit(inherited)?;
         Process::spawn(&mut command)
     });
@@ -156,6 +171,15 @@ fn start_qemu(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&Ow
             Err(e)
         }
     }
+}
+
+/// Returns a socket from which the boot token is read, and its other end. QEMU inherits both: it would drop the token
+/// when the other end were closed before the guest has read it.
+fn token_port(token: &str) -> Result<[UnixStream; 2]> {
+    let failed = |e: std::io::Error| system("the port of the boot token", e);
+    let (port, mut other) = UnixStream::pair().map_err(failed)?;
+    other.write_all(token.as_bytes()).map_err(failed)?;
+    Ok([port, other])
 }
 
 /// Starts the vsock back-end, and connects to it for QEMU.

@@ -20,7 +20,8 @@ fn error(host: &Host, args: &[&str], code: i32) -> Value {
 fn left_in(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut names: Vec<String> = names.filter(|name| name != ".cache" && name != ".cids").collect();
+    let mut names: Vec<String> =
+        names.filter(|name| ![".cache", ".cids", ".ends"].contains(&name.as_str())).collect();
     let cids = std::fs::read_dir(dir.join(".cids")).into_iter().flatten().flatten();
     names.extend(cids.map(|entry| format!(".cids/{}", entry.file_name().display())));
     names

@@ -115,6 +115,30 @@ impl Harm {
     }
 }
 
+/// A process of another owner: a process group of its own that no VM may signal.
+struct Prey(std::process::Child);
+
+impl Prey {
+    fn new() -> Self {
+        use std::os::unix::process::CommandExt;
+        Self(std::process::Command::new("sleep").arg("600").process_group(0).spawn().expect("a process"))
+    }
+
+    /// Asserts that the process still runs and was not stopped.
+    fn is_unharmed(&self) {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("it runs");
+        let state = stat.rsplit_once(") ").expect("a stat").1.chars().next();
+        assert!(matches!(state, Some('S' | 'R')), "{stat}");
+    }
+}
+
+impl Drop for Prey {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The lock by which the tests run one after the other, because they measure times.
 static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
@@ -133,6 +157,30 @@ fn floods_of_every_kind_are_contained() {
         let entries = std::fs::read_dir(harm.host.vm("bad")).expect("a run directory").flatten();
         let files: Vec<_> = entries.map(|entry| entry.file_name()).collect();
         assert!(files.len() < 13, "{how}: {files:?}");
+    }
+}
+
+#[test]
+fn a_process_that_is_not_the_vm_s_is_not_signalled_whatever_pid_the_agent_reports() {
+    let _turn = in_turn();
+    let prey = [Prey::new(), Prey::new()];
+    // The last pid that is reported is the one that counts, so each process is last once.
+    for last in &prey {
+        let host = Host::new()
+            .with("PEPITA_AGENT", beside("hostile_agent.py"))
+            .with("HOSTILE", "states")
+            .with("HOSTILE_PREY", last.0.id().to_string());
+        host.ok(&["run", "--vmm", "process", "--name", "bad", "--daemon", "--wait-ready", "--", "x"]);
+        host.until("bad", |status| status.daemon.state == DaemonState::Running);
+        host.ask("bad", MonitorRequest::Pause);
+        last.is_unharmed();
+        host.ask("bad", MonitorRequest::Resume);
+        // A new monitor reads what the former one has stored, and hears the agent again.
+        host::kill(host.status("bad").monitor_pid, rustix::process::Signal::KILL);
+        host.ok(&["adopt", "--name", "bad"]);
+        host.ask("bad", MonitorRequest::Pause);
+        host.ok(&["destroy", "--force", "--name", "bad"]);
+        last.is_unharmed();
     }
 }
 
@@ -199,4 +247,53 @@ fn a_wrong_token_and_another_vm_s_token_are_refused() {
     let boot = std::fs::read_to_string(host.vm("a").join("boot.token")).unwrap_or_default();
     assert!(refused(1, boot.trim()), "the boot token is void once it was replaced");
     assert_eq!(host.status("a").state, VmState::Running);
+}
+
+#[test]
+fn silent_connections_keep_no_host_out() {
+    let _turn = in_turn();
+    let host = Host::new();
+    host.process("a", &[&program("ticker")]);
+    let mut before = host.link("a");
+    let connect =
+        || std::os::unix::net::UnixStream::connect(host.vm("a").join("v.sock")).expect("it listens");
+    // Some say nothing at all, others stop before their hello.
+    let silent: Vec<_> = (0..40)
+        .map(|n| {
+            let mut stream = connect();
+            if n % 2 == 0 {
+                use std::io::Write;
+                stream.write_all(b"CONNECT 5000\n").expect("written");
+            }
+            stream
+        })
+        .collect();
+    before.ask("ping", Value::Null);
+    host.link("a").ask("ping", Value::Null);
+    host.ask("a", MonitorRequest::Forward(Ask::Ping));
+    drop(silent);
+    // The monitor's own socket: only clients that have asked for something count.
+    let silent: Vec<_> = (0..300)
+        .map(|_| std::os::unix::net::UnixStream::connect(host.vm("a").join("ctl.sock")).expect("it listens"))
+        .collect();
+    host.ask("a", MonitorRequest::Forward(Ask::Ping));
+    drop(silent);
+}
+
+#[test]
+fn a_daemon_that_floods_its_status_costs_its_monitor_little_and_the_last_text_is_shown() {
+    let _turn = in_turn();
+    let host = Host::new();
+    host.process("a", &[&program("ticker"), "--status-flood"]);
+    let step = |status: &StatusRecord| -> u64 {
+        status.daemon.status.strip_prefix("step ").and_then(|step| step.parse().ok()).unwrap_or(0)
+    };
+    let began = host.until("a", |status| step(status) > 0);
+    // The texts arrive for as long as it takes to send ten thousand more.
+    let target = step(&began) + 10_000;
+    let since = Instant::now();
+    let ended = host.until("a", |status| step(status) > target);
+    let tenths = since.elapsed().as_millis() / 100;
+    let published = ended.revision - began.revision;
+    assert!(u128::from(published) <= tenths + 3, "{published} changes in {tenths} tenths of a second");
 }

@@ -24,6 +24,8 @@ def listener(path):
 HOW = os.environ["HOSTILE"]
 INCARNATION = int(option("--incarnation"))
 TOKEN = open(option("--token-file")).read().strip()
+# The pids of processes that are not this VM's.
+PREY = [int(pid) for pid in os.environ.get("HOSTILE_PREY", "").split()] or [2**31 - 1]
 HELLO = {"hello": {"generation": 1, "boot_id": "b", "incarnation": INCARNATION}}
 
 
@@ -86,8 +88,10 @@ def harm(client):
         for chunk in range(100):
             client.sendall(b"".join(event(chunk * 10_000 + n, "health", status="fine") for n in range(10_000)))
     if HOW == "states":
+        # A monitor that believed one of these pids could harm only the processes that the test has made for it.
         for chunk in range(100):
-            client.sendall(b"".join(event(chunk * 1000 + n, "started", pid=n) for n in range(1000)))
+            pids = [PREY[n % len(PREY)] for n in range(1000)]
+            client.sendall(b"".join(event(chunk * 1000 + n, "started", pid=pid) for n, pid in enumerate(pids)))
     if HOW == "answers":
         for _ in range(100):
             client.sendall(b"".join(line({"id": n, "ok": {"pid": n}}) for n in range(10_000)))

@@ -175,3 +175,60 @@ fn an_option_s_secret_does_not_outlive_the_call() {
     is_in_no_command_line(&pair);
     assert_eq!(hidden_in(&host.vm("a")), 1);
 }
+
+/// Makes an image with the agent of a launcher of before, which knows only the kernel's command line: it does not carry
+/// the mark that launchers look for.
+fn older_image(host: &Host, name: &str, options: &[&str]) -> String {
+    let mut agent = std::fs::read(host::guest_file("daemonctl")).expect("the agent");
+    let mark = pepita_wire::protocol::TOKEN_PORT_MARK.as_bytes();
+    let at = agent.windows(mark.len()).position(|bytes| bytes == mark).expect("the agent carries the mark");
+    agent[at..at + mark.len()].fill(b'-');
+    let older = host.path().join("older-agent");
+    std::fs::write(&older, agent).expect("written");
+    let image = host.path().join(name).to_string_lossy().into_owned();
+    let (older, ticker) = (older.to_string_lossy().into_owned(), host::guest_file("ticker"));
+    let build =
+        ["image", "build", "--agent", &older, "--daemon", &ticker.to_string_lossy(), "--output", &image];
+    host.ok(&[&build[..], options].concat());
+    image
+}
+
+/// Boots a guest whose daemon prints the guest's command line. Returns that line; asserts that the boot token is in no
+/// command line of the host.
+fn guest_cmdline(host: &Host, rootfs: &str, options: &[&str]) -> String {
+    let kernel = host::guest_file("vmlinuz").to_string_lossy().into_owned();
+    let run = ["run", "--kernel", &kernel, "--rootfs", rootfs, "--memory", "128", "--name", "a", "--daemon"];
+    let daemon = ["--", "/usr/bin/ticker", "--cat", "/proc/cmdline"];
+    host.ok(&[&run[..], options, &daemon].concat());
+    let token = std::fs::read_to_string(host.vm("a").join("boot.token")).expect("the boot token");
+    is_in_no_command_line(&token);
+    host.until("a", |status| status.daemon.state == DaemonState::Ready);
+    let log = host.ok(&["logs", "--name", "a"]);
+    let line = log.lines().find(|line| line.contains("pepita.port=")).expect("the command line").to_owned();
+    // The host shows it in its log, where only the owner reads it.
+    assert_eq!(line.contains(&token), line.contains("pepita.token="), "{line}");
+    host.ok(&["destroy", "--force", "--name", "a"]);
+    line
+}
+
+#[test]
+fn the_boot_token_is_neither_in_an_argument_of_the_host_nor_on_the_guest_s_command_line() {
+    let host = Host::new();
+    let modules = host::guest_file("modules").to_string_lossy().into_owned();
+    for (image, options) in [("ticker.cpio", &[][..]), ("ticker.ext4", &["--kernel-package", &modules])] {
+        let line = guest_cmdline(&host, &host::guest_file(image).to_string_lossy(), options);
+        assert!(line.contains("pepita.token_port=32") && !line.contains("pepita.token="), "{image}: {line}");
+    }
+}
+
+#[test]
+fn an_older_agent_still_gets_its_boot_token_and_no_argument_of_the_host_has_it() {
+    let host = Host::new();
+    let modules = host::guest_file("modules").to_string_lossy().into_owned();
+    let package = ["--kernel-package", &modules];
+    // In an initramfs the launcher sees that the agent is older; on a disk the agent of the initrd sees it.
+    let initramfs = older_image(&host, "older.cpio", &package);
+    assert!(guest_cmdline(&host, &initramfs, &[]).contains("pepita.token="));
+    let disk = older_image(&host, "older.ext4", &[]);
+    assert!(guest_cmdline(&host, &disk, &package).contains("pepita.token="));
+}

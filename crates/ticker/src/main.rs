@@ -11,7 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
-              [--flood] [--eat MB] [--show NAME] [--serve PORT | PATH]";
+              [--flood] [--eat MB] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
+              [--serve PORT | PATH]";
 
 #[derive(Default)]
 struct Options {
@@ -39,6 +40,12 @@ struct Options {
     eat_mb: Option<u64>,
     /// The variables of the environment to print; `cpus`, `clock` and `memory` print values of the guest.
     show: Vec<String>,
+    /// The files to print.
+    cat: Vec<String>,
+    /// The lines to print.
+    say: Vec<String>,
+    /// Whether `STATUS=` is sent 20,000 times in a second, without end.
+    status_flood: bool,
     /// The address to listen on: a vsock port, or the path of a Unix socket.
     serve: Option<String>,
 }
@@ -71,6 +78,9 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("flood") => options.flood = true,
             Long("eat") => options.eat_mb = Some(parser.value()?.parse()?),
             Long("serve") => options.serve = Some(parser.value()?.string()?),
+            Long("cat") => options.cat.push(parser.value()?.string()?),
+            Long("say") => options.say.push(parser.value()?.string()?),
+            Long("status-flood") => options.status_flood = true,
             Long("show") => options.show.push(parser.value()?.string()?),
             other => return Err(other.unexpected()),
         }
@@ -95,6 +105,12 @@ fn main() {
     for name in &options.show {
         print_line(&format!("{name}={}", show(name)));
     }
+    for path in &options.cat {
+        print_line(&std::fs::read_to_string(path).unwrap_or_else(|e| e.to_string()));
+    }
+    for line in &options.say {
+        print_line(line);
+    }
     if let Some(bytes) = options.print {
         print_numbered(bytes, options.rate);
     }
@@ -117,6 +133,9 @@ fn main() {
                 std::thread::sleep(Duration::from_millis(ms));
             }
         });
+    }
+    if options.status_flood {
+        std::thread::spawn(flood_status);
     }
     if let Some(mb) = options.eat_mb {
         let mut eaten = Vec::new();
@@ -162,6 +181,18 @@ fn print_line(line: &str) {
 fn notify(text: &str) {
     if let (Some(path), Ok(socket)) = (std::env::var_os("NOTIFY_SOCKET"), UnixDatagram::unbound()) {
         let _ = socket.send_to(text.as_bytes(), path);
+    }
+}
+
+/// Sends a text 20,000 times in a second.
+fn flood_status() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let socket = UnixDatagram::unbound().expect("a socket");
+    for round in 0_u64.. {
+        for step in 0..20 {
+            let _ = socket.send_to(format!("STATUS=step {}", round * 20 + step).as_bytes(), &path);
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

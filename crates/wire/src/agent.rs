@@ -238,6 +238,17 @@ pub struct Health {
     pub stopping: bool,
 }
 
+impl Health {
+    /// Adds what the daemon has said later. The later text and the later extension replace the earlier ones.
+    pub fn merge(&mut self, later: Self) {
+        let Self { watchdog, status, extend_timeout_us, stopping } = later;
+        self.watchdog |= watchdog;
+        self.stopping |= stopping;
+        self.status = status.or_else(|| self.status.take());
+        self.extend_timeout_us = extend_timeout_us.or(self.extend_timeout_us);
+    }
+}
+
 /// The number of bytes that are kept of a text of a guest, because the text goes into records that are stored for long.
 const TEXT_CAP: usize = 256;
 

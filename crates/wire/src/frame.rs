@@ -29,7 +29,7 @@ pub struct Hello {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
     /// The token that replaces the token in force. A host may replace it once, with the first hello after a boot,
-    /// because the boot token is on the kernel's command line, where the daemon can read it.
+    /// because an older launcher puts the boot token on the kernel's command line, where the daemon can read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_token: Option<String>,
 }

@@ -5,6 +5,7 @@
 //! `README.md` of this crate describes it for writers of agents in other languages.
 
 pub mod agent;
+pub mod allowance;
 pub mod console;
 pub mod conversation;
 pub mod error;

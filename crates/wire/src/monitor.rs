@@ -31,6 +31,11 @@ pub enum MonitorRequest {
     Pause,
     /// Resume the virtual CPUs.
     Resume,
+    /// Connect to the guest agent, and hand the connection over: the answer brings one descriptor (SCM_RIGHTS of
+    /// unix(7)), a stream to the agent on which nothing was said yet. The monitor completes the connection even when
+    /// the client goes away, because vhost-device-vsock 0.3.0 does not survive a host that hangs up before the guest
+    /// has answered.
+    Dial,
     /// Pass a request on to the guest agent: `start`, `ping`, `exec` or `set_time`.
     Forward(Ask),
 }
@@ -63,6 +68,7 @@ impl MonitorRequest {
             Self::Signal(signal) => ("signal", json!({ "signal": signal.number() })),
             Self::Pause => ("pause", Value::Null),
             Self::Resume => ("resume", Value::Null),
+            Self::Dial => ("dial", Value::Null),
             Self::Forward(ask) => ask.into_parts(),
         }
     }
@@ -78,16 +84,12 @@ impl MonitorRequest {
             "watch" => Ok(Self::Watch { since: params(method, value)?.since }),
             "stop" => {
                 let Params { signal, timeout_ms, force, .. } = params(method, value)?;
-                Ok(Self::Stop { signal: Signal::new(signal).unwrap_or(Signal::TERM), timeout_ms, force })
+                Ok(Self::Stop { signal: to_signal(method, signal)?, timeout_ms, force })
             }
-            "signal" => {
-                let number = params(method, value)?.signal;
-                Signal::new(number).map(Self::Signal).ok_or_else(|| {
-                    WireError::new(ErrorKind::BadRequest, format!("signal: {number} is not a signal"))
-                })
-            }
+            "signal" => to_signal(method, params(method, value)?.signal).map(Self::Signal),
             "pause" => Ok(Self::Pause),
             "resume" => Ok(Self::Resume),
+            "dial" => Ok(Self::Dial),
             // Any other method is passed on to the agent, if agents know it.
             _ => match Ask::from_parts(method, value)? {
                 ask @ (Ask::Start(_) | Ask::Ping | Ask::Exec(_) | Ask::SetTime { .. }) => {
@@ -106,6 +108,12 @@ impl MonitorRequest {
             },
         }
     }
+}
+
+fn to_signal(method: &str, number: i32) -> Result<Signal, WireError> {
+    let why =
+        || WireError::new(ErrorKind::BadRequest, format!("{method}: {number} is not a signal, 1 to 64"));
+    Signal::new(number).ok_or_else(why)
 }
 
 fn params(method: &str, value: Value) -> Result<Params, WireError> {
@@ -130,6 +138,7 @@ mod tests {
             MonitorRequest::Signal(Signal::KILL),
             MonitorRequest::Pause,
             MonitorRequest::Resume,
+            MonitorRequest::Dial,
             MonitorRequest::Forward(Ask::Ping),
             MonitorRequest::Forward(Ask::Start(Start::default())),
             MonitorRequest::Forward(Ask::Exec(exec)),
@@ -156,7 +165,13 @@ mod tests {
         let kind = |method, params| MonitorRequest::from_parts(method, params).expect_err(method).kind;
         assert_eq!(kind("logs", Value::Null), ErrorKind::Unsupported);
         assert_eq!(kind("fly", Value::Null), ErrorKind::Unsupported);
-        assert_eq!(kind("signal", json!({"signal": 65})), ErrorKind::BadRequest);
+        for number in [65, 0, -1, i32::MIN] {
+            assert_eq!(kind("signal", json!({"signal": number})), ErrorKind::BadRequest);
+            assert_eq!(kind("stop", json!({"signal": number})), ErrorKind::BadRequest);
+        }
+        for number in [json!("TERM"), json!(1.5), json!(1_u64 << 40)] {
+            assert_eq!(kind("stop", json!({"signal": number})), ErrorKind::BadRequest);
+        }
         assert_eq!(kind("watch", json!({"since": "one"})), ErrorKind::BadRequest);
     }
 }

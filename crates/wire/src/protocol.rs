@@ -1,5 +1,7 @@
 //! The versions and the bounds of the protocol.
 
+use std::time::Duration;
+
 /// The version of the conversation with a guest agent that this crate speaks. Both sides use the lower of the two
 /// that they announce.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -23,6 +25,26 @@ pub const MAX_BAD_LINES: u32 = 3;
 
 /// The maximum number of requests that wait for an answer on one connection with a guest.
 pub const PENDING_CAP: usize = 64;
+
+/// The bytes that a host reads from an agent in each second. A flood of a guest beyond them waits in the guest.
+pub const AGENT_RATE: u32 = 512 * 1024;
+
+/// The bytes that a host reads from an agent at once, after a quiet time.
+pub const AGENT_BURST: u32 = 1024 * 1024;
+
+/// The shortest time between two reports of what a daemon says of itself (`health`), and between two publications of
+/// it. Whatever comes in between is merged.
+pub const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The same time for reports that contain `WATCHDOG=1`. It is shorter, because a watchdog counts the time in between.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A text in the program of every agent that can read its boot token from a port of the guest. A launcher looks for it in
+/// an image, because an older agent knows only the kernel's command line.
+pub const TOKEN_PORT_MARK: &str = "pepita-boot-token-port-1";
+
+/// The length of a boot token in bytes.
+pub const TOKEN_LENGTH: usize = 32;
 
 /// The default vsock port of a guest agent.
 pub const DEFAULT_PORT: u32 = 5000;

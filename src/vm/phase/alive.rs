@@ -1,17 +1,37 @@
 //! The events of a VM that lives: its progress, its health, its pauses.
 
 use super::{Effect, Life, Link, Phase, Stage, Suspended};
+use crate::observe::last_words;
 use crate::policy::Ending;
 use crate::spec::{Cid, HealthSpec, OnUnhealthy, Readiness};
 use crate::vm::health::{Finding, Health};
 use crate::vm::report::{Facts, Transition};
 use pepita_wire::record::DaemonState;
 use pepita_wire::{Exit, GuestEvent, StatusRecord, VmState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl Life {
     pub(super) fn status(&mut self, now: Instant, record: &StatusRecord) {
-        match &self.phase {
+        match &mut self.phase {
+            Phase::Removing { ending, .. } if record.state.is_terminal() => {
+                // The supervisor has decided on this end. What the guest said last is known only now.
+                let console = record.exit.as_ref().map(|exit| exit.console.as_slice()).unwrap_or_default();
+                match ending {
+                    Ending::Exit(known) if known.console.is_empty() => {
+                        Arc::make_mut(known).console = console.to_vec();
+                    }
+                    Ending::Exit(_) => {}
+                    Ending::NotLaunched { .. }
+                    | Ending::Unreadable { .. }
+                    | Ending::StartTimeout
+                    | Ending::Unhealthy
+                    | Ending::WatchdogExpired
+                    | Ending::ActorFailed { .. } => {
+                        self.effects.extend(last_words(console).map(Effect::Notice));
+                    }
+                }
+            }
             Phase::Alive { .. } if record.state.is_terminal() => {
                 self.gone(record.exit.clone().unwrap_or_default().into());
             }

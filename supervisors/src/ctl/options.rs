@@ -89,9 +89,21 @@ pub enum Ask {
     Logs {
         /// The VM's name in the configuration
         vm: String,
-        /// Continue with new output until Ctrl-C
+        /// Continue with new output, also of the next incarnations, until Ctrl-C
         #[arg(long, short)]
         follow: bool,
+        /// Print the last words of an earlier end: of the newest end, or of the Nth newest, up to 5
+        #[arg(
+            long,
+            short,
+            value_name = "N",
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = "1",
+            value_parser = clap::value_parser!(u8).range(1..=5),
+            conflicts_with = "follow"
+        )]
+        previous: Option<u8>,
     },
     /// Print the events: every change of a VM with the decision behind it
     Events {

@@ -63,6 +63,38 @@ fn logs_are_those_of_the_launcher() {
 }
 
 #[test]
+fn last_words_outlive_restarts_and_destroys_and_are_in_the_events() {
+    let fails = ticker("a", &["--say", "LAST WORDS", "--after", "300", "--exit", "3"]);
+    // A VM that is not ready in time is destroyed at once.
+    let late = ticker("b", &["--no-ready", "--say", "NEVER READY"]) + "start.timeout = \"1s\"\n";
+    let host = Host::new("", &format!("[[group]]\nname = \"web\"\nintensity = 100\n{fails}{late}"));
+    let mut daemon = host.start();
+    let failed = daemon.until_event(vm("a", 1, "backoff"));
+    assert!(failed["ending"]["console"].to_string().contains("LAST WORDS"), "{failed}");
+    assert!(failed["text"].as_str().is_some_and(|text| text.contains("LAST WORDS")), "{failed}");
+    let mut follow = Command::new(program("pepitactl"));
+    let mut follow = Daemon::start(follow.arg("--config").arg(host.path("c.toml")).args(["logs", "-f", "a"]));
+    follow.until("has ended: exit 3");
+    follow.until("has started");
+    follow.until("LAST WORDS");
+    follow.until("has ended: exit 3");
+    daemon.until_event(vm("b", 2, "starting"));
+    assert!(daemon.story().contains("NEVER READY"), "{}", daemon.story());
+    for name in ["a", "b"] {
+        let words = host.ctl_ok(&["logs", "--previous", name]);
+        assert!(words.contains(if name == "a" { "LAST WORDS" } else { "NEVER READY" }), "{name}: {words}");
+    }
+    assert!(host.ctl_ok(&["logs", "--previous=2", "a"]).contains("LAST WORDS"));
+    daemon.stop();
+    follow.kill();
+    let words = host.pepita(&["logs", "--name", "duende-vm-a"]);
+    assert!(stdout(&words).contains("LAST WORDS"), "{words:?}");
+    let none = host.pepita(&["logs", "--name", "duende-vm-c", "--previous"]);
+    assert_eq!(none.status.code(), Some(4), "{none:?}");
+    host.assert_nothing_left();
+}
+
+#[test]
 fn events_are_printed_from_the_first_and_followed_to_the_last() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = host.ready();

@@ -1,5 +1,6 @@
 //! A conversation with a host: the host's hello, then requests and their answers.
 
+use super::door::Stranger;
 use super::follow::{logs, watch};
 use super::writer::Writer;
 use crate::agent::{Agent, Mode};
@@ -51,11 +52,13 @@ impl Connection {
     }
 
     /// Serves the client until the client is gone, has turned the connection into a raw stream, or sends bad lines.
-    pub(super) fn run(&mut self) -> io::Result<()> {
+    pub(super) fn run(&mut self, stranger: Stranger) -> io::Result<()> {
         let hello = self.hello()?;
         if let Err(e) = self.agent.admit(&hello) {
             return self.writer.send(&ToHost::Answer { id: 0, outcome: Err(e) });
         }
+        // A host that is refused here must not take its token for a wrong one, so it gets no answer.
+        let Some(_place) = stranger.admit() else { return Ok(()) };
         self.writer.send(&ToHost::Hello(self.agent.hello()))?;
         self.reader.set_read_timeout(None)?;
         let mut bad_lines = 0;

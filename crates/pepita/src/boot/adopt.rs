@@ -111,6 +111,9 @@ impl Orphan {
             ..state.status
         };
         let life = Life::adopt(&config.request, status, Instant::now());
+        // An older monitor may have believed a pid that its agent made up.
+        let vmm = &processes.vmm.identity;
+        let daemon = state.daemon.filter(|daemon| vmm.descendant(daemon.pid).as_ref() == Some(daemon));
         Monitor::new(Parts {
             config,
             dir,
@@ -121,7 +124,7 @@ impl Orphan {
             limits: Limits::adopt(state.cgroup),
             life,
             processes,
-            daemon: state.daemon,
+            daemon,
             agent,
             log,
             control,

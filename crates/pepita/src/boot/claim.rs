@@ -88,6 +88,7 @@ impl Requested {
             if had_vm {
                 // Processes of the former VM that still run may hold the CID that this VM asks for.
                 reconcile::sweep(run_dir, &name.dir);
+                reconcile::keep_end(&name.dir);
             }
             claim_cid(run_dir, self.cid, self.request.transport)
         });

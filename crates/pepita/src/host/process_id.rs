@@ -2,13 +2,16 @@
 //! because the kernel reuses pids.
 
 use crate::host::wait::wait_readable;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// The time limit for a killed process to end.
 pub const END_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The maximum number of parents that are followed from a process to its ancestor.
+const GENERATIONS: usize = 64;
 
 /// The identity of a process, which differs from that of every other process with the same pid. No field has a default:
 /// a process that is not identified for certain is never signalled.
@@ -77,6 +80,34 @@ impl ProcessId {
         }
     }
 
+    /// Returns the process with this pid, if it descends from this process. Without this proof the pid may be that of
+    /// any process of the host.
+    pub fn descendant(&self, pid: u32) -> Option<Self> {
+        let found = Self::of(pid)?;
+        let mut at = pid;
+        for _ in 0..GENERATIONS {
+            at = Self { pid: at, ..found.clone() }.field(1)?.parse().ok().filter(|parent| *parent > 1)?;
+            if at == self.pid {
+                // Both processes still run, so that neither pid has changed hands on the way up.
+                return (found.open().is_some() && self.open().is_some()).then_some(found);
+            }
+        }
+        None
+    }
+
+    /// Sends a signal to the process and, if it leads a process group, to the whole group, if the process still runs.
+    pub fn signal_group(&self, signal: Signal) {
+        let Some(handle) = self.open() else { return };
+        // The process or its group may end at this moment, so an error is ignored.
+        match i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
+            // The number of a group is given to no other group as long as its leader runs.
+            Some(group) if self.field(2).is_some_and(|leader| leader == self.pid.to_string()) => {
+                let _ = kill_process_group(group, signal);
+            }
+            Some(_) | None => drop(pidfd_send_signal(handle, signal)),
+        }
+    }
+
     /// Returns a field of `/proc/<pid>/stat`, counted from the state of the process.
     fn field(&self, at: usize) -> Option<String> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
@@ -117,6 +148,30 @@ mod tests {
         let me = ProcessId::of(std::process::id()).expect("we run");
         assert!(!me.is_exiting() && !me.is_stopped());
         assert!(ProcessId { pid: u32::MAX, ..me }.is_exiting());
+    }
+
+    #[test]
+    fn only_a_process_below_another_one_is_its_descendant() {
+        let me = ProcessId::of(std::process::id()).expect("we run");
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "sleep 60 & echo $!; wait"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let mut line = String::new();
+        let output = shell.stdout.take().expect("its output");
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).expect("a pid");
+        let below: u32 = line.trim().parse().expect("a pid");
+        assert_eq!(me.descendant(below), ProcessId::of(below));
+        assert_eq!(me.descendant(shell.id()), ProcessId::of(shell.id()));
+        let parent = ProcessId::of(shell.id()).expect("it runs");
+        // The shell itself, its parent, the init of the host, and numbers that are no processes.
+        for pid in [shell.id(), me.pid, 0, 1, u32::MAX] {
+            assert_eq!(parent.descendant(pid), None, "{pid}");
+        }
+        parent.descendant(below).expect("it runs").end();
+        shell.wait().expect("an end");
+        assert_eq!(parent.descendant(below), None);
     }
 
     #[test]

@@ -8,7 +8,9 @@
 
 use super::dial::{Address, Dial, Progress};
 use super::stream::Stream;
+use pepita_wire::allowance::Allowance;
 use pepita_wire::conversation::{AgentConversation, HELLO_DEADLINE, HangUp, News};
+use pepita_wire::protocol::{AGENT_BURST, AGENT_RATE};
 use pepita_wire::{Ask, ErrorKind, WireError};
 use rustix::event::PollFlags;
 use std::io;
@@ -80,13 +82,21 @@ pub struct Agent {
     token: String,
     conversation: AgentConversation<Asker>,
     line: Line,
+    /// The bytes of the agent that may be read. A flood of the guest waits in the guest.
+    allowance: Allowance,
 }
 
 impl Agent {
     /// Returns a line that is not dialled yet. `boot_token` is `None` when the agent has accepted a hello before.
     pub fn new(address: Address, incarnation: u64, boot_token: Option<String>, token: String) -> Self {
         let conversation = AgentConversation::new(incarnation);
-        Self { address, boot_token, token, conversation, line: Line::Closed { redial_at: None } }
+        let allowance = Allowance::new(AGENT_RATE, AGENT_BURST, Instant::now());
+        Self { address, boot_token, token, conversation, line: Line::Closed { redial_at: None }, allowance }
+    }
+
+    /// Returns the address that the line dials.
+    pub(super) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Returns the tokens by which notes of the agent are recognised on the console.
@@ -99,7 +109,10 @@ impl Agent {
         match &self.line {
             Line::Closed { .. } => None,
             Line::Dialling(dial) => Some(dial.interest()),
-            Line::Open { stream, .. } => Some((stream.as_fd(), stream.interest())),
+            Line::Open { stream, .. } if self.allowance.pause().is_none() => {
+                Some((stream.as_fd(), stream.interest()))
+            }
+            Line::Open { .. } => None,
         }
     }
 
@@ -108,7 +121,10 @@ impl Agent {
         match &self.line {
             Line::Closed { redial_at } => *redial_at,
             Line::Dialling(_) => None,
-            Line::Open { hello_until, .. } => (!self.conversation.is_up()).then_some(*hello_until),
+            Line::Open { hello_until, .. } => {
+                let hello_until = (!self.conversation.is_up()).then_some(*hello_until);
+                self.allowance.pause().into_iter().chain(hello_until).min()
+            }
         }
     }
 
@@ -125,12 +141,15 @@ impl Agent {
 
     /// Dials again when the time has come, and closes the connection of an agent that has not said hello in time.
     pub fn tick(&mut self, now: Instant) {
-        if self.wake_at().is_some_and(|at| now >= at) {
-            match self.line {
-                Line::Closed { .. } | Line::Dialling(_) => self.dial(now),
-                // Before the hellos no request was sent, so no request is left without an answer.
-                Line::Open { .. } => drop(self.close(now)),
+        // The allowance of this moment decides whether the line is polled.
+        self.allowance.take(now, 0);
+        match self.line {
+            Line::Closed { redial_at } if redial_at.is_some_and(|at| now >= at) => self.dial(now),
+            // Before the hellos no request was sent, so no request is left without an answer.
+            Line::Open { hello_until, .. } if !self.conversation.is_up() && now >= hello_until => {
+                drop(self.close(now));
             }
+            Line::Closed { .. } | Line::Dialling(_) | Line::Open { .. } => {}
         }
     }
 
@@ -200,8 +219,9 @@ impl Agent {
                 }
             },
             Line::Open { mut stream, hello_until } => {
-                let Self { conversation, boot_token, .. } = self;
+                let Self { conversation, boot_token, allowance, .. } = self;
                 let ended = stream.pump(|bytes| {
+                    allowance.take(now, bytes.len());
                     conversation.receive(bytes);
                     while let Some(news) = conversation.next_news()? {
                         if let News::Up { .. } = news {

@@ -25,7 +25,16 @@ pub struct Scanner {
     fresh: bool,
     line: Vec<u8>,
     last: VecDeque<String>,
-    panic: Option<String>,
+    /// The lines around the first line that reports a panic. Any program in the guest can write such a line, so they
+    /// stand in for the last lines only when the panic is proven.
+    panic: Option<Panic>,
+}
+
+/// The lines around a line that reports a panic.
+#[derive(Debug)]
+struct Panic {
+    line: String,
+    around: Vec<String>,
 }
 
 impl Scanner {
@@ -108,30 +117,44 @@ impl Scanner {
             return;
         }
         if self.panic.is_none() && line.contains(PANIC) {
-            self.panic = Some(line.clone());
-            // The trace that follows a panic is longer than the kept lines, and its first lines are the most useful.
-            // Room is made for them, and only a few lines before the panic stay.
-            self.last.drain(..self.last.len().saturating_sub(LINES_KEPT / 4));
+            // The trace that follows a panic is longer than the kept lines, and its first lines are the most useful, so
+            // only a few lines before the panic stay.
+            let before = self.last.len().saturating_sub(LINES_KEPT / 4);
+            self.panic =
+                Some(Panic { line: line.clone(), around: self.last.iter().skip(before).cloned().collect() });
+        }
+        if let Some(panic) = &mut self.panic
+            && panic.around.len() < LINES_KEPT
+        {
+            panic.around.push(line.clone());
         }
         if self.last.len() == LINES_KEPT {
-            if self.panic.is_some() {
-                return;
-            }
             self.last.pop_front();
         }
         self.last.push_back(line);
     }
 
-    /// Returns the last lines, including an unfinished line. After a panic, returns the lines around the panic.
-    pub fn last_lines(&self) -> Vec<String> {
+    fn unfinished(&self) -> Option<String> {
         let unfinished = String::from_utf8_lossy(&self.line).trim_end().to_owned();
-        let unfinished = (!unfinished.is_empty()).then_some(unfinished);
-        self.last.iter().cloned().chain(unfinished).collect()
+        (!unfinished.is_empty()).then_some(unfinished)
     }
 
-    /// Returns the line in which the guest's kernel reported its panic.
+    /// Returns the last lines, including an unfinished line.
+    pub fn last_lines(&self) -> Vec<String> {
+        self.last.iter().cloned().chain(self.unfinished()).collect()
+    }
+
+    /// Returns the first line that reports a panic of the guest's kernel. The kernel may have written it, or any program
+    /// in the guest.
     pub fn panic_line(&self) -> Option<&str> {
-        self.panic.as_deref()
+        self.panic.as_ref().map(|panic| panic.line.as_str())
+    }
+
+    /// Returns the lines around that line, including an unfinished line.
+    pub fn lines_around_panic(&self) -> Vec<String> {
+        let Some(panic) = &self.panic else { return Vec::new() };
+        let unfinished = self.unfinished().filter(|_| panic.around.len() < LINES_KEPT);
+        panic.around.iter().cloned().chain(unfinished).collect()
     }
 }
 
@@ -176,10 +199,19 @@ mod tests {
         text.push_str("[    1.2] Kernel panic - not syncing: sysrq triggered crash\nlast");
         let (_, _, scanner) = scan(&[text.as_bytes()]);
         assert!(scanner.panic_line().is_some_and(|line| line.contains("sysrq")));
-        let lines = scanner.last_lines();
+        let lines = scanner.lines_around_panic();
         assert_eq!((lines.len(), lines[6].as_str()), (7, "last"));
         assert!(lines[4].starts_with("line 99 ") && lines[5].contains("sysrq"));
         assert!(lines.iter().all(|line| line.len() <= LINE_KEPT));
+        // A daemon that prints such a line hides nothing that follows.
+        let mut text = text + "\n";
+        for n in 0..100 {
+            text.push_str(&format!("later {n}\n"));
+        }
+        let (_, _, scanner) = scan(&[text.as_bytes()]);
+        assert_eq!(scanner.last_lines().last().map(String::as_str), Some("later 99"));
+        let around = scanner.lines_around_panic();
+        assert_eq!((around.len(), around[6].as_str()), (LINES_KEPT, "last"));
     }
 
     proptest! {

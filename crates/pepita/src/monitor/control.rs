@@ -2,6 +2,7 @@
 //! a hello. The socket is in a directory of mode 0700, so every program that can connect is authorised.
 
 use super::stream::Stream;
+use crate::host::wait::wait_readable;
 use pepita_wire::frame::Outcome;
 use pepita_wire::{ErrorKind, Lines, Request, StatusRecord, ToGuest, ToHost, WireError};
 use rustix::event::PollFlags;
@@ -9,9 +10,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
-/// The maximum number of clients at the same time. Further connections are closed.
+/// The maximum number of clients at the same time that have asked for something. Further connections are closed.
 const CLIENTS: usize = 256;
+
+/// The maximum number of clients that have not asked for anything yet. For one more, the oldest of them is dropped, so
+/// that silent clients keep no other client out.
+const SILENT: usize = 64;
 
 /// The listening socket and its clients.
 #[derive(Debug)]
@@ -28,6 +34,8 @@ struct Client {
     watch: Option<Watch>,
     /// The revision in the answer to the last long poll.
     told: Option<u64>,
+    /// Whether the client has asked for anything yet.
+    has_asked: bool,
 }
 
 /// The long poll that waits for an answer.
@@ -57,24 +65,43 @@ impl Control {
     /// Accepts new clients.
     pub(crate) fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
-            if self.clients.len() < CLIENTS && stream.set_nonblocking(true).is_ok() {
+            if self.clients.len() < CLIENTS + SILENT && stream.set_nonblocking(true).is_ok() {
                 self.last += 1;
-                let stream = Stream::new(OwnedFd::from(stream));
-                self.clients
-                    .insert(self.last, Client { stream, lines: Lines::new(), watch: None, told: None });
+                let (stream, lines) = (Stream::new(OwnedFd::from(stream)), Lines::new());
+                let client = Client { stream, lines, watch: None, told: None, has_asked: false };
+                self.clients.insert(self.last, client);
+                self.drop_silent();
             }
+        }
+    }
+
+    /// Drops the oldest silent client when there are too many. A client whose request has come and was not read yet is
+    /// not silent.
+    fn drop_silent(&mut self) {
+        let is_silent = |client: &Client| !client.has_asked && !wait_readable(&client.stream, Duration::ZERO);
+        let mut silent = self.clients.iter().filter(|(_, client)| !client.has_asked);
+        if silent.clone().count() > SILENT
+            && let Some(oldest) = silent.find(|(_, client)| is_silent(client)).map(|(number, _)| *number)
+        {
+            self.clients.remove(&oldest);
         }
     }
 
     /// Reads the requests of a client. A client that has hung up is dropped; its earlier requests are still returned.
     pub(crate) fn read(&mut self, number: u64) -> Vec<Request> {
-        let Some(Client { stream, lines, .. }) = self.clients.get_mut(&number) else { return Vec::new() };
+        let asked = self.clients.values().filter(|client| client.has_asked).count();
+        let Some(client) = self.clients.get_mut(&number) else { return Vec::new() };
+        let Client { stream, lines, has_asked, .. } = client;
         let mut is_over = stream.pump_into(lines).is_err();
         let mut requests = Vec::new();
         while let Some(line) = lines.next_line() {
             let frame = line.map_err(|e| e.to_string());
             match frame.and_then(|line| ToGuest::decode(line).map_err(|e| e.to_string())) {
-                Ok(ToGuest::Request(request)) => requests.push(request),
+                Ok(ToGuest::Request(request)) if *has_asked || asked < CLIENTS => {
+                    *has_asked = true;
+                    requests.push(request);
+                }
+                Ok(ToGuest::Request(_)) => is_over = true,
                 Ok(ToGuest::Hello(_)) => {}
                 Err(why) => {
                     let refusal = Err(WireError::new(ErrorKind::BadRequest, why));
@@ -95,6 +122,23 @@ impl Control {
         {
             self.clients.remove(&number);
         }
+    }
+
+    /// Returns whether a client is still connected.
+    pub(crate) fn has(&self, number: u64) -> bool {
+        self.clients.contains_key(&number)
+    }
+
+    /// Answers a client with a descriptor. Returns whether the client has got it: a client that is gone or does not read
+    /// gets none.
+    pub(crate) fn hand_over(&mut self, number: u64, id: u64, descriptor: &OwnedFd) -> bool {
+        let Some(client) = self.clients.get_mut(&number) else { return false };
+        let answer = ToHost::Answer { id, outcome: Ok(serde_json::Value::Null) }.encode();
+        let is_sent = client.stream.send_with(&answer, descriptor).is_ok();
+        if !is_sent {
+            self.clients.remove(&number);
+        }
+        is_sent
     }
 
     /// Stores a long poll. [`Control::tell`] answers it when the revision of the status differs from the revision that

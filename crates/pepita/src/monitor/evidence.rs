@@ -69,10 +69,13 @@ pub(crate) struct LastWords {
     pub(crate) vmm: Option<ProcessExit>,
     /// The last lines that the VMM wrote on its standard error.
     pub(crate) vmm_words: String,
-    /// The console's line about a panic of the guest's kernel.
+    /// The console's line about a panic of the guest's kernel. Any program in the guest can write such a line, so it
+    /// proves nothing.
     pub(crate) panic_line: Option<String>,
     /// The console's last lines.
     pub(crate) console: Vec<String>,
+    /// The console's lines around the line about a panic.
+    pub(crate) around_panic: Vec<String>,
 }
 
 /// The judgement of a VM's end, and the reasons for it.
@@ -127,11 +130,11 @@ fn in_good_order(seen: &Evidence, last: &LastWords) -> Exit {
     if let Some(why) = &seen.agent_failed {
         return Exit::AgentLost { message: cut(why) };
     }
-    if let Some(line) = &last.panic_line {
-        return Exit::GuestPanic { line: cut(line) };
-    }
     match (seen.shutdown.as_deref(), last.vmm) {
-        (Some("guest-panic"), _) => Exit::GuestPanic { line: String::new() },
+        // The guest's kernel tells its panic to a device of the VMM (pvpanic), and the line only describes the panic.
+        (Some("guest-panic"), _) => {
+            Exit::GuestPanic { line: last.panic_line.as_deref().map(cut).unwrap_or_default() }
+        }
         (Some("host-signal" | "host-qmp-quit" | "host-ui"), vmm) => Exit::VmmCrashed(vmm.unwrap_or_default()),
         (Some(_), _) | (None, Some(ProcessExit { code: Some(0), .. })) => Exit::GuestReset,
         (None, Some(_) | None) => Exit::Unknown,
@@ -183,7 +186,12 @@ fn sentences(seen: &Evidence, last: &LastWords) -> Vec<String> {
         all.push(format!("the VMM wrote: {}", cut(&last.vmm_words)));
     }
     if let Some(line) = &last.panic_line {
-        all.push(format!("the console said: {}", cut(line)));
+        all.push(match seen.shutdown.as_deref() {
+            Some("guest-panic") => format!("the console said: {}", cut(line)),
+            Some(_) | None => {
+                format!("a line on the console, of the kernel or of any program: {}", cut(line))
+            }
+        });
     }
     all
 }
@@ -262,7 +270,19 @@ mod tests {
                 last(code(0)),
                 Exit::GuestPanic { line: String::new() },
             ),
-            (reset(), panicked("Kernel panic"), Exit::GuestPanic { line: "Kernel panic".into() }),
+            // A line on the console changes no verdict: a daemon can print it.
+            (reset(), panicked("Kernel panic"), Exit::GuestReset),
+            (ran(), panicked("Kernel panic"), Exit::GuestReset),
+            (
+                ran(),
+                LastWords { panic_line: Some("Kernel panic".into()), ..last(SIGKILL) },
+                Exit::VmmCrashed(SIGKILL),
+            ),
+            (
+                Evidence { shutdown: Some("guest-panic".into()), ..ran() },
+                panicked("Kernel panic"),
+                Exit::GuestPanic { line: "Kernel panic".into() },
+            ),
             (
                 Evidence { agent_failed: Some("no module".into()), ..reset() },
                 panicked("Kernel panic"),

@@ -6,7 +6,7 @@ use crate::error::eprint_line;
 use crate::host::strays::end_strays;
 use crate::rundir::files::{self, Sync};
 use crate::rundir::lock::{Lock, Wait};
-use crate::rundir::{self, layout};
+use crate::rundir::{self, ends, layout};
 use crate::vm_config::VmmKind;
 use pepita_wire::{ExitRecord, MonitorRequest, Request, StatusRecord};
 use rustix::event::{PollFd, Timespec, poll};
@@ -31,6 +31,7 @@ impl Monitor {
             // The state contains the record, too, so the record survives when the state can be written.
             eprint_line(format_args!("pepita monitor: exit record: {}", e.message));
         }
+        ends::keep(&self.dir, exit);
         if let Some(backend) = self.backend.take() {
             backend.kill();
         }

@@ -40,6 +40,16 @@ use pepita_wire::{StatusRecord, VmState};
 use phase::{AgentLine, BootClock, Phase};
 use std::time::{Duration, Instant};
 
+/// The part of the status whose changes other programs act on. The guest can change it only a few times in all, or only
+/// as often as a new connection is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Milestone {
+    state: VmState,
+    daemon: DaemonState,
+    vcpus: VcpuState,
+    agent_is_up: bool,
+}
+
 /// The life of one VM.
 #[derive(Debug)]
 pub(crate) struct Life {
@@ -142,6 +152,16 @@ impl Life {
     /// Returns the current revision of the status. The revision grows with each change that watchers are informed of.
     pub(crate) fn revision(&self) -> u64 {
         self.status.revision
+    }
+
+    /// Returns the part of the status that is told at once.
+    pub(crate) fn milestone(&self) -> Milestone {
+        Milestone {
+            state: self.status.state,
+            daemon: self.status.daemon.state,
+            vcpus: self.vcpus,
+            agent_is_up: self.agent.is_up(),
+        }
     }
 
     /// Returns the time of the next [`Event::Tick`].

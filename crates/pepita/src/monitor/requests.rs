@@ -2,6 +2,7 @@
 
 use super::Monitor;
 use super::agent::Asker;
+use super::handover::Asked;
 use super::life::Event;
 use pepita_wire::frame::Outcome;
 use pepita_wire::record::VcpuState;
@@ -29,8 +30,11 @@ impl Monitor {
             Ok(MonitorRequest::Watch { since }) => {
                 self.control.watch(client, id, since);
                 self.publish();
-                let status = self.status();
-                self.control.tell(&status);
+                // A change that is not published yet answers the client when it is.
+                if self.is_published() {
+                    let status = self.status();
+                    self.control.tell(&status);
+                }
             }
             Ok(MonitorRequest::Stop { force: true, .. }) => self.order(reply, Event::Kill),
             Ok(MonitorRequest::Stop { signal, timeout_ms, force: false }) => {
@@ -46,6 +50,12 @@ impl Monitor {
             }
             Ok(MonitorRequest::Signal(Signal::KILL)) => self.order(reply, Event::Kill),
             Ok(MonitorRequest::Signal(signal)) => self.forward(reply, Ask::Signal(signal)),
+            Ok(MonitorRequest::Dial) => {
+                let asked = Asked { client, id };
+                if let Err(refusal) = self.handover.ask(asked, |client| self.control.has(client)) {
+                    self.reply(reply, Err(refusal));
+                }
+            }
             Ok(MonitorRequest::Forward(ask)) => self.forward(reply, ask),
             Err(refusal) => self.reply(reply, Err(refusal)),
         }
@@ -62,6 +72,26 @@ impl Monitor {
         let asker = Asker::Client { client: reply.client, id: reply.id };
         if let Err(refusal) = self.agent.ask(ask, asker) {
             self.reply(reply, Err(refusal));
+        }
+    }
+
+    /// Continues a dial on behalf of clients. A complete connection goes to the client that has waited longest and is
+    /// still there; without such a client it is closed.
+    pub(super) fn hand_over(&mut self, number: u64) {
+        match self.handover.ready(number) {
+            None => {}
+            Some(Ok(connection)) => {
+                while let Some(Asked { client, id }) = self.handover.next_client() {
+                    if self.control.hand_over(client, id, &connection) {
+                        return;
+                    }
+                }
+            }
+            Some(Err(refusal)) => {
+                if let Some(Asked { client, id }) = self.handover.next_client() {
+                    self.control.answer(client, id, Err(refusal));
+                }
+            }
         }
     }
 

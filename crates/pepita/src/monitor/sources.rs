@@ -8,7 +8,6 @@ use super::qmp::QmpMessage;
 use super::qmp_connection::Qmp;
 use super::stream::read;
 use crate::host::clock::unix_ms;
-use crate::host::process_id::ProcessId;
 use crate::host::wait::wait_readable;
 use crate::vm_config::VmmKind;
 use pepita_wire::GuestEvent;
@@ -32,6 +31,8 @@ pub(super) enum Source {
     Console,
     Qmp,
     Agent,
+    /// A dial on behalf of a client.
+    Dial(u64),
     Listener,
     Client(u64),
 }
@@ -53,10 +54,14 @@ impl Monitor {
         if let Some((fd, interest)) = self.agent.interest() {
             fds.push((Source::Agent, fd, interest));
         }
+        for (dial, fd, interest) in self.handover.interest() {
+            fds.push((Source::Dial(dial), fd, interest));
+        }
         for (client, fd, interest) in self.control.interest() {
             fds.push((client.map_or(Source::Listener, Source::Client), fd, interest));
         }
-        let wake_at = self.life.wake_at().into_iter().chain(self.agent.wake_at()).min();
+        let wake_at =
+            [self.life.wake_at(), self.agent.wake_at(), self.publish_at].into_iter().flatten().min();
         let left = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let mut polled: Vec<PollFd<'_>> =
@@ -73,6 +78,7 @@ impl Monitor {
             Source::Console => self.read_console(),
             Source::Qmp => self.read_qmp(),
             Source::Agent => self.read_agent(),
+            Source::Dial(number) => self.hand_over(number),
             Source::Listener => self.control.accept(),
             Source::Client(number) => {
                 for request in self.control.read(number) {
@@ -105,6 +111,7 @@ impl Monitor {
             vmm_words: crate::vmm::last_words(),
             panic_line: self.scanner.panic_line().map(str::to_owned),
             console: self.scanner.last_lines(),
+            around_panic: self.scanner.lines_around_panic(),
         };
         self.happened(Event::VmmEnded(last_words));
     }
@@ -169,8 +176,9 @@ impl Monitor {
                     if let (GuestEvent::Started { pid }, VmmKind::Process) = (&event, self.config.request.vmm)
                     {
                         // A plain process has no pid namespace of its own, so the pid that its agent reports is a pid
-                        // of the host.
-                        (self.daemon, self.daemon_heard) = (ProcessId::of(*pid), true);
+                        // of the host. The agent is not trusted: only a process below it is the daemon.
+                        self.daemon = self.vmm.identity.descendant(*pid);
+                        self.daemon_heard = self.daemon.is_some();
                     }
                     self.happened(Event::AgentSaid { seq, event });
                 }

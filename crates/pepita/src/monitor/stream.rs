@@ -3,8 +3,12 @@
 use pepita_wire::{LINE_CAP, Lines};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, connect, sendmsg, socket_with,
+};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -74,6 +78,22 @@ impl Stream {
         }
         self.output.extend_from_slice(bytes);
         self.flush()
+    }
+
+    /// Writes `bytes`, and with their first byte a descriptor for the peer.
+    ///
+    /// # Errors
+    /// When the stream is broken, or the peer does not read: a descriptor is not kept for it.
+    pub(super) fn send_with(&mut self, bytes: &[u8], descriptor: impl AsFd) -> io::Result<()> {
+        if !self.is_flushed() {
+            return Err(io::Error::new(io::ErrorKind::WriteZero, "the peer does not read"));
+        }
+        let descriptors = [descriptor.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let sent = sendmsg(&self.fd, &[io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+        self.send(&bytes[sent..])
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -5,7 +5,7 @@ use crate::cli::{AccelChoice, VsockChoice};
 use crate::error::{CallError, Result, call_error};
 use crate::host::programs::{AGENT, BACKEND, QEMU, static_agent};
 use crate::host::{kvm, vhost_vsock};
-use crate::image::{build, kernel};
+use crate::image::{build, init, kernel};
 use crate::rundir::cid::Wanted;
 use crate::rundir::{RunDir, tsc};
 use crate::vm_config::{
@@ -47,6 +47,7 @@ pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result
         ready_timeout_ms: spec.ready_timeout_ms.unwrap_or(READY_TIMEOUT_MS),
         cmdline_append: spec.cmdline_append.clone().unwrap_or_default(),
         tsc_khz: None,
+        token_port: false,
     };
     let request = match vmm {
         VmmKind::Process => plain_process(&spec, base)?,
@@ -133,7 +134,13 @@ fn machine(run_dir: &RunDir, spec: &LaunchSpec, base: VmRequest) -> Result<VmReq
         VsockChoice::Auto if vhost_vsock::is_available() => Transport::Vhost,
         VsockChoice::Auto => Transport::Hybrid,
     };
+    let token_port = match &root {
+        Root::Initramfs(archive) | Root::Disk { initrd: Some(archive), .. } => init::takes_its_token(archive),
+        // The agent in the disk is not looked at.
+        Root::Disk { initrd: None, .. } | Root::Host(_) => false,
+    };
     Ok(VmRequest {
+        token_port,
         program: QEMU.require()?,
         accel,
         kernel: Some(kernel),

@@ -5,6 +5,8 @@
 //! had been written by then.
 
 use crate::rundir::layout;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// The size at which a file is rotated, in bytes.
@@ -41,6 +43,26 @@ pub fn path(dir: &Path, age: usize) -> PathBuf {
         0 => dir.join(layout::CONSOLE_LOG),
         age => dir.join(format!("{}.{age}", layout::CONSOLE_LOG)),
     }
+}
+
+/// Returns the end of the log, at most `cap` bytes: of the current file and the file before it.
+pub fn tail(dir: &Path, cap: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for age in 0..FILES {
+        let room = cap.saturating_sub(bytes.len() as u64);
+        let Ok(mut file) = File::open(path(dir, age)) else { break };
+        let length = file.metadata().map_or(0, |meta| meta.len());
+        let mut piece = Vec::new();
+        // What cannot be read is missing from the end of the log, and the rest is shown.
+        let _ = file.seek(SeekFrom::Start(length.saturating_sub(room)));
+        let _ = file.take(room).read_to_end(&mut piece);
+        piece.append(&mut bytes);
+        bytes = piece;
+        if bytes.len() as u64 >= cap {
+            break;
+        }
+    }
+    bytes
 }
 
 /// Returns the index of a run directory, oldest mark first. A log without an index has no marks.

@@ -10,8 +10,11 @@ pub const LOCK: &str = "lock";
 pub const CONFIG: &str = "spec.json";
 /// The state of the VM ([`crate::rundir::files::State`]).
 pub const STATE: &str = "state.json";
-/// The token on the kernel's command line, which is valid for the first hello.
+/// The token that is valid for the first hello. The guest's agent takes it from a port; an older agent finds it on the
+/// kernel's command line.
 pub const BOOT_TOKEN: &str = "boot.token";
+/// QEMU's options that other users of the host must not read.
+pub const OPTIONS: &str = "boot.cfg";
 /// The socket of the vsock back-end for QEMU.
 pub const BACKEND: &str = "vh.sock";
 /// The socket of QEMU's monitor protocol.
@@ -37,11 +40,13 @@ pub const RESERVE: &str = "reserve";
 
 /// The directory of claims on CIDs, in the directory of run directories.
 pub const CIDS: &str = ".cids";
+/// The last words of the last ends of each VM, in the directory of run directories.
+pub const ENDS: &str = ".ends";
 /// The cache, in the directory of run directories. Its contents can be created again at any time.
 pub const CACHE: &str = ".cache";
 /// The prefix of the names of run directories that are being removed. No VM can have such a name.
 pub const GONE: &str = ".gone-";
 
-/// The files that are removed when a VM has ended: every socket except the control socket, and the tokens.
-pub const TRANSIENT: [&str; 9] =
-    [HYBRID, BACKEND, QMP, CONSOLE, CONSOLE_IN, CONSOLE_OUT, NOTIFY, TOKEN, BOOT_TOKEN];
+/// The files that are removed when a VM has ended: every socket except the control socket, and the files with tokens.
+pub const TRANSIENT: [&str; 10] =
+    [HYBRID, BACKEND, QMP, CONSOLE, CONSOLE_IN, CONSOLE_OUT, NOTIFY, TOKEN, BOOT_TOKEN, OPTIONS];

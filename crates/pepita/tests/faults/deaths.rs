@@ -5,6 +5,8 @@ use pepita_wire::record::DaemonState;
 use pepita_wire::{Exit, ProcessExit, VmState};
 use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -162,4 +164,20 @@ fn a_guest_that_panics_says_so_with_the_console_s_last_lines() {
         assert!(exit.daemon_exit().is_none() && exit.console.len() > 5, "{:?}", exit.console);
         host.destroy(&name, &[]);
     }
+}
+
+#[test]
+fn a_vm_outlives_a_client_that_hangs_up_while_its_guest_boots() {
+    let host = Host::of(Form::Qemu);
+    host.start_with("a", &["--hold"], &[]);
+    // The guest boots, and cannot answer yet.
+    for _ in 0..3 {
+        let mut client = UnixStream::connect(host.vm("a").join("ctl.sock")).expect("its monitor");
+        client.write_all(b"{\"id\":1,\"method\":\"dial\"}\n").expect("written");
+    }
+    host.until("a", |status| status.agent.ready);
+    // A client that stays gets a connection, by which it talks to the agent.
+    let mut link = host.dialled("a");
+    link.ask("ping", serde_json::Value::Null);
+    host.destroy("a", &[]);
 }

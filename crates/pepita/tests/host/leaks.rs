@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// The time limit for processes to end by themselves. A monitor waits for its clients for a second.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// The entries of a directory of run directories that stay.
+const KEPT: [&str; 3] = [".cache", ".cids", ".ends"];
+
 /// A process of a host: its current directory, its arguments or its environment name the run directory.
 pub(crate) struct Found {
     pub(crate) pid: u32,
@@ -69,7 +72,7 @@ pub(super) fn end_processes(dir: &Path) -> Vec<String> {
 /// Ends all processes of a host. Returns everything that was left.
 pub(super) fn clear(dir: &Path) -> Vec<String> {
     let mut left = end_processes(dir);
-    left.extend(entries(dir).into_iter().filter(|name| name != ".cache" && name != ".cids"));
+    left.extend(entries(dir).into_iter().filter(|name| !KEPT.contains(&name.as_str())));
     left.extend(entries(&dir.join(".cids")).into_iter().map(|cid| format!("CID {cid}")));
     left.extend(sockets(dir));
     left
@@ -110,7 +113,10 @@ impl Counts {
         }
         Self {
             processes: processes_in(dir).len(),
-            directories: entries(dir).iter().filter(|name| *name != ".cids").count(),
+            directories: entries(dir)
+                .iter()
+                .filter(|name| *name == ".cache" || !KEPT.contains(&name.as_str()))
+                .count(),
             cids: entries(&dir.join(".cids")).len(),
             sockets: sockets(dir).len(),
             open_files: entries(Path::new("/proc/self/fd")).len(),

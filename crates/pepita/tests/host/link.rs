@@ -25,6 +25,31 @@ impl Link {
         while byte[0] != b'\n' {
             stream.read_exact(&mut byte).expect("the agent listens");
         }
+        Self::greet(dir, incarnation, stream)
+    }
+
+    /// Asks the monitor for a connection, as a supervisor does.
+    pub(super) fn dialled(dir: &Path, incarnation: u64) -> Self {
+        use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+        let mut monitor = UnixStream::connect(dir.join("ctl.sock")).expect("the monitor listens");
+        monitor.write_all(b"{\"id\":1,\"method\":\"dial\"}\n").expect("the monitor reads");
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let (mut control, mut buffer) = (RecvAncillaryBuffer::new(&mut space), [0; 1024]);
+        let mut buffers = [std::io::IoSliceMut::new(&mut buffer)];
+        let read =
+            recvmsg(&monitor, &mut buffers, &mut control, RecvFlags::empty()).expect("an answer").bytes;
+        let handed = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        let answer = String::from_utf8_lossy(&buffer[..read]).into_owned();
+        let stream = UnixStream::from(handed.unwrap_or_else(|| panic!("a connection: {answer}")));
+        stream.set_nonblocking(false).expect("it blocks");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        Self::greet(dir, incarnation, stream)
+    }
+
+    fn greet(dir: &Path, incarnation: u64, mut stream: UnixStream) -> Self {
         let token = std::fs::read_to_string(dir.join("token")).expect("a token");
         let version = "test".to_owned();
         let hello = Hello {

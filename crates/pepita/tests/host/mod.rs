@@ -233,6 +233,11 @@ impl Host {
         Link::open(&self.vm(name), self.status(name).incarnation)
     }
 
+    /// Talks to a guest agent over a connection that the monitor hands over.
+    pub(crate) fn dialled(&self, name: &str) -> Link {
+        Link::dialled(&self.vm(name), self.status(name).incarnation)
+    }
+
     /// Asks a monitor for something that it has to grant.
     pub(crate) fn ask(&self, name: &str, request: MonitorRequest) -> Value {
         let answer = pepita_launcher::client::ask(&self.vm(name), request.clone()).expect("a monitor");

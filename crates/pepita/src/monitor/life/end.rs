@@ -65,7 +65,9 @@ impl Life {
 
     pub(super) fn on_vmm_ended(&mut self, unix_ms: u64, last_words: LastWords) {
         let Verdict { exit, daemon, evidence } = weigh_evidence(&self.evidence, &last_words);
-        let LastWords { vmm, console, .. } = last_words;
+        let LastWords { vmm, console, around_panic, .. } = last_words;
+        let is_panic = matches!(exit, Exit::GuestPanic { .. }) && !around_panic.is_empty();
+        let console = if is_panic { around_panic } else { console };
         let (name, incarnation) = (self.status.name.clone(), self.status.incarnation);
         let record =
             ExitRecord { name, incarnation, exit, daemon, ended_at_ms: unix_ms, vmm, evidence, console };

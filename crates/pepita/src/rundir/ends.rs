@@ -1,0 +1,127 @@
+//! The last words of the last ends of each VM: exit records, each with the end of the console's log. They are kept in
+//! `.ends/<name>` of the directory of run directories, and outlive the run directory of the VM: a restart replaces that,
+//! and a destroy removes it.
+//!
+//! What is kept is bounded for each end, each VM and all VMs together.
+
+use crate::rundir::files::{self, Sync};
+use crate::rundir::{RunDir, console_log, layout};
+use pepita_wire::{ExitRecord, VmId};
+use serde::{Deserialize, Serialize};
+use std::fs::DirBuilder;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// The number of ends that are kept of a VM.
+pub const ENDS: usize = 5;
+
+/// The number of bytes of the console's log that are kept of an end.
+pub const TEXT_CAP: u64 = 8 * 1024;
+
+/// The number of VMs whose ends are kept. Beyond it, the VMs that have not ended for longest are forgotten.
+const VMS: usize = 2048;
+
+/// The end of an incarnation, and what its guest said last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct End {
+    /// The exit record.
+    pub exit: ExitRecord,
+    /// The end of the console's log, at most [`TEXT_CAP`] bytes.
+    pub text: String,
+}
+
+/// Keeps the end of the VM with this run directory, unless it is kept already. A failure, such as a full disk, is ignored, because the VM has ended and its exit record is stored elsewhere.
+pub fn keep(dir: &Path, exit: &ExitRecord) {
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return };
+    let all = parent.join(layout::ENDS);
+    let own = all.join(name);
+    let is_new = !own.exists();
+    if DirBuilder::new().recursive(true).mode(0o700).create(&own).is_err() {
+        return;
+    }
+    // The numbers have a fixed length, so that the names are in the order of time.
+    let file = format!("{:015}-{:010}.json", exit.ended_at_ms, exit.incarnation);
+    if own.join(&file).exists() {
+        return;
+    }
+    let text = String::from_utf8_lossy(&console_log::tail(dir, TEXT_CAP)).into_owned();
+    let _ = files::write(&own.join(file), &End { exit: exit.clone(), text }, Sync::No);
+    for older in newest_first(&own).into_iter().skip(ENDS) {
+        let _ = std::fs::remove_file(older);
+    }
+    if is_new {
+        forget_oldest(&all);
+    }
+}
+
+/// Returns the kept ends of a VM, the newest first. An end that cannot be read is left out.
+pub fn list(run_dir: &RunDir, name: &VmId) -> Vec<End> {
+    let files = newest_first(&run_dir.path().join(layout::ENDS).join(name.as_str()));
+    files.into_iter().filter_map(|file| files::read(&file).ok()).collect()
+}
+
+fn newest_first(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+    files.sort_unstable_by(|a, b| b.cmp(a));
+    files
+}
+
+/// Removes what is kept of the VMs that have not ended for longest, when there are too many.
+fn forget_oldest(all: &Path) {
+    let entries = std::fs::read_dir(all).into_iter().flatten().flatten();
+    let mut vms: Vec<(i64, PathBuf)> =
+        entries.filter_map(|entry| Some((entry.metadata().ok()?.mtime(), entry.path()))).collect();
+    let over = vms.len().saturating_sub(VMS);
+    vms.sort_unstable();
+    for (_, vm) in vms.drain(..over) {
+        let _ = std::fs::remove_dir_all(vm);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pepita_wire::Exit;
+
+    fn ended(at: u64) -> ExitRecord {
+        let exit = Exit::Exited { code: i32::try_from(at).expect("small") };
+        ExitRecord { name: "a".into(), incarnation: at, exit, ended_at_ms: at, ..ExitRecord::default() }
+    }
+
+    #[test]
+    fn the_last_ends_are_kept_with_the_end_of_the_log_and_outlive_the_run_directory() {
+        let top = tempfile::tempdir().expect("a directory");
+        let run_dir = RunDir::choose(Some(top.path())).expect("ours");
+        let name = VmId::new("a").expect("a name");
+        let dir = run_dir.vm(&name);
+        for at in 8..=15 {
+            std::fs::create_dir_all(&dir).expect("made");
+            std::fs::write(console_log::path(&dir, 1), "x".repeat(6000)).expect("written");
+            std::fs::write(console_log::path(&dir, 0), format!("{} last words {at}", "y".repeat(4000)))
+                .expect("written");
+            keep(&dir, &ended(at));
+            keep(&dir, &ended(at));
+            std::fs::remove_dir_all(&dir).expect("destroyed");
+        }
+        let kept = list(&run_dir, &name);
+        let numbers: Vec<u64> = kept.iter().map(|end| end.exit.incarnation).collect();
+        assert_eq!(numbers, [15, 14, 13, 12, 11]);
+        assert!(kept.iter().all(|end| end.text.len() as u64 == TEXT_CAP), "{kept:?}");
+        assert!(kept[0].text.ends_with("last words 15") && kept[0].text.starts_with('x'));
+        assert_eq!(list(&run_dir, &VmId::new("b").expect("a name")), []);
+    }
+
+    #[test]
+    fn an_end_that_cannot_be_read_hides_no_other() {
+        let top = tempfile::tempdir().expect("a directory");
+        let run_dir = RunDir::choose(Some(top.path())).expect("ours");
+        let name = VmId::new("a").expect("a name");
+        keep(&run_dir.vm(&name), &ended(1));
+        let own = top.path().join(layout::ENDS).join("a");
+        std::fs::write(own.join("000000000000002-0000000002.json"), "{\"ex").expect("written");
+        assert_eq!(list(&run_dir, &name).len(), 1);
+    }
+}
