@@ -46,7 +46,7 @@ pub struct Checked {
 /// # Errors
 /// Returns all mistakes; for a text that is not TOML, the first mistake.
 pub fn parse(text: &str, origin: &Path) -> Result<Checked, ConfigErrors> {
-    understand(text, origin, origin.parent().unwrap_or(Path::new("")), |_| Ok(()))
+    understand(text, origin, origin.parent().unwrap_or(Path::new("")), None, |_| Ok(()))
 }
 
 /// Reads a configuration file. Besides what [`parse`] checks, the kernel and root file system of each VM must exist.
@@ -54,12 +54,20 @@ pub fn parse(text: &str, origin: &Path) -> Result<Checked, ConfigErrors> {
 /// # Errors
 /// Returns the reason why the file cannot be read, or all mistakes in the file.
 pub fn load(path: &Path) -> Result<Checked, ConfigErrors> {
+    load_with(path, None)
+}
+
+/// Reads a configuration file as [`load`] does. Where the file names no `run_dir`, it means `run_dir`.
+///
+/// # Errors
+/// Returns the errors of [`load`].
+pub fn load_with(path: &Path, run_dir: Option<&Path>) -> Result<Checked, ConfigErrors> {
     let unreadable = |source| ConfigErrors::Unreadable { file: path.to_owned(), source };
     let bytes = std::fs::read(path).map_err(unreadable)?;
     // The same file is to mean the same paths, in whichever directory the program was started.
     let folder = folder(path).map_err(unreadable)?;
     match std::str::from_utf8(&bytes) {
-        Ok(text) => understand(text, path, &folder, exists),
+        Ok(text) => understand(text, path, &folder, run_dir, exists),
         Err(error) => {
             let (text, at) = (String::from_utf8_lossy(&bytes), error.valid_up_to());
             let log = Log::new(Source::new(path, &text));
@@ -92,6 +100,7 @@ fn understand(
     text: &str,
     file: &Path,
     folder: &Path,
+    run_dir: Option<&Path>,
     image_fits: impl Fn(&Path) -> Result<(), String>,
 ) -> Result<Checked, ConfigErrors> {
     let log = Log::new(Source::new(file, text));
@@ -102,7 +111,7 @@ fn understand(
     })?;
     let table = Table { entries: root.get_ref(), at: root.span(), owner: String::new(), log: &log, folder };
     let raw = file::read(&table);
-    let meaning = check::tree(&raw, folder, &log);
+    let meaning = check::tree(&raw, folder, run_dir, &log);
     for image in meaning.images {
         if let Err(problem) = image_fits(Path::new(image.value.as_str().unwrap_or_default())) {
             let help = "a relative path begins at this file's folder".to_owned();

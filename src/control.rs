@@ -5,6 +5,9 @@
 //! ([`crate::observe::Event::to_json`]), and `{"lagged": n}` where a reader was too slow. The methods are those of
 //! [`Call`].
 //!
+//! A request has a bound ([`pepita_wire::LINE_CAP`]), an answer has none: the status of many VMs is long. It is made as the
+//! client reads it, so that a client that reads slowly, or not at all, costs the supervisor a bounded amount of memory.
+//!
 //! ```no_run
 //! # async fn example(tree: pepita_supervisor::Tree) -> Result<(), Box<dyn std::error::Error>> {
 //! use pepita_supervisor::control::{self, Call, Client, Hooks};
@@ -25,8 +28,9 @@ mod hooks;
 mod server;
 mod session;
 mod socket;
+mod status;
 
-pub use call::{Call, ShutdownMode};
+pub use call::{Call, ShutdownMode, StatusPart};
 pub use client::{Client, ClientError, Received};
 pub use hooks::Hooks;
 pub use socket::{ControlError, Socket};

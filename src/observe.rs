@@ -16,4 +16,5 @@ pub use bus::{Bus, Events, Received};
 pub use event::{Change, Event, EventKind};
 pub use phase::VmPhase;
 pub(crate) use sentences::last_words;
+pub(crate) use status::Detail;
 pub use status::{GroupStatus, StatusTable, TreeStatus, VmStatus};

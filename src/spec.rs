@@ -12,7 +12,7 @@ pub mod keys;
 mod name;
 mod policy;
 
-pub use diff::{Change, GroupPlan, Plan, VmPlan};
+pub use diff::{Change, GroupPlan, Plan, Removals, VmPlan};
 pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmName};
 pub use pepita_wire::{Signal, VmId};
 pub use policy::{
@@ -23,7 +23,7 @@ pub use policy::{
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use strum::{Display, EnumString, VariantNames};
+use strum::{Display, EnumString, IntoStaticStr, VariantNames};
 
 /// The supervisor's name when the configuration file gives none.
 pub const DEFAULT_NAME: &str = "pepita-supervisor";
@@ -232,7 +232,7 @@ impl MachineSpec {
 }
 
 /// The program that runs a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Vmm {
     /// QEMU, with its `microvm` machine.

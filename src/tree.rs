@@ -32,10 +32,10 @@ pub use start::Parts;
 use crate::executor::{Launcher, Runner, find};
 use crate::group::{AskError, Command, Refused, VmRequest};
 use crate::journal::Journal;
-use crate::observe::{EventKind, Events, TreeStatus, VmPhase};
+use crate::observe::{EventKind, Events, GroupStatus, TreeStatus, VmPhase};
 use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, Plan, Signal, TreeSpec, VmName, VmSpec};
-use change::Change;
+use change::{Change, Removal};
 use error::Progress;
 use pepita_wire::Ask;
 #[cfg(feature = "test-hooks")]
@@ -99,6 +99,15 @@ impl Tree {
         self.inner.status_table.snapshot()
     }
 
+    /// Returns a part of the status of the first group behind a slot of the status table, and the group's slot.
+    pub(crate) fn next_group<T>(
+        &self,
+        slot: Option<usize>,
+        select: impl Fn(&GroupStatus) -> Option<T>,
+    ) -> Option<(usize, T)> {
+        self.inner.status_table.next_after(slot, select)
+    }
+
     /// Returns the events: for the first caller the events from the start of the tree, for others the events from now
     /// on. The events end with the tree.
     pub fn events(&self) -> Events {
@@ -120,6 +129,11 @@ impl Tree {
 
     /// Returns the specification in force, with all changes since the start; `None` once the tree has ended.
     pub async fn spec(&self) -> Option<TreeSpec> {
+        Some(TreeSpec::clone(&*self.shared_spec().await?))
+    }
+
+    /// Returns the specification in force, which is not copied: that of many VMs is long.
+    pub(crate) async fn shared_spec(&self) -> Option<Arc<TreeSpec>> {
         self.ask_root(|reply| RootMsg::Spec { reply }).await
     }
 
@@ -240,7 +254,21 @@ impl Tree {
     /// Returns an error when the specification contradicts itself, or changes a key that only a new start of the
     /// supervisor can change; then no part of it applies.
     pub async fn reload(&self, spec: TreeSpec, restart: bool) -> Result<Plan, ChangeError> {
-        self.change(Change::Reload { spec: Box::new(spec), restart }).await
+        self.change(Change::Reload { spec: Box::new(spec), restart, removal: Removal::Allowed }).await
+    }
+
+    /// Applies a new specification as [`Tree::reload`] does, unless it removes all VMs or more than half of them: a file
+    /// that was cut off half-way looks like that. An event tells of the refusal (semantics 11.8).
+    ///
+    /// # Errors
+    /// Returns the errors of [`Tree::reload`], and [`ChangeError::Removal`].
+    pub async fn reload_with_care(&self, spec: TreeSpec, restart: bool) -> Result<Plan, ChangeError> {
+        let change = Change::Reload { spec: Box::new(spec), restart, removal: Removal::OfFew };
+        let done = self.change(change).await;
+        if let Err(refused @ ChangeError::Removal(_)) = &done {
+            self.notice(format!("a reload was refused: {refused}"));
+        }
+        done
     }
 
     /// Returns the changes that [`Tree::reload`] would make.
@@ -248,8 +276,8 @@ impl Tree {
     /// # Errors
     /// Returns the errors of [`Tree::reload`].
     pub async fn plan(&self, spec: TreeSpec) -> Result<Plan, ChangeError> {
-        let old = self.spec().await.ok_or(Refused::Stopping)?;
-        let change = Change::Reload { spec: Box::new(spec), restart: false };
+        let old = self.shared_spec().await.ok_or(Refused::Stopping)?;
+        let change = Change::Reload { spec: Box::new(spec), restart: false, removal: Removal::Allowed };
         let new = change.apply(&old, &self.status())?;
         Ok(old.diff(&new))
     }

@@ -117,6 +117,16 @@ fn wrong_numbers_and_texts_are_told_with_their_rule() {
             "supervisor.control_socket",
             &["has 112 bytes, too many for a socket"],
         ),
+        (
+            format!(
+                "[platform.pepita]\nvmm = \"process\"\n[supervisor]\nrun_dir = \"/{}\"\n[[group]]\nname = \"g\"\n\
+                 [[group.vm]]\nname = \"a\"\n[[group.vm]]\nname = \"longer\"",
+                "r".repeat(81)
+            ),
+            (10, 8),
+            "group \"g\" vm \"longer\": name",
+            &["its run directory /rrr", "5 bytes too long", "a run_dir, that is 5 bytes shorter"],
+        ),
     ]);
 }
 

@@ -8,10 +8,8 @@ use super::value::placed;
 use crate::spec::keys::Keyed;
 use crate::spec::{Backoff, GroupSpec, MachineSpec, TreeSpec, VmSpec, Vmm};
 use humantime::format_duration;
+use pepita_wire::rundir::{CONSOLE, SOCKET_PATH_CAP as SOCKET_CAP};
 use std::path::Path;
-
-/// The longest path of a Unix socket, in bytes: unix(7), less the NUL.
-const SOCKET_CAP: usize = 107;
 
 /// The meaning of a file. Valid only when no mistake was noted.
 pub(super) struct Meaning<'r, 't> {
@@ -22,15 +20,26 @@ pub(super) struct Meaning<'r, 't> {
     pub(super) images: Vec<&'r Written<'t>>,
 }
 
-/// Checks a file. Relative paths begin at `folder`.
-pub(super) fn tree<'r, 't>(raw: &'r File<'t>, folder: &Path, log: &Log<'_>) -> Meaning<'r, 't> {
+/// Checks a file. Relative paths begin at `folder`; `run_dir` is the run directory of a file that names none.
+pub(super) fn tree<'r, 't>(
+    raw: &'r File<'t>,
+    folder: &Path,
+    run_dir: Option<&Path>,
+    log: &Log<'_>,
+) -> Meaning<'r, 't> {
     let mut spec = TreeSpec::blank();
     apply(&raw.supervisor, &mut spec);
+    if spec.run_dir.is_none() && !raw.supervisor.is_wrong("run_dir") {
+        spec.run_dir = run_dir.map(Path::to_owned);
+    }
     control_socket(&spec, &raw.supervisor, log);
     backoff(&spec.backoff, &raw.supervisor, "", log);
     let mut images = Vec::new();
     for group in &raw.groups {
-        let vms = group.vms.iter().map(|raw| vm(raw, folder, log, &mut images)).collect();
+        let vms: Vec<VmSpec> = group.vms.iter().map(|raw| vm(raw, folder, log, &mut images)).collect();
+        if let Some(run_dir) = &spec.run_dir {
+            group.vms.iter().zip(&vms).for_each(|(raw, vm)| run_directory(run_dir, vm, raw, log));
+        }
         named(group, log);
         // A group without a good name has a mistake, so that this placeholder never leaves this module.
         let mut meant = GroupSpec::new(GroupSpec::blank().name, vms);
@@ -117,6 +126,20 @@ fn control_socket(spec: &TreeSpec, layer: &Layer<'_>, log: &Log<'_>) {
             let help = format!("use a path of at most {SOCKET_CAP} bytes");
             log.wrong(written.at(), &written.path, problem, Some(help));
         }
+    }
+}
+
+/// Checks that the sockets in the run directory of a VM can exist: the launcher would refuse the VM.
+fn run_directory(run_dir: &Path, vm: &VmSpec, raw: &Section<'_>, log: &Log<'_>) {
+    let Some(written) = raw.layer.good("name") else { return };
+    let dir = run_dir.join(vm.name.id().as_str());
+    let bytes = dir.join(CONSOLE).as_os_str().len();
+    if bytes > SOCKET_CAP {
+        let (dir, over) = (dir.display(), bytes - SOCKET_CAP);
+        let problem =
+            format!("the sockets in its run directory {dir} have paths that are {over} bytes too long");
+        let help = format!("use a name, or a run_dir, that is {over} bytes shorter");
+        log.wrong(written.at(), &written.path, problem, Some(help));
     }
 }
 

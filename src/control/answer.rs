@@ -4,7 +4,7 @@ use super::call::{Call, ShutdownMode};
 use super::hooks::Hooks;
 use crate::executor::find;
 use crate::group::{AskError, Refused};
-use crate::spec::{GroupSpec, TreeSpec};
+use crate::spec::{Plan, TreeSpec, VmName};
 use crate::tree::{ChangeError, Tree, TreeEnd};
 use pepita_wire::{ErrorKind, Outcome, WireError};
 use serde_json::{Value, json};
@@ -15,24 +15,29 @@ pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome
     }
     match call {
         Call::Version => Ok(version(tree).await),
-        Call::Status => Ok(status(tree).await),
-        // The session has answered this call already.
-        Call::Events { .. } => Ok(Value::Null),
-        Call::Command { vm, command } => done(tree.command(&vm, command).await),
-        Call::Signal { vm, signal } => done(tree.signal(&vm, signal).await),
-        Call::Pause { vm } => done(tree.pause(&vm).await),
-        Call::Resume { vm } => done(tree.resume(&vm).await),
-        Call::Ask { vm, ask } => tree.ask(&vm, ask).await.map_err(|e| match e {
+        // The session answers these calls without this function.
+        Call::Status | Call::StatusOf(_) | Call::Events { .. } => Ok(Value::Null),
+        Call::Command { vm, command } => done(tree.command(&name(tree, vm), command).await),
+        Call::Signal { vm, signal } => done(tree.signal(&name(tree, vm), signal).await),
+        Call::Pause { vm } => done(tree.pause(&name(tree, vm)).await),
+        Call::Resume { vm } => done(tree.resume(&name(tree, vm)).await),
+        Call::Ask { vm, ask } => tree.ask(&name(tree, vm), ask).await.map_err(|e| match e {
             AskError::Refused(refused) => refusal(&refused),
             AskError::Guest(error) => error,
         }),
         Call::Plan => {
             let plan = tree.plan(load(hooks).await?).await.map_err(|e| change(&e))?;
-            Ok(json!({ "plan": plan.to_json(), "text": plan.to_string(), "empty": plan.is_empty() }))
+            let needs = "it is only applied with --allow-removal";
+            let warning = plan.grave_removals().map(|removals| format!("{removals}: {needs}"));
+            Ok(planned(&plan, warning))
         }
         Call::Reload { restart } => {
+            let plan = tree.reload_with_care(load(hooks).await?, restart).await.map_err(|e| change(&e))?;
+            Ok(planned(&plan, None))
+        }
+        Call::ReloadAndRemove { restart } => {
             let plan = tree.reload(load(hooks).await?, restart).await.map_err(|e| change(&e))?;
-            Ok(json!({ "plan": plan.to_json(), "text": plan.to_string(), "empty": plan.is_empty() }))
+            Ok(planned(&plan, None))
         }
         Call::Shutdown { how } => {
             let end = match how {
@@ -52,7 +57,7 @@ pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome
 
 /// Returns the identity of this supervisor, and the place of its VMs.
 async fn version(tree: &Tree) -> Value {
-    let spec = tree.spec().await;
+    let spec = tree.shared_spec().await;
     let run_dir = spec.as_ref().and_then(|spec| spec.run_dir.as_deref()).map(|dir| dir.to_string_lossy());
     let pepita = spec.as_ref().and_then(|spec| find(&spec.pepita).ok());
     json!({
@@ -65,26 +70,19 @@ async fn version(tree: &Tree) -> Value {
     })
 }
 
-/// Returns the status, and for each group the settings that explain it.
-async fn status(tree: &Tree) -> Value {
-    // The number is taken before the snapshot: a client that asks for later events then gets an event twice rather than
-    // never.
-    let seq = tree.newest_event();
-    let mut json = tree.status().to_json();
-    json["seq"] = json!(seq);
-    json["name"] = json!(tree.name());
-    json["pid"] = json!(std::process::id());
-    let spec = tree.spec().await;
-    let groups = json["groups"].as_array_mut().into_iter().flatten();
-    for group in groups {
-        let known = |spec: &&GroupSpec| group["name"] == spec.name.as_str();
-        let found = spec.as_ref().and_then(|spec| spec.groups.iter().find(known));
-        if let Some(found) = found {
-            let after: Vec<&str> = found.after.iter().map(|name| name.as_str()).collect();
-            (group["strategy"], group["after"]) = (json!(found.strategy.to_string()), json!(after));
-        }
-    }
-    json
+/// Returns the name of a VM that a client has called by its name or by its id.
+fn name(tree: &Tree, called: String) -> String {
+    let Some(named) = VmName::from_id(&called) else { return called };
+    // A VM of the configuration may have a name that looks like an id.
+    let is_name =
+        tree.next_group(None, |group| group.vms.iter().any(|vm| vm.name.as_str() == called).then_some(()));
+    if is_name.is_some() { called } else { named.to_string() }
+}
+
+/// Returns a plan as data and as lines for people, with a warning as the last line.
+fn planned(plan: &Plan, warning: Option<String>) -> Value {
+    let lines: Vec<String> = [plan.to_string()].into_iter().chain(warning).collect();
+    json!({ "plan": plan.to_json(), "text": lines.join("\n"), "empty": plan.is_empty() })
 }
 
 /// Reads the configuration on a thread where blocking is allowed.
@@ -114,8 +112,9 @@ fn refusal(refused: &Refused) -> WireError {
 fn change(error: &ChangeError) -> WireError {
     match error {
         ChangeError::Refused(refused) => refusal(refused),
-        ChangeError::Spec(_) | ChangeError::Fixed(_) | ChangeError::Moved { .. } => {
-            WireError::new(ErrorKind::Conflict, error.to_string())
-        }
+        ChangeError::Spec(_)
+        | ChangeError::Fixed(_)
+        | ChangeError::Moved { .. }
+        | ChangeError::Removal(_) => WireError::new(ErrorKind::Conflict, error.to_string()),
     }
 }

@@ -15,6 +15,8 @@ pub enum Call {
     Version,
     /// `status`: asks for every group and VM as it is now.
     Status,
+    /// `status {of, brief}`: asks for a part of the status. An older supervisor answers with all of it.
+    StatusOf(StatusPart),
     /// `events {after}`: asks for the events that are told from now on, and with `after` also for the events after the
     /// event of this number; 0 = from the start of the tree.
     Events {
@@ -59,11 +61,30 @@ pub enum Call {
         /// Whether the VMs whose configuration differs are restarted.
         restart: bool,
     },
+    /// `reload {restart, allow_removal: true}`: applies the configuration as it is written now, also when that removes
+    /// all VMs or most of them, which [`Call::Reload`] refuses.
+    ReloadAndRemove {
+        /// Whether the VMs whose configuration differs are restarted.
+        restart: bool,
+    },
     /// `shutdown {how}`: ends the tree; answered when it has ended.
     Shutdown {
         /// How the tree is to end.
         how: ShutdownMode,
     },
+}
+
+/// The part of the status that a client wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StatusPart {
+    /// Names of VMs (also their ids) and of groups. The answer has all VMs of their groups, and of the other groups those
+    /// that have failed, because others may wait for them. Empty for all VMs of all groups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub of: Vec<String>,
+    /// Whether the evidence and the last output of VMs that have ended are left out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub brief: bool,
 }
 
 /// The method names of the calls.
@@ -125,6 +146,7 @@ struct AskParams {
 struct OptionalParams {
     after: Option<u64>,
     restart: bool,
+    allow_removal: bool,
     how: ShutdownMode,
 }
 
@@ -153,7 +175,10 @@ impl Call {
         let optional = |value| params::<OptionalParams>(method, value);
         match method {
             Method::Version => Ok(Self::Version),
-            Method::Status => Ok(Self::Status),
+            Method::Status => Ok(match params::<StatusPart>(method, value)? {
+                all if all == StatusPart::default() => Self::Status,
+                part => Self::StatusOf(part),
+            }),
             Method::Events => Ok(Self::Events { after: optional(value)?.after }),
             Method::Start => command(value, Command::Start),
             Method::Stop => command(value, Command::Stop),
@@ -171,7 +196,10 @@ impl Call {
                 Ok(Self::Ask { vm, ask: forwardable(Ask::from_parts(&ask, params)?)? })
             }
             Method::Plan => Ok(Self::Plan),
-            Method::Reload => Ok(Self::Reload { restart: optional(value)?.restart }),
+            Method::Reload => {
+                let OptionalParams { restart, allow_removal, .. } = optional(value)?;
+                Ok(if allow_removal { Self::ReloadAndRemove { restart } } else { Self::Reload { restart } })
+            }
             Method::Shutdown => Ok(Self::Shutdown { how: optional(value)?.how }),
         }
     }
@@ -181,6 +209,7 @@ impl Call {
         let (method, params) = match self {
             Self::Version => (Method::Version, Value::Null),
             Self::Status => (Method::Status, Value::Null),
+            Self::StatusOf(part) => (Method::Status, json!(part)),
             Self::Events { after: None } => (Method::Events, Value::Null),
             Self::Events { after } => (Method::Events, json!({ "after": after })),
             Self::Command { vm, command } => (method_of(command), json!({ "vm": vm })),
@@ -193,21 +222,44 @@ impl Call {
             }
             Self::Plan => (Method::Plan, Value::Null),
             Self::Reload { restart } => (Method::Reload, json!({ "restart": restart })),
+            Self::ReloadAndRemove { restart } => {
+                (Method::Reload, json!({ "restart": restart, "allow_removal": true }))
+            }
             Self::Shutdown { how } => (Method::Shutdown, json!({ "how": how })),
         };
         (method.into(), params)
     }
 
+    /// Returns whether the answer grows with the number of VMs.
+    pub(super) fn has_long_answer(&self) -> bool {
+        match self {
+            Self::Status
+            | Self::StatusOf(_)
+            | Self::Plan
+            | Self::Reload { .. }
+            | Self::ReloadAndRemove { .. } => true,
+            Self::Version
+            | Self::Events { .. }
+            | Self::Command { .. }
+            | Self::Signal { .. }
+            | Self::Pause { .. }
+            | Self::Resume { .. }
+            | Self::Ask { .. }
+            | Self::Shutdown { .. } => false,
+        }
+    }
+
     /// Returns whether the call changes nothing.
     pub fn is_question(&self) -> bool {
         match self {
-            Self::Version | Self::Status | Self::Events { .. } | Self::Plan => true,
+            Self::Version | Self::Status | Self::StatusOf(_) | Self::Events { .. } | Self::Plan => true,
             Self::Command { .. }
             | Self::Signal { .. }
             | Self::Pause { .. }
             | Self::Resume { .. }
             | Self::Ask { .. }
             | Self::Reload { .. }
+            | Self::ReloadAndRemove { .. }
             | Self::Shutdown { .. } => false,
         }
     }
@@ -261,6 +313,8 @@ mod tests {
         for call in [
             Call::Version,
             Call::Status,
+            Call::StatusOf(StatusPart { of: vec![vm()], brief: true }),
+            Call::StatusOf(StatusPart { brief: true, ..StatusPart::default() }),
             Call::Events { after: None },
             Call::Events { after: Some(7) },
             command(Command::Start),
@@ -273,6 +327,7 @@ mod tests {
             Call::Ask { vm: vm(), ask: Ask::Exec(exec) },
             Call::Plan,
             Call::Reload { restart: true },
+            Call::ReloadAndRemove { restart: false },
             Call::Shutdown { how: ShutdownMode::Leave },
         ] {
             let (method, params) = call.clone().into_parts();

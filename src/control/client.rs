@@ -7,11 +7,17 @@ use serde_json::Value;
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// The longest line that is read, in bytes: the status of a hundred thousand VMs.
-const LINE_CAP: usize = 64 << 20;
+/// The longest line that is read, in bytes. A supervisor's answer has no bound; this one only keeps a peer that is none
+/// from filling the memory. The full status of a hundred thousand VMs that have all failed is shorter.
+const LINE_CAP: usize = 2 << 30;
+
+/// The delay after a connection was refused because too many wait to be accepted: no event tells when there is room.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// A connection to a supervisor.
 #[derive(Debug)]
@@ -22,6 +28,20 @@ pub struct Client {
     buffer: Vec<u8>,
     /// Messages that were read before the answer that a call waited for.
     waiting: VecDeque<Received>,
+    patience: Option<Patience>,
+}
+
+/// The limit of a supervisor's silence.
+///
+/// A call may take long, and there may be no event for hours. So the client asks a supervisor that is silent for half of
+/// the limit whether it is there, with `version`, which is answered at once whatever else is under way.
+#[derive(Debug)]
+struct Patience {
+    limit: Duration,
+    /// The moment of the last sign of life, or of the question after a rest.
+    heard: Instant,
+    /// The number of the question that waits for its answer.
+    asked: Option<u64>,
 }
 
 /// A message of the supervisor.
@@ -57,6 +77,16 @@ pub enum ClientError {
     /// The supervisor refused the call.
     #[error("{}", .0.message)]
     Refused(WireError),
+    /// The supervisor is connected, and silent.
+    #[error("{}", silence(path, *pid, *limit))]
+    Silent {
+        /// The path of the socket.
+        path: PathBuf,
+        /// The process id of the supervisor, if it can be known.
+        pid: Option<i32>,
+        /// The time for which the client has waited.
+        limit: Duration,
+    },
     /// The supervisor closed the connection before it answered.
     #[error("the supervisor ended before it answered")]
     Gone,
@@ -68,6 +98,13 @@ pub enum ClientError {
         /// The text that was read instead.
         what: String,
     },
+}
+
+/// Returns the sentence about a supervisor that does not answer.
+fn silence(path: &Path, pid: Option<i32>, limit: Duration) -> String {
+    let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+    let (path, limit) = (path.display(), humantime::format_duration(limit));
+    format!("the supervisor{pid} at {path} has not answered for {limit}: it is stopped, or it hangs")
 }
 
 impl Client {
@@ -86,7 +123,33 @@ impl Client {
             conversation: ControlConversation::with_line_cap(LINE_CAP),
             buffer: vec![0; 64 << 10],
             waiting: VecDeque::new(),
+            patience: None,
         })
+    }
+
+    /// Connects as [`Client::connect`] does. From then on a supervisor that gives no sign of life for `limit` is an error
+    /// ([`ClientError::Silent`]): it is stopped, or it hangs. A call that takes longer is no such error.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Client::connect`], and an error when the supervisor accepts no client within `limit`.
+    pub async fn connect_with_patience(path: &Path, limit: Duration) -> Result<Self, ClientError> {
+        let begun = Instant::now();
+        let mut client = loop {
+            match Self::connect(path).await {
+                Err(ClientError::NoSupervisor { source, .. })
+                    if source.kind() == io::ErrorKind::WouldBlock =>
+                {
+                    // Too many clients wait to be accepted.
+                    if begun.elapsed() >= limit {
+                        return Err(ClientError::Silent { path: path.to_owned(), pid: None, limit });
+                    }
+                    sleep(RETRY).await;
+                }
+                connected => break connected?,
+            }
+        };
+        client.patience = Some(Patience { limit, heard: Instant::now(), asked: None });
+        Ok(client)
     }
 
     /// Calls the supervisor and waits for the answer. The answer to [`Call::Events`] says only that events are told
@@ -112,9 +175,12 @@ impl Client {
     /// # Errors
     /// Returns an error when the supervisor is gone.
     pub async fn send(&mut self, call: Call) -> Result<u64, ClientError> {
+        if let Some(patience) = &mut self.patience {
+            patience.heard = Instant::now();
+        }
         let (method, params) = call.into_parts();
         let (id, line) = self.conversation.ask(method, params);
-        if self.stream.write_all(&line).await.is_err() {
+        if self.write(&line).await?.is_err() {
             // The supervisor has closed the connection; it may have sent the reason before.
             return match self.read().await? {
                 Some(Received::Answer { id: 0, outcome: Err(error) }) => Err(ClientError::Refused(error)),
@@ -143,11 +209,29 @@ impl Client {
         self.waiting.pop_front()
     }
 
+    /// Writes a line. The inner error says that the connection is closed.
+    async fn write(&mut self, line: &[u8]) -> Result<io::Result<()>, ClientError> {
+        let Some(limit) = self.patience.as_ref().map(|patience| patience.limit) else {
+            return Ok(self.stream.write_all(line).await);
+        };
+        // A supervisor that does not read lets the socket fill up.
+        match timeout(limit, self.stream.write_all(line)).await {
+            Ok(written) => Ok(written),
+            Err(_) => Err(self.silent(limit)),
+        }
+    }
+
+    fn silent(&self, limit: Duration) -> ClientError {
+        let pid = self.stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid > 0);
+        ClientError::Silent { path: self.path.clone(), pid, limit }
+    }
+
     async fn read(&mut self) -> Result<Option<Received>, ClientError> {
         loop {
             let news = self.conversation.next_news();
             let not_ours = |what: String| ClientError::NotASupervisor { path: self.path.clone(), what };
             match news.map_err(|e| not_ours(e.to_string()))? {
+                Some(ControlNews::Answer { id, .. }) if self.is_sign_of_life(id) => continue,
                 Some(ControlNews::Answer { id, outcome }) => {
                     return Ok(Some(Received::Answer { id, outcome }));
                 }
@@ -159,9 +243,40 @@ impl Client {
             }
             // Bytes that were read are in the conversation before the next await. An error counts as the end, like half
             // a line.
-            match self.stream.read(&mut self.buffer).await {
+            match self.read_bytes().await? {
                 Ok(read) if read > 0 => self.conversation.receive(&self.buffer[..read]),
                 Ok(_) | Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    fn is_sign_of_life(&mut self, id: u64) -> bool {
+        let asked = self.patience.as_mut().map(|patience| &mut patience.asked);
+        asked.is_some_and(|asked| asked.take_if(|asked| *asked == id).is_some())
+    }
+
+    /// Reads what the supervisor has sent. Asks for a sign of life when it has been silent for long. Cancel safe.
+    async fn read_bytes(&mut self) -> Result<io::Result<usize>, ClientError> {
+        loop {
+            let Some(patience) = &self.patience else { return Ok(self.stream.read(&mut self.buffer).await) };
+            let Patience { limit, heard, asked } = *patience;
+            if let Ok(read) = timeout_at(heard + limit / 2, self.stream.read(&mut self.buffer)).await {
+                if let Some(patience) = &mut self.patience {
+                    patience.heard = Instant::now();
+                }
+                return Ok(read);
+            }
+            if asked.is_some() {
+                return Err(self.silent(limit));
+            }
+            let (method, params) = Call::Version.into_parts();
+            let (id, line) = self.conversation.ask(method, params);
+            if self.write(&line).await?.is_err() {
+                return Ok(Ok(0));
+            }
+            if let Some(patience) = &mut self.patience {
+                // The rest of the limit begins here: this program may have been stopped itself.
+                (patience.asked, patience.heard) = (Some(id), Instant::now());
             }
         }
     }

@@ -1,16 +1,20 @@
 //! Accepts clients, and serves each in a task of its own. The server stops reading from a client that does not read,
-//! and that client misses events: the client costs a socket, not memory.
+//! and that client misses events: the client costs a socket, one answer and a piece of a status, not more.
 
 use super::answer::carry_out;
 use super::hooks::Hooks;
 use super::session::{self, Action, Session};
+use super::status::StatusLine;
 use crate::observe::{Events, Received};
 use crate::tree::Tree;
 use pepita_wire::{ErrorKind, Outcome, WireError};
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::WriteHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// The number of clients that may be connected at once. A further client is told so, and its connection is closed.
@@ -50,24 +54,40 @@ fn refuse(stream: &UnixStream) {
     let _ = stream.try_write(&session::answer(0, Err(error)));
 }
 
+/// An outcome that waits to be sent. While it waits, the client's next call with a long answer does.
+struct Done {
+    id: u64,
+    outcome: Outcome,
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+/// Something to send to a client.
+enum Output {
+    Bytes(Vec<u8>),
+    Status(StatusLine),
+}
+
 /// Serves a client until the client has closed the connection and has received its answers, or until the tree has
 /// ended.
 async fn converse(mut stream: UnixStream, tree: Tree, hooks: Hooks, mut closing: watch::Receiver<bool>) {
     let (mut reader, mut writer) = stream.split();
     let mut session = Session::default();
-    let mut calls: JoinSet<(u64, Outcome)> = JoinSet::new();
+    let mut calls: JoinSet<Done> = JoinSet::new();
+    let turns = Arc::new(Semaphore::new(1));
     let mut events: Option<Events> = None;
     let mut buffer = vec![0; 4096];
     let mut more = true;
     while more || !calls.is_empty() || events.is_some() {
         let mut output = Vec::new();
+        let mut sent = None;
         tokio::select! {
             // Answers come first: a call that was made earlier counts before the next one.
             biased;
             Some(done) = calls.join_next() => {
                 // A call that panicked has no number: its client sees the connection end.
-                let Ok((id, outcome)) = done else { return };
-                output = session.done(id, outcome);
+                let Ok(Done { id, outcome, turn }) = done else { return };
+                sent = turn;
+                output.push(Output::Bytes(session.done(id, outcome)));
             }
             read = reader.read(&mut buffer), if more => {
                 let actions = match read {
@@ -80,10 +100,19 @@ async fn converse(mut stream: UnixStream, tree: Tree, hooks: Hooks, mut closing:
                 };
                 for action in actions {
                     match action {
-                        Action::Send(bytes) => output.extend(bytes),
+                        Action::Send(bytes) => output.push(Output::Bytes(bytes)),
+                        Action::Status { id, part } => {
+                            output.push(Output::Status(StatusLine::new(id, tree.clone(), part)));
+                        }
                         Action::CarryOut { id, call } => {
-                            let (tree, hooks) = (tree.clone(), hooks.clone());
-                            calls.spawn(async move { (id, carry_out(&tree, &hooks, call).await) });
+                            let (tree, hooks, turns) = (tree.clone(), hooks.clone(), Arc::clone(&turns));
+                            calls.spawn(async move {
+                                let turn = match call.has_long_answer() {
+                                    true => turns.acquire_owned().await.ok(),
+                                    false => None,
+                                };
+                                Done { id, outcome: carry_out(&tree, &hooks, call).await, turn }
+                            });
                         }
                         Action::Stream { after: Some(after) } => events = Some(tree.events_after(after)),
                         // No event has this number yet.
@@ -93,7 +122,7 @@ async fn converse(mut stream: UnixStream, tree: Tree, hooks: Hooks, mut closing:
                 }
             }
             received = next(&mut events) => match received {
-                Some(received) => output = session::event_line(&received),
+                Some(received) => output.push(Output::Bytes(session::event_line(&received))),
                 None => {
                     // The tree has ended, and the end of the connection says so.
                     (more, events) = (false, None);
@@ -101,10 +130,26 @@ async fn converse(mut stream: UnixStream, tree: Tree, hooks: Hooks, mut closing:
             },
             () = closed(&mut closing), if more => more = false,
         }
-        if writer.write_all(&output).await.is_err() {
+        if send(&mut writer, output).await.is_err() {
             return;
         }
+        drop(sent);
     }
+}
+
+/// Sends everything to a client, however slowly it reads.
+async fn send(writer: &mut WriteHalf<'_>, output: Vec<Output>) -> io::Result<()> {
+    for output in output {
+        match output {
+            Output::Bytes(bytes) => writer.write_all(&bytes).await?,
+            Output::Status(mut line) => {
+                while let Some(piece) = line.next_piece() {
+                    writer.write_all(&piece).await?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Waits until the control socket is closed.

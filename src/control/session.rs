@@ -1,6 +1,6 @@
 //! The conversation with one client: bytes come in, actions and bytes go out. Knows no socket and no tree.
 
-use super::call::Call;
+use super::call::{Call, StatusPart};
 use crate::observe::Received;
 use pepita_wire::{ErrorKind, Lines, MAX_BAD_LINES, Outcome, Request, ToHost, WireError};
 use serde_json::{Value, json};
@@ -19,6 +19,13 @@ pub(super) enum Action {
         id: u64,
         /// The call of the client.
         call: Call,
+    },
+    /// Send the status, or a part of it.
+    Status {
+        /// The request's number.
+        id: u64,
+        /// The part of the status.
+        part: StatusPart,
     },
     /// Send the events that are told from now on.
     Stream {
@@ -77,6 +84,8 @@ impl Session {
                 self.streaming = true;
                 vec![Action::Send(answer(id, Ok(json!({})))), Action::Stream { after }]
             }
+            Ok(Call::Status) => vec![Action::Status { id, part: StatusPart::default() }],
+            Ok(Call::StatusOf(part)) => vec![Action::Status { id, part }],
             Ok(_) if self.pending >= PENDING => {
                 let text = format!("{PENDING} calls are under way; wait for an answer");
                 vec![refusal(id, WireError::new(ErrorKind::Busy, text))]
@@ -137,7 +146,10 @@ mod tests {
             let pause = Call::Pause { vm: "a".into() };
             assert_eq!(
                 actions,
-                [Action::CarryOut { id: 1, call: Call::Status }, Action::CarryOut { id: 2, call: pause }]
+                [
+                    Action::Status { id: 1, part: StatusPart::default() },
+                    Action::CarryOut { id: 2, call: pause }
+                ]
             );
         }
     }
@@ -155,7 +167,7 @@ mod tests {
     #[test]
     fn whoever_asks_too_much_at_once_is_told_to_wait() {
         let mut session = Session::default();
-        let ask = b"{\"id\":9,\"method\":\"status\"}\n";
+        let ask = b"{\"id\":9,\"method\":\"version\"}\n";
         for _ in 0..PENDING {
             assert!(matches!(session.receive(ask)[..], [Action::CarryOut { .. }]));
         }

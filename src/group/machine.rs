@@ -48,7 +48,7 @@ use crate::group::order::{Found, Order, VmView};
 use crate::journal::Remembered;
 use crate::observe::Change;
 use crate::policy::{At, Decision, Ending, GroupEnd, Window, WindowCount};
-use crate::spec::{GroupName, GroupSpec, Incarnation, VmName, VmSpec};
+use crate::spec::{GroupName, GroupSpec, Incarnation, Strategy, VmName, VmSpec};
 use crate::vm::Mode;
 use child::{Child, Phase};
 use std::collections::{BTreeMap, BTreeSet};
@@ -167,6 +167,16 @@ impl Roster {
     /// Returns the group's name.
     pub fn name(&self) -> &GroupName {
         &self.spec.name
+    }
+
+    /// Returns the group's strategy.
+    pub fn strategy(&self) -> Strategy {
+        self.spec.strategy
+    }
+
+    /// Returns the groups that this one comes after.
+    pub fn after(&self) -> &[GroupName] {
+        &self.spec.after
     }
 
     /// Returns how full the restart window is.
@@ -320,5 +330,6 @@ fn view(child: &Child) -> VmView<'_> {
         attempts: child.attempts,
         wanted: child.wanted,
         needs_restart: child.phase.run().is_some_and(|run| run.outdated),
+        vmm: child.spec.machine.vmm,
     }
 }

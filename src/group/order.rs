@@ -3,7 +3,7 @@
 use crate::journal::Wanted;
 use crate::observe::{Change, VmPhase};
 use crate::policy::{Ending, GroupEnd};
-use crate::spec::{Incarnation, VmName};
+use crate::spec::{Incarnation, VmName, Vmm};
 use crate::vm::Mode;
 
 /// A command of an operator for a VM (semantics 5).
@@ -73,6 +73,8 @@ pub struct VmView<'a> {
     pub wanted: Wanted,
     /// Whether the VM runs with a configuration that has changed since.
     pub needs_restart: bool,
+    /// The program that runs the VM.
+    pub vmm: Vmm,
 }
 
 /// An order of the roster.

@@ -13,6 +13,7 @@ impl GroupState {
         let (name, now) = (self.name(), now());
         self.shared.status_table.update(self.slot, &name, |status| {
             let former = std::mem::take(&mut status.vms);
+            (status.strategy, status.after) = (self.roster.strategy(), self.roster.after().to_vec());
             status.window = self.roster.window(now);
             status.ended = self.roster.end().cloned();
             status.vms = self.vms(&former, now);
@@ -36,6 +37,7 @@ impl GroupState {
                 attempts: view.attempts,
                 wanted: view.wanted == Wanted::Up,
                 needs_restart: view.needs_restart,
+                vmm: view.vmm,
                 cid,
                 vmm_pid,
                 since,

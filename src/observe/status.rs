@@ -3,9 +3,11 @@
 use super::json;
 use super::phase::VmPhase;
 use crate::policy::{GroupEnd, WindowCount};
-use crate::spec::{Cid, GroupName, Incarnation, VmName};
+use crate::spec::{Cid, GroupName, Incarnation, Strategy, VmName, Vmm};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,8 @@ pub struct VmStatus {
     pub wanted: bool,
     /// Whether the VM runs with a configuration that has since changed in a way that needs a restart.
     pub needs_restart: bool,
+    /// The program that runs the VM.
+    pub vmm: Vmm,
     /// The CID, while the VM holds one.
     pub cid: Option<Cid>,
     /// The process id of the VMM on the host.
@@ -37,6 +41,10 @@ pub struct VmStatus {
 pub struct GroupStatus {
     /// The group's name.
     pub name: GroupName,
+    /// The strategy, which says which siblings share a failure.
+    pub strategy: Strategy,
+    /// The groups that are Ready before this one starts.
+    pub after: Vec<GroupName>,
     /// The state of the restart window when the status changed last.
     pub window: WindowCount,
     /// How the group ended, while it is down.
@@ -69,42 +77,96 @@ impl TreeStatus {
     }
 }
 
+/// How much the JSON of a status says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// Everything.
+    Full,
+    /// All but the evidence and the last output of VMs that have ended, which may be a hundred times the rest.
+    Brief,
+}
+
 impl GroupStatus {
     fn to_json(&self) -> Value {
+        let mut json = self.head(Detail::Full);
+        json["vms"] = self.vms.iter().map(VmStatus::to_json).collect();
+        json
+    }
+
+    /// Returns the group as JSON, without its VMs.
+    pub(crate) fn head(&self, detail: Detail) -> Value {
+        let after: Vec<&str> = self.after.iter().map(GroupName::as_str).collect();
+        let ended = self.ended.as_ref().map(json::group_end).map(|mut end| {
+            if let (Some(ending), Detail::Brief) = (end.get_mut("ending"), detail) {
+                shorten(ending);
+            }
+            end
+        });
         json!({
             "name": self.name.as_str(),
+            "strategy": self.strategy.to_string(),
+            "after": after,
             "window": json::window(&self.window),
-            "ended": self.ended.as_ref().map(json::group_end),
-            "vms": self.vms.iter().map(VmStatus::to_json).collect::<Vec<_>>(),
+            "ended": ended,
         })
     }
 }
 
+/// Leaves out of an ending what only its reader in full wants.
+fn shorten(ending: &mut Value) {
+    if let Some(ending) = ending.as_object_mut() {
+        ending.remove("evidence");
+        ending.remove("console");
+    }
+}
+
+/// The form of a VM in JSON. It is written without a tree of values in between: a status has one for each VM.
+#[derive(Debug, Serialize)]
+pub(crate) struct VmRow<'a> {
+    name: &'a str,
+    id: &'a str,
+    phase: &'static str,
+    incarnation: u64,
+    attempts: u32,
+    wanted: bool,
+    needs_restart: bool,
+    vmm: &'static str,
+    cid: Option<u32>,
+    vmm_pid: Option<u32>,
+    phase_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backoff: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<Value>,
+}
+
 impl VmStatus {
     fn to_json(&self) -> Value {
-        let mut json = json!({
-            "name": self.name.as_str(),
-            "id": self.name.id().as_str(),
-            "phase": self.phase.word(),
-            "incarnation": self.incarnation.0,
-            "attempts": self.attempts,
-            "wanted": self.wanted,
-            "needs_restart": self.needs_restart,
-            "cid": self.cid.map(Cid::get),
-            "vmm_pid": self.vmm_pid,
-            "phase_ms": json::milliseconds(self.since.elapsed()),
-        });
+        serde_json::to_value(self.row(Detail::Full)).unwrap_or_default()
+    }
+
+    /// Returns the form of the VM in JSON.
+    pub(crate) fn row(&self, detail: Detail) -> VmRow<'_> {
+        let brief = |mut value: Value| {
+            if let (Some(ending), Detail::Brief) = (value.get_mut("ending"), detail) {
+                shorten(ending);
+            }
+            value
+        };
+        let (mut backoff, mut reason, mut failure) = (None, None, None);
         match &self.phase {
             VmPhase::Backoff { until, attempt, ending } => {
-                json["backoff"] = json!({
+                backoff = Some(brief(json!({
                     "in_ms": json::milliseconds(until.saturating_duration_since(Instant::now())),
                     "attempt": attempt,
                     "ending": json::ending(ending),
-                });
+                })));
             }
-            VmPhase::Failed(failure) => {
-                json["reason"] = json!(failure.to_string());
-                json["failure"] = json::failure(failure);
+            VmPhase::Failed(failed) => {
+                reason = Some(failed.to_string());
+                failure = Some(brief(json::failure(failed)));
             }
             VmPhase::Stopped
             | VmPhase::Waiting
@@ -116,7 +178,22 @@ impl VmStatus {
             | VmPhase::Stopping
             | VmPhase::Completed => {}
         }
-        json
+        VmRow {
+            name: self.name.as_str(),
+            id: self.name.id().as_str(),
+            phase: self.phase.word(),
+            incarnation: self.incarnation.0,
+            attempts: self.attempts,
+            wanted: self.wanted,
+            needs_restart: self.needs_restart,
+            vmm: self.vmm.into(),
+            cid: self.cid.map(Cid::get),
+            vmm_pid: self.vmm_pid,
+            phase_ms: json::milliseconds(self.since.elapsed()),
+            backoff,
+            reason,
+            failure,
+        }
     }
 }
 
@@ -137,6 +214,8 @@ impl StatusTable {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         let empty = || GroupStatus {
             name: name.clone(),
+            strategy: Strategy::OneForOne,
+            after: Vec::new(),
             window: WindowCount { count: 0, max: 0, period: Duration::ZERO },
             ended: None,
             vms: Vec::new(),
@@ -153,5 +232,17 @@ impl StatusTable {
     pub fn snapshot(&self) -> TreeStatus {
         let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         TreeStatus { groups: groups.values().cloned().collect() }
+    }
+
+    /// Returns the first group behind a slot of which `select` returns a part, with that part and its slot. A reader that
+    /// goes from slot to slot holds the table only for a moment each, and never more than one group in memory.
+    pub(crate) fn next_after<T>(
+        &self,
+        slot: Option<usize>,
+        select: impl Fn(&GroupStatus) -> Option<T>,
+    ) -> Option<(usize, T)> {
+        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let behind = (slot.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        groups.range(behind).find_map(|(slot, group)| Some((*slot, select(group)?)))
     }
 }

@@ -5,7 +5,7 @@
 use super::keys::{Effect, Keyed};
 use super::{GroupName, GroupSpec, TreeSpec, VmName, VmSpec};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// The keys that differ, as the configuration calls them.
@@ -65,6 +65,39 @@ pub enum Change {
     Unchanged,
 }
 
+/// The VMs that a change removes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removals {
+    /// The VMs that are removed.
+    pub vms: Vec<VmName>,
+    /// The number of VMs before the change.
+    pub of: usize,
+}
+
+/// The number of removed VMs that a sentence names.
+const NAMED: usize = 5;
+
+impl Removals {
+    /// Returns whether all VMs are removed, or more than half of them.
+    pub fn are_grave(&self) -> bool {
+        !self.vms.is_empty() && (self.vms.len() == self.of || self.vms.len() > self.of / 2)
+    }
+}
+
+impl fmt::Display for Removals {
+    /// Writes `the new configuration removes 3 of 4 VMs (a, b, c)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.vms.iter().take(NAMED).map(VmName::as_str).collect();
+        let more = self.vms.len() - names.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let names = names.join(", ");
+        match self.vms.len() {
+            all if all == self.of => write!(f, "the new configuration removes every VM ({names}{more})"),
+            some => write!(f, "the new configuration removes {some} of {} VMs ({names}{more})", self.of),
+        }
+    }
+}
+
 impl TreeSpec {
     /// Returns the changes that a reload from this tree to `new` makes. Groups and VMs are identified by their names.
     pub fn diff(&self, new: &Self) -> Plan {
@@ -73,8 +106,8 @@ impl TreeSpec {
         let old: HashMap<&GroupName, &GroupSpec> =
             self.groups.iter().map(|group| (&group.name, group)).collect();
         let kept = new.groups.iter().map(|group| group_plan(old.get(&group.name).copied(), group, &homes));
-        let gone =
-            self.groups.iter().filter(|group| !new.groups.iter().any(|other| other.name == group.name));
+        let stays: HashSet<&GroupName> = new.groups.iter().map(|group| &group.name).collect();
+        let gone = self.groups.iter().filter(|group| !stays.contains(&group.name));
         Plan {
             live: differing(self, new, Effect::Live),
             fixed: differing(self, new, Effect::Fixed),
@@ -85,14 +118,18 @@ impl TreeSpec {
 
 fn group_plan(old: Option<&GroupSpec>, new: &GroupSpec, homes: &HashMap<&VmName, &GroupName>) -> GroupPlan {
     let former = old.map_or(&[][..], |old| &old.vms);
+    let by_name: HashMap<&VmName, &VmSpec> = former.iter().map(|vm| (&vm.name, vm)).collect();
+    let stays: HashSet<&VmName> = new.vms.iter().map(|vm| &vm.name).collect();
     let kept = new.vms.iter().map(|vm| {
-        let change = match former.iter().find(|old| old.name == vm.name) {
+        let change = match by_name.get(&vm.name).copied() {
+            // Most VMs are the same; comparing key by key takes longer.
+            Some(old) if old == vm => Change::Unchanged,
             Some(old) => Change::of(differing(old, vm, Effect::NextStart), differing(old, vm, Effect::Live)),
             None => Change::Added { from: homes.get(&vm.name).map(|&home| home.clone()) },
         };
         VmPlan { name: vm.name.clone(), change }
     });
-    let gone = former.iter().filter(|old| !new.vms.iter().any(|vm| vm.name == old.name));
+    let gone = former.iter().filter(|old| !stays.contains(&old.name));
     let gone = gone.map(|vm| VmPlan { name: vm.name.clone(), change: Change::Removed });
     let change = match old {
         None => Change::Added { from: None },
@@ -114,7 +151,8 @@ fn removed(group: &GroupSpec) -> GroupPlan {
 
 /// Returns the order of the VMs that the other list has, too: VMs that are added or removed are reported by themselves.
 fn order<'v>(vms: &'v [VmSpec], other: &[VmSpec]) -> Vec<&'v VmName> {
-    vms.iter().map(|vm| &vm.name).filter(|name| other.iter().any(|other| other.name == **name)).collect()
+    let other: HashSet<&VmName> = other.iter().map(|vm| &vm.name).collect();
+    vms.iter().map(|vm| &vm.name).filter(|name| other.contains(name)).collect()
 }
 
 /// Returns the keys of this effect whose values differ.
@@ -152,6 +190,28 @@ impl Plan {
         self.live.is_empty() && self.fixed.is_empty() && self.groups.iter().all(group)
     }
 
+    /// Returns the VMs that are removed. A VM that is taken to another group is not removed.
+    pub fn removals(&self) -> Removals {
+        let vms = || self.groups.iter().flat_map(|group| &group.vms);
+        let moved: HashSet<&VmName> = vms()
+            .filter(|vm| matches!(vm.change, Change::Added { from: Some(_) }))
+            .map(|vm| &vm.name)
+            .collect();
+        let was = |vm: &&VmPlan| !matches!(vm.change, Change::Added { from: None });
+        let gone = vms().filter(|vm| vm.change == Change::Removed && !moved.contains(&vm.name));
+        // A VM that is taken to another group stands in both.
+        Removals {
+            vms: gone.map(|vm| vm.name.clone()).collect(),
+            of: vms().filter(was).count() - moved.len(),
+        }
+    }
+
+    /// Returns the VMs that are removed, if these are all VMs or more than half of them: a reload asks before it does
+    /// that (semantics 11.8).
+    pub fn grave_removals(&self) -> Option<Removals> {
+        Some(self.removals()).filter(Removals::are_grave)
+    }
+
     /// Returns the VMs that must be started anew before all of the new configuration holds.
     pub fn needs_restart(&self) -> impl Iterator<Item = &VmName> {
         let vms = self.groups.iter().flat_map(|group| &group.vms);
@@ -171,9 +231,11 @@ impl Plan {
             object["vms"] = vms.collect();
             object
         });
+        let removals = self.removals();
         json!({
             "supervisor": { "live": self.live, "fixed": self.fixed },
             "groups": groups.collect::<Vec<_>>(),
+            "removed": { "vms": removals.vms.len(), "of": removals.of, "needs_permission": removals.are_grave() },
         })
     }
 }

@@ -5,7 +5,7 @@ use super::error::ChangeError;
 use crate::group::Refused;
 use crate::observe::TreeStatus;
 use crate::spec::{GroupName, GroupSpec, TreeSpec, VmName, VmSpec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A change of a running tree.
 #[derive(Debug, Clone)]
@@ -14,7 +14,16 @@ pub(crate) enum Change {
     RemoveGroup(GroupName),
     AddVm { group: GroupName, vm: Box<VmSpec> },
     RemoveVm(VmName),
-    Reload { spec: Box<TreeSpec>, restart: bool },
+    Reload { spec: Box<TreeSpec>, restart: bool, removal: Removal },
+}
+
+/// How much a reload may remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// Everything.
+    Allowed,
+    /// At most half of the VMs, and not all of them.
+    OfFew,
 }
 
 impl Change {
@@ -22,6 +31,7 @@ impl Change {
     ///
     /// `status` is the present status of the tree: a VM that has not yet left its group cannot start in another one.
     pub(crate) fn apply(self, old: &TreeSpec, status: &TreeStatus) -> Result<TreeSpec, ChangeError> {
+        let careful = matches!(self, Self::Reload { removal: Removal::OfFew, .. });
         let new = match self {
             Self::Reload { spec, .. } => *spec,
             Self::AddGroup(group) => {
@@ -62,11 +72,14 @@ impl Change {
                 new
             }
         };
-        let fixed = old.diff(&new).fixed;
-        if !fixed.is_empty() {
-            return Err(ChangeError::Fixed(fixed));
+        let plan = old.diff(&new);
+        if !plan.fixed.is_empty() {
+            return Err(ChangeError::Fixed(plan.fixed));
         }
         check(&new)?;
+        if let (Some(removals), true) = (plan.grave_removals(), careful) {
+            return Err(ChangeError::Removal(removals));
+        }
         refuse_moved_vms(&new, status)?;
         refuse_returning_groups(old, &new, status)?;
         Ok(new)
@@ -114,13 +127,18 @@ pub(crate) fn group_updates(
 
 /// Refuses a VM that is still in one group and would be started by another: the VM would exist twice.
 fn refuse_moved_vms(new: &TreeSpec, status: &TreeStatus) -> Result<(), ChangeError> {
+    let mut homes: HashMap<&VmName, Vec<&GroupName>> = HashMap::new();
+    for group in &status.groups {
+        for vm in &group.vms {
+            homes.entry(&vm.name).or_default().push(&group.name);
+        }
+    }
     for group in &new.groups {
         for vm in &group.vms {
-            let elsewhere = status.groups.iter().find(|there| {
-                there.name != group.name && there.vms.iter().any(|known| known.name == vm.name)
-            });
+            let elsewhere =
+                homes.get(&vm.name).and_then(|homes| homes.iter().find(|home| **home != &group.name));
             if let Some(from) = elsewhere {
-                let (vm, from, to) = (vm.name.to_string(), from.name.to_string(), group.name.to_string());
+                let (vm, from, to) = (vm.name.to_string(), from.to_string(), group.name.to_string());
                 return Err(ChangeError::Moved { vm, from, to });
             }
         }

@@ -4,7 +4,7 @@ use super::check::SpecError;
 use crate::executor::{ExecutorError, NotFound};
 use crate::group::Refused;
 use crate::journal::JournalError;
-use crate::spec::{GroupName, VmName};
+use crate::spec::{GroupName, Removals, VmName};
 use std::time::Duration;
 
 /// The reason why a tree did not start. No VM was started, and nothing is left.
@@ -51,6 +51,9 @@ pub enum ChangeError {
         /// The group that it would be in.
         to: String,
     },
+    /// The change removes all VMs or more than half of them, and nobody has allowed that.
+    #[error("{0}; nothing was changed. If that is meant: pepitactl reload --allow-removal")]
+    Removal(Removals),
     /// The group or VM does not exist, or exists already, or the tree is stopping.
     #[error(transparent)]
     Refused(#[from] Refused),

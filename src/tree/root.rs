@@ -45,7 +45,7 @@ pub(crate) enum RootMsg {
     /// Change the tree.
     Change { change: Change, reply: Reply<Result<Plan, ChangeError>> },
     /// Return the specification in force.
-    Spec { reply: Reply<TreeSpec> },
+    Spec { reply: Reply<Arc<TreeSpec>> },
     /// Stop all VMs in order.
     Stop,
     /// Kill all VMs at once.
@@ -96,7 +96,7 @@ impl Outcome {
 
 /// The memory of the root.
 pub(crate) struct RootState {
-    spec: TreeSpec,
+    spec: Arc<TreeSpec>,
     schedule: Schedule,
     shared: Shared,
     runner: Runner,
@@ -146,7 +146,7 @@ impl Actor for Root {
             outcome,
             shutdown: None,
             alarm: Alarm::default(),
-            spec,
+            spec: Arc::new(spec),
         };
         for group in state.spec.groups.clone() {
             let found = survey.found.remove(&group.name).unwrap_or_default();
@@ -194,7 +194,7 @@ impl Actor for Root {
                 }
                 Err(refused) => reply.send(Err(refused)),
             },
-            RootMsg::Spec { reply } => reply.send(state.spec.clone()),
+            RootMsg::Spec { reply } => reply.send(Arc::clone(&state.spec)),
             RootMsg::Stop => steps = state.schedule.stop(now),
             RootMsg::Destroy => steps = state.schedule.destroy(now),
             RootMsg::Leave => state.leave(&me),
@@ -282,7 +282,7 @@ impl RootState {
             Ok(new) => new,
             Err(refused) => return Ok(Err(refused)),
         };
-        let old = std::mem::replace(&mut self.spec, new);
+        let old = std::mem::replace(&mut self.spec, Arc::new(new));
         let slots = self.groups.iter().map(|(name, group)| (name.clone(), group.slot)).collect();
         for update in group_updates(&old, &self.spec, restart, &slots, &mut self.last_slot) {
             match update {

@@ -2,7 +2,7 @@
 
 use crate::exit::ProgramExit;
 use pepita_launcher::rundir::RunDir;
-use pepita_supervisor::config::{Checked, ConfigErrors, load as load_as_written};
+use pepita_supervisor::config::{Checked, ConfigErrors, load_with};
 use std::path::{Path, PathBuf};
 
 /// The default control socket of a supervisor.
@@ -14,12 +14,9 @@ pub const DEFAULT_SOCKET: &str = "/run/pepita-supervisor/control.sock";
 /// # Errors
 /// Returns the errors of [`pepita_supervisor::config::load`].
 pub fn load(file: &Path) -> Result<Checked, ConfigErrors> {
-    let mut checked = load_as_written(file)?;
-    if checked.spec.run_dir.is_none() {
-        // When there is no usable directory, the launcher reports the reason.
-        checked.spec.run_dir = RunDir::choose(None).ok().map(|dir| dir.path().to_owned());
-    }
-    Ok(checked)
+    // When there is no usable directory, the launcher reports the reason.
+    let run_dir = RunDir::choose(None).ok();
+    load_with(file, run_dir.as_ref().map(RunDir::path))
 }
 
 /// Prints the mistakes of a configuration, or the advice about it.

@@ -1,27 +1,34 @@
 //! `pepitactl`: shows and controls a running supervisor over its control socket.
 
+mod command;
 mod events;
 mod failure;
+mod lanes;
+mod logs;
 mod options;
+mod outlook;
+mod session;
 mod table;
+mod targets;
 mod top;
+mod view;
 mod wait;
 
 pub use options::{Ask, Ctl, Options};
 
 use crate::config;
 use crate::exit::ProgramExit;
+use crate::format::{shown_json, shown_lines};
 use clap::CommandFactory;
+use command::{Wait, call_each, give};
 use failure::Failure;
-use options::Vms;
-use pepita_supervisor::control::{Call, Client, ClientError, Received, ShutdownMode};
-use pepita_supervisor::{Command, VmName};
+use options::{Targets, Waiting};
+use pepita_supervisor::Command;
+use pepita_supervisor::control::{Call, Client, ClientError, Received, ShutdownMode, StatusPart};
 use pepita_wire::ErrorKind;
 use serde_json::Value;
 use std::io::{self, Write};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Executes a command and prints its error, if it has one.
 pub async fn run(options: Options) -> ProgramExit {
@@ -29,7 +36,8 @@ pub async fn run(options: Options) -> ProgramExit {
         Ok(()) | Err(Failure::OutputClosed) => ProgramExit::Ok,
         Err(Failure::Error { exit, message }) => {
             if !message.is_empty() {
-                anstream::eprintln!("pepitactl: {message}");
+                // The reader may be gone, so an error is ignored.
+                let _ = writeln!(anstream::stderr(), "pepitactl: {}", shown_lines(&message));
             }
             exit
         }
@@ -37,11 +45,11 @@ pub async fn run(options: Options) -> ProgramExit {
 }
 
 async fn execute(options: Options) -> Result<(), Failure> {
-    let Options { socket, config, command } = options;
+    let Options { socket, config, patience, command } = options;
     let socket = || find_socket(socket, config);
     match command {
-        Ctl::Ask(command) => ask(Client::connect(&socket()?).await?, command).await,
-        Ctl::Wait { vms, timeout } => wait::until_ready(&socket()?, &vms, Duration::from_secs(timeout)).await,
+        Ctl::Ask(command) => ask(Client::connect_with_patience(&socket()?, patience).await?, command).await,
+        Ctl::Wait { targets, timeout } => wait::until_ready(&socket()?, &targets, timeout, patience).await,
         Ctl::Check { file } => match config::check(&file) {
             ProgramExit::Ok => Ok(()),
             exit => Err(Failure::new(exit, "")),
@@ -58,25 +66,79 @@ async fn execute(options: Options) -> Result<(), Failure> {
 /// Executes a command that a running supervisor answers.
 async fn ask(mut client: Client, command: Ask) -> Result<(), Failure> {
     match command {
-        Ask::Status { json: true } => print(&client.call(Call::Status).await?.to_string()),
-        Ask::Status { json: false } => print(&table::status(&client.call(Call::Status).await?)),
-        Ask::Tree => print(&table::tree(&client.call(Call::Status).await?)),
-        Ask::Start(vms) => command_each(&mut client, vms, Command::Start).await,
-        Ask::Stop(vms) => command_each(&mut client, vms, Command::Stop).await,
-        Ask::Restart(vms) => command_each(&mut client, vms, Command::Restart).await,
-        Ask::Reset(vms) => command_each(&mut client, vms, Command::Reset).await,
-        Ask::Signal { vm, signal } => call(&mut client, Call::Signal { vm, signal }).await,
-        Ask::Pause(vms) => call_each(&mut client, vms, |vm| Call::Pause { vm }).await,
-        Ask::Resume(vms) => call_each(&mut client, vms, |vm| Call::Resume { vm }).await,
-        Ask::Logs { vm, follow, previous } => Err(logs(&mut client, &vm, follow, previous).await?),
-        Ask::Events { follow, json } => events::print_events(client, follow, json).await,
+        Ask::Status { targets, json } => status(&mut client, &targets, json).await,
+        Ask::Tree => print(&table::tree(&client.call(Call::StatusOf(brief())).await?)),
+        Ask::Start { targets: Targets { targets }, waiting } => {
+            give(client, &targets, Command::Start, waiting.into()).await
+        }
+        Ask::Stop { targets: Targets { targets }, waiting } => {
+            give(client, &targets, Command::Stop, waiting.into()).await
+        }
+        Ask::Restart { targets: Targets { targets }, waiting } => {
+            give(client, &targets, Command::Restart, waiting.into()).await
+        }
+        Ask::Reset(Targets { targets }) => give(client, &targets, Command::Reset, Wait::No).await,
+        Ask::Signal { target, signal } => {
+            call_each(&mut client, &[target], |vm| Call::Signal { vm, signal }).await
+        }
+        Ask::Pause(Targets { targets }) => call_each(&mut client, &targets, |vm| Call::Pause { vm }).await,
+        Ask::Resume(Targets { targets }) => call_each(&mut client, &targets, |vm| Call::Resume { vm }).await,
+        Ask::Logs { targets: Targets { targets }, follow, previous, span } => {
+            logs::print_logs(client, &targets, follow, previous, &span).await
+        }
+        Ask::Events { targets, follow, json, span } => {
+            events::print_events(client, &targets, follow, json, &span).await
+        }
         Ask::Plan { json } => plan(&mut client, Call::Plan, json).await,
-        Ask::Reload { restart, json } => plan(&mut client, Call::Reload { restart }, json).await,
+        Ask::Reload { restart, allow_removal: true, json } => {
+            plan(&mut client, Call::ReloadAndRemove { restart }, json).await
+        }
+        Ask::Reload { restart, allow_removal: false, json } => {
+            plan(&mut client, Call::Reload { restart }, json).await
+        }
         Ask::Shutdown { leave: true, .. } => shutdown(client, ShutdownMode::Leave).await,
         Ask::Shutdown { destroy: true, .. } => shutdown(client, ShutdownMode::Destroy).await,
         Ask::Shutdown { .. } => shutdown(client, ShutdownMode::Stop).await,
         Ask::Top => top::run(client).await,
     }
+}
+
+impl From<Waiting> for Wait {
+    fn from(waiting: Waiting) -> Self {
+        if waiting.no_wait { Self::No } else { Self::Until(waiting.timeout) }
+    }
+}
+
+/// Returns the whole status without the evidence and the last output of VMs that have ended.
+fn brief() -> StatusPart {
+    StatusPart { of: Vec::new(), brief: true }
+}
+
+/// Prints the status of everything, or of the targets.
+async fn status(client: &mut Client, targets: &[String], as_json: bool) -> Result<(), Failure> {
+    if targets.is_empty() {
+        return match as_json {
+            true => print(&shown_json(&client.call(Call::Status).await?)),
+            false => print(&table::status(&client.call(Call::StatusOf(brief())).await?)),
+        };
+    }
+    let part = StatusPart { of: targets::names(targets), brief: false };
+    let (mut status, found) = session::find_in(client, targets, part).await?;
+    if !as_json {
+        return print(&table::status_of(&status, &found.vms, found.by_name));
+    }
+    // The groups stay, with the VMs that were named.
+    for group in status["groups"].as_array_mut().into_iter().flatten() {
+        let named = |vm: &Value| found.vms.iter().any(|name| vm["name"] == name.as_str());
+        if let Some(vms) = group["vms"].as_array_mut() {
+            vms.retain(named);
+        }
+    }
+    if let Some(groups) = status["groups"].as_array_mut() {
+        let named = |group: &Value| group["name"].as_str().is_some_and(|name| found.groups.contains(name));
+        groups.retain(|group| named(group) || group["vms"].as_array().is_some_and(|vms| !vms.is_empty()));
+    }
+    print(&shown_json(&status))
 }
 
 /// Returns the supervisor's control socket: from the options, else from the environment, else the default path.
@@ -95,22 +157,6 @@ fn print(text: &str) -> Result<(), Failure> {
     Ok(writeln!(anstream::stdout(), "{text}")?)
 }
 
-async fn call(client: &mut Client, call: Call) -> Result<(), Failure> {
-    client.call(call).await?;
-    Ok(())
-}
-
-async fn command_each(client: &mut Client, vms: Vms, command: Command) -> Result<(), Failure> {
-    call_each(client, vms, |vm| Call::Command { vm, command }).await
-}
-
-async fn call_each(client: &mut Client, vms: Vms, make: impl Fn(String) -> Call) -> Result<(), Failure> {
-    for vm in vms.vms {
-        call(client, make(vm)).await?;
-    }
-    Ok(())
-}
-
 /// Prints the plan that the supervisor answers with.
 async fn plan(client: &mut Client, call: Call, json: bool) -> Result<(), Failure> {
     let answer = client.call(call).await.map_err(|error| match error {
@@ -121,7 +167,7 @@ async fn plan(client: &mut Client, call: Call, json: bool) -> Result<(), Failure
         other => other.into(),
     })?;
     if json {
-        return print(&answer["plan"].to_string());
+        return print(&shown_json(&answer["plan"]));
     }
     if answer["empty"] == true {
         return print("nothing differs");
@@ -140,38 +186,10 @@ async fn shutdown(mut client: Client, how: ShutdownMode) -> Result<(), Failure> 
                 let text = answer["text"].as_str().unwrap_or_default();
                 return match answer["end"].as_str() {
                     Some("failed") => Err(Failure::new(ProgramExit::Failed, text)),
-                    _ => print(text),
+                    _ => print(&shown_lines(text)),
                 };
             }
             received => events::print_received(&received, false)?,
         }
     }
-}
-
-/// Executes the launcher in place of this program, because the launcher has the logs. Returns only after a failure,
-/// with its reason.
-async fn logs(client: &mut Client, vm: &str, follow: bool, previous: Option<u8>) -> Result<Failure, Failure> {
-    let status = client.call(Call::Status).await?;
-    let has_vm =
-        |group: &Value| group["vms"].as_array().is_some_and(|vms| vms.iter().any(|v| v["name"] == vm));
-    if !status["groups"].as_array().is_some_and(|groups| groups.iter().any(has_vm)) {
-        return Err(Failure::no_such_vm(vm));
-    }
-    let id = VmName::new(vm).map_err(|_| Failure::no_such_vm(vm))?.id().to_string();
-    let version = client.call(Call::Version).await?;
-    let Some(pepita) = version["pepita"].as_str() else {
-        let message = "the supervisor does not find its launcher any more";
-        return Err(Failure::new(ProgramExit::Unavailable, message));
-    };
-    let mut command = std::process::Command::new(pepita);
-    if let Some(run_dir) = version["run_dir"].as_str() {
-        command.args(["--run-dir", run_dir]);
-    }
-    command.args(["logs", "--name", &id]);
-    if follow {
-        command.args(["--follow", "--restarts"]);
-    }
-    command.args(previous.map(|number| format!("--previous={number}")));
-    let error = command.exec();
-    Ok(Failure::new(ProgramExit::Unavailable, format!("{pepita}: {error}")))
 }

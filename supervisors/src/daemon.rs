@@ -23,7 +23,7 @@ use crate::exit::ProgramExit;
 use crate::notify::{Notify, watchdog_interval};
 use crate::printer::{Notes, Printer};
 use note::{Report, WaitingVm};
-use pepita_supervisor::control::{Call, Hooks, ShutdownMode, Socket};
+use pepita_supervisor::control::{Call, ControlError, Hooks, ShutdownMode, Socket};
 use pepita_supervisor::{OnExit, StartError, Tree, TreeEnd, TreeSpec};
 use sd_notify::NotifyState;
 use signals::{SignalAction, Signals};
@@ -67,7 +67,7 @@ pub async fn run(options: &Options) -> ProgramExit {
     // here.
     let socket = match checked.spec.control_socket.as_deref().map(Socket::claim).transpose() {
         Ok(socket) => socket,
-        Err(e) => return print_error(&e.to_string(), ProgramExit::Conflict),
+        Err(e) => return print_error(&e.to_string(), exit_without_socket(&e)),
     };
     let spec = checked.spec.clone();
     let started = tokio::select! {
@@ -94,6 +94,13 @@ fn exit_of(error: &StartError) -> ProgramExit {
         StartError::NotFound(_) | StartError::Launcher(_) => ProgramExit::Unavailable,
         StartError::Journal(_) | StartError::Orphans(_) => ProgramExit::Conflict,
         StartError::Actor(_) => ProgramExit::Failed,
+    }
+}
+
+fn exit_without_socket(error: &ControlError) -> ProgramExit {
+    match error {
+        ControlError::Taken(_) | ControlError::NotASocket(_) => ProgramExit::Conflict,
+        ControlError::Io { .. } => ProgramExit::Permission,
     }
 }
 
@@ -140,7 +147,7 @@ impl<'o> Daemon<'o> {
             Err(e) => {
                 // READY was not reported yet, but the first VMs may be starting.
                 tree.stop().await;
-                return print_error(&e.to_string(), ProgramExit::Conflict);
+                return print_error(&e.to_string(), exit_without_socket(&e));
             }
         };
         let notify = Arc::new(Notify::new(std::env::var_os("NOTIFY_SOCKET").as_deref()));
@@ -241,7 +248,7 @@ impl<'o> Daemon<'o> {
                 for advice in &checked.advice {
                     anstream::eprintln!("{advice}\n");
                 }
-                self.tree.reload(checked.spec, false).await.map_err(|e| e.to_string())
+                self.tree.reload_with_care(checked.spec, false).await.map_err(|e| e.to_string())
             }
             Ok(Err(errors)) => Err(errors.to_string()),
             Err(e) => Err(e.to_string()),

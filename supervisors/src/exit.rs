@@ -12,15 +12,15 @@ pub enum ProgramExit {
     Refused,
     /// The arguments are wrong.
     Usage,
-    /// The launcher is missing, or the supervisor does not run.
+    /// The launcher is missing, or the supervisor does not run or does not answer.
     Unavailable,
-    /// The tree failed, or the supervisor ended during the command.
+    /// The tree failed, the supervisor ended during the command, or what the command waits for has failed.
     Failed,
     /// The start is blocked by another supervisor, by its socket, or by VMs that it has left.
     Conflict,
     /// The wait took longer than allowed.
     NotReady,
-    /// The user lacks the permission to connect to the supervisor.
+    /// The user lacks the permission to connect to the supervisor, or the control socket cannot be made.
     Permission,
     /// The configuration has mistakes.
     Config,

@@ -11,3 +11,4 @@ pub mod exit;
 mod format;
 mod notify;
 mod printer;
+pub mod when;

@@ -1,6 +1,6 @@
 //! Prints events and notes from a thread of its own, so that a blocked terminal delays nothing else.
 
-use crate::format::{format_event, format_lagged, format_note};
+use crate::format::{format_event, format_lagged, format_note, shown_json};
 use pepita_supervisor::{Events, Received};
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -129,5 +129,5 @@ fn print_line(text: &str) -> io::Result<()> {
 }
 
 fn print_json(value: &Value) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{value}")
+    writeln!(io::stdout().lock(), "{}", shown_json(value))
 }

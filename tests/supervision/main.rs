@@ -12,6 +12,7 @@ mod edge_budgets;
 mod edge_cases;
 mod edge_races;
 mod escalating;
+mod extremes;
 mod failing;
 mod health;
 mod order;

@@ -103,6 +103,13 @@ impl Rig {
         }
     }
 
+    /// Waits until the tree does not know these VMs any more.
+    pub(crate) async fn until_gone(&self, vms: &[&str]) {
+        while vms.iter().any(|vm| self.tree.status().vm(vm).is_some()) {
+            self.pass(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Waits for an event whose text contains this.
     pub(crate) async fn said(&mut self, text: &str) -> Event {
         self.event(|event| event.to_string().contains(text)).await

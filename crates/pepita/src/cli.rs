@@ -94,6 +94,9 @@ pub enum Request {
         /// Print only output that is at most this old, for example 30s
         #[arg(long, value_parser = duration)]
         since: Option<Duration>,
+        /// Print only output that is at least this old
+        #[arg(long, value_parser = duration, conflicts_with = "follow")]
+        until: Option<Duration>,
         /// Print the last words of an earlier end: of the newest end, or of the Nth newest, up to 5
         #[arg(
             long,
@@ -103,7 +106,7 @@ pub enum Request {
             require_equals = true,
             default_missing_value = "1",
             value_parser = clap::value_parser!(u8).range(1..=5),
-            conflicts_with_all = ["follow", "since"]
+            conflicts_with_all = ["follow", "since", "until"]
         )]
         previous: Option<u8>,
     },

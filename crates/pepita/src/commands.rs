@@ -66,7 +66,9 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Request::Logs { vm, follow: true, restarts: true, since, .. } => {
             logs::follow_restarts(run_dir, &vm.name, since)?;
         }
-        Request::Logs { vm, follow, since, .. } => logs::logs(run_dir, &vm.name, follow, since)?,
+        Request::Logs { vm, follow, since, until, .. } => {
+            logs::logs(run_dir, &vm.name, follow, since, until)?;
+        }
         Request::Wait { vm, timeout } => list::wait(run_dir, &vm.name, timeout)?,
         Request::Adopt { vm } => {
             let status = adopt(run_dir, &vm.name)?;

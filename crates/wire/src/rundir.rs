@@ -12,6 +12,9 @@ pub const EXIT: &str = "exit.json";
 /// The Unix socket of the vsock back-end, on the hybrid transport.
 pub const HYBRID: &str = "v.sock";
 
+/// The socket of a plain process's console. Of all sockets of a run directory its name is the longest.
+pub const CONSOLE: &str = "console.sock";
+
 /// The environment variable that names the directory in which run directories lie.
 pub const ENVIRONMENT: &str = "PEPITA_RUN_DIR";
 

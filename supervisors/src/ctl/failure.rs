@@ -33,13 +33,34 @@ impl Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
-            ClientError::NoSupervisor { .. } | ClientError::NotASupervisor { .. } => ProgramExit::Unavailable,
+            ClientError::NoSupervisor { .. }
+            | ClientError::NotASupervisor { .. }
+            | ClientError::Silent { .. } => ProgramExit::Unavailable,
             ClientError::Permission(_) => ProgramExit::Permission,
             ClientError::Refused(_) => ProgramExit::Refused,
             ClientError::Gone => ProgramExit::Failed,
         };
-        Self::new(exit, error.to_string())
+        let hint = match &error {
+            ClientError::Silent { pid: Some(pid), .. } if is_stopped(*pid) => {
+                format!("; the process is stopped, and `kill -CONT {pid}` continues it")
+            }
+            ClientError::Silent { .. }
+            | ClientError::NoSupervisor { .. }
+            | ClientError::NotASupervisor { .. }
+            | ClientError::Permission(_)
+            | ClientError::Refused(_)
+            | ClientError::Gone => String::new(),
+        };
+        Self::new(exit, format!("{error}{hint}"))
     }
+}
+
+/// Returns whether a process is stopped by a signal, or by a debugger: proc_pid_stat(5).
+fn is_stopped(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name of the program, in parentheses, may hold anything.
+    let state = stat.rsplit_once(") ").and_then(|(_, fields)| fields.chars().next());
+    matches!(state, Some('T' | 't'))
 }
 
 impl From<io::Error> for Failure {

@@ -1,17 +1,21 @@
 //! The command line of `pepitactl`.
 
+use crate::when::{Moment, duration, moment};
 use clap::{Args, Parser, Subcommand};
 use pepita_supervisor::Signal;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Shows and controls a running pepitad.
 #[derive(Debug, Parser)]
 #[command(name = "pepitactl", version)]
 #[command(
-    after_help = "The supervisor is found at --socket, at the control_socket of --config, at $PEPITACTL_SOCKET, or at \
+    after_help = "A TARGET is the name of a VM (`api`, or its id `duende-vm-api`), the name of a group (`group:api` when a \
+    VM has that name, too), or `all`.\n\
+    The supervisor is found at --socket, at the control_socket of --config, at $PEPITACTL_SOCKET, or at \
     /run/pepita-supervisor/control.sock.\n\
-    Exit codes: 0 ok, 1 refused, 64 usage, 69 no supervisor there, 70 the supervisor ended or gave up, 75 not \
-    ready in time, 77 permission, 78 mistakes in the configuration."
+    Exit codes: 0 ok, 1 refused, 64 usage, 69 no supervisor there, or it does not answer, 70 the supervisor ended or gave \
+    up, or what the command waits for failed, 75 not in time, 77 permission, 78 mistakes in the configuration."
 )]
 pub struct Options {
     /// The supervisor's control socket
@@ -20,6 +24,9 @@ pub struct Options {
     /// The supervisor's configuration file, which names the socket
     #[arg(long, short, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Give up on a supervisor that gives no sign of life for this time
+    #[arg(long, global = true, value_name = "TIME", value_parser = patience, default_value = "10s")]
+    pub patience: Duration,
     /// The command to execute.
     #[command(subcommand)]
     pub command: Ctl,
@@ -33,12 +40,12 @@ pub enum Ctl {
     Ask(Ask),
     /// Wait until the supervisor answers and VMs are ready
     Wait {
-        /// Names of VMs in the configuration [default: all VMs that are to run]
-        #[arg(value_name = "VM")]
-        vms: Vec<String>,
-        /// Give up after this number of seconds
-        #[arg(long, short, value_name = "SECONDS", default_value_t = 60)]
-        timeout: u64,
+        /// What is to be ready [default: all VMs that are to run]
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
+        /// Give up after this time
+        #[arg(long, short, value_name = "TIME", value_parser = duration, default_value = "60s")]
+        timeout: Duration,
     },
     /// Print the mistakes in a configuration file and advice about it, without a supervisor
     Check {
@@ -58,37 +65,63 @@ pub enum Ctl {
 /// The commands that a running supervisor answers.
 #[derive(Debug, Subcommand)]
 pub enum Ask {
-    /// Show each VM with its phase and the time since the last change of phase
+    /// Show each VM with its phase and the time since the last change of phase; a VM that is named, with its last words
     Status {
+        /// What to show [default: everything]
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
         /// Print the answer as JSON
         #[arg(long)]
         json: bool,
     },
     /// Show the groups with their strategies, and their VMs
     Tree,
-    /// Start VMs at once, also VMs in backoff, and forget their failures
-    Start(Vms),
-    /// Stop VMs until a start command
-    Stop(Vms),
-    /// Stop and start VMs, and forget their failures
-    Restart(Vms),
+    /// Start VMs at once, also VMs in backoff, forget their failures, and wait until they are ready
+    Start {
+        /// The VMs that are started.
+        #[command(flatten)]
+        targets: Targets,
+        /// How long the command waits.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Stop VMs until a start command, and wait until they are down
+    Stop {
+        /// The VMs that are stopped.
+        #[command(flatten)]
+        targets: Targets,
+        /// How long the command waits.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Stop and start VMs, forget their failures, and wait until they are ready; a group one VM after the other
+    Restart {
+        /// The VMs that are restarted.
+        #[command(flatten)]
+        targets: Targets,
+        /// How long the command waits.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
     /// Forget the failures of VMs, and start VMs that have given up
-    Reset(Vms),
-    /// Send a signal to the daemon of a VM
+    Reset(Targets),
+    /// Send a signal to the daemon of a VM, or to those of a group that run
     Signal {
-        /// The VM's name in the configuration
-        vm: String,
+        /// The VM or group, or `all`
+        #[arg(value_name = "TARGET")]
+        target: String,
         /// A name such as HUP, or a number
         signal: Signal,
     },
     /// Pause the virtual CPUs of VMs
-    Pause(Vms),
+    Pause(Targets),
     /// Resume the virtual CPUs of paused VMs
-    Resume(Vms),
-    /// Print the output of a VM's console and daemon
+    Resume(Targets),
+    /// Print the output of the console and the daemon of VMs; each line begins with the VM's name if there are several
     Logs {
-        /// The VM's name in the configuration
-        vm: String,
+        /// The VMs whose output is printed.
+        #[command(flatten)]
+        targets: Targets,
         /// Continue with new output, also of the next incarnations, until Ctrl-C
         #[arg(long, short)]
         follow: bool,
@@ -101,18 +134,27 @@ pub enum Ask {
             require_equals = true,
             default_missing_value = "1",
             value_parser = clap::value_parser!(u8).range(1..=5),
-            conflicts_with = "follow"
+            conflicts_with_all = ["follow", "since", "until"]
         )]
         previous: Option<u8>,
+        /// The time of the output.
+        #[command(flatten)]
+        span: Span,
     },
     /// Print the events: every change of a VM with the decision behind it
     Events {
+        /// The VMs and groups that the events are about [default: everything]
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
         /// Continue with new output until Ctrl-C
         #[arg(long, short)]
         follow: bool,
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,
+        /// The time of the events.
+        #[command(flatten)]
+        span: Span,
     },
     /// Show what a reload would change
     Plan {
@@ -125,6 +167,9 @@ pub enum Ask {
         /// Restart the VMs whose configuration has changed
         #[arg(long)]
         restart: bool,
+        /// Apply it even if that removes all VMs, or more than half of them
+        #[arg(long)]
+        allow_removal: bool,
         /// Print what has changed as JSON
         #[arg(long)]
         json: bool,
@@ -138,16 +183,46 @@ pub enum Ask {
         #[arg(long)]
         destroy: bool,
     },
-    /// Show each VM, redrawn with every change, until Ctrl-C
+    /// Show each VM, redrawn with every change, until Ctrl-C; what has failed comes first
     Top,
 }
 
 /// The VMs that a command applies to.
 #[derive(Debug, Args)]
-pub struct Vms {
-    /// Names of VMs in the configuration
-    #[arg(required = true, value_name = "VM")]
-    pub vms: Vec<String>,
+pub struct Targets {
+    /// Names of VMs or groups, or `all`
+    #[arg(required = true, value_name = "TARGET")]
+    pub targets: Vec<String>,
+}
+
+/// How long a command waits for its effect.
+#[derive(Debug, Args)]
+pub struct Waiting {
+    /// Return when the supervisor has accepted the command
+    #[arg(long, conflicts_with = "timeout")]
+    pub no_wait: bool,
+    /// Wait at most this long (75) [default: until it is done, or cannot be done]
+    #[arg(long, short, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// The time of what is printed.
+#[derive(Debug, Args)]
+pub struct Span {
+    /// Print only what is not older: 5min, or 2026-11-26T16:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = moment, allow_hyphen_values = true)]
+    pub since: Option<Moment>,
+    /// Print only what is not newer
+    #[arg(long, value_name = "WHEN", value_parser = moment, allow_hyphen_values = true, conflicts_with = "follow")]
+    pub until: Option<Moment>,
+}
+
+/// Parses the limit of a supervisor's silence.
+fn patience(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        short if short < Duration::from_millis(100) => Err("too short: use at least 100ms".to_owned()),
+        limit => Ok(limit),
+    }
 }
 
 #[cfg(test)]
@@ -158,5 +233,28 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_beyond_range_are_refused_with_the_option_and_the_range() {
+        for (args, option, range) in [
+            (&["wait", "--timeout", "18446744073709551616"][..], "--timeout", "100years"),
+            (&["wait", "--timeout", "18446744073709551615"], "--timeout", "100years"),
+            (&["wait", "-t", "-1"], "-1", ""),
+            (&["wait", "--timeout=-1"], "--timeout", "100years"),
+            (&["stop", "a", "--timeout", "584542046091years"], "--timeout", "100years"),
+            (&["start", "a", "--timeout", "1e9"], "--timeout", "100years"),
+            (&["--patience", "0s", "status"], "--patience", "100ms"),
+            (&["--patience", "99999999999999999999", "status"], "--patience", "100years"),
+            (&["signal", "a", "65"], "<SIGNAL>", "65"),
+            (&["signal", "a", "4294967297"], "<SIGNAL>", "4294967297"),
+            (&["events", "--since", "@99999999999999999999"], "--since", "2026-"),
+            (&["events", "--since", "99999999999y"], "--since", "2026-"),
+            (&["logs", "a", "--until", "+1000000-01-01T00:00:00Z"], "--until", "2026-"),
+        ] {
+            let all = ["pepitactl"].into_iter().chain(args.iter().copied());
+            let error = Options::try_parse_from(all).expect_err("beyond range").to_string();
+            assert!(error.contains(option) && error.contains(range), "{args:?}: {error}");
+        }
     }
 }

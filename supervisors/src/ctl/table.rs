@@ -1,6 +1,7 @@
 //! Formats the status as a table and as a tree, for people. Does no I/O.
 
-use crate::format::{format_duration, phase_style};
+use super::view::{find, list, text};
+use crate::format::{format_duration, phase_style, shown};
 use anstyle::Style;
 use serde_json::Value;
 use std::time::Duration;
@@ -12,21 +13,100 @@ const PHASE: usize = 2;
 
 /// Formats a row for each VM, and a line for each group that is down.
 pub(super) fn status(status: &Value) -> String {
-    let mut rows = vec![HEAD.map(str::to_owned)];
-    for group in list(&status["groups"]) {
-        let vms = list(&group["vms"]);
-        rows.extend(vms.iter().map(|vm| row(text(&group["name"]), vm)));
-    }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
-    let mut lines: Vec<String> =
-        rows.iter().enumerate().map(|(n, row)| format_row(row, &widths, n == 0)).collect();
-    for group in list(&status["groups"]) {
-        if let Some(ended) = group["ended"]["reason"].as_str() {
-            lines.push(format!("group {} is down: {ended}", text(&group["name"])));
-        }
+    let rows = list(&status["groups"]).iter().flat_map(rows_of).collect();
+    let mut lines = table(rows);
+    lines.extend(down(status));
+    lines.join("\n")
+}
+
+/// Formats a row for each of these VMs, and for those that were named what is known of their last end.
+pub(super) fn status_of(status: &Value, vms: &[String], in_full: bool) -> String {
+    let found = vms.iter().filter_map(|vm| find(status, vm));
+    let mut lines = table(found.map(|(group, vm)| row(text(&group["name"]), vm)).collect());
+    if in_full {
+        let found = vms.iter().filter_map(|vm| find(status, vm));
+        lines.extend(found.flat_map(|(_, vm)| last_end(vm)));
     }
     lines.join("\n")
+}
+
+/// Formats the rows of as many VMs as there is room for, those first that need attention, and how many more there are.
+pub(super) fn top(status: &Value, room: usize) -> Vec<String> {
+    let mut rows: Vec<[String; 9]> = list(&status["groups"]).iter().flat_map(rows_of).collect();
+    // Within a rank the order stays that of the configuration.
+    rows.sort_by_key(|row| rank(&row[PHASE]));
+    let down: Vec<String> = down(status).collect();
+    let room = room.saturating_sub(down.len() + 1);
+    let mut more = Vec::new();
+    if rows.len() > room {
+        more = rows.split_off(room.saturating_sub(1));
+    }
+    let mut lines = table(rows);
+    if !more.is_empty() {
+        let mut phases: Vec<(&str, usize)> = Vec::new();
+        for row in &more {
+            match phases.iter_mut().find(|(phase, _)| *phase == row[PHASE]) {
+                Some((_, count)) => *count += 1,
+                None => phases.push((&row[PHASE], 1)),
+            }
+        }
+        let phases: Vec<String> = phases.iter().map(|(phase, count)| format!("{count} {phase}")).collect();
+        lines.push(format!("… {} more: {}", more.len(), phases.join(", ")));
+    }
+    lines.extend(down);
+    lines
+}
+
+/// Returns the place of a phase among those that need attention; the lowest needs it most.
+fn rank(phase: &str) -> usize {
+    const ORDER: [&str; 11] = [
+        "failed",
+        "backoff",
+        "unhealthy",
+        "paused",
+        "stopping",
+        "starting",
+        "running",
+        "waiting",
+        "stopped",
+        "completed",
+        "ready",
+    ];
+    // A phase of a later version may need attention.
+    ORDER.iter().position(|known| *known == phase).unwrap_or(2)
+}
+
+fn rows_of(group: &Value) -> impl Iterator<Item = [String; 9]> {
+    list(&group["vms"]).iter().map(|vm| row(text(&group["name"]), vm))
+}
+
+fn table(vms: Vec<[String; 9]>) -> Vec<String> {
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    rows.extend(vms);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+    rows.iter().enumerate().map(|(n, row)| format_row(row, &widths, n == 0)).collect()
+}
+
+/// Returns a line for each group that is down.
+fn down(status: &Value) -> impl Iterator<Item = String> {
+    list(&status["groups"]).iter().filter_map(|group| {
+        let ended = group["ended"]["reason"].as_str()?;
+        Some(format!("group {} is down: {}", text(&group["name"]), shown(ended)))
+    })
+}
+
+/// Formats what is known of the last end of a VM: the evidence and the last output.
+fn last_end(vm: &Value) -> Vec<String> {
+    let Some(ending) = vm["failure"]["ending"].as_object().or(vm["backoff"]["ending"].as_object()) else {
+        return Vec::new();
+    };
+    let name = text(&vm["name"]);
+    let all = |key: &str| ending.get(key).map_or(&[][..], list).iter().filter_map(Value::as_str);
+    let mut lines = vec![format!("{name} ended: {}", shown(ending.get("text").map_or("-", text)))];
+    lines.extend(all("evidence").map(|line| format!("  evidence: {}", shown(line))));
+    lines.extend(all("console").map(|line| format!("  output: {}", shown(line))));
+    lines
 }
 
 fn format_row(row: &[String; 9], widths: &[usize], head: bool) -> String {
@@ -75,7 +155,7 @@ fn note(vm: &Value) -> String {
     if vm["needs_restart"] == true {
         notes.push("changed; a restart applies it".into());
     }
-    notes.join("; ")
+    shown(&notes.join("; ")).into_owned()
 }
 
 /// Formats the groups with their strategies, and their VMs below them.
@@ -86,7 +166,8 @@ pub(super) fn tree(status: &Value) -> String {
         let last = n + 1 == groups.len();
         let after: Vec<&str> = list(&group["after"]).iter().map(text).collect();
         let after = if after.is_empty() { String::new() } else { format!(", after {}", after.join(", ")) };
-        let ended = group["ended"]["reason"].as_str().map(|why| format!(", down: {why}")).unwrap_or_default();
+        let ended = group["ended"]["reason"].as_str();
+        let ended = ended.map(|why| format!(", down: {}", shown(why))).unwrap_or_default();
         let window = text(&group["window"]["text"]);
         lines.push(format!(
             "{}{}: {}, window {window}{after}{ended}",
@@ -111,14 +192,6 @@ pub(super) fn tree(status: &Value) -> String {
         }
     }
     lines.join("\n")
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("-")
 }
 
 #[cfg(test)]
@@ -149,6 +222,52 @@ db     a          ready    2    0    3    99   1m01s  changed; a restart applies
 web    long-name  backoff  1    1    -    -    0s     restart in 0.9 s, after exit 1
 group web is down: why";
         assert_eq!(plain(&status(&example())), expected);
+    }
+
+    #[test]
+    fn the_top_shows_first_what_needs_attention_and_counts_the_rest() {
+        let vm = |name: &str, phase: &str| json!({ "name": name, "phase": phase, "phase_ms": 0 });
+        let mut vms: Vec<Value> = (0..25).map(|n| vm(&format!("v{n}"), "ready")).collect();
+        vms[20] = vm("broken", "failed");
+        vms[10] = vm("slow", "starting");
+        let status = json!({ "groups": [{ "name": "g", "vms": vms }] });
+        let lines: Vec<String> = top(&status, 8).iter().map(|line| plain(line)).collect();
+        assert_eq!(lines.len(), 8, "{lines:#?}");
+        assert!(
+            lines[1].contains("broken") && lines[2].contains("slow") && lines[3].contains("v0"),
+            "{lines:#?}"
+        );
+        assert_eq!(lines[7], "… 19 more: 19 ready");
+        // With room for all there is no such line, and with none there is still one.
+        assert_eq!(top(&status, 100).len(), 26);
+        assert!(
+            top(&status, 0)
+                .last()
+                .is_some_and(|line| line.starts_with("… 25 more: 1 failed, 1 starting, 23 ready"))
+        );
+    }
+
+    #[test]
+    fn words_of_a_guest_do_not_steer_the_terminal() {
+        let evil = "\u{1b}]0;x\u{7}\n\u{9b}2J";
+        let ending = json!({ "text": evil, "evidence": [evil], "console": [evil] });
+        let status = json!({ "name": "edge", "pid": 7, "groups": [
+            { "name": "g", "strategy": "one_for_one", "ended": { "reason": evil }, "vms": [
+                { "name": "a", "phase": "failed", "reason": evil, "failure": { "ending": ending } },
+                { "name": "b", "phase": "backoff", "backoff": { "in_ms": 5, "ending": ending } } ] } ] });
+        let vms = ["a".to_owned(), "b".to_owned()];
+        for text in [
+            super::status(&status),
+            tree(&status),
+            status_of(&status, &vms, true),
+            top(&status, 9).join("\n"),
+        ] {
+            let styled = text.replace('\n', "");
+            let plain = plain(&text);
+            assert!(!plain.contains(|c: char| c.is_control() && c != '\n'), "{plain:?}");
+            assert!(plain.contains(r"\x1b]0;x\x07\n\x9b2J"), "{plain}");
+            assert!(!styled.contains('\u{7}') && !styled.contains('\u{9b}'));
+        }
     }
 
     #[test]

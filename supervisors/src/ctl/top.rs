@@ -7,11 +7,12 @@ use crate::exit::ProgramExit;
 use crate::format::{format_event, format_lagged};
 use anstream::adapter::strip_str;
 use anstream::{AutoStream, ColorChoice};
-use pepita_supervisor::control::{Call, Client, Received};
+use pepita_supervisor::control::{Call, Client, ClientError, Received, StatusPart};
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
 
 /// The interval at which the table is redrawn without a change, because it shows durations.
 const REDRAW: Duration = Duration::from_secs(1);
@@ -72,31 +73,36 @@ pub(super) async fn run(mut client: Client) -> Result<(), Failure> {
         return Err(Failure::new(ProgramExit::Failed, "signals cannot be handled"));
     };
     client.call(Call::Events { after: Some(0) }).await?;
+    let part = StatusPart { brief: true, ..StatusPart::default() };
     let screen = Screen::enter()?;
     let mut redraw = tokio::time::interval(REDRAW);
     let mut events = VecDeque::new();
     loop {
-        let status = client.call(Call::Status).await?;
+        let before = Instant::now();
+        let status = client.call(Call::StatusOf(part.clone())).await?;
+        // With many VMs the view changes less often, so that it takes a tenth of the supervisor's time at most.
+        let pace = before + before.elapsed() * 10;
         while let Some(received) = client.waiting() {
             keep(&mut events, &received);
         }
+        // A terminal that does not know its size reports 0.
+        let rows = rustix::termios::tcgetwinsize(stdout()).map_or(0, |size| size.ws_row);
+        // The last line stays free: the end of a line there would move all others up.
+        let height = (if rows == 0 { 24 } else { usize::from(rows) }).saturating_sub(1);
         let mut lines = vec![format!(
             "{} (pid {}); Ctrl-C ends this view",
             status["name"].as_str().unwrap_or_default(),
             status["pid"]
         )];
         lines.push(String::new());
-        lines.extend(table::status(&status).lines().map(str::to_owned));
+        lines.extend(table::top(&status, height.saturating_sub(lines.len())));
         lines.push(String::new());
-        // A terminal that does not know its size reports 0.
-        let rows = rustix::termios::tcgetwinsize(stdout()).map_or(0, |size| size.ws_row);
-        let height = if rows == 0 { 24 } else { usize::from(rows) };
-        let room = height.saturating_sub(lines.len() + 1);
+        let room = height.saturating_sub(lines.len());
         lines.extend(events.iter().skip(events.len().saturating_sub(room)).cloned());
-        lines.truncate(height.saturating_sub(1));
+        lines.truncate(height);
         screen.draw(&lines)?;
         tokio::select! {
-            received = client.receive() => match received? {
+            received = next(&mut client, pace) => match received? {
                 Some(received) => keep(&mut events, &received),
                 None => break,
             },
@@ -108,6 +114,12 @@ pub(super) async fn run(mut client: Client) -> Result<(), Failure> {
     }
     drop(screen);
     Err(Failure::supervisor_ended())
+}
+
+/// Returns the next message, not before the moment at which the view may change again.
+async fn next(client: &mut Client, pace: Instant) -> Result<Option<Received>, ClientError> {
+    sleep_until(pace).await;
+    client.receive().await
 }
 
 /// Keeps the line of an event, and drops the oldest line over the limit.

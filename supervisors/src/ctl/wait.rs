@@ -1,76 +1,122 @@
 //! Waits until a supervisor answers and VMs are ready, for scripts.
 
 use super::failure::Failure;
+use super::outlook::{Outlook, Outlooks};
+use super::session::{ONE_LOOK, Session, find, part_of};
+use super::targets::{self, Found};
+use super::view::{list, text};
 use crate::exit::ProgramExit;
 use crate::format::format_duration;
-use pepita_supervisor::control::{Call, Client, ClientError};
+use pepita_supervisor::control::{Client, ClientError};
 use serde_json::Value;
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// The interval of attempts to connect. The kernel does not report the moment at which a supervisor begins to listen.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Waits until the named VMs are ready; without names, until all VMs are ready that are to run. Without names, a VM
+/// Waits until the targets are ready; without targets, until all VMs are ready that are to run. Without targets, a VM
 /// that has completed counts as ready.
 ///
 /// # Errors
-/// When the wait takes longer than `limit`, there is no such VM, or the supervisor ends meanwhile.
-pub(super) async fn until_ready(socket: &Path, vms: &[String], limit: Duration) -> Result<(), Failure> {
-    let mut waiting_for = "there is no supervisor yet".to_owned();
-    match tokio::time::timeout(limit, watch(socket, vms, &mut waiting_for)).await {
-        Ok(done) => done,
-        Err(_) => {
-            let message = format!("not ready after {}: {waiting_for}", format_duration(limit));
-            Err(Failure::new(ProgramExit::NotReady, message))
+/// When the wait takes longer than `limit`, a target is unknown, a VM cannot get ready any more, or the supervisor ends
+/// meanwhile.
+pub(super) async fn until_ready(
+    socket: &Path,
+    targets: &[String],
+    limit: Duration,
+    patience: Duration,
+) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let until = begun + limit.max(ONE_LOOK);
+    let mut seen = format!("there is no supervisor at {}", socket.display());
+    let late = |seen: &str| {
+        let message = format!("not ready after {}: {seen}", format_duration(limit));
+        Err(Failure::new(ProgramExit::NotReady, message))
+    };
+    let client = loop {
+        match timeout_at(until, Client::connect_with_patience(socket, patience)).await {
+            Ok(Err(ClientError::NoSupervisor { .. })) if begun.elapsed() >= limit => return late(&seen),
+            Ok(Err(ClientError::NoSupervisor { .. })) => sleep(RETRY).await,
+            Ok(connected) => break connected?,
+            Err(_) => return late(&format!("the supervisor at {} accepts no client", socket.display())),
         }
+    };
+    seen = format!("the supervisor at {} has not answered", socket.display());
+    match timeout_at(until, watch(client, targets, begun + limit, &mut seen)).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) | Err(_) => late(&seen),
+        Ok(Err(failure)) => Err(failure),
     }
 }
 
-async fn watch(socket: &Path, vms: &[String], waiting_for: &mut String) -> Result<(), Failure> {
-    let mut client = loop {
-        match Client::connect(socket).await {
-            Err(ClientError::NoSupervisor { .. }) => tokio::time::sleep(RETRY).await,
-            connected => break connected?,
-        }
-    };
-    client.call(Call::Events { after: None }).await?;
+/// Returns whether everything was ready in time.
+async fn watch(
+    mut client: Client,
+    targets: &[String],
+    until: Instant,
+    seen: &mut String,
+) -> Result<bool, Failure> {
+    find(&mut client, targets).await?;
+    let mut session = Session::watch(client, part_of(targets)).await?;
     loop {
-        let status = client.call(Call::Status).await?;
-        let missing = missing(&status, vms)?;
-        if missing.is_empty() {
-            return Ok(());
+        let status = session.status().await?;
+        let Missing { coming, never } = match targets::resolve(&status, targets) {
+            Ok(found) => missing(&status, &found, targets.is_empty()),
+            Err(unknown) => {
+                let message = format!("it was removed from the configuration: {unknown}");
+                return Err(Failure::new(ProgramExit::Failed, message));
+            }
+        };
+        if !never.is_empty() {
+            return Err(Failure::new(ProgramExit::Failed, never.join("\n")));
         }
-        *waiting_for = missing.join(", ");
-        if client.receive().await?.is_none() {
-            return Err(Failure::new(
-                ProgramExit::Failed,
-                format!("the supervisor has ended: {waiting_for}"),
-            ));
+        if coming.is_empty() {
+            return Ok(true);
         }
-        // One new status is enough for any number of events.
-        while client.waiting().is_some() {}
+        *seen = coming.join(", ");
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        if !session.changed().await? {
+            return Err(Failure::new(ProgramExit::Failed, format!("the supervisor has ended: {seen}")));
+        }
     }
 }
 
-/// Returns the VMs that are not ready, and the phase of each.
-fn missing(status: &Value, vms: &[String]) -> Result<Vec<String>, Failure> {
-    let groups = status["groups"].as_array().map_or(&[][..], Vec::as_slice);
-    let all: Vec<&Value> = groups.iter().filter_map(|group| group["vms"].as_array()).flatten().collect();
-    if let Some(unknown) = vms.iter().find(|name| !all.iter().any(|vm| vm["name"] == name.as_str())) {
-        return Err(Failure::no_such_vm(unknown));
+/// The VMs that are not ready.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Missing {
+    /// Those that may get ready, each with its phase.
+    coming: Vec<String>,
+    /// Why others do not get ready.
+    never: Vec<String>,
+}
+
+fn missing(status: &Value, found: &Found, all: bool) -> Missing {
+    let outlooks = Outlooks::new(status);
+    let named: HashSet<&str> = found.vms.iter().map(String::as_str).collect();
+    let mut missing = Missing::default();
+    for group in list(&status["groups"]) {
+        for (vm, outlook) in outlooks.of_group(group) {
+            let name = text(&vm["name"]);
+            if !(if all { vm["wanted"] == true } else { named.contains(name) }) {
+                continue;
+            }
+            match outlook {
+                Outlook::Ready => {}
+                Outlook::Done if all => {}
+                Outlook::Done => {
+                    missing.never.push(format!("{name} is {}, and does not run", text(&vm["phase"])))
+                }
+                Outlook::Coming => missing.coming.push(format!("{name} is {}", text(&vm["phase"]))),
+                Outlook::Never(why) => missing.never.push(why),
+            }
+        }
     }
-    let awaited = |vm: &&&Value| match vms {
-        [] => vm["wanted"] == true,
-        vms => vms.iter().any(|name| vm["name"] == name.as_str()),
-    };
-    let ready = |vm: &Value| vm["phase"] == "ready" || (vms.is_empty() && vm["phase"] == "completed");
-    let missing = all.iter().filter(awaited).filter(|vm| !ready(vm));
-    let describe = |vm: &&Value| {
-        let word = |key: &str| vm[key].as_str().unwrap_or_default().to_owned();
-        format!("{} is {}", word("name"), word("phase"))
-    };
-    Ok(missing.map(describe).collect())
+    missing
 }
 
 #[cfg(test)]
@@ -82,16 +128,26 @@ mod tests {
     fn vms_that_are_not_ready_are_named() {
         let vm = |name, phase, wanted| json!({ "name": name, "phase": phase, "wanted": wanted });
         let status = json!({ "groups": [
-            { "vms": [vm("a", "ready", true), vm("b", "backoff", true)] },
-            { "vms": [vm("c", "stopped", false), vm("d", "completed", true)] },
+            { "name": "g", "vms": [vm("a", "ready", true), vm("b", "backoff", true)] },
+            { "name": "h", "vms": [vm("c", "stopped", false), vm("d", "completed", true)] },
         ] });
         let missing_of = |vms: &[&str]| {
             let vms: Vec<String> = vms.iter().map(|vm| (*vm).to_owned()).collect();
-            missing(&status, &vms).unwrap_or_else(|e| vec![format!("{e:?}")])
+            let found = targets::resolve(&status, &vms).expect("known");
+            missing(&status, &found, vms.is_empty())
         };
-        assert_eq!(missing_of(&[]), ["b is backoff"]);
-        assert_eq!(missing_of(&["a"]), [] as [&str; 0]);
-        assert_eq!(missing_of(&["a", "c", "d"]), ["c is stopped", "d is completed"]);
-        assert!(missing_of(&["nope"])[0].contains("no VM"));
+        let none: [&str; 0] = [];
+        assert_eq!(
+            (missing_of(&[]).coming, missing_of(&[]).never),
+            (vec!["b is backoff".to_owned()], vec![])
+        );
+        assert_eq!(missing_of(&["a"]), Missing::default());
+        assert_eq!(missing_of(&["g"]).coming, ["b is backoff"]);
+        let named = missing_of(&["a", "c", "duende-vm-d"]);
+        assert_eq!(named.coming, none);
+        assert_eq!(
+            named.never,
+            ["c is stopped; `pepitactl start c` starts it", "d is completed, and does not run"]
+        );
     }
 }

@@ -202,6 +202,260 @@ fn commands_that_need_no_supervisor_work_without_one() {
     assert!(stderr(&output).contains("c/c.sock"), "{}", stderr(&output));
 }
 
+/// Returns the `[[group.vm]]` of a daemon that ends before it is ready.
+fn broken(name: &str) -> String {
+    format!("[[group.vm]]\nname = \"{name}\"\ncommand = [\"/bin/sh\", \"-c\", \"exit 3\"]\n")
+}
+
+#[test]
+fn stop_start_and_restart_return_when_it_is_done() {
+    // A daemon that takes a moment to end, and then is gone for certain.
+    let slow = "[[group.vm]]\nname = \"slow\"\nstart.ready = \"started\"\n\
+        command = [\"/bin/sh\", \"-c\", \"trap 'sleep 1; exit 0' TERM; while :; do sleep 0.1; done\"]\n";
+    let host = Host::new("", &format!("{}{slow}", group(&["a", "b"])));
+    let mut daemon = host.ready();
+    host.ctl_ok(&["stop", "slow"]);
+    assert_eq!(shown(&host, "slow")["phase"], "stopped", "it is down when the command returns");
+    host.ctl_ok(&["stop", "slow"]);
+    host.ctl_ok(&["start", "duende-vm-slow"]);
+    assert_eq!(shown(&host, "slow")["phase"], "ready");
+    host.ctl_ok(&["restart", "slow", "--timeout", "5min"]);
+    assert_eq!(
+        (&shown(&host, "slow")["phase"], &shown(&host, "slow")["incarnation"]),
+        (&"ready".into(), &3.into())
+    );
+    host.ctl_ok(&["stop", "slow", "--no-wait"]);
+    let late = host.ctl(&["stop", "slow", "--timeout", "0"]);
+    assert_eq!(late.status.code(), Some(75), "{}", stderr(&late));
+    assert!(stderr(&late).contains("slow is stopping"), "{}", stderr(&late));
+    host.ctl_ok(&["stop", "slow"]);
+
+    // A group, in order; what the operator has stopped stays down when it is restarted.
+    host.ctl_ok(&["restart", "web"]);
+    for (vm, incarnation, phase) in [("a", 2, "ready"), ("b", 2, "ready"), ("slow", 3, "stopped")] {
+        assert_eq!(
+            (&shown(&host, vm)["incarnation"], &shown(&host, vm)["phase"]),
+            (&incarnation.into(), &phase.into())
+        );
+    }
+    host.ctl_ok(&["stop", "all"]);
+    daemon.assert_order(&[vm("b", 2, "stopped"), vm("a", 2, "stopped")]);
+    host.ctl_ok(&["start", "group:web"]);
+    assert_eq!(shown(&host, "b")["phase"], "ready");
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_start_that_fails_is_said_with_its_reason() {
+    let host = Host::new("", &format!("{}{}autostart = false\n", group(&["a"]), broken("bad")));
+    let mut daemon = host.ready();
+    for command in ["start", "restart"] {
+        let failed = host.ctl(&[command, "bad"]);
+        assert_eq!(failed.status.code(), Some(70), "{}", stderr(&failed));
+        assert!(stderr(&failed).contains("bad did not come up: exit 3"), "{}", stderr(&failed));
+    }
+    // In a group the first VM is restarted, and the failure of the second is told.
+    let failed = host.ctl(&["restart", "web"]);
+    assert_eq!(failed.status.code(), Some(70), "{}", stderr(&failed));
+    assert_eq!(shown(&host, "a")["incarnation"], 2);
+    host.ctl_ok(&["stop", "bad"]);
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn targets_are_vms_groups_and_all_and_a_typing_mistake_is_answered_with_what_was_meant() {
+    let two = format!("{}[[group]]\nname = \"storage\"\n{}", group(&["api", "www"]), ticker("db", &[]));
+    let host = Host::new("", &two);
+    let mut daemon = host.ready();
+    let rows = |targets: &[&str]| -> Vec<String> {
+        let args: Vec<&str> = ["status"].iter().chain(targets).copied().collect();
+        let table = host.ctl_ok(&args);
+        table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1).map(str::to_owned)).collect()
+    };
+    assert_eq!(rows(&["storage"]), ["db"]);
+    assert_eq!(rows(&["duende-vm-www", "db"]), ["www", "db"]);
+    assert_eq!(rows(&["all"]), ["api", "www", "db"]);
+    let status: Value = serde_json::from_str(&host.ctl_ok(&["status", "db", "--json"])).expect("JSON");
+    assert_eq!(
+        (status["groups"].as_array().map(Vec::len), &status["groups"][0]["name"]),
+        (Some(1), &"storage".into())
+    );
+    for args in [
+        &["restart", "apii"][..],
+        &["logs", "apii"],
+        &["status", "duende-vm-apii"],
+        &["events", "apii"],
+        &["wait", "apii"],
+        &["signal", "apii", "HUP"],
+        &["stop", "db", "apii"],
+    ] {
+        let unknown = host.ctl(args);
+        assert_eq!(unknown.status.code(), Some(1), "{args:?}: {}", stderr(&unknown));
+        assert!(stderr(&unknown).contains("did you mean \"api\"?"), "{args:?}: {}", stderr(&unknown));
+    }
+    assert_eq!(shown(&host, "api")["phase"], "ready");
+    let db = host.ctl_ok(&["events", "db", "--json"]);
+    assert!(db.lines().count() > 1 && db.lines().filter_map(events::parse).all(|e| e["vm"] == "db"), "{db}");
+    host.ctl_ok(&["signal", "web", "HUP"]);
+    host.ctl_ok(&["pause", "web"]);
+    host.ctl_ok(&["resume", "all"]);
+    host.ctl_ok(&["wait", "web", "db"]);
+    let logs = host.ctl_ok(&["logs", "web"]);
+    assert!(logs.contains("api | ") && logs.contains("www | ") && !logs.contains("db | "), "{logs}");
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn output_and_events_are_chosen_by_time() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = host.ready();
+    let count = |args: &[&str]| host.ctl_ok(args).lines().count();
+    let all = count(&["events"]);
+    assert!(all > 2);
+    for since in ["1h", "1970-01-01T00:00:00Z", "1960-01-01T00:00:00Z", "@0", "100years ago"] {
+        assert_eq!(count(&["events", "--since", since]), all, "{since}");
+        assert!(host.ctl_ok(&["logs", "a", "--since", since]).contains("tick 1"), "{since}");
+    }
+    for span in [["--since", "9998-01-01T00:00:00Z"], ["--until", "1960-01-01T00:00:00Z"], ["--until", "@1"]]
+    {
+        assert_eq!(count(&["events", span[0], span[1]]), 0, "{span:?}");
+        assert_eq!(host.ctl_ok(&["logs", "a", span[0], span[1]]), "", "{span:?}");
+    }
+    let later = host.ctl_ok(&["logs", "a", "--until", "9998-01-01T00:00:00Z"]);
+    assert!(later.contains("tick 1"), "{later}");
+    let never = host.ctl(&["events", "--since", "1h", "--until", "2h"]);
+    assert_eq!(never.status.code(), Some(64), "{}", stderr(&never));
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_wait_ends_as_soon_as_what_it_waits_for_cannot_come() {
+    let bad = "restart.policy = \"never\"\nautostart = false\n";
+    let waits = format!(
+        "[[group]]\nname = \"later\"\nafter = [\"broken\"]\n{}[[group]]\nname = \"broken\"\n{}restart.policy = \"never\"\n",
+        ticker("z", &[]),
+        broken("y")
+    );
+    let host = Host::new("", &format!("{}{}{bad}{waits}", group(&["a"]), broken("b")));
+    let mut daemon = host.start();
+    daemon.until_event(vm("y", 1, "failed"));
+    for (targets, words) in [
+        (&["wait", "b"][..], "b is stopped; `pepitactl start b` starts it"),
+        (&["wait", "y"], "y has failed: exit 3"),
+        (&["wait", "z"], "z waits for group broken"),
+        (&["wait"], "y has failed: exit 3"),
+    ] {
+        // The time to wait is never reached: an end by it would be 75.
+        let all: Vec<&str> = targets.iter().copied().chain(["--timeout", "1h"]).collect();
+        let ended = host.ctl(&all);
+        assert_eq!(ended.status.code(), Some(70), "{targets:?}: {}", stderr(&ended));
+        assert!(stderr(&ended).contains(words), "{targets:?}: {}", stderr(&ended));
+    }
+    // A VM that is removed while it is waited for.
+    let mut wait = Command::new(program("pepitactl"));
+    host.ctl_ok(&["wait", "a"]);
+    host.ctl_ok(&["pause", "a"]);
+    let mut wait =
+        Daemon::start(wait.arg("--socket").arg(host.path("c/c.sock")).args(["wait", "a", "--timeout", "1h"]));
+    host.configure("", &format!("[[group]]\nname = \"web\"\n{}{bad}{waits}", broken("b")));
+    host.ctl_ok(&["reload"]);
+    assert_eq!(wait.end().code(), Some(70), "{}", wait.story());
+    assert!(wait.story().contains("removed from the configuration"), "{}", wait.story());
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_supervisor_that_is_stopped_is_named_and_ends_no_wait_with_something_untrue() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = host.ready();
+    daemon.signal(Signal::SIGSTOP);
+    let pid = format!("(pid {})", daemon.pid());
+    for args in [
+        &["status"][..],
+        &["tree"],
+        &["events"],
+        &["events", "--follow"],
+        &["plan"],
+        &["stop", "a"],
+        &["logs", "a"],
+        &["shutdown"],
+        &["wait"],
+    ] {
+        let all: Vec<&str> = ["--patience", "300ms"].iter().chain(args).copied().collect();
+        let silent = host.ctl(&all);
+        assert_eq!(silent.status.code(), Some(69), "{args:?}: {}", stderr(&silent));
+        let words = stderr(&silent);
+        assert!(words.contains("has not answered for 300ms") && words.contains(&pid), "{args:?}: {words}");
+        assert!(words.contains("kill -CONT"), "it says that it is stopped: {words}");
+    }
+    let late = host.ctl(&["wait", "--timeout", "0"]);
+    assert_eq!(late.status.code(), Some(75), "{}", stderr(&late));
+    assert!(
+        stderr(&late).contains("has not answered") && !stderr(&late).contains("no supervisor"),
+        "{}",
+        stderr(&late)
+    );
+    daemon.signal(Signal::SIGCONT);
+    host.ctl_ok(&["wait", "--timeout", "0"]);
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_reload_of_a_file_that_was_cut_off_changes_nothing_until_it_is_allowed() {
+    let host = Host::new("", &group(&["a", "b"]));
+    let mut daemon = host.ready();
+    let whole = std::fs::read_to_string(host.path("c.toml")).expect("written before");
+    let cut = whole.split("[defaults.").next().expect("its first tables");
+    std::fs::write(host.path("c.toml"), cut).expect("written");
+    let plan = host.ctl_ok(&["plan"]);
+    assert!(plan.contains("removes every VM (a, b)") && plan.contains("--allow-removal"), "{plan}");
+    let refused = host.ctl(&["reload"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("nothing was changed"), "{}", stderr(&refused));
+    daemon.signal(Signal::SIGHUP);
+    let told = daemon.until_event(Pattern::Note("not-reloaded"));
+    assert!(told["note"]["why"].as_str().is_some_and(|why| why.contains("removes every VM")), "{told}");
+    assert!(host.ctl_ok(&["events"]).contains("a reload was refused"));
+    assert_eq!(
+        (&shown(&host, "a")["phase"], &shown(&host, "b")["incarnation"]),
+        (&"ready".into(), &1.into())
+    );
+    host.ctl_ok(&["reload", "--allow-removal"]);
+    daemon.until_event(vm("a", 1, "stopped"));
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn words_of_a_guest_do_not_steer_the_terminal() {
+    let evil = "[[group.vm]]\nname = \"evil\"\nrestart.policy = \"never\"\ncommand = [\"/no/such\\u001b]0;x\\u0007\\u009bfile\"]\n";
+    let host = Host::new("", &format!("{}{evil}", group(&["a"])));
+    let mut daemon = Daemon::start(&mut host.pepitad(&[]));
+    host.ctl(&["wait", "evil"]);
+    let (ctl, socket) = (program("pepitactl"), host.path("c/c.sock"));
+    for args in ["status", "status evil", "status --json", "tree", "events", "events --json", "wait evil"] {
+        // Into a pipe, and on a terminal, which script(1) makes.
+        let call = format!("{} --socket {} {args}", ctl.display(), socket.display());
+        let piped = host.ctl(&args.split(' ').collect::<Vec<_>>());
+        let terminal =
+            Command::new("script").args(["-qefc", &call, "/dev/null"]).output().expect("script runs");
+        for text in [stdout(&piped) + &stderr(&piped), stdout(&terminal)] {
+            assert!(text.contains("]0;x"), "{args}: {text:?}");
+            assert!(!text.contains(['\u{7}', '\u{9b}']) && !text.contains("\u{1b}]"), "{args}: {text:?}");
+        }
+    }
+    daemon.stop();
+    let story = daemon.story();
+    assert!(story.contains("]0;x") && !story.contains(['\u{7}', '\u{9b}', '\u{1b}']), "{story:?}");
+    host.assert_nothing_left();
+}
+
 #[test]
 fn top_shows_each_change_and_restores_the_terminal() {
     let host = Host::new("", &group(&["a", "b"]));

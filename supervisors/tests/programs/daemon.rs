@@ -146,6 +146,21 @@ fn the_socket_of_a_dead_supervisor_is_replaced_and_another_file_is_not() {
 }
 
 #[test]
+fn a_control_socket_whose_folder_cannot_be_made_is_no_other_supervisor() {
+    let host = Host::new("", &group(&["a"]));
+    let text = std::fs::read_to_string(host.path("c.toml")).expect("written before");
+    // A file where a folder should be, and a file system that takes no folders.
+    std::fs::write(host.path("file"), "").expect("written");
+    for socket in ["file/c.sock", "/proc/none/c.sock"] {
+        std::fs::write(host.path("c.toml"), text.replace("c/c.sock", socket)).expect("written");
+        let (code, _, err) = code(&mut host.pepitad(&[]));
+        assert_eq!(code, Some(77), "{err}");
+        assert!(err.contains(socket.rsplit_once('/').expect("a path").0), "{err}");
+    }
+    host.assert_nothing_left();
+}
+
+#[test]
 fn a_launcher_that_is_missing_or_another_program_is_named() {
     for (launcher, word) in [("/nowhere/pepita", "no program"), ("/bin/true", "not the launcher")] {
         let host = Host::new(&format!("pepita = {launcher:?}"), &group(&["a"]));

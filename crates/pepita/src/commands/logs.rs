@@ -12,14 +12,20 @@ use pepita_wire::record::CallErrorKind;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 /// Carries out `pepita logs`. Of a VM that was destroyed the last words are printed.
-pub(super) fn logs(run_dir: &RunDir, name: &VmId, follow: bool, since: Option<Duration>) -> Result<()> {
+pub(super) fn logs(
+    run_dir: &RunDir,
+    name: &VmId,
+    follow: bool,
+    since: Option<Duration>,
+    until: Option<Duration>,
+) -> Result<()> {
     match reconcile::status(run_dir, name) {
         Err(e) if e.kind == CallErrorKind::NoSuchVm && !ends::list(run_dir, name).is_empty() => {
             return previous(run_dir, name, 1);
@@ -28,7 +34,23 @@ pub(super) fn logs(run_dir: &RunDir, name: &VmId, follow: bool, since: Option<Du
     };
     let dir = run_dir.vm(name);
     let skip = since.map_or(0, |since| offset_of(&dir, since));
-    copy_out(run_dir, name, skip, follow)
+    match until {
+        None => copy_out(run_dir, name, skip, follow),
+        Some(until) => copy_until(&dir, skip, end_of(&dir, until)),
+    }
+}
+
+/// Prints the part of the log between two offsets.
+fn copy_until(dir: &Path, mut skip: u64, end: u64) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let mut rest = end.saturating_sub(skip);
+    for mut file in all(dir) {
+        skip_in(&mut file, &mut skip)?;
+        let copied = io::copy(&mut file.take(rest), &mut out);
+        rest -= *copied.as_ref().unwrap_or(&0);
+        printed(copied.and_then(|_| out.flush()))?;
+    }
+    Ok(())
 }
 
 /// Prints the last words of the `number`th newest end of a VM. How the VM ended is printed on standard error.
@@ -129,9 +151,21 @@ pub(super) fn stream(run_dir: &RunDir, name: &VmId) -> Result<()> {
     copy_out(run_dir, name, 0, true)
 }
 
-/// Returns the offset of a moment in the files of the log, in bytes.
+/// Returns the offset in the files of the log at which the output begins that is at most this old, in bytes.
 fn offset_of(dir: &Path, since: Duration) -> u64 {
-    let from = unix_ms().saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    offset_at(dir, moment(since))
+}
+
+/// Returns the offset in the files of the log at which the output ends that is at least this old, in bytes.
+fn end_of(dir: &Path, until: Duration) -> u64 {
+    offset_at(dir, moment(until).saturating_add(1))
+}
+
+fn moment(ago: Duration) -> u64 {
+    unix_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn offset_at(dir: &Path, from: u64) -> u64 {
     // Without a readable log base, more of the log is printed than was asked for, but nothing is missing.
     let base = files::state(dir).ok().map_or(0, |state| state.log_base);
     let index = read_index(dir);
@@ -216,13 +250,19 @@ fn inode(file: &File) -> Option<u64> {
 }
 
 fn copy(from: &mut File, skip: &mut u64, to: &mut impl Write) -> Result<()> {
+    skip_in(from, skip)?;
+    printed(io::copy(from, to).and_then(|_| to.flush()))
+}
+
+/// Skips bytes in a file, as far as it has them.
+fn skip_in(from: &mut File, skip: &mut u64) -> Result<()> {
     if *skip > 0 {
         let (here, end) = (from.stream_position().unwrap_or(0), from.seek(SeekFrom::End(0)).unwrap_or(0));
         let step = (*skip).min(end - here);
         *skip -= step;
         from.seek(SeekFrom::Start(here + step)).map_err(|e| system("log", e))?;
     }
-    printed(io::copy(from, to).and_then(|_| to.flush()))
+    Ok(())
 }
 
 /// Watches for writes to the log and for rotations.

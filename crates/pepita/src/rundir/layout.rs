@@ -1,7 +1,7 @@
 //! The names of the files in a VM's run directory and in the directory of run directories. The files that other
 //! programs may use are named in [`pepita_wire::rundir`].
 
-pub use pepita_wire::rundir::{CONTROL, EXIT, HYBRID, TOKEN};
+pub use pepita_wire::rundir::{CONSOLE, CONTROL, EXIT, HYBRID, TOKEN};
 
 /// The file whose lock the monitor holds as long as it lives: the claim of the VM's name.
 pub const LOCK: &str = "lock";
@@ -19,8 +19,6 @@ pub const OPTIONS: &str = "boot.cfg";
 pub const BACKEND: &str = "vh.sock";
 /// The socket of QEMU's monitor protocol.
 pub const QMP: &str = "qmp.sock";
-/// The console of a plain process.
-pub const CONSOLE: &str = "console.sock";
 /// The guest's console, as QEMU names it: a pair of pipes.
 pub const CONSOLE_PIPES: &str = "console";
 /// The pipe that the console reads; no process writes to it.

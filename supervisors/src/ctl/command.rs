@@ -1,0 +1,125 @@
+//! Gives VMs commands, and waits until each has done what was asked.
+
+use super::failure::Failure;
+use super::lanes::Lanes;
+use super::session::{ONE_LOOK, Session, find, part_of};
+use super::view::{find as find_vm, text};
+use crate::exit::ProgramExit;
+use crate::format::format_duration;
+use pepita_supervisor::Command;
+use pepita_supervisor::control::{Call, Client, ClientError};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// How a command waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wait {
+    /// Not at all: the command is accepted, or refused.
+    No,
+    /// Until everything is done, or cannot be done, and at most this long.
+    Until(Option<Duration>),
+}
+
+/// Gives the VMs that the targets mean a command.
+///
+/// # Errors
+/// When a target is unknown, the supervisor refuses, or what was asked does not come to pass.
+pub(super) async fn give(
+    mut client: Client,
+    targets: &[String],
+    command: Command,
+    wait: Wait,
+) -> Result<(), Failure> {
+    let (status, found) = find(&mut client, targets).await?;
+    let mut lanes = Lanes::new(command, &status, found);
+    let limit = match wait {
+        Wait::No => {
+            for vm in lanes.all() {
+                client.call(Call::Command { vm, command }).await?;
+            }
+            return Ok(());
+        }
+        Wait::Until(limit) => limit,
+    };
+    let mut session = Session::watch(client, part_of(targets)).await?;
+    let mut waiting_for = String::new();
+    // A moment that does not exist is never reached.
+    let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let all = carry_out(&mut session, &mut lanes, command, until, &mut waiting_for);
+    let in_time = match until {
+        None => all.await?,
+        Some(until) => match timeout_at(until.max(Instant::now() + ONE_LOOK), all).await {
+            Ok(in_time) => in_time?,
+            Err(_) => false,
+        },
+    };
+    match lanes.problems() {
+        [] if in_time => Ok(()),
+        [] => {
+            let limit = format_duration(limit.unwrap_or_default());
+            Err(Failure::new(ProgramExit::NotReady, format!("not done after {limit}: {waiting_for}")))
+        }
+        problems => Err(Failure::new(ProgramExit::Failed, problems.join("\n"))),
+    }
+}
+
+/// Returns whether nothing was left to wait for in time.
+async fn carry_out(
+    session: &mut Session,
+    lanes: &mut Lanes,
+    command: Command,
+    until: Option<Instant>,
+    waiting_for: &mut String,
+) -> Result<bool, Failure> {
+    loop {
+        let status = session.status().await?;
+        let now = lanes.step(&status);
+        *waiting_for = lanes.waiting_for(&status);
+        if lanes.is_done() {
+            return Ok(true);
+        }
+        let told = !now.is_empty();
+        for vm in now {
+            match session.client.call(Call::Command { vm: vm.clone(), command }).await {
+                Ok(_) => {}
+                Err(ClientError::Refused(why)) => lanes.refused(&vm, format!("{vm}: {}", why.message)),
+                Err(other) => return Err(other.into()),
+            }
+        }
+        if told {
+            continue;
+        }
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return Ok(false);
+        }
+        if !session.changed().await? {
+            let message = format!("the supervisor has ended: {waiting_for}");
+            return Err(Failure::new(ProgramExit::Failed, message));
+        }
+    }
+}
+
+/// Makes a call for each VM that the targets mean. In a group the VMs without a running daemon are left out.
+///
+/// # Errors
+/// When a target is unknown, the supervisor refuses, or no VM of a group runs.
+pub(super) async fn call_each(
+    client: &mut Client,
+    targets: &[String],
+    make: impl Fn(String) -> Call,
+) -> Result<(), Failure> {
+    let (status, found) = find(client, targets).await?;
+    let runs = |vm: &String| {
+        let phase = find_vm(&status, vm).map_or("-", |(_, vm)| text(&vm["phase"]));
+        matches!(phase, "running" | "ready" | "unhealthy" | "paused")
+    };
+    let is_any = found.vms.is_empty();
+    let vms: Vec<String> = found.vms.into_iter().filter(|vm| found.by_name || runs(vm)).collect();
+    if vms.is_empty() && !is_any {
+        return Err(Failure::new(ProgramExit::Refused, format!("no VM of {} runs", targets.join(", "))));
+    }
+    for vm in vms {
+        client.call(make(vm)).await?;
+    }
+    Ok(())
+}
