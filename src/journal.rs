@@ -132,6 +132,7 @@ impl Journal {
             incarnation: Incarnation(entry.incarnation),
             wanted: if entry.wanted { Wanted::Up } else { Wanted::Down },
             attempts: entry.attempts,
+            has_run: entry.has_run,
             completed: entry.completed,
             failed: entry.failed.clone(),
         };
@@ -166,6 +167,7 @@ impl Journal {
             incarnation: remembered.incarnation.0,
             wanted: remembered.wanted == Wanted::Up,
             attempts: remembered.attempts,
+            has_run: remembered.has_run,
             completed: remembered.completed,
             cid: former.and_then(|entry| entry.cid),
             config,
@@ -304,6 +306,7 @@ mod tests {
             incarnation: Incarnation(incarnation),
             wanted,
             attempts: 2,
+            has_run: true,
             completed: false,
             failed: None,
         }

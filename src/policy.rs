@@ -16,7 +16,7 @@ mod strategy;
 
 pub use decide::{At, GroupPolicy, History, Situation, UnderWay, VmPolicy, decide};
 pub use decision::{Action, Decision, Failure, GroupEnd, Reason};
-pub use ending::Ending;
+pub use ending::{Cure, Ending};
 pub use intensity::{Exceeded, Window, WindowCount};
 pub use pepita_wire::{Exit, ExitRecord, ProcessExit};
 pub use restart::Verdict;

@@ -15,6 +15,8 @@ pub(super) struct Entry {
     pub(super) wanted: bool,
     /// The number of consecutive failures.
     pub(super) attempts: u32,
+    /// Whether the daemon of any incarnation has run.
+    pub(super) has_run: bool,
     /// Whether the VM had ended cleanly and was not to be restarted.
     pub(super) completed: bool,
     /// The CID of the VM, while it holds one.
@@ -37,6 +39,7 @@ impl Default for Entry {
             // A VM that no operator has stopped is to be up.
             wanted: true,
             attempts: 0,
+            has_run: false,
             completed: false,
             cid: None,
             config: String::new(),

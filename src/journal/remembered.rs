@@ -21,6 +21,8 @@ pub struct Remembered {
     pub wanted: Wanted,
     /// The number of consecutive failures.
     pub attempts: u32,
+    /// Whether the daemon of any incarnation has run.
+    pub has_run: bool,
     /// Whether the VM had ended cleanly and was not to be restarted.
     pub completed: bool,
     /// How the VM had failed, if it had given up.

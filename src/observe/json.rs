@@ -12,8 +12,9 @@ pub(super) fn ending(ending: &Ending) -> Value {
             let fields = serde_json::to_value(&record.exit).unwrap_or_default();
             (fields, record.evidence.as_slice(), record.console.as_slice())
         }
-        Ending::NotLaunched { recoverable, message } => {
-            (json!({ "recoverable": recoverable, "message": message }), [].as_slice(), [].as_slice())
+        Ending::NotLaunched { recoverable, refused, message } => {
+            let fields = json!({ "recoverable": recoverable, "refused": refused, "message": message });
+            (fields, [].as_slice(), [].as_slice())
         }
         Ending::Unreadable { message } | Ending::ActorFailed { message } => {
             (json!({ "message": message }), [].as_slice(), [].as_slice())
@@ -103,7 +104,7 @@ mod tests {
             (&json["evidence"][0], &json["console"][0]),
             (&json!("the agent reported code 3"), &json!("bye"))
         );
-        let json = ending(&Ending::NotLaunched { recoverable: true, message: "busy".into() });
+        let json = ending(&Ending::NotLaunched { recoverable: true, refused: false, message: "busy".into() });
         assert_eq!((&json["kind"], &json["recoverable"]), (&json!("not-launched"), &json!(true)));
         assert_eq!(ending(&Ending::StartTimeout)["kind"], "start-timeout");
     }

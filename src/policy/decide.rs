@@ -68,6 +68,8 @@ pub struct History<'a> {
     pub attempts: u32,
     /// Whether the VM was started by the start of its group and has not become Ready since.
     pub first_start: bool,
+    /// Whether the daemon of the VM has run before, in this incarnation or in an earlier one.
+    pub has_run: bool,
     /// The group restart that is under way, if any.
     pub group_restart: Option<UnderWay>,
     /// The restart window of the group.
@@ -100,7 +102,7 @@ pub fn decide(vm: &VmPolicy, group: &GroupPolicy, history: &History, ending: &En
         window: history.window.count(at.now, group.intensity),
         joined: false,
     };
-    let verdict = vm.restart.verdict(ending);
+    let verdict = vm.restart.verdict(ending, history.has_run);
     // A VM that may run on is given up alone, whatever its group: no other VM is stopped because of a file.
     if ending.may_run_on() {
         return decided(Action::GiveUp, Reason::Hopeless, history.attempts);
@@ -223,6 +225,7 @@ mod tests {
                 situation: self.situation,
                 attempts: self.attempts,
                 first_start: self.first_start,
+                has_run: true,
                 group_restart: self.group_restart,
                 window: &self.window,
             };

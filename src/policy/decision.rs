@@ -54,7 +54,8 @@ pub enum Reason {
     NeverRestartExitCode,
     /// The exit code is one of `always_restart_exit_codes`.
     AlwaysRestartExitCode,
-    /// The next launch would fail in the same way.
+    /// The next launch would fail in the same way: the request is wrong, or a file is missing with which the VM has
+    /// never run.
     Hopeless,
     /// The VM has used up `restart.max_retries`.
     RetriesExhausted,

@@ -11,8 +11,10 @@ pub enum Ending {
     Exit(Arc<ExitRecord>),
     /// The launcher did not bring the VM to the point where its daemon runs.
     NotLaunched {
-        /// Whether the same launch may succeed later.
+        /// Whether the same launch may succeed later by itself.
         recoverable: bool,
+        /// Whether the launcher refused the request as such: only another configuration cures that.
+        refused: bool,
         /// The message of the launcher.
         message: String,
     },
@@ -70,14 +72,16 @@ impl Ending {
         })
     }
 
-    /// Returns whether the next launch would fail in the same way, because the program or an image is missing, or an
-    /// argument is refused.
-    pub fn is_hopeless(&self) -> bool {
+    /// Returns what cures this end, as far as the end itself tells.
+    pub fn cure(&self) -> Cure {
         match self {
-            Self::NotLaunched { recoverable, .. } => !recoverable,
-            Self::Unreadable { .. } => true,
+            Self::NotLaunched { recoverable: true, .. } => Cure::Time,
+            Self::NotLaunched { refused: true, .. } => Cure::Configuration,
+            Self::NotLaunched { .. } => Cure::Repair,
+            Self::Unreadable { .. } => Cure::Repair,
             Self::Exit(record) => match &record.exit {
-                Exit::NotExecutable { .. } | Exit::VmmRefused { .. } => true,
+                Exit::NotExecutable { errno, .. } => cure_of_exec(*errno),
+                Exit::VmmRefused { .. } => Cure::Repair,
                 Exit::Exited { .. }
                 | Exit::Signalled { .. }
                 | Exit::GuestOom
@@ -90,10 +94,31 @@ impl Ending {
                 | Exit::TransportLost
                 | Exit::StopRequested
                 | Exit::Killed
-                | Exit::Unknown => false,
+                | Exit::Unknown => Cure::Time,
             },
-            Self::StartTimeout | Self::Unhealthy | Self::WatchdogExpired | Self::ActorFailed { .. } => false,
+            Self::StartTimeout | Self::Unhealthy | Self::WatchdogExpired | Self::ActorFailed { .. } => {
+                Cure::Time
+            }
         }
+    }
+
+    /// Returns whether this end proves that the daemon of the VM has run.
+    pub fn shows_that_the_daemon_ran(&self) -> bool {
+        self.exit().is_some_and(|exit| match exit {
+            Exit::Exited { .. } | Exit::Signalled { .. } | Exit::GuestOom => true,
+            Exit::NotExecutable { .. }
+            | Exit::GuestPanic { .. }
+            | Exit::GuestReset
+            | Exit::HostOom
+            | Exit::VmmCrashed(_)
+            | Exit::VmmRefused { .. }
+            | Exit::BootTimeout
+            | Exit::AgentLost { .. }
+            | Exit::TransportLost
+            | Exit::StopRequested
+            | Exit::Killed
+            | Exit::Unknown => false,
+        })
     }
 
     /// Returns whether the VM may run on, unsupervised (semantics 13.2).
@@ -123,6 +148,31 @@ impl Ending {
     }
 }
 
+/// What cures an end, so that the next launch succeeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cure {
+    /// The next launch may succeed as it is.
+    Time,
+    /// A file, a program or a permission is missing or wrong, and may be put in order while the supervisor runs: an
+    /// image that is being rebuilt, a program that is being upgraded.
+    Repair,
+    /// The request itself is wrong: every launch with this configuration fails.
+    Configuration,
+}
+
+/// Returns what cures a daemon that could not be executed, by the error of execve(2) or fork(2). The numbers are those
+/// of Linux on x86_64, as guests report them.
+fn cure_of_exec(errno: i32) -> Cure {
+    match errno {
+        // EINTR, EIO, EAGAIN, ENOMEM, EBUSY, ENFILE, EMFILE, ETXTBSY, ESTALE: a shortage, a disk or network that fails
+        // for a moment, or a program that is being written.
+        4 | 5 | 11 | 12 | 16 | 23 | 24 | 26 | 116 => Cure::Time,
+        // E2BIG, ENAMETOOLONG: the command or the environment is too long.
+        7 | 36 => Cure::Configuration,
+        _ => Cure::Repair,
+    }
+}
+
 impl From<ExitRecord> for Ending {
     fn from(record: ExitRecord) -> Self {
         Self::Exit(Arc::new(record))
@@ -149,10 +199,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_will_be_missing_next_time() {
-        let missing = Exit::NotExecutable { path: "/d".into(), errno: 2, message: "not found".into() };
-        assert!(Ending::from(missing).is_hopeless());
-        assert!(!Ending::from(Exit::code(3)).is_hopeless());
-        assert!(!Ending::NotLaunched { recoverable: true, message: String::new() }.is_hopeless());
+    fn each_end_has_its_cure() {
+        let exec =
+            |errno| Ending::from(Exit::NotExecutable { path: "/d".into(), errno, message: String::new() });
+        let (enoent, eacces, enoexec, etxtbsy, enomem, e2big) = (2, 13, 8, 26, 12, 7);
+        let launch =
+            |recoverable, refused| Ending::NotLaunched { recoverable, refused, message: String::new() };
+        let cases = [
+            (exec(enoent), Cure::Repair),
+            (exec(eacces), Cure::Repair),
+            (exec(enoexec), Cure::Repair),
+            (exec(etxtbsy), Cure::Time),
+            (exec(enomem), Cure::Time),
+            (exec(e2big), Cure::Configuration),
+            (Exit::VmmRefused { message: String::new() }.into(), Cure::Repair),
+            (Exit::code(3).into(), Cure::Time),
+            (launch(true, false), Cure::Time),
+            (launch(false, false), Cure::Repair),
+            (launch(false, true), Cure::Configuration),
+        ];
+        for (ending, cure) in cases {
+            assert_eq!(ending.cure(), cure, "{ending}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! The questions about a restart policy are methods with an exhaustive match, so that a new policy does not compile
 //! until all of them are answered.
 
-use crate::policy::{Ending, Reason};
+use crate::policy::{Cure, Ending, Reason};
 use crate::spec::{Restart, RestartSpec};
 use std::time::Duration;
 
@@ -56,8 +56,9 @@ impl RestartSpec {
     }
 
     /// Returns the result of the rules for this VM alone on an end that neither the supervisor nor the operator had
-    /// asked for.
-    pub fn verdict(&self, ending: &Ending) -> Verdict {
+    /// asked for. `has_run`: the daemon of the VM has run before, in this incarnation or in an earlier one, so that
+    /// what is missing now was there and may come back.
+    pub fn verdict(&self, ending: &Ending, has_run: bool) -> Verdict {
         let code = ending.code();
         let is_in = |codes: &std::collections::BTreeSet<i32>| code.is_some_and(|code| codes.contains(&code));
         if is_in(&self.never) {
@@ -66,8 +67,9 @@ impl RestartSpec {
         if is_in(&self.always) {
             return Verdict::Restart(Reason::AlwaysRestartExitCode);
         }
-        if ending.is_hopeless() {
-            return Verdict::Fail(Reason::Hopeless);
+        match (ending.cure(), has_run) {
+            (Cure::Configuration, _) | (Cure::Repair, false) => return Verdict::Fail(Reason::Hopeless),
+            (Cure::Repair, true) | (Cure::Time, _) => {}
         }
         let (clean, reason) = (is_in(&self.success), Reason::Policy(self.policy));
         match (self.policy.restarts_on(clean), clean) {
@@ -98,13 +100,15 @@ mod tests {
     fn the_first_rule_that_matches_wins() {
         use Verdict::{Complete, Fail, Restart as Again};
         let exit = |code| Ending::from(Exit::code(code));
-        let missing = Ending::NotLaunched { recoverable: false, message: String::new() };
-        let busy = Ending::NotLaunched { recoverable: true, message: String::new() };
+        let launch =
+            |recoverable, refused| Ending::NotLaunched { recoverable, refused, message: String::new() };
+        let (missing, busy, refused) = (launch(false, false), launch(true, false), launch(false, true));
         for policy in [Restart::Always, Restart::UnlessStopped, Restart::OnFailure, Restart::Never] {
             let (spec, reason) = (spec(policy), Reason::Policy(policy));
-            assert_eq!(spec.verdict(&exit(64)), Fail(Reason::NeverRestartExitCode));
-            assert_eq!(spec.verdict(&exit(75)), Again(Reason::AlwaysRestartExitCode));
-            assert_eq!(spec.verdict(&missing), Fail(Reason::Hopeless));
+            assert_eq!(spec.verdict(&exit(64), true), Fail(Reason::NeverRestartExitCode));
+            assert_eq!(spec.verdict(&exit(75), true), Again(Reason::AlwaysRestartExitCode));
+            assert_eq!(spec.verdict(&missing, false), Fail(Reason::Hopeless));
+            assert_eq!(spec.verdict(&refused, true), Fail(Reason::Hopeless));
             let failed = if policy == Restart::Never { Fail(reason) } else { Again(reason) };
             for ending in [
                 exit(3),
@@ -113,14 +117,15 @@ mod tests {
                 Exit::Unknown.into(),
                 busy.clone(),
             ] {
-                assert_eq!(spec.verdict(&ending), failed, "{policy:?} {ending}");
+                assert_eq!(spec.verdict(&ending, false), failed, "{policy:?} {ending}");
             }
+            assert_eq!(spec.verdict(&missing, true), failed, "{policy:?}");
             let ended = match policy {
                 Restart::Always | Restart::UnlessStopped => Again(reason),
                 Restart::OnFailure | Restart::Never => Complete(reason),
             };
-            assert_eq!(spec.verdict(&exit(0)), ended);
-            assert_eq!(spec.verdict(&exit(10)), ended);
+            assert_eq!(spec.verdict(&exit(0), true), ended);
+            assert_eq!(spec.verdict(&exit(10), true), ended);
         }
     }
 }

@@ -240,13 +240,16 @@ pub(super) struct Life {
     spec: VmSpec,
     phase: Phase,
     facts: Facts,
+    /// The error of the host's disk that was told last.
+    disk_error: Option<String>,
     effects: Vec<Effect>,
 }
 
 impl Life {
     /// Makes an incarnation that waits for its [`Event::Start`].
     pub(super) fn new(spec: VmSpec) -> Self {
-        Self { spec, phase: Phase::Created, facts: Facts::default(), effects: Vec::new() }
+        let (facts, disk_error, effects) = (Facts::default(), None, Vec::new());
+        Self { spec, phase: Phase::Created, facts, disk_error, effects }
     }
 
     /// Returns the specification in force.

@@ -10,7 +10,14 @@ use pepita_supervisor::spec::{
 use std::collections::BTreeMap;
 
 fn remembered(incarnation: u64, wanted: Wanted) -> Remembered {
-    Remembered { incarnation: Incarnation(incarnation), wanted, attempts: 2, completed: false, failed: None }
+    Remembered {
+        incarnation: Incarnation(incarnation),
+        wanted,
+        attempts: 2,
+        has_run: true,
+        completed: false,
+        failed: None,
+    }
 }
 
 fn running(incarnation: u64) -> Found {

@@ -1,11 +1,11 @@
 //! The consequence of an end for one VM alone (semantics 3, 10).
 
-use crate::world::{SECOND, World, exit, group};
+use crate::world::{SECOND, World, exit, group, name};
 use pepita_supervisor::group::Command;
 use pepita_supervisor::policy::{Action, Ending, Exit, Reason};
 use pepita_supervisor::spec::{Restart, Strategy};
 use pepita_supervisor::vm::Transition;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn one(policy: Restart) -> World {
     let mut spec = group(Strategy::OneForOne, "a");
@@ -16,7 +16,38 @@ fn one(policy: Restart) -> World {
 }
 
 fn lost(recoverable: bool) -> Ending {
-    Ending::NotLaunched { recoverable, message: "no".into() }
+    Ending::NotLaunched { recoverable, refused: false, message: "no".into() }
+}
+
+fn refused() -> Ending {
+    Ending::NotLaunched { recoverable: false, refused: true, message: "no".into() }
+}
+
+// semantics 3.5: without a file with which the VM has never run, only a person can help.
+#[test]
+fn what_is_missing_at_a_first_start_is_fatal_and_what_went_missing_later_is_tried_again() {
+    let mut world = World::starting(group(Strategy::OneForOne, "a"));
+    world.end("a", lost(false));
+    assert_eq!((world.phase("a"), world.decision().reason), ("failed", Reason::Hopeless));
+    world.order("a", Command::Start);
+    world.ready("a");
+    world.fail("a");
+    world.decisions();
+    let missing = Exit::NotExecutable { path: "/d".into(), errno: 2, message: "none".into() };
+    let refused = Exit::VmmRefused { message: "no kernel".into() };
+    for (attempt, ending) in [(2, lost(false)), (3, missing.into()), (4, refused.into())] {
+        world.advance(SECOND * 60);
+        assert_eq!(world.phase("a"), "starting");
+        world.end("a", ending);
+        let decision = world.decision();
+        assert_eq!((decision.action, decision.attempt), (Action::Restart, attempt));
+    }
+    // semantics 9: the next run of the supervisor knows that the VM has run.
+    let memory = world.roster.remember(&name("a")).expect("a VM");
+    let mut next = World::remembering(group(Strategy::OneForOne, "a"), &[(name("a"), memory)].into());
+    next.start(&BTreeMap::new());
+    next.end("a", lost(false));
+    assert_eq!(next.phase("a"), "backoff");
 }
 
 // semantics 3.3 to 3.6, in this order.
@@ -36,7 +67,10 @@ fn the_first_rule_that_matches_decides_and_is_told() {
         (Never, exit(3), "failed", Reason::Policy(Never)),
         (Always, exit(64), "failed", Reason::NeverRestartExitCode),
         (Never, exit(75), "backoff", Reason::AlwaysRestartExitCode),
-        (Always, lost(false), "failed", Reason::Hopeless),
+        // semantics 3.5: what was there when the VM ran may come back; a wrong request stays wrong.
+        (Always, lost(false), "backoff", Reason::Policy(Always)),
+        (Never, lost(false), "failed", Reason::Policy(Never)),
+        (Always, refused(), "failed", Reason::Hopeless),
         (OnFailure, lost(true), "backoff", Reason::Policy(OnFailure)),
     ];
     for (policy, ending, phase, reason) in table {

@@ -9,7 +9,7 @@ use crate::world::name;
 use pepita_supervisor::group::{Command, Found};
 use pepita_supervisor::journal::{Remembered, Wanted};
 use pepita_supervisor::observe::{Action, VmPhase};
-use pepita_supervisor::policy::{Ending, Verdict};
+use pepita_supervisor::policy::{Ending, Exit, Verdict};
 use pepita_supervisor::spec::{
     AutoShutdown, GroupSpec, OnGiveUp, OnIntensityExceeded, OnStartFailure, Restart, Strategy, VmName, VmSpec,
 };
@@ -49,6 +49,8 @@ pub(crate) struct Vm {
     pub(crate) is: Is,
     pub(crate) wanted: bool,
     pub(crate) attempts: u32,
+    /// The daemon has run, in any incarnation.
+    pub(crate) ran: bool,
     pub(crate) incarnation: u64,
     /// The moments when this incarnation became Ready, and when each Ready phase ended.
     readies: Vec<(Instant, Option<Instant>)>,
@@ -108,6 +110,11 @@ pub(crate) struct Model {
     pub(crate) told: Vec<Told>,
 }
 
+/// Returns whether a daemon that ran has ended so.
+fn is_of_a_daemon(ending: &Ending) -> bool {
+    matches!(ending.exit(), Some(Exit::Exited { .. } | Exit::Signalled { .. } | Exit::GuestOom))
+}
+
 impl Vm {
     fn new(spec: VmSpec, incarnation: u64) -> Self {
         Self {
@@ -115,6 +122,7 @@ impl Vm {
             spec,
             is: Is::Stopped,
             attempts: 0,
+            ran: false,
             incarnation,
             readies: Vec::new(),
             in_order: false,
@@ -130,6 +138,7 @@ impl Vm {
         let always = spec.restart.policy == Restart::Always;
         let mut vm = Self::new(spec, memory.incarnation.0);
         vm.attempts = memory.attempts;
+        vm.ran = memory.has_run;
         vm.wanted = memory.wanted == Wanted::Up || always && vm.wanted;
         if memory.completed && vm.wanted && !always {
             vm.is = Is::Completed;
@@ -195,6 +204,7 @@ impl Model {
             let vm = &mut self.vms[v];
             let Some(found) = found.get(&vm.spec.name) else { continue };
             let old = found.incarnation.0 < vm.incarnation;
+            vm.ran |= found.ended.as_ref().is_some_and(is_of_a_daemon);
             (vm.first, vm.in_order, vm.incarnation) = (false, true, vm.incarnation.max(found.incarnation.0));
             match (&found.ended, vm.wanted) {
                 (Some(_), _) if vm.is == Is::Completed => {}
@@ -241,6 +251,7 @@ impl Model {
             }
             _ => return,
         };
+        vm.ran = true;
         vm.becomes(now, is);
         self.go_on();
     }

@@ -92,13 +92,14 @@ fn strategies() -> impl Strategy<Value = spec::Strategy> {
 }
 
 fn causes() -> impl Strategy<Value = Ending> {
-    let lost = |recoverable| Ending::NotLaunched { recoverable, message: "no".into() };
+    let lost = |recoverable, refused| Ending::NotLaunched { recoverable, refused, message: "no".into() };
     let rare = select(vec![
         exit(64),
         exit(75),
         Exit::signal(9).into(),
-        lost(true),
-        lost(false),
+        lost(true, false),
+        lost(false, false),
+        lost(false, true),
         Exit::Unknown.into(),
     ]);
     prop_oneof![4 => Just(exit(3)), 2 => Just(exit(0)), 3 => rare]
@@ -201,11 +202,12 @@ pub(crate) fn pasts() -> impl Strategy<Value = Short<Past>> {
         unchanged,
         ended,
     });
-    let memory = (prop::bool::weighted(0.7), 0u32..3, prop::bool::weighted(0.2));
-    let memory = memory.prop_map(|(up, attempts, completed)| Remembered {
+    let memory = (prop::bool::weighted(0.7), 0u32..3, any::<bool>(), prop::bool::weighted(0.2));
+    let memory = memory.prop_map(|(up, attempts, has_run, completed)| Remembered {
         incarnation: Incarnation(3),
         wanted: if up { Wanted::Up } else { Wanted::Down },
         attempts,
+        has_run,
         completed,
         failed: None,
     });

@@ -323,7 +323,41 @@ pub fn last_words() -> String {
         let _ = log.seek(SeekFrom::End(-2048));
         let _ = log.take(2048).read_to_end(&mut bytes);
     }
-    let tail = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = tail.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(3)..].join(" | ")
+    worst_first(&String::from_utf8_lossy(&bytes))
+}
+
+/// Returns the last lines of a program, three at most: errors before warnings, and notes only when there is nothing
+/// else. (QEMU begins with the note that it waits for a connection.)
+fn worst_first(text: &str) -> String {
+    let rank = |line: &str| match line {
+        line if line.contains("info: ") => 2,
+        line if line.contains("warning: ") => 1,
+        _ => 0,
+    };
+    let mut lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let worst = lines.iter().map(|line| rank(line)).min().unwrap_or_default();
+    lines.retain(|line| rank(line) <= worst.max(1));
+    let mut lines = lines.split_off(lines.len().saturating_sub(3));
+    lines.sort_by_key(|line| rank(line));
+    lines.join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_vmm_begin_with_its_error() {
+        let info = "qemu: info: QEMU waiting for connection on: disconnected:unix:qmp.sock,server=on";
+        let (warning, error) = ("qemu: warning: TCG is slow", "qemu: could not load kernel '/k'");
+        for (said, expected) in [
+            (vec![info, error], error.to_owned()),
+            (vec![info, warning, error, ""], format!("{error} | {warning}")),
+            (vec!["a", "b", "c", "d"], "b | c | d".to_owned()),
+            (vec![info], info.to_owned()),
+            (vec![], String::new()),
+        ] {
+            assert_eq!(worst_first(&said.join("\n")), expected);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
-              [--flood] [--eat MB] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
+              [--flood] [--eat MB] [--write MB] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
               [--serve PORT | PATH]";
 
 #[derive(Default)]
@@ -38,6 +38,8 @@ struct Options {
     flood: bool,
     /// The amount of memory to use, in MiB.
     eat_mb: Option<u64>,
+    /// The amount to write to the file `/written`, in MiB.
+    write_mb: Option<u64>,
     /// The variables of the environment to print; `cpus`, `clock` and `memory` print values of the guest.
     show: Vec<String>,
     /// The files to print.
@@ -77,6 +79,7 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("rate") => options.rate = Some(parser.value()?.parse()?),
             Long("flood") => options.flood = true,
             Long("eat") => options.eat_mb = Some(parser.value()?.parse()?),
+            Long("write") => options.write_mb = Some(parser.value()?.parse()?),
             Long("serve") => options.serve = Some(parser.value()?.string()?),
             Long("cat") => options.cat.push(parser.value()?.string()?),
             Long("say") => options.say.push(parser.value()?.string()?),
@@ -144,6 +147,12 @@ fn main() {
         }
         print_line(&format!("ate {} MiB", eaten.len()));
     }
+    if let Some(mb) = options.write_mb {
+        match write("/written", mb) {
+            Ok(()) => print_line(&format!("wrote {mb} MiB")),
+            Err(e) => print_line(&format!("writing failed: {e}")),
+        }
+    }
     if options.flood {
         print_numbered(u64::MAX, None);
     }
@@ -156,6 +165,16 @@ fn main() {
         std::thread::sleep(interval);
         print_line(&format!("tick {tick}"));
     }
+}
+
+/// Writes a file, and waits after each MiB until it is on the disk.
+fn write(path: &str, mb: u64) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    for _ in 0..mb {
+        file.write_all(&vec![1; 1 << 20])?;
+        file.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Reports the stop on SIGTERM or SIGINT and exits with 0.

@@ -52,6 +52,7 @@ impl Roster {
         // A later incarnation has been numbered, so that the end of this incarnation was judged before.
         let judged = found.incarnation < child.incarnation || child.phase == Phase::Completed;
         child.incarnation = child.incarnation.max(found.incarnation);
+        child.has_run |= found.ended.as_ref().is_some_and(Ending::shows_that_the_daemon_ran);
         match (&found.ended, child.wanted) {
             (Some(_), Wanted::Down) => {}
             (Some(_), Wanted::Up) if judged => {}

@@ -16,6 +16,8 @@ pub(crate) struct Child {
     pub(crate) attempts: u32,
     /// The newest incarnation of the VM.
     pub(crate) incarnation: Incarnation,
+    /// Whether the daemon of any incarnation has run: files that are missing now were there, and may come back.
+    pub(crate) has_run: bool,
     /// The state of the VM as it was last saved in the journal.
     pub(crate) saved: Option<Remembered>,
 }
@@ -290,6 +292,7 @@ impl Child {
             phase: Phase::Stopped,
             attempts: 0,
             incarnation: Incarnation::default(),
+            has_run: false,
             saved: None,
         }
     }
@@ -301,6 +304,7 @@ impl Child {
         let returns = child.spec.restart.policy.returns_after_supervisor_restart();
         child.incarnation = remembered.incarnation;
         child.attempts = remembered.attempts;
+        child.has_run = remembered.has_run;
         child.wanted = match remembered.wanted {
             Wanted::Up => Wanted::Up,
             Wanted::Down if returns => child.wanted,
@@ -326,6 +330,7 @@ impl Child {
             incarnation: self.incarnation,
             wanted: self.wanted,
             attempts: self.attempts,
+            has_run: self.has_run,
             completed: self.phase == Phase::Completed,
             failed: match &self.phase {
                 Phase::Failed(failure) => Some(failure.clone()),

@@ -23,6 +23,7 @@ impl Roster {
         let up = self.is_up();
         let child = &mut self.children[index];
         let Phase::Live(run) = &mut child.phase else { return };
+        child.has_run |= ending.shows_that_the_daemon_ran();
         run.note_ready(at.now);
         let (ready_for, state) = (run.ready_for, run.state.clone());
         // The time is computed here, from timestamps, and no timer resets the failures. An end that the supervisor
@@ -66,6 +67,7 @@ impl Roster {
             situation,
             attempts: child.attempts,
             first_start,
+            has_run: child.has_run,
             group_restart: self.group_restart.as_ref().map(|restart| UnderWay {
                 counted: restart.counted,
                 includes_vm: restart.members.contains(child.name()),

@@ -16,6 +16,8 @@ impl Roster {
         let Some(state) = next(&run.state, transition, at.now) else { return Vec::new() };
         let mut run = run.clone();
         run.note_ready(at.now);
+        // Every report of an actor about a VM that starts says that the daemon runs.
+        self.children[index].has_run = true;
         self.set(index, Phase::Live(Run { state, ..run }), None, None);
         self.finish(at.now)
     }

@@ -51,6 +51,13 @@ impl Life {
 
     fn alive(&mut self, now: Instant, record: &StatusRecord) {
         self.know(Facts { cid: Cid::new(record.vsock.cid).ok(), vmm_pid: record.vmm_pid });
+        if let Some(error) = &record.disk_error
+            && self.disk_error.as_ref() != Some(error)
+        {
+            let text = format!("the host's disk failed, and the guest got an error of its disk: {error}");
+            self.effects.push(Effect::Notice(text));
+            self.disk_error = Some(error.clone());
+        }
         let Self { spec, phase: Phase::Alive { stage, link }, effects, .. } = self else { return };
         if record.agent.ready && *link == Link::NotDialled {
             *link = Link::Down;

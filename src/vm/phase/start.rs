@@ -44,7 +44,9 @@ impl Life {
                 self.know(Facts { cid: Some(cid), vmm_pid: None });
                 self.effects.push(Effect::Launch(cid));
             }
-            Some(Err(message)) => self.gone(Ending::NotLaunched { recoverable: true, message }),
+            Some(Err(message)) => {
+                self.gone(Ending::NotLaunched { recoverable: true, refused: false, message });
+            }
         }
     }
 
@@ -91,7 +93,11 @@ impl Life {
         if kind == Some(CallErrorKind::Unreadable) {
             return self.gone(Ending::Unreadable { message: error.to_string() });
         }
-        let ending = Ending::NotLaunched { recoverable: error.is_recoverable(), message: error.to_string() };
+        let ending = Ending::NotLaunched {
+            recoverable: error.is_recoverable(),
+            refused: kind == Some(CallErrorKind::Usage),
+            message: error.to_string(),
+        };
         if kind == Some(CallErrorKind::NameTaken) {
             // A former incarnation of this VM is left. It must be gone before the next incarnation starts.
             self.remove(now, ending);

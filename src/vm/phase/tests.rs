@@ -36,6 +36,19 @@ fn refused(kind: CallErrorKind) -> ExecutorError {
     ExecutorError::Refused { kind, message: "no".into() }
 }
 
+#[test]
+fn an_error_of_the_hosts_disk_is_told_once() {
+    let mut rig = Rig::ready();
+    let full = || {
+        let mut record = running();
+        record.disk_error = Some("write: No space left on device".into());
+        Event::Status(record)
+    };
+    let effects = rig.on(full());
+    assert!(matches!(&effects[..], [Effect::Notice(text)] if text.contains("No space left")), "{effects:?}");
+    assert_eq!(rig.on(full()), []);
+}
+
 struct Rig {
     life: Life,
     now: Instant,

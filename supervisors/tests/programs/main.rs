@@ -9,6 +9,7 @@ mod daemon;
 mod documents;
 mod events;
 mod host;
+mod repair;
 mod service;
 mod signals;
 mod small;

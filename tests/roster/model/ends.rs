@@ -7,6 +7,7 @@ impl Model {
     pub(crate) fn ended(&mut self, v: usize, ending: Ending) {
         let now = self.now;
         let vm = &mut self.vms[v];
+        vm.ran |= is_of_a_daemon(&ending);
         // semantics 4.4: "the incarnation that just ended had been Ready for reset_after without a break".
         let longest = vm.readies.iter().map(|(since, until)| until.unwrap_or(now) - *since).max();
         if longest.is_some_and(|longest| longest >= vm.spec.restart.reset_after) {
@@ -39,7 +40,7 @@ impl Model {
         let vm = &mut self.vms[v];
         let restart = vm.spec.restart.clone();
         let aborts = vm.first && vm.spec.start.on_failure == OnStartFailure::Abort;
-        let gives_up = match restart.verdict(&ending) {
+        let gives_up = match restart.verdict(&ending, vm.ran) {
             Verdict::Complete(_) => {
                 vm.becomes(self.now, Is::Completed);
                 self.tell(v, Action::Complete, None, false);

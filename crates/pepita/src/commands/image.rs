@@ -5,6 +5,7 @@ use crate::cli::ImageBuild;
 use crate::error::{Result, call_error, eprint_line};
 use crate::image::build::{self as image, Contents};
 use crate::image::modules;
+use crate::image::scratch::Scratch;
 use crate::rundir::RunDir;
 use pepita_wire::record::CallErrorKind;
 use std::io::IsTerminal;
@@ -22,16 +23,16 @@ pub(super) fn build(run_dir: &RunDir, build: ImageBuild) -> Result<()> {
         }
     };
     let mut files = Vec::new();
-    let mut unpacked = None;
+    // Kept until the modules have been read.
+    let unpacked;
     if let Some(package) = &build.kernel_package {
         progress("looking for the kernel's modules");
         run_dir.create()?;
-        let into = run_dir.cache().join(format!("package-{}", std::process::id()));
-        let dir = modules::unpack(package, &into)?;
+        unpacked = Scratch::new(&run_dir.cache(), "package")?;
+        let dir = modules::unpack(package, unpacked.path())?;
         let named = build.module.iter().map(|name| name.replace('-', "_"));
         let wanted: Vec<String> = modules::FOR_ALL.map(str::to_owned).into_iter().chain(named).collect();
         files = modules::find(&dir, &wanted)?;
-        unpacked = (dir == into).then_some(into);
     }
     progress("writing");
     let contents = Contents {
@@ -43,11 +44,9 @@ pub(super) fn build(run_dir: &RunDir, build: ImageBuild) -> Result<()> {
         modules: files,
         size_mb: build.size,
     };
-    let built = image::build(&contents, &build.output);
-    if let Some(dir) = unpacked {
-        let _ = std::fs::remove_dir_all(dir);
+    for note in image::build(&contents, &build.output)? {
+        eprint_line(format_args!("pepita: {}: {note}", build.output.display()));
     }
-    built?;
     progress("done");
     Ok(())
 }

@@ -1,13 +1,17 @@
 //! Builds root file systems for guests: the agent, a daemon, and the kernel modules that the agent has to load.
 
+use super::root::Root;
+use super::scan;
+use super::stage::{Stage, first_lines};
 use crate::error::{Result, call_error, io, system};
 use crate::image::cpio::Archive;
 use crate::image::{kernel, length, modules};
 use crate::rundir::RunDir;
-use crate::rundir::files::{Sync, replace};
+use crate::rundir::files::{Beside, Sync, replace};
 use pepita_wire::record::CallErrorKind;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -36,16 +40,22 @@ pub struct Contents {
     pub size_mb: u64,
 }
 
-/// Writes an image. The ending of the name of `output` decides its kind.
+/// Writes an image. The ending of the name of `output` decides its kind. The image is written beside `output` and takes
+/// its place when it is complete, with mode 0600: it may have secrets of the daemon's environment. Returns what an
+/// operator should know: files that were left out or replaced, one sentence each.
 ///
 /// # Errors
-/// When a file is missing or cannot be written, or the ending of the name is of no known kind.
-pub fn build(contents: &Contents, output: &Path) -> Result<()> {
+/// When a file is missing or cannot be written, or the ending of the name is of no known kind. A former image stays.
+pub fn build(contents: &Contents, output: &Path) -> Result<Vec<String>> {
     let kind = output.extension().and_then(|e| e.to_str());
     match kind {
         Some("cpio") => {
-            let archive = initramfs(contents)?;
-            replace(output, &archive, Sync::No)
+            let mut notes = Vec::new();
+            let archive = initramfs(contents, output, &mut notes)?;
+            let (beside, mut file) = Beside::create(output)?;
+            file.write_all(&archive).map_err(|e| io(output, e))?;
+            beside.commit(&file)?;
+            Ok(notes)
         }
         Some("ext4") => disk(contents, output),
         _ => Err(call_error(
@@ -64,9 +74,10 @@ pub fn initrd(dir: &RunDir, agent: &Path, package: &Path) -> Result<PathBuf> {
     let modules = modules::find(package, &modules::FOR_DISK)?;
     let cached = kernel::cache(dir, agent, &format!("{}.initrd", names_of(&modules)))?;
     if !cached.exists() {
-        let mut archive = skeleton(agent, "init")?;
+        let mut archive = Archive::new();
+        add_agent(&mut archive, agent)?;
         let paths = add_modules(&mut archive, &modules)?;
-        archive.file(IMAGE_JSON, 0o644, &image_json(&[], &BTreeMap::new(), &paths, Some("/dev/vda")));
+        archive.file(IMAGE_JSON, 0o644, &image_json(&[], &BTreeMap::new(), &paths, Some("/dev/vda")))?;
         replace(&cached, &archive.finish(), Sync::No)?;
     }
     Ok(cached)
@@ -80,27 +91,29 @@ fn names_of(modules: &[PathBuf]) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-fn initramfs(contents: &Contents) -> Result<Vec<u8>> {
-    let mut archive = skeleton(&contents.agent, "init")?;
+fn initramfs(contents: &Contents, output: &Path, notes: &mut Vec<String>) -> Result<Vec<u8>> {
+    let mut archive = Archive::new();
     if let Some(tree) = &contents.tree {
-        add_tree(&mut archive, tree, tree)?;
+        *notes = scan::add_tree(&mut archive, tree, scan::file_id(output))?;
+        if archive.remove("init") {
+            notes.push(
+                "the tree's own /init is left out: /init of an initramfs is the guest agent".to_owned(),
+            );
+        }
     }
-    let command = add_daemon(contents, |path, bytes| archive.file(path, 0o755, bytes))?;
-    let paths = add_modules(&mut archive, &contents.modules)?;
-    archive.file(IMAGE_JSON, 0o644, &image_json(&command, &contents.env, &paths, None));
+    add_agent(&mut archive, &contents.agent)?;
+    add_daemon(&mut archive, contents, notes)?;
     Ok(archive.finish())
 }
 
-fn skeleton(agent: &Path, init: &str) -> Result<Archive> {
-    let mut archive = Archive::new();
-    for dir in ["dev", "proc", "sys", "run", "tmp", "etc"] {
-        archive.directory(dir);
-    }
+/// Adds what the kernel and the agent need: the agent as `/init`, directories to mount on, and the first devices.
+fn add_agent(archive: &mut Archive, agent: &Path) -> Result<()> {
+    add_directories(archive)?;
     // The kernel opens this device as the standard streams of PID 1, before any file system is mounted.
-    archive.device("dev/console", 0o600, 5, 1);
+    archive.device("dev/console", 0o600, 5, 1)?;
     // When there is no console yet, the Rust runtime of PID 1 opens this device for its standard streams, and aborts
     // when the device is missing.
-    archive.device("dev/null", 0o666, 1, 3);
+    archive.device("dev/null", 0o666, 1, 3)?;
     let bytes = std::fs::read(agent).map_err(|e| kernel::missing("agent", agent, &e))?;
     if crate::host::programs::needs_a_loader(&bytes) {
         return Err(call_error(
@@ -112,28 +125,46 @@ fn skeleton(agent: &Path, init: &str) -> Result<Archive> {
             ),
         ));
     }
-    archive.file(init, 0o755, &bytes);
-    Ok(archive)
+    archive.file("init", 0o755, &bytes).map(drop)
 }
 
-fn add_daemon(contents: &Contents, mut add: impl FnMut(&str, &[u8])) -> Result<Vec<String>> {
-    let Some(daemon) = &contents.daemon else { return Ok(contents.command.clone()) };
-    let bytes = std::fs::read(daemon).map_err(|e| kernel::missing("daemon", daemon, &e))?;
-    let name = daemon.file_name().and_then(|n| n.to_str()).unwrap_or("daemon");
-    add(&format!("usr/bin/{name}"), &bytes);
-    let program = format!("/usr/bin/{name}");
-    match contents.command.is_empty() {
-        true => Ok(vec![program]),
-        false => Ok(contents.command.clone()),
+/// Adds the directories that the agent mounts on, where the tree has none.
+fn add_directories(root: &mut impl Root) -> Result<()> {
+    for dir in ["dev", "proc", "sys", "run", "etc"] {
+        root.directory(dir, 0o755)?;
     }
+    root.directory("tmp", 0o1777)
 }
 
-fn add_modules(archive: &mut Archive, modules: &[PathBuf]) -> Result<Vec<String>> {
+/// Adds the daemon, the modules and the description of the image. A file of the tree that is replaced is noted.
+fn add_daemon(root: &mut impl Root, contents: &Contents, notes: &mut Vec<String>) -> Result<()> {
+    let mut note = |path: &str, was_there: bool| {
+        if was_there && contents.tree.is_some() {
+            notes.push(format!("the tree's own /{path} is replaced"));
+        }
+    };
+    let mut command = contents.command.clone();
+    if let Some(daemon) = &contents.daemon {
+        let bytes = std::fs::read(daemon).map_err(|e| kernel::missing("daemon", daemon, &e))?;
+        let name = daemon.file_name().and_then(|n| n.to_str()).unwrap_or("daemon");
+        let path = format!("usr/bin/{name}");
+        note(&path, root.file(&path, 0o755, &bytes)?);
+        if command.is_empty() {
+            command = vec![format!("/{path}")];
+        }
+    }
+    let modules = add_modules(root, &contents.modules)?;
+    let json = image_json(&command, &contents.env, &modules, None);
+    note(IMAGE_JSON, root.file(IMAGE_JSON, 0o644, &json)?);
+    Ok(())
+}
+
+fn add_modules(root: &mut impl Root, modules: &[PathBuf]) -> Result<Vec<String>> {
     let mut paths = Vec::new();
     for module in modules {
         let bytes = std::fs::read(module).map_err(|e| io(module, e))?;
         let name = module.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        archive.file(&format!("{MODULES}/{name}"), 0o644, &bytes);
+        root.file(&format!("{MODULES}/{name}"), 0o644, &bytes)?;
         paths.push(format!("/{MODULES}/{name}"));
     }
     Ok(paths)
@@ -149,105 +180,60 @@ fn image_json(
     pepita_wire::record::pretty(&json).into_bytes()
 }
 
-fn add_tree(archive: &mut Archive, top: &Path, dir: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(dir).map_err(|e| kernel::missing("directory", dir, &e))?;
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        use std::os::unix::fs::PermissionsExt;
-        let meta = path.symlink_metadata().map_err(|e| io(&path, e))?;
-        let name = path.strip_prefix(top).unwrap_or(&path).to_string_lossy().into_owned();
-        if meta.is_symlink() {
-            let target = std::fs::read_link(&path).map_err(|e| io(&path, e))?;
-            archive.symlink(&name, &target.to_string_lossy());
-        } else if meta.is_dir() {
-            archive.directory(&name);
-            add_tree(archive, top, &path)?;
-        } else if meta.is_file() {
-            let bytes = std::fs::read(&path).map_err(|e| io(&path, e))?;
-            archive.file(&name, meta.permissions().mode() & 0o7777, &bytes);
-        }
+/// Writes a disk image with mke2fs, from a staged directory. Needs no privileges.
+fn disk(contents: &Contents, output: &Path) -> Result<Vec<String>> {
+    let parent = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Some(tree) = &contents.tree {
+        refuse_inside(parent, tree)?;
+    }
+    let mut notes = Vec::new();
+    let mut stage = Stage::new(parent, contents.tree.as_deref())?;
+    add_directories(&mut stage)?;
+    let agent = std::fs::read(&contents.agent).map_err(|e| kernel::missing("agent", &contents.agent, &e))?;
+    stage.file("sbin/daemonctl", 0o755, &agent)?;
+    stage.link_if_absent("sbin/init", "daemonctl")?;
+    add_daemon(&mut stage, contents, &mut notes)?;
+    make_ext4(stage.path(), contents.size_mb, output)?;
+    Ok(notes)
+}
+
+/// Refuses to stage a tree within itself: the copy would never end.
+fn refuse_inside(parent: &Path, tree: &Path) -> Result<()> {
+    let whole = |path: &Path| std::fs::canonicalize(path).map_err(|e| kernel::missing("directory", path, &e));
+    if whole(parent)?.starts_with(whole(tree)?) {
+        let why = format!("--output lies in --dir {}: name a place outside of it", tree.display());
+        return Err(call_error(CallErrorKind::Usage, why));
     }
     Ok(())
 }
 
-/// Writes a disk image with mke2fs, from a staged directory. Needs no privileges.
-fn disk(contents: &Contents, output: &Path) -> Result<()> {
-    let parent = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let stage = parent.join(format!(
-        ".{}.stage-{}",
-        output.file_name().unwrap_or_default().to_string_lossy(),
-        std::process::id()
-    ));
-    let made = stage_and_make(contents, &stage, output);
-    let _ = std::fs::remove_dir_all(&stage);
-    made
-}
-
-fn stage_and_make(contents: &Contents, stage: &Path, output: &Path) -> Result<()> {
-    let staged = |path: &str, bytes: &[u8]| -> Result<()> {
-        let path = stage.join(path);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(|e| io(parent, e))?;
-        }
-        std::fs::write(&path, bytes).map_err(|e| io(&path, e))?;
-        use std::os::unix::fs::PermissionsExt;
-        let mode = if path.ends_with(IMAGE_JSON) { 0o644 } else { 0o755 };
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).map_err(|e| io(&path, e))
-    };
-    for dir in ["dev", "proc", "sys", "run", "tmp"] {
-        let dir = stage.join(dir);
-        std::fs::create_dir_all(&dir).map_err(|e| io(&dir, e))?;
-    }
-    if let Some(tree) = &contents.tree {
-        let copied = Command::new("cp").arg("-a").arg(tree.join(".")).arg(stage).output();
-        let copied = copied.map_err(|e| system("cp", e))?;
-        if !copied.status.success() {
-            return Err(system("cp", String::from_utf8_lossy(&copied.stderr).trim()));
-        }
-    }
-    let agent = std::fs::read(&contents.agent).map_err(|e| kernel::missing("agent", &contents.agent, &e))?;
-    staged("sbin/daemonctl", &agent)?;
-    let init = stage.join("sbin/init");
-    if init.symlink_metadata().is_err() {
-        std::os::unix::fs::symlink("daemonctl", &init).map_err(|e| io(&init, e))?;
-    }
-    let mut daemon = Ok(());
-    let command = add_daemon(contents, |path, bytes| daemon = staged(path, bytes))?;
-    daemon?;
-    let mut modules = Vec::new();
-    for module in &contents.modules {
-        let name = module.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        staged(&format!("{MODULES}/{name}"), &std::fs::read(module).map_err(|e| io(module, e))?)?;
-        modules.push(format!("/{MODULES}/{name}"));
-    }
-    staged(IMAGE_JSON, &image_json(&command, &contents.env, &modules, None))?;
-    make_ext4(stage, contents.size_mb, output)
-}
-
 fn make_ext4(stage: &Path, size_mb: u64, output: &Path) -> Result<()> {
-    let size_mb = if size_mb == 0 { 32 + size_of(stage) / (1 << 20) * 5 / 4 } else { size_mb };
+    let needed_mb = size_of(stage) / (1 << 20) * 5 / 4;
+    let size_mb = if size_mb == 0 { 32 + needed_mb } else { size_mb };
     // The ids and times are fixed, so that the same input gives the same bytes.
     let id = "6d696372-6f76-4d00-8000-706570697461";
     same_times(stage)?;
-    let _ = std::fs::remove_file(output);
+    let (beside, file) = Beside::create(output)?;
     let made = Command::new("mke2fs")
         .env("E2FSPROGS_FAKE_TIME", "1")
         .env("PATH", path_with_sbin())
-        .args(["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-U", id])
+        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-U", id])
         .args(["-E", &format!("hash_seed={id},root_owner=0:0,lazy_itable_init=0")])
         .arg("-d")
-        .args([stage, output])
+        .args([stage, beside.path()])
         .arg(format!("{size_mb}M"))
         .output()
         .map_err(|e| system("mke2fs (install e2fsprogs)", e))?;
-    match made.status.success() {
-        true => Ok(()),
-        false => {
-            let _ = std::fs::remove_file(output);
-            Err(system("mke2fs", String::from_utf8_lossy(&made.stderr).trim()))
-        }
+    if !made.status.success() {
+        let why =
+            first_lines(&made.stderr).replace(&*beside.path().to_string_lossy(), &output.to_string_lossy());
+        let advice = match 8 + needed_mb {
+            needed_mb if size_mb < needed_mb => format!("; --size: the contents need about {needed_mb} MiB"),
+            _ => String::new(),
+        };
+        return Err(system(&format!("{}: mke2fs", output.display()), why + &advice));
     }
+    beside.commit(&file)
 }
 
 /// Returns PATH extended by the usual directories of mke2fs, which are not in an ordinary user's PATH.

@@ -76,6 +76,7 @@ fn is_end(file: &File, at: u64, length: u64) -> bool {
 mod tests {
     use super::*;
     use crate::image::cpio::Archive;
+    use crate::image::root::Root;
 
     fn takes(bytes: &[u8]) -> bool {
         let file = tempfile::NamedTempFile::new().expect("a file");
@@ -83,13 +84,17 @@ mod tests {
         takes_its_token(file.path())
     }
 
+    /// Returns an archive with these files, of which several may have one name.
     fn archive(entries: &[(&str, &str)]) -> Vec<u8> {
-        let mut archive = Archive::new();
-        archive.directory("dev");
+        let trailer = Archive::new().finish();
+        let mut bytes = Vec::new();
         for (path, contents) in entries {
-            archive.file(path, 0o755, contents.as_bytes());
+            let mut one = Archive::new();
+            one.file(path, 0o755, contents.as_bytes()).expect("room");
+            let one = one.finish();
+            bytes.extend_from_slice(&one[..one.len() - trailer.len()]);
         }
-        archive.finish()
+        [bytes, trailer].concat()
     }
 
     #[test]

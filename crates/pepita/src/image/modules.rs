@@ -7,13 +7,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The modules that every guest needs: the bus, the console, vsock, and the device that tells the host of a panic.
-pub const FOR_ALL: [&str; 4] =
-    ["virtio_mmio", "virtio_console", "vmw_vsock_virtio_transport", "pvpanic_mmio"];
+/// The modules that every guest needs: the bus, entropy, the console, vsock, and the device that tells the host of a
+/// panic.
+pub const FOR_ALL: [&str; 5] =
+    ["virtio_mmio", "virtio_rng", "virtio_console", "vmw_vsock_virtio_transport", "pvpanic_mmio"];
 
 /// The modules that an initrd needs to mount a disk.
-pub const FOR_DISK: [&str; 5] =
-    ["virtio_mmio", "virtio_console", "vmw_vsock_virtio_transport", "virtio_blk", "pvpanic_mmio"];
+pub const FOR_DISK: [&str; 6] = [
+    "virtio_mmio",
+    "virtio_rng",
+    "virtio_console",
+    "vmw_vsock_virtio_transport",
+    "virtio_blk",
+    "pvpanic_mmio",
+];
 
 /// The maximum number of modules that are read from one package.
 const MODULES_CAP: usize = 20_000;

@@ -12,6 +12,10 @@ const TEXT_CAP: usize = 300;
 /// The sentence about a VMM that ended after its parent.
 const UNSEEN: &str = "the VMM is gone, and no process saw how it ended";
 
+/// The sentence about a guest of which nothing was heard.
+const SILENT: &str = "the guest ended before its first word: too little memory (memory_mb), or a kernel that does not \
+                      suit; its early messages: cmdline-append \"loglevel=7 earlyprintk=ttyS0\"";
+
 /// The kind of end that a client has asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -50,6 +54,12 @@ pub(crate) struct Evidence {
     pub(crate) agent_failed: Option<String>,
     /// The reason in QMP's SHUTDOWN event.
     pub(crate) shutdown: Option<String>,
+    /// Whether the VMM has stopped the guest by itself.
+    pub(crate) vmm_stopped: bool,
+    /// The last error of the host's disk under the guest's disk.
+    pub(crate) disk_error: Option<String>,
+    /// Whether the guest has written anything on its console.
+    pub(crate) console_spoke: bool,
     /// Whether the VMM had accepted its arguments and images.
     pub(crate) vmm_ran: bool,
     /// Whether the vsock back-end ended before the VMM.
@@ -141,6 +151,13 @@ fn in_good_order(seen: &Evidence, last: &LastWords) -> Exit {
     }
 }
 
+/// Returns whether the guest ended, or did not come up, without a byte on its console: before its kernel had loaded the
+/// console's driver.
+fn ended_before_its_first_word(seen: &Evidence) -> bool {
+    let by_itself = seen.shutdown.is_some() || seen.boot_timeout;
+    seen.vmm_ran && !seen.console_spoke && by_itself && seen.asked.is_none() && seen.report.is_none()
+}
+
 fn sentences(seen: &Evidence, last: &LastWords) -> Vec<String> {
     let mut all = Vec::new();
     match seen.asked {
@@ -154,6 +171,9 @@ fn sentences(seen: &Evidence, last: &LastWords) -> Vec<String> {
             all.push(format!("the agent told on the console: {exit}"))
         }
         None => {}
+    }
+    if ended_before_its_first_word(seen) {
+        all.push(SILENT.to_owned());
     }
     if let Some(why) = &seen.agent_failed {
         all.push(format!("the agent gave up: {}", cut(why)));
@@ -171,6 +191,12 @@ fn sentences(seen: &Evidence, last: &LastWords) -> Vec<String> {
     }
     if seen.host_oom {
         all.push("the host's OOM killer struck".to_owned());
+    }
+    if seen.vmm_stopped && seen.shutdown.is_none() {
+        all.push("the VMM stopped the guest by itself and could not go on".to_owned());
+    }
+    if let Some(reason) = &seen.disk_error {
+        all.push(format!("the host's disk failed under the guest's disk: {}", cut(reason)));
     }
     if let Some(reason) = &seen.shutdown {
         all.push(format!("the VMM said: shutdown, {}", cut(reason)));
@@ -316,6 +342,21 @@ mod tests {
     fn a_crash_is_explained() {
         assert_eq!(weigh_evidence(&ran(), &last(SIGKILL)).evidence, ["the VMM died of SIGKILL"]);
         assert_eq!(weigh_evidence(&ran(), &LastWords::default()).evidence, [UNSEEN]);
+    }
+
+    #[test]
+    fn an_end_before_the_first_word_says_so_first() {
+        let first = |seen: &Evidence| weigh_evidence(seen, &last(code(0))).evidence.remove(0);
+        assert_eq!(first(&reset()), SILENT);
+        assert_eq!(first(&Evidence { boot_timeout: true, ..ran() }), SILENT);
+        for seen in [
+            Evidence { console_spoke: true, ..reset() },
+            Evidence { asked: Some(Asked::Stop), ..reset() },
+            told(Exit::code(0)),
+            ran(),
+        ] {
+            assert_ne!(first(&seen), SILENT, "{seen:?}");
+        }
     }
 
     #[test]

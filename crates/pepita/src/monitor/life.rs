@@ -8,7 +8,7 @@
 //!     │                  │                  │
 //!     ├──────────────────┴──────────────────┘
 //!     │
-//!     ├─ the back-end has ended, the VMM is ending ──► Severed ──── 500 ms ─────────────────────────┐
+//!     ├─ back-end ended, or guest stopped by the VMM ► Severed ──── 500 ms ─────────────────────────┐
 //!     ├─ the daemon has ended ───────────────────────► Leaving ──── 5 s ───┐                        │
 //!     ├─ Stop ───────────────────────────────────────► Stopping ── grace ──┴► Terminating ─ 400 ms ─┤
 //!     └─ Kill, boot deadline, back-end lost, start refused ─────────────────────────────────────────┴► Killing ↺ 1 s
@@ -187,6 +187,8 @@ impl Life {
             Event::Noted(Note::Exited(exit)) => self.on_daemon_reported(now, exit, Way::Console),
             Event::Noted(Note::Failed(why)) => self.evidence.agent_failed = Some(why),
             Event::Shutdown(reason) => self.evidence.shutdown = Some(reason),
+            Event::VmmStopped => self.on_vmm_stopped(now),
+            Event::DiskError(reason) => self.on_disk_error(reason),
             Event::Vcpus(vcpus) => self.on_vcpus(now, unix_ms, vcpus),
             Event::AgentUp { protocol_version } => self.on_agent_up(now, unix_ms, protocol_version),
             Event::AgentDown => self.on_agent_down(now),

@@ -3,8 +3,15 @@
 
 use serde::Deserialize;
 
-/// The command that has to be sent first. QEMU answers it when the machine is set up.
-pub(super) const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
+/// The commands that are sent first. QEMU answers them when the machine is set up. The second one tells a new monitor
+/// of a stop that happened while the VM had no monitor.
+pub(super) const GREETING: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"query-status\"}\n";
+
+/// The states in which QEMU has stopped the guest by itself.
+const STOPPED: [&str; 3] = ["io-error", "internal-error", "guest-panicked"];
+
+/// The maximum length of a text of QEMU, in bytes.
+const TEXT_CAP: usize = 200;
 
 /// A message of QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,10 +22,10 @@ pub enum QmpMessage {
     Refused(String),
     /// The machine shuts down, for this reason.
     Shutdown(String),
-    /// The virtual CPUs are paused.
+    /// QEMU has stopped the guest by itself. The monitor pauses a guest in another way.
     Stopped,
-    /// The virtual CPUs run again.
-    Resumed,
+    /// A disk of the host failed under the guest's disk, for this reason.
+    DiskError(String),
     /// A message without a meaning for the monitor.
     Other,
 }
@@ -29,7 +36,7 @@ struct Raw {
     event: Option<String>,
     data: Data,
     #[serde(rename = "return")]
-    done: Option<serde::de::IgnoredAny>,
+    done: Option<serde_json::Value>,
     error: Option<Refusal>,
 }
 
@@ -37,6 +44,7 @@ struct Raw {
 #[serde(default)]
 struct Data {
     reason: Option<String>,
+    operation: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -52,8 +60,15 @@ impl QmpMessage {
         match (raw.event.as_deref(), raw.done, raw.error) {
             (Some("SHUTDOWN"), ..) => Self::Shutdown(raw.data.reason.unwrap_or_default()),
             (Some("STOP"), ..) => Self::Stopped,
-            (Some("RESUME"), ..) => Self::Resumed,
-            (None, Some(_), _) => Self::Done,
+            (Some("BLOCK_IO_ERROR"), ..) => {
+                let Data { reason, operation } = raw.data;
+                let text = format!("{}: {}", operation.unwrap_or_default(), reason.unwrap_or_default());
+                Self::DiskError(text[..text.floor_char_boundary(TEXT_CAP)].to_owned())
+            }
+            (None, Some(answer), _) => match answer["status"].as_str() {
+                Some(status) if STOPPED.contains(&status) => Self::Stopped,
+                Some(_) | None => Self::Done,
+            },
             (None, None, Some(refusal)) => Self::Refused(refusal.desc),
             (Some(_), ..) | (None, None, None) => Self::Other,
         }
@@ -67,7 +82,7 @@ mod tests {
 
     #[test]
     fn what_matters_is_understood() {
-        let cases: [(&str, QmpMessage); 6] = [
+        let cases: [(&str, QmpMessage); 8] = [
             (r#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#, QmpMessage::Other),
             (r#"{"return": {}}"#, QmpMessage::Done),
             (r#"{"error": {"class": "GenericError", "desc": "no"}}"#, QmpMessage::Refused("no".into())),
@@ -76,7 +91,12 @@ mod tests {
                 QmpMessage::Shutdown("guest-reset".into()),
             ),
             (r#"{"timestamp": {}, "event": "STOP"}"#, QmpMessage::Stopped),
-            (r#"{"event": "RESUME"}"#, QmpMessage::Resumed),
+            (r#"{"return": {"status": "running", "singlestep": false, "running": true}}"#, QmpMessage::Done),
+            (r#"{"return": {"status": "io-error", "running": false}}"#, QmpMessage::Stopped),
+            (
+                r#"{"event": "BLOCK_IO_ERROR", "data": {"device": "root", "nospace": true, "operation": "write", "action": "report", "reason": "No space left on device"}}"#,
+                QmpMessage::DiskError("write: No space left on device".into()),
+            ),
         ];
         for (line, message) in cases {
             assert_eq!(QmpMessage::parse(line.as_bytes()), message, "{line}");

@@ -1,6 +1,6 @@
 //! The connection with QEMU's monitor protocol.
 
-use super::qmp::CAPABILITIES;
+use super::qmp::GREETING;
 use super::stream::Stream;
 use pepita_wire::Lines;
 use std::os::fd::OwnedFd;
@@ -20,6 +20,6 @@ impl Qmp {
     /// Begins the conversation by sending the greeting.
     pub(super) fn greet(&mut self) {
         // When the connection is broken already, the next read reports the error.
-        let _ = self.stream.send(CAPABILITIES);
+        let _ = self.stream.send(GREETING);
     }
 }

@@ -12,7 +12,6 @@ use crate::host::wait::wait_readable;
 use crate::vm_config::VmmKind;
 use pepita_wire::GuestEvent;
 use pepita_wire::conversation::News;
-use pepita_wire::record::VcpuState;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -156,11 +155,11 @@ impl Monitor {
         }
         for said in said {
             match said {
-                // The monitor sends QEMU only one command: the greeting.
+                // The monitor sends QEMU nothing but the greeting.
                 QmpMessage::Done | QmpMessage::Refused(_) => self.happened(Event::VmmUp),
                 QmpMessage::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
-                QmpMessage::Stopped => self.happened(Event::Vcpus(VcpuState::Paused)),
-                QmpMessage::Resumed => self.happened(Event::Vcpus(VcpuState::Running)),
+                QmpMessage::Stopped => self.happened(Event::VmmStopped),
+                QmpMessage::DiskError(reason) => self.happened(Event::DiskError(reason)),
                 QmpMessage::Other => {}
             }
         }

@@ -8,8 +8,16 @@ use std::fs::File;
 use std::io::Write;
 
 /// Texts that the VMM writes when the host lacks a resource that may be available later.
-const PASSING: [&str; 3] =
-    ["Cannot allocate memory", "Resource temporarily unavailable", "Too many open files"];
+const PASSING: [&str; 7] = [
+    "Cannot allocate memory",
+    "Resource temporarily unavailable",
+    "Too many open files",
+    "No space left on device",
+    "Disk quota exceeded",
+    "Input/output error",
+    // Another program has opened the image for writing.
+    "Failed to get",
+];
 
 /// The answer of a monitor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,7 +79,11 @@ impl Starter {
             | Exit::Killed
             | Exit::Unknown => CallErrorKind::TryAgain,
         };
-        let why = call_error(kind, format!("the VMM did not start: {}", record.evidence.join("; ")));
+        let evidence = record.evidence.join("; ");
+        // The VMM's own words come first: of a long message, people see the beginning.
+        let refusal = if let Exit::VmmRefused { message } = &record.exit { message.as_str() } else { "" };
+        let why = if refusal.is_empty() { &evidence } else { refusal };
+        let why = call_error(kind, format!("the VMM did not start: {why}"));
         self.answer(&Answer::Failed(CallError { name: Some(status.name.clone()), ..why }));
     }
 }

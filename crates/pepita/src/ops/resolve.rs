@@ -5,7 +5,7 @@ use crate::cli::{AccelChoice, VsockChoice};
 use crate::error::{CallError, Result, call_error};
 use crate::host::programs::{AGENT, BACKEND, QEMU, static_agent};
 use crate::host::{kvm, vhost_vsock};
-use crate::image::{build, init, kernel};
+use crate::image::{build, init, kernel, memory};
 use crate::rundir::cid::Wanted;
 use crate::rundir::{RunDir, tsc};
 use crate::vm_config::{
@@ -122,6 +122,14 @@ fn machine(run_dir: &RunDir, spec: &LaunchSpec, base: VmRequest) -> Result<VmReq
         build::Kind::Initramfs => Root::Initramfs(image),
         build::Kind::Disk => Root::Disk { image, initrd: initrd(run_dir, spec, &named_kernel)? },
     };
+    if let Some(needed_mb) = memory::needed_mb(&kernel, &root).filter(|needed| base.memory_mb < *needed) {
+        let why = format!(
+            "memory_mb = {} is too little: this kernel and rootfs need at least {needed_mb} MiB to boot, and the daemon \
+             needs memory, too",
+            base.memory_mb
+        );
+        return Err(call_error(CallErrorKind::BadImage, why));
+    }
     let accel = match word("accel", spec.accel.as_deref())? {
         AccelChoice::Kvm => Accel::Kvm,
         AccelChoice::Tcg => Accel::Tcg,

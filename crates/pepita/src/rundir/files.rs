@@ -3,13 +3,14 @@
 
 use crate::error::{Result, io};
 use crate::host::process_id::ProcessId;
+use crate::host::random;
 use crate::rundir::layout;
 use pepita_wire::{ExitRecord, StatusRecord, Stored};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The contents of the file `state.json`: the status of the VM, and its processes.
@@ -60,6 +61,55 @@ pub fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
         let _ = std::fs::remove_file(&beside);
         io(path, e)
     })
+}
+
+/// A file that is being written beside another one, and takes its place when it is complete. Dropping it before removes
+/// it, and the former file stays.
+#[derive(Debug)]
+pub struct Beside {
+    target: PathBuf,
+    path: PathBuf,
+}
+
+impl Beside {
+    /// Makes the file, with mode 0600 whatever the umask is. Its name is random, and nothing of that name may be there
+    /// before.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn create(target: &Path) -> Result<(Self, File)> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let path = target.with_file_name(format!(".{name}.{}", &random::secret()?[..16]));
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|e| io(target, e))?;
+        file.set_permissions(Permissions::from_mode(0o600)).map_err(|e| io(target, e))?;
+        Ok((Self { target: target.to_owned(), path }, file))
+    }
+
+    /// Returns the path of the file that is being written.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Synchronises the file to the disk and renames it.
+    ///
+    /// # Errors
+    /// When that fails. The former file is unchanged then.
+    pub fn commit(self, file: &File) -> Result<()> {
+        let renamed = file.sync_all().and_then(|()| std::fs::rename(&self.path, &self.target));
+        renamed.map_err(|e| io(&self.target, e))?;
+        let dir = self.target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // The rename holds after a power cut, where the file system can synchronise a directory.
+        let _ = File::open(dir).and_then(|dir| dir.sync_all());
+        Ok(())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // After the rename there is none of that name.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 /// Replaces a file by a record, as JSON.

@@ -47,6 +47,38 @@ fn an_image_that_is_missing_cut_short_or_a_text_is_named_with_its_role() {
 }
 
 #[test]
+fn a_vm_with_too_little_memory_to_boot_is_refused_with_the_memory_that_it_needs() {
+    let host = Host::of(Form::Qemu);
+    let (kernel, disk) = (guest_file("vmlinuz"), guest_file("ticker.ext4"));
+    let (kernel, disk) = (kernel.to_string_lossy(), disk.to_string_lossy());
+    for memory in ["32", "48", "64"] {
+        let run =
+            ["run", "--name", "i", "--daemon", "--kernel", &*kernel, "--rootfs", &*disk, "--memory", memory];
+        let error = host.fails(&run, 66);
+        assert!(
+            error.contains(&format!("memory_mb = {memory} ")) && error.contains("need at least"),
+            "{error}"
+        );
+        assert!(!host.vm("i").exists());
+    }
+}
+
+#[test]
+fn a_guest_that_ends_before_its_first_word_says_so_and_shows_its_early_messages_when_asked() {
+    let host = Host::of(Form::Qemu);
+    // The kernel's own option takes the memory away, so that the launcher cannot know.
+    for (append, silent) in [("mem=64M", true), ("mem=64M loglevel=7 earlyprintk=ttyS0", false)] {
+        host.start_with("i", &["--cmdline-append", append], &[]);
+        let exit = host.exit("i");
+        let evidence = exit.evidence.first().expect("evidence");
+        assert_eq!(evidence.contains("before its first word"), silent, "{:?}", exit.evidence);
+        let log = host.ok(&["logs", "--name", "i"]);
+        assert_eq!(log.contains("Linux version"), !silent, "{log}");
+        host.destroy("i", &[]);
+    }
+}
+
+#[test]
 fn a_kernel_that_the_vmm_refuses_is_told_in_the_vmm_s_words() {
     let files = tempfile::tempdir().expect("a directory");
     let mut elf = std::fs::read(env!("CARGO_BIN_EXE_pepita")).expect("a program");
@@ -83,6 +115,37 @@ impl Drop for Disk<'_> {
     fn drop(&mut self) {
         let _ = unmount(self.0, UnmountFlags::DETACH);
     }
+}
+
+#[test]
+fn a_full_disk_under_a_guest_s_disk_is_an_error_in_the_guest_and_the_vm_goes_on() {
+    let files = tempfile::tempdir().expect("a directory");
+    let image = files.path().join("root.ext4");
+    // QEMU writes the changes of the guest's root to a temporary file.
+    let temporary = files.path().join("tmp");
+    std::fs::create_dir(&temporary).expect("made");
+    let _disk = Disk::mount(&temporary, "8m");
+    let host = Host::of(Form::Qemu).with("TMPDIR", &temporary);
+    let (agent, ticker) = (guest_file("daemonctl"), guest_file("ticker"));
+    let (agent, ticker, output) =
+        (agent.to_string_lossy(), ticker.to_string_lossy(), image.to_string_lossy());
+    host.ok(&["image", "build", "--agent", &agent, "--daemon", &ticker, "--output", &output, "--size", "64"]);
+    let (kernel, modules) = (guest_file("vmlinuz"), guest_file("modules"));
+    let (kernel, modules) = (kernel.to_string_lossy(), modules.to_string_lossy());
+    let machine =
+        ["run", "--name", "d", "--daemon", "--memory", "128", "--kernel", &kernel, "--rootfs", &output];
+    let daemon =
+        ["--kernel-package", &*modules, "--", "/usr/bin/ticker", "--interval", "100", "--write", "32"];
+    host.ok(&[&machine[..], &daemon].concat());
+    let status = host.until("d", |status| status.disk_error.is_some());
+    assert_eq!(status.disk_error.as_deref(), Some("write: No space left on device"));
+    // The guest is not paused: its daemon goes on, and its agent answers.
+    host.exec("d", &["/usr/bin/ticker", "--no-ready", "--exit", "0"], 0);
+    assert_eq!(host.status("d").state, pepita_wire::VmState::Running);
+    kill(host.status("d").vmm_pid, Signal::KILL);
+    let exit = host.exit("d");
+    assert!(exit.evidence.iter().any(|text| text.contains("No space left")), "{:?}", exit.evidence);
+    host.destroy("d", &[]);
 }
 
 #[test]

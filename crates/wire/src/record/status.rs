@@ -203,6 +203,10 @@ pub struct StatusRecord {
     /// The reason why the stored files of the VM cannot be read. Such a VM is left as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<String>,
+    /// The last error of the host's disk under the guest's disk, which the guest got as an error of its own:
+    /// `write: No space left on device`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_error: Option<String>,
     /// The path of the run directory.
     pub dir: String,
     /// The labels that the VM was launched with.

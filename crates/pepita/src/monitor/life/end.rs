@@ -63,7 +63,36 @@ impl Life {
         }
     }
 
+    /// Handles a VMM that has stopped its guest by itself: on its way to its own end (after a panic of the guest), or
+    /// after an error. Its devices are stopped, too, and vhost-device-vsock does not recover from that, so the VM cannot
+    /// go on: a VMM that does not end is killed. A guest that is shown as paused would wait for an operator for ever.
+    pub(super) fn on_vmm_stopped(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Created(_) | Phase::Booting(_) | Phase::Running => {
+                self.evidence.vmm_stopped = true;
+                self.phase = Phase::Severed { kill_at: now + VMM_EXIT };
+            }
+            // The VM ends already, and each of these phases has a deadline.
+            Phase::Severed { .. }
+            | Phase::Leaving { .. }
+            | Phase::Stopping(_)
+            | Phase::Terminating { .. }
+            | Phase::Killing { .. }
+            | Phase::Ended(_) => {}
+        }
+    }
+
+    /// Records an error of the host's disk. The guest gets it as an error of its own disk and goes on.
+    pub(super) fn on_disk_error(&mut self, reason: String) {
+        // A guest may write on and get the same error many times.
+        if self.status.disk_error.as_ref() != Some(&reason) {
+            self.status.disk_error = Some(reason);
+        }
+    }
+
     pub(super) fn on_vmm_ended(&mut self, unix_ms: u64, last_words: LastWords) {
+        self.evidence.console_spoke = self.status.boot_ms.kernel.is_some();
+        self.evidence.disk_error.clone_from(&self.status.disk_error);
         let Verdict { exit, daemon, evidence } = weigh_evidence(&self.evidence, &last_words);
         let LastWords { vmm, console, around_panic, .. } = last_words;
         let is_panic = matches!(exit, Exit::GuestPanic { .. }) && !around_panic.is_empty();

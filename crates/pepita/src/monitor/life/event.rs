@@ -27,7 +27,11 @@ pub(crate) enum Event {
     Noted(Note),
     /// QEMU has reported on QMP that the machine shuts down, and the reason.
     Shutdown(String),
-    /// The virtual CPUs were paused or resumed.
+    /// QEMU has reported on QMP that it has stopped the guest by itself, because it cannot go on.
+    VmmStopped,
+    /// QEMU has reported on QMP that a disk of the host failed under the guest's disk, and the reason.
+    DiskError(String),
+    /// The monitor has paused or resumed the virtual CPUs.
     Vcpus(VcpuState),
     /// The agent has said hello.
     AgentUp {

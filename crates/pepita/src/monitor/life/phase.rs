@@ -20,7 +20,8 @@ pub(super) enum Phase {
     Booting(BootClock),
     /// The guest agent has said hello at least once.
     Running,
-    /// The vsock back-end is gone, and the VMM seems to be ending. If the VMM ends, the back-end has only followed it.
+    /// The vsock back-end is gone, or the VMM has stopped its guest, and the VMM seems to be ending. If the VMM ends, the
+    /// back-end has only followed it.
     Severed { kill_at: Instant },
     /// The daemon has ended; the guest powers off by itself.
     Leaving { term_at: Instant },

@@ -109,9 +109,9 @@ impl Life {
                 self.evidence.boot_timeout = true;
                 self.kill_vmm(now);
             }
-            // The VMM did not end, so it has lost its back-end.
+            // The VMM did not end, so it has stopped its guest for another reason, or has lost its back-end.
             Phase::Severed { kill_at } if now >= kill_at => {
-                self.evidence.backend_died = true;
+                self.evidence.backend_died |= !self.evidence.vmm_stopped;
                 self.kill_vmm(now);
             }
             Phase::Leaving { term_at } | Phase::Stopping(Stopping { term_at, .. }) if now >= term_at => {

@@ -122,7 +122,42 @@ fn an_agent_that_does_not_come_is_a_boot_timeout() {
     world.on(killed());
     let exit = world.life.status(world.now).exit.expect("the VM has ended");
     assert_eq!(exit.exit, Exit::BootTimeout);
-    assert_eq!(exit.evidence[1], "the agent said nothing on the console either");
+    assert!(exit.evidence[0].starts_with("the guest ended before its first word"), "{:?}", exit.evidence);
+    assert!(exit.evidence.iter().any(|text| text == "the agent said nothing on the console either"));
+}
+
+#[test]
+fn a_guest_that_its_vmm_has_stopped_is_killed_and_is_not_shown_as_paused() {
+    let mut world = running();
+    assert_eq!(world.on(Event::VmmStopped), []);
+    assert_ne!(world.state(), VmState::Paused);
+    assert_eq!(world.pass(VMM_EXIT), [Effect::KillVmm]);
+    world.on(killed());
+    let exit = world.life.status(world.now).exit.expect("the VM has ended");
+    assert!(matches!(exit.exit, Exit::VmmCrashed(_)), "{:?}", exit.exit);
+    assert!(exit.evidence[0].starts_with("the VMM stopped the guest"), "{:?}", exit.evidence);
+}
+
+#[test]
+fn a_vmm_that_stops_its_guest_on_the_way_to_its_own_end_is_judged_by_that_end() {
+    let mut world = running().after(Event::VmmStopped).after(Event::Shutdown("guest-panic".into()));
+    world.on(ended(Some(0), None));
+    assert!(matches!(world.exit(), Some(Exit::GuestPanic { .. })), "{:?}", world.exit());
+}
+
+#[test]
+fn an_error_of_the_hosts_disk_is_told_once_and_ends_nothing() {
+    let mut world = running();
+    let revision = world.life.revision();
+    for _ in 0..3 {
+        assert_eq!(world.on(Event::DiskError("write: full".into())), []);
+    }
+    let status = world.life.status(world.now);
+    assert_eq!((status.state, status.disk_error.as_deref()), (VmState::Running, Some("write: full")));
+    assert_eq!(world.life.revision(), revision + 1);
+    world.on(killed());
+    let exit = world.life.status(world.now).exit.expect("the VM has ended");
+    assert!(exit.evidence[0].ends_with("write: full"), "{:?}", exit.evidence);
 }
 
 #[test]

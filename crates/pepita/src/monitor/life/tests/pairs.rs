@@ -93,6 +93,8 @@ fn each_event_means_something_in_each_phase() {
     check("resumed", || Event::Vcpus(VcpuState::Running),                        [".", ".", ".", ".", ".", ".", ".", "."]);
     check("console", || Event::ConsoleSpoke,                                     [".", ".", ".", ".", ".", ".", ".", "."]);
     check("host OOM", || Event::HostOom,                                         [".", ".", ".", ".", ".", ".", ".", "."]);
+    check("VMM stopped", || Event::VmmStopped,                                   ["V", "V", "V", ".", ".", ".", ".", "."]);
+    check("disk error", || Event::DiskError("write: full".into()),               [".", ".", ".", ".", ".", ".", ".", "."]);
     check("QMP shutdown", || Event::Shutdown("guest-reset".into()),              [".", ".", ".", ".", ".", ".", ".", "."]);
     check("Stop", || stop(10),                                                   ["T", "T", "S", "T", "S", ".", ".", "."]);
     check("Kill", || Event::Kill,                                                ["K", "K", "K", "K", "K", "K", "K", "K"]);

@@ -1,0 +1,389 @@
+//! Tests of `pepita image build` with trees and places that are hostile, and with builds that fail.
+
+mod host;
+
+use host::{Host, guest_file, text};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A folder with a tree to build from, and another folder that no build may touch.
+struct Yard {
+    host: Host,
+    dir: tempfile::TempDir,
+}
+
+impl Yard {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["tree", "victim", "out"] {
+            std::fs::create_dir(dir.path().join(name)).expect("made");
+        }
+        std::fs::write(dir.path().join("victim/keep"), "keep").expect("written");
+        Self { host: Host::new(), dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn tree(&self, name: &str) -> PathBuf {
+        let path = self.path("tree").join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        path
+    }
+
+    /// Builds `out/x.KIND` of the tree.
+    fn build(&self, kind: &str, more: &[&str]) -> Output {
+        self.build_to(&self.path("out").join(format!("x.{kind}")), more)
+    }
+
+    fn build_to(&self, output: &Path, more: &[&str]) -> Output {
+        let (agent, tree) = (guest_file("daemonctl"), self.path("tree"));
+        let mut call = self.host.command(&["image", "build"]);
+        call.arg("--agent").arg(agent).arg("--dir").arg(tree).arg("--output").arg(output);
+        call.args(more).output().expect("pepita runs")
+    }
+
+    /// Asserts that a build succeeds. Returns what it wrote for people.
+    fn builds(&self, kind: &str, more: &[&str]) -> String {
+        let output = self.build(kind, more);
+        assert!(output.status.success(), "{kind} {more:?}: {}", text(&output.stderr));
+        text(&output.stderr)
+    }
+
+    fn assert_victim_untouched(&self) {
+        let names: Vec<_> = std::fs::read_dir(self.path("victim"))
+            .expect("readable")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        assert_eq!(names, ["keep"]);
+        assert_eq!(std::fs::read_to_string(self.path("victim/keep")).expect("a file"), "keep");
+    }
+
+    fn outputs(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path("out")).expect("readable");
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// Returns what debugfs says about a path in `out/x.ext4`.
+    fn debugfs(&self, command: &str) -> String {
+        let mut debugfs = Command::new("debugfs");
+        debugfs.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
+        let output = debugfs.arg("-R").arg(command).arg(self.path("out/x.ext4")).output();
+        text(&output.expect("debugfs runs (e2fsprogs)").stdout)
+    }
+
+    fn cpio(&self) -> BTreeMap<String, Vec<File>> {
+        read_cpio(&std::fs::read(self.path("out/x.cpio")).expect("an archive"))
+    }
+}
+
+/// A file in an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct File {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    inode: u32,
+    links: u32,
+    contents: Vec<u8>,
+}
+
+/// Reads an archive (newc) by its specification. A name that stands in it twice has two files.
+fn read_cpio(bytes: &[u8]) -> BTreeMap<String, Vec<File>> {
+    let mut files: BTreeMap<String, Vec<File>> = BTreeMap::new();
+    let mut at = 0;
+    loop {
+        let field = |n: usize| {
+            let from = at + 6 + n * 8;
+            u32::from_str_radix(std::str::from_utf8(&bytes[from..from + 8]).expect("digits"), 16)
+                .expect("hex")
+        };
+        let (size, name) = (field(6) as usize, field(11) as usize);
+        let path = text(&bytes[at + 110..at + 110 + name - 1]);
+        if path == "TRAILER!!!" {
+            return files;
+        }
+        let from = (at + 110 + name).next_multiple_of(4);
+        let contents = bytes[from..from + size].to_vec();
+        let file =
+            File { inode: field(0), mode: field(1), uid: field(2), gid: field(3), links: field(4), contents };
+        files.entry(path).or_default().push(file);
+        at = (from + size).next_multiple_of(4);
+    }
+}
+
+#[test]
+fn no_link_in_a_tree_leads_to_a_file_of_the_host() {
+    let daemon = guest_file("ticker").to_string_lossy().into_owned();
+    let modules = guest_file("modules").to_string_lossy().into_owned();
+    let more = ["--daemon", &daemon, "--kernel-package", &modules];
+    for kind in ["cpio", "ext4"] {
+        for link in [
+            "sbin",
+            "etc",
+            "etc/pepita",
+            "lib",
+            "lib/pepita",
+            "usr",
+            "usr/bin",
+            "dev",
+            "proc",
+            "sys",
+            "run",
+            "tmp",
+        ] {
+            let yard = Yard::new();
+            symlink(yard.path("victim"), yard.tree(link)).expect("a link");
+            let output = yard.build(kind, &more);
+            yard.assert_victim_untouched();
+            // An initramfs has nothing in /sbin.
+            if kind == "cpio" && link == "sbin" {
+                assert!(output.status.success(), "{}", text(&output.stderr));
+                continue;
+            }
+            let error = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(66), "{kind} {link}: {error}");
+            assert!(error.contains(&format!("/{link} of the image")), "{error}");
+            assert_eq!(yard.outputs(), [] as [&str; 0], "{kind} {link}");
+        }
+        // What the image puts there itself replaces a link, and does not follow it.
+        for link in ["usr/bin/ticker", "etc/pepita/image.json", "sbin/daemonctl", "sbin/init", "init"] {
+            let yard = Yard::new();
+            symlink(yard.path("victim/keep"), yard.tree(link)).expect("a link");
+            yard.builds(kind, &more);
+            yard.assert_victim_untouched();
+        }
+        for (link, target) in [("dev", "/dev"), ("dev", "dev"), ("etc", "../etc"), ("usr", "/usr/./usr")] {
+            let yard = Yard::new();
+            symlink(target, yard.tree(link)).expect("a link");
+            let output = yard.build(kind, &more);
+            assert_eq!(output.status.code(), Some(66), "{kind} {link}: {}", text(&output.stderr));
+            assert_eq!(yard.outputs(), [] as [&str; 0], "{kind} {link}");
+        }
+        let yard = Yard::new();
+        std::fs::write(yard.tree("etc"), "a file").expect("written");
+        let output = yard.build(kind, &more);
+        assert_eq!(output.status.code(), Some(66), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("/etc "), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_tree_whose_sbin_and_lib_are_links_to_usr_is_built_within_itself() {
+    let yard = Yard::new();
+    let (daemon, modules) = (guest_file("ticker"), guest_file("modules"));
+    for dir in ["sbin", "lib", "bin"] {
+        std::fs::create_dir_all(yard.tree(&format!("usr/{dir}"))).expect("made");
+        symlink(format!("usr/{dir}"), yard.tree(dir)).expect("a link");
+    }
+    let (daemon, modules) = (daemon.to_string_lossy(), modules.to_string_lossy());
+    let more = ["--daemon", &*daemon, "--kernel-package", &*modules];
+    yard.builds("ext4", &more);
+    assert!(yard.debugfs("stat /usr/sbin/daemonctl").contains("Mode:  0755"));
+    assert!(yard.debugfs("stat /sbin").contains("Type: symlink"));
+    yard.builds("cpio", &more);
+    let files = yard.cpio();
+    assert!(files.contains_key("usr/lib/pepita/modules/virtio_mmio.ko"), "{:?}", files.keys());
+    assert!(files.keys().all(|path| !path.starts_with("lib/")), "{:?}", files.keys());
+}
+
+#[test]
+fn an_archive_keeps_owners_modes_and_hard_links() {
+    let yard = Yard::new();
+    let owner = if rustix::process::geteuid().is_root() { 1000 } else { rustix::process::geteuid().as_raw() };
+    let make = |name: &str, mode: u32| {
+        let path = yard.tree(name);
+        if name.ends_with('/') {
+            std::fs::create_dir_all(&path).expect("made");
+        } else {
+            std::fs::write(&path, name).expect("written");
+        }
+        std::os::unix::fs::lchown(&path, Some(owner), Some(owner)).expect("an owner");
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("a mode");
+    };
+    make("var/lib/app/", 0o700);
+    make("var/spool/x/", 0o1777);
+    make("etc/secret", 0o640);
+    make("usr/bin/su", 0o4755);
+    std::fs::hard_link(yard.tree("etc/secret"), yard.tree("etc/second")).expect("linked");
+    rustix::fs::mkfifoat(rustix::fs::CWD, yard.tree("pipe"), rustix::fs::Mode::from_raw_mode(0o600))
+        .expect("made");
+    let listener = std::os::unix::net::UnixListener::bind(yard.tree("socket")).expect("bound");
+    let notes = yard.builds("cpio", &[]);
+    drop(listener);
+    assert!(notes.contains("tree/socket is left out"), "{notes}");
+    let files = yard.cpio();
+    let of = |name: &str| files[name][0].clone();
+    assert_eq!(
+        (of("var/lib/app").mode, of("var/lib/app").uid, of("var/lib/app").gid),
+        (0o40700, owner, owner)
+    );
+    assert_eq!(of("var/spool/x").mode, 0o41777);
+    assert_eq!((of("etc/secret").mode, of("etc/secret").uid), (0o100640, owner));
+    assert_eq!(of("usr/bin/su").mode, 0o104755);
+    assert_eq!(of("pipe").mode, 0o10600);
+    assert_eq!((of("etc/secret").inode, of("etc/secret").links), (of("etc/second").inode, 2));
+    let contents = [of("etc/second").contents, of("etc/secret").contents].concat();
+    assert_eq!(text(&contents), "etc/secret", "the contents stand in the archive once");
+    // What the image itself brings belongs to root; /tmp is for every user of the guest.
+    assert_eq!((of("init").mode, of("init").uid), (0o100755, 0));
+    assert_eq!((of("tmp").mode, of("tmp").uid), (0o41777, 0));
+    assert!(files.values().all(|same| same.len() == 1), "a name stands in it twice");
+    assert!(yard.path("out/x.cpio").metadata().expect("an archive").len() > 0);
+}
+
+#[test]
+fn a_tree_s_own_init_does_not_replace_the_agent_and_is_told() {
+    let yard = Yard::new();
+    std::fs::write(yard.tree("init"), "#!/bin/sh\n").expect("written");
+    let notes = yard.builds("cpio", &[]);
+    assert!(notes.contains("own /init is left out"), "{notes}");
+    let agent = std::fs::read(guest_file("daemonctl")).expect("the agent");
+    let files = yard.cpio();
+    assert!(files["init"].len() == 1 && files["init"][0].contents == agent);
+}
+
+#[test]
+fn an_image_with_a_secret_is_for_its_owner_whatever_the_umask_is() {
+    let yard = Yard::new();
+    std::fs::write(yard.path("secret"), "TOKEN=s3cret\n").expect("written");
+    for kind in ["cpio", "ext4"] {
+        let output = yard.path("out").join(format!("x.{kind}"));
+        // A former image that everybody could read does not pass its mode on.
+        std::fs::write(&output, "former").expect("written");
+        std::fs::set_permissions(&output, Permissions::from_mode(0o666)).expect("a mode");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(host::pepita());
+        shell.args(["image", "build", "--env-file"]).arg(yard.path("secret")).arg("--agent");
+        shell.arg(guest_file("daemonctl")).arg("--daemon").arg(guest_file("ticker"));
+        let built = shell.arg("--output").arg(&output).output().expect("a shell");
+        assert!(built.status.success(), "{}", text(&built.stderr));
+        let meta = output.metadata().expect("an image");
+        assert_eq!(meta.permissions().mode() & 0o777, 0o600, "{kind}");
+        assert!(std::fs::read(&output).expect("an image").windows(6).any(|bytes| bytes == b"s3cret"));
+    }
+    assert_eq!(yard.outputs().len(), 2, "{:?}", yard.outputs());
+}
+
+#[test]
+fn a_build_that_fails_keeps_the_former_image_and_leaves_nothing_beside_it() {
+    let yard = Yard::new();
+    for kind in ["cpio", "ext4"] {
+        let image = yard.path("out").join(format!("x.{kind}"));
+        yard.builds(kind, &[]);
+        let former = (std::fs::read(&image).expect("an image"), image.metadata().expect("an image").ino());
+        let mut failures =
+            vec![yard.build(kind, &["--daemon", "/absent"]), yard.build(kind, &["--agent", "/absent"])];
+        if kind == "ext4" {
+            std::fs::write(yard.tree("large"), vec![7; 4 << 20]).expect("written");
+            failures.push(yard.build(kind, &["--size", "1"]));
+            assert!(text(&failures[2].stderr).contains("--size"), "{}", text(&failures[2].stderr));
+        }
+        for failure in failures {
+            assert!(!failure.status.success());
+            assert_eq!(text(&failure.stderr).lines().count(), 1, "{}", text(&failure.stderr));
+        }
+        let now = (std::fs::read(&image).expect("an image"), image.metadata().expect("an image").ino());
+        assert!(former == now, "{kind}");
+    }
+    let mut left = yard.outputs();
+    left.sort();
+    assert_eq!(left, ["x.cpio", "x.ext4"]);
+}
+
+#[test]
+fn a_build_on_a_full_disk_keeps_the_former_image() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "a full disk is made by mounting a small one: run this as root"
+    );
+    let yard = Yard::new();
+    let disk = yard.path("out");
+    mount("none", &disk, "tmpfs", MountFlags::empty(), Some(c"size=4m,mode=700")).expect("mounted");
+    for kind in ["cpio", "ext4"] {
+        std::fs::write(disk.join(format!("x.{kind}")), "former").expect("written");
+    }
+    std::fs::write(yard.tree("large"), vec![7; 8 << 20]).expect("written");
+    let errors = ["cpio", "ext4"].map(|kind| text(&yard.build(kind, &[]).stderr));
+    let mut left = yard.outputs();
+    left.sort();
+    let kept = ["cpio", "ext4"].map(|kind| std::fs::read(disk.join(format!("x.{kind}"))).unwrap_or_default());
+    unmount(&disk, UnmountFlags::DETACH).expect("unmounted");
+    assert_eq!(left, ["x.cpio", "x.ext4"]);
+    assert!(kept.iter().all(|bytes| bytes == b"former"));
+    assert!(errors.iter().all(|error| error.contains("No space left")), "{errors:?}");
+}
+
+#[test]
+fn an_ordinary_user_builds_a_read_only_tree_and_what_may_not_be_read_is_named() {
+    // Root is allowed everything, so root becomes another user for this test.
+    let is_root = rustix::process::geteuid().is_root();
+    let yard = Yard::new();
+    std::fs::write(yard.tree("etc/config"), "x").expect("written");
+    std::fs::set_permissions(yard.dir.path(), Permissions::from_mode(0o755)).expect("a mode");
+    std::fs::set_permissions(yard.path("out"), Permissions::from_mode(0o777)).expect("a mode");
+    // A user may not be allowed to enter the folder of the project, so the programs are copied.
+    let (pepita, agent) = (yard.path("pepita"), yard.path("agent"));
+    std::fs::copy(host::pepita(), &pepita).expect("copied");
+    std::fs::copy(guest_file("daemonctl"), &agent).expect("copied");
+    let build = |kind: &str| {
+        let mut call = Command::new(&pepita);
+        call.args(["image", "build", "--agent"]).arg(&agent).arg("--dir").arg(yard.path("tree"));
+        call.arg("--output").arg(yard.path("out").join(format!("x.{kind}")));
+        call.env("PEPITA_RUN_DIR", yard.path("out/run"));
+        if is_root {
+            call.uid(65534).gid(65534);
+        }
+        call.output().expect("pepita runs")
+    };
+    for dir in ["tree/etc", "tree"] {
+        std::fs::set_permissions(yard.path(dir), Permissions::from_mode(0o555)).expect("a mode");
+    }
+    for kind in ["cpio", "ext4"] {
+        let output = build(kind);
+        assert!(output.status.success(), "{kind}: {}", text(&output.stderr));
+    }
+    assert!(yard.debugfs("stat /etc").contains("Mode:  0555"));
+    std::fs::set_permissions(yard.path("tree/etc/config"), Permissions::from_mode(0o0)).expect("a mode");
+    for kind in ["cpio", "ext4"] {
+        let output = build(kind);
+        assert!(!output.status.success());
+        assert!(text(&output.stderr).contains("etc/config"), "{}", text(&output.stderr));
+    }
+    let mut left = yard.outputs();
+    left.retain(|name| name != "run");
+    left.sort();
+    assert_eq!(left, ["x.cpio", "x.ext4"]);
+    for dir in ["tree", "tree/etc"] {
+        std::fs::set_permissions(yard.path(dir), Permissions::from_mode(0o755)).expect("a mode");
+    }
+}
+
+#[test]
+fn an_output_within_the_tree_is_refused_or_left_out() {
+    let yard = Yard::new();
+    let inside = |kind: &str| yard.path("tree").join(format!("x.{kind}"));
+    let output = yard.build_to(&inside("ext4"), &[]);
+    assert_eq!(output.status.code(), Some(64), "{}", text(&output.stderr));
+    assert!(yard.build_to(&inside("cpio"), &[]).status.success());
+    let first = inside("cpio").metadata().expect("an archive").len();
+    assert!(yard.build_to(&inside("cpio"), &[]).status.success());
+    assert_eq!(inside("cpio").metadata().expect("an archive").len(), first);
+}
+
+#[test]
+fn a_deep_tree_and_names_of_any_bytes_are_built() {
+    use std::os::unix::ffi::OsStrExt;
+    let yard = Yard::new();
+    std::fs::write(yard.path("tree").join(std::ffi::OsStr::from_bytes(b"\xff\n")), "x").expect("written");
+    let deep = vec!["d"; 400].join("/");
+    std::fs::create_dir_all(yard.tree(&deep)).expect("made");
+    yard.builds("cpio", &[]);
+    assert!(yard.cpio().contains_key(&deep));
+}

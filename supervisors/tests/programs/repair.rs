@@ -1,0 +1,114 @@
+//! VMs whose files go away for a moment: a rebuild of an image, an upgrade of a program. What has run before is tried
+//! again (semantics 3.5).
+
+use crate::events::vm;
+use crate::host::{Daemon, Host, PATIENCE, guest, program, stderr};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{File, Permissions, rename, set_permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+fn kill_vmm(host: &Host) {
+    let pid = i32::try_from(host.vmm_pid("a")).expect("a pid");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("a process that runs");
+}
+
+/// Kills the VM, which has this incarnation, and waits until its next launch has failed with one of these kinds of
+/// ends.
+fn fails_to_start(host: &Host, daemon: &mut Daemon, incarnation: u64, kind: &str) {
+    kill_vmm(host);
+    let event = daemon.until_event(vm("a", incarnation + 1, "backoff"));
+    assert_eq!(event["ending"]["kind"], kind, "{event:#}");
+    assert_eq!(event["decision"]["action"], "restart", "{event:#}");
+}
+
+/// Waits until the VM is ready again, and returns its incarnation.
+fn is_back(host: &Host) -> u64 {
+    let waited = host.ctl(&["wait", "--timeout", &PATIENCE.as_secs().to_string()]);
+    assert!(waited.status.success(), "{}", stderr(&waited));
+    host.status("a").incarnation
+}
+
+/// Returns a file with the beginning of `from`, open for writing.
+fn half_written(path: &Path, from: &Path) -> File {
+    use std::io::Write;
+    let bytes = std::fs::read(from).expect("a file");
+    let mut file = File::create(path).expect("a file");
+    set_permissions(path, Permissions::from_mode(0o755)).expect("a mode");
+    file.write_all(&bytes[..bytes.len() / 2]).expect("written");
+    file
+}
+
+#[test]
+fn a_program_that_is_away_forbidden_or_being_written_for_a_moment_is_tried_again() {
+    let host =
+        Host::new("", "[[group]]\nname = \"web\"\n[[group.vm]]\nname = \"a\"\ncommand = [\"./daemon\"]\n");
+    let (daemon, aside) = (host.path("daemon"), host.path("aside"));
+    std::fs::copy(program("ticker"), &daemon).expect("copied");
+    let mut supervisor = host.ready();
+    let incarnation = host.status("a").incarnation;
+
+    rename(&daemon, &aside).expect("renamed");
+    fails_to_start(&host, &mut supervisor, incarnation, "not-executable");
+    rename(&aside, &daemon).expect("renamed");
+    let incarnation = is_back(&host);
+
+    set_permissions(&daemon, Permissions::from_mode(0o0)).expect("a mode");
+    fails_to_start(&host, &mut supervisor, incarnation, "not-executable");
+    set_permissions(&daemon, Permissions::from_mode(0o755)).expect("a mode");
+    let incarnation = is_back(&host);
+
+    // A program that runs cannot be opened for writing, so a new file takes its name.
+    rename(&daemon, &aside).expect("renamed");
+    let being_written = half_written(&daemon, &aside);
+    fails_to_start(&host, &mut supervisor, incarnation, "not-executable");
+    drop(being_written);
+    rename(&aside, &daemon).expect("renamed");
+    is_back(&host);
+
+    supervisor.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_program_that_was_never_there_is_given_up() {
+    let host =
+        Host::new("", "[[group]]\nname = \"web\"\n[[group.vm]]\nname = \"a\"\ncommand = [\"./daemon\"]\n");
+    let mut supervisor = host.start();
+    let event = supervisor.until_event(vm("a", 1, "failed"));
+    assert_eq!(event["decision"]["reason"], "hopeless", "{event:#}");
+    supervisor.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn an_image_that_is_away_or_half_copied_and_a_vmm_that_is_away_for_a_moment_are_tried_again() {
+    let host = Host::with_microvms(
+        "[[group]]\nname = \"web\"\n[[group.vm]]\nname = \"a\"\nrootfs_path = \"root.cpio\"\n",
+    );
+    let (image, aside, vmm) = (host.path("root.cpio"), host.path("aside"), host.path("qemu"));
+    std::fs::copy(guest("ticker.cpio"), &image).expect("copied");
+    let installed = std::env::split_paths(&std::env::var_os("PATH").expect("a PATH"))
+        .map(|dir| dir.join("qemu-system-x86_64"))
+        .find(|path| path.exists())
+        .expect("QEMU in PATH");
+    std::os::unix::fs::symlink(installed, &vmm).expect("a link");
+    let mut supervisor = Daemon::start(host.pepitad(&["--json"]).env("PEPITA_QEMU", &vmm));
+    let incarnation = is_back(&host);
+
+    rename(&image, &aside).expect("renamed");
+    fails_to_start(&host, &mut supervisor, incarnation, "not-launched");
+    drop(half_written(&image, &aside));
+    supervisor.until_event(vm("a", incarnation + 2, "backoff"));
+    rename(&aside, &image).expect("renamed");
+    let incarnation = is_back(&host);
+
+    rename(&vmm, &aside).expect("renamed");
+    fails_to_start(&host, &mut supervisor, incarnation, "not-launched");
+    rename(&aside, &vmm).expect("renamed");
+    is_back(&host);
+
+    supervisor.stop();
+    host.assert_nothing_left();
+}
