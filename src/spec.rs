@@ -41,6 +41,8 @@ pub struct TreeSpec {
     pub pepita: PathBuf,
     /// The directory of the launcher's run directories; `None` for the launcher's own default.
     pub run_dir: Option<PathBuf>,
+    /// The directory in which the logs of consoles are kept; `None` for the run directories.
+    pub log_dir: Option<PathBuf>,
     /// How many launches may be under way at once.
     pub max_parallel_launches: usize,
     /// How many escalations of groups the root accepts in a period.
@@ -66,6 +68,7 @@ impl TreeSpec {
             control_socket: None,
             pepita: PathBuf::from("pepita"),
             run_dir: None,
+            log_dir: None,
             max_parallel_launches: 4,
             intensity: Intensity { max_restarts: 3, period: Duration::from_secs(300) },
             backoff: Backoff::default(),

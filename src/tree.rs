@@ -62,7 +62,8 @@ impl Tree {
     /// Returns the reason why the tree cannot be started; then no VM was started.
     pub async fn start(spec: TreeSpec) -> Result<Self, StartError> {
         check(&spec)?;
-        let launcher = Launcher::new(find(&spec.pepita)?, spec.run_dir.clone());
+        let launcher =
+            Launcher::new(find(&spec.pepita)?, spec.run_dir.clone()).with_log_dir(spec.log_dir.clone());
         launcher.verify().await?;
         Self::open(spec, Parts::host(launcher)).await
     }

@@ -91,6 +91,8 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         accel: None,
         vsock: None,
         cmdline_append: None,
+        // The environment of the call names the directory for logs.
+        log_dir: None,
     }
 }
 

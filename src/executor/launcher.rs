@@ -5,10 +5,10 @@ use super::argv::{self, Launch};
 use super::process::{self, CallFailure};
 use crate::spec::{Signal, VmName};
 use futures_core::future::BoxFuture;
-use pepita_wire::{StatusRecord, VersionRecord};
+use pepita_wire::{StatusRecord, VersionRecord, rundir};
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The time limit of a call that only asks a question or ends a VM.
@@ -41,12 +41,26 @@ pub trait Pepita: fmt::Debug + Send + Sync + 'static {
 pub struct Launcher {
     program: PathBuf,
     run_dir: Option<PathBuf>,
+    log_dir: Option<PathBuf>,
 }
 
 impl Launcher {
     /// Makes a launcher from a program that was found, with the directory of its run directories.
     pub fn new(program: PathBuf, run_dir: Option<PathBuf>) -> Self {
-        Self { program, run_dir }
+        Self { program, run_dir, log_dir: None }
+    }
+
+    /// Returns the variables that are added to the environment of each call.
+    fn environment(&self) -> Vec<(&'static str, &Path)> {
+        let run_dir = self.run_dir.as_deref().map(|dir| (rundir::ENVIRONMENT, dir));
+        let log_dir = self.log_dir.as_deref().map(|dir| (rundir::LOG_ENVIRONMENT, dir));
+        run_dir.into_iter().chain(log_dir).collect()
+    }
+
+    /// Adds the directory in which the launcher keeps the logs of consoles; `None` for the run directories.
+    #[must_use]
+    pub fn with_log_dir(self, log_dir: Option<PathBuf>) -> Self {
+        Self { log_dir, ..self }
     }
 
     /// Makes sure that the program is the `pepita` of this project. Exit code 0 proves nothing: other programs have
@@ -78,11 +92,12 @@ impl Launcher {
         let shown = argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
         tracing::debug!(target: "pepita_supervisor::executor", "pepita {shown}");
         let failed = |what: String| ExecutorError::Call { program: self.program.clone(), what };
-        let output = process::call(&self.program, self.run_dir.as_deref(), argv, stdin, deadline)
-            .await
-            .map_err(|e| match e {
-                CallFailure::Io(e) => failed(format!("cannot be run: {e}")),
-                e @ CallFailure::Timeout(_) => failed(e.to_string()),
+        let output =
+            process::call(&self.program, &self.environment(), argv, stdin, deadline).await.map_err(|e| {
+                match e {
+                    CallFailure::Io(e) => failed(format!("cannot be run: {e}")),
+                    e @ CallFailure::Timeout(_) => failed(e.to_string()),
+                }
             })?;
         if output.status.success() {
             return Ok(output);

@@ -33,7 +33,7 @@ pub(super) enum CallFailure {
 /// Calls a program and waits for its end; a program that has not ended by the deadline is killed.
 pub(super) async fn call(
     program: &Path,
-    run_dir: Option<&Path>,
+    environment: &[(&str, &Path)],
     argv: Vec<OsString>,
     stdin: Vec<u8>,
     deadline: Duration,
@@ -44,9 +44,7 @@ pub(super) async fn call(
     // under way.
     command.process_group(0);
     command.stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
-    if let Some(run_dir) = run_dir {
-        command.env(pepita_wire::rundir::ENVIRONMENT, run_dir);
-    }
+    command.envs(environment.iter().copied());
     let mut child = command.spawn()?;
     let (stdout, stderr, input) = (child.stdout.take(), child.stderr.take(), child.stdin.take());
     let work = async {

@@ -80,7 +80,7 @@ pub(crate) async fn dial_with_token(guest: Address, token: PathBuf) -> io::Resul
     let monitor = token.with_file_name(pepita_wire::rundir::CONTROL);
     let token = tokio::fs::read_to_string(&token).await?.trim().to_owned();
     let stream = match &guest {
-        Address::Hybrid { .. } => match handover::ask(&monitor).await? {
+        Address::Hybrid { .. } => match handover::ask(UnixStream::connect(&monitor).await?).await? {
             Some(stream) => Box::new(stream),
             // A monitor of an older version hands nothing over.
             None => dial(guest).await?,

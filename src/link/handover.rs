@@ -9,17 +9,15 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
-/// Asks the monitor behind a control socket for a connection, and waits until the guest has answered. Returns `None`
-/// when the monitor is of a version that hands no connections over.
+/// Asks the monitor behind this connection for a connection to the agent, and waits until the guest has answered. Returns
+/// `None` when the monitor is of a version that hands no connections over.
 ///
 /// # Errors
-/// When there is no monitor, or no agent listens in the guest (yet).
-pub(super) async fn ask(monitor: &Path) -> io::Result<Option<UnixStream>> {
-    let mut client = UnixStream::connect(monitor).await?;
+/// When the monitor goes away, or no agent listens in the guest (yet).
+pub(super) async fn ask(mut client: UnixStream) -> io::Result<Option<UnixStream>> {
     let mut conversation = ControlConversation::default();
     let (method, params) = MonitorRequest::Dial.into_parts();
     let (_, line) = conversation.ask(method, params);

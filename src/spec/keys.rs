@@ -207,6 +207,8 @@ impl Keyed for TreeSpec {
             control_socket "control_socket" Kind::Path, Fixed, "where pepitactl finds the supervisor; without it nowhere";
             run_dir "run_dir" Kind::Path, Fixed,
                 "the launcher's run directories; without it the launcher decides";
+            log_dir "log_dir" Kind::Path, Fixed,
+                "the logs of the consoles, a directory for each VM; without it in the run directories";
             pepita "pepita" Kind::Program, Fixed,
                 "the launcher; a bare name is looked for beside our own program, then in PATH";
             // The executor cannot change its number of parallel launches while it runs.

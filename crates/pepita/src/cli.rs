@@ -283,6 +283,10 @@ pub struct RunOptions {
     /// Words to add to the kernel's command line
     #[arg(long, value_name = "WORDS")]
     pub cmdline_append: Option<String>,
+    /// The directory for the console's log, in a directory for each VM [default: $PEPITA_LOG_DIR, else the run
+    /// directory]
+    #[arg(long, value_name = "DIR")]
+    pub log_dir: Option<PathBuf>,
 }
 
 /// The argument of `--accel`.

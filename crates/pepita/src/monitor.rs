@@ -13,6 +13,7 @@ mod dial;
 mod evidence;
 mod finish;
 mod handover;
+mod keep;
 mod life;
 mod log;
 mod qmp;
@@ -37,11 +38,12 @@ use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;
 use crate::host::process_id::ProcessId;
 use crate::rundir::files::{self, State, Sync};
-use crate::rundir::layout;
 use crate::rundir::lock::Lock;
+use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{Process, Processes};
 use handover::Handover;
+use keep::Keep;
 use life::{Effect, Event, Milestone};
 use pepita_wire::StatusRecord;
 use pepita_wire::protocol::HEALTH_INTERVAL;
@@ -69,9 +71,13 @@ pub(crate) struct Monitor {
     /// Whether the agent of a plain process has reported the process of its daemon, and the process is below the agent.
     daemon_heard: bool,
     console: Option<OwnedFd>,
+    /// The pipe with the output of VMM and back-end; `None` for a VM that an older monitor has started.
+    words: Option<OwnedFd>,
     qmp: Option<Qmp>,
     agent: Agent,
     handover: Handover,
+    /// Keeps the sockets of dials open; `None` without a back-end, and for an adopted VM.
+    keep: Option<Keep>,
     scanner: Scanner,
     log: Log,
     control: Control,
@@ -111,7 +117,7 @@ pub(crate) struct Parts {
 
 impl Monitor {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Processes { vmm, backend, console, qmp } = parts.processes;
+        let Processes { vmm, backend, console, qmp, keep } = parts.processes;
         Self {
             config: parts.config,
             dir: parts.dir,
@@ -125,7 +131,9 @@ impl Monitor {
             daemon_heard: parts.daemon.is_some(),
             daemon: parts.daemon,
             console: Some(console),
+            words: monitor_log::reader().ok(),
             qmp: qmp.map(Qmp::new),
+            keep: keep.map(Keep::new),
             handover: Handover::new(parts.agent.address().clone()),
             agent: parts.agent,
             scanner: Scanner::new(),
@@ -152,9 +160,12 @@ impl Monitor {
         }
         self.publish();
         while !self.is_over {
+            self.keep_dials();
             for source in self.wait() {
                 self.attend(source);
             }
+            // The monitor's own messages go to the log directly.
+            monitor_log::bound();
             let now = Instant::now();
             self.agent.tick(now);
             if self.life.wake_at().is_some_and(|at| now >= at) {
@@ -162,6 +173,14 @@ impl Monitor {
             }
             self.publish();
         }
+    }
+
+    /// Keeps the sockets of all dials under way open for the case that this process is killed. A dial that has just begun
+    /// writes nothing before.
+    fn keep_dials(&mut self) {
+        let Self { keep: Some(keep), agent, handover, .. } = self else { return };
+        let dials: Vec<_> = agent.dialling().into_iter().chain(handover.dialling()).collect();
+        keep.keep(&dials);
     }
 
     /// Passes an event to [`Life`] and carries out the effects.

@@ -195,6 +195,9 @@ pub struct VmRequest {
     /// The frequency of the host's TSC in kHz, for an emulated guest.
     #[serde(default)]
     pub tsc_khz: Option<u64>,
+    /// The directory in which the console's log is kept, in a directory for each VM; `None` = in the run directory.
+    #[serde(default)]
+    pub log_dir: Option<PathBuf>,
     /// Whether the guest's agent takes its boot token from a port; an older agent finds it on the kernel's command line.
     #[serde(default)]
     pub token_port: bool,
@@ -256,6 +259,7 @@ pub(crate) mod tests {
             ready_timeout_ms: 1000,
             cmdline_append: "loglevel=7".into(),
             tsc_khz: Some(2_000_000),
+            log_dir: None,
             token_port: true,
         }
     }

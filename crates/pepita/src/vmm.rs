@@ -9,7 +9,7 @@ use crate::host::wait::wait_readable;
 use crate::host::{setsid, strays};
 use crate::qemu::{self, Append, Descriptors};
 use crate::rundir::files::{Sync, replace};
-use crate::rundir::layout;
+use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{Cid, Root, VmConfig, VmmKind};
 use pepita_wire::ProcessExit;
 use pepita_wire::record::CallErrorKind;
@@ -20,7 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pid
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -102,6 +102,8 @@ pub struct Processes {
     pub console: OwnedFd,
     /// The connection to QEMU's monitor.
     pub qmp: Option<OwnedFd>,
+    /// A pair of sockets that QEMU has inherited, by which sockets are kept open when the monitor is killed.
+    pub keep: Option<[UnixDatagram; 2]>,
 }
 
 impl Processes {
@@ -134,6 +136,9 @@ fn start_qemu(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&Ow
     let console = open_console()?;
     let (qmp, for_qmp) = listen(layout::QMP)?;
     let port = config.request.token_port.then(|| token_port(token)).transpose()?;
+    let keep =
+        config.needs_backend().then(UnixDatagram::pair).transpose().map_err(|e| system("a socket", e))?;
+    let keep = keep.map(<[UnixDatagram; 2]>::from);
     let cmdline = qemu::cmdline(config, token);
     let append = match qemu::options_file(config, &cmdline) {
         Some(options) => {
@@ -157,13 +162,14 @@ fn start_qemu(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&Ow
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let inherited = [for_qmp.as_fd(), cid_lock.as_fd()].into_iter().chain(vsock.map(AsFd::as_fd));
     let inherited = inherited.chain(port.iter().flatten().map(AsFd::as_fd));
+    let inherited = inherited.chain(keep.iter().flatten().map(AsFd::as_fd));
     let spawned = command(&config.request.program).and_then(|mut command| {
         command.args(qemu::argv(config, append, fds));
         inherit(inherited)?;
         Process::spawn(&mut command)
     });
     match spawned {
-        Ok(vmm) => Ok(Processes { vmm, backend, console, qmp: Some(qmp) }),
+        Ok(vmm) => Ok(Processes { vmm, backend, console, qmp: Some(qmp), keep }),
         Err(e) => {
             if let Some(backend) = backend {
                 backend.kill();
@@ -211,7 +217,7 @@ fn start_process(config: &VmConfig, cid_lock: &File) -> Result<Processes> {
         command.arg("--image").arg(image);
     }
     let vmm = inherit([cid_lock.as_fd()].into_iter()).and_then(|()| Process::spawn(&mut command))?;
-    Ok(Processes { vmm, backend: None, console, qmp: None })
+    Ok(Processes { vmm, backend: None, console, qmp: None, keep: None })
 }
 
 /// Creates the pipes of the guest's console. QEMU discards output that the reader of the console does not take at once.
@@ -250,8 +256,8 @@ fn listen(name: &str) -> Result<(OwnedFd, UnixListener)> {
 }
 
 fn command(program: &Path) -> Result<Command> {
-    let path = Path::new(layout::MONITOR_LOG);
-    let log = File::options().create(true).append(true).open(path).map_err(|e| io(path, e))?;
+    let path = Path::new(layout::MONITOR_PIPE);
+    let log = monitor_log::writer().map_err(|e| io(path, e))?;
     let same = log.try_clone().map_err(|e| io(path, e))?;
     let here = std::env::current_dir().map_err(|e| system("current directory", e))?;
     let mut command = Command::new(program);
@@ -317,6 +323,7 @@ fn connect(path: &Path, process: &Process) -> Result<UnixStream> {
 /// Returns the last three lines that the VMM or the back-end wrote to the monitor's log, in the current directory.
 pub fn last_words() -> String {
     use std::io::{Read, Seek, SeekFrom};
+    monitor_log::carry_now();
     let mut bytes = Vec::new();
     if let Ok(mut log) = File::open(layout::MONITOR_LOG) {
         // Only the end of a long log is read. For a shorter log the seek fails, and the log is read from its beginning.

@@ -57,6 +57,9 @@ pub struct LaunchSpec {
     /// The time limit for the agent's first answer, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_timeout_ms: Option<u64>,
+    /// The directory in which the console's log is kept, in a directory for each VM; absent = in the run directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_dir: Option<PathBuf>,
     /// Whether the daemon waits for `pepita start`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub hold: bool,

@@ -18,5 +18,8 @@ pub const CONSOLE: &str = "console.sock";
 /// The environment variable that names the directory in which run directories lie.
 pub const ENVIRONMENT: &str = "PEPITA_RUN_DIR";
 
+/// The environment variable that names the directory in which the logs of consoles are kept.
+pub const LOG_ENVIRONMENT: &str = "PEPITA_LOG_DIR";
+
 /// The longest path of a Unix socket, in bytes, without its final zero (unix(7)).
 pub const SOCKET_PATH_CAP: usize = 107;

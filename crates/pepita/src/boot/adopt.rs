@@ -86,7 +86,7 @@ impl Orphan {
             VmmKind::Process => (connected(layout::CONSOLE)?, None),
         };
         let backend = state.backend.clone().and_then(Process::adopt);
-        let processes = Processes { vmm, backend, console, qmp };
+        let processes = Processes { vmm, backend, console, qmp, keep: None };
         let log = Log::open(Path::new("."), state.log_base, state.status.dropped_log_bytes, Instant::now());
         let log = log.map_err(|e| system("console log", e))?;
         let control = listen()?;

@@ -9,7 +9,7 @@ use crate::host::random::secret;
 use crate::monitor::{Agent, Control, Life, Log, Monitor, Parts, Starter};
 use crate::qemu;
 use crate::rundir::files::{self, Sync};
-use crate::rundir::layout;
+use crate::rundir::{console_log, layout, monitor_log};
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{self, Processes};
 use pepita_wire::record::{Transport, VsockStatus};
@@ -86,6 +86,10 @@ fn make(Claimed { config, name, cid }: &Claimed) -> Result<Made> {
     let path = file(layout::MONITOR_LOG);
     let log = File::options().create(true).append(true).open(&path).map_err(|e| io(&path, e))?;
     rustix::stdio::dup2_stderr(&log).map_err(|e| system("standard error", e))?;
+    monitor_log::make().map_err(|e| io(&file(layout::MONITOR_PIPE), e))?;
+    if let Some(log_dir) = &config.request.log_dir {
+        console_log::place(&name.dir, log_dir).map_err(|e| io(log_dir, e))?;
+    }
     files::write(&file(layout::CONFIG), config, Sync::No)?;
     let (boot_token, token) = (secret()?, secret()?);
     files::replace(&file(layout::BOOT_TOKEN), boot_token.as_bytes(), Sync::No)?;

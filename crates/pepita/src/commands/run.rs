@@ -91,6 +91,7 @@ fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
             .ready_timeout
             .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
             .or(spec.ready_timeout_ms),
+        log_dir: options.log_dir.or(spec.log_dir),
         hold: options.hold || spec.hold,
         command: spec.command,
         env: spec.env,

@@ -99,6 +99,14 @@ impl Agent {
         &self.address
     }
 
+    /// Returns the dial under way whose socket must stay open: its number and its socket.
+    pub(super) fn dialling(&self) -> Option<(u64, BorrowedFd<'_>)> {
+        match &self.line {
+            Line::Dialling(dial) => dial.to_keep(),
+            Line::Closed { .. } | Line::Open { .. } => None,
+        }
+    }
+
     /// Returns the tokens by which notes of the agent are recognised on the console.
     pub fn tokens(&self) -> [&str; 2] {
         [self.token.as_str(), self.boot_token.as_deref().unwrap_or_default()]

@@ -63,6 +63,11 @@ impl Handover {
         })
     }
 
+    /// Returns the dials whose sockets must stay open: their numbers and their sockets.
+    pub(super) fn dialling(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
+        self.dials.values().filter_map(Dial::to_keep)
+    }
+
     /// Continues a dial whose descriptor is ready. Returns its result when it is complete.
     pub(super) fn ready(&mut self, number: u64) -> Option<Result<OwnedFd, WireError>> {
         match self.dials.remove(&number)?.advance() {

@@ -1,7 +1,6 @@
 //! Writes the console's log: rotating files that never grow past their cap. Dropped bytes are counted.
 
-use crate::rundir::console_log::{FILE_CAP, FILES, Mark, path, read_index};
-use crate::rundir::layout;
+use crate::rundir::console_log::{FILE_CAP, FILES, Mark, index_path, path, read_index, total, total_cap};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -116,12 +115,7 @@ impl Log {
     /// Begins a new file. After a failure the current file stays in use and grows over its cap, so that no output is
     /// lost.
     fn turn_over(&mut self) {
-        let oldest = path(&self.dir, FILES - 1);
-        let gone = oldest.metadata().map_or(0, |meta| meta.len());
-        if std::fs::remove_file(&oldest).is_ok() {
-            self.base += gone;
-            self.dropped += gone;
-        }
+        self.remove_oldest(FILES - 1);
         for age in (0..FILES - 1).rev() {
             let _ = std::fs::rename(path(&self.dir, age), path(&self.dir, age + 1));
         }
@@ -129,6 +123,30 @@ impl Log {
             self.size = file.metadata().map_or(0, |meta| meta.len());
             self.file = file;
         }
+        // The monitor's current directory is the run directory, beside those of the other VMs.
+        self.make_room(total(&self.dir.join("..")), total_cap(&self.dir));
+    }
+
+    /// Removes own files, the oldest first, while the logs of all VMs together use more than their cap.
+    fn make_room(&mut self, mut total: u64, cap: u64) {
+        for age in (1..FILES).rev() {
+            if total <= cap {
+                return;
+            }
+            total -= self.remove_oldest(age).min(total);
+        }
+    }
+
+    /// Removes a file, the oldest that there is. Returns its size.
+    fn remove_oldest(&mut self, age: usize) -> u64 {
+        let oldest = path(&self.dir, age);
+        let gone = oldest.metadata().map_or(0, |meta| meta.len());
+        if std::fs::remove_file(&oldest).is_err() {
+            return 0;
+        }
+        self.base += gone;
+        self.dropped += gone;
+        gone
     }
 
     /// Adds a mark for this moment to the index, at most once in [`MARK_INTERVAL_MS`].
@@ -139,7 +157,7 @@ impl Log {
         let older: u64 = (1..FILES).filter_map(|age| Some(path(&self.dir, age).metadata().ok()?.len())).sum();
         let mark = Mark { at_ms: unix_ms, offset: self.base + older + self.size };
         self.index.push(mark);
-        let path = self.dir.join(layout::CONSOLE_INDEX);
+        let path = index_path(&self.dir);
         // A failure is harmless: without an index `logs --since` prints the whole log.
         if self.index.len() > INDEX_CAP {
             self.index.drain(..INDEX_CAP / 2);
@@ -182,6 +200,22 @@ mod tests {
         // The markers in the log are not output of the guest, and are not counted.
         let markers = kept + log.dropped() - written;
         assert!(log.dropped() > 0 && markers < 2000, "{markers}");
+    }
+
+    #[test]
+    fn a_log_gives_up_its_oldest_files_when_all_logs_together_use_too_much() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut log = Log::open(dir.path(), 0, 0, Instant::now()).expect("opens");
+        for age in 0..FILES {
+            std::fs::write(path(dir.path(), age), vec![b'x'; 1000]).expect("written");
+        }
+        log.make_room(10_000, 10_000);
+        assert_eq!(on_disk(dir.path()), 5000);
+        log.make_room(10_000, 8500);
+        assert_eq!((on_disk(dir.path()), log.base(), log.dropped()), (3000, 2000, 2000));
+        assert!(!path(dir.path(), 4).exists() && !path(dir.path(), 3).exists());
+        log.make_room(u64::MAX, 0);
+        assert_eq!(on_disk(dir.path()), 1000, "the current file stays");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::qmp_connection::Qmp;
 use super::stream::read;
 use crate::host::clock::unix_ms;
 use crate::host::wait::wait_readable;
+use crate::rundir::monitor_log;
 use crate::vm_config::VmmKind;
 use pepita_wire::GuestEvent;
 use pepita_wire::conversation::News;
@@ -28,6 +29,8 @@ pub(super) enum Source {
     Vmm,
     Backend,
     Console,
+    /// The output of VMM and back-end.
+    Words,
     Qmp,
     Agent,
     /// A dial on behalf of a client.
@@ -46,6 +49,9 @@ impl Monitor {
         }
         if let Some(console) = &self.console {
             fds.push((Source::Console, console.as_fd(), PollFlags::IN));
+        }
+        if let Some(words) = &self.words {
+            fds.push((Source::Words, words.as_fd(), PollFlags::IN));
         }
         if let Some(qmp) = &self.qmp {
             fds.push((Source::Qmp, qmp.stream.as_fd(), qmp.stream.interest()));
@@ -75,6 +81,11 @@ impl Monitor {
     pub(super) fn attend(&mut self, source: Source) {
         match source {
             Source::Console => self.read_console(),
+            Source::Words => {
+                if let Some(words) = &self.words {
+                    monitor_log::carry(words);
+                }
+            }
             Source::Qmp => self.read_qmp(),
             Source::Agent => self.read_agent(),
             Source::Dial(number) => self.hand_over(number),

@@ -12,6 +12,7 @@ use crate::vm_config::{
     Accel, CPUS, Cid, DEFAULT_CPUS, DEFAULT_MEMORY_MB, MEMORY_MB, READY_TIMEOUT_MS, Root, VmRequest, VmmKind,
 };
 use pepita_wire::record::{CallErrorKind, Transport};
+use pepita_wire::rundir::LOG_ENVIRONMENT;
 use pepita_wire::{DEFAULT_PORT, LaunchSpec, VmId};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -48,12 +49,21 @@ pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result
         cmdline_append: spec.cmdline_append.clone().unwrap_or_default(),
         tsc_khz: None,
         token_port: false,
+        log_dir: log_dir(&spec)?,
     };
     let request = match vmm {
         VmmKind::Process => plain_process(&spec, base)?,
         VmmKind::Qemu => machine(run_dir, &spec, base)?,
     };
     Ok(Requested { request, cid, incarnation: spec.incarnation.filter(|number| *number > 0) })
+}
+
+/// Returns the directory for logs: that of the specification, else that of the environment.
+fn log_dir(spec: &LaunchSpec) -> Result<Option<PathBuf>> {
+    let from_environment =
+        || std::env::var_os(LOG_ENVIRONMENT).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let absolute = |dir: PathBuf| std::path::absolute(&dir).map_err(|e| refused("log_dir", &e.to_string()));
+    spec.log_dir.clone().or_else(from_environment).map(absolute).transpose()
 }
 
 fn refused(field: &str, why: &str) -> CallError {

@@ -5,8 +5,9 @@
 //! had been written by then.
 
 use crate::rundir::layout;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// The size at which a file is rotated, in bytes.
@@ -37,12 +38,61 @@ impl Mark {
     }
 }
 
-/// Returns the path of a file of the log. The current file has the age 0.
+/// Returns the path of a file of the log of the VM with this run directory. The current file has the age 0.
 pub fn path(dir: &Path, age: usize) -> PathBuf {
     match age {
-        0 => dir.join(layout::CONSOLE_LOG),
-        age => dir.join(format!("{}.{age}", layout::CONSOLE_LOG)),
+        0 => home(dir).join(layout::CONSOLE_LOG),
+        age => home(dir).join(format!("{}.{age}", layout::CONSOLE_LOG)),
     }
+}
+
+/// Returns the path of the index.
+pub fn index_path(dir: &Path) -> PathBuf {
+    home(dir).join(layout::CONSOLE_INDEX)
+}
+
+/// Returns the directory of the log: the run directory, or another one that a link in the run directory names.
+fn home(dir: &Path) -> PathBuf {
+    let elsewhere = dir.join(layout::LOGS);
+    if elsewhere.symlink_metadata().is_ok() { elsewhere } else { dir.to_owned() }
+}
+
+/// Places the log of the VM with this run directory into a directory of its own in `log_dir`. The log of a former VM of
+/// this name is removed from there.
+///
+/// # Errors
+/// When the directory cannot be made, or belongs to another user.
+pub fn place(dir: &Path, log_dir: &Path) -> io::Result<()> {
+    let own = log_dir.join(dir.file_name().unwrap_or_default());
+    DirBuilder::new().recursive(true).mode(0o700).create(&own)?;
+    let meta = own.symlink_metadata()?;
+    if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "belongs to another user"));
+    }
+    symlink(&own, dir.join(layout::LOGS))?;
+    remove(dir);
+    Ok(())
+}
+
+/// Removes the files of the log, wherever they are, and their directory if it is not the run directory.
+pub fn remove(dir: &Path) {
+    for file in (0..FILES).map(|age| path(dir, age)).chain([index_path(dir)]) {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+/// Returns the bytes of the logs of all VMs in a directory of run directories.
+pub fn total(run_dir: &Path) -> u64 {
+    let vms = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
+    let vms = vms.filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    vms.flat_map(|vm| (0..FILES).filter_map(move |age| Some(path(&vm.path(), age).metadata().ok()?.len())))
+        .sum()
+}
+
+/// Returns the bytes that the logs of all VMs may use together: a quarter of the file system that holds the log of the
+/// VM with this run directory.
+pub fn total_cap(dir: &Path) -> u64 {
+    rustix::fs::statvfs(home(dir)).map_or(u64::MAX, |fs| fs.f_blocks.saturating_mul(fs.f_frsize) / 4)
 }
 
 /// Returns the end of the log, at most `cap` bytes: of the current file and the file before it.
@@ -67,7 +117,7 @@ pub fn tail(dir: &Path, cap: u64) -> Vec<u8> {
 
 /// Returns the index of a run directory, oldest mark first. A log without an index has no marks.
 pub fn read_index(dir: &Path) -> Vec<Mark> {
-    parse_index(&std::fs::read_to_string(dir.join(layout::CONSOLE_INDEX)).unwrap_or_default())
+    parse_index(&std::fs::read_to_string(index_path(dir)).unwrap_or_default())
 }
 
 /// Returns the marks in the text of an index. Lines that are no marks are skipped.

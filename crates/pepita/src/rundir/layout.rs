@@ -31,6 +31,10 @@ pub const CONSOLE_LOG: &str = "console.log";
 pub const CONSOLE_INDEX: &str = "console.index";
 /// The output of monitor, VMM and back-end.
 pub const MONITOR_LOG: &str = "monitor.log";
+/// The pipe into which VMM and back-end write their output, for the monitor.
+pub const MONITOR_PIPE: &str = "log.pipe";
+/// A link to the directory of the console's log, when the log is kept elsewhere (`--log-dir`).
+pub const LOGS: &str = "logs";
 /// The notify socket of a plain process (sd_notify(3)).
 pub const NOTIFY: &str = "notify.sock";
 /// A file that reserves space on the disk for the exit record.
@@ -45,6 +49,17 @@ pub const CACHE: &str = ".cache";
 /// The prefix of the names of run directories that are being removed. No VM can have such a name.
 pub const GONE: &str = ".gone-";
 
-/// The files that are removed when a VM has ended: every socket except the control socket, and the files with tokens.
-pub const TRANSIENT: [&str; 10] =
-    [HYBRID, BACKEND, QMP, CONSOLE, CONSOLE_IN, CONSOLE_OUT, NOTIFY, TOKEN, BOOT_TOKEN, OPTIONS];
+/// The files that are removed when a VM has ended: every socket and pipe except the control socket, and the files with tokens.
+pub const TRANSIENT: [&str; 11] = [
+    HYBRID,
+    BACKEND,
+    QMP,
+    CONSOLE,
+    CONSOLE_IN,
+    CONSOLE_OUT,
+    NOTIFY,
+    TOKEN,
+    BOOT_TOKEN,
+    OPTIONS,
+    MONITOR_PIPE,
+];

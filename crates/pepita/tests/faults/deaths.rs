@@ -181,3 +181,20 @@ fn a_vm_outlives_a_client_that_hangs_up_while_its_guest_boots() {
     link.ask("ping", serde_json::Value::Null);
     host.destroy("a", &[]);
 }
+
+#[test]
+fn a_vm_outlives_a_monitor_that_is_killed_while_its_guest_boots() {
+    let host = Host::of(Form::Qemu);
+    let vmm = host.start_with("a", &["--hold"], &[]).vmm_pid;
+    let mut client = UnixStream::connect(host.vm("a").join("ctl.sock")).expect("its monitor");
+    // The monitor answers the second request when it has begun the dial of the first. The guest boots, and cannot answer
+    // yet.
+    client.write_all(b"{\"id\":1,\"method\":\"dial\"}\n").expect("written");
+    let monitor = host.status("a").monitor_pid;
+    host.status("a");
+    kill(monitor, Signal::KILL);
+    host.ok(&["adopt", "--name", "a"]);
+    let status = host.until("a", |status| status.agent.ready);
+    assert_eq!(status.vmm_pid, vmm);
+    host.destroy("a", &[]);
+}

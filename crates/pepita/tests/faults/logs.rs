@@ -116,3 +116,41 @@ fn pss(host: &Host, name: &str) {
     let line = |key: &str| rollup.lines().find(|l| l.starts_with(key)).unwrap_or_default().to_owned();
     println!("{:?}: monitor: {} {} {}", host.form, line("Pss:"), line("Pss_Anon:"), line("Private_Dirty:"));
 }
+
+#[test]
+fn logs_are_kept_in_the_directory_that_is_named_for_them_and_go_with_their_vm() {
+    let host = Host::of(Form::Process);
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let dir = elsewhere.path().to_string_lossy().into_owned();
+    host.start_with("s", &["--log-dir", &dir], &["--say", "on the disk", "--after", "300", "--exit", "0"]);
+    host.exit("s");
+    let log = elsewhere.path().join("s/console.log");
+    assert!(std::fs::read_to_string(log).expect("a log").contains("on the disk"));
+    assert!(!host.vm("s").join("console.log").exists());
+    assert!(host.ok(&["logs", "--name", "s"]).contains("on the disk"));
+    assert!(host.ok(&["logs", "--name", "s", "--previous"]).contains("on the disk"));
+    host.destroy("s", &[]);
+    assert_eq!(std::fs::read_dir(elsewhere.path()).expect("a directory").count(), 0);
+    assert!(host.ok(&["logs", "--name", "s"]).contains("on the disk"), "the last words are kept");
+}
+
+#[test]
+fn what_the_vmm_writes_stays_within_its_cap_and_its_end_is_kept() {
+    // The program in the place of the agent writes far more than the cap on its standard error.
+    let host = Host::of(Form::Process);
+    let dir = tempfile::tempdir().expect("a directory");
+    let script = dir.path().join("talker");
+    std::fs::write(
+        &script,
+        "#!/bin/sh\nyes 'far too much' | head -c 5000000 >&2\necho the end >&2\nexit 3\n",
+    )
+    .expect("written");
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    let host = host.with("PEPITA_AGENT", &script);
+    host.start("t", &[]);
+    let exit = host.exit("t");
+    assert!(matches!(exit.exit, pepita_wire::Exit::VmmCrashed(_)), "{:?}", exit.exit);
+    let log = std::fs::read_to_string(host.vm("t").join("monitor.log")).expect("a log");
+    assert!(log.len() < 1100 << 10 && log.trim_end().ends_with("the end"), "{} bytes", log.len());
+    host.destroy("t", &[]);
+}
