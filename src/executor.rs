@@ -6,12 +6,14 @@ mod error;
 mod launcher;
 mod process;
 mod queue;
+mod reserve;
 mod runner;
 
 pub use argv::Launch;
 pub use error::ExecutorError;
 pub use launcher::{Answer, Launcher, Pepita};
 pub use process::{NotFound, find};
+pub(crate) use reserve::{borrow, is_exhausted, is_short, spare};
 pub use runner::Runner;
 
 use crate::reply::Reply;

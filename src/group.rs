@@ -13,7 +13,7 @@ mod status;
 
 pub use crate::policy::{At, GroupEnd};
 pub use machine::Roster;
-pub use message::{AskError, Goal, GroupEvent, GroupMsg, GroupReport, InitialState, VmRequest};
+pub use message::{AllRespond, AskError, Goal, GroupEvent, GroupMsg, GroupReport, InitialState, VmRequest};
 pub use order::{Command, Found, Order, Refused, VmView};
 
 use crate::actor::{Alarm, LostChild, now};
@@ -127,6 +127,8 @@ impl Actor for Group {
         match (&mut state.inventory, msg) {
             #[cfg(feature = "test-hooks")]
             (_, GroupMsg::Panic) => panic!("told to panic"),
+            // Also during an inventory.
+            (_, GroupMsg::Respond(all)) => drop(all),
             (Some(inventory), GroupMsg::Inspected { vm, record }) => {
                 inventory.record(&state.roster, &state.shared.journal, &vm, record);
             }
@@ -195,7 +197,7 @@ impl GroupState {
                 self.roster.tick(at())
             }
             // Expected only during an inventory, or by a test; see `handle`.
-            GroupMsg::Inspected { .. } => return,
+            GroupMsg::Inspected { .. } | GroupMsg::Respond(_) => return,
             #[cfg(feature = "test-hooks")]
             GroupMsg::Panic => return,
         };

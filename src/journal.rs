@@ -1,8 +1,12 @@
 //! The state that outlives the supervisor: the desired state and the counters of each VM, and the lock that admits one
 //! supervisor.
 //!
-//! Each VM has one small JSON file. The commands of the operator are synced to the disk; counters are not, because an
+//! Each VM has one small JSON file. A file that holds the word of an operator is synced to the disk, each time that it is
+//! written: an unsynced write would put the word at risk again. The counters of other VMs are not synced, because an
 //! event that loses unsynced writes (a power cut) ends the VMs as well.
+//!
+//! A directory that cannot be written, at the start or later, stops no supervision. [`Journal::trouble`] says so, and all
+//! is written when the disk takes it.
 //!
 //! A reader sees at once the values that were saved; the disk follows. A step that needs the values on the disk waits
 //! for [`Journal::written`]: an incarnation is written before it is launched, because a supervisor that is killed in
@@ -13,21 +17,30 @@ mod remembered;
 
 pub use remembered::{Remembered, Wanted};
 
+use crate::lock::{self, Holder};
 use crate::spec::{Cid, Incarnation, VmName};
 use crate::store::{self, Change, Store, Written};
 use entry::Entry;
 use pepita_wire::Stored;
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The time that the disk has to answer when the journal is opened.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+
+/// The time that the disk has to take the process id for the reader of the lock file.
+const PID_LIMIT: Duration = Duration::from_secs(2);
 
 /// The reason why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// Another supervisor uses the journal.
-    #[error("{} is in use by another supervisor{}", .dir.display(), .pid.map(|p| format!(" (pid {p})")).unwrap_or_default())]
+    /// Another process holds the lock of the journal, most often another supervisor.
+    #[error("{} is in use by another supervisor{}", .dir.display(), holder(*.pid))]
     Locked {
         /// The directory of the journal.
         dir: PathBuf,
@@ -78,12 +91,14 @@ struct Disk {
     store: Store,
     /// The lock, which is held until the journal is closed.
     lock: Mutex<Option<File>>,
+    trouble: watch::Receiver<Option<String>>,
 }
 
 /// The content of the directory of a journal.
 #[derive(Debug)]
 struct Contents {
-    lock: File,
+    /// `None` when no lock file can be made, because the disk takes nothing.
+    lock: Option<File>,
     vms: PathBuf,
     entries: BTreeMap<VmName, Entry>,
     unreadable: Vec<Unreadable>,
@@ -95,19 +110,33 @@ impl Journal {
     /// A file that cannot be read is set aside: the VM is then known from the launcher's list alone. See
     /// [`Journal::unreadable`].
     ///
+    /// A directory that cannot be made or written because the disk is full, read-only or broken is no error: the journal
+    /// writes as soon as the disk takes it, see [`Journal::trouble`].
+    ///
     /// # Errors
-    /// Returns an error when another supervisor has the lock, when the directory cannot be used, or when a file that
-    /// cannot be read cannot be set aside either: the next write would destroy it.
+    /// Returns an error when another supervisor has the lock, when the directory may not be used or the disk does not
+    /// answer, or when a file that cannot be read cannot be set aside either: the next write would destroy it.
     pub async fn open(dir: Option<&Path>) -> Result<Self, JournalError> {
         let Some(dir) = dir.map(Path::to_owned) else {
             return Ok(Self::with(BTreeMap::new(), Vec::new(), None));
         };
         let path = dir.clone();
-        let read = tokio::task::spawn_blocking(move || Contents::read(&dir)).await;
-        let contents =
-            read.unwrap_or_else(|e| Err(JournalError::Io { path, source: io::Error::other(e) }))?;
+        let fail = |source| JournalError::Io { path: path.clone(), source };
+        let read = tokio::task::spawn_blocking(move || Contents::read(&dir));
+        let read = tokio::time::timeout(OPEN_LIMIT, read).await;
+        let silent = |_| fail(io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer"));
+        let contents = read.map_err(silent)?.unwrap_or_else(|e| Err(fail(io::Error::other(e))))?;
         let Contents { lock, vms, entries, unreadable } = contents;
-        let disk = Disk { vms, store: Store::spawn(), lock: Mutex::new(Some(lock)) };
+        if let Some(lock) = lock.as_ref().and_then(|lock| lock.try_clone().ok()) {
+            // Only people read the process id: a disk that is full or hangs need not take it.
+            let write = tokio::task::spawn_blocking(move || write_pid(lock));
+            let _ = tokio::time::timeout(PID_LIMIT, write).await;
+        }
+        let store = Store::spawn();
+        if !vms.is_dir() {
+            drop(store.hand_over(Change::Folder { path: vms.clone() }));
+        }
+        let disk = Disk { vms, trouble: store.trouble(), store, lock: Mutex::new(lock) };
         Ok(Self::with(entries, unreadable, Some(disk)))
     }
 
@@ -156,16 +185,29 @@ impl Journal {
         retired.get(vm).copied().unwrap_or_default()
     }
 
+    /// Returns the reason why some of the state is not saved; `None` in the receiver while all is. Without a directory
+    /// there is no such reason.
+    pub fn trouble(&self) -> Option<watch::Receiver<Option<String>>> {
+        self.inner.disk.as_ref().map(|disk| disk.trouble.clone())
+    }
+
+    /// Returns the reason why the newest state of a VM is not saved; `None` when it is.
+    pub fn unsaved(&self, vm: &VmName) -> Option<String> {
+        self.inner.disk.as_ref().and_then(|disk| disk.store.unsaved(&disk.file(vm)))
+    }
+
     /// Saves the state of a VM. `config` is the fingerprint of the configuration that the VM was, or is about to be,
     /// started with; `None` if the saved fingerprint still holds.
     pub fn save(&self, vm: &VmName, remembered: &Remembered, config: Option<&str>) {
         let mut entries = self.entries();
         let former = entries.get(vm);
+        let wanted = remembered.wanted == Wanted::Up;
         let config = config.or(former.map(|entry| entry.config.as_str())).unwrap_or_default().to_owned();
         let entry = Entry {
             vm_id: vm.id().to_string(),
             incarnation: remembered.incarnation.0,
-            wanted: remembered.wanted == Wanted::Up,
+            wanted,
+            said: Entry::is_said(wanted, former),
             attempts: remembered.attempts,
             has_run: remembered.has_run,
             completed: remembered.completed,
@@ -174,9 +216,8 @@ impl Journal {
             ended: former.map_or(0, |entry| entry.ended),
             failed: remembered.failed.clone(),
         };
-        let said_anew = former.is_none_or(|former| former.wanted != entry.wanted);
         if former != Some(&entry) {
-            self.write(vm, &entry, said_anew);
+            self.write(vm, &entry);
             entries.insert(vm.clone(), entry);
         }
     }
@@ -188,7 +229,7 @@ impl Journal {
             && entry.cid != cid.map(Cid::get)
         {
             entry.cid = cid.map(Cid::get);
-            self.write(vm, entry, false);
+            self.write(vm, entry);
         }
     }
 
@@ -199,7 +240,7 @@ impl Journal {
             && entry.ended < incarnation.0
         {
             entry.ended = incarnation.0;
-            self.write(vm, entry, false);
+            self.write(vm, entry);
         }
     }
 
@@ -234,10 +275,15 @@ impl Journal {
     }
 
     /// Called with the entries locked, so that the files change in the order of the entries.
-    fn write(&self, vm: &VmName, entry: &Entry, synced: bool) {
+    fn write(&self, vm: &VmName, entry: &Entry) {
         let Some(disk) = &self.inner.disk else { return };
         let content = serde_json::to_vec_pretty(entry).expect("an entry is JSON");
-        drop(disk.store.hand_over(Change::Replace { path: disk.file(vm), content, synced, private: false }));
+        drop(disk.store.hand_over(Change::Replace {
+            path: disk.file(vm),
+            content,
+            synced: entry.said,
+            private: false,
+        }));
     }
 }
 
@@ -252,15 +298,31 @@ impl Contents {
     fn read(dir: &Path) -> Result<Self, JournalError> {
         let fail = |path: &Path, source| JournalError::Io { path: path.to_owned(), source };
         let vms = dir.join("vms");
-        std::fs::create_dir_all(&vms).map_err(|e| fail(&vms, e))?;
+        if let Err(e) = store::make_folder(&vms)
+            && !takes_nothing(&e)
+        {
+            return Err(fail(&vms, e));
+        }
         let lock = lock(dir)?;
         let (mut entries, mut unreadable) = (BTreeMap::new(), Vec::new());
-        for file in std::fs::read_dir(&vms).map_err(|e| fail(&vms, e))? {
+        let files = match std::fs::read_dir(&vms) {
+            Ok(files) => files,
+            // The disk takes no folder: there is nothing to read either.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self { lock, vms, entries, unreadable });
+            }
+            Err(e) => return Err(fail(&vms, e)),
+        };
+        for file in files {
             let path = file.map_err(|e| fail(&vms, e))?.path();
             let name = path.file_stem().and_then(|s| s.to_str()).and_then(|s| VmName::new(s).ok());
             let (Some(vm), true) = (name, path.extension().is_some_and(|e| e == "json")) else { continue };
             match store::read::<Entry>(&path) {
-                Stored::Read(entry) => drop(entries.insert(vm, entry)),
+                Stored::Read(mut entry) => {
+                    // An older program did not write who had decided it.
+                    entry.said |= !entry.wanted;
+                    entries.insert(vm, entry);
+                }
                 Stored::Absent => {}
                 Stored::Unreadable(why) => {
                     let aside = store::set_aside(&path).map_err(|e| fail(&path, e))?;
@@ -273,24 +335,43 @@ impl Contents {
     }
 }
 
-fn lock(dir: &Path) -> Result<File, JournalError> {
+/// Returns whether an error says that the disk is full, read-only or broken: that may pass, and is no reason to leave
+/// VMs unsupervised.
+fn takes_nothing(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+/// Takes the lock of a journal. Returns `None` when the disk takes no lock file.
+fn lock(dir: &Path) -> Result<Option<File>, JournalError> {
     let path = dir.join("lock");
     let fail = |source| JournalError::Io { path: path.clone(), source };
-    let mut options = File::options();
-    let mut file = options.create(true).truncate(false).read(true).write(true).open(&path).map_err(fail)?;
-    match file.try_lock() {
-        Ok(()) => {
-            let written =
-                file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
-            written.map_err(fail)?;
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let pid = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-            Err(JournalError::Locked { dir: dir.to_owned(), pid })
-        }
-        Err(TryLockError::Error(e)) => Err(fail(e)),
+    let file = match lock::open_lock(&path) {
+        Ok(file) => file,
+        Err(e) if takes_nothing(&e) => return Ok(None),
+        // The folder could not be made.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(fail(e)),
+    };
+    if lock::try_lock(&file).map_err(fail)? {
+        return Ok(Some(file));
     }
+    let written = || std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+    let pid = lock::holder(&file).map(|Holder { pid, .. }| pid).or_else(written);
+    Err(JournalError::Locked { dir: dir.to_owned(), pid })
+}
+
+fn write_pid(mut lock: File) -> io::Result<()> {
+    lock.set_len(0)?;
+    lock.write_all(std::process::id().to_string().as_bytes())
+}
+
+/// Returns the process that holds the lock, in words.
+fn holder(pid: Option<u32>) -> String {
+    let Some(pid) = pid else { return String::new() };
+    let program = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!(" ({})", Holder { pid, program: program.trim().to_owned() })
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod adapter;
 pub mod book;
 pub mod config;
 pub mod control;
+mod lock;
 pub mod platform;
 
 #[cfg(not(feature = "test-hooks"))]

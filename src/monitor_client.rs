@@ -4,6 +4,7 @@
 //! A monitor serves a Unix socket in the run directory of its VM. Only launch, adoption, removal and lists need the
 //! launcher, and thus the executor; every other request about a VM that runs is made here.
 
+use crate::executor::{borrow, is_exhausted, spare};
 use futures_core::future::BoxFuture;
 use pepita_wire::conversation::ControlConversation;
 use pepita_wire::{ErrorKind, MonitorRequest, Outcome, StatusRecord, WireError};
@@ -20,6 +21,9 @@ use tokio::time::timeout;
 /// The time limit for an answer. A monitor waits for its VM alone: a monitor that is silent for longer is stopped or
 /// broken.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The delay before a watch for which no descriptor was free connects again. No event tells that one is free.
+const NO_DESCRIPTOR: Duration = Duration::from_secs(1);
 
 /// A report of a monitor.
 #[derive(Debug)]
@@ -59,15 +63,21 @@ pub trait Monitors: fmt::Debug + Send + Sync + 'static {
 }
 
 /// Watches a VM through its monitor's control socket, until the VM has ended or the monitor is gone.
+///
+/// A lack of descriptors in this process proves nothing about the monitor: the watch then connects later.
 pub(crate) fn watch(socket: PathBuf, tell: TellReport) -> Watch {
     Watch::spawn(async move {
-        if let Err(e) = follow(&socket, &tell).await {
-            tell(MonitorReport::Lost(e.to_string()));
+        while let Err(e) = follow(&socket, &tell).await {
+            if !is_exhausted(&e) {
+                return tell(MonitorReport::Lost(e.to_string()));
+            }
+            tokio::time::sleep(NO_DESCRIPTOR).await;
         }
     })
 }
 
 async fn follow(socket: &Path, tell: &TellReport) -> io::Result<()> {
+    spare()?;
     let mut client = MonitorClient::connect(socket).await?;
     let mut since = 0;
     loop {
@@ -86,7 +96,17 @@ async fn follow(socket: &Path, tell: &TellReport) -> io::Result<()> {
 /// Sends a request to a monitor. A monitor that cannot be reached answers [`ErrorKind::Os`], a silent monitor
 /// [`ErrorKind::Timeout`].
 pub(crate) async fn request(socket: PathBuf, request: MonitorRequest) -> Outcome {
-    let answer = async { MonitorClient::connect(&socket).await?.request(request).await };
+    let answer = async {
+        let (mut client, _borrowed) = match MonitorClient::connect(&socket).await {
+            // A VM is to be stopped with grace also when no descriptor is left.
+            Err(e) if is_exhausted(&e) => {
+                let borrowed = borrow().await;
+                (MonitorClient::connect(&socket).await?, Some(borrowed))
+            }
+            connected => (connected?, None),
+        };
+        client.request(request).await
+    };
     match timeout(ANSWER_DEADLINE, answer).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(e)) => Err(WireError::new(ErrorKind::Os, e.to_string())),

@@ -1,6 +1,8 @@
-//! Detects where this program runs, and selects the adapter that fits, by the environment and marks in the file system.
+//! Detects where this program runs, selects the adapter that fits, by the environment and marks in the file system, and
+//! raises the limit of open files.
 
 use crate::adapter::{PepitaAdapter, PlatformAdapter};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fmt;
 use std::path::Path;
 
@@ -105,6 +107,29 @@ pub fn select_adapter(platform: Platform) -> Result<Box<dyn PlatformAdapter>, No
             Err(NoAdapter(platform))
         }
     }
+}
+
+/// Raises this process's limit of open files from the soft to the hard one, and returns the limit that holds then; `None`
+/// when there is no limit. A supervisor needs two descriptors for each VM, and the usual soft limit of 1024 is meant for
+/// programs that use select(2). For host programs to call at their start: a library does not change the limits of its
+/// process by itself.
+///
+/// # Errors
+/// Returns the error of the system; the limit is what it was.
+pub fn raise_file_limit() -> std::io::Result<Option<u64>> {
+    let limits = getrlimit(Resource::Nofile);
+    if limits.current != limits.maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, maximum: limits.maximum })?;
+    }
+    Ok(limits.maximum)
+}
+
+/// Returns how many open files a supervisor of this many VMs needs.
+pub fn files_needed(vms: usize) -> u64 {
+    const FOR_EACH_VM: u64 = 2;
+    // Launches under way, clients of the control socket, the reserve for removals.
+    const BESIDE: u64 = 160;
+    u64::try_from(vms).unwrap_or(u64::MAX).saturating_mul(FOR_EACH_VM).saturating_add(BESIDE)
 }
 
 #[cfg(test)]

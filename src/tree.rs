@@ -23,6 +23,7 @@ mod schedule;
 mod shutdown;
 mod start;
 mod survey;
+mod unseparated;
 
 pub use check::{SpecError, check};
 pub use error::{ChangeError, NotReady, StartError, TreeEnd};
@@ -138,8 +139,26 @@ impl Tree {
         self.ask_root(|reply| RootMsg::Spec { reply }).await
     }
 
-    /// Starts, stops, restarts or resets a VM. Returns when the command is accepted and on the disk; its effects are in
-    /// the events and the status. Starting a VM that is up and stopping a VM that is down are no errors.
+    /// Waits until the root and the actors of all groups have come to this question, and returns whether they have: a
+    /// group that hangs lets the caller wait, and a tree that has ended answers `false`. For the watchdog of a service
+    /// manager.
+    pub async fn responds(&self) -> bool {
+        self.ask_root(RootMsg::Respond).await.is_some()
+    }
+
+    /// Returns the reason why some of the state is not saved in `state_dir`; `None` while all is.
+    pub fn unsaved(&self) -> Option<String> {
+        self.inner.journal.trouble().and_then(|trouble| trouble.borrow().clone())
+    }
+
+    /// Returns the reason why the newest state of a VM is not saved in `state_dir`; `None` when it is. A command for such
+    /// a VM is carried out, and a supervisor that starts now would not know of it.
+    pub fn unsaved_vm(&self, vm: &str) -> Option<String> {
+        self.inner.journal.unsaved(&name(vm).ok()?)
+    }
+
+    /// Starts, stops, restarts or resets a VM. Returns when the command is accepted and on the disk, or the disk does not
+    /// take it ([`Tree::unsaved_vm`]); its effects are in the events and the status. Starting a VM that is up and stopping a VM that is down are no errors.
     ///
     /// # Errors
     /// Returns a refusal when there is no such VM, or the tree is stopping.

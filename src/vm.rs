@@ -11,7 +11,7 @@ pub use services::{HostSockets, Services, Sockets};
 
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::{CidMsg, LeaseError};
-use crate::executor::{ExecutorError, ExecutorMsg, Launch};
+use crate::executor::{ExecutorError, ExecutorMsg, Launch, is_short};
 use crate::link::dial::{Address, Guests};
 use crate::link::{self, LinkArgs, LinkMsg, VsockLink};
 use crate::monitor_client::{MonitorReport, Watch};
@@ -87,6 +87,9 @@ impl TryFrom<VmMsg> for link::Report {
     }
 }
 
+/// The delay of what is judged by time while this process has no descriptor left.
+const SHORT: Duration = Duration::from_secs(1);
+
 /// The actor of one incarnation.
 #[derive(Debug)]
 pub struct Vm;
@@ -122,6 +125,8 @@ pub struct VmState {
     monitor: Option<Monitor>,
     guest: Option<Guest>,
     alarm: Alarm,
+    /// The moment before which no time is judged, because this process had no descriptor left.
+    not_before: Option<Instant>,
 }
 
 /// The connection to the monitor.
@@ -156,6 +161,7 @@ impl Actor for Vm {
             monitor: None,
             guest: None,
             alarm: Alarm::default(),
+            not_before: None,
         })
     }
 
@@ -168,7 +174,8 @@ impl Actor for Vm {
         if let Some(event) = state.event_of(msg) {
             state.happened(event).await?;
         }
-        state.alarm.set(&state.me, state.life.wake_at(), VmMsg::Tick);
+        let wake_at = state.life.wake_at().map(|at| state.not_before.map_or(at, |first| at.max(first)));
+        state.alarm.set(&state.me, wake_at, VmMsg::Tick);
         Ok(())
     }
 
@@ -194,6 +201,9 @@ impl VmState {
         match msg {
             VmMsg::Stop => return Some(Event::Stop),
             VmMsg::Kill => return Some(Event::Kill),
+            // Without a descriptor for the link no guest can answer, which proves nothing about this guest
+            // (semantics 13.7). The deadline of the probe then comes late, and late deadlines are not judged.
+            VmMsg::Happened(Happened(Event::Probed { healthy: false, .. })) if is_short() => {}
             VmMsg::Happened(Happened(event)) => return Some(event),
             VmMsg::Link(link::Report::Up) => return Some(Event::LinkIsUp(true)),
             VmMsg::Link(link::Report::Down { why }) => {
@@ -203,7 +213,9 @@ impl VmState {
             VmMsg::Link(link::Report::Event(event)) => return Some(Event::Guest(event)),
             VmMsg::Tick(due) => {
                 self.alarm.rang(due);
-                return Some(Event::Tick);
+                let postponed = self.life.is_alive() && is_short();
+                self.not_before = postponed.then(|| now() + SHORT);
+                return (!postponed).then_some(Event::Tick);
             }
             VmMsg::Update(spec) => self.life.update(*spec),
             VmMsg::Signal { signal, reply } => self.request(MonitorRequest::Signal(signal), reply),

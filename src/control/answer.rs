@@ -17,7 +17,12 @@ pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome
         Call::Version => Ok(version(tree).await),
         // The session answers these calls without this function.
         Call::Status | Call::StatusOf(_) | Call::Events { .. } => Ok(Value::Null),
-        Call::Command { vm, command } => done(tree.command(&name(tree, vm), command).await),
+        Call::Command { vm, command } => {
+            let vm = name(tree, vm);
+            tree.command(&vm, command).await.map_err(|refused| refusal(&refused))?;
+            // The command is carried out; a supervisor that starts now would not know of it.
+            Ok(tree.unsaved_vm(&vm).map_or(Value::Null, |why| json!({ "unsaved": why })))
+        }
         Call::Signal { vm, signal } => done(tree.signal(&name(tree, vm), signal).await),
         Call::Pause { vm } => done(tree.pause(&name(tree, vm)).await),
         Call::Resume { vm } => done(tree.resume(&name(tree, vm)).await),
@@ -59,7 +64,10 @@ pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome
 async fn version(tree: &Tree) -> Value {
     let spec = tree.shared_spec().await;
     let run_dir = spec.as_ref().and_then(|spec| spec.run_dir.as_deref()).map(|dir| dir.to_string_lossy());
-    let pepita = spec.as_ref().and_then(|spec| find(&spec.pepita).ok());
+    let named = spec.as_ref().map(|spec| spec.pepita.clone());
+    // A folder of PATH may lie on a disk that hangs.
+    let found = tokio::task::spawn_blocking(move || named.and_then(|named| find(&named).ok())).await;
+    let pepita = found.ok().flatten();
     json!({
         "name": tree.name(),
         "version": env!("CARGO_PKG_VERSION"),

@@ -5,12 +5,14 @@ use super::answer::carry_out;
 use super::hooks::Hooks;
 use super::session::{self, Action, Session};
 use super::status::StatusLine;
+use crate::executor::is_exhausted;
 use crate::observe::{Events, Received};
 use crate::tree::Tree;
 use pepita_wire::{ErrorKind, Outcome, WireError};
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::WriteHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -24,10 +26,16 @@ const CLIENTS: usize = 64;
 /// descriptor is free.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// The interval of log lines about clients that cannot be accepted.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// Accepts clients until the control socket is closed, and returns when the last client has received its answers.
 pub(super) async fn listen(listener: UnixListener, tree: Tree, hooks: Hooks, closing: watch::Receiver<bool>) {
     let mut clients = JoinSet::new();
     let mut listening_ends = closing.clone();
+    // When no descriptor is left, this one makes room for a client: an operator can still ask and command.
+    let mut spare = File::open("/dev/null").ok();
+    let mut complained: Option<Instant> = None;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -35,12 +43,21 @@ pub(super) async fn listen(listener: UnixListener, tree: Tree, hooks: Hooks, clo
                     clients.spawn(converse(stream, tree.clone(), hooks.clone(), closing.clone()));
                 }
                 Ok((stream, _)) => refuse(&stream),
+                Err(e) if is_exhausted(&e) && spare.take().is_some() => {}
                 Err(e) => {
-                    tracing::warn!("control socket: {e}");
-                    tokio::time::sleep(PAUSE).await;
+                    if complained.is_none_or(|at| at.elapsed() >= QUIET) {
+                        complained = Some(Instant::now());
+                        tracing::warn!("control socket: {e}");
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(PAUSE) => {}
+                        () = closed(&mut listening_ends) => break,
+                    }
                 }
             },
-            Some(_) = clients.join_next() => {}
+            Some(_) = clients.join_next() => {
+                spare = spare.or_else(|| File::open("/dev/null").ok());
+            }
             () = closed(&mut listening_ends) => break,
         }
     }

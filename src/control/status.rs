@@ -93,7 +93,12 @@ impl StatusLine {
     fn head(&self) -> Value {
         // The number is taken before the first group: a client that asks for later events then gets an event twice rather
         // than never.
-        json!({ "seq": self.tree.newest_event(), "name": self.tree.name(), "pid": std::process::id() })
+        json!({
+            "seq": self.tree.newest_event(),
+            "name": self.tree.name(),
+            "pid": std::process::id(),
+            "unsaved": self.tree.unsaved(),
+        })
     }
 
     fn next_group(&mut self) -> Option<GroupStatus> {

@@ -22,6 +22,10 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, ExecutorError>>;
 
 /// The calls of the launcher. [`Launcher`] calls the program; a test may replace it, and all code above stays the same.
 pub trait Pepita: fmt::Debug + Send + Sync + 'static {
+    /// Returns when this process has what it takes to launch one more VM and to watch it.
+    fn room(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
     /// Boots a VM. Returns when its VMM runs and its monitor watches it.
     fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord>;
     /// Makes sure that a VM has a monitor.
@@ -124,6 +128,10 @@ impl Launcher {
 }
 
 impl Pepita for Launcher {
+    fn room(&self) -> BoxFuture<'_, ()> {
+        Box::pin(super::reserve::room())
+    }
+
     fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord> {
         let specification =
             serde_json::to_vec(&argv::specification(launch)).expect("the specification is JSON");

@@ -1,17 +1,39 @@
 //! Runs the launcher: the only place of the library that spawns a process.
 
+use super::reserve::{self, Borrowed};
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 /// The limit of a call's standard output, in bytes; a list of ten thousand VMs fits.
 const STDOUT_CAP: u64 = 32 << 20;
 
 /// The limit of a call's standard error, in bytes.
 const STDERR_CAP: u64 = 64 << 10;
+
+/// The variables of this process that the launcher gets: where programs, files and run directories are, and how text is
+/// written. No other variable reaches the launcher, its monitors and the daemons: it may be a secret, or meant for this
+/// process alone.
+const VARIABLES: &[&str] = &[
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LOGNAME",
+    "PATH",
+    "RUST_BACKTRACE",
+    "SHELL",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "XDG_RUNTIME_DIR",
+];
+
+/// The beginning of the names of the launcher's own variables.
+const OWN_VARIABLES: &str = "PEPITA_";
 
 /// The output of a call, and how it ended.
 #[derive(Debug)]
@@ -43,9 +65,11 @@ pub(super) async fn call(
     // The launcher gets a process group of its own: a Ctrl-C at the host program's terminal must not interrupt a launch
     // under way.
     command.process_group(0);
+    command.env_clear().envs(inherited());
     command.stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
     command.envs(environment.iter().copied());
-    let mut child = command.spawn()?;
+    // The reserve is given back when the call has ended.
+    let (mut child, _borrowed) = spawn(&mut command).await?;
     let (stdout, stderr, input) = (child.stdout.take(), child.stderr.take(), child.stdin.take());
     let work = async {
         let feed = async {
@@ -63,6 +87,27 @@ pub(super) async fn call(
         // Dropping the child kills it.
         Err(_) => Err(CallFailure::Timeout(deadline)),
     }
+}
+
+/// Spawns the program, in need with the descriptors of the reserve.
+async fn spawn(command: &mut Command) -> io::Result<(Child, Option<Borrowed>)> {
+    match command.spawn() {
+        Err(e) if reserve::is_exhausted(&e) => {
+            let borrowed = reserve::borrow().await;
+            Ok((command.spawn()?, Some(borrowed)))
+        }
+        spawned => {
+            reserve::fill();
+            Ok((spawned?, None))
+        }
+    }
+}
+
+fn inherited() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| {
+        let name = name.to_string_lossy();
+        VARIABLES.contains(&&*name) || name.starts_with(OWN_VARIABLES)
+    })
 }
 
 async fn read(from: Option<impl AsyncRead + Unpin>, cap: u64) -> Vec<u8> {

@@ -141,7 +141,9 @@ impl Runner {
             lock.wait().await;
             written.reached().await;
             // The semaphore is never closed.
-            self.launches.acquire().await
+            let permit = self.launches.acquire().await;
+            self.pepita.room().await;
+            permit
         };
         let _permit = tokio::select! {
             biased;

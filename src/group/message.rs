@@ -8,6 +8,7 @@ use crate::vm::{self, VmMsg};
 use pepita_wire::{Ask, ErrorKind, Outcome, StatusRecord, WireError};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// A message to a group's actor.
@@ -68,9 +69,36 @@ pub enum GroupMsg {
     },
     /// The moment has come for which the group had set its timer.
     Tick(Instant),
+    /// Drop this value: it shows that the actor handles its messages.
+    Respond(AllRespond),
     /// Makes the actor panic, for tests of what a failed actor leads to.
     #[cfg(feature = "test-hooks")]
     Panic,
+}
+
+/// A question to many actors whether they handle their messages. It is answered when the last clone is dropped, so that
+/// an actor that has just failed, and drops its messages, does not hold the answer up.
+#[derive(Debug, Clone)]
+pub struct AllRespond {
+    _reply: Arc<AnswerOnDrop>,
+}
+
+impl AllRespond {
+    /// Makes a question that answers with `reply`.
+    pub fn new(reply: Reply<()>) -> Self {
+        Self { _reply: Arc::new(AnswerOnDrop(Mutex::new(Some(reply)))) }
+    }
+}
+
+#[derive(Debug)]
+struct AnswerOnDrop(Mutex<Option<Reply<()>>>);
+
+impl Drop for AnswerOnDrop {
+    fn drop(&mut self) {
+        if let Some(reply) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            reply.send(());
+        }
+    }
 }
 
 /// A request that needs a VM that runs.
@@ -195,5 +223,21 @@ impl TryFrom<GroupMsg> for vm::VmReport {
     type Error = ();
     fn try_from(msg: GroupMsg) -> Result<Self, ()> {
         if let GroupMsg::Vm(report) = msg { Ok(report) } else { Err(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_respond_when_the_last_actor_has_come_to_the_question() {
+        let (reply, mut answer) = Reply::channel();
+        let all = AllRespond::new(reply);
+        let (one, other) = (GroupMsg::Respond(all.clone()), GroupMsg::Respond(all));
+        drop(one);
+        assert!(answer.try_recv().is_err(), "a group that hangs keeps its message");
+        drop(other);
+        assert_eq!(answer.await, Ok(Some(())));
     }
 }

@@ -13,6 +13,9 @@ pub(super) struct Entry {
     pub(super) incarnation: u64,
     /// Whether the VM is to be up.
     pub(super) wanted: bool,
+    /// Whether an operator has decided that. Such a file is synced each time that it is written.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) said: bool,
     /// The number of consecutive failures.
     pub(super) attempts: u32,
     /// Whether the daemon of any incarnation has run.
@@ -31,6 +34,15 @@ pub(super) struct Entry {
     pub(super) failed: Option<Failure>,
 }
 
+impl Entry {
+    /// Returns whether an operator has decided whether a VM is to be up, when its entry is about to be written in place of
+    /// `former`. A VM that is to be down was stopped, and a VM whose wish changes was told so. The first entry of a VM is
+    /// written at the start of its group, before any operator can ask for something.
+    pub(super) fn is_said(wanted: bool, former: Option<&Self>) -> bool {
+        !wanted || former.is_some_and(|former| former.said || !former.wanted)
+    }
+}
+
 impl Default for Entry {
     fn default() -> Self {
         Self {
@@ -38,6 +50,7 @@ impl Default for Entry {
             incarnation: 0,
             // A VM that no operator has stopped is to be up.
             wanted: true,
+            said: false,
             attempts: 0,
             has_run: false,
             completed: false,
@@ -46,5 +59,32 @@ impl Default for Entry {
             ended: 0,
             failed: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_operator_said_stays_said() {
+        let entry = |wanted, former: Option<&Entry>| Entry {
+            wanted,
+            said: Entry::is_said(wanted, former),
+            ..Entry::default()
+        };
+        let first = entry(true, None);
+        assert!(!first.said && !entry(true, Some(&first)).said, "nobody has asked for anything");
+        let stopped = entry(false, Some(&first));
+        let started = entry(true, Some(&stopped));
+        assert!(stopped.said && started.said && entry(true, Some(&started)).said);
+        let read = serde_json::to_string(&started).expect("JSON");
+        assert_eq!(
+            serde_json::from_str::<Entry>(&read).expect("read"),
+            started,
+            "the next run knows it, too"
+        );
+        let older: Entry = serde_json::from_str("{\"wanted\": false}").expect("read");
+        assert!(entry(true, Some(&older)).said, "a program that did not write it has stopped the VM");
     }
 }

@@ -2,6 +2,7 @@
 //! connections.
 
 use super::handover;
+use crate::executor::spare;
 use futures_core::future::BoxFuture;
 use pepita_wire::StatusRecord;
 use pepita_wire::record::Transport;
@@ -77,6 +78,7 @@ pub trait Guests: fmt::Debug + Send + Sync + 'static {
 /// # Errors
 /// Returns an error when the token cannot be read or the monitor does not answer, and the errors of [`dial`].
 pub(crate) async fn dial_with_token(guest: Address, token: PathBuf) -> io::Result<Dialled> {
+    spare()?;
     let monitor = token.with_file_name(pepita_wire::rundir::CONTROL);
     let token = tokio::fs::read_to_string(&token).await?.trim().to_owned();
     let stream = match &guest {

@@ -1,13 +1,14 @@
 //! Hands events out to any number of readers, each event behind the writes that came before it: an event that a reader
 //! was told is on the disk, so that the next supervisor does not tell it again (semantics 9.7). A slow reader is told
-//! how many events it missed (semantics 10).
+//! how many events it missed (semantics 10). A notice that is repeated is told at intervals (semantics 10.6).
 
 use super::event::{Event, EventKind};
-use crate::spec::GroupName;
+use crate::actor::now;
+use crate::spec::{GroupName, VmName};
 use crate::store::Store;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::broadcast;
 
 /// The number of events that a reader may lag behind before it misses some.
@@ -15,6 +16,12 @@ const CAPACITY: usize = 1024;
 
 /// The number of events that are kept for later readers.
 const KEPT: usize = 256;
+
+/// The interval at which the same notice about the same VM is told: a trouble that lasts is no news.
+const REPEATED: Duration = Duration::from_secs(10);
+
+/// The number of notices that are remembered, to recognise a repetition.
+const REMEMBERED: usize = 1024;
 
 /// Takes events and hands them out. Clones are the same bus.
 #[derive(Debug, Clone)]
@@ -29,6 +36,8 @@ struct Inner {
     seq: u64,
     /// The newest events, oldest first.
     kept: VecDeque<Event>,
+    /// When each notice was told last, and how often it came since.
+    notices: HashMap<(Option<VmName>, String), (Instant, u32)>,
     /// `None` once the bus is closed.
     sender: Option<broadcast::Sender<Event>>,
 }
@@ -55,12 +64,16 @@ pub enum Received {
 impl Bus {
     /// Makes a bus without readers. Its events come behind the writes of `store`.
     pub fn new(store: Option<Store>) -> Self {
-        let inner = Inner { seq: 0, kept: VecDeque::new(), sender: Some(broadcast::Sender::new(CAPACITY)) };
+        let sender = Some(broadcast::Sender::new(CAPACITY));
+        let inner = Inner { seq: 0, kept: VecDeque::new(), notices: HashMap::new(), sender };
         Self { inner: Arc::new(Mutex::new(inner)), store }
     }
 
     /// Tells an event when all earlier writes of the store are done; without a directory on disk, at once.
     pub fn tell(&self, group: Option<&GroupName>, kind: EventKind) {
+        let Some(kind) = self.inner.lock().unwrap_or_else(PoisonError::into_inner).news(now(), kind) else {
+            return;
+        };
         let (inner, group, time) = (Arc::clone(&self.inner), group.cloned(), SystemTime::now());
         let tell = move || inner.lock().unwrap_or_else(PoisonError::into_inner).tell(time, group, kind);
         match &self.store {
@@ -103,6 +116,34 @@ impl Bus {
 }
 
 impl Inner {
+    /// Returns what is to be told of an event: nothing of a notice that was told a moment ago.
+    fn news(&mut self, now: Instant, kind: EventKind) -> Option<EventKind> {
+        let EventKind::Notice { vm, text } = kind else { return Some(kind) };
+        if self.notices.len() >= REMEMBERED {
+            self.notices.retain(|_, (told, _)| now.saturating_duration_since(*told) < REPEATED);
+        }
+        let mut suffix = String::new();
+        let full = self.notices.len() >= REMEMBERED;
+        match self.notices.get_mut(&(vm.clone(), text.clone())) {
+            Some((told, repeated)) if now.saturating_duration_since(*told) < REPEATED => {
+                *repeated += 1;
+                return None;
+            }
+            Some((told, repeated)) => {
+                *told = now;
+                match std::mem::take(repeated) {
+                    0 => {}
+                    times => suffix = format!(" (and {times} times since it was told last)"),
+                }
+            }
+            None if !full => {
+                self.notices.insert((vm.clone(), text.clone()), (now, 0));
+            }
+            None => {}
+        }
+        Some(EventKind::Notice { vm, text: text + &suffix })
+    }
+
     /// Numbers an event and hands it out, in one step, so that the order of the numbers is the order of the events.
     fn tell(&mut self, time: SystemTime, group: Option<GroupName>, kind: EventKind) {
         self.seq += 1;
@@ -168,6 +209,27 @@ mod tests {
         while let Some(received) = events.next().await {
             assert!(matches!(received, Received::Event(_)));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_notice_that_is_repeated_is_told_at_intervals() {
+        let bus = Bus::new(None);
+        let mut events = bus.subscribe();
+        let about = |vm: &str| EventKind::Notice { vm: VmName::new(vm).ok(), text: "in trouble".into() };
+        for _ in 0..95 {
+            bus.tell(None, about("a"));
+            bus.tell(None, about("b"));
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        tokio::time::advance(REPEATED).await;
+        bus.tell(None, about("a"));
+        bus.close();
+        let mut told = Vec::new();
+        while let Some(Received::Event(event)) = events.next().await {
+            told.push(event.to_string());
+        }
+        let again = "a: in trouble (and 94 times since it was told last)";
+        assert_eq!(told, ["a: in trouble", "b: in trouble", again]);
     }
 
     #[tokio::test]

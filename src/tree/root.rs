@@ -8,13 +8,14 @@ use super::change::{Change, GroupUpdate, group_updates};
 use super::error::{ChangeError, Progress, TreeEnd};
 use super::recovery::held_cids;
 use super::schedule::{Schedule, Step};
-use super::shutdown::{Action, Shutdown};
+use super::shutdown::{self, Action, Shutdown};
 use super::survey::Survey;
+use super::unseparated::unseparated;
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::Ledger;
 use crate::executor::{ExecutorError, ExecutorMsg, Runner};
 use crate::group::{
-    At, Command, GroupEvent, GroupMsg, GroupReport, InitialState, Refused, Shared, VmRequest,
+    AllRespond, At, Command, GroupEvent, GroupMsg, GroupReport, InitialState, Refused, Shared, VmRequest,
 };
 use crate::journal::Journal;
 use crate::observe::{Bus, EventKind, StatusTable};
@@ -58,6 +59,10 @@ pub(crate) enum RootMsg {
     Answered(Option<String>),
     /// Ask for the launcher's list once more, during the shutdown.
     LookAgain,
+    /// The time of the shutdown is over.
+    ShutdownOverdue,
+    /// Answer when this actor and the actors of all groups have come to this message.
+    Respond(Reply<()>),
     /// The moment has come for which the root set its alarm.
     Tick(Instant),
 }
@@ -201,6 +206,13 @@ impl Actor for Root {
             RootMsg::Listed(list) => state.shut_down(&me, |shutdown| shutdown.listed(list)),
             RootMsg::Answered(problem) => state.shut_down(&me, |shutdown| shutdown.answered(problem)),
             RootMsg::LookAgain => state.shut_down(&me, Shutdown::look_again),
+            RootMsg::ShutdownOverdue => state.shut_down(&me, Shutdown::overdue),
+            RootMsg::Respond(reply) => {
+                let all = AllRespond::new(reply);
+                for group in state.groups.values() {
+                    group.tell(GroupMsg::Respond(all.clone()));
+                }
+            }
         }
         state.carry_out(&me, steps);
         Ok(())
@@ -297,6 +309,9 @@ impl RootState {
                 }
             }
         }
+        if let Some(text) = unseparated(Some(&old), &self.spec) {
+            self.shared.bus.tell(None, EventKind::Notice { vm: None, text });
+        }
         Ok(Ok((old.diff(&self.spec), self.schedule.reload(at().now, &self.spec))))
     }
 
@@ -319,6 +334,7 @@ impl RootState {
                 Step::Down(end) => {
                     let (shutdown, actions) = Shutdown::after_stop(end, Arc::clone(self.runner.owner()));
                     self.shutdown = Some(shutdown);
+                    me.send_after(shutdown::LIMIT, || RootMsg::ShutdownOverdue);
                     self.act(me, actions);
                 }
             }
@@ -344,6 +360,7 @@ impl RootState {
         let owner = Arc::clone(self.runner.owner());
         let (shutdown, actions) = Shutdown::before_leaving(&self.shared.status_table.snapshot(), owner);
         self.shutdown = Some(shutdown);
+        me.send_after(self.spec.shutdown_timeout, || RootMsg::ShutdownOverdue);
         self.progress.send_replace(Progress::Ending);
         self.act(me, actions);
     }

@@ -19,7 +19,8 @@
 //!
 //! ```text
 //! Up ── told to stop, or too many failures ──▶ Stopping ── every group Gone ──▶ Down
-//!                                                 └ at the deadline: every group that is not Gone is destroyed
+//!                                                 ├ at the deadline: every group that is not Gone is destroyed
+//!                                                 └ a while later: no group is waited for any more ──▶ Down
 //! ```
 
 #[cfg(test)]
@@ -33,6 +34,11 @@ use std::time::{Duration, Instant};
 
 /// The number of actors of a group that may fail while the group goes down; after that the shutdown ends its VMs.
 const MAX_FAILURES_GOING_DOWN: u32 = 3;
+
+/// The time in which VMs that are killed must be confirmed gone, and the part of it for each VM. After that the tree ends
+/// without the confirmation (semantics 7.13).
+const KILL_LIMIT: Duration = Duration::from_secs(12);
+const KILL_LIMIT_PER_VM: Duration = Duration::from_millis(20);
 
 /// The state of a group, as the root sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,7 +78,13 @@ struct Entry {
 #[derive(Debug, Clone, PartialEq)]
 enum Stage {
     Up,
-    Stopping { deadline: Instant, end: TreeEnd, destroyed: bool },
+    Stopping {
+        /// The moment at which all VMs that are left are killed.
+        deadline: Instant,
+        end: TreeEnd,
+        /// The moment at which the tree ends anyway; set when the VMs are killed.
+        give_up_at: Option<Instant>,
+    },
     Down,
 }
 
@@ -100,6 +112,7 @@ pub(crate) struct Schedule {
     intensity: Intensity,
     backoff: Backoff,
     shutdown_timeout: Duration,
+    kill_limit: Duration,
     window: Window,
     stage: Stage,
     ready_told: bool,
@@ -114,6 +127,7 @@ impl Schedule {
             intensity: spec.intensity,
             backoff: spec.backoff,
             shutdown_timeout: spec.shutdown_timeout,
+            kill_limit: kill_limit(spec),
             window: Window::new(),
             stage: Stage::Up,
             ready_told: false,
@@ -235,7 +249,7 @@ impl Schedule {
             return (None, self.finish(now));
         }
         if then == Some(Goal::Down)
-            && let Stage::Stopping { destroyed: true, .. } = self.stage
+            && let Stage::Stopping { give_up_at: Some(_), .. } = self.stage
         {
             self.steps.push(Step::Destroy(group.clone()));
         }
@@ -292,7 +306,7 @@ impl Schedule {
     fn go_down(&mut self, now: Instant, end: TreeEnd) {
         // The first reason holds, and so does the first deadline.
         if self.stage == Stage::Up {
-            self.stage = Stage::Stopping { deadline: now + self.shutdown_timeout, end, destroyed: false };
+            self.stage = Stage::Stopping { deadline: now + self.shutdown_timeout, end, give_up_at: None };
         }
     }
 
@@ -301,6 +315,7 @@ impl Schedule {
         self.intensity = spec.intensity;
         self.backoff = spec.backoff;
         self.shutdown_timeout = spec.shutdown_timeout;
+        self.kill_limit = kill_limit(spec);
         for entry in &mut self.groups {
             entry.removed |= !spec.groups.iter().any(|group| group.name == entry.name);
         }
@@ -318,8 +333,8 @@ impl Schedule {
                 )
                 .min()
             }
-            Stage::Stopping { deadline, destroyed: false, .. } => Some(deadline),
-            Stage::Stopping { destroyed: true, .. } | Stage::Down => None,
+            Stage::Stopping { deadline, give_up_at, .. } => Some(give_up_at.unwrap_or(deadline)),
+            Stage::Down => None,
         }
     }
 
@@ -368,21 +383,29 @@ impl Schedule {
     }
 
     fn go_on_stopping(&mut self, now: Instant) {
-        if let Stage::Stopping { deadline, destroyed, .. } = &mut self.stage
+        if let Stage::Stopping { deadline, give_up_at: give_up_at @ None, .. } = &mut self.stage
             && now >= *deadline
-            && !std::mem::replace(destroyed, true)
         {
+            *give_up_at = Some(now + self.kill_limit);
             for entry in self.groups.iter_mut().filter(|entry| entry.phase != Phase::Gone) {
                 entry.phase = Phase::Stopping;
                 self.steps.push(Step::Destroy(entry.name.clone()));
             }
         }
         self.stop_in_turn();
-        if self.groups.iter().all(|entry| entry.phase == Phase::Gone)
-            && let Stage::Stopping { end, .. } = std::mem::replace(&mut self.stage, Stage::Down)
-        {
-            self.steps.push(Step::Down(end));
+        let left: Vec<&str> =
+            self.groups.iter().filter(|e| e.phase != Phase::Gone).map(|e| e.name.as_str()).collect();
+        let Stage::Stopping { end, give_up_at, .. } = &self.stage else { return };
+        if left.is_empty() {
+            self.steps.push(Step::Down(end.clone()));
+        } else if give_up_at.is_some_and(|at| now >= at) {
+            let reason = format!("not all VMs are confirmed gone, of the groups: {}", left.join(", "));
+            self.steps.push(Step::Tell(None, reason.clone()));
+            self.steps.push(Step::Down(TreeEnd::Failed { reason }));
+        } else {
+            return;
         }
+        self.stage = Stage::Down;
     }
 
     /// Stops each group that is to be stopped, unless another group comes after it that still has to stop. That holds
@@ -437,6 +460,11 @@ impl Schedule {
             }
         }
     }
+}
+
+fn kill_limit(spec: &TreeSpec) -> Duration {
+    let vms: usize = spec.groups.iter().map(|group| group.vms.len()).sum();
+    KILL_LIMIT + KILL_LIMIT_PER_VM * u32::try_from(vms).unwrap_or(u32::MAX)
 }
 
 impl Entry {

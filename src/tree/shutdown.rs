@@ -7,6 +7,7 @@
 //!                     ▲                     │ a call failed
 //!                     └─── a second later ──┘ (at most four times)
 //! before leaving:  Leaving ── all answered ──▶ Ended
+//! each of them ── its time is over ──▶ Ended
 //! ```
 
 use super::error::TreeEnd;
@@ -22,6 +23,10 @@ const LOOKS: u32 = 5;
 
 /// The delay between two requests for the list.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
+/// The time that the list and the removals may take in all, after which [`Shutdown::overdue`] is called: no launcher
+/// that hangs keeps the supervisor from its end (semantics 7.13).
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
 /// The end of a tree.
 #[derive(Debug)]
@@ -128,6 +133,28 @@ impl Shutdown {
         }
     }
 
+    /// Ends the tree without the answers that have not come in time.
+    pub(super) fn overdue(&mut self) -> Vec<Action> {
+        let (mut problems, late) = match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Listing => (Vec::new(), "the launcher did not list what is left".to_owned()),
+            Stage::Removing { pending, problems } => {
+                (problems, format!("{pending} VMs could not be removed in time"))
+            }
+            Stage::Leaving { pending } => (
+                Vec::new(),
+                format!("the launcher is still at work on {pending} of the VMs that are left running"),
+            ),
+            Stage::Ended => return Vec::new(),
+        };
+        if self.end == TreeEnd::Stopped {
+            self.end = TreeEnd::Failed { reason: late.clone() };
+        }
+        problems.push(late);
+        let mut actions: Vec<Action> = problems.into_iter().map(Action::Tell).collect();
+        actions.push(Action::Finish(self.end.clone()));
+        actions
+    }
+
     /// Continues once every call has been answered.
     fn proceed(&mut self) -> Vec<Action> {
         let problems = match &mut self.stage {
@@ -192,6 +219,22 @@ mod tests {
     fn a_tree_that_gave_up_leaves_the_records_of_what_had_ended() {
         let (mut shutdown, _) = Shutdown::after_stop(TreeEnd::Failed { reason: "x".into() }, "edge".into());
         assert_eq!(shutdown.listed(Ok(records())), [Action::Destroy(vm("up"))]);
+    }
+
+    #[test]
+    fn what_takes_too_long_is_told_and_waited_for_no_longer() {
+        let (mut shutdown, _) = Shutdown::after_stop(TreeEnd::Stopped, "edge".into());
+        let late = shutdown.overdue();
+        assert!(matches!(&late[..], [Action::Tell(_), Action::Finish(TreeEnd::Failed { .. })]), "{late:?}");
+        assert_eq!(shutdown.listed(Ok(records())), [], "an answer that comes later changes nothing");
+        assert_eq!(shutdown.overdue(), []);
+        let (mut shutdown, _) = Shutdown::after_stop(TreeEnd::Stopped, "edge".into());
+        shutdown.listed(Ok(records()));
+        let late = shutdown.overdue();
+        assert!(matches!(&late[..], [Action::Tell(_), Action::Finish(TreeEnd::Failed { .. })]), "{late:?}");
+        let (mut shutdown, _) = Shutdown::after_stop(TreeEnd::Stopped, "edge".into());
+        shutdown.listed(Ok(Vec::new()));
+        assert_eq!(shutdown.overdue(), [], "it had ended in time");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::error::{Progress, StartError, TreeEnd};
 use super::root::{Outcome, Root, RootArgs, RootMsg};
 use super::survey::Survey;
+use super::unseparated::unseparated;
 use crate::executor::{ExecutorMsg, Launcher, Pepita, Runner};
 use crate::journal::{Journal, Unreadable};
 use crate::observe::{Bus, EventKind, Events, StatusTable};
@@ -21,6 +22,7 @@ pub(super) struct Inner {
     pub(super) root: ActorRef<RootMsg>,
     pub(super) bus: Bus,
     pub(super) status_table: StatusTable,
+    pub(super) journal: Journal,
     /// The events from the start of the tree, for the first reader.
     pub(super) first: Mutex<Option<Events>>,
     pub(super) progress: watch::Receiver<Progress>,
@@ -57,6 +59,9 @@ pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Res
         let text = format!("its stored state cannot be read: {why}; the file is kept as {}", aside.display());
         bus.tell(None, EventKind::Notice { vm: Some(vm.clone()), text });
     }
+    if let Some(text) = unseparated(None, &spec) {
+        bus.tell(None, EventKind::Notice { vm: None, text });
+    }
     clear(&runner, &survey, &bus).await;
     remove_unknown(&journal, &spec);
     let name: Arc<str> = spec.name.as_str().into();
@@ -76,17 +81,47 @@ pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Res
     };
     let spawned = Actor::spawn(None, Root, args).await;
     let (root, running) = spawned.map_err(|e| StartError::Actor(e.to_string()))?;
-    let after = bus.clone();
+    let (after, kept) = (bus.clone(), journal.clone());
+    let trouble = journal.trouble().map(|trouble| tokio::spawn(tell_trouble(trouble, bus.clone())));
     tokio::spawn(async move {
         // An error says that the root's task was aborted, together with its runtime.
         let _ = running.await;
         let lost = || TreeEnd::Failed { reason: "the root actor failed; the VMs run on".into() };
         let end = outcome.get().unwrap_or_else(lost);
         journal.close().await;
+        if let Some(trouble) = trouble {
+            trouble.abort();
+        }
         after.close();
         told.send_replace(Some(end));
     });
-    Ok(Inner { name, root, bus, status_table, first: Mutex::new(Some(first)), progress: seen, end, runner })
+    let first = Mutex::new(Some(first));
+    Ok(Inner { name, root, bus, status_table, journal: kept, first, progress: seen, end, runner })
+}
+
+/// Tells when the state cannot be saved, and when it is saved again. Ends with the journal.
+async fn tell_trouble(mut trouble: watch::Receiver<Option<String>>, bus: Bus) {
+    let mut told = false;
+    loop {
+        let why = trouble.borrow_and_update().clone();
+        if why.is_some() != told {
+            told = why.is_some();
+            let text = match why {
+                Some(why) => {
+                    let text = format!(
+                        "nothing can be saved: {why}; the supervision goes on, and all is saved when the disk takes it"
+                    );
+                    tracing::error!("{text}");
+                    text
+                }
+                None => "all is saved again".to_owned(),
+            };
+            bus.tell(None, EventKind::Notice { vm: None, text });
+        }
+        if trouble.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Destroys the VMs that are in no configuration, and removes the traces of VMs that have ended, before any VM is

@@ -257,6 +257,11 @@ impl Life {
         &self.spec
     }
 
+    /// Returns whether the VMM runs, as far as is known, and is not to end.
+    pub(super) fn is_alive(&self) -> bool {
+        matches!(self.phase, Phase::Alive { .. })
+    }
+
     /// Changes timeouts and probes, which apply to a running VM, too.
     pub(super) fn update(&mut self, spec: VmSpec) {
         self.spec = spec;

@@ -1,6 +1,7 @@
 //! Reads the configuration file for the programs: the library parses it, and values from the environment are added.
 
 use crate::exit::ProgramExit;
+use crate::output;
 use pepita_launcher::rundir::RunDir;
 use pepita_supervisor::config::{Checked, ConfigErrors, load_with};
 use std::path::{Path, PathBuf};
@@ -23,16 +24,16 @@ pub fn load(file: &Path) -> Result<Checked, ConfigErrors> {
 pub fn check(file: &Path) -> ProgramExit {
     match load(file) {
         Err(errors) => {
-            anstream::eprintln!("{errors}");
+            output::print_error(errors);
             ProgramExit::Config
         }
         Ok(checked) => {
             for advice in &checked.advice {
-                anstream::println!("{advice}\n");
+                output::print(format_args!("{advice}\n"));
             }
             let groups = &checked.spec.groups;
             let vms = groups.iter().map(|group| group.vms.len()).sum();
-            anstream::println!("{}: good; {}", file.display(), amount(vms, groups.len()));
+            output::print(format_args!("{}: good; {}", file.display(), amount(vms, groups.len())));
             ProgramExit::Ok
         }
     }

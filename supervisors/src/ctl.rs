@@ -19,6 +19,7 @@ pub use options::{Ask, Ctl, Options};
 use crate::config;
 use crate::exit::ProgramExit;
 use crate::format::{shown_json, shown_lines};
+use crate::output;
 use clap::CommandFactory;
 use command::{Wait, call_each, give};
 use failure::Failure;
@@ -36,8 +37,7 @@ pub async fn run(options: Options) -> ProgramExit {
         Ok(()) | Err(Failure::OutputClosed) => ProgramExit::Ok,
         Err(Failure::Error { exit, message }) => {
             if !message.is_empty() {
-                // The reader may be gone, so an error is ignored.
-                let _ = writeln!(anstream::stderr(), "pepitactl: {}", shown_lines(&message));
+                output::print_error(format_args!("pepitactl: {}", shown_lines(&message)));
             }
             exit
         }

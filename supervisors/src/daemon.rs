@@ -9,7 +9,9 @@
 //!      └───────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! In each stage the program ends as soon as the tree has ended.
+//! In each stage the program ends as soon as the tree has ended. Nothing else holds up its end: what may take long (a
+//! reload, a question to the tree, the claim of the socket) is done beside the loop that hears signals, and the end itself
+//! has a limit (semantics 7.13).
 
 mod note;
 mod options;
@@ -21,19 +23,33 @@ pub use options::Options;
 use crate::config::{check, load};
 use crate::exit::ProgramExit;
 use crate::notify::{Notify, watchdog_interval};
+use crate::output;
 use crate::printer::{Notes, Printer};
 use note::{Report, WaitingVm};
 use pepita_supervisor::control::{Call, ControlError, Hooks, ShutdownMode, Socket};
-use pepita_supervisor::{OnExit, StartError, Tree, TreeEnd, TreeSpec};
+use pepita_supervisor::platform::{files_needed, raise_file_limit};
+use pepita_supervisor::{JournalError, OnExit, StartError, Tree, TreeEnd, TreeSpec};
 use sd_notify::NotifyState;
 use signals::{SignalAction, Signals};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 /// The interval of notes about the VMs that the end waits for.
 const WAITING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The time that the tree has to answer a question at the beginning of the end.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// The time, beyond that of the tree, after which the program ends even if the tree has not.
+const END_SLACK: Duration = Duration::from_secs(60);
+
+/// The time by which each report to the service manager moves the limit of the stop to later.
+const EXTENSION: Duration = Duration::from_secs(30);
 
 /// The maximum number of requests of the control socket that wait for their note.
 const REQUESTS: usize = 16;
@@ -41,7 +57,7 @@ const REQUESTS: usize = 16;
 /// Runs the tree of a configuration until a signal, a client or the tree itself ends it.
 pub async fn run(options: &Options) -> ProgramExit {
     if options.schema {
-        anstream::println!("{:#}", pepita_supervisor::config::schema());
+        output::print(format_args!("{:#}", pepita_supervisor::config::schema()));
         return ProgramExit::Ok;
     }
     if options.check {
@@ -50,13 +66,14 @@ pub async fn run(options: &Options) -> ProgramExit {
     let checked = match load(options.config()) {
         Ok(checked) => checked,
         Err(errors) => {
-            anstream::eprintln!("{errors}");
+            output::print_error(errors);
             return ProgramExit::Config;
         }
     };
     for advice in &checked.advice {
-        anstream::eprintln!("{advice}\n");
+        output::print_error(format_args!("{advice}\n"));
     }
+    warn_of_few_files(&checked.spec);
     // The handlers are installed before anything is started. From here on a signal asks for an orderly end and does not
     // end the process itself.
     let mut signals = match Signals::install() {
@@ -65,16 +82,18 @@ pub async fn run(options: &Options) -> ProgramExit {
     };
     // The socket is opened before the tree adopts any VM, so that a second supervisor of the same configuration ends
     // here.
-    let socket = match checked.spec.control_socket.as_deref().map(Socket::claim).transpose() {
+    let socket = tokio::select! {
+        claimed = claim(checked.spec.control_socket.clone()) => claimed,
+        () = signals.end() => return ended_early(),
+    };
+    let socket = match socket {
         Ok(socket) => socket,
         Err(e) => return print_error(&e.to_string(), exit_without_socket(&e)),
     };
     let spec = checked.spec.clone();
     let started = tokio::select! {
         started = Tree::start(checked.spec) => started,
-        () = signals.end() => {
-            return print_error("a signal came before anything was started", ProgramExit::Ok);
-        }
+        () = signals.end() => return ended_early(),
     };
     match started {
         Ok(tree) => Daemon::supervise(tree, &spec, options, signals, socket).await,
@@ -84,23 +103,57 @@ pub async fn run(options: &Options) -> ProgramExit {
 
 /// Prints an error and returns the exit.
 fn print_error(text: &str, exit: ProgramExit) -> ProgramExit {
-    anstream::eprintln!("pepitad: {text}");
+    output::print_error(format_args!("pepitad: {text}"));
     exit
+}
+
+fn ended_early() -> ProgramExit {
+    print_error("a signal came before anything was started", ProgramExit::Ok)
+}
+
+/// Claims the control socket, on a thread of its own: another process may hold its lock.
+async fn claim(path: Option<PathBuf>) -> Result<Option<Socket>, ControlError> {
+    let Some(path) = path else { return Ok(None) };
+    let named = path.clone();
+    let claimed = tokio::task::spawn_blocking(move || Socket::claim(&path)).await;
+    let failed = |e: tokio::task::JoinError| ControlError::Io { path: named, source: io::Error::other(e) };
+    claimed.map_err(failed)?.map(Some)
+}
+
+/// Warns when the limit of open files, which `main` has raised as far as it may, is too low for the configuration.
+fn warn_of_few_files(spec: &TreeSpec) {
+    let vms = spec.groups.iter().map(|group| group.vms.len()).sum();
+    let needed = files_needed(vms);
+    if let Ok(Some(limit)) = raise_file_limit()
+        && limit < needed
+    {
+        let text = format!(
+            "the limit of open files is {limit}, and {vms} VMs need about {needed}: raise it (LimitNOFILE=)"
+        );
+        output::print_error(format_args!("pepitad: {text}"));
+    }
+}
+
+fn exit_without_socket(error: &ControlError) -> ProgramExit {
+    match error {
+        ControlError::Taken(_) | ControlError::NotASocket(_) | ControlError::Locked { .. } => {
+            ProgramExit::Conflict
+        }
+        ControlError::Io { .. } => ProgramExit::Permission,
+    }
 }
 
 fn exit_of(error: &StartError) -> ProgramExit {
     match error {
         StartError::Spec(_) => ProgramExit::Config,
         StartError::NotFound(_) | StartError::Launcher(_) => ProgramExit::Unavailable,
+        StartError::Journal(JournalError::Io { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            ProgramExit::Permission
+        }
         StartError::Journal(_) | StartError::Orphans(_) => ProgramExit::Conflict,
         StartError::Actor(_) => ProgramExit::Failed,
-    }
-}
-
-fn exit_without_socket(error: &ControlError) -> ProgramExit {
-    match error {
-        ControlError::Taken(_) | ControlError::NotASocket(_) => ProgramExit::Conflict,
-        ControlError::Io { .. } => ProgramExit::Permission,
     }
 }
 
@@ -121,6 +174,26 @@ struct Daemon<'o> {
     notes: Notes,
     notify: Arc<Notify>,
     stage: Stage,
+    /// What the end depends on, as it was known last.
+    ending: Ending,
+    /// The moment at which the program ends even if the tree has not; set when the end begins.
+    end_at: Option<Instant>,
+    reload: Option<JoinHandle<Result<String, String>>>,
+    /// Whether a reload was asked for while one was under way.
+    reload_again: bool,
+}
+
+/// The settings of a configuration that the end depends on.
+#[derive(Debug, Clone, Copy)]
+struct Ending {
+    on_exit: OnExit,
+    limit: Duration,
+}
+
+impl Ending {
+    fn of(spec: &TreeSpec) -> Self {
+        Self { on_exit: spec.on_exit, limit: spec.shutdown_timeout }
+    }
 }
 
 impl<'o> Daemon<'o> {
@@ -154,7 +227,18 @@ impl<'o> Daemon<'o> {
         notify.report(&[NotifyState::Ready]);
         service::report_status(&tree, &notify);
         service::feed_watchdog(&tree, &notify, watchdog_interval());
-        let mut daemon = Self { tree, options, notes, notify, stage: Stage::Running };
+        let (stage, ending) = (Stage::Running, Ending::of(spec));
+        let mut daemon = Self {
+            tree,
+            options,
+            notes,
+            notify,
+            stage,
+            ending,
+            end_at: None,
+            reload: None,
+            reload_again: false,
+        };
         let tree = daemon.tree.clone();
         let ended = tree.wait();
         tokio::pin!(ended);
@@ -162,18 +246,23 @@ impl<'o> Daemon<'o> {
         let end = loop {
             tokio::select! {
                 end = &mut ended => break end,
+                () = overdue(daemon.end_at) => {
+                    let reason = "the end takes too long; VMs may be left".to_owned();
+                    break TreeEnd::Failed { reason };
+                }
                 action = signals.next() => match action {
                     SignalAction::End => {
                         daemon.end().await;
                         waiting.reset();
                     }
-                    SignalAction::Reload => daemon.reload().await,
+                    SignalAction::Reload => daemon.start_reload(),
                 },
+                reloaded = reloaded(&mut daemon.reload) => daemon.reloaded(reloaded),
                 Some(request) = requests.recv() => {
                     daemon.on_request(&request);
                     waiting.reset();
                 }
-                _ = waiting.tick(), if daemon.stage != Stage::Running => daemon.note_waiting(),
+                _ = waiting.tick(), if daemon.stage != Stage::Running => daemon.report_waiting(),
             }
         };
         if let Some(control) = control {
@@ -198,13 +287,13 @@ impl<'o> Daemon<'o> {
         match self.stage {
             Stage::Running => {
                 // A reload may have changed `on_exit`.
-                let spec = self.tree.spec().await;
-                let on_exit = spec.as_ref().map_or(OnExit::Stop, |spec| spec.on_exit);
-                self.notify.report(&[NotifyState::Stopping]);
-                match on_exit {
+                if let Ok(Some(spec)) = timeout(ANSWER_LIMIT, self.tree.spec()).await {
+                    self.ending = Ending::of(&spec);
+                }
+                self.begin_end();
+                match self.ending.on_exit {
                     OnExit::Stop => {
-                        let limit = spec.map_or(Duration::ZERO, |spec| spec.shutdown_timeout);
-                        self.notes.print(Report::Stopping { limit });
+                        self.notes.print(Report::Stopping { limit: self.ending.limit });
                         self.stage = Stage::Stopping;
                         tokio::spawn(async move { tree.stop().await });
                     }
@@ -229,7 +318,7 @@ impl<'o> Daemon<'o> {
         let (method, params) = request.clone().into_parts();
         self.notes.print(Report::Requested { method: method.to_owned(), params });
         if let Call::Shutdown { how } = request {
-            self.notify.report(&[NotifyState::Stopping]);
+            self.begin_end();
             self.stage = match how {
                 ShutdownMode::Stop => Stage::Stopping,
                 ShutdownMode::Leave | ShutdownMode::Destroy => Stage::Ending,
@@ -237,35 +326,57 @@ impl<'o> Daemon<'o> {
         }
     }
 
-    /// Applies the configuration as it is written now, as a whole or not at all.
-    async fn reload(&self) {
+    /// Tells the service manager that the end begins, and sets its limit.
+    fn begin_end(&mut self) {
+        let extension = self.ending.limit.saturating_add(EXTENSION);
+        self.notify.report(&[NotifyState::Stopping, extend(extension)]);
+        self.end_at.get_or_insert_with(|| Instant::now() + self.ending.limit.saturating_add(END_SLACK));
+    }
+
+    /// Applies the configuration as it is written now, as a whole or not at all, in a task: reading the file may take
+    /// long. A reload that is asked for meanwhile comes after it.
+    fn start_reload(&mut self) {
+        if self.stage != Stage::Running {
+            let why = "the supervisor is ending".to_owned();
+            return self.notes.print(Report::NotReloaded { why });
+        }
+        if self.reload.is_some() {
+            self.reload_again = true;
+            return;
+        }
         self.notify.reloading();
-        let file = self.options.config().to_owned();
-        // The file is read on a thread of its own, because a disk may be slow.
-        let read = tokio::task::spawn_blocking(move || load(&file)).await;
-        let plan = match read {
-            Ok(Ok(checked)) => {
-                for advice in &checked.advice {
-                    anstream::eprintln!("{advice}\n");
-                }
-                self.tree.reload_with_care(checked.spec, false).await.map_err(|e| e.to_string())
+        let (tree, file) = (self.tree.clone(), self.options.config().to_owned());
+        self.reload = Some(tokio::spawn(async move {
+            // The file is read on a thread of its own, because a disk may be slow.
+            let read = tokio::task::spawn_blocking(move || load(&file)).await;
+            let checked = read.map_err(|e| e.to_string())?.map_err(|errors| errors.to_string())?;
+            for advice in &checked.advice {
+                output::print_error(format_args!("{advice}\n"));
             }
-            Ok(Err(errors)) => Err(errors.to_string()),
-            Err(e) => Err(e.to_string()),
-        };
-        match plan {
-            Ok(plan) if plan.is_empty() => self.notes.print(Report::Reloaded { plan: String::new() }),
-            Ok(plan) => self.notes.print(Report::Reloaded { plan: plan.to_string() }),
+            let plan = tree.reload_with_care(checked.spec, false).await.map_err(|e| e.to_string())?;
+            Ok(if plan.is_empty() { String::new() } else { plan.to_string() })
+        }));
+    }
+
+    /// Notes how a reload ended.
+    fn reloaded(&mut self, outcome: Result<String, String>) {
+        match outcome {
+            Ok(plan) => self.notes.print(Report::Reloaded { plan }),
             Err(why) => {
-                anstream::eprintln!("{why}");
+                output::print_error(&why);
                 self.notes.print(Report::NotReloaded { why });
             }
         }
-        self.notify.report(&[NotifyState::Ready]);
+        if self.stage == Stage::Running {
+            self.notify.report(&[NotifyState::Ready]);
+            if std::mem::take(&mut self.reload_again) {
+                self.start_reload();
+            }
+        }
     }
 
-    /// Notes which VMs the end waits for.
-    fn note_waiting(&self) {
+    /// Notes which VMs the end waits for, and asks the service manager for more time: the tree keeps its own limit.
+    fn report_waiting(&self) {
         let status = self.tree.status();
         let live = status.vms().filter(|vm| vm.phase.is_live());
         let vms: Vec<WaitingVm> = live
@@ -275,10 +386,31 @@ impl<'o> Daemon<'o> {
                 since: vm.since.elapsed(),
             })
             .collect();
+        self.notify.report(&[extend(EXTENSION)]);
         if !vms.is_empty() {
             self.notes.print(Report::WaitingFor { vms });
         }
     }
+}
+
+fn extend(by: Duration) -> NotifyState<'static> {
+    NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))
+}
+
+/// Waits for this moment; for ever without one.
+async fn overdue(end_at: Option<Instant>) {
+    match end_at {
+        Some(end_at) => tokio::time::sleep_until(end_at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the end of the reload that is under way; for ever without one.
+async fn reloaded(reload: &mut Option<JoinHandle<Result<String, String>>>) -> Result<String, String> {
+    let Some(task) = reload else { return std::future::pending().await };
+    let outcome = task.await.unwrap_or_else(|e| Err(e.to_string()));
+    *reload = None;
+    outcome
 }
 
 /// Returns the hooks of this program for the control socket: the configuration, and the channel for notes about

@@ -1,6 +1,8 @@
 //! The program that shows a strategy: `one_for_one`, `one_for_all` and `rest_for_one` run it with a configuration each.
 
+use crate::output;
 use pepita_supervisor::config;
+use pepita_supervisor::platform::raise_file_limit;
 use pepita_supervisor::{Incarnation, Received, Signal, Tree, TreeStatus, VmPhase};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -15,15 +17,16 @@ const START: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the configuration has mistakes or the tree does not start.
 pub async fn run(strategy: &str, victim: &str) -> Result<(), Box<dyn Error>> {
+    let _ = raise_file_limit();
     let tree = Tree::start(config::load(&file(strategy))?.spec).await?;
     tree.wait_ready(START).await?;
 
-    println!("all VMs are ready; killing the daemon of {victim}");
+    output::print(format_args!("all VMs are ready; killing the daemon of {victim}"));
     let mut events = tree.events();
     tree.signal(victim, Signal::KILL).await?;
     while let Some(received) = events.next().await {
         if let Received::Event(event) = received {
-            println!("{event}");
+            output::print(event);
         }
         if is_back(&tree.status(), victim) {
             break;
@@ -32,9 +35,9 @@ pub async fn run(strategy: &str, victim: &str) -> Result<(), Box<dyn Error>> {
 
     for vm in tree.status().vms() {
         let restarted = if vm.incarnation > Incarnation(1) { "restarted" } else { "not restarted" };
-        println!("{}: {restarted}", vm.name);
+        output::print(format_args!("{}: {restarted}", vm.name));
     }
-    println!("{}", tree.stop().await);
+    output::print(tree.stop().await);
     Ok(())
 }
 

@@ -18,6 +18,8 @@ pub enum ProgramExit {
     Failed,
     /// The start is blocked by another supervisor, by its socket, or by VMs that it has left.
     Conflict,
+    /// The supervisor has done what was asked, and could not save that.
+    NotSaved,
     /// The wait took longer than allowed.
     NotReady,
     /// The user lacks the permission to connect to the supervisor, or the control socket cannot be made.
@@ -36,6 +38,7 @@ impl ProgramExit {
             Self::Unavailable => 69,
             Self::Failed => 70,
             Self::Conflict => 73,
+            Self::NotSaved => 74,
             Self::NotReady => 75,
             Self::Permission => 77,
             Self::Config => 78,

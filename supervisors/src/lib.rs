@@ -9,6 +9,8 @@ pub mod daemon;
 pub mod demo;
 pub mod exit;
 mod format;
+pub mod inherited;
 mod notify;
+pub mod output;
 mod printer;
 pub mod when;

@@ -1,6 +1,7 @@
 //! Prints events and notes from a thread of its own, so that a blocked terminal delays nothing else.
 
 use crate::format::{format_event, format_lagged, format_note, shown_json};
+use crate::output;
 use pepita_supervisor::{Events, Received};
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -125,7 +126,7 @@ impl Printing {
 }
 
 fn print_line(text: &str) -> io::Result<()> {
-    writeln!(anstream::stdout().lock(), "{text}")
+    output::try_print(text)
 }
 
 fn print_json(value: &Value) -> io::Result<()> {

@@ -115,6 +115,24 @@ fn the_world_is_touched_in_few_places() {
     assert_none(&wrong, "edges in other places");
 }
 
+/// These macros panic when their output takes nothing: a full disk behind standard error would end a supervisor.
+#[test]
+fn no_program_prints_with_a_macro_that_panics() {
+    const MACROS: &[&str] = &["print", "println", "eprint", "eprintln", "dbg"];
+    let ticker = graph::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/ticker/src"), "ticker");
+    let all = crates().map(|(krate, files)| (krate.dir, files)).chain([("crates/ticker/src", &ticker[..])]);
+    let mut wrong = Vec::new();
+    for (dir, files) in all {
+        for file in files {
+            let words: Vec<&str> = file.code.split(' ').collect();
+            for pair in words.windows(2).filter(|pair| pair[1] == "!" && MACROS.contains(&pair[0])) {
+                wrong.push(format!("{dir}/{}: {}!", file.name, pair[0]));
+            }
+        }
+    }
+    assert_none(&wrong, "macros that panic when their output cannot be written");
+}
+
 #[test]
 fn every_place_of_the_rules_exists() {
     let mut wrong = Vec::new();

@@ -133,7 +133,7 @@ pub(crate) const CRATES: &[Crate] = &[
         dir: "src",
         name: "pepita_supervisor",
         rows: &[
-            &["spec", "reply", "actor", "store"],
+            &["actor", "lock", "reply", "spec", "store"],
             &["policy"],
             &["config", "cid", "executor", "journal"],
             &["observe"],
@@ -164,6 +164,7 @@ pub(crate) const CRATES: &[Crate] = &[
             "tree/recovery.rs",
             "tree/shutdown.rs",
             "tree/survey.rs",
+            "tree/unseparated.rs",
             "adapter/name.rs",
             "adapter/daemon.rs",
             "control/session.rs",
@@ -178,16 +179,16 @@ pub(crate) const CRATES: &[Crate] = &[
             ("std::time::SystemTime", &["observe/"]),
             ("std::env", &["executor/process.rs", "platform.rs"]),
             // Writes are made in one place, off the actors' threads.
-            ("std::fs::rename", &["store.rs"]),
-            ("std::fs::write", &["store.rs"]),
+            ("std::fs::rename", &["store/disk.rs"]),
+            ("std::fs::write", &["store/disk.rs"]),
         ],
     },
     Crate {
         dir: "supervisors/src",
         name: "pepita_supervisors",
         rows: &[
-            &["demo", "exit", "format", "notify", "when"],
-            &["config", "printer"],
+            &["exit", "format", "inherited", "notify", "output", "when"],
+            &["config", "demo", "printer"],
             &["ctl", "daemon"],
             &["lib"],
             &["bin"],

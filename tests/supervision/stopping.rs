@@ -170,6 +170,31 @@ async fn a_stop_may_be_asked_for_twice_given_up_and_overtaken_by_a_destroy() {
     assert_eq!(rig.host.left(), Vec::<String>::new());
 }
 
+/// Semantics 7.13: what cannot be done is told, and the end comes all the same.
+#[tokio::test(start_paused = true)]
+async fn a_launcher_that_hangs_keeps_no_tree_from_its_end() {
+    const HANGS: Duration = Duration::from_secs(24 * 3600);
+    for (launch, orderly) in [(true, true), (true, false), (false, true), (false, false)] {
+        let host = Host::new();
+        if launch {
+            host.always("b", Plan { launch: None, ..Plan::default() });
+        }
+        let limit = Duration::from_secs(20);
+        let mut rig = Rig::on(host, TreeSpec { shutdown_timeout: limit, ..spec(Strategy::OneForOne) }).await;
+        rig.until("a", "ready").await;
+        if !launch {
+            rig.until("d", "ready").await;
+            rig.host.becomes("d", |plan| (plan.stop, plan.destroy) = (None, HANGS));
+        }
+        let (tree, before) = (rig.tree.clone(), tokio::time::Instant::now());
+        let end = if orderly { tree.stop().await } else { tree.destroy().await };
+        assert!(matches!(&end, TreeEnd::Failed { reason } if reason.contains("web")), "{end:?}");
+        let patience = if orderly { limit } else { Duration::ZERO };
+        assert!(before.elapsed() < patience + Duration::from_secs(30), "{:?}", before.elapsed());
+        drop(rig.leave().await);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_vm_that_had_ended_is_removed_before_its_successor_starts_and_judged_once() {
     // semantics 9.7: the VM is found ended at the start, also when all VMs that are found are to be destroyed.

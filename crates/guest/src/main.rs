@@ -24,6 +24,8 @@ mod system;
 mod tail;
 
 use options::{Command, USAGE};
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// EX_USAGE of sysexits(3).
@@ -32,26 +34,31 @@ const EX_USAGE: u8 = 64;
 /// EX_IOERR of sysexits(3).
 const EX_IOERR: u8 = 74;
 
+/// Prints a line. An output that cannot be written is no reason to end: `println!` panics then.
+fn print(mut to: impl Write, line: impl Display) {
+    let _ = writeln!(to, "{line}");
+}
+
 fn main() -> ExitCode {
     match Command::parse(std::env::args_os().skip(1), std::process::id() == 1) {
         Ok(Command::Init) => as_init::run(),
         Ok(Command::Process(options)) => match as_process::run(options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => {
-                eprintln!("daemonctl: {why}");
+                print(std::io::stderr(), format_args!("daemonctl: {why}"));
                 ExitCode::from(EX_IOERR)
             }
         },
         Ok(Command::Version) => {
-            println!("daemonctl {}", env!("CARGO_PKG_VERSION"));
+            print(std::io::stdout(), format_args!("daemonctl {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
         }
         Ok(Command::Help) => {
-            println!("{USAGE}");
+            print(std::io::stdout(), USAGE);
             ExitCode::SUCCESS
         }
         Err(why) => {
-            eprintln!("daemonctl: {why}\n{USAGE}");
+            print(std::io::stderr(), format_args!("daemonctl: {why}\n{USAGE}"));
             ExitCode::from(EX_USAGE)
         }
     }

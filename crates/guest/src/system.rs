@@ -54,7 +54,8 @@ pub(crate) fn mount_all() {
         }
         let _ = std::fs::create_dir_all(target);
         if let Err(e) = mount(source, target, kind, MountFlags::NOSUID, Some(options)) {
-            eprintln!("daemonctl: cannot mount {target}: {e}");
+            // `eprintln!` panics when the console takes nothing, and a panic of the first process ends the guest.
+            let _ = writeln!(std::io::stderr(), "daemonctl: cannot mount {target}: {e}");
         }
     }
 }

@@ -93,7 +93,7 @@ fn options() -> Result<Options, lexopt::Error> {
 
 fn main() {
     let options = options().unwrap_or_else(|why| {
-        eprintln!("ticker: {why}\n{USAGE}");
+        let _ = writeln!(std::io::stderr(), "ticker: {why}\n{USAGE}");
         std::process::exit(64);
     });
     if options.ignore_term {

@@ -128,11 +128,30 @@ fn what_has_not_stopped_by_the_deadline_is_destroyed_whatever_its_turn() {
     assert_eq!(rig.schedule.wake_at(), Some(rig.now + spec().shutdown_timeout));
     let destroyed: Vec<Step> = ["edge", "web", "storage"].map(|group| Step::Destroy(name(group))).into();
     assert_eq!(rig.after(120), destroyed);
-    assert_eq!(rig.after(120), [], "once");
+    assert_eq!(rig.after(5), [], "once");
     for group in ["storage", "web"] {
         assert_eq!(rig.ended(group, GroupEnd::Stopped), []);
     }
     assert_eq!(rig.ended("edge", GroupEnd::Stopped), [Step::Down(TreeEnd::Stopped)]);
+}
+
+/// Semantics 7.13.
+#[test]
+fn what_is_not_confirmed_gone_in_time_holds_up_no_end() {
+    let mut rig = Rig::up();
+    rig.schedule.stop(rig.now);
+    for group in ["lone", "edge", "web"] {
+        rig.ended(group, GroupEnd::Stopped);
+    }
+    assert_eq!(rig.after(120), [Step::Destroy(name("storage"))]);
+    assert_eq!(rig.schedule.wake_at(), Some(rig.now + KILL_LIMIT));
+    assert_eq!(rig.after(11), []);
+    let last = rig.after(1);
+    assert!(
+        matches!(&last[..], [Step::Tell(None, _), Step::Down(TreeEnd::Failed { reason })] if reason.contains("storage")),
+        "{last:?}"
+    );
+    assert_eq!(rig.ended("storage", GroupEnd::Stopped), [], "the end has come already");
 }
 
 #[test]

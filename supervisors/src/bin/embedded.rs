@@ -3,7 +3,9 @@
 //! keeps nothing on disk and installs no signal handler except for Ctrl-C.
 
 use pepita_supervisor::config;
+use pepita_supervisor::platform::raise_file_limit;
 use pepita_supervisor::{EventKind, Events, Received, Tree};
+use pepita_supervisors::output;
 use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +14,8 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/embedded.toml
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // A tree needs two open files for each VM. The limit belongs to the process, so the program raises it, not the library.
+    let _ = raise_file_limit();
     let file = std::env::args().nth(1).unwrap_or_else(|| FILE.to_owned());
     let tree = Tree::start(config::load(Path::new(&file))?.spec).await?;
     let mut work = tokio::time::interval(Duration::from_millis(500));
@@ -25,8 +29,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
             _ = tokio::signal::ctrl_c() => break,
         }
     }
-    println!("meanwhile this program did {done} pieces of its own work");
-    println!("{}", tree.stop().await);
+    output::print(format_args!("meanwhile this program did {done} pieces of its own work"));
+    output::print(tree.stop().await);
     Ok(())
 }
 
@@ -34,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn end_of_a_group(mut events: Events) {
     while let Some(received) = events.next().await {
         let Received::Event(event) = received else { continue };
-        println!("{event}");
+        output::print(&event);
         if event.group.is_some() && matches!(event.kind, EventKind::GroupEnded(_)) {
             return;
         }

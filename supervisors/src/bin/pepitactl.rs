@@ -3,6 +3,7 @@
 use clap::Parser;
 use pepita_supervisors::ctl::{self, Options};
 use pepita_supervisors::exit::ProgramExit;
+use pepita_supervisors::output;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -11,7 +12,7 @@ fn main() -> ExitCode {
         Ok(options) => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(ctl::run(options)),
             Err(e) => {
-                anstream::eprintln!("pepitactl: cannot start: {e}");
+                output::print_error(format_args!("pepitactl: cannot start: {e}"));
                 ProgramExit::Failed
             }
         },

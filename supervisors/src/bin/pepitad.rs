@@ -1,32 +1,49 @@
 //! `pepitad`: supervises the microVMs of a configuration file, in the foreground.
 
 use clap::Parser;
+use pepita_supervisor::platform::raise_file_limit;
 use pepita_supervisors::daemon::{self, Options};
 use pepita_supervisors::exit::ProgramExit;
+use pepita_supervisors::{inherited, output};
 use std::io::{IsTerminal, stderr};
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
+/// The time that the end of the program waits for the reader of standard error.
+const FLUSH: Duration = Duration::from_secs(2);
+
 fn main() {
+    inherited::keep();
+    output::queue_errors("pepitad");
     let exit = match Options::try_parse() {
         Ok(options) => match start_log(&options) {
             Ok(()) => run(&options),
             Err(e) => {
-                anstream::eprintln!("pepitad: --log: {e}");
+                output::print_error(format_args!("pepitad: --log: {e}"));
                 ProgramExit::Usage
             }
         },
         Err(e) => ProgramExit::of_arguments(&e),
     };
+    output::flush_errors(FLUSH);
     // `exit` is used instead of a return from `main`, because a thread that waits for a blocked terminal would keep the
     // process alive.
     std::process::exit(exit.code().into());
 }
 
 fn run(options: &Options) -> ProgramExit {
+    if let Err(e) = raise_file_limit() {
+        tracing::warn!("the limit of open files cannot be raised: {e}");
+    }
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(daemon::run(options)),
+        Ok(runtime) => {
+            let exit = runtime.block_on(daemon::run(options));
+            // A thread that waits for a terminal or a disk that hangs is not waited for.
+            runtime.shutdown_background();
+            exit
+        }
         Err(e) => {
-            anstream::eprintln!("pepitad: cannot start: {e}");
+            output::print_error(format_args!("pepitad: cannot start: {e}"));
             ProgramExit::Failed
         }
     }
@@ -36,6 +53,8 @@ fn start_log(options: &Options) -> Result<(), String> {
     let filter = options.log.clone().or_else(|| std::env::var("RUST_LOG").ok()).unwrap_or("warn".into());
     let filter = EnvFilter::try_new(filter).map_err(|e| e.to_string())?;
     let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    // What the log cannot write it must not complain about with a macro that panics.
+    log.log_internal_errors(false).with_writer(|| output::ErrorLog).init();
     Ok(())
 }

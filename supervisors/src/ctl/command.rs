@@ -8,6 +8,7 @@ use crate::exit::ProgramExit;
 use crate::format::format_duration;
 use pepita_supervisor::Command;
 use pepita_supervisor::control::{Call, Client, ClientError};
+use serde_json::Value;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
@@ -34,18 +35,20 @@ pub(super) async fn give(
     let mut lanes = Lanes::new(command, &status, found);
     let limit = match wait {
         Wait::No => {
+            let mut unsaved = Unsaved::default();
             for vm in lanes.all() {
-                client.call(Call::Command { vm, command }).await?;
+                let answer = client.call(Call::Command { vm: vm.clone(), command }).await?;
+                unsaved.note(&vm, &answer);
             }
-            return Ok(());
+            return unsaved.told();
         }
         Wait::Until(limit) => limit,
     };
     let mut session = Session::watch(client, part_of(targets)).await?;
-    let mut waiting_for = String::new();
+    let (mut waiting_for, mut unsaved) = (String::new(), Unsaved::default());
     // A moment that does not exist is never reached.
     let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let all = carry_out(&mut session, &mut lanes, command, until, &mut waiting_for);
+    let all = carry_out(&mut session, &mut lanes, command, until, &mut waiting_for, &mut unsaved);
     let in_time = match until {
         None => all.await?,
         Some(until) => match timeout_at(until.max(Instant::now() + ONE_LOOK), all).await {
@@ -54,12 +57,30 @@ pub(super) async fn give(
         },
     };
     match lanes.problems() {
-        [] if in_time => Ok(()),
+        [] if in_time => unsaved.told(),
         [] => {
             let limit = format_duration(limit.unwrap_or_default());
             Err(Failure::new(ProgramExit::NotReady, format!("not done after {limit}: {waiting_for}")))
         }
         problems => Err(Failure::new(ProgramExit::Failed, problems.join("\n"))),
+    }
+}
+
+/// The VMs for which the supervisor could not save what it was asked for, each with the reason.
+#[derive(Debug, Default)]
+struct Unsaved(Vec<String>);
+
+impl Unsaved {
+    fn note(&mut self, vm: &str, answer: &Value) {
+        if let Some(why) = answer["unsaved"].as_str() {
+            self.0.push(format!(
+                "{vm}: done, but not saved, so that a restart of the supervisor forgets it: {why}"
+            ));
+        }
+    }
+
+    fn told(self) -> Result<(), Failure> {
+        if self.0.is_empty() { Ok(()) } else { Err(Failure::new(ProgramExit::NotSaved, self.0.join("\n"))) }
     }
 }
 
@@ -70,6 +91,7 @@ async fn carry_out(
     command: Command,
     until: Option<Instant>,
     waiting_for: &mut String,
+    unsaved: &mut Unsaved,
 ) -> Result<bool, Failure> {
     loop {
         let status = session.status().await?;
@@ -81,7 +103,7 @@ async fn carry_out(
         let told = !now.is_empty();
         for vm in now {
             match session.client.call(Call::Command { vm: vm.clone(), command }).await {
-                Ok(_) => {}
+                Ok(answer) => unsaved.note(&vm, &answer),
                 Err(ClientError::Refused(why)) => lanes.refused(&vm, format!("{vm}: {}", why.message)),
                 Err(other) => return Err(other.into()),
             }

@@ -16,7 +16,21 @@ pub(super) fn status(status: &Value) -> String {
     let rows = list(&status["groups"]).iter().flat_map(rows_of).collect();
     let mut lines = table(rows);
     lines.extend(down(status));
+    lines.extend(warnings(status));
     lines.join("\n")
+}
+
+/// Returns what people should know of the supervisor as a whole.
+fn warnings(status: &Value) -> impl Iterator<Item = String> {
+    let unsaved = status["unsaved"].as_str();
+    let unsaved = unsaved.map(|why| format!("nothing can be saved: {}", shown(why)));
+    let vms = list(&status["groups"]).iter().flat_map(|group| list(&group["vms"]));
+    let plain = match vms.filter(|vm| vm["vmm"] == "process").count() {
+        0 => None,
+        1 => Some("1 VM is a plain process: nothing separates it from this host".to_owned()),
+        plain => Some(format!("{plain} VMs are plain processes: nothing separates them from this host")),
+    };
+    unsaved.into_iter().chain(plain)
 }
 
 /// Formats a row for each of these VMs, and for those that were named what is known of their last end.

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 #[command(
     after_help = "Signals: TERM and INT stop all VMs in order (or leave them running, with on_exit = \"leave\"), and a \
     second one destroys them at once; HUP reads the configuration again.\n\
-    Exit codes: 0 stopped or left, 64 usage, 69 launcher missing or unfit, 70 the tree gave up, 73 another supervisor \
-    is in the way, 77 the control socket or its folder cannot be made, 78 mistakes in the configuration."
+    Exit codes: 0 stopped or left, 64 usage, 69 launcher missing or unfit, 70 the tree gave up, 73 another process \
+    is in the way, 77 the control socket, its folder or the state directory cannot be made, 78 mistakes in the \
+    configuration."
 )]
 pub struct Options {
     /// The configuration; config/reference.toml has every key

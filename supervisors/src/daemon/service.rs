@@ -28,7 +28,7 @@ pub(super) fn report_status(tree: &Tree, notify: &Arc<Notify>) {
     });
 }
 
-/// Reports to the watchdog, at this interval and only while the tree answers.
+/// Reports to the watchdog, at this interval and only while the root and every group of the tree answer.
 pub(super) fn feed_watchdog(tree: &Tree, notify: &Arc<Notify>, interval: Option<Duration>) {
     let Some(interval) = interval.filter(|_| notify.is_wanted()) else { return };
     let (tree, notify) = (tree.clone(), Arc::clone(notify));
@@ -36,7 +36,7 @@ pub(super) fn feed_watchdog(tree: &Tree, notify: &Arc<Notify>, interval: Option<
         let mut tick = tokio::time::interval(interval);
         loop {
             tick.tick().await;
-            if let Ok(Some(_)) = tokio::time::timeout(interval, tree.spec()).await {
+            if let Ok(true) = tokio::time::timeout(interval, tree.responds()).await {
                 notify.report(&[NotifyState::Watchdog]);
             }
         }

@@ -9,6 +9,8 @@ mod daemon;
 mod documents;
 mod events;
 mod host;
+mod limits;
+mod output;
 mod repair;
 mod service;
 mod signals;

@@ -44,7 +44,7 @@ fn readiness_reloads_the_stop_and_the_watchdog_are_reported() {
     manager.until("RELOADING=1\nMONOTONIC_USEC=");
     manager.until("READY=1");
     daemon.signal(Signal::SIGTERM);
-    manager.until("STOPPING=1");
+    manager.until("STOPPING=1\nEXTEND_TIMEOUT_USEC=");
     assert!(daemon.end().success());
     host.assert_nothing_left();
 }

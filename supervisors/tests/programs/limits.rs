@@ -1,0 +1,195 @@
+//! What the system does not give or take: descriptors, disks, locks, answers. None of it ends a VM, and none of it keeps a
+//! supervisor from its end.
+
+use crate::events::{Pattern, vm};
+use crate::host::{Daemon, Host, PATIENCE, group, program, stderr, ticker};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+/// Returns a call of `pepitad` with these limits of open files.
+fn with_files(host: &Host, limits: &str) -> Command {
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--nofile={limits}")).arg(program("pepitad"));
+    command.arg("--config").arg(host.path("c.toml")).arg("--json");
+    command
+}
+
+fn names(vms: usize) -> Vec<String> {
+    (0..vms).map(|n| format!("v{n}")).collect()
+}
+
+fn wait(host: &Host) {
+    host.ctl_ok(&["wait", "--timeout", &PATIENCE.as_secs().to_string()]);
+}
+
+fn status(host: &Host) -> Value {
+    serde_json::from_str(&host.ctl_ok(&["status", "--json"])).expect("JSON")
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = Daemon::start(&mut with_files(&host, "30:3000"));
+    wait(&host);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).expect("it runs");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[3..5], ["3000", "3000"]);
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn without_descriptors_no_vm_is_ended_and_the_stop_comes_to_its_end() {
+    let names = names(12);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let host = Host::new("on_exit = \"leave\"", &group(&names));
+    let mut first = host.ready();
+    first.stop();
+    let pids: Vec<u32> = names.iter().map(|name| host.vmm_pid(name)).collect();
+    host.configure("shutdown_timeout = \"20s\"", &group(&names));
+    // Enough to start, too few to watch twelve VMs.
+    let mut second = Daemon::start(&mut with_files(&host, "36:36"));
+    second.until("the limit of open files is 36");
+    wait(&host);
+    let still: Vec<u32> = names.iter().map(|name| host.vmm_pid(name)).collect();
+    assert_eq!(still, pids);
+    host.ctl_ok(&["status"]);
+    second.signal(Signal::SIGTERM);
+    let end = second.end();
+    assert!(end.success(), "{end}:\n{}", second.story());
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_state_that_cannot_be_saved_is_told_and_saved_later() {
+    let host = Host::new("", &group(&["a", "b"]));
+    let mut daemon = host.ready();
+    let (there, away) = (host.path("s/vms"), host.path("s/away"));
+    std::fs::rename(&there, &away).expect("moved");
+    let stopped = host.ctl(&["stop", "a"]);
+    assert_eq!(stopped.status.code(), Some(74), "{}", stderr(&stopped));
+    assert!(stderr(&stopped).contains("a.json"), "{}", stderr(&stopped));
+    daemon.until("nothing can be saved");
+    assert!(status(&host)["unsaved"].as_str().is_some_and(|why| why.contains("a.json")));
+    assert!(host.ctl_ok(&["status"]).contains("nothing can be saved"), "people are told, too");
+    // The supervision goes on.
+    let pid = host.vmm_pid("b");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("it runs");
+    daemon.until_event(vm("b", 2, "ready"));
+    std::fs::rename(&away, &there).expect("back");
+    daemon.until("all is saved again");
+    assert!(status(&host)["unsaved"].is_null());
+    daemon.kill();
+    let mut next = host.start();
+    next.until_event(vm("b", 2, "ready"));
+    assert_eq!(status(&host)["groups"][0]["vms"][0]["phase"], "stopped", "what the operator said was saved");
+    next.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_lock_of_another_program_is_told_and_one_on_the_folder_does_not_matter() {
+    let host = Host::new("", &group(&["a"]));
+    std::fs::create_dir(host.path("c")).expect("made");
+    let folder = File::open(host.path("c")).expect("opened");
+    folder.lock().expect("locked");
+    host.ready().stop();
+    let private = |path: &str, wanted: u32| {
+        let mode = host.path(path).metadata().expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode, wanted, "{path}: {mode:o}");
+    };
+    private("s", 0o700);
+    private("s/vms", 0o700);
+    private("s/lock", 0o600);
+    for path in ["s/lock", "c/c.sock.lock"] {
+        let lock = File::options().create(true).truncate(false).write(true).open(host.path(path));
+        let lock = lock.expect("opened");
+        lock.lock().expect("locked");
+        let output = host.pepitad(&[]).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(73), "{}", stderr(&output));
+        let holder = format!("pid {}", std::process::id());
+        assert!(stderr(&output).contains(&holder), "{}", stderr(&output));
+    }
+    // A signal ends the supervisor that waits for the lock.
+    let lock = File::options().write(true).open(host.path("c/c.sock.lock")).expect("there");
+    lock.lock().expect("locked");
+    let mut waiting = host.start();
+    while !has_open(waiting.pid(), &host.path("c/c.sock.lock")) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    waiting.signal(Signal::SIGTERM);
+    assert_eq!(waiting.end().code(), Some(0), "{}", waiting.story());
+}
+
+/// Returns whether a process has a file open.
+fn has_open(pid: u32, path: &Path) -> bool {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files.map(|file| std::fs::read_link(file.path())).any(|target| target.is_ok_and(|target| target == path))
+}
+
+#[test]
+fn a_reload_that_hangs_holds_up_no_stop() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = host.ready();
+    std::fs::remove_file(host.path("c.toml")).expect("removed");
+    let made = Command::new("mkfifo").arg(host.path("c.toml")).status().expect("mkfifo runs");
+    assert!(made.success());
+    // One by a signal, one by a client: both read a file that never comes.
+    daemon.signal(Signal::SIGHUP);
+    let mut client = Command::new(program("pepitactl"));
+    let mut client =
+        client.arg("--socket").arg(host.path("c/c.sock")).arg("reload").spawn().expect("it runs");
+    daemon.until_event(Pattern::Note("requested"));
+    daemon.stop();
+    assert!(!client.wait().expect("our child").success());
+    host.assert_nothing_left();
+}
+
+#[test]
+fn what_was_given_to_the_supervisor_does_not_reach_the_vms() {
+    let host = Host::new("", &format!("[[group]]\nname = \"web\"\n{}", ticker("a", &[])));
+    let secret = File::create(host.path("secret")).expect("made");
+    // A descriptor without close-on-exec, as a shell leaves it.
+    let command = format!(
+        "exec {} --config {} --json 9<{}",
+        program("pepitad").display(),
+        host.path("c.toml").display(),
+        host.path("secret").display()
+    );
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &command]).env("SECRET", "x").env("LISTEN_FDS", "1").env("RUST_LOG", "warn");
+    let mut daemon = Daemon::start(shell.env("NOTIFY_SOCKET", host.path("n")));
+    daemon.until_event(vm("a", 1, "ready"));
+    assert!(has_open(daemon.pid(), &host.path("secret")), "{}", secret.as_raw_fd());
+    let record = host.status("a");
+    for pid in [record.monitor_pid.expect("watched"), record.vmm_pid.expect("it runs")] {
+        let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("ours");
+        for name in ["SECRET", "LISTEN_FDS", "RUST_LOG", "NOTIFY_SOCKET"] {
+            assert!(!environment.split('\0').any(|v| v.starts_with(&format!("{name}="))), "{name}: {pid}");
+        }
+        assert!(!has_open(pid, &host.path("secret")), "{pid} has a file that it was not meant to have");
+    }
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn plain_processes_are_told_loudly() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = host.ready();
+    daemon.until("a is a plain process");
+    assert_eq!(status(&host)["groups"][0]["vms"][0]["vmm"], "process");
+    assert!(host.ctl_ok(&["status"]).contains("1 VM is a plain process"));
+    host.configure("", &group(&["a", "b"]));
+    daemon.signal(Signal::SIGHUP);
+    daemon.until("b is a plain process");
+    daemon.until_event(vm("b", 1, "ready"));
+    daemon.stop();
+    host.assert_nothing_left();
+}
