@@ -2,7 +2,7 @@
 //! again (semantics 3.5).
 
 use crate::events::vm;
-use crate::host::{Daemon, Host, PATIENCE, guest, program, stderr};
+use crate::host::{Daemon, Host, PATIENCE, group, guest, program, stderr};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{File, Permissions, rename, set_permissions};
@@ -67,6 +67,21 @@ fn a_program_that_is_away_forbidden_or_being_written_for_a_moment_is_tried_again
     rename(&aside, &daemon).expect("renamed");
     is_back(&host);
 
+    supervisor.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_launcher_that_is_away_for_a_moment_is_called_again() {
+    let host = Host::new("pepita = \"./launcher\"", &group(&["a"]));
+    let (launcher, aside) = (host.path("launcher"), host.path("aside"));
+    std::os::unix::fs::symlink(program("pepita"), &launcher).expect("a link");
+    let mut supervisor = host.ready();
+    let incarnation = host.status("a").incarnation;
+    rename(&launcher, &aside).expect("renamed");
+    fails_to_start(&host, &mut supervisor, incarnation, "not-launched");
+    rename(&aside, &launcher).expect("renamed");
+    is_back(&host);
     supervisor.stop();
     host.assert_nothing_left();
 }

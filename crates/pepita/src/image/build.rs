@@ -73,7 +73,8 @@ pub fn build(contents: &Contents, output: &Path) -> Result<Vec<String>> {
 pub fn initrd(dir: &RunDir, agent: &Path, package: &Path) -> Result<PathBuf> {
     let modules = modules::find(package, &modules::FOR_DISK)?;
     let cached = kernel::cache(dir, agent, &format!("{}.initrd", names_of(&modules)))?;
-    if !cached.exists() {
+    // A power cut may have left a part of it.
+    if !std::fs::File::open(&cached).is_ok_and(|file| length::has_trailer(&file)) {
         let mut archive = Archive::new();
         add_agent(&mut archive, agent)?;
         let paths = add_modules(&mut archive, &modules)?;

@@ -85,7 +85,7 @@ pub fn prepare(dir: &RunDir, kernel: &Path) -> Result<PathBuf> {
         Kind::Elf => Ok(kernel),
         Kind::BzImage => {
             let cached = cache(dir, &kernel, "vmlinux")?;
-            if cached.exists() {
+            if is_whole(&cached) {
                 return Ok(cached);
             }
             let image = std::fs::read(&kernel).map_err(|e| io(&kernel, e))?;
@@ -98,6 +98,15 @@ pub fn prepare(dir: &RunDir, kernel: &Path) -> Result<PathBuf> {
             format!("kernel {}: this is none (neither ELF nor bzImage)", kernel.display()),
         )),
     }
+}
+
+/// Returns whether an unpacked kernel is in the cache, with all its bytes: a power cut may have left a part of it.
+fn is_whole(cached: &Path) -> bool {
+    let Ok(mut file) = File::open(cached) else { return false };
+    let mut head = vec![0; 0x1000];
+    let read = read_up_to(&mut file, &mut head).unwrap_or(0);
+    let length = file.metadata().map_or(0, |meta| meta.len());
+    length::kernel_length(&head[..read]).is_some_and(|claimed| claimed <= length)
 }
 
 /// Returns a path in the cache that is different after a change of the file `of`.
@@ -160,6 +169,30 @@ mod tests {
         assert_eq!(unpack(&bzimage(&payload)), Some(kernel));
         payload.truncate(payload.len() / 2);
         assert_eq!(unpack(&bzimage(&payload)), None);
+    }
+
+    #[test]
+    fn a_cached_kernel_that_is_cut_short_is_unpacked_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let run_dir = RunDir::choose(Some(&dir.path().join("run"))).expect("ours");
+        run_dir.create().expect("made");
+        let mut kernel = vec![0; 1 << 20];
+        kernel[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        // One segment, which ends with the file.
+        (kernel[0x20], kernel[0x36], kernel[0x38], kernel[0x40 + 0x22]) = (0x40, 56, 1, 0x10);
+        let block = lz4_flex::block::compress(&kernel);
+        let length = u32::try_from(block.len()).expect("small").to_le_bytes();
+        let size = u32::try_from(kernel.len()).expect("small").to_le_bytes();
+        let payload = [&LZ4_LEGACY.to_le_bytes()[..], &length, &block, &size].concat();
+        let image = dir.path().join("vmlinuz");
+        std::fs::write(&image, bzimage(&payload)).expect("written");
+        let cached = prepare(&run_dir, &image).expect("a kernel");
+        assert_eq!(std::fs::read(&cached).expect("a file"), kernel);
+        for left in [0, 100, kernel.len() - 1] {
+            std::fs::write(&cached, &kernel[..left]).expect("written");
+            assert_eq!(prepare(&run_dir, &image).expect("a kernel"), cached);
+            assert_eq!(std::fs::read(&cached).expect("a file").len(), kernel.len(), "{left}");
+        }
     }
 
     proptest! {

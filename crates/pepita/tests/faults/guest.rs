@@ -30,6 +30,17 @@ fn a_command_that_eats_the_guest_s_memory_takes_neither_daemon_nor_agent() {
     host.destroy("a", &[]);
 }
 
+// Without this device the first getrandom(2) of a guest waits for about a second.
+#[test]
+fn a_guest_has_a_source_of_entropy_from_its_host() {
+    let host = Host::of(Form::Qemu);
+    host.ready("a", &[]);
+    let cat =
+        ["/usr/bin/ticker", "--no-ready", "--cat", "/sys/class/misc/hw_random/rng_current", "--exit", "0"];
+    assert_eq!(host.exec("a", &cat, 0).output.trim(), "virtio_rng.0");
+    host.destroy("a", &[]);
+}
+
 #[test]
 fn what_the_daemon_says_of_itself_is_heard() {
     for form in [Form::Qemu, Form::Process] {
