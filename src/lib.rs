@@ -11,6 +11,7 @@
 mod actor;
 pub mod adapter;
 pub mod book;
+mod claim;
 pub mod config;
 pub mod control;
 mod lock;
@@ -69,6 +70,7 @@ mod vm;
 #[cfg(feature = "test-hooks")]
 pub mod vm;
 
+pub use claim::ClaimError;
 pub use executor::{ExecutorError, NotFound};
 pub use group::{AskError, Command, Refused};
 pub use journal::JournalError;

@@ -30,6 +30,7 @@ pub use error::{ChangeError, NotReady, StartError, TreeEnd};
 #[doc(hidden)]
 pub use start::Parts;
 
+use crate::claim::Claim;
 use crate::executor::{Launcher, Runner, find};
 use crate::group::{AskError, Command, Refused, VmRequest};
 use crate::journal::Journal;
@@ -43,12 +44,14 @@ use pepita_wire::Ask;
 use ractor::ActorCell;
 use root::RootMsg;
 use serde_json::Value;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// A running supervision tree. All clones are one tree.
 ///
-/// Two trees in one process are independent. A tree lives until it is told to end, or gives up; dropping a handle does
+/// Two trees in one process are independent; they need different names, or different directories for run directories. A
+/// tree lives until it is told to end, or gives up; dropping a handle does
 /// not end it. Questions and commands are answered at once, also while VMs start, stop or fail.
 #[derive(Debug, Clone)]
 pub struct Tree {
@@ -65,8 +68,8 @@ impl Tree {
         check(&spec)?;
         let launcher =
             Launcher::new(find(&spec.pepita)?, spec.run_dir.clone()).with_log_dir(spec.log_dir.clone());
-        launcher.verify().await?;
-        Self::open(spec, Parts::host(launcher)).await
+        let run_dir = launcher.verify().await?.run_dir.map(PathBuf::from);
+        Self::open(spec, Parts::host(launcher, run_dir)).await
     }
 
     /// Starts a tree, as [`Tree::start`] does, with another launcher and other sockets.
@@ -81,14 +84,20 @@ impl Tree {
 
     async fn open(spec: TreeSpec, parts: Parts) -> Result<Self, StartError> {
         // The journal is opened before anything else is read: its lock guarantees that no other supervisor changes the
-        // state.
+        // state. The claim guarantees that no other supervisor works on the VMs.
         let journal = Journal::open(spec.state_dir.as_deref()).await?;
-        Self::start_in(spec, journal, parts).await
+        let claim = parts.claim(&spec.name).await?;
+        Self::start_in(spec, journal, claim, parts).await
     }
 
-    /// Starts a tree whose journal is open already.
-    pub(crate) async fn start_in(spec: TreeSpec, journal: Journal, parts: Parts) -> Result<Self, StartError> {
-        Ok(Self { inner: Arc::new(start::start(spec, journal, parts).await?) })
+    /// Starts a tree whose journal is open already, and whose name is claimed.
+    pub(crate) async fn start_in(
+        spec: TreeSpec,
+        journal: Journal,
+        claim: Option<Arc<Claim>>,
+        parts: Parts,
+    ) -> Result<Self, StartError> {
+        Ok(Self { inner: Arc::new(start::start(spec, journal, claim, parts).await?) })
     }
 
     /// Returns the supervisor's name.

@@ -116,16 +116,18 @@ pub(super) struct Daemons {
 }
 
 impl Daemons {
-    /// Reads the list that a former adapter stored in the directory `dir`.
+    /// Reads the list that a former adapter stored in the directory `dir`. `has_vms` tells whether the journal knows any
+    /// VM there: the list was written before the first VM was launched, so that a list that is absent then was lost.
     ///
     /// # Errors
     /// Returns why the list cannot be read. The VMs of the list may run, and without the list only their names are
     /// known: they must be left alone.
-    pub(super) async fn open(dir: &Path, store: Store) -> Result<Self, String> {
+    pub(super) async fn open(dir: &Path, store: Store, has_vms: bool) -> Result<Self, String> {
         let file = dir.join("daemons.json");
         let path = file.clone();
         let read = tokio::task::spawn_blocking(move || store::read::<Vec<Saved>>(&path)).await;
         let saved = match read.map_err(|e| e.to_string())? {
+            Stored::Absent if has_vms => return Err(format!("{}: is missing", file.display())),
             Stored::Absent => Vec::new(),
             Stored::Unreadable(why) => return Err(why),
             Stored::Read(saved) => saved,
@@ -181,7 +183,7 @@ mod tests {
     use crate::spec::Restart;
 
     async fn open(dir: &Path) -> Daemons {
-        Daemons::open(dir, Store::spawn()).await.expect("readable")
+        Daemons::open(dir, Store::spawn(), false).await.expect("readable")
     }
 
     #[tokio::test]
@@ -221,8 +223,11 @@ mod tests {
             ["[{\"daemon\":", "[{\"daemon\": \"a\", \"keys\": {\"name\": \"a\", \"vcpus\": \"many\"}}]"]
         {
             std::fs::write(&file, text).expect("written");
-            assert!(Daemons::open(dir.path(), Store::spawn()).await.is_err(), "{text}");
+            assert!(Daemons::open(dir.path(), Store::spawn(), true).await.is_err(), "{text}");
             assert_eq!(std::fs::read_to_string(&file).expect("there"), text);
         }
+        std::fs::remove_file(&file).expect("removed");
+        assert!(Daemons::open(dir.path(), Store::spawn(), true).await.is_err(), "lost, and VMs may run");
+        assert!(Daemons::open(dir.path(), Store::spawn(), false).await.is_ok(), "a slot that is new");
     }
 }

@@ -1,11 +1,13 @@
 //! The tree behind an adapter, and the slot on disk that makes its daemons outlive the process.
 //!
 //! Slots are numbered directories; the lock of the journal in a slot gives the slot to one adapter at a time. A new
-//! adapter takes the first free slot, and with it the daemons that a former adapter left there.
+//! adapter takes the first free slot, and with it the daemons that a former adapter left there. The number of the slot
+//! is in the name of the adapter's tree, which is claimed: adapters with different state directories share no number.
 
 use super::daemon::DaemonStatus;
 use super::daemons::Daemons;
 use super::error::AdapterError;
+use crate::claim::ClaimError;
 use crate::executor::{Launcher, find};
 use crate::journal::{Journal, JournalError};
 use crate::observe::{EventKind, Received, VmPhase};
@@ -82,7 +84,8 @@ impl AdapterTree {
     ) -> Result<Self, AdapterError> {
         let pepita = find(pepita).map_err(StartError::from)?;
         let launcher = Launcher::new(pepita.clone(), run_dir.clone());
-        launcher.verify().await.map_err(StartError::from)?;
+        let claims = launcher.verify().await.map_err(StartError::from)?.run_dir.map(PathBuf::from);
+        let parts = Parts::host(launcher, claims);
         let mut unreadable = Vec::new();
         for slot in 1..=SLOTS {
             let dir = state_dir.join(slot.to_string());
@@ -92,9 +95,16 @@ impl AdapterTree {
                 Err(JournalError::Locked { .. }) => continue,
                 Err(e) => return Err(StartError::from(e).into()),
             };
+            // An adapter with another state directory may have the slot of this number, and with it the name.
+            let name = format!("adapter-{slot}");
+            let claim = match parts.claim(&name).await {
+                Ok(claim) => claim,
+                Err(ClaimError::Taken { .. }) => continue,
+                Err(e) => return Err(StartError::from(e).into()),
+            };
             // One writer for both: the journal waits for it before it gives its lock to the next adapter.
             let store = journal.store().expect("a journal in a directory has a writer");
-            let daemons = match Daemons::open(&dir, store).await {
+            let daemons = match Daemons::open(&dir, store, !journal.remembered().is_empty()).await {
                 Ok(daemons) => daemons,
                 Err(why) => {
                     // The VMs of this slot run on. In a tree that does not know them they would be orphans, and be
@@ -105,12 +115,12 @@ impl AdapterTree {
                     continue;
                 }
             };
-            let mut spec = TreeSpec::new(&format!("adapter-{slot}"));
+            let mut spec = TreeSpec::new(&name);
             spec.pepita.clone_from(&pepita);
             spec.run_dir.clone_from(&run_dir);
             spec.state_dir = Some(dir);
             spec.groups = vec![group(daemons.specs().cloned().collect())];
-            let tree = Tree::start_in(spec, journal, Parts::host(launcher)).await?;
+            let tree = Tree::start_in(spec, journal, claim, parts).await?;
             for text in unreadable {
                 tree.notice(text);
             }
@@ -192,7 +202,9 @@ impl AdapterTree {
         let Some(known) = status.vm(vm.as_str()) else { return self.foreign_status(vm).await };
         Ok(match &known.phase {
             VmPhase::Waiting | VmPhase::Starting | VmPhase::Backoff { .. } => DaemonStatus::Starting,
-            VmPhase::Running | VmPhase::Ready | VmPhase::Unhealthy => DaemonStatus::Running,
+            VmPhase::Running | VmPhase::Ready | VmPhase::Unhealthy | VmPhase::Unknown => {
+                DaemonStatus::Running
+            }
             VmPhase::Paused => DaemonStatus::Paused,
             VmPhase::Stopping => DaemonStatus::Stopping,
             VmPhase::Stopped | VmPhase::Completed => DaemonStatus::Stopped,
@@ -251,36 +263,73 @@ fn note_ends(tree: &Tree) -> watch::Receiver<Ends> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::os::unix::fs::PermissionsExt;
 
     /// A launcher that lists one VM of the first slot's adapter as running, and keeps a list of its calls.
     const LAUNCHER: &str = r#"#!/bin/sh
 echo "$1" >> "$(dirname "$0")/calls"
 case "$1" in
---version) echo '{"name": "pepita-launcher", "version": "0", "contract": CONTRACT, "additions": ADDITIONS, "vmms": []}' ;;
+--version) echo '{"name": "pepita-launcher", "version": "0", "contract": CONTRACT, "additions": ADDITIONS,
+  "run_dir": "RUN_DIR"}' ;;
 list) echo '[{"name": "duende-vm-a", "state": "running", "incarnation": 1,
   "labels": {"pepita-supervisor.owner": "adapter-1"}}]' ;;
 *) exit 1 ;;
 esac
 "#;
 
+    /// Writes the launcher into a directory.
+    fn launcher(dir: &Path) -> PathBuf {
+        let launcher = dir.join("pepita");
+        let text = LAUNCHER
+            .replace("CONTRACT", &pepita_wire::CLI_VERSION.to_string())
+            .replace("ADDITIONS", &pepita_wire::CLI_ADDITIONS.to_string())
+            .replace("RUN_DIR", &dir.join("run").to_string_lossy());
+        std::fs::write(&launcher, text).expect("written");
+        std::fs::set_permissions(&launcher, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        launcher
+    }
+
+    fn calls(dir: &Path) -> BTreeSet<String> {
+        let calls = std::fs::read_to_string(dir.join("calls")).expect("called");
+        calls.lines().map(str::to_owned).collect()
+    }
+
+    // semantics 9.13, 9.6
+    #[tokio::test]
+    async fn adapters_with_different_state_directories_end_no_daemons_of_each_other() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let launcher = launcher(dir.path());
+        let open = |state: &str| {
+            let (state, launcher) = (dir.path().join(state), launcher.clone());
+            async move { AdapterTree::open(&state, &launcher, None).await.expect("a slot is free") }
+        };
+        let (first, second) = (open("x").await, open("y").await);
+        assert_eq!((first.tree.name(), second.tree.name()), ("adapter-1", "adapter-2"));
+        first.tree.leave().await;
+        // The daemons of the first one run on, and have the mark that the next one has, too.
+        let third = open("z").await;
+        assert_eq!(third.tree.name(), "adapter-1");
+        third.tree.leave().await;
+        second.tree.leave().await;
+        assert_eq!(calls(dir.path()), BTreeSet::from(["--version".into(), "list".into()]));
+    }
+
     #[tokio::test]
     async fn daemons_whose_file_cannot_be_read_are_left_alone() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (state, launcher) = (dir.path().join("state"), dir.path().join("pepita"));
-        let text = LAUNCHER
-            .replace("CONTRACT", &pepita_wire::CLI_VERSION.to_string())
-            .replace("ADDITIONS", &pepita_wire::CLI_ADDITIONS.to_string());
-        std::fs::write(&launcher, text).expect("written");
-        std::fs::set_permissions(&launcher, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        let (state, launcher) = (dir.path().join("state"), launcher(dir.path()));
         std::fs::create_dir_all(state.join("1")).expect("made");
         let file = state.join("1/daemons.json");
         std::fs::write(&file, "[{\"daemon\": \"a\"").expect("written");
         let adapter = AdapterTree::open(&state, &launcher, None).await.expect("another slot is free");
         assert_eq!(adapter.tree.name(), "adapter-2");
         adapter.tree.leave().await;
-        let calls = std::fs::read_to_string(dir.path().join("calls")).expect("called");
-        assert_eq!(calls.lines().collect::<Vec<_>>(), ["--version", "list"], "nothing was destroyed");
+        assert_eq!(
+            calls(dir.path()),
+            BTreeSet::from(["--version".into(), "list".into()]),
+            "nothing was destroyed"
+        );
         assert_eq!(std::fs::read_to_string(&file).expect("kept"), "[{\"daemon\": \"a\"");
     }
 }

@@ -31,9 +31,17 @@ pub enum ExecutorError {
         /// The version that the program has, with its additions: `1.0`.
         theirs: String,
     },
-    /// The launcher could not be run, or did not end in time.
+    /// The launcher could not be run.
     #[error("{program}: {what}", program = .program.display())]
     Call {
+        /// The program that was called.
+        program: PathBuf,
+        /// The failure, in the launcher's words.
+        what: String,
+    },
+    /// The launcher was run and gave no answer: it did not end in time, or was killed. What it has done is not known.
+    #[error("{program}: {what}", program = .program.display())]
+    Unanswered {
         /// The program that was called.
         program: PathBuf,
         /// The failure, in the launcher's words.
@@ -56,8 +64,22 @@ impl ExecutorError {
     pub fn is_recoverable(&self) -> bool {
         match self {
             Self::Refused { kind, .. } => kind.is_recoverable() || *kind == CallErrorKind::NameTaken,
-            Self::Call { .. } | Self::Gone | Self::Cancelled => true,
+            Self::Call { .. } | Self::Unanswered { .. } | Self::Gone | Self::Cancelled => true,
             Self::NotPepita { .. } | Self::Contract { .. } | Self::NotFound(_) => false,
+        }
+    }
+
+    /// Returns whether a launch that failed in this way may have left a VM, now or in a moment. A launcher that refuses
+    /// has left nothing, except that the name belongs to a VM that was there before.
+    pub fn may_have_launched(&self) -> bool {
+        match self {
+            Self::Unanswered { .. } | Self::NotPepita { .. } => true,
+            Self::Refused { .. }
+            | Self::Contract { .. }
+            | Self::Call { .. }
+            | Self::NotFound(_)
+            | Self::Gone
+            | Self::Cancelled => false,
         }
     }
 
@@ -68,6 +90,7 @@ impl ExecutorError {
             Self::NotPepita { .. }
             | Self::Contract { .. }
             | Self::Call { .. }
+            | Self::Unanswered { .. }
             | Self::NotFound(_)
             | Self::Gone
             | Self::Cancelled => None,

@@ -95,12 +95,14 @@ impl Launcher {
     ) -> Result<process::Output, ExecutorError> {
         let shown = argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
         tracing::debug!(target: "pepita_supervisor::executor", "pepita {shown}");
-        let failed = |what: String| ExecutorError::Call { program: self.program.clone(), what };
+        let failed = |what: String| ExecutorError::Unanswered { program: self.program.clone(), what };
         let output =
             process::call(&self.program, &self.environment(), argv, stdin, deadline).await.map_err(|e| {
                 match e {
-                    CallFailure::Io(e) => failed(format!("cannot be run: {e}")),
-                    e @ CallFailure::Timeout(_) => failed(e.to_string()),
+                    e @ CallFailure::NotStarted(_) => {
+                        ExecutorError::Call { program: self.program.clone(), what: e.to_string() }
+                    }
+                    e @ (CallFailure::Io(_) | CallFailure::Timeout(_)) => failed(e.to_string()),
                 }
             })?;
         if output.status.success() {

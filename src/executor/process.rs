@@ -46,13 +46,18 @@ pub(super) struct Output {
 /// The reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallFailure {
+    /// The program was not started.
+    #[error("cannot be run: {0}")]
+    NotStarted(io::Error),
+    /// The program was started, and its end was not seen.
     #[error("{0}")]
     Io(#[from] std::io::Error),
     #[error("no answer within {0:?}; killed")]
     Timeout(Duration),
 }
 
-/// Calls a program and waits for its end; a program that has not ended by the deadline is killed.
+/// Calls a program and waits for its end; a program that has not ended by the deadline is killed, with the processes that
+/// it has started and that have not left its process group.
 pub(super) async fn call(
     program: &Path,
     environment: &[(&str, &Path)],
@@ -69,7 +74,8 @@ pub(super) async fn call(
     command.stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
     command.envs(environment.iter().copied());
     // The reserve is given back when the call has ended.
-    let (mut child, _borrowed) = spawn(&mut command).await?;
+    let (mut child, _borrowed) = spawn(&mut command).await.map_err(CallFailure::NotStarted)?;
+    let group = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
     let (stdout, stderr, input) = (child.stdout.take(), child.stderr.take(), child.stdin.take());
     let work = async {
         let feed = async {
@@ -84,8 +90,14 @@ pub(super) async fn call(
     };
     match tokio::time::timeout(deadline, work).await {
         Ok(output) => output,
-        // Dropping the child kills it.
-        Err(_) => Err(CallFailure::Timeout(deadline)),
+        Err(_) => {
+            // The child was not waited for, so that its number still belongs to its group.
+            if let Some(group) = group {
+                // The group may have ended by now.
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            }
+            Err(CallFailure::Timeout(deadline))
+        }
     }
 }
 

@@ -1,5 +1,9 @@
 //! Makes the calls of the launcher, in order and within limits.
 //!
+//! The runner also knows which VMs this supervisor may end: the VMs that it has launched or taken over, and those that
+//! its state names. The mark of a supervisor alone does not prove that: it is a name, which another supervisor may have,
+//! too.
+//!
 //! Calls about one VM are made one after the other, in the order in which they were submitted: a destroy never
 //! overtakes the launch that it is to undo. Calls about different VMs run in parallel; launches, which cost a host the
 //! most, run in parallel up to `max_parallel_launches`.
@@ -7,12 +11,14 @@
 use super::argv::{self, Launch};
 use super::queue::{Cancel, Queues, VmLock};
 use super::{Answer, ExecutorError, ExecutorMsg, Pepita};
+use crate::claim::Claim;
 use crate::reply::Reply;
-use crate::spec::{Signal, VmName};
+use crate::spec::{Incarnation, Signal, VmName};
 use crate::store::Written;
 use pepita_wire::StatusRecord;
 use pepita_wire::record::CallErrorKind;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
 /// The runner of the calls of one supervisor. All clones are one runner.
@@ -23,15 +29,37 @@ use tokio::sync::Semaphore;
 pub struct Runner {
     pepita: Arc<dyn Pepita>,
     owner: Arc<str>,
+    /// The claim of the owner's name; no VM is launched without it.
+    claim: Option<Arc<Claim>>,
+    /// The VMs that this supervisor may end, each with its newest incarnation.
+    owned: Arc<Mutex<HashMap<VmName, Incarnation>>>,
     launches: Arc<Semaphore>,
     queues: Queues,
 }
 
 impl Runner {
     /// Makes a runner that calls `pepita`, launches up to `parallel` VMs at once and knows its VMs by the mark `owner`.
-    pub fn new(pepita: Arc<dyn Pepita>, parallel: usize, owner: Arc<str>) -> Self {
+    pub(crate) fn new(
+        pepita: Arc<dyn Pepita>,
+        parallel: usize,
+        owner: Arc<str>,
+        claim: Option<Arc<Claim>>,
+    ) -> Self {
         let launches = Arc::new(Semaphore::new(parallel.max(1)));
-        Self { pepita, owner, launches, queues: Queues::default() }
+        Self { pepita, owner, claim, owned: Arc::default(), launches, queues: Queues::default() }
+    }
+
+    /// Records that this supervisor may end a VM, up to this incarnation.
+    pub(crate) fn own(&self, vm: &VmName, incarnation: Incarnation) {
+        let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = owned.entry(vm.clone()).or_default();
+        *newest = (*newest).max(incarnation);
+    }
+
+    /// Returns whether this supervisor may end the VM of a record.
+    fn owns(&self, vm: &VmName, record: &StatusRecord) -> bool {
+        let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        owned.get(vm).is_some_and(|newest| record.incarnation <= newest.0)
     }
 
     /// Returns the supervisor's mark on its VMs.
@@ -150,7 +178,7 @@ impl Runner {
             () = cancel.requested() => return Err(ExecutorError::Cancelled),
             permit = turn => permit,
         };
-        let taken = match self.pepita.run(launch).await {
+        let taken = match self.run(launch).await {
             Err(e) if e.kind() == Some(CallErrorKind::NameTaken) => e,
             done => return done,
         };
@@ -158,12 +186,29 @@ impl Runner {
         // other VM does.
         let vm = &launch.spec.name;
         match self.status_of_ours(vm).await {
-            Ok(record) if record.incarnation < launch.incarnation.0 => {
+            Ok(record) if record.incarnation < launch.incarnation.0 && self.owns(vm, &record) => {
                 self.pepita.destroy(vm).await?;
-                self.pepita.run(launch).await
+                self.run(launch).await
             }
             _ => Err(taken),
         }
+    }
+
+    async fn run(&self, launch: &Launch) -> Result<StatusRecord, ExecutorError> {
+        self.renew_claim().await?;
+        let done = self.pepita.run(launch).await;
+        if done.as_ref().err().is_none_or(ExecutorError::may_have_launched) {
+            self.own(&launch.spec.name, launch.incarnation);
+        }
+        done
+    }
+
+    /// Makes sure that no other supervisor has the name of this one (semantics 9.13).
+    async fn renew_claim(&self) -> Result<(), ExecutorError> {
+        let Some(claim) = self.claim.clone() else { return Ok(()) };
+        let renewed = tokio::task::spawn_blocking(move || claim.renew()).await;
+        let refused = |message| ExecutorError::Refused { kind: CallErrorKind::TryAgain, message };
+        renewed.map_err(|e| refused(e.to_string()))?.map_err(|e| refused(e.to_string()))
     }
 
     /// Returns the record of a VM of this supervisor. The launcher's names belong to the whole host: a VM of that name
@@ -186,6 +231,7 @@ impl Runner {
 
     async fn adopt_ours(&self, vm: &VmName) -> Result<StatusRecord, ExecutorError> {
         let record = self.status_of_ours(vm).await?;
+        self.own(vm, Incarnation(record.incarnation));
         // A VM that has ended needs no monitor, and a VM that has a monitor needs no second one.
         if record.state.is_terminal() || record.monitor_pid.is_some() {
             return Ok(record);
@@ -195,7 +241,9 @@ impl Runner {
 
     async fn destroy_ours(&self, vm: &VmName) -> Result<(), ExecutorError> {
         match self.status_of_ours(vm).await {
-            Ok(_) => self.pepita.destroy(vm).await,
+            Ok(record) if self.owns(vm, &record) => self.pepita.destroy(vm).await,
+            // A VM that this supervisor neither launched nor took over is none of its own, whatever its mark says.
+            Ok(_) => Ok(()),
             Err(e) if e.kind() == Some(CallErrorKind::NoSuchVm) => Ok(()),
             Err(e) => Err(e),
         }

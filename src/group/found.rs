@@ -3,7 +3,7 @@
 use crate::executor::argv::CONFIG_LABEL;
 use crate::group::Found;
 use crate::spec::{Incarnation, VmSpec};
-use pepita_wire::StatusRecord;
+use pepita_wire::{StatusRecord, VmState};
 
 impl Found {
     /// Returns the VM that was found, compared with the configuration in force. `ended` is the newest incarnation whose
@@ -19,6 +19,7 @@ impl Found {
         Some(Self {
             incarnation,
             unchanged: config.is_some_and(|config| spec.was_started_with(config)),
+            reachable: record.state != VmState::Unknown,
             ended: over.then_some(ending),
         })
     }
@@ -26,7 +27,7 @@ impl Found {
     /// Returns a VM whose state the launcher could not tell. The VM is treated as running: the actor that takes it over
     /// finds its true state.
     pub fn perhaps(incarnation: Incarnation) -> Self {
-        Self { incarnation, unchanged: true, ended: None }
+        Self { incarnation, unchanged: true, reachable: false, ended: None }
     }
 }
 
@@ -34,7 +35,7 @@ impl Found {
 mod tests {
     use super::*;
     use crate::spec::{MachineSpec, VmName};
-    use pepita_wire::{Exit, ExitRecord, VmState};
+    use pepita_wire::{Exit, ExitRecord};
 
     #[test]
     fn an_end_is_news_once_and_a_changed_configuration_is_seen() {

@@ -25,6 +25,7 @@
 //!                            its turn   ▼      or the group restart's │ restart
 //!                                 Live [Starting ─▶ Running ─▶ Ready ⇄ Unhealthy]
 //!                                      [ any of them but Starting ⇄ Paused      ]
+//!                                      [ any of them ─▶ Unknown ─▶ Starting     ]
 //!                                      [ all of them ─▶ Stopping                ]
 //!                                       │ ends by itself         │ a stop is done
 //!                                       ▼                        ▼
@@ -229,8 +230,7 @@ impl Roster {
             Stage::Waiting { found, .. } => found.get(vm).is_some_and(|found| found.ended.is_none()),
             Stage::Up { .. } | Stage::GoingDown { .. } | Stage::Down { .. } => false,
         };
-        let rests =
-            |child: &&Child| child.phase.is_at_rest() && !child.phase.may_run_on() && !runs(child.name());
+        let rests = |child: &&Child| child.phase.is_at_rest() && !child.may_run_on && !runs(child.name());
         self.children.iter().filter(rests).map(|child| child.name().clone()).collect()
     }
 
@@ -279,7 +279,7 @@ impl Roster {
     /// child is down for good.
     fn set(&mut self, index: usize, to: Phase, ending: Option<Ending>, decision: Option<Decision>) {
         let child = &mut self.children[index];
-        let frees = to.is_at_rest() && !to.may_run_on() && !child.phase.is_at_rest();
+        let frees = to.is_at_rest() && !child.may_run_on && !child.phase.is_at_rest();
         let from = std::mem::replace(&mut child.phase, to).view();
         let to = child.phase.view();
         let (vm, incarnation) = (child.name().clone(), child.incarnation);

@@ -54,6 +54,8 @@ pub struct Found {
     pub incarnation: Incarnation,
     /// Whether the VM was started with the configuration that is in force now.
     pub unchanged: bool,
+    /// Whether the VM answers, as far as it runs. A VM that does not is left as it is, and holds up no other VM.
+    pub reachable: bool,
     /// How the VM ended while no supervisor watched; `None`: the VM runs.
     pub ended: Option<Ending>,
 }

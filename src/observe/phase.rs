@@ -24,6 +24,8 @@ pub enum VmPhase {
     Paused,
     /// The VM is being stopped.
     Stopping,
+    /// The VM may run, and cannot be reached: its monitor does not answer, or the launcher cannot be asked.
+    Unknown,
     /// The VM is down until its restart.
     Backoff {
         /// The moment at which the delay is over.
@@ -53,6 +55,7 @@ impl VmPhase {
             | Self::Waiting
             | Self::Starting
             | Self::Stopping
+            | Self::Unknown
             | Self::Backoff { .. }
             | Self::Completed
             | Self::Failed(_) => false,
@@ -67,7 +70,8 @@ impl VmPhase {
             | Self::Ready
             | Self::Unhealthy
             | Self::Paused
-            | Self::Stopping => true,
+            | Self::Stopping
+            | Self::Unknown => true,
             Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Completed | Self::Failed(_) => false,
         }
     }

@@ -140,6 +140,7 @@ impl fmt::Display for VmPhase {
             | Self::Unhealthy
             | Self::Paused
             | Self::Stopping
+            | Self::Unknown
             | Self::Completed => f.write_str(self.word()),
         }
     }

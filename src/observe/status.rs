@@ -176,6 +176,7 @@ impl VmStatus {
             | VmPhase::Unhealthy
             | VmPhase::Paused
             | VmPhase::Stopping
+            | VmPhase::Unknown
             | VmPhase::Completed => {}
         }
         VmRow {

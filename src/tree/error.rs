@@ -1,6 +1,7 @@
 //! The errors of a tree, and how a tree ends.
 
 use super::check::SpecError;
+use crate::claim::ClaimError;
 use crate::executor::{ExecutorError, NotFound};
 use crate::group::Refused;
 use crate::journal::JournalError;
@@ -22,6 +23,9 @@ pub enum StartError {
     /// The journal cannot be used, most often because another supervisor uses it.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The name of the supervisor cannot be claimed, most often because another supervisor of that name runs.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// The specification says `orphans = "refuse"`, and a previous run left VMs.
     #[error("a previous run left {}; adopt or destroy them first", list(.0))]
     Orphans(Vec<VmName>),

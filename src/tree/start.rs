@@ -2,8 +2,9 @@
 
 use super::error::{Progress, StartError, TreeEnd};
 use super::root::{Outcome, Root, RootArgs, RootMsg};
-use super::survey::Survey;
+use super::survey::{Known, Survey};
 use super::unseparated::unseparated;
+use crate::claim::{Claim, ClaimError};
 use crate::executor::{ExecutorMsg, Launcher, Pepita, Runner};
 use crate::journal::{Journal, Unreadable};
 use crate::observe::{Bus, EventKind, Events, StatusTable};
@@ -11,9 +12,13 @@ use crate::spec::{Orphans, TreeSpec, VmName};
 use crate::vm::{HostSockets, Sockets};
 use ractor::{Actor, ActorRef};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+
+/// The time that a start waits until the remains of a previous run are removed.
+const CLEAR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The state that all handles to one tree share.
 #[derive(Debug)]
@@ -37,19 +42,46 @@ pub struct Parts {
     pub pepita: Arc<dyn Pepita>,
     /// Opens connections to monitors and guests.
     pub sockets: Arc<dyn Sockets>,
+    /// The directory of run directories, in which the tree claims its name. `None`: the launcher does not tell it, and
+    /// no claim is made.
+    pub run_dir: Option<PathBuf>,
 }
 
 impl Parts {
-    /// Returns what a tree on this host uses, with a launcher that was found.
-    pub(crate) fn host(launcher: Launcher) -> Self {
-        Self { pepita: Arc::new(launcher), sockets: Arc::new(HostSockets) }
+    /// Returns what a tree on this host uses, with a launcher that was found and its directory of run directories.
+    pub(crate) fn host(launcher: Launcher, run_dir: Option<PathBuf>) -> Self {
+        Self { pepita: Arc::new(launcher), sockets: Arc::new(HostSockets), run_dir }
+    }
+
+    /// Claims the name of a supervisor among all supervisors that use the same directory of run directories.
+    pub(crate) async fn claim(&self, owner: &str) -> Result<Option<Arc<Claim>>, ClaimError> {
+        let Some(run_dir) = self.run_dir.clone() else { return Ok(None) };
+        let (owner, path) = (owner.to_owned(), run_dir.clone());
+        let claimed = tokio::task::spawn_blocking(move || Claim::take(&run_dir, &owner)).await;
+        let lost = |e| Err(ClaimError::Io { path, source: std::io::Error::other(e) });
+        claimed.unwrap_or_else(lost).map(|claim| Some(Arc::new(claim)))
     }
 }
 
-pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Result<Inner, StartError> {
-    let runner = Runner::new(parts.pepita, spec.max_parallel_launches, spec.name.as_str().into());
+/// Starts a tree whose journal is open and whose name is claimed.
+pub(super) async fn start(
+    spec: TreeSpec,
+    journal: Journal,
+    claim: Option<Arc<Claim>>,
+    parts: Parts,
+) -> Result<Inner, StartError> {
+    let owner = spec.name.as_str().into();
+    let runner = Runner::new(parts.pepita, spec.max_parallel_launches, owner, claim.clone());
     let records = runner.ask(|reply| ExecutorMsg::List { reply }).await?;
-    let survey = Survey::of(&records, &spec, |vm| journal.ended(vm));
+    let remembered = journal.remembered();
+    let known = |vm: &VmName| {
+        let newest = remembered.get(vm).map(|remembered| remembered.incarnation);
+        Known { newest, ended: journal.ended(vm) }
+    };
+    let survey = Survey::of(&records, &spec, known);
+    for (vm, incarnation) in &survey.ours {
+        runner.own(vm, *incarnation);
+    }
     if spec.orphans == Orphans::Refuse && !survey.running.is_empty() {
         return Err(StartError::Orphans(survey.running));
     }
@@ -62,8 +94,15 @@ pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Res
     if let Some(text) = unseparated(None, &spec) {
         bus.tell(None, EventKind::Notice { vm: None, text });
     }
-    clear(&runner, &survey, &bus).await;
-    remove_unknown(&journal, &spec);
+    clear(&runner, &survey, &journal, &bus, &spec).await;
+    for vm in &survey.left {
+        let text = format!(
+            "runs, and has the name of this supervisor as its owner, but is in no configuration, and no state of this \
+             supervisor knows it; it is left as it is, and `pepita destroy --name {}` removes it",
+            vm.id()
+        );
+        bus.tell(None, EventKind::Notice { vm: Some(vm.clone()), text });
+    }
     let name: Arc<str> = spec.name.as_str().into();
     let (progress, seen) = watch::channel(Progress::Starting);
     let (told, end) = watch::channel(None);
@@ -89,6 +128,10 @@ pub(super) async fn start(spec: TreeSpec, journal: Journal, parts: Parts) -> Res
         let lost = || TreeEnd::Failed { reason: "the root actor failed; the VMs run on".into() };
         let end = outcome.get().unwrap_or_else(lost);
         journal.close().await;
+        // No actor is left, and no write is pending: another supervisor of this name may start.
+        if let Some(claim) = claim {
+            claim.release();
+        }
         if let Some(trouble) = trouble {
             trouble.abort();
         }
@@ -125,34 +168,42 @@ async fn tell_trouble(mut trouble: watch::Receiver<Option<String>>, bus: Bus) {
 }
 
 /// Destroys the VMs that are in no configuration, and removes the traces of VMs that have ended, before any VM is
-/// started: a VM of the same name, or with the same CID, may be about to start.
-async fn clear(runner: &Runner, survey: &Survey, bus: &Bus) {
-    let notice = |vm: &VmName, text: String| {
-        bus.tell(None, EventKind::Notice { vm: Some(vm.clone()), text });
-    };
+/// started: a VM of the same name, or with the same CID, may be about to start. What takes longer than
+/// [`CLEAR_PATIENCE`] goes on beside the start: calls about one VM keep their order, and the launcher gives no CID twice.
+async fn clear(runner: &Runner, survey: &Survey, journal: &Journal, bus: &Bus, spec: &TreeSpec) {
     for vm in &survey.orphans {
-        notice(vm, "was left by a previous run and is not wanted any more; it is destroyed".into());
+        let text = "was left by a previous run and is not wanted any more; it is destroyed".into();
+        bus.tell(None, EventKind::Notice { vm: Some(vm.clone()), text });
     }
-    let mut calls = JoinSet::new();
-    for vm in survey.destroy.clone() {
-        let runner = runner.clone();
-        calls.spawn(async move {
-            let done = runner.ask(|reply| ExecutorMsg::Destroy { vm: vm.clone(), reply }).await;
-            (vm, done)
-        });
-    }
-    while let Some(call) = calls.join_next().await {
-        if let Ok((vm, Err(e))) = call {
-            notice(&vm, format!("cannot be destroyed: {e}"));
-        }
-    }
-}
-
-/// Removes the VMs that are in no configuration any more from the journal.
-fn remove_unknown(journal: &Journal, spec: &TreeSpec) {
-    let known: BTreeSet<&VmName> =
+    let configured: BTreeSet<&VmName> =
         spec.groups.iter().flat_map(|group| &group.vms).map(|vm| &vm.name).collect();
-    for vm in journal.remembered().keys().filter(|vm| !known.contains(vm)) {
-        journal.remove(vm);
+    let mut calls = Vec::new();
+    for vm in survey.destroy.clone() {
+        let (runner, journal, bus) = (runner.clone(), journal.clone(), bus.clone());
+        let forget = !configured.contains(&vm);
+        calls.push(tokio::spawn(async move {
+            match runner.ask(|reply| ExecutorMsg::Destroy { vm: vm.clone(), reply }).await {
+                Ok(()) if forget => journal.remove(&vm),
+                Ok(()) => {}
+                // The state still knows the VM, so that the next start tries again.
+                Err(e) => {
+                    let text = format!("cannot be destroyed: {e}");
+                    bus.tell(None, EventKind::Notice { vm: Some(vm), text });
+                }
+            }
+        }));
+    }
+    let all = async {
+        for call in calls {
+            // An error says that the runtime ends.
+            let _ = call.await;
+        }
+    };
+    let _ = tokio::time::timeout(CLEAR_PATIENCE, all).await;
+    let destroyed: BTreeSet<&VmName> = survey.destroy.iter().collect();
+    for vm in journal.remembered().keys() {
+        if !configured.contains(vm) && !destroyed.contains(vm) {
+            journal.remove(vm);
+        }
     }
 }

@@ -6,12 +6,21 @@ use crate::spec::{Cid, GroupName, Incarnation, Orphans, TreeSpec, VmName};
 use pepita_wire::StatusRecord;
 use std::collections::BTreeMap;
 
+/// What the state of this supervisor knows about a VM.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Known {
+    /// The newest incarnation; `None` for a VM that the state does not know.
+    pub(crate) newest: Option<Incarnation>,
+    /// The newest incarnation whose end was recorded.
+    pub(crate) ended: Incarnation,
+}
+
 /// The VMs that a previous run left, and the treatment of each.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     /// For each group: the VMs that run, or ended while no supervisor watched.
     pub(crate) found: BTreeMap<GroupName, BTreeMap<VmName, Found>>,
-    /// The CIDs of VMs that run.
+    /// The CIDs of VMs that run, also of the VMs that are left as they are.
     pub(crate) cids: Vec<(VmName, Cid)>,
     /// The VMs to be destroyed before any VM starts: the VMs that are in no configuration, and the traces of VMs that
     /// ended.
@@ -20,15 +29,18 @@ pub(crate) struct Survey {
     pub(crate) orphans: Vec<VmName>,
     /// All VMs of this supervisor that run.
     pub(crate) running: Vec<VmName>,
+    /// The VMs that this supervisor may end, each with its incarnation: the VMs of the configuration, and the VMs that
+    /// its state knows.
+    pub(crate) ours: Vec<(VmName, Incarnation)>,
+    /// The VMs that run, have the mark of this supervisor, and are in no configuration and in no state of this
+    /// supervisor: they may belong to a supervisor of the same name with another state, and are left as they are
+    /// (semantics 9.6).
+    pub(crate) left: Vec<VmName>,
 }
 
 impl Survey {
-    /// Sorts the records of the launcher. `ended` returns the newest incarnation of a VM whose end was recorded.
-    pub(crate) fn of(
-        records: &[StatusRecord],
-        spec: &TreeSpec,
-        ended: impl Fn(&VmName) -> Incarnation,
-    ) -> Self {
+    /// Sorts the records of the launcher. `known` returns what the state of this supervisor knows about a VM.
+    pub(crate) fn of(records: &[StatusRecord], spec: &TreeSpec, known: impl Fn(&VmName) -> Known) -> Self {
         let mut survey = Self::default();
         for record in records {
             // A VM without the mark of this supervisor belongs to another owner, whatever its name is.
@@ -42,21 +54,27 @@ impl Survey {
             if runs {
                 survey.running.push(vm.clone());
             }
-            let Some((group, known)) = owner.filter(|_| !(runs && spec.orphans == Orphans::Destroy)) else {
+            let (known, incarnation) = (known(&vm), Incarnation(record.incarnation));
+            let cid = Cid::new(record.vsock.cid).ok().filter(|_| runs).map(|cid| (vm.clone(), cid));
+            if owner.is_none() && known.newest.is_none_or(|newest| newest < incarnation) {
+                survey.cids.extend(cid);
+                survey.left.extend(runs.then_some(vm));
+                continue;
+            }
+            survey.ours.push((vm.clone(), incarnation));
+            let Some((group, spec_of_vm)) = owner.filter(|_| !(runs && spec.orphans == Orphans::Destroy))
+            else {
                 if runs {
                     survey.orphans.push(vm.clone());
                 }
                 survey.destroy.push(vm);
                 continue;
             };
-            match Cid::new(record.vsock.cid) {
-                Ok(cid) if runs => survey.cids.push((vm.clone(), cid)),
-                _ => {}
-            }
+            survey.cids.extend(cid);
             if !runs {
                 survey.destroy.push(vm.clone());
             }
-            if let Some(found) = Found::of(record, known, ended(&vm)) {
+            if let Some(found) = Found::of(record, spec_of_vm, known.ended) {
                 survey.found.entry(group.name.clone()).or_default().insert(vm, found);
             }
         }
@@ -97,8 +115,12 @@ mod tests {
             record("duende-vm-nobody", None, VmState::Running),
             record("mine", Some("edge"), VmState::Running),
         ];
-        let ended = |vm: &VmName| Incarnation(if vm.as_str() == "old" { 3 } else { 0 });
-        let survey = Survey::of(&records, &spec, ended);
+        let known = |vm: &VmName| match vm.as_str() {
+            "old" => Known { newest: Some(Incarnation(3)), ended: Incarnation(3) },
+            "gone" => Known { newest: Some(Incarnation(3)), ended: Incarnation(2) },
+            _ => Known::default(),
+        };
+        let survey = Survey::of(&records, &spec, known);
         assert_eq!(names(&survey.destroy), ["over", "old", "gone"]);
         assert_eq!(names(&survey.orphans), ["gone"]);
         assert_eq!(names(&survey.running), ["up", "gone"]);
@@ -106,7 +128,29 @@ mod tests {
         let found: Vec<&str> = survey.found[&web].keys().map(VmName::as_str).collect();
         assert_eq!(found, ["over", "up"], "an end that was taken in is no news");
         spec.orphans = Orphans::Destroy;
-        let survey = Survey::of(&records, &spec, ended);
+        let survey = Survey::of(&records, &spec, known);
         assert_eq!(names(&survey.destroy), ["up", "over", "old", "gone"]);
+    }
+
+    // semantics 9.6
+    #[test]
+    fn an_orphan_that_our_state_does_not_know_is_left_as_it_is() {
+        let records = [
+            record("duende-vm-unknown", Some("edge"), VmState::Running),
+            record("duende-vm-newer", Some("edge"), VmState::Unknown),
+            record("duende-vm-over", Some("edge"), VmState::Failed),
+        ];
+        for orphans in [Orphans::Adopt, Orphans::Destroy] {
+            let spec = TreeSpec { orphans, ..TreeSpec::new("edge") };
+            let known = |vm: &VmName| match vm.as_str() {
+                // Another supervisor has started the VM since.
+                "newer" => Known { newest: Some(Incarnation(2)), ended: Incarnation(2) },
+                _ => Known::default(),
+            };
+            let survey = Survey::of(&records, &spec, known);
+            assert_eq!(names(&survey.left), ["unknown", "newer"]);
+            assert_eq!((names(&survey.destroy), survey.ours.len()), (Vec::new(), 0));
+            assert_eq!(names(&survey.running), ["unknown", "newer"], "`refuse` still counts them");
+        }
     }
 }

@@ -6,7 +6,7 @@
 //!   Created ──────────────▶ Leasing ────────▶ Launching ─────────────▶ Alive ◀────────┐
 //!      │                       ▲                 │ │                    │ │           │
 //!      │                       └─────────────────┘ │ Stop, Kill         │ │ monitor   │ Adopted
-//!      │                   not called, CID taken   ▼                    │ │ lost      │
+//!      │                   not called, CID taken   ▼                    │ │ lost      │ the monitor answers
 //!      │                                        Undoing                 │ ▼           │
 //!      │  Start(Adopt)                             │             ┌──▶ Adopting ───────┘
 //!      └───────────────────────────────────────────┼─────────────┘      │ ▲
@@ -46,6 +46,12 @@ use std::time::{Duration, Instant};
 /// The delay before a call that failed is made again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
+/// The longest delay before an adoption that fails again and again is tried once more.
+const ADOPTION_DELAY_MAX: Duration = Duration::from_secs(30);
+
+/// The time limit for the first answer of a monitor: one that is silent for longer counts as hung.
+const MONITOR_PATIENCE: Duration = Duration::from_secs(3);
+
 /// The interval of notices about a VM that cannot be removed (semantics 7.2).
 const STILL_THERE_PERIOD: Duration = Duration::from_secs(10);
 
@@ -66,13 +72,8 @@ pub(super) enum Phase {
     /// The launcher is at work as in `Launching`, but the VM is not wanted any more. A launch cannot be cancelled, only
     /// undone when it is done.
     Undoing,
-    /// The launcher looks for the VM and makes sure that it has a monitor.
-    Adopting {
-        /// The treatment of the VM after the adoption.
-        intent: Intent,
-        /// The moment to call the launcher again: the executor failed before the call.
-        retry_at: Option<Instant>,
-    },
+    /// The launcher looks for the VM and makes sure that it has a monitor, and the monitor is asked for the VM's state.
+    Adopting(Adoption),
     /// The VMM runs and the monitor watches it.
     Alive {
         /// The progress of the VM.
@@ -95,6 +96,8 @@ pub(super) enum Phase {
         retry_at: Option<Instant>,
         /// The moment to report that the VM still exists.
         notice_at: Instant,
+        /// The error that was reported last.
+        said: String,
     },
     /// The VM is confirmed gone.
     Gone,
@@ -107,17 +110,54 @@ pub(super) struct Attempt {
     deadline: Instant,
     /// The number of CIDs that turned out to belong to other programs.
     taken_cids: u32,
+    /// Whether people were told that the launcher cannot be run.
+    is_told: bool,
 }
 
-/// The treatment of a VM after its adoption. An adoption cannot be cancelled; a later intent replaces a weaker one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// An adoption under way. It goes on until the VM is found or confirmed gone: a VM that cannot be reached is left as it
+/// is (semantics 9.14).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Adoption {
+    /// The treatment of the VM after the adoption.
+    intent: Intent,
+    /// The step that is under way.
+    search: Search,
+    /// The number of steps in a row that failed.
+    failures: u32,
+    /// The error that was reported last.
+    said: String,
+    /// Whether the group was told that the VM cannot be reached.
+    is_unreachable: bool,
+}
+
+/// The treatment of a VM after its adoption. A later intent replaces a weaker one; a kill does not wait for the adoption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Intent {
     /// The VM goes on.
     Watch,
     /// The VM is stopped.
-    Stop,
-    /// The VM is killed.
-    Kill,
+    Stop {
+        /// The moment at which the VM is killed.
+        deadline: Instant,
+    },
+}
+
+/// A step of an adoption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Search {
+    /// The launcher is asked.
+    Calling,
+    /// The last step failed, and the launcher is asked again later.
+    Pausing {
+        /// The moment to ask.
+        until: Instant,
+    },
+    /// The launcher has found the VM, and its monitor is asked. What the launcher says may come from a file: only a
+    /// monitor that answers shows that it works.
+    Asking {
+        /// The moment at which the monitor counts as silent; `None` when that moment has come.
+        silent_at: Option<Instant>,
+    },
 }
 
 /// The progress of a VM that lives.
@@ -270,7 +310,8 @@ impl Life {
     /// Returns the moment at which [`Event::Tick`] is due.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Leasing { retry_at, .. } | Phase::Adopting { retry_at, .. } => *retry_at,
+            Phase::Leasing { retry_at, .. } => *retry_at,
+            Phase::Adopting(adoption) => adoption.wake_at(),
             Phase::Alive { stage, .. } => match stage {
                 Stage::Booting { deadline } | Stage::Running { deadline } => Some(*deadline),
                 Stage::Ready { health } => health.wake_at(&self.spec.health),
@@ -292,7 +333,7 @@ impl Life {
             Event::Launched(result) => self.launched(now, result),
             Event::Adopted(result) => self.adopted(now, result),
             Event::Status(record) => self.status(now, &record),
-            Event::MonitorLost(why) => self.monitor_lost(&why),
+            Event::MonitorLost(why) => self.monitor_lost(now, &why),
             Event::LinkIsUp(up) => self.link_is_up(up),
             Event::Guest(event) => self.guest_event(now, &event),
             Event::Probed { id, healthy } => self.probed(now, id, healthy),
@@ -311,16 +352,11 @@ impl Life {
                     self.effects.push(Effect::Lease);
                 }
             }
-            Phase::Adopting { retry_at, .. } => {
-                if is_due(retry_at, now) {
-                    self.effects.push(Effect::Adopt);
-                }
-            }
+            Phase::Adopting(_) => self.tick_adopting(now),
             Phase::Alive { .. } => self.tick_alive(now),
             Phase::Stopping { deadline } => {
                 if now >= *deadline {
-                    self.effects.push(Effect::Notice("did not stop in time; it is killed".into()));
-                    self.remove_stopped(now);
+                    self.late_stop(now);
                 }
             }
             Phase::Removing { since, retry_at, notice_at, .. } => {

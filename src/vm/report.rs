@@ -28,6 +28,10 @@ pub enum Transition {
     Paused,
     /// The virtual CPUs run again.
     Resumed,
+    /// The VM may run, and cannot be reached.
+    Unreachable,
+    /// The VM, which could not be reached, was found again.
+    Reached,
 }
 
 /// The facts about an incarnation that observers see.

@@ -28,7 +28,7 @@ use crate::printer::{Notes, Printer};
 use note::{Report, WaitingVm};
 use pepita_supervisor::control::{Call, ControlError, Hooks, ShutdownMode, Socket};
 use pepita_supervisor::platform::{files_needed, raise_file_limit};
-use pepita_supervisor::{JournalError, OnExit, StartError, Tree, TreeEnd, TreeSpec};
+use pepita_supervisor::{ClaimError, JournalError, OnExit, StartError, Tree, TreeEnd, TreeSpec};
 use sd_notify::NotifyState;
 use signals::{SignalAction, Signals};
 use std::io;
@@ -147,12 +147,16 @@ fn exit_of(error: &StartError) -> ProgramExit {
     match error {
         StartError::Spec(_) => ProgramExit::Config,
         StartError::NotFound(_) | StartError::Launcher(_) => ProgramExit::Unavailable,
-        StartError::Journal(JournalError::Io { source, .. })
+        StartError::Claim(ClaimError::Io { source, .. })
+        | StartError::Journal(JournalError::Io { source, .. })
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {
             ProgramExit::Permission
         }
-        StartError::Journal(_) | StartError::Orphans(_) => ProgramExit::Conflict,
+        StartError::Claim(ClaimError::NotOurs(_)) => ProgramExit::Permission,
+        StartError::Claim(ClaimError::Taken { .. } | ClaimError::Io { .. })
+        | StartError::Journal(_)
+        | StartError::Orphans(_) => ProgramExit::Conflict,
         StartError::Actor(_) => ProgramExit::Failed,
     }
 }

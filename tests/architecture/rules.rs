@@ -134,7 +134,7 @@ pub(crate) const CRATES: &[Crate] = &[
         name: "pepita_supervisor",
         rows: &[
             &["actor", "lock", "reply", "spec", "store"],
-            &["policy"],
+            &["claim", "policy"],
             &["config", "cid", "executor", "journal"],
             &["observe"],
             &["link", "monitor_client"],

@@ -7,6 +7,7 @@ use pepita_supervisor::policy::{Ending, Exit, Reason};
 use pepita_supervisor::spec::{
     AutoShutdown, GroupSpec, Incarnation, Intensity, OnStartFailure, Restart, Strategy, VmName,
 };
+use pepita_supervisor::vm::Transition;
 use std::collections::BTreeMap;
 
 fn remembered(incarnation: u64, wanted: Wanted) -> Remembered {
@@ -21,7 +22,7 @@ fn remembered(incarnation: u64, wanted: Wanted) -> Remembered {
 }
 
 fn running(incarnation: u64) -> Found {
-    Found { incarnation: Incarnation(incarnation), unchanged: true, ended: None }
+    Found { incarnation: Incarnation(incarnation), unchanged: true, reachable: true, ended: None }
 }
 
 fn over(incarnation: u64, ending: Ending) -> Found {
@@ -231,6 +232,96 @@ fn a_vm_that_may_run_on_is_given_up_alone_and_keeps_its_cid() {
         world.end("c", unreadable());
         assert_eq!(world.phase("c"), "failed", "{strategy:?}");
         assert!(world.holds_cid("c"), "{strategy:?}");
+    }
+}
+
+// semantics 13.2: a VM that was given up and may run on is looked for before it is launched anew, whoever starts it.
+#[test]
+fn a_vm_that_may_run_on_is_sought_before_it_is_launched() {
+    let given_up = || {
+        let unreadable = Ending::Unreadable { message: "state.json".into() };
+        let mut world = world(group(Strategy::OneForOne, "a"), &[], &[("a", running(7))]);
+        world.end("a", unreadable);
+        assert_eq!(world.phase("a"), "failed");
+        world.look_away();
+        world
+    };
+    // It runs: it is taken over, and no other one is launched.
+    for command in [Command::Start, Command::Reset] {
+        let mut world = given_up();
+        world.order("a", command);
+        assert_eq!((world.adopted(), world.started()), (strings(&["a"]), vec![]));
+        world.ready("a");
+        assert_eq!((world.phase("a"), world.incarnation("a")), ("ready", 7));
+        world.fail("a");
+        world.run_to_rest();
+        assert_eq!(world.started(), ["a"], "from now on it is a VM like any other");
+    }
+    // It is gone: it is launched, and its end is no failure.
+    let mut world = given_up();
+    world.order("a", Command::Start);
+    world.end("a", Exit::Unknown.into());
+    assert_eq!((world.started(), world.attempts("a"), world.incarnation("a")), (strings(&["a"]), 0, 8));
+    // It still cannot be read.
+    let mut world = given_up();
+    world.order("a", Command::Start);
+    world.end("a", Ending::Unreadable { message: "state.json".into() });
+    assert_eq!((world.phase("a"), world.started()), ("failed", vec![]));
+    assert!(world.holds_cid("a"));
+    // A restart and a stop find it first, too.
+    let mut world = given_up();
+    world.order("a", Command::Restart);
+    assert_eq!(
+        (world.adopted(), world.stopped(), world.started()),
+        (strings(&["a"]), strings(&["a"]), vec![])
+    );
+    world.gone("a");
+    assert_eq!((world.started(), world.incarnation("a")), (strings(&["a"]), 8));
+    let mut world = given_up();
+    world.order("a", Command::Stop);
+    assert_eq!((world.adopted(), world.stopped()), (strings(&["a"]), strings(&["a"])));
+    world.gone("a");
+    assert_eq!(world.phase("a"), "stopped");
+    assert!(!world.holds_cid("a"));
+}
+
+// semantics 13.2, 6.3: so does a group that starts afresh.
+#[test]
+fn a_group_that_starts_afresh_launches_no_vm_that_may_run_on() {
+    let mut spec = group(Strategy::OneForOne, "a b");
+    spec.intensity = Intensity { max_restarts: 0, period: SECOND };
+    let mut world = world(spec, &[], &[("a", running(7)), ("b", running(7))]);
+    world.end("a", Ending::Unreadable { message: "state.json".into() });
+    world.ready("b");
+    world.fail("b");
+    assert!(matches!(world.ended, Some(GroupEnd::Escalated { .. })));
+    world.look_away();
+    world.start_afresh();
+    assert_eq!((world.adopted(), world.started()), (strings(&["a"]), vec![]));
+    world.ready("a");
+    assert_eq!((world.started(), world.incarnation("a")), (strings(&["b"]), 7));
+}
+
+// semantics 9.14: a VM that cannot be reached is left as it is, and holds up no other VM.
+#[test]
+fn a_vm_that_cannot_be_reached_holds_up_no_other() {
+    for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
+        let silent = Found { reachable: false, ..running(7) };
+        let mut world = world(group(strategy, "a b c"), &[], &[("a", silent), ("b", running(7))]);
+        assert_eq!(world.adopted(), ["a", "b"]);
+        world.ready("b");
+        assert_eq!((world.started(), world.phases().as_str()), (strings(&["c"]), "unknown ready starting"));
+        world.ready("c");
+        assert_eq!((world.stopped(), world.group_ready), (vec![], 0), "{strategy:?}");
+        world.transition("a", Transition::Reached);
+        assert_eq!(world.phase("a"), "starting");
+        world.ready("a");
+        assert_eq!((world.phases().as_str(), world.group_ready), ("ready ready ready", 1), "{strategy:?}");
+        // Later, too.
+        world.transition("b", Transition::Unreachable);
+        assert_eq!((world.phase("b"), world.stopped()), ("unknown", vec![]));
+        world.end("b", exit(1));
+        assert_eq!(world.phase("b"), "backoff", "an end is an end");
     }
 }
 

@@ -147,6 +147,7 @@ impl Pair {
                     Is::Running => Some((vm.to_string(), Step::Transition(v, Transition::Ready))),
                     Is::Unhealthy => Some((vm.to_string(), Step::Transition(v, Transition::Healthy))),
                     Is::Paused { .. } => Some((vm.to_string(), Step::Transition(v, Transition::Resumed))),
+                    Is::Unknown => Some((vm.to_string(), Step::Transition(v, Transition::Reached))),
                     _ => None,
                 }
             });
@@ -191,6 +192,7 @@ impl Pair {
                 | VmPhase::Unhealthy
                 | VmPhase::Paused
                 | VmPhase::Stopping
+                | VmPhase::Unknown
                 | VmPhase::Backoff { .. } => panic!("{vm} is {phase}, and nothing happens"),
             }
         }

@@ -28,6 +28,7 @@ pub(crate) enum Is {
     Unhealthy,
     Paused { was_ready: bool },
     Stopping(Next),
+    Unknown,
     Backoff(Instant),
     Completed,
     Failed,
@@ -149,7 +150,13 @@ impl Vm {
     pub(crate) fn lives(&self) -> bool {
         matches!(
             self.is,
-            Is::Starting | Is::Running | Is::Ready | Is::Unhealthy | Is::Paused { .. } | Is::Stopping(_)
+            Is::Starting
+                | Is::Running
+                | Is::Ready
+                | Is::Unhealthy
+                | Is::Paused { .. }
+                | Is::Stopping(_)
+                | Is::Unknown
         )
     }
 
@@ -212,6 +219,7 @@ impl Model {
                 (Some(ending), true) if self.group == Group::Up => self.judged(v, ending.clone()),
                 (Some(_), true) => self.tell(v, Action::Leave, None, false),
                 (Some(_), false) => {}
+                (None, true) if found.unchanged && !found.reachable => vm.is = Is::Unknown,
                 (None, true) if found.unchanged => (vm.is, vm.boots) = (Is::Starting, false),
                 (None, wanted) => vm.is = Is::Stopping(if wanted { Next::Again } else { Next::Down }),
             }
@@ -236,8 +244,19 @@ impl Model {
         let now = self.now;
         let vm = &mut self.vms[v];
         let is = match (news, &vm.is) {
-            (Transition::Running, Is::Starting | Is::Paused { .. }) => Is::Running,
-            (Transition::Ready, Is::Starting | Is::Running | Is::Unhealthy | Is::Paused { .. }) => Is::Ready,
+            (Transition::Running, Is::Starting | Is::Paused { .. } | Is::Unknown) => Is::Running,
+            (
+                Transition::Ready,
+                Is::Starting | Is::Running | Is::Unhealthy | Is::Paused { .. } | Is::Unknown,
+            ) => Is::Ready,
+            (
+                Transition::Unreachable,
+                Is::Starting | Is::Running | Is::Ready | Is::Unhealthy | Is::Paused { .. },
+            ) => Is::Unknown,
+            (Transition::Reached, Is::Unknown) => {
+                vm.boots = false;
+                Is::Starting
+            }
             (Transition::Healthy, Is::Unhealthy) => Is::Ready,
             (Transition::Unhealthy, Is::Ready) => Is::Unhealthy,
             (Transition::Paused, Is::Running) => Is::Paused { was_ready: false },
@@ -268,6 +287,7 @@ impl Model {
             | (Is::Unhealthy, VmPhase::Unhealthy)
             | (Is::Paused { .. }, VmPhase::Paused)
             | (Is::Stopping(_), VmPhase::Stopping)
+            | (Is::Unknown, VmPhase::Unknown)
             | (Is::Completed, VmPhase::Completed)
             | (Is::Failed, VmPhase::Failed(_)) => true,
             _ => false,

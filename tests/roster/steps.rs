@@ -164,6 +164,7 @@ fn step() -> impl Strategy<Value = Step> {
     let news = prop_oneof![
         2 => Just(Transition::Running), 6 => Just(Transition::Ready), 1 => Just(Transition::Unhealthy), 1 => Just(Transition::Healthy),
         1 => Just(Transition::Paused), 1 => Just(Transition::Resumed),
+        1 => Just(Transition::Unreachable), 1 => Just(Transition::Reached),
     ];
     let small = select(vec![NS, SECOND / 2, SECOND, SECOND * 5, SECOND * 20, SECOND * 600]);
     let past = select(vec![Duration::ZERO, Duration::ZERO, NS, SECOND]);
@@ -196,10 +197,11 @@ pub(crate) struct Past {
 }
 
 pub(crate) fn pasts() -> impl Strategy<Value = Short<Past>> {
-    let found = (2u64..5, prop::bool::weighted(0.7), prop::option::of(causes()));
-    let found = found.prop_map(|(incarnation, unchanged, ended)| Found {
+    let found = (2u64..5, prop::bool::weighted(0.7), prop::bool::weighted(0.8), prop::option::of(causes()));
+    let found = found.prop_map(|(incarnation, unchanged, reachable, ended)| Found {
         incarnation: Incarnation(incarnation),
         unchanged,
+        reachable,
         ended,
     });
     let memory = (prop::bool::weighted(0.7), 0u32..3, any::<bool>(), prop::bool::weighted(0.2));

@@ -175,13 +175,14 @@ async fn a_second_supervisor_of_the_same_state_is_refused_until_the_first_has_en
 #[tokio::test(start_paused = true)]
 async fn a_former_incarnation_that_was_not_taken_down_makes_way() {
     let host = Host::new();
-    let mut spec = tree([group("web", Strategy::OneForOne, [vm("a")])]);
-    spec.groups[0].vms[0].autostart = false;
-    let mut rig = Rig::on(host.clone(), spec).await;
-    host.has(running("a", "test", Incarnation(0), 99));
+    let mut rig = Rig::on(host.clone(), tree([group("web", Strategy::OneForOne, [vm("a")])])).await;
+    rig.until("a", "ready").await;
+    rig.tree.command("a", Command::Stop).await.expect("accepted");
+    rig.until("a", "stopped").await;
+    host.has(running("a", "test", Incarnation(1), 99));
     rig.tree.command("a", Command::Start).await.expect("accepted");
     rig.until("a", "ready").await;
-    assert_eq!(host.incarnation("a"), Some(1));
+    assert_eq!(host.incarnation("a"), Some(2));
     assert_eq!(rig.tree.status().vm("a").expect("there").attempts, 0, "the end is no failure");
     // The refusal of the name by the launcher was the point of the test.
     host.forgive();

@@ -8,6 +8,7 @@ mod adoption;
 mod basics;
 mod changing;
 mod cids;
+mod claims;
 mod edge_budgets;
 mod edge_cases;
 mod edge_races;

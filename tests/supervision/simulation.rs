@@ -57,7 +57,7 @@ fn run(seed: u64) {
 }
 
 async fn start(host: &Host, spec: &TreeSpec) -> Tree {
-    let parts = Parts { pepita: Arc::new(host.clone()), sockets: Arc::new(host.clone()) };
+    let parts = Parts { pepita: Arc::new(host.clone()), sockets: Arc::new(host.clone()), run_dir: None };
     Tree::start_with(spec.clone(), parts).await.expect("the tree starts")
 }
 

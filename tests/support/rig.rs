@@ -51,7 +51,7 @@ impl Rig {
     }
 
     pub(crate) async fn try_on(host: Host, spec: TreeSpec) -> Result<Self, StartError> {
-        let parts = Parts { pepita: Arc::new(host.clone()), sockets: Arc::new(host.clone()) };
+        let parts = Parts { pepita: Arc::new(host.clone()), sockets: Arc::new(host.clone()), run_dir: None };
         let tree = Tree::start_with(spec, parts).await?;
         let events = tree.events();
         Ok(Self { tree, host, events, seen: Vec::new(), leaves: false })

@@ -22,6 +22,7 @@ use clap::{CommandFactory, Parser};
 use output::{print, print_error};
 use pepita_wire::VmId;
 use pepita_wire::record::{CallErrorKind, VersionRecord, pretty};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Runs the program when it is called as anything but a monitor.
@@ -42,7 +43,7 @@ pub fn main() -> ExitCode {
 
 fn perform(cli: Cli) -> Result<ExitCode> {
     if cli.version {
-        version(cli.json);
+        version(cli.run_dir.as_deref(), cli.json);
         return Ok(ExitCode::SUCCESS);
     }
     let Some(request) = cli.call else {
@@ -112,7 +113,7 @@ fn manual(call: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-fn version(json: bool) {
+fn version(run_dir: Option<&Path>, json: bool) {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     if !json {
         return print(&format!("pepita-launcher {version}"));
@@ -123,5 +124,7 @@ fn version(json: bool) {
         contract: pepita_wire::CLI_VERSION,
         additions: pepita_wire::CLI_ADDITIONS,
         vmms: doctor::vmms(),
+        // A directory that cannot be used is the error of the calls that use it.
+        run_dir: RunDir::choose(run_dir).ok().map(|dir| dir.path().to_string_lossy().into_owned()),
     }));
 }

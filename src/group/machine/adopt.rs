@@ -60,7 +60,11 @@ impl Roster {
             (Some(ending), Wanted::Up) => self.judge(at, index, ending.clone(), false),
             (None, wanted) => {
                 let epoch = self.next_epoch();
-                let state = RunState::Starting { origin: Origin::Adopted, start: Start::InTurn };
+                let state = match found.reachable {
+                    true => RunState::Starting { origin: Origin::Adopted, start: Start::InTurn },
+                    // The VM holds up no other VM until it answers.
+                    false => RunState::Unknown { start: Start::InTurn },
+                };
                 let run = Run { epoch, state, ready_for: None, outdated: false };
                 self.set(index, Phase::Live(run), None, None);
                 self.spawn(index, Mode::Adopt);
@@ -96,10 +100,18 @@ impl Roster {
             self.tell_to_stop(index);
             return self.finish(at.now);
         }
-        let state = if was_stopping {
-            run.state.clone()
-        } else {
-            RunState::Starting { origin: Origin::Adopted, start: run.state.start() }
+        let state = match &run.state {
+            state @ (RunState::Stopping { .. } | RunState::Starting { origin: Origin::Sought, .. }) => {
+                state.clone()
+            }
+            state @ (RunState::Starting { .. }
+            | RunState::Running { .. }
+            | RunState::Ready { .. }
+            | RunState::Unhealthy
+            | RunState::Paused { .. }
+            | RunState::Unknown { .. }) => {
+                RunState::Starting { origin: Origin::Adopted, start: state.start() }
+            }
         };
         let run = Run { epoch, state, ..run.clone() };
         let decision = Decision {

@@ -16,6 +16,9 @@ pub(crate) struct Child {
     pub(crate) attempts: u32,
     /// The newest incarnation of the VM.
     pub(crate) incarnation: Incarnation,
+    /// Whether the VM may run although it was given up: its files could not be read (semantics 13.2). It keeps its CID,
+    /// and is looked for before it is launched again.
+    pub(crate) may_run_on: bool,
     /// Whether the daemon of any incarnation has run: files that are missing now were there, and may come back.
     pub(crate) has_run: bool,
     /// The state of the VM as it was last saved in the journal.
@@ -60,12 +63,28 @@ pub(crate) struct Run {
 /// The progress of an incarnation.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum RunState {
-    Starting { origin: Origin, start: Start },
-    Running { start: Start },
-    Ready { since: Instant },
+    Starting {
+        origin: Origin,
+        start: Start,
+    },
+    Running {
+        start: Start,
+    },
+    Ready {
+        since: Instant,
+    },
     Unhealthy,
-    Paused { before: BeforePause },
-    Stopping { then: AfterStop, start: Start },
+    Paused {
+        before: BeforePause,
+    },
+    Stopping {
+        then: AfterStop,
+        start: Start,
+    },
+    /// The VM may run, and cannot be reached. No other child waits for it.
+    Unknown {
+        start: Start,
+    },
 }
 
 /// The way in which the actor of a starting VM came to own the VM.
@@ -75,6 +94,8 @@ pub(crate) enum Origin {
     Booted,
     /// The VM ran already, and the actor took it over.
     Adopted,
+    /// The VM is to be started and may run already: the actor looks for it, and it is launched when it is gone.
+    Sought,
 }
 
 /// The way in which an incarnation was started, until it has been Ready once. The other children that wait for it
@@ -146,7 +167,8 @@ impl RunState {
             Self::Starting { start, .. }
             | Self::Running { start }
             | Self::Paused { before: BeforePause::Running { start } }
-            | Self::Stopping { start, .. } => *start,
+            | Self::Stopping { start, .. }
+            | Self::Unknown { start } => *start,
             Self::Ready { .. } | Self::Unhealthy | Self::Paused { before: BeforePause::Ready } => {
                 Start::Alone
             }
@@ -160,7 +182,8 @@ impl RunState {
             | Self::Running { .. }
             | Self::Ready { .. }
             | Self::Unhealthy
-            | Self::Paused { .. } => false,
+            | Self::Paused { .. }
+            | Self::Unknown { .. } => false,
         }
     }
 }
@@ -181,7 +204,8 @@ impl Run {
             RunState::Starting { start, .. }
             | RunState::Running { start }
             | RunState::Paused { before: BeforePause::Running { start } }
-            | RunState::Stopping { start, .. } => *start = start.not_first(),
+            | RunState::Stopping { start, .. }
+            | RunState::Unknown { start } => *start = start.not_first(),
             RunState::Ready { .. }
             | RunState::Unhealthy
             | RunState::Paused { before: BeforePause::Ready } => {}
@@ -230,7 +254,8 @@ impl Phase {
                 },
                 RunState::Ready { .. }
                 | RunState::Unhealthy
-                | RunState::Paused { before: BeforePause::Ready } => false,
+                | RunState::Paused { before: BeforePause::Ready }
+                | RunState::Unknown { .. } => false,
             },
             Self::Stopped
             | Self::AwaitingGroup
@@ -248,19 +273,6 @@ impl Phase {
         }
     }
 
-    /// Returns whether the VM was given up and may run on: it keeps its CID.
-    pub(crate) fn may_run_on(&self) -> bool {
-        match self {
-            Self::Failed(failure) => failure.ending.may_run_on(),
-            Self::Stopped
-            | Self::AwaitingGroup
-            | Self::AwaitingTurn { .. }
-            | Self::Live(_)
-            | Self::Backoff { .. }
-            | Self::Completed => false,
-        }
-    }
-
     /// Returns the phase as observers see it.
     pub(crate) fn view(&self) -> VmPhase {
         match self {
@@ -273,6 +285,7 @@ impl Phase {
                 RunState::Unhealthy => VmPhase::Unhealthy,
                 RunState::Paused { .. } => VmPhase::Paused,
                 RunState::Stopping { .. } => VmPhase::Stopping,
+                RunState::Unknown { .. } => VmPhase::Unknown,
             },
             Self::Backoff { until, attempt, ending } => {
                 VmPhase::Backoff { until: *until, attempt: *attempt, ending: ending.clone() }
@@ -292,6 +305,7 @@ impl Child {
             phase: Phase::Stopped,
             attempts: 0,
             incarnation: Incarnation::default(),
+            may_run_on: false,
             has_run: false,
             saved: None,
         }
@@ -315,6 +329,7 @@ impl Child {
             child.phase = Phase::Completed;
         }
         if let Some(failure) = remembered.failed.clone() {
+            child.may_run_on = failure.ending.may_run_on();
             child.phase = Phase::Failed(failure);
         }
         child

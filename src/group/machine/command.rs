@@ -34,6 +34,10 @@ impl Roster {
             Command::Restart => {
                 self.order_stop(at.now, index, AfterStop::Start);
                 self.operator_start(at.now, index);
+                if self.children[index].may_run_on {
+                    // A VM that was given up and runs on is taken over first, to be stopped.
+                    self.order_stop(at.now, index, AfterStop::Start);
+                }
             }
             Command::Reset => {
                 self.children[index].attempts = 0;
@@ -90,6 +94,14 @@ impl Roster {
         };
         if let Some(found) = found.filter(|found| found.ended.is_none()) {
             return self.take_over(at, index, &found);
+        }
+        let goes_on = match self.stage {
+            Stage::Up { .. } | Stage::Waiting { .. } => true,
+            Stage::GoingDown { .. } | Stage::Down { .. } => false,
+        };
+        if self.children[index].may_run_on && !self.children[index].phase.is_live() && goes_on {
+            // A VM that was given up is not down: it is taken over to be stopped.
+            self.seek(index, Start::Alone);
         }
         if self.children[index].phase.is_live() {
             self.order_stop(at.now, index, AfterStop::StayDown);

@@ -1,6 +1,6 @@
 //! Applies the decision of [`policy::decide`](crate::policy::decide) on the end of a VM.
 
-use super::child::{AfterStop, Phase, RunState};
+use super::child::{AfterStop, Origin, Phase, RunState};
 use super::{Roster, Stage};
 use crate::group::order::Order;
 use crate::journal::Wanted;
@@ -26,6 +26,7 @@ impl Roster {
         child.has_run |= ending.shows_that_the_daemon_ran();
         run.note_ready(at.now);
         let (ready_for, state) = (run.ready_for, run.state.clone());
+        child.may_run_on = ending.may_run_on();
         // The time is computed here, from timestamps, and no timer resets the failures. An end that the supervisor
         // caused counts for this like any other.
         if child.spec.restart.forgets_failures(ready_for) {
@@ -44,11 +45,16 @@ impl Roster {
                 self.judge(at, index, Ending::ActorFailed { message }, first_start);
             }
             RunState::Stopping { then, start } => self.stopped(index, &then, start, ending),
+            // The VM that was to be started is confirmed gone: now it is launched.
+            RunState::Starting { origin: Origin::Sought, start } if !ending.may_run_on() => {
+                self.sought_in_vain(index, start, ending);
+            }
             RunState::Starting { .. }
             | RunState::Running { .. }
             | RunState::Ready { .. }
             | RunState::Unhealthy
-            | RunState::Paused { .. } => self.judge(at, index, ending, first_start),
+            | RunState::Paused { .. }
+            | RunState::Unknown { .. } => self.judge(at, index, ending, first_start),
         }
     }
 

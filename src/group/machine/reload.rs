@@ -2,7 +2,7 @@
 //! and
 //! which VMs are added or removed (semantics 11).
 
-use super::child::{AfterStop, Child, Phase, RunState};
+use super::child::{AfterStop, Child, Phase, RunState, Start};
 use super::{Roster, Stage};
 use crate::group::order::Order;
 use crate::journal::Wanted;
@@ -31,6 +31,9 @@ impl Roster {
         self.children.extend(former);
         for index in (kept..self.children.len()).rev() {
             self.children[index].wanted = Wanted::Down;
+            if self.children[index].may_run_on && !self.children[index].phase.is_live() && self.is_up() {
+                self.seek(index, Start::Alone);
+            }
             if self.children[index].phase.is_live() {
                 self.order_stop(at.now, index, AfterStop::Remove);
             } else {

@@ -4,7 +4,7 @@ use super::child::{Child, Origin, Phase, Run, RunState, Start};
 use super::{Roster, Stage};
 use crate::group::order::{Found, Order};
 use crate::journal::Wanted;
-use crate::policy::At;
+use crate::policy::{At, Ending};
 use crate::spec::VmName;
 use crate::vm::Mode;
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,11 +144,37 @@ impl Roster {
     }
 
     fn launch(&mut self, index: usize, start: Start) {
+        if self.children[index].may_run_on {
+            return self.seek(index, start);
+        }
         let epoch = self.next_epoch();
         self.children[index].incarnation = self.children[index].incarnation.next();
         let state = RunState::Starting { origin: Origin::Booted, start };
         self.set(index, Phase::Live(Run { epoch, state, ready_for: None, outdated: false }), None, None);
         self.spawn(index, Mode::Launch);
+    }
+
+    /// Orders an actor that looks for a VM that was given up and may run on: the VM is taken over if it runs, and
+    /// launched anew if it is gone (semantics 13.2).
+    pub(super) fn seek(&mut self, index: usize, start: Start) {
+        let epoch = self.next_epoch();
+        let state = RunState::Starting { origin: Origin::Sought, start };
+        self.set(index, Phase::Live(Run { epoch, state, ready_for: None, outdated: false }), None, None);
+        self.spawn(index, Mode::Adopt);
+    }
+
+    /// Starts a VM that was sought and is gone.
+    pub(super) fn sought_in_vain(&mut self, index: usize, start: Start, ending: Ending) {
+        match self.stage {
+            Stage::Up { .. } | Stage::Waiting { .. } => {
+                let first_start = start.is_first();
+                self.set(index, Phase::AwaitingTurn { first_start }, Some(ending), None);
+                self.start_or_queue(index, start);
+            }
+            Stage::GoingDown { .. } | Stage::Down { .. } => {
+                self.set(index, Phase::Stopped, Some(ending), None);
+            }
+        }
     }
 
     fn must_wait(&self, index: usize, start: Start) -> bool {

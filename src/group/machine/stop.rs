@@ -110,7 +110,8 @@ impl Roster {
             | RunState::Running { .. }
             | RunState::Ready { .. }
             | RunState::Unhealthy
-            | RunState::Paused { .. } => {
+            | RunState::Paused { .. }
+            | RunState::Unknown { .. } => {
                 let run = stopping(run, now, then);
                 self.set(index, Phase::Live(run), None, None);
                 self.tell_to_stop(index);

@@ -1,7 +1,7 @@
 //! Applies the reports of the VM actors about VMs that run.
 
 use super::Roster;
-use super::child::{BeforePause, Phase, Run, RunState, Start};
+use super::child::{BeforePause, Origin, Phase, Run, RunState, Start};
 use crate::group::order::Order;
 use crate::policy::At;
 use crate::spec::VmName;
@@ -16,8 +16,18 @@ impl Roster {
         let Some(state) = next(&run.state, transition, at.now) else { return Vec::new() };
         let mut run = run.clone();
         run.note_ready(at.now);
-        // Every report of an actor about a VM that starts says that the daemon runs.
-        self.children[index].has_run = true;
+        let is_found = match transition {
+            Transition::Unreachable | Transition::Reached => false,
+            Transition::Running
+            | Transition::Ready
+            | Transition::Unhealthy
+            | Transition::Healthy
+            | Transition::Paused
+            | Transition::Resumed => true,
+        };
+        // A VM that was sought is found, and its daemon runs.
+        self.children[index].may_run_on &= !is_found;
+        self.children[index].has_run |= is_found;
         self.set(index, Phase::Live(Run { state, ..run }), None, None);
         self.finish(at.now)
     }
@@ -27,7 +37,7 @@ impl Roster {
 fn next(state: &RunState, transition: Transition, now: Instant) -> Option<RunState> {
     let ready = RunState::Ready { since: now };
     Some(match (state, transition) {
-        (RunState::Starting { start, .. }, Transition::Running)
+        (RunState::Starting { start, .. } | RunState::Unknown { start }, Transition::Running)
         // A pause is reported again when the actor had lost the VM and has found it again.
         | (RunState::Paused { before: BeforePause::Running { start } }, Transition::Running | Transition::Resumed) => {
             RunState::Running { start: *start }
@@ -36,7 +46,11 @@ fn next(state: &RunState, transition: Transition, now: Instant) -> Option<RunSta
             RunState::Running { start: Start::Alone }
         }
         (
-            RunState::Starting { .. } | RunState::Running { .. } | RunState::Unhealthy | RunState::Paused { .. },
+            RunState::Starting { .. }
+            | RunState::Running { .. }
+            | RunState::Unhealthy
+            | RunState::Paused { .. }
+            | RunState::Unknown { .. },
             Transition::Ready,
         )
         | (RunState::Unhealthy, Transition::Healthy)
@@ -50,19 +64,56 @@ fn next(state: &RunState, transition: Transition, now: Instant) -> Option<RunSta
             RunState::Paused { before: BeforePause::Ready }
         }
         (
+            RunState::Starting { .. }
+            | RunState::Running { .. }
+            | RunState::Ready { .. }
+            | RunState::Unhealthy
+            | RunState::Paused { .. },
+            Transition::Unreachable,
+        ) => RunState::Unknown { start: state.start() },
+        (RunState::Unknown { start }, Transition::Reached) => {
+            RunState::Starting { origin: Origin::Adopted, start: *start }
+        }
+        (
             RunState::Starting { .. },
-            Transition::Unhealthy | Transition::Healthy | Transition::Paused | Transition::Resumed,
+            Transition::Unhealthy
+            | Transition::Healthy
+            | Transition::Paused
+            | Transition::Resumed
+            | Transition::Reached,
         )
         | (
             RunState::Running { .. },
-            Transition::Running | Transition::Unhealthy | Transition::Healthy | Transition::Resumed,
+            Transition::Running
+            | Transition::Unhealthy
+            | Transition::Healthy
+            | Transition::Resumed
+            | Transition::Reached,
         )
         | (
             RunState::Ready { .. },
-            Transition::Running | Transition::Ready | Transition::Healthy | Transition::Resumed,
+            Transition::Running
+            | Transition::Ready
+            | Transition::Healthy
+            | Transition::Resumed
+            | Transition::Reached,
         )
-        | (RunState::Unhealthy, Transition::Running | Transition::Unhealthy | Transition::Resumed)
-        | (RunState::Paused { .. }, Transition::Unhealthy | Transition::Healthy | Transition::Paused)
+        | (
+            RunState::Unhealthy,
+            Transition::Running | Transition::Unhealthy | Transition::Resumed | Transition::Reached,
+        )
+        | (
+            RunState::Paused { .. },
+            Transition::Unhealthy | Transition::Healthy | Transition::Paused | Transition::Reached,
+        )
+        | (
+            RunState::Unknown { .. },
+            Transition::Unhealthy
+            | Transition::Healthy
+            | Transition::Paused
+            | Transition::Resumed
+            | Transition::Unreachable,
+        )
         | (
             RunState::Stopping { .. },
             Transition::Running
@@ -70,7 +121,9 @@ fn next(state: &RunState, transition: Transition, now: Instant) -> Option<RunSta
             | Transition::Unhealthy
             | Transition::Healthy
             | Transition::Paused
-            | Transition::Resumed,
+            | Transition::Resumed
+            | Transition::Unreachable
+            | Transition::Reached,
         ) => return None,
     })
 }

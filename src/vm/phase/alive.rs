@@ -38,12 +38,12 @@ impl Life {
             Phase::Alive { .. } => self.alive(now, record),
             // The daemon has stopped; now the traces of the VM are removed.
             Phase::Stopping { .. } if record.state.is_terminal() => self.remove_stopped(now),
+            Phase::Adopting(_) => self.answered(now, record),
             Phase::Stopping { .. }
             | Phase::Created
             | Phase::Leasing { .. }
             | Phase::Launching(_)
             | Phase::Undoing
-            | Phase::Adopting { .. }
             | Phase::Removing { .. }
             | Phase::Gone => {}
         }

@@ -1,6 +1,6 @@
 //! The end of an incarnation: stopped or killed, removed, confirmed gone.
 
-use super::{Effect, Intent, Life, Phase, RETRY_DELAY, STILL_THERE_PERIOD, Stage};
+use super::{Effect, Life, Phase, RETRY_DELAY, STILL_THERE_PERIOD, Stage};
 use crate::executor::ExecutorError;
 use crate::policy::Ending;
 use pepita_wire::Exit;
@@ -16,29 +16,57 @@ impl Life {
         match &mut self.phase {
             Phase::Created | Phase::Leasing { .. } => self.gone(Exit::StopRequested.into()),
             Phase::Launching(_) => self.undo(),
-            Phase::Adopting { intent, .. } => *intent = (*intent).max(Intent::Stop),
+            Phase::Adopting(_) if self.spec.stop.timeout.is_zero() => self.remove_stopped(now),
+            Phase::Adopting(_) => self.stop_adopting(now, self.spec.stop.timeout + STOP_SLACK),
             Phase::Alive { stage: Stage::Booting { .. }, .. } => self.remove_stopped(now),
             Phase::Alive {
                 stage: Stage::Running { .. } | Stage::Ready { .. } | Stage::Paused(_), ..
             } => {
-                let stop = self.spec.stop;
-                if stop.timeout.is_zero() {
-                    return self.remove_stopped(now);
-                }
-                self.phase = Phase::Stopping { deadline: now + stop.timeout + STOP_SLACK };
-                self.effects.push(Effect::StopDaemon { signal: stop.signal, grace: stop.timeout });
+                self.begin_stop(now, self.spec.stop.timeout);
             }
             // A second stop does not move the deadline.
             Phase::Undoing | Phase::Stopping { .. } | Phase::Removing { .. } | Phase::Gone => {}
         }
     }
 
+    /// Stops a VM that was found during its stop: the deadline of the stop has not moved.
+    pub(super) fn stop_by(&mut self, now: Instant, deadline: Instant) {
+        match &self.phase {
+            Phase::Alive {
+                stage: Stage::Running { .. } | Stage::Ready { .. } | Stage::Paused(_), ..
+            } => self.begin_stop(now, deadline.saturating_duration_since(now).saturating_sub(STOP_SLACK)),
+            Phase::Alive { stage: Stage::Booting { .. }, .. } => self.remove_stopped(now),
+            Phase::Created
+            | Phase::Leasing { .. }
+            | Phase::Launching(_)
+            | Phase::Undoing
+            | Phase::Adopting(_)
+            | Phase::Stopping { .. }
+            | Phase::Removing { .. }
+            | Phase::Gone => {}
+        }
+    }
+
+    fn begin_stop(&mut self, now: Instant, grace: Duration) {
+        if grace.is_zero() {
+            return self.remove_stopped(now);
+        }
+        self.phase = Phase::Stopping { deadline: now + grace + STOP_SLACK };
+        self.effects.push(Effect::StopDaemon { signal: self.spec.stop.signal, grace });
+    }
+
+    /// Kills a VM whose stop has taken too long.
+    pub(super) fn late_stop(&mut self, now: Instant) {
+        self.effects.push(Effect::Notice("did not stop in time; it is killed".into()));
+        self.remove_stopped(now);
+    }
+
     pub(super) fn kill(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Created | Phase::Leasing { .. } => self.gone(Exit::StopRequested.into()),
             Phase::Launching(_) => self.undo(),
-            Phase::Adopting { intent, .. } => *intent = Intent::Kill,
-            Phase::Alive { .. } | Phase::Stopping { .. } => self.remove_stopped(now),
+            // The removal stands behind the call of the adoption.
+            Phase::Adopting(_) | Phase::Alive { .. } | Phase::Stopping { .. } => self.remove_stopped(now),
             Phase::Undoing | Phase::Removing { .. } | Phase::Gone => {}
         }
     }
@@ -54,12 +82,13 @@ impl Life {
 
     pub(super) fn remove(&mut self, now: Instant, ending: Ending) {
         let notice_at = now + STILL_THERE_PERIOD;
-        self.phase = Phase::Removing { ending, since: now, retry_at: None, notice_at };
+        let said = String::new();
+        self.phase = Phase::Removing { ending, since: now, retry_at: None, notice_at, said };
         self.effects.push(Effect::Remove);
     }
 
     pub(super) fn removed(&mut self, now: Instant, result: Result<(), ExecutorError>) {
-        let Phase::Removing { ending, retry_at, .. } = &mut self.phase else { return };
+        let Phase::Removing { ending, retry_at, said, .. } = &mut self.phase else { return };
         match result {
             Ok(()) => {
                 let ending = ending.clone();
@@ -68,7 +97,11 @@ impl Life {
             Err(error) if error.kind() == Some(CallErrorKind::Unreadable) => self.unreadable(&error),
             Err(error) => {
                 *retry_at = Some(now + RETRY_DELAY);
-                self.effects.push(Effect::Notice(format!("cannot be removed yet: {error}")));
+                let why = error.to_string();
+                if *said != why {
+                    self.effects.push(Effect::Notice(format!("cannot be removed yet: {why}")));
+                    *said = why;
+                }
             }
         }
     }

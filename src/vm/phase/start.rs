@@ -25,7 +25,7 @@ impl Life {
             Phase::Leasing { .. }
             | Phase::Launching(_)
             | Phase::Undoing
-            | Phase::Adopting { .. }
+            | Phase::Adopting(_)
             | Phase::Alive { .. }
             | Phase::Stopping { .. }
             | Phase::Removing { .. }
@@ -39,7 +39,8 @@ impl Life {
             // The allocator failed before it answered: its successor is asked.
             None => *retry_at = Some(now + RETRY_DELAY),
             Some(Ok(cid)) => {
-                let first = Attempt { deadline: now + self.spec.start.timeout, taken_cids: 0 };
+                let first =
+                    Attempt { deadline: now + self.spec.start.timeout, taken_cids: 0, is_told: false };
                 self.phase = Phase::Launching(attempt.unwrap_or(first));
                 self.know(Facts { cid: Some(cid), vmm_pid: None });
                 self.effects.push(Effect::Launch(cid));
@@ -68,7 +69,7 @@ impl Life {
             },
             Phase::Created
             | Phase::Leasing { .. }
-            | Phase::Adopting { .. }
+            | Phase::Adopting(_)
             | Phase::Alive { .. }
             | Phase::Stopping { .. }
             | Phase::Removing { .. }
@@ -80,6 +81,16 @@ impl Life {
         // The executor failed before it called the launcher: its successor is asked.
         if matches!(error, ExecutorError::Gone) {
             self.phase = Phase::Leasing { attempt: Some(attempt), retry_at: Some(now + RETRY_DELAY) };
+            return;
+        }
+        // The launcher could not be run: no process, no descriptor. That is no failure of the VM, as long as there is time.
+        let retry_at = now + RETRY_DELAY;
+        if matches!(error, ExecutorError::Call { .. }) && retry_at < attempt.deadline {
+            if !attempt.is_told {
+                self.effects.push(Effect::Notice(format!("cannot be launched yet: {error}")));
+            }
+            let attempt = Attempt { is_told: true, ..attempt };
+            self.phase = Phase::Leasing { attempt: Some(attempt), retry_at: Some(retry_at) };
             return;
         }
         let kind = error.kind();
@@ -98,8 +109,9 @@ impl Life {
             refused: kind == Some(CallErrorKind::Usage),
             message: error.to_string(),
         };
-        if kind == Some(CallErrorKind::NameTaken) {
-            // A former incarnation of this VM is left. It must be gone before the next incarnation starts.
+        if kind == Some(CallErrorKind::NameTaken) || error.may_have_launched() {
+            // A former incarnation of this VM is left, or this one may come up although the launcher has not said so. It
+            // must be gone before the next incarnation starts, and before this one counts as failed.
             self.remove(now, ending);
         } else {
             self.gone(ending);

@@ -143,13 +143,17 @@ fn of_what_is_wanted_of_an_adoption_the_strongest_counts() {
         rig
     };
     let mut rig = adopting();
-    rig.on(Event::Kill);
-    rig.on(Event::Stop);
-    assert_eq!(rig.on(Event::Adopted(Ok(running()))), [Effect::Remove]);
+    // A kill waits for nothing.
+    assert_eq!(rig.on(Event::Kill), [Effect::Remove]);
+    assert_eq!(rig.on(Event::Stop), []);
+    assert_eq!(rig.on(Event::Adopted(Ok(running()))), []);
     let mut rig = adopting();
     rig.on(Event::Stop);
-    let effects = rig.on(Event::Adopted(Ok(running())));
-    assert!(matches!(effects.last(), Some(Effect::StopDaemon { .. })), "{effects:?}");
+    rig.now += spec().stop.timeout / 2;
+    rig.on(Event::Adopted(Ok(running())));
+    let effects = rig.on(Event::Status(running()));
+    let Some(Effect::StopDaemon { grace, .. }) = effects.last() else { panic!("{effects:?}") };
+    assert_eq!(*grace, spec().stop.timeout / 2, "the deadline does not move");
     let mut rig = adopting();
     assert_eq!(rig.ends(Event::Adopted(Err(refused(CallErrorKind::NoSuchVm)))), Exit::Unknown);
 }
@@ -161,7 +165,7 @@ fn a_vm_whose_files_cannot_be_read_is_given_up_and_not_removed() {
         rig.on(Event::Start(Mode::Adopt));
         wanted.into_iter().for_each(|event| drop(rig.on(event)));
         let mut effects = rig.on(Event::Adopted(Err(refused(CallErrorKind::Unreadable))));
-        if effects == [Effect::Remove] {
+        if effects.is_empty() {
             // Told to kill, the actor asks the executor, which refuses.
             effects = rig.on(Event::Removed(Err(refused(CallErrorKind::Unreadable))));
         }
@@ -177,7 +181,117 @@ fn a_lost_monitor_leads_to_an_adoption_and_a_new_line_to_the_guest() {
     let effects = rig.on(Event::MonitorLost("it died".into()));
     assert!(matches!(effects[..], [Effect::Notice(_), Effect::Adopt]), "{effects:?}");
     let effects = rig.on(Event::Adopted(Ok(running())));
+    assert!(matches!(effects[..], [Effect::Reserve(_), Effect::Watch(_)]), "{effects:?}");
+    let effects = rig.on(Event::Status(running()));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Connect(_))), "{effects:?}");
+}
+
+// semantics 9.14
+#[test]
+fn an_adoption_that_fails_is_tried_again_and_ends_no_vm() {
+    let mut rig = Rig::ready();
+    rig.on(Event::MonitorLost("it died".into()));
+    let errors =
+        [CallErrorKind::TryAgain, CallErrorKind::Io, CallErrorKind::Timeout, CallErrorKind::Permission];
+    let mut told = Vec::new();
+    for attempt in 0..40 {
+        let effects = rig.on(Event::Adopted(Err(refused(errors[attempt / 10]))));
+        told.extend(effects);
+        let at = rig.life.wake_at().expect("it is tried again");
+        assert!(at > rig.now && at - rig.now <= ADOPTION_DELAY_MAX);
+        rig.now = at;
+        assert_eq!(rig.on(Event::Tick), [Effect::Adopt]);
+    }
+    // The same error is told once.
+    assert!(matches!(told[..], [Effect::Notice(_), Effect::Tell(Transition::Unreachable)]), "{told:?}");
+    rig.on(Event::Adopted(Ok(running())));
+    let effects = rig.on(Event::Status(running()));
+    assert_eq!(effects[0], Effect::Tell(Transition::Reached));
+    assert!(effects.contains(&Effect::Tell(Transition::Ready)));
+}
+
+// semantics 9.14
+#[test]
+fn a_vm_whose_monitor_is_silent_is_left_as_it_is_until_the_monitor_answers() {
+    let mut rig = Rig::new();
+    rig.on(Event::Start(Mode::Adopt));
+    rig.on(Event::Adopted(Ok(booting())));
+    rig.now += MONITOR_PATIENCE;
+    let effects = rig.on(Event::Tick);
+    assert!(matches!(effects[..], [Effect::Tell(Transition::Unreachable), Effect::Notice(_)]), "{effects:?}");
+    // No start timeout runs against a VM that cannot be seen.
+    assert_eq!(rig.life.wake_at(), None);
+    rig.now += spec().start.timeout * 9;
+    assert_eq!(rig.on(Event::Tick), []);
+    let effects = rig.on(Event::Status(running()));
+    assert_eq!(effects[0], Effect::Tell(Transition::Reached));
+    // A monitor that dies instead is replaced, and not in a loop without a pause.
+    let mut rig = Rig::new();
+    rig.on(Event::Start(Mode::Adopt));
+    rig.on(Event::Adopted(Ok(booting())));
+    let effects = rig.on(Event::MonitorLost("it died".into()));
+    assert!(matches!(effects[..], [Effect::Notice(_)]), "{effects:?}");
+    rig.now = rig.life.wake_at().expect("it is looked for");
+    assert_eq!(rig.on(Event::Tick), [Effect::Adopt]);
+}
+
+// semantics 7.1, 9.14
+#[test]
+fn a_stop_of_a_vm_that_cannot_be_reached_ends_with_a_kill() {
+    let silent = |rig: &mut Rig| drop(rig.on(Event::Adopted(Ok(running()))));
+    let failing = |rig: &mut Rig| drop(rig.on(Event::Adopted(Err(refused(CallErrorKind::TryAgain)))));
+    for fails in [silent as fn(&mut Rig), failing] {
+        let mut rig = Rig::new();
+        rig.on(Event::Start(Mode::Adopt));
+        fails(&mut rig);
+        let began = rig.now;
+        assert_eq!(rig.on(Event::Stop), []);
+        while !rig.on(Event::Tick).contains(&Effect::Remove) {
+            rig.now = rig.life.wake_at().expect("the stop has a deadline").max(rig.now);
+            assert!(rig.now <= began + spec().stop.timeout + Duration::from_secs(1));
+        }
+        assert_eq!(rig.ends(Event::Removed(Ok(()))), Exit::StopRequested);
+    }
+}
+
+// semantics 7.4
+#[test]
+fn a_launch_without_an_answer_has_failed_only_when_nothing_of_it_is_left() {
+    let program = || "pepita".into();
+    for error in [
+        ExecutorError::Unanswered { program: program(), what: "killed".into() },
+        ExecutorError::NotPepita { program: program(), what: "no record".into() },
+    ] {
+        let mut rig = Rig::launching();
+        assert_eq!(rig.on(Event::Launched(Err(error))), [Effect::Remove]);
+        rig.on(Event::Removed(Err(refused(CallErrorKind::TryAgain))));
+        rig.now += RETRY_DELAY;
+        assert_eq!(rig.on(Event::Tick), [Effect::Remove]);
+        let effects = rig.on(Event::Removed(Ok(())));
+        assert!(matches!(effects[..], [Effect::End(Ending::NotLaunched { .. })]), "{effects:?}");
+    }
+}
+
+// semantics 9.14, 1.7
+#[test]
+fn a_launcher_that_cannot_be_run_is_no_failure_of_the_vm_while_there_is_time() {
+    let mut rig = Rig::launching();
+    let deadline = rig.now + spec().start.timeout;
+    let not_run = || ExecutorError::Call { program: "pepita".into(), what: "no process".into() };
+    let mut told = Vec::new();
+    let last = loop {
+        let mut effects = rig.on(Event::Launched(Err(not_run())));
+        if matches!(effects.last(), Some(Effect::End(_))) {
+            break effects;
+        }
+        told.append(&mut effects);
+        rig.now = rig.life.wake_at().expect("it is tried again");
+        assert_eq!(rig.on(Event::Tick), [Effect::Lease]);
+        assert_eq!(rig.on(Event::Leased(Some(Ok(cid())))), [Effect::Launch(cid())]);
+    };
+    assert!(matches!(told[..], [Effect::Notice(_)]), "told once: {told:?}");
+    assert!(matches!(last[..], [Effect::End(Ending::NotLaunched { recoverable: true, .. })]), "{last:?}");
+    assert!(rig.now < deadline && rig.now + RETRY_DELAY >= deadline);
 }
 
 #[test]
@@ -227,7 +341,14 @@ fn event() -> impl Strategy<Value = Event> {
             Just(ExecutorError::Cancelled),
         ]
     };
-    let states = [VmState::Starting, VmState::Running, VmState::Paused, VmState::Stopping, VmState::Failed];
+    let states = [
+        VmState::Unknown,
+        VmState::Starting,
+        VmState::Running,
+        VmState::Paused,
+        VmState::Stopping,
+        VmState::Failed,
+    ];
     let daemons = [DaemonState::Pending, DaemonState::Running, DaemonState::Ready, DaemonState::Exited];
     let status = move || {
         let state = proptest::sample::select(states.to_vec());

@@ -15,4 +15,6 @@ mod repair;
 mod service;
 mod signals;
 mod small;
+mod two;
+mod unreachable;
 mod upgrade;

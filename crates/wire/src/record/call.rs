@@ -17,6 +17,9 @@ pub struct VersionRecord {
     /// The VMMs, and whether each can be used on this host.
     #[serde(default)]
     pub vmms: Vec<VmmAvailability>,
+    /// The directory of run directories that the call was to use; absent when the user may not use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_dir: Option<String>,
 }
 
 /// Whether a VMM can be used on this host.

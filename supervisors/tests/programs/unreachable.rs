@@ -1,0 +1,95 @@
+//! VMs that cannot be reached or read for a while: they run on, and are adopted later (semantics 9.14, 13.2).
+
+use crate::events::vm;
+use crate::host::{Host, group, program};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).expect("a process that runs");
+}
+
+fn runs(pid: u32) -> bool {
+    kill(Pid::from_raw(pid.cast_signed()), None).is_ok()
+}
+
+impl Host {
+    /// Kills the supervisor of a host with one VM, and the monitor of the VM. Returns the process of the VMM.
+    fn left_alone(&self) -> u32 {
+        let mut daemon = self.ready();
+        let status = self.status("a");
+        daemon.kill();
+        send(status.monitor_pid.expect("a monitor"), Signal::SIGKILL);
+        status.vmm_pid.expect("a VMM")
+    }
+}
+
+/// Makes a launcher that does something else than to adopt while there is no file `well` beside it.
+fn launcher(host: &Host, instead: &str) -> PathBuf {
+    let (path, well) = (host.path("pepita"), host.path("well"));
+    let real = program("pepita");
+    let text = format!(
+        "#!/bin/sh\nif [ \"$1\" = adopt ] && [ ! -e {well:?} ]; then {instead}; fi\nexec {real:?} \"$@\"\n"
+    );
+    std::fs::write(&path, text).expect("written");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("executable");
+    path
+}
+
+#[test]
+fn a_vm_whose_adoption_fails_for_a_while_runs_on_and_is_adopted_later() {
+    let refused = "echo '{\"kind\": \"try-again\", \"message\": \"fork: try again\"}' >&2; exit 75";
+    let killed = "kill -9 $$";
+    for instead in [refused, killed] {
+        let host = Host::new("", &group(&["a"]));
+        let vmm = host.left_alone();
+        host.configure(&format!("pepita = {:?}", launcher(&host, instead)), &group(&["a", "b"]));
+        let mut daemon = host.start();
+        daemon.until("cannot be taken over yet");
+        host.ctl_ok(&["wait", "b"]);
+        assert!(runs(vmm), "{}", daemon.story());
+        std::fs::write(host.path("well"), "").expect("written");
+        daemon.until_event(vm("a", 1, "ready"));
+        assert_eq!(host.vmm_pid("a"), vmm, "{}", daemon.story());
+        daemon.stop();
+        host.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_vm_whose_adoption_fails_can_be_stopped() {
+    let host = Host::new("", &group(&["a"]));
+    let vmm = host.left_alone();
+    let supervisor = format!("pepita = {:?}", launcher(&host, "exit 75"));
+    host.configure(&supervisor, &format!("[defaults.stop]\ntimeout = \"1s\"\n{}", group(&["a"])));
+    let mut daemon = host.start();
+    daemon.until("cannot be taken over yet");
+    assert!(runs(vmm), "{}", daemon.story());
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_vm_whose_damaged_file_was_mended_is_adopted_by_a_start_and_not_replaced() {
+    for file in ["state.json", "spec.json"] {
+        let host = Host::new("", &group(&["a"]));
+        let vmm = host.left_alone();
+        let path = host.path("r/duende-vm-a").join(file);
+        let good = std::fs::read_to_string(&path).expect("there");
+        std::fs::write(&path, &good[..good.len() / 2]).expect("cut");
+        let mut daemon = host.start();
+        let failed = daemon.until("-> failed");
+        assert!(failed.contains("unreadable"), "{failed}");
+        host.ctl(&["start", "a"]);
+        daemon.until("-> failed");
+        assert!(runs(vmm), "{file}:\n{}", daemon.story());
+        std::fs::write(&path, good).expect("mended");
+        host.ctl(&["start", "a"]);
+        daemon.until("-> ready");
+        assert_eq!(host.vmm_pid("a"), vmm, "{file}:\n{}", daemon.story());
+        daemon.stop();
+        host.assert_nothing_left();
+    }
+}
