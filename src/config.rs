@@ -9,6 +9,7 @@ mod check;
 mod dependencies;
 mod diagnostic;
 mod file;
+mod host;
 mod keywords;
 mod lint;
 mod reader;
@@ -18,6 +19,7 @@ mod value;
 
 pub use crate::spec::DEFAULT_NAME;
 pub use diagnostic::{ConfigErrors, Diagnostic, Level};
+pub use host::{HostFacts, NeededMb};
 pub use schema::schema;
 pub use source::Place;
 
@@ -46,7 +48,7 @@ pub struct Checked {
 /// # Errors
 /// Returns all mistakes; for a text that is not TOML, the first mistake.
 pub fn parse(text: &str, origin: &Path) -> Result<Checked, ConfigErrors> {
-    understand(text, origin, origin.parent().unwrap_or(Path::new("")), None, |_| Ok(()))
+    understand(text, origin, origin.parent().unwrap_or(Path::new("")), HostFacts::default(), |_| Ok(()))
 }
 
 /// Reads a configuration file. Besides what [`parse`] checks, the kernel and root file system of each VM must exist.
@@ -54,20 +56,21 @@ pub fn parse(text: &str, origin: &Path) -> Result<Checked, ConfigErrors> {
 /// # Errors
 /// Returns the reason why the file cannot be read, or all mistakes in the file.
 pub fn load(path: &Path) -> Result<Checked, ConfigErrors> {
-    load_with(path, None)
+    load_on(path, HostFacts::default())
 }
 
-/// Reads a configuration file as [`load`] does. Where the file names no `run_dir`, it means `run_dir`.
+/// Reads a configuration file as [`load`] does, and checks it also against the facts of a host: whether the sockets of
+/// each VM can exist, and whether its memory is enough to boot.
 ///
 /// # Errors
 /// Returns the errors of [`load`].
-pub fn load_with(path: &Path, run_dir: Option<&Path>) -> Result<Checked, ConfigErrors> {
+pub fn load_on(path: &Path, host: HostFacts<'_>) -> Result<Checked, ConfigErrors> {
     let unreadable = |source| ConfigErrors::Unreadable { file: path.to_owned(), source };
     let bytes = std::fs::read(path).map_err(unreadable)?;
     // The same file is to mean the same paths, in whichever directory the program was started.
     let folder = folder(path).map_err(unreadable)?;
     match std::str::from_utf8(&bytes) {
-        Ok(text) => understand(text, path, &folder, run_dir, exists),
+        Ok(text) => understand(text, path, &folder, host, exists),
         Err(error) => {
             let (text, at) = (String::from_utf8_lossy(&bytes), error.valid_up_to());
             let log = Log::new(Source::new(path, &text));
@@ -100,7 +103,7 @@ fn understand(
     text: &str,
     file: &Path,
     folder: &Path,
-    run_dir: Option<&Path>,
+    host: HostFacts<'_>,
     image_fits: impl Fn(&Path) -> Result<(), String>,
 ) -> Result<Checked, ConfigErrors> {
     let log = Log::new(Source::new(file, text));
@@ -111,14 +114,18 @@ fn understand(
     })?;
     let table = Table { entries: root.get_ref(), at: root.span(), owner: String::new(), log: &log, folder };
     let raw = file::read(&table);
-    let meaning = check::tree(&raw, folder, run_dir, &log);
+    let meaning = check::tree(&raw, folder, host.run_dir, &log);
     for image in meaning.images {
         if let Err(problem) = image_fits(Path::new(image.value.as_str().unwrap_or_default())) {
             let help = "a relative path begins at this file's folder".to_owned();
             log.wrong(image.at(), &image.path, problem, Some(help));
         }
     }
-    let mistakes = log.take();
+    let mut mistakes = log.take();
+    if let (Some(needed_mb), true) = (host.needed_mb, mistakes.is_empty()) {
+        check::memory(&raw, &meaning.spec, needed_mb, &log);
+        mistakes = log.take();
+    }
     if !mistakes.is_empty() {
         return Err(wrong(mistakes));
     }

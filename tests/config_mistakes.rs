@@ -387,3 +387,30 @@ fn a_sum_that_just_misses_the_longest_duration_is_too_long() {
     let text = vm("stop.timeout = \"18446744073709551615s 1000000000ns\"");
     assert!(mistakes(&text)[0].message.ends_with("is too long"));
 }
+
+#[test]
+fn memory_that_cannot_boot_the_images_is_told_once_where_it_is_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("c.toml");
+    for image in ["k", "r"] {
+        std::fs::write(dir.path().join(image), "").expect("written");
+    }
+    let text = "[platform.pepita]\nkernel_path = \"k\"\nrootfs_path = \"r\"\nmemory_mb = 48\n[[group]]\nname = \"g\"\n\
+        [[group.vm]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n[[group.vm]]\nname = \"c\"\nmemory_mb = 96\n\
+        [[group.vm]]\nname = \"d\"\nmemory_mb = 32\n[[group.vm]]\nname = \"e\"\nmemory_mb = 32\nvmm = \"process\"\n";
+    std::fs::write(&file, text).expect("written");
+    let calls = std::cell::Cell::new(0);
+    let needed = |kernel: &Path, root: &Path| {
+        calls.set(calls.get() + 1);
+        (kernel.ends_with("k") && root.ends_with("r")).then_some(96)
+    };
+    let facts = config::HostFacts { run_dir: None, needed_mb: Some(&needed) };
+    let errors = config::load_on(&file, facts).expect_err("too little");
+    let lines: Vec<usize> = errors.mistakes().iter().map(|mistake| mistake.place.line).collect();
+    assert_eq!((lines, calls.get()), (vec![4, 16], 1), "{errors}");
+    assert!(
+        errors.to_string().contains("48 MiB are too little: this kernel and root need 96 MiB to boot"),
+        "{errors}"
+    );
+    assert!(config::load(&file).is_ok(), "without the facts it is not known");
+}

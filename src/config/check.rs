@@ -3,12 +3,14 @@
 use super::dependencies;
 use super::diagnostic::Log;
 use super::file::{File, Section};
+use super::host::NeededMb;
 use super::reader::{Layer, Written};
 use super::value::placed;
 use crate::spec::keys::Keyed;
 use crate::spec::{Backoff, GroupSpec, MachineSpec, TreeSpec, VmSpec, Vmm};
 use humantime::format_duration;
 use pepita_wire::rundir::{CONSOLE, SOCKET_PATH_CAP as SOCKET_CAP};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// The meaning of a file. Valid only when no mistake was noted.
@@ -125,6 +127,27 @@ fn control_socket(spec: &TreeSpec, layer: &Layer<'_>, log: &Log<'_>) {
             let problem = format!("{} has {bytes} bytes, too many for a socket", path.display());
             let help = format!("use a path of at most {SOCKET_CAP} bytes");
             log.wrong(written.at(), &written.path, problem, Some(help));
+        }
+    }
+}
+
+/// Checks that the memory of each VM is enough to boot its kernel and its root. The images exist.
+pub(super) fn memory(raw: &File<'_>, spec: &TreeSpec, needed_mb: NeededMb<'_>, log: &Log<'_>) {
+    // Most VMs share their images.
+    let mut known: HashMap<(&Path, &Path), Option<u64>> = HashMap::new();
+    for (raw, spec) in raw.groups.iter().zip(&spec.groups) {
+        for (raw, vm) in raw.vms.iter().zip(&spec.vms).filter(|(_, vm)| vm.machine.vmm == Vmm::Qemu) {
+            let MachineSpec { kernel, rootfs, memory_mb, .. } = &vm.machine;
+            let needed = *known.entry((kernel, rootfs)).or_insert_with(|| needed_mb(kernel, rootfs));
+            let Some(needed) = needed.filter(|needed| u64::from(*memory_mb) < *needed) else { continue };
+            let problem =
+                format!("{memory_mb} MiB are too little: this kernel and root need {needed} MiB to boot");
+            let help = format!("use at least {needed}, and what the daemon needs");
+            let path = format!("{}: memory_mb", raw.called);
+            let written = raw.layer.good("memory_mb");
+            let (at, path) =
+                written.map_or((raw.at.clone(), path), |written| (written.at(), written.path.clone()));
+            log.wrong(at, &path, problem, Some(help));
         }
     }
 }

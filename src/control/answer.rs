@@ -8,6 +8,10 @@ use crate::spec::{Plan, TreeSpec, VmName};
 use crate::tree::{ChangeError, Tree, TreeEnd};
 use pepita_wire::{ErrorKind, Outcome, WireError};
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// The time limit for the configuration to be read: its disk may hang.
+const READ_LIMIT: Duration = Duration::from_secs(20);
 
 pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome {
     if let (Some(on_command), false) = (&hooks.on_command, call.is_question()) {
@@ -99,7 +103,12 @@ async fn load(hooks: &Hooks) -> Result<TreeSpec, WireError> {
         let text = "this supervisor has no configuration file to read again";
         return Err(WireError::new(ErrorKind::Unsupported, text));
     };
-    let read = tokio::task::spawn_blocking(move || load()).await;
+    let read = tokio::task::spawn_blocking(move || load());
+    let Ok(read) = tokio::time::timeout(READ_LIMIT, read).await else {
+        let limit = humantime::format_duration(READ_LIMIT);
+        let text = format!("the configuration could not be read within {limit}: is its disk there?");
+        return Err(WireError::new(ErrorKind::Busy, text));
+    };
     let read = read.unwrap_or_else(|e| Err(format!("reading the configuration failed: {e}")));
     read.map_err(|mistakes| WireError::new(ErrorKind::BadRequest, mistakes))
 }

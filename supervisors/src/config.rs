@@ -2,8 +2,9 @@
 
 use crate::exit::ProgramExit;
 use crate::output;
+use pepita_launcher::image::memory::needed_by_files;
 use pepita_launcher::rundir::RunDir;
-use pepita_supervisor::config::{Checked, ConfigErrors, load_with};
+use pepita_supervisor::config::{Checked, ConfigErrors, HostFacts, load_on};
 use std::path::{Path, PathBuf};
 
 /// The default control socket of a supervisor.
@@ -17,7 +18,10 @@ pub const DEFAULT_SOCKET: &str = "/run/pepita-supervisor/control.sock";
 pub fn load(file: &Path) -> Result<Checked, ConfigErrors> {
     // When there is no usable directory, the launcher reports the reason.
     let run_dir = RunDir::choose(None).ok();
-    load_with(file, run_dir.as_ref().map(RunDir::path))
+    load_on(
+        file,
+        HostFacts { run_dir: run_dir.as_ref().map(RunDir::path), needed_mb: Some(&needed_by_files) },
+    )
 }
 
 /// Prints the mistakes of a configuration, or the advice about it.

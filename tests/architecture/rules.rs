@@ -173,7 +173,10 @@ pub(crate) const CRATES: &[Crate] = &[
             ("fastrand", &["group.rs", "tree/root.rs"]),
             ("std::process::Command", &["executor/process.rs"]),
             ("tokio::process", &["executor/process.rs"]),
-            ("tokio::net::UnixStream::connect", &["link/dial.rs", "monitor_client.rs", "control/"]),
+            (
+                "tokio::net::UnixStream::connect",
+                &["link/dial.rs", "link/handover.rs", "monitor_client.rs", "control/"],
+            ),
             ("tokio_vsock::VsockStream::connect", &["link/dial.rs"]),
             // The wall clock is only reported and decides nothing: it may jump.
             ("std::time::SystemTime", &["observe/"]),

@@ -5,7 +5,7 @@ pub mod cpio;
 pub(crate) mod init;
 pub mod kernel;
 pub mod length;
-pub(crate) mod memory;
+pub mod memory;
 pub mod modules;
 mod root;
 mod scan;

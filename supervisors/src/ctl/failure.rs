@@ -9,7 +9,7 @@ use std::io;
 pub(super) enum Failure {
     /// The command failed. The message is empty when the error was printed already.
     Error { exit: ProgramExit, message: String },
-    /// The reader of the output is gone, which is no error.
+    /// The reader of the output is gone, or a signal has ended the output, which is no error.
     OutputClosed,
 }
 

@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -97,13 +98,25 @@ async fn all_at_once(outputs: Vec<(String, Command)>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Prints lines until there are no more. A signal ends this program in order, so that no launcher is left that follows
+/// the output of a VM for nobody.
 async fn print_lines(lines: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), Failure> {
-    while let Some(line) = lines.recv().await {
+    let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    let [Ok(mut int), Ok(mut term), Ok(mut hup)] = signals else {
+        return Err(Failure::new(ProgramExit::Failed, "signals cannot be handled"));
+    };
+    loop {
+        let line = tokio::select! {
+            line = lines.recv() => line,
+            _ = int.recv() => return Err(Failure::OutputClosed),
+            _ = term.recv() => return Err(Failure::OutputClosed),
+            _ = hup.recv() => return Err(Failure::OutputClosed),
+        };
+        let Some(line) = line else { return Ok(()) };
         let mut out = std::io::stdout().lock();
         out.write_all(&line)?;
         out.flush()?;
     }
-    Ok(())
 }
 
 /// Reads the output of a launcher and sends it on, line by line, each with the name of the VM.

@@ -10,6 +10,7 @@ use crate::format::format_duration;
 use pepita_supervisor::control::{Client, ClientError};
 use serde_json::Value;
 use std::collections::HashSet;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -38,8 +39,13 @@ pub(super) async fn until_ready(
     };
     let client = loop {
         match timeout_at(until, Client::connect_with_patience(socket, patience)).await {
-            Ok(Err(ClientError::NoSupervisor { .. })) if begun.elapsed() >= limit => return late(&seen),
-            Ok(Err(ClientError::NoSupervisor { .. })) => sleep(RETRY).await,
+            // Any other reason, such as a path that is too long, does not go away by itself.
+            Ok(Err(ClientError::NoSupervisor { source, .. })) if may_come(&source) => {
+                if begun.elapsed() >= limit {
+                    return late(&seen);
+                }
+                sleep(RETRY).await;
+            }
             Ok(connected) => break connected?,
             Err(_) => return late(&format!("the supervisor at {} accepts no client", socket.display())),
         }
@@ -50,6 +56,11 @@ pub(super) async fn until_ready(
         Ok(Ok(false)) | Err(_) => late(&seen),
         Ok(Err(failure)) => Err(failure),
     }
+}
+
+/// Returns whether a supervisor may yet begin to listen where no supervisor was found for this reason.
+fn may_come(reason: &io::Error) -> bool {
+    matches!(reason.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 /// Returns whether everything was ready in time.

@@ -239,6 +239,7 @@ fn stop_start_and_restart_return_when_it_is_done() {
         );
     }
     host.ctl_ok(&["stop", "all"]);
+    daemon.until_event(vm("a", 2, "stopped"));
     daemon.assert_order(&[vm("b", 2, "stopped"), vm("a", 2, "stopped")]);
     host.ctl_ok(&["start", "group:web"]);
     assert_eq!(shown(&host, "b")["phase"], "ready");
@@ -298,10 +299,18 @@ fn targets_are_vms_groups_and_all_and_a_typing_mistake_is_answered_with_what_was
     assert_eq!(shown(&host, "api")["phase"], "ready");
     let db = host.ctl_ok(&["events", "db", "--json"]);
     assert!(db.lines().count() > 1 && db.lines().filter_map(events::parse).all(|e| e["vm"] == "db"), "{db}");
-    host.ctl_ok(&["signal", "web", "HUP"]);
+    // A signal that a daemon ignores unless it does something with it: WINCH.
+    host.ctl_ok(&["signal", "web", "28"]);
     host.ctl_ok(&["pause", "web"]);
     host.ctl_ok(&["resume", "all"]);
     host.ctl_ok(&["wait", "web", "db"]);
+    let mut follow = Command::new(program("pepitactl"));
+    let mut follow =
+        Daemon::start(follow.arg("--socket").arg(host.path("c/c.sock")).args(["logs", "-f", "web"]));
+    follow.until("api | tick 1");
+    follow.until("www | tick 2");
+    follow.signal(Signal::SIGTERM);
+    assert!(follow.end().success());
     let logs = host.ctl_ok(&["logs", "web"]);
     assert!(logs.contains("api | ") && logs.contains("www | ") && !logs.contains("db | "), "{logs}");
     daemon.stop();
@@ -312,6 +321,10 @@ fn targets_are_vms_groups_and_all_and_a_typing_mistake_is_answered_with_what_was
 fn output_and_events_are_chosen_by_time() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = host.ready();
+    let mut follow = Command::new(program("pepitactl"));
+    let mut follow =
+        Daemon::start(follow.arg("--socket").arg(host.path("c/c.sock")).args(["logs", "-f", "a"]));
+    follow.until("tick 1");
     let count = |args: &[&str]| host.ctl_ok(args).lines().count();
     let all = count(&["events"]);
     assert!(all > 2);

@@ -102,6 +102,22 @@ fn a_check_gives_advice_and_starts_nothing() {
 }
 
 #[test]
+fn memory_in_which_the_images_cannot_boot_is_refused_by_a_check() {
+    let host = Host::with_microvms(&group(&["a"]));
+    let (good, out, err) = code(&mut host.pepitad(&["--check"]));
+    assert_eq!(good, Some(0), "{out}{err}");
+    let text = std::fs::read_to_string(host.path("c.toml")).expect("written before");
+    for memory in [32, 48, 64] {
+        let text = text.replace("memory_mb = 128", &format!("memory_mb = {memory}"));
+        std::fs::write(host.path("c.toml"), text).expect("written");
+        let (code, _, err) = code(&mut host.pepitad(&["--check"]));
+        assert_eq!(code, Some(78), "{memory}: {err}");
+        assert!(err.contains("too little: this kernel and root need"), "{memory}: {err}");
+    }
+    host.assert_nothing_left();
+}
+
+#[test]
 fn the_schema_is_printed_without_a_configuration() {
     let mut pepitad = std::process::Command::new(env!("CARGO_BIN_EXE_pepitad"));
     let output = pepitad.arg("--schema").output().expect("the program runs");

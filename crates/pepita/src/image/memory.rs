@@ -1,6 +1,7 @@
 //! How much memory a guest needs at least: less, and it ends before it can say why. The bytes of a kernel may come from
 //! any program, so every number is checked.
 
+use super::build::{Kind, recognise};
 use crate::vm_config::Root;
 use std::fs::File;
 use std::io::Read;
@@ -24,6 +25,17 @@ pub(crate) fn needed_mb(kernel: &Path, root: &Root) -> Option<u64> {
     // While the kernel unpacks an archive, its files are in memory beside it. A compressed archive needs still more.
     let needed = kernel_end(&head)?.checked_add(initramfs.checked_mul(2)?)?.checked_add(BASE)?;
     Some(needed.div_ceil(MIB))
+}
+
+/// Returns the memory in MiB below which a guest cannot boot a kernel and a root file system, as a configuration names
+/// them; `None` when that is not known. The initrd of a disk is left out: it is made later.
+pub fn needed_by_files(kernel: &Path, rootfs: &Path) -> Option<u64> {
+    let (image, kind) = recognise(rootfs).ok()?;
+    let root = match kind {
+        Kind::Initramfs => Root::Initramfs(image),
+        Kind::Disk => Root::Disk { image, initrd: None },
+    };
+    needed_mb(kernel, &root)
 }
 
 /// Returns the address at which the memory of a kernel's image ends, from the beginning of its file: from the segments
