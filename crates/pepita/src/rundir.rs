@@ -124,11 +124,7 @@ impl RunDir {
 /// # Errors
 /// When the directory cannot be removed.
 pub fn remove(dir: &Path) -> Result<()> {
-    if let Ok(elsewhere) = std::fs::read_link(dir.join(layout::LOGS)) {
-        console_log::remove(dir);
-        // Another program may have put files of its own there; then the directory stays.
-        let _ = std::fs::remove_dir(elsewhere);
-    }
+    console_log::remove_elsewhere(dir);
     let parent = dir.parent().unwrap_or(dir);
     let gone = parent.join(format!("{}{}-{}", layout::GONE, std::process::id(), random::secret()?));
     std::fs::rename(dir, &gone).map_err(|e| io(dir, e))?;

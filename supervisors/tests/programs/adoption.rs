@@ -71,3 +71,28 @@ fn a_vm_that_the_operator_stopped_stays_down_after_a_crash_of_the_supervisor() {
     assert_eq!(stdout(&host.pepita(&["list", "--format", "name"])), "");
     host.assert_nothing_left();
 }
+
+#[test]
+fn a_paused_microvm_outlives_supervisors_that_are_killed_while_they_dial_it() {
+    let host = Host::with_microvms("[[group]]\nname = \"web\"\n[[group.vm]]\nname = \"a\"\n");
+    let mut daemon = host.ready();
+    let pid = host.vmm_pid("a");
+    host.ctl_ok(&["pause", "a"]);
+    daemon.until_event(vm("a", 1, "paused"));
+    daemon.kill();
+    for _ in 0..2 {
+        // The guest does not answer the new supervisor, which is killed while it waits.
+        let mut next = host.start();
+        next.until_event(vm("a", 1, "paused"));
+        next.kill();
+    }
+    let mut daemon = host.start();
+    daemon.until_event(vm("a", 1, "paused"));
+    host.ctl_ok(&["resume", "a"]);
+    daemon.until_event(vm("a", 1, "ready"));
+    assert_eq!(host.vmm_pid("a"), pid);
+    // The back-end of the VM's vsock has survived: the agent passes a signal on (one that a ticker ignores).
+    host.ctl_ok(&["signal", "a", "WINCH"]);
+    daemon.stop();
+    host.assert_nothing_left();
+}

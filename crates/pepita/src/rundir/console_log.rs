@@ -61,7 +61,8 @@ fn home(dir: &Path) -> PathBuf {
 /// this name is removed from there.
 ///
 /// # Errors
-/// When the directory cannot be made, or belongs to another user.
+/// When the directory cannot be made, belongs to another user, or holds the log of a VM of this name in another
+/// directory of run directories.
 pub fn place(dir: &Path, log_dir: &Path) -> io::Result<()> {
     let own = log_dir.join(dir.file_name().unwrap_or_default());
     DirBuilder::new().recursive(true).mode(0o700).create(&own)?;
@@ -69,16 +70,37 @@ pub fn place(dir: &Path, log_dir: &Path) -> io::Result<()> {
     if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "belongs to another user"));
     }
+    let owner = own.join(OWNER);
+    if let Ok(other) = std::fs::read_to_string(&owner).map(PathBuf::from)
+        && other != dir
+        && std::fs::read_link(other.join(layout::LOGS)).is_ok_and(|link| link == own)
+    {
+        let why = format!("{} holds the log of the VM in {}", own.display(), other.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+    }
+    std::fs::write(&owner, dir.as_os_str().as_encoded_bytes())?;
     symlink(&own, dir.join(layout::LOGS))?;
-    remove(dir);
+    for file in files(dir) {
+        let _ = std::fs::remove_file(file);
+    }
     Ok(())
 }
 
-/// Removes the files of the log, wherever they are, and their directory if it is not the run directory.
-pub fn remove(dir: &Path) {
-    for file in (0..FILES).map(|age| path(dir, age)).chain([index_path(dir)]) {
+/// The file in a directory for logs that names the run directory of its VM.
+const OWNER: &str = "run-dir";
+
+fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    (0..FILES).map(|age| path(dir, age)).chain([index_path(dir)])
+}
+
+/// Removes a log that is not in the run directory, with its directory.
+pub fn remove_elsewhere(dir: &Path) {
+    let Ok(elsewhere) = std::fs::read_link(dir.join(layout::LOGS)) else { return };
+    for file in files(dir).chain([elsewhere.join(OWNER)]) {
         let _ = std::fs::remove_file(file);
     }
+    // Another program may have put files of its own there; then the directory stays.
+    let _ = std::fs::remove_dir(elsewhere);
 }
 
 /// Returns the bytes of the logs of all VMs in a directory of run directories.
@@ -123,4 +145,32 @@ pub fn read_index(dir: &Path) -> Vec<Mark> {
 /// Returns the marks in the text of an index. Lines that are no marks are skipped.
 pub fn parse_index(text: &str) -> Vec<Mark> {
     text.lines().filter_map(Mark::parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_vms_of_one_name_in_two_places_do_not_share_a_log() {
+        let top = tempfile::tempdir().expect("a directory");
+        let (here, there) = (top.path().join("r1/a"), top.path().join("r2/a"));
+        for dir in [&here, &there] {
+            std::fs::create_dir_all(dir).expect("made");
+        }
+        let logs = top.path().join("logs");
+        place(&here, &logs).expect("placed");
+        std::fs::write(path(&here, 0), "output").expect("written");
+        let refused = place(&there, &logs).expect_err("it is in use");
+        assert!(refused.to_string().contains("r1/a"), "{refused}");
+        assert!(logs.join("a/console.log").exists() && total(&top.path().join("r1")) == 6);
+        // A restart in the same place begins anew.
+        std::fs::remove_file(here.join(layout::LOGS)).expect("removed");
+        place(&here, &logs).expect("placed");
+        assert!(!logs.join("a/console.log").exists());
+        remove_elsewhere(&here);
+        assert!(!logs.join("a").exists());
+        std::fs::remove_file(here.join(layout::LOGS)).expect("removed");
+        place(&there, &logs).expect("free by now");
+    }
 }

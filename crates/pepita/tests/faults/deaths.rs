@@ -2,7 +2,7 @@
 
 use crate::host::{Form, Host, PATIENCE, figure, kill, processes_in, times};
 use pepita_wire::record::DaemonState;
-use pepita_wire::{Exit, ProcessExit, VmState};
+use pepita_wire::{Ask, Exit, MonitorRequest, ProcessExit, VmState};
 use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use std::io::Write;
@@ -166,35 +166,45 @@ fn a_guest_that_panics_says_so_with_the_console_s_last_lines() {
     }
 }
 
-#[test]
-fn a_vm_outlives_a_client_that_hangs_up_while_its_guest_boots() {
-    let host = Host::of(Form::Qemu);
-    host.start_with("a", &["--hold"], &[]);
-    // The guest boots, and cannot answer yet.
-    for _ in 0..3 {
-        let mut client = UnixStream::connect(host.vm("a").join("ctl.sock")).expect("its monitor");
-        client.write_all(b"{\"id\":1,\"method\":\"dial\"}\n").expect("written");
-    }
-    host.until("a", |status| status.agent.ready);
+/// Pauses a VM and lets a client ask for a connection that its guest cannot answer before it is resumed.
+fn dial_paused(host: &Host, name: &str) -> UnixStream {
+    host.ask(name, MonitorRequest::Pause);
+    let mut client = UnixStream::connect(host.vm(name).join("ctl.sock")).expect("its monitor");
+    client.write_all(b"{\"id\":1,\"method\":\"dial\"}\n").expect("written");
+    // The monitor begins the dial before it answers these.
+    host.status(name);
+    host.status(name);
+    client
+}
+
+/// Resumes a VM. The back-end of its vsock, which carries every connection, must have survived the pause.
+fn resume_and_ping(host: &Host, name: &str) {
+    host.ask(name, MonitorRequest::Resume);
+    host.until(name, |status| status.agent.ready);
+    assert_eq!(host.ask(name, MonitorRequest::Forward(Ask::Ping)), serde_json::json!({}));
     // A client that stays gets a connection, by which it talks to the agent.
-    let mut link = host.dialled("a");
-    link.ask("ping", serde_json::Value::Null);
+    host.dialled(name).ask("ping", serde_json::Value::Null);
+}
+
+#[test]
+fn a_vm_outlives_a_client_that_hangs_up_before_its_guest_has_answered() {
+    let host = Host::of(Form::Qemu);
+    host.ready("a", &[]);
+    for _ in 0..3 {
+        drop(dial_paused(&host, "a"));
+    }
+    resume_and_ping(&host, "a");
     host.destroy("a", &[]);
 }
 
 #[test]
-fn a_vm_outlives_a_monitor_that_is_killed_while_its_guest_boots() {
+fn a_vm_outlives_a_monitor_that_is_killed_before_its_guest_has_answered() {
     let host = Host::of(Form::Qemu);
-    let vmm = host.start_with("a", &["--hold"], &[]).vmm_pid;
-    let mut client = UnixStream::connect(host.vm("a").join("ctl.sock")).expect("its monitor");
-    // The monitor answers the second request when it has begun the dial of the first. The guest boots, and cannot answer
-    // yet.
-    client.write_all(b"{\"id\":1,\"method\":\"dial\"}\n").expect("written");
-    let monitor = host.status("a").monitor_pid;
-    host.status("a");
-    kill(monitor, Signal::KILL);
+    let before = host.ready("a", &[]);
+    let _client = dial_paused(&host, "a");
+    kill(before.monitor_pid, Signal::KILL);
     host.ok(&["adopt", "--name", "a"]);
-    let status = host.until("a", |status| status.agent.ready);
-    assert_eq!(status.vmm_pid, vmm);
+    resume_and_ping(&host, "a");
+    assert_eq!(host.status("a").vmm_pid, before.vmm_pid);
     host.destroy("a", &[]);
 }
