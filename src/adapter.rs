@@ -211,7 +211,8 @@ impl PepitaAdapter {
         self.tree().await?.status(handle.vm()).await
     }
 
-    /// Sends a daemon a signal. KILL ends the VM and its supervision; STOP and CONT pause and resume its virtual CPUs.
+    /// Sends a daemon a signal. KILL ends the VM and its supervision; STOP and CONT pause and resume its virtual CPUs. While
+    /// the VM boots, TERM, INT and QUIT stop it, and the others reach the daemon when it runs.
     ///
     /// # Errors
     /// Returns an error when the daemon does not run, or the launcher refuses.
@@ -221,11 +222,19 @@ impl PepitaAdapter {
         if !adapter.knows(vm) {
             return Ok(adapter.tree.runner().signal_any(vm, signal.into()).await?);
         }
+        let phase = adapter.tree.status().vm(vm.as_str()).map(|status| status.phase.clone());
+        let has_daemon = phase.is_some_and(|phase| phase.has_daemon());
         match signal {
             // With a grace of zero a stop is a kill that no restart follows.
             Signal::Kill => Ok(adapter.tree.command(vm.as_str(), Command::Stop).await?),
             Signal::Stop => Ok(adapter.tree.pause(vm.as_str()).await?),
             Signal::Cont => Ok(adapter.tree.resume(vm.as_str()).await?),
+            // While the VM is launched, the launcher knows nothing of it. The tree keeps the signal, or stops the VM.
+            Signal::Hup | Signal::Int | Signal::Quit | Signal::Term | Signal::Usr1 | Signal::Usr2
+                if !has_daemon =>
+            {
+                Ok(adapter.tree.signal(vm.as_str(), signal.into()).await?)
+            }
             // The documentation of the adapter says that it runs `pepita signal`, which goes over the monitor's socket,
             // too.
             Signal::Hup | Signal::Int | Signal::Quit | Signal::Term | Signal::Usr1 | Signal::Usr2 => {

@@ -180,6 +180,13 @@ impl GroupState {
                 }
                 Err(refused) => return reply.send(Err(refused)),
             },
+            GroupMsg::Forward { vm, request: VmRequest::Signal { signal, reply } }
+                if signal.asks_to_end() && self.is_coming_up(&vm) =>
+            {
+                // There is no daemon that could end by itself, so the signal is a stop (semantics 7.15).
+                let stop = GroupMsg::Command { vm, command: Command::Stop, reply };
+                return Box::pin(self.take_in(me, stop)).await;
+            }
             GroupMsg::Forward { vm, request } => return self.forward(&vm, request),
             GroupMsg::Reload { spec, slot, restart } => {
                 if slot != self.slot {
@@ -372,11 +379,20 @@ impl GroupState {
         self.inventory = Some(Inventory::new(vms.into_iter().collect(), goal));
     }
 
+    fn is_coming_up(&self, vm: &VmName) -> bool {
+        self.roster.view(vm).is_some_and(|view| view.phase.is_coming_up())
+    }
+
     fn forward(&self, vm: &VmName, request: VmRequest) {
         let Some(VmView { phase, .. }) = self.roster.view(vm) else {
             return request.refuse(Refused::NoSuchVm(vm.to_string()));
         };
-        if !phase.has_daemon() {
+        let may_take = match &request {
+            // While the VM boots, the signal waits for the daemon (semantics 7.15).
+            VmRequest::Signal { .. } => phase.is_live(),
+            VmRequest::SetPaused { .. } | VmRequest::Ask { .. } => phase.has_daemon(),
+        };
+        if !may_take {
             return request.refuse(Refused::NotRunning { vm: vm.to_string(), phase: phase.word() });
         }
         self.actors.send_to_owner(vm, request.into());

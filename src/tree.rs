@@ -176,10 +176,11 @@ impl Tree {
         self.answered(self.ask_root(|reply| RootMsg::Command { vm, command, reply }).await)
     }
 
-    /// Sends the daemon of a VM a signal.
+    /// Sends the daemon of a VM a signal. For a VM that is on its way up TERM, INT and QUIT are a stop; other signals reach
+    /// the daemon of a VM that starts when it runs (semantics 7.15).
     ///
     /// # Errors
-    /// Returns a refusal when there is no such VM, no daemon runs in it, or its monitor refuses.
+    /// Returns a refusal when there is no such VM, it is neither starting nor running, or its monitor refuses.
     pub async fn signal(&self, vm: &str, signal: Signal) -> Result<(), Refused> {
         self.request(vm, |reply| VmRequest::Signal { signal, reply }).await
     }

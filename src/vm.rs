@@ -29,6 +29,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The number of signals that wait for the monitor of a VM.
+const PENDING_SIGNALS: usize = 64;
+
 /// A message to a VM actor.
 #[derive(Debug)]
 pub enum VmMsg {
@@ -123,6 +126,8 @@ pub struct VmState {
     written: Written,
     report: DerivedActorRef<VmReport>,
     monitor: Option<Monitor>,
+    /// Signals for the daemon that came before there was a monitor to send them.
+    pending_signals: Vec<(Signal, Reply<Result<(), String>>)>,
     guest: Option<Guest>,
     alarm: Alarm,
     /// The moment before which no time is judged, because this process had no descriptor left.
@@ -159,6 +164,7 @@ impl Actor for Vm {
             written: args.written,
             report: args.report,
             monitor: None,
+            pending_signals: Vec::new(),
             guest: None,
             alarm: Alarm::default(),
             not_before: None,
@@ -218,7 +224,7 @@ impl VmState {
                 return (!postponed).then_some(Event::Tick);
             }
             VmMsg::Update(spec) => self.life.update(*spec),
-            VmMsg::Signal { signal, reply } => self.request(MonitorRequest::Signal(signal), reply),
+            VmMsg::Signal { signal, reply } => self.signal(signal, reply),
             VmMsg::SetPaused { paused: true, reply } => self.request(MonitorRequest::Pause, reply),
             VmMsg::SetPaused { paused: false, reply } => self.request(MonitorRequest::Resume, reply),
             VmMsg::Ask { ask, reply } => self.ask_guest(LinkMsg::Ask { ask, reply }),
@@ -304,6 +310,9 @@ impl VmState {
         let socket = Path::new(&record.dir).join(rundir::CONTROL);
         let watch = self.services.sockets.watch(socket.clone(), Box::new(tell));
         self.monitor = Some(Monitor { socket, _watch: watch });
+        for (signal, reply) in std::mem::take(&mut self.pending_signals) {
+            self.request(MonitorRequest::Signal(signal), reply);
+        }
     }
 
     async fn connect(&mut self, record: Box<StatusRecord>) -> Result<(), ActorProcessingErr> {
@@ -337,6 +346,18 @@ impl VmState {
             }
         });
         self.request(MonitorRequest::Stop { signal, timeout_ms: millis(grace), force: false }, reply);
+    }
+
+    /// Sends the daemon a signal: now, or when the VM has a monitor. A monitor keeps a signal for a guest that boots. The
+    /// signals that are left when this actor ends are refused, as their replies are dropped.
+    fn signal(&mut self, signal: Signal, reply: Reply<Result<(), String>>) {
+        match &self.monitor {
+            Some(_) => self.request(MonitorRequest::Signal(signal), reply),
+            None if self.pending_signals.len() < PENDING_SIGNALS => {
+                self.pending_signals.push((signal, reply))
+            }
+            None => reply.send(Err("too many signals wait for the VM".into())),
+        }
     }
 
     /// Sends a request to the monitor.

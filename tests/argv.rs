@@ -70,6 +70,20 @@ fn launch() -> impl Strategy<Value = Launch> {
     })
 }
 
+#[test]
+fn a_daemon_with_a_watchdog_is_told_the_interval_unless_the_configuration_does() {
+    let mut spec = VmSpec::new(name("a"), MachineSpec::process());
+    spec.health.watchdog = Duration::from_secs(4);
+    let env = |spec: &VmSpec| {
+        let (incarnation, cid) = (Incarnation(1), Cid::new(3).expect("a good CID"));
+        let launch = Launch { spec: spec.clone(), incarnation, cid, owner: "edge".into(), hold: false };
+        argv::specification(&launch).env
+    };
+    assert_eq!(env(&spec), [("WATCHDOG_USEC".to_owned(), "4000000".to_owned())].into());
+    spec.env.insert("WATCHDOG_USEC".into(), "7".into());
+    assert_eq!(env(&spec), spec.env);
+}
+
 proptest! {
     #[test]
     fn every_launch_is_read_as_it_was_meant(launch in launch()) {

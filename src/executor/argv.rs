@@ -5,7 +5,10 @@
 
 use crate::spec::{Cid, Incarnation, MachineSpec, Signal, VmId, VmSpec};
 use pepita_wire::LaunchSpec;
+use pepita_wire::environment::WATCHDOG_USEC;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::time::Duration;
 
 /// The label by which a supervisor knows its own VMs; its value is the supervisor's name.
 pub const OWNER_LABEL: &str = "pepita-supervisor.owner";
@@ -62,7 +65,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         restart: _,
         start,
         stop: _,
-        health: _,
+        health,
         standby: _,
         autostart: _,
         significant: _,
@@ -78,7 +81,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         ready_timeout_ms: Some(u64::try_from(start.timeout.as_millis()).unwrap_or(u64::MAX)),
         hold: launch.hold,
         command: command.clone(),
-        env: env.clone(),
+        env: environment(env, health.watchdog),
         labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
         // These fields are options of the command line.
         name: None,
@@ -94,6 +97,15 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         // The environment of the call names the directory for logs.
         log_dir: None,
     }
+}
+
+/// Returns the environment of the daemon: what is configured, and the interval of the watchdog, as systemd names it.
+fn environment(configured: &BTreeMap<String, String>, watchdog: Duration) -> BTreeMap<String, String> {
+    let mut all = configured.clone();
+    if !watchdog.is_zero() {
+        all.entry(WATCHDOG_USEC.to_owned()).or_insert_with(|| watchdog.as_micros().to_string());
+    }
+    all
 }
 
 /// Returns `pepita signal --name <vm> --signal <number> --json`.

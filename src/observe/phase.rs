@@ -62,6 +62,22 @@ impl VmPhase {
         }
     }
 
+    /// Returns whether the VM is on its way up, and has no daemon yet.
+    pub fn is_coming_up(&self) -> bool {
+        match self {
+            Self::Waiting | Self::Starting | Self::Backoff { .. } => true,
+            Self::Stopped
+            | Self::Running
+            | Self::Ready
+            | Self::Unhealthy
+            | Self::Paused
+            | Self::Stopping
+            | Self::Completed
+            | Self::Unknown
+            | Self::Failed(_) => false,
+        }
+    }
+
     /// Returns whether there is an incarnation of which a part may run.
     pub fn is_live(&self) -> bool {
         match self {

@@ -330,6 +330,8 @@ impl Keyed for VmSpec {
                 "the daemon must send WATCHDOG=1 this often; \"0s\" = off";
             on_unhealthy "health.on_unhealthy" words!(OnUnhealthy, "answer to being unhealthy"), Live,
                 "restart (it is a failure) | report (it is an event)";
+            stop_timeout "health.stop_timeout" Kind::Duration, Live,
+                "for an unhealthy daemon to end after stop.signal; then the VM is destroyed; \"0s\" = at once";
         }
     };
 

@@ -208,6 +208,9 @@ pub struct HealthSpec {
     pub watchdog: Duration,
     /// The consequence of being unhealthy.
     pub on_unhealthy: OnUnhealthy,
+    /// The time that a daemon has to end after the stop signal, when it is stopped because of its health; zero for a kill
+    /// at once.
+    pub stop_timeout: Duration,
 }
 
 impl Default for HealthSpec {
@@ -220,6 +223,7 @@ impl Default for HealthSpec {
             command: Vec::new(),
             watchdog: Duration::ZERO,
             on_unhealthy: OnUnhealthy::Restart,
+            stop_timeout: Duration::from_secs(5),
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Health {
     failures: u32,
     unhealthy: bool,
     watchdog_fed_at: Instant,
+    /// The end of the time in which nothing is expected of the daemon.
+    suspended_until: Option<Instant>,
 }
 
 /// A probe that waits for its result.
@@ -50,6 +52,7 @@ impl Health {
             failures: 0,
             unhealthy: false,
             watchdog_fed_at: now,
+            suspended_until: None,
         }
     }
 
@@ -59,9 +62,26 @@ impl Health {
         Self { ready_since: self.ready_since, last_id: self.last_id, ..Self::new(spec, now) }
     }
 
+    /// Expects nothing of the daemon until `until`: it has said `STOPPING=1`, and ends by itself (semantics 1.15).
+    pub(super) fn suspend(&mut self, until: Instant) {
+        self.under_way = None;
+        self.suspended_until = Some(self.suspended_until.map_or(until, |earlier| earlier.max(until)));
+    }
+
+    /// Moves the end of that time to later, never to earlier.
+    pub(super) fn extend(&mut self, until: Instant) {
+        self.suspended_until = self.suspended_until.map(|earlier| earlier.max(until));
+    }
+
     /// Returns the findings that are due at `now`.
     pub(super) fn tick(&mut self, spec: &HealthSpec, now: Instant) -> Vec<Finding> {
         let mut findings = Vec::new();
+        match self.suspended_until {
+            Some(until) if now < until => return findings,
+            // The daemon has not ended in its time, so it is watched again.
+            Some(_) => *self = Self { unhealthy: self.unhealthy, ..self.clone().restarted(spec, now) },
+            None => {}
+        }
         if let Some(Probe { deadline, .. }) = self.under_way
             && now >= deadline
         {
@@ -113,6 +133,9 @@ impl Health {
 
     /// Returns the moment at which the next tick is due.
     pub(super) fn wake_at(&self, spec: &HealthSpec) -> Option<Instant> {
+        if self.suspended_until.is_some() {
+            return self.suspended_until;
+        }
         let probe = match self.under_way {
             Some(Probe { deadline, .. }) => Some(deadline),
             None => (!spec.interval.is_zero()).then_some(self.next_probe_at),
@@ -199,6 +222,22 @@ mod tests {
         assert_eq!(health.tick(&spec, now + Duration::from_secs(4)), []);
         assert_eq!(health.wake_at(&spec), Some(now + Duration::from_secs(5)));
         assert_eq!(health.tick(&spec, now + Duration::from_secs(5)), [Finding::WatchdogExpired]);
+    }
+
+    #[test]
+    fn a_daemon_that_ends_by_itself_is_left_alone_for_a_time_and_then_watched_again() {
+        let spec = HealthSpec { watchdog: Duration::from_secs(3), ..spec() };
+        let now = Instant::now();
+        let mut health = Health::new(&spec, now);
+        let until = now + spec.interval * 100;
+        health.suspend(now + spec.interval);
+        health.extend(until);
+        health.extend(now);
+        assert_eq!(health.wake_at(&spec), Some(until));
+        assert_eq!(health.tick(&spec, until - Duration::from_nanos(1)), []);
+        assert_eq!(health.tick(&spec, until), []);
+        assert_eq!(health.wake_at(&spec), Some(until + spec.watchdog));
+        assert_eq!(health.tick(&spec, until + spec.watchdog), [Finding::WatchdogExpired]);
     }
 
     #[test]

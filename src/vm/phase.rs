@@ -11,12 +11,12 @@
 //!      │  Start(Adopt)                             │             ┌──▶ Adopting ───────┘
 //!      └───────────────────────────────────────────┼─────────────┘      │ ▲
 //!                                                  │                    │ │ monitor lost
-//!                                                  │   Stop of a daemon │ │
-//!                                                  │   that runs ┌──────┼─┴───┐
+//!                                                  │ Stop of a daemon,  │ │
+//!                                                  │ unhealthy   ┌──────┼─┴───┐
 //!                                                  │     Alive ─▶│  Stopping  │
 //!                                                  │             └──────┬─────┘
 //!                                                  ▼                    ▼
-//!          Alive ── Kill, late, unhealthy ──▶ Removing ◀────────────────┘
+//!          Alive ── Kill, late ────────────▶ Removing ◀─────────────────┘
 //!                                                  │ Removed
 //!          Alive ── ended by itself ──▶ Gone ◀─────┘
 //!
@@ -85,6 +85,8 @@ pub(super) enum Phase {
     Stopping {
         /// The moment at which the VM is killed.
         deadline: Instant,
+        /// How the incarnation ended: by a stop that was asked for, or because of its health (semantics 1.12).
+        ending: Ending,
     },
     /// The launcher kills what is left of the VM and removes its traces.
     Removing {
@@ -317,7 +319,7 @@ impl Life {
                 Stage::Ready { health } => health.wake_at(&self.spec.health),
                 Stage::Paused(_) => None,
             },
-            Phase::Stopping { deadline } => Some(*deadline),
+            Phase::Stopping { deadline, .. } => Some(*deadline),
             Phase::Removing { retry_at, notice_at, .. } => {
                 Some(retry_at.map_or(*notice_at, |at| at.min(*notice_at)))
             }
@@ -354,9 +356,10 @@ impl Life {
             }
             Phase::Adopting(_) => self.tick_adopting(now),
             Phase::Alive { .. } => self.tick_alive(now),
-            Phase::Stopping { deadline } => {
+            Phase::Stopping { deadline, ending } => {
                 if now >= *deadline {
-                    self.late_stop(now);
+                    let ending = ending.clone();
+                    self.late_stop(now, ending);
                 }
             }
             Phase::Removing { since, retry_at, notice_at, .. } => {

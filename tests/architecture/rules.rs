@@ -59,7 +59,7 @@ pub(crate) const CRATES: &[Crate] = &[
         rows: &[
             // The numbers that both sides of the protocol know.
             &["lib"],
-            &["allowance", "error", "name", "protocol", "rundir", "signal", "stored"],
+            &["allowance", "environment", "error", "name", "protocol", "rundir", "signal", "stored", "text"],
             &["exit", "line"],
             &["agent", "console", "launch", "record"],
             &["frame", "monitor"],
@@ -73,10 +73,22 @@ pub(crate) const CRATES: &[Crate] = &[
         dir: "crates/guest/src",
         name: "pepita_guest",
         rows: &[
-            &["boot", "cgroup", "console", "options", "process", "reaper", "stream", "tail"],
-            &["state", "system"],
+            &[
+                "boot",
+                "cgroup",
+                "console",
+                "environment",
+                "inherited",
+                "options",
+                "process",
+                "reaper",
+                "stream",
+                "tail",
+            ],
+            &["own_pid", "panics", "state", "system"],
             &["agent"],
-            &["daemon", "end", "exec", "notify"],
+            &["notify"],
+            &["daemon", "end", "exec"],
             &["serve"],
             &["as_init", "as_process"],
             &["main"],
@@ -123,7 +135,14 @@ pub(crate) const CRATES: &[Crate] = &[
             ("std::os::unix::net::UnixStream::connect", &["client.rs", "monitor/dial.rs", "vmm.rs"]),
             (
                 "std::process::Command",
-                &["commands/doctor.rs", "host/setsid.rs", "image/", "ops/launch.rs", "vmm.rs"],
+                &[
+                    "commands/doctor.rs",
+                    "host/inherited.rs",
+                    "host/setsid.rs",
+                    "image/",
+                    "ops/launch.rs",
+                    "vmm.rs",
+                ],
             ),
             // The wall clock is only reported and decides nothing: it may jump.
             ("std::time::SystemTime", &["host/clock.rs"]),

@@ -1,6 +1,6 @@
 //! Changes of the tree while it runs.
 
-use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
+use crate::support::{Fate, Host, Plan, Rig, What, group, tree, vm};
 use pepita_supervisor::group::{AskError, Command, Refused};
 use pepita_supervisor::spec::{GroupName, Signal, Strategy, TreeSpec};
 use pepita_supervisor::tree::ChangeError;
@@ -91,6 +91,62 @@ async fn commands_reach_a_vm_that_runs_and_are_refused_by_one_that_does_not() {
     rig.end().await;
     assert_eq!(tree.command("a", Command::Start).await, Err(Refused::Stopping));
     assert_eq!(tree.spec().await, None);
+}
+
+/// Returns the signals that the monitor of `a` was asked to send.
+fn signals(rig: &Rig) -> Vec<i32> {
+    let number = |what| if let What::Signal(number) = what { Some(number) } else { None };
+    rig.host.calls().into_iter().filter_map(|call| number(call.what)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_that_asks_for_the_end_of_a_vm_on_its_way_up_is_a_stop() {
+    // semantics 7.15.
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let host = Host::new();
+        host.always("a", Plan { launch: Some(Duration::from_secs(5)), ..Plan::default() });
+        let mut rig = Rig::on(host, spec()).await;
+        rig.change("a", "starting").await;
+        rig.tree.signal("a", signal).await.expect("accepted");
+        rig.change("a", "stopped").await;
+        rig.pass(Duration::from_secs(60)).await;
+        assert_eq!((rig.phase("a"), signals(&rig).len()), ("stopped", 0), "{signal}");
+        rig.end().await;
+    }
+    let host = Host::new();
+    host.always("a", Plan::exits(3, 100));
+    let mut rig = Rig::on(host, spec()).await;
+    rig.change("a", "backoff").await;
+    rig.tree.signal("a", Signal::TERM).await.expect("accepted");
+    rig.change("a", "stopped").await;
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_signal_for_a_vm_that_is_launched_reaches_its_monitor_as_soon_as_there_is_one() {
+    // semantics 7.15.
+    let host = Host::new();
+    host.always("a", Plan { launch: Some(Duration::from_secs(5)), ..Plan::default() });
+    let mut rig = Rig::on(host, spec()).await;
+    rig.change("a", "starting").await;
+    let tree = rig.tree.clone();
+    let sent = tokio::spawn(async move { tree.signal("a", Signal::HUP).await });
+    rig.pass(Duration::from_secs(4)).await;
+    assert_eq!(signals(&rig), Vec::<i32>::new());
+    rig.change("a", "ready").await;
+    sent.await.expect("no panic").expect("sent");
+    assert_eq!(signals(&rig), [Signal::HUP.number()]);
+    // A VM that never comes up costs the sender no wait without end.
+    rig.host.always("a", Plan { launch: Some(Duration::from_secs(5)), ..Plan::default() });
+    rig.tree.command("a", Command::Restart).await.expect("accepted");
+    rig.change("a", "starting").await;
+    let tree = rig.tree.clone();
+    let lost = tokio::spawn(async move { tree.signal("a", Signal::HUP).await });
+    rig.pass(Duration::from_millis(100)).await;
+    rig.tree.command("a", Command::Stop).await.expect("accepted");
+    rig.change("a", "stopped").await;
+    assert!(matches!(lost.await.expect("no panic"), Err(Refused::Failed(_))));
+    rig.end().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! The conditions for a VM to be Ready, and the consequence of bad health.
 
-use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
+use crate::support::{Fate, Host, Plan, Rig, What, group, tree, vm};
+use pepita_supervisor::group::Command;
 use pepita_supervisor::policy::Ending;
 use pepita_supervisor::spec::{OnUnhealthy, Readiness, Strategy, TreeSpec, VmSpec};
 use pepita_wire::agent::Health;
@@ -261,5 +262,78 @@ async fn a_paused_vm_is_stopped_like_any_other() {
     let mut rig = Rig::ready(one(vm("a"))).await;
     rig.tree.pause("a").await.expect("paused");
     rig.until("a", "paused").await;
+    rig.end().await;
+}
+
+/// Returns how long the VM `a` had between the stop of its daemon and its removal.
+fn grace(rig: &Rig) -> Duration {
+    let calls = rig.host.calls();
+    let stop = calls.iter().find(|call| call.what == What::Stop).expect("stopped").at;
+    calls.iter().find(|call| call.what == What::Destroy && call.at >= stop).expect("destroyed").at - stop
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unhealthy_daemon_may_do_its_last_work_and_its_end_stays_unhealthy() {
+    // semantics 1.12: the stop signal, a grace, then a kill.
+    for (stop, expected) in [(Some(SECOND), SECOND), (None, SECOND * 3)] {
+        let mut a = probed();
+        a.health.stop_timeout = SECOND * 3;
+        let mut rig = Rig::ready(one(a)).await;
+        rig.host.becomes("a", |plan| (plan.answers, plan.stop) = (false, stop));
+        rig.change("a", "unhealthy").await;
+        let change = rig.change("a", "backoff").await;
+        assert_eq!(change.ending, Some(Ending::Unhealthy));
+        let grace = grace(&rig);
+        assert!(grace >= expected && grace < expected + SECOND, "{grace:?}");
+        rig.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_misses_its_watchdog_has_the_same_grace_and_none_where_it_is_zero() {
+    // semantics 1.12, 1.13.
+    for timeout in [SECOND * 3, Duration::ZERO] {
+        let mut a = watched();
+        a.health.stop_timeout = timeout;
+        let mut rig = Rig::ready(one(a)).await;
+        rig.host.becomes("a", |plan| plan.stop = Some(SECOND));
+        let change = rig.change("a", "backoff").await;
+        assert_eq!(change.ending, Some(Ending::WatchdogExpired));
+        assert_eq!(rig.host.stopped().len(), usize::from(!timeout.is_zero()));
+        rig.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_says_that_it_stops_is_not_probed_meanwhile_and_is_probed_again_when_it_does_not() {
+    // semantics 1.15.
+    let mut a = probed();
+    (a.health.watchdog, a.stop.timeout) = (SECOND * 2, SECOND * 20);
+    let mut rig = Rig::ready(one(a)).await;
+    rig.host.becomes("a", |plan| plan.answers = false);
+    rig.host.says("a", Health { stopping: true, ..Health::default() });
+    rig.pass(SECOND * 19).await;
+    rig.host.says("a", Health { extend_timeout_us: Some(20_000_000), ..Health::default() });
+    rig.pass(SECOND * 19).await;
+    assert_eq!((rig.phase("a"), rig.host.asked("a", "ping").len()), ("ready", 0));
+    let change = rig.change("a", "backoff").await;
+    assert_eq!(change.ending, Some(Ending::WatchdogExpired));
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_asks_for_more_time_while_it_stops_gets_it_from_the_supervisor_too() {
+    // semantics 7.14.
+    let mut a = vm("a");
+    a.stop.timeout = SECOND * 3;
+    let mut rig = Rig::ready(one(a)).await;
+    rig.host.becomes("a", |plan| (plan.stop, plan.patient) = (Some(SECOND * 25), true));
+    rig.tree.command("a", Command::Stop).await.expect("accepted");
+    rig.change("a", "stopping").await;
+    rig.host.says("a", Health { stopping: true, extend_timeout_us: Some(30_000_000), ..Health::default() });
+    rig.pass(SECOND * 24).await;
+    assert_eq!((rig.phase("a"), rig.host.alive().len()), ("stopping", 1));
+    rig.change("a", "stopped").await;
+    assert!(grace(&rig) >= SECOND * 25);
     rig.end().await;
 }

@@ -114,6 +114,8 @@ pub(crate) struct Plan {
     pub(crate) end: Option<(Duration, Fate)>,
     /// The time from a graceful stop until the daemon has stopped; `None` = the daemon ignores the stop.
     pub(crate) stop: Option<Duration>,
+    /// Whether the monitor waits for the daemon beyond its grace, because the daemon has asked for more time.
+    pub(crate) patient: bool,
     /// The time that a destroy takes.
     pub(crate) destroy: Duration,
     /// Whether the guest agent answers.
@@ -140,6 +142,7 @@ impl Default for Plan {
             ready: None,
             end: None,
             stop: Some(Duration::from_millis(50)),
+            patient: false,
             destroy: Duration::from_millis(5),
             answers: true,
             exec: 0,

@@ -41,10 +41,10 @@ impl Monitors for Host {
         let (host, id) = (self.clone(), of_dir(&socket));
         Box::pin(async move {
             let gone = || WireError::new(ErrorKind::Os, "there is no monitor");
-            let (serial, stop) = {
+            let (serial, stop, patient) = {
                 let world = host.world();
                 let machine = world.machines.get(&id).filter(|m| m.monitored).ok_or_else(gone)?;
-                (machine.serial, machine.plan.stop)
+                (machine.serial, machine.plan.stop, machine.plan.patient)
             };
             match request {
                 MonitorRequest::Stop { timeout_ms, .. } => {
@@ -52,7 +52,7 @@ impl Monitors for Host {
                     host.change(&id, serial, |record| record.state = VmState::Stopping);
                     let grace = Duration::from_millis(timeout_ms);
                     let (time, exit) = match stop {
-                        Some(time) if time < grace => (time, Some(Exit::code(0))),
+                        Some(time) if time < grace || patient => (time, Some(Exit::code(0))),
                         // The monitor's own stop ends with a kill.
                         _ => (grace, None),
                     };

@@ -2,13 +2,17 @@
 
 use crate::boot::{Boot, Image};
 use crate::console::Console;
+use crate::environment::{self, Environment};
+use crate::panics;
 use crate::reaper::Reaper;
 use crate::state::{Daemon, State};
 use pepita_wire::agent::AgentStatus;
 use pepita_wire::console::Note;
 use pepita_wire::{ErrorKind, Hello, WireError};
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The shared data of the agent: the daemon's state, and the values that all connections use.
@@ -26,6 +30,8 @@ pub(crate) struct Agent {
     pub(crate) reaper: Reaper,
     /// The path of the daemon's notify socket.
     pub(crate) notify_path: PathBuf,
+    /// The daemon's notify socket, once it is open. The lock is held while a report is read and applied.
+    pub(crate) notify_socket: Mutex<Option<UnixDatagram>>,
     /// The id of this boot.
     boot_id: String,
     started_at: Instant,
@@ -59,11 +65,23 @@ impl Agent {
             console,
             reaper: Reaper::start(),
             notify_path,
+            notify_socket: Mutex::default(),
             boot_id: boot_id.trim().to_owned(),
             started_at: Instant::now(),
             state: Mutex::new(state),
             changed: Condvar::new(),
         }
+    }
+
+    /// Returns the environment of the programs in this guest: the daemon's, once it was started.
+    pub(crate) fn environment(&self) -> Arc<Environment> {
+        let of_daemon = self.lock().environment.clone();
+        of_daemon.unwrap_or_else(|| Arc::new(self.environment_for(&BTreeMap::new())))
+    }
+
+    /// Returns the environment of a daemon that is started with these variables.
+    pub(crate) fn environment_for(&self, start: &BTreeMap<String, String>) -> Environment {
+        environment::of_guest(std::env::vars_os(), &self.image.env, start, self.boot.cid)
     }
 
     /// Locks the state. Callers must not do slow work while they hold the lock.
@@ -124,7 +142,9 @@ impl Agent {
                 self.boot.incarnation, hello.incarnation
             ));
         }
-        if self.lock().admits(hello.token.as_deref(), hello.new_token.as_deref()) {
+        let mut state = self.lock();
+        if state.admits(hello.token.as_deref(), hello.new_token.as_deref()) {
+            panics::set_token(state.token());
             Ok(())
         } else {
             refuse("wrong token")
@@ -136,7 +156,7 @@ impl Agent {
         let state = self.lock();
         let (pid, exited) = match &state.daemon {
             Daemon::Held => (None, None),
-            Daemon::Running { pid } => (Some(*pid), None),
+            Daemon::Running { pid, .. } => (Some(*pid), None),
             Daemon::Exited { exit, .. } => (None, Some(exit.clone())),
         };
         AgentStatus {

@@ -3,9 +3,12 @@
 use crate::agent::{Agent, Mode};
 use crate::boot::{Boot, Image};
 use crate::console::Console;
-use crate::{cgroup, end, notify, serve, system};
+use crate::{cgroup, daemon, end, inherited, notify, panics, serve, system};
 use pepita_wire::console::Note;
 use std::sync::Arc;
+
+/// The hard limit of open files of the daemon, as systemd has it.
+const OPEN_FILES: u64 = 524_288;
 
 /// The daemon's notify socket in a guest.
 const NOTIFY: &str = "/run/notify.sock";
@@ -16,6 +19,7 @@ const NOTIFY: &str = "/run/notify.sock";
 /// When the guest cannot continue. PID 1 must not return, and a panic ends the guest with a note for the monitor on the
 /// console.
 pub(crate) fn run() -> ! {
+    inherited::put_in_order(Some(OPEN_FILES));
     system::mount_all();
     let mut boot = Boot::from_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
     system::write_mark(boot.cid, boot.incarnation);
@@ -41,28 +45,21 @@ pub(crate) fn run() -> ! {
         Ok(file) => Console::tty(file),
         Err(e) => panic!("{}: {e}", system::CONSOLE),
     };
-    report_panics(boot.token.clone(), console.clone());
+    panics::report(&boot.token, console.clone(), system::power_off);
     if let Err(why) = loaded.and(token) {
-        panic!("{why}");
+        fail(&boot, &why);
     }
     cgroup::prepare();
     let image = image.unwrap_or_default();
     let agent = Arc::new(Agent::new(boot, image, Mode::Init, console, NOTIFY.into()));
-    let listening = notify::listen(Arc::clone(&agent)).and_then(|()| serve::on_vsock(Arc::clone(&agent)));
+    let listening =
+        notify::listen(Arc::clone(&agent), daemon::hear).and_then(|()| serve::on_vsock(Arc::clone(&agent)));
     if let Err(e) = listening {
         panic!("cannot listen: {e}");
     }
     agent.note(&Note::Up);
     end::wait(&agent);
     system::power_off()
-}
-
-/// Writes a note for the monitor when the agent panics.
-fn report_panics(token: String, console: Console) {
-    std::panic::set_hook(Box::new(move |panic| {
-        let note = Note::Failed(format!("the agent panicked: {panic}"));
-        console.write(pepita_wire::console::encode(&token, &note).as_bytes());
-    }));
 }
 
 /// Ends the guest with a note for the monitor.

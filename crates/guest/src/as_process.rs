@@ -4,7 +4,7 @@ use crate::agent::{Agent, Mode};
 use crate::boot::{Boot, Image};
 use crate::console::Console;
 use crate::options::ProcessOptions;
-use crate::{end, notify, serve};
+use crate::{daemon, end, inherited, notify, panics, serve};
 use nix::sys::signal::{SigSet, Signal};
 use pepita_wire::console::Note;
 use std::fmt::Display;
@@ -14,12 +14,16 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// EX_SOFTWARE of sysexits(3).
+const EX_SOFTWARE: i32 = 70;
+
 /// Runs the daemon and returns when the daemon has ended. The agent outlives the process that started it; SIGTERM ends
 /// the agent together with the daemon.
 ///
 /// # Errors
 /// When the agent cannot be set up. The message names the step and the reason.
 pub(crate) fn run(options: ProcessOptions) -> Result<(), String> {
+    inherited::put_in_order(None);
     let token = std::fs::read_to_string(&options.token_file)
         .map_err(|e| format!("{}: {e}", options.token_file.display()))?;
     let image = options.image.as_ref().map(Image::read).transpose()?.unwrap_or_default();
@@ -42,6 +46,7 @@ pub(crate) fn run(options: ProcessOptions) -> Result<(), String> {
     let greeting = pepita_wire::console::encode(&boot.token, &Note::Up);
     let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(failed("standard input"))?;
     let console = Console::socket(stdin.into(), greeting.into_bytes());
+    panics::report(&boot.token, console.clone(), || std::process::exit(EX_SOFTWARE));
     let notify = options.notify.unwrap_or_else(|| {
         let mut path = options.uds.into_os_string();
         path.push(".notify");
@@ -50,7 +55,7 @@ pub(crate) fn run(options: ProcessOptions) -> Result<(), String> {
     // The daemon has another current directory than the agent, so the path is made absolute.
     let notify = std::path::absolute(&notify).map_err(failed(notify.display()))?;
     let agent = Arc::new(Agent::new(boot, image, Mode::Process, console, notify));
-    notify::listen(Arc::clone(&agent)).map_err(failed("the notify socket"))?;
+    notify::listen(Arc::clone(&agent), daemon::hear).map_err(failed("the notify socket"))?;
     serve::on_hybrid(Arc::clone(&agent), listener);
     let terminated = Arc::clone(&agent);
     std::thread::spawn(move || {

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 /// A handle of the console. All clones write to the same place.
 #[derive(Debug, Clone)]
@@ -49,13 +50,32 @@ impl Console {
         self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Writes as [`Console::write`] does, also from a thread that may be in the middle of a write: then nothing is
+    /// written.
+    pub(crate) fn write_in_need(&self, bytes: &[u8]) {
+        const TRIES: u32 = 100;
+        for _ in 0..TRIES {
+            match self.sink.try_lock() {
+                Ok(mut sink) => return sink.write(bytes),
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner().write(bytes),
+                // Another thread writes, or this one does.
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
     /// Writes all of `bytes` and waits for a slow reader. Without a reader the bytes are discarded.
     pub(crate) fn write(&self, bytes: &[u8]) {
-        let mut sink = self.lock();
-        match &mut *sink {
+        self.lock().write(bytes);
+    }
+}
+
+impl Sink {
+    fn write(&mut self, bytes: &[u8]) {
+        match self {
             // A failure of the console cannot be reported, because the console is the only output.
-            Sink::Tty(file) => drop(file.write_all(bytes)),
-            Sink::Socket(client) => {
+            Self::Tty(file) => drop(file.write_all(bytes)),
+            Self::Socket(client) => {
                 if client.as_mut().is_some_and(|client| client.write_all(bytes).is_err()) {
                     *client = None;
                 }

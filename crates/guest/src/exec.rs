@@ -1,31 +1,53 @@
 //! Runs a command in the guest to its end, for a host: a health check, or a command of an operator.
+//!
+//! The end of the command itself decides. A process that it leaves behind may hold its output open for ever, so nothing
+//! waits for the end of the output, and what is left behind is killed.
 
 use crate::agent::Agent;
-use crate::process::{kill_group, not_executable, reset_oom_score};
+use crate::environment::places;
+use crate::process::{
+    children, kill_group, kill_rest, not_executable, pid_of, reset_oom_score, wait_for_end,
+};
 use pepita_wire::agent::Exec;
 use pepita_wire::{ExecResult, Exit};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Access;
-use rustix::io::Errno;
-use rustix::process::Signal;
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The number of bytes of a command's output that are kept.
 const OUTPUT_CAP: usize = 4096;
 
+/// The number of bytes that are read after the end of a command: a pipe holds no more, and another process may go on
+/// writing.
+const REST_CAP: usize = 1 << 20;
+
 /// The default time limit of a command.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The time limit for the end of a command that was killed. A process that the kernel does not let go ends later.
+const KILLED: Duration = Duration::from_secs(1);
+
+/// The variable that marks the processes of one command, by which those are found that the command leaves behind.
+const MARK: &str = "PEPITA_EXEC";
+
+/// The number of searches for processes that a command has left behind. They may start others meanwhile.
+const ROUNDS: usize = 100;
 
 /// A command that was started.
 struct Running {
     pid: u32,
     end: mpsc::Receiver<Exit>,
-    timeout: Duration,
+    handle: OwnedFd,
+    deadline: Option<Instant>,
+    mark: String,
 }
 
 /// Runs a command to its end and keeps the last part of its output.
@@ -34,21 +56,21 @@ pub(crate) fn run(agent: &Agent, exec: &Exec) -> ExecResult {
     let started = pipe.and_then(|(output, writer)| Ok((output, start(agent, exec, writer.into())?)));
     match started {
         Ok((output, running)) => {
-            let tail = std::thread::spawn(move || read_tail(output));
-            let (exit, timed_out) = running.wait();
-            ExecResult { exit, timed_out, output: tail.join().unwrap_or_default() }
+            let mut output = Output::new(output);
+            let (exit, timed_out) = running.wait(agent, Some(&mut output));
+            ExecResult { exit, timed_out, output: output.into_text() }
         }
         Err(exit) => ExecResult { exit, ..ExecResult::default() },
     }
 }
 
-/// Runs a command to its end. The command writes to `output` itself, so that no thread has to copy a large output. (The
-/// standard output of the command may therefore be a socket, as it is for a systemd service.) If the command cannot be
-/// executed, the reason is written to `output`, as a shell does.
+/// Runs a command to its end. The command writes to `output` itself, so that the agent has not to copy a large output.
+/// (The standard output of the command may therefore be a socket, as it is for a systemd service.) If the command cannot
+/// be executed, the reason is written to `output`, as a shell does.
 pub(crate) fn run_with_output(agent: &Agent, exec: &Exec, mut output: OwnedFd) {
     let copy = output.try_clone().map_err(|e| not_executable("", &e));
     match copy.and_then(|copy| start(agent, exec, copy)) {
-        Ok(running) => drop(running.wait()),
+        Ok(running) => drop(running.wait(agent, None)),
         // The reader may be gone, so an error is ignored.
         Err(exit) => drop(rustix::io::write(&mut output, format!("{exit}\n").as_bytes())),
     }
@@ -58,16 +80,10 @@ pub(crate) fn run_with_output(agent: &Agent, exec: &Exec, mut output: OwnedFd) {
 ///
 /// # Errors
 /// The end that the command would have: [`Exit::NotExecutable`].
-pub(crate) fn check_executable(exec: &Exec) -> Result<(), Exit> {
+pub(crate) fn check_executable(agent: &Agent, exec: &Exec) -> Result<(), Exit> {
     let program = exec.command.first().map_or("", String::as_str);
-    let paths = match std::env::var_os("PATH") {
-        Some(path) if !program.contains('/') => {
-            std::env::split_paths(&path).map(|dir| dir.join(program)).collect()
-        }
-        _ => vec![PathBuf::from(program)],
-    };
     let mut found = Err(Errno::NOENT);
-    for path in paths {
+    for path in places(program, &agent.environment()) {
         found = rustix::fs::access(path, Access::EXEC_OK);
         if found.is_ok() {
             break;
@@ -78,45 +94,151 @@ pub(crate) fn check_executable(exec: &Exec) -> Result<(), Exit> {
 
 /// Starts a command in a process group of its own. Both its output streams go to `output`.
 fn start(agent: &Agent, exec: &Exec, output: OwnedFd) -> Result<Running, Exit> {
+    static LAST: AtomicU64 = AtomicU64::new(0);
     let Some((program, args)) = exec.command.split_first() else {
         return Err(not_executable("", &Errno::INVAL.into()));
     };
     let fail = |e: std::io::Error| not_executable(program, &e);
+    let mark = (LAST.fetch_add(1, Ordering::Relaxed) + 1).to_string();
     let mut command = Command::new(program);
-    command.args(args).process_group(0).stdin(Stdio::null());
+    command.args(args).process_group(0).stdin(Stdio::null()).current_dir("/");
     command.stdout(output.try_clone().map_err(fail)?).stderr(output);
+    command.env_clear().envs(&*agent.environment()).env(MARK, &mark);
     let (child, end) = agent.reaper.spawn(&mut command).map_err(fail)?;
-    reset_oom_score(child.id());
+    let pid = child.id();
+    reset_oom_score(pid);
     let timeout = match exec.timeout_ms {
         0 => DEFAULT_TIMEOUT,
         ms => Duration::from_millis(ms),
     };
-    Ok(Running { pid: child.id(), end, timeout })
+    let handle = pid_of(pid).ok_or(Errno::SRCH);
+    // The reaper may have reaped a short command already; its end is in the channel then.
+    let handle = handle.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    let handle = match handle {
+        Ok(handle) => handle,
+        Err(_) => ended_handle().map_err(fail)?,
+    };
+    Ok(Running { pid, end, handle, deadline: Instant::now().checked_add(timeout), mark })
+}
+
+/// Returns a descriptor that is readable, as the handle of a process that has ended is.
+fn ended_handle() -> std::io::Result<OwnedFd> {
+    let (reader, writer) = std::io::pipe()?;
+    drop(writer);
+    Ok(reader.into())
 }
 
 impl Running {
-    /// Waits for the end of the command, at most until its time limit, and kills what is left of its process group.
-    /// Returns the end, and whether the time limit was reached.
-    fn wait(self) -> (Exit, bool) {
-        let ended = self.end.recv_timeout(self.timeout);
-        // A process that the command has left behind may hold the output open, so the group is killed.
-        kill_group(self.pid, Signal::KILL);
-        match ended {
-            Ok(exit) => (exit, false),
-            Err(_) => (self.end.recv().unwrap_or_default(), true),
+    /// Waits for the end of the command, at most until its time limit, and kills what is left of it. Meanwhile the output
+    /// is read. Returns the end, and whether the time limit was reached.
+    fn wait(self, agent: &Agent, mut output: Option<&mut Output>) -> (Exit, bool) {
+        let timed_out = loop {
+            let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let limit = left.and_then(|left| Timespec::try_from(left).ok());
+            let mut fds = vec![PollFd::new(&self.handle, PollFlags::IN)];
+            let pipe = output.as_deref().and_then(|output| output.pipe.as_ref());
+            fds.extend(pipe.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+            let _ = poll(&mut fds, limit.as_ref());
+            let (has_ended, has_output) =
+                (!fds[0].revents().is_empty(), fds.get(1).is_some_and(|fd| !fd.revents().is_empty()));
+            if has_output && let Some(output) = &mut output {
+                output.read_once();
+            }
+            if has_ended {
+                break false;
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                break true;
+            }
+        };
+        match timed_out {
+            true => kill_group(self.pid, Signal::KILL),
+            false => kill_rest(self.pid),
+        }
+        let exit = self.end.recv_timeout(KILLED).unwrap_or(Exit::signal(9));
+        if let Some(output) = output {
+            output.read_rest();
+        }
+        self.end_strays(agent);
+        (exit, timed_out)
+    }
+
+    /// Kills the processes that the command has left behind in sessions or process groups of their own. Their parents have
+    /// ended, so they are children of the agent.
+    fn end_strays(&self, agent: &Agent) {
+        let mark = format!("{MARK}={}", self.mark);
+        for _ in 0..ROUNDS {
+            let mut found = false;
+            for pid in children().filter(|pid| !agent.reaper.waits_for(*pid)) {
+                // The handle is taken first, so that what is looked at is what is killed.
+                let Some(handle) = pid_of(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+                else {
+                    continue;
+                };
+                let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+                if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
+                    found = true;
+                    let _ = pidfd_send_signal(&handle, Signal::KILL);
+                    // When it has ended its own children are children of the agent, and the next search finds them.
+                    wait_for_end(&handle, Some(KILLED));
+                }
+            }
+            if !found {
+                return;
+            }
         }
     }
 }
 
-/// Reads to the end and returns the last [`OUTPUT_CAP`] bytes.
-fn read_tail(mut from: PipeReader) -> String {
-    let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
-    while let Ok(n) = from.read(&mut buffer) {
-        if n == 0 {
-            break;
-        }
-        kept.extend_from_slice(&buffer[..n]);
-        kept.drain(..kept.len().saturating_sub(OUTPUT_CAP));
+/// The output of a command, as far as it was read.
+struct Output {
+    /// `None` when the output has ended.
+    pipe: Option<PipeReader>,
+    /// The last [`OUTPUT_CAP`] bytes.
+    kept: Vec<u8>,
+}
+
+impl Output {
+    fn new(pipe: PipeReader) -> Self {
+        // Without this a read after the end of the command could wait for a process that it has left behind.
+        let _ = ioctl_fionbio(&pipe, true);
+        Self { pipe: Some(pipe), kept: Vec::new() }
     }
-    String::from_utf8_lossy(&kept).into_owned()
+
+    /// Reads what is there, once. Returns the number of bytes; 0 when there is nothing (more).
+    fn read_once(&mut self) -> usize {
+        let mut buffer = [0; 4096];
+        let Some(pipe) = &mut self.pipe else { return 0 };
+        match pipe.read(&mut buffer) {
+            Ok(n) if n > 0 => {
+                self.kept.extend_from_slice(&buffer[..n]);
+                self.kept.drain(..self.kept.len().saturating_sub(OUTPUT_CAP));
+                n
+            }
+            Err(e)
+                if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) =>
+            {
+                0
+            }
+            Ok(_) | Err(_) => {
+                self.pipe = None;
+                0
+            }
+        }
+    }
+
+    /// Reads the rest of the output after the end of the command.
+    fn read_rest(&mut self) {
+        let mut read = 0;
+        while read < REST_CAP {
+            match self.read_once() {
+                0 => return,
+                n => read += n,
+            }
+        }
+    }
+
+    fn into_text(self) -> String {
+        String::from_utf8_lossy(&self.kept).into_owned()
+    }
 }

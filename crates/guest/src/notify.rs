@@ -1,12 +1,17 @@
 //! Reads the reports of the daemon about itself from the socket that `NOTIFY_SOCKET` names (sd_notify(3)).
+//!
+//! A report is read and applied under one lock, so that [`drain`] leaves none behind: what the daemon has said before its
+//! end is known when its end is judged.
 
-use crate::agent::Agent;
-use pepita_wire::GuestEvent;
+use crate::agent::{Agent, Mode};
 use pepita_wire::agent::Health;
-use pepita_wire::protocol::{HEALTH_INTERVAL, HEARTBEAT_INTERVAL};
+use pepita_wire::protocol::HEALTH_INTERVAL;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// The maximum number of datagrams that are read in one [`HEALTH_INTERVAL`].
@@ -17,11 +22,13 @@ const STATUS_CAP: usize = 256;
 
 /// The contents of one datagram.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Datagram {
+pub(crate) struct Datagram {
     /// Whether the datagram contains `READY=1`.
-    ready: bool,
+    pub(crate) ready: bool,
+    /// The process of `MAINPID=`.
+    pub(crate) main_pid: Option<u32>,
     /// The other contents of the datagram.
-    health: Health,
+    pub(crate) health: Health,
 }
 
 /// Parses lines of the form `KEY=value`. Unknown keys are ignored, as sd_notify(3) demands.
@@ -36,6 +43,7 @@ fn parse(bytes: &[u8]) -> Datagram {
                 let end = text.floor_char_boundary(STATUS_CAP);
                 datagram.health.status = Some(text[..end].to_owned());
             }
+            Some(("MAINPID", pid)) => datagram.main_pid = pid.parse().ok().filter(|pid| *pid > 0),
             Some(("EXTEND_TIMEOUT_USEC", us)) => datagram.health.extend_timeout_us = us.parse().ok(),
             _ => {}
         }
@@ -43,32 +51,30 @@ fn parse(bytes: &[u8]) -> Datagram {
     datagram
 }
 
-/// Listens on the agent's notify socket, in a thread of its own.
+/// Listens on the agent's notify socket, in a thread of its own, which calls `hear` when there is something to read.
+/// `hear` returns the number of reports that it has read.
 ///
 /// # Errors
 /// When the socket cannot be bound.
-pub(crate) fn listen(agent: Arc<Agent>) -> io::Result<()> {
+pub(crate) fn listen(agent: Arc<Agent>, hear: fn(&Arc<Agent>) -> u32) -> io::Result<()> {
     let socket = UnixDatagram::bind(&agent.notify_path)?;
+    socket.set_nonblocking(true)?;
+    if agent.mode == Mode::Init {
+        // A daemon that has dropped its privileges may report, too. (For a plain process the run directory is closed to
+        // other users.)
+        std::fs::set_permissions(&agent.notify_path, Permissions::from_mode(0o666))?;
+    }
+    *lock(&agent) = Some(socket.try_clone()?);
     std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        let (mut window, mut read) = (Instant::now(), 0);
-        let mut is_limited = false;
+        let (mut window, mut read, mut due) = (Instant::now(), 0, None);
         loop {
-            let due = match socket.recv(&mut buffer) {
-                Ok(n) => apply(&agent, parse(&buffer[..n])),
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    due(&agent)
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return,
-            };
             // With something left to report, the wait for the next datagram is limited.
-            if due.is_some() != is_limited {
-                is_limited = due.is_some();
-                let limit = due.map(|_| HEARTBEAT_INTERVAL);
-                let _ = socket.set_read_timeout(limit);
-            }
-            read += 1;
+            let left = due.map(|due: Instant| due.saturating_duration_since(Instant::now()));
+            let limit = left.and_then(|left| Timespec::try_from(left).ok());
+            // An interrupted wait finds nothing to read.
+            let _ = poll(&mut [PollFd::new(&socket, PollFlags::IN)], limit.as_ref());
+            read += hear(&agent);
+            due = report_due(&agent);
             let passed = window.elapsed();
             if passed >= HEALTH_INTERVAL {
                 (window, read) = (Instant::now(), 0);
@@ -81,8 +87,25 @@ pub(crate) fn listen(agent: Arc<Agent>) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads the reports that have come, and applies each. Returns their number.
+pub(crate) fn drain(agent: &Agent, mut apply: impl FnMut(Datagram)) -> u32 {
+    let socket = lock(agent);
+    let (mut buffer, mut read) = ([0; 4096], 0);
+    while let Some(Ok(n)) =
+        socket.as_ref().filter(|_| read < DATAGRAMS).map(|socket| socket.recv(&mut buffer))
+    {
+        apply(parse(&buffer[..n]));
+        read += 1;
+    }
+    read
+}
+
+fn lock(agent: &Agent) -> MutexGuard<'_, Option<UnixDatagram>> {
+    agent.notify_socket.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Reports what the daemon has said, when that is due. Returns the time of the next report, if something is left.
-fn due(agent: &Agent) -> Option<Instant> {
+fn report_due(agent: &Agent) -> Option<Instant> {
     let mut state = agent.lock();
     if state.report_health(Instant::now()) {
         drop(state);
@@ -92,26 +115,6 @@ fn due(agent: &Agent) -> Option<Instant> {
     state.health_due()
 }
 
-/// Takes in a datagram. Returns the time of the next report, if something is left to report.
-fn apply(agent: &Agent, Datagram { ready, health }: Datagram) -> Option<Instant> {
-    let mut state = agent.lock();
-    let mut is_news = false;
-    if ready && !state.ready {
-        state.ready = true;
-        state.report(GuestEvent::Ready);
-        is_news = true;
-    }
-    if health != Health::default() {
-        is_news |= state.hear(health, Instant::now());
-    }
-    let due = state.health_due();
-    drop(state);
-    if is_news {
-        agent.wake();
-    }
-    due
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,7 +122,9 @@ mod tests {
 
     #[test]
     fn a_datagram_may_say_several_things() {
-        let datagram = parse(b"READY=1\nSTATUS=serving\nEXTEND_TIMEOUT_USEC=500\nX=y\n");
+        let datagram = parse(b"READY=1\nSTATUS=serving\nEXTEND_TIMEOUT_USEC=500\nMAINPID=42\nX=y\n");
+        assert_eq!(datagram.main_pid, Some(42));
+        assert_eq!(parse(b"MAINPID=0\nMAINPID=-1\n").main_pid, None);
         assert!(datagram.ready && !datagram.health.watchdog);
         assert_eq!(datagram.health.status.as_deref(), Some("serving"));
         assert_eq!(datagram.health.extend_timeout_us, Some(500));

@@ -22,9 +22,17 @@ pub(crate) struct Reaper {
 
 #[derive(Debug)]
 struct Shared {
-    /// The receivers for the ends of children, by pid.
-    waiting: Mutex<HashMap<u32, mpsc::Sender<Exit>>>,
+    waiting: Mutex<Waiting>,
     spawned: Condvar,
+}
+
+/// The receivers for the ends of processes, by pid.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// The children that this process has spawned.
+    spawned: HashMap<u32, mpsc::Sender<Exit>>,
+    /// Orphans that this process has inherited, or will inherit.
+    followed: HashMap<u32, mpsc::Sender<Exit>>,
 }
 
 impl Reaper {
@@ -44,12 +52,31 @@ impl Reaper {
         let mut waiting = self.lock();
         let child = unmasked(|| command.spawn())??;
         let (sender, receiver) = mpsc::channel();
-        waiting.insert(child.id(), sender);
+        waiting.spawned.insert(child.id(), sender);
         self.shared.spawned.notify_one();
         Ok((child, receiver))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, mpsc::Sender<Exit>>> {
+    /// Registers a process that this one has not spawned: an orphan that was or will be inherited. The receiver gets its
+    /// end, if this process reaps it.
+    pub(crate) fn follow(&self, pid: u32) -> mpsc::Receiver<Exit> {
+        let (sender, receiver) = mpsc::channel();
+        self.lock().followed.insert(pid, sender);
+        receiver
+    }
+
+    /// Stops waiting for a process that another one has reaped.
+    pub(crate) fn forget(&self, pid: u32) {
+        self.lock().followed.remove(&pid);
+    }
+
+    /// Returns whether the end of this process is waited for.
+    pub(crate) fn waits_for(&self, pid: u32) -> bool {
+        let waiting = self.lock();
+        waiting.spawned.contains_key(&pid) || waiting.followed.contains_key(&pid)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -63,7 +90,7 @@ impl Reaper {
                 Err(nix::errno::Errno::ECHILD) => {
                     let waiting = self.lock();
                     // There was no child at that moment. A child that was spawned since then is in the map.
-                    if waiting.is_empty() {
+                    if waiting.spawned.is_empty() {
                         drop(self.shared.spawned.wait(waiting));
                     } else {
                         // `spawn` itself has reaped the child, or the end will be observed again.
@@ -82,9 +109,11 @@ impl Reaper {
             Some(pid) => rustix::process::waitpid(Some(pid), WaitOptions::NOHANG),
             None => rustix::process::wait(WaitOptions::NOHANG),
         };
-        if let Ok(Some((pid, status))) = taken
-            && let Some(sender) = waiting.remove(&u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0))
-        {
+        let Ok(Some((pid, status))) = taken else { return };
+        let pid = u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0);
+        let Waiting { spawned, followed } = &mut *waiting;
+        // The number of a process that has ended may be given to a new one, so both lists forget it.
+        for sender in [spawned.remove(&pid), followed.remove(&pid)].into_iter().flatten() {
             // The receiver may have been dropped.
             let _ = sender.send(exit_of(ExitStatus::from_raw(status.as_raw())));
         }

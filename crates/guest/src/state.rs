@@ -14,11 +14,13 @@
 //!
 //! The daemon is started only once, because a restart uses a new VM.
 
+use crate::environment::Environment;
 use crate::tail::Tail;
 use pepita_wire::agent::Health;
 use pepita_wire::protocol::{HEALTH_INTERVAL, HEARTBEAT_INTERVAL};
 use pepita_wire::{Exit, GuestEvent};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The number of events that are kept for watchers that connect later.
@@ -52,6 +54,12 @@ pub(crate) struct State {
     pub(crate) acked: u64,
     /// The time at which a daemon that was asked to stop is killed.
     pub(crate) stop_deadline: Option<Instant>,
+    /// Whether a host has signalled the daemon, or the daemon has said `STOPPING=1`. Such a daemon may end at any time.
+    pub(crate) may_end: bool,
+    /// Whether the output of the daemon has ended.
+    pub(crate) output_ended: bool,
+    /// The environment of the daemon, once it was started: commands that a host runs have it, too.
+    pub(crate) environment: Option<Arc<Environment>>,
     /// Whether the agent has to end without waiting.
     pub(crate) power_off: bool,
     /// The daemon's last output.
@@ -65,8 +73,10 @@ pub(crate) enum Daemon {
     Held,
     /// The daemon runs.
     Running {
-        /// The pid of the daemon, which is also its process group.
+        /// The pid of the daemon's main process.
         pid: u32,
+        /// The time of the start.
+        since: Instant,
     },
     /// The daemon has ended, or could not be executed.
     Exited {
@@ -105,6 +115,9 @@ impl State {
             health_at: None,
             acked: 0,
             stop_deadline: None,
+            may_end: false,
+            output_ended: false,
+            environment: None,
             power_off: false,
             tail: Tail::default(),
         }
@@ -132,13 +145,40 @@ impl State {
     }
 
     /// Records that the daemon runs.
-    pub(crate) fn started(&mut self, pid: u32) {
-        self.daemon = Daemon::Running { pid };
+    pub(crate) fn started(&mut self, pid: u32, since: Instant) {
+        self.daemon = Daemon::Running { pid, since };
         self.report(GuestEvent::Started { pid });
+    }
+
+    /// Returns the pid of the daemon's main process, while it runs.
+    pub(crate) fn main_pid(&self) -> Option<u32> {
+        match &self.daemon {
+            Daemon::Running { pid, .. } => Some(*pid),
+            Daemon::Held | Daemon::Exited { .. } => None,
+        }
+    }
+
+    /// Records that another process is the daemon's main process from now on. Returns whether the daemon runs.
+    pub(crate) fn follows(&mut self, main: u32) -> bool {
+        match &mut self.daemon {
+            Daemon::Running { pid, .. } => *pid = main,
+            Daemon::Held | Daemon::Exited { .. } => return false,
+        }
+        self.report(GuestEvent::Health(Health { main_pid: Some(main), ..Health::default() }));
+        true
+    }
+
+    /// Moves the time at which a daemon that was asked to stop is killed to later, never to earlier.
+    pub(crate) fn extend_stop(&mut self, until: Instant) {
+        self.stop_deadline = self.stop_deadline.map(|deadline| deadline.max(until));
     }
 
     /// Records that the daemon has ended, or that it could not be executed.
     pub(crate) fn exited(&mut self, exit: Exit, at: Instant) {
+        // What the daemon has said before its end is reported before its end.
+        if let Some(health) = self.unreported.take() {
+            self.report(GuestEvent::Health(health));
+        }
         let seq = self.report(GuestEvent::Exited(exit.clone()));
         self.daemon = Daemon::Exited { exit, seq, at };
     }
@@ -146,7 +186,7 @@ impl State {
     /// Decides the next action of the agent that concerns its own end.
     pub(crate) fn next(&self, now: Instant) -> Next {
         match (&self.daemon, self.power_off) {
-            (Daemon::Running { pid }, true) => Next::Kill(*pid),
+            (Daemon::Running { pid, .. }, true) => Next::Kill(*pid),
             (Daemon::Held | Daemon::Exited { .. }, true) => Next::End,
             (Daemon::Held | Daemon::Running { .. }, false) => Next::Wait(None),
             (Daemon::Exited { seq, at, .. }, false) => {
@@ -239,7 +279,7 @@ mod tests {
     fn the_agent_ends_when_the_exit_is_acknowledged_or_a_second_has_passed() {
         let (mut state, now) = (State::new("t".into()), Instant::now());
         assert_eq!(state.next(now), Next::Wait(None));
-        state.started(7);
+        state.started(7, Instant::now());
         assert_eq!(state.next(now), Next::Wait(None));
         state.exited(Exit::code(3), now);
         assert_eq!(state.next(now), Next::Wait(Some(ACKNOWLEDGE)));
@@ -256,7 +296,7 @@ mod tests {
         let (mut state, now) = (State::new("t".into()), Instant::now());
         state.power_off = true;
         assert_eq!(state.next(now), Next::End);
-        state.started(7);
+        state.started(7, Instant::now());
         assert_eq!(state.next(now), Next::Kill(7));
         state.exited(Exit::code(0), now);
         assert_eq!(state.next(now), Next::End);
@@ -272,7 +312,7 @@ mod tests {
         assert!(state.admits(Some("new"), Some("newer")));
         assert_eq!(state.token(), "new");
         let mut late = State::new("boot".into());
-        late.started(7);
+        late.started(7, Instant::now());
         assert!(late.admits(Some("boot"), Some("new")));
         assert_eq!(late.token(), "boot");
         assert!(!State::new(String::new()).admits(Some(""), None), "without a token no host is let in");
@@ -281,7 +321,7 @@ mod tests {
     #[test]
     fn a_flood_of_status_texts_is_reported_ten_times_a_second_and_the_last_one_counts() {
         let (mut state, start) = (State::new("t".into()), Instant::now());
-        state.started(7);
+        state.started(7, Instant::now());
         let said = |n: u32| Health { status: Some(format!("step {n}")), ..Health::default() };
         // 20,000 texts in a second, and the reports that are due in between.
         let reported =
@@ -307,15 +347,20 @@ mod tests {
         assert!(!state.hear(heartbeat, now));
         assert_eq!(state.health_due(), Some(now + HEARTBEAT_INTERVAL));
         assert!(state.report_health(now + HEARTBEAT_INTERVAL));
-        let merged =
-            Health { watchdog: true, status: Some("b".into()), extend_timeout_us: Some(7), stopping: true };
+        let merged = Health {
+            watchdog: true,
+            status: Some("b".into()),
+            extend_timeout_us: Some(7),
+            stopping: true,
+            ..Health::default()
+        };
         assert_eq!(state.events_since(1), [(2, GuestEvent::Health(merged))]);
     }
 
     #[test]
     fn heartbeats_do_not_push_out_other_events() {
         let mut state = State::new("t".into());
-        state.started(7);
+        state.started(7, Instant::now());
         for _ in 0..2 * EVENTS_KEPT {
             state.report(GuestEvent::Health(Health { watchdog: true, ..Health::default() }));
         }
@@ -323,5 +368,28 @@ mod tests {
         assert_eq!(kept.len(), 2);
         assert_eq!(kept[0], (1, GuestEvent::Started { pid: 7 }));
         assert_eq!(kept[1].0, state.seq);
+    }
+
+    #[test]
+    fn a_daemon_that_stops_may_ask_for_more_time_and_never_gets_less() {
+        let (mut state, now) = (State::new("t".into()), Instant::now());
+        state.extend_stop(now + ACKNOWLEDGE);
+        assert_eq!(state.stop_deadline, None, "no stop was asked for");
+        state.stop_deadline = Some(now + ACKNOWLEDGE);
+        state.extend_stop(now);
+        assert_eq!(state.stop_deadline, Some(now + ACKNOWLEDGE));
+        state.extend_stop(now + ACKNOWLEDGE * 2);
+        assert_eq!(state.stop_deadline, Some(now + ACKNOWLEDGE * 2));
+    }
+
+    #[test]
+    fn the_main_process_of_a_daemon_that_runs_may_change() {
+        let mut state = State::new("t".into());
+        assert!(!state.follows(8));
+        state.started(7, Instant::now());
+        assert!(state.follows(8));
+        assert_eq!(state.main_pid(), Some(8));
+        state.exited(Exit::code(0), Instant::now());
+        assert!(!state.follows(9));
     }
 }

@@ -25,6 +25,7 @@ mod start;
 pub(crate) use claim::Requested;
 
 use crate::error::{About, call_error};
+use crate::host::inherited;
 use crate::monitor::{Answer, Starter};
 use crate::rundir::RunDir;
 use adopt::Adoption;
@@ -47,6 +48,7 @@ pub(crate) enum Order {
 
 /// Runs the monitor's process. `run_dir` is the directory of run directories.
 pub fn main(run_dir: &Path) {
+    inherited::give_up();
     // In a session of its own, the monitor gets no signals from a terminal or from a shell's job control.
     let _ = rustix::process::setsid();
     // The host's OOM killer must choose VMs and not the monitors that watch them.

@@ -6,12 +6,13 @@
 use crate::error::{Result, call_error, io, system};
 use crate::host::process_id::{END_DEADLINE, ProcessId};
 use crate::host::wait::wait_readable;
-use crate::host::{setsid, strays};
+use crate::host::{inherited, setsid};
 use crate::qemu::{self, Append, Descriptors};
 use crate::rundir::files::{Sync, replace};
 use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{Cid, Root, VmConfig, VmmKind};
 use pepita_wire::ProcessExit;
+use pepita_wire::environment::VM_DIR;
 use pepita_wire::record::CallErrorKind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, inotify, mkfifoat, open};
@@ -261,7 +262,8 @@ fn command(program: &Path) -> Result<Command> {
     let same = log.try_clone().map_err(|e| io(path, e))?;
     let here = std::env::current_dir().map_err(|e| system("current directory", e))?;
     let mut command = Command::new(program);
-    command.env(strays::MARK, here);
+    inherited::clean_environment(&mut command);
+    command.env(VM_DIR, here);
     command.stdin(Stdio::null()).stdout(log).stderr(same);
     setsid::in_own_session(&mut command);
     Ok(command)

@@ -8,6 +8,9 @@ use pepita_launcher::client::Client;
 use pepita_wire::record::DaemonState;
 use pepita_wire::{Ask, Exit, ExitRecord, MonitorRequest, Signal, StatusRecord, VmState};
 use serde_json::{Value, json};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The limit on a monitor's growth: one line at the cap as parsed values, the output that waits, and the allocator's
@@ -60,8 +63,7 @@ fn harm(how: &str, time: Duration) -> Harm {
         "x",
     ];
     let mut command = host.command(&run);
-    let output =
-        command.env("PEPITA_AGENT", beside("hostile_agent.py")).env("HOSTILE", how).output().expect("runs");
+    let output = command.env("PEPITA_AGENT", hostile_agent(&host, how)).output().expect("runs");
     assert!(output.status.success(), "{}", host::text(&output.stderr));
     let mut good = Client::open(&host.vm("good")).expect("its monitor");
     let mut bad = Client::open(&host.vm("bad")).expect("its monitor");
@@ -160,16 +162,26 @@ fn floods_of_every_kind_are_contained() {
     }
 }
 
+/// Returns an agent that makes this attack; further variables for it may follow. Agents do not get the environment of the
+/// caller, so a script sets them.
+fn hostile_agent(host: &Host, how: &str) -> PathBuf {
+    let script = host.path().join("agent");
+    let agent = beside("hostile_agent.py");
+    let text = format!("#!/bin/sh\nHOSTILE={how} exec {} \"$@\"\n", agent.display());
+    std::fs::write(&script, text).expect("written");
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("executable");
+    script
+}
+
 #[test]
 fn a_process_that_is_not_the_vm_s_is_not_signalled_whatever_pid_the_agent_reports() {
     let _turn = in_turn();
     let prey = [Prey::new(), Prey::new()];
     // The last pid that is reported is the one that counts, so each process is last once.
     for last in &prey {
-        let host = Host::new()
-            .with("PEPITA_AGENT", beside("hostile_agent.py"))
-            .with("HOSTILE", "states")
-            .with("HOSTILE_PREY", last.0.id().to_string());
+        let host = Host::new();
+        let agent = hostile_agent(&host, &format!("states HOSTILE_PREY={}", last.0.id()));
+        let host = host.with("PEPITA_AGENT", agent);
         host.ok(&["run", "--vmm", "process", "--name", "bad", "--daemon", "--wait-ready", "--", "x"]);
         host.until("bad", |status| status.daemon.state == DaemonState::Running);
         host.ask("bad", MonitorRequest::Pause);
@@ -187,7 +199,9 @@ fn a_process_that_is_not_the_vm_s_is_not_signalled_whatever_pid_the_agent_report
 #[test]
 fn an_agent_that_never_says_hello_is_a_boot_timeout() {
     let _turn = in_turn();
-    let host = Host::new().with("PEPITA_AGENT", beside("hostile_agent.py")).with("HOSTILE", "silent");
+    let host = Host::new();
+    let agent = hostile_agent(&host, "silent");
+    let host = host.with("PEPITA_AGENT", agent);
     host.ok(&["run", "--vmm", "process", "--name", "bad", "--daemon", "--ready-timeout", "1s", "--", "x"]);
     let record = host.exit("bad");
     assert_eq!((record.exit, record.daemon), (Exit::BootTimeout, None));

@@ -5,6 +5,7 @@
 use crate::error::{ErrorKind, WireError};
 use crate::exit::{Exit, generation_1};
 use crate::signal::Signal;
+use crate::text::{shown, shown_up_to};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -112,7 +113,7 @@ pub struct AgentStatus {
     pub started: bool,
     /// Whether the daemon has sent `READY=1`.
     pub ready: bool,
-    /// The last `STATUS=` text of the daemon, at most 256 bytes.
+    /// The last `STATUS=` text of the daemon, at most 256 characters.
     pub status: String,
     /// The end of the daemon; absent while the daemon has not ended.
     #[serde(with = "generation_1::optional")]
@@ -227,7 +228,7 @@ pub struct Health {
     /// Whether the daemon has sent `WATCHDOG=1`.
     #[serde(skip_serializing_if = "is_false")]
     pub watchdog: bool,
-    /// The text of `STATUS=`, at most 256 bytes.
+    /// The text of `STATUS=`, at most 256 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
     /// The number of `EXTEND_TIMEOUT_USEC=`, in microseconds from now.
@@ -236,25 +237,30 @@ pub struct Health {
     /// Whether the daemon has sent `STOPPING=1`.
     #[serde(skip_serializing_if = "is_false")]
     pub stopping: bool,
+    /// The process of `MAINPID=`, which is the daemon from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub main_pid: Option<u32>,
+    /// What the agent has noticed about the daemon's end and an operator should know, as a phrase that goes on after the
+    /// daemon's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
 }
 
 impl Health {
     /// Adds what the daemon has said later. The later text and the later extension replace the earlier ones.
     pub fn merge(&mut self, later: Self) {
-        let Self { watchdog, status, extend_timeout_us, stopping } = later;
+        let Self { watchdog, status, extend_timeout_us, stopping, main_pid, advice } = later;
         self.watchdog |= watchdog;
         self.stopping |= stopping;
         self.status = status.or_else(|| self.status.take());
         self.extend_timeout_us = extend_timeout_us.or(self.extend_timeout_us);
+        self.main_pid = main_pid.or(self.main_pid);
+        self.advice = advice.or_else(|| self.advice.take());
     }
 }
 
-/// The number of bytes that are kept of a text of a guest, because the text goes into records that are stored for long.
-const TEXT_CAP: usize = 256;
-
-fn cut(text: &mut String, cap: usize) {
-    text.truncate(text.floor_char_boundary(cap));
-}
+/// The number of characters that are kept of the name of an event that is not known.
+const NAME_CAP: usize = 64;
 
 #[derive(Deserialize)]
 struct StartedData {
@@ -294,7 +300,9 @@ impl GuestEvent {
             "ready" => Self::Ready,
             "health" => {
                 let mut health: Health = serde_json::from_str(data)?;
-                health.status.iter_mut().for_each(|text| cut(text, TEXT_CAP));
+                for text in health.status.iter_mut().chain(&mut health.advice) {
+                    *text = shown(text);
+                }
                 Self::Health(health)
             }
             "memory" => Self::Memory { oom: serde_json::from_str::<MemoryData>(data)?.oom },
@@ -302,7 +310,7 @@ impl GuestEvent {
                 let exit = generation_1::deserialize(&mut serde_json::Deserializer::from_str(data))?;
                 Self::Exited(exit)
             }
-            other => Self::Unknown(other.chars().take(64).collect()),
+            other => Self::Unknown(shown_up_to(other, NAME_CAP)),
         })
     }
 }

@@ -5,6 +5,7 @@
 //! evidence in case that the report over vsock is lost.
 
 use crate::exit::{Exit, generation_1};
+use crate::text::shown;
 use serde::{Deserialize, Serialize};
 
 /// The beginning of each note: the ASCII record separator, then a name.
@@ -42,7 +43,10 @@ pub fn decode(line: &[u8], tokens: &[&str]) -> Option<Note> {
     let json = line.strip_prefix(MARK.as_bytes())?;
     let marked: Marked = serde_json::from_slice(json).ok()?;
     // An empty token is skipped, because it would make forged notes valid.
-    tokens.iter().any(|t| !t.is_empty() && *t == marked.token).then_some(marked.note)
+    tokens.iter().any(|t| !t.is_empty() && *t == marked.token).then_some(match marked.note {
+        Note::Failed(why) => Note::Failed(shown(&why)),
+        note @ (Note::Up | Note::Exited(_)) => note,
+    })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod record;
 pub use record::ExitRecord;
 
 use crate::signal::Signal;
+use crate::text::shown;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -109,6 +110,29 @@ impl Exit {
     /// Returns the stable word for programs, which is the value of `kind` in JSON.
     pub fn kind(&self) -> &'static str {
         self.into()
+    }
+
+    /// Returns this end with texts that are fit to be shown ([`shown`]).
+    pub fn shown(self) -> Self {
+        match self {
+            Self::NotExecutable { path, errno, message } => {
+                Self::NotExecutable { path: shown(&path), errno, message: shown(&message) }
+            }
+            Self::GuestPanic { line } => Self::GuestPanic { line: shown(&line) },
+            Self::VmmRefused { message } => Self::VmmRefused { message: shown(&message) },
+            Self::AgentLost { message } => Self::AgentLost { message: shown(&message) },
+            Self::Exited { .. }
+            | Self::Signalled { .. }
+            | Self::GuestOom
+            | Self::GuestReset
+            | Self::HostOom
+            | Self::VmmCrashed(_)
+            | Self::BootTimeout
+            | Self::TransportLost
+            | Self::StopRequested
+            | Self::Killed
+            | Self::Unknown => self,
+        }
     }
 
     /// Returns whether this is an end of the daemon itself, which only the agent can report.

@@ -6,6 +6,7 @@
 use crate::agent::GuestEvent;
 use crate::error::WireError;
 use crate::protocol::CONTENT_CAP;
+use crate::text::shown;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -199,14 +200,20 @@ impl ToHost {
         })
     }
 
-    /// Reads a line without its newline.
+    /// Reads a line without its newline. The texts of the guest become as [`shown`] makes them, except in the result of a
+    /// request, which the asker gets as it came.
     ///
     /// # Errors
     /// When the line is not JSON or not a frame, or holds too much.
     pub fn decode(line: &[u8]) -> Result<Self, FrameError> {
         match serde_json::from_slice(line)? {
-            ReadToHost { hello: Some(hello), .. } => Ok(Self::Hello(hello)),
+            ReadToHost { hello: Some(hello), .. } => Ok(Self::Hello(Hello {
+                version: shown(&hello.version),
+                boot_id: shown(&hello.boot_id),
+                ..hello
+            })),
             ReadToHost { id: Some(id), error: Some(error), .. } => {
+                let error = WireError { message: shown(&error.message), ..error };
                 Ok(Self::Answer { id, outcome: Err(error) })
             }
             ReadToHost { id: Some(id), ok: Some(ok), .. } => {

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod allowance;
 pub mod console;
 pub mod conversation;
+pub mod environment;
 pub mod error;
 pub mod exit;
 pub mod frame;
@@ -20,6 +21,7 @@ pub mod record;
 pub mod rundir;
 pub mod signal;
 pub mod stored;
+pub mod text;
 
 pub use agent::{Ask, ExecResult, GuestEvent};
 pub use error::{ErrorKind, WireError};

@@ -73,6 +73,11 @@ impl Signal {
         u8::try_from(number).ok().filter(|n| (1..=64).contains(n)).map(Self)
     }
 
+    /// Returns whether the signal asks a process to end: SIGTERM, SIGINT and SIGQUIT.
+    pub fn asks_to_end(self) -> bool {
+        [Self::TERM, Self::INT, Self::QUIT].contains(&self)
+    }
+
     /// Returns the number of the signal.
     pub fn number(self) -> i32 {
         self.0.into()

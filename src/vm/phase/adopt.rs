@@ -66,9 +66,14 @@ impl Life {
                 self.adopt(Intent::Watch);
             }
             // In most cases the VM has ended between the monitor's last answer and the next question.
-            Phase::Stopping { deadline } => {
+            Phase::Stopping { deadline, ending } if ending.exit() == Some(&Exit::StopRequested) => {
                 let deadline = *deadline;
                 self.adopt(Intent::Stop { deadline });
+            }
+            // The time of a daemon whose health has failed is over when its monitor is gone.
+            Phase::Stopping { ending, .. } => {
+                let ending = ending.clone();
+                self.remove(now, ending);
             }
             Phase::Adopting(adoption) => match adoption.search {
                 Search::Asking { .. } => self.not_found(now, why),
@@ -132,7 +137,7 @@ impl Life {
         if let Intent::Stop { deadline } = adoption.intent
             && now >= deadline
         {
-            return self.late_stop(now);
+            return self.late_stop(now, Exit::StopRequested.into());
         }
         match adoption.search {
             Search::Pausing { until } if now >= until => {

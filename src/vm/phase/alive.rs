@@ -1,9 +1,10 @@
 //! The events of a VM that lives: its progress, its health, its pauses.
 
+use super::end::STOP_SLACK;
 use super::{Effect, Life, Link, Phase, Stage, Suspended};
 use crate::observe::last_words;
 use crate::policy::Ending;
-use crate::spec::{Cid, HealthSpec, OnUnhealthy, Readiness};
+use crate::spec::{Cid, HealthSpec, OnUnhealthy, Readiness, StopSpec};
 use crate::vm::health::{Finding, Health};
 use crate::vm::report::{Facts, Transition};
 use pepita_wire::record::DaemonState;
@@ -33,11 +34,17 @@ impl Life {
                 }
             }
             Phase::Alive { .. } if record.state.is_terminal() => {
-                self.gone(record.exit.clone().unwrap_or_default().into());
+                let exit = record.exit.clone().unwrap_or_default();
+                // What the daemon's own end alone would not tell, such as that it went to the background.
+                self.effects.extend(exit.advice.clone().map(Effect::Notice));
+                self.gone(exit.into());
             }
             Phase::Alive { .. } => self.alive(now, record),
             // The daemon has stopped; now the traces of the VM are removed.
-            Phase::Stopping { .. } if record.state.is_terminal() => self.remove_stopped(now),
+            Phase::Stopping { ending, .. } if record.state.is_terminal() => {
+                let ending = ending.clone();
+                self.remove(now, ending);
+            }
             Phase::Adopting(_) => self.answered(now, record),
             Phase::Stopping { .. }
             | Phase::Created
@@ -96,24 +103,51 @@ impl Life {
     }
 
     pub(super) fn guest_event(&mut self, now: Instant, event: &GuestEvent) {
-        let Phase::Alive { stage, .. } = &mut self.phase else { return };
         match event {
-            GuestEvent::Health(said) => match stage {
-                Stage::Booting { deadline } | Stage::Running { deadline } => {
-                    // The daemon moves the deadline to later, never to earlier (semantics 1.7).
-                    if let Some(us) = said.extend_timeout_us {
-                        *deadline = (*deadline).max(now + Duration::from_micros(us));
-                    }
-                }
-                Stage::Ready { health } if said.watchdog => health.watchdog_fed(now),
-                Stage::Ready { .. } | Stage::Paused(_) => {}
-            },
+            GuestEvent::Health(said) => self.said(now, said),
             // The monitor receives these, too, and its record counts.
             GuestEvent::Started { .. }
             | GuestEvent::Ready
             | GuestEvent::Memory { .. }
             | GuestEvent::Exited(_)
             | GuestEvent::Unknown(_) => {}
+        }
+    }
+
+    /// Takes in what the daemon has said through sd_notify(3).
+    fn said(&mut self, now: Instant, said: &pepita_wire::agent::Health) {
+        let extended = said.extend_timeout_us.and_then(|us| now.checked_add(Duration::from_micros(us)));
+        match &mut self.phase {
+            Phase::Alive { stage: Stage::Booting { deadline } | Stage::Running { deadline }, .. } => {
+                // The daemon moves the deadline to later, never to earlier (semantics 1.7).
+                *deadline = extended.map_or(*deadline, |extended| extended.max(*deadline));
+            }
+            Phase::Alive { stage: Stage::Ready { health }, .. } => {
+                if said.watchdog {
+                    health.watchdog_fed(now);
+                }
+                if said.stopping {
+                    let StopSpec { timeout, .. } = self.spec.stop;
+                    let usual = StopSpec::default().timeout;
+                    health.suspend(now + if timeout.is_zero() { usual } else { timeout });
+                }
+                if let Some(until) = extended {
+                    health.extend(until);
+                }
+            }
+            Phase::Stopping { deadline, .. } => {
+                // The monitor gives the daemon the same time (semantics 7.14).
+                let extended = extended.and_then(|extended| extended.checked_add(STOP_SLACK));
+                *deadline = extended.map_or(*deadline, |extended| extended.max(*deadline));
+            }
+            Phase::Alive { stage: Stage::Paused(_), .. }
+            | Phase::Created
+            | Phase::Leasing { .. }
+            | Phase::Launching(_)
+            | Phase::Undoing
+            | Phase::Adopting(_)
+            | Phase::Removing { .. }
+            | Phase::Gone => {}
         }
     }
 
@@ -149,10 +183,14 @@ impl Life {
                 Finding::Unhealthy => {
                     self.effects.push(Effect::Tell(Transition::Unhealthy));
                     if self.unhealthy_is_fatal() {
-                        return self.remove(now, self.unhealthy_ending());
+                        let grace = self.spec.health.stop_timeout;
+                        return self.begin_stop(now, grace, self.unhealthy_ending());
                     }
                 }
-                Finding::WatchdogExpired => return self.remove(now, Ending::WatchdogExpired),
+                Finding::WatchdogExpired => {
+                    let grace = self.spec.health.stop_timeout;
+                    return self.begin_stop(now, grace, Ending::WatchdogExpired);
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// The time, beyond its grace, that a stop may take before the VM actor kills the VM: the monitor has the same deadline
 /// (semantics 7.1).
-const STOP_SLACK: Duration = Duration::from_millis(500);
+pub(super) const STOP_SLACK: Duration = Duration::from_millis(500);
 
 impl Life {
     pub(super) fn stop(&mut self, now: Instant) {
@@ -22,10 +22,19 @@ impl Life {
             Phase::Alive {
                 stage: Stage::Running { .. } | Stage::Ready { .. } | Stage::Paused(_), ..
             } => {
-                self.begin_stop(now, self.spec.stop.timeout);
+                self.begin_stop(now, self.spec.stop.timeout, Exit::StopRequested.into());
             }
-            // A second stop does not move the deadline.
-            Phase::Undoing | Phase::Stopping { .. } | Phase::Removing { .. } | Phase::Gone => {}
+            // A second stop does not move the deadline. A stop because of the health may have a longer grace than the stop
+            // that is asked for now.
+            Phase::Stopping { deadline, ending } if ending.exit() != Some(&Exit::StopRequested) => {
+                let timeout = self.spec.stop.timeout;
+                if timeout.is_zero() {
+                    let ending = ending.clone();
+                    return self.remove(now, ending);
+                }
+                *deadline = (*deadline).min(now + timeout + STOP_SLACK);
+            }
+            Phase::Stopping { .. } | Phase::Undoing | Phase::Removing { .. } | Phase::Gone => {}
         }
     }
 
@@ -34,7 +43,10 @@ impl Life {
         match &self.phase {
             Phase::Alive {
                 stage: Stage::Running { .. } | Stage::Ready { .. } | Stage::Paused(_), ..
-            } => self.begin_stop(now, deadline.saturating_duration_since(now).saturating_sub(STOP_SLACK)),
+            } => {
+                let grace = deadline.saturating_duration_since(now).saturating_sub(STOP_SLACK);
+                self.begin_stop(now, grace, Exit::StopRequested.into());
+            }
             Phase::Alive { stage: Stage::Booting { .. }, .. } => self.remove_stopped(now),
             Phase::Created
             | Phase::Leasing { .. }
@@ -47,18 +59,20 @@ impl Life {
         }
     }
 
-    fn begin_stop(&mut self, now: Instant, grace: Duration) {
+    /// Stops a daemon that runs, because that is asked for or because of its health: a signal, a grace, then a kill
+    /// (semantics 7.1, 1.12).
+    pub(super) fn begin_stop(&mut self, now: Instant, grace: Duration, ending: Ending) {
         if grace.is_zero() {
-            return self.remove_stopped(now);
+            return self.remove(now, ending);
         }
-        self.phase = Phase::Stopping { deadline: now + grace + STOP_SLACK };
+        self.phase = Phase::Stopping { deadline: now + grace + STOP_SLACK, ending };
         self.effects.push(Effect::StopDaemon { signal: self.spec.stop.signal, grace });
     }
 
     /// Kills a VM whose stop has taken too long.
-    pub(super) fn late_stop(&mut self, now: Instant) {
+    pub(super) fn late_stop(&mut self, now: Instant, ending: Ending) {
         self.effects.push(Effect::Notice("did not stop in time; it is killed".into()));
-        self.remove_stopped(now);
+        self.remove(now, ending);
     }
 
     pub(super) fn kill(&mut self, now: Instant) {

@@ -18,3 +18,4 @@ mod small;
 mod two;
 mod unreachable;
 mod upgrade;
+mod world;

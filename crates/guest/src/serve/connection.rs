@@ -156,7 +156,7 @@ impl Connection {
                 std::thread::spawn(move || watch(&agent, &writer, since));
                 answered
             }
-            Ask::Exec(ask) if ask.bulk => match exec::check_executable(&ask) {
+            Ask::Exec(ask) if ask.bulk => match exec::check_executable(&agent, &ask) {
                 Ok(()) => {
                     let output = self.writer.raw()?;
                     self.answer(id, Ok(json!({ "bulk": true })))?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The environment variable that names a cgroup delegated to the launcher. The cgroups of VMs are created in that
 /// cgroup.
-const ENVIRONMENT: &str = "PEPITA_CGROUP";
+pub const ENVIRONMENT: &str = "PEPITA_CGROUP";
 
 /// The period to which a limit on CPU time applies (`cpu.max`), in microseconds.
 const PERIOD_US: u64 = 100_000;

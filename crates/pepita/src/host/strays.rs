@@ -2,12 +2,9 @@
 //! recorded or ended them.
 
 use crate::host::process_id::ProcessId;
+use pepita_wire::environment::VM_DIR;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-
-/// The environment variable that names the VM's run directory. Every process of a VM has it, and strays are found by
-/// it.
-pub const MARK: &str = "PEPITA_VM_DIR";
 
 /// The maximum number of searches. A stray may start another process while the strays are being ended, so one search is
 /// not enough.
@@ -27,7 +24,7 @@ pub fn end_strays(dir: &Path) {
 /// Returns the processes of the VM with this run directory that still run, without the calling process (the monitor).
 pub fn strays(dir: &Path) -> Vec<ProcessId> {
     let Ok(dir) = dir.canonicalize() else { return Vec::new() };
-    let mark = [MARK.as_bytes(), b"=", dir.as_os_str().as_bytes()].concat();
+    let mark = [VM_DIR.as_bytes(), b"=", dir.as_os_str().as_bytes()].concat();
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let marked = |pid: &u32| {

@@ -2,6 +2,7 @@
 //! Uses at most a few KiB of memory, independent of the guest's output.
 
 use pepita_wire::console::{MARK, Note, decode};
+use pepita_wire::text::shown;
 use std::collections::VecDeque;
 
 /// The longest note, in bytes. A longer line counts as output.
@@ -112,7 +113,7 @@ impl Scanner {
 
     fn end_line(&mut self) {
         let line = std::mem::take(&mut self.line);
-        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        let line = text_of(&line);
         if line.is_empty() {
             return;
         }
@@ -135,7 +136,7 @@ impl Scanner {
     }
 
     fn unfinished(&self) -> Option<String> {
-        let unfinished = String::from_utf8_lossy(&self.line).trim_end().to_owned();
+        let unfinished = text_of(&self.line);
         (!unfinished.is_empty()).then_some(unfinished)
     }
 
@@ -156,6 +157,11 @@ impl Scanner {
         let unfinished = self.unfinished().filter(|_| panic.around.len() < LINES_KEPT);
         panic.around.iter().cloned().chain(unfinished).collect()
     }
+}
+
+/// Returns a line as the exit record has it.
+fn text_of(line: &[u8]) -> String {
+    shown(String::from_utf8_lossy(line).trim_end())
 }
 
 #[cfg(test)]

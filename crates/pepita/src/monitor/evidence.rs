@@ -4,10 +4,8 @@
 //! the VMM's process, the console's text. An end that no process observed is [`Exit::Unknown`], never an exit code of
 //! 0. Knows no process, no socket and no clock.
 
+use pepita_wire::text::shown;
 use pepita_wire::{Exit, ProcessExit};
-
-/// The maximum length of a text in a record, in bytes. Guests and VMMs can write texts of any length.
-const TEXT_CAP: usize = 300;
 
 /// The sentence about a VMM that ended after its parent.
 const UNSEEN: &str = "the VMM is gone, and no process saw how it ended";
@@ -70,6 +68,8 @@ pub(crate) struct Evidence {
     pub(crate) boot_timeout: bool,
     /// Whether the host's OOM killer has killed a process within the VM's limits.
     pub(crate) host_oom: bool,
+    /// What the agent has noticed about the end of the daemon and an operator should know.
+    pub(crate) advice: Option<String>,
 }
 
 /// The evidence that is collected when the VMM is gone.
@@ -113,6 +113,10 @@ pub(crate) fn weigh_evidence(seen: &Evidence, last: &LastWords) -> Verdict {
 
 /// Returns the exit of a VM whose end no client asked for and whose agent did not report.
 fn unreported(seen: &Evidence, last: &LastWords) -> Exit {
+    // An agent that cannot go on ends its guest, so its own words are nearer to the cause than what followed.
+    if let Some(why) = &seen.agent_failed {
+        return Exit::AgentLost { message: shown(why) };
+    }
     if seen.boot_timeout {
         return Exit::BootTimeout;
     }
@@ -127,7 +131,7 @@ fn unreported(seen: &Evidence, last: &LastWords) -> Exit {
         (None, Some(vmm @ ProcessExit { signal: Some(_), .. })) => Exit::VmmCrashed(vmm),
         (None, Some(vmm @ ProcessExit { code: Some(code), .. })) if code != 0 => match seen.vmm_ran {
             true => Exit::VmmCrashed(vmm),
-            false => Exit::VmmRefused { message: cut(&last.vmm_words) },
+            false => Exit::VmmRefused { message: shown(&last.vmm_words) },
         },
         // The VMM exited with 0, or no process observed its end.
         (Some(_), _) | (None, Some(_) | None) => in_good_order(seen, last),
@@ -137,13 +141,10 @@ fn unreported(seen: &Evidence, last: &LastWords) -> Exit {
 /// Returns the exit of a VM whose VMM ended without an error: the guest ended it, or a program that asked QEMU
 /// directly.
 fn in_good_order(seen: &Evidence, last: &LastWords) -> Exit {
-    if let Some(why) = &seen.agent_failed {
-        return Exit::AgentLost { message: cut(why) };
-    }
     match (seen.shutdown.as_deref(), last.vmm) {
         // The guest's kernel tells its panic to a device of the VMM (pvpanic), and the line only describes the panic.
         (Some("guest-panic"), _) => {
-            Exit::GuestPanic { line: last.panic_line.as_deref().map(cut).unwrap_or_default() }
+            Exit::GuestPanic { line: last.panic_line.as_deref().map(shown).unwrap_or_default() }
         }
         (Some("host-signal" | "host-qmp-quit" | "host-ui"), vmm) => Exit::VmmCrashed(vmm.unwrap_or_default()),
         (Some(_), _) | (None, Some(ProcessExit { code: Some(0), .. })) => Exit::GuestReset,
@@ -176,7 +177,7 @@ fn sentences(seen: &Evidence, last: &LastWords) -> Vec<String> {
         all.push(SILENT.to_owned());
     }
     if let Some(why) = &seen.agent_failed {
-        all.push(format!("the agent gave up: {}", cut(why)));
+        all.push(format!("the agent gave up: {}", shown(why)));
     }
     if seen.boot_timeout {
         all.push("the agent did not come up in time".to_owned());
@@ -196,10 +197,10 @@ fn sentences(seen: &Evidence, last: &LastWords) -> Vec<String> {
         all.push("the VMM stopped the guest by itself and could not go on".to_owned());
     }
     if let Some(reason) = &seen.disk_error {
-        all.push(format!("the host's disk failed under the guest's disk: {}", cut(reason)));
+        all.push(format!("the host's disk failed under the guest's disk: {}", shown(reason)));
     }
     if let Some(reason) = &seen.shutdown {
-        all.push(format!("the VMM said: shutdown, {}", cut(reason)));
+        all.push(format!("the VMM said: shutdown, {}", shown(reason)));
     }
     match last.vmm {
         Some(vmm @ ProcessExit { signal: Some(_), .. }) => all.push(format!("the VMM died of {vmm}")),
@@ -209,26 +210,26 @@ fn sentences(seen: &Evidence, last: &LastWords) -> Vec<String> {
         Some(ProcessExit { code: None, signal: None }) | None => all.push(UNSEEN.to_owned()),
     }
     if !seen.vmm_ran && !last.vmm_words.is_empty() {
-        all.push(format!("the VMM wrote: {}", cut(&last.vmm_words)));
+        all.push(format!("the VMM wrote: {}", shown(&last.vmm_words)));
     }
     if let Some(line) = &last.panic_line {
         all.push(match seen.shutdown.as_deref() {
-            Some("guest-panic") => format!("the console said: {}", cut(line)),
+            Some("guest-panic") => format!("the console said: {}", shown(line)),
             Some(_) | None => {
-                format!("a line on the console, of the kernel or of any program: {}", cut(line))
+                format!("a line on the console, of the kernel or of any program: {}", shown(line))
             }
         });
     }
+    if let Some(advice) = &seen.advice {
+        all.push(format!("the daemon {advice}"));
+    }
     all
-}
-
-fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(TEXT_CAP)].to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pepita_wire::text::TEXT_CAP;
 
     const SIGKILL: ProcessExit = ProcessExit { code: None, signal: Some(9) };
 
@@ -314,6 +315,18 @@ mod tests {
                 panicked("Kernel panic"),
                 Exit::AgentLost { message: "no module".into() },
             ),
+            // An agent of a plain process that panics is the VMM's process, too.
+            (
+                Evidence { agent_failed: Some("the agent panicked".into()), ..ran() },
+                last(code(101)),
+                Exit::AgentLost { message: "the agent panicked".into() },
+            ),
+            // A monitor kills the VMM of an agent that cannot start the daemon.
+            (
+                Evidence { agent_failed: Some("no command".into()), ..ran() },
+                last(SIGKILL),
+                Exit::AgentLost { message: "no command".into() },
+            ),
             (Evidence { backend_died: true, ..ran() }, last(SIGKILL), Exit::TransportLost),
             (Evidence { host_oom: true, backend_died: true, ..ran() }, last(SIGKILL), Exit::HostOom),
             (Evidence { boot_timeout: true, ..ran() }, last(SIGKILL), Exit::BootTimeout),
@@ -361,7 +374,7 @@ mod tests {
 
     #[test]
     fn no_text_of_a_guest_or_vmm_fills_a_record() {
-        let long = "ü".repeat(1000);
+        let long = "\x1bü".repeat(1000);
         let seen = Evidence {
             agent_failed: Some(long.clone()),
             shutdown: Some(long.clone()),
@@ -369,8 +382,10 @@ mod tests {
         };
         let last = LastWords { vmm_words: long.clone(), panic_line: Some(long), ..last(code(0)) };
         let verdict = weigh_evidence(&seen, &last);
-        assert!(verdict.evidence.iter().all(|line| line.len() < TEXT_CAP + 100));
+        let is_fit =
+            |line: &String| line.chars().count() < TEXT_CAP + 100 && !line.contains(char::is_control);
+        assert!(verdict.evidence.iter().all(is_fit), "{:?}", verdict.evidence);
         let Exit::AgentLost { message } = verdict.exit else { panic!("{:?}", verdict.exit) };
-        assert!(message.len() <= TEXT_CAP);
+        assert!(message.chars().count() <= TEXT_CAP && message.starts_with("\\x1bü"), "{message}");
     }
 }

@@ -20,23 +20,25 @@
 //!
 //! Two states change independently of the phase: the line to the guest agent ([`AgentLine`]), and whether the virtual
 //! CPUs run. Each file of this folder has one job: [`phase`] defines the data of the phases, `boot` handles the start,
-//! `run` the agent's messages, `stop` a stop or kill, `end` the end of the daemon, the back-end and the VMM.
+//! `run` the agent's messages, `signal` the signals of clients, `stop` a stop or kill, `end` the end of the daemon, the back-end and the VMM.
 
 mod boot;
 mod end;
 mod event;
 mod phase;
 mod run;
+mod signal;
 mod stop;
 
 pub(crate) use event::{Effect, Event};
+pub(crate) use signal::Route;
 
 use super::evidence::{Evidence, Way};
 use crate::vm_config::{VmRequest, VmmKind};
 use pepita_wire::agent::Start;
 use pepita_wire::console::Note;
 use pepita_wire::record::{DaemonState, VcpuState, VcpuStatus};
-use pepita_wire::{StatusRecord, VmState};
+use pepita_wire::{Signal, StatusRecord, VmState};
 use phase::{AgentLine, BootClock, Phase};
 use std::time::{Duration, Instant};
 
@@ -65,6 +67,8 @@ pub(crate) struct Life {
     agent: AgentLine,
     vcpus: VcpuState,
     last_heard_at: Option<Instant>,
+    /// The signals of clients that the daemon gets when it runs.
+    pending_signals: Vec<Signal>,
     effects: Vec<Effect>,
 }
 
@@ -86,6 +90,7 @@ impl Life {
             agent: AgentLine::expected(now),
             vcpus: VcpuState::Running,
             last_heard_at: None,
+            pending_signals: Vec::new(),
             effects: Vec::new(),
         }
     }
@@ -139,6 +144,9 @@ impl Life {
                 status.vcpus = self.evidence.vmm_ran.then_some(VcpuStatus { state: self.vcpus });
                 status.agent.ready = self.agent.is_up();
             }
+        }
+        if let Phase::Stopping(stopping) = &self.phase {
+            status.grace_left_ms = Some(ms(stopping.term_at.saturating_duration_since(now)));
         }
         status.agent.last_heard_ms = self.last_heard_at.map(|at| ms(now.saturating_duration_since(at)));
         status
@@ -194,6 +202,8 @@ impl Life {
             Event::AgentDown => self.on_agent_down(now),
             Event::AgentSaid { seq, event } => self.on_agent_said(now, seq, event),
             Event::StartAnswered(result) => self.on_start_answered(now, result),
+            Event::Start(start) => self.on_start(start),
+            Event::Signal(signal) => self.on_signal(signal),
             Event::Stop { signal, grace } => self.on_stop(now, signal, grace),
             Event::Kill => self.on_kill(now),
             Event::Tick => self.on_tick(now),

@@ -3,7 +3,7 @@
 use super::Monitor;
 use super::agent::Asker;
 use super::handover::Asked;
-use super::life::Event;
+use super::life::{Event, Route};
 use pepita_wire::frame::Outcome;
 use pepita_wire::record::VcpuState;
 use pepita_wire::{Ask, MonitorRequest, Request, Signal, WireError};
@@ -49,7 +49,14 @@ impl Monitor {
                 self.reply(reply, done());
             }
             Ok(MonitorRequest::Signal(Signal::KILL)) => self.order(reply, Event::Kill),
-            Ok(MonitorRequest::Signal(signal)) => self.forward(reply, Ask::Signal(signal)),
+            Ok(MonitorRequest::Signal(signal)) => match self.life.route(signal) {
+                Route::Ask(ask) => self.forward(reply, ask),
+                Route::Accept(event) => self.order(reply, event),
+                Route::Refuse(refusal) => self.reply(reply, Err(refusal)),
+            },
+            Ok(MonitorRequest::Forward(Ask::Start(start))) if self.life.must_wait_to_start() => {
+                self.order(reply, Event::Start(start));
+            }
             Ok(MonitorRequest::Dial) => {
                 let asked = Asked { client, id };
                 if let Err(refusal) = self.handover.ask(asked, |client| self.control.has(client)) {

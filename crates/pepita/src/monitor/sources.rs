@@ -183,11 +183,10 @@ impl Monitor {
                     self.happened(Event::AgentUp { protocol_version })
                 }
                 Heard::News(News::Event { seq, event, is_new: _ }) => {
-                    if let (GuestEvent::Started { pid }, VmmKind::Process) = (&event, self.config.request.vmm)
-                    {
+                    if let (Some(pid), VmmKind::Process) = (daemon_pid(&event), self.config.request.vmm) {
                         // A plain process has no pid namespace of its own, so the pid that its agent reports is a pid
                         // of the host. The agent is not trusted: only a process below it is the daemon.
-                        self.daemon = self.vmm.identity.descendant(*pid);
+                        self.daemon = self.vmm.identity.descendant(pid);
                         self.daemon_heard = self.daemon.is_some();
                     }
                     self.happened(Event::AgentSaid { seq, event });
@@ -200,6 +199,17 @@ impl Monitor {
                 }
                 Heard::Down => self.happened(Event::AgentDown),
             }
+        }
+    }
+}
+
+/// Returns the process that an event of the agent names as the daemon.
+fn daemon_pid(event: &GuestEvent) -> Option<u32> {
+    match event {
+        GuestEvent::Started { pid } => Some(*pid),
+        GuestEvent::Health(said) => said.main_pid,
+        GuestEvent::Ready | GuestEvent::Memory { .. } | GuestEvent::Exited(_) | GuestEvent::Unknown(_) => {
+            None
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::rundir::files;
 use crate::rundir::lock::{Lock, Wait};
 use crate::rundir::{RunDir, layout};
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{MonitorRequest, Signal, VmId};
+use pepita_wire::{MonitorRequest, Signal, StatusRecord, VmId};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
@@ -92,13 +92,27 @@ fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> bool {
         How::Force => (MonitorRequest::Stop { signal: Signal::KILL, timeout_ms: 0, force: true }, SLACK),
     };
     match client::ask(dir, request) {
-        Ok(_) => {
+        Ok(_) => loop {
             let ended = follow(run_dir, name, Some(limit), |_| false);
-            ended.err().is_none_or(|e| e.kind != CallErrorKind::Timeout)
-        }
+            if ended.err().is_none_or(|e| e.kind != CallErrorKind::Timeout) {
+                return true;
+            }
+            // A daemon may have asked for more time (semantics 7.14).
+            if matches!(how, How::Force) || !has_grace(dir) {
+                return false;
+            }
+        },
         // Without a monitor the connection is refused. With a monitor that does not answer, the call times out.
         Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
     }
+}
+
+/// Returns whether a monitor answers and says that the daemon's grace is not over.
+fn has_grace(dir: &Path) -> bool {
+    let status = client::ask(dir, MonitorRequest::Status)
+        .ok()
+        .and_then(|answer| serde_json::from_value::<StatusRecord>(answer.ok()?).ok());
+    status.is_some_and(|status| status.grace_left_ms.is_some_and(|left| left > 0))
 }
 
 /// Kills a monitor that does not obey.

@@ -2,6 +2,7 @@
 
 use crate::boot::Order;
 use crate::error::{About, Result, call_error, system};
+use crate::host::{cgroup, inherited};
 use crate::monitor::Answer;
 use crate::ops::resolve::resolve;
 use crate::reconcile;
@@ -59,7 +60,11 @@ pub(crate) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
 /// Starts a monitor and waits for its answer. The monitor outlives this process.
 fn start_monitor(run_dir: &RunDir, order: &Order) -> Result<StatusRecord> {
     let own = std::env::current_exe().map_err(|e| system("our own program", e))?;
-    let mut child = Command::new(own)
+    let mut command = Command::new(own);
+    inherited::clean_environment(&mut command);
+    // The monitor makes the cgroup of the VM.
+    command.envs(std::env::var_os(cgroup::ENVIRONMENT).map(|place| (cgroup::ENVIRONMENT, place)));
+    let mut child = command
         .arg("monitor")
         .arg(run_dir.path())
         .stdin(Stdio::piped())

@@ -17,6 +17,7 @@ use crate::error::{ErrorKind, WireError};
 use crate::frame::{FrameError, Hello, Outcome, ToGuest, ToHost};
 use crate::line::{LineError, Lines};
 use crate::protocol::{MAX_BAD_LINES, PENDING_CAP, PROTOCOL_VERSION};
+use crate::text::shown;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -240,7 +241,7 @@ impl<T> AgentConversation<T> {
 
     fn bad_line(&mut self, bad: &BadLine) -> Result<Option<News<T>>, HangUp> {
         self.bad_lines += 1;
-        if self.bad_lines < MAX_BAD_LINES { Ok(None) } else { Err(HangUp::BadLines(bad.to_string())) }
+        if self.bad_lines < MAX_BAD_LINES { Ok(None) } else { Err(HangUp::BadLines(shown(&bad.to_string()))) }
     }
 
     fn frame(&mut self, frame: ToHost) -> Result<Option<News<T>>, HangUp> {

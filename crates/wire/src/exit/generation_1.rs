@@ -5,13 +5,8 @@
 //! can observe.
 
 use super::Exit;
+use crate::text::shown;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-/// The number of bytes that are kept of a text of a guest, because the text goes into records that are stored for long.
-const TEXT_CAP: usize = 256;
-
-/// The number of bytes that are kept of a path that a guest names.
-const PATH_CAP: usize = 4096;
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -67,14 +62,10 @@ impl From<&Exit> for Report {
 
 impl From<Report> for Exit {
     fn from(report: Report) -> Self {
-        let cut = |mut text: String, cap| {
-            text.truncate(text.floor_char_boundary(cap));
-            text
-        };
         match report {
             Report { oom: true, .. } => Self::GuestOom,
             Report { exec: Some(Exec { path, errno, message }), .. } => {
-                Self::NotExecutable { path: cut(path, PATH_CAP), errno, message: cut(message, TEXT_CAP) }
+                Self::NotExecutable { path: shown(&path), errno, message: shown(&message) }
             }
             Report { code: Some(code), .. } => Self::Exited { code },
             Report { signal: Some(signal), core, .. } => Self::Signalled { signal, core },
@@ -91,7 +82,7 @@ pub fn serialize<S: Serializer>(exit: &Exit, serializer: S) -> Result<S::Ok, S::
     Report::from(exit).serialize(serializer)
 }
 
-/// Deserialises a report of generation 1. Long texts are truncated.
+/// Deserialises a report of generation 1. Its texts become as [`shown`] makes them.
 ///
 /// # Errors
 /// When the text is not a report.
@@ -125,6 +116,7 @@ pub mod optional {
 mod tests {
     use super::super::tests::all;
     use super::*;
+    use crate::text::TEXT_CAP;
 
     #[derive(PartialEq, Debug, Serialize, Deserialize)]
     struct Wrapped(#[serde(with = "super")] Exit);
@@ -147,13 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_of_a_guest_are_cut() {
-        let long = "ä".repeat(10_000);
+    fn texts_of_a_guest_are_cut_and_have_no_control_characters() {
+        let long = "\\u001bä".repeat(10_000);
         let text = format!(r#"{{"exec":{{"path":"{long}","errno":2,"message":"{long}"}}}}"#);
         let Wrapped(Exit::NotExecutable { path, message, .. }) = serde_json::from_str(&text).expect("reads")
         else {
             panic!("not executable")
         };
-        assert_eq!((path.len(), message.len()), (PATH_CAP, TEXT_CAP));
+        assert!(path.starts_with("\\x1bä") && path.chars().count() <= TEXT_CAP, "{path}");
+        assert_eq!(path, message);
     }
 }

@@ -4,7 +4,11 @@
 //! programs. In a record that has only the fields of contract 1, the end is read from those.
 
 use super::{Exit, ProcessExit, generation_1};
+use crate::text::{shown, shown_up_to};
 use serde::{Deserialize, Serialize};
+
+/// The number of characters that are kept of a line of a record that was read.
+const LINE_CAP: usize = 1024;
 
 /// The record of a VM's end. The monitor writes it once, before the VM's state becomes terminal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +28,8 @@ pub struct ExitRecord {
     pub vmm: Option<ProcessExit>,
     /// The evidence for the exit, one sentence for each piece, the strongest first.
     pub evidence: Vec<String>,
+    /// What an operator should know about this end, as a phrase that goes on after the VM's name; mostly absent.
+    pub advice: Option<String>,
     /// The last lines of the console, at most 20 of at most 200 characters each.
     pub console: Vec<String>,
 }
@@ -53,24 +59,33 @@ struct Text {
     /// The agent's report in the form of contract 1.
     #[serde(skip_serializing_if = "Option::is_none", with = "generation_1::optional")]
     guest: Option<Exit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
     console: Vec<String>,
 }
 
 impl From<ExitRecord> for Text {
     fn from(record: ExitRecord) -> Self {
         let guest = record.daemon_exit().cloned();
-        let ExitRecord { name, incarnation, exit, daemon: _, ended_at_ms, vmm, evidence, console } = record;
+        let ExitRecord { name, incarnation, exit, daemon: _, ended_at_ms, vmm, evidence, advice, console } =
+            record;
         let reason = reason(&exit).to_owned();
-        Self { name, incarnation, exit: Some(exit), reason, ended_at_ms, vmm, evidence, guest, console }
+        let exit = Some(exit);
+        Self { name, incarnation, exit, reason, ended_at_ms, vmm, evidence, guest, advice, console }
     }
 }
 
 impl From<Text> for ExitRecord {
     fn from(text: Text) -> Self {
-        let Text { name, incarnation, exit, reason, ended_at_ms, vmm, evidence, guest, console } = text;
-        let exit = exit.unwrap_or_else(|| exit_of(&reason, guest.as_ref(), vmm, &evidence));
+        let Text { name, incarnation, exit, reason, ended_at_ms, vmm, evidence, guest, advice, console } =
+            text;
+        // A monitor of an older version may have stored the texts of its guest as they came.
+        let all_shown = |texts: Vec<String>| texts.iter().map(|text| shown_up_to(text, LINE_CAP)).collect();
+        let (evidence, console): (Vec<String>, Vec<String>) = (all_shown(evidence), all_shown(console));
+        let exit = exit.unwrap_or_else(|| exit_of(&reason, guest.as_ref(), vmm, &evidence)).shown();
         let daemon = if exit.is_of_daemon() { None } else { guest };
-        Self { name, incarnation, exit, daemon, ended_at_ms, vmm, evidence, console }
+        let advice = advice.map(|text| shown(&text));
+        Self { name, incarnation, exit, daemon, ended_at_ms, vmm, evidence, advice, console }
     }
 }
 

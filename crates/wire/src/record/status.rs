@@ -1,7 +1,8 @@
 //! The status of a VM: what `pepita status` prints and a monitor answers.
 
 use crate::exit::{Exit, ExitRecord};
-use serde::{Deserialize, Serialize};
+use crate::text::shown;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
 /// The state of a VM, as its monitor sees the VM.
@@ -128,9 +129,14 @@ pub struct DaemonStatus {
     pub pid: Option<u32>,
     /// The state of the daemon.
     pub state: DaemonState,
-    /// The last `STATUS=` text of the daemon (sd_notify(3)), at most 256 bytes.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// The last `STATUS=` text of the daemon (sd_notify(3)), at most 256 characters.
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "read_shown")]
     pub status: String,
+}
+
+/// Reads a text of a guest. A monitor of an older version may have passed it on as it came.
+fn read_shown<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map(|text| shown(&text))
 }
 
 /// The state of the virtual CPUs.
@@ -216,6 +222,9 @@ pub struct StatusRecord {
     /// The revision of the status, which grows with each change. `watch` waits for a different revision.
     #[serde(rename = "generation")]
     pub revision: u64,
+    /// The time that is left to a daemon that is being stopped, in milliseconds; absent when no daemon has a grace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_left_ms: Option<u64>,
     /// The state of the daemon.
     pub daemon: DaemonStatus,
     /// The exit record; absent while the VM has not ended.

@@ -97,9 +97,19 @@ impl Life {
         let LastWords { vmm, console, around_panic, .. } = last_words;
         let is_panic = matches!(exit, Exit::GuestPanic { .. }) && !around_panic.is_empty();
         let console = if is_panic { around_panic } else { console };
+        let advice = self.evidence.advice.clone();
         let (name, incarnation) = (self.status.name.clone(), self.status.incarnation);
-        let record =
-            ExitRecord { name, incarnation, exit, daemon, ended_at_ms: unix_ms, vmm, evidence, console };
+        let record = ExitRecord {
+            name,
+            incarnation,
+            exit,
+            daemon,
+            ended_at_ms: unix_ms,
+            vmm,
+            evidence,
+            advice,
+            console,
+        };
         self.status.uptime_ms = unix_ms.saturating_sub(self.status.started_at);
         self.status.daemon.pid = None;
         self.phase = Phase::Ended(Box::new(record.clone()));

@@ -8,7 +8,7 @@ use pepita_wire::{Ask, ExitRecord, GuestEvent, Signal, WireError};
 use std::time::Duration;
 
 /// An event in the life of a VM.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum Event {
     /// The VMM has accepted its arguments and images.
     VmmUp,
@@ -49,6 +49,10 @@ pub(crate) enum Event {
     },
     /// The agent has answered the monitor's `start`.
     StartAnswered(Result<(), WireError>),
+    /// A client asks for the start of the daemon while the agent cannot be asked.
+    Start(Start),
+    /// A client's signal for the daemon, which cannot be sent yet.
+    Signal(Signal),
     /// A client asks for a graceful stop.
     Stop {
         /// The signal for the daemon.

@@ -5,10 +5,10 @@ use super::stop::AFTER_GRACE;
 use super::{Effect, Life};
 use crate::monitor::evidence::Way;
 use crate::vm_config::VmmKind;
-use pepita_wire::agent::Health;
+use pepita_wire::agent::{Health, Start};
 use pepita_wire::record::DaemonState;
 use pepita_wire::{Ask, ErrorKind, GuestEvent, WireError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl Life {
     pub(super) fn on_agent_up(&mut self, now: Instant, unix_ms: u64, protocol_version: u32) {
@@ -28,6 +28,7 @@ impl Life {
                 self.evidence.vmm_ran = true;
                 self.phase = Phase::Running;
                 self.start_the_daemon();
+                self.send_pending_signals();
             }
             // The agent may not have received the stop, so the stop is sent again. The daemon gets its grace, within
             // the deadline of the first request.
@@ -50,12 +51,26 @@ impl Life {
             DaemonState::Pending if !self.hold => {
                 self.effects.push(Effect::StartDaemon(self.start.clone()));
             }
+            DaemonState::Held if !self.hold => self.effects.push(Effect::StartDaemon(self.start.clone())),
             DaemonState::Pending
             | DaemonState::Held
             | DaemonState::Running
             | DaemonState::Ready
             | DaemonState::Exited
             | DaemonState::Unknown => {}
+        }
+    }
+
+    /// Returns whether the daemon of a VM that was launched with `--hold` can be started only after the boot.
+    pub(crate) fn must_wait_to_start(&self) -> bool {
+        self.hold && !self.agent.is_up() && self.status.daemon.state == DaemonState::Held
+    }
+
+    /// Starts a held daemon as a client has asked: when the agent is up.
+    pub(super) fn on_start(&mut self, start: Start) {
+        (self.start, self.hold) = (start, false);
+        if self.agent.is_up() {
+            self.start_the_daemon();
         }
     }
 
@@ -81,14 +96,32 @@ impl Life {
         match event {
             GuestEvent::Started { pid } => self.on_daemon_started(now, pid),
             GuestEvent::Ready => self.on_daemon_ready(),
-            GuestEvent::Health(Health { status: Some(text), .. }) => self.status.daemon.status = text,
+            GuestEvent::Health(said) => self.on_daemon_said(now, said),
             GuestEvent::Exited(exit) => {
                 self.effects.push(Effect::Tell(Ask::Ack { seq }));
                 self.on_daemon_reported(now, exit, Way::Vsock);
             }
-            GuestEvent::Health(Health { status: None, .. })
-            | GuestEvent::Memory { .. }
-            | GuestEvent::Unknown(_) => {}
+            GuestEvent::Memory { .. } | GuestEvent::Unknown(_) => {}
+        }
+    }
+
+    /// Handles what the daemon has said through sd_notify(3), and what its agent has noticed.
+    fn on_daemon_said(&mut self, now: Instant, said: Health) {
+        let Health { watchdog: _, stopping: _, status, extend_timeout_us, main_pid, advice } = said;
+        if let Some(status) = status {
+            self.status.daemon.status = status;
+        }
+        match self.status.daemon.state {
+            DaemonState::Running | DaemonState::Ready => {
+                self.status.daemon.pid = main_pid.or(self.status.daemon.pid);
+            }
+            DaemonState::Pending | DaemonState::Held | DaemonState::Exited | DaemonState::Unknown => {}
+        }
+        if let Some(us) = extend_timeout_us {
+            self.extend_grace(now + Duration::from_micros(us));
+        }
+        if advice.is_some() {
+            self.evidence.advice = advice;
         }
     }
 
@@ -102,6 +135,7 @@ impl Life {
                 (self.status.daemon.pid, self.status.daemon.state) = (Some(pid), DaemonState::Running);
                 let since_start_ms = self.since_start_ms(now);
                 self.status.boot_ms.daemon.get_or_insert(since_start_ms);
+                self.send_pending_signals();
             }
             // A guest starts its daemon only once, and the daemon has ended.
             DaemonState::Exited => {}

@@ -65,14 +65,23 @@ impl Life {
         }
     }
 
+    /// Moves the end of the daemon's grace to later, as the daemon has asked (semantics 7.14). Never moves it to earlier.
+    pub(super) fn extend_grace(&mut self, until: Instant) {
+        if let Phase::Stopping(stopping) = &mut self.phase {
+            stopping.grace_until = stopping.grace_until.max(until);
+            stopping.term_at = stopping.term_at.max(until + AFTER_GRACE);
+        }
+    }
+
     /// Asks the agent to stop the daemon, or to power off the guest when no daemon runs.
     pub(super) fn ask_to_stop(&mut self, now: Instant, signal: Signal, grace_until: Instant) {
         let grace_ms = ms(grace_until.saturating_duration_since(now));
         let ask = match self.status.daemon.state {
-            DaemonState::Running | DaemonState::Ready => Ask::Stop(Stop { signal, grace_ms }),
-            DaemonState::Pending | DaemonState::Held | DaemonState::Exited | DaemonState::Unknown => {
-                Ask::PowerOff
+            // The agent may have started the daemon a moment ago. An agent that has not ends at once.
+            DaemonState::Running | DaemonState::Ready | DaemonState::Pending | DaemonState::Held => {
+                Ask::Stop(Stop { signal, grace_ms })
             }
+            DaemonState::Exited | DaemonState::Unknown => Ask::PowerOff,
         };
         self.effects.push(Effect::Tell(ask));
     }

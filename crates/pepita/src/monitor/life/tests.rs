@@ -5,7 +5,7 @@ use super::phase::UNASKED_DIAL;
 use super::stop::{AFTER_GRACE, COME_BACK, KILL_AGAIN, TERM_TO_KILL};
 use super::*;
 use crate::monitor::evidence::LastWords;
-use pepita_wire::agent::Stop;
+use pepita_wire::agent::{Health, Stop};
 use pepita_wire::{Ask, ErrorKind, Exit, GuestEvent, ProcessExit, Signal, WireError};
 
 mod pairs;
@@ -183,11 +183,108 @@ fn a_stop_has_one_deadline_and_a_kill_overtakes_it() {
     assert_eq!(world.exit(), Some(Exit::Killed));
 }
 
+/// Returns what is done with a client's signal, and carries it out as the monitor does.
+fn signal(world: &mut World, signal: Signal) -> Result<Vec<Effect>, ErrorKind> {
+    match world.life.route(signal) {
+        Route::Ask(ask) => Ok(vec![Effect::Tell(ask)]),
+        Route::Accept(event) => Ok(world.on(event)),
+        Route::Refuse(refusal) => Err(refusal.kind),
+    }
+}
+
+fn tell(signal: Signal) -> Effect {
+    Effect::Tell(Ask::Signal(signal))
+}
+
+#[test]
+fn a_signal_that_asks_for_the_end_of_a_vm_that_boots_is_a_stop() {
+    for number in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let mut world = World::new(false).after(Event::VmmUp);
+        assert_eq!(signal(&mut world, number), Ok(vec![Effect::TermVmm]), "{number}");
+        world.on(ended(Some(0), None));
+        assert_eq!((world.exit(), world.state()), (Some(Exit::StopRequested), VmState::Stopped));
+    }
+    // The agent is up, and whether the daemon runs is not known yet: the agent is asked to stop it.
+    let mut world = World::new(false);
+    world.up();
+    let effects = signal(&mut world, Signal::TERM);
+    assert_eq!(effects, Ok(vec![Effect::Tell(Ask::Stop(Stop { signal: Signal::TERM, grace_ms: 30_000 }))]));
+    // A daemon that waits for `pepita start` needs no grace either.
+    let mut world = World::new(true).after(Event::VmmUp);
+    assert_eq!(signal(&mut world, Signal::TERM), Ok(vec![Effect::TermVmm]));
+}
+
+#[test]
+fn other_signals_to_a_vm_that_boots_reach_the_daemon_when_it_runs_each_once() {
+    let mut world = World::new(false);
+    for number in [Signal::HUP, Signal::USR1, Signal::HUP] {
+        assert_eq!(signal(&mut world, number), Ok(vec![]));
+    }
+    assert!(!world.up().contains(&tell(Signal::HUP)), "the daemon does not run yet");
+    let sent = world.said(1, GuestEvent::Started { pid: 42 });
+    assert_eq!(sent, [tell(Signal::HUP), tell(Signal::USR1)]);
+    assert_eq!(signal(&mut world, Signal::USR2), Ok(vec![tell(Signal::USR2)]));
+}
+
+#[test]
+fn a_signal_waits_for_an_agent_that_cannot_be_reached_for_a_moment() {
+    let mut world = running().after(Event::AgentDown);
+    assert_eq!(signal(&mut world, Signal::TERM), Ok(vec![]));
+    assert!(world.on(Event::AgentUp { protocol_version: 1 }).contains(&tell(Signal::TERM)));
+    assert!(!world.on(Event::AgentUp { protocol_version: 1 }).contains(&tell(Signal::TERM)), "sent once");
+}
+
+#[test]
+fn a_signal_that_cannot_arrive_is_refused() {
+    let real_time = Signal::new(40).expect("a signal");
+    assert_eq!(signal(&mut World::new(false), real_time), Err(ErrorKind::BadRequest));
+    assert_eq!(signal(&mut running().after(exited(0)), Signal::HUP), Err(ErrorKind::Conflict));
+}
+
+#[test]
+fn a_held_daemon_that_is_to_start_while_its_guest_boots_starts_when_the_agent_is_up() {
+    let mut world = World::new(true);
+    assert!(world.life.must_wait_to_start());
+    let start = Start { command: vec!["/d".into()], ..Start::default() };
+    assert_eq!(world.on(Event::Start(start.clone())), []);
+    assert!(world.up().contains(&Effect::StartDaemon(start)));
+    assert!(!world.life.must_wait_to_start());
+}
+
 #[test]
 fn a_guest_that_has_not_booted_gets_no_grace() {
     let mut world = World::new(false);
     world.on(Event::VmmUp);
     assert_eq!(world.on(stop(30)), [Effect::TermVmm]);
+}
+
+#[test]
+fn a_daemon_that_asks_for_more_time_while_it_stops_gets_it_and_never_less() {
+    // semantics 7.14
+    let extend = |seconds: u64| {
+        GuestEvent::Health(Health { extend_timeout_us: Some(seconds * 1_000_000), ..Health::default() })
+    };
+    let mut world = running();
+    world.said(2, extend(100));
+    world.on(stop(5));
+    world.pass(Duration::from_secs(1));
+    world.said(3, extend(20));
+    world.said(4, extend(1));
+    assert_eq!(world.pass(Duration::from_secs(20)), []);
+    assert_eq!(world.pass(AFTER_GRACE), [Effect::TermVmm]);
+}
+
+#[test]
+fn what_the_agent_advises_is_in_the_exit_record_and_a_main_process_is_followed() {
+    let mut world = running();
+    world.said(2, GuestEvent::Health(Health { main_pid: Some(77), ..Health::default() }));
+    assert_eq!(world.life.status(world.now).daemon.pid, Some(77));
+    let advice = Some("ended with 0 after 20 ms; it must stay in the foreground".to_owned());
+    world.said(3, GuestEvent::Health(Health { advice: advice.clone(), ..Health::default() }));
+    world.on(exited(0));
+    world.on(ended(Some(0), None));
+    let record = world.life.status(world.now).exit.expect("the VM has ended");
+    assert_eq!((&record.exit, &record.advice), (&Exit::code(0), &advice));
 }
 
 #[test]

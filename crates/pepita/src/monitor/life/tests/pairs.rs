@@ -97,6 +97,8 @@ fn each_event_means_something_in_each_phase() {
     check("disk error", || Event::DiskError("write: full".into()),               [".", ".", ".", ".", ".", ".", ".", "."]);
     check("QMP shutdown", || Event::Shutdown("guest-reset".into()),              [".", ".", ".", ".", ".", ".", ".", "."]);
     check("Stop", || stop(10),                                                   ["T", "T", "S", "T", "S", ".", ".", "."]);
+    check("Signal", || Event::Signal(Signal::HUP),                              [".", ".", ".", ".", ".", ".", ".", "."]);
+    check("Start", || Event::Start(Start::default()),                            [".", ".", ".", ".", ".", ".", ".", "."]);
     check("Kill", || Event::Kill,                                                ["K", "K", "K", "K", "K", "K", "K", "K"]);
     check("early tick", || Event::Tick,                                          [".", ".", ".", ".", ".", ".", ".", "."]);
     check("VmmEnded", killed,                                                    ["E", "E", "E", "E", "E", "E", "E", "E"]);
