@@ -10,5 +10,6 @@ pub mod random;
 pub mod setsid;
 pub mod strays;
 pub mod tsc;
+pub mod unfinished;
 pub mod vhost_vsock;
 pub mod wait;

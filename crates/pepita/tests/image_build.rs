@@ -366,6 +366,36 @@ fn an_ordinary_user_builds_a_read_only_tree_and_what_may_not_be_read_is_named() 
 }
 
 #[test]
+fn a_signal_ends_a_build_without_a_trace() {
+    use rustix::process::{Pid, Signal, kill_process};
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129), (Signal::QUIT, 131)] {
+        let yard = Yard::new();
+        let pipe = yard.path("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).expect("made");
+        let mut call = yard.host.command(&["image", "build", "--agent"]);
+        call.arg(guest_file("daemonctl")).arg("--dir").arg(yard.path("tree")).arg("--daemon").arg(&pipe);
+        let mut build = call.arg("--output").arg(yard.path("out/x.ext4")).spawn().expect("pepita runs");
+        // The pipe is opened when the build reads the daemon, after the tree was copied.
+        let _writer = std::fs::File::options().write(true).open(&pipe).expect("a reader");
+        assert_eq!(yard.outputs().len(), 1, "{:?}", yard.outputs());
+        let pid = Pid::from_raw(i32::try_from(build.id()).expect("a pid")).expect("a pid");
+        kill_process(pid, signal).expect("a process");
+        assert_eq!(build.wait().expect("an end").code(), Some(code));
+        assert_eq!(yard.outputs(), [] as [&str; 0], "{signal:?}");
+    }
+}
+
+#[test]
+fn a_sparse_file_of_any_size_is_refused_before_it_is_read() {
+    let yard = Yard::new();
+    let file = std::fs::File::create(yard.tree("sparse")).expect("a file");
+    file.set_len(1 << 42).expect("a size");
+    let output = yard.build("cpio", &[]);
+    assert_eq!(output.status.code(), Some(66), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("sparse"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn an_output_within_the_tree_is_refused_or_left_out() {
     let yard = Yard::new();
     let inside = |kind: &str| yard.path("tree").join(format!("x.{kind}"));

@@ -3,6 +3,7 @@
 use super::environment::environment;
 use crate::cli::ImageBuild;
 use crate::error::{Result, call_error, eprint_line};
+use crate::host::unfinished::remove_on_signals;
 use crate::image::build::{self as image, Contents};
 use crate::image::modules;
 use crate::image::scratch::Scratch;
@@ -17,6 +18,7 @@ pub(super) fn build(run_dir: &RunDir, build: ImageBuild) -> Result<()> {
             "--daemon BIN or --dir DIR is needed: what is the image to run?",
         ));
     }
+    remove_on_signals()?;
     let progress = |what: &str| {
         if std::io::stderr().is_terminal() {
             eprint_line(format_args!("pepita: {}: {what}", build.output.display()));

@@ -285,6 +285,7 @@ pub fn agent(named: Option<&Path>) -> Result<PathBuf> {
 /// When the image is missing, truncated, or of a kind that cannot be booted.
 pub fn recognise(path: &Path) -> Result<(PathBuf, Kind)> {
     let path = std::fs::canonicalize(path).map_err(|e| kernel::missing("rootfs", path, &e))?;
+    kernel::must_be_file("rootfs", &path)?;
     let mut head = vec![0; 0x43a];
     let mut file = std::fs::File::open(&path).map_err(|e| kernel::missing("rootfs", &path, &e))?;
     let mut filled = 0;

@@ -73,6 +73,7 @@ fn unpack_lz4(packed: &[u8], size: usize) -> Option<Vec<u8>> {
 /// When the file is missing, truncated, or no kernel.
 pub fn prepare(dir: &RunDir, kernel: &Path) -> Result<PathBuf> {
     let kernel = std::fs::canonicalize(kernel).map_err(|e| missing("kernel", kernel, &e))?;
+    must_be_file("kernel", &kernel)?;
     let mut file = File::open(&kernel).map_err(|e| io(&kernel, e))?;
     let mut head = vec![0; 0x1000];
     let read = read_up_to(&mut file, &mut head).map_err(|e| io(&kernel, e))?;
@@ -118,6 +119,20 @@ pub fn cache(dir: &RunDir, of: &Path, kind: &str) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     (of, meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()).hash(&mut hasher);
     Ok(dir.cache().join(format!("{:016x}.{kind}", hasher.finish())))
+}
+
+/// Refuses what is no file. Opening a named pipe would wait for a writer for ever.
+///
+/// # Errors
+/// When it is no file, or its metadata cannot be read.
+pub fn must_be_file(what: &str, path: &Path) -> Result<()> {
+    match path.metadata() {
+        Ok(meta) if meta.is_file() => Ok(()),
+        Ok(_) => {
+            Err(call_error(CallErrorKind::BadImage, format!("{what} {}: it is no file", path.display())))
+        }
+        Err(e) => Err(missing(what, path, &e)),
+    }
 }
 
 /// Returns the error about a file that the user named and that cannot be read.

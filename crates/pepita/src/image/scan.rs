@@ -18,6 +18,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+/// The most bytes that the files of an archive may have in all. An initramfs is in the memory of its guest.
+const SIZE_CAP: u64 = u32::MAX as u64;
+
 /// The longest path that the kernel unpacks, in bytes (PATH_MAX, less the zero byte).
 const PATH_MAX: usize = 4095;
 
@@ -30,7 +33,7 @@ pub(super) fn add_tree(archive: &mut Archive, tree: &Path, skip: Option<FileId>)
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = openat(CWD, tree, flags, Mode::empty())
         .map_err(|e| kernel::missing("directory", tree, &std::io::Error::from(e)))?;
-    let mut scan = Scan { tree, top, skip, files: BTreeMap::new(), notes: Vec::new() };
+    let mut scan = Scan { tree, top, skip, size: 0, files: BTreeMap::new(), notes: Vec::new() };
     let mut left: Vec<Vec<u8>> = vec![Vec::new()];
     while let Some(dir) = left.pop() {
         scan.directory(archive, &dir, &mut left)?;
@@ -51,6 +54,8 @@ struct Scan<'a> {
     tree: &'a Path,
     top: OwnedFd,
     skip: Option<FileId>,
+    /// The bytes of the files so far.
+    size: u64,
     /// The contents of the files that have several names.
     files: BTreeMap<FileId, Rc<[u8]>>,
     notes: Vec<String>,
@@ -142,9 +147,17 @@ impl Scan<'_> {
             return Ok(Some(Rc::clone(contents)));
         }
         let mut contents = Vec::new();
-        File::from(fd).read_to_end(&mut contents).map_err(|e| io(&self.shown(path), e))?;
-        if u32::try_from(contents.len()).is_err() {
-            return Err(self.bad(path, "it is too large for an initramfs (4 GiB); build an .ext4"));
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        // The file may grow meanwhile, and a sparse file may claim any size.
+        if size <= SIZE_CAP - self.size {
+            let room = SIZE_CAP - self.size + 1;
+            File::from(fd).take(room).read_to_end(&mut contents).map_err(|e| io(&self.shown(path), e))?;
+        }
+        self.size += size.max(contents.len() as u64);
+        if self.size > SIZE_CAP {
+            return Err(
+                self.bad(path, "with it the tree is too large for an initramfs (4 GiB); build an .ext4")
+            );
         }
         let contents: Rc<[u8]> = contents.into();
         if stat.st_nlink > 1 {

@@ -2,6 +2,7 @@
 
 use crate::error::{Result, io};
 use crate::host::random;
+use crate::host::unfinished::Unfinished;
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
+    _unfinished: Unfinished,
 }
 
 impl Scratch {
@@ -19,9 +21,10 @@ impl Scratch {
     /// When the directory cannot be made.
     pub(crate) fn new(parent: &Path, what: &str) -> Result<Self> {
         let path = parent.join(format!(".{what}-{}", &random::secret()?[..16]));
+        let unfinished = Unfinished::new(&path);
         // This fails when there is anything of that name, a link as well.
         DirBuilder::new().mode(0o700).create(&path).map_err(|e| io(parent, e))?;
-        Ok(Self { path })
+        Ok(Self { path, _unfinished: unfinished })
     }
 
     /// Returns the path of the directory.

@@ -4,6 +4,7 @@
 use crate::error::{Result, io};
 use crate::host::process_id::ProcessId;
 use crate::host::random;
+use crate::host::unfinished::Unfinished;
 use crate::rundir::layout;
 use pepita_wire::{ExitRecord, StatusRecord, Stored};
 use serde::de::DeserializeOwned;
@@ -69,6 +70,7 @@ pub fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
 pub struct Beside {
     target: PathBuf,
     path: PathBuf,
+    _unfinished: Unfinished,
 }
 
 impl Beside {
@@ -80,10 +82,11 @@ impl Beside {
     pub fn create(target: &Path) -> Result<(Self, File)> {
         let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let path = target.with_file_name(format!(".{name}.{}", &random::secret()?[..16]));
+        let unfinished = Unfinished::new(&path);
         let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|e| io(target, e))?;
         file.set_permissions(Permissions::from_mode(0o600)).map_err(|e| io(target, e))?;
-        Ok((Self { target: target.to_owned(), path }, file))
+        Ok((Self { target: target.to_owned(), path, _unfinished: unfinished }, file))
     }
 
     /// Returns the path of the file that is being written.

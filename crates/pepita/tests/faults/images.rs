@@ -22,11 +22,17 @@ fn an_image_that_is_missing_cut_short_or_a_text_is_named_with_its_role() {
     let here = files.path();
     let text = here.join("notes.txt");
     std::fs::write(&text, "these are no bytes to boot\n".repeat(1000)).expect("written");
+    // Opening a pipe would wait for a writer.
+    let pipe = here.join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).expect("made");
     let (kernel, rootfs) = (guest_file("vmlinuz"), guest_file("ticker.cpio"));
     let cases = [
         ("kernel", here.join("missing"), rootfs.clone()),
         ("kernel", cut(&kernel, here, "vmlinuz.part"), rootfs.clone()),
         ("kernel", text.clone(), rootfs.clone()),
+        ("kernel", pipe.clone(), rootfs.clone()),
+        ("rootfs", kernel.clone(), pipe),
+        ("rootfs", kernel.clone(), here.to_owned()),
         ("rootfs", kernel.clone(), here.join("missing")),
         ("rootfs", kernel.clone(), cut(&rootfs, here, "root.cpio")),
         ("rootfs", kernel.clone(), cut(&guest_file("ticker.ext4"), here, "root.ext4")),
