@@ -1,11 +1,14 @@
 # The README names `make run` and `make test`. Each target installs what it needs before it starts.
-.PHONY: help setup run demo test lint doc soak faults chaos test-upgrade test-vhost bench-vhost interop bench bench-scale bench-restart
+.PHONY: help setup run demo test lint doc setup-otp soak soak-long faults chaos test-upgrade test-vhost bench-vhost interop bench bench-scale bench-restart
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: ## Install QEMU, a guest kernel and the vsock back-end; build the programs and the guest images
 	@./scripts/setup.sh
+
+setup-otp: ## Fetch Erlang/OTP into .tools, for the tests that compare with its supervisor
+	@./scripts/get-otp.sh
 
 run: setup ## Supervise two microVMs in the foreground; Ctrl-C stops them in order
 	@target/debug/pepitad --config config/quickstart.toml
@@ -20,7 +23,7 @@ lint: ## Check the formatting and run clippy
 doc: ## Build the API documentation; a warning is an error
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 
-test: setup lint doc ## Run lint, doc, all tests (with real microVMs), interop and upgrade
+test: setup setup-otp lint doc ## Run lint, doc, all tests (with real microVMs), interop and upgrade
 	@./scripts/test.sh
 	$(MAKE) interop
 	@if git cat-file -e 445d9af^{commit} 2>/dev/null; then ./scripts/test-upgrade.sh; \
@@ -28,6 +31,9 @@ test: setup lint doc ## Run lint, doc, all tests (with real microVMs), interop a
 
 soak: setup ## Boot a microVM 50 times in a row
 	PEPITA_SOAK_BOOTS=50 cargo test --test microvm -- --nocapture boots_in_a_row
+
+soak-long: setup ## Do random commands and kills on 50 VMs that are processes and 4 microVMs for an hour, all invariants checked
+	PEPITA_SOAK_SECONDS=$${PEPITA_SOAK_SECONDS:-3600} cargo test -p pepita-supervisors --test soak -- --nocapture
 
 faults: setup ## Run the long form of the launcher's fault tests
 	PEPITA_LONG=1 cargo test -p pepita-launcher -- --nocapture

@@ -246,6 +246,55 @@ fn a_significant_vm_that_gives_up_ends_a_rest_for_one_group() {
     assert!(world.started().is_empty());
 }
 
+// semantics 5.6, 6.6, 15.4: a VM that the group restart brings back has not ended; one that is never restarted has.
+#[test]
+fn a_significant_vm_that_completes_in_a_group_restart_ends_the_group_only_if_it_stays_down() {
+    for auto_shutdown in [AutoShutdown::AnySignificant, AutoShutdown::AllSignificant] {
+        let mut spec = group(Strategy::OneForAll, "a b c");
+        (spec.auto_shutdown, spec.vms[1].significant) = (auto_shutdown, true);
+        let mut never = spec.clone();
+        never.vms[1].restart.policy = Restart::Never;
+        let mut world = World::up(spec);
+        world.fail("a");
+        // The stops come one by one: "c" is stopping, and "b" runs on.
+        world.end("b", exit(0));
+        world.run_to_rest();
+        assert_eq!((world.ended.clone(), world.phases().as_str()), (None, "ready ready ready"));
+        let mut world = World::up(never);
+        world.fail("a");
+        world.end("b", exit(0));
+        world.run_to_rest();
+        assert_eq!(world.ended, Some(GroupEnd::AutoShutdown), "{auto_shutdown:?}");
+    }
+}
+
+// semantics 5.6, 6.6: a completed VM that the group restart brings back is waited for.
+#[test]
+fn a_group_is_not_ended_by_its_last_significant_vm_while_another_one_is_brought_back() {
+    let mut spec = group(Strategy::OneForAll, "a b c");
+    spec.auto_shutdown = AutoShutdown::AllSignificant;
+    (spec.vms[0].significant, spec.vms[1].significant) = (true, true);
+    spec.vms[1].restart.policy = Restart::Never;
+    let mut world = World::up(spec);
+    world.end("a", exit(0));
+    world.fail("c");
+    world.look_away();
+    assert_eq!(world.phases(), "completed stopping backoff");
+    world.gone("b");
+    world.run_to_rest();
+    assert_eq!((world.ended.clone(), world.phases().as_str()), (None, "ready stopped ready"));
+    let mut spec = group(Strategy::OneForAll, "a b c d");
+    spec.auto_shutdown = AutoShutdown::AllSignificant;
+    (spec.vms[0].significant, spec.vms[1].significant) = (true, true);
+    spec.vms[1].restart.policy = Restart::Never;
+    let mut world = World::up(spec);
+    world.end("a", exit(0));
+    world.fail("c");
+    world.end("b", exit(0));
+    world.run_to_rest();
+    assert_eq!((world.ended.clone(), world.phases().as_str()), (None, "ready completed ready ready"));
+}
+
 // semantics 3.4: an exit code of always_restart_exit_codes brings back even a VM with policy "never", in its place
 // among its siblings.
 #[test]

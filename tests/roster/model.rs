@@ -207,7 +207,13 @@ impl Model {
 
     pub(crate) fn start(&mut self, found: &BTreeMap<VmName, Found>) {
         self.group = Group::Up;
-        for v in 0..self.vms.len() {
+        // VMs that run, and go on or are to be stopped, are taken over before any end is judged: none of them is down.
+        let runs = |vm: &Vm| {
+            let found = found.get(&vm.spec.name);
+            found.is_some_and(|found| found.ended.is_none() && (found.unchanged || !vm.wanted))
+        };
+        let (first, rest): (Vec<_>, Vec<_>) = (0..self.vms.len()).partition(|v| runs(&self.vms[*v]));
+        for v in first.into_iter().chain(rest) {
             let vm = &mut self.vms[v];
             let Some(found) = found.get(&vm.spec.name) else { continue };
             let old = found.incarnation.0 < vm.incarnation;

@@ -22,7 +22,12 @@ impl Pepita for Host {
         Box::pin(async move {
             let id = launch.spec.name.id().to_string();
             self.record_call(What::Run(launch.incarnation.0), &id);
-            let plan = self.next_plan(&id);
+            let plan = self.next_plan(&id, launch.incarnation.0);
+            if let Some((other, fate)) = &plan.ends_other
+                && self.alive().contains(other)
+            {
+                self.end(other, *fate);
+            }
             match plan.launch {
                 Some(time) => sleep(time).await,
                 None => std::future::pending().await,
@@ -98,8 +103,11 @@ impl Pepita for Host {
 }
 
 impl Host {
-    fn next_plan(&self, id: &str) -> Plan {
+    fn next_plan(&self, id: &str, incarnation: u64) -> Plan {
         let mut world = self.world();
+        if let Some(plan) = world.numbered.get(&(id.to_owned(), incarnation)) {
+            return plan.clone();
+        }
         let next = world.plans.get_mut(id).and_then(std::collections::VecDeque::pop_front);
         next.or_else(|| world.defaults.get(id).cloned()).unwrap_or_default()
     }

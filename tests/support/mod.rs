@@ -1,7 +1,7 @@
 //! A host that exists only in memory: simulates the launcher, the monitors and the guests, so that the whole tree,
 //! executor and links included, runs under a clock that a test controls. The host records every call, and every fault
 //! that must never happen.
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
 mod guest;
 mod launcher;
@@ -31,6 +31,8 @@ struct World {
     since: Instant,
     machines: BTreeMap<String, Machine>,
     plans: HashMap<String, VecDeque<Plan>>,
+    /// The plans of single launches, by the number of the incarnation.
+    numbered: HashMap<(String, u64), Plan>,
     defaults: HashMap<String, Plan>,
     calls: Vec<Call>,
     /// The faults that were seen: events that must never happen.
@@ -58,6 +60,8 @@ pub(crate) struct Call {
     pub(crate) at: Duration,
     pub(crate) what: What,
     pub(crate) vm: String,
+    /// The state of the VM at that moment, if its machine exists.
+    pub(crate) state: Option<VmState>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +126,8 @@ pub(crate) struct Plan {
     pub(crate) answers: bool,
     /// The exit code of a command that the guest agent runs.
     pub(crate) exec: i32,
+    /// Another VM that ends, if it runs, when the launcher is called.
+    pub(crate) ends_other: Option<(String, Fate)>,
 }
 
 /// The way in which a VM ends.
@@ -146,6 +152,7 @@ impl Default for Plan {
             destroy: Duration::from_millis(5),
             answers: true,
             exec: 0,
+            ends_other: None,
         }
     }
 }
@@ -183,6 +190,7 @@ impl Host {
             since: Instant::now(),
             machines: BTreeMap::new(),
             plans: HashMap::new(),
+            numbered: HashMap::new(),
             defaults: HashMap::new(),
             calls: Vec::new(),
             faults: Vec::new(),
@@ -198,6 +206,11 @@ impl Host {
     /// Plans the next launches of a VM: each plan is used once, in this order.
     pub(crate) fn plan(&self, vm: &str, plans: impl IntoIterator<Item = Plan>) {
         self.world().plans.entry(id(vm)).or_default().extend(plans);
+    }
+
+    /// Plans the launch of one incarnation of a VM.
+    pub(crate) fn plan_incarnation(&self, vm: &str, incarnation: u64, plan: Plan) {
+        self.world().numbered.insert((id(vm), incarnation), plan);
     }
 
     /// Plans all other launches of a VM.
@@ -331,7 +344,8 @@ impl Host {
 
     fn record_call(&self, what: What, id: &str) {
         let mut world = self.world();
-        let call = Call { at: world.since.elapsed(), what, vm: short(id) };
+        let state = world.machines.get(id).map(|machine| machine.record.borrow().state);
+        let call = Call { at: world.since.elapsed(), what, vm: short(id), state };
         world.calls.push(call);
     }
 

@@ -1,6 +1,6 @@
 //! Applies the decision of [`policy::decide`](crate::policy::decide) on the end of a VM.
 
-use super::child::{AfterStop, Origin, Phase, RunState};
+use super::child::{AfterStop, Child, Origin, Phase, RunState};
 use super::{Roster, Stage};
 use crate::group::order::Order;
 use crate::journal::Wanted;
@@ -145,13 +145,15 @@ impl Roster {
         }
     }
 
-    /// Ends the group when a significant VM has ended by itself and stays down, if `auto_shutdown` says so.
+    /// Ends the group when a significant VM has ended by itself and stays down, if `auto_shutdown` says so. A VM that the
+    /// group restart under way brings back does not stay down.
     fn ended_for_good(&mut self, index: usize) {
+        let rests = |child: &Child| child.phase.is_at_rest() && !self.comes_back(child);
         // As in OTP, the group does not wait for a VM that the operator has stopped.
-        let all_rest =
-            || self.children.iter().all(|child| !child.spec.significant || child.phase.is_at_rest());
+        let all_rest = || self.children.iter().all(|child| !child.spec.significant || rests(child));
         let ends = self.is_up()
             && self.children[index].spec.significant
+            && !self.comes_back(&self.children[index])
             && match self.spec.auto_shutdown {
                 AutoShutdown::Never => false,
                 AutoShutdown::AnySignificant => true,

@@ -45,10 +45,18 @@ impl Roster {
         if !self.stop_last(now, member, &AfterStop::AwaitTurn) || now < restart.deadline {
             return;
         }
+        let coming: Vec<usize> =
+            (0..self.children.len()).filter(|index| self.comes_back(&self.children[*index])).collect();
         self.group_restart = None;
-        for index in 0..self.children.len() {
-            let child = &self.children[index];
-            let comes_back = match child.phase {
+        for index in coming {
+            self.enqueue(index, false);
+        }
+    }
+
+    /// Returns whether the group restart that is under way starts the child, which has ended by itself.
+    pub(super) fn comes_back(&self, child: &Child) -> bool {
+        self.is_restarting(child)
+            && match child.phase {
                 Phase::Backoff { .. } => true,
                 // A child that had ended cleanly comes back with its siblings, if its policy ever restarts it.
                 Phase::Completed => child.spec.restart.policy.ever_restarts(),
@@ -59,10 +67,6 @@ impl Roster {
                 | Phase::AwaitingTurn { .. }
                 | Phase::Live(_)
                 | Phase::Failed(_) => false,
-            };
-            if comes_back && member(child) {
-                self.enqueue(index, false);
             }
-        }
     }
 }

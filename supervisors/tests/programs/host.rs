@@ -58,17 +58,21 @@ impl Host {
     pub(crate) fn with_microvms(groups: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("pp").tempdir_in("/tmp").expect("a folder");
         let host = Self { dir };
-        let machine = format!(
-            "vcpus = 1\nmemory_mb = 128\nkernel_path = {:?}\nrootfs_path = {:?}\n",
-            guest("vmlinuz"),
-            guest("ticker.cpio")
-        );
-        host.configure_machine(&machine, "", groups);
+        host.configure_microvms(groups);
         host
     }
 
     pub(crate) fn configure(&self, supervisor: &str, groups: &str) {
         self.configure_machine("vmm = \"process\"\n", supervisor, groups);
+    }
+
+    pub(crate) fn configure_microvms(&self, groups: &str) {
+        let machine = format!(
+            "vcpus = 1\nmemory_mb = 128\nkernel_path = {:?}\nrootfs_path = {:?}\n",
+            guest("vmlinuz"),
+            guest("ticker.cpio")
+        );
+        self.configure_machine(&machine, "", groups);
     }
 
     fn configure_machine(&self, machine: &str, supervisor: &str, groups: &str) {
@@ -236,6 +240,14 @@ impl Daemon {
     /// Returns the events and notes that were read so far.
     pub(crate) fn events(&self) -> Vec<Value> {
         self.seen.iter().filter_map(|line| events::parse(line)).collect()
+    }
+
+    /// Returns the events and notes since the last call, and forgets their lines.
+    pub(crate) fn take_events(&mut self) -> Vec<Value> {
+        self.seen.extend(self.lines.try_iter());
+        let events = self.events();
+        self.seen.clear();
+        events
     }
 
     pub(crate) fn story(&self) -> String {

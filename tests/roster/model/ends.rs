@@ -134,14 +134,18 @@ impl Model {
     }
 
     pub(super) fn shut_down_with(&mut self, v: usize) {
-        let active =
-            |vm: &Vm| vm.spec.significant && !matches!(vm.is, Is::Stopped | Is::Completed | Is::Failed);
+        let comes_back = |vm: &Vm| {
+            let in_set = self.round.as_ref().is_some_and(|round| round.set.contains(&vm.spec.name));
+            in_set && vm.is == Is::Completed && vm.may_restart()
+        };
+        let down = |vm: &Vm| matches!(vm.is, Is::Stopped | Is::Completed | Is::Failed);
+        let active = |vm: &Vm| vm.spec.significant && (!down(vm) || comes_back(vm));
         let ends = match self.spec.auto_shutdown {
             AutoShutdown::Never => false,
             AutoShutdown::AnySignificant => true,
             AutoShutdown::AllSignificant => !self.vms.iter().any(active),
         };
-        if ends && self.vms[v].spec.significant {
+        if ends && self.vms[v].spec.significant && !comes_back(&self.vms[v]) {
             self.go_down(Ended::AutoShutdown);
         }
     }
