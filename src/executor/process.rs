@@ -173,3 +173,37 @@ fn is_program(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Returns whether a process runs; one that has ended and was not waited for does not.
+    fn runs(pid: &str) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    }
+
+    #[tokio::test]
+    async fn a_program_without_an_answer_is_killed_with_what_it_has_started() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (program, pid) = (dir.path().join("pepita"), dir.path().join("pid"));
+        let text = format!("#!/bin/sh\nsleep 1000 &\necho $! >{pid:?}.new\nmv {pid:?}.new {pid:?}\nwait\n");
+        std::fs::write(&program, text).expect("written");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        let mut deadline = Duration::from_millis(100);
+        // On a busy host the program may need longer than that to begin.
+        while !pid.exists() {
+            deadline *= 2;
+            let answer = call(&program, &[], Vec::new(), Vec::new(), deadline).await;
+            assert!(matches!(answer, Err(CallFailure::Timeout(_))), "{answer:?}");
+        }
+        let pid = std::fs::read_to_string(&pid).expect("there").trim().to_owned();
+        while runs(&pid) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let missing = call(&dir.path().join("none"), &[], Vec::new(), Vec::new(), deadline).await;
+        assert!(matches!(missing, Err(CallFailure::NotStarted(_))), "{missing:?}");
+    }
+}

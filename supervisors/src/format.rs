@@ -27,7 +27,7 @@ pub(crate) fn phase_style(phase: &str) -> Style {
     match phase {
         "ready" | "completed" => GOOD,
         "waiting" | "starting" | "running" | "stopping" => BUSY,
-        "unhealthy" | "backoff" | "paused" => BAD,
+        "unhealthy" | "backoff" | "paused" | "unknown" => BAD,
         "failed" => WORST,
         _ => Style::new(),
     }
