@@ -265,3 +265,151 @@ impl LinkState {
         let _ = self.args.report.cast(report);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_core::future::BoxFuture;
+    use pepita_wire::protocol::{AGENT_BURST, AGENT_RATE};
+    use pepita_wire::{Exit, Hello, ToHost};
+    use std::io;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::sync::mpsc;
+    use tokio::time::sleep;
+
+    /// A guest at the other end of a stream in memory.
+    #[derive(Debug)]
+    struct Guest(std::sync::Mutex<Option<DuplexStream>>);
+
+    impl Guests for Guest {
+        fn dial(&self, _: Address, _: PathBuf) -> BoxFuture<'static, io::Result<Dialled>> {
+            let stream = self.0.lock().expect("no panic").take();
+            Box::pin(async {
+                let stream = stream.ok_or(io::ErrorKind::ConnectionRefused)?;
+                Ok(Dialled { stream: Box::new(stream), token: "token".into() })
+            })
+        }
+    }
+
+    /// Passes the reports of a link on.
+    struct Collector;
+
+    struct Collected(Report);
+
+    impl From<Report> for Collected {
+        fn from(report: Report) -> Self {
+            Self(report)
+        }
+    }
+
+    impl TryFrom<Collected> for Report {
+        type Error = ();
+        fn try_from(Collected(report): Collected) -> Result<Self, ()> {
+            Ok(report)
+        }
+    }
+
+    impl Actor for Collector {
+        type Msg = Collected;
+        type State = mpsc::UnboundedSender<Report>;
+        type Arguments = Self::State;
+
+        async fn pre_start(
+            &self,
+            _: ActorRef<Collected>,
+            sender: Self::State,
+        ) -> Result<Self::State, ActorProcessingErr> {
+            Ok(sender)
+        }
+
+        async fn handle(
+            &self,
+            _: ActorRef<Collected>,
+            Collected(report): Collected,
+            sender: &mut Self::State,
+        ) -> Result<(), ActorProcessingErr> {
+            Ok(sender.send(report)?)
+        }
+    }
+
+    fn line(seq: u64, event: GuestEvent) -> Vec<u8> {
+        ToHost::Event { seq, event }.encode()
+    }
+
+    /// Returns the guest's end of the stream of a link that is up, and the reports of the link.
+    async fn linked() -> (DuplexStream, mpsc::UnboundedReceiver<Report>) {
+        let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+        let (sender, mut reports) = mpsc::unbounded_channel();
+        let (collector, _) = Actor::spawn(None, Collector, sender).await.expect("spawned");
+        let args = LinkArgs {
+            address: Address::Vhost { cid: 3, port: 5000 },
+            token: PathBuf::new(),
+            incarnation: 7,
+            guests: Arc::new(Guest(std::sync::Mutex::new(Some(ours)))),
+            report: collector.get_derived(),
+        };
+        Actor::spawn(None, VsockLink, args).await.expect("spawned");
+        let mut buffer = [0; 1024];
+        assert!(theirs.read(&mut buffer).await.expect("a hello") > 0);
+        let hello = Hello { protocol_version: 1, incarnation: 7, ..Hello::default() };
+        theirs.write_all(&ToHost::Hello(hello).encode()).await.expect("written");
+        assert!(matches!(reports.recv().await, Some(Report::Up)));
+        (theirs, reports)
+    }
+
+    /// Returns the events that are reported up to the guest's exit.
+    async fn until_exit(mut reports: mpsc::UnboundedReceiver<Report>) -> Vec<GuestEvent> {
+        let mut events = Vec::new();
+        while let Some(report) = reports.recv().await {
+            if let Report::Event(event) = report {
+                events.push(event);
+                if let Some(GuestEvent::Exited(_)) = events.last() {
+                    return events;
+                }
+            }
+        }
+        panic!("no exit: {} events", events.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_what_a_daemon_says_of_itself_is_merged_and_loses_nothing_that_counts() {
+        let (mut guest, reports) = linked().await;
+        let flood = async {
+            for step in 1..=1000 {
+                let status = Some(format!("step {step}"));
+                let health = Health { status, watchdog: step == 500, ..Health::default() };
+                guest.write_all(&line(step, GuestEvent::Health(health))).await.expect("written");
+                sleep(Duration::from_millis(1)).await;
+            }
+            guest.write_all(&line(1001, GuestEvent::Exited(Exit::code(3)))).await.expect("written");
+        };
+        let ((), events) = tokio::join!(flood, until_exit(reports));
+        // One second has fifty intervals.
+        assert!((40..=55).contains(&events.len()), "{}", events.len());
+        let said = |wanted: fn(&Health) -> bool| {
+            events.iter().any(|event| matches!(event, GuestEvent::Health(health) if wanted(health)))
+        };
+        assert!(
+            said(|health| health.watchdog) && said(|health| health.status.as_deref() == Some("step 1000"))
+        );
+        assert_eq!(events.last(), Some(&GuestEvent::Exited(Exit::code(3))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_is_read_no_faster_than_it_may_send() {
+        let (mut guest, reports) = linked().await;
+        let bytes = AGENT_BURST as usize + 4 * AGENT_RATE as usize;
+        let began = now();
+        let flood = async {
+            let unknown = line(0, GuestEvent::Unknown("x".repeat(60)));
+            for _ in 0..bytes / unknown.len() {
+                guest.write_all(&unknown).await.expect("written");
+            }
+            guest.write_all(&line(1, GuestEvent::Exited(Exit::code(0)))).await.expect("written");
+        };
+        let ((), events) = tokio::join!(flood, until_exit(reports));
+        assert_eq!(events, [GuestEvent::Exited(Exit::code(0))], "an event with an old number is no news");
+        let took = now() - began;
+        assert!((Duration::from_millis(3900)..Duration::from_millis(4200)).contains(&took), "{took:?}");
+    }
+}

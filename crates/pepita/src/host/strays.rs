@@ -29,13 +29,50 @@ pub fn strays(dir: &Path) -> Vec<ProcessId> {
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let marked = |pid: &u32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        // During execve(2) the environment of a process reads as empty. Such a process is recognised by its current
-        // directory, which is the run directory.
-        let in_exec = || std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir);
+        // During execve(2) the environment and the arguments of a process read as empty. Such a process is recognised by
+        // its current directory, which is the run directory. (A process that has arguments and no environment may be
+        // anyone's.)
+        let in_exec = || {
+            let arguments = std::fs::read(format!("/proc/{pid}/cmdline"));
+            arguments.is_ok_and(|arguments| arguments.is_empty())
+                && std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir)
+        };
         match environment.is_empty() {
             true => in_exec(),
             false => environment.split(|byte| *byte == 0).any(|variable| variable == mark),
         }
     };
     pids.filter(|pid| *pid != std::process::id()).filter(marked).filter_map(ProcessId::of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_process_that_is_only_in_the_run_directory_is_not_the_vm_s() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let sleep = || {
+            let mut command = Command::new("/bin/sleep");
+            command.arg("600").current_dir(dir.path()).env_clear();
+            command
+        };
+        let path = dir.path().canonicalize().expect("a directory");
+        let mut ours = sleep().env(VM_DIR, &path).spawn().expect("a process");
+        let mut other = sleep().spawn().expect("a process");
+        // Both are through their execve(2) when their arguments can be read.
+        let is_through =
+            |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+        while !is_through(ours.id()) || !is_through(other.id()) {
+            std::thread::yield_now();
+        }
+        assert_eq!(strays(dir.path()), [ProcessId::of(ours.id()).expect("it runs")]);
+        end_strays(dir.path());
+        assert!(other.try_wait().expect("a child").is_none(), "it runs on");
+        for child in [&mut ours, &mut other] {
+            let _ = child.kill();
+            child.wait().expect("an end");
+        }
+    }
 }
