@@ -39,8 +39,6 @@ struct Told {
     vm: String,
     incarnation: u64,
     was_live: bool,
-    /// Why the VM may run although it had failed: its files cannot be read (semantics 13.2).
-    may_run_on: Option<String>,
 }
 
 /// How far a VM is.
@@ -125,9 +123,6 @@ impl Lanes {
             lane.current = Some(Told {
                 incarnation: before.and_then(|before| before["incarnation"].as_u64()).unwrap_or_default(),
                 was_live: before.is_some_and(is_live),
-                may_run_on: before
-                    .filter(|before| is_unreadable(before))
-                    .map(|before| text(&before["reason"]).to_owned()),
                 vm,
             });
         }
@@ -212,7 +207,10 @@ fn turn_round(lanes: &mut [Lane]) {
 }
 
 fn is_live(vm: &Value) -> bool {
-    matches!(text(&vm["phase"]), "starting" | "running" | "ready" | "unhealthy" | "paused" | "stopping")
+    matches!(
+        text(&vm["phase"]),
+        "starting" | "running" | "ready" | "unhealthy" | "paused" | "stopping" | "unknown"
+    )
 }
 
 fn is_unreadable(vm: &Value) -> bool {
@@ -227,10 +225,6 @@ fn progress(
 ) -> Progress {
     let name = &told.vm;
     match (command, now) {
-        (Command::Stop, _) if told.may_run_on.is_some() => {
-            let why = told.may_run_on.as_deref().unwrap_or_default();
-            Progress::Failed(format!("{name} may run on: {why}"))
-        }
         (Command::Stop, None) => Progress::Done,
         (Command::Start | Command::Restart | Command::Reset, None) => {
             Progress::Failed(format!("{name} was removed from the configuration"))
@@ -406,8 +400,15 @@ mod tests {
         (db["reason"], db["failure"]) = (json!("state.json"), json!({ "ending": { "kind": "unreadable" } }));
         let mut lanes = tree.lanes(Command::Stop, &["db"]);
         lanes.step(&tree.0);
-        tree.set("db", "stopped", 1);
         lanes.step(&tree.0);
         assert_eq!(lanes.problems(), ["db may run on: state.json"]);
+        // After its files were mended it is found, and stopped.
+        let mut lanes = tree.lanes(Command::Stop, &["db"]);
+        lanes.step(&tree.0);
+        tree.set("db", "stopping", 1);
+        lanes.step(&tree.0);
+        tree.set("db", "stopped", 1);
+        lanes.step(&tree.0);
+        assert!(lanes.is_done() && lanes.problems().is_empty());
     }
 }

@@ -73,8 +73,9 @@ pub(super) fn top(status: &Value, room: usize) -> Vec<String> {
 
 /// Returns the place of a phase among those that need attention; the lowest needs it most.
 fn rank(phase: &str) -> usize {
-    const ORDER: [&str; 11] = [
+    const ORDER: [&str; 12] = [
         "failed",
+        "unknown",
         "backoff",
         "unhealthy",
         "paused",

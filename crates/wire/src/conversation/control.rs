@@ -8,7 +8,6 @@ use crate::error::WireError;
 use crate::frame::{FrameError, Outcome, ToGuest};
 use crate::line::{LineError, Lines};
 use crate::protocol::LINE_CAP;
-use serde::Deserialize;
 use serde_json::Value;
 
 /// A message of the peer.
@@ -93,29 +92,19 @@ impl ControlConversation {
     }
 }
 
-/// The fields of an answer. The cap on the content of a guest's message does not apply, because the peer is one of this
-/// project's programs, and a supervisor's status of many VMs is long.
-#[derive(Deserialize)]
-struct Answer {
-    #[serde(default)]
-    id: Option<u64>,
-    #[serde(default)]
-    ok: Option<Value>,
-    #[serde(default)]
-    error: Option<WireError>,
-}
-
+/// Reads a line. The cap on the content of a guest's message does not apply, because the peer is one of this project's
+/// programs, and a supervisor's status of many VMs is long.
 fn read(line: &[u8]) -> Result<ControlNews, FrameError> {
-    let value: Value = serde_json::from_slice(line)?;
-    if value.get("id").is_none() {
-        return Ok(ControlNews::Told(value));
+    let mut value: Value = serde_json::from_slice(line)?;
+    let Some(id) = value.get("id") else { return Ok(ControlNews::Told(value)) };
+    let id = id.as_u64().ok_or(FrameError::Shapeless)?;
+    // A long answer is taken out of the line as it is; reading it again as a structure would copy it.
+    if let Some(error) = value.get_mut("error").map(Value::take).filter(|error| !error.is_null()) {
+        return Ok(ControlNews::Answer { id, outcome: Err(serde_json::from_value::<WireError>(error)?) });
     }
-    match serde_json::from_value(value)? {
-        Answer { id: Some(id), error: Some(error), .. } => {
-            Ok(ControlNews::Answer { id, outcome: Err(error) })
-        }
-        Answer { id: Some(id), ok: Some(ok), .. } => Ok(ControlNews::Answer { id, outcome: Ok(ok) }),
-        Answer { .. } => Err(FrameError::Shapeless),
+    match value.get_mut("ok").map(Value::take).filter(|ok| !ok.is_null()) {
+        Some(ok) => Ok(ControlNews::Answer { id, outcome: Ok(ok) }),
+        None => Err(FrameError::Shapeless),
     }
 }
 
