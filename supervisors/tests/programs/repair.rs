@@ -78,10 +78,12 @@ fn a_launcher_that_is_away_for_a_moment_is_called_again() {
     std::os::unix::fs::symlink(program("pepita"), &launcher).expect("a link");
     let mut supervisor = host.ready();
     let incarnation = host.status("a").incarnation;
+    let vmm = i32::try_from(host.vmm_pid("a")).expect("a pid");
     rename(&launcher, &aside).expect("renamed");
-    fails_to_start(&host, &mut supervisor, incarnation, "not-launched");
+    kill(Pid::from_raw(vmm), Signal::SIGKILL).expect("a process that runs");
+    supervisor.until("cannot be launched yet");
     rename(&aside, &launcher).expect("renamed");
-    is_back(&host);
+    assert_eq!(is_back(&host), incarnation + 1, "the launch waited for its launcher");
     supervisor.stop();
     host.assert_nothing_left();
 }
