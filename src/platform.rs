@@ -2,7 +2,6 @@
 //! raises the limit of open files.
 
 use crate::adapter::{PepitaAdapter, PlatformAdapter};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fmt;
 use std::path::Path;
 
@@ -117,11 +116,7 @@ pub fn select_adapter(platform: Platform) -> Result<Box<dyn PlatformAdapter>, No
 /// # Errors
 /// Returns the error of the system; the limit is what it was.
 pub fn raise_file_limit() -> std::io::Result<Option<u64>> {
-    let limits = getrlimit(Resource::Nofile);
-    if limits.current != limits.maximum {
-        setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, maximum: limits.maximum })?;
-    }
-    Ok(limits.maximum)
+    crate::executor::raise_file_limit()
 }
 
 /// Returns how many open files a supervisor of this many VMs needs.

@@ -2,6 +2,7 @@
 //! looked at, taken over and destroyed, one call at a time: to run out of descriptors is the trouble of this process, and
 //! must neither end a VM nor keep one from its end.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::File;
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -38,6 +39,15 @@ impl Drop for Borrowed {
     fn drop(&mut self) {
         fill();
     }
+}
+
+/// Raises the soft limit of open files to the hard one, and returns the limit that holds then.
+pub(crate) fn raise_file_limit() -> io::Result<Option<u64>> {
+    let limits = getrlimit(Resource::Nofile);
+    if limits.current != limits.maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, maximum: limits.maximum })?;
+    }
+    Ok(limits.maximum)
 }
 
 /// Fills the reserve, as far as descriptors are free, and returns whether it is full.

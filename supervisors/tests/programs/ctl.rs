@@ -21,7 +21,7 @@ fn vms_are_shown_and_controlled() {
     assert_eq!(shown(&host, "a")["vmm_pid"], host.vmm_pid("a"));
     let status = host.ctl_ok(&["status"]);
     assert!(status.starts_with("GROUP  VM  PHASE"), "{status}");
-    assert_eq!(status.lines().count(), 3, "a heading and a row for each VM: {status}");
+    assert_eq!(status.lines().count(), 4, "a heading, a row for each VM, and what the VMs are: {status}");
     let tree = host.ctl_ok(&["tree"]);
     assert!(tree.contains("└── web: one_for_one") && tree.contains("├── a #1 ready"), "{tree}");
 
@@ -105,7 +105,8 @@ fn events_are_printed_from_the_first_and_followed_to_the_last() {
     follower.until_event(Pattern::TreeReady);
     let kept: Vec<Value> = host.ctl_ok(&["events", "--json"]).lines().filter_map(events::parse).collect();
     assert_eq!(kept[0]["seq"], 1, "{kept:?}");
-    assert!(vm("a", 1, "starting").matches(&kept[0]), "{kept:?}");
+    // The first event says that the VM is a plain process.
+    assert!(vm("a", 1, "starting").matches(&kept[1]), "{kept:?}");
     assert!(Pattern::TreeReady.matches(kept.last().expect("events")), "{kept:?}");
     let lines = host.ctl_ok(&["events"]);
     assert_eq!(lines.lines().count(), kept.len(), "a line for each event: {lines}");
