@@ -276,7 +276,8 @@ impl Model {
             }
             _ => return,
         };
-        vm.ran = true;
+        // A VM that cannot be reached shows nothing about its daemon.
+        vm.ran |= !matches!(news, Transition::Unreachable | Transition::Reached);
         vm.becomes(now, is);
         self.go_on();
     }

@@ -25,6 +25,9 @@ use story::Story;
 
 const MICROVMS: usize = 4;
 
+/// All VMs.
+pub(crate) const VMS: usize = 50 + MICROVMS;
+
 /// The groups of plain processes, with their strategies and numbers of VMs: 50 VMs.
 const PROCESSES: [(&str, usize); 4] =
     [("one_for_one", 30), ("one_for_one", 10), ("rest_for_one", 6), ("one_for_all", 4)];
@@ -73,7 +76,7 @@ fn nothing_is_lost_doubled_or_leaked() {
     let seed = number("PEPITA_SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("PEPITA_SOAK_SEED={seed} PEPITA_SOAK_SECONDS={seconds}");
     let (text, names) = groups(&[]);
-    assert_eq!(names.len(), 54);
+    assert_eq!(names.len(), VMS);
     let host = Host::with_microvms(&text);
     let mut run = Operations::new(&host, names, seed);
     let mut story = Story::default();
