@@ -1,7 +1,8 @@
-//! The open files that this program was given by the program that started it, and does not know.
+//! What this program was given by the program that started it, and does not know: open files, and blocked signals.
 
-#![expect(unsafe_code, reason = "a descriptor by its number is borrowed without a proof that it is open")]
+#![expect(unsafe_code, reason = "a descriptor by its number is borrowed, and the action of a signal is set")]
 
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use rustix::io::{FdFlags, fcntl_setfd};
 use std::os::fd::{BorrowedFd, RawFd};
 
@@ -19,4 +20,13 @@ pub fn keep() {
         let file = unsafe { BorrowedFd::borrow_raw(number) };
         let _ = fcntl_setfd(file, FdFlags::CLOEXEC);
     }
+}
+
+/// Unblocks all signals, and gives SIGCHLD its default action. A program keeps both over execve(2): SIGTERM would not
+/// reach this program, and where SIGCHLD is ignored nobody can tell how a child has ended. Called before another thread
+/// starts, because a thread inherits what is blocked.
+pub fn reset_signals() {
+    let _ = SigSet::empty().thread_set_mask();
+    // SAFETY: the default action runs no code of this process.
+    let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
 }

@@ -14,6 +14,7 @@ mod usage;
 
 use crate::cli::{Cli, Format, Image, Request};
 use crate::error::{About, Result, call_error};
+use crate::host::inherited;
 use crate::ops::destroy::{How, destroy};
 use crate::ops::launch::adopt;
 use crate::reconcile;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 
 /// Runs the program when it is called as anything but a monitor.
 pub fn main() -> ExitCode {
+    inherited::expect_children();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return usage::usage_error(&e),

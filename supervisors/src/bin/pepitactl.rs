@@ -3,10 +3,11 @@
 use clap::Parser;
 use pepita_supervisors::ctl::{self, Options};
 use pepita_supervisors::exit::ProgramExit;
-use pepita_supervisors::output;
+use pepita_supervisors::{inherited, output};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    inherited::reset_signals();
     let exit = match Options::try_parse() {
         Err(e) => ProgramExit::of_arguments(&e),
         Ok(options) => match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -14,6 +14,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 fn main() {
     inherited::keep();
+    inherited::reset_signals();
     output::queue_errors("pepitad");
     let exit = match Options::try_parse() {
         Ok(options) => match start_log(&options) {

@@ -27,6 +27,12 @@ pub fn give_up() {
     umask(UMASK);
 }
 
+/// Gives SIGCHLD its default action: where the caller ignores it, nobody can tell how a child has ended.
+pub fn expect_children() {
+    // SAFETY: the default action runs no code of this process.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Closes every descriptor but the first three. A pipe or a lock of the caller would otherwise stay open as long as the
 /// VM runs.
 fn close_descriptors() {

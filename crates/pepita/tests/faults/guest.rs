@@ -74,6 +74,21 @@ fn what_the_daemon_says_of_itself_is_heard() {
 }
 
 #[test]
+fn a_microvm_that_is_signalled_while_it_boots_is_stopped_or_gets_the_signal_when_it_runs() {
+    // semantics 7.15: what a client does: start, ask for the status, signal.
+    let host = Host::of(Form::Qemu);
+    host.start("t", &[]);
+    assert!(host.ok(&["status", "--name", "t"]).contains("\"state\": \"running\""));
+    host.ok(&["signal", "--name", "t", "--signal", "TERM"]);
+    assert_eq!(host.exit("t").exit, Exit::StopRequested);
+    host.destroy("t", &[]);
+    host.start("u", &[]);
+    host.ok(&["signal", "--name", "u", "--signal", "USR1"]);
+    assert_eq!(host.exit("u").exit, Exit::signal(10));
+    host.destroy("u", &[]);
+}
+
+#[test]
 fn a_command_runs_in_the_guest_and_its_end_and_output_come_back() {
     for form in [Form::Qemu, Form::Process] {
         let host = Host::of(form);

@@ -106,8 +106,16 @@ async fn drive(place: &Place, adapter: &PepitaAdapter) {
     assert_eq!(adapter.status(&web).await.expect("known"), DaemonStatus::Stopped);
     adapter.signal(&web, Signal::Term).await.expect_err("the daemon has ended");
 
+    // A client signals when it likes: the guest of this daemon still boots.
+    let early = adapter.spawn(RemoteDaemon::new("early")).await.expect("spawned");
+    assert_eq!(adapter.status(&early).await.expect("known"), DaemonStatus::Running);
+    adapter.signal(&early, Signal::Term).await.expect("sent");
+    let ended = until(&place.dir.path().join("duende-vm-early"), |status| status["exit"].is_object());
+    assert_eq!((&ended["exit"]["reason"], &ended["state"]), (&"stop-requested".into(), &"stopped".into()));
+    assert_eq!(adapter.status(&early).await.expect("known"), DaemonStatus::Stopped);
+
     adapter.signal(&store, Signal::Kill).await.expect("sent");
-    for handle in [&web, &store] {
+    for handle in [&web, &store, &early] {
         adapter.destroy(handle.pepita_vm_id().expect("a VM")).await.expect("destroyed");
         assert_eq!(adapter.status(handle).await.expect("known"), DaemonStatus::Stopped);
     }
