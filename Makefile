@@ -1,5 +1,5 @@
 # The README names `make run` and `make test`. Each target installs what it needs before it starts.
-.PHONY: help setup run demo test lint doc setup-otp soak soak-long faults chaos test-upgrade test-vhost bench-vhost interop bench bench-scale bench-restart
+.PHONY: help setup setup-tests run demo test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop bench bench-scale bench-commands bench-restart
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -7,8 +7,8 @@ help: ## List the targets
 setup: ## Install QEMU, a guest kernel and the vsock back-end; build the programs and the guest images
 	@./scripts/setup.sh
 
-setup-otp: ## Fetch Erlang/OTP into .tools, for the tests that compare with its supervisor
-	@./scripts/get-otp.sh
+setup-tests: setup ## Fetch what only the tests need (Erlang/OTP, strace) into .tools
+	@./scripts/setup-tests.sh
 
 run: setup ## Supervise two microVMs in the foreground; Ctrl-C stops them in order
 	@target/debug/pepitad --config config/quickstart.toml
@@ -23,7 +23,7 @@ lint: ## Check the formatting and run clippy
 doc: ## Build the API documentation; a warning is an error
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 
-test: setup setup-otp lint doc ## Run lint, doc, all tests (with real microVMs), interop and upgrade
+test: setup-tests lint doc ## Run lint, doc, all tests (with real microVMs), interop and upgrade
 	@./scripts/test.sh
 	$(MAKE) interop
 	@if git cat-file -e 445d9af^{commit} 2>/dev/null; then ./scripts/test-upgrade.sh; \
@@ -37,6 +37,12 @@ soak-long: setup ## Do random commands and kills on 50 VMs that are processes an
 
 faults: setup ## Run the long form of the launcher's fault tests
 	PEPITA_LONG=1 cargo test -p pepita-launcher -- --nocapture
+
+inject: setup-tests ## Make every single system call of the launcher and the supervisor fail, one after the other
+	PEPITA_INJECT_ALL=1 cargo test -p pepita-supervisors --test programs -- --nocapture injection
+
+kills: setup ## Kill the supervisor 1,000 times at random moments, with 20 VMs under a load of commands
+	PEPITA_SUPERVISOR_KILLS=1000 cargo test -p pepita-supervisors --test programs -- --nocapture killed_at_random
 
 chaos: setup ## Kill random processes of a supervised tree for five minutes
 	PEPITA_CHAOS_SECONDS=300 cargo test -p pepita-supervisors --test programs -- --nocapture random_kills
@@ -64,6 +70,10 @@ bench: setup ## Run all benchmarks
 bench-scale: ## Measure 500 VMs (plain processes) in one tree: start, 100 kills at once, memory, idle cost
 	cargo build --release --workspace --bins
 	cargo bench -p pepita-supervisor --bench scale
+
+bench-commands: ## Measure each command of pepitactl with 10 and with 1,000 VMs (plain processes) in one tree
+	cargo build --release --workspace --bins
+	cargo bench -p pepita-supervisor --bench commands
 
 bench-restart: ## Measure the time from SIGKILL until the daemon runs again, also of other installed supervisors
 	cargo build --release --workspace --bins

@@ -30,7 +30,7 @@ impl Restart {
     }
 
     /// Returns whether a restarted supervisor starts a VM that was down when the former one ended: one that the
-    /// operator had stopped, or that had completed (semantics 1).
+    /// operator had stopped, or that had completed (semantics 9.8).
     pub(crate) fn returns_after_supervisor_restart(self) -> bool {
         match self {
             Self::Always => true,

@@ -6,7 +6,7 @@
 //! must be equal. So a rule cannot hide a difference of another kind; and each rule must still be needed.
 //!
 //! A failure prints the seed of its scenario: `PEPITA_ORACLE_SEED=<seed>` repeats it, `PEPITA_ORACLE_SCENARIOS` sets
-//! the number of scenarios. `scripts/get-otp.sh` fetches OTP into `.tools/otp`.
+//! the number of scenarios. `scripts/setup-tests.sh` fetches OTP into `.tools/otp`.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -75,5 +75,5 @@ fn programs(erlang: &Path) -> PathBuf {
     let found =
         std::fs::read_dir(erlang).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
     let mut found = found.filter(|bin| bin.join("erlexec").exists());
-    found.next().unwrap_or_else(|| panic!("{}: no Erlang: run scripts/get-otp.sh", erlang.display()))
+    found.next().unwrap_or_else(|| panic!("{}: no Erlang: run scripts/setup-tests.sh", erlang.display()))
 }

@@ -36,7 +36,7 @@ fn run(options: &Options) -> ProgramExit {
     if let Err(e) = raise_file_limit() {
         tracing::warn!("the limit of open files cannot be raised: {e}");
     }
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    match start_runtime() {
         Ok(runtime) => {
             let exit = runtime.block_on(daemon::run(options));
             // A thread that waits for a terminal or a disk that hangs is not waited for.
@@ -48,6 +48,22 @@ fn run(options: &Options) -> ProgramExit {
             ProgramExit::Failed
         }
     }
+}
+
+/// Starts the threads of the program.
+///
+/// tokio panics when the system refuses a thread (EAGAIN), and would wait for ever for the threads that are missing. The
+/// program ends instead: nothing was begun yet.
+fn start_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|panic| {
+        output::print_error(format_args!("pepitad: cannot start: {panic}"));
+        output::flush_errors(FLUSH);
+        std::process::exit(ProgramExit::Failed.code().into());
+    }));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    std::panic::set_hook(hook);
+    runtime
 }
 
 fn start_log(options: &Options) -> Result<(), String> {

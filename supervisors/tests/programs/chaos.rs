@@ -111,7 +111,7 @@ fn is_live_qemu(stat: &str) -> bool {
 }
 
 /// Asserts that incarnations only grow, and that each ends at most once.
-fn check_story(story: &[Value]) {
+pub(crate) fn check_story(story: &[Value]) {
     let all = || story.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
     let mut ends: BTreeMap<(&str, u64), usize> = BTreeMap::new();

@@ -17,8 +17,9 @@ fn until_record(dir: &Path, killed: Option<u32>, vmm: Option<u32>) -> (Duration,
     inotify::add_watch(&watch, dir, inotify::WatchFlags::MOVED_TO).expect("a directory");
     let vmm = vmm.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).expect("a pid");
     let vmm = pidfd_open(vmm, PidfdFlags::empty()).expect("a running process");
+    let watched = vmm.try_clone().expect("a descriptor");
     let gone = std::thread::spawn(move || {
-        pepita_launcher::host::wait::wait_readable(&vmm, PATIENCE);
+        pepita_launcher::host::wait::wait_readable(&watched, PATIENCE);
         Instant::now()
     });
     let began = Instant::now();
@@ -27,6 +28,8 @@ fn until_record(dir: &Path, killed: Option<u32>, vmm: Option<u32>) -> (Duration,
         rustix::io::read(&watch, &mut [0_u8; 1024]).expect("an event");
     }
     let written = Instant::now();
+    let ended = pepita_launcher::host::wait::wait_readable(&vmm, Duration::ZERO);
+    assert!(ended, "the exit record was written while the VMM still ran");
     (written - began, written.saturating_duration_since(gone.join().expect("a moment")))
 }
 
