@@ -27,6 +27,7 @@ mod daemon;
 mod daemons;
 mod error;
 mod name;
+mod place;
 mod tree;
 
 pub use daemon::{Daemon, DaemonHandle, DaemonStatus, Resources, Signal};
@@ -107,7 +108,7 @@ impl PepitaAdapter {
     }
 
     fn of(machine: MachineSpec) -> Self {
-        let (state_dir, pepita) = (tree::default_state_dir(), PathBuf::from("pepita"));
+        let (state_dir, pepita) = (place::default_state_dir(), PathBuf::from("pepita"));
         Self { inner: Arc::new(Inner { machine, state_dir, pepita, run_dir: None, tree: OnceCell::new() }) }
     }
 

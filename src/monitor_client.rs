@@ -6,8 +6,9 @@
 
 use crate::executor::{borrow, is_exhausted, spare};
 use futures_core::future::BoxFuture;
-use pepita_wire::conversation::ControlConversation;
+use pepita_wire::conversation::{ControlConversation, ControlNews};
 use pepita_wire::{ErrorKind, MonitorRequest, Outcome, StatusRecord, WireError};
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -39,18 +41,56 @@ pub type TellReport = Box<dyn Fn(MonitorReport) + Send + Sync>;
 
 /// A watch under way. It ends when this value is dropped.
 #[derive(Debug)]
-pub struct Watch(JoinHandle<()>);
+pub struct Watch {
+    task: JoinHandle<()>,
+    line: Option<Line>,
+}
 
 impl Watch {
     /// Runs a watch in a task of its own.
     pub fn spawn(watch: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(watch))
+        Self { task: tokio::spawn(watch), line: None }
     }
+
+    /// Returns the way to make requests over the connection of the watch, if there is one.
+    pub fn line(&self) -> Option<Line> {
+        self.line.clone()
+    }
+}
+
+/// The connection of a watch, for requests to a monitor that can no longer be connected to because its socket was
+/// removed.
+#[derive(Debug, Clone)]
+pub struct Line(mpsc::UnboundedSender<Passed>);
+
+/// A request that is passed on to the connection of a watch.
+#[derive(Debug)]
+struct Passed {
+    request: MonitorRequest,
+    answer: oneshot::Sender<Outcome>,
+}
+
+impl Line {
+    /// Makes a request. A monitor that is gone answers [`ErrorKind::Os`], a silent monitor [`ErrorKind::Timeout`].
+    pub async fn request(self, request: MonitorRequest) -> Outcome {
+        let (answer, answered) = oneshot::channel();
+        // When the watch has ended, the request is dropped together with the sender of its answer.
+        let _ = self.0.send(Passed { request, answer });
+        match timeout(ANSWER_DEADLINE, answered).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(WireError::new(ErrorKind::Os, "the monitor is gone")),
+            Err(_) => Err(silent()),
+        }
+    }
+}
+
+fn silent() -> WireError {
+    WireError::new(ErrorKind::Timeout, "the monitor does not answer")
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -66,29 +106,72 @@ pub trait Monitors: fmt::Debug + Send + Sync + 'static {
 ///
 /// A lack of descriptors in this process proves nothing about the monitor: the watch then connects later.
 pub(crate) fn watch(socket: PathBuf, tell: TellReport) -> Watch {
-    Watch::spawn(async move {
-        while let Err(e) = follow(&socket, &tell).await {
+    let (line, mut passed) = mpsc::unbounded_channel();
+    let watch = async move {
+        while let Err(e) = follow(&socket, &tell, &mut passed).await {
             if !is_exhausted(&e) {
                 return tell(MonitorReport::Lost(e.to_string()));
             }
             tokio::time::sleep(NO_DESCRIPTOR).await;
         }
-    })
+    };
+    let mut watch = Watch::spawn(watch);
+    watch.line = Some(Line(line));
+    watch
 }
 
-async fn follow(socket: &Path, tell: &TellReport) -> io::Result<()> {
+/// Asks for the status again and again, and makes the requests that are passed on meanwhile.
+async fn follow(
+    socket: &Path,
+    tell: &TellReport,
+    passed: &mut mpsc::UnboundedReceiver<Passed>,
+) -> io::Result<()> {
     spare()?;
-    let mut client = MonitorClient::connect(socket).await?;
-    let mut since = 0;
+    let MonitorClient { mut stream, mut conversation } = MonitorClient::connect(socket).await?;
+    let mut waiting: HashMap<u64, oneshot::Sender<Outcome>> = HashMap::new();
+    let ask = |conversation: &mut ControlConversation, request: MonitorRequest| {
+        let (method, params) = request.into_parts();
+        conversation.ask(method, params)
+    };
+    let (mut asked, line) = ask(&mut conversation, MonitorRequest::Watch { since: 0 });
+    stream.write_all(&line).await?;
+    let mut buffer = [0; 4096];
     loop {
-        let outcome = client.request(MonitorRequest::Watch { since }).await?;
-        let value = outcome.map_err(io::Error::other)?;
-        let record: StatusRecord = serde_json::from_value(value).map_err(io::Error::other)?;
-        since = record.revision;
-        let last = record.state.is_terminal();
-        tell(MonitorReport::Status(Box::new(record)));
-        if last {
-            return Ok(());
+        while let Some(news) = conversation.next_news().map_err(io::Error::other)? {
+            let (id, outcome) = match news {
+                ControlNews::Answer { id, outcome } => (id, outcome),
+                ControlNews::Told(_) => continue,
+            };
+            // The answer 0 is about the connection.
+            if id != asked && id != 0 {
+                if let Some(answer) = waiting.remove(&id) {
+                    // The asker may have given up.
+                    let _ = answer.send(outcome);
+                }
+                continue;
+            }
+            let value = outcome.map_err(io::Error::other)?;
+            let record: StatusRecord = serde_json::from_value(value).map_err(io::Error::other)?;
+            let (since, is_last) = (record.revision, record.state.is_terminal());
+            tell(MonitorReport::Status(Box::new(record)));
+            if is_last {
+                return Ok(());
+            }
+            let line;
+            (asked, line) = ask(&mut conversation, MonitorRequest::Watch { since });
+            stream.write_all(&line).await?;
+        }
+        tokio::select! {
+            read = stream.read(&mut buffer) => match read? {
+                0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the monitor hung up")),
+                read => conversation.receive(&buffer[..read]),
+            },
+            // The senders live as long as the watch, which ends this task.
+            Some(Passed { request, answer }) = passed.recv() => {
+                let (id, line) = ask(&mut conversation, request);
+                waiting.insert(id, answer);
+                stream.write_all(&line).await?;
+            }
         }
     }
 }
@@ -110,7 +193,7 @@ pub(crate) async fn request(socket: PathBuf, request: MonitorRequest) -> Outcome
     match timeout(ANSWER_DEADLINE, answer).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(e)) => Err(WireError::new(ErrorKind::Os, e.to_string())),
-        Err(_) => Err(WireError::new(ErrorKind::Timeout, "the monitor does not answer")),
+        Err(_) => Err(silent()),
     }
 }
 

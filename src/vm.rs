@@ -138,7 +138,7 @@ pub struct VmState {
 struct Monitor {
     socket: PathBuf,
     /// The watch of the monitor, which ends when this value is dropped.
-    _watch: Watch,
+    watch: Watch,
 }
 
 /// The connection to the guest agent.
@@ -309,7 +309,7 @@ impl VmState {
         };
         let socket = Path::new(&record.dir).join(rundir::CONTROL);
         let watch = self.services.sockets.watch(socket.clone(), Box::new(tell));
-        self.monitor = Some(Monitor { socket, _watch: watch });
+        self.monitor = Some(Monitor { socket, watch });
         for (signal, reply) in std::mem::take(&mut self.pending_signals) {
             self.request(MonitorRequest::Signal(signal), reply);
         }
@@ -364,8 +364,16 @@ impl VmState {
     fn request(&self, request: MonitorRequest, reply: Reply<Result<(), String>>) {
         match &self.monitor {
             Some(monitor) => {
-                let answer = self.services.sockets.request(monitor.socket.clone(), request);
-                tokio::spawn(async move { reply.send(answer.await.map(drop).map_err(|e| e.message)) });
+                let (socket, line) = (monitor.socket.clone(), monitor.watch.line());
+                let answer = self.services.sockets.request(socket.clone(), request.clone());
+                tokio::spawn(async move {
+                    // The run directory may have been removed; the connection of the watch outlives its socket.
+                    let outcome = match line.filter(|_| !socket.exists()) {
+                        Some(line) => line.request(request).await,
+                        None => answer.await,
+                    };
+                    reply.send(outcome.map(drop).map_err(|e| e.message));
+                });
             }
             None => reply.send(Err("the VM is not up".into())),
         }

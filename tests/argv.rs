@@ -37,15 +37,15 @@ fn calls_about_a_vm_mean_that_vm() {
         assert!(cli.json);
         cli.call.expect("a call")
     };
-    assert!(matches!(about(argv::status(vm.id())), Request::Status { vm: v } if v.name == *vm.id()));
-    assert!(matches!(about(argv::adopt(vm.id())), Request::Adopt { vm: v } if v.name == *vm.id()));
+    assert!(matches!(about(argv::status(vm.id())), Request::Status { vm: v } if v.name() == vm.id()));
+    assert!(matches!(about(argv::adopt(vm.id())), Request::Adopt { vm: v } if v.name() == vm.id()));
     assert!(
-        matches!(about(argv::destroy(vm.id())), Request::Destroy { vm: v, force: true, .. } if v.name == *vm.id())
+        matches!(about(argv::destroy(vm.id())), Request::Destroy { vm: v, force: true, .. } if v.name() == vm.id())
     );
     for number in [1, 9, 15, 64] {
         let signal = Signal::new(number).expect("a signal");
         let call = about(argv::signal(vm.id(), signal));
-        assert!(matches!(call, Request::Signal { vm: v, signal: s } if v.name == *vm.id() && s == signal));
+        assert!(matches!(call, Request::Signal { vm: v, signal: s } if v.name() == vm.id() && s == signal));
     }
     assert!(matches!(about(argv::list()), Request::List { .. }));
     let version = understood(argv::version());

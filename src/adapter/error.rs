@@ -52,6 +52,14 @@ pub enum AdapterError {
     /// The id is not the id of an adapter's VM.
     #[error("{0:?} is no VM of an adapter: the ids of adapters begin with duende-vm-")]
     Foreign(String),
+    /// The directory of the adapters' state is not safely this user's own.
+    #[error("{}: {fault}; name a directory of yours with PepitaAdapter::with_places", .dir.display())]
+    Unsafe {
+        /// The directory.
+        dir: PathBuf,
+        /// Why it is not safe.
+        fault: &'static str,
+    },
     /// Every slot for an adapter is in use, or holds a list that cannot be read.
     #[error("all {places} places in {} are in use by other adapters", .dir.display())]
     Crowded {

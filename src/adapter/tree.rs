@@ -7,6 +7,7 @@
 use super::daemon::DaemonStatus;
 use super::daemons::Daemons;
 use super::error::AdapterError;
+use super::place;
 use crate::claim::ClaimError;
 use crate::executor::{Launcher, find};
 use crate::journal::{Journal, JournalError};
@@ -27,17 +28,6 @@ const SLOTS: usize = 64;
 
 /// The name of the one group of an adapter's tree.
 const GROUP: &str = "daemons";
-
-/// Returns the directory of the adapters' state, unless another one is configured. The state has no value after a
-/// reboot.
-pub(super) fn default_state_dir() -> PathBuf {
-    let uid = rustix::process::geteuid();
-    if uid.is_root() {
-        PathBuf::from("/run/pepita-adapter")
-    } else {
-        PathBuf::from(format!("/tmp/pepita-adapter-{}", uid.as_raw()))
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct AdapterTree {
@@ -87,6 +77,7 @@ impl AdapterTree {
         let claims = launcher.verify().await.map_err(StartError::from)?.run_dir.map(PathBuf::from);
         let parts = Parts::host(launcher, claims);
         let mut unreadable = Vec::new();
+        place::check(state_dir)?;
         for slot in 1..=SLOTS {
             let dir = state_dir.join(slot.to_string());
             // The lock is taken first: a former adapter may still be writing.
@@ -95,6 +86,8 @@ impl AdapterTree {
                 Err(JournalError::Locked { .. }) => continue,
                 Err(e) => return Err(StartError::from(e).into()),
             };
+            // Another user may have made the directory since it was checked.
+            place::check(state_dir)?;
             // An adapter with another state directory may have the slot of this number, and with it the name.
             let name = format!("adapter-{slot}");
             let claim = match parts.claim(&name).await {

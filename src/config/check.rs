@@ -9,6 +9,8 @@ use super::value::placed;
 use crate::spec::keys::Keyed;
 use crate::spec::{Backoff, GroupSpec, MachineSpec, TreeSpec, VmSpec, Vmm};
 use humantime::format_duration;
+use pepita_wire::Ask;
+use pepita_wire::agent::{Exec, Start};
 use pepita_wire::rundir::{CONSOLE, SOCKET_PATH_CAP as SOCKET_CAP};
 use std::collections::HashMap;
 use std::path::Path;
@@ -83,7 +85,20 @@ fn vm<'r, 't>(
     {
         *program = placed(folder, Path::new(program)).to_string_lossy().into_owned();
     }
+    orders(raw, &spec, log);
     spec
+}
+
+/// Checks that the guest agent will accept the orders that the keys make.
+fn orders(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
+    let start = Ask::Start(Start { command: spec.command.clone(), env: spec.env.clone() });
+    let health = Exec { command: spec.health.command.clone(), timeout_ms: u64::MAX, bulk: false };
+    for (keys, ask) in [("command and env", start), ("health.command", Ask::Exec(health))] {
+        if let Err(too_long) = ask.check_length() {
+            let help = "let the daemon read the rest from a file".to_owned();
+            log.wrong(raw.at.clone(), &format!("{}: {keys}", raw.called), too_long.to_string(), Some(help));
+        }
+    }
 }
 
 fn machine<'r, 't>(

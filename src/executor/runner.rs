@@ -16,7 +16,7 @@ use crate::reply::Reply;
 use crate::spec::{Incarnation, Signal, VmName};
 use crate::store::Written;
 use pepita_wire::StatusRecord;
-use pepita_wire::record::CallErrorKind;
+use pepita_wire::record::{CallErrorKind, Reach};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
@@ -219,10 +219,12 @@ impl Runner {
     /// the VM may run (semantics 13.2).
     async fn status_of_ours(&self, vm: &VmName) -> Result<StatusRecord, ExecutorError> {
         let record = self.pepita.status(vm).await?;
-        if let Some(why) = record.unreadable {
-            return Err(ExecutorError::Refused { kind: CallErrorKind::Unreadable, message: why });
+        let is_marked = record.labels.get(argv::OWNER_LABEL).is_some_and(|owner| **owner == *self.owner);
+        // The processes of a VM whose files were removed tell its marks (semantics 13.8).
+        if record.unreadable.is_some() && !(record.reach == Reach::Vanished && is_marked) {
+            return Err(unreadable(record));
         }
-        if record.labels.get(argv::OWNER_LABEL).is_some_and(|owner| **owner == *self.owner) {
+        if is_marked {
             return Ok(record);
         }
         let message = format!("no such VM of ours: {} was started by another owner", vm.id());
@@ -232,6 +234,9 @@ impl Runner {
     async fn adopt_ours(&self, vm: &VmName) -> Result<StatusRecord, ExecutorError> {
         let record = self.status_of_ours(vm).await?;
         self.own(vm, Incarnation(record.incarnation));
+        if record.unreadable.is_some() {
+            return Err(unreadable(record));
+        }
         // A VM that has ended needs no monitor, and a VM that has a monitor needs no second one.
         if record.state.is_terminal() || record.monitor_pid.is_some() {
             return Ok(record);
@@ -248,4 +253,10 @@ impl Runner {
             Err(e) => Err(e),
         }
     }
+}
+
+/// Returns the refusal for a VM that cannot be read.
+fn unreadable(record: StatusRecord) -> ExecutorError {
+    let message = record.unreadable.unwrap_or_default();
+    ExecutorError::Refused { kind: CallErrorKind::Unreadable, message }
 }

@@ -199,7 +199,7 @@ pub(crate) const CRATES: &[Crate] = &[
             ("tokio_vsock::VsockStream::connect", &["link/dial.rs"]),
             // The wall clock is only reported and decides nothing: it may jump.
             ("std::time::SystemTime", &["observe/"]),
-            ("std::env", &["executor/process.rs", "platform.rs"]),
+            ("std::env", &["adapter/place.rs", "executor/process.rs", "platform.rs"]),
             // Writes are made in one place, off the actors' threads.
             ("std::fs::rename", &["store/disk.rs"]),
             ("std::fs::write", &["store/disk.rs"]),

@@ -1,7 +1,9 @@
 //! Connects a monitor with its VM: the monitor launches the VM, or adopts a VM whose monitor has died.
 //!
 //! `pepita run` and `pepita adopt` start the monitor as a process of its own, give it an `Order` on its standard input
-//! and read one line from its standard output: the VM's status, or the reason why there is no VM.
+//! and read one line from its standard output: the VM's status, or the reason why there is no VM. `pepita run` then takes
+//! the VM, with one more line on the monitor's standard input; when that input closes without it, the monitor ends the VM
+//! and removes it.
 //!
 //! ```text
 //!            claim                start                 watch
@@ -24,7 +26,7 @@ mod start;
 
 pub(crate) use claim::Requested;
 
-use crate::error::{About, call_error};
+use crate::error::{About, Result, call_error};
 use crate::host::inherited;
 use crate::monitor::{Answer, Starter};
 use crate::rundir::RunDir;
@@ -34,6 +36,8 @@ use pepita_wire::record::CallErrorKind;
 use serde::{Deserialize, Serialize};
 use start::Started;
 use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// The order that a monitor gets when it starts.
@@ -54,31 +58,48 @@ pub fn main(run_dir: &Path) {
     // The host's OOM killer must choose VMs and not the monitors that watch them.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
     let starter = Starter::on_stdout();
-    let order = serde_json::from_reader(std::io::stdin());
+    let (order, pipe) = read_order();
+    let carried_out = RunDir::choose(Some(run_dir)).and_then(|run_dir| Ok((order?, run_dir)));
+    match carried_out {
+        Ok((Order::Launch(requested), run_dir)) => {
+            let starter = match pipe {
+                Some(pipe) => starter.with_pipe(pipe),
+                None => starter,
+            };
+            launch(*requested, &run_dir, starter);
+        }
+        Ok((Order::Adopt(name), run_dir)) => take_over(&name, &run_dir, starter),
+        Err(e) => drop(starter.answer(&Answer::Failed(e))),
+    }
+}
+
+/// Reads the order, one line on standard input. Returns the rest of standard input as a pipe on which the caller takes
+/// the VM; a caller of an earlier version closes its end without a newline, and says nothing.
+fn read_order() -> (Result<Order>, Option<OwnedFd>) {
+    let pipe = std::io::stdin().as_fd().try_clone_to_owned().ok();
+    let mut line = Vec::new();
+    let read = BufReader::new(std::io::stdin()).read_until(b'\n', &mut line);
     if let Ok(null) = File::open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(null);
     }
-    let order = order.map_err(|e| call_error(CallErrorKind::Usage, format!("the monitor's order: {e}")));
-    let carried_out = RunDir::choose(Some(run_dir)).and_then(|run_dir| Ok((order?, run_dir)));
-    match carried_out {
-        Ok((Order::Launch(requested), run_dir)) => launch(*requested, &run_dir, starter),
-        Ok((Order::Adopt(name), run_dir)) => take_over(&name, &run_dir, starter),
-        Err(e) => starter.answer(&Answer::Failed(e)),
-    }
+    let bad = |e: String| call_error(CallErrorKind::Usage, format!("the monitor's order: {e}"));
+    let order = read.map_err(|e| bad(e.to_string()));
+    let order = order.and_then(|_| serde_json::from_slice(&line).map_err(|e| bad(e.to_string())));
+    (order, pipe.filter(|_| line.ends_with(b"\n")))
 }
 
 fn launch(requested: Requested, run_dir: &RunDir, starter: Starter) {
     let name = requested.request.name.clone();
     match requested.claim(run_dir).and_then(Started::of).about(&name) {
         Ok(started) => started.watch(starter).run(),
-        Err(e) => starter.answer(&Answer::Failed(e)),
+        Err(e) => drop(starter.answer(&Answer::Failed(e))),
     }
 }
 
 fn take_over(name: &VmId, run_dir: &RunDir, starter: Starter) {
     match adopt::adopt(run_dir, name).about(name.as_str()) {
         Ok(Adoption::Orphan(orphan)) => orphan.watch(starter).run(),
-        Ok(Adoption::Ended(status)) => starter.started(&status),
-        Err(e) => starter.answer(&Answer::Failed(e)),
+        Ok(Adoption::Ended(status)) => drop(starter.started(&status)),
+        Err(e) => drop(starter.answer(&Answer::Failed(e))),
     }
 }

@@ -2,7 +2,7 @@
 //! out.
 
 use crate::rundir::cid::Wanted;
-use crate::vm_config::{CPUS, MEMORY_MB, VmmKind};
+use crate::vm_config::{CPUS, INCARNATIONS, MAX_TIME_MS, MEMORY_MB, PORTS, VmmKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pepita_wire::{Signal, VmId};
 use std::collections::BTreeMap;
@@ -24,8 +24,8 @@ use strum::{EnumString, IntoStaticStr};
     daemon does: its code, 128 + signal, 126 or 127 when it cannot be executed, 125 when the VM failed."
 )]
 pub struct Cli {
-    /// The directory in which every VM has its run directory [default: $PEPITA_RUN_DIR, $XDG_RUNTIME_DIR/pepita,
-    /// /run/pepita]
+    /// The directory in which every VM has its run directory [default: $PEPITA_RUN_DIR, else for root /run/pepita, for
+    /// others $XDG_RUNTIME_DIR/pepita or a directory of their own]
     #[arg(long, global = true, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
     /// Print records and errors as JSON
@@ -164,10 +164,24 @@ pub enum Request {
 
 /// The VM that a call is about.
 #[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
 pub struct Vm {
     /// The VM's name
     #[arg(long = "name", short = 'n', value_name = "NAME")]
-    pub name: VmId,
+    named: Option<VmId>,
+    /// The VM's name, as an argument
+    #[arg(value_name = "NAME")]
+    positional: Option<VmId>,
+}
+
+impl Vm {
+    /// Returns the VM's name.
+    ///
+    /// # Panics
+    /// Never: the parser accepts no call without a name.
+    pub fn name(&self) -> &VmId {
+        self.named.as_ref().or(self.positional.as_ref()).expect("one of both is required")
+    }
 }
 
 /// The daemon, and its environment.
@@ -257,7 +271,7 @@ pub struct RunOptions {
     #[arg(long, short, value_parser = memory)]
     pub memory: Option<u64>,
     /// The port on which the guest agent listens [default: 5000]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = ports())]
     pub vsock_port: Option<u32>,
     /// The transport to the guest's vsock [default: auto]
     #[arg(long, value_enum)]
@@ -266,7 +280,7 @@ pub struct RunOptions {
     #[arg(long, value_name = "K=V", value_parser = pair)]
     pub label: Vec<(String, String)>,
     /// The number of this start of the VM [default: the number of the last start plus one]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=*INCARNATIONS.end()))]
     pub incarnation: Option<u64>,
     /// Boot, but do not start the daemon until `pepita start`
     #[arg(long)]
@@ -356,22 +370,40 @@ pub struct ImageBuild {
     #[arg(long, value_name = "BIN")]
     pub agent: Option<PathBuf>,
     /// The size of a disk in MiB [default: the required size plus 32]
-    #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 0,
+        hide_default_value = true,
+        value_parser = clap::value_parser!(u64).range(..=DISK_MB_MAX)
+    )]
     pub size: u64,
     /// The daemon to start.
     #[command(flatten)]
     pub daemon_args: DaemonArgs,
 }
 
+/// The largest disk that `pepita image build` makes, in MiB: the largest ext4 file system with blocks of 4 KiB.
+const DISK_MB_MAX: u64 = 16 << 20;
+
+fn ports() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(i64::from(*PORTS.start())..=i64::from(*PORTS.end()))
+}
+
 fn cpus() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(i64::from(*CPUS.start())..=i64::from(*CPUS.end()))
 }
 
-/// Parses `30s`, `5min`, or a bare number of seconds.
+/// Parses `30s`, `5min`, or a bare number of seconds, up to [`MAX_TIME_MS`].
 fn duration(text: &str) -> Result<Duration, String> {
-    match text.parse() {
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
-        Err(_) => humantime::parse_duration(text).map_err(|e| format!("{e}; for example 30s or 5min")),
+    let parsed = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text).map_err(|e| format!("{e}; for example 30s or 5min"))?,
+    };
+    let longest = Duration::from_millis(MAX_TIME_MS);
+    match parsed <= longest {
+        true => Ok(parsed),
+        false => Err(format!("longer than {}", humantime::format_duration(longest))),
     }
 }
 
@@ -454,6 +486,20 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_an_option_or_an_argument_and_there_is_one() {
+        for call in ["status", "destroy", "logs", "wait", "adopt", "start", "signal"] {
+            let good: [&[&str]; 3] = [&["--name", "a"], &["-n", "a"], &["a"]];
+            for name in good {
+                assert!(Cli::try_parse_from(["pepita", call].iter().chain(name)).is_ok(), "{call} {name:?}");
+            }
+            let bad: [&[&str]; 4] = [&[], &["a", "--name", "a"], &["a", "b"], &["../x"]];
+            for name in bad {
+                assert!(Cli::try_parse_from(["pepita", call].iter().chain(name)).is_err(), "{call} {name:?}");
+            }
+        }
+    }
+
+    #[test]
     fn both_dialects_are_understood() {
         let parse = |args: &[&str]| Cli::try_parse_from(args.iter()).expect("a good call").call;
         let Some(Request::Run(run)) =
@@ -467,6 +513,28 @@ mod tests {
             let call = parse(&["pepita", "signal", "--name", "a", "--signal", signal]);
             assert!(matches!(call, Some(Request::Signal { signal: Signal::TERM, .. })));
         }
+    }
+
+    #[test]
+    fn a_number_beyond_its_range_is_refused_by_every_call_that_takes_one() {
+        let calls: [&[&str]; 8] = [
+            &["wait", "--name", "a", "--timeout"],
+            &["destroy", "--name", "a", "--timeout"],
+            &["logs", "--name", "a", "--since"],
+            &["run", "--ready-timeout"],
+            &["run", "--cpus"],
+            &["run", "--memory"],
+            &["run", "--vsock-port"],
+            &["run", "--incarnation"],
+        ];
+        for call in calls {
+            for number in ["18446744073709551615", "99999999999999999999999", "1000000000000years"] {
+                let words = ["pepita"].iter().chain(call).chain([&number]);
+                assert!(Cli::try_parse_from(words).is_err(), "{call:?} {number}");
+            }
+        }
+        let size = ["pepita", "image", "build", "--output", "x", "--size", "18446744073709551615"];
+        assert!(Cli::try_parse_from(size).is_err());
     }
 
     #[test]

@@ -6,11 +6,14 @@ use crate::rundir::layout;
 use pepita_wire::conversation::ControlConversation;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{MonitorRequest, Outcome, StatusRecord, WireError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The time limit for an answer. A monitor has one thread and never blocks, so a monitor that is silent for longer is
 /// stopped or broken.
@@ -29,8 +32,7 @@ impl Client {
     /// # Errors
     /// When no monitor listens.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(dir.join(layout::CONTROL))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let stream = connect(&dir.join(layout::CONTROL), Some(PATIENCE))?;
         Ok(Self { stream, conversation: ControlConversation::default() })
     }
 
@@ -67,6 +69,127 @@ impl Client {
     }
 }
 
+/// The maximum number of monitors that are asked at the same time.
+const AT_ONCE: usize = 256;
+
+/// The state of one question of [`ask_all`].
+enum Asked {
+    Waits,
+    Under { client: Client, line: Vec<u8> },
+    Answered(io::Result<Outcome>),
+}
+
+/// Makes the same request to the monitors of many VMs at the same time. Returns the answers in the order of `dirs`; a
+/// monitor that has not answered by `deadline` counts as silent ([`io::ErrorKind::TimedOut`]).
+pub fn ask_all(dirs: &[PathBuf], request: &MonitorRequest, deadline: Instant) -> Vec<io::Result<Outcome>> {
+    let mut all: Vec<Asked> = dirs.iter().map(|_| Asked::Waits).collect();
+    loop {
+        let mut under_way = all.iter().filter(|one| matches!(one, Asked::Under { .. })).count();
+        for (one, dir) in all.iter_mut().zip(dirs) {
+            if matches!(one, Asked::Waits) && under_way < AT_ONCE {
+                *one = begin(dir, request.clone());
+                under_way += usize::from(matches!(one, Asked::Under { .. }));
+            }
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if under_way == 0 || left.is_zero() {
+            break;
+        }
+        let mut fds: Vec<PollFd<'_>> = all.iter().filter_map(Asked::interest).collect();
+        let limit = Timespec::try_from(left).ok();
+        let _ = poll(&mut fds, limit.as_ref());
+        let mut ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        drop(fds);
+        ready.reverse();
+        for one in all.iter_mut().filter(|one| matches!(one, Asked::Under { .. })) {
+            if ready.pop() == Some(true) {
+                one.advance();
+            }
+        }
+    }
+    let silent = || Err(io::ErrorKind::TimedOut.into());
+    let answers = all.into_iter().map(|one| match one {
+        Asked::Answered(answer) => answer,
+        Asked::Waits | Asked::Under { .. } => silent(),
+    });
+    answers.collect()
+}
+
+fn begin(dir: &Path, request: MonitorRequest) -> Asked {
+    let connected = connect(&dir.join(layout::CONTROL), None).and_then(|stream| {
+        stream.set_nonblocking(true)?;
+        Ok(Client { stream, conversation: ControlConversation::default() })
+    });
+    match connected {
+        Ok(mut client) => {
+            let (method, params) = request.into_parts();
+            let (_, line) = client.conversation.ask(method, params);
+            let mut asked = Asked::Under { client, line };
+            asked.advance();
+            asked
+        }
+        Err(e) => Asked::Answered(Err(e)),
+    }
+}
+
+impl Asked {
+    fn interest(&self) -> Option<PollFd<'_>> {
+        let Self::Under { client, line } = self else { return None };
+        let flags = if line.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+        Some(PollFd::new(&client.stream, flags))
+    }
+
+    /// Writes and reads as much as is possible without waiting.
+    fn advance(&mut self) {
+        let Self::Under { client, line } = self else { return };
+        match client.exchange(line) {
+            Ok(None) => {}
+            Ok(Some(outcome)) => *self = Self::Answered(Ok(outcome)),
+            Err(e) => *self = Self::Answered(Err(e)),
+        }
+    }
+}
+
+impl Client {
+    /// Writes the rest of a request and reads what there is of the answer, without waiting.
+    fn exchange(&mut self, line: &mut Vec<u8>) -> io::Result<Option<Outcome>> {
+        let is_early =
+            |e: &io::Error| matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+        while !line.is_empty() {
+            match self.stream.write(line) {
+                Ok(written) => drop(line.drain(..written)),
+                Err(e) if is_early(&e) => break,
+                Err(e) => return Err(e),
+            }
+        }
+        let mut buffer = [0; 8192];
+        loop {
+            if let Some(answer) = self.conversation.next_answer().map_err(io::Error::other)? {
+                return Ok(Some(answer));
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => self.conversation.receive(&buffer[..n]),
+                Err(e) if is_early(&e) => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// Connects to a socket. The kernel lets a client wait when too many wait already for a process that accepts none:
+/// for `patience` at most, or not at all when it is `None`.
+fn connect(path: &Path, patience: Option<Duration>) -> io::Result<UnixStream> {
+    let flags = match patience {
+        Some(_) => SocketFlags::CLOEXEC,
+        None => SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+    };
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    set_socket_timeout(&socket, Timeout::Send, patience)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
 /// Makes one request to the monitor of the VM with this run directory.
 ///
 /// # Errors
@@ -76,9 +199,9 @@ pub fn ask(dir: &Path, request: MonitorRequest) -> io::Result<Outcome> {
 }
 
 /// Returns the process that listens on the control socket of the VM with this run directory. The kernel takes the
-/// connection even when the monitor is stopped.
+/// connection even when the monitor is stopped, as long as not too many clients wait already.
 pub fn listener(dir: &Path) -> Option<ProcessId> {
-    let stream = UnixStream::connect(dir.join(layout::CONTROL)).ok()?;
+    let stream = connect(&dir.join(layout::CONTROL), None).ok()?;
     let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
     ProcessId::of(u32::try_from(peer.pid.as_raw_nonzero().get()).ok()?)
 }

@@ -12,8 +12,8 @@ mod output;
 mod run;
 mod usage;
 
-use crate::cli::{Cli, Format, Image, Request};
-use crate::error::{About, Result, call_error};
+use crate::cli::{Cli, Format, Image, Request, Vm};
+use crate::error::{About, CallError, Result, call_error};
 use crate::host::inherited;
 use crate::ops::destroy::{How, destroy};
 use crate::ops::launch::adopt;
@@ -25,6 +25,9 @@ use pepita_wire::VmId;
 use pepita_wire::record::{CallErrorKind, VersionRecord, pretty};
 use std::path::Path;
 use std::process::ExitCode;
+
+/// The prefix of the names that a supervisor gives its VMs.
+const SUPERVISED: &str = "duende-vm-";
 
 /// Runs the program when it is called as anything but a monitor.
 pub fn main() -> ExitCode {
@@ -53,31 +56,67 @@ fn perform(cli: Cli) -> Result<ExitCode> {
     };
     let run_dir = &RunDir::choose(cli.run_dir.as_deref())?;
     let json = cli.json;
+    carry_out(run_dir, request, json).map_err(|e| with_similar_name(run_dir, e))
+}
+
+/// Adds the name that was meant to an error about a VM that is not there: a supervisor's name of a VM is the VM's own
+/// name after a prefix.
+fn with_similar_name(run_dir: &RunDir, error: CallError) -> CallError {
+    let prefixed = error.name.as_ref().filter(|_| error.kind == CallErrorKind::NoSuchVm);
+    let prefixed = prefixed.and_then(|name| VmId::new(&format!("{SUPERVISED}{name}")).ok());
+    match prefixed.filter(|name| run_dir.holding(name).vm(name).exists()) {
+        Some(meant) => CallError { message: format!("{}; did you mean {meant}?", error.message), ..error },
+        None => error,
+    }
+}
+
+fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode> {
+    // A VM that an earlier version has put elsewhere is found there.
+    let of = |vm: &Vm| (run_dir.holding(vm.name()), vm.name().clone());
     match request {
         Request::Run(run) => return run::run(run_dir, *run, json),
         Request::Doctor { no_boot, kernel, rootfs } => {
             return doctor::doctor(run_dir, &doctor::Asked { boot: !no_boot, kernel, rootfs }, json);
         }
-        Request::Signal { vm, signal } => order::signal(run_dir, &vm.name, signal)?,
-        Request::Status { vm } => print(&pretty(&reconcile::status(run_dir, &vm.name)?)),
+        Request::Signal { vm, signal } => {
+            let (run_dir, name) = of(&vm);
+            order::signal(&run_dir, &name, signal)?;
+        }
+        Request::Status { vm } => {
+            let (run_dir, name) = of(&vm);
+            print(&pretty(&reconcile::status(&run_dir, &name)?));
+        }
         Request::Destroy { vm, force, timeout, signal } => {
+            let (run_dir, name) = of(&vm);
             let how = if force { How::Force } else { How::Graceful { signal, timeout } };
-            take_down(run_dir, &vm.name, how, json)?;
+            take_down(&run_dir, &name, how, json)?;
         }
         Request::List { format } => list::list(run_dir, if json { Format::Json } else { format })?,
-        Request::Logs { vm, previous: Some(previous), .. } => logs::previous(run_dir, &vm.name, previous)?,
+        Request::Logs { vm, previous: Some(previous), .. } => {
+            let (run_dir, name) = of(&vm);
+            logs::previous(&run_dir, &name, previous)?;
+        }
         Request::Logs { vm, follow: true, restarts: true, since, .. } => {
-            logs::follow_restarts(run_dir, &vm.name, since)?;
+            let (run_dir, name) = of(&vm);
+            logs::follow_restarts(&run_dir, &name, since)?;
         }
         Request::Logs { vm, follow, since, until, .. } => {
-            logs::logs(run_dir, &vm.name, follow, since, until)?;
+            let (run_dir, name) = of(&vm);
+            logs::logs(&run_dir, &name, follow, since, until)?;
         }
-        Request::Wait { vm, timeout } => list::wait(run_dir, &vm.name, timeout)?,
+        Request::Wait { vm, timeout } => {
+            let (run_dir, name) = of(&vm);
+            list::wait(&run_dir, &name, timeout)?;
+        }
         Request::Adopt { vm } => {
-            let status = adopt(run_dir, &vm.name)?;
+            let (run_dir, name) = of(&vm);
+            let status = adopt(&run_dir, &name)?;
             print(&if json { pretty(&status) } else { format!("{}: {}", status.name, status.state) });
         }
-        Request::Start { vm, daemon } => order::start(run_dir, &vm.name, &daemon)?,
+        Request::Start { vm, daemon } => {
+            let (run_dir, name) = of(&vm);
+            order::start(&run_dir, &name, &daemon)?;
+        }
         Request::Image(Image::Build(build)) => image::build(run_dir, *build)?,
         Request::Completions { shell } => {
             let mut script = Vec::new();

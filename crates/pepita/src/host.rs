@@ -8,6 +8,8 @@ pub mod process_id;
 pub mod programs;
 pub mod random;
 pub mod setsid;
+pub mod sign;
+pub mod signals;
 pub mod strays;
 pub mod tsc;
 pub mod unfinished;

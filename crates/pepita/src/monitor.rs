@@ -30,7 +30,7 @@ pub use dial::Address;
 pub(crate) use life::Life;
 pub(crate) use log::Log;
 pub use qmp::QmpMessage;
-pub(crate) use starter::{Answer, Starter};
+pub(crate) use starter::{Answer, Starter, TAKEN};
 pub(crate) use stream::connect_unix;
 
 use crate::error::eprint_line;
@@ -60,6 +60,8 @@ pub(crate) struct Monitor {
     dir: PathBuf,
     /// The claim of the VM's name, which the monitor holds as long as it lives.
     _name: Lock,
+    /// The sign in the kernel that the VM runs; `None` for an adopted VM, whose VMM holds it.
+    _sign: Option<OwnedFd>,
     /// The claim of the CID; `None` for an adopted VM, whose VMM holds the claim.
     cid: Option<Lock>,
     cid_path: PathBuf,
@@ -86,6 +88,10 @@ pub(crate) struct Monitor {
     publish_at: Option<Instant>,
     /// The program that started this monitor, until the monitor has answered it.
     starter: Option<Starter>,
+    /// The pipe of the program that started this monitor, from the answer until the program has taken the VM.
+    to_be_taken: Option<OwnedFd>,
+    /// Whether the program that ordered the launch has given it up.
+    is_abandoned: bool,
     is_over: bool,
 }
 
@@ -103,6 +109,7 @@ pub(crate) struct Parts {
     pub(crate) config: VmConfig,
     pub(crate) dir: PathBuf,
     pub(crate) name: Lock,
+    pub(crate) sign: Option<OwnedFd>,
     pub(crate) cid: Option<Lock>,
     pub(crate) cid_path: PathBuf,
     pub(crate) limits: Limits,
@@ -122,6 +129,7 @@ impl Monitor {
             config: parts.config,
             dir: parts.dir,
             _name: parts.name,
+            _sign: parts.sign,
             cid: parts.cid,
             cid_path: parts.cid_path,
             limits: parts.limits,
@@ -142,6 +150,8 @@ impl Monitor {
             published: None,
             publish_at: None,
             starter: Some(parts.starter),
+            to_be_taken: None,
+            is_abandoned: false,
             is_over: false,
         }
     }
@@ -262,7 +272,7 @@ impl Monitor {
         if self.life.vmm_ran()
             && let Some(starter) = self.starter.take()
         {
-            starter.started(&self.status());
+            self.to_be_taken = starter.started(&self.status());
         }
     }
 

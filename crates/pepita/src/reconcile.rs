@@ -4,8 +4,10 @@
 //! ```text
 //! a monitor answers ──────────────────────────────> the monitor's answer
 //! the state has an exit ──────────────────────────> ended
-//! the lock is held, and no monitor answers ───────> unknown
+//! the lock is held, and no monitor answers ───────> unknown, silent
+//! there is no directory, and processes run ───────> unknown, vanished
 //! the lock is free, and
+//!   its monitor runs ─────────────────────────────> unknown, with the reason; left as it is
 //!   a file cannot be read, the VM may run ────────> unknown, with the reason; left as it is
 //!   there is no state ────────────────────────────> a start that died before the VM was there: removed
 //!   the VMM runs, and there is no exit record ────> unknown, unwatched: `pepita adopt`
@@ -16,16 +18,22 @@ use crate::client;
 use crate::error::{CallError, Result, call_error};
 use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;
+use crate::host::process_id::ProcessId;
 use crate::host::strays;
 use crate::rundir::files::{self, State, Sync};
 use crate::rundir::lock::{Lock, Wait};
 use crate::rundir::{self, RunDir, cid, ends, layout};
-use crate::vm_config::VmConfig;
+use crate::vm_config::{Carried, Cid, VmConfig};
 use crate::vmm::Process;
-use pepita_wire::record::CallErrorKind;
-use pepita_wire::{Exit, ExitRecord, MonitorRequest, StatusRecord, Stored, VmId, VmState};
-use std::path::Path;
-use std::time::Duration;
+use pepita_wire::record::{CallErrorKind, Reach, VsockStatus};
+use pepita_wire::{Exit, ExitRecord, MonitorRequest, Outcome, StatusRecord, Stored, VmId, VmState};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The time limit for the answers of all monitors that one call asks. A monitor has one thread and never blocks, so a
+/// monitor that is silent for longer is stopped or broken.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The number of requests for a status while a monitor starts or ends, and the pause between two requests.
 const TRIES: usize = 20;
@@ -36,35 +44,112 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// # Errors
 /// [`CallErrorKind::NoSuchVm`] when there is no such VM.
 pub(crate) fn status(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
-    let dir = run_dir.vm(name);
-    // Between two requests the monitor may end, or a new monitor may start.
+    let asked = statuses(run_dir, std::slice::from_ref(name)).pop();
+    asked.unwrap_or_else(|| Err(no_such_vm(name)))
+}
+
+/// Returns the status of each of these VMs, in this order. The monitors are asked at the same time, so that the ones that
+/// do not answer cost one [`PATIENCE`] together.
+pub(crate) fn statuses(run_dir: &RunDir, names: &[VmId]) -> Vec<Result<StatusRecord>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut found: Vec<Option<Result<StatusRecord>>> = names.iter().map(|_| None).collect();
+    // Between two requests a monitor may end, or a new monitor may start.
     for _ in 0..TRIES {
-        if !dir.is_dir() {
+        let left: Vec<usize> = (0..names.len()).filter(|at| found[*at].is_none()).collect();
+        if left.is_empty() {
             break;
         }
-        if let Ok(Ok(value)) = client::ask(&dir, MonitorRequest::Status)
-            && let Ok(status) = serde_json::from_value(value)
-        {
-            return Ok(status);
+        let dirs: Vec<PathBuf> = left.iter().map(|at| run_dir.vm(&names[*at])).collect();
+        let answers = client::ask_all(&dirs, &MonitorRequest::Status, deadline);
+        for ((at, dir), answer) in left.into_iter().zip(&dirs).zip(answers) {
+            found[at] = after_answer(run_dir, dir, &names[at], answer).transpose();
         }
-        // A monitor that has written its last state changes nothing any more, so there is no wait for its end.
-        if let Stored::Read(state) = files::state(&dir)
-            && state.status.exit.is_some()
-        {
-            return Ok(ended(&dir, state));
-        }
-        match Lock::take(&dir.join(layout::LOCK), Wait::No) {
-            Ok(Some(_lock)) => return without_monitor(run_dir, &dir, name),
+        if found.iter().any(Option::is_none) {
             // A monitor is starting or ending.
-            Ok(None) => std::thread::sleep(PAUSE),
-            Err(_) if !dir.is_dir() => break,
-            Err(e) => return Err(e),
+            std::thread::sleep(PAUSE);
         }
     }
-    if Lock::is_held(&dir.join(layout::LOCK)) {
-        return Ok(silent(&dir, name));
+    let found = found.into_iter().zip(names);
+    found.map(|(found, name)| found.unwrap_or_else(|| unsettled(&run_dir.vm(name), name))).collect()
+}
+
+/// Returns the status of a VM whose monitor was starting or ending all the time.
+fn unsettled(dir: &Path, name: &VmId) -> Result<StatusRecord> {
+    if Lock::is_held(&dir.join(layout::LOCK)) { Ok(silent(dir, name)) } else { Err(no_such_vm(name)) }
+}
+
+/// Returns the status of a VM whose monitor gave this answer, or none. `None`: a monitor is starting or ending, so the
+/// question has to be repeated.
+fn after_answer(
+    run_dir: &RunDir,
+    dir: &Path,
+    name: &VmId,
+    answer: io::Result<Outcome>,
+) -> Result<Option<StatusRecord>> {
+    match answer {
+        Ok(Ok(value)) => {
+            if let Ok(status) = serde_json::from_value(value) {
+                return Ok(Some(status));
+            }
+        }
+        // The monitor is there and says nothing.
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            return Ok(Some(silent(dir, name)));
+        }
+        Ok(Err(_)) | Err(_) => {}
     }
-    Err(no_such_vm(name))
+    if !dir.is_dir() {
+        let vanished = vanished(dir, name);
+        // A launch may have made the directory during the search.
+        return if dir.is_dir() { Ok(None) } else { vanished.map(Some).ok_or_else(|| no_such_vm(name)) };
+    }
+    // A monitor that has written its last state changes nothing any more, so there is no wait for its end.
+    if let Stored::Read(state) = files::state(dir)
+        && state.status.exit.is_some()
+    {
+        return Ok(Some(ended(dir, state)));
+    }
+    match Lock::take(&dir.join(layout::LOCK), Wait::No) {
+        Ok(Some(_lock)) => without_monitor(run_dir, dir, name).map(Some),
+        Ok(None) => Ok(None),
+        Err(_) if !dir.is_dir() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Returns the names of the VMs that run and whose run directories were removed.
+pub(crate) fn vanished_names(run_dir: &RunDir) -> Vec<VmId> {
+    let found = strays::members_in(run_dir.path());
+    let gone = found.into_iter().filter(|(_, members)| members.iter().any(|m| m.process.open().is_some()));
+    let names = gone.filter_map(|(dir, _)| VmId::new(dir.file_name()?.to_str()?).ok());
+    names.filter(|name| !run_dir.vm(name).exists()).collect()
+}
+
+/// Returns the status of a VM whose files were removed while it runs: what its processes tell. `None`: no process of the
+/// VM runs.
+fn vanished(dir: &Path, name: &VmId) -> Option<StatusRecord> {
+    let members = strays::settled_members(dir);
+    if members.is_empty() {
+        return None;
+    }
+    let carried = members.iter().find_map(|member| Carried::of_json(member.record.as_deref()?));
+    let Carried { cid, incarnation, vmm, labels } = carried.unwrap_or_default();
+    let monitor_pid = members.iter().find(|member| member.watches()).map(|member| member.process.pid);
+    let pids: Vec<String> = members.iter().map(|member| member.process.pid.to_string()).collect();
+    let why = format!("{}: was removed while the VM runs, as process {}", dir.display(), pids.join(", "));
+    Some(StatusRecord {
+        name: name.to_string(),
+        state: VmState::Unknown,
+        incarnation,
+        vmm,
+        monitor_pid,
+        vsock: VsockStatus { cid, ..VsockStatus::default() },
+        unreadable: Some(why),
+        reach: Reach::Vanished,
+        dir: dir.to_string_lossy().into_owned(),
+        labels,
+        ..StatusRecord::default()
+    })
 }
 
 /// Returns the error for a call about a VM that does not exist.
@@ -79,14 +164,25 @@ pub(crate) fn unreadable(why: &str) -> CallError {
     call_error(CallErrorKind::Unreadable, format!("{why}; {advice}"))
 }
 
+/// Returns the reason why a VM cannot be reached whose lock was removed under its monitor.
+pub(crate) fn unlocked(dir: &Path, monitor: &ProcessId) -> String {
+    format!(
+        "{}: was removed while the monitor runs, as process {}",
+        dir.join(layout::LOCK).display(),
+        monitor.pid
+    )
+}
+
 /// Returns the status of a VM whose monitor exists and does not answer: the monitor is starting, or was stopped by a
 /// signal.
 fn silent(dir: &Path, name: &VmId) -> StatusRecord {
     match files::state(dir) {
         Stored::Read(State { status, .. }) => {
-            StatusRecord { name: name.to_string(), state: VmState::Unknown, ..status }
+            StatusRecord { name: name.to_string(), state: VmState::Unknown, reach: Reach::Silent, ..status }
         }
-        Stored::Absent => StatusRecord { name: name.to_string(), ..StatusRecord::default() },
+        Stored::Absent => {
+            StatusRecord { name: name.to_string(), reach: Reach::Silent, ..StatusRecord::default() }
+        }
         Stored::Unreadable(why) => unreadable_status(dir, name, None, why),
     }
 }
@@ -121,6 +217,13 @@ pub(crate) enum Unwatched {
         /// The process of the VMM.
         vmm: Process,
     },
+    /// The VM has a monitor, whose lock was removed.
+    Unlocked {
+        /// The monitor.
+        monitor: ProcessId,
+        /// The state that the monitor wrote last.
+        state: Box<State>,
+    },
     /// The VM may run, and one of its files cannot be read.
     Unreadable {
         /// The file that cannot be read, and the reason.
@@ -144,6 +247,10 @@ pub(crate) fn find(dir: &Path) -> Unwatched {
     if state.status.exit.is_some() {
         return Unwatched::Ended(state);
     }
+    // The lock shows whether a monitor lives, unless its file was removed.
+    if let Some(monitor) = state.monitor.clone().filter(|m| m.open().is_some() && !m.is_exiting()) {
+        return Unwatched::Unlocked { monitor, state };
+    }
     let Some(vmm) = state.vmm.clone().and_then(Process::adopt) else { return Unwatched::Gone(state) };
     match (files::exit(dir), config) {
         // The exit record is written after the end of the VMM, so a process that still runs is exiting.
@@ -163,15 +270,23 @@ pub(crate) fn find(dir: &Path) -> Unwatched {
 /// The caller holds the lock.
 fn without_monitor(run_dir: &RunDir, dir: &Path, name: &VmId) -> Result<StatusRecord> {
     match find(dir) {
-        Unwatched::NotStarted => {
-            discard(run_dir, dir)?;
-            Err(no_such_vm(name))
-        }
+        Unwatched::NotStarted => match vanished(dir, name).filter(|status| status.monitor_pid.is_some()) {
+            Some(status) => Ok(status),
+            None => {
+                discard(run_dir, dir)?;
+                Err(no_such_vm(name))
+            }
+        },
         Unwatched::Ended(state) => Ok(ended(dir, *state)),
         Unwatched::Gone(state) => Ok(write_off(run_dir, dir, *state)),
         Unwatched::Runs { state, .. } => {
             let status = state.status;
             Ok(StatusRecord { state: VmState::Unknown, monitor_pid: None, ..status })
+        }
+        Unwatched::Unlocked { monitor, state } => {
+            let why = unlocked(dir, &monitor);
+            let status = unreadable_status(dir, name, Some(*state), why);
+            Ok(StatusRecord { monitor_pid: Some(monitor.pid), reach: Reach::Vanished, ..status })
         }
         Unwatched::Unreadable { why, state } => {
             Ok(unreadable_status(dir, name, state.map(|state| *state), why))
@@ -237,15 +352,18 @@ pub(crate) fn sweep(run_dir: &RunDir, dir: &Path) {
     // The state with the exit is the last file that a monitor writes, after it has ended all processes.
     let is_clean = state.as_ref().is_some_and(|state| state.status.exit.is_some() && state.backend.is_none());
     let state = state.unwrap_or_default();
-    let known = [state.vmm, state.daemon, state.backend].into_iter().flatten();
-    known.for_each(|process| process.end());
+    let known = [&state.vmm, &state.daemon, &state.backend].into_iter().flatten();
+    known.for_each(ProcessId::end);
     if !is_clean {
-        // The state may be older than the newest processes.
-        strays::end_strays(dir);
+        // The state may be older than the newest processes, or be gone.
+        strays::end_members(dir);
     }
     Limits::adopt(state.cgroup).remove();
-    if let Some(config) = config {
-        cid::release(run_dir, config.cid);
+    let known = config.map(|config| config.cid).or_else(|| Cid::new(state.status.vsock.cid));
+    match known {
+        Some(cid) => cid::release(run_dir, cid),
+        None if is_clean => {}
+        None => cid::release_unheld(run_dir),
     }
 }
 

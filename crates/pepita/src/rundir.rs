@@ -14,44 +14,59 @@ use crate::error::{Result, call_error, io};
 use crate::host::random;
 use pepita_wire::VmId;
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::rundir::{ENVIRONMENT, SOCKET_PATH_CAP};
-use std::fs::DirBuilder;
+use pepita_wire::rundir::{ENVIRONMENT, Place, former_places, places, socket_path_excess};
+use std::fs::{DirBuilder, Metadata};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+/// The name of the directory in a place that is not named by the user.
+const PLACE: &str = "pepita";
 
 /// The directory of run directories.
 #[derive(Debug, Clone)]
 pub struct RunDir {
     path: PathBuf,
+    /// The directories in which earlier versions put the VMs of this user, if VMs are there.
+    former: Vec<PathBuf>,
 }
 
 impl RunDir {
-    /// Chooses `--run-dir`, else `$PEPITA_RUN_DIR`, else `$XDG_RUNTIME_DIR/pepita`, else `/run/pepita` (root) or
-    /// `/tmp/pepita-<uid>`.
+    /// Chooses `--run-dir`, else `$PEPITA_RUN_DIR`, else the first place of the user
+    /// ([`pepita_wire::rundir::places`]).
     ///
     /// # Errors
-    /// When the directory belongs to another user.
+    /// When the directory is not safely the user's own.
     pub fn choose(option: Option<&Path>) -> Result<Self> {
-        let from_environment =
-            |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let uid = rustix::process::geteuid();
-        let path = option
-            .map(Path::to_owned)
-            .or_else(|| from_environment(ENVIRONMENT))
-            .or_else(|| from_environment("XDG_RUNTIME_DIR").map(|dir| dir.join("pepita")))
-            .unwrap_or_else(|| match uid.is_root() {
-                true => PathBuf::from("/run/pepita"),
-                false => PathBuf::from(format!("/tmp/pepita-{}", uid.as_raw())),
-            });
-        let path = std::path::absolute(&path).map_err(|e| io(&path, e))?;
-        match path.metadata() {
-            // Every user may write to /tmp, so another user could have created the directory.
-            Ok(meta) if meta.uid() != uid.as_raw() && !uid.is_root() => Err(call_error(
-                CallErrorKind::Permission,
-                format!("{}: belongs to another user; name one of yours with --run-dir", path.display()),
-            )),
-            Ok(_) | Err(_) => Ok(Self { path }),
+        let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+        let uid = rustix::process::geteuid().as_raw();
+        if let Some(path) = option.map(Path::to_owned).or_else(|| variable(ENVIRONMENT).map(PathBuf::from)) {
+            let path = std::path::absolute(&path).map_err(|e| io(&path, e))?;
+            check_own(&path)?;
+            return Ok(Self { path, former: Vec::new() });
         }
+        let places = places(uid, PLACE, variable);
+        let is_usable = |place: &&Place| place.base.as_deref().is_none_or(|base| is_own(base));
+        let place = places.iter().find(is_usable).or(places.last());
+        let path = place.map(|place| place.path.clone()).unwrap_or_default();
+        check_own(&path)?;
+        let former = former_places(uid, PLACE, variable).into_iter().chain(places);
+        let former = former.map(|place| place.path).filter(|former| *former != path && is_own(former));
+        let mut former: Vec<PathBuf> = former.filter(|former| has_vms(former)).collect();
+        former.dedup();
+        Ok(Self { path, former })
+    }
+
+    /// Returns the directory that holds the VM of this name: this one, unless only a former one has it.
+    #[must_use]
+    pub fn holding(&self, name: &VmId) -> Self {
+        let has = |place: &PathBuf| place.join(name.as_str()).symlink_metadata().is_ok();
+        let former = self.former.iter().find(|former| !has(&self.path) && has(former));
+        Self { path: former.unwrap_or(&self.path).clone(), former: Vec::new() }
+    }
+
+    /// Returns the former directories that hold VMs.
+    pub fn former(&self) -> impl Iterator<Item = Self> {
+        self.former.iter().map(|path| Self { path: path.clone(), former: Vec::new() })
     }
 
     /// Returns the path of the directory.
@@ -69,10 +84,13 @@ impl RunDir {
     /// # Errors
     /// When one of the directories cannot be created.
     pub fn create(&self) -> Result<()> {
-        for dir in [self.path.clone(), self.path.join(layout::CIDS), self.cache()] {
-            DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| io(&dir, e))?;
-        }
-        Ok(())
+        let make =
+            |dir: &Path| DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| io(dir, e));
+        make(&self.path)?;
+        // Another user may have made it since it was chosen.
+        check_own(&self.path)?;
+        make(&self.path.join(layout::CIDS))?;
+        make(&self.cache())
     }
 
     /// Returns a VM's run directory.
@@ -86,9 +104,7 @@ impl RunDir {
     /// When a path is too long for a Unix socket (unix(7)).
     pub fn checked_vm(&self, name: &VmId) -> Result<PathBuf> {
         let dir = self.vm(name);
-        let longest = dir.join(layout::CONSOLE).as_os_str().len();
-        if longest > SOCKET_PATH_CAP {
-            let over = longest - SOCKET_PATH_CAP;
+        if let Some(over) = socket_path_excess(&self.path, name.as_str()) {
             return Err(call_error(
                 CallErrorKind::Usage,
                 format!(
@@ -116,6 +132,48 @@ impl RunDir {
         names.sort();
         Ok(names)
     }
+}
+
+/// Checks that a directory, if it is there, belongs to this user and cannot be changed by another one. A link is not
+/// followed. This holds for root, too: who may write to the directory would choose the processes that root ends.
+fn check_own(path: &Path) -> Result<()> {
+    match path.symlink_metadata() {
+        Ok(meta) => match fault(&meta) {
+            None => Ok(()),
+            Some(fault) => {
+                let advice = "name a directory of yours with --run-dir";
+                let why = format!("{}: {fault}; {advice}", path.display());
+                Err(call_error(CallErrorKind::Permission, why))
+            }
+        },
+        // What is not there yet is made with the right owner and mode. Every other error tells itself later.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Returns whether a directory exists, belongs to this user and cannot be changed by another one.
+fn is_own(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|meta| meta.is_dir() && fault(&meta).is_none())
+}
+
+fn has_vms(path: &Path) -> bool {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_name().to_str().is_some_and(|name| VmId::new(name).is_ok()))
+}
+
+/// Returns the reason why a directory is not safely this user's own. A file that is no directory fails when it is used.
+fn fault(meta: &Metadata) -> Option<String> {
+    if meta.is_symlink() {
+        return Some("is a symbolic link".to_owned());
+    }
+    let uid = rustix::process::geteuid().as_raw();
+    if meta.uid() != uid {
+        return Some(format!("belongs to another user ({})", meta.uid()));
+    }
+    // With user private groups, directories are writable by a group of which the user is the only member.
+    let strangers = if meta.gid() == rustix::process::getegid().as_raw() { 0o002 } else { 0o022 };
+    let is_open = meta.is_dir() && meta.mode() & strangers != 0;
+    is_open.then(|| format!("may be written by other users (mode {:o})", meta.mode() & 0o7777))
 }
 
 /// Removes the run directory of a VM. The caller holds its lock. The directory is renamed before its files are removed,

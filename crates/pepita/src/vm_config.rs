@@ -65,6 +65,16 @@ pub const CPUS: RangeInclusive<u32> = 1..=288;
 /// The memory that a VM may have, in MiB.
 pub const MEMORY_MB: RangeInclusive<u64> = 32..=1 << 20;
 
+/// The longest time that a call or a request may name, in milliseconds: a hundred years. A longer one cannot be added to
+/// the present moment everywhere.
+pub const MAX_TIME_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
+
+/// The vsock ports on which an agent may listen; the highest number means any port (VMADDR_PORT_ANY, vsock(7)).
+pub const PORTS: RangeInclusive<u32> = 0..=u32::MAX - 1;
+
+/// The numbers of incarnations. The upper end leaves room to count on.
+pub const INCARNATIONS: RangeInclusive<u64> = 0..=u64::MAX / 2;
+
 /// The default number of virtual CPUs.
 pub const DEFAULT_CPUS: u32 = 1;
 
@@ -232,6 +242,53 @@ impl VmConfig {
     pub fn needs_backend(&self) -> bool {
         self.request.vmm == VmmKind::Qemu && self.request.transport == Transport::Hybrid
     }
+
+    /// Returns what the processes of the VM carry in their environment.
+    pub fn carried(&self) -> Carried {
+        let Self { cid, incarnation, request } = self;
+        Carried {
+            cid: cid.get(),
+            incarnation: *incarnation,
+            vmm: <&str>::from(request.vmm).to_owned(),
+            labels: request.labels.clone(),
+        }
+    }
+}
+
+/// The part of a configuration that the processes of a VM carry in their environment, for the case that the run
+/// directory is gone. Nothing of it is secret.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Carried {
+    /// The CID of the VM.
+    pub cid: u32,
+    /// The number of this start of the VM.
+    pub incarnation: u64,
+    /// The kind of the VMM.
+    pub vmm: String,
+    /// The labels of the program that started the VM.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The maximum size of [`Carried`] as JSON, in bytes; the kernel refuses a variable of 128 KiB (MAX_ARG_STRLEN, see
+/// execve(2)).
+const CARRIED_CAP: usize = 64 * 1024;
+
+impl Carried {
+    /// Returns the text of the variable. Labels that are too long for a variable are left out.
+    pub fn to_json(&self) -> String {
+        let json = |carried: &Self| serde_json::to_string(carried).expect("numbers and texts become JSON");
+        let whole = json(self);
+        match whole.len() > CARRIED_CAP {
+            true => json(&Self { labels: BTreeMap::new(), ..self.clone() }),
+            false => whole,
+        }
+    }
+
+    /// Reads the text of the variable. A text that cannot be read says nothing.
+    pub fn of_json(json: &str) -> Option<Self> {
+        serde_json::from_str(json).ok()
+    }
 }
 
 #[cfg(test)]
@@ -274,6 +331,17 @@ pub(crate) mod tests {
         let config = claimed(request());
         let text = serde_json::to_string(&config).expect("a configuration becomes JSON");
         assert_eq!(serde_json::from_str::<VmConfig>(&text).expect("readable"), config);
+    }
+
+    #[test]
+    fn what_processes_carry_reads_back_and_never_grows_too_long_for_a_variable() {
+        let labels = |value: String| [("owner".to_owned(), value)].into();
+        let config = claimed(VmRequest { labels: labels("edge".into()), ..request() });
+        let carried = config.carried();
+        assert_eq!(Carried::of_json(&carried.to_json()), Some(carried.clone()));
+        assert!(!carried.to_json().contains("s3"), "no secret");
+        let long = Carried { labels: labels("x".repeat(CARRIED_CAP)), ..carried };
+        assert_eq!(Carried::of_json(&long.to_json()).map(|carried| carried.labels.len()), Some(0));
     }
 
     #[test]

@@ -6,11 +6,11 @@
 use crate::error::{Result, call_error, io, system};
 use crate::host::process_id::{END_DEADLINE, ProcessId};
 use crate::host::wait::wait_readable;
-use crate::host::{inherited, setsid};
+use crate::host::{inherited, setsid, strays};
 use crate::qemu::{self, Append, Descriptors};
 use crate::rundir::files::{Sync, replace};
 use crate::rundir::{layout, monitor_log};
-use crate::vm_config::{Cid, Root, VmConfig, VmmKind};
+use crate::vm_config::{Root, VmConfig, VmmKind};
 use pepita_wire::ProcessExit;
 use pepita_wire::environment::VM_DIR;
 use pepita_wire::record::CallErrorKind;
@@ -117,22 +117,33 @@ impl Processes {
     }
 }
 
+/// The descriptors that claim something for a VM, for the monitor and for the VMM.
+#[derive(Debug, Clone, Copy)]
+pub struct Claims<'a> {
+    /// The lock of the CID among the VMs of the run directory.
+    pub cid_lock: &'a File,
+    /// The device that holds the CID, on the kernel transport.
+    pub vhost: Option<&'a OwnedFd>,
+    /// The sign in the kernel that the VM runs ([`crate::host::sign`]).
+    pub sign: Option<&'a OwnedFd>,
+}
+
 /// Starts the processes of a VM. The current directory is the VM's run directory.
 ///
-/// The VMM inherits `cid_lock`, so that the CID stays claimed as long as the VMM lives. `vhost` is the device that
-/// holds the CID, on the kernel transport.
+/// The VMM inherits the descriptors of `claims`, so that what they claim stays claimed as long as the VMM lives.
 ///
 /// # Errors
 /// When a program is missing or does not start. No process is left running then.
-pub fn start(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&OwnedFd>) -> Result<Processes> {
+pub fn start(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Processes> {
     match config.request.vmm {
-        VmmKind::Qemu => start_qemu(config, token, cid_lock, vhost),
-        VmmKind::Process => start_process(config, cid_lock),
+        VmmKind::Qemu => start_qemu(config, token, claims),
+        VmmKind::Process => start_process(config, claims),
     }
 }
 
 /// Starts the back-end and then QEMU.
-fn start_qemu(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&OwnedFd>) -> Result<Processes> {
+fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Processes> {
+    let Claims { cid_lock, vhost, sign } = *claims;
     make_console()?;
     let console = open_console()?;
     let (qmp, for_qmp) = listen(layout::QMP)?;
@@ -149,7 +160,7 @@ fn start_qemu(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&Ow
         None => Append::Argument(&cmdline),
     };
     let (backend, vsock) = match (vhost, &config.request.backend) {
-        (None, Some(program)) => start_backend(program, config.cid).map(|(p, fd)| (Some(p), Some(fd)))?,
+        (None, Some(program)) => start_backend(program, config).map(|(p, fd)| (Some(p), Some(fd)))?,
         (Some(_), _) | (None, None) => (None, None),
     };
     let vsock = vsock.as_ref().or(vhost);
@@ -163,8 +174,8 @@ fn start_qemu(config: &VmConfig, token: &str, cid_lock: &File, vhost: Option<&Ow
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let inherited = [for_qmp.as_fd(), cid_lock.as_fd()].into_iter().chain(vsock.map(AsFd::as_fd));
     let inherited = inherited.chain(port.iter().flatten().map(AsFd::as_fd));
-    let inherited = inherited.chain(keep.iter().flatten().map(AsFd::as_fd));
-    let spawned = command(&config.request.program).and_then(|mut command| {
+    let inherited = inherited.chain(keep.iter().flatten().map(AsFd::as_fd)).chain(sign.map(AsFd::as_fd));
+    let spawned = command(&config.request.program, config).and_then(|mut command| {
         command.args(qemu::argv(config, append, fds));
         inherit(inherited)?;
         Process::spawn(&mut command)
@@ -190,9 +201,9 @@ fn token_port(token: &str) -> Result<[UnixStream; 2]> {
 }
 
 /// Starts the vsock back-end, and connects to it for QEMU.
-fn start_backend(program: &Path, cid: Cid) -> Result<(Process, OwnedFd)> {
-    let mut command = command(program)?;
-    command.args(["--guest-cid", &cid.to_string()]);
+fn start_backend(program: &Path, config: &VmConfig) -> Result<(Process, OwnedFd)> {
+    let mut command = command(program, config)?;
+    command.args(["--guest-cid", &config.cid.to_string()]);
     command.args(["--socket", layout::BACKEND, "--uds-path", layout::HYBRID]);
     let process = Process::spawn(&mut command)?;
     match connect(Path::new(layout::BACKEND), &process) {
@@ -205,9 +216,9 @@ fn start_backend(program: &Path, cid: Cid) -> Result<(Process, OwnedFd)> {
 }
 
 /// Starts the agent as a plain process.
-fn start_process(config: &VmConfig, cid_lock: &File) -> Result<Processes> {
+fn start_process(config: &VmConfig, claims: &Claims<'_>) -> Result<Processes> {
     let VmConfig { cid, incarnation, request } = config;
-    let mut command = command(&request.program)?;
+    let mut command = command(&request.program, config)?;
     let (console, for_console) = listen(layout::CONSOLE)?;
     command.stdin(OwnedFd::from(for_console));
     command.arg("--process").args(["--uds", layout::HYBRID]);
@@ -217,7 +228,8 @@ fn start_process(config: &VmConfig, cid_lock: &File) -> Result<Processes> {
     if let Root::Host(Some(image)) = &request.root {
         command.arg("--image").arg(image);
     }
-    let vmm = inherit([cid_lock.as_fd()].into_iter()).and_then(|()| Process::spawn(&mut command))?;
+    let inherited = [claims.cid_lock.as_fd()].into_iter().chain(claims.sign.map(AsFd::as_fd));
+    let vmm = inherit(inherited).and_then(|()| Process::spawn(&mut command))?;
     Ok(Processes { vmm, backend: None, console, qmp: None, keep: None })
 }
 
@@ -256,14 +268,14 @@ fn listen(name: &str) -> Result<(OwnedFd, UnixListener)> {
     Ok((stream.into(), listener))
 }
 
-fn command(program: &Path) -> Result<Command> {
+fn command(program: &Path, config: &VmConfig) -> Result<Command> {
     let path = Path::new(layout::MONITOR_PIPE);
     let log = monitor_log::writer().map_err(|e| io(path, e))?;
     let same = log.try_clone().map_err(|e| io(path, e))?;
     let here = std::env::current_dir().map_err(|e| system("current directory", e))?;
     let mut command = Command::new(program);
     inherited::clean_environment(&mut command);
-    command.env(VM_DIR, here);
+    command.env(VM_DIR, here).env(strays::RECORD, config.carried().to_json());
     command.stdin(Stdio::null()).stdout(log).stderr(same);
     setsid::in_own_session(&mut command);
     Ok(command)

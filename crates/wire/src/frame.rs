@@ -3,9 +3,9 @@
 //! Unknown fields are ignored, unknown methods are answered with [`crate::ErrorKind::Unsupported`], and unknown events
 //! are kept as [`crate::GuestEvent::Unknown`], so that an older side and a newer side can talk to each other.
 
-use crate::agent::GuestEvent;
+use crate::agent::{Ask, GuestEvent};
 use crate::error::WireError;
-use crate::protocol::CONTENT_CAP;
+use crate::protocol::{CONTENT_CAP, LINE_CAP};
 use crate::text::shown;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -45,6 +45,28 @@ pub struct Request {
     /// The parameters of the method: an object, or absent.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub params: Value,
+}
+
+/// The line of a request is longer than a guest agent accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{length} bytes as a request to the guest agent, which accepts {LINE_CAP}")]
+pub struct TooLong {
+    /// The length of the line, in bytes.
+    pub length: usize,
+}
+
+impl Ask {
+    /// Checks that a guest agent accepts the line of this request. Its longest fields are the command and the
+    /// environment of a daemon.
+    ///
+    /// # Errors
+    /// When the line is too long.
+    pub fn check_length(&self) -> Result<(), TooLong> {
+        let (method, params) = self.clone().into_parts();
+        // The longest id, so that the answer does not depend on the connection.
+        let length = ToGuest::request(u64::MAX, method, params).encode().len();
+        if length > LINE_CAP { Err(TooLong { length }) } else { Ok(()) }
+    }
 }
 
 /// A line from a host to a guest agent, or from a client to a control socket.

@@ -26,7 +26,7 @@ pub mod text;
 pub use agent::{Ask, ExecResult, GuestEvent};
 pub use error::{ErrorKind, WireError};
 pub use exit::{Exit, ExitRecord, ProcessExit};
-pub use frame::{FrameError, Hello, Outcome, Request, ToGuest, ToHost};
+pub use frame::{FrameError, Hello, Outcome, Request, ToGuest, ToHost, TooLong};
 pub use launch::LaunchSpec;
 pub use line::{LineError, Lines};
 pub use monitor::MonitorRequest;

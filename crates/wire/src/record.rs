@@ -10,7 +10,7 @@ mod status;
 
 pub use call::{CallError, CallErrorKind, VersionRecord, VmmAvailability};
 pub use status::{
-    AgentState, BootTimes, DaemonState, DaemonStatus, StatusRecord, Transport, VcpuState, VcpuStatus,
+    AgentState, BootTimes, DaemonState, DaemonStatus, Reach, StatusRecord, Transport, VcpuState, VcpuStatus,
     VmState, VsockStatus,
 };
 

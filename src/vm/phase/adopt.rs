@@ -109,7 +109,11 @@ impl Life {
             }
             // The executor failed before it called the launcher, which proves nothing about the VM.
             Err(ExecutorError::Gone) => adoption.search = Search::Pausing { until: now + RETRY_DELAY },
-            Err(error) if error.kind() == Some(CallErrorKind::Unreadable) => self.unreadable(&error),
+            Err(error) if error.kind() == Some(CallErrorKind::Unreadable) => match adoption.intent {
+                Intent::Watch => self.unreadable(&error),
+                // A VM whose files were removed can still be ended; any other is refused again (semantics 13.8).
+                Intent::Stop { .. } => self.remove_stopped(now),
+            },
             // No program saw how the VM ended.
             Err(error) if error.kind() == Some(CallErrorKind::NoSuchVm) => self.gone(Exit::Unknown.into()),
             // No process, no descriptor, no answer in time: that says nothing about the VM.

@@ -20,4 +20,5 @@ mod supervisor_kills;
 mod two;
 mod unreachable;
 mod upgrade;
+mod vanished;
 mod world;

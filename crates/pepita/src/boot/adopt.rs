@@ -55,6 +55,9 @@ pub(super) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<Adoption> {
             reconcile::discard(run_dir, &dir)?;
             Err(reconcile::no_such_vm(name))
         }
+        Unwatched::Unlocked { monitor, .. } => {
+            Err(reconcile::unreadable(&reconcile::unlocked(&dir, &monitor)))
+        }
         Unwatched::Unreadable { why, .. } => Err(reconcile::unreadable(&why)),
         Unwatched::Ended(state) => Ok(Adoption::Ended(Box::new(reconcile::ended(&dir, *state)))),
         Unwatched::Gone(state) => Ok(Adoption::Ended(Box::new(reconcile::write_off(run_dir, &dir, *state)))),
@@ -118,6 +121,8 @@ impl Orphan {
             config,
             dir,
             name: lock,
+            // The VMM has held the sign meanwhile, as the claim of the CID.
+            sign: None,
             // The VMM has held the claim of the CID meanwhile, and continues to hold it.
             cid: None,
             cid_path,

@@ -4,7 +4,9 @@
 //! The name is claimed first. Processes of a former VM of this name may still hold the CID, and are ended before the
 //! CID is claimed.
 
-use crate::error::{Result, call_error, io};
+use crate::error::{CallError, Result, call_error, io};
+use crate::host::sign;
+use crate::host::strays::{self, Member};
 use crate::host::vhost_vsock;
 use crate::host::wait::wait_readable;
 use crate::monitor::connect_unix;
@@ -57,6 +59,8 @@ pub(crate) struct NameClaim {
     pub dir: PathBuf,
     /// The lock that is the claim.
     pub lock: Lock,
+    /// The sign in the kernel that the VM runs, where the host gives such signs.
+    pub sign: Option<OwnedFd>,
 }
 
 /// The claim of a CID.
@@ -76,25 +80,36 @@ impl Requested {
     /// # Errors
     /// When the name or the CID is taken. The files of a former VM of this name stay as they are then.
     pub(crate) fn claim(self, run_dir: &RunDir) -> Result<Claimed> {
+        let is_new = !run_dir.path().join(layout::CIDS).exists();
         run_dir.create()?;
         let id =
             VmId::new(&self.request.name).map_err(|e| call_error(CallErrorKind::Usage, e.to_string()))?;
-        let name = claim_name(run_dir.checked_vm(&id)?)?;
+        // A directory of run directories that is new may have had a predecessor, which was removed under its VMs.
+        let mut name = claim_name(run_dir.checked_vm(&id)?, is_new)?;
         let former: Stored<VmConfig> = files::read(&name.dir.join(layout::CONFIG));
         // Any of them says that a VM of this name was there, readable or not.
         let traces = [layout::CONFIG, layout::STATE, layout::EXIT];
         let had_vm = traces.iter().any(|file| name.dir.join(file).exists());
         let claimed = std::env::set_current_dir(&name.dir).map_err(|e| io(&name.dir, e)).and_then(|()| {
-            if had_vm {
+            if had_vm || name.sign.is_none() {
                 // Processes of the former VM that still run may hold the CID that this VM asks for.
                 reconcile::sweep(run_dir, &name.dir);
                 reconcile::keep_end(&name.dir);
             }
-            claim_cid(run_dir, self.cid, self.request.transport)
+            if name.sign.is_none() {
+                name.sign = sign::take(&name.dir).ours();
+            }
+            match claim_cid(run_dir, self.cid, self.request.transport) {
+                // The other VM may be a former one of this name, of a launcher that gave no sign.
+                Err(e) if e.kind == CallErrorKind::CidTaken && !had_vm && is_watched(&name.dir) => {
+                    Err(runs_without_files())
+                }
+                claimed => claimed,
+            }
         });
         match claimed {
             Ok((number, cid)) => {
-                let next = || former.ok().map_or(1, |former| former.incarnation + 1);
+                let next = || former.ok().map_or(1, |former| former.incarnation.saturating_add(1));
                 let incarnation = self.incarnation.unwrap_or_else(next);
                 let config = VmConfig { cid: number, incarnation, request: self.request };
                 Ok(Claimed { config, name, cid })
@@ -112,7 +127,9 @@ impl Requested {
 impl Claimed {
     /// Releases the claims and removes everything that was created for the VM.
     pub(crate) fn give_back(self) {
-        let _ = std::fs::remove_file(&self.cid.path);
+        if self.cid.lock.is_at(&self.cid.path) {
+            let _ = std::fs::remove_file(&self.cid.path);
+        }
         self.name.give_back();
     }
 }
@@ -126,25 +143,51 @@ impl NameClaim {
     }
 }
 
-/// Claims a name: creates its directory and takes its lock.
-fn claim_name(dir: PathBuf) -> Result<NameClaim> {
-    let taken = |why: &str| call_error(CallErrorKind::NameTaken, why.to_owned());
+/// Returns whether a monitor watches the VM with this run directory, as far as processes tell.
+fn is_watched(dir: &Path) -> bool {
+    strays::members(dir).iter().any(Member::watches)
+}
+
+fn taken(why: &str) -> CallError {
+    call_error(CallErrorKind::NameTaken, why.to_owned())
+}
+
+/// Returns the error for a launch while a VM of that name runs whose files were removed.
+fn runs_without_files() -> CallError {
+    taken("a VM of this name runs, and its run directory was removed; `pepita destroy --force` ends it")
+}
+
+/// Claims a name: creates its directory and takes its lock. A VM of this name whose files were removed keeps the name as
+/// long as it is watched. For a VM `is_suspect`ed to run like that, all processes of the host are searched.
+fn claim_name(dir: PathBuf, is_suspect: bool) -> Result<NameClaim> {
+    let mut has_created = false;
     for _ in 0..TRIES {
         match DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => {}
+            Ok(()) => has_created = true,
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(io(&dir, e)),
         }
         match Lock::take(&dir.join(layout::LOCK), Wait::No) {
             Ok(Some(lock)) => match reconcile::find(&dir) {
-                Unwatched::NotStarted | Unwatched::Ended(_) | Unwatched::Gone(_) => {
-                    return Ok(NameClaim { dir, lock });
+                found @ (Unwatched::NotStarted | Unwatched::Ended(_) | Unwatched::Gone(_)) => {
+                    let sign = sign::take(&dir).ours();
+                    let has_files = !matches!(found, Unwatched::NotStarted);
+                    if !has_files && (is_suspect || sign.is_none()) && is_watched(&dir) {
+                        if has_created {
+                            let _ = rundir::remove(&dir);
+                        }
+                        return Err(runs_without_files());
+                    }
+                    // Without a sign, processes of a former VM are searched and ended before this VM starts.
+                    let sign = sign.filter(|_| !is_suspect);
+                    return Ok(NameClaim { dir, lock, sign });
                 }
                 Unwatched::Runs { .. } => {
                     return Err(taken(
                         "a VM of this name runs without a monitor; `pepita adopt` or `pepita destroy` it",
                     ));
                 }
+                Unwatched::Unlocked { .. } => return Err(runs_without_files()),
                 Unwatched::Unreadable { why, .. } => return Err(reconcile::unreadable(&why)),
             },
             // The holder is a monitor, or a call that only reads the status and releases the lock soon.

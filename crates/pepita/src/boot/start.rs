@@ -11,7 +11,7 @@ use crate::qemu;
 use crate::rundir::files::{self, Sync};
 use crate::rundir::{console_log, layout, monitor_log};
 use crate::vm_config::{VmConfig, VmmKind};
-use crate::vmm::{self, Processes};
+use crate::vmm::{self, Claims, Processes};
 use pepita_wire::record::{Transport, VsockStatus};
 use pepita_wire::{StatusRecord, VmState};
 use std::fs::File;
@@ -62,6 +62,7 @@ impl Started {
             config,
             dir: name.dir,
             name: name.lock,
+            sign: name.sign,
             cid: Some(cid.lock),
             cid_path: cid.path,
             limits,
@@ -101,8 +102,8 @@ fn make(Claimed { config, name, cid }: &Claimed) -> Result<Made> {
         VmmKind::Process => Limits::default(),
     };
     become_reaper(config);
-    let processes = vmm::start(config, &boot_token, cid.lock.file(), cid.vhost.as_ref())
-        .inspect_err(|_| limits.remove())?;
+    let claims = Claims { cid_lock: cid.lock.file(), vhost: cid.vhost.as_ref(), sign: name.sign.as_ref() };
+    let processes = vmm::start(config, &boot_token, &claims).inspect_err(|_| limits.remove())?;
     for process in std::iter::once(&processes.vmm).chain(&processes.backend) {
         // The monitor is protected from the OOM killer; the processes of the VM must not be.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", process.identity.pid), "0");

@@ -1,38 +1,67 @@
-//! `pepita run` in the foreground: streams the output, stops the VM on Ctrl-C, exits as the daemon does.
+//! `pepita run` in the foreground: streams the output, stops the VM on Ctrl-C and when its terminal or its reader goes
+//! away, exits as the daemon does.
 
-use super::logs;
+use super::logs::{self, Disturbance};
 use crate::client;
 use crate::error::{Result, call_error, eprint_line, system};
+use crate::host::signals::EndSignals;
 use crate::ops::destroy::{How, destroy};
 use crate::ops::follow::follow;
+use crate::ops::launch::Caller;
 use crate::rundir::{RunDir, files};
-use nix::sys::signal::{SigSet, Signal};
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Exit, ExitRecord, MonitorRequest, VmId};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 
 /// How long the daemon may take to end after Ctrl-C before it is killed, in milliseconds. (`docker stop` gives as
 /// long.)
 const GRACE_MS: u64 = 10_000;
 
-/// Prints the output of a VM until the VM has ended. Returns the exit code for this process.
-pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool) -> Result<ExitCode> {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-    // The signals are blocked before any thread is started, so that they reach only the thread that waits for them.
-    signals.thread_block().map_err(|e| system("signals", e))?;
-    let dir = run_dir.vm(name);
-    let stopper = dir.clone();
-    std::thread::spawn(move || {
+/// A command in the foreground, as the caller of a launch: a signal gives the launch up.
+#[derive(Debug)]
+pub(super) struct Foreground(EndSignals);
+
+impl Foreground {
+    /// Takes the signals that ask for an end. Has to be called before the launch, so that none is missed.
+    pub(super) fn begin() -> Result<Self> {
+        EndSignals::take().map(Self).map_err(|e| system("signals", e))
+    }
+
+    /// Returns the exit code after a launch that was given up: 128 + the signal.
+    pub(super) fn interrupted(&self) -> Option<ExitCode> {
+        let signal = self.0.next()?;
+        Some(ExitCode::from(u8::try_from(128 + signal).unwrap_or(125)))
+    }
+}
+
+impl Caller for Foreground {
+    fn gives_up(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+
+    fn is_heard(&self) -> bool {
+        true
+    }
+}
+
+/// Prints the output of a VM until the VM has ended. A signal, and a reader that goes away, stop the VM. Returns the exit
+/// code for this process.
+pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool, foreground: &Foreground) -> Result<ExitCode> {
+    let mut is_stopped = false;
+    let mut stop = |force: bool| {
+        let force = force && is_stopped;
+        is_stopped = true;
+        let (dir, timeout_ms) = (run_dir.vm(name), GRACE_MS);
+        let request = MonitorRequest::Stop { signal: pepita_wire::Signal::TERM, timeout_ms, force };
+        // A monitor that does not answer must not hold up the output, nor the next signal.
+        std::thread::spawn(move || client::ask(&dir, request));
+    };
+    logs::stream(run_dir, name, &foreground.0, |disturbance| match disturbance {
         // The first signal stops the VM gracefully, the second at once.
-        let mut force = false;
-        while signals.wait().is_ok() {
-            let stop =
-                MonitorRequest::Stop { signal: pepita_wire::Signal::TERM, timeout_ms: GRACE_MS, force };
-            let _ = client::ask(&stopper, stop);
-            force = true;
-        }
-    });
-    logs::stream(run_dir, name)?;
+        Disturbance::Signal => stop(true),
+        Disturbance::ReaderGone => stop(false),
+    })?;
     let status = follow(run_dir, name, None, |_| false)?;
     let exit = status.exit.or_else(|| files::exit(&run_dir.vm(name)).ok());
     let exit =

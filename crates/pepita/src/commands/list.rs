@@ -6,14 +6,13 @@ use crate::error::{About, Result, call_error};
 use crate::ops::follow::follow;
 use crate::reconcile;
 use crate::rundir::RunDir;
-use pepita_wire::record::{CallErrorKind, pretty};
+use pepita_wire::record::{CallErrorKind, Reach, pretty};
 use pepita_wire::{ExitRecord, StatusRecord, VmId};
 use std::time::Duration;
 
 /// Carries out `pepita list`.
 pub(super) fn list(run_dir: &RunDir, format: Format) -> Result<()> {
-    let all: Vec<StatusRecord> =
-        run_dir.names()?.iter().filter_map(|name| status_of(run_dir, name)).collect();
+    let all = records(run_dir)?;
     match format {
         Format::Json => print(&pretty(&all)),
         Format::Name => all.iter().for_each(|status| print(&status.name)),
@@ -22,10 +21,34 @@ pub(super) fn list(run_dir: &RunDir, format: Format) -> Result<()> {
     Ok(())
 }
 
-/// Returns the status of a VM; its state is `unknown` when the files of the VM cannot be read. Returns `None` for a VM
-/// that was removed meanwhile.
-fn status_of(run_dir: &RunDir, name: &VmId) -> Option<StatusRecord> {
-    match reconcile::status(run_dir, name) {
+/// Returns the status of each VM, sorted by name, also of those that an earlier version has put elsewhere.
+fn records(run_dir: &RunDir) -> Result<Vec<StatusRecord>> {
+    let mut all = records_in(run_dir)?;
+    for former in run_dir.former() {
+        let elsewhere = records_in(&former)?;
+        all.extend(elsewhere.into_iter().filter(|status| {
+            VmId::new(&status.name).is_ok_and(|name| run_dir.holding(&name).path() == former.path())
+        }));
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(all)
+}
+
+fn records_in(run_dir: &RunDir) -> Result<Vec<StatusRecord>> {
+    // The processes are looked for first: a VM that starts meanwhile is found by its directory.
+    let vanished = reconcile::vanished_names(run_dir);
+    let mut names = run_dir.names()?;
+    names.extend(vanished);
+    names.sort();
+    names.dedup();
+    let statuses = reconcile::statuses(run_dir, &names);
+    Ok(names.iter().zip(statuses).filter_map(|(name, status)| listed(name, status)).collect())
+}
+
+/// Returns the record for a list; its state is `unknown` when the files of the VM cannot be read. Returns `None` for a
+/// VM that was removed meanwhile.
+fn listed(name: &VmId, status: Result<StatusRecord>) -> Option<StatusRecord> {
+    match status {
         Ok(status) => Some(status),
         Err(e) if e.kind == CallErrorKind::NoSuchVm => None,
         Err(e) => {
@@ -47,11 +70,13 @@ fn table(all: &[StatusRecord]) {
 
 fn row(status: &StatusRecord) -> [String; 7] {
     let uptime = humantime::format_duration(Duration::from_secs(status.uptime_ms / 1000)).to_string();
-    let exit = match (&status.exit, &status.unreadable) {
-        (Some(ExitRecord { exit, daemon: Some(daemon), .. }), _) => format!("{exit} ({daemon})"),
-        (Some(ExitRecord { exit, daemon: None, .. }), _) => exit.to_string(),
-        (None, Some(why)) => format!("unreadable: {why}"),
-        (None, None) => String::new(),
+    let exit = match (&status.exit, &status.unreadable, status.reach) {
+        (Some(ExitRecord { exit, daemon: Some(daemon), .. }), ..) => format!("{exit} ({daemon})"),
+        (Some(ExitRecord { exit, daemon: None, .. }), ..) => exit.to_string(),
+        (None, Some(why), Reach::Vanished) => format!("vanished: {why}"),
+        (None, Some(why), Reach::Usual | Reach::Silent) => format!("unreadable: {why}"),
+        (None, None, Reach::Silent) => "its monitor does not answer".to_owned(),
+        (None, None, Reach::Usual | Reach::Vanished) => String::new(),
     };
     [
         status.name.clone(),

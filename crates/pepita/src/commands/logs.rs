@@ -4,6 +4,7 @@
 use crate::client::Client;
 use crate::error::{About, Result, call_error, eprint_line, system};
 use crate::host::clock::{self, unix_ms};
+use crate::host::signals::EndSignals;
 use crate::reconcile;
 use crate::rundir::console_log::{FILES, path, read_index};
 use crate::rundir::{RunDir, ends, files};
@@ -146,9 +147,24 @@ fn watch_starts(run_dir: &RunDir, dir: &Path) -> Result<OwnedFd> {
     Ok(watch)
 }
 
-/// Prints the whole log, and the output that is added until the VM has ended.
-pub(super) fn stream(run_dir: &RunDir, name: &VmId) -> Result<()> {
-    copy_out(run_dir, name, 0, true)
+/// A thing that happens while output is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Disturbance {
+    /// A signal asks for an end.
+    Signal,
+    /// The reader of the output is gone, or the terminal is.
+    ReaderGone,
+}
+
+/// Prints the whole log, and the output that is added until the VM has ended. Goes on without output when its reader
+/// goes away.
+pub(super) fn stream(
+    run_dir: &RunDir,
+    name: &VmId,
+    signals: &EndSignals,
+    on: impl FnMut(Disturbance),
+) -> Result<()> {
+    follow_log(run_dir, name, 0, &mut Out::new(WhenUnwritable::Warn), Some(signals), on)
 }
 
 /// Returns the offset in the files of the log at which the output begins that is at most this old, in bytes.
@@ -177,25 +193,62 @@ fn offset_at(dir: &Path, from: u64) -> u64 {
     }
 }
 
-fn copy_out(run_dir: &RunDir, name: &VmId, mut skip: u64, follow: bool) -> Result<()> {
+/// Prints the log, and the output that is added if it is followed. Ends this process when the reader of the output is
+/// gone.
+fn copy_out(run_dir: &RunDir, name: &VmId, skip: u64, follow: bool) -> Result<()> {
+    let mut out = Out::new(WhenUnwritable::Fail);
+    if !follow {
+        return print_files(&run_dir.vm(name), skip, &mut out).map(drop);
+    }
+    let leave = |_: Disturbance| {
+        std::process::exit(0);
+    };
+    follow_log(run_dir, name, skip, &mut out, None, leave)
+}
+
+/// Prints all files of the log, and returns the newest one.
+fn print_files(dir: &Path, mut skip: u64, out: &mut Out) -> Result<Option<File>> {
+    let mut files = all(dir);
+    for file in &mut files {
+        copy(file, &mut skip, out)?;
+    }
+    Ok(files.pop())
+}
+
+fn follow_log(
+    run_dir: &RunDir,
+    name: &VmId,
+    skip: u64,
+    out: &mut Out,
+    signals: Option<&EndSignals>,
+    mut on: impl FnMut(Disturbance),
+) -> Result<()> {
     let dir = run_dir.vm(name);
     let start = present(&dir);
     // The watches are set up before the first read, so that nothing is missed in between.
-    let ended = follow.then(|| watch_end(run_dir, name)).transpose()?;
-    let written = follow.then(|| watch_log(&dir)).transpose()?;
-    let mut out = io::stdout().lock();
-    let mut files = all(&dir);
-    for file in &mut files {
-        copy(file, &mut skip, &mut out)?;
-    }
-    let mut current = files.pop();
-    let (Some(ended), Some(written)) = (ended, written) else { return Ok(()) };
+    let (ended, written) = (watch_end(run_dir, name)?, watch_log(&dir)?);
+    let mut current = print_files(&dir, skip, out)?;
+    let mut is_told = false;
     loop {
-        let mut fds = [PollFd::new(&ended, PollFlags::IN), PollFd::new(&written, PollFlags::IN)];
+        if out.is_gone && !is_told {
+            is_told = true;
+            on(Disturbance::ReaderGone);
+        }
+        let mut fds = vec![PollFd::new(&ended, PollFlags::IN), PollFd::new(&written, PollFlags::IN)];
+        fds.extend(signals.map(|signals| PollFd::new(signals, PollFlags::IN)));
+        // A pipe without a reader, and a terminal that is closed, report themselves without being asked for anything.
+        fds.extend((!out.is_gone).then(|| PollFd::new(&out.stdout, PollFlags::empty())));
         let _ = poll(&mut fds, None);
         let over = !fds[0].revents().is_empty();
+        let gone = PollFlags::ERR | PollFlags::HUP;
+        let is_gone = !out.is_gone && fds.last().is_some_and(|stdout| stdout.revents().intersects(gone));
         if !fds[1].revents().is_empty() {
             let _ = rustix::io::read(&written, &mut [0; 4096]);
+        }
+        drop(fds);
+        out.is_gone |= is_gone;
+        while signals.and_then(EndSignals::next).is_some() {
+            on(Disturbance::Signal);
         }
         // Every file is read to its end. The monitor does not write to a rotated file any more; further output is in
         // the next file.
@@ -206,17 +259,80 @@ fn copy_out(run_dir: &RunDir, name: &VmId, mut skip: u64, follow: bool) -> Resul
         }
         for mut next in newer {
             if let Some(file) = &mut current {
-                copy(file, &mut 0, &mut out)?;
+                copy(file, &mut 0, out)?;
             }
-            copy(&mut next, &mut 0, &mut out)?;
+            copy(&mut next, &mut 0, out)?;
             current = Some(next);
         }
         if let Some(file) = &mut current {
-            copy(file, &mut 0, &mut out)?;
+            copy(file, &mut 0, out)?;
         }
         if over {
             return Ok(());
         }
+    }
+}
+
+/// What is done when standard output cannot be written although its reader is there, for example on a full disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WhenUnwritable {
+    /// The command fails.
+    Fail,
+    /// The output is lost, which is told once.
+    Warn,
+}
+
+/// Standard output, which may lose its reader.
+struct Out {
+    stdout: io::Stdout,
+    when_unwritable: WhenUnwritable,
+    has_warned: bool,
+    /// Whether the reader is gone. What is written from then on is lost.
+    is_gone: bool,
+}
+
+impl Out {
+    fn new(when_unwritable: WhenUnwritable) -> Self {
+        Self { stdout: io::stdout(), when_unwritable, has_warned: false, is_gone: false }
+    }
+
+    fn failed(&mut self, error: io::Error) -> io::Result<()> {
+        // A terminal that is closed gives EIO.
+        let is_terminal_gone = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+        if error.kind() == io::ErrorKind::BrokenPipe || is_terminal_gone {
+            self.is_gone = true;
+            return Ok(());
+        }
+        match self.when_unwritable {
+            WhenUnwritable::Fail => Err(error),
+            WhenUnwritable::Warn => {
+                if !std::mem::replace(&mut self.has_warned, true) {
+                    let advice = "output is lost here, and `pepita logs` has all of it";
+                    eprint_line(format_args!("pepita: standard output: {error}; {advice}"));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_gone {
+            return Ok(bytes.len());
+        }
+        match self.stdout.write(bytes) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
+            Err(e) => self.failed(e).map(|()| bytes.len()),
+            written => written,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.is_gone {
+            return Ok(());
+        }
+        self.stdout.flush().or_else(|e| self.failed(e))
     }
 }
 
@@ -251,7 +367,7 @@ fn inode(file: &File) -> Option<u64> {
 
 fn copy(from: &mut File, skip: &mut u64, to: &mut impl Write) -> Result<()> {
     skip_in(from, skip)?;
-    printed(io::copy(from, to).and_then(|_| to.flush()))
+    io::copy(from, to).and_then(|_| to.flush()).map_err(|e| system("log", e))
 }
 
 /// Skips bytes in a file, as far as it has them.

@@ -4,6 +4,7 @@ use super::environment::environment;
 use crate::cli::DaemonArgs;
 use crate::client;
 use crate::error::{About, Result, call_error};
+use crate::ops::resolve::check_start;
 use crate::reconcile;
 use crate::rundir::RunDir;
 use pepita_wire::agent::Start;
@@ -18,6 +19,7 @@ pub(super) fn signal(run_dir: &RunDir, name: &VmId, signal: Signal) -> Result<()
 /// Carries out `pepita start`.
 pub(super) fn start(run_dir: &RunDir, name: &VmId, daemon: &DaemonArgs) -> Result<()> {
     let start = Start { command: daemon.command.clone(), env: environment(daemon)? };
+    check_start(&start).about(name.as_str())?;
     order(run_dir, name, MonitorRequest::Forward(Ask::Start(start)))
 }
 

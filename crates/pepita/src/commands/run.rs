@@ -6,12 +6,14 @@ use crate::cli::{Run, RunOptions};
 use crate::error::{Result, call_error, eprint_line};
 use crate::host::random;
 use crate::ops::follow::ready;
-use crate::ops::launch::launch;
+use crate::ops::launch::{Caller, launch};
 use crate::rundir::RunDir;
 use crate::rundir::cid::Wanted;
 use crate::vm_config::READY_TIMEOUT_MS;
 use pepita_wire::record::{CallErrorKind, pretty};
 use pepita_wire::{LaunchSpec, VmId};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,22 +22,52 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
     let (detached, wait_ready, rm) = (run.daemon, run.wait_ready, run.rm);
     let spec = specification(run)?;
     let name = name(&spec)?;
+    // A VM of this name that an earlier version has put elsewhere keeps the name.
+    let run_dir = &run_dir.holding(&name);
     if spec.vmm.as_deref() == Some("process") && !json {
         eprint_line(format_args!(
             "pepita: {name}: --vmm process has NO ISOLATION: the daemon is a plain process of this host"
         ));
     }
     let timeout = Duration::from_millis(spec.ready_timeout_ms.unwrap_or(READY_TIMEOUT_MS));
-    let status = launch(run_dir, &name, spec)?;
     if !detached {
-        return attach::attach(run_dir, &name, rm);
+        return in_foreground(run_dir, &name, spec, rm);
     }
+    let status = launch(run_dir, &name, spec, &Detached { is_program: json })?;
     let status = match wait_ready {
         true => ready(run_dir, &name, timeout)?,
         false => status,
     };
     print(&if json { pretty(&status) } else { status.name });
     Ok(ExitCode::SUCCESS)
+}
+
+fn in_foreground(run_dir: &RunDir, name: &VmId, spec: LaunchSpec, rm: bool) -> Result<ExitCode> {
+    let foreground = attach::Foreground::begin()?;
+    match launch(run_dir, name, spec, &foreground) {
+        Ok(_) => attach::attach(run_dir, name, rm, &foreground),
+        Err(e) => foreground.interrupted().ok_or(e),
+    }
+}
+
+/// A command that returns when the VM is up.
+#[derive(Debug)]
+struct Detached {
+    /// Whether a program reads the answer. A program whose end of the pipe is closed has given the launch up.
+    is_program: bool,
+}
+
+impl Caller for Detached {
+    fn gives_up(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn is_heard(&self) -> bool {
+        let stdout = std::io::stdout();
+        let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+        let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        !(self.is_program && polled.is_ok() && fds[0].revents().contains(PollFlags::ERR))
+    }
 }
 
 fn name(spec: &LaunchSpec) -> Result<VmId> {

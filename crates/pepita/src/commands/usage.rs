@@ -38,7 +38,7 @@ mod tests {
         for (args, said) in [
             (
                 &["signal"][..],
-                "the following required arguments were not provided: --name <NAME>; see --help",
+                "the following required arguments were not provided: <--name <NAME>|NAME>; see --help",
             ),
             (
                 &["run", "--nam", "a"],

@@ -72,6 +72,11 @@ impl ProcessId {
         self.field(0).is_some_and(|state| state == "T")
     }
 
+    /// Returns the process id of the parent.
+    pub fn parent(&self) -> Option<u32> {
+        self.field(1)?.parse().ok()
+    }
+
     /// Kills the process and waits until the process is gone, for [`END_DEADLINE`] at most.
     pub fn end(&self) {
         if let Some(handle) = self.open() {

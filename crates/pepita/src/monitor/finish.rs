@@ -50,15 +50,18 @@ impl Monitor {
         // The claim of the CID ends with this process, so its file is removed. When the VMM held the claim and the file
         // is locked now, another VM has claimed the CID, and the file stays.
         let cid = self.cid.take().or_else(|| Lock::take(&self.cid_path, Wait::No).ok().flatten());
-        if cid.is_some() {
+        // After a removal of the directory of claims, the file of that name may be another VM's.
+        if cid.as_ref().is_some_and(|lock| lock.is_at(&self.cid_path)) {
             let _ = std::fs::remove_file(&self.cid_path);
         }
         drop(cid);
         self.save();
         let status = self.status();
         match self.starter.take() {
+            // The launch counts as failed, so nothing of it may stay.
+            _ if self.is_abandoned => drop(rundir::remove(&self.dir)),
             // The VM started and ended before its starter got an answer.
-            Some(starter) if self.life.vmm_ran() => starter.started(&status),
+            Some(starter) if self.life.vmm_ran() => drop(starter.started(&status)),
             Some(starter) => {
                 starter.ended(&status);
                 // No program knows of this VM, so its files are removed.

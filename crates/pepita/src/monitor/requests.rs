@@ -4,6 +4,7 @@ use super::Monitor;
 use super::agent::Asker;
 use super::handover::Asked;
 use super::life::{Event, Route};
+use crate::vm_config::MAX_TIME_MS;
 use pepita_wire::frame::Outcome;
 use pepita_wire::record::VcpuState;
 use pepita_wire::{Ask, MonitorRequest, Request, Signal, WireError};
@@ -38,7 +39,10 @@ impl Monitor {
             }
             Ok(MonitorRequest::Stop { force: true, .. }) => self.order(reply, Event::Kill),
             Ok(MonitorRequest::Stop { signal, timeout_ms, force: false }) => {
-                self.order(reply, Event::Stop { signal, grace: Duration::from_millis(timeout_ms) });
+                self.order(
+                    reply,
+                    Event::Stop { signal, grace: Duration::from_millis(timeout_ms.min(MAX_TIME_MS)) },
+                );
             }
             Ok(MonitorRequest::Pause | MonitorRequest::Signal(Signal::STOP)) => {
                 self.set_vcpus(VcpuState::Paused);

@@ -6,6 +6,7 @@ use super::evidence::LastWords;
 use super::life::Event;
 use super::qmp::QmpMessage;
 use super::qmp_connection::Qmp;
+use super::starter::{Reaction, Starter};
 use super::stream::read;
 use crate::host::clock::unix_ms;
 use crate::host::wait::wait_readable;
@@ -14,7 +15,7 @@ use crate::vm_config::VmmKind;
 use pepita_wire::GuestEvent;
 use pepita_wire::conversation::News;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The size of one read of the console, in bytes.
@@ -37,6 +38,7 @@ pub(super) enum Source {
     Dial(u64),
     Listener,
     Client(u64),
+    Starter,
 }
 
 impl Monitor {
@@ -64,6 +66,9 @@ impl Monitor {
         }
         for (client, fd, interest) in self.control.interest() {
             fds.push((client.map_or(Source::Listener, Source::Client), fd, interest));
+        }
+        if let Some(pipe) = self.starters_pipe() {
+            fds.push((Source::Starter, pipe.as_fd(), PollFlags::IN));
         }
         let wake_at =
             [self.life.wake_at(), self.agent.wake_at(), self.publish_at].into_iter().flatten().min();
@@ -101,8 +106,27 @@ impl Monitor {
                     self.on_backend_ended();
                 }
             }
+            Source::Starter => self.read_starter(),
             Source::Vmm if self.is_over => {}
             Source::Vmm => self.on_vmm_gone(),
+        }
+    }
+
+    /// Returns the pipe of the program that ordered the launch, until that program has taken the VM.
+    fn starters_pipe(&self) -> Option<&OwnedFd> {
+        self.to_be_taken.as_ref().or_else(|| self.starter.as_ref()?.pipe())
+    }
+
+    /// Ends a VM whose launch was given up: the program that ordered it reports a failure, or is dead.
+    fn read_starter(&mut self) {
+        match self.starters_pipe().map(Starter::reaction) {
+            Some(Reaction::Taken) => self.to_be_taken = None,
+            Some(Reaction::Gone) => {
+                (self.to_be_taken, self.starter) = (None, None);
+                self.is_abandoned = true;
+                self.happened(Event::Kill);
+            }
+            Some(Reaction::None) | None => {}
         }
     }
 

@@ -6,6 +6,7 @@ use pepita_wire::{Exit, StatusRecord};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 
 /// Texts that the VMM writes when the host lacks a resource that may be available later.
 const PASSING: [&str; 7] = [
@@ -29,34 +30,74 @@ pub(crate) enum Answer {
     Failed(CallError),
 }
 
+/// The line by which a starter takes the VM that it was answered to have. A starter that ends before, or whose call is
+/// given up, closes its pipe without it: its launch counts as failed, and no VM may be left of it.
+pub(crate) const TAKEN: &[u8] = b"taken\n";
+
 /// The program that waits for the answer.
 #[derive(Debug)]
-pub(crate) struct Starter(());
+pub(crate) struct Starter {
+    /// The pipe on which the starter says [`TAKEN`]; `None` = it says nothing.
+    pipe: Option<OwnedFd>,
+}
+
+/// The reaction of a starter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reaction {
+    /// The starter has taken the VM.
+    Taken,
+    /// The starter is gone, or has given its launch up.
+    Gone,
+    /// The starter has said nothing yet.
+    None,
+}
 
 impl Starter {
     /// Returns the starter, which reads the standard output of this process.
     pub(crate) fn on_stdout() -> Self {
-        Self(())
+        Self { pipe: None }
     }
 
-    /// Answers, and closes standard output. The closed output marks the end of the answer.
-    pub(crate) fn answer(self, answer: &Answer) {
+    /// Returns the starter with the pipe on which it says whether it takes the VM.
+    pub(crate) fn with_pipe(self, pipe: OwnedFd) -> Self {
+        Self { pipe: Some(pipe) }
+    }
+
+    /// Returns the pipe to wait for.
+    pub(crate) fn pipe(&self) -> Option<&OwnedFd> {
+        self.pipe.as_ref()
+    }
+
+    /// Reads what a starter says on its pipe, which is readable.
+    pub(crate) fn reaction(pipe: &OwnedFd) -> Reaction {
+        match rustix::io::read(pipe, &mut [0; TAKEN.len()]) {
+            Ok(0) => Reaction::Gone,
+            Ok(_) => Reaction::Taken,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => Reaction::None,
+            Err(_) => Reaction::Gone,
+        }
+    }
+
+    /// Answers, and closes standard output. The closed output marks the end of the answer. Returns the pipe on which the
+    /// starter takes the VM.
+    pub(crate) fn answer(self, answer: &Answer) -> Option<OwnedFd> {
         let line = serde_json::to_string(answer).expect("records become JSON");
         // The starter may be gone, so an error is ignored.
         let _ = writeln!(std::io::stdout(), "{line}");
         if let Ok(null) = File::options().write(true).open("/dev/null") {
             let _ = rustix::stdio::dup2_stdout(null);
         }
+        self.pipe
     }
 
-    /// Answers that the VM was started or adopted.
-    pub(crate) fn started(self, status: &StatusRecord) {
-        self.answer(&Answer::Up(Box::new(status.clone())));
+    /// Answers that the VM was started or adopted. Returns the pipe on which the starter takes the VM.
+    pub(crate) fn started(self, status: &StatusRecord) -> Option<OwnedFd> {
+        self.answer(&Answer::Up(Box::new(status.clone())))
     }
 
     /// Answers that the VM has ended before its VMM was set up.
     pub(super) fn ended(self, status: &StatusRecord) {
-        let Some(record) = &status.exit else { return self.started(status) };
+        let Some(record) = &status.exit else { return drop(self.started(status)) };
         let kind = match &record.exit {
             // A second attempt helps only when the VMM lacked a resource. Arguments and images that the VMM refuses, it
             // refuses again.

@@ -3,6 +3,7 @@
 use crate::client;
 use crate::error::{Result, call_error};
 use crate::host::process_id::ProcessId;
+use crate::host::strays::{self, Member};
 use crate::host::wait::wait_readable;
 use crate::ops::follow::follow;
 use crate::reconcile::{self, Unwatched};
@@ -39,6 +40,10 @@ const MONITOR_END: Duration = Duration::from_secs(1);
 const TRIES: usize = 100;
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 
+/// The number of attempts after which a monitor that holds the lock, and cannot be reached, counts as one without a
+/// socket.
+const ROUNDS_UNREACHABLE: usize = 4;
+
 /// Ends a VM and removes all traces of it. Returns whether there was such a VM.
 ///
 /// # Errors
@@ -56,12 +61,16 @@ pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Result<bool> {
 }
 
 fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool> {
-    for _ in 0..TRIES {
+    for round in 0..TRIES {
         if !dir.is_dir() {
-            return Ok(false);
+            return if round == 0 { end_vanished(dir, how) } else { Ok(true) };
         }
-        if !stop(run_dir, name, how, dir) {
-            end_monitor(dir);
+        match stop(run_dir, name, how, dir) {
+            Obeyed::Yes => {}
+            Obeyed::No => end_monitor(dir),
+            // A monitor that starts has no socket yet, and one that ends has none any more.
+            Obeyed::Unreachable if round < ROUNDS_UNREACHABLE => {}
+            Obeyed::Unreachable => end_unreachable(dir, how)?,
         }
         let lock = match Lock::take(&dir.join(layout::LOCK), Wait::No) {
             Ok(lock) => lock,
@@ -73,8 +82,19 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
             await_lock(dir);
             continue;
         };
-        if let (How::Graceful { .. }, Unwatched::Unreadable { why, .. }) = (how, reconcile::find(dir)) {
-            return Err(reconcile::unreadable(&why));
+        if let How::Graceful { .. } = how {
+            match reconcile::find(dir) {
+                Unwatched::Unreadable { why, .. } => return Err(reconcile::unreadable(&why)),
+                Unwatched::Unlocked { monitor, .. } => {
+                    return Err(reconcile::unreadable(&reconcile::unlocked(dir, &monitor)));
+                }
+                Unwatched::NotStarted if strays::members(dir).iter().any(Member::watches) => {
+                    let why = format!("{}: its files were removed while the VM runs", dir.display());
+                    return Err(reconcile::unreadable(&why));
+                }
+                Unwatched::NotStarted | Unwatched::Ended(_) | Unwatched::Gone(_) | Unwatched::Runs { .. } => {
+                }
+            }
         }
         reconcile::discard(run_dir, dir)?;
         return Ok(true);
@@ -82,8 +102,51 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
     Err(call_error(CallErrorKind::TryAgain, "another process holds its run directory; try again"))
 }
 
-/// Asks the monitor to stop the VM and waits for the end. Returns `false` when there is a monitor that does not obey.
-fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> bool {
+/// Ends the VM whose run directory is gone. Returns whether there was one.
+fn end_vanished(dir: &Path, how: How) -> Result<bool> {
+    if strays::members(dir).is_empty() {
+        return Ok(false);
+    }
+    match how {
+        How::Force => strays::end_members(dir),
+        How::Graceful { .. } => {
+            let why = format!("{}: was removed while the VM runs", dir.display());
+            return Err(reconcile::unreadable(&why));
+        }
+    }
+    Ok(true)
+}
+
+/// Ends a VM whose monitor holds the lock, and has lost its control socket. The monitor releases the lock at its end.
+fn end_unreachable(dir: &Path, how: How) -> Result<()> {
+    if !Lock::is_held(&dir.join(layout::LOCK)) {
+        return Ok(());
+    }
+    match how {
+        How::Force => strays::end_members(dir),
+        // Without a state the VM is still starting.
+        How::Graceful { .. } if monitor(dir).is_none_or(|monitor| monitor.open().is_none()) => {}
+        How::Graceful { .. } => {
+            let why = format!("{}: was removed while the VM runs", dir.join(layout::CONTROL).display());
+            return Err(reconcile::unreadable(&why));
+        }
+    }
+    Ok(())
+}
+
+/// The effect of a request to a monitor to stop its VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Obeyed {
+    /// The VM has ended.
+    Yes,
+    /// There is a monitor that does not obey.
+    No,
+    /// There is no monitor, or its control socket is missing.
+    Unreachable,
+}
+
+/// Asks the monitor to stop the VM and waits for the end.
+fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Obeyed {
     let (request, limit) = match how {
         How::Graceful { signal, timeout } => {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -93,17 +156,20 @@ fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> bool {
     };
     match client::ask(dir, request) {
         Ok(_) => loop {
-            let ended = follow(run_dir, name, Some(limit), |_| false);
-            if ended.err().is_none_or(|e| e.kind != CallErrorKind::Timeout) {
-                return true;
-            }
-            // A daemon may have asked for more time (semantics 7.14).
-            if matches!(how, How::Force) || !has_grace(dir) {
-                return false;
+            match follow(run_dir, name, Some(limit), |_| false) {
+                // A daemon may have asked for more time (semantics 7.14).
+                Err(e) if e.kind == CallErrorKind::Timeout => {
+                    if matches!(how, How::Force) || !has_grace(dir) {
+                        return Obeyed::No;
+                    }
+                }
+                Ok(_) | Err(_) => return Obeyed::Yes,
             }
         },
-        // Without a monitor the connection is refused. With a monitor that does not answer, the call times out.
-        Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        // With a monitor that does not answer, the call times out.
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Obeyed::No,
+        // Without a monitor the connection is refused.
+        Err(_) => Obeyed::Unreachable,
     }
 }
 

@@ -2,12 +2,17 @@
 
 use crate::client::Client;
 use crate::error::{About, Result, call_error};
+use crate::host::process_id::ProcessId;
+use crate::host::wait::wait_readable;
 use crate::ops::launch::adopt;
 use crate::reconcile;
 use crate::rundir::RunDir;
-use pepita_wire::record::CallErrorKind;
+use pepita_wire::record::{CallErrorKind, Reach};
 use pepita_wire::{StatusRecord, VmId};
 use std::time::{Duration, Instant};
+
+/// The time after which a monitor that does not answer is asked again.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Follows a VM until `done` returns true or the VM has ended, also when the monitor changes. Returns the last status.
 ///
@@ -43,7 +48,17 @@ pub(crate) fn follow(
         if done(&status) || status.state.is_terminal() {
             return Ok(status);
         }
-        if status.monitor_pid.is_none() {
+        if let Some(why) = &status.unreadable {
+            return Err(reconcile::unreadable(why)).about(name.as_str());
+        }
+        if status.reach == Reach::Silent {
+            // The monitor cannot be asked, so its end is awaited, for a while at a time.
+            let pause = left().map_or(SILENCE, |left| left.min(SILENCE));
+            match status.monitor_pid.and_then(ProcessId::of).and_then(|monitor| monitor.open()) {
+                Some(monitor) => drop(wait_readable(&monitor, pause)),
+                None => std::thread::sleep(pause),
+            }
+        } else if status.monitor_pid.is_none() {
             // Only a monitor observes the end of a VM, so a VM without one is adopted.
             adopt(run_dir, name)?;
         }

@@ -1,15 +1,18 @@
-//! Launches or adopts a VM: starts a monitor and waits for its answer.
+//! Launches or adopts a VM: starts a monitor, waits for its answer, and takes the VM.
 
 use crate::boot::Order;
 use crate::error::{About, Result, call_error, system};
 use crate::host::{cgroup, inherited};
-use crate::monitor::Answer;
+use crate::monitor::{Answer, TAKEN};
 use crate::ops::resolve::resolve;
 use crate::reconcile;
 use crate::rundir::RunDir;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{LaunchSpec, StatusRecord, VmId};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -20,17 +23,44 @@ const ANSWER_CAP: u64 = 1 << 20;
 const ADOPT_TRIES: usize = 50;
 const ADOPT_PAUSE: Duration = Duration::from_millis(20);
 
+/// The caller of a launch, which decides whether the VM stays once it is up.
+pub(crate) trait Caller {
+    /// Returns the descriptor that is readable when the caller gives the launch up; `None` = it never does.
+    fn gives_up(&self) -> Option<BorrowedFd<'_>>;
+    /// Returns whether somebody hears of the VM that is up now.
+    fn is_heard(&self) -> bool;
+}
+
+/// A caller that takes every VM.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patient;
+
+impl Caller for Patient {
+    fn gives_up(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn is_heard(&self) -> bool {
+        true
+    }
+}
+
 /// Starts the VM `name` as `spec` describes it. Returns its status when its VMM runs.
 ///
 /// # Errors
-/// When the request cannot be met. Nothing of the VM is left then.
-pub(crate) fn launch(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result<StatusRecord> {
+/// When the request cannot be met, or the caller has given up. Nothing of the VM is left then.
+pub(crate) fn launch(
+    run_dir: &RunDir,
+    name: &VmId,
+    spec: LaunchSpec,
+    caller: &impl Caller,
+) -> Result<StatusRecord> {
     let launched = || {
         // The length of the path is checked first, so that no directory is created that no VM can use.
         run_dir.checked_vm(name)?;
         run_dir.create()?;
         let requested = resolve(run_dir, name, spec)?;
-        start_monitor(run_dir, &Order::Launch(Box::new(requested)))
+        start_monitor(run_dir, &Order::Launch(Box::new(requested)), caller)
     };
     launched().about(name.as_str())
 }
@@ -48,7 +78,7 @@ pub(crate) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
         if status.monitor_pid.is_some() || status.state.is_terminal() {
             return Ok(status);
         }
-        match start_monitor(run_dir, &Order::Adopt(name.clone())) {
+        match start_monitor(run_dir, &Order::Adopt(name.clone()), &Patient) {
             // Another adoption was faster, and its monitor watches the VM.
             Err(e) if e.kind == CallErrorKind::TryAgain => std::thread::sleep(ADOPT_PAUSE),
             result => return result.about(name.as_str()),
@@ -58,7 +88,7 @@ pub(crate) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
 }
 
 /// Starts a monitor and waits for its answer. The monitor outlives this process.
-fn start_monitor(run_dir: &RunDir, order: &Order) -> Result<StatusRecord> {
+fn start_monitor(run_dir: &RunDir, order: &Order, caller: &impl Caller) -> Result<StatusRecord> {
     let own = std::env::current_exe().map_err(|e| system("our own program", e))?;
     let mut command = Command::new(own);
     inherited::clean_environment(&mut command);
@@ -72,17 +102,32 @@ fn start_monitor(run_dir: &RunDir, order: &Order) -> Result<StatusRecord> {
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| call_error(CallErrorKind::TryAgain, format!("cannot start a monitor: {e}")))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let order = serde_json::to_vec(order).expect("an order becomes JSON");
+    let mut pipe = child.stdin.take();
+    if let Some(stdin) = &mut pipe {
+        let mut order = serde_json::to_vec(order).expect("an order becomes JSON");
+        order.push(b'\n');
         stdin.write_all(&order).map_err(|e| system("the monitor", e))?;
     }
     let mut line = Vec::new();
     if let Some(stdout) = child.stdout.take() {
+        let gave_up = caller.gives_up().is_some_and(|signal| !wait_for_answer(&stdout, signal));
+        if gave_up {
+            pipe = None;
+        }
         // The output is read to its end: the monitor closes it when the answer is complete.
         stdout.take(ANSWER_CAP).read_to_end(&mut line).map_err(|e| system("the monitor", e))?;
     }
     match serde_json::from_slice(&line) {
-        Ok(Answer::Up(status)) => Ok(*status),
+        Ok(Answer::Up(status)) => {
+            if let Some(mut pipe) = pipe.filter(|_| caller.is_heard()) {
+                // A VM that has ended meanwhile takes its monitor along, and leaves its exit record.
+                let _ = pipe.write_all(TAKEN);
+                return Ok(*status);
+            }
+            // The monitor ends the VM, and then itself.
+            let _ = child.wait();
+            Err(call_error(CallErrorKind::TryAgain, "given up before it was up; nothing of it is left"))
+        }
         Ok(Answer::Failed(e)) => {
             let _ = child.wait();
             Err(e)
@@ -90,6 +135,20 @@ fn start_monitor(run_dir: &RunDir, order: &Order) -> Result<StatusRecord> {
         Err(_) => {
             let how = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
             Err(call_error(CallErrorKind::Internal, format!("the monitor ended without an answer ({how})")))
+        }
+    }
+}
+
+/// Waits until the monitor answers. Returns `false` when the caller gave up before.
+fn wait_for_answer(answer: &impl AsFd, signal: BorrowedFd<'_>) -> bool {
+    loop {
+        let mut fds = [PollFd::new(answer, PollFlags::IN), PollFd::from_borrowed_fd(signal, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) if !fds[1].revents().is_empty() => return false,
+            Ok(_) if !fds[0].revents().is_empty() => return true,
+            Ok(_) | Err(Errno::INTR) => {}
+            // Without a wait for both, the answer is awaited.
+            Err(_) => return true,
         }
     }
 }

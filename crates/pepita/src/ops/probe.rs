@@ -3,7 +3,7 @@
 use crate::error::{Result, call_error};
 use crate::ops::destroy::{How, destroy};
 use crate::ops::follow::ready;
-use crate::ops::launch::launch;
+use crate::ops::launch::{Patient, launch};
 use crate::rundir::RunDir;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{LaunchSpec, VmId};
@@ -40,7 +40,7 @@ pub(crate) fn probe(run_dir: &RunDir, kernel: &Path, rootfs: &Path) -> Result<Pr
         hold: true,
         ..LaunchSpec::default()
     };
-    let seen = launch(run_dir, &name, spec).and_then(|status| {
+    let seen = launch(run_dir, &name, spec, &Patient).and_then(|status| {
         let up = ready(run_dir, &name, DEADLINE)?;
         Ok(Probe { agent_ms: up.boot_ms.agent.unwrap_or_default(), accel: status.accel })
     });

@@ -9,11 +9,13 @@ use crate::image::{build, init, kernel, memory};
 use crate::rundir::cid::Wanted;
 use crate::rundir::{RunDir, tsc};
 use crate::vm_config::{
-    Accel, CPUS, Cid, DEFAULT_CPUS, DEFAULT_MEMORY_MB, MEMORY_MB, READY_TIMEOUT_MS, Root, VmRequest, VmmKind,
+    Accel, CPUS, Cid, DEFAULT_CPUS, DEFAULT_MEMORY_MB, INCARNATIONS, MAX_TIME_MS, MEMORY_MB, PORTS,
+    READY_TIMEOUT_MS, Root, VmRequest, VmmKind,
 };
+use pepita_wire::agent::Start;
 use pepita_wire::record::{CallErrorKind, Transport};
 use pepita_wire::rundir::LOG_ENVIRONMENT;
-use pepita_wire::{DEFAULT_PORT, LaunchSpec, VmId};
+use pepita_wire::{Ask, DEFAULT_PORT, LaunchSpec, VmId};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -23,6 +25,7 @@ use std::str::FromStr;
 /// # Errors
 /// When a field has a value that no VM can have, or a required file or program is missing or of the wrong kind.
 pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result<Requested> {
+    let incarnation = within("incarnation", spec.incarnation.unwrap_or(0), &INCARNATIONS)?;
     let cid = match spec.vsock_cid {
         None => Wanted::Any,
         Some(number) => Wanted::Fixed(Cid::try_from(number).map_err(|why| refused("vsock_cid", &why))?),
@@ -38,14 +41,18 @@ pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result
         root: Root::Host(None),
         cpus: within("cpus", spec.cpus.unwrap_or(DEFAULT_CPUS), &CPUS)?,
         memory_mb: within("memory_mb", spec.memory_mb.unwrap_or(DEFAULT_MEMORY_MB), &MEMORY_MB)?,
-        port: spec.vsock_port.unwrap_or(DEFAULT_PORT),
+        port: within("vsock_port", spec.vsock_port.unwrap_or(DEFAULT_PORT), &PORTS)?,
         transport: Transport::Hybrid,
         backend: None,
         command: spec.command.clone(),
         env: spec.env.clone(),
         labels: spec.labels.clone(),
         hold: spec.hold,
-        ready_timeout_ms: spec.ready_timeout_ms.unwrap_or(READY_TIMEOUT_MS),
+        ready_timeout_ms: within(
+            "ready_timeout_ms",
+            spec.ready_timeout_ms.unwrap_or(READY_TIMEOUT_MS),
+            &(0..=MAX_TIME_MS),
+        )?,
         cmdline_append: spec.cmdline_append.clone().unwrap_or_default(),
         tsc_khz: None,
         token_port: false,
@@ -55,7 +62,7 @@ pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result
         VmmKind::Process => plain_process(&spec, base)?,
         VmmKind::Qemu => machine(run_dir, &spec, base)?,
     };
-    Ok(Requested { request, cid, incarnation: spec.incarnation.filter(|number| *number > 0) })
+    Ok(Requested { request, cid, incarnation: Some(incarnation).filter(|number| *number > 0) })
 }
 
 /// Returns the directory for logs: that of the specification, else that of the environment.
@@ -81,7 +88,14 @@ fn check_environment(spec: &LaunchSpec) -> Result<()> {
     if spec.command.iter().any(|word| word.contains('\0')) {
         return Err(refused("command", "a word has a zero byte"));
     }
-    Ok(())
+    check_start(&Start { command: spec.command.clone(), env: spec.env.clone() })
+}
+
+/// Refuses a daemon whose command and environment are too long for the order to start it.
+pub(crate) fn check_start(start: &Start) -> Result<()> {
+    Ask::Start(start.clone())
+        .check_length()
+        .map_err(|too_long| refused("command and env", &too_long.to_string()))
 }
 
 /// Parses a word; an absent word means the default.
@@ -206,13 +220,21 @@ mod tests {
             env: [(key.to_owned(), value.to_owned())].into(),
             ..LaunchSpec::default()
         };
-        let cases: [(&str, LaunchSpec); 9] = [
+        let cases: [(&str, LaunchSpec); 14] = [
             ("env", env("A=B", "x")),
             ("env", env("A", "x\0")),
             ("command", LaunchSpec { command: vec!["a\0".into()], ..LaunchSpec::default() }),
+            ("command and env", env("A", &"x".repeat(256 << 10))),
+            (
+                "command and env",
+                LaunchSpec { command: vec!["\"".repeat(200 << 10)], ..LaunchSpec::default() },
+            ),
             ("cpus", LaunchSpec { cpus: Some(0), ..LaunchSpec::default() }),
             ("memory_mb", LaunchSpec { memory_mb: Some(1), ..LaunchSpec::default() }),
             ("vsock_cid", LaunchSpec { vsock_cid: Some(2), ..LaunchSpec::default() }),
+            ("vsock_port", LaunchSpec { vsock_port: Some(u32::MAX), ..LaunchSpec::default() }),
+            ("ready_timeout_ms", LaunchSpec { ready_timeout_ms: Some(u64::MAX), ..LaunchSpec::default() }),
+            ("incarnation", LaunchSpec { incarnation: Some(u64::MAX), ..LaunchSpec::default() }),
             ("vmm", LaunchSpec { vmm: Some("xen".into()), ..LaunchSpec::default() }),
             ("--kernel", LaunchSpec::default()),
             ("--rootfs", LaunchSpec { kernel: Some("/k".into()), ..LaunchSpec::default() }),

@@ -74,6 +74,13 @@ pub fn release(dir: &RunDir, cid: Cid) {
     }
 }
 
+/// Removes the files of all claims that no process holds: those of VMs of which no readable file names the CID.
+pub fn release_unheld(dir: &RunDir) {
+    let entries = std::fs::read_dir(dir.path().join(layout::CIDS)).into_iter().flatten().flatten();
+    let cids = entries.filter_map(|entry| Cid::new(entry.file_name().to_str()?.parse().ok()?));
+    cids.for_each(|cid| release(dir, cid));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +102,10 @@ mod tests {
         assert_eq!(three().expect("free").0, cid);
         release(&dir, cid);
         assert!(!path(&dir, cid).exists());
+        let (held, _lock) = any();
+        drop(claim(&dir, Wanted::Fixed(Cid::MAX), Cid::MIN).expect("free"));
+        release_unheld(&dir);
+        assert!(path(&dir, held).exists() && !path(&dir, Cid::MAX).exists());
     }
 
     #[test]

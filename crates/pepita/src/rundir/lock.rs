@@ -43,11 +43,17 @@ impl Lock {
             }
             // Between opening and locking, another process may have removed the file and created a new one. A lock on
             // the removed file excludes no other process, so the new file has to be locked.
-            let same = |now: std::fs::Metadata| file.metadata().is_ok_and(|ours| now.ino() == ours.ino());
-            if path.metadata().is_ok_and(same) {
-                return Ok(Some(Self { file }));
+            let lock = Self { file };
+            if lock.is_at(path) {
+                return Ok(Some(lock));
             }
         }
+    }
+
+    /// Returns whether the file whose lock is held is the one at this path, and not one that was removed.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let same = |now: std::fs::Metadata| self.file.metadata().is_ok_and(|ours| now.ino() == ours.ino());
+        path.metadata().is_ok_and(same)
     }
 
     /// Returns whether a process holds the lock of a file. Does not create the file.

@@ -6,6 +6,7 @@ mod claims;
 mod cycles;
 mod deaths;
 mod ends;
+mod foreground;
 mod guest;
 #[path = "../host/mod.rs"]
 mod host;
@@ -14,3 +15,4 @@ mod logs;
 mod pauses;
 mod starts;
 mod stop_escalation;
+mod vanished;

@@ -171,6 +171,27 @@ pub struct BootTimes {
     pub daemon: Option<u64>,
 }
 
+/// The way in which a VM that runs can be reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// The monitor runs and does not answer. The record says what the monitor wrote last.
+    Silent,
+    /// The run directory is gone, or its files are, while the processes of the VM run. The record says what the
+    /// processes tell.
+    Vanished,
+    /// The usual way: over the control socket of its monitor, or through the files of its run directory.
+    #[default]
+    #[serde(other)]
+    Usual,
+}
+
+impl Reach {
+    fn is_usual(&self) -> bool {
+        *self == Self::Usual
+    }
+}
+
 /// The status of a VM. `pepita status` prints one record, `pepita list --json` a record for each VM.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -209,6 +230,9 @@ pub struct StatusRecord {
     /// The reason why the stored files of the VM cannot be read. Such a VM is left as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<String>,
+    /// The way in which the VM can be reached; absent = the usual one.
+    #[serde(skip_serializing_if = "Reach::is_usual")]
+    pub reach: Reach,
     /// The last error of the host's disk under the guest's disk, which the guest got as an error of its own:
     /// `write: No space left on device`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,189 @@
+//! Tests of launches whose caller goes away, and of `pepita run` in the foreground: nothing is left running that was
+//! called failed or stopped.
+
+use crate::host::{Form, Host, PATIENCE, kill, pepita, processes_in, text};
+use pepita_launcher::host::process_id::ProcessId;
+use pepita_launcher::host::wait::wait_readable;
+use rustix::process::Signal;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// A VMM that never comes up: it says its pid, and then nothing.
+struct SlowVmm {
+    host: Host,
+    pipe: PathBuf,
+}
+
+impl SlowVmm {
+    fn new() -> Self {
+        let host = Host::of(Form::Qemu);
+        let aside = host.dir.with_extension("vmm");
+        std::fs::create_dir(&aside).expect("made");
+        let (pipe, program) = (aside.join("pid"), aside.join("qemu"));
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).expect("a pipe");
+        let script = format!("#!/bin/sh\necho $$ >{}\nexec sleep 1000\n", pipe.display());
+        std::fs::write(&program, script).expect("written");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        Self { host: host.with("PEPITA_QEMU", program), pipe }
+    }
+
+    /// Returns the VMM, once it has been started.
+    fn started(&self) -> ProcessId {
+        let pid = std::fs::read_to_string(&self.pipe).expect("a pid");
+        ProcessId::of(pid.trim().parse().expect("a number")).expect("a process that runs")
+    }
+
+    /// Waits until the VMM and the monitor have ended, and checks that nothing is left.
+    fn assert_nothing_left(&self, vmm: &ProcessId) {
+        if let Some(handle) = vmm.open() {
+            assert!(wait_readable(&handle, PATIENCE), "the VMM runs on");
+        }
+        for process in processes_in(&self.host.dir) {
+            let process = ProcessId::of(process.pid);
+            if let Some(handle) = process.and_then(|process| process.open()) {
+                assert!(wait_readable(&handle, PATIENCE), "a process runs on");
+            }
+        }
+        assert!(!self.host.vm("a").exists(), "the run directory is left");
+    }
+}
+
+impl Drop for SlowVmm {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.pipe.with_file_name(""));
+    }
+}
+
+fn piped(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("pepita runs")
+}
+
+#[test]
+fn a_launch_whose_caller_is_killed_leaves_nothing() {
+    for options in [&["--daemon"][..], &["--daemon", "--wait-ready"], &[]] {
+        let slow = SlowVmm::new();
+        let mut run = piped(&mut slow.host.run("a", options, &[]));
+        let vmm = slow.started();
+        run.kill().expect("a child");
+        run.wait().expect("an end");
+        slow.assert_nothing_left(&vmm);
+    }
+}
+
+#[test]
+fn a_launch_that_is_interrupted_in_the_foreground_leaves_nothing() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
+        let slow = SlowVmm::new();
+        let run = piped(&mut slow.host.run("a", &[], &[]));
+        let vmm = slow.started();
+        kill(Some(run.id()), signal);
+        let output = run.wait_with_output().expect("an end");
+        assert_eq!(output.status.code(), Some(128 + signal.as_raw()), "{}", text(&output.stderr));
+        // The command returns when the VM is gone.
+        assert!(vmm.open().is_none() && !slow.host.vm("a").exists());
+    }
+}
+
+/// Starts a VM in the foreground and waits for its first line. `ignored`: the caller has set these signals to be ignored,
+/// as `nohup` and a shell's `&` do.
+fn foreground(
+    host: &Host,
+    ignored: &[Signal],
+    daemon: &str,
+) -> (Child, BufReader<std::process::ChildStdout>) {
+    let args = ["run", "--rm", "--name", "a", "--vmm", "process", "--", "/bin/sh", "-c", daemon];
+    let mut command = host.command(&args);
+    let ignored: Vec<i32> = ignored.iter().map(|signal| signal.as_raw()).collect();
+    if !ignored.is_empty() {
+        let names: Vec<String> = ignored.iter().map(i32::to_string).collect();
+        let script = format!("trap '' {}; exec \"$0\" \"$@\"", names.join(" "));
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(script).arg(pepita()).args(args).stdin(Stdio::null());
+        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command = shell;
+    }
+    command.process_group(0);
+    let mut run = piped(&mut command);
+    let mut out = BufReader::new(run.stdout.take().expect("piped"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("a line");
+    assert_eq!(line, "up\n");
+    (run, out)
+}
+
+const TICKS: &str = "echo up; trap 'echo ended; exit 3' TERM; while :; do sleep 0.1; echo tick; done";
+
+#[test]
+fn every_signal_that_ends_a_command_stops_the_vm_in_the_foreground_and_removes_it() {
+    let all = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+    for signal in all {
+        let host = Host::of(Form::Process);
+        let (run, mut out) = foreground(&host, &[], TICKS);
+        kill(Some(run.id()), signal);
+        let mut rest = String::new();
+        out.read_to_string(&mut rest).expect("text");
+        let output = run.wait_with_output().expect("an end");
+        assert_eq!(output.status.code(), Some(3), "{signal:?}: {}", text(&output.stderr));
+        assert!(rest.ends_with("ended\n"), "the stop is graceful: {rest}");
+        assert!(!host.vm("a").exists(), "{signal:?}");
+    }
+    let host = Host::of(Form::Process);
+    let (mut run, _out) = foreground(&host, &all, "echo up; sleep 1000");
+    kill(Some(run.id()), Signal::QUIT);
+    run.wait().expect("an end");
+    assert!(!host.vm("a").exists(), "the caller had set the signal to be ignored");
+}
+
+#[test]
+fn a_reader_that_goes_away_stops_the_vm_in_the_foreground_and_removes_it() {
+    for daemon in [TICKS, "echo up; exec sleep 1000"] {
+        let host = Host::of(Form::Process);
+        let (run, out) = foreground(&host, &[], daemon);
+        drop(out);
+        let output = run.wait_with_output().expect("an end");
+        assert!(output.status.code().is_some(), "{output:?}");
+        assert!(!host.vm("a").exists(), "{daemon}");
+    }
+}
+
+#[test]
+fn a_terminal_that_is_closed_stops_the_vm_in_the_foreground_and_removes_it() {
+    const TERMINAL: &str = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+seen = b""
+while b"up" not in seen:
+    seen += os.read(terminal, 1000)
+os.close(terminal)
+os.waitpid(pid, 0)
+"#;
+    for daemon in [TICKS, "echo up; exec sleep 1000"] {
+        let host = Host::of(Form::Process);
+        let args = ["run", "--rm", "--name", "a", "--vmm", "process", "--", "/bin/sh", "-c", daemon];
+        let call = host.command(&args);
+        let mut python = Command::new("python3");
+        python.arg("-c").arg(TERMINAL).arg(pepita()).args(args);
+        python.envs(call.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = python.stdin(Stdio::null()).output().expect("python3 runs");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(!host.vm("a").exists(), "{daemon}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_loses_output_and_no_vm_in_the_foreground() {
+    let host = Host::of(Form::Process);
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("a full disk");
+    let daemon = "echo one; echo two; exit 3";
+    let mut command =
+        host.command(&["run", "--rm", "--name", "a", "--vmm", "process", "--", "/bin/sh", "-c", daemon]);
+    let output = command.stdout(full).stderr(Stdio::piped()).output().expect("pepita runs");
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr).matches("standard output").count(), 1, "{}", text(&output.stderr));
+}
