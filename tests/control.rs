@@ -161,11 +161,7 @@ async fn every_question_about_ten_thousand_vms_is_answered() {
     };
     let before = std::time::Instant::now();
     let status = client.call(Call::Status).await.expect("answered");
-    println!("the status of 10000 VMs that start takes {:?}", before.elapsed());
-    rig.tree.wait_ready(std::time::Duration::from_secs(3600)).await.expect("ready");
-    let before = std::time::Instant::now();
-    client.call(Call::Status).await.expect("answered");
-    println!("the status of 10000 VMs that are ready takes {:?}", before.elapsed());
+    println!("the status of 10000 VMs takes {:?}", before.elapsed());
     assert_eq!(all(&status), 10_000);
     assert_eq!(status["groups"][99]["vms"][99]["name"], "vm-99-99");
     let part = StatusPart { of: vec!["duende-vm-vm-7-3".into()], brief: true };

@@ -20,6 +20,8 @@ pub enum ProgramExit {
     Conflict,
     /// The supervisor has done what was asked, and could not save that.
     NotSaved,
+    /// The output cannot be written, for example because a disk is full.
+    Output,
     /// The wait took longer than allowed.
     NotReady,
     /// The user lacks the permission to connect to the supervisor, or the control socket cannot be made.
@@ -39,6 +41,7 @@ impl ProgramExit {
             Self::Failed => 70,
             Self::Conflict => 73,
             Self::NotSaved => 74,
+            Self::Output => 74,
             Self::NotReady => 75,
             Self::Permission => 77,
             Self::Config => 78,

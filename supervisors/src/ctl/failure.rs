@@ -64,7 +64,11 @@ fn is_stopped(pid: i32) -> bool {
 }
 
 impl From<io::Error> for Failure {
-    fn from(_: io::Error) -> Self {
-        Self::OutputClosed
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            // A script must not take half an output for the whole.
+            _ => Self::new(ProgramExit::Output, format!("standard output: {error}")),
+        }
     }
 }

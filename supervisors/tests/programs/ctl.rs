@@ -188,6 +188,22 @@ fn refusals_and_absences_have_their_exit_codes_and_messages() {
 }
 
 #[test]
+fn an_output_that_cannot_be_written_is_no_success() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = host.ready();
+    for command in ["status", "tree", "events"] {
+        let mut ctl = Command::new(program("pepitactl"));
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("opened");
+        let output = ctl.arg("--socket").arg(host.path("c/c.sock")).arg(command).stdout(full).output();
+        let output = output.expect("pepitactl runs");
+        assert_eq!(output.status.code(), Some(74), "{command}: {}", stderr(&output));
+        assert!(stderr(&output).contains("standard output: No space left"), "{command}: {}", stderr(&output));
+    }
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
 fn commands_that_need_no_supervisor_work_without_one() {
     let host = Host::new("", &group(&["a"]));
     let good = host.path("c.toml");
