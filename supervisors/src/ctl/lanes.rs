@@ -39,6 +39,9 @@ struct Told {
     vm: String,
     incarnation: u64,
     was_live: bool,
+    /// Whether the VM had been given up and may run on: it is looked for first, and then its incarnation stays (semantics
+    /// 13.2).
+    is_sought: bool,
 }
 
 /// How far a VM is.
@@ -123,6 +126,7 @@ impl Lanes {
             lane.current = Some(Told {
                 incarnation: before.and_then(|before| before["incarnation"].as_u64()).unwrap_or_default(),
                 was_live: before.is_some_and(is_live),
+                is_sought: before.is_some_and(is_unreadable),
                 vm,
             });
         }
@@ -233,7 +237,7 @@ fn progress(
         (Command::Start | Command::Restart, Some((group, vm))) => {
             let incarnation = vm["incarnation"].as_u64().unwrap_or_default();
             let is_new = incarnation > told.incarnation;
-            let counts = is_new || command == Command::Start && told.was_live;
+            let counts = is_new || told.is_sought || command == Command::Start && told.was_live;
             came_up(name, group, vm, counts, outlooks)
         }
         // Nothing has to come.
@@ -364,6 +368,25 @@ mod tests {
         lanes.step(&tree.0);
         assert!(lanes.is_done());
         assert_eq!(lanes.problems(), ["db did not come up: exit 1; gave up"]);
+    }
+
+    #[test]
+    fn a_vm_that_was_given_up_and_is_found_again_is_up_with_its_incarnation() {
+        for (phase, problems) in [("ready", vec![]), ("failed", vec!["db did not come up: state.json"])] {
+            let mut tree = Tree::new();
+            let unreadable = json!({ "ending": { "kind": "unreadable" } });
+            let db = tree.set("db", "failed", 1);
+            (db["reason"], db["failure"]) = (json!("state.json"), unreadable);
+            let mut lanes = tree.lanes(Command::Start, &["db"]);
+            assert_eq!(lanes.step(&tree.0), ["db"]);
+            tree.set("db", "starting", 1);
+            lanes.step(&tree.0);
+            assert!(!lanes.is_done());
+            tree.set("db", phase, 1);
+            lanes.step(&tree.0);
+            assert!(lanes.is_done());
+            assert_eq!(lanes.problems(), problems);
+        }
     }
 
     #[test]
