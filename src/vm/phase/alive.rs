@@ -94,6 +94,10 @@ impl Life {
             *stage = Stage::Ready { health: Health::new(&spec.health, now) };
             effects.push(Effect::Tell(Transition::Ready));
         }
+        // The first record of a VM that is adopted while it is paused brings it here: nothing may run against it (2.6).
+        if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, &spec.health) {
+            effects.push(Effect::Tell(transition));
+        }
     }
 
     pub(super) fn link_is_up(&mut self, up: bool) {
