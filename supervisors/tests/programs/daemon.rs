@@ -196,7 +196,7 @@ fn a_tree_that_gives_up_ends_the_program_with_an_error() {
     let events = daemon.events();
     let failed: Vec<_> = events.iter().filter(|event| event["failed"] == true).map(|e| &e["event"]).collect();
     assert_eq!(failed, ["group-ended", "tree-ended"], "{}", daemon.story());
-    assert_eq!(host.processes(), [] as [&str; 0]);
+    host.assert_no_process_left();
 }
 
 #[test]
