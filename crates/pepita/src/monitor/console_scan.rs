@@ -2,7 +2,7 @@
 //! Uses at most a few KiB of memory, independent of the guest's output.
 
 use pepita_wire::console::{MARK, Note, decode};
-use pepita_wire::text::shown;
+use pepita_wire::text::shown_up_to;
 use std::collections::VecDeque;
 
 /// The longest note, in bytes. A longer line counts as output.
@@ -161,7 +161,7 @@ impl Scanner {
 
 /// Returns a line as the exit record has it.
 fn text_of(line: &[u8]) -> String {
-    shown(String::from_utf8_lossy(line).trim_end())
+    shown_up_to(String::from_utf8_lossy(line).trim_end(), LINE_KEPT)
 }
 
 #[cfg(test)]
