@@ -26,7 +26,8 @@ use std::time::{Duration, Instant};
 /// The number of events that are kept for watchers that connect later.
 const EVENTS_KEPT: usize = 256;
 
-/// The time that the agent waits before its end for a host to acknowledge the daemon's end.
+/// The time that the agent waits before its end for a host to acknowledge the daemon's end, and for the answers to requests
+/// that may have ended the daemon.
 const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 
 /// The part of the agent that changes.
@@ -52,6 +53,8 @@ pub(crate) struct State {
     health_at: Option<Instant>,
     /// The newest event that a client has acknowledged.
     pub(crate) acked: u64,
+    /// The number of requests that may end the daemon and whose answers are not written yet.
+    pub(crate) answering: usize,
     /// The time at which a daemon that was asked to stop is killed.
     pub(crate) stop_deadline: Option<Instant>,
     /// Whether a host has signalled the daemon, or the daemon has said `STOPPING=1`. Such a daemon may end at any time.
@@ -114,6 +117,7 @@ impl State {
             unreported: None,
             health_at: None,
             acked: 0,
+            answering: 0,
             stop_deadline: None,
             may_end: false,
             output_ended: false,
@@ -191,7 +195,8 @@ impl State {
             (Daemon::Held | Daemon::Running { .. }, false) => Next::Wait(None),
             (Daemon::Exited { seq, at, .. }, false) => {
                 let left = (*at + ACKNOWLEDGE).saturating_duration_since(now);
-                if self.acked >= *seq || left.is_zero() { Next::End } else { Next::Wait(Some(left)) }
+                let told = self.acked >= *seq && self.answering == 0;
+                if told || left.is_zero() { Next::End } else { Next::Wait(Some(left)) }
             }
         }
     }
@@ -289,6 +294,19 @@ mod tests {
         assert_eq!(state.unacknowledged_exit(), Some((2, &Exit::code(3))));
         state.acked = 2;
         assert_eq!((state.next(now), state.unacknowledged_exit()), (Next::End, None));
+    }
+
+    #[test]
+    fn the_agent_does_not_end_before_the_answer_to_the_signal_that_ended_the_daemon() {
+        let (mut state, now) = (State::new("t".into()), Instant::now());
+        state.started(7, now);
+        state.answering = 1;
+        state.exited(Exit::signal(1), now);
+        state.acked = 2;
+        assert_eq!(state.next(now), Next::Wait(Some(ACKNOWLEDGE)));
+        assert_eq!(state.next(now + ACKNOWLEDGE), Next::End, "a client that does not read holds up nothing");
+        state.answering = 0;
+        assert_eq!(state.next(now), Next::End);
     }
 
     #[test]

@@ -133,8 +133,8 @@ impl Connection {
             Ask::Start(start) => {
                 self.answer(id, daemon::start(&agent, &start).map(|pid| json!({ "pid": pid })))
             }
-            Ask::Stop(stop) => self.answer(id, daemon::stop(&agent, &stop).map(|()| Value::Null)),
-            Ask::Signal(signal) => self.answer(id, daemon::signal(&agent, signal).map(|()| Value::Null)),
+            Ask::Stop(stop) => self.carry_out(id, || daemon::stop(&agent, &stop)),
+            Ask::Signal(signal) => self.carry_out(id, || daemon::signal(&agent, signal)),
             Ask::Status => self.answer(id, to_value(&agent.status())),
             Ask::SetTime { unix_ms } => self.answer(id, set_time(&agent, unix_ms)),
             Ask::Ack { seq } => {
@@ -177,6 +177,15 @@ impl Connection {
                 Ok(Next::Bulk)
             }
         }
+    }
+
+    /// Carries out a request that may end the daemon. The agent does not end before the answer is written: the client would
+    /// take a signal that was delivered for one that was not.
+    fn carry_out(&self, id: u64, work: impl FnOnce() -> Result<(), WireError>) -> io::Result<Next> {
+        self.agent.change(|state| state.answering += 1);
+        let answered = self.answer(id, work().map(|()| Value::Null));
+        self.agent.change(|state| state.answering -= 1);
+        answered
     }
 
     fn answer(&self, id: u64, outcome: Outcome) -> io::Result<Next> {
