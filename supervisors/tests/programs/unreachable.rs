@@ -93,3 +93,38 @@ fn a_vm_whose_damaged_file_was_mended_is_adopted_by_a_start_and_not_replaced() {
         host.assert_nothing_left();
     }
 }
+
+#[test]
+fn a_monitor_that_hangs_costs_its_vm_alone() {
+    let host = Host::new("", &group(&["a", "b"]));
+    let mut daemon = host.ready();
+    let (a, b) = (host.status("a"), host.vmm_pid("b"));
+    let monitor = a.monitor_pid.expect("a monitor");
+    daemon.kill();
+    send(monitor, Signal::SIGSTOP);
+    host.configure("", &group(&["a", "b", "c"]));
+    let mut daemon = host.start();
+    host.ctl_ok(&["wait", "b", "c"]);
+    assert!(host.ctl_ok(&["status", "--json"]).contains("\"unknown\""), "{}", daemon.story());
+    send(monitor, Signal::SIGCONT);
+    daemon.until_event(vm("a", 1, "ready"));
+    assert_eq!((Some(host.vmm_pid("a")), host.vmm_pid("b")), (a.vmm_pid, b), "{}", daemon.story());
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_foreign_monitor_that_hangs_costs_nothing() {
+    let host = Host::new("", &group(&["a"]));
+    let args = ["run", "--daemon", "--vmm", "process", "--name", "foreign", "--", "/bin/sleep", "1000"];
+    assert!(host.pepita(&args).status.success());
+    let status = host.pepita(&["status", "--name", "foreign", "--json"]);
+    let status: pepita_wire::StatusRecord = serde_json::from_slice(&status.stdout).expect("a record");
+    let monitor = status.monitor_pid.expect("a monitor");
+    send(monitor, Signal::SIGSTOP);
+    let mut daemon = host.start();
+    daemon.until_event(vm("a", 1, "ready"));
+    daemon.stop();
+    send(monitor, Signal::SIGCONT);
+    assert!(runs(status.vmm_pid.expect("a VMM")), "{}", daemon.story());
+}
