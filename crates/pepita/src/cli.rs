@@ -396,9 +396,16 @@ fn cpus() -> clap::builder::RangedI64ValueParser<u32> {
 
 /// Parses `30s`, `5min`, or a bare number of seconds, up to [`MAX_TIME_MS`].
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => humantime::parse_duration(text).map_err(|e| format!("{e}; for example 30s or 5min"))?,
+    let millis = text.strip_suffix("ms").and_then(|digits| digits.parse().ok());
+    // humantime 2.4 panics on sums that just miss the largest `Duration`. Such a sum is too long in any case.
+    let is_long = text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 10);
+    let parsed = match (text.parse(), millis) {
+        (Ok(seconds), _) => Duration::from_secs(seconds),
+        (Err(_), Some(millis)) => Duration::from_millis(millis),
+        (Err(_), None) if is_long => Duration::MAX,
+        (Err(_), None) => {
+            humantime::parse_duration(text).map_err(|e| format!("{e}; for example 30s or 5min"))?
+        }
     };
     let longest = Duration::from_millis(MAX_TIME_MS);
     match parsed <= longest {
