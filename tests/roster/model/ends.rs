@@ -40,6 +40,8 @@ impl Model {
         let vm = &mut self.vms[v];
         let restart = vm.spec.restart.clone();
         let aborts = vm.first && vm.spec.start.on_failure == OnStartFailure::Abort;
+        // Whatever becomes of it, the next start of the VM is not its first (semantics 1.8).
+        vm.first = false;
         let gives_up = match restart.verdict(&ending, vm.ran) {
             Verdict::Complete(_) => {
                 vm.becomes(self.now, Is::Completed);
