@@ -70,16 +70,15 @@ impl ExecutorError {
     }
 
     /// Returns whether a launch that failed in this way may have left a VM, now or in a moment. A launcher that refuses
-    /// has left nothing, except that the name belongs to a VM that was there before.
+    /// has left nothing, except that the name belongs to a VM that was there before, and that the monitor of the launch may
+    /// have ended before it could answer (an internal error): the VM that it had started runs then.
     pub fn may_have_launched(&self) -> bool {
         match self {
             Self::Unanswered { .. } | Self::NotPepita { .. } => true,
-            Self::Refused { .. }
-            | Self::Contract { .. }
-            | Self::Call { .. }
-            | Self::NotFound(_)
-            | Self::Gone
-            | Self::Cancelled => false,
+            Self::Refused { kind, .. } => *kind == CallErrorKind::Internal,
+            Self::Contract { .. } | Self::Call { .. } | Self::NotFound(_) | Self::Gone | Self::Cancelled => {
+                false
+            }
         }
     }
 

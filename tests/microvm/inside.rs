@@ -29,7 +29,7 @@ fn a_vm_s_limits_are_the_kernel_s_and_a_vm_that_breaks_them_ends_as_host_oom() {
     let host = Host::new();
     let (kernel, rootfs) = (guest("vmlinuz"), guest("ticker.cpio"));
     let (kernel, rootfs) = (kernel.to_string_lossy(), rootfs.to_string_lossy());
-    let images = ["--kernel", &kernel, "--rootfs", &rootfs, "--memory", "64", "--cpus", "1"];
+    let images = ["--kernel", &kernel, "--rootfs", &rootfs, "--memory", "96", "--cpus", "1"];
     let run = ["run", "--name", "duende-vm-held", "--daemon", "--ready-timeout", "600s"];
     let output = host.pepita(&[&run[..], &images, &["--", "/usr/bin/ticker"]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -45,7 +45,7 @@ fn a_vm_s_limits_are_the_kernel_s_and_a_vm_that_breaks_them_ends_as_host_oom() {
         "{processes}"
     );
     // The guest's memory, and 128 MiB each for QEMU itself and for the code that it translates.
-    assert_eq!(holds("memory.max").trim(), (320_u64 << 20).to_string());
+    assert_eq!(holds("memory.max").trim(), (352_u64 << 20).to_string());
     assert_eq!(holds("cpu.max").trim(), "150000 100000");
 
     // The limit is below the memory that the VM holds already: the kernel ends it.

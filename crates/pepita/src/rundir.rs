@@ -45,7 +45,7 @@ impl RunDir {
             return Ok(Self { path, former: Vec::new() });
         }
         let places = places(uid, PLACE, variable);
-        let is_usable = |place: &&Place| place.base.as_deref().is_none_or(|base| is_own(base));
+        let is_usable = |place: &&Place| place.base.as_deref().is_none_or(is_own);
         let place = places.iter().find(is_usable).or(places.last());
         let path = place.map(|place| place.path.clone()).unwrap_or_default();
         check_own(&path)?;

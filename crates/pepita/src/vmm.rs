@@ -303,8 +303,8 @@ fn connect(path: &Path, process: &Process) -> Result<UnixStream> {
         let refused = match UnixStream::connect(path) {
             Ok(stream) => {
                 // The kernel closes a watch only after a grace period (synchronize_srcu) of about 20 ms, so another
-                // thread closes it.
-                std::thread::spawn(|| drop(watch));
+                // thread closes it, or this one if the system refuses a thread.
+                let _ = std::thread::Builder::new().spawn(|| drop(watch));
                 return Ok(stream);
             }
             Err(e) => e.kind() == ErrorKind::ConnectionRefused,

@@ -165,8 +165,8 @@ fn a_vm_whose_files_cannot_be_read_is_given_up_and_not_removed() {
         rig.on(Event::Start(Mode::Adopt));
         wanted.into_iter().for_each(|event| drop(rig.on(event)));
         let mut effects = rig.on(Event::Adopted(Err(refused(CallErrorKind::Unreadable))));
-        if effects.is_empty() {
-            // Told to kill, the actor asks the executor, which refuses.
+        if effects.is_empty() || effects == [Effect::Remove] {
+            // Told to stop or to kill, the actor asks the executor, which refuses.
             effects = rig.on(Event::Removed(Err(refused(CallErrorKind::Unreadable))));
         }
         let [Effect::Notice(_), Effect::End(Ending::Unreadable { .. })] = &effects[..] else {
@@ -261,6 +261,8 @@ fn a_launch_without_an_answer_has_failed_only_when_nothing_of_it_is_left() {
     for error in [
         ExecutorError::Unanswered { program: program(), what: "killed".into() },
         ExecutorError::NotPepita { program: program(), what: "no record".into() },
+        // The monitor was killed before its answer.
+        refused(CallErrorKind::Internal),
     ] {
         let mut rig = Rig::launching();
         assert_eq!(rig.on(Event::Launched(Err(error))), [Effect::Remove]);

@@ -202,7 +202,7 @@ impl Tally {
 /// A `write` of the supervisor is not made to fail: tokio wakes its threads by writes to an eventfd(2), which cannot fail in
 /// this way. Tests with a full disk cover the writes to files.
 fn sweep(name: &str, stride: usize, mut scenario: impl FnMut(Fault, usize) -> usize) {
-    if let Some(only) = std::env::var("PEPITA_INJECT").ok() {
+    if let Ok(only) = std::env::var("PEPITA_INJECT") {
         let (kind, n) = only.split_once(':').expect("KIND:N");
         let fault = FAULTS.into_iter().find(|fault| fault.kind == kind).expect("a kind of call");
         println!("{name}: {} calls failed", scenario(fault, n.parse().expect("a number")));

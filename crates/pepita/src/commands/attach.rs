@@ -4,6 +4,7 @@
 use super::logs::{self, Disturbance};
 use crate::client;
 use crate::error::{Result, call_error, eprint_line, system};
+use crate::host::patience;
 use crate::host::signals::EndSignals;
 use crate::ops::destroy::{How, destroy};
 use crate::ops::follow::follow;
@@ -55,7 +56,7 @@ pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool, foreground: &Foreg
         let (dir, timeout_ms) = (run_dir.vm(name), GRACE_MS);
         let request = MonitorRequest::Stop { signal: pepita_wire::Signal::TERM, timeout_ms, force };
         // A monitor that does not answer must not hold up the output, nor the next signal.
-        std::thread::spawn(move || client::ask(&dir, request));
+        let _ = patience::spawn(move || drop(client::ask(&dir, request)));
     };
     logs::stream(run_dir, name, &foreground.0, |disturbance| match disturbance {
         // The first signal stops the VM gracefully, the second at once.

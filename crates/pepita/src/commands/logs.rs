@@ -4,6 +4,7 @@
 use crate::client::Client;
 use crate::error::{About, Result, call_error, eprint_line, system};
 use crate::host::clock::{self, unix_ms};
+use crate::host::patience;
 use crate::host::signals::EndSignals;
 use crate::reconcile;
 use crate::rundir::console_log::{FILES, path, read_index};
@@ -395,12 +396,13 @@ fn watch_end(run_dir: &RunDir, name: &VmId) -> Result<OwnedFd> {
     let (reader, writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| system("pipe", e))?;
     let (run_dir, name) = (run_dir.clone(), name.clone());
-    std::thread::spawn(move || {
+    let waiting = patience::spawn(move || {
         // An error ends the wait as well.
         let _ = crate::ops::follow::follow(&run_dir, &name, None, |_| false);
         // The monitor writes the last output before it answers, so the log is complete by now.
         drop(Client::open(&run_dir.vm(&name)));
         drop(writer);
     });
+    waiting.map_err(|e| system("a thread", e))?;
     Ok(reader)
 }

@@ -1,6 +1,7 @@
 //! The identity of a process: its pid, its start time and the host's boot. A pid alone does not identify a process,
 //! because the kernel reuses pids.
 
+use crate::host::patience::{patiently, read_text};
 use crate::host::wait::wait_readable;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,7 @@ impl ProcessId {
     /// Returns the identity of a child that was not reaped yet. Its entry in `/proc` exists even if the child has
     /// ended.
     pub fn of_child(pid: u32) -> Self {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let stat = read_text(format!("/proc/{pid}/stat"));
         Self { pid, start_ticks: start_in(&stat).unwrap_or(0), boot_id: boot_id() }
     }
 
@@ -45,7 +46,7 @@ impl ProcessId {
             return None;
         }
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
-        let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let handle = patiently(|| Ok(pidfd_open(pid, PidfdFlags::empty())?)).ok()?;
         // The start time is read after the pidfd was opened, so that the comparison is about the process that the pidfd
         // holds. Only the pidfd tells whether the whole process is gone: when the first of several threads has ended,
         // the files of the process are still open.
@@ -115,14 +116,13 @@ impl ProcessId {
 
     /// Returns a field of `/proc/<pid>/stat`, counted from the state of the process.
     fn field(&self, at: usize) -> Option<String> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        let stat = read_text(format!("/proc/{}/stat", self.pid));
         stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(at).map(str::to_owned)
     }
 }
 
 fn start_of(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    start_in(&stat)
+    start_in(&read_text(format!("/proc/{pid}/stat")))
 }
 
 /// Returns the start time in a line of `/proc/<pid>/stat`. The program's name may hold blanks and parentheses, so the
@@ -133,7 +133,7 @@ fn start_in(stat: &str) -> Option<u64> {
 
 /// Returns the id of the host's boot.
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    read_text("/proc/sys/kernel/random/boot_id").trim().to_owned()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Strays are processes that are left over because the monitor of the VM was killed before it had recorded or ended
 //! them. A VM whose run directory was removed while it runs is found in the same way.
 
+use crate::host::patience::{patiently, read};
 use crate::host::process_id::ProcessId;
 use crate::host::wait::wait_readable;
 use pepita_wire::environment::VM_DIR;
@@ -126,13 +127,13 @@ pub fn resolved(path: &Path) -> PathBuf {
 /// Returns the processes whose run directory `is_wanted`, by that directory.
 fn members_where(is_wanted: impl Fn(&Path) -> bool) -> BTreeMap<PathBuf, Vec<Member>> {
     let own = std::process::id();
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let entries = patiently(|| std::fs::read_dir("/proc")).into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let mut found: BTreeMap<PathBuf, Vec<Member>> = BTreeMap::new();
     let mut parents: BTreeMap<u32, PathBuf> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for pid in pids.filter(|pid| *pid != own) {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let environment = read(format!("/proc/{pid}/environ"));
         let mark = variable(&environment, VM_DIR).map(PathBuf::from).filter(|dir| is_wanted(dir));
         let (dir, is_monitor) = match mark {
             Some(dir) => (dir, false),
@@ -184,7 +185,7 @@ fn is_monitor(pid: u32) -> bool {
 
 /// Returns the arguments of a process, each with a zero byte at its end.
 fn arguments(pid: u32) -> Vec<u8> {
-    std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
+    read(format!("/proc/{pid}/cmdline"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Files and directories that this program is still making. A signal that ends the program removes them first.
 
 use crate::error::{Result, system};
+use crate::host::patience::spawn;
 use nix::sys::signal::{SigSet, Signal};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ pub fn remove_on_signals() -> Result<()> {
     let signals: SigSet =
         [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect();
     signals.thread_block().map_err(|e| system("signals", e))?;
-    std::thread::spawn(move || {
+    let waiting = spawn(move || {
         if let Ok(signal) = signals.wait() {
             // As long as the paths are locked, nothing new is begun.
             let paths = paths();
@@ -52,7 +53,7 @@ pub fn remove_on_signals() -> Result<()> {
             std::process::exit(128 + signal as i32);
         }
     });
-    Ok(())
+    waiting.map_err(|e| system("a thread", e))
 }
 
 fn remove(path: &Path) {

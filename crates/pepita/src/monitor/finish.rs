@@ -3,6 +3,7 @@
 
 use super::Monitor;
 use crate::error::eprint_line;
+use crate::host::patience::read_text;
 use crate::host::strays::end_strays;
 use crate::rundir::files::{self, Sync};
 use crate::rundir::lock::{Lock, Wait};
@@ -108,8 +109,7 @@ impl Monitor {
 fn kill_orphans() {
     let own = std::process::id();
     for _ in 0..ORPHAN_ROUNDS {
-        let children =
-            std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        let children = read_text(format!("/proc/{own}/task/{own}/children"));
         let pids = children.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
         let mut any = false;
         for pid in pids {

@@ -2,6 +2,7 @@
 
 use crate::client;
 use crate::error::{Result, call_error};
+use crate::host::patience;
 use crate::host::process_id::ProcessId;
 use crate::host::strays::{self, Member};
 use crate::host::wait::wait_readable;
@@ -198,7 +199,8 @@ fn monitor(dir: &Path) -> Option<ProcessId> {
 fn await_lock(dir: &Path) {
     let (sender, receiver) = std::sync::mpsc::channel();
     let path = dir.join(layout::LOCK);
-    std::thread::spawn(move || {
+    // Without a thread the next attempt comes at once.
+    let _ = patience::spawn(move || {
         // The lock is taken and released at once. The next attempt takes it for good, or finds that the directory is
         // gone.
         let taken = path.exists().then(|| Lock::take(&path, Wait::Yes));

@@ -133,6 +133,8 @@ fn start_monitor(run_dir: &RunDir, order: &Order, caller: &impl Caller) -> Resul
             Err(e)
         }
         Err(_) => {
+            // A monitor that could not write its answer waits for its starter: it ends the VM when the pipe closes.
+            drop(pipe);
             let how = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
             Err(call_error(CallErrorKind::Internal, format!("the monitor ended without an answer ({how})")))
         }

@@ -2,6 +2,7 @@
 //! a lock when its holder dies.
 
 use crate::error::{Result, io};
+use crate::host::patience::patiently;
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -58,7 +59,8 @@ impl Lock {
 
     /// Returns whether a process holds the lock of a file. Does not create the file.
     pub fn is_held(path: &Path) -> bool {
-        let Ok(file) = File::options().read(true).write(true).open(path) else { return false };
+        let open = || File::options().read(true).write(true).open(path);
+        let Ok(file) = patiently(open) else { return false };
         matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
     }
 
