@@ -39,7 +39,7 @@ faults: setup ## Run the long form of the launcher's fault tests
 	PEPITA_LONG=1 cargo test -p pepita-launcher -- --nocapture
 
 inject: setup-tests ## Make every single system call of the launcher and the supervisor fail, one after the other
-	PEPITA_INJECT_ALL=1 cargo test -p pepita-supervisors --test programs -- --nocapture injection
+	PEPITA_INJECT_ALL=1 cargo test -p pepita-supervisors --test programs -- --nocapture --include-ignored injection
 
 kills: setup ## Kill the supervisor 1,000 times at random moments, with 20 VMs under a load of commands
 	PEPITA_SUPERVISOR_KILLS=1000 cargo test -p pepita-supervisors --test programs -- --nocapture killed_at_random
