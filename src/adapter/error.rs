@@ -55,7 +55,7 @@ pub enum AdapterError {
     /// The directory of the adapters' state is not safely this user's own.
     #[error("{}: {fault}; name a directory of yours with PepitaAdapter::with_places", .dir.display())]
     Unsafe {
-        /// The directory.
+        /// The directory that was refused.
         dir: PathBuf,
         /// Why it is not safe.
         fault: &'static str,

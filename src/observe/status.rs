@@ -80,7 +80,7 @@ impl TreeStatus {
 /// How much the JSON of a status says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Detail {
-    /// Everything.
+    /// The whole status, with the evidence and the last output of VMs that have ended.
     Full,
     /// All but the evidence and the last output of VMs that have ended, which may be a hundred times the rest.
     Brief,

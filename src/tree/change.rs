@@ -20,7 +20,7 @@ pub(crate) enum Change {
 /// How much a reload may remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Removal {
-    /// Everything.
+    /// Any number of VMs, also all of them.
     Allowed,
     /// At most half of the VMs, and not all of them.
     OfFew,

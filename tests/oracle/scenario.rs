@@ -85,7 +85,7 @@ pub(crate) enum Step {
     Stop(String),
     /// The operator starts a VM.
     Start(String),
-    /// Time passes.
+    /// Time passes without a failure.
     Pass { ms: u64 },
     /// OTP waits for the beginning of a second of its clock.
     NextSecond,

@@ -219,7 +219,7 @@ pub(crate) enum Unwatched {
     },
     /// The VM has a monitor, whose lock was removed.
     Unlocked {
-        /// The monitor.
+        /// The monitor that watches the VM.
         monitor: ProcessId,
         /// The state that the monitor wrote last.
         state: Box<State>,

@@ -135,7 +135,7 @@ fn what_has_not_stopped_by_the_deadline_is_destroyed_whatever_its_turn() {
     assert_eq!(rig.ended("edge", GroupEnd::Stopped), [Step::Down(TreeEnd::Stopped)]);
 }
 
-/// Semantics 7.13.
+/// Tests semantics 7.13.
 #[test]
 fn what_is_not_confirmed_gone_in_time_holds_up_no_end() {
     let mut rig = Rig::up();

@@ -25,7 +25,7 @@ use story::Story;
 
 const MICROVMS: usize = 4;
 
-/// All VMs.
+/// The number of all VMs.
 pub(crate) const VMS: usize = 50 + MICROVMS;
 
 /// The groups of plain processes, with their strategies and numbers of VMs: 50 VMs.

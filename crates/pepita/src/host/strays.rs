@@ -35,7 +35,7 @@ const DELETED: &[u8] = b" (deleted)";
 /// A process of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// The process.
+    /// The identity of the process.
     pub process: ProcessId,
     /// Whether the process is the monitor of the VM.
     pub is_monitor: bool,

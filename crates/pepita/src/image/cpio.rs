@@ -23,16 +23,16 @@ pub struct Entry {
     pub kind: Kind,
     /// The permissions, with the bits set-user-id, set-group-id and sticky.
     pub mode: u32,
-    /// The owner.
+    /// The user id of the owner.
     pub uid: u32,
-    /// The group.
+    /// The id of the owning group.
     pub gid: u32,
 }
 
 /// The kind of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// A directory.
+    /// A directory, without its contents.
     Directory,
     /// A file. The names of one file (hard links) share its contents.
     File(Rc<[u8]>),
