@@ -5,7 +5,7 @@ use super::follow::{logs, watch};
 use super::writer::Writer;
 use crate::agent::{Agent, Mode};
 use crate::stream::Stream;
-use crate::{daemon, exec};
+use crate::{daemon, exec, exec_stream};
 use pepita_wire::frame::Outcome;
 use pepita_wire::{Ask, ErrorKind, Hello, Lines, MAX_BAD_LINES, Request, ToGuest, ToHost, WireError};
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ impl Connection {
             return self.writer.send(&ToHost::Answer { id: 0, outcome: Err(e) });
         }
         // A host that is refused here must not take its token for a wrong one, so it gets no answer.
-        let Some(_place) = stranger.admit() else { return Ok(()) };
+        let Some(_place) = stranger.admit(hello.stream) else { return Ok(()) };
         self.writer.send(&ToHost::Hello(self.agent.hello()))?;
         self.reader.set_read_timeout(None)?;
         let mut bad_lines = 0;
@@ -170,6 +170,11 @@ impl Connection {
                     writer.send(&ToHost::Answer { id, outcome: to_value(&exec::run(&agent, &ask)) })
                 });
                 Ok(Next::Lines)
+            }
+            Ask::ExecStream(ask) => {
+                self.answer(id, Ok(json!({ "stream": true })))?;
+                exec_stream::run(&agent, &ask, self.reader.try_clone()?);
+                Ok(Next::Ended)
             }
             Ask::Logs { follow } => {
                 self.answer(id, Ok(json!({ "bulk": true })))?;
