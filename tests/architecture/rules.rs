@@ -59,10 +59,21 @@ pub(crate) const CRATES: &[Crate] = &[
         rows: &[
             // The numbers that both sides of the protocol know.
             &["lib"],
-            &["allowance", "environment", "error", "name", "protocol", "rundir", "signal", "stored", "text"],
+            &[
+                "allowance",
+                "data",
+                "environment",
+                "error",
+                "name",
+                "protocol",
+                "rundir",
+                "signal",
+                "stored",
+                "text",
+            ],
             &["exit", "line"],
             &["streams"],
-            &["agent", "console", "launch", "record"],
+            &["agent", "console", "image", "launch", "record"],
             &["frame", "monitor"],
             &["conversation"],
         ],
