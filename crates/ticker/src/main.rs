@@ -12,7 +12,7 @@ const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
               [--flood] [--eat MB] [--write MB] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
-              [--serve PORT | PATH]";
+              [--serve PORT | PATH] [--copy]";
 
 #[derive(Default)]
 struct Options {
@@ -50,6 +50,8 @@ struct Options {
     status_flood: bool,
     /// The address to listen on: a vsock port, or the path of a Unix socket.
     serve: Option<String>,
+    /// Whether standard input is copied to standard output, to its end.
+    copy: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -81,6 +83,7 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("eat") => options.eat_mb = Some(parser.value()?.parse()?),
             Long("write") => options.write_mb = Some(parser.value()?.parse()?),
             Long("serve") => options.serve = Some(parser.value()?.string()?),
+            Long("copy") => options.copy = true,
             Long("cat") => options.cat.push(parser.value()?.string()?),
             Long("say") => options.say.push(parser.value()?.string()?),
             Long("status-flood") => options.status_flood = true,
@@ -113,6 +116,9 @@ fn main() {
     }
     for line in &options.say {
         print_line(line);
+    }
+    if options.copy {
+        copy();
     }
     if let Some(bytes) = options.print {
         print_numbered(bytes, options.rate);
@@ -291,6 +297,16 @@ fn count_up(digits: &mut [u8]) {
             return;
         }
         *digit = b'0';
+    }
+}
+
+/// Copies standard input to standard output. The descriptors are used themselves: `Stdout` would search for line ends.
+fn copy() {
+    let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
+    let copied = own(std::io::stdin().as_fd())
+        .and_then(|mut from| std::io::copy(&mut from, &mut own(std::io::stdout().as_fd())?));
+    if let Err(e) = copied {
+        let _ = writeln!(std::io::stderr(), "ticker: {e}");
     }
 }
 
