@@ -14,18 +14,22 @@ mod daemon;
 mod end;
 mod environment;
 mod exec;
+mod furnish;
 mod inherited;
+mod loopback;
 mod notify;
 mod options;
-mod own_pid;
 mod panics;
 mod process;
 mod reaper;
 mod serve;
+mod stage;
 mod state;
 mod stream;
+mod surroundings;
 mod system;
 mod tail;
+mod users;
 
 use options::{Command, USAGE};
 use std::fmt::Display;
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
                 ExitCode::from(EX_IOERR)
             }
         },
+        Ok(Command::Stage) => stage::run(),
         Ok(Command::Version) => {
             print(std::io::stdout(), format_args!("daemonctl {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS

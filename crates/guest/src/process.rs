@@ -102,11 +102,6 @@ fn stat(pid: u32) -> Option<Stat> {
     Some(Stat { has_ended, parent: words.next()?.parse().ok()? })
 }
 
-/// Sets the usual OOM score for a child, which would otherwise inherit the agent's score, the lowest.
-pub(crate) fn reset_oom_score(pid: u32) {
-    let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
-}
-
 /// Returns the end of a program that could not be executed because of `error`.
 pub(crate) fn not_executable(program: &str, error: &std::io::Error) -> Exit {
     let message = error.to_string();

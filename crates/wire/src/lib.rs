@@ -22,6 +22,7 @@ pub mod rundir;
 pub mod signal;
 pub mod stored;
 pub mod text;
+pub mod world;
 
 pub use agent::{Ask, ExecResult, GuestEvent};
 pub use error::{ErrorKind, WireError};
