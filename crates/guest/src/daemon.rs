@@ -4,9 +4,12 @@ use crate::agent::{Agent, Mode};
 use crate::cgroup::{self, Cgroup};
 use crate::furnish;
 use crate::notify::{self, Datagram};
-use crate::process::{children, is_descendant, kill_group, kill_rest, not_executable, pid_of, wait_for_end};
+use crate::process::{
+    children, is_descendant, kill_group, kill_rest, not_executable, of_program, pid_of, wait_for_end,
+};
 use crate::stage::{self, Streams};
 use crate::state::Daemon;
+use crate::surroundings::Surroundings;
 use pepita_wire::agent::{Health, Start, Stop};
 use pepita_wire::environment::{NOTIFY_SOCKET, WATCHDOG_USEC};
 use pepita_wire::{ErrorKind, Exit, GuestEvent, Signal, WireError};
@@ -53,6 +56,7 @@ pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError>
             Ok(pid)
         }
         Err(exit) => {
+            let exit = of_program(exit, argv.first().map_or("", String::as_str));
             let error = WireError::new(ErrorKind::Os, exit.to_string());
             state.exited(exit, Instant::now());
             Err(error)
@@ -79,7 +83,8 @@ fn spawn(
     let output = OwnedFd::from(writer);
     match agent.mode {
         Mode::Init => {
-            furnish::for_daemon(&start.world, start.name.as_deref(), surroundings.ids.as_ref())?;
+            let Surroundings { ids, directory, .. } = &*surroundings;
+            furnish::for_daemon(&start.world, start.name.as_deref(), ids.as_ref(), directory)?;
             orders.cgroup = Some(Cgroup::Daemon.processes());
         }
         Mode::Process => {}

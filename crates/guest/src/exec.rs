@@ -6,7 +6,7 @@
 use crate::agent::{Agent, Mode};
 use crate::cgroup::Cgroup;
 use crate::environment::places;
-use crate::process::{children, kill_group, kill_rest, not_executable, pid_of, wait_for_end};
+use crate::process::{children, kill_group, kill_rest, not_executable, of_program, pid_of, wait_for_end};
 use crate::stage::{self, Streams};
 use pepita_wire::agent::Exec;
 use pepita_wire::{ExecResult, Exit};
@@ -81,7 +81,8 @@ pub(crate) fn run_with_output(agent: &Agent, exec: &Exec, mut output: OwnedFd) {
 pub(crate) fn check_executable(agent: &Agent, exec: &Exec) -> Result<(), Exit> {
     let program = exec.command.first().map_or("", String::as_str);
     let mut found = Err(Errno::NOENT);
-    for path in places(program, &agent.surroundings()?.environment) {
+    let surroundings = agent.surroundings().map_err(|exit| of_program(exit, program))?;
+    for path in places(program, &surroundings.environment) {
         found = rustix::fs::access(path, Access::EXEC_OK);
         if found.is_ok() {
             break;
@@ -98,7 +99,7 @@ fn start(agent: &Agent, exec: &Exec, output: OwnedFd) -> Result<Running, Exit> {
     };
     let fail = |e: std::io::Error| not_executable(program, &e);
     let mark = (LAST.fetch_add(1, Ordering::Relaxed) + 1).to_string();
-    let surroundings = agent.surroundings()?;
+    let surroundings = agent.surroundings().map_err(|exit| of_program(exit, program))?;
     let mut environment = surroundings.environment.clone();
     environment.insert(MARK.into(), mark.clone().into());
     let mut orders = surroundings.orders(&exec.command);

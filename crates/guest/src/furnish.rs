@@ -2,7 +2,7 @@
 //! asks for.
 
 use crate::loopback;
-use crate::process::not_executable;
+use crate::process::step_failed;
 use crate::users::Ids;
 use pepita_wire::Exit;
 use pepita_wire::world::{Secret, World, sysctl_path};
@@ -61,10 +61,15 @@ fn is_open(path: &Path) -> bool {
 ///
 /// # Errors
 /// [`Exit::NotExecutable`] with the step that failed.
-pub(crate) fn for_daemon(world: &World, name: Option<&str>, owner: Option<&Ids>) -> Result<(), Exit> {
+pub(crate) fn for_daemon(
+    world: &World,
+    name: Option<&str>,
+    owner: Option<&Ids>,
+    directory: &str,
+) -> Result<(), Exit> {
     if let Some(name) = world.hostname.as_deref().or(name) {
         let named = rustix::system::sethostname(name.as_bytes());
-        named.map_err(|e| not_executable(&format!("hostname {name}"), &e.into()))?;
+        named.map_err(|e| step_failed(&format!("hostname {name}"), &e.into()))?;
         // Only the agent's own text is changed.
         if std::fs::read_to_string(HOSTS).is_ok_and(|text| text == LOCAL) {
             let _ = std::fs::write(HOSTS, format!("{LOCAL}127.0.0.1\t{name}\n"));
@@ -72,15 +77,20 @@ pub(crate) fn for_daemon(world: &World, name: Option<&str>, owner: Option<&Ids>)
     }
     for (setting, value) in &world.sysctls {
         let written = write_existing(&format!("/proc/sys/{}", sysctl_path(setting)), value);
-        written.map_err(|e| not_executable(&format!("sysctl {setting} = {value:?}"), &e))?;
+        written.map_err(|e| step_failed(&format!("sysctl {setting} = {value:?}"), &e))?;
     }
     if !world.secrets.is_empty() {
-        put_secrets(&world.secrets, owner).map_err(|e| not_executable(SECRETS, &e))?;
+        put_secrets(&world.secrets, owner).map_err(|e| step_failed(SECRETS, &e))?;
+    }
+    if !directory.is_empty() {
+        // Before the root is read-only.
+        let made = std::fs::create_dir_all(directory);
+        made.map_err(|e| step_failed(&format!("workdir {directory}"), &e))?;
     }
     if world.read_only {
         let flags = MountFlags::BIND | MountFlags::RDONLY;
         let done = mount_remount("/", flags, c"");
-        done.map_err(|e| not_executable("read_only", &e.into()))?;
+        done.map_err(|e| step_failed("read_only", &e.into()))?;
     }
     Ok(())
 }

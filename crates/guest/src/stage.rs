@@ -9,7 +9,7 @@
 
 use crate::environment::Environment;
 use crate::options::STAGE;
-use crate::process::not_executable;
+use crate::process::{not_executable, of_program, step_failed};
 use crate::reaper::Reaper;
 use crate::users::Ids;
 use pepita_wire::Exit;
@@ -70,8 +70,7 @@ pub(crate) struct Orders {
     pub(crate) argv: Vec<String>,
     /// The working directory; empty = `/`.
     pub(crate) directory: String,
-    /// Whether the program runs in a guest. There it has the limits of systemd, and its working directory is made when it
-    /// does not exist.
+    /// Whether the program runs in a guest. There it has the limits of systemd.
     pub(crate) is_guest: bool,
     /// The user of the program; `None` = that of the agent.
     pub(crate) ids: Option<Ids>,
@@ -111,8 +110,10 @@ impl Failure {
 
     fn into_exit(self, program: &str) -> Exit {
         let error = io::Error::from_raw_os_error(self.errno);
-        let path = if self.step.is_empty() { program } else { &self.step };
-        not_executable(path, &error)
+        match self.step.is_empty() {
+            true => not_executable(program, &error),
+            false => of_program(step_failed(&self.step, &error), program),
+        }
     }
 }
 
@@ -266,15 +267,7 @@ fn set_usual_limits(is_guest: bool) {
 /// Changes to the working directory.
 fn enter(orders: &Orders) -> Result<(), Failure> {
     let directory = if orders.directory.is_empty() { "/" } else { &orders.directory };
-    let step = || format!("workdir {directory}");
-    match chdir(directory) {
-        Err(Errno::NOENT) if orders.is_guest => {
-            std::fs::create_dir_all(directory).map_err(Failure::at(step()))?;
-            chdir(directory)
-        }
-        entered => entered,
-    }
-    .map_err(|e| Failure::at(step())(e.into()))
+    chdir(directory).map_err(|e| Failure::at(format!("workdir {directory}"))(e.into()))
 }
 
 /// Takes every capability that a container has not out of what this process, and all that it executes, can ever have.

@@ -3,7 +3,7 @@
 
 use crate::boot::Image;
 use crate::environment::{self, Environment};
-use crate::process::not_executable;
+use crate::process::step_failed;
 use crate::stage::Orders;
 use crate::users::{self, Ids, User};
 use pepita_wire::Exit;
@@ -21,7 +21,8 @@ pub(crate) struct Surroundings {
     pub(crate) environment: Environment,
     /// The user; `None` = that of the agent.
     pub(crate) ids: Option<Ids>,
-    directory: String,
+    /// The working directory; empty = `/`.
+    pub(crate) directory: String,
     is_confined: bool,
     is_guest: bool,
     ulimits: BTreeMap<String, Ulimit>,
@@ -37,7 +38,7 @@ impl Surroundings {
         let refused: Vec<_> = start.world.asked().into_iter().filter(|key| !ON_HOST.contains(key)).collect();
         if !refused.is_empty() {
             let why = io::Error::from(Errno::NOTSUP);
-            return Err(not_executable(&format!("a plain process with {}", refused.join(", ")), &why));
+            return Err(step_failed(&format!("as a plain process, with {}", refused.join(", ")), &why));
         }
         Ok(Self {
             environment: environment::of_guest(std::env::vars_os(), &image.env, &start.env, cid),
@@ -55,13 +56,17 @@ impl Surroundings {
         let world = &start.world;
         let wanted = world.user.as_ref().or(image.user.as_ref());
         let user = wanted.map(|wanted| user_of_image(wanted)).transpose()?;
-        let mut environment = environment::of_guest(std::env::vars_os(), &image.env, &start.env, cid);
-        if let Some(User { name, home, .. }) = &user {
-            for (variable, value) in [("HOME", home), ("USER", name), ("LOGNAME", name)] {
-                if !value.is_empty() {
-                    environment.entry(variable.into()).or_insert_with(|| OsString::from(value));
-                }
-            }
+        // The agent's own environment is the kernel's.
+        let mut environment = environment::of_guest(std::iter::empty(), &image.env, &start.env, cid);
+        let mut set = |variable: &str, value: &str| {
+            environment.entry(variable.into()).or_insert_with(|| OsString::from(value));
+        };
+        let home = user.as_ref().map_or_else(|| user_of_image("0"), |user| Ok(user.clone()))?.home;
+        // A program without a home has that of the kernel's first process.
+        set("HOME", if home.is_empty() { "/" } else { &home });
+        if let Some(User { name, .. }) = user.as_ref().filter(|user| !user.name.is_empty()) {
+            set("USER", name);
+            set("LOGNAME", name);
         }
         Ok(Self {
             environment,
@@ -93,7 +98,7 @@ fn user_of_image(wanted: &str) -> Result<User, Exit> {
     let read = |path| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let (passwd, group) = (read("/etc/passwd").unwrap_or_default(), read("/etc/group").unwrap_or_default());
     users::resolve(wanted, &passwd, &group).map_err(|why| Exit::NotExecutable {
-        path: format!("as user {wanted}"),
+        path: String::new(),
         errno: Errno::INVAL.raw_os_error(),
         message: why,
     })

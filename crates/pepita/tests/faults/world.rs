@@ -272,7 +272,7 @@ fn a_plain_process_has_a_directory_and_limits_and_refuses_the_rest_in_words() {
     // A directory of the host is not made.
     host.start_with("b", &["--workdir", "/nowhere/at/all"], &[]);
     let exit = host.exit("b").exit.to_string();
-    assert!(exit.contains("workdir /nowhere/at/all: No such file"), "{exit}");
+    assert!(exit.contains("ticker: workdir /nowhere/at/all: No such file"), "{exit}");
     host.destroy("b", &[]);
     for option in [
         &["--user", "redis"][..],
