@@ -131,18 +131,19 @@ mod tests {
 
     #[test]
     fn what_the_start_leaves_open_the_image_decides() {
-        let image = Image { user: Some("7:8".into()), workdir: Some("/image".into()), ..Image::default() };
+        let image =
+            Image { user: Some("654321:8".into()), workdir: Some("/image".into()), ..Image::default() };
         let of = |world| Surroundings::in_guest(&image, &start(world), 7).expect("possible").orders(&[]);
         let orders = of(World::default());
         assert_eq!((orders.directory.as_str(), orders.is_confined), ("/image", true));
-        assert_eq!(orders.ids.map(|ids| (ids.uid, ids.gid)), Some((7, 8)));
+        assert_eq!(orders.ids.map(|ids| (ids.uid, ids.gid)), Some((654_321, 8)));
         let orders = of(World {
-            user: Some("9".into()),
+            user: Some("654321".into()),
             workdir: Some("/start".into()),
             privileged: true,
             ..World::default()
         });
         assert_eq!((orders.directory.as_str(), orders.is_confined), ("/start", false));
-        assert_eq!(orders.ids.map(|ids| (ids.uid, ids.gid)), Some((9, 0)));
+        assert_eq!(orders.ids.map(|ids| (ids.uid, ids.gid)), Some((654_321, 0)));
     }
 }

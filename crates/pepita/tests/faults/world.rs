@@ -150,6 +150,15 @@ fn image_with_a_user(dir: &Path) -> String {
     output.to_string_lossy().into_owned()
 }
 
+/// Starts the ticker of another image.
+fn start_of_image(host: &Host, rootfs: &str, name: &str, options: &[&str], ticker: &[&str]) {
+    let options = [&["--daemon"], options].concat();
+    let mut words = host.run_args(name, &options, ticker);
+    let at = words.iter().position(|word| word == "--rootfs").expect("a microVM has a root");
+    rootfs.clone_into(&mut words[at + 1]);
+    host.ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_daemon_has_the_world_that_is_asked_for() {
     let host = Host::of(Form::Qemu);
@@ -164,8 +173,6 @@ fn a_daemon_has_the_world_that_is_asked_for() {
     let secret = format!("tls-key={}", file("key", b"\x00s3cret\xff"));
     let variables = file("daemon.env", b"# of the daemon\nFROM_FILE=1\nPATH=/usr/bin\n");
     let options = [
-        "--rootfs",
-        &rootfs,
         "--user",
         "redis",
         "--workdir",
@@ -187,7 +194,7 @@ fn a_daemon_has_the_world_that_is_asked_for() {
         "WATCHDOG_USEC=5000000",
     ];
     let world = ["--world", "--cat", "/proc/sys/vm/overcommit_memory", "--cat", "/proc/self/environ"];
-    host.start_with("a", &options, &world);
+    start_of_image(&host, &rootfs, "a", &options, &world);
     // The report over the notify socket is that of the daemon's user.
     host.until("a", is_ready);
     let seen = Seen::by_daemon(&host, "a");
@@ -237,7 +244,7 @@ fn a_daemon_has_the_world_that_is_asked_for() {
     host.destroy("a", &[]);
 
     // What the image does not have ends the start with its name.
-    host.start_with("b", &["--rootfs", &rootfs, "--user", "nobody"], &[]);
+    start_of_image(&host, &rootfs, "b", &["--user", "nobody"], &[]);
     let exit = host.exit("b");
     assert!(matches!(&exit.exit, Exit::NotExecutable { .. }), "{exit:?}");
     assert!(exit.exit.to_string().contains("\"nobody\" is not in the image's /etc/passwd"), "{exit:?}");
