@@ -20,7 +20,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
-use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, getrlimit, setrlimit};
+use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, getrlimit, ioctl_tiocsctty, setrlimit, setsid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -80,6 +80,8 @@ pub(crate) struct Orders {
     pub(crate) ulimits: BTreeMap<String, Ulimit>,
     /// The file to which a process of the program's cgroup writes its id.
     pub(crate) cgroup: Option<String>,
+    /// Whether the program leads a session of its own, whose terminal is its standard input.
+    pub(crate) has_terminal: bool,
     /// Whether the program is told its own process id (sd_watchdog_enabled(3)).
     pub(crate) is_watched: bool,
 }
@@ -117,7 +119,7 @@ impl Failure {
     }
 }
 
-/// Starts a program, as the leader of a process group of its own. Returns its process id, and the receiver of its end,
+/// Starts a program, as the leader of a process group of its own, or of a session. Returns its process id, and the receiver of its end,
 /// when it was executed.
 ///
 /// # Errors
@@ -132,7 +134,11 @@ pub(crate) fn spawn(
     let failed = |e: io::Error| not_executable(program, &e);
     let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
     let mut command = Command::new(OWN_PROGRAM);
-    command.arg(format!("--{STAGE}")).process_group(0).env_clear().envs(environment);
+    command.arg(format!("--{STAGE}")).env_clear().envs(environment);
+    if !orders.has_terminal {
+        // The leader of a group cannot begin a session.
+        command.process_group(0);
+    }
     command.stdin(Stdio::from(OwnedFd::from(theirs)));
     if let Some(Ids { uid, gid, .. }) = &orders.ids {
         // Otherwise the program could not open its own output by the name /dev/stdout.
@@ -226,6 +232,10 @@ fn receive(socket: &mut UnixStream) -> io::Result<(Orders, Option<OwnedFd>)> {
 
 /// Makes this process what the program is to be. The order matters: what needs privileges comes before they are given up.
 fn prepare(orders: &Orders) -> Result<(), Failure> {
+    if orders.has_terminal {
+        let leads = setsid().and_then(|_| ioctl_tiocsctty(rustix::stdio::stdin()));
+        leads.map_err(|e| Failure::at("terminal")(e.into()))?;
+    }
     if let Some(path) = &orders.cgroup {
         // A guest without cgroup2 works all the same.
         let _ = std::fs::write(path, "0");

@@ -88,6 +88,7 @@ impl Surroundings {
             is_confined: self.is_confined,
             ulimits: self.ulimits.clone(),
             cgroup: None,
+            has_terminal: false,
             is_watched: false,
         }
     }

@@ -122,6 +122,8 @@ pub enum Request {
         #[arg(long, value_parser = duration)]
         timeout: Option<Duration>,
     },
+    /// Run a command in a VM, beside its daemon; exit as the command does
+    Exec(Exec),
     /// Start a new monitor for a VM whose monitor has died
     Adopt {
         /// The VM to which the call applies.
@@ -201,6 +203,41 @@ pub struct DaemonArgs {
     pub env_file: Option<PathBuf>,
     /// The daemon and its arguments [default: the command that the image names]
     #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+const EXEC_EXAMPLES: &str = "Examples:
+  A shell in a running guest
+    pepita exec -it api -- sh
+  A file out of a guest, and one into it
+    pepita exec api -- cat /etc/hosts > hosts
+    pepita exec -i api -- tee /tmp/hosts < hosts > /dev/null
+The command has the environment of the daemon. INT, TERM and HUP are passed on to it; Ctrl-\\ ends this program. The command \
+ends with this program, and what it leaves behind ends with it.
+Exit codes: the command's, 128 + the number of the signal that ended it, 126 when it cannot be executed, 127 when it is not \
+there, 125 when it could not be run for another reason, or its VM has ended.";
+
+/// The arguments of `pepita exec`.
+#[derive(Debug, Args)]
+#[command(after_help = EXEC_EXAMPLES)]
+pub struct Exec {
+    /// The VM in which the command runs.
+    #[command(flatten)]
+    pub vm: Vm,
+    /// Pass the standard input on to the command
+    #[arg(long, short)]
+    pub interactive: bool,
+    /// Give the command a terminal, with the size and the type (TERM) of this one
+    #[arg(long, short)]
+    pub tty: bool,
+    /// The directory in which the command starts [default: /]
+    #[arg(long, short, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// A variable of the command's environment, in addition to those of the daemon
+    #[arg(long, short, value_name = "K=V", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
 

@@ -184,6 +184,7 @@ impl Monitor {
             monitor_log::bound();
             let now = Instant::now();
             self.agent.tick(now);
+            self.give_greetings_up();
             if self.life.wake_at().is_some_and(|at| now >= at) {
                 self.happened(Event::Tick);
             }

@@ -5,6 +5,7 @@
 use crate::error::{ErrorKind, WireError};
 use crate::exit::{Exit, generation_1};
 use crate::signal::Signal;
+use crate::streams::TerminalSize;
 use crate::text::{shown, shown_up_to};
 use crate::world::World;
 use serde::de::DeserializeOwned;
@@ -28,6 +29,9 @@ pub enum Ask {
     /// Run a command to its end; answered with [`ExecResult`]. With `bulk` the connection turns into the raw output of
     /// the command.
     Exec(Exec),
+    /// Run a command whose streams the client holds. After the answer, both sides of the connection are chunks
+    /// ([`crate::streams`]). The command ends with its client.
+    ExecStream(ExecStream),
     /// Set the guest's clock.
     SetTime {
         /// The new time, in milliseconds since the Unix epoch.
@@ -104,6 +108,22 @@ pub struct Exec {
     pub bulk: bool,
 }
 
+/// The parameters of `exec_stream`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExecStream {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Variables in addition to those of the daemon.
+    pub env: BTreeMap<String, String>,
+    /// The directory in which the command starts; absent = that of the daemon.
+    pub dir: Option<String>,
+    /// Whether the command has a standard input; otherwise it reads the end of the input at once.
+    pub input: bool,
+    /// The size of the terminal that the command gets; absent = the command gets no terminal.
+    pub terminal: Option<TerminalSize>,
+}
+
 /// The answer to `exec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -175,6 +195,7 @@ impl Ask {
             Self::Signal(signal) => ("signal", json!({ "signal": signal.number() })),
             Self::Status => ("status", Value::Null),
             Self::Exec(exec) => ("exec", value(serde_json::to_value(exec))),
+            Self::ExecStream(exec) => ("exec_stream", value(serde_json::to_value(exec))),
             Self::SetTime { unix_ms } => ("set_time", json!({ "unix_ms": unix_ms })),
             Self::Logs { follow } => ("logs", json!({ "follow": follow })),
             Self::Watch { since } => ("watch", json!({ "since": since })),
@@ -202,6 +223,7 @@ impl Ask {
             }
             "status" => Ok(Self::Status),
             "exec" => params(method, value).map(Self::Exec),
+            "exec_stream" => params(method, value).map(Self::ExecStream),
             "set_time" => Ok(Self::SetTime { unix_ms: loose(value)?.unix_ms }),
             "logs" => Ok(Self::Logs { follow: loose(value)?.follow }),
             "watch" => Ok(Self::Watch { since: loose(value)?.since }),

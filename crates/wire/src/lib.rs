@@ -23,6 +23,7 @@ pub mod record;
 pub mod rundir;
 pub mod signal;
 pub mod stored;
+pub mod streams;
 pub mod text;
 pub mod world;
 

@@ -5,7 +5,7 @@ use super::follow::{logs, watch};
 use super::writer::Writer;
 use crate::agent::{Agent, Mode};
 use crate::stream::Stream;
-use crate::{daemon, exec};
+use crate::{daemon, exec, exec_stream};
 use pepita_wire::frame::Outcome;
 use pepita_wire::{Ask, ErrorKind, Hello, Lines, MAX_BAD_LINES, Request, ToGuest, ToHost, WireError};
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ impl Connection {
             return self.writer.send(&ToHost::Answer { id: 0, outcome: Err(e) });
         }
         // A host that is refused here must not take its token for a wrong one, so it gets no answer.
-        let Some(_place) = stranger.admit() else { return Ok(()) };
+        let Some(_place) = stranger.admit(hello.stream) else { return Ok(()) };
         self.writer.send(&ToHost::Hello(self.agent.hello()))?;
         self.reader.set_read_timeout(None)?;
         let mut bad_lines = 0;
@@ -193,6 +193,11 @@ impl Connection {
                     Ok(_) => Ok(Next::Lines),
                     Err(e) => self.answer(id, Err(WireError::new(ErrorKind::Busy, e.to_string()))),
                 }
+            }
+            Ask::ExecStream(ask) => {
+                self.answer(id, Ok(json!({ "stream": true })))?;
+                exec_stream::run(&agent, &ask, self.reader.try_clone()?);
+                Ok(Next::Ended)
             }
             Ask::Logs { follow } => {
                 self.answer(id, Ok(json!({ "bulk": true })))?;

@@ -75,8 +75,8 @@ impl Monitor {
         if let Some(clock) = &self.clock {
             fds.push((Source::Clock, clock.fd(), PollFlags::IN));
         }
-        let wake_at =
-            [self.life.wake_at(), self.agent.wake_at(), self.publish_at].into_iter().flatten().min();
+        let times = [self.life.wake_at(), self.agent.wake_at(), self.handover.wake_at(), self.publish_at];
+        let wake_at = times.into_iter().flatten().min();
         let left = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let mut polled: Vec<PollFd<'_>> =
