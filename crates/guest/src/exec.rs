@@ -3,9 +3,11 @@
 //! The end of the command itself decides. A process that it leaves behind may hold its output open for ever, so nothing
 //! waits for the end of the output, and what is left behind is killed.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Mode};
+use crate::cgroup::Cgroup;
 use crate::environment::places;
-use crate::process::{KILLED, handle_of, kill_group, kill_rest, not_executable, reset_oom_score};
+use crate::process::{KILLED, handle_of, kill_group, kill_rest, not_executable, of_program};
+use crate::stage::{self, Streams};
 use crate::strays::{MARK, Mark};
 use pepita_wire::agent::Exec;
 use pepita_wire::{ExecResult, Exit};
@@ -15,8 +17,6 @@ use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::Signal;
 use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,8 @@ pub(crate) fn run_with_output(agent: &Agent, exec: &Exec, mut output: OwnedFd) {
 pub(crate) fn check_executable(agent: &Agent, exec: &Exec) -> Result<(), Exit> {
     let program = exec.command.first().map_or("", String::as_str);
     let mut found = Err(Errno::NOENT);
-    for path in places(program, &agent.environment()) {
+    let surroundings = agent.surroundings().map_err(|exit| of_program(exit, program))?;
+    for path in places(program, &surroundings.environment) {
         found = rustix::fs::access(path, Access::EXEC_OK);
         if found.is_ok() {
             break;
@@ -83,18 +84,18 @@ pub(crate) fn check_executable(agent: &Agent, exec: &Exec) -> Result<(), Exit> {
 
 /// Starts a command in a process group of its own. Both its output streams go to `output`.
 fn start(agent: &Agent, exec: &Exec, output: OwnedFd) -> Result<Running, Exit> {
-    let Some((program, args)) = exec.command.split_first() else {
+    let Some(program) = exec.command.first() else {
         return Err(not_executable("", &Errno::INVAL.into()));
     };
     let fail = |e: std::io::Error| not_executable(program, &e);
     let mark = Mark::new();
-    let mut command = Command::new(program);
-    command.args(args).process_group(0).stdin(Stdio::null()).current_dir("/");
-    command.stdout(output.try_clone().map_err(fail)?).stderr(output);
-    command.env_clear().envs(&*agent.environment()).env(MARK, mark.value());
-    let (child, end) = agent.reaper.spawn(&mut command).map_err(fail)?;
-    let pid = child.id();
-    reset_oom_score(pid);
+    let surroundings = agent.surroundings().map_err(|exit| of_program(exit, program))?;
+    let mut environment = surroundings.environment.clone();
+    environment.insert(MARK.into(), mark.value().into());
+    let mut orders = surroundings.orders(&exec.command);
+    orders.cgroup = (agent.mode == Mode::Init).then(|| Cgroup::Commands.processes());
+    let streams = Streams { input: None, output: output.try_clone().map_err(fail)?, error: output };
+    let (pid, end) = stage::spawn(&agent.reaper, &orders, &environment, streams)?;
     let handle = handle_of(pid).map_err(fail)?;
     let timeout = match exec.timeout_ms {
         0 => DEFAULT_TIMEOUT,

@@ -5,14 +5,14 @@
 //! its client, and it would go on using the memory of the daemon. (A command of `docker exec` is left running.) What the
 //! command leaves behind ends with it, too.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Mode};
+use crate::cgroup::Cgroup;
 use crate::environment::Environment;
-use crate::process::{
-    KILLED, handle_of, kill_group, kill_rest, not_executable, reset_oom_score, wait_for_end,
-};
+use crate::process::{KILLED, handle_of, kill_group, kill_rest, not_executable, of_program, wait_for_end};
+use crate::stage;
 use crate::strays::{MARK, Mark};
 use crate::stream::Stream;
-use crate::terminal::{Terminal, lead_session};
+use crate::terminal::Terminal;
 use pepita_wire::Exit;
 use pepita_wire::agent::ExecStream;
 use pepita_wire::streams::{CHUNK_CAP, Chunks, FromCommand, INPUT_WINDOW, OutputStream, ToCommand};
@@ -22,8 +22,6 @@ use rustix::process::Signal;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind as Io, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -103,45 +101,43 @@ struct Input {
     has_ended: bool,
 }
 
-/// Starts a command with its streams.
+/// Starts a command with its streams, in the surroundings of the daemon.
 fn start(agent: &Agent, exec: &ExecStream) -> Result<Running, Exit> {
-    let Some((program, args)) = exec.command.split_first() else {
+    let Some(program) = exec.command.first() else {
         return Err(not_executable("", &Errno::INVAL.into()));
     };
     let fail = |e: io::Error| not_executable(program, &e);
-    let dir = exec.dir.as_deref().unwrap_or("/");
-    match std::fs::metadata(dir) {
-        Ok(meta) if meta.is_dir() => {}
-        Ok(_) => return Err(not_executable(&format!("directory {dir}"), &Errno::NOTDIR.into())),
-        Err(e) => return Err(not_executable(&format!("directory {dir}"), &e)),
+    let mut surroundings = agent.surroundings().map_err(|exit| of_program(exit, program))?;
+    if let Some(user) = &exec.user {
+        surroundings = surroundings.with_user(user).map_err(|exit| of_program(exit, program))?.into();
+    }
+    let mut orders = surroundings.orders(&exec.command);
+    if let Some(dir) = &exec.dir {
+        match std::fs::metadata(dir) {
+            Ok(meta) if meta.is_dir() => orders.directory.clone_from(dir),
+            Ok(_) => return Err(not_executable(&format!("directory {dir}"), &Errno::NOTDIR.into())),
+            Err(e) => return Err(not_executable(&format!("directory {dir}"), &e)),
+        }
     }
     let mark = Mark::new();
-    let mut command = Command::new(program);
-    command.args(args).current_dir(dir).env_clear().envs(environment(agent, exec)).env(MARK, mark.value());
+    let mut environment = environment(&surroundings.environment, exec);
+    environment.insert(MARK.into(), mark.value().into());
+    orders.cgroup = (agent.mode == Mode::Init).then(|| Cgroup::Commands.processes());
+    orders.has_terminal = exec.terminal.is_some();
     let streams = match exec.terminal {
-        Some(size) => {
-            let (terminal, theirs) = Terminal::open(size).map_err(fail)?;
-            lead_session(&mut command);
-            Streams::at_terminal(terminal, theirs, exec.input, &mut command)
-        }
-        None => {
-            command.process_group(0);
-            Streams::over_pipes(exec.input, &mut command)
-        }
+        Some(size) => Terminal::open(size)
+            .and_then(|(terminal, theirs)| Streams::at_terminal(terminal, theirs, exec.input)),
+        None => Streams::over_pipes(exec.input),
     };
-    let streams = streams.map_err(fail)?;
-    let (child, end) = agent.reaper.spawn(&mut command).map_err(fail)?;
-    // The command's ends of the streams are closed here, so that they end with the command.
-    drop(command);
-    let pid = child.id();
-    reset_oom_score(pid);
+    let (streams, theirs) = streams.map_err(fail)?;
+    let (pid, end) = stage::spawn(&agent.reaper, &orders, &environment, theirs)?;
     let handle = handle_of(pid).map_err(fail)?;
     Ok(Running { pid, handle, end, mark, streams })
 }
 
 /// Returns the environment of a command: the daemon's, and what the client sets.
-fn environment(agent: &Agent, exec: &ExecStream) -> Environment {
-    let mut environment = Environment::clone(&agent.environment());
+fn environment(of_daemon: &Environment, exec: &ExecStream) -> Environment {
+    let mut environment = of_daemon.clone();
     if exec.terminal.is_some() {
         environment.entry("TERM".into()).or_insert_with(|| TERM.into());
     }
@@ -150,37 +146,37 @@ fn environment(agent: &Agent, exec: &ExecStream) -> Environment {
 }
 
 impl Streams {
-    fn over_pipes(has_input: bool, command: &mut Command) -> io::Result<Self> {
+    /// Returns the agent's ends of pipes, and those of the command.
+    fn over_pipes(has_input: bool) -> io::Result<(Self, stage::Streams)> {
         let ((output, to_output), (error, to_error)) = (io::pipe()?, io::pipe()?);
-        command.stdout(to_output).stderr(to_error);
-        let input = if has_input {
+        let (from_input, input) = if has_input {
             let (from_input, input) = io::pipe()?;
-            command.stdin(from_input);
-            Some(Input::new(input.into(), false)?)
+            (Some(OwnedFd::from(from_input)), Some(Input::new(input.into(), false)?))
         } else {
-            command.stdin(Stdio::null());
-            None
+            (None, None)
         };
         let (output, error) = (OwnedFd::from(output), OwnedFd::from(error));
         ioctl_fionbio(&output, true)?;
         ioctl_fionbio(&error, true)?;
-        Ok(Self { terminal: None, input, output: Some(output), error: Some(error) })
+        let theirs = stage::Streams { input: from_input, output: to_output.into(), error: to_error.into() };
+        Ok((Self { terminal: None, input, output: Some(output), error: Some(error) }, theirs))
     }
 
+    /// Returns the agent's side of a terminal, and that of the command.
     fn at_terminal(
         terminal: Terminal,
         theirs: OwnedFd,
         has_input: bool,
-        command: &mut Command,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, stage::Streams)> {
         let output = terminal.as_fd().try_clone_to_owned()?;
         ioctl_fionbio(&output, true)?;
         let input = match has_input {
             true => Some(Input::new(terminal.as_fd().try_clone_to_owned()?, true)?),
             false => None,
         };
-        command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
-        Ok(Self { terminal: Some(terminal), input, output: Some(output), error: None })
+        let theirs =
+            stage::Streams { input: Some(theirs.try_clone()?), output: theirs.try_clone()?, error: theirs };
+        Ok((Self { terminal: Some(terminal), input, output: Some(output), error: None }, theirs))
     }
 }
 

@@ -121,14 +121,31 @@ fn stat(pid: u32) -> Option<Stat> {
     Some(Stat { has_ended, parent: words.next()?.parse().ok()? })
 }
 
-/// Sets the usual OOM score for a child, which would otherwise inherit the agent's score, the lowest.
-pub(crate) fn reset_oom_score(pid: u32) {
-    let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
-}
-
 /// Returns the end of a program that could not be executed because of `error`.
 pub(crate) fn not_executable(program: &str, error: &std::io::Error) -> Exit {
-    let message = error.to_string();
-    let message = message.split(" (os error").next().unwrap_or_default().to_owned();
-    Exit::NotExecutable { path: program.to_owned(), errno: error.raw_os_error().unwrap_or(0), message }
+    let errno = error.raw_os_error().unwrap_or(0);
+    Exit::NotExecutable { path: program.to_owned(), errno, message: sentence(error) }
+}
+
+/// Returns the end of a program that was not executed because a step before that failed, such as `workdir /data`. The
+/// program is added by [`of_program`].
+pub(crate) fn step_failed(step: &str, error: &std::io::Error) -> Exit {
+    let message = format!("{step}: {}", sentence(error));
+    Exit::NotExecutable { path: String::new(), errno: error.raw_os_error().unwrap_or(0), message }
+}
+
+/// Adds the program to an end before its execution that names none.
+pub(crate) fn of_program(mut exit: Exit, program: &str) -> Exit {
+    if let Exit::NotExecutable { path, .. } = &mut exit
+        && path.is_empty()
+    {
+        program.clone_into(path);
+    }
+    exit
+}
+
+/// Returns the text of an error without its number.
+fn sentence(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }

@@ -1,14 +1,10 @@
 //! Makes pseudo-terminals for commands (pty(7)).
-#![expect(unsafe_code, reason = "what is done between fork and exec is the caller's promise")]
 
 use pepita_wire::streams::TerminalSize;
-use rustix::process::{ioctl_tiocsctty, setsid};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 /// The side of a pseudo-terminal that the agent holds. When it is dropped, the terminal hangs up.
 #[derive(Debug)]
@@ -46,16 +42,4 @@ impl AsFd for Terminal {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-/// Makes a command the leader of a session of its own, whose terminal is the command's standard input. The command must
-/// not be put into a process group in addition: the leader of a group cannot begin a session.
-pub(crate) fn lead_session(command: &mut Command) {
-    let lead = || {
-        setsid()?;
-        ioctl_tiocsctty(rustix::stdio::stdin())?;
-        Ok(())
-    };
-    // SAFETY: setsid(2) and ioctl(2) are async-signal-safe, and nothing is allocated.
-    unsafe { command.pre_exec(lead) };
 }

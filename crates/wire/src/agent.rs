@@ -7,6 +7,7 @@ use crate::exit::{Exit, generation_1};
 use crate::signal::Signal;
 use crate::streams::TerminalSize;
 use crate::text::{shown, shown_up_to};
+use crate::world::World;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -64,6 +65,19 @@ pub struct Start {
     pub command: Vec<String>,
     /// Variables that are added to the daemon's environment.
     pub env: BTreeMap<String, String>,
+    /// The name of the VM, which is the guest's name for itself unless `world` has another one. An older agent leaves it
+    /// out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The world of the daemon.
+    #[serde(skip_serializing_if = "World::is_default")]
+    pub world: World,
+}
+
+impl Start {
+    /// The method of a start that only newer agents know. An older one would leave the world out, and start the daemon
+    /// as a user, or with privileges, that nobody has asked for.
+    const IN_WORLD: &str = "start_in_world";
 }
 
 /// The parameters of `stop`.
@@ -104,6 +118,8 @@ pub struct ExecStream {
     pub env: BTreeMap<String, String>,
     /// The directory in which the command starts; absent = that of the daemon.
     pub dir: Option<String>,
+    /// The user of the command, by name or number, perhaps with `:GROUP`; absent = that of the daemon.
+    pub user: Option<String>,
     /// Whether the command has a standard input; otherwise it reads the end of the input at once.
     pub input: bool,
     /// The size of the terminal that the command gets; absent = the command gets no terminal.
@@ -173,7 +189,10 @@ impl Ask {
         let value = |v: Result<Value, serde_json::Error>| v.expect("plain structs become JSON");
         match self {
             Self::Ping => ("ping", Value::Null),
-            Self::Start(start) => ("start", value(serde_json::to_value(start))),
+            Self::Start(start) => {
+                let method = if start.world.is_default() { "start" } else { Start::IN_WORLD };
+                (method, value(serde_json::to_value(start)))
+            }
             Self::Stop(stop) => ("stop", value(serde_json::to_value(stop))),
             Self::Signal(signal) => ("signal", json!({ "signal": signal.number() })),
             Self::Status => ("status", Value::Null),
@@ -196,7 +215,7 @@ impl Ask {
         let loose = |value| params::<Loose>(method, value);
         match method {
             "ping" => Ok(Self::Ping),
-            "start" => params(method, value).map(Self::Start),
+            "start" | Start::IN_WORLD => params(method, value).map(Self::Start),
             "stop" => params(method, value).map(Self::Stop),
             "signal" => {
                 let number = loose(value)?.signal;

@@ -25,6 +25,7 @@ pub mod signal;
 pub mod stored;
 pub mod streams;
 pub mod text;
+pub mod world;
 
 pub use agent::{Ask, ExecResult, GuestEvent};
 pub use error::{ErrorKind, WireError};

@@ -4,6 +4,7 @@ use super::Monitor;
 use super::agent::Asker;
 use super::handover::{Asked, HandedOver};
 use super::life::{Event, Route};
+use super::world;
 use crate::vm_config::MAX_TIME_MS;
 use pepita_wire::frame::Outcome;
 use pepita_wire::record::VcpuState;
@@ -67,6 +68,12 @@ impl Monitor {
                 let is_connected = |client| self.control.has(client);
                 if let Err(refusal) = asked.and_then(|asked| self.handover.ask(asked, is_connected)) {
                     self.reply(reply, Err(refusal));
+                }
+            }
+            Ok(MonitorRequest::Forward(Ask::Start(start))) => {
+                match world::start(&self.config.request, start) {
+                    Ok(start) => self.forward(reply, Ask::Start(start)),
+                    Err(refusal) => self.reply(reply, Err(refusal)),
                 }
             }
             Ok(MonitorRequest::Forward(ask)) => self.forward(reply, ask),

@@ -31,6 +31,19 @@ fn commands_of_a_microvm_have_streams_terminals_and_exit_codes() {
     figure("exec of a small program in a microVM", took);
     host.fails(&["exec", "a", "--", "/nowhere"], 127);
 
+    // As another user, which the image need not know, and in another directory.
+    let as_user = |options: &[&str], path: &str| {
+        let output =
+            exec(&host, options, &["--cat", path, "--show", "HOME", "--exit", "0"]).wait_with_output();
+        text(&output.expect("an end").stdout)
+    };
+    let shown = as_user(&["-u", "1234:567"], "/proc/self/status");
+    assert!(shown.contains("Uid:\t1234\t1234") && shown.contains("Gid:\t567\t567"), "{shown}");
+    assert!(shown.contains("HOME=/\n"), "{shown}");
+    assert!(as_user(&["-w", "/proc/self"], "status").contains("ticker"));
+    let error = host.fails(&["exec", "-u", "nobody-here", "a", "--", TICKER[0]], 126);
+    assert!(error.contains("nobody-here"), "{error}");
+
     // 100 MB in and out, over one connection.
     let bytes: Vec<u8> = (0..100_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let mut child = exec(&host, &["-i"], &["--copy", "--exit", "3"]);

@@ -19,3 +19,4 @@ mod stop_escalation;
 #[path = "../terminal/mod.rs"]
 mod terminal;
 mod vanished;
+mod world;
