@@ -101,7 +101,7 @@ pub(crate) const CRATES: &[Crate] = &[
                 "terminal",
                 "users",
             ],
-            &["furnish", "panics", "stage", "state", "strays", "system"],
+            &["forerunner", "furnish", "panics", "state", "strays", "system"],
             &["surroundings"],
             &["agent"],
             &["notify"],

@@ -15,6 +15,7 @@ mod end;
 mod environment;
 mod exec;
 mod exec_stream;
+mod forerunner;
 mod furnish;
 mod inherited;
 mod loopback;
@@ -24,7 +25,6 @@ mod panics;
 mod process;
 mod reaper;
 mod serve;
-mod stage;
 mod state;
 mod strays;
 mod stream;
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
                 ExitCode::from(EX_IOERR)
             }
         },
-        Ok(Command::Stage) => stage::run(),
+        Ok(Command::Forerunner) => forerunner::run(),
         Ok(Command::Version) => {
             print(std::io::stdout(), format_args!("daemonctl {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS

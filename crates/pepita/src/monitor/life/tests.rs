@@ -250,6 +250,15 @@ fn a_signal_whose_answer_is_lost_was_no_failure_when_the_daemon_has_ended() {
 }
 
 #[test]
+fn an_agent_that_is_too_old_for_the_world_that_is_asked_for_is_told_as_that() {
+    let mut world = running();
+    let unknown = WireError::new(ErrorKind::Unsupported, "unknown method \"start_in_world\"");
+    world.on(Event::StartAnswered(Err(unknown)));
+    let why = world.life.evidence.agent_failed.expect("a reason");
+    assert!(why.contains("too old") && why.contains("build the image anew"), "{why}");
+}
+
+#[test]
 fn a_held_daemon_that_is_to_start_while_its_guest_boots_starts_when_the_agent_is_up() {
     let mut world = World::new(true);
     assert!(world.life.must_wait_to_start());
