@@ -59,7 +59,19 @@ pub(crate) const CRATES: &[Crate] = &[
         rows: &[
             // The numbers that both sides of the protocol know.
             &["lib"],
-            &["allowance", "environment", "error", "name", "protocol", "rundir", "signal", "stored", "text"],
+            &[
+                "allowance",
+                "chunk",
+                "environment",
+                "error",
+                "name",
+                "port",
+                "protocol",
+                "rundir",
+                "signal",
+                "stored",
+                "text",
+            ],
             &["exit", "line"],
             &["agent", "console", "launch", "record"],
             &["frame", "monitor"],
@@ -67,6 +79,13 @@ pub(crate) const CRATES: &[Crate] = &[
         ],
         // The whole crate.
         pure: &[""],
+        edges: &[],
+    },
+    Crate {
+        dir: "crates/ports/src",
+        name: "pepita_ports",
+        rows: &[&["listen", "pair"], &["relay"], &["lib"]],
+        pure: &[],
         edges: &[],
     },
     Crate {
@@ -78,7 +97,9 @@ pub(crate) const CRATES: &[Crate] = &[
                 "cgroup",
                 "console",
                 "environment",
+                "forwarding",
                 "inherited",
+                "loopback",
                 "options",
                 "process",
                 "reaper",
@@ -88,7 +109,7 @@ pub(crate) const CRATES: &[Crate] = &[
             &["own_pid", "panics", "state", "system"],
             &["agent"],
             &["notify"],
-            &["daemon", "end", "exec"],
+            &["daemon", "end", "exec", "forward"],
             &["serve"],
             &["as_init", "as_process"],
             &["main"],

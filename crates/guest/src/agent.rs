@@ -3,6 +3,7 @@
 use crate::boot::{Boot, Image};
 use crate::console::Console;
 use crate::environment::{self, Environment};
+use crate::forwarding::Forwarding;
 use crate::panics;
 use crate::reaper::Reaper;
 use crate::state::{Daemon, State};
@@ -32,6 +33,8 @@ pub(crate) struct Agent {
     pub(crate) notify_path: PathBuf,
     /// The daemon's notify socket, once it is open. The lock is held while a report is read and applied.
     pub(crate) notify_socket: Mutex<Option<UnixDatagram>>,
+    /// The connections that are forwarded to programs of the guest.
+    pub(crate) forwarding: Forwarding,
     /// The id of this boot.
     boot_id: String,
     started_at: Instant,
@@ -66,6 +69,7 @@ impl Agent {
             reaper: Reaper::start(),
             notify_path,
             notify_socket: Mutex::default(),
+            forwarding: Forwarding::default(),
             boot_id: boot_id.trim().to_owned(),
             started_at: Instant::now(),
             state: Mutex::new(state),

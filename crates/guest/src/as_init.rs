@@ -3,7 +3,7 @@
 use crate::agent::{Agent, Mode};
 use crate::boot::{Boot, Image};
 use crate::console::Console;
-use crate::{cgroup, daemon, end, inherited, notify, panics, serve, system};
+use crate::{cgroup, daemon, end, inherited, loopback, notify, panics, serve, system};
 use pepita_wire::console::Note;
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ const NOTIFY: &str = "/run/notify.sock";
 pub(crate) fn run() -> ! {
     inherited::put_in_order(Some(OPEN_FILES));
     system::mount_all();
+    let _ = loopback::bring_up();
     let mut boot = Boot::from_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
     system::write_mark(boot.cid, boot.incarnation);
     // The lowest score keeps the agent from the guest's OOM killer. Children get the usual score back.

@@ -5,7 +5,7 @@ use super::follow::{logs, watch};
 use super::writer::Writer;
 use crate::agent::{Agent, Mode};
 use crate::stream::Stream;
-use crate::{daemon, exec};
+use crate::{daemon, exec, forward};
 use pepita_wire::frame::Outcome;
 use pepita_wire::{Ask, ErrorKind, Hello, Lines, MAX_BAD_LINES, Request, ToGuest, ToHost, WireError};
 use serde_json::{Value, json};
@@ -23,6 +23,8 @@ pub(super) struct Connection {
     lines: Lines,
     /// Whether a `watch` runs on this connection.
     watched: bool,
+    /// Whether the connection was turned into a forwarded one, which another thread carries.
+    is_forwarded: bool,
 }
 
 /// The state of a connection after a request.
@@ -39,13 +41,15 @@ enum Next {
 impl Connection {
     pub(super) fn new(agent: &Arc<Agent>, stream: Stream) -> io::Result<Self> {
         let writer = Writer::new(&stream)?;
-        Ok(Self { agent: Arc::clone(agent), reader: stream, writer, lines: Lines::new(), watched: false })
+        Ok(Self { agent: Arc::clone(agent), reader: stream, writer, lines: Lines::new(), watched: false, is_forwarded: false })
     }
 
     /// Ends the connection.
     pub(super) fn close(&self) {
         self.writer.mark_closed();
-        self.reader.shutdown();
+        if !self.is_forwarded {
+            self.reader.shutdown();
+        }
         // The thread of a `watch` waits for changes. After this wake-up it notices that its client is gone. The state's lock
         // is taken for it: between the look and the wait of that thread, a wake-up without the lock would be lost.
         self.agent.change(|_| ());
@@ -146,6 +150,16 @@ impl Connection {
                 agent.change(|state| state.power_off = true);
                 answered
             }
+            Ask::Dial(dial) => match forward::connect(&agent, &dial, &self.reader) {
+                Ok(plain) => {
+                    let carrier = self.writer.raw()?;
+                    self.answer(id, Ok(Value::Null))?;
+                    self.is_forwarded = true;
+                    agent.forwarding.carry(plain, carrier)?;
+                    Ok(Next::Ended)
+                }
+                Err(e) => self.answer(id, Err(e)),
+            },
             Ask::Watch { .. } if self.watched => {
                 self.answer(id, Err(WireError::new(ErrorKind::Conflict, "this connection watches already")))
             }

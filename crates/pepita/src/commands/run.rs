@@ -97,9 +97,10 @@ fn specification(run: Run) -> Result<LaunchSpec> {
     Ok(spec)
 }
 
-/// Returns `spec` with its fields replaced by the options that were given. Labels are added to those of `spec`.
+/// Returns `spec` with its fields replaced by the options that were given. Labels and ports are added to those of `spec`.
 fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
     spec.labels.extend(options.label);
+    spec.publish.extend(options.publish);
     LaunchSpec {
         name: options.name.map(|name| name.to_string()).or(spec.name),
         incarnation: options.incarnation.or(spec.incarnation),
@@ -128,6 +129,7 @@ fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
         command: spec.command,
         env: spec.env,
         labels: spec.labels,
+        publish: spec.publish,
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) enum Source {
     Dial(u64),
     Listener,
     Client(u64),
+    /// A published port; `None` = a forwarded connection has ended.
+    Port(Option<u64>),
     Starter,
 }
 
@@ -67,11 +69,14 @@ impl Monitor {
         for (client, fd, interest) in self.control.interest() {
             fds.push((client.map_or(Source::Listener, Source::Client), fd, interest));
         }
+        for (port, fd, interest) in self.ports.interest() {
+            fds.push((Source::Port(port), fd, interest));
+        }
         if let Some(pipe) = self.starters_pipe() {
             fds.push((Source::Starter, pipe.as_fd(), PollFlags::IN));
         }
         let wake_at =
-            [self.life.wake_at(), self.agent.wake_at(), self.publish_at].into_iter().flatten().min();
+            [self.life.wake_at(), self.agent.wake_at(), self.publish_at, self.ports.wake_at()].into_iter().flatten().min();
         let left = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let mut polled: Vec<PollFd<'_>> =
@@ -94,6 +99,11 @@ impl Monitor {
             Source::Qmp => self.read_qmp(),
             Source::Agent => self.read_agent(),
             Source::Dial(number) => self.hand_over(number),
+            Source::Port(None) => self.ports.forget_ended(),
+            Source::Port(Some(number)) => {
+                let greeting = self.agent.greeting();
+                self.ports.ready(number, Instant::now(), self.agent.address(), greeting);
+            }
             Source::Listener => self.control.accept(),
             Source::Client(number) => {
                 for request in self.control.read(number) {
