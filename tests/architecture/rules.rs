@@ -174,7 +174,7 @@ pub(crate) const CRATES: &[Crate] = &[
         name: "pepita_supervisor",
         rows: &[
             &["actor", "lock", "reply", "spec", "store"],
-            &["claim", "policy"],
+            &["claim", "policy", "ports"],
             &["config", "cid", "executor", "journal"],
             &["observe"],
             &["link", "monitor_client"],
@@ -215,7 +215,7 @@ pub(crate) const CRATES: &[Crate] = &[
             ("tokio::process", &["executor/process.rs"]),
             (
                 "tokio::net::UnixStream::connect",
-                &["link/dial.rs", "link/handover.rs", "monitor_client.rs", "control/"],
+                &["link/dial.rs", "link/handover.rs", "monitor_client.rs", "ports/handover.rs", "control/"],
             ),
             ("tokio_vsock::VsockStream::connect", &["link/dial.rs"]),
             // The wall clock is only reported and decides nothing: it may jump.

@@ -5,8 +5,7 @@ use pepita_wire::agent::Dial;
 use pepita_wire::{ErrorKind, GuestPlace, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_socket,
-    socket_with, sockopt,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_socket, socket_with, sockopt,
 };
 use std::io::{self, ErrorKind as Io};
 use std::net::{Ipv4Addr, TcpStream};

@@ -197,7 +197,8 @@ impl Monitor {
     /// writes nothing before.
     fn keep_dials(&mut self) {
         let Self { keep: Some(keep), agent, handover, ports, .. } = self else { return };
-        let dials: Vec<_> = agent.dialling().into_iter().chain(handover.dialling()).chain(ports.dialling()).collect();
+        let dials: Vec<_> =
+            agent.dialling().into_iter().chain(handover.dialling()).chain(ports.dialling()).collect();
         keep.keep(&dials);
     }
 
@@ -293,6 +294,7 @@ impl Monitor {
         let status = self.life.status(Instant::now());
         StatusRecord {
             dropped_log_bytes: self.log.dropped(),
+            ports: self.ports.names(),
             vmm_pid: status.exit.is_none().then_some(self.vmm.identity.pid),
             ..status
         }

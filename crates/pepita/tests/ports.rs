@@ -51,7 +51,9 @@ fn a_client_that_comes_before_the_daemon_listens_waits_and_is_served() {
     // Many at once, each with its own daemon's connection.
     let streams: Vec<TcpStream> = (0..50).map(|_| connect(port)).collect();
     for (number, stream) in streams.iter().enumerate() {
-        echo(stream, format!("client {number}").as_bytes(), || stream.shutdown(Shutdown::Write).expect("ended"));
+        echo(stream, format!("client {number}").as_bytes(), || {
+            stream.shutdown(Shutdown::Write).expect("ended")
+        });
     }
 }
 

@@ -131,8 +131,12 @@ fn is_left(path: &Path, address: &SocketAddrUnix) -> bool {
 /// Returns the program that listens on a TCP port, as far as this user may see it: `redis-server (pid 812)`.
 fn holder(port: u16) -> Option<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
-    let inodes: Vec<String> =
-        tables.iter().flatten().flat_map(|table| listeners(table, port)).map(|i| format!("socket:[{i}]")).collect();
+    let inodes: Vec<String> = tables
+        .iter()
+        .flatten()
+        .flat_map(|table| listeners(table, port))
+        .map(|i| format!("socket:[{i}]"))
+        .collect();
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     for pid in pids {

@@ -166,7 +166,8 @@ impl Thread {
             busy.sort_unstable();
             busy.dedup();
             busy.retain(|number| self.advance(*number, &mut scratch) == State::Busy);
-            if self.shared.is_left.load(Ordering::Acquire) && self.shared.carried.load(Ordering::Relaxed) == 0 {
+            if self.shared.is_left.load(Ordering::Acquire) && self.shared.carried.load(Ordering::Relaxed) == 0
+            {
                 return;
             }
         }

@@ -228,7 +228,8 @@ fn flood_status() {
 fn serve(place: &str) {
     if let Some(port) = place.strip_prefix("tcp:") {
         let port: u16 = port.parse().expect("a port");
-        let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).expect("a free port");
+        let listener =
+            std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).expect("a free port");
         std::thread::spawn(move || listener.incoming().flatten().for_each(answer_apart));
     } else if let Ok(port) = place.parse() {
         let listener = vsock::VsockListener::bind_with_cid_port(vsock::VMADDR_CID_ANY, port);

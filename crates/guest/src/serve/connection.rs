@@ -41,7 +41,14 @@ enum Next {
 impl Connection {
     pub(super) fn new(agent: &Arc<Agent>, stream: Stream) -> io::Result<Self> {
         let writer = Writer::new(&stream)?;
-        Ok(Self { agent: Arc::clone(agent), reader: stream, writer, lines: Lines::new(), watched: false, is_forwarded: false })
+        Ok(Self {
+            agent: Arc::clone(agent),
+            reader: stream,
+            writer,
+            lines: Lines::new(),
+            watched: false,
+            is_forwarded: false,
+        })
     }
 
     /// Ends the connection.

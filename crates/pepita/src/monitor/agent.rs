@@ -93,7 +93,15 @@ impl Agent {
     pub fn new(address: Address, incarnation: u64, boot_token: Option<String>, token: String) -> Self {
         let conversation = AgentConversation::new(incarnation);
         let allowance = Allowance::new(AGENT_RATE, AGENT_BURST, Instant::now());
-        Self { address, boot_token, token, incarnation, conversation, line: Line::Closed { redial_at: None }, allowance }
+        Self {
+            address,
+            boot_token,
+            token,
+            incarnation,
+            conversation,
+            line: Line::Closed { redial_at: None },
+            allowance,
+        }
     }
 
     /// Returns the token and the incarnation for another connection to an agent that is up.

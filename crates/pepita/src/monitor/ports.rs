@@ -165,6 +165,11 @@ impl Ports {
         ports.map(|port| (&port.publish, port.listening.socket.as_fd())).collect()
     }
 
+    /// Returns the ports, as they are written.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.ports.iter().map(|port| port.publish.to_string()).collect()
+    }
+
     /// Returns whether there is no port.
     pub(crate) fn is_empty(&self) -> bool {
         self.ports.is_empty()
@@ -301,7 +306,8 @@ impl Ports {
 
     /// Reads the agent's answer to `dial`, and acts on it.
     fn answered(&mut self, at: usize, now: Instant, mut stream: Stream, mut lines: Lines, mut id: u64) {
-        let is_patient = self.serving == Serving::Starting && self.since.is_some_and(|since| now < since + GRACE);
+        let is_patient =
+            self.serving == Serving::Starting && self.since.is_some_and(|since| now < since + GRACE);
         let port = &mut self.ports[at];
         let said = stream.pump_into(&mut lines).and_then(|()| heard(&mut lines, id));
         port.way = match said {

@@ -75,8 +75,10 @@ impl Monitor {
         if let Some(pipe) = self.starters_pipe() {
             fds.push((Source::Starter, pipe.as_fd(), PollFlags::IN));
         }
-        let wake_at =
-            [self.life.wake_at(), self.agent.wake_at(), self.publish_at, self.ports.wake_at()].into_iter().flatten().min();
+        let wake_at = [self.life.wake_at(), self.agent.wake_at(), self.publish_at, self.ports.wake_at()]
+            .into_iter()
+            .flatten()
+            .min();
         let left = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let mut polled: Vec<PollFd<'_>> =

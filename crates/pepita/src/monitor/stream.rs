@@ -75,7 +75,11 @@ impl Stream {
     ///
     /// # Errors
     /// The errors of [`Stream::pump`].
-    pub(super) fn receive_into(&mut self, lines: &mut Lines, descriptors: &mut Vec<OwnedFd>) -> io::Result<()> {
+    pub(super) fn receive_into(
+        &mut self,
+        lines: &mut Lines,
+        descriptors: &mut Vec<OwnedFd>,
+    ) -> io::Result<()> {
         self.flush()?;
         let mut buffer = [0; 8192];
         for _ in 0..READS {

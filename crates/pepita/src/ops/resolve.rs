@@ -13,9 +13,9 @@ use crate::vm_config::{
     READY_TIMEOUT_MS, Root, VmRequest, VmmKind,
 };
 use pepita_wire::agent::Start;
+use pepita_wire::port::{BadPublish, PORTS_CAP};
 use pepita_wire::record::{CallErrorKind, Transport};
 use pepita_wire::rundir::LOG_ENVIRONMENT;
-use pepita_wire::port::{BadPublish, PORTS_CAP};
 use pepita_wire::{Ask, DEFAULT_PORT, LaunchSpec, Publish, VmId};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
