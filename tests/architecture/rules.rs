@@ -62,6 +62,7 @@ pub(crate) const CRATES: &[Crate] = &[
             &[
                 "allowance",
                 "chunk",
+                "data",
                 "environment",
                 "error",
                 "name",
@@ -73,7 +74,7 @@ pub(crate) const CRATES: &[Crate] = &[
                 "text",
             ],
             &["exit", "line"],
-            &["agent", "console", "launch", "record"],
+            &["agent", "console", "image", "launch", "record"],
             &["frame", "monitor"],
             &["conversation"],
         ],

@@ -5,6 +5,7 @@ mod attach;
 mod doctor;
 mod environment;
 mod image;
+mod kernel;
 mod list;
 mod logs;
 mod order;
@@ -118,6 +119,7 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
             order::start(&run_dir, &name, &daemon)?;
         }
         Request::Image(Image::Build(build)) => image::build(run_dir, *build)?,
+        Request::Kernel(asked) => kernel::kernel(asked, json)?,
         Request::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "pepita", &mut script);
