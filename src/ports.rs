@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The listening sockets of one supervisor. All clones are one; it outlives the actors that use it.
 #[derive(Debug, Clone, Default)]
-pub struct Ports(Arc<Mutex<BTreeMap<VmName, Sockets>>>);
+pub(crate) struct Ports(Arc<Mutex<BTreeMap<VmName, Sockets>>>);
 
 /// The sockets of one VM.
 type Sockets = Vec<(Publish, Listening)>;
@@ -31,7 +31,7 @@ impl Ports {
     ///
     /// # Errors
     /// Returns the first port that cannot be listened on, with the program that holds it. The others are open then.
-    pub fn open(&self, vm: &VmName, wanted: &[Publish]) -> Result<(), NotListening> {
+    pub(crate) fn open(&self, vm: &VmName, wanted: &[Publish]) -> Result<(), NotListening> {
         let mut all = self.sockets();
         let sockets = all.entry(vm.clone()).or_default();
         for (_, socket) in sockets.extract_if(.., |(publish, _)| !wanted.contains(publish)) {
@@ -54,14 +54,14 @@ impl Ports {
     }
 
     /// Closes the ports of a VM that is down for good: their clients are refused from now on.
-    pub fn close(&self, vm: &VmName) {
+    pub(crate) fn close(&self, vm: &VmName) {
         for (_, socket) in self.sockets().remove(vm).unwrap_or_default() {
             socket.remove();
         }
     }
 
     /// Gives all sockets up, and leaves them to the monitors that have copies.
-    pub fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.sockets().clear();
     }
 
@@ -70,14 +70,21 @@ impl Ports {
     ///
     /// # Errors
     /// Returns a sentence about the port that is in use, or about the monitor. The other ports are published.
-    pub async fn publish(&self, vm: &VmName, wanted: &[Publish], control: &Path) -> Result<(), String> {
+    pub(crate) async fn publish(
+        &self,
+        vm: &VmName,
+        wanted: &[Publish],
+        control: &Path,
+    ) -> Result<(), String> {
         if self.lacks(vm, wanted) {
             let had = handover::take_back(control).await.map_err(|e| format!("its ports: {e}"))?;
             self.enter(vm, had, wanted);
         }
         let opened = self.open(vm, wanted);
         let copies = self.copies(vm).map_err(|e| format!("its ports: {e}"))?;
-        handover::hand_over(control, copies).await.map_err(|e| format!("its ports are not published: {e}"))?;
+        handover::hand_over(control, copies)
+            .await
+            .map_err(|e| format!("its ports are not published: {e}"))?;
         opened.map_err(|e| e.to_string())
     }
 

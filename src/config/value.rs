@@ -215,9 +215,12 @@ impl Reading<'_> {
         if read.len() > PORTS_CAP {
             return self.wrong(format!("{} ports", read.len()), &format!("at most {PORTS_CAP}"));
         }
-        let twice = read.iter().enumerate().find(|(at, port)| read[..*at].iter().any(|one| one.host == port.host));
+        let twice =
+            read.iter().enumerate().find(|(at, port)| read[..*at].iter().any(|one| one.host == port.host));
         match twice {
-            Some((_, port)) => self.wrong(format!("{} stands there twice", port.host), "take one of them out"),
+            Some((_, port)) => {
+                self.wrong(format!("{} stands there twice", port.host), "take one of them out")
+            }
             None => Some(ports),
         }
     }

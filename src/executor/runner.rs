@@ -48,7 +48,15 @@ impl Runner {
         claim: Option<Arc<Claim>>,
     ) -> Self {
         let launches = Arc::new(Semaphore::new(parallel.max(1)));
-        Self { pepita, owner, claim, owned: Arc::default(), launches, queues: Queues::default(), ports: Ports::default() }
+        Self {
+            pepita,
+            owner,
+            claim,
+            owned: Arc::default(),
+            launches,
+            queues: Queues::default(),
+            ports: Ports::default(),
+        }
     }
 
     /// Records that this supervisor may end a VM, up to this incarnation.
@@ -209,10 +217,9 @@ impl Runner {
     async fn run(&self, launch: &Launch) -> Result<StatusRecord, ExecutorError> {
         self.renew_claim().await?;
         // A port in use says nothing about the VM, and may be free soon.
-        self.ports.open(&launch.spec.name, &launch.spec.publish).map_err(|e| ExecutorError::Refused {
-            kind: CallErrorKind::TryAgain,
-            message: e.to_string(),
-        })?;
+        self.ports
+            .open(&launch.spec.name, &launch.spec.publish)
+            .map_err(|e| ExecutorError::Refused { kind: CallErrorKind::TryAgain, message: e.to_string() })?;
         let done = self.pepita.run(launch).await;
         if done.as_ref().err().is_none_or(ExecutorError::may_have_launched) {
             self.own(&launch.spec.name, launch.incarnation);

@@ -78,8 +78,9 @@ async fn ask(
                 return Ok((outcome, received));
             }
             let mut buffer = [0; 4096];
-            let read =
-                monitor.async_io(Interest::READABLE, || receive(&monitor, &mut buffer, &mut received)).await?;
+            let read = monitor
+                .async_io(Interest::READABLE, || receive(&monitor, &mut buffer, &mut received))
+                .await?;
             if read == 0 {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the monitor hung up"));
             }
@@ -103,8 +104,7 @@ fn send(monitor: &UnixStream, line: &[u8], sockets: &[BorrowedFd<'_>]) -> io::Re
 fn receive(monitor: &UnixStream, buffer: &mut [u8], received: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PORTS_CAP))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message =
-        recvmsg(monitor, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let message = recvmsg(monitor, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(descriptors) = message {
             received.extend(descriptors);
