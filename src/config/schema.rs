@@ -3,6 +3,7 @@
 use super::file::inherited;
 use crate::spec::keys::{Keyed, Kind, Row, Scope};
 use crate::spec::{GroupSpec, TreeSpec, VmSpec};
+use pepita_wire::world::ULIMITS;
 use serde_json::{Map, Value, json};
 
 /// The pattern of the durations that `humantime` reads: numbers with units.
@@ -112,5 +113,16 @@ fn value(kind: Kind) -> Value {
         Kind::Environment => json!({ "type": "object", "additionalProperties": texts() }),
         Kind::Cid => json!({ "type": "integer", "minimum": 3, "maximum": u32::MAX - 1 }),
         Kind::Signal => json!({ "type": ["string", "integer"] }),
+        Kind::Hostname | Kind::User => json!({ "type": "string", "minLength": 1 }),
+        Kind::GuestDirectory => json!({ "type": "string", "pattern": "^/" }),
+        Kind::Ulimits => json!({
+            "type": "object",
+            "propertyNames": { "enum": ULIMITS },
+            "additionalProperties": { "type": ["string", "integer"] },
+        }),
+        Kind::Sysctls => {
+            json!({ "type": "object", "additionalProperties": { "type": ["string", "integer"] } })
+        }
+        Kind::Secrets => json!({ "type": "array", "items": { "type": "string", "pattern": "^[^=]+=." } }),
     }
 }

@@ -26,7 +26,13 @@ fn extremes(kind: Kind) -> Vec<Value> {
         | Kind::ExitCodes
         | Kind::Environment
         | Kind::Cid
-        | Kind::Signal => Vec::new(),
+        | Kind::Signal
+        | Kind::Hostname
+        | Kind::User
+        | Kind::GuestDirectory
+        | Kind::Ulimits
+        | Kind::Sysctls
+        | Kind::Secrets => Vec::new(),
     }
 }
 

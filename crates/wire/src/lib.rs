@@ -25,7 +25,9 @@ pub mod record;
 pub mod rundir;
 pub mod signal;
 pub mod stored;
+pub mod streams;
 pub mod text;
+pub mod world;
 
 pub use agent::{Ask, ExecResult, GuestEvent};
 pub use error::{ErrorKind, WireError};

@@ -36,7 +36,12 @@ pub enum MonitorRequest {
     /// unix(7)), a stream to the agent on which nothing was said yet. The monitor completes the connection even when
     /// the client goes away, because vhost-device-vsock 0.3.0 does not survive a host that hangs up before the guest
     /// has answered.
-    Dial,
+    Dial {
+        /// Whether the monitor says the hello, for a connection that carries one stream: the answer has the agent's hello,
+        /// and the next line on the connection is a request. A monitor of an earlier version says none, and its answer has
+        /// none.
+        greet: bool,
+    },
     /// Publish these ports, and no others of those that a client has handed over. The request brings the listening
     /// sockets, one for each port in the same order (SCM_RIGHTS of unix(7)). The monitor takes connections from them
     /// while its VM can serve them, and closes its copies when the VM ends.
@@ -56,11 +61,19 @@ struct Params {
     timeout_ms: u64,
     force: bool,
     ports: Vec<Publish>,
+    greet: bool,
 }
 
 impl Default for Params {
     fn default() -> Self {
-        Self { since: 0, signal: Signal::TERM.number(), timeout_ms: 30_000, force: false, ports: Vec::new() }
+        Self {
+            since: 0,
+            signal: Signal::TERM.number(),
+            timeout_ms: 30_000,
+            force: false,
+            ports: Vec::new(),
+            greet: false,
+        }
     }
 }
 
@@ -76,7 +89,8 @@ impl MonitorRequest {
             Self::Signal(signal) => ("signal", json!({ "signal": signal.number() })),
             Self::Pause => ("pause", Value::Null),
             Self::Resume => ("resume", Value::Null),
-            Self::Dial => ("dial", Value::Null),
+            Self::Dial { greet: false } => ("dial", Value::Null),
+            Self::Dial { greet: true } => ("dial", json!({ "greet": true })),
             Self::Publish(ports) => ("publish", json!({ "ports": ports })),
             Self::Published => ("published", Value::Null),
             Self::Forward(ask) => ask.into_parts(),
@@ -99,7 +113,7 @@ impl MonitorRequest {
             "signal" => to_signal(method, params(method, value)?.signal).map(Self::Signal),
             "pause" => Ok(Self::Pause),
             "resume" => Ok(Self::Resume),
-            "dial" => Ok(Self::Dial),
+            "dial" => Ok(Self::Dial { greet: params(method, value)?.greet }),
             "publish" => Ok(Self::Publish(params(method, value)?.ports)),
             "published" => Ok(Self::Published),
             // Any other method is passed on to the agent, if agents know it.
@@ -108,6 +122,7 @@ impl MonitorRequest {
                     Ok(Self::Forward(ask))
                 }
                 Ask::Stop(_)
+                | Ask::ExecStream(_)
                 | Ask::Signal(_)
                 | Ask::Status
                 | Ask::Logs { .. }
@@ -151,7 +166,8 @@ mod tests {
             MonitorRequest::Signal(Signal::KILL),
             MonitorRequest::Pause,
             MonitorRequest::Resume,
-            MonitorRequest::Dial,
+            MonitorRequest::Dial { greet: false },
+            MonitorRequest::Dial { greet: true },
             MonitorRequest::Publish(vec!["127.0.0.1:6379:6379".parse().expect("a port")]),
             MonitorRequest::Published,
             MonitorRequest::Forward(Ask::Ping),

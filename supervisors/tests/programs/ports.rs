@@ -106,7 +106,10 @@ fn serves_through_kills(host: &Host, port: u16, kills: usize) {
 #[test]
 fn no_client_is_refused_while_a_vm_restarts() {
     let (port, inside) = (free_port(), free_port());
-    let host = Host::new("", &format!("[[group]]\nname = \"web\"\nintensity = 1000\n{}", echoing("cache", port, inside)));
+    let host = Host::new(
+        "",
+        &format!("[[group]]\nname = \"web\"\nintensity = 1000\n{}", echoing("cache", port, inside)),
+    );
     serves_through_kills(&host, port, 5);
 }
 
@@ -123,7 +126,10 @@ fn no_client_is_refused_while_a_microvm_restarts() {
 #[test]
 fn connections_and_the_port_outlive_the_supervisor_and_the_next_one_holds_the_port() {
     let (port, inside) = (free_port(), free_port());
-    let host = Host::new("", &format!("[[group]]\nname = \"web\"\nintensity = 1000\n{}", echoing("cache", port, inside)));
+    let host = Host::new(
+        "",
+        &format!("[[group]]\nname = \"web\"\nintensity = 1000\n{}", echoing("cache", port, inside)),
+    );
     let mut daemon = host.ready();
     let mut clients: Vec<TcpStream> = (0..100).map(|_| begin(port)).collect();
     clients.iter_mut().for_each(|client| echo(client, b"before"));
@@ -146,7 +152,9 @@ fn connections_and_the_port_outlive_the_supervisor_and_the_next_one_holds_the_po
 #[test]
 fn ports_are_added_and_removed_while_the_vm_runs() {
     let (first, second, inside) = (free_port(), free_port(), free_port());
-    let groups = |port: u16| format!("[[group]]\nname = \"web\"\nintensity = 1000\n{}", echoing("cache", port, inside));
+    let groups = |port: u16| {
+        format!("[[group]]\nname = \"web\"\nintensity = 1000\n{}", echoing("cache", port, inside))
+    };
     let host = Host::new("", &groups(first));
     let _daemon = host.ready();
     let incarnation = host.status("cache").incarnation;

@@ -6,6 +6,7 @@ use crate::host::wait::wait_readable;
 use pepita_wire::frame::Outcome;
 use pepita_wire::{ErrorKind, Lines, Request, StatusRecord, ToGuest, ToHost, WireError};
 use rustix::event::PollFlags;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -151,7 +152,7 @@ impl Control {
         &mut self,
         number: u64,
         id: u64,
-        answer: serde_json::Value,
+        answer: Value,
         descriptors: &[BorrowedFd<'_>],
     ) -> bool {
         let Some(client) = self.clients.get_mut(&number) else { return false };
