@@ -16,6 +16,8 @@ mod environment;
 mod exec;
 mod exec_stream;
 mod forerunner;
+mod forward;
+mod forwarding;
 mod furnish;
 mod inherited;
 mod loopback;
