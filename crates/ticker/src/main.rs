@@ -56,10 +56,10 @@ struct Options {
     threads: bool,
     /// The address to listen on: a vsock port, a TCP port, or the path of a Unix socket.
     serve: Option<String>,
-    /// The time before it listens, in milliseconds.
-    serve_after_ms: Option<u64>,
     /// Whether standard input is copied to standard output, to its end.
     copy: bool,
+    /// The time before it listens, in milliseconds.
+    serve_after_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -91,8 +91,8 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("eat") => options.eat_mb = Some(parser.value()?.parse()?),
             Long("write") => options.write_mb = Some(parser.value()?.parse()?),
             Long("serve") => options.serve = Some(parser.value()?.string()?),
-            Long("serve-after") => options.serve_after_ms = Some(parser.value()?.parse()?),
             Long("copy") => options.copy = true,
+            Long("serve-after") => options.serve_after_ms = Some(parser.value()?.parse()?),
             Long("cat") => options.cat.push(parser.value()?.string()?),
             Long("say") => options.say.push(parser.value()?.string()?),
             Long("world") => options.world = true,
