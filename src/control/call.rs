@@ -285,6 +285,7 @@ fn forwardable(ask: Ask) -> Result<Ask, WireError> {
         Ask::Ack { .. } => Some("ack"),
         Ask::Start(_) => Some("start"),
         Ask::Stop(_) => Some("stop"),
+        Ask::Mount(_) => Some("mount"),
         Ask::PowerOff => Some("power_off"),
     };
     match refused {

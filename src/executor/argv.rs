@@ -69,6 +69,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         standby: _,
         autostart: _,
         significant: _,
+        disks,
     } = &launch.spec;
     let MachineSpec { vcpus, memory_mb, kernel: _, rootfs: _, port, vmm } = machine;
     let labels = [(OWNER_LABEL, launch.owner.clone()), (CONFIG_LABEL, launch.spec.fingerprint())];
@@ -94,8 +95,10 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         accel: None,
         vsock: None,
         cmdline_append: None,
-        // The environment of the call names the directory for logs.
+        disks: disks.clone(),
+        // The environment of the call names the directories for logs and disks.
         log_dir: None,
+        disk_dir: None,
     }
 }
 

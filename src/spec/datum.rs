@@ -1,8 +1,8 @@
 //! Translates the value of a key to JSON and back: one form for the fingerprint, for storing and for comparing.
 
 use super::{
-    AutoShutdown, Cid, GroupName, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy,
-    Orphans, Port, Readiness, Restart, Signal, Strategy, VmName, Vmm,
+    AutoShutdown, Cid, DiskSpec, GroupName, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure,
+    OnUnhealthy, Orphans, Port, Readiness, Restart, Signal, Strategy, VmName, Vmm,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,7 +43,7 @@ macro_rules! text {
     )*};
 }
 
-plain!(bool, u32, usize, f64, String, Vec<String>, BTreeSet<i32>, BTreeMap<String, String>);
+plain!(bool, u32, usize, f64, String, Vec<String>, BTreeSet<i32>, BTreeMap<String, String>, Vec<DiskSpec>);
 text!(VmName, GroupName);
 text!(Restart, OnGiveUp, Strategy, OnIntensityExceeded, AutoShutdown, Readiness, OnStartFailure, OnUnhealthy);
 text!(Orphans, OnExit, Vmm);

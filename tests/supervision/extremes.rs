@@ -25,7 +25,11 @@ fn extremes(kind: Kind) -> Vec<Value> {
         | Kind::ExitCodes
         | Kind::Environment
         | Kind::Cid
-        | Kind::Signal => Vec::new(),
+        | Kind::Signal
+        | Kind::DiskName
+        | Kind::Size
+        | Kind::Mount
+        | Kind::Tables(_) => Vec::new(),
     }
 }
 

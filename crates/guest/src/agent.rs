@@ -8,6 +8,7 @@ use crate::reaper::Reaper;
 use crate::state::{Daemon, State};
 use pepita_wire::agent::AgentStatus;
 use pepita_wire::console::Note;
+use pepita_wire::storage::Mount;
 use pepita_wire::{ErrorKind, Hello, WireError};
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
@@ -32,6 +33,8 @@ pub(crate) struct Agent {
     pub(crate) notify_path: PathBuf,
     /// The daemon's notify socket, once it is open. The lock is held while a report is read and applied.
     pub(crate) notify_socket: Mutex<Option<UnixDatagram>>,
+    /// What is mounted for the daemon. The lock is held while a mount is made.
+    pub(crate) mounts: Mutex<Vec<Mount>>,
     /// The id of this boot.
     boot_id: String,
     started_at: Instant,
@@ -66,6 +69,7 @@ impl Agent {
             reaper: Reaper::start(),
             notify_path,
             notify_socket: Mutex::default(),
+            mounts: Mutex::default(),
             boot_id: boot_id.trim().to_owned(),
             started_at: Instant::now(),
             state: Mutex::new(state),

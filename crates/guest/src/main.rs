@@ -15,6 +15,7 @@ mod end;
 mod environment;
 mod exec;
 mod inherited;
+mod mounts;
 mod notify;
 mod options;
 mod own_pid;

@@ -208,6 +208,10 @@ impl Monitor {
                 // When the agent cannot be asked now, the start is ordered again after the next hello.
                 let _ = self.agent.ask(pepita_wire::Ask::Start(start), Asker::Start);
             }
+            Effect::Mount(mounts) => {
+                // As for the start.
+                let _ = self.agent.ask(pepita_wire::Ask::Mount(mounts), Asker::Mount);
+            }
             Effect::Tell(ask) => self.agent.tell(ask),
             Effect::Resume => self.set_vcpus(VcpuState::Running),
             Effect::TermVmm => {

@@ -5,6 +5,7 @@
 use crate::error::{ErrorKind, WireError};
 use crate::exit::{Exit, generation_1};
 use crate::signal::Signal;
+use crate::storage::Mount;
 use crate::text::{shown, shown_up_to};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,10 @@ pub enum Ask {
         /// The number of the event.
         seq: u64,
     },
-    /// Synchronise the disks and power off, whether or not the daemon runs.
+    /// Mount disks and shares, in this order. What is mounted already stays mounted. An agent without this request does
+    /// not start the daemon of a VM with disks: the host waits for the answer first.
+    Mount(Vec<Mount>),
+    /// Unmount the disks, synchronise and power off, whether or not the daemon runs.
     PowerOff,
 }
 
@@ -139,6 +143,12 @@ fn params<T: DeserializeOwned + Default>(method: &str, params: Value) -> Result<
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
+struct Mounts {
+    mounts: Vec<Mount>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Loose {
     signal: i32,
     unix_ms: u64,
@@ -162,6 +172,7 @@ impl Ask {
             Self::Logs { follow } => ("logs", json!({ "follow": follow })),
             Self::Watch { since } => ("watch", json!({ "since": since })),
             Self::Ack { seq } => ("ack", json!({ "seq": seq })),
+            Self::Mount(mounts) => ("mount", json!({ "mounts": mounts })),
             Self::PowerOff => ("power_off", Value::Null),
         }
     }
@@ -189,6 +200,7 @@ impl Ask {
             "logs" => Ok(Self::Logs { follow: loose(value)?.follow }),
             "watch" => Ok(Self::Watch { since: loose(value)?.since }),
             "ack" => Ok(Self::Ack { seq: loose(value)?.seq }),
+            "mount" => params::<Mounts>(method, value).map(|read| Self::Mount(read.mounts)),
             "power_off" => Ok(Self::PowerOff),
             other => {
                 let shown: String = other.chars().take(64).collect();

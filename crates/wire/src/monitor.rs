@@ -101,6 +101,7 @@ impl MonitorRequest {
                 | Ask::Logs { .. }
                 | Ask::Watch { .. }
                 | Ask::Ack { .. }
+                | Ask::Mount(_)
                 | Ask::PowerOff => {
                     let why = format!("{method:?} is not for the monitor");
                     Err(WireError::new(ErrorKind::Unsupported, why))

@@ -4,6 +4,7 @@ use super::door::Stranger;
 use super::follow::{logs, watch};
 use super::writer::Writer;
 use crate::agent::{Agent, Mode};
+use crate::mounts::mount_all;
 use crate::stream::Stream;
 use crate::{daemon, exec};
 use pepita_wire::frame::Outcome;
@@ -141,6 +142,7 @@ impl Connection {
                 agent.change(|state| state.acked = state.acked.max(seq));
                 self.answer(id, Ok(Value::Null))
             }
+            Ask::Mount(mounts) => self.answer(id, mount_all(&agent, &mounts).map(|()| Value::Null)),
             Ask::PowerOff => {
                 let answered = self.answer(id, Ok(Value::Null));
                 agent.change(|state| state.power_off = true);

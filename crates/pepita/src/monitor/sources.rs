@@ -218,6 +218,9 @@ impl Monitor {
                 Heard::News(News::Answer { tag: Asker::Start, outcome }) => {
                     self.happened(Event::StartAnswered(outcome.map(drop)));
                 }
+                Heard::News(News::Answer { tag: Asker::Mount, outcome }) => {
+                    self.happened(Event::MountAnswered(outcome.map(drop)));
+                }
                 Heard::News(News::Answer { tag: Asker::Client { client, id }, outcome }) => {
                     self.control.answer(client, id, outcome);
                 }
