@@ -100,7 +100,7 @@ fn a_disk_is_checked_like_every_other_key() {
             qemu(
                 "[[group.vm.disk]]\nname = \"a\"\nmount = \"/x\"\n[[group.vm]]\nname = \"b\"\nvmm = \"qemu\"\nkernel_path = \"/k\"\nrootfs_path = \"/r\"\n[[group.vm.disk]]\nname = \"a\"\nmount = \"/x\"",
             ),
-            (19, 3),
+            (19, 1),
             "disk",
             &["also a disk of VM \"api\""],
         ),
