@@ -61,6 +61,7 @@ pub(crate) const CRATES: &[Crate] = &[
             &["lib"],
             &[
                 "allowance",
+                "data",
                 "environment",
                 "error",
                 "name",
@@ -72,7 +73,7 @@ pub(crate) const CRATES: &[Crate] = &[
                 "text",
             ],
             &["exit", "line"],
-            &["agent", "console", "launch", "record"],
+            &["agent", "console", "image", "launch", "record"],
             &["frame", "monitor"],
             &["conversation"],
         ],

@@ -140,12 +140,15 @@ pub enum Request {
     Image(Image),
     /// List, grow and remove the disks of VMs
     Disk(DiskArgs),
+    /// Install, list and remove the kernels that guests boot
+    #[command(subcommand)]
+    Kernel(Kernel),
     /// Check the host for each requirement, and give advice about those that are not met
     Doctor {
         /// Do not boot a guest
         #[arg(long)]
         no_boot: bool,
-        /// Boot this kernel [default: the kernel of the running system]
+        /// Boot this kernel [default: the installed one (`pepita kernel`), else that of the running system]
         #[arg(long)]
         kernel: Option<PathBuf>,
         /// Boot this initramfs
@@ -203,8 +206,9 @@ pub struct DaemonArgs {
 
 const RUN_EXAMPLES: &str = r#"Examples:
   A microVM in the foreground: its output, Ctrl-C stops it, the exit code is the daemon's
-    pepita run --kernel vmlinuz --rootfs api.cpio --rm
-  In the background, ready to be asked
+    pepita kernel install
+    pepita run --rootfs api.cpio --rm
+  With a kernel of your own, in the background, ready to be asked
     pepita run --kernel vmlinuz --rootfs api.cpio --name api --daemon --wait-ready
     pepita logs --name api --follow
     pepita destroy --name api
@@ -249,7 +253,8 @@ pub struct Run {
 /// The options for the properties of a VM. An absent option leaves the field of the specification as it is.
 #[derive(Debug, Args)]
 pub struct RunOptions {
-    /// The guest's kernel: a bzImage or an uncompressed kernel
+    /// The guest's kernel: a bzImage or an uncompressed kernel [default: the kernel that `pepita kernel install`
+    /// installed last]
     #[arg(long, short)]
     pub kernel: Option<PathBuf>,
     /// The guest's root: an initramfs (.cpio) or a disk (.ext4); with --vmm process an image.json
@@ -307,8 +312,7 @@ pub struct RunOptions {
     /// The same in words: name=NAME,mount=/PATH and perhaps size=10G, ro, path=FILE (a file or block device of yours)
     #[arg(long, value_name = "K=V,...", value_parser = disk)]
     pub disk: Vec<DiskSpec>,
-    /// The directory of disks [default: $PEPITA_DISK_DIR, else for root /var/lib/pepita/disks, for others
-    /// ~/.local/share/pepita/disks]
+    /// The directory of disks [default: $PEPITA_DISK_DIR, else `disks` in the data directory]
     #[arg(long, value_name = "DIR")]
     pub disk_dir: Option<PathBuf>,
     /// The directory for the console's log, in a directory for each VM [default: $PEPITA_LOG_DIR, else the run
@@ -354,6 +358,25 @@ pub enum Format {
     Json,
 }
 
+/// The subcommands of `pepita kernel`.
+#[derive(Debug, Subcommand)]
+pub enum Kernel {
+    /// Install a kernel with its modules; `pepita run` without --kernel boots the one that was installed last
+    Install {
+        /// The kernel's package: a .deb, or a directory with the kernel and its modules [default: Debian's present
+        /// linux-image-cloud-amd64, downloaded by apt-get]
+        #[arg(long, value_name = "DIR|DEB")]
+        from: Option<PathBuf>,
+    },
+    /// List the installed kernels
+    List,
+    /// Remove an installed kernel; VMs that run it go on
+    Remove {
+        /// The kernel's release, as `pepita kernel list` shows it
+        release: String,
+    },
+}
+
 /// The subcommands of `pepita image`.
 #[derive(Debug, Subcommand)]
 pub enum Image {
@@ -364,8 +387,7 @@ pub enum Image {
 /// The arguments of `pepita disk`.
 #[derive(Debug, Args)]
 pub struct DiskArgs {
-    /// The directory of disks [default: $PEPITA_DISK_DIR, else for root /var/lib/pepita/disks, for others
-    /// ~/.local/share/pepita/disks]
+    /// The directory of disks [default: $PEPITA_DISK_DIR, else `disks` in the data directory]
     #[arg(long, global = true, value_name = "DIR")]
     pub disk_dir: Option<PathBuf>,
     /// What is to be done.

@@ -6,6 +6,7 @@ mod disk;
 mod doctor;
 mod environment;
 mod image;
+mod kernel;
 mod list;
 mod logs;
 mod order;
@@ -120,6 +121,7 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
         }
         Request::Disk(asked) => disk::disk(asked, json)?,
         Request::Image(Image::Build(build)) => image::build(run_dir, *build)?,
+        Request::Kernel(asked) => kernel::kernel(asked, json)?,
         Request::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "pepita", &mut script);

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod cpio;
 pub(crate) mod init;
+pub mod installed;
 pub mod kernel;
 pub mod length;
 pub mod memory;

@@ -3,7 +3,6 @@
 //! Disks are what docker calls named volumes, shares what docker calls bind mounts.
 
 use serde::{Deserialize, Serialize};
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -200,18 +199,6 @@ pub fn serial(name: &str) -> String {
     format!("{}-{:08x}", &name[..SERIAL_CAP - 9], hash & 0xffff_ffff)
 }
 
-/// Returns the directory of a user's disks, when none is named: for root `/var/lib/pepita/disks`, for others below
-/// `$XDG_DATA_HOME` or `~/.local/share`. Returns `None` for a user without a home.
-pub fn disk_dir(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    if uid == 0 {
-        return Some(PathBuf::from("/var/lib/pepita/disks"));
-    }
-    // A path that is not absolute is to be ignored (XDG Base Directory Specification).
-    let directory = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let data = directory("XDG_DATA_HOME").or_else(|| Some(directory("HOME")?.join(".local/share")));
-    data.map(|data| data.join("pepita/disks"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,17 +247,5 @@ mod tests {
         let long = serial("postgresql-data-of-production");
         assert_eq!(long, "postgresql--866b0f10");
         assert_ne!(long, serial("postgresql-data-of-testing-01"));
-    }
-
-    #[test]
-    fn disks_lie_where_a_user_s_data_lie() {
-        let variable = |name: &str| match name {
-            "XDG_DATA_HOME" => Some(OsString::from("relative")),
-            "HOME" => Some(OsString::from("/home/a")),
-            _ => None,
-        };
-        assert_eq!(disk_dir(0, variable), Some("/var/lib/pepita/disks".into()));
-        assert_eq!(disk_dir(7, variable), Some("/home/a/.local/share/pepita/disks".into()));
-        assert_eq!(disk_dir(7, |_| None), None);
     }
 }

@@ -5,6 +5,7 @@ mod diagnose;
 use crate::error::Result;
 use crate::host::programs::{AGENT, BACKEND, Program, QEMU};
 use crate::host::{kvm, vhost_vsock};
+use crate::image::installed::Kernels;
 use crate::ops::probe::{Probe, probe};
 use crate::rundir::{RunDir, tsc};
 use diagnose::{Boot, Check, Facts, Found, Verdict};
@@ -108,7 +109,8 @@ fn writable(run_dir: &RunDir) -> Result<(), String> {
 }
 
 fn kernel(asked: &Asked) -> Option<PathBuf> {
-    asked.kernel.clone().or_else(|| {
+    let installed = || Kernels::of_user().ok().and_then(|kernels| kernels.default());
+    asked.kernel.clone().or_else(installed).or_else(|| {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
         let running = PathBuf::from(format!("/boot/vmlinuz-{}", release.trim()));
         [running, PathBuf::from("/boot/vmlinuz")].into_iter().find(|path| path.exists())

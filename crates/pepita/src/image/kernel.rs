@@ -38,6 +38,25 @@ pub fn recognise(head: &[u8]) -> Kind {
     }
 }
 
+/// Returns the release that a kernel names in itself, as uname(1) prints it.
+pub fn release(image: &[u8]) -> Option<String> {
+    let text = match recognise(image) {
+        Kind::BzImage => {
+            // Documentation/arch/x86/boot.rst: `kernel_version` is a pointer less 0x200.
+            let offset = u16::from_le_bytes(image.get(0x20e..0x210)?.try_into().ok()?);
+            image.get(usize::from(offset) + 0x200..).filter(|_| offset != 0)?
+        }
+        Kind::Elf => {
+            let mark = b"Linux version ";
+            let at = image.windows(mark.len()).position(|bytes| bytes == mark)?;
+            &image[at + mark.len()..]
+        }
+        Kind::Unknown => return None,
+    };
+    let end = text.iter().take(256).position(|byte| matches!(byte, 0 | b' ' | b'\n'))?;
+    String::from_utf8(text[..end].to_vec()).ok()
+}
+
 /// Returns the uncompressed kernel in a bzImage that is packed with LZ4, as Debian's kernels are; `None` for any other
 /// file.
 pub fn unpack(image: &[u8]) -> Option<Vec<u8>> {
@@ -219,6 +238,8 @@ mod tests {
             unpack(&image);
             let lz4 = [&LZ4_LEGACY.to_le_bytes(), payload.as_slice()].concat();
             unpack(&bzimage(&lz4));
+            release(&image);
+            release(&bzimage(&payload));
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::disk::Catalogue;
 use crate::error::{CallError, Result, call_error};
 use crate::host::programs::{AGENT, BACKEND, QEMU, static_agent};
 use crate::host::{kvm, vhost_vsock};
+use crate::image::installed::Kernels;
 use crate::image::{build, init, kernel, memory};
 use crate::rundir::cid::Wanted;
 use crate::rundir::{RunDir, tsc};
@@ -16,8 +17,8 @@ use crate::vm_config::{
 use pepita_wire::agent::Start;
 use pepita_wire::record::{CallErrorKind, Transport};
 use pepita_wire::rundir::LOG_ENVIRONMENT;
-use pepita_wire::storage::{self, DISK_ENVIRONMENT, DiskSpec, SIZE_MB, STORAGE_CAP, mount_fault, name_fault};
-use pepita_wire::{Ask, DEFAULT_PORT, LaunchSpec, VmId};
+use pepita_wire::storage::{DISK_ENVIRONMENT, DiskSpec, SIZE_MB, STORAGE_CAP, mount_fault, name_fault};
+use pepita_wire::{Ask, DEFAULT_PORT, LaunchSpec, VmId, data};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -124,7 +125,8 @@ pub(crate) fn disk_dir(named: Option<&Path>) -> Result<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let uid = rustix::process::geteuid().as_raw();
     let dir = named.map(Path::to_owned).or_else(|| variable(DISK_ENVIRONMENT).map(PathBuf::from));
-    let dir = dir.or_else(|| storage::disk_dir(uid, variable)).ok_or_else(|| {
+    let own = || Some(data::directory(uid, variable)?.join(data::DISKS));
+    let dir = dir.or_else(own).ok_or_else(|| {
         refused("disks", &format!("no place for them: set $HOME or ${DISK_ENVIRONMENT}, or use --disk-dir"))
     })?;
     std::path::absolute(&dir).map_err(|e| refused("disk_dir", &e.to_string()))
@@ -190,13 +192,14 @@ fn from_here(mut command: Vec<String>) -> Vec<String> {
 
 /// Completes the fields of a request that only a real VM has.
 fn machine(run_dir: &RunDir, spec: &LaunchSpec, base: VmRequest) -> Result<VmRequest> {
-    let needed = |what: &str, path: &Option<PathBuf>| {
-        let advice = "`pepita image build` makes a root file system, `pepita doctor` finds kernels";
+    let needed = |what: &str, path: Option<PathBuf>, advice: &str| {
         let absent = || call_error(CallErrorKind::Usage, format!("--{what} is needed; {advice}"));
-        path.clone().ok_or_else(absent)
+        path.ok_or_else(absent)
     };
-    let named_kernel = needed("kernel", &spec.kernel)?;
-    let rootfs = needed("rootfs", &spec.rootfs)?;
+    let installed = || Kernels::of_user().ok().and_then(|kernels| kernels.default());
+    let advice = "`pepita kernel install` installs a kernel for every launch";
+    let named_kernel = needed("kernel", spec.kernel.clone().or_else(installed), advice)?;
+    let rootfs = needed("rootfs", spec.rootfs.clone(), "`pepita image build` makes a root file system")?;
     let kernel = kernel::prepare(run_dir, &named_kernel)?;
     let (image, kind) = build::recognise(&rootfs)?;
     let root = match kind {
@@ -277,7 +280,7 @@ mod tests {
             env: [(key.to_owned(), value.to_owned())].into(),
             ..LaunchSpec::default()
         };
-        let cases: [(&str, LaunchSpec); 14] = [
+        let cases: [(&str, LaunchSpec); 13] = [
             ("env", env("A=B", "x")),
             ("env", env("A", "x\0")),
             ("command", LaunchSpec { command: vec!["a\0".into()], ..LaunchSpec::default() }),
@@ -293,7 +296,6 @@ mod tests {
             ("ready_timeout_ms", LaunchSpec { ready_timeout_ms: Some(u64::MAX), ..LaunchSpec::default() }),
             ("incarnation", LaunchSpec { incarnation: Some(u64::MAX), ..LaunchSpec::default() }),
             ("vmm", LaunchSpec { vmm: Some("xen".into()), ..LaunchSpec::default() }),
-            ("--kernel", LaunchSpec::default()),
             ("--rootfs", LaunchSpec { kernel: Some("/k".into()), ..LaunchSpec::default() }),
         ];
         for (field, spec) in cases {
