@@ -11,15 +11,18 @@ mod fingerprint;
 pub mod keys;
 mod name;
 mod policy;
+mod world;
 
 pub use diff::{Change, GroupPlan, Plan, Removals, VmPlan};
 pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmName};
 pub use pepita_wire::storage::DiskSpec;
+pub use pepita_wire::world::Ulimit;
 pub use pepita_wire::{Signal, VmId};
 pub use policy::{
     Backoff, HealthSpec, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy, Readiness,
     Restart, RestartSpec, StartSpec, StopSpec, Strategy,
 };
+pub use world::WorldSpec;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -171,6 +174,8 @@ pub struct VmSpec {
     pub command: Vec<String>,
     /// The daemon's environment.
     pub env: BTreeMap<String, String>,
+    /// The daemon's world.
+    pub world: WorldSpec,
     /// Whether the VM is restarted, and how soon.
     pub restart: RestartSpec,
     /// When the VM counts as Ready, and how long that may take.
@@ -198,6 +203,7 @@ impl VmSpec {
             cid: None,
             command: Vec::new(),
             env: BTreeMap::new(),
+            world: WorldSpec::default(),
             restart: RestartSpec::default(),
             start: StartSpec::default(),
             stop: StopSpec::default(),

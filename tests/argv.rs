@@ -4,7 +4,7 @@ use pepita_launcher::cli::{Cli, Request, Run, RunOptions};
 use pepita_launcher::rundir::cid::Wanted;
 use pepita_launcher::vm_config::VmmKind;
 use pepita_supervisor::executor::argv::{self, CONFIG_LABEL, Launch, OWNER_LABEL};
-use pepita_supervisor::spec::{Cid, Incarnation, MachineSpec, Port, Signal, VmName, VmSpec, Vmm};
+use pepita_supervisor::spec::{Cid, Incarnation, MachineSpec, Port, Signal, VmName, VmSpec, Vmm, WorldSpec};
 use pepita_wire::LaunchSpec;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -82,6 +82,38 @@ fn a_daemon_with_a_watchdog_is_told_the_interval_unless_the_configuration_does()
     assert_eq!(env(&spec), [("WATCHDOG_USEC".to_owned(), "4000000".to_owned())].into());
     spec.env.insert("WATCHDOG_USEC".into(), "7".into());
     assert_eq!(env(&spec), spec.env);
+}
+
+#[test]
+fn the_world_of_a_daemon_reaches_the_launcher_whole() {
+    let mut spec = VmSpec::new(name("a"), MachineSpec::qemu("/k", "/r"));
+    spec.world = WorldSpec {
+        hostname: Some("cache".into()),
+        user: Some("redis".into()),
+        workdir: Some("/data".into()),
+        env_file: Some("/etc/a.env".into()),
+        secrets: [("key".to_owned(), "/etc/key".into())].into(),
+        ulimits: [("nofile".to_owned(), "1:2".parse().expect("a limit"))].into(),
+        sysctls: [("vm.x".to_owned(), "1".to_owned())].into(),
+        read_only: true,
+        privileged: true,
+    };
+    let (incarnation, cid) = (Incarnation(1), Cid::new(3).expect("a good CID"));
+    let launch = Launch { spec, incarnation, cid, owner: "edge".into(), hold: false };
+    let written = serde_json::to_string(&argv::specification(&launch)).expect("JSON");
+    let asked: LaunchSpec = serde_json::from_str(&written).expect("a specification");
+    let world = WorldSpec {
+        hostname: asked.hostname,
+        user: asked.user,
+        workdir: asked.workdir,
+        env_file: asked.env_file,
+        secrets: asked.secrets,
+        ulimits: asked.ulimits,
+        sysctls: asked.sysctls,
+        read_only: asked.read_only,
+        privileged: asked.privileged,
+    };
+    assert_eq!(world, launch.spec.world);
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use pepita_supervisor::config::{self, Checked, Level};
 use pepita_supervisor::spec::{
     Backoff, GroupName, GroupSpec, Intensity, MachineSpec, OnUnhealthy, Restart, RestartSpec, Signal,
-    TreeSpec, VmName, VmSpec, Vmm,
+    TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +21,50 @@ fn vm(lines: &str) -> VmSpec {
         "[platform.pepita]\nvmm = \"process\"\n[[group]]\nname = \"g\"\n[[group.vm]]\nname = \"a\"\n{lines}"
     );
     good(&text).groups[0].vms[0].clone()
+}
+
+#[test]
+fn a_world_is_read_and_its_files_begin_at_the_files_folder() {
+    let spec = good(
+        r#"
+        [platform.pepita]
+        kernel_path = "/k"
+        rootfs_path = "/r"
+        [[group]]
+        name = "g"
+        [[group.vm]]
+        name = "a"
+        user = "redis:ssl-cert"
+        workdir = "/data"
+        hostname = "cache.example"
+        env_file = "a.env"
+        secrets = ["tls-key=pki/a=b.key", "other=/o"]
+        ulimits = { nofile = 65_536, core = "0:unlimited", nproc = "7" }
+        sysctls = { "vm.overcommit_memory" = 1, "kernel.core_pattern" = "core.%p" }
+        read_only = true
+        privileged = true
+        "#,
+    );
+    let limit = |text: &str| text.parse().expect("a limit");
+    let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let expected = WorldSpec {
+        hostname: Some("cache.example".into()),
+        user: Some("redis:ssl-cert".into()),
+        workdir: Some("/data".into()),
+        env_file: Some("/etc/pepita/a.env".into()),
+        secrets: [
+            ("tls-key".to_owned(), "/etc/pepita/pki/a=b.key".into()),
+            ("other".to_owned(), "/o".into()),
+        ]
+        .into(),
+        ulimits: [("nofile", "65536"), ("core", "0:unlimited"), ("nproc", "7")]
+            .map(|(name, text)| (name.to_owned(), limit(text)))
+            .into(),
+        sysctls: [text("vm.overcommit_memory", "1"), text("kernel.core_pattern", "core.%p")].into(),
+        read_only: true,
+        privileged: true,
+    };
+    assert_eq!(spec.groups[0].vms[0].world, expected);
 }
 
 #[test]
@@ -314,6 +358,7 @@ fn every_key_of_the_schema_is_read_where_the_schema_has_it() {
             (Value::Null, None, _) if key["pattern"].as_str().is_some_and(|p| p.contains("[0-9]+")) => {
                 "\"45s\"".to_owned()
             }
+            (Value::Null, None, _) if key["pattern"] == "^/" => "\"/x\"".to_owned(),
             (Value::Null, None, _) => "\"x\"".to_owned(),
             (Value::Object(_), ..) => "{}".to_owned(),
             (default, ..) => default.to_string(),
@@ -327,7 +372,7 @@ fn every_key_of_the_schema_is_read_where_the_schema_has_it() {
                 format!("[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n[[group.vm.disk]]\n{keys}")
             }
             (Some(own), _) => format!(
-                "platform.pepita.vmm = \"process\"\n[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n{}",
+                "platform.pepita = {{ kernel_path = \"/k\", rootfs_path = \"/r\" }}\n[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n{}",
                 line(own)
             ),
             (None, Some(own)) => format!("[[group]]\nname = \"a\"\n{}", line(own)),

@@ -49,6 +49,53 @@ fn vm(lines: &str) -> String {
     web("", lines)
 }
 
+/// As [`vm`], with a VM that is one.
+fn guest(lines: &str) -> String {
+    let images = "kernel_path = \"/k\"\nrootfs_path = \"/r\"";
+    format!("[[group]]\nname = \"web\"\n[[group.vm]]\nname = \"api\"\n{images}\n\n{lines}\n")
+}
+
+#[test]
+fn a_world_that_no_guest_can_have_is_told() {
+    hold(&[
+        (guest("user = \"a:b:c\""), (8, 8), "user", &["no user", "\"101:102\""]),
+        (guest("user = 101"), (8, 8), "user", &["expected a user"]),
+        (guest("workdir = \"data\""), (8, 11), "workdir", &["begins with '/'"]),
+        (guest("hostname = \"a_b\""), (8, 12), "hostname", &["no host name", "\"cache-1\""]),
+        (guest("ulimits = { files = 1 }"), (8, 21), "ulimits.files", &["no limit", "nofile"]),
+        (guest("ulimits = { nofile = \"2:1\" }"), (8, 22), "ulimits.nofile", &["above the second"]),
+        (guest("ulimits = { nofile = true }"), (8, 22), "ulimits.nofile", &["a whole number or a text"]),
+        (guest("ulimits = [\"nofile\"]"), (8, 11), "ulimits", &["a table of limits"]),
+        (guest("sysctls = { swap = 1 }"), (8, 20), "sysctls.swap", &["no setting of the kernel"]),
+        (guest("sysctls = { \"vm.x\" = \"a\\nb\" }"), (8, 22), "sysctls.vm.x", &["one line"]),
+        (guest("secrets = [\"key\"]"), (8, 12), "secrets[0]", &["\"NAME=FILE\""]),
+        (guest("secrets = [\"../key=/k\"]"), (8, 12), "secrets[0]", &["no name of a secret"]),
+        (guest("secrets = [\"a=/k\", \"a=/l\"]"), (8, 20), "secrets[1]", &["a second secret \"a\""]),
+        (guest("secrets = { a = \"/k\" }"), (8, 11), "secrets", &["a list of"]),
+    ]);
+}
+
+#[test]
+fn what_only_a_vm_can_give_is_refused_for_a_plain_process() {
+    for line in [
+        "user = \"redis\"",
+        "hostname = \"a\"",
+        "secrets = [\"a=/k\"]",
+        "sysctls = { \"vm.x\" = 1 }",
+        "read_only = true",
+        "privileged = true",
+    ] {
+        let key = line.split(' ').next().expect("a key");
+        let all = mistakes(&vm(line));
+        let [mistake] = &all[..] else { panic!("{line}: {all:#?}") };
+        assert!(mistake.path.ends_with(key) && mistake.message.contains("only a VM"), "{mistake}");
+    }
+    for line in ["workdir = \"/tmp\"", "env_file = \"a.env\"", "ulimits = { core = 0 }", "privileged = false"]
+    {
+        assert!(parse(&vm(line)).is_ok(), "{line}");
+    }
+}
+
 #[test]
 fn unknown_keys_are_told_with_the_key_that_was_meant() {
     hold(&[

@@ -72,6 +72,15 @@ fn machine_command_environment_and_cid_wait_for_a_start() {
         ("command = [\"/bin/x\"]", "command"),
         ("env = { A = \"b\" }", "env"),
         ("cid = 42", "cid"),
+        ("user = \"redis\"", "user"),
+        ("workdir = \"/data\"", "workdir"),
+        ("hostname = \"a\"", "hostname"),
+        ("env_file = \"a.env\"", "env_file"),
+        ("secrets = [\"a=/b\"]", "secrets"),
+        ("ulimits = { core = 0 }", "ulimits"),
+        ("sysctls = { \"vm.x\" = 1 }", "sysctls"),
+        ("read_only = true", "read_only"),
+        ("privileged = true", "privileged"),
     ] {
         assert_eq!(api(line), Change::Restart { keys: vec![key], live: vec![] });
     }

@@ -111,6 +111,8 @@ fn run_inside(program: PathBuf, env: &[&str], args: &[&str]) -> String {
     run.args(["run", "--name", "outer", "--rm", "--memory", "2048", "--cpus", "2", "--vsock", "hybrid"]);
     run.arg("--kernel").arg(top().join(".guest/vmlinuz")).arg("--rootfs").arg(&image);
     run.args(["--cmdline-append", "pepita.loopback=1"]);
+    // A host of VMs loads modules and makes cgroups.
+    run.arg("--privileged");
     run.args(env.iter().flat_map(|pair| ["--env", pair]));
     run.arg("--").arg(Path::new(INSIDE).join(PROGRAM)).args(args);
     // The run has a time limit of its own: a program that hangs in the VM must not make the test hang.

@@ -13,6 +13,8 @@ use pepita_wire::Ask;
 use pepita_wire::agent::{Exec, Start};
 use pepita_wire::rundir::{CONSOLE, SOCKET_PATH_CAP as SOCKET_CAP};
 use pepita_wire::storage::STORAGE_CAP;
+use pepita_wire::world::NOT_ON_HOST;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -78,6 +80,8 @@ fn vm<'r, 't>(
     apply(&raw.layer, &mut spec);
     named(raw, log);
     machine(raw, &mut spec.machine, log, images);
+    world(raw, spec.machine.vmm, log);
+    images.extend(raw.layer.good("env_file"));
     exit_codes(&spec, &raw.layer, log);
     backoff(&spec.restart.backoff, &raw.layer, "restart.", log);
     // A plain process runs a program of the host, which may be named by a path from the file's folder, as every path.
@@ -140,7 +144,8 @@ fn disk_users(raw: &File<'_>, spec: &TreeSpec, log: &Log<'_>) {
 
 /// Checks that the guest agent will accept the orders that the keys make.
 fn orders(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
-    let start = Ask::Start(Start { command: spec.command.clone(), env: spec.env.clone() });
+    let start = Start { command: spec.command.clone(), env: spec.env.clone(), ..Start::default() };
+    let start = Ask::Start(start);
     let health = Exec { command: spec.health.command.clone(), timeout_ms: u64::MAX, bulk: false };
     for (keys, ask) in [("command and env", start), ("health.command", Ask::Exec(health))] {
         if let Err(too_long) = ask.check_length() {
@@ -173,6 +178,23 @@ fn machine<'r, 't>(
                     log.missing(raw.at.clone(), &format!("{}: {key}", raw.called), &help);
                 }
             }
+        }
+    }
+}
+
+/// Refuses what only a VM can give a daemon.
+fn world(raw: &Section<'_>, vmm: Vmm, log: &Log<'_>) {
+    let of_guest = ["hostname", "user", "secrets", "sysctls", "read_only", "privileged"];
+    for written in of_guest.iter().filter_map(|key| raw.layer.good(key)) {
+        // What is switched off, or empty, asks for nothing.
+        let is_asked = |value: &Value| match value {
+            Value::Bool(flag) => *flag,
+            Value::Object(entries) => !entries.is_empty(),
+            Value::Null | Value::Number(_) | Value::String(_) | Value::Array(_) => true,
+        };
+        if vmm == Vmm::Process && is_asked(&written.value) {
+            let help = Some("leave it out, or use vmm = \"qemu\"".to_owned());
+            log.wrong(written.at(), &written.path, NOT_ON_HOST, help);
         }
     }
 }

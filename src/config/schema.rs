@@ -4,6 +4,7 @@ use super::file::inherited;
 use crate::spec::keys::{Keyed, Kind, Row, Scope};
 use crate::spec::{GroupSpec, TreeSpec, VmSpec};
 use pepita_wire::storage::NAME_CAP;
+use pepita_wire::world::ULIMITS;
 use serde_json::{Map, Value, json};
 
 /// The pattern of the durations that `humantime` reads: numbers with units.
@@ -133,5 +134,16 @@ fn value(kind: Kind) -> Value {
                 columns.iter().filter(|column| column.is_needed).map(|column| column.name).collect();
             list(object)
         }
+        Kind::Hostname | Kind::User => json!({ "type": "string", "minLength": 1 }),
+        Kind::GuestDirectory => json!({ "type": "string", "pattern": "^/" }),
+        Kind::Ulimits => json!({
+            "type": "object",
+            "propertyNames": { "enum": ULIMITS },
+            "additionalProperties": { "type": ["string", "integer"] },
+        }),
+        Kind::Sysctls => {
+            json!({ "type": "object", "additionalProperties": { "type": ["string", "integer"] } })
+        }
+        Kind::Secrets => json!({ "type": "array", "items": { "type": "string", "pattern": "^[^=]+=." } }),
     }
 }

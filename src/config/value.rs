@@ -8,6 +8,9 @@ use crate::spec::keys::{Column, Kind, Words};
 use crate::spec::{Cid, GroupName, Signal, VmName};
 use humantime::{format_duration, parse_duration};
 use pepita_wire::storage::{mount_fault, name_fault, size_mb};
+use pepita_wire::world::{
+    Ulimit, check_hostname, check_secret, check_sysctl, check_ulimit, check_user, check_workdir,
+};
 use serde_json::{Map, Value, json};
 use std::fmt::Display;
 use std::path::{Component, Path, PathBuf};
@@ -77,6 +80,19 @@ impl Reading<'_> {
                 }
             }
             Kind::Tables(columns) => self.tables(columns),
+            Kind::Hostname => self.checked("a host name", check_hostname),
+            Kind::User => self.checked("a user", check_user),
+            Kind::GuestDirectory => self.checked("a directory of the guest", check_workdir),
+            Kind::Ulimits => self.table("limits", "such as { nofile = 65536 }", |name, value| {
+                check_ulimit(name)?;
+                value.parse::<Ulimit>().map(|limit| limit.to_string())
+            }),
+            Kind::Sysctls => {
+                self.table("settings", "such as { \"vm.overcommit_memory\" = 1 }", |name, value| {
+                    check_sysctl(name, value).map(|()| value.to_owned())
+                })
+            }
+            Kind::Secrets => self.secrets(),
         }
     }
 
@@ -93,10 +109,10 @@ impl Reading<'_> {
     fn tables(&self, columns: &[Column]) -> Option<Value> {
         let header = self.path.rsplit(' ').next().unwrap_or_default();
         let help = format!("write [[group.vm.{header}]]");
-        self.list("a list of tables", &help, |item| item.table(columns))
+        self.list("a list of tables", &help, |item| item.keyed_table(columns))
     }
 
-    fn table(&self, columns: &[Column]) -> Option<Value> {
+    fn keyed_table(&self, columns: &[Column]) -> Option<Value> {
         let Some(entries) = self.node.get_ref().as_table() else { return self.expected("a table", None) };
         let mut fields: Vec<Option<(String, Value)>> = Vec::new();
         for (key, node) in entries {
@@ -253,6 +269,82 @@ impl Reading<'_> {
             return self.wrong("the program has no name", example);
         }
         Some(words)
+    }
+
+    /// Reads a text that has to pass a check.
+    fn checked(&self, what: &str, check: fn(&str) -> Result<(), String>) -> Option<Value> {
+        let Some(text) = self.node.get_ref().as_str() else { return self.expected(what, None) };
+        self.told(check(text).map(|()| json!(text)))
+    }
+
+    /// Notes the sentence of a rule, which says both the mistake and, behind a semicolon, the remedy.
+    fn told(&self, outcome: Result<Value, String>) -> Option<Value> {
+        match outcome {
+            Ok(value) => Some(value),
+            Err(rule) => {
+                let (problem, help) = rule.rsplit_once("; ").unwrap_or((&rule, "use another one"));
+                self.wrong(problem, help)
+            }
+        }
+    }
+
+    /// Reads a table of whole numbers and texts, of which each has to pass a check that returns its canonical text.
+    fn table(
+        &self,
+        what: &str,
+        example: &str,
+        check: impl Fn(&str, &str) -> Result<String, String>,
+    ) -> Option<Value> {
+        let Some(entries) = self.node.get_ref().as_table() else {
+            return self.expected(&format!("a table of {what}"), Some(example));
+        };
+        let entries = entries.iter().map(|(key, node)| {
+            let name = key.get_ref();
+            let value = Reading { node, path: &format!("{}.{name}", self.path), ..*self };
+            let text = match node.get_ref() {
+                DeValue::String(text) => text.to_string(),
+                DeValue::Integer(number) if number.radix() == 10 => number.as_str().replace('_', ""),
+                _ => return value.expected("a whole number or a text", Some(example)),
+            };
+            let checked = value.told(check(name, &text).map(Value::from))?;
+            Some((name.to_string(), checked))
+        });
+        // All entries are read first, because each may be wrong.
+        let entries: Vec<Option<(String, Value)>> = entries.collect();
+        entries.into_iter().collect::<Option<Map<_, _>>>().map(Value::Object)
+    }
+
+    /// Reads a list of `"NAME=FILE"`, as a table of files by their names.
+    fn secrets(&self) -> Option<Value> {
+        let example = "such as [\"tls-key=/etc/pki/cache.key\"]";
+        let Some(items) = self.node.get_ref().as_array() else {
+            return self.expected("a list of \"NAME=FILE\"", Some(example));
+        };
+        let mut files = Map::new();
+        let mut are_good = true;
+        for (index, node) in items.iter().enumerate() {
+            let item = Reading { node, path: &format!("{}[{index}]", self.path), ..*self };
+            let Some((name, file)) = item.secret(example) else {
+                are_good = false;
+                continue;
+            };
+            if files.insert(name.clone(), json!(placed(self.folder, Path::new(&file)))).is_some() {
+                are_good = false;
+                item.wrong::<()>(format!("a second secret {name:?}"), "give each a name of its own");
+            }
+        }
+        are_good.then_some(Value::Object(files))
+    }
+
+    fn secret(&self, example: &str) -> Option<(String, String)> {
+        let text = self.text()?;
+        let Some((name, file)) =
+            text.as_str().unwrap_or_default().split_once('=').filter(|(_, file)| !file.is_empty())
+        else {
+            return self.expected("\"NAME=FILE\"", Some(example));
+        };
+        self.told(check_secret(name).map(|()| Value::Null))?;
+        Some((name.to_owned(), file.to_owned()))
     }
 
     fn list(&self, what: &str, example: &str, read: impl Fn(&Reading<'_>) -> Option<Value>) -> Option<Value> {

@@ -280,6 +280,7 @@ fn forwardable(ask: Ask) -> Result<Ask, WireError> {
     let refused = match &ask {
         Ask::Ping | Ask::Status | Ask::Signal(_) | Ask::SetTime { .. } => None,
         Ask::Exec(exec) => exec.bulk.then_some("exec with bulk"),
+        Ask::ExecStream(_) => Some("exec_stream"),
         Ask::Logs { .. } => Some("logs"),
         Ask::Watch { .. } => Some("watch"),
         Ask::Ack { .. } => Some("ack"),

@@ -3,7 +3,7 @@
 //!
 //! Runs no program. A test sends every command through the launcher's own parser, so that the two cannot drift apart.
 
-use crate::spec::{Cid, Incarnation, MachineSpec, Signal, VmId, VmSpec};
+use crate::spec::{Cid, Incarnation, MachineSpec, Signal, VmId, VmSpec, WorldSpec};
 use pepita_wire::LaunchSpec;
 use pepita_wire::environment::WATCHDOG_USEC;
 use std::collections::BTreeMap;
@@ -62,6 +62,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         cid: _,
         command,
         env,
+        world,
         restart: _,
         start,
         stop: _,
@@ -72,6 +73,8 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         disks,
     } = &launch.spec;
     let MachineSpec { vcpus, memory_mb, kernel: _, rootfs: _, port, vmm } = machine;
+    let WorldSpec { hostname, user, workdir, env_file, secrets, ulimits, sysctls, read_only, privileged } =
+        world.clone();
     let labels = [(OWNER_LABEL, launch.owner.clone()), (CONFIG_LABEL, launch.spec.fingerprint())];
     LaunchSpec {
         incarnation: Some(launch.incarnation.0),
@@ -83,6 +86,15 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         hold: launch.hold,
         command: command.clone(),
         env: environment(env, health.watchdog),
+        env_file,
+        hostname,
+        user,
+        workdir,
+        ulimits,
+        sysctls,
+        read_only,
+        privileged,
+        secrets,
         labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
         // These fields are options of the command line.
         name: None,

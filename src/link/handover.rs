@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 /// When the monitor goes away, or no agent listens in the guest (yet).
 pub(super) async fn ask(mut client: UnixStream) -> io::Result<Option<UnixStream>> {
     let mut conversation = ControlConversation::default();
-    let (method, params) = MonitorRequest::Dial.into_parts();
+    let (method, params) = MonitorRequest::Dial { greet: false }.into_parts();
     let (_, line) = conversation.ask(method, params);
     client.write_all(&line).await?;
     let mut connection = None;

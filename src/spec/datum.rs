@@ -2,7 +2,7 @@
 
 use super::{
     AutoShutdown, Cid, DiskSpec, GroupName, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure,
-    OnUnhealthy, Orphans, Port, Readiness, Restart, Signal, Strategy, VmName, Vmm,
+    OnUnhealthy, Orphans, Port, Readiness, Restart, Signal, Strategy, Ulimit, VmName, Vmm,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,7 +43,8 @@ macro_rules! text {
     )*};
 }
 
-plain!(bool, u32, usize, f64, String, Vec<String>, BTreeSet<i32>, BTreeMap<String, String>, Vec<DiskSpec>);
+plain!(bool, u32, usize, f64, String, Vec<String>, BTreeSet<i32>, BTreeMap<String, String>);
+plain!(BTreeMap<String, Ulimit>, Vec<DiskSpec>);
 text!(VmName, GroupName);
 text!(Restart, OnGiveUp, Strategy, OnIntensityExceeded, AutoShutdown, Readiness, OnStartFailure, OnUnhealthy);
 text!(Orphans, OnExit, Vmm);
@@ -64,6 +65,16 @@ impl Datum for PathBuf {
     }
     fn from_json(value: &Value) -> Option<Self> {
         if value.is_null() { Some(Self::new()) } else { Some(value.as_str()?.into()) }
+    }
+}
+
+impl Datum for BTreeMap<String, PathBuf> {
+    fn to_json(&self) -> Value {
+        self.iter().map(|(name, path)| (name.clone(), path.to_json())).collect()
+    }
+    fn from_json(value: &Value) -> Option<Self> {
+        let entries = value.as_object()?.iter();
+        entries.map(|(name, path)| Some((name.clone(), PathBuf::from_json(path)?))).collect()
     }
 }
 

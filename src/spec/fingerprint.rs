@@ -80,7 +80,8 @@ mod tests {
             rows.map(|row| (row.name.to_owned(), row.get(&VmSpec::blank()))).collect();
         let expected = json!({
             "cid": null, "command": [], "disk": [], "env": {}, "kernel_path": null, "memory_mb": 256, "rootfs_path": null,
-            "vcpus": 2, "vmm": "qemu", "vsock_base_port": 5000,
+            "vcpus": 2, "vmm": "qemu", "vsock_base_port": 5000, "user": null, "workdir": null, "hostname": null,
+            "env_file": null, "secrets": {}, "ulimits": {}, "sysctls": {}, "read_only": false, "privileged": false,
         });
         assert_eq!(serde_json::Value::from(defaults), expected);
     }

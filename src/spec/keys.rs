@@ -9,7 +9,7 @@ use super::datum::Datum;
 use super::{
     AutoShutdown, Backoff, GroupSpec, HealthSpec, Intensity, MachineSpec, OnExit, OnGiveUp,
     OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Readiness, Restart, RestartSpec, StartSpec,
-    StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm,
+    StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
 };
 use serde_json::{Map, Value};
 use strum::VariantNames;
@@ -55,6 +55,18 @@ pub enum Kind {
     Mount,
     /// A list of tables that have these keys.
     Tables(&'static [Column]),
+    /// The name of a guest.
+    Hostname,
+    /// A user of a guest, by name or number, and with a colon the group.
+    User,
+    /// A directory of a guest.
+    GuestDirectory,
+    /// A table of limits of a process, by their names: a number, or a text such as `"1024:4096"`.
+    Ulimits,
+    /// A table of settings of a kernel, by their names.
+    Sysctls,
+    /// A list of `"NAME=FILE"`, where a relative path begins at the configuration file's folder.
+    Secrets,
 }
 
 /// A key of a table that is an item of a list.
@@ -316,7 +328,7 @@ impl Keyed for GroupSpec {
 
 impl Keyed for VmSpec {
     const ROWS: &'static [Row<Self>] = rows! { VmSpec;
-        VmSpec [] Vm besides(machine, restart, start, stop, health) {
+        VmSpec [] Vm besides(machine, world, restart, start, stop, health) {
             name "name" Kind::Name(VmName::CAP), Fixed, "1 to 53 of a-z, 0-9 and '-', unique in the whole file", no default;
             command "command" Kind::Command, NextStart,
                 "the daemon and its arguments; [] = what the image names; with vmm = \"process\" a path begins at this file's folder";
@@ -326,6 +338,24 @@ impl Keyed for VmSpec {
             autostart "autostart" Kind::Flag, Live, "started with its group";
             significant "significant" Kind::Flag, Live, "counts for the group's auto_shutdown";
             disks "disk" Kind::Tables(DISK), NextStart, "disks with ext4, which outlive the VM";
+        }
+        WorldSpec [world] Vm {
+            user "user" Kind::User, NextStart,
+                "the daemon's user in the guest: a name or uid, or user:group; without it the image's, else root";
+            workdir "workdir" Kind::GuestDirectory, NextStart,
+                "the daemon's working directory, made if absent; without it the image's, else /";
+            hostname "hostname" Kind::Hostname, NextStart, "the guest's name for itself; without it the VM's name";
+            env_file "env_file" Kind::Path, NextStart,
+                "more of the environment, one K=V a line, read at each launch; env wins";
+            secrets "secrets" Kind::Secrets, NextStart,
+                "files of the host, read at each start: /run/secrets/NAME, in memory, for the daemon's user alone", no default;
+            ulimits "ulimits" Kind::Ulimits, NextStart,
+                "limits: { nofile = 65536, core = \"0:unlimited\" }; nofile is 1024:524288 without";
+            sysctls "sysctls" Kind::Sysctls, NextStart,
+                "settings of the guest's kernel: { \"vm.overcommit_memory\" = 1 }";
+            read_only "read_only" Kind::Flag, NextStart, "the root; /tmp, /run and /dev/shm stay writable";
+            privileged "privileged" Kind::Flag, NextStart,
+                "every capability, and setuid programs work; without it those of a container";
         }
         MachineSpec [machine] Machine {
             vcpus "vcpus" Kind::Whole(1, 288), NextStart, "virtual CPUs, 1 to 288";

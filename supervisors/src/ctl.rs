@@ -2,6 +2,7 @@
 
 mod command;
 mod events;
+mod exec;
 mod failure;
 mod lanes;
 mod logs;
@@ -86,6 +87,7 @@ async fn ask(mut client: Client, command: Ask) -> Result<(), Failure> {
         Ask::Logs { targets: Targets { targets }, follow, previous, span } => {
             logs::print_logs(client, &targets, follow, previous, &span).await
         }
+        Ask::Exec(exec) => Err(exec::run(client, exec).await),
         Ask::Events { targets, follow, json, span } => {
             events::print_events(client, &targets, follow, json, &span).await
         }

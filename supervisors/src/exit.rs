@@ -22,6 +22,8 @@ pub enum ProgramExit {
     NotSaved,
     /// The output cannot be written, for example because a disk is full.
     Output,
+    /// The command that was to be run in a VM could not be run (docker).
+    NotRun,
     /// The wait took longer than allowed.
     NotReady,
     /// The user lacks the permission to connect to the supervisor, or the control socket cannot be made.
@@ -45,6 +47,7 @@ impl ProgramExit {
             Self::NotReady => 75,
             Self::Permission => 77,
             Self::Config => 78,
+            Self::NotRun => 125,
         }
     }
 

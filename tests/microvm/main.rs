@@ -11,3 +11,4 @@ mod inside;
 mod link;
 mod order;
 mod soak;
+mod world;

@@ -29,7 +29,13 @@ fn extremes(kind: Kind) -> Vec<Value> {
         | Kind::DiskName
         | Kind::Size
         | Kind::Mount
-        | Kind::Tables(_) => Vec::new(),
+        | Kind::Tables(_)
+        | Kind::Hostname
+        | Kind::User
+        | Kind::GuestDirectory
+        | Kind::Ulimits
+        | Kind::Sysctls
+        | Kind::Secrets => Vec::new(),
     }
 }
 

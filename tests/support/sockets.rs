@@ -64,7 +64,7 @@ impl Monitors for Host {
                 MonitorRequest::Resume => host.change(&id, serial, |record| record.state = VmState::Running),
                 MonitorRequest::Status
                 | MonitorRequest::Watch { .. }
-                | MonitorRequest::Dial
+                | MonitorRequest::Dial { .. }
                 | MonitorRequest::Forward(_) => {
                     panic!("a supervisor does not ask a monitor for {request:?}")
                 }

@@ -2,18 +2,18 @@
 
 use crate::boot::{Boot, Image};
 use crate::console::Console;
-use crate::environment::{self, Environment};
 use crate::panics;
 use crate::reaper::Reaper;
 use crate::state::{Daemon, State};
-use pepita_wire::agent::AgentStatus;
+use crate::surroundings::Surroundings;
+use pepita_wire::agent::{AgentStatus, Start};
 use pepita_wire::console::Note;
 use pepita_wire::storage::Mount;
-use pepita_wire::{ErrorKind, Hello, WireError};
-use std::collections::BTreeMap;
+use pepita_wire::{ErrorKind, Exit, Hello, WireError};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The shared data of the agent: the daemon's state, and the values that all connections use.
@@ -35,6 +35,9 @@ pub(crate) struct Agent {
     pub(crate) notify_socket: Mutex<Option<UnixDatagram>>,
     /// What is mounted for the daemon. The lock is held while a mount is made.
     pub(crate) mounts: Mutex<Vec<Mount>>,
+    /// The surroundings of the daemon, once it was started: commands that a host runs have them, too.
+    surroundings: OnceLock<Arc<Surroundings>>,
+    clock_is_set: AtomicBool,
     /// The id of this boot.
     boot_id: String,
     started_at: Instant,
@@ -70,6 +73,8 @@ impl Agent {
             notify_path,
             notify_socket: Mutex::default(),
             mounts: Mutex::default(),
+            surroundings: OnceLock::new(),
+            clock_is_set: AtomicBool::new(false),
             boot_id: boot_id.trim().to_owned(),
             started_at: Instant::now(),
             state: Mutex::new(state),
@@ -77,15 +82,32 @@ impl Agent {
         }
     }
 
-    /// Returns the environment of the programs in this guest: the daemon's, once it was started.
-    pub(crate) fn environment(&self) -> Arc<Environment> {
-        let of_daemon = self.lock().environment.clone();
-        of_daemon.unwrap_or_else(|| Arc::new(self.environment_for(&BTreeMap::new())))
+    /// Returns the surroundings of the programs in this guest: the daemon's, once it was started.
+    ///
+    /// # Errors
+    /// The errors of [`Agent::surroundings_for`].
+    pub(crate) fn surroundings(&self) -> Result<Arc<Surroundings>, Exit> {
+        match self.surroundings.get() {
+            Some(of_daemon) => Ok(Arc::clone(of_daemon)),
+            None => self.surroundings_for(&Start::default()).map(Arc::new),
+        }
     }
 
-    /// Returns the environment of a daemon that is started with these variables.
-    pub(crate) fn environment_for(&self, start: &BTreeMap<String, String>) -> Environment {
-        environment::of_guest(std::env::vars_os(), &self.image.env, start, self.boot.cid)
+    /// Returns the surroundings of a daemon that is started like this.
+    ///
+    /// # Errors
+    /// [`Exit::NotExecutable`] with what this guest cannot give it.
+    pub(crate) fn surroundings_for(&self, start: &Start) -> Result<Surroundings, Exit> {
+        match self.mode {
+            Mode::Init => Surroundings::in_guest(&self.image, start, self.boot.cid),
+            Mode::Process => Surroundings::on_host(&self.image, start, self.boot.cid),
+        }
+    }
+
+    /// Makes the surroundings of the daemon those of all programs.
+    pub(crate) fn settle(&self, surroundings: Arc<Surroundings>) {
+        // The daemon is started once.
+        let _ = self.surroundings.set(surroundings);
     }
 
     /// Locks the state. Callers must not do slow work while they hold the lock.
@@ -115,6 +137,16 @@ impl Agent {
             Some(limit) => self.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0,
             None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
         }
+    }
+
+    /// Returns whether a host has set the guest's clock in this boot.
+    pub(crate) fn is_clock_set(&self) -> bool {
+        self.clock_is_set.load(Ordering::Relaxed)
+    }
+
+    /// Records that a host has set the guest's clock.
+    pub(crate) fn clock_was_set(&self) {
+        self.clock_is_set.store(true, Ordering::Relaxed);
     }
 
     /// Writes a note for the monitor on the console.

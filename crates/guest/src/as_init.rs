@@ -3,12 +3,9 @@
 use crate::agent::{Agent, Mode};
 use crate::boot::{Boot, Image};
 use crate::console::Console;
-use crate::{cgroup, daemon, end, inherited, mounts, notify, panics, serve, system};
+use crate::{cgroup, daemon, end, furnish, inherited, mounts, notify, panics, serve, system};
 use pepita_wire::console::Note;
 use std::sync::Arc;
-
-/// The hard limit of open files of the daemon, as systemd has it.
-const OPEN_FILES: u64 = 524_288;
 
 /// The daemon's notify socket in a guest.
 const NOTIFY: &str = "/run/notify.sock";
@@ -19,7 +16,8 @@ const NOTIFY: &str = "/run/notify.sock";
 /// When the guest cannot continue. PID 1 must not return, and a panic ends the guest with a note for the monitor on the
 /// console.
 pub(crate) fn run() -> ! {
-    inherited::put_in_order(Some(OPEN_FILES));
+    inherited::put_in_order();
+    system::keep_memory_private();
     system::mount_all();
     let mut boot = Boot::from_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
     system::write_mark(boot.cid, boot.incarnation);
@@ -50,6 +48,7 @@ pub(crate) fn run() -> ! {
         fail(&boot, &why);
     }
     cgroup::prepare();
+    furnish::at_boot();
     let image = image.unwrap_or_default();
     let agent = Arc::new(Agent::new(boot, image, Mode::Init, console, NOTIFY.into()));
     let listening =

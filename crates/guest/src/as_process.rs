@@ -23,7 +23,7 @@ const EX_SOFTWARE: i32 = 70;
 /// # Errors
 /// When the agent cannot be set up. The message names the step and the reason.
 pub(crate) fn run(options: ProcessOptions) -> Result<(), String> {
-    inherited::put_in_order(None);
+    inherited::put_in_order();
     let token = std::fs::read_to_string(&options.token_file)
         .map_err(|e| format!("{}: {e}", options.token_file.display()))?;
     let image = options.image.as_ref().map(Image::read).transpose()?.unwrap_or_default();

@@ -63,6 +63,10 @@ pub(crate) struct Image {
     pub(crate) command: Vec<String>,
     /// Variables for the daemon's environment.
     pub(crate) env: BTreeMap<String, String>,
+    /// The daemon's user, unless the launcher names another one.
+    pub(crate) user: Option<String>,
+    /// The daemon's working directory, unless the launcher names another one.
+    pub(crate) workdir: Option<String>,
     /// Kernel modules to load, in this order.
     pub(crate) modules: Vec<String>,
     /// The modules of drivers that are loaded when they are needed, in this order.

@@ -1,45 +1,87 @@
-//! The daemon's cgroup in a guest: sets its memory limit, and counts the processes that the OOM killer ended in it.
+//! The cgroups of a guest's programs: bounds memory, processes and share of the CPUs, so that neither a leak nor a fork bomb
+//! takes the agent with it, and counts the processes that the OOM killer ended.
+//!
+//! The agent stays in the root cgroup, which has no limit. With the controller of the CPUs the programs of a cgroup have
+//! together the share of one process of the root cgroup, however many they are.
 
-/// The daemon's cgroup. It exists when the kernel has cgroup v2.
-const CGROUP: &str = "/sys/fs/cgroup/daemon";
+/// The mount point of cgroup v2.
+const TOP: &str = "/sys/fs/cgroup";
 
-/// Creates the daemon's cgroup. Its memory limit is the guest's memory minus a reserve for the kernel and the agent
-/// (1/16, at least 8 MiB, at most 64 MiB), so that a daemon that uses too much memory is killed and the agent can still
-/// report that.
-pub(crate) fn prepare() {
-    let total_kb = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_kb(&text));
-    let _ = std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
-    if std::fs::create_dir(CGROUP).is_ok()
-        && let Some(total_kb) = total_kb
-    {
-        let reserve_kb = (total_kb / 16).clamp(8 * 1024, 64 * 1024);
-        let limit = total_kb.saturating_sub(reserve_kb) * 1024;
-        let _ = std::fs::write(format!("{CGROUP}/memory.max"), limit.to_string());
-        let _ = std::fs::write(format!("{CGROUP}/memory.oom.group"), "1");
+/// A cgroup of programs. It exists when the kernel has cgroup v2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cgroup {
+    /// The daemon.
+    Daemon,
+    /// The commands of hosts. The memory that one of them eats costs the daemon no process.
+    Commands,
+}
+
+impl Cgroup {
+    fn folder(self) -> String {
+        let name = match self {
+            Self::Daemon => "daemon",
+            Self::Commands => "commands",
+        };
+        format!("{TOP}/{name}")
+    }
+
+    /// Returns the file to which a process writes its id to be in this cgroup.
+    pub(crate) fn processes(self) -> String {
+        format!("{}/cgroup.procs", self.folder())
     }
 }
 
-/// Runs `spawn` while the agent is in the daemon's cgroup, so that the child starts in that cgroup and all of its
-/// memory is charged there. Without such a cgroup, only runs `spawn`.
-pub(crate) fn spawn_inside<T>(spawn: impl FnOnce() -> T) -> T {
-    let inside = std::fs::write(format!("{CGROUP}/cgroup.procs"), "0").is_ok();
-    let result = spawn();
-    if inside {
-        let _ = std::fs::write("/sys/fs/cgroup/cgroup.procs", "0");
+/// Creates the cgroups. The limit of memory is the guest's memory minus a reserve for the kernel and the agent (1/16, at
+/// least 8 MiB, at most 64 MiB), so that a daemon that uses too much memory is killed and the agent can still report that.
+/// Of the processes and threads that the kernel allows, the daemon may have three quarters, and commands an eighth.
+pub(crate) fn prepare() {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let memory = memory_limit(&read("/proc/meminfo"));
+    let processes = process_limit(&read("/proc/sys/kernel/threads-max"), &read("/proc/sys/kernel/pid_max"));
+    let share = |cgroup| match cgroup {
+        Cgroup::Daemon => processes.map(|most| most / 4 * 3),
+        Cgroup::Commands => processes.map(|most| most / 8),
+    };
+    for controller in ["+memory", "+pids", "+cpu"] {
+        // One after the other: a kernel may lack one of them.
+        let _ = std::fs::write(format!("{TOP}/cgroup.subtree_control"), controller);
     }
-    result
+    for cgroup in [Cgroup::Daemon, Cgroup::Commands] {
+        let folder = cgroup.folder();
+        if std::fs::create_dir(&folder).is_err() {
+            continue;
+        }
+        let set = |file: &str, value: Option<u64>| {
+            value.map(|value| std::fs::write(format!("{folder}/{file}"), value.to_string()))
+        };
+        set("memory.max", memory);
+        set("pids.max", share(cgroup));
+        match cgroup {
+            Cgroup::Daemon => set("memory.oom.group", Some(1)),
+            Cgroup::Commands => None,
+        };
+    }
 }
 
 /// Returns how many processes of the daemon's cgroup the kernel's OOM killer has ended.
 pub(crate) fn oom_kills() -> u64 {
-    let events = std::fs::read_to_string(format!("{CGROUP}/memory.events")).unwrap_or_default();
+    let events = std::fs::read_to_string(format!("{}/memory.events", Cgroup::Daemon.folder()));
+    let events = events.unwrap_or_default();
     events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
 }
 
-/// Reads the guest's memory in KiB from the text of `/proc/meminfo`.
-fn total_kb(meminfo: &str) -> Option<u64> {
+/// Computes the limit of memory in bytes from the text of `/proc/meminfo`.
+fn memory_limit(meminfo: &str) -> Option<u64> {
     let value = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    value.trim().strip_suffix(" kB")?.trim().parse().ok()
+    let total_kb: u64 = value.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    let reserve_kb = (total_kb / 16).clamp(8 * 1024, 64 * 1024);
+    Some(total_kb.saturating_sub(reserve_kb) * 1024)
+}
+
+/// Computes the number of processes and threads that a guest can have from the kernel's limits.
+fn process_limit(threads_max: &str, pid_max: &str) -> Option<u64> {
+    let limits = [threads_max, pid_max].into_iter().filter_map(|text| text.trim().parse::<u64>().ok());
+    limits.min()
 }
 
 #[cfg(test)]
@@ -47,8 +89,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_guests_memory_is_read_from_meminfo() {
-        assert_eq!(total_kb("MemTotal:         110592 kB\nMemFree:  1 kB\n"), Some(110_592));
-        assert_eq!(total_kb("MemFree: 1 kB\n"), None);
+    fn the_limits_follow_from_what_the_guest_has() {
+        assert_eq!(
+            memory_limit("MemTotal:         110592 kB\nMemFree:  1 kB\n"),
+            Some((110_592 - 8192) * 1024)
+        );
+        assert_eq!(memory_limit("MemTotal: 4194304 kB"), Some((4_194_304 - 65_536) * 1024));
+        assert_eq!(memory_limit("MemFree: 1 kB\n"), None);
+        assert_eq!(process_limit("800\n", "32768\n"), Some(800));
+        assert_eq!(process_limit("", "32768\n"), Some(32_768));
+        assert_eq!(process_limit("", ""), None);
     }
 }

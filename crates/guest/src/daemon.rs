@@ -1,22 +1,22 @@
 //! Starts the daemon once, carries its output to the console, signals and stops it, and reports its end.
 
 use crate::agent::{Agent, Mode};
-use crate::environment::{Environment, places};
+use crate::cgroup::{self, Cgroup};
+use crate::furnish;
 use crate::notify::{self, Datagram};
 use crate::process::{
-    children, is_descendant, kill_group, kill_rest, not_executable, pid_of, reset_oom_score, wait_for_end,
+    children, is_descendant, kill_group, kill_rest, not_executable, of_program, pid_of, wait_for_end,
 };
+use crate::stage::{self, Streams};
 use crate::state::Daemon;
-use crate::{cgroup, own_pid};
+use crate::surroundings::Surroundings;
 use pepita_wire::agent::{Health, Start, Stop};
 use pepita_wire::environment::{NOTIFY_SOCKET, WATCHDOG_USEC};
 use pepita_wire::{ErrorKind, Exit, GuestEvent, Signal, WireError};
 use rustix::process::{PidfdFlags, pidfd_open};
 use std::ffi::OsStr;
-use std::io::{PipeReader, Read};
+use std::io::{PipeReader, PipeWriter, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -35,29 +35,17 @@ const REAPED: Duration = Duration::from_millis(200);
 /// [`ErrorKind::Os`] when the daemon cannot be executed, which is reported as an event, too.
 pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError> {
     let argv = if start.command.is_empty() { &agent.image.command } else { &start.command };
-    let Some(program) = argv.first() else {
+    if argv.is_empty() {
         return Err(WireError::new(ErrorKind::BadRequest, "no command is given and the image names none"));
-    };
+    }
     let (reader, writer) = std::io::pipe().map_err(os)?;
-    let environment = agent.environment_for(&start.env);
-    let mut command = command(agent, argv, &environment).map_err(os)?;
-    command.stdout(writer.try_clone().map_err(os)?).stderr(writer);
     // The lock is held during the spawn, so that of two clients that ask for a start only one spawns the daemon.
     let mut state = agent.lock();
     if state.daemon != Daemon::Held {
         return Err(WireError::new(ErrorKind::Conflict, "the daemon was started before"));
     }
-    state.environment = Some(Arc::new(environment));
-    let spawned = match agent.mode {
-        Mode::Init => cgroup::spawn_inside(|| agent.reaper.spawn(&mut command)),
-        Mode::Process => agent.reaper.spawn(&mut command),
-    };
-    // Dropping the command closes the agent's copies of the pipe's write end, so that the pipe ends with the daemon.
-    drop(command);
-    let started = match spawned {
-        Ok((child, end)) => {
-            let pid = child.id();
-            reset_oom_score(pid);
+    let started = match spawn(agent, argv, start, writer) {
+        Ok((pid, end)) => {
             state.started(pid, Instant::now());
             let shared = Arc::clone(agent);
             std::thread::spawn(move || carry(&shared, reader));
@@ -67,8 +55,8 @@ pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError>
             });
             Ok(pid)
         }
-        Err(e) => {
-            let exit = not_executable(program, &e);
+        Err(exit) => {
+            let exit = of_program(exit, argv.first().map_or("", String::as_str));
             let error = WireError::new(ErrorKind::Os, exit.to_string());
             state.exited(exit, Instant::now());
             Err(error)
@@ -80,21 +68,32 @@ pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError>
     started
 }
 
-/// Returns the command of the daemon. It inherits nothing of the agent but what `environment` has.
-fn command(agent: &Agent, argv: &[String], environment: &Environment) -> std::io::Result<Command> {
-    let program = argv.first().map_or("", String::as_str);
-    let mut command = Command::new(program);
-    command.args(argv.iter().skip(1)).process_group(0).stdin(Stdio::null()).current_dir("/");
-    command.env_clear().envs(environment).env(NOTIFY_SOCKET, &agent.notify_path);
-    if environment.contains_key(OsStr::new(WATCHDOG_USEC)) {
-        let mut environment = environment.clone();
-        environment.insert(NOTIFY_SOCKET.into(), agent.notify_path.clone().into());
-        // A program that is not found fails in the usual way.
-        if let Some(place) = places(program, &environment).into_iter().find(|place| place.exists()) {
-            own_pid::execute_with_own_pid(&mut command, &place, argv, &environment)?;
+/// Spawns the daemon. Of the agent it inherits nothing but what its surroundings have.
+fn spawn(
+    agent: &Agent,
+    argv: &[String],
+    start: &Start,
+    writer: PipeWriter,
+) -> Result<(u32, mpsc::Receiver<Exit>), Exit> {
+    let surroundings = Arc::new(agent.surroundings_for(start)?);
+    let mut orders = surroundings.orders(argv);
+    let mut environment = surroundings.environment.clone();
+    environment.insert(NOTIFY_SOCKET.into(), agent.notify_path.clone().into());
+    orders.is_watched = environment.contains_key(OsStr::new(WATCHDOG_USEC));
+    let output = OwnedFd::from(writer);
+    match agent.mode {
+        Mode::Init => {
+            let Surroundings { ids, directory, .. } = &*surroundings;
+            furnish::for_daemon(&start.world, start.name.as_deref(), ids.as_ref(), directory)?;
+            orders.cgroup = Some(Cgroup::Daemon.processes());
         }
+        Mode::Process => {}
     }
-    Ok(command)
+    let program = orders.argv.first().map_or("", String::as_str);
+    let error = output.try_clone().map_err(|e| not_executable(program, &e))?;
+    agent.settle(surroundings);
+    let streams = Streams { input: None, output, error };
+    stage::spawn(&agent.reaper, &orders, &environment, streams)
 }
 
 fn os(e: std::io::Error) -> WireError {

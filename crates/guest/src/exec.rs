@@ -3,22 +3,20 @@
 //! The end of the command itself decides. A process that it leaves behind may hold its output open for ever, so nothing
 //! waits for the end of the output, and what is left behind is killed.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Mode};
+use crate::cgroup::Cgroup;
 use crate::environment::places;
-use crate::process::{
-    children, kill_group, kill_rest, not_executable, pid_of, reset_oom_score, wait_for_end,
-};
+use crate::process::{KILLED, handle_of, kill_group, kill_rest, not_executable, of_program};
+use crate::stage::{self, Streams};
+use crate::strays::{MARK, Mark};
 use pepita_wire::agent::Exec;
 use pepita_wire::{ExecResult, Exit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Access;
 use rustix::io::{Errno, ioctl_fionbio};
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -32,22 +30,13 @@ const REST_CAP: usize = 1 << 20;
 /// The default time limit of a command.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The time limit for the end of a command that was killed. A process that the kernel does not let go ends later.
-const KILLED: Duration = Duration::from_secs(1);
-
-/// The variable that marks the processes of one command, by which those are found that the command leaves behind.
-const MARK: &str = "PEPITA_EXEC";
-
-/// The number of searches for processes that a command has left behind. They may start others meanwhile.
-const ROUNDS: usize = 100;
-
 /// A command that was started.
 struct Running {
     pid: u32,
     end: mpsc::Receiver<Exit>,
     handle: OwnedFd,
     deadline: Option<Instant>,
-    mark: String,
+    mark: Mark,
 }
 
 /// Runs a command to its end and keeps the last part of its output.
@@ -83,7 +72,8 @@ pub(crate) fn run_with_output(agent: &Agent, exec: &Exec, mut output: OwnedFd) {
 pub(crate) fn check_executable(agent: &Agent, exec: &Exec) -> Result<(), Exit> {
     let program = exec.command.first().map_or("", String::as_str);
     let mut found = Err(Errno::NOENT);
-    for path in places(program, &agent.environment()) {
+    let surroundings = agent.surroundings().map_err(|exit| of_program(exit, program))?;
+    for path in places(program, &surroundings.environment) {
         found = rustix::fs::access(path, Access::EXEC_OK);
         if found.is_ok() {
             break;
@@ -94,38 +84,24 @@ pub(crate) fn check_executable(agent: &Agent, exec: &Exec) -> Result<(), Exit> {
 
 /// Starts a command in a process group of its own. Both its output streams go to `output`.
 fn start(agent: &Agent, exec: &Exec, output: OwnedFd) -> Result<Running, Exit> {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let Some((program, args)) = exec.command.split_first() else {
+    let Some(program) = exec.command.first() else {
         return Err(not_executable("", &Errno::INVAL.into()));
     };
     let fail = |e: std::io::Error| not_executable(program, &e);
-    let mark = (LAST.fetch_add(1, Ordering::Relaxed) + 1).to_string();
-    let mut command = Command::new(program);
-    command.args(args).process_group(0).stdin(Stdio::null()).current_dir("/");
-    command.stdout(output.try_clone().map_err(fail)?).stderr(output);
-    command.env_clear().envs(&*agent.environment()).env(MARK, &mark);
-    let (child, end) = agent.reaper.spawn(&mut command).map_err(fail)?;
-    let pid = child.id();
-    reset_oom_score(pid);
+    let mark = Mark::new();
+    let surroundings = agent.surroundings().map_err(|exit| of_program(exit, program))?;
+    let mut environment = surroundings.environment.clone();
+    environment.insert(MARK.into(), mark.value().into());
+    let mut orders = surroundings.orders(&exec.command);
+    orders.cgroup = (agent.mode == Mode::Init).then(|| Cgroup::Commands.processes());
+    let streams = Streams { input: None, output: output.try_clone().map_err(fail)?, error: output };
+    let (pid, end) = stage::spawn(&agent.reaper, &orders, &environment, streams)?;
+    let handle = handle_of(pid).map_err(fail)?;
     let timeout = match exec.timeout_ms {
         0 => DEFAULT_TIMEOUT,
         ms => Duration::from_millis(ms),
     };
-    let handle = pid_of(pid).ok_or(Errno::SRCH);
-    // The reaper may have reaped a short command already; its end is in the channel then.
-    let handle = handle.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
-    let handle = match handle {
-        Ok(handle) => handle,
-        Err(_) => ended_handle().map_err(fail)?,
-    };
     Ok(Running { pid, end, handle, deadline: Instant::now().checked_add(timeout), mark })
-}
-
-/// Returns a descriptor that is readable, as the handle of a process that has ended is.
-fn ended_handle() -> std::io::Result<OwnedFd> {
-    let (reader, writer) = std::io::pipe()?;
-    drop(writer);
-    Ok(reader.into())
 }
 
 impl Running {
@@ -159,34 +135,8 @@ impl Running {
         if let Some(output) = output {
             output.read_rest();
         }
-        self.end_strays(agent);
+        self.mark.end_strays(&agent.reaper);
         (exit, timed_out)
-    }
-
-    /// Kills the processes that the command has left behind in sessions or process groups of their own. Their parents have
-    /// ended, so they are children of the agent.
-    fn end_strays(&self, agent: &Agent) {
-        let mark = format!("{MARK}={}", self.mark);
-        for _ in 0..ROUNDS {
-            let mut found = false;
-            for pid in children().filter(|pid| !agent.reaper.waits_for(*pid)) {
-                // The handle is taken first, so that what is looked at is what is killed.
-                let Some(handle) = pid_of(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-                else {
-                    continue;
-                };
-                let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-                if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
-                    found = true;
-                    let _ = pidfd_send_signal(&handle, Signal::KILL);
-                    // When it has ended its own children are children of the agent, and the next search finds them.
-                    wait_for_end(&handle, Some(KILLED));
-                }
-            }
-            if !found {
-                return;
-            }
-        }
     }
 }
 

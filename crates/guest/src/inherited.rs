@@ -1,30 +1,20 @@
 //! Puts in order what this process has inherited from the program that started it, so that the daemon inherits nothing
-//! by chance: ignored and blocked signals, open descriptors, the file mode mask and the limit of open files.
+//! by chance: ignored and blocked signals, open descriptors and the file mode mask.
 #![expect(unsafe_code, reason = "signal dispositions and inherited descriptors have no safe wrapper")]
 
 use nix::libc;
 use nix::sys::signal::SigSet;
 use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use rustix::process::umask;
 
 /// The file mode mask of the daemon: files that others may read and only their owner may write.
 const UMASK: Mode = Mode::WGRP.union(Mode::WOTH);
 
-/// The soft limit of open files of the daemon. Programs that use select(2) work with no more descriptors; others raise
-/// the limit themselves, up to the hard one.
-const OPEN_FILES: u64 = 1024;
-
 /// Puts everything in order. Must be called before another thread starts.
-///
-/// `hard_open_files` is the hard limit of open files; `None` leaves the inherited one.
-pub(crate) fn put_in_order(hard_open_files: Option<u64>) {
+pub(crate) fn put_in_order() {
     reset_signals();
     close_on_exec();
     umask(UMASK);
-    let hard = hard_open_files.or(getrlimit(Resource::Nofile).maximum);
-    let soft = hard.map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES));
-    // A process without privileges cannot raise the hard limit; then the inherited limits stay.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: hard });
 }
 
 /// Gives every signal that is ignored its default action again, and unblocks all signals. A process keeps both over

@@ -14,19 +14,26 @@ mod daemon;
 mod end;
 mod environment;
 mod exec;
+mod exec_stream;
+mod furnish;
 mod inherited;
+mod loopback;
 mod mounts;
 mod notify;
 mod options;
-mod own_pid;
 mod panics;
 mod process;
 mod reaper;
 mod serve;
+mod stage;
 mod state;
+mod strays;
 mod stream;
+mod surroundings;
 mod system;
 mod tail;
+mod terminal;
+mod users;
 
 use options::{Command, USAGE};
 use std::fmt::Display;
@@ -54,6 +61,7 @@ fn main() -> ExitCode {
                 ExitCode::from(EX_IOERR)
             }
         },
+        Ok(Command::Stage) => stage::run(),
         Ok(Command::Version) => {
             print(std::io::stdout(), format_args!("daemonctl {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS

@@ -2,9 +2,29 @@
 
 use pepita_wire::Exit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, getpgid, getpgrp, kill_process, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpgid, getpgrp, kill_process, kill_process_group, pidfd_open,
+};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
+
+/// The time limit for the end of a command that was killed. A process that the kernel does not let go ends later.
+pub(crate) const KILLED: Duration = Duration::from_secs(1);
+
+/// Returns a descriptor that is readable once a child has ended. The reaper may have reaped a short command already; its
+/// end is in the channel then.
+///
+/// # Errors
+/// When no file descriptor is left.
+pub(crate) fn handle_of(child: u32) -> std::io::Result<OwnedFd> {
+    let handle = pid_of(child).ok_or(Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    handle.or_else(|_| {
+        let (reader, writer) = std::io::pipe()?;
+        drop(writer);
+        Ok(reader.into())
+    })
+}
 
 /// Signals the process group that a process belongs to. A group that is gone is no error.
 ///
@@ -37,18 +57,17 @@ pub(crate) fn group_of(pid: u32) -> u32 {
     group.and_then(|group| u32::try_from(group.as_raw_nonzero().get()).ok()).unwrap_or(pid)
 }
 
-/// Waits until the process of a pidfd has ended, at most until `limit` has passed.
-pub(crate) fn wait_for_end(handle: &OwnedFd, limit: Option<Duration>) {
+/// Waits until the process of a pidfd has ended, at most until `limit` has passed. Returns whether it has ended.
+pub(crate) fn wait_for_end(handle: &OwnedFd, limit: Option<Duration>) -> bool {
     let deadline = limit.map(|limit| Instant::now() + limit);
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let mut fds = [PollFd::new(handle, PollFlags::IN)];
         // An interrupted wait is repeated.
-        if poll(&mut fds, limit.as_ref()).is_ok_and(|ready| ready > 0)
-            || left.is_some_and(|left| left.is_zero())
-        {
-            return;
+        let has_ended = poll(&mut fds, limit.as_ref()).is_ok_and(|ready| ready > 0);
+        if has_ended || left.is_some_and(|left| left.is_zero()) {
+            return has_ended;
         }
     }
 }
@@ -102,14 +121,31 @@ fn stat(pid: u32) -> Option<Stat> {
     Some(Stat { has_ended, parent: words.next()?.parse().ok()? })
 }
 
-/// Sets the usual OOM score for a child, which would otherwise inherit the agent's score, the lowest.
-pub(crate) fn reset_oom_score(pid: u32) {
-    let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
-}
-
 /// Returns the end of a program that could not be executed because of `error`.
 pub(crate) fn not_executable(program: &str, error: &std::io::Error) -> Exit {
-    let message = error.to_string();
-    let message = message.split(" (os error").next().unwrap_or_default().to_owned();
-    Exit::NotExecutable { path: program.to_owned(), errno: error.raw_os_error().unwrap_or(0), message }
+    let errno = error.raw_os_error().unwrap_or(0);
+    Exit::NotExecutable { path: program.to_owned(), errno, message: sentence(error) }
+}
+
+/// Returns the end of a program that was not executed because a step before that failed, such as `workdir /data`. The
+/// program is added by [`of_program`].
+pub(crate) fn step_failed(step: &str, error: &std::io::Error) -> Exit {
+    let message = format!("{step}: {}", sentence(error));
+    Exit::NotExecutable { path: String::new(), errno: error.raw_os_error().unwrap_or(0), message }
+}
+
+/// Adds the program to an end before its execution that names none.
+pub(crate) fn of_program(mut exit: Exit, program: &str) -> Exit {
+    if let Exit::NotExecutable { path, .. } = &mut exit
+        && path.is_empty()
+    {
+        program.clone_into(path);
+    }
+    exit
+}
+
+/// Returns the text of an error without its number.
+fn sentence(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }

@@ -14,13 +14,11 @@
 //!
 //! The daemon is started only once, because a restart uses a new VM.
 
-use crate::environment::Environment;
 use crate::tail::Tail;
 use pepita_wire::agent::Health;
 use pepita_wire::protocol::{HEALTH_INTERVAL, HEARTBEAT_INTERVAL};
 use pepita_wire::{Exit, GuestEvent};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The number of events that are kept for watchers that connect later.
@@ -62,8 +60,6 @@ pub(crate) struct State {
     pub(crate) may_end: bool,
     /// Whether the output of the daemon has ended.
     pub(crate) output_ended: bool,
-    /// The environment of the daemon, once it was started: commands that a host runs have it, too.
-    pub(crate) environment: Option<Arc<Environment>>,
     /// Whether the agent has to end without waiting.
     pub(crate) power_off: bool,
     /// The daemon's last output.
@@ -122,7 +118,6 @@ impl State {
             stop_deadline: None,
             may_end: false,
             output_ended: false,
-            environment: None,
             power_off: false,
             tail: Tail::default(),
         }

@@ -54,6 +54,14 @@ impl Stream {
         each!(self, stream => stream.set_write_timeout(limit))
     }
 
+    /// Sets whether a read or a write that would have to wait fails instead, for all handles of this connection.
+    ///
+    /// # Errors
+    /// When ioctl(2) fails.
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        each!(self, stream => stream.set_nonblocking(nonblocking))
+    }
+
     /// Ends the connection in both directions. A connection that has ended already stays as it is.
     pub(crate) fn shutdown(&self) {
         let _ = each!(self, stream => stream.shutdown(Shutdown::Both));

@@ -2,6 +2,7 @@
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use std::ffi::CStr;
 use std::fs::File;
@@ -31,11 +32,13 @@ const fn row(
 }
 
 /// The file systems in the order of mounting. The later mount points are inside the first three file systems.
-const MOUNTS: [Mount; 7] = [
+const MOUNTS: [Mount; 9] = [
     row("proc", "/proc", "proc", c""),
     row("sys", "/sys", "sysfs", c""),
     row("dev", "/dev", "devtmpfs", c"mode=0755"),
     row("devpts", "/dev/pts", "devpts", c"mode=0620,ptmxmode=0666"),
+    row("shm", "/dev/shm", "tmpfs", c"mode=1777"),
+    row("mqueue", "/dev/mqueue", "mqueue", c""),
     row("run", "/run", "tmpfs", c"mode=0755"),
     row("tmp", "/tmp", "tmpfs", c"mode=1777"),
     row("cgroup2", "/sys/fs/cgroup", "cgroup2", c""),
@@ -43,6 +46,12 @@ const MOUNTS: [Mount; 7] = [
 
 /// The device of the guest's console: the first port of virtio-console.
 pub(crate) const CONSOLE: &str = "/dev/hvc0";
+
+/// Closes the agent's memory, which holds the token, to the programs of the guest, also to those of root that have not every
+/// capability.
+pub(crate) fn keep_memory_private() {
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
 
 /// Mounts the missing file systems. A failure is only printed on the console, because a guest without cgroup2 still
 /// works.

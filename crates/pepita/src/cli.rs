@@ -5,6 +5,9 @@ use crate::rundir::cid::Wanted;
 use crate::vm_config::{CPUS, INCARNATIONS, MAX_TIME_MS, MEMORY_MB, PORTS, VmmKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pepita_wire::storage::{self, DiskSpec, mount_fault, name_fault};
+use pepita_wire::world::{
+    Ulimit, check_hostname, check_secret, check_sysctl, check_ulimit, check_user, check_workdir,
+};
 use pepita_wire::{Signal, VmId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -120,6 +123,8 @@ pub enum Request {
         #[arg(long, value_parser = duration)]
         timeout: Option<Duration>,
     },
+    /// Run a command in a VM, beside its daemon; exit as the command does
+    Exec(Exec),
     /// Start a new monitor for a VM whose monitor has died
     Adopt {
         /// The VM to which the call applies.
@@ -201,6 +206,41 @@ pub struct DaemonArgs {
     pub env_file: Option<PathBuf>,
     /// The daemon and its arguments [default: the command that the image names]
     #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+const EXEC_EXAMPLES: &str = "Examples:
+  A shell in a running guest
+    pepita exec -it api -- sh
+  A file out of a guest, and one into it
+    pepita exec api -- cat /etc/hosts > hosts
+    pepita exec -i api -- tee /tmp/hosts < hosts > /dev/null
+The command has the environment of the daemon. INT, TERM and HUP are passed on to it; Ctrl-\\ ends this program. The command \
+ends with this program, and what it leaves behind ends with it.
+Exit codes: the command's, 128 + the number of the signal that ended it, 126 when it cannot be executed, 127 when it is not \
+there, 125 when it could not be run for another reason, or its VM has ended.";
+
+/// The arguments of `pepita exec`.
+#[derive(Debug, Args)]
+#[command(after_help = EXEC_EXAMPLES)]
+pub struct Exec {
+    /// The VM in which the command runs.
+    #[command(flatten)]
+    pub vm: Vm,
+    /// Pass the standard input on to the command
+    #[arg(long, short)]
+    pub interactive: bool,
+    /// Give the command a terminal, with the size and the type (TERM) of this one
+    #[arg(long, short)]
+    pub tty: bool,
+    /// The directory in which the command starts [default: /]
+    #[arg(long, short, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// A variable of the command's environment, in addition to those of the daemon
+    #[arg(long, short, value_name = "K=V", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
 
@@ -319,6 +359,30 @@ pub struct RunOptions {
     /// directory]
     #[arg(long, value_name = "DIR")]
     pub log_dir: Option<PathBuf>,
+    /// The guest's name for itself [default: the VM's name]
+    #[arg(long, value_name = "NAME", value_parser = checked(check_hostname))]
+    pub hostname: Option<String>,
+    /// The daemon's user: a name or number of the image, and its group [default: root]
+    #[arg(long, short, value_name = "USER[:GROUP]", value_parser = checked(check_user))]
+    pub user: Option<String>,
+    /// The daemon's working directory in the guest [default: /]
+    #[arg(long, short, value_name = "DIR", value_parser = checked(check_workdir))]
+    pub workdir: Option<String>,
+    /// A limit of the daemon, such as nofile=1024:4096 or core=unlimited
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = ulimit)]
+    pub ulimit: Vec<(String, Ulimit)>,
+    /// A setting of the guest's kernel, such as vm.overcommit_memory=1
+    #[arg(long, value_name = "NAME=VALUE", value_parser = sysctl)]
+    pub sysctl: Vec<(String, String)>,
+    /// Make the guest's root read-only; /tmp, /run and /dev/shm stay writable
+    #[arg(long)]
+    pub read_only: bool,
+    /// Give the daemon every capability, and let it gain privileges; without it, it has those of a container
+    #[arg(long)]
+    pub privileged: bool,
+    /// A file of the host that the daemon alone can read, in memory, as /run/secrets/NAME
+    #[arg(long, value_name = "NAME=FILE", value_parser = secret)]
+    pub secret: Vec<(String, PathBuf)>,
 }
 
 /// The argument of `--accel`.
@@ -509,7 +573,7 @@ fn volume(text: &str) -> Result<DiskSpec, String> {
     };
     let disk = DiskSpec { name: name.to_owned(), mount: mount.to_owned(), ..DiskSpec::default() };
     let mut options = parts.next().into_iter().flat_map(|options| options.split(','));
-    checked(options.try_fold(disk, |disk, option| match option.split_once('=') {
+    named_disk(options.try_fold(disk, |disk, option| match option.split_once('=') {
         None if option == "rw" => Ok(DiskSpec { read_only: false, ..disk }),
         None if option == "ro" => Ok(DiskSpec { read_only: true, ..disk }),
         Some(("size", size)) => Ok(DiskSpec { size_mb: Some(storage::size_mb(size)?), ..disk }),
@@ -519,19 +583,22 @@ fn volume(text: &str) -> Result<DiskSpec, String> {
 
 /// Parses `name=NAME,mount=/PATH` and perhaps more, as `docker run --mount` has them.
 fn disk(text: &str) -> Result<DiskSpec, String> {
-    checked(text.split(',').try_fold(DiskSpec::default(), |disk, option| match option.split_once('=') {
-        Some(("name", name)) => Ok(DiskSpec { name: name.to_owned(), ..disk }),
-        Some(("mount", mount)) => Ok(DiskSpec { mount: mount.to_owned(), ..disk }),
-        Some(("path", path)) if !path.is_empty() => Ok(DiskSpec { path: Some(path.into()), ..disk }),
-        Some(("size", size)) => Ok(DiskSpec { size_mb: Some(storage::size_mb(size)?), ..disk }),
-        None if option == "ro" => Ok(DiskSpec { read_only: true, ..disk }),
-        None | Some(_) => {
-            Err(format!("unknown option {option:?}; name=, mount=, size=, path= and ro are known"))
-        }
-    })?)
+    named_disk(text.split(',').try_fold(
+        DiskSpec::default(),
+        |disk, option| match option.split_once('=') {
+            Some(("name", name)) => Ok(DiskSpec { name: name.to_owned(), ..disk }),
+            Some(("mount", mount)) => Ok(DiskSpec { mount: mount.to_owned(), ..disk }),
+            Some(("path", path)) if !path.is_empty() => Ok(DiskSpec { path: Some(path.into()), ..disk }),
+            Some(("size", size)) => Ok(DiskSpec { size_mb: Some(storage::size_mb(size)?), ..disk }),
+            None if option == "ro" => Ok(DiskSpec { read_only: true, ..disk }),
+            None | Some(_) => {
+                Err(format!("unknown option {option:?}; name=, mount=, size=, path= and ro are known"))
+            }
+        },
+    )?)
 }
 
-fn checked(disk: DiskSpec) -> Result<DiskSpec, String> {
+fn named_disk(disk: DiskSpec) -> Result<DiskSpec, String> {
     match name_fault(&disk.name).or_else(|| mount_fault(&disk.mount)) {
         Some(fault) => Err(fault),
         None => Ok(disk),
@@ -544,6 +611,37 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("K=V is wanted".into()),
     }
+}
+
+/// Returns a parser of a text that has to pass a check.
+fn checked(
+    check: fn(&str) -> Result<(), String>,
+) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
+    move |text| check(text).map(|()| text.to_owned())
+}
+
+/// Parses `NAME=SOFT[:HARD]`.
+fn ulimit(text: &str) -> Result<(String, Ulimit), String> {
+    let (name, limit) = pair(text).map_err(|_| "NAME=SOFT[:HARD] is wanted, such as nofile=1024:4096")?;
+    check_ulimit(&name)?;
+    Ok((name, limit.parse()?))
+}
+
+/// Parses `NAME=VALUE`.
+fn sysctl(text: &str) -> Result<(String, String), String> {
+    let (name, value) = pair(text).map_err(|_| "NAME=VALUE is wanted, such as vm.overcommit_memory=1")?;
+    check_sysctl(&name, &value)?;
+    Ok((name, value))
+}
+
+/// Parses `NAME=FILE`.
+fn secret(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = pair(text).map_err(|_| "NAME=FILE is wanted, such as key=/etc/app.key")?;
+    check_secret(&name)?;
+    if file.is_empty() {
+        return Err(format!("{name}: the name of the file is empty"));
+    }
+    Ok((name, file.into()))
 }
 
 /// Parses an environment file: one `K=V` per line. Empty lines and lines that begin with `#` are skipped.
@@ -667,6 +765,16 @@ mod tests {
             ["--cpus", "0"],
             ["--vsock-cid", "2"],
             ["--env", "novalue"],
+            ["--hostname", "a_b"],
+            ["--user", "a:b:c"],
+            ["--workdir", "data"],
+            ["--ulimit", "nofile"],
+            ["--ulimit", "files=1"],
+            ["--ulimit", "nofile=2:1"],
+            ["--sysctl", "vm.x"],
+            ["--sysctl", "../x=1"],
+            ["--secret", "a/b=/c"],
+            ["--secret", "key="],
         ] {
             assert!(Cli::try_parse_from(["pepita", "run", args[0], args[1]]).is_err(), "{args:?}");
         }

@@ -1,16 +1,22 @@
 //! A blocking client of a VM's monitor: makes one request after the other over the control socket.
 
-use crate::error::{Result, call_error};
+use crate::error::{CallError, Result, call_error};
 use crate::host::process_id::ProcessId;
-use crate::rundir::layout;
+use crate::rundir::{files, layout};
 use pepita_wire::conversation::ControlConversation;
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{MonitorRequest, Outcome, StatusRecord, WireError};
+use pepita_wire::text::shown;
+use pepita_wire::{Ask, Hello, MonitorRequest, Outcome, StatusRecord, ToGuest, ToHost, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags,
+    SocketType, recvmsg, socket_with,
+};
 use serde_json::Value;
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -67,6 +73,140 @@ impl Client {
         let answer = self.ask(MonitorRequest::Watch { since }, patience)?;
         serde_json::from_value(answer.map_err(io::Error::other)?).map_err(io::Error::other)
     }
+}
+
+/// A connection to a guest agent for one stream, on which the hellos were exchanged.
+#[derive(Debug)]
+pub struct AgentStream {
+    stream: UnixStream,
+    conversation: ControlConversation,
+}
+
+impl AgentStream {
+    /// Has the monitor of the VM with this run directory connect to the guest agent. Returns the refusal of the monitor, or
+    /// of the agent, as it came.
+    ///
+    /// # Errors
+    /// When there is no monitor, or it, or the agent, does not answer in time.
+    pub fn open(dir: &Path) -> io::Result<Result<Self, WireError>> {
+        let mut client = Client::open(dir)?;
+        let (method, params) = MonitorRequest::Dial { greet: true }.into_parts();
+        let (_, line) = client.conversation.ask(method, params);
+        client.stream.set_read_timeout(Some(STREAM_PATIENCE))?;
+        client.stream.write_all(&line)?;
+        let mut connection = None;
+        let answer = loop {
+            match client.conversation.next_answer().map_err(io::Error::other)? {
+                Some(Ok(answer)) => break answer,
+                Some(Err(refusal)) => return Ok(Err(refusal)),
+                None => {}
+            }
+            let mut buffer = [0; 4096];
+            let (read, descriptor) = read_with_descriptor(&client.stream, &mut buffer)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            connection = connection.or(descriptor);
+            client.conversation.receive(&buffer[..read]);
+        };
+        let missing = || io::Error::new(io::ErrorKind::InvalidData, "the monitor handed nothing over");
+        // A connection over vsock is used like one over a Unix socket: nothing but reads and writes.
+        let stream = UnixStream::from(connection.ok_or_else(missing)?);
+        stream.set_nonblocking(false)?;
+        let mut agent = Self { stream, conversation: ControlConversation::default() };
+        if answer.get("hello").is_none()
+            && let Err(refusal) = agent.greet(dir)?
+        {
+            return Ok(Err(refusal));
+        }
+        Ok(Ok(agent))
+    }
+
+    /// Exchanges the hellos, which a monitor of an earlier version leaves to its clients.
+    fn greet(&mut self, dir: &Path) -> io::Result<Result<(), WireError>> {
+        let state = files::state(dir).ok().ok_or(io::ErrorKind::NotFound)?;
+        let hello = Hello {
+            protocol_version: pepita_wire::PROTOCOL_VERSION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            incarnation: state.status.incarnation,
+            token: Some(std::fs::read_to_string(dir.join(layout::TOKEN))?.trim().to_owned()),
+            stream: true,
+            ..Hello::default()
+        };
+        self.limit(Some(PATIENCE))?;
+        self.stream.write_all(&ToGuest::Hello(hello).encode())?;
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while line.last() != Some(&b'\n') && line.len() < HELLO_CAP {
+            self.stream.read_exact(&mut byte)?;
+            line.push(byte[0]);
+        }
+        match ToHost::decode(&line) {
+            Ok(ToHost::Hello(_)) => Ok(Ok(())),
+            Ok(ToHost::Answer { outcome: Err(refusal), .. }) => Ok(Err(refusal)),
+            Ok(ToHost::Answer { .. } | ToHost::Event { .. }) | Err(_) => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the guest agent says no hello"))
+            }
+        }
+    }
+
+    fn limit(&self, patience: Option<Duration>) -> io::Result<()> {
+        set_socket_timeout(&self.stream, Timeout::Recv, patience)?;
+        Ok(set_socket_timeout(&self.stream, Timeout::Send, patience)?)
+    }
+
+    /// Makes the request that turns the connection into a stream. Returns the connection, without a time limit, when the
+    /// agent has accepted the request.
+    ///
+    /// # Errors
+    /// When the agent is gone, or does not answer in time.
+    pub fn ask(mut self, request: Ask) -> io::Result<Result<OwnedFd, WireError>> {
+        let (method, params) = request.into_parts();
+        let (_, line) = self.conversation.ask(method, params);
+        self.limit(Some(PATIENCE))?;
+        self.stream.write_all(&line)?;
+        let mut byte = [0];
+        loop {
+            // The bytes behind the answer belong to the stream.
+            self.stream.read_exact(&mut byte)?;
+            self.conversation.receive(&byte);
+            match self.conversation.next_answer().map_err(io::Error::other)? {
+                Some(Ok(_)) => break,
+                Some(Err(refusal)) => {
+                    let message = shown(&refusal.message);
+                    return Ok(Err(WireError { message, ..refusal }));
+                }
+                None => {}
+            }
+        }
+        self.limit(None)?;
+        Ok(Ok(self.stream.into()))
+    }
+}
+
+/// The time limit for a connection to a guest agent. Many clients that come at the same time wait for each other.
+const STREAM_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The longest hello of an agent, in bytes.
+const HELLO_CAP: usize = 4096;
+
+/// Reads bytes and the descriptor that comes with them, if one does.
+fn read_with_descriptor(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = loop {
+        let mut into = [io::IoSliceMut::new(buffer)];
+        match recvmsg(stream, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            received => break received?,
+        }
+    };
+    let mut descriptors = control.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
+        // Other messages are not asked for.
+        _ => Vec::new(),
+    });
+    let descriptor = descriptors.next();
+    Ok((message.bytes, descriptor))
 }
 
 /// The maximum number of monitors that are asked at the same time.
@@ -211,17 +351,20 @@ pub fn listener(dir: &Path) -> Option<ProcessId> {
 /// # Errors
 /// The refusal, as an error of a call.
 pub fn accepted(answer: Outcome) -> Result<Value> {
+    answer.map_err(refused)
+}
+
+/// Returns a refusal as the error of a call.
+pub fn refused(refusal: WireError) -> CallError {
     use pepita_wire::ErrorKind as E;
-    answer.map_err(|WireError { kind, message }| {
-        let kind = match kind {
-            E::BadRequest | E::Unsupported => CallErrorKind::Usage,
-            E::Unauthorized => CallErrorKind::Permission,
-            E::Conflict | E::Busy => CallErrorKind::TryAgain,
-            E::NotFound => CallErrorKind::NoSuchVm,
-            E::Timeout => CallErrorKind::Timeout,
-            E::Os => CallErrorKind::Io,
-            E::Other => CallErrorKind::Internal,
-        };
-        call_error(kind, message)
-    })
+    let kind = match refusal.kind {
+        E::BadRequest | E::Unsupported => CallErrorKind::Usage,
+        E::Unauthorized => CallErrorKind::Permission,
+        E::Conflict | E::Busy => CallErrorKind::TryAgain,
+        E::NotFound => CallErrorKind::NoSuchVm,
+        E::Timeout => CallErrorKind::Timeout,
+        E::Os => CallErrorKind::Io,
+        E::Other => CallErrorKind::Internal,
+    };
+    call_error(kind, refusal.message)
 }

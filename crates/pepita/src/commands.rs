@@ -5,6 +5,7 @@ mod attach;
 mod disk;
 mod doctor;
 mod environment;
+mod exec;
 mod image;
 mod kernel;
 mod list;
@@ -77,6 +78,15 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
     let of = |vm: &Vm| (run_dir.holding(vm.name()), vm.name().clone());
     match request {
         Request::Run(run) => return run::run(run_dir, *run, json),
+        Request::Exec(exec) => {
+            let (run_dir, name) = of(&exec.vm);
+            return exec::exec(&run_dir, &name, exec).map_err(|e| with_similar_name(&run_dir, e)).or_else(
+                |e| {
+                    print_error(&e, json);
+                    Ok(ExitCode::from(exec::FAILED))
+                },
+            );
+        }
         Request::Doctor { no_boot, kernel, rootfs } => {
             return doctor::doctor(run_dir, &doctor::Asked { boot: !no_boot, kernel, rootfs }, json);
         }

@@ -12,6 +12,7 @@ pub mod setsid;
 pub mod sign;
 pub mod signals;
 pub mod strays;
+pub mod terminal;
 pub mod tsc;
 pub mod unfinished;
 pub mod vhost_vsock;

@@ -22,6 +22,7 @@ mod requests;
 mod sources;
 mod starter;
 mod stream;
+mod world;
 
 pub use agent::{Agent, Asker, Heard};
 pub use console_scan::Scanner;
@@ -32,10 +33,11 @@ pub(crate) use log::Log;
 pub use qmp::QmpMessage;
 pub(crate) use starter::{Answer, Starter, TAKEN};
 pub(crate) use stream::connect_unix;
+pub(crate) use world::secrets;
 
 use crate::error::eprint_line;
 use crate::host::cgroup::Limits;
-use crate::host::clock::unix_ms;
+use crate::host::clock::{ClockWatch, unix_ms};
 use crate::host::process_id::ProcessId;
 use crate::rundir::files::{self, State, Sync};
 use crate::rundir::lock::Lock;
@@ -76,6 +78,8 @@ pub(crate) struct Monitor {
     /// The pipe with the output of VMM and back-end; `None` for a VM that an older monitor has started.
     words: Option<OwnedFd>,
     qmp: Option<Qmp>,
+    /// Tells when the guest's clock is to be compared with the host's; `None` for a plain process, which has the host's.
+    clock: Option<ClockWatch>,
     agent: Agent,
     handover: Handover,
     /// Keeps the sockets of dials open; `None` without a back-end, and for an adopted VM.
@@ -125,6 +129,7 @@ pub(crate) struct Parts {
 impl Monitor {
     pub(crate) fn new(parts: Parts) -> Self {
         let Processes { vmm, backend, console, qmp, keep } = parts.processes;
+        let is_machine = parts.config.request.vmm == VmmKind::Qemu;
         Self {
             config: parts.config,
             dir: parts.dir,
@@ -141,6 +146,7 @@ impl Monitor {
             console: Some(console),
             words: monitor_log::reader().ok(),
             qmp: qmp.map(Qmp::new),
+            clock: if is_machine { ClockWatch::begin() } else { None },
             keep: keep.map(Keep::new),
             handover: Handover::new(parts.agent.address().clone()),
             agent: parts.agent,
@@ -178,6 +184,7 @@ impl Monitor {
             monitor_log::bound();
             let now = Instant::now();
             self.agent.tick(now);
+            self.give_greetings_up();
             if self.life.wake_at().is_some_and(|at| now >= at) {
                 self.happened(Event::Tick);
             }
@@ -204,10 +211,13 @@ impl Monitor {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Dial => self.agent.dial(Instant::now()),
-            Effect::StartDaemon(start) => {
-                // When the agent cannot be asked now, the start is ordered again after the next hello.
-                let _ = self.agent.ask(pepita_wire::Ask::Start(start), Asker::Start);
-            }
+            Effect::StartDaemon(start) => match world::start(&self.config.request, start) {
+                Ok(start) => {
+                    // When the agent cannot be asked now, the start is ordered again after the next hello.
+                    let _ = self.agent.ask(pepita_wire::Ask::Start(start), Asker::Start);
+                }
+                Err(refusal) => self.happened(Event::StartAnswered(Err(refusal))),
+            },
             Effect::Mount(mounts) => {
                 // As for the start.
                 let _ = self.agent.ask(pepita_wire::Ask::Mount(mounts), Asker::Mount);

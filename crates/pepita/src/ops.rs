@@ -2,6 +2,7 @@
 //! options.
 
 pub(crate) mod destroy;
+pub(crate) mod exec;
 pub(crate) mod follow;
 pub(crate) mod launch;
 pub(crate) mod probe;

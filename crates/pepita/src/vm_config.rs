@@ -7,6 +7,7 @@
 
 use pepita_wire::record::Transport;
 use pepita_wire::storage::{self, Mount, MountKind};
+use pepita_wire::world::World;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -211,6 +212,12 @@ pub struct VmRequest {
     /// The daemon's environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// The world of the daemon, without the contents of its secrets.
+    #[serde(default, skip_serializing_if = "World::is_default")]
+    pub world: World,
+    /// The files of the daemon's secrets, which are read for each start of the daemon.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, PathBuf>,
     /// The labels of the program that started the VM.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -349,6 +356,8 @@ pub(crate) mod tests {
             backend: None,
             command: Vec::new(),
             env: [("SECRET".to_owned(), "s3".to_owned())].into(),
+            world: World { user: Some("7:8".into()), ..World::default() },
+            secrets: [("key".to_owned(), PathBuf::from("/etc/key"))].into(),
             labels: BTreeMap::default(),
             hold: false,
             ready_timeout_ms: 1000,

@@ -100,6 +100,48 @@ def harm(client):
         for _ in range(20):
             client.sendall(event(1, "exited", code=0) * 10_000)
         threading.Event().wait()
+    if HOW == "old" or HOW.startswith("exec-"):
+        request(client)
+        return run_command(client)
+    while client.recv(1 << 16):
+        pass
+
+
+def request(client, text=b""):
+    while not text.endswith(b"\n"):
+        byte = client.recv(1)
+        if not byte:
+            raise OSError("gone")
+        text += byte
+    return json.loads(text)
+
+
+def chunk(kind, content):
+    return bytes([kind]) + len(content).to_bytes(4, "little") + content
+
+
+def run_command(client):
+    """Answers as an agent that runs a command for a client, and then does not behave."""
+    asked = request(client)
+    while asked.get("method") != "exec_stream":
+        # The monitor's own conversation.
+        unknown = HOW == "old" and asked.get("method") not in ("start", "watch", "ping", "status", "ack")
+        answer = {"error": {"kind": "unsupported", "message": "unknown method"}} if unknown else {"ok": {}}
+        client.sendall(line({"id": asked.get("id", 0), **answer}))
+        asked = request(client)
+    if HOW == "old":
+        client.sendall(line({"id": asked["id"], "error": {"kind": "unsupported", "message": "unknown method"}}))
+        return
+    client.sendall(line({"id": asked["id"], "ok": {"stream": True}}))
+    open("asked", "w").close()
+    if HOW == "exec-garbage":
+        client.sendall(chunk(3, b"no number"))
+    if HOW == "exec-long":
+        client.sendall(b"\x01\xff\xff\xff\xff")
+    if HOW == "exec-escapes":
+        client.sendall(chunk(4, b'{"exit":{"exec":{"path":"\\u001b[2J","errno":13,"message":"m"}}}'))
+    while HOW == "exec-flood":
+        client.sendall(chunk(3, b"\xff\xff\xff\xff") + chunk(99, b"x" * 1000) + chunk(1, b"x" * 60_000))
     while client.recv(1 << 16):
         pass
 

@@ -1,6 +1,8 @@
 //! The example daemon of the guest images: reports READY, prints ticks, and stops on SIGTERM. Its options produce every
 //! kind of failure that a test needs.
 
+mod world;
+
 use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,7 +14,7 @@ const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
               [--flood] [--eat MB] [--write MB] [--to PATH] [--record PATH] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
-              [--serve PORT | PATH]";
+              [--serve PORT | PATH] [--world] [--threads]";
 
 #[derive(Default)]
 struct Options {
@@ -52,6 +54,10 @@ struct Options {
     say: Vec<String>,
     /// Whether `STATUS=` is sent 20,000 times in a second, without end.
     status_flood: bool,
+    /// Whether the world is printed, as it is seen from inside.
+    world: bool,
+    /// Whether threads are started until the kernel refuses one.
+    threads: bool,
     /// The address to listen on: a vsock port, or the path of a Unix socket.
     serve: Option<String>,
 }
@@ -89,6 +95,8 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("serve") => options.serve = Some(parser.value()?.string()?),
             Long("cat") => options.cat.push(parser.value()?.string()?),
             Long("say") => options.say.push(parser.value()?.string()?),
+            Long("world") => options.world = true,
+            Long("threads") => options.threads = true,
             Long("status-flood") => options.status_flood = true,
             Long("show") => options.show.push(parser.value()?.string()?),
             other => return Err(other.unexpected()),
@@ -117,6 +125,9 @@ fn main() {
     for path in &options.cat {
         print_line(&std::fs::read_to_string(path).unwrap_or_else(|e| e.to_string()));
     }
+    if options.world {
+        world::print();
+    }
     for line in &options.say {
         print_line(line);
     }
@@ -128,6 +139,9 @@ fn main() {
         // gone, so an error is ignored.
         let _ =
             std::io::stdout().as_fd().try_clone_to_owned().and_then(|fd| fill(&mut File::from(fd), bytes));
+    }
+    if options.threads {
+        print_line(&threads());
     }
     if let Some(ms) = options.ready_after_ms {
         std::thread::sleep(Duration::from_millis(ms));
@@ -175,6 +189,17 @@ fn main() {
         std::thread::sleep(interval);
         print_line(&format!("tick {tick}"));
     }
+}
+
+/// Starts threads that do nothing, until the kernel refuses one. Returns how many there are, and the kernel's reason.
+fn threads() -> String {
+    for count in 1_u32.. {
+        let idle = || std::thread::sleep(Duration::MAX);
+        if let Err(e) = std::thread::Builder::new().stack_size(16 * 1024).spawn(idle) {
+            return format!("threads={count} {}", e.kind());
+        }
+    }
+    String::new()
 }
 
 /// Writes a file, and waits after each MiB until it is on the disk.

@@ -6,7 +6,9 @@ use crate::error::{ErrorKind, WireError};
 use crate::exit::{Exit, generation_1};
 use crate::signal::Signal;
 use crate::storage::Mount;
+use crate::streams::TerminalSize;
 use crate::text::{shown, shown_up_to};
+use crate::world::World;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -28,6 +30,9 @@ pub enum Ask {
     /// Run a command to its end; answered with [`ExecResult`]. With `bulk` the connection turns into the raw output of
     /// the command.
     Exec(Exec),
+    /// Run a command whose streams the client holds. After the answer, both sides of the connection are chunks
+    /// ([`crate::streams`]). The command ends with its client.
+    ExecStream(ExecStream),
     /// Set the guest's clock.
     SetTime {
         /// The new time, in milliseconds since the Unix epoch.
@@ -64,6 +69,19 @@ pub struct Start {
     pub command: Vec<String>,
     /// Variables that are added to the daemon's environment.
     pub env: BTreeMap<String, String>,
+    /// The name of the VM, which is the guest's name for itself unless `world` has another one. An older agent leaves it
+    /// out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The world of the daemon.
+    #[serde(skip_serializing_if = "World::is_default")]
+    pub world: World,
+}
+
+impl Start {
+    /// The method of a start that only newer agents know. An older one would leave the world out, and start the daemon
+    /// as a user, or with privileges, that nobody has asked for.
+    const IN_WORLD: &str = "start_in_world";
 }
 
 /// The parameters of `stop`.
@@ -92,6 +110,22 @@ pub struct Exec {
     pub timeout_ms: u64,
     /// Whether the raw output is sent over this connection instead of a part of it in the answer.
     pub bulk: bool,
+}
+
+/// The parameters of `exec_stream`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExecStream {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Variables in addition to those of the daemon.
+    pub env: BTreeMap<String, String>,
+    /// The directory in which the command starts; absent = that of the daemon.
+    pub dir: Option<String>,
+    /// Whether the command has a standard input; otherwise it reads the end of the input at once.
+    pub input: bool,
+    /// The size of the terminal that the command gets; absent = the command gets no terminal.
+    pub terminal: Option<TerminalSize>,
 }
 
 /// The answer to `exec`.
@@ -163,11 +197,15 @@ impl Ask {
         let value = |v: Result<Value, serde_json::Error>| v.expect("plain structs become JSON");
         match self {
             Self::Ping => ("ping", Value::Null),
-            Self::Start(start) => ("start", value(serde_json::to_value(start))),
+            Self::Start(start) => {
+                let method = if start.world.is_default() { "start" } else { Start::IN_WORLD };
+                (method, value(serde_json::to_value(start)))
+            }
             Self::Stop(stop) => ("stop", value(serde_json::to_value(stop))),
             Self::Signal(signal) => ("signal", json!({ "signal": signal.number() })),
             Self::Status => ("status", Value::Null),
             Self::Exec(exec) => ("exec", value(serde_json::to_value(exec))),
+            Self::ExecStream(exec) => ("exec_stream", value(serde_json::to_value(exec))),
             Self::SetTime { unix_ms } => ("set_time", json!({ "unix_ms": unix_ms })),
             Self::Logs { follow } => ("logs", json!({ "follow": follow })),
             Self::Watch { since } => ("watch", json!({ "since": since })),
@@ -186,7 +224,7 @@ impl Ask {
         let loose = |value| params::<Loose>(method, value);
         match method {
             "ping" => Ok(Self::Ping),
-            "start" => params(method, value).map(Self::Start),
+            "start" | Start::IN_WORLD => params(method, value).map(Self::Start),
             "stop" => params(method, value).map(Self::Stop),
             "signal" => {
                 let number = loose(value)?.signal;
@@ -196,6 +234,7 @@ impl Ask {
             }
             "status" => Ok(Self::Status),
             "exec" => params(method, value).map(Self::Exec),
+            "exec_stream" => params(method, value).map(Self::ExecStream),
             "set_time" => Ok(Self::SetTime { unix_ms: loose(value)?.unix_ms }),
             "logs" => Ok(Self::Logs { follow: loose(value)?.follow }),
             "watch" => Ok(Self::Watch { since: loose(value)?.since }),

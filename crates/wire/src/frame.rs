@@ -33,6 +33,15 @@ pub struct Hello {
     /// because an older launcher puts the boot token on the kernel's command line, where the daemon can read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_token: Option<String>,
+    /// From a host: whether the connection is for one stream (such as `exec_stream`) instead of a conversation. An agent
+    /// counts streams apart from conversations.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stream: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A request. Each request gets exactly one [`Outcome`] with the same `id`.

@@ -24,7 +24,9 @@ pub mod rundir;
 pub mod signal;
 pub mod storage;
 pub mod stored;
+pub mod streams;
 pub mod text;
+pub mod world;
 
 pub use agent::{Ask, ExecResult, GuestEvent};
 pub use error::{ErrorKind, WireError};

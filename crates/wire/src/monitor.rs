@@ -35,7 +35,12 @@ pub enum MonitorRequest {
     /// unix(7)), a stream to the agent on which nothing was said yet. The monitor completes the connection even when
     /// the client goes away, because vhost-device-vsock 0.3.0 does not survive a host that hangs up before the guest
     /// has answered.
-    Dial,
+    Dial {
+        /// Whether the monitor says the hello, for a connection that carries one stream: the answer has the agent's hello,
+        /// and the next line on the connection is a request. A monitor of an earlier version says none, and its answer has
+        /// none.
+        greet: bool,
+    },
     /// Pass a request on to the guest agent: `start`, `ping`, `exec` or `set_time`.
     Forward(Ask),
 }
@@ -48,11 +53,12 @@ struct Params {
     signal: i32,
     timeout_ms: u64,
     force: bool,
+    greet: bool,
 }
 
 impl Default for Params {
     fn default() -> Self {
-        Self { since: 0, signal: Signal::TERM.number(), timeout_ms: 30_000, force: false }
+        Self { since: 0, signal: Signal::TERM.number(), timeout_ms: 30_000, force: false, greet: false }
     }
 }
 
@@ -68,7 +74,8 @@ impl MonitorRequest {
             Self::Signal(signal) => ("signal", json!({ "signal": signal.number() })),
             Self::Pause => ("pause", Value::Null),
             Self::Resume => ("resume", Value::Null),
-            Self::Dial => ("dial", Value::Null),
+            Self::Dial { greet: false } => ("dial", Value::Null),
+            Self::Dial { greet: true } => ("dial", json!({ "greet": true })),
             Self::Forward(ask) => ask.into_parts(),
         }
     }
@@ -89,13 +96,14 @@ impl MonitorRequest {
             "signal" => to_signal(method, params(method, value)?.signal).map(Self::Signal),
             "pause" => Ok(Self::Pause),
             "resume" => Ok(Self::Resume),
-            "dial" => Ok(Self::Dial),
+            "dial" => Ok(Self::Dial { greet: params(method, value)?.greet }),
             // Any other method is passed on to the agent, if agents know it.
             _ => match Ask::from_parts(method, value)? {
                 ask @ (Ask::Start(_) | Ask::Ping | Ask::Exec(_) | Ask::SetTime { .. }) => {
                     Ok(Self::Forward(ask))
                 }
                 Ask::Stop(_)
+                | Ask::ExecStream(_)
                 | Ask::Signal(_)
                 | Ask::Status
                 | Ask::Logs { .. }
@@ -139,7 +147,8 @@ mod tests {
             MonitorRequest::Signal(Signal::KILL),
             MonitorRequest::Pause,
             MonitorRequest::Resume,
-            MonitorRequest::Dial,
+            MonitorRequest::Dial { greet: false },
+            MonitorRequest::Dial { greet: true },
             MonitorRequest::Forward(Ask::Ping),
             MonitorRequest::Forward(Ask::Start(Start::default())),
             MonitorRequest::Forward(Ask::Exec(exec)),

@@ -1,6 +1,7 @@
 //! Golden files of generation 1 of the conversation. All later versions must be able to read these bytes.
 
 use pepita_wire::agent::{Exec, Health, Start, Stop};
+use pepita_wire::world::World;
 use pepita_wire::{Ask, ErrorKind, Exit, GuestEvent, Hello, Signal, ToGuest, ToHost, WireError};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ fn to_guest() -> Vec<ToGuest> {
             Ask::Start(Start {
                 command: vec!["/usr/bin/api".into(), "--port".into(), "80".into()],
                 env: BTreeMap::from([("RUST_LOG".into(), "info".into())]),
+                ..Start::default()
             }),
         ),
         ask(3, Ask::Stop(Stop { signal: Signal::TERM, grace_ms: 30_000 })),
@@ -102,6 +104,19 @@ fn every_request_survives_the_way_there() {
         let (method, params) = parsed.into_parts();
         assert_eq!((method, params), (request.method.as_str(), request.params));
     }
+}
+
+#[test]
+fn a_start_in_a_world_has_a_method_that_an_older_agent_refuses() {
+    let start = Start { name: Some("a".into()), ..Start::default() };
+    let (method, params) = Ask::Start(start.clone()).into_parts();
+    // An older agent knows this method, and leaves out the field.
+    assert_eq!((method, &params["name"]), ("start", &json!("a")));
+    let world = World { user: Some("redis".into()), ..World::default() };
+    let start = Ask::Start(Start { world, ..start });
+    let (method, params) = start.clone().into_parts();
+    assert_eq!((method, &params["world"]), ("start_in_world", &json!({ "user": "redis" })));
+    assert_eq!(Ask::from_parts(method, params), Ok(start));
 }
 
 #[test]

@@ -142,6 +142,8 @@ pub enum Ask {
         #[command(flatten)]
         span: Span,
     },
+    /// Run a command in a VM, beside its daemon; exit as the command does, or with 125 when it cannot be run
+    Exec(Exec),
     /// Print the events: every change of a VM with the decision behind it
     Events {
         /// The VMs and groups that the events are about [default: everything]
@@ -186,6 +188,29 @@ pub enum Ask {
     },
     /// Show each VM, redrawn with every change, until Ctrl-C; what has failed comes first
     Top,
+}
+
+/// A command for a VM, with the options of `pepita exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// The name of the VM
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// Pass the standard input on to the command
+    #[arg(long, short)]
+    pub interactive: bool,
+    /// Give the command a terminal, with the size and the type (TERM) of this one
+    #[arg(long, short)]
+    pub tty: bool,
+    /// The directory in which the command starts [default: /]
+    #[arg(long, short, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// A variable of the command's environment, in addition to those of the daemon
+    #[arg(long, short, value_name = "K=V")]
+    pub env: Vec<String>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 /// The VMs that a command applies to.

@@ -5,7 +5,8 @@ use crate::host::{Daemon, Host, group, program, stderr, stdout, ticker};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 
 /// Returns a VM of the status.
 fn shown(host: &Host, name: &str) -> Value {
@@ -44,6 +45,44 @@ fn vms_are_shown_and_controlled() {
     assert_eq!(shown(&host, "b")["attempts"], 1);
     host.ctl_ok(&["reset", "b"]);
     host.ctl_ok(&["wait", "b"]);
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_command_in_a_vm_has_its_own_exit_code_and_goes_on_without_the_supervisor() {
+    // semantics 16.2
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = host.ready();
+    let exec = |words: &[&str]| host.ctl(&[&["exec", "-e", "A=1 2"], words].concat());
+    let output =
+        exec(&["-w", "/usr", "duende-vm-a", "--", "sh", "-c", "echo $A $PWD; echo err >&2; exit 42"]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(42), "1 2 /usr\n"));
+    assert_eq!(stderr(&output), "err\n");
+    assert_eq!(exec(&["a", "--", "/nowhere"]).status.code(), Some(127));
+    for (target, said) in [("nope", "nope"), ("web", "one VM")] {
+        let refused = exec(&[target, "--", "true"]);
+        assert_eq!(refused.status.code(), Some(125), "{target}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains(said), "{}", stderr(&refused));
+    }
+    let mut command = Command::new(program("pepitactl"));
+    command.arg("--config").arg(host.path("c.toml")).args(["exec", "-i", "a", "--", "cat"]);
+    let mut cat = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("pepitactl runs");
+    let (mut input, output) = (cat.stdin.take().expect("piped"), cat.stdout.take().expect("piped"));
+    let mut output = BufReader::new(output);
+    let mut echo = |words: &str| {
+        input.write_all(words.as_bytes()).expect("written");
+        let mut line = String::new();
+        output.read_line(&mut line).expect("a line");
+        assert_eq!(line, words);
+    };
+    echo("before\n");
+    daemon.kill();
+    echo("without\n");
+    let mut daemon = host.ready();
+    echo("after\n");
+    drop(input);
+    assert!(cat.wait().expect("an end").success());
     daemon.stop();
     host.assert_nothing_left();
 }

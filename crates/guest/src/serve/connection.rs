@@ -6,14 +6,14 @@ use super::writer::Writer;
 use crate::agent::{Agent, Mode};
 use crate::mounts::mount_all;
 use crate::stream::Stream;
-use crate::{daemon, exec};
+use crate::{daemon, exec, exec_stream};
 use pepita_wire::frame::Outcome;
 use pepita_wire::{Ask, ErrorKind, Hello, Lines, MAX_BAD_LINES, Request, ToGuest, ToHost, WireError};
 use serde_json::{Value, json};
 use std::io::{self, ErrorKind as Io, Read};
 use std::sync::Arc;
 use std::thread::Builder;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The time limit for the whole handshake.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -73,7 +73,7 @@ impl Connection {
             return self.writer.send(&ToHost::Answer { id: 0, outcome: Err(e) });
         }
         // A host that is refused here must not take its token for a wrong one, so it gets no answer.
-        let Some(_place) = stranger.admit() else { return Ok(()) };
+        let Some(_place) = stranger.admit(hello.stream) else { return Ok(()) };
         self.writer.send(&ToHost::Hello(self.agent.hello()))?;
         self.reader.set_read_timeout(None)?;
         let mut bad_lines = 0;
@@ -196,6 +196,11 @@ impl Connection {
                     Err(e) => self.answer(id, Err(WireError::new(ErrorKind::Busy, e.to_string()))),
                 }
             }
+            Ask::ExecStream(ask) => {
+                self.answer(id, Ok(json!({ "stream": true })))?;
+                exec_stream::run(&agent, &ask, self.reader.try_clone()?);
+                Ok(Next::Ended)
+            }
             Ask::Logs { follow } => {
                 self.answer(id, Ok(json!({ "bulk": true })))?;
                 Builder::new().spawn(move || logs(&agent, &writer, follow))?;
@@ -243,7 +248,17 @@ fn to_value(value: &impl serde::Serialize) -> Outcome {
     Ok(serde_json::to_value(value).expect("plain structs become JSON"))
 }
 
-/// Sets the guest's clock.
+/// The difference that a guest's clock may have to the host's. The time has been on its way for a while when it arrives, and
+/// a daemon had better not see its clock go backwards for that.
+const TOLERANCE: Duration = Duration::from_millis(500);
+
+/// Returns whether a clock that was set before is right, or nearly.
+fn is_near(unix_ms: u64) -> bool {
+    let own = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    own.abs_diff(Duration::from_millis(unix_ms)) < TOLERANCE
+}
+
+/// Sets the guest's clock. After the first time a small difference is left as it is.
 fn set_time(agent: &Agent, unix_ms: u64) -> Outcome {
     if agent.mode == Mode::Process {
         return Err(WireError::new(ErrorKind::Unsupported, "a plain process has the host's clock"));
@@ -252,7 +267,13 @@ fn set_time(agent: &Agent, unix_ms: u64) -> Outcome {
         tv_sec: i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX),
         tv_nsec: i64::try_from(unix_ms % 1000).unwrap_or(0) * 1_000_000,
     };
+    if agent.is_clock_set() && is_near(unix_ms) {
+        return Ok(Value::Null);
+    }
     rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)
-        .map(|()| Value::Null)
+        .map(|()| {
+            agent.clock_was_set();
+            Value::Null
+        })
         .map_err(|e| WireError::new(ErrorKind::Os, e.to_string()))
 }

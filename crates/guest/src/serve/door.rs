@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The maximum number of connections whose hello was accepted. Further connections are closed at once.
 const ADMITTED: usize = 16;
 
+/// The maximum number of connections for one stream each (`hello` with `stream`), apart from those.
+const STREAMS: usize = 256;
+
 /// The maximum number of strangers. For one more, the connection of the oldest stranger is closed.
 const STRANGERS: usize = 16;
 
@@ -23,6 +26,7 @@ pub(super) struct Door {
 struct Shared {
     strangers: Mutex<Strangers>,
     admitted: AtomicUsize,
+    streams: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +47,7 @@ pub(super) struct Stranger {
 #[derive(Debug)]
 pub(super) struct Admitted {
     shared: Arc<Shared>,
+    is_stream: bool,
 }
 
 impl Door {
@@ -72,16 +77,22 @@ impl Door {
 }
 
 impl Shared {
+    fn places(&self, is_stream: bool) -> &AtomicUsize {
+        if is_stream { &self.streams } else { &self.admitted }
+    }
+
     fn strangers(&self) -> MutexGuard<'_, Strangers> {
         self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Stranger {
-    /// Gives the connection a place among those whose hello was accepted; `None` when they are too many.
-    pub(super) fn admit(self) -> Option<Admitted> {
-        let admitted = Admitted { shared: Arc::clone(&self.shared) };
-        (self.shared.admitted.fetch_add(1, Ordering::Relaxed) < ADMITTED).then_some(admitted)
+    /// Gives the connection a place among those whose hello was accepted; `None` when they are too many. Streams are
+    /// counted apart, so that they keep no conversation out.
+    pub(super) fn admit(self, is_stream: bool) -> Option<Admitted> {
+        let admitted = Admitted { shared: Arc::clone(&self.shared), is_stream };
+        let cap = if is_stream { STREAMS } else { ADMITTED };
+        (self.shared.places(is_stream).fetch_add(1, Ordering::Relaxed) < cap).then_some(admitted)
     }
 }
 
@@ -93,7 +104,7 @@ impl Drop for Stranger {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.shared.admitted.fetch_sub(1, Ordering::Relaxed);
+        self.shared.places(self.is_stream).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -114,15 +125,19 @@ mod tests {
         };
         let is_open = |mut stream: &UnixStream| stream.read(&mut [0]).is_err();
         let (stranger, _host, host) = come();
-        let _admitted = stranger.admit().expect("there is room");
+        let _admitted = stranger.admit(false).expect("there is room");
         let silent: Vec<_> = (0..STRANGERS).map(|_| come()).collect();
         assert!(silent.iter().all(|(.., theirs)| is_open(theirs)));
         let (next, ..) = come();
         assert!(!is_open(&silent[0].2) && is_open(&silent[1].2) && is_open(&host));
-        assert!(next.admit().is_some());
-        let more: Vec<_> = (0..ADMITTED).map(|_| come().0.admit()).collect();
+        assert!(next.admit(false).is_some());
+        let more: Vec<_> = (0..ADMITTED).map(|_| come().0.admit(false)).collect();
         assert_eq!(more.iter().flatten().count(), ADMITTED - 1);
-        drop(more);
-        assert!(come().0.admit().is_some(), "the places were given back");
+        let streams: Vec<_> = (0..=STREAMS).map(|_| come().0.admit(true)).collect();
+        assert_eq!(streams.iter().flatten().count(), STREAMS);
+        drop((more, streams));
+        for is_stream in [false, true] {
+            assert!(come().0.admit(is_stream).is_some(), "the places were given back");
+        }
     }
 }

@@ -86,7 +86,12 @@ fn explain(exit: &ExitRecord) -> u8 {
 /// Returns the exit code as `docker run` has it: the daemon's, 128 + the signal, 126 or 127 when the program cannot be
 /// executed, 125 when the VM failed.
 fn code(exit: &ExitRecord) -> u8 {
-    match exit.daemon_exit() {
+    code_of(exit.daemon_exit())
+}
+
+/// Returns the exit code for the end of a program in a guest.
+pub(super) fn code_of(exit: Option<&Exit>) -> u8 {
+    match exit {
         Some(Exit::Exited { code }) => u8::try_from(*code).unwrap_or(125),
         Some(Exit::Signalled { signal, .. }) => u8::try_from(128 + signal).unwrap_or(125),
         // The OOM killer of Linux sends SIGKILL, so the exit code is the same as for that signal.

@@ -14,14 +14,16 @@ const CAP: u64 = 4 << 20;
 
 /// Returns the daemon's environment: the file's variables, then the options'.
 pub(super) fn environment(daemon: &DaemonArgs) -> Result<BTreeMap<String, String>> {
-    let mut env = match &daemon.env_file {
-        None => BTreeMap::new(),
-        Some(path) => env_file(&read_text(path)?).map_err(|(line, why)| {
-            call_error(CallErrorKind::Usage, format!("{}:{line}: {why}", path.display()))
-        })?,
-    };
+    let of_file = daemon.env_file.as_deref().map(environment_file).transpose()?;
+    let mut env = of_file.unwrap_or_default();
     env.extend(daemon.env.iter().cloned());
     Ok(env)
+}
+
+/// Reads an environment file. Its lines may be secrets, so the error of a bad line has only its number.
+pub(super) fn environment_file(path: &Path) -> Result<BTreeMap<String, String>> {
+    env_file(&read_text(path)?)
+        .map_err(|(line, why)| call_error(CallErrorKind::Usage, format!("{}:{line}: {why}", path.display())))
 }
 
 /// Reads a launch specification. A field that this launcher does not know is refused, because the launcher would start

@@ -18,7 +18,7 @@ pub(super) fn signal(run_dir: &RunDir, name: &VmId, signal: Signal) -> Result<()
 
 /// Carries out `pepita start`.
 pub(super) fn start(run_dir: &RunDir, name: &VmId, daemon: &DaemonArgs) -> Result<()> {
-    let start = Start { command: daemon.command.clone(), env: environment(daemon)? };
+    let start = Start { command: daemon.command.clone(), env: environment(daemon)?, ..Start::default() };
     check_start(&start).about(name.as_str())?;
     order(run_dir, name, MonitorRequest::Forward(Ask::Start(start)))
 }

@@ -1,6 +1,6 @@
 //! `pepita run`.
 
-use super::environment::{environment, launch_spec};
+use super::environment::{environment, environment_file, launch_spec};
 use super::{attach, output::print};
 use crate::cli::{Run, RunOptions};
 use crate::error::{Result, call_error, eprint_line};
@@ -90,6 +90,10 @@ fn specification(run: Run) -> Result<LaunchSpec> {
         None => LaunchSpec::default(),
     };
     let mut spec = with_options(spec, run.options);
+    if let Some(path) = spec.env_file.take() {
+        let of_file = environment_file(&path)?;
+        spec.env = of_file.into_iter().chain(spec.env).collect();
+    }
     spec.env.extend(environment(&run.daemon_args)?);
     if !run.daemon_args.command.is_empty() {
         spec.command = run.daemon_args.command;
@@ -101,6 +105,9 @@ fn specification(run: Run) -> Result<LaunchSpec> {
 fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
     spec.labels.extend(options.label);
     spec.disks.extend(options.volume.into_iter().chain(options.disk));
+    spec.ulimits.extend(options.ulimit);
+    spec.sysctls.extend(options.sysctl);
+    spec.secrets.extend(options.secret);
     LaunchSpec {
         name: options.name.map(|name| name.to_string()).or(spec.name),
         incarnation: options.incarnation.or(spec.incarnation),
@@ -130,6 +137,15 @@ fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
         hold: options.hold || spec.hold,
         command: spec.command,
         env: spec.env,
+        env_file: spec.env_file,
+        hostname: options.hostname.or(spec.hostname),
+        user: options.user.or(spec.user),
+        workdir: options.workdir.or(spec.workdir),
+        ulimits: spec.ulimits,
+        sysctls: spec.sysctls,
+        read_only: options.read_only || spec.read_only,
+        privileged: options.privileged || spec.privileged,
+        secrets: spec.secrets,
         labels: spec.labels,
     }
 }
@@ -162,11 +178,19 @@ mod tests {
         };
         assert_eq!(asked_for(spec.clone(), &[]), spec);
         let args = ["--memory", "1G", "--vsock-cid", "auto", "--label", "k=option", "--vmm", "process"];
+        let world =
+            ["--user", "7", "--ulimit", "nofile=9", "--sysctl", "vm.x=1", "--secret", "k=/f", "--read-only"];
+        let args = [&args[..], &world].concat();
         let expected = LaunchSpec {
             memory_mb: Some(1024),
             vsock_cid: None,
             labels: label("option"),
             vmm: Some("process".into()),
+            user: Some("7".into()),
+            ulimits: [("nofile".to_owned(), "9".parse().expect("a limit"))].into(),
+            sysctls: [("vm.x".to_owned(), "1".to_owned())].into(),
+            secrets: [("k".to_owned(), "/f".into())].into(),
+            read_only: true,
             ..spec.clone()
         };
         assert_eq!(asked_for(spec, &args), expected);

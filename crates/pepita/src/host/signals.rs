@@ -19,7 +19,19 @@ impl EndSignals {
     /// # Errors
     /// When the kernel gives no descriptor.
     pub fn take() -> io::Result<Self> {
-        let signals: SigSet = ENDINGS.into_iter().collect();
+        Self::take_those(&ENDINGS)
+    }
+
+    /// Takes, in addition, the signal that tells of a new size of the terminal.
+    ///
+    /// # Errors
+    /// When the kernel gives no descriptor.
+    pub fn take_with_resize() -> io::Result<Self> {
+        Self::take_those(&[&ENDINGS[..], &[Signal::SIGWINCH]].concat())
+    }
+
+    fn take_those(signals: &[Signal]) -> io::Result<Self> {
+        let signals: SigSet = signals.iter().copied().collect();
         signals.thread_block()?;
         Ok(Self(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
     }

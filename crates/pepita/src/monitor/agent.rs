@@ -113,6 +113,17 @@ impl Agent {
         }
     }
 
+    /// Returns the hello, as a line, that opens a connection for one stream.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] as long as the agent has not accepted the hello of this line: the token may be replaced.
+    pub(super) fn hello_for_stream(&self) -> Result<Vec<u8>, WireError> {
+        if self.boot_token.is_some() {
+            return Err(WireError::new(ErrorKind::Busy, "the guest agent does not answer yet"));
+        }
+        Ok(self.conversation.hello_for_stream(self.token.clone()))
+    }
+
     /// Returns the tokens by which notes of the agent are recognised on the console.
     pub fn tokens(&self) -> [&str; 2] {
         [self.token.as_str(), self.boot_token.as_deref().unwrap_or_default()]

@@ -6,6 +6,7 @@ use crate::host::wait::wait_readable;
 use pepita_wire::frame::Outcome;
 use pepita_wire::{ErrorKind, Lines, Request, StatusRecord, ToGuest, ToHost, WireError};
 use rustix::event::PollFlags;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -131,9 +132,9 @@ impl Control {
 
     /// Answers a client with a descriptor. Returns whether the client has got it: a client that is gone or does not read
     /// gets none.
-    pub(crate) fn hand_over(&mut self, number: u64, id: u64, descriptor: &OwnedFd) -> bool {
+    pub(crate) fn hand_over(&mut self, number: u64, id: u64, answer: Value, descriptor: &OwnedFd) -> bool {
         let Some(client) = self.clients.get_mut(&number) else { return false };
-        let answer = ToHost::Answer { id, outcome: Ok(serde_json::Value::Null) }.encode();
+        let answer = ToHost::Answer { id, outcome: Ok(answer) }.encode();
         let is_sent = client.stream.send_with(&answer, descriptor).is_ok();
         if !is_sent {
             self.clients.remove(&number);

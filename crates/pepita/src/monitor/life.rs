@@ -86,7 +86,8 @@ impl Life {
             status.daemon.state = DaemonState::Held;
         }
         Self {
-            start: Start { command: request.command.clone(), env: request.env.clone() },
+            // The world is added by the monitor, which reads the secrets.
+            start: Start { command: request.command.clone(), env: request.env.clone(), ..Start::default() },
             mounts: Mounts::of(request.mounts()),
             linger: phase::linger(request),
             hold: request.hold,
@@ -206,6 +207,7 @@ impl Life {
             Event::Shutdown(reason) => self.evidence.shutdown = Some(reason),
             Event::VmmStopped => self.on_vmm_stopped(now),
             Event::DiskError(reason) => self.on_disk_error(reason),
+            Event::ClockRang => self.on_clock_rang(unix_ms),
             Event::Vcpus(vcpus) => self.on_vcpus(now, unix_ms, vcpus),
             Event::AgentUp { protocol_version } => self.on_agent_up(now, unix_ms, protocol_version),
             Event::AgentDown => self.on_agent_down(now),

@@ -2,14 +2,15 @@
 
 use super::Monitor;
 use super::agent::Asker;
-use super::handover::Asked;
+use super::handover::{Asked, HandedOver};
 use super::life::{Event, Route};
+use super::world;
 use crate::vm_config::MAX_TIME_MS;
 use pepita_wire::frame::Outcome;
 use pepita_wire::record::VcpuState;
 use pepita_wire::{Ask, MonitorRequest, Request, Signal, WireError};
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The client and the request that an answer is for.
 #[derive(Debug, Clone, Copy)]
@@ -61,10 +62,18 @@ impl Monitor {
             Ok(MonitorRequest::Forward(Ask::Start(start))) if self.life.must_wait_to_start() => {
                 self.order(reply, Event::Start(start));
             }
-            Ok(MonitorRequest::Dial) => {
-                let asked = Asked { client, id };
-                if let Err(refusal) = self.handover.ask(asked, |client| self.control.has(client)) {
+            Ok(MonitorRequest::Dial { greet }) => {
+                let hello = if greet { self.agent.hello_for_stream().map(Some) } else { Ok(None) };
+                let asked = hello.map(|hello| Asked { client, id, hello });
+                let is_connected = |client| self.control.has(client);
+                if let Err(refusal) = asked.and_then(|asked| self.handover.ask(asked, is_connected)) {
                     self.reply(reply, Err(refusal));
+                }
+            }
+            Ok(MonitorRequest::Forward(Ask::Start(start))) => {
+                match world::start(&self.config.request, start) {
+                    Ok(start) => self.forward(reply, Ask::Start(start)),
+                    Err(refusal) => self.reply(reply, Err(refusal)),
                 }
             }
             Ok(MonitorRequest::Forward(ask)) => self.forward(reply, ask),
@@ -90,19 +99,21 @@ impl Monitor {
     /// Continues a dial on behalf of clients. A complete connection goes to the client that has waited longest and is
     /// still there; without such a client it is closed.
     pub(super) fn hand_over(&mut self, number: u64) {
-        match self.handover.ready(number) {
-            None => {}
-            Some(Ok(connection)) => {
-                while let Some(Asked { client, id }) = self.handover.next_client() {
-                    if self.control.hand_over(client, id, &connection) {
-                        return;
-                    }
-                }
-            }
-            Some(Err(refusal)) => {
-                if let Some(Asked { client, id }) = self.handover.next_client() {
-                    self.control.answer(client, id, Err(refusal));
-                }
+        let outcomes = self.handover.ready(number, |client| self.control.has(client));
+        self.tell(outcomes);
+    }
+
+    /// Refuses the clients whose connection the agent has not greeted in time.
+    pub(super) fn give_greetings_up(&mut self) {
+        let outcomes = self.handover.tick(Instant::now(), |client| self.control.has(client));
+        self.tell(outcomes);
+    }
+
+    fn tell(&mut self, outcomes: Vec<HandedOver>) {
+        for HandedOver { client, id, outcome } in outcomes {
+            match outcome {
+                Ok((connection, answer)) => drop(self.control.hand_over(client, id, answer, &connection)),
+                Err(refusal) => self.control.answer(client, id, Err(refusal)),
             }
         }
     }

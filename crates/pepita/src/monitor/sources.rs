@@ -8,7 +8,7 @@ use super::qmp::QmpMessage;
 use super::qmp_connection::Qmp;
 use super::starter::{Reaction, Starter};
 use super::stream::read;
-use crate::host::clock::unix_ms;
+use crate::host::clock::{ClockWatch, unix_ms};
 use crate::host::wait::wait_readable;
 use crate::rundir::monitor_log;
 use crate::vm_config::VmmKind;
@@ -40,6 +40,7 @@ pub(super) enum Source {
     Listener,
     Client(u64),
     Starter,
+    Clock,
 }
 
 impl Monitor {
@@ -71,8 +72,11 @@ impl Monitor {
         if let Some(pipe) = self.starters_pipe() {
             fds.push((Source::Starter, pipe.as_fd(), PollFlags::IN));
         }
-        let wake_at =
-            [self.life.wake_at(), self.agent.wake_at(), self.publish_at].into_iter().flatten().min();
+        if let Some(clock) = &self.clock {
+            fds.push((Source::Clock, clock.fd(), PollFlags::IN));
+        }
+        let times = [self.life.wake_at(), self.agent.wake_at(), self.handover.wake_at(), self.publish_at];
+        let wake_at = times.into_iter().flatten().min();
         let left = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let mut polled: Vec<PollFd<'_>> =
@@ -108,6 +112,11 @@ impl Monitor {
                 }
             }
             Source::Starter => self.read_starter(),
+            Source::Clock => {
+                if self.clock.as_ref().is_some_and(ClockWatch::has_rung) {
+                    self.happened(Event::ClockRang);
+                }
+            }
             Source::Vmm if self.is_over => {}
             Source::Vmm => self.on_vmm_gone(),
         }

@@ -18,7 +18,12 @@ use pepita_wire::agent::Start;
 use pepita_wire::record::{CallErrorKind, Transport};
 use pepita_wire::rundir::LOG_ENVIRONMENT;
 use pepita_wire::storage::{DISK_ENVIRONMENT, DiskSpec, SIZE_MB, STORAGE_CAP, mount_fault, name_fault};
+use pepita_wire::world::{
+    NOT_ON_HOST, ON_HOST, World, check_hostname, check_secret, check_sysctl, check_ulimit, check_user,
+    check_workdir,
+};
 use pepita_wire::{Ask, DEFAULT_PORT, LaunchSpec, VmId, data};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -49,6 +54,8 @@ pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result
         backend: None,
         command: spec.command.clone(),
         env: spec.env.clone(),
+        world: world(&spec, vmm)?,
+        secrets: secrets(&spec)?,
         labels: spec.labels.clone(),
         hold: spec.hold,
         ready_timeout_ms: within(
@@ -67,6 +74,55 @@ pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result
         VmmKind::Qemu => machine(run_dir, &spec, base)?,
     };
     Ok(Requested { request, cid, incarnation: Some(incarnation).filter(|number| *number > 0) })
+}
+
+/// Returns the world of the daemon, without its secrets. A plain process is given no world of which it could only have a
+/// part.
+fn world(spec: &LaunchSpec, vmm: VmmKind) -> Result<World> {
+    let LaunchSpec { hostname, user, workdir, ulimits, sysctls, read_only, privileged, secrets, .. } = spec;
+    let world = World {
+        hostname: hostname.clone(),
+        user: user.clone(),
+        workdir: workdir.clone(),
+        ulimits: ulimits.clone(),
+        sysctls: sysctls.clone(),
+        read_only: *read_only,
+        privileged: *privileged,
+        secrets: BTreeMap::new(),
+    };
+    check_world(&world)?;
+    if let Some(name) = secrets.keys().find(|name| check_secret(name).is_err()) {
+        return Err(refused("secrets", &check_secret(name).expect_err("found as such")));
+    }
+    let asked = world.asked().into_iter().chain((!secrets.is_empty()).then_some("secrets"));
+    match (vmm, asked.into_iter().find(|key| !ON_HOST.contains(key))) {
+        (VmmKind::Process, Some(key)) => Err(refused(key, NOT_ON_HOST)),
+        (VmmKind::Process | VmmKind::Qemu, _) => Ok(world),
+    }
+}
+
+fn check_world(world: &World) -> Result<()> {
+    let check =
+        |field: &str, checked: std::result::Result<(), String>| checked.map_err(|why| refused(field, &why));
+    check("hostname", world.hostname.as_deref().map_or(Ok(()), check_hostname))?;
+    check("user", world.user.as_deref().map_or(Ok(()), check_user))?;
+    check("workdir", world.workdir.as_deref().map_or(Ok(()), check_workdir))?;
+    world.ulimits.keys().try_for_each(|name| check("ulimits", check_ulimit(name)))?;
+    world.sysctls.iter().try_for_each(|(name, value)| check("sysctls", check_sysctl(name, value)))
+}
+
+/// Returns the files of secrets by absolute paths, after a look at each: a VM is not started for a secret that is missing.
+fn secrets(spec: &LaunchSpec) -> Result<BTreeMap<String, PathBuf>> {
+    let mut files = BTreeMap::new();
+    for (name, path) in &spec.secrets {
+        let absolute = std::fs::canonicalize(path);
+        files.insert(
+            name.clone(),
+            absolute.map_err(|e| kernel::missing(&format!("secret {name}"), path, &e))?,
+        );
+    }
+    crate::monitor::secrets(&files).map_err(|why| call_error(CallErrorKind::BadImage, why))?;
+    Ok(files)
 }
 
 /// Returns the directory for logs: that of the specification, else that of the environment.
@@ -147,7 +203,7 @@ fn check_environment(spec: &LaunchSpec) -> Result<()> {
     if spec.command.iter().any(|word| word.contains('\0')) {
         return Err(refused("command", "a word has a zero byte"));
     }
-    check_start(&Start { command: spec.command.clone(), env: spec.env.clone() })
+    check_start(&Start { command: spec.command.clone(), env: spec.env.clone(), ..Start::default() })
 }
 
 /// Refuses a daemon whose command and environment are too long for the order to start it.
@@ -280,7 +336,19 @@ mod tests {
             env: [(key.to_owned(), value.to_owned())].into(),
             ..LaunchSpec::default()
         };
-        let cases: [(&str, LaunchSpec); 13] = [
+        let process = |spec: LaunchSpec| LaunchSpec { vmm: Some("process".into()), ..spec };
+        let secret = |path: &str| [("key".to_owned(), PathBuf::from(path))].into();
+        let cases: [(&str, LaunchSpec); 20] = [
+            ("user", LaunchSpec { user: Some("a:b:c".into()), ..LaunchSpec::default() }),
+            ("workdir", LaunchSpec { workdir: Some("data".into()), ..LaunchSpec::default() }),
+            ("hostname", LaunchSpec { hostname: Some(String::new()), ..LaunchSpec::default() }),
+            (
+                "sysctls",
+                LaunchSpec { sysctls: [("x".to_owned(), String::new())].into(), ..LaunchSpec::default() },
+            ),
+            ("privileged", process(LaunchSpec { privileged: true, ..LaunchSpec::default() })),
+            ("secrets", process(LaunchSpec { secrets: secret("/dev/null"), ..LaunchSpec::default() })),
+            ("read_only", process(LaunchSpec { read_only: true, ..LaunchSpec::default() })),
             ("env", env("A=B", "x")),
             ("env", env("A", "x\0")),
             ("command", LaunchSpec { command: vec!["a\0".into()], ..LaunchSpec::default() }),

@@ -17,3 +17,4 @@ mod pauses;
 mod starts;
 mod stop_escalation;
 mod vanished;
+mod world;

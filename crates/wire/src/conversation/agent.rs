@@ -120,6 +120,17 @@ pub struct AgentConversation<T> {
     output: Vec<u8>,
 }
 
+/// Returns the hello of a host.
+fn hello(incarnation: u64, token: String) -> Hello {
+    Hello {
+        protocol_version: PROTOCOL_VERSION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        incarnation,
+        token: Some(token),
+        ..Hello::default()
+    }
+}
+
 impl<T> AgentConversation<T> {
     /// Begins a conversation with the agent of this start of a VM. There is no connection yet.
     pub fn new(incarnation: u64) -> Self {
@@ -140,15 +151,12 @@ impl<T> AgentConversation<T> {
     /// it, which an agent allows once in a boot.
     pub fn connected(&mut self, token: String, new_token: Option<String>) {
         (self.state, self.lines, self.bad_lines) = (State::Greeting, Lines::new(), 0);
-        let hello = Hello {
-            protocol_version: PROTOCOL_VERSION,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            incarnation: self.incarnation,
-            token: Some(token),
-            new_token,
-            ..Hello::default()
-        };
-        self.output = ToGuest::Hello(hello).encode();
+        self.output = ToGuest::Hello(Hello { new_token, ..hello(self.incarnation, token) }).encode();
+    }
+
+    /// Returns the hello, as a line, of another connection to the same agent, which is for one stream.
+    pub fn hello_for_stream(&self, token: String) -> Vec<u8> {
+        ToGuest::Hello(Hello { stream: true, ..hello(self.incarnation, token) }).encode()
     }
 
     /// Ends a connection, or an attempt to make a connection. The state of the connection is dropped.

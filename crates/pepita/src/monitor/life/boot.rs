@@ -65,6 +65,14 @@ impl Life {
         }
     }
 
+    /// Tells a guest the host's time. A guest that stands still is told when it goes on.
+    pub(super) fn on_clock_rang(&mut self, unix_ms: u64) {
+        match (self.kind, self.vcpus) {
+            (VmmKind::Qemu, VcpuState::Running) if self.agent.is_up() => self.set_time(unix_ms),
+            (VmmKind::Qemu | VmmKind::Process, VcpuState::Running | VcpuState::Paused) => {}
+        }
+    }
+
     /// Sets the guest's clock to the host's time.
     pub(super) fn set_time(&mut self, unix_ms: u64) {
         self.effects.push(Effect::Tell(Ask::SetTime { unix_ms }));

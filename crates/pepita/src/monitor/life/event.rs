@@ -32,6 +32,8 @@ pub(crate) enum Event {
     VmmStopped,
     /// QEMU has reported on QMP that a disk of the host failed under the guest's disk, and the reason.
     DiskError(String),
+    /// The host's clock was set, or a guest's clock may have drifted from it.
+    ClockRang,
     /// The monitor has paused or resumed the virtual CPUs.
     Vcpus(VcpuState),
     /// The agent has said hello.

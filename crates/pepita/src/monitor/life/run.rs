@@ -180,9 +180,14 @@ impl Life {
             | ErrorKind::Timeout
             | ErrorKind::Other => {}
         }
+        // An older agent does not know the order to start a daemon in a world of its own.
+        let is_too_old = refusal.kind == ErrorKind::Unsupported;
+        let advice =
+            if is_too_old { " (the agent in the image is too old for it: build the image anew)" } else { "" };
+        let why = format!("it could not start the daemon: {refusal}{advice}");
         match self.phase {
             Phase::Created(_) | Phase::Booting(_) | Phase::Running | Phase::Stopping(_) => {
-                self.evidence.agent_failed = Some(format!("it could not start the daemon: {refusal}"));
+                self.evidence.agent_failed = Some(why);
                 self.kill_vmm(now);
             }
             // The VM ends for another reason already.

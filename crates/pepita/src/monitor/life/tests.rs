@@ -471,6 +471,17 @@ fn an_adopted_vm_that_stands_still_does_not_lose_its_time_to_boot() {
 }
 
 #[test]
+fn a_guest_is_told_the_time_when_the_host_s_clock_was_set() {
+    let mut world = World::new(false).after(Event::VmmUp);
+    assert_eq!(world.on(Event::ClockRang), [], "nobody hears it yet");
+    world.up();
+    assert!(matches!(world.on(Event::ClockRang)[..], [Effect::Tell(Ask::SetTime { .. })]));
+    world.on(Event::Vcpus(VcpuState::Paused));
+    assert_eq!(world.on(Event::ClockRang), []);
+    assert!(matches!(world.on(Event::Vcpus(VcpuState::Running))[..], [Effect::Tell(Ask::SetTime { .. })]));
+}
+
+#[test]
 fn a_plain_process_is_not_given_the_time() {
     let now = Instant::now();
     let request = VmRequest { vmm: VmmKind::Process, ..request(false) };
@@ -479,6 +490,7 @@ fn a_plain_process_is_not_given_the_time() {
     assert!(matches!(life.on(now, 0, Event::AgentUp { protocol_version: 1 })[..], [Effect::StartDaemon(_)]));
     life.on(now, 0, Event::Vcpus(VcpuState::Paused));
     assert_eq!(life.on(now, 0, Event::Vcpus(VcpuState::Running)), []);
+    assert_eq!(life.on(now, 0, Event::ClockRang), []);
 }
 
 fn with_a_disk(hold: bool) -> World {

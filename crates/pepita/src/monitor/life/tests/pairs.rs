@@ -91,6 +91,7 @@ fn each_event_means_something_in_each_phase() {
     check("back-end follows", || Event::BackendEnded { vmm_is_exiting: true },   ["V", "V", "V", ".", ".", ".", ".", "."]);
     check("paused", || Event::Vcpus(VcpuState::Paused),                          [".", ".", ".", ".", ".", ".", ".", "."]);
     check("resumed", || Event::Vcpus(VcpuState::Running),                        [".", ".", ".", ".", ".", ".", ".", "."]);
+    check("clock rang", || Event::ClockRang,                                     [".", ".", ".", ".", ".", ".", ".", "."]);
     check("console", || Event::ConsoleSpoke,                                     [".", ".", ".", ".", ".", ".", ".", "."]);
     check("host OOM", || Event::HostOom,                                         [".", ".", ".", ".", ".", ".", ".", "."]);
     check("VMM stopped", || Event::VmmStopped,                                   ["V", "V", "V", ".", ".", ".", ".", "."]);

@@ -1,0 +1,137 @@
+//! Furnishes a guest: at its boot with what every program expects, at the start of the daemon with what the daemon's world
+//! asks for.
+
+use crate::loopback;
+use crate::process::step_failed;
+use crate::users::Ids;
+use pepita_wire::Exit;
+use pepita_wire::world::{Secret, World, sysctl_path};
+use rustix::mount::{MountFlags, mount, mount_remount};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, fchown, symlink};
+use std::path::Path;
+
+/// Links that programs expect in `/dev`, and that devtmpfs does not have.
+const LINKS: [(&str, &str); 4] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+];
+
+const HOSTS: &str = "/etc/hosts";
+
+/// The text of `/etc/hosts` in a guest that has no name yet.
+const LOCAL: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
+/// The text of `/etc/resolv.conf`. Without the file, libraries ask a name server at 127.0.0.1, as with this one.
+const NO_SERVER: &str = "# no name server: this guest has no network\n";
+
+/// The directory of the secrets.
+const SECRETS: &str = "/run/secrets";
+
+/// Brings up the loopback interface, links the standard streams, and writes the files of names that the image does not
+/// have. A failure is only printed on the console, because most programs work all the same.
+pub(crate) fn at_boot() {
+    if let Err(e) = loopback::bring_up() {
+        let _ = writeln!(io::stderr(), "daemonctl: no loopback interface: {e}");
+    }
+    for (link, target) in LINKS {
+        let _ = symlink(target, link);
+    }
+    for (path, text) in [(HOSTS, LOCAL), ("/etc/resolv.conf", NO_SERVER)] {
+        if is_open(Path::new(path)) {
+            let _ = std::fs::write(path, text);
+        }
+    }
+}
+
+/// Returns whether an image leaves a file open: the file is absent or empty.
+fn is_open(path: &Path) -> bool {
+    // A link that leads nowhere stands for the file of a program that does not run here.
+    if path.is_symlink() && !path.exists() {
+        return std::fs::remove_file(path).is_ok();
+    }
+    std::fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0)
+}
+
+/// Gives the daemon's world what belongs to the guest as a whole. `name` is the guest's name when the world has none.
+///
+/// # Errors
+/// [`Exit::NotExecutable`] with the step that failed.
+pub(crate) fn for_daemon(
+    world: &World,
+    name: Option<&str>,
+    owner: Option<&Ids>,
+    directory: &str,
+) -> Result<(), Exit> {
+    if let Some(name) = world.hostname.as_deref().or(name) {
+        let named = rustix::system::sethostname(name.as_bytes());
+        named.map_err(|e| step_failed(&format!("hostname {name}"), &e.into()))?;
+        // Only the agent's own text is changed.
+        if std::fs::read_to_string(HOSTS).is_ok_and(|text| text == LOCAL) {
+            let _ = std::fs::write(HOSTS, format!("{LOCAL}127.0.0.1\t{name}\n"));
+        }
+    }
+    for (setting, value) in &world.sysctls {
+        let written = write_existing(&format!("/proc/sys/{}", sysctl_path(setting)), value);
+        written.map_err(|e| step_failed(&format!("sysctl {setting} = {value:?}"), &e))?;
+    }
+    if !world.secrets.is_empty() {
+        put_secrets(&world.secrets, owner).map_err(|e| step_failed(SECRETS, &e))?;
+    }
+    if !directory.is_empty() {
+        // Before the root is read-only.
+        let made = std::fs::create_dir_all(directory);
+        made.map_err(|e| step_failed(&format!("workdir {directory}"), &e))?;
+    }
+    if world.read_only {
+        let flags = MountFlags::BIND | MountFlags::RDONLY;
+        let done = mount_remount("/", flags, c"");
+        done.map_err(|e| step_failed("read_only", &e.into()))?;
+    }
+    Ok(())
+}
+
+fn write_existing(path: &str, text: &str) -> io::Result<()> {
+    File::options().write(true).open(path)?.write_all(text.as_bytes())
+}
+
+/// Writes the secrets into a file system of their own, in memory. Only their owner can read them.
+fn put_secrets(secrets: &BTreeMap<String, Secret>, owner: Option<&Ids>) -> io::Result<()> {
+    std::fs::create_dir_all(SECRETS)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("secrets", SECRETS, "tmpfs", flags, Some(c"mode=0755"))?;
+    for (name, Secret(contents)) in secrets {
+        let mut file =
+            File::options().write(true).create_new(true).mode(0o400).open(Path::new(SECRETS).join(name))?;
+        if let Some(Ids { uid, gid, .. }) = owner {
+            fchown(&file, Some(*uid), Some(*gid))?;
+        }
+        file.write_all(contents)?;
+    }
+    mount_remount(SECRETS, flags | MountFlags::RDONLY, c"mode=0755").map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_leaves_a_file_open_that_is_absent_empty_or_a_link_to_nowhere() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("hosts");
+        assert!(is_open(&path));
+        std::fs::write(&path, "").expect("written");
+        assert!(is_open(&path));
+        std::fs::write(&path, "127.0.0.1 localhost\n").expect("written");
+        assert!(!is_open(&path));
+        let link = dir.path().join("resolv.conf");
+        symlink("../run/nowhere", &link).expect("a link");
+        assert!(is_open(&link) && !link.is_symlink());
+        symlink(&path, &link).expect("a link");
+        assert!(!is_open(&link) && link.is_symlink());
+    }
+}

@@ -1,0 +1,60 @@
+//! The world of a daemon, from the configuration to the guest.
+
+use crate::host::Host;
+use std::os::unix::fs::PermissionsExt;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_world_of_the_configuration_is_the_world_in_the_guest() {
+    let host = Host::new();
+    let (key, variables) = (host.path("key"), host.path("cache.env"));
+    for (path, text) in [(&key, "s3cret"), (&variables, "FROM_FILE=1\nOF_BOTH=file\n")] {
+        std::fs::write(path, text).expect("written");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("closed");
+    }
+    let (tree, mut events) = host
+        .start(&format!(
+            r#"
+            [[group]]
+            name = "g"
+            [[group.vm]]
+            name = "cache"
+            command = ["/usr/bin/ticker", "--world"]
+            user = "101:102"
+            workdir = "/data"
+            env = {{ OF_BOTH = "key" }}
+            env_file = {variables:?}
+            secrets = ["tls-key={}"]
+            ulimits = {{ nofile = "100:200" }}
+            sysctls = {{ "vm.overcommit_memory" = 1 }}
+            read_only = true
+            health.interval = "200ms"
+            health.command = ["ticker", "--no-ready", "--exit", "0"]
+            "#,
+            key.display()
+        ))
+        .await;
+    events.phase("cache", "ready").await;
+    let logs = host.pepita(&["logs", "--name", "duende-vm-cache"]);
+    let seen = String::from_utf8_lossy(&logs.stdout).into_owned();
+    let lines: Vec<&str> = seen.lines().map(str::trim_end).collect();
+    for line in [
+        "Uid=101 101 101 101",
+        "Gid=102 102 102 102",
+        "cwd=/data",
+        // The VM's name, not its id.
+        "hostname=cache",
+        "env FROM_FILE=1",
+        "env OF_BOTH=key",
+        "secret tls-key=400 101 s3cret",
+        "limit=Max open files 100 200 files",
+        "write /=Read-only file system (os error 30)",
+        "reach 127.0.0.1=ok",
+    ] {
+        assert!(lines.contains(&line), "{line}:\n{seen}");
+    }
+    // A secret is in no record.
+    let status = host.pepita(&["status", "--name", "duende-vm-cache", "--json"]);
+    assert!(!String::from_utf8_lossy(&status.stdout).contains("s3cret"));
+    tree.stop().await;
+    host.assert_nothing_left();
+}
