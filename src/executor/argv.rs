@@ -67,6 +67,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         start,
         stop: _,
         health,
+        publish: _,
         standby: _,
         autostart: _,
         significant: _,
@@ -107,6 +108,8 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         accel: None,
         vsock: None,
         cmdline_append: None,
+        // The supervisor listens itself, and hands the sockets over to the monitor.
+        publish: Vec::new(),
         disks: disks.clone(),
         // The environment of the call names the directories for logs and disks.
         log_dir: None,

@@ -2,6 +2,7 @@
 
 use crate::boot::{Boot, Image};
 use crate::console::Console;
+use crate::forwarding::Forwarding;
 use crate::panics;
 use crate::reaper::Reaper;
 use crate::state::{Daemon, State};
@@ -35,6 +36,8 @@ pub(crate) struct Agent {
     pub(crate) notify_socket: Mutex<Option<UnixDatagram>>,
     /// What is mounted for the daemon. The lock is held while a mount is made.
     pub(crate) mounts: Mutex<Vec<Mount>>,
+    /// The connections that are forwarded to programs of the guest.
+    pub(crate) forwarding: Forwarding,
     /// The surroundings of the daemon, once it was started: commands that a host runs have them, too.
     surroundings: OnceLock<Arc<Surroundings>>,
     clock_is_set: AtomicBool,
@@ -73,6 +76,7 @@ impl Agent {
             notify_path,
             notify_socket: Mutex::default(),
             mounts: Mutex::default(),
+            forwarding: Forwarding::default(),
             surroundings: OnceLock::new(),
             clock_is_set: AtomicBool::new(false),
             boot_id: boot_id.trim().to_owned(),

@@ -1,10 +1,14 @@
 //! The command line: every call, its options, and their help. Only definitions; [`crate::commands`] carries the calls
 //! out.
 
+mod disk;
+
+pub use disk::{DiskArgs, DiskCall};
+
 use crate::rundir::cid::Wanted;
 use crate::vm_config::{CPUS, INCARNATIONS, MAX_TIME_MS, MEMORY_MB, PORTS, VmmKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use pepita_wire::storage::{self, DiskSpec, mount_fault, name_fault};
+use pepita_wire::storage::DiskSpec;
 use pepita_wire::world::{
     Ulimit, check_hostname, check_secret, check_sysctl, check_ulimit, check_user, check_workdir,
 };
@@ -327,6 +331,9 @@ pub struct RunOptions {
     /// A label for the VM, shown by status and list
     #[arg(long, value_name = "K=V", value_parser = pair)]
     pub label: Vec<(String, String)>,
+    /// Publish a port of the guest on the host: [ADDRESS:]PORT:GUEST_PORT or unix:PATH:GUEST_PORT
+    #[arg(long, short, value_name = "PORT:GUEST_PORT")]
+    pub publish: Vec<String>,
     /// The number of this start of the VM [default: the number of the last start plus one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=*INCARNATIONS.end()))]
     pub incarnation: Option<u64>,
@@ -347,10 +354,10 @@ pub struct RunOptions {
     pub cmdline_append: Option<String>,
     /// A disk that is kept, at a directory of the guest: NAME:/PATH, and perhaps :ro, :rw or :size=10G. It is made at its
     /// first use [default size: 10GiB, of which only what is written takes space]
-    #[arg(long, short = 'v', value_name = "NAME:/PATH[:OPTIONS]", value_parser = volume)]
+    #[arg(long, short = 'v', value_name = "NAME:/PATH[:OPTIONS]", value_parser = disk::volume)]
     pub volume: Vec<DiskSpec>,
     /// The same in words: name=NAME,mount=/PATH and perhaps size=10G, ro, path=FILE (a file or block device of yours)
-    #[arg(long, value_name = "K=V,...", value_parser = disk)]
+    #[arg(long, value_name = "K=V,...", value_parser = disk::disk)]
     pub disk: Vec<DiskSpec>,
     /// The directory of disks [default: $PEPITA_DISK_DIR, else `disks` in the data directory]
     #[arg(long, value_name = "DIR")]
@@ -448,43 +455,6 @@ pub enum Image {
     Build(Box<ImageBuild>),
 }
 
-/// The arguments of `pepita disk`.
-#[derive(Debug, Args)]
-pub struct DiskArgs {
-    /// The directory of disks [default: $PEPITA_DISK_DIR, else `disks` in the data directory]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub disk_dir: Option<PathBuf>,
-    /// What is to be done.
-    #[command(subcommand)]
-    pub call: DiskCall,
-}
-
-/// The subcommands of `pepita disk`.
-#[derive(Debug, Subcommand)]
-pub enum DiskCall {
-    /// List the disks: size, space taken on the host, user
-    #[command(visible_alias = "ls")]
-    List,
-    /// Let a disk grow: now, or at the next start of the VM that uses it
-    Grow {
-        /// The disk's name
-        name: String,
-        /// The new size, such as 20GiB
-        #[arg(value_parser = storage::size_mb)]
-        size: u64,
-    },
-    /// Remove disks with all that is on them, as `docker volume rm` does; a disk in use is refused
-    #[command(visible_alias = "rm")]
-    Remove {
-        /// The disks' names
-        #[arg(required = true, value_name = "NAME")]
-        names: Vec<String>,
-        /// A disk that is not there is no error
-        #[arg(long, short)]
-        force: bool,
-    },
-}
-
 /// The arguments of `pepita image build`.
 #[derive(Debug, Args)]
 #[command(after_help = IMAGE_EXAMPLES)]
@@ -562,47 +532,6 @@ fn memory(text: &str) -> Result<u64, String> {
     };
     let mib = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(bad)?;
     if MEMORY_MB.contains(&mib) { Ok(mib) } else { Err("between 32M and 1024G".into()) }
-}
-
-/// Parses `NAME:/PATH` and perhaps options, as `docker run -v` has them: a list with commas after a second colon.
-fn volume(text: &str) -> Result<DiskSpec, String> {
-    let mut parts = text.splitn(3, ':');
-    let (name, mount) = (parts.next().unwrap_or_default(), parts.next());
-    let Some(mount) = mount else {
-        return Err("NAME:/PATH is wanted: the name of a disk, and its place in the guest".to_owned());
-    };
-    let disk = DiskSpec { name: name.to_owned(), mount: mount.to_owned(), ..DiskSpec::default() };
-    let mut options = parts.next().into_iter().flat_map(|options| options.split(','));
-    named_disk(options.try_fold(disk, |disk, option| match option.split_once('=') {
-        None if option == "rw" => Ok(DiskSpec { read_only: false, ..disk }),
-        None if option == "ro" => Ok(DiskSpec { read_only: true, ..disk }),
-        Some(("size", size)) => Ok(DiskSpec { size_mb: Some(storage::size_mb(size)?), ..disk }),
-        None | Some(_) => Err(format!("unknown option {option:?}; ro, rw and size=10G are known")),
-    })?)
-}
-
-/// Parses `name=NAME,mount=/PATH` and perhaps more, as `docker run --mount` has them.
-fn disk(text: &str) -> Result<DiskSpec, String> {
-    named_disk(text.split(',').try_fold(
-        DiskSpec::default(),
-        |disk, option| match option.split_once('=') {
-            Some(("name", name)) => Ok(DiskSpec { name: name.to_owned(), ..disk }),
-            Some(("mount", mount)) => Ok(DiskSpec { mount: mount.to_owned(), ..disk }),
-            Some(("path", path)) if !path.is_empty() => Ok(DiskSpec { path: Some(path.into()), ..disk }),
-            Some(("size", size)) => Ok(DiskSpec { size_mb: Some(storage::size_mb(size)?), ..disk }),
-            None if option == "ro" => Ok(DiskSpec { read_only: true, ..disk }),
-            None | Some(_) => {
-                Err(format!("unknown option {option:?}; name=, mount=, size=, path= and ro are known"))
-            }
-        },
-    )?)
-}
-
-fn named_disk(disk: DiskSpec) -> Result<DiskSpec, String> {
-    match name_fault(&disk.name).or_else(|| mount_fault(&disk.mount)) {
-        Some(fault) => Err(fault),
-        None => Ok(disk),
-    }
 }
 
 /// Parses `K=V`, split at the first equals sign.

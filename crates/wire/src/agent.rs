@@ -4,6 +4,7 @@
 
 use crate::error::{ErrorKind, WireError};
 use crate::exit::{Exit, generation_1};
+use crate::port::GuestPlace;
 use crate::signal::Signal;
 use crate::storage::Mount;
 use crate::streams::TerminalSize;
@@ -54,6 +55,10 @@ pub enum Ask {
         /// The number of the event.
         seq: u64,
     },
+    /// Connect to a place where a program of the guest listens, and turn this connection into a forwarded one: after the
+    /// answer it carries [`crate::chunk`]s. [`ErrorKind::NotFound`] when nothing listens there, [`ErrorKind::Busy`] when
+    /// too many connections are forwarded already.
+    Dial(Dial),
     /// Mount disks and shares, in this order. What is mounted already stays mounted. An agent without this request does
     /// not start the daemon of a VM with disks: the host waits for the answer first.
     Mount(Vec<Mount>),
@@ -110,6 +115,16 @@ pub struct Exec {
     pub timeout_ms: u64,
     /// Whether the raw output is sent over this connection instead of a part of it in the answer.
     pub bulk: bool,
+}
+
+/// The parameters of `dial`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dial {
+    /// The place to connect to.
+    pub to: GuestPlace,
+    /// The time for which the agent tries again while nothing listens there, in milliseconds.
+    #[serde(default)]
+    pub wait_ms: u64,
 }
 
 /// The parameters of `exec_stream`.
@@ -211,6 +226,7 @@ impl Ask {
             Self::Watch { since } => ("watch", json!({ "since": since })),
             Self::Ack { seq } => ("ack", json!({ "seq": seq })),
             Self::Mount(mounts) => ("mount", json!({ "mounts": mounts })),
+            Self::Dial(dial) => ("dial", value(serde_json::to_value(dial))),
             Self::PowerOff => ("power_off", Value::Null),
         }
     }
@@ -240,6 +256,9 @@ impl Ask {
             "watch" => Ok(Self::Watch { since: loose(value)?.since }),
             "ack" => Ok(Self::Ack { seq: loose(value)?.seq }),
             "mount" => params::<Mounts>(method, value).map(|read| Self::Mount(read.mounts)),
+            "dial" => serde_json::from_value(value)
+                .map(Self::Dial)
+                .map_err(|e| WireError::new(ErrorKind::BadRequest, format!("{method}: {e}"))),
             "power_off" => Ok(Self::PowerOff),
             other => {
                 let shown: String = other.chars().take(64).collect();
