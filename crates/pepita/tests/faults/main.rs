@@ -7,6 +7,7 @@ mod cycles;
 mod deaths;
 mod disks;
 mod ends;
+mod exec;
 mod foreground;
 mod guest;
 #[path = "../host/mod.rs"]
@@ -16,5 +17,7 @@ mod logs;
 mod pauses;
 mod starts;
 mod stop_escalation;
+#[path = "../terminal/mod.rs"]
+mod terminal;
 mod vanished;
 mod world;
