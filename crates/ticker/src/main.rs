@@ -14,7 +14,7 @@ const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
               [--flood] [--eat MB] [--write MB] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
-              [--serve PORT | PATH | tcp:PORT] [--serve-after MS] [--world] [--threads]";
+              [--serve PORT | PATH | tcp:PORT] [--serve-after MS] [--world] [--threads] [--copy]";
 
 #[derive(Default)]
 struct Options {
@@ -56,6 +56,8 @@ struct Options {
     threads: bool,
     /// The address to listen on: a vsock port, a TCP port, or the path of a Unix socket.
     serve: Option<String>,
+    /// Whether standard input is copied to standard output, to its end.
+    copy: bool,
     /// The time before it listens, in milliseconds.
     serve_after_ms: Option<u64>,
 }
@@ -89,6 +91,7 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("eat") => options.eat_mb = Some(parser.value()?.parse()?),
             Long("write") => options.write_mb = Some(parser.value()?.parse()?),
             Long("serve") => options.serve = Some(parser.value()?.string()?),
+            Long("copy") => options.copy = true,
             Long("serve-after") => options.serve_after_ms = Some(parser.value()?.parse()?),
             Long("cat") => options.cat.push(parser.value()?.string()?),
             Long("say") => options.say.push(parser.value()?.string()?),
@@ -132,6 +135,9 @@ fn main() {
     }
     for line in &options.say {
         print_line(line);
+    }
+    if options.copy {
+        copy();
     }
     if let Some(bytes) = options.print {
         print_numbered(bytes, options.rate);
@@ -329,6 +335,16 @@ fn count_up(digits: &mut [u8]) {
             return;
         }
         *digit = b'0';
+    }
+}
+
+/// Copies standard input to standard output. The descriptors are used themselves: `Stdout` would search for line ends.
+fn copy() {
+    let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
+    let copied = own(std::io::stdin().as_fd())
+        .and_then(|mut from| std::io::copy(&mut from, &mut own(std::io::stdout().as_fd())?));
+    if let Err(e) = copied {
+        let _ = writeln!(std::io::stderr(), "ticker: {e}");
     }
 }
 

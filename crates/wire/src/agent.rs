@@ -133,6 +133,8 @@ pub struct ExecStream {
     pub env: BTreeMap<String, String>,
     /// The directory in which the command starts; absent = that of the daemon.
     pub dir: Option<String>,
+    /// The user of the command, by name or number, perhaps with `:GROUP`; absent = that of the daemon.
+    pub user: Option<String>,
     /// Whether the command has a standard input; otherwise it reads the end of the input at once.
     pub input: bool,
     /// The size of the terminal that the command gets; absent = the command gets no terminal.
