@@ -121,7 +121,6 @@ impl Monitor {
         for HandedOver { client, id, outcome } in outcomes {
             match outcome {
                 Ok((connection, answer)) => {
-                    // A client that does not take the connection is gone.
                     let _ = self.control.hand_over(client, id, answer, &[connection.as_fd()]);
                 }
                 Err(refusal) => self.control.answer(client, id, Err(refusal)),
