@@ -21,6 +21,7 @@ mod forwarding;
 mod furnish;
 mod inherited;
 mod loopback;
+mod mounts;
 mod notify;
 mod options;
 mod panics;
