@@ -177,7 +177,8 @@ impl Thread {
     fn note(&mut self, data: u64, flags: EventFlags) -> Option<usize> {
         let number = usize::try_from(data / 2).ok()?;
         let pair = self.pairs.get_mut(number)?.as_mut()?;
-        let ready: &mut Ready = if data.is_multiple_of(2) { &mut pair.plain_ready } else { &mut pair.carrier_ready };
+        let ready: &mut Ready =
+            if data.is_multiple_of(2) { &mut pair.plain_ready } else { &mut pair.carrier_ready };
         let is_broken = flags.intersects(EventFlags::ERR | EventFlags::HUP);
         ready.readable |= is_broken || flags.intersects(EventFlags::IN | EventFlags::RDHUP);
         ready.writable |= is_broken || flags.contains(EventFlags::OUT);
