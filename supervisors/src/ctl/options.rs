@@ -106,7 +106,7 @@ pub enum Ask {
     },
     /// Forget the failures of VMs, and start VMs that have given up
     Reset(Targets),
-    /// Send a signal to the daemon of a VM, or to those of a group that run; one that is paused takes only KILL
+    /// Send a signal to the daemon of a VM, or to those of a group that run; one that is paused takes KILL and CONT alone
     Signal {
         /// The VM or group, or `all`
         #[arg(value_name = "TARGET")]

@@ -250,7 +250,7 @@ fn a_signal_to_a_daemon_that_is_paused_is_refused_and_not_kept() {
         assert!(!world.on(Event::AgentUp { protocol_version: 1 }).contains(&tell(Signal::TERM)));
         assert_eq!(signal(&mut world, Signal::TERM), Ok(vec![tell(Signal::TERM)]));
     }
-    // Nothing runs yet that could not act on it: the VM is stopped, or the daemon gets the signal when it runs.
+    // Before the daemon runs, a pause changes nothing: the VM is stopped, or the daemon gets the signal when it runs.
     let mut world = World::new(false).after(Event::VmmUp).after(Event::Vcpus(VcpuState::Paused));
     assert_eq!(signal(&mut world, Signal::HUP), Ok(vec![]));
     assert_eq!(signal(&mut world, Signal::TERM), Ok(vec![Effect::Resume, Effect::TermVmm]));
