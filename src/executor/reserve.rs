@@ -5,7 +5,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::File;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 
@@ -24,10 +24,32 @@ const BESIDE_CONNECTIONS: usize = 5;
 /// The delay between two looks for free descriptors. No event tells that a descriptor is free.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
-static RESERVE: Mutex<Vec<File>> = Mutex::new(Vec::new());
+static RESERVE: Mutex<Reserve> = Mutex::new(Reserve { files: Vec::new(), lent: false });
 
-/// The right to use the reserve.
+/// The right to borrow the reserve.
 static TURN: AsyncMutex<()> = AsyncMutex::const_new(());
+
+/// The descriptors that are kept. Whoever counts free descriptors holds the lock meanwhile, so that two that count at the
+/// same time do not count each other's.
+#[derive(Debug)]
+struct Reserve {
+    files: Vec<File>,
+    /// Whether a call uses the reserve. The descriptors that seem to be free are then those of that call.
+    lent: bool,
+}
+
+impl Reserve {
+    /// Fills the reserve, as far as descriptors are free, and returns whether it is full.
+    fn fill(&mut self) -> bool {
+        while self.files.len() < KEPT && !self.lent {
+            match File::open("/dev/null") {
+                Ok(file) => self.files.push(file),
+                Err(e) => return !is_exhausted(&e),
+            }
+        }
+        !self.lent
+    }
+}
 
 /// The descriptors of the reserve, while a call uses them. Dropping it fills the reserve again.
 #[derive(Debug)]
@@ -37,7 +59,9 @@ pub(crate) struct Borrowed {
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        fill();
+        let mut reserve = reserve();
+        reserve.lent = false;
+        reserve.fill();
     }
 }
 
@@ -50,22 +74,21 @@ pub(crate) fn raise_file_limit() -> io::Result<Option<u64>> {
     Ok(limits.maximum)
 }
 
-/// Fills the reserve, as far as descriptors are free, and returns whether it is full.
-pub(super) fn fill() -> bool {
-    let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
-    while reserve.len() < KEPT {
-        match File::open("/dev/null") {
-            Ok(file) => reserve.push(file),
-            Err(e) => return !is_exhausted(&e),
-        }
-    }
-    true
+/// Fills the reserve, as far as descriptors are free.
+pub(super) fn fill() {
+    reserve().fill();
+}
+
+fn reserve() -> MutexGuard<'static, Reserve> {
+    RESERVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for the turn, and makes the descriptors of the reserve free.
 pub(crate) async fn borrow() -> Borrowed {
     let turn = TURN.lock().await;
-    RESERVE.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    let mut reserve = reserve();
+    reserve.lent = true;
+    reserve.files.clear();
     Borrowed { _turn: turn }
 }
 
@@ -96,9 +119,8 @@ pub(crate) fn is_short() -> bool {
 
 /// Returns whether this number of descriptors is free beside the reserve.
 fn is_free(number: usize) -> bool {
-    // While a call uses the reserve, the descriptors that seem to be free are those of that call.
-    let Ok(_turn) = TURN.try_lock() else { return false };
-    if !fill() {
+    let mut reserve = reserve();
+    if !reserve.fill() {
         return false;
     }
     let files: Vec<io::Result<File>> = (0..number).map(|_| File::open("/dev/null")).collect();
@@ -110,4 +132,19 @@ fn is_free(number: usize) -> bool {
 pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     let errno = rustix::io::Errno::from_io_error(error);
     matches!(errno, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_look_for_free_descriptors_at_the_same_time_do_not_hinder_each_other() {
+        let look = || (0..2000).all(|_| !is_short());
+        let all_free = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(look)).collect();
+            threads.into_iter().all(|thread| thread.join().expect("no panic"))
+        });
+        assert!(all_free, "descriptors are free, and one look found none");
+    }
 }
