@@ -26,7 +26,7 @@ mod start;
 
 pub(crate) use claim::Requested;
 
-use crate::error::{About, Result, call_error};
+use crate::error::{About, Result, call_error, system};
 use crate::host::inherited;
 use crate::monitor::{Answer, Starter};
 use crate::rundir::RunDir;
@@ -75,8 +75,13 @@ pub fn main(run_dir: &Path) {
 
 /// Reads the order, one line on standard input. Returns the rest of standard input as a pipe on which the caller takes
 /// the VM; a caller of an earlier version closes its end without a newline, and says nothing.
+///
+/// Without a descriptor for that pipe there is no order: a monitor could not tell that its caller is gone.
 fn read_order() -> (Result<Order>, Option<OwnedFd>) {
-    let pipe = std::io::stdin().as_fd().try_clone_to_owned().ok();
+    let pipe = match std::io::stdin().as_fd().try_clone_to_owned() {
+        Ok(pipe) => pipe,
+        Err(e) => return (Err(system("standard input", e)), None),
+    };
     let mut line = Vec::new();
     let read = BufReader::new(std::io::stdin()).read_until(b'\n', &mut line);
     if let Ok(null) = File::open("/dev/null") {
@@ -85,7 +90,7 @@ fn read_order() -> (Result<Order>, Option<OwnedFd>) {
     let bad = |e: String| call_error(CallErrorKind::Usage, format!("the monitor's order: {e}"));
     let order = read.map_err(|e| bad(e.to_string()));
     let order = order.and_then(|_| serde_json::from_slice(&line).map_err(|e| bad(e.to_string())));
-    (order, pipe.filter(|_| line.ends_with(b"\n")))
+    (order, line.ends_with(b"\n").then_some(pipe))
 }
 
 fn launch(requested: Requested, run_dir: &RunDir, starter: Starter) {

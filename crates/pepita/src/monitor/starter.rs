@@ -4,7 +4,6 @@ use crate::error::{CallError, call_error};
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Exit, StatusRecord};
 use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
@@ -78,15 +77,14 @@ impl Starter {
         }
     }
 
-    /// Answers, and closes standard output. The closed output marks the end of the answer. Returns the pipe on which the
-    /// starter takes the VM.
+    /// Answers with one line, and gives up standard output. Returns the pipe on which the starter takes the VM.
     pub(crate) fn answer(self, answer: &Answer) -> Option<OwnedFd> {
         let line = serde_json::to_string(answer).expect("records become JSON");
-        // The starter may be gone, so an error is ignored.
+        // The starter may be gone, so an error is ignored. A starter that lives finds the end of the output.
         let _ = writeln!(std::io::stdout(), "{line}");
-        if let Ok(null) = File::options().write(true).open("/dev/null") {
-            let _ = rustix::stdio::dup2_stdout(null);
-        }
+        // Standard error takes the place of the output. A file in its place could not be opened when no descriptor is left,
+        // and the starter would wait on for an output that stays open.
+        let _ = rustix::stdio::dup2_stdout(std::io::stderr());
         self.pipe
     }
 

@@ -1,7 +1,9 @@
 //! Launches or adopts a VM: starts a monitor, waits for its answer, and takes the VM.
 
 use crate::boot::Order;
-use crate::error::{About, Result, call_error, system};
+use crate::error::{About, CallError, Result, call_error, system};
+use crate::host::process_id::ProcessId;
+use crate::host::wait::wait_readable;
 use crate::host::{cgroup, inherited};
 use crate::monitor::{Answer, TAKEN};
 use crate::ops::resolve::resolve;
@@ -11,10 +13,10 @@ use pepita_wire::record::CallErrorKind;
 use pepita_wire::{LaunchSpec, StatusRecord, VmId};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use std::io::{Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 /// The maximum size of a monitor's answer, in bytes.
 const ANSWER_CAP: u64 = 1 << 20;
@@ -22,6 +24,9 @@ const ANSWER_CAP: u64 = 1 << 20;
 /// The number of attempts of an adoption while monitors start and end, and the pause between two attempts.
 const ADOPT_TRIES: usize = 50;
 const ADOPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// The time limit for a monitor that has given no answer to serve or to end. A monitor has one thread and never blocks.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The caller of a launch, which decides whether the VM stays once it is up.
 pub(crate) trait Caller {
@@ -114,14 +119,12 @@ fn start_monitor(run_dir: &RunDir, order: &Order, caller: &impl Caller) -> Resul
         if gave_up {
             pipe = None;
         }
-        // The output is read to its end: the monitor closes it when the answer is complete.
-        stdout.take(ANSWER_CAP).read_to_end(&mut line).map_err(|e| system("the monitor", e))?;
+        // An answer that cannot be read is none.
+        let _ = BufReader::new(stdout.take(ANSWER_CAP)).read_until(b'\n', &mut line);
     }
     match serde_json::from_slice(&line) {
         Ok(Answer::Up(status)) => {
-            if let Some(mut pipe) = pipe.filter(|_| caller.is_heard()) {
-                // A VM that has ended meanwhile takes its monitor along, and leaves its exit record.
-                let _ = pipe.write_all(TAKEN);
+            if is_taken(order, pipe, caller) {
                 return Ok(*status);
             }
             // The monitor ends the VM, and then itself.
@@ -135,10 +138,56 @@ fn start_monitor(run_dir: &RunDir, order: &Order, caller: &impl Caller) -> Resul
         Err(_) => {
             // A monitor that could not write its answer waits for its starter: it ends the VM when the pipe closes.
             drop(pipe);
-            let how = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-            Err(call_error(CallErrorKind::Internal, format!("the monitor ended without an answer ({how})")))
+            match order {
+                Order::Launch(_) => Err(no_answer(child.wait())),
+                Order::Adopt(name) => unanswered(run_dir, name, &mut child),
+            }
         }
     }
+}
+
+/// Takes the VM that a monitor was ordered to have. Returns `false` when the monitor ends the VM, because the caller has
+/// given it up, or the monitor could not be told.
+fn is_taken(order: &Order, pipe: Option<ChildStdin>, caller: &impl Caller) -> bool {
+    match order {
+        Order::Launch(_) => pipe.filter(|_| caller.is_heard()).is_some_and(|mut pipe| {
+            // A VM that has ended meanwhile takes its monitor along, and leaves its exit record.
+            pipe.write_all(TAKEN).map_or_else(|e| e.kind() == ErrorKind::BrokenPipe, |()| true)
+        }),
+        // An adopted VM runs on in any case.
+        Order::Adopt(_) => true,
+    }
+}
+
+/// Returns the status of a VM whose new monitor could not write its answer, as soon as the monitor serves.
+///
+/// # Errors
+/// When the monitor has ended, or serves nobody for [`PATIENCE`].
+fn unanswered(run_dir: &RunDir, name: &VmId, monitor: &mut Child) -> Result<StatusRecord> {
+    let (pid, deadline) = (monitor.id(), Instant::now() + PATIENCE);
+    loop {
+        if let Some(ended) = monitor.try_wait().transpose() {
+            return Err(no_answer(ended));
+        }
+        match reconcile::status(run_dir, name) {
+            Ok(status) if status.monitor_pid == Some(pid) => return Ok(status),
+            Ok(_) | Err(_) if Instant::now() < deadline => {
+                if let Some(running) = ProcessId::of(pid).and_then(|monitor| monitor.open()) {
+                    wait_readable(&running, ADOPT_PAUSE);
+                }
+            }
+            Ok(_) | Err(_) => {
+                let why = format!("its new monitor, process {pid}, neither answers nor ends");
+                return Err(call_error(CallErrorKind::Timeout, why));
+            }
+        }
+    }
+}
+
+/// Returns the error for a monitor that has ended without an answer.
+fn no_answer(ended: io::Result<ExitStatus>) -> CallError {
+    let how = ended.map_or_else(|e| e.to_string(), |status| status.to_string());
+    call_error(CallErrorKind::Internal, format!("the monitor ended without an answer ({how})"))
 }
 
 /// Waits until the monitor answers. Returns `false` when the caller gave up before.
