@@ -1,10 +1,11 @@
 //! Tests in which files of a VM are removed while the VM runs: the VM is found by its processes, never runs twice, and is
-//! ended only when that is asked for.
+//! ended only when that is asked for. A monitor that runs may write its state again at any time after a removal, so a test
+//! in which that would make a difference kills the monitor first.
 
 use crate::host::{Form, Host, PATIENCE, errors, kill};
 use pepita_launcher::host::process_id::ProcessId;
 use pepita_launcher::host::wait::wait_readable;
-use pepita_wire::record::Reach;
+use pepita_wire::record::{DaemonState, Reach};
 use pepita_wire::{StatusRecord, VmState};
 use rustix::process::Signal;
 use std::path::Path;
@@ -16,24 +17,25 @@ fn remove_file(dir: &Path, name: &str) {
     std::fs::remove_file(dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
 }
 
+/// Removes all files of a VM but those with these names.
+fn remove_all_but(dir: &Path, kept: &[&str]) {
+    for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+        if !kept.iter().any(|name| entry.file_name() == *name) {
+            std::fs::remove_file(entry.path()).expect("removed");
+        }
+    }
+}
+
 /// The removals after which no file tells any more that the VM runs.
 const REMOVALS: [(&str, Removal); 5] = [
     ("its directory", |dir| std::fs::remove_dir_all(dir).expect("removed")),
-    ("all that is in its directory", |dir| {
-        for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
-            std::fs::remove_file(entry.path()).expect("removed");
-        }
-    }),
+    ("all that is in its directory", |dir| remove_all_but(dir, &[])),
     ("its lock, state and socket", |dir| {
         ["lock", "state.json", "ctl.sock"].iter().for_each(|name| remove_file(dir, name));
     }),
     ("its directory, by a move", |dir| {
-        let elsewhere = std::env::temp_dir().join(format!("pt-moved-{}", std::process::id()));
-        let moved = std::fs::rename(dir, &elsewhere);
-        if moved.is_err() {
-            // Another file system.
-            return std::fs::remove_dir_all(dir).expect("removed");
-        }
+        let elsewhere = dir.parent().expect("a directory of run directories").with_extension("moved");
+        std::fs::rename(dir, &elsewhere).expect("moved");
         std::fs::remove_dir_all(elsewhere).expect("removed");
     }),
     ("the directory of all run directories", |dir| {
@@ -42,6 +44,12 @@ const REMOVALS: [(&str, Removal); 5] = [
         std::fs::remove_file(top.join(".cache")).expect("removed");
         std::fs::remove_dir_all(top).expect("removed");
     }),
+];
+
+/// The removals after which the state is there and little else, as when a monitor has written it again.
+const REMOVALS_BUT_STATE: [(&str, Removal); 2] = [
+    ("its lock and socket", |dir| ["lock", "ctl.sock"].iter().for_each(|name| remove_file(dir, name))),
+    ("all but its state", |dir| remove_all_but(dir, &["state.json"])),
 ];
 
 fn process(pid: Option<u32>) -> ProcessId {
@@ -56,6 +64,28 @@ fn await_end(process: &ProcessId) {
     if let Some(handle) = process.open() {
         assert!(wait_readable(&handle, PATIENCE), "{process:?} does not end");
     }
+}
+
+/// Removes files of a VM whose monitor runs. The monitor is stopped meanwhile, so that it writes no file while they are
+/// being removed.
+fn remove_under_monitor(host: &Host, record: &StatusRecord, remove: Removal) {
+    let monitor = process(record.monitor_pid);
+    kill(record.monitor_pid, Signal::STOP);
+    while !monitor.is_stopped() {
+        assert!(runs(&monitor), "the monitor ended");
+        std::thread::yield_now();
+    }
+    remove(&host.vm("a"));
+    kill(record.monitor_pid, Signal::CONT);
+}
+
+/// Starts a VM and kills its monitor. Returns the last record and the VMM, which runs.
+fn orphan(host: &Host) -> (StatusRecord, ProcessId) {
+    let before = host.ready("a", &[]);
+    let (vmm, monitor) = (process(before.vmm_pid), process(before.monitor_pid));
+    kill(before.monitor_pid, Signal::KILL);
+    await_end(&monitor);
+    (before, vmm)
 }
 
 /// Returns the record of the only VM in the list.
@@ -95,11 +125,11 @@ fn check_vanished(host: &Host, what: &str, before: &StatusRecord) {
 
 #[test]
 fn a_vm_whose_files_are_removed_is_told_and_never_runs_twice() {
-    for (what, remove) in REMOVALS {
+    for (what, remove) in REMOVALS.into_iter().chain(REMOVALS_BUT_STATE) {
         let host = Host::of(Form::Process);
         host.start_with("a", &["--label", "owner=edge"], &[]);
-        let before = host.until("a", |status| status.agent.ready);
-        remove(&host.vm("a"));
+        let before = host.until("a", |status| status.daemon.state == DaemonState::Ready);
+        remove_under_monitor(&host, &before, remove);
         check_vanished(&host, what, &before);
     }
 }
@@ -108,8 +138,8 @@ fn a_vm_whose_files_are_removed_is_told_and_never_runs_twice() {
 fn a_microvm_whose_directory_is_removed_is_told_and_never_runs_twice() {
     let host = Host::of(Form::Qemu);
     host.start_with("a", &["--label", "owner=edge"], &[]);
-    let before = host.until("a", |status| status.agent.ready);
-    std::fs::remove_dir_all(host.vm("a")).expect("removed");
+    let before = host.until("a", |status| status.daemon.state == DaemonState::Ready);
+    remove_under_monitor(&host, &before, |dir| std::fs::remove_dir_all(dir).expect("removed"));
     check_vanished(&host, "the directory of a microVM", &before);
 }
 
@@ -117,12 +147,8 @@ fn a_microvm_whose_directory_is_removed_is_told_and_never_runs_twice() {
 fn a_vm_without_files_and_without_a_monitor_is_ended_before_the_next_one_starts() {
     for (what, remove) in REMOVALS {
         let host = Host::of(Form::Process);
-        host.start("a", &[]);
-        let before = host.until("a", |status| status.agent.ready);
-        let (vmm, monitor) = (process(before.vmm_pid), process(before.monitor_pid));
+        let (before, vmm) = orphan(&host);
         remove(&host.vm("a"));
-        kill(before.monitor_pid, Signal::KILL);
-        await_end(&monitor);
         assert!(runs(&vmm), "{what}");
         let cid = before.vsock.cid.to_string();
         host.start_with("a", &["--vsock-cid", &cid], &[]);
@@ -132,11 +158,45 @@ fn a_vm_without_files_and_without_a_monitor_is_ended_before_the_next_one_starts(
 }
 
 #[test]
+fn a_vm_without_a_monitor_whose_lock_and_socket_were_removed_keeps_its_name_and_is_adopted() {
+    let host = Host::of(Form::Process);
+    let (before, vmm) = orphan(&host);
+    ["lock", "ctl.sock"].iter().for_each(|name| remove_file(&host.vm("a"), name));
+    let again = host.run("a", &["--daemon"], &[]).output().expect("pepita runs");
+    assert_eq!(again.status.code(), Some(73), "{}", errors(&again));
+    let told = listed(&host);
+    assert_eq!((told.state, told.reach, told.monitor_pid), (VmState::Unknown, Reach::Usual, None));
+    host.ok(&["adopt", "--name", "a"]);
+    let adopted = host.until("a", |status| status.daemon.state == DaemonState::Ready);
+    assert_eq!((adopted.vmm_pid, adopted.incarnation), (before.vmm_pid, before.incarnation));
+    host.destroy("a", &[]);
+    assert!(!runs(&vmm));
+}
+
+#[test]
+fn a_vm_without_a_monitor_of_which_only_the_state_is_left_is_ended_by_force_alone() {
+    let host = Host::of(Form::Process);
+    let (before, vmm) = orphan(&host);
+    remove_all_but(&host.vm("a"), &["state.json"]);
+    let again = host.run("a", &["--daemon"], &[]).output().expect("pepita runs");
+    assert_eq!(again.status.code(), Some(65), "{}", errors(&again));
+    assert!(listed(&host).unreadable.is_some_and(|why| why.contains("spec.json")));
+    host.fails(&["adopt", "--name", "a"], 65);
+    host.fails(&["destroy", "--name", "a"], 65);
+    assert!(runs(&vmm));
+    host.ok(&["destroy", "--name", "a", "--force"]);
+    assert!(!runs(&vmm));
+    let cid = before.vsock.cid.to_string();
+    host.start_with("a", &["--vsock-cid", &cid], &[]);
+    host.destroy("a", &["--force"]);
+}
+
+#[test]
 fn a_vm_that_ends_by_itself_without_its_directory_leaves_the_name_free() {
     let host = Host::of(Form::Process);
     let before = host.ready("a", &[]);
     let monitor = process(before.monitor_pid);
-    std::fs::remove_dir_all(host.vm("a")).expect("removed");
+    remove_under_monitor(&host, &before, |dir| std::fs::remove_dir_all(dir).expect("removed"));
     kill(before.vmm_pid, Signal::KILL);
     await_end(&monitor);
     let cid = before.vsock.cid.to_string();
@@ -168,10 +228,7 @@ fn a_missing_socket_or_lock_costs_no_vm_and_a_forced_removal_still_works() {
 #[test]
 fn a_forced_removal_of_a_vm_of_which_nothing_can_be_read_releases_its_cid() {
     let host = Host::of(Form::Process);
-    let before = host.ready("a", &[]);
-    let monitor = process(before.monitor_pid);
-    kill(before.monitor_pid, Signal::KILL);
-    await_end(&monitor);
+    orphan(&host);
     for name in ["spec.json", "state.json"] {
         std::fs::write(host.vm("a").join(name), "{").expect("written");
     }
