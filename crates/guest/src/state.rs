@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 /// The number of events that are kept for watchers that connect later.
 const EVENTS_KEPT: usize = 256;
 
-/// The time that the agent waits before its end for a host to acknowledge the daemon's end, and for the answers to requests
-/// that may have ended the daemon.
+/// The time that the agent waits before its end for a host to acknowledge the daemon's end, and for the clients whose
+/// requests may have ended the daemon.
 const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 
 /// The part of the agent that changes.
@@ -53,7 +53,8 @@ pub(crate) struct State {
     health_at: Option<Instant>,
     /// The newest event that a client has acknowledged.
     pub(crate) acked: u64,
-    /// The number of requests that may end the daemon and whose answers are not written yet.
+    /// The number of connections whose client has asked for what may have ended the daemon and may not have its answer
+    /// yet.
     pub(crate) answering: usize,
     /// The time at which a daemon that was asked to stop is killed.
     pub(crate) stop_deadline: Option<Instant>,
@@ -201,6 +202,12 @@ impl State {
         }
     }
 
+    /// Takes in that a client has read all events up to this one. Returns whether it knows of the daemon's end.
+    pub(crate) fn acknowledged(&mut self, up_to: u64) -> bool {
+        self.acked = self.acked.max(up_to);
+        matches!(&self.daemon, Daemon::Exited { seq, .. } if up_to >= *seq)
+    }
+
     /// Returns the daemon's end and the number of its event, as long as no client has acknowledged the event.
     pub(crate) fn unacknowledged_exit(&self) -> Option<(u64, &Exit)> {
         match &self.daemon {
@@ -301,8 +308,9 @@ mod tests {
         let (mut state, now) = (State::new("t".into()), Instant::now());
         state.started(7, now);
         state.answering = 1;
+        assert!(!state.acknowledged(1), "that was the start's event");
         state.exited(Exit::signal(1), now);
-        state.acked = 2;
+        assert!(!state.acknowledged(1) && state.acknowledged(2), "another client knows of the end");
         assert_eq!(state.next(now), Next::Wait(Some(ACKNOWLEDGE)));
         assert_eq!(state.next(now + ACKNOWLEDGE), Next::End, "a client that does not read holds up nothing");
         state.answering = 0;

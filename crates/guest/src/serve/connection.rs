@@ -23,6 +23,10 @@ pub(super) struct Connection {
     lines: Lines,
     /// Whether a `watch` runs on this connection.
     watched: bool,
+    /// Whether the client has acknowledged the daemon's end.
+    knows_end: bool,
+    /// Whether the agent does not end before this client has its answer.
+    holds_end: bool,
 }
 
 /// The state of a connection after a request.
@@ -39,13 +43,22 @@ enum Next {
 impl Connection {
     pub(super) fn new(agent: &Arc<Agent>, stream: Stream) -> io::Result<Self> {
         let writer = Writer::new(&stream)?;
-        Ok(Self { agent: Arc::clone(agent), reader: stream, writer, lines: Lines::new(), watched: false })
+        Ok(Self {
+            agent: Arc::clone(agent),
+            reader: stream,
+            writer,
+            lines: Lines::new(),
+            watched: false,
+            knows_end: false,
+            holds_end: false,
+        })
     }
 
     /// Ends the connection.
-    pub(super) fn close(&self) {
+    pub(super) fn close(&mut self) {
         self.writer.mark_closed();
         self.reader.shutdown();
+        self.let_end();
         // The thread of a `watch` waits for changes. After this wake-up it notices that its client is gone. The state's lock
         // is taken for it: between the look and the wait of that thread, a wake-up without the lock would be lost.
         self.agent.change(|_| ());
@@ -138,7 +151,10 @@ impl Connection {
             Ask::Status => self.answer(id, to_value(&agent.status())),
             Ask::SetTime { unix_ms } => self.answer(id, set_time(&agent, unix_ms)),
             Ask::Ack { seq } => {
-                agent.change(|state| state.acked = state.acked.max(seq));
+                self.knows_end |= agent.change(|state| state.acknowledged(seq));
+                if self.knows_end {
+                    self.let_end();
+                }
                 self.answer(id, Ok(Value::Null))
             }
             Ask::PowerOff => {
@@ -179,13 +195,27 @@ impl Connection {
         }
     }
 
-    /// Carries out a request that may end the daemon. The agent does not end before the answer is written: the client would
-    /// take a signal that was delivered for one that was not.
-    fn carry_out(&self, id: u64, work: impl FnOnce() -> Result<(), WireError>) -> io::Result<Next> {
-        self.agent.change(|state| state.answering += 1);
-        let answered = self.answer(id, work().map(|()| Value::Null));
-        self.agent.change(|state| state.answering -= 1);
-        answered
+    /// Carries out a request that may end the daemon. The agent does not end before the client has the answer: the client
+    /// would take a signal that was delivered for one that was not. A written answer is still lost when the VM ends before
+    /// the vsock back-end has passed it on. A client that watches is told of the daemon's end after the answer, so it has
+    /// the answer when it acknowledges the end.
+    fn carry_out(&mut self, id: u64, work: impl FnOnce() -> Result<(), WireError>) -> io::Result<Next> {
+        if !self.holds_end {
+            self.holds_end = true;
+            self.agent.change(|state| state.answering += 1);
+        }
+        self.writer.make_and_send(|| ToHost::Answer { id, outcome: work().map(|()| Value::Null) })?;
+        if !self.watched || self.knows_end {
+            self.let_end();
+        }
+        Ok(Next::Lines)
+    }
+
+    /// Lets the agent end without this client.
+    fn let_end(&mut self) {
+        if std::mem::take(&mut self.holds_end) {
+            self.agent.change(|state| state.answering -= 1);
+        }
     }
 
     fn answer(&self, id: u64, outcome: Outcome) -> io::Result<Next> {

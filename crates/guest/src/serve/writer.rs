@@ -36,9 +36,21 @@ impl Writer {
         self.bytes(&frame.encode())
     }
 
+    /// Makes a frame and writes it. No other thread writes in between, so what the making causes is told after the frame.
+    pub(super) fn make_and_send(&self, make: impl FnOnce() -> ToHost) -> io::Result<()> {
+        let mut stream = self.lock();
+        let written = stream.write_all(&make().encode());
+        self.note(written)
+    }
+
     /// Writes raw bytes.
     pub(super) fn bytes(&self, bytes: &[u8]) -> io::Result<()> {
         let written = self.lock().write_all(bytes);
+        self.note(written)
+    }
+
+    /// Marks the client as gone when a write has failed.
+    fn note(&self, written: io::Result<()>) -> io::Result<()> {
         if written.is_err() {
             self.mark_closed();
         }

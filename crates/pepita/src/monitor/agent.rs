@@ -28,6 +28,8 @@ pub enum Asker {
         client: u64,
         /// The id of the client's request.
         id: u64,
+        /// Whether the request is a signal for the daemon.
+        is_signal: bool,
     },
 }
 
@@ -36,6 +38,8 @@ pub enum Asker {
 pub enum Heard {
     /// A message of the agent.
     News(News<Asker>),
+    /// The connection has ended before the answer to a request of this originator has come.
+    Unanswered(Asker),
     /// The connection has ended after the hellos. The line dials again.
     Down,
 }
@@ -247,13 +251,11 @@ impl Agent {
         Ok(())
     }
 
-    /// Closes the line and sets the time of the next dial. Returns errors for the requests without an answer.
-    fn close(&mut self, now: Instant) -> Vec<Heard> {
+    /// Closes the line and sets the time of the next dial. Returns the requests without an answer.
+    pub(super) fn close(&mut self, now: Instant) -> Vec<Heard> {
         let left = self.conversation.disconnected();
         self.line = Line::Closed { redial_at: Some(now + left.redial_after) };
-        let hung_up = || Err(WireError::new(ErrorKind::Os, "the agent hung up"));
-        let answers =
-            left.unanswered.into_iter().map(|tag| Heard::News(News::Answer { tag, outcome: hung_up() }));
-        answers.chain(left.was_up.then_some(Heard::Down)).collect()
+        let unanswered = left.unanswered.into_iter().map(Heard::Unanswered);
+        unanswered.chain(left.was_up.then_some(Heard::Down)).collect()
     }
 }

@@ -80,7 +80,8 @@ impl Monitor {
     }
 
     fn forward(&mut self, reply: ReplyTo, ask: Ask) {
-        let asker = Asker::Client { client: reply.client, id: reply.id };
+        let is_signal = matches!(ask, Ask::Signal(_));
+        let asker = Asker::Client { client: reply.client, id: reply.id, is_signal };
         if let Err(refusal) = self.agent.ask(ask, asker) {
             self.reply(reply, Err(refusal));
         }

@@ -15,6 +15,7 @@ use crate::vm_config::VmmKind;
 use pepita_wire::GuestEvent;
 use pepita_wire::conversation::News;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::Value;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -137,6 +138,9 @@ impl Monitor {
         }
         self.read_qmp();
         self.read_agent();
+        // An agent that is gone answers no request any more.
+        let heard = self.agent.close(Instant::now());
+        self.on_heard(heard);
         if self.limits.oom_kills() > 0 {
             self.happened(Event::HostOom);
         }
@@ -201,7 +205,12 @@ impl Monitor {
     }
 
     fn read_agent(&mut self) {
-        for heard in self.agent.ready(Instant::now()) {
+        let heard = self.agent.ready(Instant::now());
+        self.on_heard(heard);
+    }
+
+    fn on_heard(&mut self, all: Vec<Heard>) {
+        for heard in all {
             match heard {
                 Heard::News(News::Up { protocol_version }) => {
                     self.happened(Event::AgentUp { protocol_version })
@@ -218,7 +227,14 @@ impl Monitor {
                 Heard::News(News::Answer { tag: Asker::Start, outcome }) => {
                     self.happened(Event::StartAnswered(outcome.map(drop)));
                 }
-                Heard::News(News::Answer { tag: Asker::Client { client, id }, outcome }) => {
+                Heard::News(News::Answer { tag: Asker::Client { client, id, is_signal: _ }, outcome }) => {
+                    self.control.answer(client, id, outcome);
+                }
+                Heard::Unanswered(Asker::Start) => {
+                    self.happened(Event::StartAnswered(self.life.unanswered(false)));
+                }
+                Heard::Unanswered(Asker::Client { client, id, is_signal }) => {
+                    let outcome = self.life.unanswered(is_signal).map(|()| Value::Null);
                     self.control.answer(client, id, outcome);
                 }
                 Heard::Down => self.happened(Event::AgentDown),

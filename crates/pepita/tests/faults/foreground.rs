@@ -115,7 +115,7 @@ fn foreground(
     (run, out)
 }
 
-const TICKS: &str = "echo up; trap 'echo ended; exit 3' TERM; while :; do sleep 0.1; echo tick; done";
+const TICKS: &str = "trap 'echo ended; exit 3' TERM; echo up; while :; do sleep 0.1; echo tick; done";
 
 #[test]
 fn every_signal_that_ends_a_command_stops_the_vm_in_the_foreground_and_removes_it() {

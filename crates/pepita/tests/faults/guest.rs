@@ -74,6 +74,24 @@ fn what_the_daemon_says_of_itself_is_heard() {
 }
 
 #[test]
+fn a_signal_that_ends_the_daemon_is_answered_before_its_end_is_told() {
+    for (form, rounds) in [(Form::Qemu, times(1, 20)), (Form::Process, times(20, 200))] {
+        let host = Host::of(form);
+        for _ in 0..rounds {
+            host.ready("a", &[]);
+            let mut link = host.link("a");
+            link.watch();
+            link.ask("signal", json!({ "signal": 10 }));
+            let has_ended = |event: &GuestEvent| matches!(event, GuestEvent::Exited(_));
+            assert!(!link.has_heard(has_ended), "{form:?}");
+            assert_eq!(link.until(has_ended), GuestEvent::Exited(Exit::signal(10)));
+            assert_eq!(host.exit("a").exit, Exit::signal(10));
+            host.destroy("a", &[]);
+        }
+    }
+}
+
+#[test]
 fn a_microvm_that_is_signalled_while_it_boots_is_stopped_or_gets_the_signal_when_it_runs() {
     // semantics 7.15: what a client does: start, ask for the status, signal.
     let host = Host::of(Form::Qemu);

@@ -116,6 +116,11 @@ impl Link {
         }
     }
 
+    /// Returns whether such an event has come before the last answer, and [`Link::until`] has not returned it.
+    pub(crate) fn has_heard(&self, such: impl Fn(&GuestEvent) -> bool) -> bool {
+        self.events.iter().any(such)
+    }
+
     /// Asks for all events, past and future.
     pub(crate) fn watch(&mut self) {
         self.ask("watch", json!({ "since": 0 }));

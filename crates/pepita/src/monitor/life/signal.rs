@@ -48,6 +48,15 @@ impl Life {
         }
     }
 
+    /// Returns the answer to a request whose own answer was lost, because the agent hung up. A signal to a daemon that has
+    /// ended meanwhile is no error, as it is none for a process that nobody has waited for yet.
+    pub(crate) fn unanswered(&self, is_signal: bool) -> Result<(), WireError> {
+        match is_signal && self.status.daemon.state == DaemonState::Exited {
+            true => Ok(()),
+            false => Err(WireError::new(ErrorKind::Os, "the agent hung up")),
+        }
+    }
+
     /// Keeps a signal until the daemon runs and its agent can be reached.
     pub(super) fn on_signal(&mut self, signal: Signal) {
         // As for a process, a signal that is pending already is not counted twice.

@@ -242,6 +242,14 @@ fn a_signal_that_cannot_arrive_is_refused() {
 }
 
 #[test]
+fn a_signal_whose_answer_is_lost_was_no_failure_when_the_daemon_has_ended() {
+    let lost = |world: &World, is_signal| world.life.unanswered(is_signal).map_err(|e| e.kind);
+    assert_eq!(lost(&running(), true), Err(ErrorKind::Os), "the daemon may never have got it");
+    let ended = running().after(Event::Noted(Note::Exited(Exit::signal(1))));
+    assert_eq!((lost(&ended, true), lost(&ended, false)), (Ok(()), Err(ErrorKind::Os)));
+}
+
+#[test]
 fn a_held_daemon_that_is_to_start_while_its_guest_boots_starts_when_the_agent_is_up() {
     let mut world = World::new(true);
     assert!(world.life.must_wait_to_start());
