@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -81,6 +81,8 @@ struct Inner {
     /// The last incarnations of VMs that were removed: should such a VM come back, its numbers go on.
     retired: Mutex<BTreeMap<VmName, Incarnation>>,
     unreadable: Vec<Unreadable>,
+    /// The directory of the run directories in which this supervisor starts VMs, when it is known.
+    run_dir: OnceLock<PathBuf>,
     disk: Option<Disk>,
 }
 
@@ -141,8 +143,24 @@ impl Journal {
     }
 
     fn with(entries: BTreeMap<VmName, Entry>, unreadable: Vec<Unreadable>, disk: Option<Disk>) -> Self {
-        let (entries, retired) = (Mutex::new(entries), Mutex::default());
-        Self { inner: Arc::new(Inner { entries, retired, unreadable, disk }) }
+        let (entries, retired, run_dir) = (Mutex::new(entries), Mutex::default(), OnceLock::new());
+        Self { inner: Arc::new(Inner { entries, retired, unreadable, run_dir, disk }) }
+    }
+
+    /// Sets the directory of the run directories in which VMs are started from now on. The first call counts.
+    pub(crate) fn set_run_dir(&self, run_dir: PathBuf) {
+        let _ = self.inner.run_dir.set(run_dir);
+    }
+
+    /// Returns the VMs that were last started in other directories of run directories than `run_dir`, by directory.
+    pub(crate) fn elsewhere(&self, run_dir: &Path) -> BTreeMap<PathBuf, Vec<VmName>> {
+        let mut places: BTreeMap<PathBuf, Vec<VmName>> = BTreeMap::new();
+        for (vm, entry) in self.entries().iter() {
+            if let Some(place) = entry.run_dir.as_ref().filter(|place| *place != run_dir) {
+                places.entry(place.clone()).or_default().push(vm.clone());
+            }
+        }
+        places
     }
 
     /// Returns the writer of the journal; `None` when the journal lives in memory only.
@@ -212,6 +230,7 @@ impl Journal {
             has_run: remembered.has_run,
             completed: remembered.completed,
             cid: former.and_then(|entry| entry.cid),
+            run_dir: self.inner.run_dir.get().cloned().or_else(|| former?.run_dir.clone()),
             config,
             ended: former.map_or(0, |entry| entry.ended),
             failed: remembered.failed.clone(),

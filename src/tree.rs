@@ -25,6 +25,7 @@ mod start;
 mod survey;
 mod unseparated;
 
+pub(crate) use change::Removal;
 pub use check::{SpecError, check};
 pub use error::{ChangeError, NotReady, StartError, TreeEnd};
 #[doc(hidden)]
@@ -37,7 +38,7 @@ use crate::journal::Journal;
 use crate::observe::{EventKind, Events, GroupStatus, TreeStatus, VmPhase};
 use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, Plan, Signal, TreeSpec, VmName, VmSpec};
-use change::{Change, Removal};
+use change::Change;
 use error::Progress;
 use pepita_wire::Ask;
 #[cfg(feature = "test-hooks")]
@@ -65,11 +66,24 @@ impl Tree {
     /// # Errors
     /// Returns the reason why the tree cannot be started; then no VM was started.
     pub async fn start(spec: TreeSpec) -> Result<Self, StartError> {
+        Self::start_on_host(spec, Removal::Allowed).await
+    }
+
+    /// Starts a tree as [`Tree::start`] does, unless that ends all VMs or more than half of the VMs that a previous run
+    /// left, because the specification lacks them: a file that was cut off looks like that (semantics 9.6).
+    ///
+    /// # Errors
+    /// Returns the errors of [`Tree::start`], and [`StartError::Removal`].
+    pub async fn start_with_care(spec: TreeSpec) -> Result<Self, StartError> {
+        Self::start_on_host(spec, Removal::OfFew).await
+    }
+
+    async fn start_on_host(spec: TreeSpec, removal: Removal) -> Result<Self, StartError> {
         check(&spec)?;
         let launcher =
             Launcher::new(find(&spec.pepita)?, spec.run_dir.clone()).with_log_dir(spec.log_dir.clone());
         let run_dir = launcher.verify().await?.run_dir.map(PathBuf::from);
-        Self::open(spec, Parts::host(launcher, run_dir)).await
+        Self::open(spec, removal, Parts::host(launcher, run_dir)).await
     }
 
     /// Starts a tree, as [`Tree::start`] does, with another launcher and other sockets.
@@ -79,25 +93,26 @@ impl Tree {
     #[cfg(feature = "test-hooks")]
     pub async fn start_with(spec: TreeSpec, parts: Parts) -> Result<Self, StartError> {
         check(&spec)?;
-        Self::open(spec, parts).await
+        Self::open(spec, Removal::Allowed, parts).await
     }
 
-    async fn open(spec: TreeSpec, parts: Parts) -> Result<Self, StartError> {
+    async fn open(spec: TreeSpec, removal: Removal, parts: Parts) -> Result<Self, StartError> {
         // The journal is opened before anything else is read: its lock guarantees that no other supervisor changes the
         // state. The claim guarantees that no other supervisor works on the VMs.
         let journal = Journal::open(spec.state_dir.as_deref()).await?;
         let claim = parts.claim(&spec.name).await?;
-        Self::start_in(spec, journal, claim, parts).await
+        Self::start_in(spec, removal, journal, claim, parts).await
     }
 
     /// Starts a tree whose journal is open already, and whose name is claimed.
     pub(crate) async fn start_in(
         spec: TreeSpec,
+        removal: Removal,
         journal: Journal,
         claim: Option<Arc<Claim>>,
         parts: Parts,
     ) -> Result<Self, StartError> {
-        Ok(Self { inner: Arc::new(start::start(spec, journal, claim, parts).await?) })
+        Ok(Self { inner: Arc::new(start::start(spec, removal, journal, claim, parts).await?) })
     }
 
     /// Returns the supervisor's name.

@@ -14,7 +14,7 @@ use crate::journal::{Journal, JournalError};
 use crate::observe::{EventKind, Received, VmPhase};
 use crate::policy::{Ending, Exit};
 use crate::spec::{GroupName, GroupSpec, Incarnation, Intensity, TreeSpec, VmName, VmSpec};
-use crate::tree::{Parts, StartError, Tree};
+use crate::tree::{Parts, Removal, StartError, Tree};
 use pepita_wire::VmState;
 use pepita_wire::record::CallErrorKind;
 use std::collections::BTreeMap;
@@ -113,7 +113,7 @@ impl AdapterTree {
             spec.run_dir.clone_from(&run_dir);
             spec.state_dir = Some(dir);
             spec.groups = vec![group(daemons.specs().cloned().collect())];
-            let tree = Tree::start_in(spec, journal, claim, parts).await?;
+            let tree = Tree::start_in(spec, Removal::Allowed, journal, claim, parts).await?;
             for text in unreadable {
                 tree.notice(text);
             }

@@ -2,6 +2,7 @@
 
 use crate::policy::Failure;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// The entry of a VM. A field that a file does not have, because an older program wrote it, has its default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub(super) struct Entry {
     /// The CID of the VM, while it holds one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cid: Option<u32>,
+    /// The directory of the run directories in which the VM was last started; absent when it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) run_dir: Option<PathBuf>,
     /// The fingerprint of the configuration that the VM was last started with.
     pub(super) config: String,
     /// The newest incarnation whose end was recorded: its exit record is no new event.
@@ -55,6 +59,7 @@ impl Default for Entry {
             has_run: false,
             completed: false,
             cid: None,
+            run_dir: None,
             config: String::new(),
             ended: 0,
             failed: None,

@@ -6,6 +6,7 @@ use crate::executor::{ExecutorError, NotFound};
 use crate::group::Refused;
 use crate::journal::JournalError;
 use crate::spec::{GroupName, Removals, VmName};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The reason why a tree did not start. No VM was started, and nothing is left.
@@ -29,6 +30,25 @@ pub enum StartError {
     /// The specification says `orphans = "refuse"`, and a previous run left VMs.
     #[error("a previous run left {}; adopt or destroy them first", list(.0))]
     Orphans(Vec<VmName>),
+    /// The specification lacks all or more than half of the VMs that a previous run left, and nobody has allowed that
+    /// they are ended.
+    #[error(
+        "{0}, and those run: a file that was cut off looks like that. They were left running. If that is meant: \
+         pepitad --allow-removal"
+    )]
+    Removal(Removals),
+    /// VMs run in the directory of run directories that this supervisor used before.
+    #[error(
+        "{} run in {}, which was the run_dir of this supervisor until now: a second copy of each would start. Stop them \
+         first, or set run_dir = {:?}",
+        list(.vms), .run_dir.display(), .run_dir
+    )]
+    Elsewhere {
+        /// The former directory of run directories.
+        run_dir: PathBuf,
+        /// The VMs that run there.
+        vms: Vec<VmName>,
+    },
     /// An actor could not be spawned.
     #[error("cannot start: {0}")]
     Actor(String),

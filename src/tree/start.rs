@@ -1,15 +1,17 @@
 //! Starts a tree: reads the present state, destroys the VMs that are in no configuration, and spawns the root.
 
+use super::change::Removal;
 use super::error::{Progress, StartError, TreeEnd};
 use super::root::{Outcome, Root, RootArgs, RootMsg};
 use super::survey::{Known, Survey};
 use super::unseparated::unseparated;
 use crate::claim::{Claim, ClaimError};
-use crate::executor::{ExecutorMsg, Launcher, Pepita, Runner};
+use crate::executor::{ExecutorMsg, Launcher, Pepita, Runner, find};
 use crate::journal::{Journal, Unreadable};
 use crate::observe::{Bus, EventKind, Events, StatusTable};
-use crate::spec::{Orphans, TreeSpec, VmName};
+use crate::spec::{Orphans, Removals, TreeSpec, VmName};
 use crate::vm::{HostSockets, Sockets};
+use pepita_wire::StatusRecord;
 use ractor::{Actor, ActorRef};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -63,13 +65,33 @@ impl Parts {
     }
 }
 
+/// Refuses a start while VMs of this supervisor run in the directory of run directories that it used before.
+async fn check_former_run_dirs(spec: &TreeSpec, journal: &Journal, parts: &Parts) -> Result<(), StartError> {
+    let Some(run_dir) = &parts.run_dir else { return Ok(()) };
+    for (place, vms) in journal.elsewhere(run_dir) {
+        let records = Launcher::new(find(&spec.pepita)?, Some(place.clone())).list().await?;
+        let runs = |vm: &VmName| {
+            let is_it = |record: &&StatusRecord| VmName::from_id(&record.name).as_ref() == Some(vm);
+            records.iter().find(is_it).is_some_and(|record| !record.state.is_terminal())
+        };
+        let vms: Vec<VmName> = vms.into_iter().filter(runs).collect();
+        if !vms.is_empty() {
+            return Err(StartError::Elsewhere { run_dir: place, vms });
+        }
+    }
+    journal.set_run_dir(run_dir.clone());
+    Ok(())
+}
+
 /// Starts a tree whose journal is open and whose name is claimed.
 pub(super) async fn start(
     spec: TreeSpec,
+    removal: Removal,
     journal: Journal,
     claim: Option<Arc<Claim>>,
     parts: Parts,
 ) -> Result<Inner, StartError> {
+    check_former_run_dirs(&spec, &journal, &parts).await?;
     let owner = spec.name.as_str().into();
     let runner = Runner::new(parts.pepita, spec.max_parallel_launches, owner, claim.clone());
     let records = runner.ask(|reply| ExecutorMsg::List { reply }).await?;
@@ -84,6 +106,10 @@ pub(super) async fn start(
     }
     if spec.orphans == Orphans::Refuse && !survey.running.is_empty() {
         return Err(StartError::Orphans(survey.running));
+    }
+    let removals = Removals { vms: survey.orphans.clone(), of: survey.running.len() - survey.left.len() };
+    if spec.orphans == Orphans::Adopt && removal == Removal::OfFew && removals.are_grave() {
+        return Err(StartError::Removal(removals));
     }
     let (bus, status_table) = (Bus::new(journal.store()), StatusTable::new());
     let first = bus.subscribe();

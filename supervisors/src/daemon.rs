@@ -92,13 +92,18 @@ pub async fn run(options: &Options) -> ProgramExit {
     };
     let spec = checked.spec.clone();
     let started = tokio::select! {
-        started = Tree::start(checked.spec) => started,
+        started = start(checked.spec, options) => started,
         () = signals.end() => return ended_early(),
     };
     match started {
         Ok(tree) => Daemon::supervise(tree, &spec, options, signals, socket).await,
         Err(e) => print_error(&e.to_string(), exit_of(&e)),
     }
+}
+
+/// Starts the tree. The VMs that a previous run left are ended only with permission, when the file lacks most of them.
+async fn start(spec: TreeSpec, options: &Options) -> Result<Tree, StartError> {
+    if options.allow_removal { Tree::start(spec).await } else { Tree::start_with_care(spec).await }
 }
 
 /// Prints an error and returns the exit.
@@ -156,7 +161,9 @@ fn exit_of(error: &StartError) -> ProgramExit {
         StartError::Claim(ClaimError::NotOurs(_)) => ProgramExit::Permission,
         StartError::Claim(ClaimError::Taken { .. } | ClaimError::Io { .. })
         | StartError::Journal(_)
-        | StartError::Orphans(_) => ProgramExit::Conflict,
+        | StartError::Orphans(_)
+        | StartError::Elsewhere { .. }
+        | StartError::Removal(_) => ProgramExit::Conflict,
         StartError::Actor(_) => ProgramExit::Failed,
     }
 }

@@ -24,6 +24,9 @@ pub struct Options {
     /// Print the JSON schema of configurations, for editors, and start nothing
     #[arg(long, exclusive = true)]
     pub schema: bool,
+    /// End the VMs of a previous run that are no longer in the configuration, also when these are most of them
+    #[arg(long)]
+    pub allow_removal: bool,
     /// Print events as JSON objects, one per line
     #[arg(long, conflicts_with = "quiet")]
     pub json: bool,

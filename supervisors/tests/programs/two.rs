@@ -1,7 +1,8 @@
-//! Two of everything: two supervisors of one name on one machine (semantics 9.6, 9.13).
+//! Two of everything: two supervisors of one name on one machine, and two configurations of one supervisor (semantics
+//! 9.6, 9.13, 9.15).
 
 use crate::events::vm;
-use crate::host::{Daemon, Host, group, program, stderr};
+use crate::host::{Daemon, Host, group, program, stderr, stdout};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -68,5 +69,57 @@ fn the_vms_of_another_state_directory_are_no_orphans() {
     let mut first = host.ready();
     assert_eq!(host.vmm_pid("a"), pid, "adopted:\n{}", first.story());
     first.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_file_that_was_cut_off_between_two_runs_ends_no_vm() {
+    // semantics 9.6
+    let host = Host::new("", &group(&["a", "b", "c"]));
+    let mut first = host.ready();
+    let pids = ["a", "b", "c"].map(|vm| host.vmm_pid(vm));
+    first.kill();
+    for left in [&["a"][..], &["z"]] {
+        host.configure("", &group(left));
+        let refused = host.pepitad(&[]).output().expect("the program runs");
+        let err = stderr(&refused);
+        assert_eq!(refused.status.code(), Some(73), "{left:?}: {err}");
+        assert!(err.contains("--allow-removal") && err.contains("b, c"), "{left:?}: {err}");
+        assert_eq!(["a", "b", "c"].map(|vm| host.vmm_pid(vm)), pids, "{left:?}");
+    }
+    host.configure("", &group(&["a"]));
+    let mut allowed = Daemon::start(&mut host.pepitad(&["--json", "--allow-removal"]));
+    allowed.until_event(vm("a", 1, "ready"));
+    assert_eq!(host.vmm_pid("a"), pids[0], "adopted:\n{}", allowed.story());
+    let names = stdout(&host.pepita(&["list", "--format", "name"]));
+    assert_eq!(names.lines().collect::<Vec<_>>(), ["duende-vm-a"], "{}", allowed.story());
+    allowed.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn another_run_dir_starts_no_second_copy_of_a_vm_that_runs() {
+    // semantics 9.15
+    let host = Host::new("", &group(&["a"]));
+    let mut first = host.ready();
+    let pid = host.vmm_pid("a");
+    first.kill();
+    let text = std::fs::read_to_string(host.path("c.toml")).expect("written before");
+    let moved = text.replace("run_dir = \"r\"", "run_dir = \"r2\"");
+    std::fs::write(host.path("c.toml"), &moved).expect("written");
+    let refused = host.pepitad(&[]).output().expect("the program runs");
+    let err = stderr(&refused);
+    assert_eq!(refused.status.code(), Some(73), "{err}");
+    let former = host.path("r");
+    assert!(err.contains(&format!("run_dir = {former:?}")), "{err}");
+    std::fs::write(host.path("c.toml"), text).expect("written");
+    let mut back = host.ready();
+    assert_eq!(host.vmm_pid("a"), pid, "adopted:\n{}", back.story());
+    back.stop();
+    // Nothing runs in the former directory any more.
+    std::fs::write(host.path("c.toml"), moved).expect("written");
+    let mut second = host.start();
+    second.until_event(vm("a", 2, "ready"));
+    second.stop();
     host.assert_nothing_left();
 }
