@@ -283,7 +283,8 @@ pub(crate) fn stop(agent: &Arc<Agent>, stop: &Stop) -> Result<(), WireError> {
             send(pid, stop.signal)?;
             if state.stop_deadline.is_none() {
                 let agent = Arc::clone(agent);
-                std::thread::spawn(move || kill_at_deadline(&agent));
+                // Without a thread the monitor's own deadline of the stop ends the VM.
+                let _ = std::thread::Builder::new().spawn(move || kill_at_deadline(&agent));
             }
             state.may_end = true;
             state.stop_deadline = Some(state.stop_deadline.map_or(deadline, |earlier| earlier.min(deadline)));

@@ -13,6 +13,7 @@ use door::Door;
 use std::io::{self, ErrorKind as Io, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::Duration;
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VMADDR_CID_LOCAL, VsockListener};
 
@@ -77,7 +78,8 @@ fn connect(agent: &Agent, mut stream: &UnixStream) -> io::Result<()> {
 fn serve(agent: &Arc<Agent>, door: &Door, stream: Stream) {
     let Ok(stranger) = door.let_in(&stream) else { return };
     let agent = Arc::clone(agent);
-    std::thread::spawn(move || {
+    // Without a thread the connection is closed, and its host dials again.
+    let _ = Builder::new().spawn(move || {
         let is_connected = match &stream {
             Stream::Vsock(_) => Ok(()),
             Stream::Unix(stream) => connect(&agent, stream),

@@ -11,6 +11,7 @@
 use crate::host::{Host, PATIENCE, program, stderr, stdout};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pepita_launcher::host::process_id::ProcessId;
 use pepita_wire::StatusRecord;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -72,9 +73,19 @@ fn strace() -> Command {
     command
 }
 
+/// The time for which a fault lasts.
+const FAULT_TIME: Duration = Duration::from_secs(1);
+
+/// The time after which a tracer that does not end is killed; the kernel lets its processes go then. strace 6.1 waits for a
+/// process that ends while it detaches from it, and that process for the tracer.
+const TRACER_TIME: Duration = Duration::from_secs(3);
+
 /// A program under the tracer, or a tracer that was attached to one.
 struct Traced {
     child: Child,
+    /// `None` = the program has ended before its tracer was seen.
+    tracer: Option<ProcessId>,
+    began: Instant,
     log: PathBuf,
     output: PathBuf,
 }
@@ -102,7 +113,13 @@ impl Traced {
         let out = File::create(&output).expect("a file");
         command.arg("-D").arg(program).args(args).stdin(Stdio::null());
         command.stdout(out.try_clone().expect("a file")).stderr(out).env_remove("NOTIFY_SOCKET");
-        Self { child: command.spawn().expect("strace runs: `make setup-tests`"), log, output }
+        let mut child = command.spawn().expect("strace runs: `make setup-tests`");
+        let (pid, mut tracer) = (child.id(), None);
+        until("the tracer is attached", || {
+            tracer = tracer_of(pid);
+            tracer.is_some() || child.try_wait().expect("our child").is_some()
+        });
+        Self { child, tracer, began: Instant::now(), log, output }
     }
 
     /// Attaches the tracer to a running process and waits until it is attached.
@@ -112,11 +129,9 @@ impl Traced {
         command.arg("-p").arg(pid.to_string()).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(File::create(&output).expect("a file"));
         let child = command.spawn().expect("strace runs: `make setup-tests`");
-        until("the tracer is attached", || {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            status.contains(&format!("TracerPid:\t{}\n", child.id()))
-        });
-        Self { child, log, output }
+        let tracer = ProcessId::of_child(child.id());
+        until("the tracer is attached", || tracer_of(pid).as_ref() == Some(&tracer));
+        Self { child, tracer: Some(tracer), began: Instant::now(), log, output }
     }
 
     fn end(&mut self, what: &str) -> ExitStatus {
@@ -146,15 +161,24 @@ impl Traced {
         log.lines().filter(|line| line.ends_with("(INJECTED)")).map(str::to_owned).collect()
     }
 
-    /// Lets the fault go: every process that is traced goes on without the tracer.
-    fn detach(&self) {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
-        if let Some(tracer) = tracer.filter(|pid| *pid != 0) {
-            // The tracer may have ended by itself meanwhile.
-            let _ = kill(Pid::from_raw(tracer), Signal::SIGINT);
+    /// Lets the fault go when it has lasted for [`FAULT_TIME`]: it meets every new process and thread. Every process that is
+    /// traced goes on without the tracer.
+    fn let_go_in_time(&self) {
+        if self.injected() == 0 || self.began.elapsed() < FAULT_TIME {
+            return;
+        }
+        if let Some(tracer) = &self.tracer {
+            let is_late = self.began.elapsed() >= TRACER_TIME;
+            tracer.signal(if is_late { rustix::process::Signal::KILL } else { rustix::process::Signal::INT });
         }
     }
+}
+
+/// Returns the tracer of a process.
+fn tracer_of(pid: u32) -> Option<ProcessId> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
+    tracer.filter(|pid| *pid != 0).and_then(ProcessId::of)
 }
 
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -167,7 +191,7 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// A daemon that appends its pid and its start time to the file `who` of the host, and then stays.
 pub(crate) const DAEMON: &str =
-    "read -r stat </proc/$$/stat; set -- $stat; echo $$ ${22} >>\"$0\" && exec sleep 100000";
+    "read -r stat </proc/$$/stat || exit 1; set -- $stat; echo $$ ${22} >>\"$0\" && exec sleep 100000";
 
 /// Returns the pids of the daemons that have written themselves down and still run. A pid alone does not identify a
 /// daemon, because the kernel gives it to another process later.
@@ -372,6 +396,28 @@ fn a_call_that_fails_while_the_launcher_adopts_a_vm_leaves_its_daemon_alone() {
     });
 }
 
+#[test]
+fn an_agent_that_gets_no_thread_for_a_connection_closes_it_and_goes_on() {
+    let single = Single::new();
+    single.run();
+    let (before, status) = (single.live(), single.status());
+    let fork = KINDS.into_iter().find(|fault| fault.kind == "fork").expect("a kind of call");
+    let agent = status.vmm_pid.expect("an agent");
+    let mut traced = Traced::attach(&single.host, fork, 1, agent);
+    kill(Pid::from_raw(status.monitor_pid.expect("a monitor").cast_signed()), Signal::SIGKILL)
+        .expect("the monitor runs");
+    // The new monitor dials until the agent serves it.
+    let adopted = single.host.pepita(&["adopt", "--name", "a"]);
+    assert!(adopted.status.success(), "{}", stderr(&adopted));
+    until("a thread was refused, and the agent is reached", || {
+        traced.let_go_in_time();
+        traced.injected() > 0 && tracer_of(agent).is_none() && single.status().agent.ready
+    });
+    assert_eq!(single.live(), before, "the daemon is another: {:?}", traced.failed_calls());
+    single.destroy("no thread for a connection");
+    traced.end("the tracer");
+}
+
 /// A host with a supervisor of two VMs.
 struct Tree {
     host: Host,
@@ -443,10 +489,7 @@ impl Tree {
             if self.host.ctl(&["wait", "--timeout", "1"]).status.success() {
                 return None;
             }
-            // The fault meets every new process and thread: it has lasted for a second, and goes now.
-            if traced.injected() > 0 {
-                traced.detach();
-            }
+            traced.let_go_in_time();
             assert!(Instant::now() < deadline, "{what}: neither ready nor ended: {}", traced.said());
         }
     }
@@ -514,12 +557,8 @@ fn a_call_that_fails_while_a_vm_is_restarted_heals() {
             let now = tree.live();
             now[0].len() == 1 && now[0] != before[0]
         };
-        let began = Instant::now();
         until(&format!("{what}: another daemon runs"), || {
-            // The fault meets every new process and thread: it lasts for a second, and goes then.
-            if traced.injected() > 0 && began.elapsed() > Duration::from_secs(1) {
-                let _ = kill(Pid::from_raw(traced.child.id().cast_signed()), Signal::SIGINT);
-            }
+            traced.let_go_in_time();
             restarted()
         });
         let _ = kill(Pid::from_raw(traced.child.id().cast_signed()), Signal::SIGINT);

@@ -11,6 +11,7 @@ use pepita_wire::{Ask, ErrorKind, Hello, Lines, MAX_BAD_LINES, Request, ToGuest,
 use serde_json::{Value, json};
 use std::io::{self, ErrorKind as Io, Read};
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// The time limit for the whole handshake.
@@ -134,6 +135,10 @@ impl Connection {
     }
 
     /// Answers a request. A slow request is answered by a thread of its own.
+    ///
+    /// # Errors
+    /// When the client is gone, or the system refuses a thread for what the client is sent from now on: the connection is
+    /// closed then, so that the client does not wait for it.
     fn request(&mut self, request: Request) -> io::Result<Next> {
         let Request { id, method, params } = request;
         let (agent, writer) = (Arc::clone(&self.agent), self.writer.clone());
@@ -169,7 +174,7 @@ impl Connection {
                 self.watched = true;
                 let newest = agent.lock().seq;
                 let answered = self.answer(id, Ok(json!({ "seq": newest })));
-                std::thread::spawn(move || watch(&agent, &writer, since));
+                Builder::new().spawn(move || watch(&agent, &writer, since))?;
                 answered
             }
             Ask::Exec(ask) if ask.bulk => match exec::check_executable(&agent, &ask) {
@@ -182,14 +187,16 @@ impl Connection {
                 Err(exit) => self.answer(id, Err(WireError::new(ErrorKind::Os, exit.to_string()))),
             },
             Ask::Exec(ask) => {
-                std::thread::spawn(move || {
-                    writer.send(&ToHost::Answer { id, outcome: to_value(&exec::run(&agent, &ask)) })
-                });
-                Ok(Next::Lines)
+                let run =
+                    move || writer.send(&ToHost::Answer { id, outcome: to_value(&exec::run(&agent, &ask)) });
+                match Builder::new().spawn(run) {
+                    Ok(_) => Ok(Next::Lines),
+                    Err(e) => self.answer(id, Err(WireError::new(ErrorKind::Busy, e.to_string()))),
+                }
             }
             Ask::Logs { follow } => {
                 self.answer(id, Ok(json!({ "bulk": true })))?;
-                std::thread::spawn(move || logs(&agent, &writer, follow));
+                Builder::new().spawn(move || logs(&agent, &writer, follow))?;
                 Ok(Next::Bulk)
             }
         }
