@@ -7,7 +7,7 @@ use super::life::{Event, Route};
 use crate::vm_config::MAX_TIME_MS;
 use pepita_wire::frame::Outcome;
 use pepita_wire::record::VcpuState;
-use pepita_wire::{Ask, MonitorRequest, Request, Signal, WireError};
+use pepita_wire::{Ask, ErrorKind, MonitorRequest, Request, Signal, WireError};
 use serde_json::json;
 use std::time::Duration;
 
@@ -60,6 +60,10 @@ impl Monitor {
             },
             Ok(MonitorRequest::Forward(Ask::Start(start))) if self.life.must_wait_to_start() => {
                 self.order(reply, Event::Start(start));
+            }
+            Ok(MonitorRequest::Dial) if self.life.expects_the_agent() => {
+                let why = "the guest agent does not listen yet";
+                self.reply(reply, Err(WireError::new(ErrorKind::Busy, why)));
             }
             Ok(MonitorRequest::Dial) => {
                 let asked = Asked { client, id };

@@ -61,6 +61,12 @@ impl Life {
         }
     }
 
+    /// Returns whether the agent has never said hello: until then no client's dial may disturb the start of the guest's
+    /// vsock driver.
+    pub(crate) fn expects_the_agent(&self) -> bool {
+        matches!(self.agent, AgentLine::Expected { .. })
+    }
+
     /// Returns whether the daemon of a VM that was launched with `--hold` can be started only after the boot.
     pub(crate) fn must_wait_to_start(&self) -> bool {
         self.hold && !self.agent.is_up() && self.status.daemon.state == DaemonState::Held

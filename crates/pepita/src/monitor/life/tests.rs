@@ -116,7 +116,7 @@ fn an_agent_that_does_not_come_is_a_boot_timeout() {
     assert_eq!(world.pass(Duration::from_millis(4999)), []);
     // While the virtual CPUs are paused, the boot clock is stopped.
     world.on(Event::Vcpus(VcpuState::Paused));
-    assert_eq!(world.pass(Duration::from_millis(10)), [Effect::Dial]);
+    assert_eq!(world.pass(Duration::from_millis(10)), []);
     world.on(Event::Vcpus(VcpuState::Running));
     assert_eq!(world.pass(Duration::from_millis(1)), [Effect::KillVmm]);
     world.on(killed());
@@ -437,7 +437,14 @@ fn an_agent_whose_note_was_missed_is_dialled_unasked_but_not_on_the_way_out() {
         ..world
     };
     world.on(Event::VmmUp);
-    assert_eq!(world.pass(UNASKED_DIAL), [Effect::Dial]);
+    assert_eq!(
+        (world.pass(2 * UNASKED_DIAL), world.life.agent.dial_at()),
+        (vec![], None),
+        "its drivers may start now"
+    );
+    world.on(Event::ConsoleSpoke);
+    assert_eq!(world.pass(UNASKED_DIAL - Duration::from_millis(1)), []);
+    assert_eq!(world.pass(Duration::from_millis(1)), [Effect::Dial]);
     assert_eq!(world.life.wake_at(), Some(world.now + UNASKED_DIAL));
     world.on(Event::Kill);
     assert_eq!(world.on(Event::Noted(Note::Up)), []);
