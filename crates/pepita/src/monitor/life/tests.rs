@@ -242,6 +242,21 @@ fn a_signal_that_cannot_arrive_is_refused() {
 }
 
 #[test]
+fn a_signal_to_a_daemon_that_is_paused_is_refused_and_not_kept() {
+    for before in [running(), running().after(Event::AgentDown)] {
+        let mut world = before.after(Event::Vcpus(VcpuState::Paused));
+        assert_eq!(signal(&mut world, Signal::TERM), Err(ErrorKind::Conflict));
+        world.on(Event::Vcpus(VcpuState::Running));
+        assert!(!world.on(Event::AgentUp { protocol_version: 1 }).contains(&tell(Signal::TERM)));
+        assert_eq!(signal(&mut world, Signal::TERM), Ok(vec![tell(Signal::TERM)]));
+    }
+    // Before the daemon runs, a pause changes nothing: the VM is stopped, or the daemon gets the signal when it runs.
+    let mut world = World::new(false).after(Event::VmmUp).after(Event::Vcpus(VcpuState::Paused));
+    assert_eq!(signal(&mut world, Signal::HUP), Ok(vec![]));
+    assert_eq!(signal(&mut world, Signal::TERM), Ok(vec![Effect::Resume, Effect::TermVmm]));
+}
+
+#[test]
 fn a_signal_whose_answer_is_lost_was_no_failure_when_the_daemon_has_ended() {
     let lost = |world: &World, is_signal| world.life.unanswered(is_signal).map_err(|e| e.kind);
     assert_eq!(lost(&running(), true), Err(ErrorKind::Os), "the daemon may never have got it");
