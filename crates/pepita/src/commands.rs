@@ -18,7 +18,7 @@ use crate::host::inherited;
 use crate::ops::destroy::{How, destroy};
 use crate::ops::launch::adopt;
 use crate::reconcile;
-use crate::rundir::RunDir;
+use crate::rundir::{RunDir, ends};
 use clap::{CommandFactory, Parser};
 use output::{print, print_error};
 use pepita_wire::VmId;
@@ -130,8 +130,13 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
 
 fn take_down(run_dir: &RunDir, name: &VmId, how: How, json: bool) -> Result<()> {
     let found = destroy(run_dir, name, how).about(name.as_str())?;
-    if !found && !json {
-        print(&format!("no VM {name}: nothing to destroy"));
+    // A supervisor destroys with force, and its VMs keep their ends.
+    let forgotten = !found && matches!(how, How::Graceful { .. }) && ends::forget(&run_dir.vm(name));
+    match (found, forgotten) {
+        _ if json => {}
+        (true, _) => {}
+        (false, false) => print(&format!("no VM {name}: nothing to destroy")),
+        (false, true) => print(&format!("no VM {name}: what was kept of its last ends is removed")),
     }
     Ok(())
 }
