@@ -2,6 +2,7 @@
 
 use crate::events::{self, Pattern, vm};
 use crate::host::{Daemon, Host, group, make_fifo, program, stderr, stdout, ticker};
+use crate::relay::Relay;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -439,11 +440,14 @@ fn a_wait_ends_as_soon_as_what_it_waits_for_cannot_come() {
         assert!(stderr(&ended).contains(words), "{targets:?}: {}", stderr(&ended));
     }
     // A VM that is removed while it is waited for.
-    let mut wait = Command::new(program("pepitactl"));
     host.ctl_ok(&["wait", "a"]);
     host.ctl_ok(&["pause", "a"]);
+    let relay = Relay::listen(&host.path("relay"), &host.path("c/c.sock"));
+    let mut wait = Command::new(program("pepitactl"));
     let mut wait =
-        Daemon::start(wait.arg("--socket").arg(host.path("c/c.sock")).args(["wait", "a", "--timeout", "1h"]));
+        Daemon::start(wait.arg("--socket").arg(relay.path()).args(["wait", "a", "--timeout", "1h"]));
+    // It has found the VM when it begins to hear of events.
+    relay.until_call("events");
     host.configure("", &format!("[[group]]\nname = \"web\"\n{}{bad}{waits}", broken("b")));
     host.ctl_ok(&["reload"]);
     assert_eq!(wait.end().code(), Some(70), "{}", wait.story());
