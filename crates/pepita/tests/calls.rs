@@ -3,7 +3,7 @@
 
 mod host;
 
-use host::{Host, program};
+use host::{Host, program, text};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -193,6 +193,56 @@ fn a_full_or_read_only_directory_is_told_and_nothing_half_made_stays() {
         }
         assert_eq!(left_in(&dir), Vec::<String>::new(), "{free_pages} pages were free");
         assert!(host::processes_in(&dir).is_empty());
+    }
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_no_success() {
+    let host = Host::new();
+    let run = ["run", "--daemon", "--vmm", "process", "--name"];
+    let cat = ["--", "/bin/sh", "-c", "echo tick; cat"];
+    host.ok(&[&run[..], &["a"], &cat].concat());
+    host.ok(&[&run[..], &["b"], &["--", "/bin/sh", "-c", "echo last"]].concat());
+    host.ok(&["wait", "b"]);
+    let calls: &[&[&str]] = &[
+        &["--help"],
+        &["run", "--help"],
+        &["--version"],
+        &["--version", "--json"],
+        &["completions", "bash"],
+        &["man"],
+        &["list"],
+        &["list", "--json"],
+        &["list", "--format", "name"],
+        &["status", "a"],
+        &["status", "a", "--json"],
+        &["wait", "b"],
+        &["logs", "b"],
+        &["logs", "b", "--previous"],
+        &["logs", "b", "--since", "1h", "--until", "0"],
+        &["logs", "b", "--follow"],
+        &["adopt", "a"],
+        &["destroy", "--name", "nobody"],
+        &["doctor", "--no-boot"],
+        &["doctor", "--no-boot", "--json"],
+        &[&run[..], &["c"], &cat].concat(),
+    ];
+    for args in calls {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("a full disk");
+        let output = host.command(args).stdout(full).output().expect("pepita runs");
+        let words = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(74), "{args:?}: {words}");
+        assert!(words.contains("standard output: No space left"), "{args:?}: {words}");
+        let done = ["run", "adopt"].contains(&args[0]) && args[1] != "--help";
+        assert_eq!(words.contains("ed all the same"), done, "{args:?}: {words}");
+    }
+    // What was done is not undone, and the message says so.
+    host.ok(&["status", "c"]);
+    for args in [&["list"][..], &["logs", "b"], &["status", "a"]] {
+        let (reader, gone) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = host.command(args).stdout(gone).output().expect("pepita runs");
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
     }
 }
 

@@ -6,10 +6,10 @@ use super::failure::Failure;
 use super::options::Span;
 use super::session::find;
 use crate::exit::ProgramExit;
+use crate::output;
 use pepita_supervisor::VmName;
 use pepita_supervisor::control::{Call, Client};
 use std::ffi::OsString;
-use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -113,9 +113,7 @@ async fn print_lines(lines: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), Failure>
             _ = hup.recv() => return Err(Failure::OutputClosed),
         };
         let Some(line) = line else { return Ok(()) };
-        let mut out = std::io::stdout().lock();
-        out.write_all(&line)?;
-        out.flush()?;
+        output::try_write(&line)?;
     }
 }
 
