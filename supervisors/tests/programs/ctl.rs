@@ -129,10 +129,15 @@ fn a_reload_is_planned_refused_applied() {
     let plan = host.ctl_ok(&["plan", "--json"]);
     assert!(plan.contains("command"), "the key that differs: {plan}");
     assert_eq!(shown(&host, "a")["needs_restart"], false, "a plan changes nothing");
-    host.ctl_ok(&["reload"]);
+    assert!(host.ctl_ok(&["reload"]).contains("these VMs run on as they were until their next start"));
+    // A further plan and reload say what a restart does, although nothing differs any more.
+    assert!(host.ctl_ok(&["plan"]).ends_with("with --restart these VMs are restarted: a\n"));
     assert_eq!(shown(&host, "a")["needs_restart"], true);
-    host.ctl_ok(&["reload", "--restart"]);
+    let restarted = host.ctl_ok(&["reload", "--restart"]);
+    assert!(restarted.contains("vm \"a\": unchanged; an earlier change needs a restart"), "{restarted}");
+    assert!(restarted.ends_with("these VMs are restarted: a\n"), "{restarted}");
     daemon.until_event(vm("a", 2, "ready"));
+    assert_eq!(host.ctl_ok(&["reload", "--restart"]), "nothing differs\n");
     host.configure("nonsense = 1\nrubbish = 2", &group(&["a"]));
     for call in ["plan", "reload"] {
         let refused = host.ctl(&[call]);
