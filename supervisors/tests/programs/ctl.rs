@@ -196,6 +196,31 @@ fn refusals_and_absences_have_their_exit_codes_and_messages() {
 }
 
 #[test]
+fn a_vm_that_has_never_run_is_told_from_one_whose_output_is_gone() {
+    let never = ticker("n", &[]) + "autostart = false\n";
+    let spoken = ticker("s", &["--say", "a line"]);
+    let host = Host::new("", &format!("[[group]]\nname = \"web\"\n{spoken}{never}"));
+    let mut daemon = host.ready();
+    host.ctl_ok(&["stop", "s"]);
+    for options in [&[][..], &["--previous"], &["--since", "1h"]] {
+        let logs = host.ctl(&[&["logs", "n"], options].concat());
+        assert_eq!(
+            (logs.status.code(), &stderr(&logs)[..]),
+            (Some(1), "pepitactl: n has never run; `pepitactl start n` starts it\n"),
+            "{options:?}"
+        );
+    }
+    // The output of a VM that is down is still printed. In a group, one that has never run is no failure.
+    assert!(host.ctl_ok(&["logs", "s"]).contains("a line"));
+    let group = host.ctl(&["logs", "web"]);
+    assert_eq!(group.status.code(), Some(0), "{}", stderr(&group));
+    assert!(stdout(&group).contains("s | a line"), "{}", stdout(&group));
+    assert!(stderr(&group).contains("pepitactl: n has never run"), "{}", stderr(&group));
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
 fn an_output_that_cannot_be_written_is_no_success() {
     let host = Host::new("", &format!("[[group]]\nname = \"web\"\n{}", ticker("a", &["--say", "a line"])));
     let mut daemon = host.ready();
