@@ -280,6 +280,24 @@ fn a_taken_name_and_a_taken_cid_are_told_apart() {
     assert!(!host.vm("b").exists());
 }
 
+#[test]
+fn a_plain_process_without_a_command_is_a_mistake_of_the_caller() {
+    let host = Host::new();
+    let bare = host.path().join("bare.json");
+    std::fs::write(&bare, r#"{"env":{"A":"b"}}"#).expect("written");
+    let bare = bare.to_string_lossy().into_owned();
+    let run = ["run", "--vmm", "process", "--name", "a"];
+    for more in [&[][..], &["--daemon"], &["--daemon", "--rootfs", &bare]] {
+        let said = error(&host, &[&run[..], more, &["--json"]].concat(), 64);
+        let words = said["message"].as_str().expect("a text");
+        assert!(words.starts_with("command: none is given"), "{words}");
+    }
+    // A VM that is held gets its command later, and without one that is a mistake of the same kind.
+    host.ok(&[&run[..], &["--hold", "--daemon", "--wait-ready"]].concat());
+    let said = error(&host, &["start", "a", "--json"], 64);
+    assert!(said["message"].as_str().is_some_and(|words| words.contains("no command is given")), "{said}");
+}
+
 /// Makes a call with a text on its standard input. Returns the exit code and the output on both streams.
 fn with_input(host: &Host, args: &[&str], text: &str) -> (Option<i32>, String) {
     use std::io::Write;

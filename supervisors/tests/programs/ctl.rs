@@ -129,10 +129,15 @@ fn a_reload_is_planned_refused_applied() {
     let plan = host.ctl_ok(&["plan", "--json"]);
     assert!(plan.contains("command"), "the key that differs: {plan}");
     assert_eq!(shown(&host, "a")["needs_restart"], false, "a plan changes nothing");
-    host.ctl_ok(&["reload"]);
+    assert!(host.ctl_ok(&["reload"]).contains("these VMs run on as they were until their next start"));
+    // A further plan and reload say what a restart does, although nothing differs any more.
+    assert!(host.ctl_ok(&["plan"]).ends_with("with --restart these VMs are restarted: a\n"));
     assert_eq!(shown(&host, "a")["needs_restart"], true);
-    host.ctl_ok(&["reload", "--restart"]);
+    let restarted = host.ctl_ok(&["reload", "--restart"]);
+    assert!(restarted.contains("vm \"a\": unchanged; an earlier change needs a restart"), "{restarted}");
+    assert!(restarted.ends_with("these VMs are restarted: a\n"), "{restarted}");
     daemon.until_event(vm("a", 2, "ready"));
+    assert_eq!(host.ctl_ok(&["reload", "--restart"]), "nothing differs\n");
     host.configure("nonsense = 1\nrubbish = 2", &group(&["a"]));
     for call in ["plan", "reload"] {
         let refused = host.ctl(&[call]);
@@ -186,6 +191,31 @@ fn refusals_and_absences_have_their_exit_codes_and_messages() {
         assert_eq!(output.status.code(), Some(code), "{args:?}: {}", stderr(&output));
         assert!(!output.stderr.is_empty(), "{args:?}");
     }
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_vm_that_has_never_run_is_told_from_one_whose_output_is_gone() {
+    let never = ticker("n", &[]) + "autostart = false\n";
+    let spoken = ticker("s", &["--say", "a line"]);
+    let host = Host::new("", &format!("[[group]]\nname = \"web\"\n{spoken}{never}"));
+    let mut daemon = host.ready();
+    host.ctl_ok(&["stop", "s"]);
+    for options in [&[][..], &["--previous"], &["--since", "1h"]] {
+        let logs = host.ctl(&[&["logs", "n"], options].concat());
+        assert_eq!(
+            (logs.status.code(), &stderr(&logs)[..]),
+            (Some(1), "pepitactl: n has never run; `pepitactl start n` starts it\n"),
+            "{options:?}"
+        );
+    }
+    // The output of a VM that is down is still printed. In a group, one that has never run is no failure.
+    assert!(host.ctl_ok(&["logs", "s"]).contains("a line"));
+    let group = host.ctl(&["logs", "web"]);
+    assert_eq!(group.status.code(), Some(0), "{}", stderr(&group));
+    assert!(stdout(&group).contains("s | a line"), "{}", stdout(&group));
+    assert!(stderr(&group).contains("pepitactl: n has never run"), "{}", stderr(&group));
     daemon.stop();
     host.assert_nothing_left();
 }
