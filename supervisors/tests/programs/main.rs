@@ -12,6 +12,7 @@ mod host;
 mod injection;
 mod limits;
 mod output;
+mod relay;
 mod repair;
 mod service;
 mod signals;
