@@ -18,7 +18,7 @@ use crate::host::inherited;
 use crate::ops::destroy::{How, destroy};
 use crate::ops::launch::adopt;
 use crate::reconcile;
-use crate::rundir::RunDir;
+use crate::rundir::{RunDir, ends};
 use clap::{CommandFactory, Parser};
 use output::{print, print_done, print_error};
 use pepita_wire::VmId;
@@ -131,10 +131,14 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
 
 fn take_down(run_dir: &RunDir, name: &VmId, how: How, json: bool) -> Result<()> {
     let found = destroy(run_dir, name, how).about(name.as_str())?;
-    if !found && !json {
-        return print(&format!("no VM {name}: nothing to destroy"));
+    // A supervisor destroys with force, and its VMs keep their ends.
+    let forgotten = !found && matches!(how, How::Graceful { .. }) && ends::forget(&run_dir.vm(name));
+    match (found, forgotten) {
+        (true, _) => Ok(()),
+        (false, _) if json => Ok(()),
+        (false, false) => print(&format!("no VM {name}: nothing to destroy")),
+        (false, true) => print(&format!("no VM {name}: what was kept of its last ends is removed")),
     }
-    Ok(())
 }
 
 fn manual(call: Option<&str>) -> Result<()> {

@@ -5,6 +5,7 @@
 //! the VM, so each new field needs a default. A file without a name or a CID is unreadable, because no default is right
 //! for them.
 
+use pepita_wire::launch::OWNER_LABEL;
 use pepita_wire::record::Transport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -243,6 +244,11 @@ impl VmConfig {
         self.request.vmm == VmmKind::Qemu && self.request.transport == Transport::Hybrid
     }
 
+    /// Returns whether a supervisor has launched the VM.
+    pub fn is_supervised(&self) -> bool {
+        self.request.labels.contains_key(OWNER_LABEL)
+    }
+
     /// Returns what the processes of the VM carry in their environment.
     pub fn carried(&self) -> Carried {
         let Self { cid, incarnation, request } = self;
@@ -283,6 +289,11 @@ impl Carried {
             true => json(&Self { labels: BTreeMap::new(), ..self.clone() }),
             false => whole,
         }
+    }
+
+    /// Returns whether a supervisor has launched the VM.
+    pub fn is_supervised(&self) -> bool {
+        self.labels.contains_key(OWNER_LABEL)
     }
 
     /// Reads the text of the variable. A text that cannot be read says nothing.

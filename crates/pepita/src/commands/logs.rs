@@ -21,7 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Carries out `pepita logs`. Of a VM that was destroyed the last words are printed.
+/// Carries out `pepita logs`. Of a VM that is gone the last words are printed, if they are kept.
 pub(super) fn logs(
     run_dir: &RunDir,
     name: &VmId,
