@@ -75,7 +75,7 @@ pub(crate) struct Monitor {
     console: Option<OwnedFd>,
     /// The pipe with the output of VMM and back-end; `None` for a VM that an older monitor has started.
     words: Option<OwnedFd>,
-    qmp: Option<Qmp>,
+    qmp: Qmp,
     agent: Agent,
     handover: Handover,
     /// Keeps the sockets of dials open; `None` without a back-end, and for an adopted VM.
@@ -125,6 +125,17 @@ pub(crate) struct Parts {
 impl Monitor {
     pub(crate) fn new(parts: Parts) -> Self {
         let Processes { vmm, backend, console, qmp, keep } = parts.processes;
+        let mut agent = parts.agent;
+        let mut handover = Handover::new(agent.address().clone());
+        if parts.life.is_paused() {
+            agent.hold();
+            handover.hold();
+        }
+        let qmp = match (qmp, parts.config.request.vmm) {
+            (Some(qmp), _) => Qmp::new(qmp),
+            (None, VmmKind::Qemu) => Qmp::full(Instant::now()),
+            (None, VmmKind::Process) => Qmp::Closed,
+        };
         Self {
             config: parts.config,
             dir: parts.dir,
@@ -140,10 +151,10 @@ impl Monitor {
             daemon: parts.daemon,
             console: Some(console),
             words: monitor_log::reader().ok(),
-            qmp: qmp.map(Qmp::new),
+            qmp,
             keep: keep.map(Keep::new),
-            handover: Handover::new(parts.agent.address().clone()),
-            agent: parts.agent,
+            handover,
+            agent,
             scanner: Scanner::new(),
             log: parts.log,
             control: parts.control,
@@ -159,10 +170,10 @@ impl Monitor {
     /// Watches the VM until it has ended and its exit record is written.
     pub(crate) fn run(mut self) {
         self.save();
-        match &mut self.qmp {
+        match self.config.request.vmm {
             // QEMU answers this command when the machine is set up.
-            Some(qmp) => qmp.greet(),
-            None => self.happened(Event::VmmUp),
+            VmmKind::Qemu => self.qmp.greet(),
+            VmmKind::Process => self.happened(Event::VmmUp),
         }
         if self.backend.is_none() && self.config.needs_backend() {
             // The back-end of an adopted VM ended while the VM had no monitor.
@@ -178,6 +189,7 @@ impl Monitor {
             monitor_log::bound();
             let now = Instant::now();
             self.agent.tick(now);
+            self.qmp.tick(now);
             if self.life.wake_at().is_some_and(|at| now >= at) {
                 self.happened(Event::Tick);
             }
@@ -226,12 +238,28 @@ impl Monitor {
     /// Pauses or resumes the virtual CPUs by stopping or continuing the whole VMM process. QEMU's own command `stop`
     /// would also stop its devices, and vhost-device-vsock does not recover from that: every connection with the guest
     /// would hang for ever.
+    ///
+    /// Nothing dials a paused guest: it answers nothing, and vhost-device-vsock would not survive the end of this process
+    /// meanwhile.
     fn set_vcpus(&mut self, vcpus: VcpuState) {
         let signal = match vcpus {
             VcpuState::Running => Signal::CONT,
             VcpuState::Paused => Signal::STOP,
         };
         self.vmm.signal(signal);
+        match vcpus {
+            VcpuState::Running => {
+                self.qmp.hurry(Instant::now());
+                self.agent.release();
+                for (asked, refusal) in self.handover.release(|client| self.control.has(client)) {
+                    self.control.answer(asked.client, asked.id, Err(refusal));
+                }
+            }
+            VcpuState::Paused => {
+                self.agent.hold();
+                self.handover.hold();
+            }
+        }
         if self.config.request.vmm == VmmKind::Process
             && let Some(daemon) = &self.daemon
         {

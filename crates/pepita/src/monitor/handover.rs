@@ -28,12 +28,14 @@ pub(super) struct Handover {
     dials: BTreeMap<u64, Dial>,
     waiting: VecDeque<Asked>,
     last: u64,
+    /// Whether no dial is begun, because a paused guest answers none.
+    is_held: bool,
 }
 
 impl Handover {
     /// Returns a handover of connections to `address`; no client waits yet.
     pub(super) fn new(address: Address) -> Self {
-        Self { address, dials: BTreeMap::new(), waiting: VecDeque::new(), last: 0 }
+        Self { address, dials: BTreeMap::new(), waiting: VecDeque::new(), last: 0, is_held: false }
     }
 
     /// Lets a client wait for a connection. `is_connected` tells which clients are still there.
@@ -45,14 +47,37 @@ impl Handover {
         if self.waiting.len() >= WAITING {
             return Err(WireError::new(ErrorKind::Busy, "too many clients wait for the guest agent"));
         }
-        if self.dials.len() <= self.waiting.len() {
-            let dial =
-                Dial::begin(&self.address).map_err(|e| WireError::new(ErrorKind::Os, e.to_string()))?;
-            self.last += 1;
-            self.dials.insert(self.last, dial);
+        if self.dials.len() <= self.waiting.len() && !self.is_held {
+            self.begin()?;
         }
         self.waiting.push_back(asked);
         Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), WireError> {
+        let dial = Dial::begin(&self.address).map_err(|e| WireError::new(ErrorKind::Os, e.to_string()))?;
+        self.last += 1;
+        self.dials.insert(self.last, dial);
+        Ok(())
+    }
+
+    /// Begins no dial until [`Handover::release`]. Dials under way go on.
+    pub(super) fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// Begins the dials of the clients that have asked meanwhile and are still there. Returns the clients whose dial
+    /// cannot be begun, which do not wait any more.
+    pub(super) fn release(&mut self, is_connected: impl Fn(u64) -> bool) -> Vec<(Asked, WireError)> {
+        self.is_held = false;
+        self.waiting.retain(|asked| is_connected(asked.client));
+        let mut refused = Vec::new();
+        while self.dials.len() < self.waiting.len() {
+            if let Err(refusal) = self.begin() {
+                refused.extend(self.waiting.pop_back().map(|asked| (asked, refusal)));
+            }
+        }
+        refused
     }
 
     /// Returns the descriptors to poll, each with the number of its dial.

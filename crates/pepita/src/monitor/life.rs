@@ -161,6 +161,11 @@ impl Life {
         self.evidence.vmm_ran
     }
 
+    /// Returns whether the virtual CPUs are paused.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.vcpus == VcpuState::Paused
+    }
+
     /// Returns the current revision of the status. The revision grows with each change that watchers are informed of.
     pub(crate) fn revision(&self) -> u64 {
         self.status.revision
@@ -178,7 +183,7 @@ impl Life {
 
     /// Returns the time of the next [`Event::Tick`].
     pub(crate) fn wake_at(&self) -> Option<Instant> {
-        let dial_at = self.agent.dial_at().filter(|_| self.phase.wants_the_agent());
+        let dial_at = self.agent.dial_at().filter(|_| self.phase.wants_the_agent() && !self.is_paused());
         self.phase.wake_at().into_iter().chain(dial_at).min()
     }
 

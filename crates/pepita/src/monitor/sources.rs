@@ -56,8 +56,8 @@ impl Monitor {
         if let Some(words) = &self.words {
             fds.push((Source::Words, words.as_fd(), PollFlags::IN));
         }
-        if let Some(qmp) = &self.qmp {
-            fds.push((Source::Qmp, qmp.stream.as_fd(), qmp.stream.interest()));
+        if let Qmp::Up { stream, .. } = &self.qmp {
+            fds.push((Source::Qmp, stream.as_fd(), stream.interest()));
         }
         if let Some((fd, interest)) = self.agent.interest() {
             fds.push((Source::Agent, fd, interest));
@@ -71,9 +71,8 @@ impl Monitor {
         if let Some(pipe) = self.starters_pipe() {
             fds.push((Source::Starter, pipe.as_fd(), PollFlags::IN));
         }
-        let wake_at =
-            [self.life.wake_at(), self.agent.wake_at(), self.publish_at].into_iter().flatten().min();
-        let left = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let times = [self.life.wake_at(), self.agent.wake_at(), self.qmp.wake_at(), self.publish_at];
+        let left = times.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let mut polled: Vec<PollFd<'_>> =
             fds.iter().map(|(_, fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
@@ -183,14 +182,14 @@ impl Monitor {
     }
 
     fn read_qmp(&mut self) {
-        let Some(Qmp { stream, lines }) = &mut self.qmp else { return };
+        let Qmp::Up { stream, lines } = &mut self.qmp else { return };
         let is_over = stream.pump_into(lines).is_err();
         let mut said = Vec::new();
         while let Some(line) = lines.next_line() {
             said.extend(line.ok().map(QmpMessage::parse));
         }
         if is_over {
-            self.qmp = None;
+            self.qmp = Qmp::Closed;
         }
         for said in said {
             match said {
