@@ -51,6 +51,7 @@ use pepita_wire::record::VcpuState;
 use qmp_connection::Qmp;
 use rustix::process::Signal;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -78,8 +79,10 @@ pub(crate) struct Monitor {
     qmp: Qmp,
     agent: Agent,
     handover: Handover,
-    /// Keeps the sockets of dials open; `None` without a back-end, and for an adopted VM.
+    /// Keeps the sockets of dials open; `None` without a back-end, and for an adopted VM as long as QEMU takes no connection.
     keep: Option<Keep>,
+    /// The name under which QEMU holds the dials of the former monitor, until the guest has answered a later dial.
+    former_dials: Option<String>,
     scanner: Scanner,
     log: Log,
     control: Control,
@@ -116,10 +119,17 @@ pub(crate) struct Parts {
     pub(crate) life: Life,
     pub(crate) processes: Processes,
     pub(crate) daemon: Option<ProcessId>,
+    /// The process id of the former monitor of an adopted VM.
+    pub(crate) former: Option<u32>,
     pub(crate) agent: Agent,
     pub(crate) log: Log,
     pub(crate) control: Control,
     pub(crate) starter: Starter,
+}
+
+/// Returns the name under which QEMU holds the dials of an adopting monitor.
+fn dials_of(monitor: u32) -> String {
+    format!("dials-{monitor}")
 }
 
 impl Monitor {
@@ -153,6 +163,7 @@ impl Monitor {
             words: monitor_log::reader().ok(),
             qmp,
             keep: keep.map(Keep::new),
+            former_dials: parts.former.map(dials_of),
             handover,
             agent,
             scanner: Scanner::new(),
@@ -172,7 +183,7 @@ impl Monitor {
         self.save();
         match self.config.request.vmm {
             // QEMU answers this command when the machine is set up.
-            VmmKind::Qemu => self.qmp.greet(),
+            VmmKind::Qemu => self.greet_qemu(),
             VmmKind::Process => self.happened(Event::VmmUp),
         }
         if self.backend.is_none() && self.config.needs_backend() {
@@ -189,11 +200,26 @@ impl Monitor {
             monitor_log::bound();
             let now = Instant::now();
             self.agent.tick(now);
-            self.qmp.tick(now);
+            if self.qmp.tick(now) {
+                self.greet_qemu();
+            }
             if self.life.wake_at().is_some_and(|at| now >= at) {
                 self.happened(Event::Tick);
             }
             self.publish();
+        }
+    }
+
+    /// Begins the conversation with QEMU. The QEMU of an adopted VM gets the socket by which the dials of this monitor are
+    /// kept open; a VM that this monitor has started has inherited one.
+    fn greet_qemu(&mut self) {
+        self.qmp.greet();
+        if self.keep.is_none()
+            && self.config.needs_backend()
+            && let Ok(ends) = UnixDatagram::pair()
+            && self.qmp.deposit(&dials_of(std::process::id()), &ends.1).is_ok()
+        {
+            self.keep = Some(Keep::new(ends.into()));
         }
     }
 

@@ -142,6 +142,7 @@ impl Orphan {
             life,
             processes,
             daemon,
+            former: state.monitor.map(|monitor| monitor.pid),
             agent,
             log,
             control,

@@ -69,6 +69,7 @@ impl Started {
             life,
             processes,
             daemon: None,
+            former: None,
             agent,
             log,
             control,

@@ -9,8 +9,9 @@ use super::qmp::GREETING;
 use super::stream::{Stream, connect_unix};
 use crate::rundir::layout;
 use pepita_wire::Lines;
+use serde_json::json;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,25 @@ impl Qmp {
         }
     }
 
+    /// Lets QEMU hold a descriptor open under a name, until [`Qmp::take_back`] or QEMU's end.
+    ///
+    /// # Errors
+    /// When there is no connection, it is broken, or QEMU does not read.
+    pub(super) fn deposit(&mut self, name: &str, descriptor: impl AsFd) -> io::Result<()> {
+        let Self::Up { stream, .. } = self else { return Err(io::ErrorKind::NotConnected.into()) };
+        let command = json!({ "execute": "getfd", "arguments": { "fdname": name } });
+        stream.send_with(format!("{command}\n").as_bytes(), descriptor)
+    }
+
+    /// Lets QEMU close the descriptor that it holds under a name. QEMU refuses a name that it does not know.
+    pub(super) fn take_back(&mut self, name: &str) {
+        if let Self::Up { stream, .. } = self {
+            let command = json!({ "execute": "closefd", "arguments": { "fdname": name } });
+            // When the connection is broken, the next read reports the error.
+            let _ = stream.send(format!("{command}\n").as_bytes());
+        }
+    }
+
     /// Returns the time of the next attempt to connect.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         match self {
@@ -76,11 +96,12 @@ impl Qmp {
         }
     }
 
-    /// Tries again to connect to the socket in the current directory when the time has come.
-    pub(super) fn tick(&mut self, now: Instant) {
-        let Self::Full { retry_at, delay } = *self else { return };
+    /// Tries again to connect to the socket in the current directory when the time has come. Returns whether QEMU has
+    /// taken the connection now.
+    pub(super) fn tick(&mut self, now: Instant) -> bool {
+        let Self::Full { retry_at, delay } = *self else { return false };
         if now < retry_at {
-            return;
+            return false;
         }
         *self = match connect_unix(Path::new(layout::QMP)) {
             Ok(fd) => Self::new(fd),
@@ -91,6 +112,6 @@ impl Qmp {
             // The VMM is gone or ends, and its process is watched.
             Err(_) => Self::Closed,
         };
-        self.greet();
+        matches!(self, Self::Up { .. })
     }
 }

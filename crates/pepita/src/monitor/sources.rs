@@ -193,7 +193,7 @@ impl Monitor {
         }
         for said in said {
             match said {
-                // The monitor sends QEMU nothing but the greeting.
+                // QEMU answers the greeting first.
                 QmpMessage::Done | QmpMessage::Refused(_) => self.happened(Event::VmmUp),
                 QmpMessage::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
                 QmpMessage::Stopped => self.happened(Event::VmmStopped),
@@ -212,6 +212,10 @@ impl Monitor {
         for heard in all {
             match heard {
                 Heard::News(News::Up { protocol_version }) => {
+                    // The guest has answered the dials of the former monitor before this one.
+                    if let Some(former) = self.former_dials.take() {
+                        self.qmp.take_back(&former);
+                    }
                     self.happened(Event::AgentUp { protocol_version })
                 }
                 Heard::News(News::Event { seq, event, is_new: _ }) => {
