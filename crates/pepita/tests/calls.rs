@@ -225,6 +225,7 @@ fn an_output_that_cannot_be_written_is_no_success() {
         &["destroy", "--name", "nobody"],
         &["doctor", "--no-boot"],
         &["doctor", "--no-boot", "--json"],
+        &["disk", "list"],
         &[&run[..], &["c"], &cat].concat(),
     ];
     for args in calls {
