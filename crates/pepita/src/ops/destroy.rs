@@ -107,7 +107,11 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
 
 /// Ends the VM whose run directory is gone. Returns whether there was one.
 fn end_vanished(dir: &Path, how: How) -> Result<bool> {
-    let members = strays::members(dir);
+    let members = match how {
+        How::Force => strays::members(dir),
+        // The monitor of a VM that another call has just removed may still be on its way out.
+        How::Graceful { .. } => strays::settled_members(dir),
+    };
     if members.is_empty() {
         return Ok(false);
     }
