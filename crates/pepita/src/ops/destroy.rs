@@ -69,10 +69,16 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
             if round > 0 {
                 return Ok(true);
             }
-            let members = strays::members(dir);
+            let mut members = strays::members(dir);
+            if let How::Graceful { .. } = how
+                && !is_there(dir)
+            {
+                // The monitor of a VM that another call has just removed may still be on its way out.
+                members = strays::settled_members(dir);
+            }
             // A launch that goes on at the same time may have made the directory after the first look.
             if !is_there(dir) {
-                return end_vanished(dir, how, members);
+                return end_vanished(dir, how, &members);
             }
         }
         match stop(run_dir, name, how, dir) {
@@ -118,15 +124,7 @@ fn is_there(dir: &Path) -> bool {
 }
 
 /// Ends the VM whose run directory is gone, with these processes. Returns whether there was one.
-fn end_vanished(dir: &Path, how: How, members: Vec<Member>) -> Result<bool> {
-    let members = match how {
-        How::Force => members,
-        // The monitor of a VM that another call has just removed may still be on its way out.
-        How::Graceful { .. } if members.iter().all(|member| member.is_monitor) => {
-            strays::settled_members(dir)
-        }
-        How::Graceful { .. } => members,
-    };
+fn end_vanished(dir: &Path, how: How, members: &[Member]) -> Result<bool> {
     if members.is_empty() {
         return Ok(false);
     }
