@@ -291,10 +291,19 @@ impl VmState {
             incarnation: self.incarnation,
             cid,
             owner: self.services.owner.to_string(),
+            image: None,
             hold: false,
         });
+        let me = self.me.clone();
+        let prepared = Reply::new(move |answer: Option<()>| {
+            // The actor may have ended.
+            if answer.is_some() {
+                let _ = me.cast(VmMsg::Happened(Happened(Event::Prepared)));
+            }
+        });
         let reply = self.reply(|answer| Event::Launched(answered(answer).map(Box::new)));
-        self.services.executor.send(ExecutorMsg::Launch { launch, written: self.written.clone(), reply });
+        let written = self.written.clone();
+        self.services.executor.send(ExecutorMsg::Launch { launch, written, prepared, reply });
     }
 
     fn watch(&mut self, record: &StatusRecord) {

@@ -219,6 +219,8 @@ pub(super) enum Event {
     Leased(Option<Result<Cid, String>>),
     /// The launcher answered to a launch.
     Launched(Result<Box<StatusRecord>, ExecutorError>),
+    /// The container image of the VM is on this host, and the VM is launched now.
+    Prepared,
     /// The launcher answered to an adoption.
     Adopted(Result<Box<StatusRecord>, ExecutorError>),
     /// The monitor reported the state of the VM.
@@ -333,6 +335,7 @@ impl Life {
             Event::Start(mode) => self.start(mode),
             Event::Leased(lease) => self.leased(now, lease),
             Event::Launched(result) => self.launched(now, result),
+            Event::Prepared => self.prepared(now),
             Event::Adopted(result) => self.adopted(now, result),
             Event::Status(record) => self.status(now, &record),
             Event::MonitorLost(why) => self.monitor_lost(now, &why),

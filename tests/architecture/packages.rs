@@ -8,6 +8,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("crates/guest", &["pepita-wire"]),
     ("crates/pepita", &["pepita-wire"]),
     ("crates/ticker", &[]),
+    ("crates/images", &["pepita-wire"]),
     (".", &["pepita-wire"]),
     // The launcher is used only for the place of the run directories.
     ("supervisors", &["pepita-launcher", "pepita-supervisor", "pepita-wire"]),

@@ -139,7 +139,7 @@ pub enum Request {
         #[command(flatten)]
         daemon: DaemonArgs,
     },
-    /// Make root file systems
+    /// Pull and keep container images, and make root file systems
     #[command(subcommand)]
     Image(Image),
     /// Install, list and remove the kernels that guests boot
@@ -242,6 +242,8 @@ pub struct Exec {
 }
 
 const RUN_EXAMPLES: &str = r#"Examples:
+  A container image in the foreground: its output, Ctrl-C stops it, the exit code is the daemon's
+    pepita run --rm redis:7
   A microVM in the foreground: its output, Ctrl-C stops it, the exit code is the daemon's
     pepita kernel install
     pepita run --rootfs api.cpio --rm
@@ -270,6 +272,16 @@ pub struct Run {
     /// A file with the specification of the VM as JSON; `-` is standard input. Options override its fields
     #[arg(long, value_name = "FILE")]
     pub spec: Option<PathBuf>,
+    /// The container image to boot, in place of --rootfs: a reference such as redis:7, oci:DIR[:TAG] or
+    /// docker-archive:FILE[:TAG]
+    #[arg(value_name = "IMAGE", conflicts_with_all = ["rootfs", "initrd"])]
+    pub image: Option<String>,
+    /// When to ask the registry for the image [default: missing]
+    #[arg(long, value_enum, requires = "image")]
+    pub pull: Option<PullChoice>,
+    /// The program to run in place of the image's entrypoint and command
+    #[arg(long, value_name = "PROGRAM", requires = "image")]
+    pub entrypoint: Option<String>,
     /// The properties of the VM.
     #[command(flatten)]
     pub options: RunOptions,
@@ -385,6 +397,18 @@ pub enum AccelChoice {
     Tcg,
 }
 
+/// The argument of `--pull`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub enum PullChoice {
+    /// Each time
+    Always,
+    /// When the image is not here
+    Missing,
+    /// Not at all
+    Never,
+}
+
 /// The argument of `--vsock`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, IntoStaticStr, EnumString)]
 #[strum(serialize_all = "lowercase")]
@@ -433,6 +457,27 @@ pub enum Kernel {
 pub enum Image {
     /// Make a root file system that contains the agent and a daemon
     Build(Box<ImageBuild>),
+    /// Pull a container image from a registry
+    Pull(ImageArgs),
+    /// Take a container image from an OCI layout, or from a file of `docker save`
+    Import(ImageArgs),
+    /// List the container images
+    List(ImageArgs),
+    /// Print what is known of a container image
+    Inspect(ImageArgs),
+    /// Remove container images
+    Remove(ImageArgs),
+    /// Remove container images that nobody uses
+    Prune(ImageArgs),
+}
+
+/// The arguments of a call that `pepita-image` carries out.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct ImageArgs {
+    /// The arguments; --help lists them
+    #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<std::ffi::OsString>,
 }
 
 /// The arguments of `pepita image build`.

@@ -140,8 +140,24 @@ pub enum Root {
         /// The initrd that loads the disk's driver, if the kernel needs one.
         initrd: Option<PathBuf>,
     },
+    /// The root is that of a container image, which VMs share.
+    Shared {
+        /// The image's root file system, which is never written to.
+        image: PathBuf,
+        /// The initrd that mounts it below a layer in memory.
+        initrd: PathBuf,
+    },
     /// A plain process uses the host's root file system. The file, if any, is an `image.json`.
     Host(Option<PathBuf>),
+}
+
+/// A container image that a VM boots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedImage {
+    /// The name of the image, in full.
+    pub reference: String,
+    /// The digest of its manifest.
+    pub digest: String,
 }
 
 impl Default for Root {
@@ -170,6 +186,9 @@ pub struct VmRequest {
     /// The root file system of the guest.
     #[serde(default)]
     pub root: Root,
+    /// The container image that the root is from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<UsedImage>,
     /// The number of virtual CPUs.
     #[serde(default)]
     pub cpus: u32,
@@ -311,6 +330,7 @@ pub(crate) mod tests {
             accel: Accel::Tcg,
             kernel: Some("/k".into()),
             root: Root::Initramfs("/r.cpio".into()),
+            image: Some(UsedImage { reference: "app:1".into(), digest: "sha256:0".into() }),
             cpus: 2,
             memory_mb: 128,
             port: 5000,

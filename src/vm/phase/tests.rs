@@ -121,6 +121,17 @@ fn a_call_that_was_not_made_is_made_again_after_a_delay_and_a_stop_meanwhile_is_
 }
 
 #[test]
+fn the_time_for_a_start_begins_when_the_image_is_here() {
+    let mut rig = Rig::new();
+    rig.on(Event::Start(Mode::Launch));
+    rig.on(Event::Leased(Some(Ok(cid()))));
+    rig.now += spec().start.timeout * 9;
+    assert_eq!(rig.on(Event::Prepared), []);
+    rig.on(Event::Launched(Ok(booting())));
+    assert_eq!(rig.life.wake_at(), Some(rig.now + spec().start.timeout));
+}
+
+#[test]
 fn the_start_timeout_counts_from_the_first_lease() {
     let mut rig = Rig::launching();
     let deadline = rig.now + spec().start.timeout;
@@ -362,6 +373,7 @@ fn event() -> impl Strategy<Value = Event> {
         proptest::option::of(prop_oneof![Just(Ok(cid())), Just(Err("none".to_owned()))])
             .prop_map(Event::Leased),
         answer().prop_map(Event::Launched),
+        Just(Event::Prepared),
         answer().prop_map(Event::Adopted),
         status().prop_map(Event::Status),
         Just(Event::MonitorLost("it died".into())),

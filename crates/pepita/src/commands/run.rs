@@ -90,6 +90,9 @@ fn specification(run: Run) -> Result<LaunchSpec> {
         None => LaunchSpec::default(),
     };
     let mut spec = with_options(spec, run.options);
+    spec.image = run.image.or(spec.image);
+    spec.pull = run.pull.map(|pull| <&str>::from(pull).to_owned()).or(spec.pull);
+    spec.entrypoint = run.entrypoint.or(spec.entrypoint);
     if let Some(path) = spec.env_file.take() {
         let of_file = environment_file(&path)?;
         spec.env = of_file.into_iter().chain(spec.env).collect();
@@ -114,6 +117,9 @@ fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
         kernel: options.kernel.or(spec.kernel),
         rootfs: options.rootfs.or(spec.rootfs),
         initrd: options.initrd.or(spec.initrd),
+        image: spec.image,
+        pull: spec.pull,
+        entrypoint: spec.entrypoint,
         kernel_package: options.kernel_package.or(spec.kernel_package),
         accel: options.accel.map(|accel| <&str>::from(accel).to_owned()).or(spec.accel),
         vsock: options.vsock.map(|vsock| <&str>::from(vsock).to_owned()).or(spec.vsock),
