@@ -17,10 +17,11 @@ pub(crate) use reserve::{borrow, is_exhausted, is_short, raise_file_limit, spare
 pub use runner::Runner;
 
 use crate::reply::Reply;
-use crate::spec::VmName;
+use crate::spec::{Publish, VmName};
 use crate::store::Written;
 use pepita_wire::StatusRecord;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use std::path::PathBuf;
 
 /// A request to the executor.
 #[derive(Debug)]
@@ -48,6 +49,19 @@ pub enum ExecutorMsg {
         /// Gets the VM's record.
         reply: Reply<Result<StatusRecord, ExecutorError>>,
     },
+    /// Publish the ports of a VM that runs, and no others.
+    Publish {
+        /// The name of the VM.
+        vm: VmName,
+        /// The ports.
+        ports: Vec<Publish>,
+        /// The control socket of its monitor.
+        control: PathBuf,
+        /// Gets a sentence about what is not published.
+        reply: Reply<Result<(), String>>,
+    },
+    /// Close the ports of a VM that is down for good.
+    ClosePorts(VmName),
     /// Kill a VM and remove all traces of it. Answered when the VM is confirmed gone.
     Destroy {
         /// The name of the VM.

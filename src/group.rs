@@ -342,6 +342,7 @@ impl GroupState {
         if self.facts.remove(&vm).is_some() {
             self.publish_status();
         }
+        self.shared.services.executor.send(ExecutorMsg::ClosePorts(vm.clone()));
         self.shared.services.cids.send(CidMsg::Release(vm));
     }
 

@@ -49,6 +49,7 @@ pub mod observe;
 mod policy;
 #[cfg(feature = "test-hooks")]
 pub mod policy;
+mod ports;
 #[cfg(not(feature = "test-hooks"))]
 mod reply;
 #[cfg(feature = "test-hooks")]
@@ -83,7 +84,7 @@ pub use policy::{Ending, Exit, ExitRecord, ProcessExit};
 pub use spec::{
     AutoShutdown, Backoff, Change as KeyChange, Cid, GroupName, GroupPlan, GroupSpec, HealthSpec,
     Incarnation, Intensity, InvalidCid, InvalidName, MachineSpec, OnExit, OnGiveUp, OnIntensityExceeded,
-    OnStartFailure, OnUnhealthy, Orphans, Plan, Port, Readiness, Removals, Restart, RestartSpec, Signal,
-    StartSpec, StopSpec, Strategy, TreeSpec, VmName, VmPlan, VmSpec, Vmm,
+    OnStartFailure, OnUnhealthy, Orphans, Plan, Port, Publish, Readiness, Removals, Restart, RestartSpec,
+    Signal, StartSpec, StopSpec, Strategy, TreeSpec, VmName, VmPlan, VmSpec, Vmm,
 };
 pub use tree::{ChangeError, NotReady, SpecError, StartError, Tree, TreeEnd};

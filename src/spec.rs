@@ -16,7 +16,7 @@ mod world;
 pub use diff::{Change, GroupPlan, Plan, Removals, VmPlan};
 pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmName};
 pub use pepita_wire::world::Ulimit;
-pub use pepita_wire::{Signal, VmId};
+pub use pepita_wire::{Publish, Signal, VmId};
 pub use policy::{
     Backoff, HealthSpec, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy, Readiness,
     Restart, RestartSpec, StartSpec, StopSpec, Strategy,
@@ -175,6 +175,8 @@ pub struct VmSpec {
     pub stop: StopSpec,
     /// How the VM's health is probed.
     pub health: HealthSpec,
+    /// The ports of the guest that are published on the host.
+    pub publish: Vec<Publish>,
     /// The number of warm spares behind the VM.
     pub standby: u32,
     /// Whether the VM is started with its group.
@@ -197,6 +199,7 @@ impl VmSpec {
             start: StartSpec::default(),
             stop: StopSpec::default(),
             health: HealthSpec::default(),
+            publish: Vec::new(),
             standby: 0,
             autostart: true,
             significant: false,

@@ -62,6 +62,8 @@ pub enum VmMsg {
         /// Gets the answer of the guest agent.
         reply: Reply<Outcome>,
     },
+    /// Ports of the VM are not published, for this reason.
+    NotPublished(String),
     /// A report of the link.
     Link(link::Report),
     /// An event of the VM's life, from the actor's own tasks and from the actors that it asks.
@@ -223,7 +225,14 @@ impl VmState {
                 self.not_before = postponed.then(|| now() + SHORT);
                 return (!postponed).then_some(Event::Tick);
             }
-            VmMsg::Update(spec) => self.life.update(*spec),
+            VmMsg::Update(spec) => {
+                let is_same = spec.publish == self.life.spec().publish;
+                self.life.update(*spec);
+                if !is_same {
+                    self.publish();
+                }
+            }
+            VmMsg::NotPublished(why) => self.tell(VmEvent::Notice(why)),
             VmMsg::Signal { signal, reply } => self.signal(signal, reply),
             VmMsg::SetPaused { paused: true, reply } => self.request(MonitorRequest::Pause, reply),
             VmMsg::SetPaused { paused: false, reply } => self.request(MonitorRequest::Resume, reply),
@@ -319,9 +328,31 @@ impl VmState {
         let socket = Path::new(&record.dir).join(rundir::CONTROL);
         let watch = self.services.sockets.watch(socket.clone(), Box::new(tell));
         self.monitor = Some(Monitor { socket, watch });
+        if !(self.life.spec().publish.is_empty() && record.ports.is_empty()) {
+            self.publish();
+        }
         for (signal, reply) in std::mem::take(&mut self.pending_signals) {
             self.request(MonitorRequest::Signal(signal), reply);
         }
+    }
+
+    /// Publishes the ports of the VM, if it has a monitor.
+    fn publish(&self) {
+        let Some(monitor) = &self.monitor else { return };
+        let me = self.me.clone();
+        let reply = Reply::new(move |done: Option<Result<(), String>>| {
+            if let Some(Err(why)) = done {
+                // The actor may have ended.
+                let _ = me.cast(VmMsg::NotPublished(why));
+            }
+        });
+        let VmSpec { name, publish, .. } = self.life.spec();
+        self.services.executor.send(ExecutorMsg::Publish {
+            vm: name.clone(),
+            ports: publish.clone(),
+            control: monitor.socket.clone(),
+            reply,
+        });
     }
 
     async fn connect(&mut self, record: Box<StatusRecord>) -> Result<(), ActorProcessingErr> {

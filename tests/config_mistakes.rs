@@ -166,6 +166,13 @@ fn wrong_numbers_and_texts_are_told_with_their_rule() {
         (vm("restart.success_exit_codes = [256]"), (8, 31), "restart.success_exit_codes[0]", &["0 to 255"]),
         (vm("health.retries = 0"), (8, 18), "health.retries", &["out of range"]),
         (vm("standby = -1"), (8, 11), "standby", &["out of range"]),
+        (
+            vm("publish = [\"80:80\", \"localhost:81:80\"]"),
+            (8, 21),
+            "publish[1]",
+            &["\"localhost:81:80\": no IP address before the port", "such as [\"127.0.0.1:6379:6379\""],
+        ),
+        (vm("publish = [\"80:80\", \"80:81\"]"), (8, 11), "publish", &["0.0.0.0:80 stands there twice"]),
         (vm("env = { \"A=B\" = \"c\" }"), (8, 9), "env.A=B", &["variable \"A=B\" is not allowed"]),
         (vm("env = { A = \"b\\nc\" }"), (8, 13), "env.A", &["a value has one line"]),
         (vm("command = [\"\"]"), (8, 11), "command", &["the program has no name"]),

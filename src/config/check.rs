@@ -6,11 +6,13 @@ use super::file::{File, ROOTS, Section};
 use super::host::NeededMb;
 use super::reader::{Layer, Written};
 use super::value::placed;
+use crate::spec::VmName;
 use crate::spec::keys::Keyed;
 use crate::spec::{Backoff, GroupSpec, MachineSpec, TreeSpec, VmSpec, Vmm};
 use humantime::format_duration;
 use pepita_wire::Ask;
 use pepita_wire::agent::{Exec, Start};
+use pepita_wire::port::HostPlace;
 use pepita_wire::rundir::{CONSOLE, SOCKET_PATH_CAP as SOCKET_CAP};
 use pepita_wire::world::NOT_ON_HOST;
 use serde_json::Value;
@@ -53,6 +55,7 @@ pub(super) fn tree<'r, 't>(
         spec.groups.push(meant);
     }
     dependencies::check(&raw.groups, log);
+    published_twice(raw, &spec, log);
     let mut platform = VmSpec::blank();
     apply(&raw.defaults, &mut platform);
     Meaning { spec, machine: platform.machine, images }
@@ -207,6 +210,25 @@ fn run_directory(run_dir: &Path, vm: &VmSpec, raw: &Section<'_>, log: &Log<'_>) 
             format!("the sockets in its run directory {dir} have paths that are {over} bytes too long");
         let help = format!("use a name, or a run_dir, that is {over} bytes shorter");
         log.wrong(written.at(), &written.path, problem, Some(help));
+    }
+}
+
+/// Checks that no two VMs publish the same place of the host.
+fn published_twice(raw: &File<'_>, spec: &TreeSpec, log: &Log<'_>) {
+    let mut first: HashMap<&HostPlace, &VmName> = HashMap::new();
+    for (raw, group) in raw.groups.iter().zip(&spec.groups) {
+        for (raw, vm) in raw.vms.iter().zip(&group.vms) {
+            for port in &vm.publish {
+                let other = *first.entry(&port.host).or_insert(&vm.name);
+                if other != &vm.name
+                    && let Some(written) = raw.layer.good("publish")
+                {
+                    let problem = format!("{} is also published by VM {other}", port.host);
+                    let help = "publish each port for one VM".to_owned();
+                    log.wrong(written.at(), &written.path, problem, Some(help));
+                }
+            }
+        }
     }
 }
 

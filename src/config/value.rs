@@ -5,8 +5,9 @@
 use super::diagnostic::Log;
 use super::keywords::{SIGNALS, nearest};
 use crate::spec::keys::{Kind, Words};
-use crate::spec::{Cid, GroupName, Signal, VmName};
+use crate::spec::{Cid, GroupName, Publish, Signal, VmName};
 use humantime::{format_duration, parse_duration};
+use pepita_wire::port::PORTS_CAP;
 use pepita_wire::world::{
     Ulimit, check_hostname, check_secret, check_sysctl, check_ulimit, check_user, check_workdir,
 };
@@ -64,6 +65,7 @@ impl Reading<'_> {
             Kind::Command => self.command(),
             Kind::ExitCodes => self
                 .list("a list of exit codes", "such as [0, 3]", |item| item.whole(0, 255).map(Value::from)),
+            Kind::Ports => self.ports(),
             Kind::Environment => self.environment(),
             Kind::Cid => match Cid::new(self.whole(0, u32::MAX)?) {
                 Ok(cid) => Some(json!(cid.get())),
@@ -232,6 +234,30 @@ impl Reading<'_> {
             return self.wrong("the program has no name", example);
         }
         Some(words)
+    }
+
+    /// Reads published ports; each place of the host stands there once.
+    fn ports(&self) -> Option<Value> {
+        let example = "such as [\"127.0.0.1:6379:6379\", \"8080:80\", \"unix:/run/cache.sock:6379\"]";
+        let ports = self.list("a list of ports", example, |item| {
+            let text = item.text()?;
+            match text.as_str().unwrap_or_default().parse::<Publish>() {
+                Ok(publish) => Some(json!(publish)),
+                Err(e) => item.wrong(format!("{:?}: {}", e.text, e.problem), example),
+            }
+        })?;
+        let read: Vec<Publish> = serde_json::from_value(ports.clone()).unwrap_or_default();
+        if read.len() > PORTS_CAP {
+            return self.wrong(format!("{} ports", read.len()), &format!("at most {PORTS_CAP}"));
+        }
+        let twice =
+            read.iter().enumerate().find(|(at, port)| read[..*at].iter().any(|one| one.host == port.host));
+        match twice {
+            Some((_, port)) => {
+                self.wrong(format!("{} stands there twice", port.host), "take one of them out")
+            }
+            None => Some(ports),
+        }
     }
 
     /// Reads a text that has to pass a check.

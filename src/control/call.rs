@@ -284,6 +284,7 @@ fn forwardable(ask: Ask) -> Result<Ask, WireError> {
         Ask::Logs { .. } => Some("logs"),
         Ask::Watch { .. } => Some("watch"),
         Ask::Ack { .. } => Some("ack"),
+        Ask::Dial(_) => Some("dial"),
         Ask::Start(_) => Some("start"),
         Ask::Stop(_) => Some("stop"),
         Ask::PowerOff => Some("power_off"),

@@ -70,6 +70,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         start,
         stop: _,
         health,
+        publish: _,
         standby: _,
         autostart: _,
         significant: _,
@@ -113,6 +114,8 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         accel: None,
         vsock: None,
         cmdline_append: None,
+        // The supervisor listens itself, and hands the sockets over to the monitor.
+        publish: Vec::new(),
         // The environment of the call names the directory for logs.
         log_dir: None,
     }

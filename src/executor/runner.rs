@@ -12,6 +12,7 @@ use super::argv::{self, Launch};
 use super::queue::{Cancel, Queues, VmLock};
 use super::{Answer, ExecutorError, ExecutorMsg, Pepita};
 use crate::claim::Claim;
+use crate::ports::Ports;
 use crate::reply::Reply;
 use crate::spec::{Incarnation, Signal, VmName};
 use crate::store::Written;
@@ -35,6 +36,7 @@ pub struct Runner {
     owned: Arc<Mutex<HashMap<VmName, Incarnation>>>,
     launches: Arc<Semaphore>,
     queues: Queues,
+    ports: Ports,
 }
 
 impl Runner {
@@ -46,7 +48,15 @@ impl Runner {
         claim: Option<Arc<Claim>>,
     ) -> Self {
         let launches = Arc::new(Semaphore::new(parallel.max(1)));
-        Self { pepita, owner, claim, owned: Arc::default(), launches, queues: Queues::default() }
+        Self {
+            pepita,
+            owner,
+            claim,
+            owned: Arc::default(),
+            launches,
+            queues: Queues::default(),
+            ports: Ports::default(),
+        }
     }
 
     /// Records that this supervisor may end a VM, up to this incarnation.
@@ -60,6 +70,11 @@ impl Runner {
     fn owns(&self, vm: &VmName, record: &StatusRecord) -> bool {
         let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
         owned.get(vm).is_some_and(|newest| record.incarnation <= newest.0)
+    }
+
+    /// Gives up the listening sockets of published ports, and leaves them to the monitors of the VMs.
+    pub(crate) fn leave_ports(&self) {
+        self.ports.leave();
     }
 
     /// Returns the supervisor's mark on its VMs.
@@ -83,6 +98,11 @@ impl Runner {
             ExecutorMsg::Status { vm, reply } => {
                 self.in_turn(vm, reply, |runner, vm| Box::pin(runner.status_of_ours(vm)));
             }
+            ExecutorMsg::Publish { vm, ports, control, reply } => {
+                let sockets = self.ports.clone();
+                tokio::spawn(async move { reply.send(sockets.publish(&vm, &ports, &control).await) });
+            }
+            ExecutorMsg::ClosePorts(vm) => self.ports.close(&vm),
             ExecutorMsg::List { reply } => {
                 let runner = self.clone();
                 tokio::spawn(async move { reply.send(runner.pepita.list().await) });
@@ -217,6 +237,10 @@ impl Runner {
 
     async fn run(&self, launch: &Launch) -> Result<StatusRecord, ExecutorError> {
         self.renew_claim().await?;
+        // A port in use says nothing about the VM, and may be free soon.
+        self.ports
+            .open(&launch.spec.name, &launch.spec.publish)
+            .map_err(|e| ExecutorError::Refused { kind: CallErrorKind::TryAgain, message: e.to_string() })?;
         let done = self.pepita.run(launch).await;
         if done.as_ref().err().is_none_or(ExecutorError::may_have_launched) {
             self.own(&launch.spec.name, launch.incarnation);

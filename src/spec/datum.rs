@@ -2,7 +2,7 @@
 
 use super::{
     AutoShutdown, Cid, GroupName, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy,
-    Orphans, Port, Readiness, Restart, Signal, Strategy, Ulimit, VmName, Vmm,
+    Orphans, Port, Publish, Readiness, Restart, Signal, Strategy, Ulimit, VmName, Vmm,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,6 +112,15 @@ impl Datum for Vec<GroupName> {
     /// Leaves out texts that are no names: no group can have them, and the check of dependencies reports them.
     fn from_json(value: &Value) -> Option<Self> {
         Some(value.as_array()?.iter().filter_map(GroupName::from_json).collect())
+    }
+}
+
+impl Datum for Vec<Publish> {
+    fn to_json(&self) -> Value {
+        self.iter().map(|publish| Value::String(publish.to_string())).collect()
+    }
+    fn from_json(value: &Value) -> Option<Self> {
+        value.as_array()?.iter().map(|text| text.as_str()?.parse().ok()).collect()
     }
 }
 

@@ -43,6 +43,8 @@ pub enum Kind {
     Command,
     /// A list of exit codes, 0 to 255 each.
     ExitCodes,
+    /// Published ports, such as `127.0.0.1:6379:6379`.
+    Ports,
     /// A table of environment variables.
     Environment,
     /// A vsock address that a guest may have.
@@ -286,6 +288,8 @@ impl Keyed for VmSpec {
                 "the daemon and its arguments; [] = what the image names; with vmm = \"process\" a path begins at this file's folder";
             env "env" Kind::Environment, NextStart, "the daemon's environment: { RUST_LOG = \"info\" }";
             cid "cid" Kind::Cid, NextStart, "a fixed vsock CID, from 3; without it one that is free";
+            publish "publish" Kind::Ports, Live,
+                "ports of the guest on the host: [ADDRESS:]PORT:GUEST_PORT or unix:PATH:GUEST_PORT; clients wait while the VM restarts";
             standby "standby" ANY, Live, "warm spares; not supported yet";
             autostart "autostart" Kind::Flag, Live, "started with its group";
             significant "significant" Kind::Flag, Live, "counts for the group's auto_shutdown";

@@ -357,6 +357,7 @@ impl RootState {
         for group in self.groups.values() {
             group.actor.kill();
         }
+        self.runner.leave_ports();
         let owner = Arc::clone(self.runner.owner());
         let (shutdown, actions) = Shutdown::before_leaving(&self.shared.status_table.snapshot(), owner);
         self.shutdown = Some(shutdown);

@@ -61,10 +61,12 @@ pub(crate) const CRATES: &[Crate] = &[
             &["lib"],
             &[
                 "allowance",
+                "chunk",
                 "data",
                 "environment",
                 "error",
                 "name",
+                "port",
                 "protocol",
                 "rundir",
                 "signal",
@@ -83,6 +85,13 @@ pub(crate) const CRATES: &[Crate] = &[
         edges: &[],
     },
     Crate {
+        dir: "crates/ports/src",
+        name: "pepita_ports",
+        rows: &[&["listen", "pair"], &["relay"], &["lib"]],
+        pure: &[],
+        edges: &[],
+    },
+    Crate {
         dir: "crates/guest/src",
         name: "pepita_guest",
         rows: &[
@@ -91,6 +100,7 @@ pub(crate) const CRATES: &[Crate] = &[
                 "cgroup",
                 "console",
                 "environment",
+                "forwarding",
                 "inherited",
                 "loopback",
                 "options",
@@ -105,7 +115,7 @@ pub(crate) const CRATES: &[Crate] = &[
             &["surroundings"],
             &["agent"],
             &["notify"],
-            &["daemon", "end", "exec", "exec_stream"],
+            &["daemon", "end", "exec", "exec_stream", "forward"],
             &["serve"],
             &["as_init", "as_process"],
             &["main"],
@@ -197,7 +207,7 @@ pub(crate) const CRATES: &[Crate] = &[
         name: "pepita_supervisor",
         rows: &[
             &["actor", "lock", "reply", "spec", "store"],
-            &["claim", "policy"],
+            &["claim", "policy", "ports"],
             &["config", "cid", "executor", "journal"],
             &["observe"],
             &["link", "monitor_client"],
@@ -238,7 +248,7 @@ pub(crate) const CRATES: &[Crate] = &[
             ("tokio::process", &["executor/process.rs"]),
             (
                 "tokio::net::UnixStream::connect",
-                &["link/dial.rs", "link/handover.rs", "monitor_client.rs", "control/"],
+                &["link/dial.rs", "link/handover.rs", "monitor_client.rs", "ports/handover.rs", "control/"],
             ),
             ("tokio_vsock::VsockStream::connect", &["link/dial.rs"]),
             // The wall clock is only reported and decides nothing: it may jump.

@@ -16,6 +16,7 @@ fn extremes(kind: Kind) -> Vec<Value> {
         Kind::Duration => vec![json!("0s"), json!("1ns"), json!("100years")],
         Kind::Period => vec![json!("1ns"), json!("100years")],
         Kind::Flag
+        | Kind::Ports
         | Kind::Word(_)
         | Kind::Name(_)
         | Kind::Names

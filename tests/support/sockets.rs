@@ -65,6 +65,8 @@ impl Monitors for Host {
                 MonitorRequest::Status
                 | MonitorRequest::Watch { .. }
                 | MonitorRequest::Dial { .. }
+                | MonitorRequest::Publish(_)
+                | MonitorRequest::Published
                 | MonitorRequest::Forward(_) => {
                     panic!("a supervisor does not ask a monitor for {request:?}")
                 }

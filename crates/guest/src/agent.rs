@@ -2,6 +2,7 @@
 
 use crate::boot::{Boot, Image};
 use crate::console::Console;
+use crate::forwarding::Forwarding;
 use crate::panics;
 use crate::reaper::Reaper;
 use crate::state::{Daemon, State};
@@ -32,6 +33,8 @@ pub(crate) struct Agent {
     pub(crate) notify_path: PathBuf,
     /// The daemon's notify socket, once it is open. The lock is held while a report is read and applied.
     pub(crate) notify_socket: Mutex<Option<UnixDatagram>>,
+    /// The connections that are forwarded to programs of the guest.
+    pub(crate) forwarding: Forwarding,
     /// The surroundings of the daemon, once it was started: commands that a host runs have them, too.
     surroundings: OnceLock<Arc<Surroundings>>,
     clock_is_set: AtomicBool,
@@ -69,6 +72,7 @@ impl Agent {
             reaper: Reaper::start(),
             notify_path,
             notify_socket: Mutex::default(),
+            forwarding: Forwarding::default(),
             surroundings: OnceLock::new(),
             clock_is_set: AtomicBool::new(false),
             boot_id: boot_id.trim().to_owned(),

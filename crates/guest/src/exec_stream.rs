@@ -107,7 +107,10 @@ fn start(agent: &Agent, exec: &ExecStream) -> Result<Running, Exit> {
         return Err(not_executable("", &Errno::INVAL.into()));
     };
     let fail = |e: io::Error| not_executable(program, &e);
-    let surroundings = agent.surroundings().map_err(|exit| of_program(exit, program))?;
+    let mut surroundings = agent.surroundings().map_err(|exit| of_program(exit, program))?;
+    if let Some(user) = &exec.user {
+        surroundings = surroundings.with_user(user).map_err(|exit| of_program(exit, program))?.into();
+    }
     let mut orders = surroundings.orders(&exec.command);
     if let Some(dir) = &exec.dir {
         match std::fs::metadata(dir) {

@@ -15,6 +15,8 @@ mod end;
 mod environment;
 mod exec;
 mod exec_stream;
+mod forward;
+mod forwarding;
 mod furnish;
 mod inherited;
 mod loopback;

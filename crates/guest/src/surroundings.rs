@@ -11,8 +11,12 @@ use pepita_wire::agent::Start;
 use pepita_wire::world::{ON_HOST, Ulimit, World};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+
+const HOME: &str = "HOME";
+const USER: &str = "USER";
+const LOGNAME: &str = "LOGNAME";
 
 /// The surroundings of a guest's programs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,15 +62,8 @@ impl Surroundings {
         let user = wanted.map(|wanted| user_of_image(wanted)).transpose()?;
         // The agent's own environment is the kernel's.
         let mut environment = environment::of_guest(std::iter::empty(), &image.env, &start.env, cid);
-        let mut set = |variable: &str, value: &str| {
-            environment.entry(variable.into()).or_insert_with(|| OsString::from(value));
-        };
-        let home = user.as_ref().map_or_else(|| user_of_image("0"), |user| Ok(user.clone()))?.home;
-        // A program without a home has that of the kernel's first process.
-        set("HOME", if home.is_empty() { "/" } else { &home });
-        if let Some(User { name, .. }) = user.as_ref().filter(|user| !user.name.is_empty()) {
-            set("USER", name);
-            set("LOGNAME", name);
+        for (variable, value) in of_user(user.as_ref())? {
+            environment.entry(variable.into()).or_insert(value);
         }
         Ok(Self {
             environment,
@@ -76,6 +73,25 @@ impl Surroundings {
             is_guest: true,
             ulimits: world.ulimits.clone(),
         })
+    }
+
+    /// Returns these surroundings with another user, whose home and name are in the environment then.
+    ///
+    /// # Errors
+    /// [`Exit::NotExecutable`] when the image does not have the user, or outside a guest.
+    pub(crate) fn with_user(&self, wanted: &str) -> Result<Self, Exit> {
+        if !self.is_guest {
+            return Err(step_failed("as a plain process, with user", &io::Error::from(Errno::NOTSUP)));
+        }
+        let user = user_of_image(wanted)?;
+        let mut environment = self.environment.clone();
+        for variable in [USER, LOGNAME] {
+            environment.remove(OsStr::new(variable));
+        }
+        for (variable, value) in of_user(Some(&user))? {
+            environment.insert(variable.into(), value);
+        }
+        Ok(Self { environment, ids: Some(user.ids), ..self.clone() })
     }
 
     /// Returns the orders to start a program in these surroundings.
@@ -92,6 +108,16 @@ impl Surroundings {
             is_watched: false,
         }
     }
+}
+
+/// Returns the variables that tell a program of its user; `None` = root.
+fn of_user(user: Option<&User>) -> Result<Vec<(&'static str, OsString)>, Exit> {
+    let home = user.map_or_else(|| user_of_image("0"), |user| Ok(user.clone()))?.home;
+    // A program without a home has that of the kernel's first process.
+    let home = if home.is_empty() { "/".to_owned() } else { home };
+    let name = user.map(|user| &user.name).filter(|name| !name.is_empty());
+    let names = name.into_iter().flat_map(|name| [(USER, name.into()), (LOGNAME, name.into())]);
+    Ok([(HOME, home.into())].into_iter().chain(names).collect())
 }
 
 /// Resolves a user in the files of the image. An image without such files knows numbers, and root.
@@ -128,6 +154,8 @@ mod tests {
         let world = World { user: Some("redis".into()), read_only: true, ..world };
         let refused = Surroundings::on_host(&image, &start(world), 7).expect_err("refused").to_string();
         assert!(refused.contains("user, read_only"), "{refused}");
+        let of_command = Surroundings::on_host(&image, &start(World::default()), 7).expect("possible");
+        assert!(of_command.with_user("0").is_err());
     }
 
     #[test]
@@ -138,6 +166,15 @@ mod tests {
         let orders = of(World::default());
         assert_eq!((orders.directory.as_str(), orders.is_confined), ("/image", true));
         assert_eq!(orders.ids.map(|ids| (ids.uid, ids.gid)), Some((654_321, 8)));
+        let environment = [("USER".to_owned(), "somebody".to_owned()), ("A".to_owned(), "1".to_owned())];
+        let of_daemon = Start { env: environment.into(), ..Start::default() };
+        let of_daemon = Surroundings::in_guest(&image, &of_daemon, 7).expect("possible");
+        let command = of_daemon.with_user("654322:9").expect("a number");
+        assert_eq!(command.ids.map(|ids| (ids.uid, ids.gid)), Some((654_322, 9)));
+        let variable =
+            |name: &str| command.environment.get(OsStr::new(name)).and_then(|value| value.to_str());
+        assert_eq!((variable("USER"), variable("HOME"), variable("A")), (None, Some("/"), Some("1")));
+        assert_eq!(command.directory, "/image");
         let orders = of(World {
             user: Some("654321".into()),
             workdir: Some("/start".into()),

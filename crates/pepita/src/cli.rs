@@ -212,7 +212,7 @@ const EXEC_EXAMPLES: &str = "Examples:
   A file out of a guest, and one into it
     pepita exec api -- cat /etc/hosts > hosts
     pepita exec -i api -- tee /tmp/hosts < hosts > /dev/null
-The command has the environment of the daemon. INT, TERM and HUP are passed on to it; Ctrl-\\ ends this program. The command \
+The command has the environment, the user and the directory of the daemon. INT, TERM and HUP are passed on to it; Ctrl-\\ ends this program. The command \
 ends with this program, and what it leaves behind ends with it.
 Exit codes: the command's, 128 + the number of the signal that ended it, 126 when it cannot be executed, 127 when it is not \
 there, 125 when it could not be run for another reason, or its VM has ended.";
@@ -230,7 +230,10 @@ pub struct Exec {
     /// Give the command a terminal, with the size and the type (TERM) of this one
     #[arg(long, short)]
     pub tty: bool,
-    /// The directory in which the command starts [default: /]
+    /// The user of the command in the guest: NAME or UID, perhaps with :GROUP [default: the daemon's]
+    #[arg(long, short, value_name = "USER")]
+    pub user: Option<String>,
+    /// The directory in which the command starts [default: the daemon's]
     #[arg(long, short, value_name = "DIR")]
     pub workdir: Option<String>,
     /// A variable of the command's environment, in addition to those of the daemon
@@ -336,6 +339,9 @@ pub struct RunOptions {
     /// A label for the VM, shown by status and list
     #[arg(long, value_name = "K=V", value_parser = pair)]
     pub label: Vec<(String, String)>,
+    /// Publish a port of the guest on the host: [ADDRESS:]PORT:GUEST_PORT or unix:PATH:GUEST_PORT
+    #[arg(long, short, value_name = "PORT:GUEST_PORT")]
+    pub publish: Vec<String>,
     /// The number of this start of the VM [default: the number of the last start plus one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=*INCARNATIONS.end()))]
     pub incarnation: Option<u64>,

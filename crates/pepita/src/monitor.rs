@@ -16,6 +16,7 @@ mod handover;
 mod keep;
 mod life;
 mod log;
+mod ports;
 mod qmp;
 mod qmp_connection;
 mod requests;
@@ -30,6 +31,7 @@ pub(crate) use control::Control;
 pub use dial::Address;
 pub(crate) use life::Life;
 pub(crate) use log::Log;
+pub(crate) use ports::Ports;
 pub use qmp::QmpMessage;
 pub(crate) use starter::{Answer, Starter, TAKEN};
 pub(crate) use stream::connect_unix;
@@ -82,6 +84,7 @@ pub(crate) struct Monitor {
     clock: Option<ClockWatch>,
     agent: Agent,
     handover: Handover,
+    ports: Ports,
     /// Keeps the sockets of dials open; `None` without a back-end, and for an adopted VM.
     keep: Option<Keep>,
     scanner: Scanner,
@@ -123,6 +126,7 @@ pub(crate) struct Parts {
     pub(crate) agent: Agent,
     pub(crate) log: Log,
     pub(crate) control: Control,
+    pub(crate) ports: Ports,
     pub(crate) starter: Starter,
 }
 
@@ -153,6 +157,7 @@ impl Monitor {
             scanner: Scanner::new(),
             log: parts.log,
             control: parts.control,
+            ports: parts.ports,
             published: None,
             publish_at: None,
             starter: Some(parts.starter),
@@ -174,6 +179,7 @@ impl Monitor {
             // The back-end of an adopted VM ended while the VM had no monitor.
             self.on_backend_ended();
         }
+        self.make_room_for_connections();
         self.publish();
         while !self.is_over {
             self.keep_dials();
@@ -184,6 +190,8 @@ impl Monitor {
             monitor_log::bound();
             let now = Instant::now();
             self.agent.tick(now);
+            self.ports.note(now, self.life.serving());
+            self.ports.tick(now);
             self.give_greetings_up();
             if self.life.wake_at().is_some_and(|at| now >= at) {
                 self.happened(Event::Tick);
@@ -195,8 +203,9 @@ impl Monitor {
     /// Keeps the sockets of all dials under way open for the case that this process is killed. A dial that has just begun
     /// writes nothing before.
     fn keep_dials(&mut self) {
-        let Self { keep: Some(keep), agent, handover, .. } = self else { return };
-        let dials: Vec<_> = agent.dialling().into_iter().chain(handover.dialling()).collect();
+        let Self { keep: Some(keep), agent, handover, ports, .. } = self else { return };
+        let dials: Vec<_> =
+            agent.dialling().into_iter().chain(handover.dialling()).chain(ports.dialling()).collect();
         keep.keep(&dials);
     }
 
@@ -295,6 +304,7 @@ impl Monitor {
         let status = self.life.status(Instant::now());
         StatusRecord {
             dropped_log_bytes: self.log.dropped(),
+            ports: self.ports.names(),
             vmm_pid: status.exit.is_none().then_some(self.vmm.identity.pid),
             ..status
         }

@@ -5,6 +5,7 @@
 //! the VM, so each new field needs a default. A file without a name or a CID is unreadable, because no default is right
 //! for them.
 
+use pepita_wire::Publish;
 use pepita_wire::record::Transport;
 use pepita_wire::world::World;
 use serde::{Deserialize, Serialize};
@@ -237,6 +238,9 @@ pub struct VmRequest {
     /// Whether the guest's agent takes its boot token from a port; an older agent finds it on the kernel's command line.
     #[serde(default)]
     pub token_port: bool,
+    /// The ports that the monitor itself publishes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
 }
 
 fn default_port() -> u32 {
@@ -347,6 +351,7 @@ pub(crate) mod tests {
             tsc_khz: Some(2_000_000),
             log_dir: None,
             token_port: true,
+            publish: Vec::new(),
         }
     }
 

@@ -14,7 +14,7 @@ const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
               [--flood] [--eat MB] [--write MB] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
-              [--serve PORT | PATH] [--world] [--threads]";
+              [--serve PORT | PATH | tcp:PORT] [--serve-after MS] [--world] [--threads] [--copy]";
 
 #[derive(Default)]
 struct Options {
@@ -54,8 +54,12 @@ struct Options {
     world: bool,
     /// Whether threads are started until the kernel refuses one.
     threads: bool,
-    /// The address to listen on: a vsock port, or the path of a Unix socket.
+    /// The address to listen on: a vsock port, a TCP port, or the path of a Unix socket.
     serve: Option<String>,
+    /// Whether standard input is copied to standard output, to its end.
+    copy: bool,
+    /// The time before it listens, in milliseconds.
+    serve_after_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -87,6 +91,8 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("eat") => options.eat_mb = Some(parser.value()?.parse()?),
             Long("write") => options.write_mb = Some(parser.value()?.parse()?),
             Long("serve") => options.serve = Some(parser.value()?.string()?),
+            Long("copy") => options.copy = true,
+            Long("serve-after") => options.serve_after_ms = Some(parser.value()?.parse()?),
             Long("cat") => options.cat.push(parser.value()?.string()?),
             Long("say") => options.say.push(parser.value()?.string()?),
             Long("world") => options.world = true,
@@ -110,8 +116,13 @@ fn main() {
     } else {
         stop_on_term();
     }
-    if let Some(place) = &options.serve {
-        serve(place);
+    match (options.serve.clone(), options.serve_after_ms) {
+        (Some(place), None) => serve(&place),
+        (Some(place), Some(ms)) => drop(std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(ms));
+            serve(&place);
+        })),
+        (None, _) => {}
     }
     for name in &options.show {
         print_line(&format!("{name}={}", show(name)));
@@ -124,6 +135,9 @@ fn main() {
     }
     for line in &options.say {
         print_line(line);
+    }
+    if options.copy {
+        copy();
     }
     if let Some(bytes) = options.print {
         print_numbered(bytes, options.rate);
@@ -240,10 +254,15 @@ fn flood_status() {
     }
 }
 
-/// Listens on a vsock port, or on a Unix socket with this path. A client sends a number of eight bytes, little endian:
+/// Listens on a vsock port, on a TCP port of every address (`tcp:PORT`), or on a Unix socket with this path. A client sends a number of eight bytes, little endian:
 /// 0 asks for an echo of all following bytes, another number for that number of bytes.
 fn serve(place: &str) {
-    if let Ok(port) = place.parse() {
+    if let Some(port) = place.strip_prefix("tcp:") {
+        let port: u16 = port.parse().expect("a port");
+        let listener =
+            std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).expect("a free port");
+        std::thread::spawn(move || listener.incoming().flatten().for_each(answer_apart));
+    } else if let Ok(port) = place.parse() {
         let listener = vsock::VsockListener::bind_with_cid_port(vsock::VMADDR_CID_ANY, port);
         let listener = listener.expect("a free port");
         std::thread::spawn(move || listener.incoming().flatten().for_each(answer_apart));
@@ -316,6 +335,16 @@ fn count_up(digits: &mut [u8]) {
             return;
         }
         *digit = b'0';
+    }
+}
+
+/// Copies standard input to standard output. The descriptors are used themselves: `Stdout` would search for line ends.
+fn copy() {
+    let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
+    let copied = own(std::io::stdin().as_fd())
+        .and_then(|mut from| std::io::copy(&mut from, &mut own(std::io::stdout().as_fd())?));
+    if let Err(e) = copied {
+        let _ = writeln!(std::io::stderr(), "ticker: {e}");
     }
 }
 

@@ -4,6 +4,7 @@
 
 use crate::error::{ErrorKind, WireError};
 use crate::exit::{Exit, generation_1};
+use crate::port::GuestPlace;
 use crate::signal::Signal;
 use crate::streams::TerminalSize;
 use crate::text::{shown, shown_up_to};
@@ -53,6 +54,10 @@ pub enum Ask {
         /// The number of the event.
         seq: u64,
     },
+    /// Connect to a place where a program of the guest listens, and turn this connection into a forwarded one: after the
+    /// answer it carries [`crate::chunk`]s. [`ErrorKind::NotFound`] when nothing listens there, [`ErrorKind::Busy`] when
+    /// too many connections are forwarded already.
+    Dial(Dial),
     /// Synchronise the disks and power off, whether or not the daemon runs.
     PowerOff,
 }
@@ -108,6 +113,16 @@ pub struct Exec {
     pub bulk: bool,
 }
 
+/// The parameters of `dial`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dial {
+    /// The place to connect to.
+    pub to: GuestPlace,
+    /// The time for which the agent tries again while nothing listens there, in milliseconds.
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
 /// The parameters of `exec_stream`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -118,6 +133,8 @@ pub struct ExecStream {
     pub env: BTreeMap<String, String>,
     /// The directory in which the command starts; absent = that of the daemon.
     pub dir: Option<String>,
+    /// The user of the command, by name or number, perhaps with `:GROUP`; absent = that of the daemon.
+    pub user: Option<String>,
     /// Whether the command has a standard input; otherwise it reads the end of the input at once.
     pub input: bool,
     /// The size of the terminal that the command gets; absent = the command gets no terminal.
@@ -200,6 +217,7 @@ impl Ask {
             Self::Logs { follow } => ("logs", json!({ "follow": follow })),
             Self::Watch { since } => ("watch", json!({ "since": since })),
             Self::Ack { seq } => ("ack", json!({ "seq": seq })),
+            Self::Dial(dial) => ("dial", value(serde_json::to_value(dial))),
             Self::PowerOff => ("power_off", Value::Null),
         }
     }
@@ -228,6 +246,9 @@ impl Ask {
             "logs" => Ok(Self::Logs { follow: loose(value)?.follow }),
             "watch" => Ok(Self::Watch { since: loose(value)?.since }),
             "ack" => Ok(Self::Ack { seq: loose(value)?.seq }),
+            "dial" => serde_json::from_value(value)
+                .map(Self::Dial)
+                .map_err(|e| WireError::new(ErrorKind::BadRequest, format!("{method}: {e}"))),
             "power_off" => Ok(Self::PowerOff),
             other => {
                 let shown: String = other.chars().take(64).collect();

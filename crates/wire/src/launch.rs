@@ -110,6 +110,9 @@ pub struct LaunchSpec {
     /// Labels that the program that starts the VM chooses freely.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The ports of the guest to publish on the host, as [`crate::Publish`] is written.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<String>,
 }
 
 #[cfg(test)]

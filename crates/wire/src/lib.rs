@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod allowance;
+pub mod chunk;
 pub mod console;
 pub mod conversation;
 pub mod data;
@@ -18,6 +19,7 @@ pub mod launch;
 pub mod line;
 pub mod monitor;
 pub mod name;
+pub mod port;
 pub mod protocol;
 pub mod record;
 pub mod rundir;
@@ -35,6 +37,7 @@ pub use launch::LaunchSpec;
 pub use line::{LineError, Lines};
 pub use monitor::MonitorRequest;
 pub use name::{NameError, VmId};
+pub use port::{GuestPlace, Publish};
 pub use protocol::{
     CLI_ADDITIONS, CLI_VERSION, CONTENT_CAP, DEFAULT_PORT, LINE_CAP, MAX_BAD_LINES, PROTOCOL_VERSION,
 };

@@ -2,6 +2,7 @@
 
 use crate::agent::Ask;
 use crate::error::{ErrorKind, WireError};
+use crate::port::Publish;
 use crate::signal::Signal;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -41,6 +42,12 @@ pub enum MonitorRequest {
         /// none.
         greet: bool,
     },
+    /// Publish these ports, and no others of those that a client has handed over. The request brings the listening
+    /// sockets, one for each port in the same order (SCM_RIGHTS of unix(7)). The monitor takes connections from them
+    /// while its VM can serve them, and closes its copies when the VM ends.
+    Publish(Vec<Publish>),
+    /// Answer with the ports that a client has handed over, and with their listening sockets in the same order.
+    Published,
     /// Pass a request on to the guest agent: `start`, `ping`, `exec` or `set_time`.
     Forward(Ask),
 }
@@ -53,12 +60,20 @@ struct Params {
     signal: i32,
     timeout_ms: u64,
     force: bool,
+    ports: Vec<Publish>,
     greet: bool,
 }
 
 impl Default for Params {
     fn default() -> Self {
-        Self { since: 0, signal: Signal::TERM.number(), timeout_ms: 30_000, force: false, greet: false }
+        Self {
+            since: 0,
+            signal: Signal::TERM.number(),
+            timeout_ms: 30_000,
+            force: false,
+            ports: Vec::new(),
+            greet: false,
+        }
     }
 }
 
@@ -76,6 +91,8 @@ impl MonitorRequest {
             Self::Resume => ("resume", Value::Null),
             Self::Dial { greet: false } => ("dial", Value::Null),
             Self::Dial { greet: true } => ("dial", json!({ "greet": true })),
+            Self::Publish(ports) => ("publish", json!({ "ports": ports })),
+            Self::Published => ("published", Value::Null),
             Self::Forward(ask) => ask.into_parts(),
         }
     }
@@ -97,6 +114,8 @@ impl MonitorRequest {
             "pause" => Ok(Self::Pause),
             "resume" => Ok(Self::Resume),
             "dial" => Ok(Self::Dial { greet: params(method, value)?.greet }),
+            "publish" => Ok(Self::Publish(params(method, value)?.ports)),
+            "published" => Ok(Self::Published),
             // Any other method is passed on to the agent, if agents know it.
             _ => match Ask::from_parts(method, value)? {
                 ask @ (Ask::Start(_) | Ask::Ping | Ask::Exec(_) | Ask::SetTime { .. }) => {
@@ -109,6 +128,7 @@ impl MonitorRequest {
                 | Ask::Logs { .. }
                 | Ask::Watch { .. }
                 | Ask::Ack { .. }
+                | Ask::Dial(_)
                 | Ask::PowerOff => {
                     let why = format!("{method:?} is not for the monitor");
                     Err(WireError::new(ErrorKind::Unsupported, why))
@@ -148,6 +168,8 @@ mod tests {
             MonitorRequest::Resume,
             MonitorRequest::Dial { greet: false },
             MonitorRequest::Dial { greet: true },
+            MonitorRequest::Publish(vec!["127.0.0.1:6379:6379".parse().expect("a port")]),
+            MonitorRequest::Published,
             MonitorRequest::Forward(Ask::Ping),
             MonitorRequest::Forward(Ask::Start(Start::default())),
             MonitorRequest::Forward(Ask::Exec(exec)),

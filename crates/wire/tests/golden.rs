@@ -1,8 +1,8 @@
 //! Golden files of generation 1 of the conversation. All later versions must be able to read these bytes.
 
-use pepita_wire::agent::{Exec, Health, Start, Stop};
+use pepita_wire::agent::{Dial, Exec, Health, Start, Stop};
 use pepita_wire::world::World;
-use pepita_wire::{Ask, ErrorKind, Exit, GuestEvent, Hello, Signal, ToGuest, ToHost, WireError};
+use pepita_wire::{Ask, ErrorKind, Exit, GuestEvent, GuestPlace, Hello, Signal, ToGuest, ToHost, WireError};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -39,6 +39,7 @@ fn to_guest() -> Vec<ToGuest> {
         ask(9, Ask::Watch { since: 4 }),
         ask(10, Ask::Ack { seq: 5 }),
         ask(11, Ask::PowerOff),
+        ask(12, Ask::Dial(Dial { to: GuestPlace::Port(6379), wait_ms: 1000 })),
     ]
 }
 

@@ -44,6 +44,7 @@ async fn replace(mut client: Client, exec: Exec) -> Result<Infallible, Failure> 
     words.extend(["exec".into(), "--name".into(), id.into()]);
     words.extend(exec.interactive.then(|| "--interactive".into()));
     words.extend(exec.tty.then(|| "--tty".into()));
+    words.extend(exec.user.map(|user| format!("--user={user}").into()));
     words.extend(exec.workdir.map(|dir| format!("--workdir={dir}").into()));
     words.extend(exec.env.into_iter().map(|pair| format!("--env={pair}").into()));
     words.push("--".into());

@@ -202,7 +202,10 @@ pub struct Exec {
     /// Give the command a terminal, with the size and the type (TERM) of this one
     #[arg(long, short)]
     pub tty: bool,
-    /// The directory in which the command starts [default: /]
+    /// The user of the command in the guest: NAME or UID, perhaps with :GROUP [default: the daemon's]
+    #[arg(long, short, value_name = "USER")]
+    pub user: Option<String>,
+    /// The directory in which the command starts [default: the daemon's]
     #[arg(long, short, value_name = "DIR")]
     pub workdir: Option<String>,
     /// A variable of the command's environment, in addition to those of the daemon

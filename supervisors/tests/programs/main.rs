@@ -13,6 +13,7 @@ mod host;
 mod injection;
 mod limits;
 mod output;
+mod ports;
 mod repair;
 mod service;
 mod signals;

@@ -5,7 +5,7 @@ use super::follow::{logs, watch};
 use super::writer::Writer;
 use crate::agent::{Agent, Mode};
 use crate::stream::Stream;
-use crate::{daemon, exec, exec_stream};
+use crate::{daemon, exec, exec_stream, forward};
 use pepita_wire::frame::Outcome;
 use pepita_wire::{Ask, ErrorKind, Hello, Lines, MAX_BAD_LINES, Request, ToGuest, ToHost, WireError};
 use serde_json::{Value, json};
@@ -24,6 +24,8 @@ pub(super) struct Connection {
     lines: Lines,
     /// Whether a `watch` runs on this connection.
     watched: bool,
+    /// Whether the connection was turned into a forwarded one, which another thread carries.
+    is_forwarded: bool,
     /// Whether the client has acknowledged the daemon's end.
     knows_end: bool,
     /// Whether the agent does not end before this client has its answer.
@@ -50,6 +52,7 @@ impl Connection {
             writer,
             lines: Lines::new(),
             watched: false,
+            is_forwarded: false,
             knows_end: false,
             holds_end: false,
         })
@@ -58,7 +61,9 @@ impl Connection {
     /// Ends the connection.
     pub(super) fn close(&mut self) {
         self.writer.mark_closed();
-        self.reader.shutdown();
+        if !self.is_forwarded {
+            self.reader.shutdown();
+        }
         self.let_end();
         // The thread of a `watch` waits for changes. After this wake-up it notices that its client is gone. The state's lock
         // is taken for it: between the look and the wait of that thread, a wake-up without the lock would be lost.
@@ -167,6 +172,16 @@ impl Connection {
                 agent.change(|state| state.power_off = true);
                 answered
             }
+            Ask::Dial(dial) => match forward::connect(&agent, &dial, &self.reader) {
+                Ok(plain) => {
+                    let carrier = self.writer.raw()?;
+                    self.answer(id, Ok(Value::Null))?;
+                    self.is_forwarded = true;
+                    agent.forwarding.carry(plain, carrier)?;
+                    Ok(Next::Ended)
+                }
+                Err(e) => self.answer(id, Err(e)),
+            },
             Ask::Watch { .. } if self.watched => {
                 self.answer(id, Err(WireError::new(ErrorKind::Conflict, "this connection watches already")))
             }

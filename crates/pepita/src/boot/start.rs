@@ -1,12 +1,12 @@
 //! Starts a VM that has its name and its CID: writes its files and starts its processes.
 
 use super::claim::Claimed;
-use super::setup::{address, become_reaper, listen};
+use super::setup::{address, become_reaper, listen, open_ports};
 use crate::error::{Result, io, system};
 use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;
 use crate::host::random::secret;
-use crate::monitor::{Agent, Control, Life, Log, Monitor, Parts, Starter};
+use crate::monitor::{Agent, Control, Life, Log, Monitor, Parts, Ports, Starter};
 use crate::qemu;
 use crate::rundir::files::{self, Sync};
 use crate::rundir::{console_log, layout, monitor_log};
@@ -35,6 +35,7 @@ struct Made {
     agent: Agent,
     log: Log,
     control: Control,
+    ports: Ports,
     status: StatusRecord,
 }
 
@@ -56,7 +57,7 @@ impl Started {
     /// Hands the VM to its monitor. `starter` gets its answer when the VMM has accepted the machine.
     pub(super) fn watch(self, starter: Starter) -> Monitor {
         let Claimed { config, name, cid } = self.claimed;
-        let Made { processes, limits, agent, log, control, status } = self.made;
+        let Made { processes, limits, agent, log, control, ports, status } = self.made;
         let life = Life::new(&config.request, status, Instant::now());
         Monitor::new(Parts {
             config,
@@ -72,6 +73,7 @@ impl Started {
             agent,
             log,
             control,
+            ports,
             starter,
         })
     }
@@ -97,6 +99,7 @@ fn make(Claimed { config, name, cid }: &Claimed) -> Result<Made> {
     files::replace(&file(layout::TOKEN), token.as_bytes(), Sync::No)?;
     let log = Log::open(Path::new("."), 0, 0, Instant::now()).map_err(|e| system("console log", e))?;
     let control = listen()?;
+    let ports = Ports::new(open_ports(config)?);
     let mut limits = match config.request.vmm {
         VmmKind::Qemu => Limits::prepare(&qemu::demand(&config.request), &name.dir),
         VmmKind::Process => Limits::default(),
@@ -111,7 +114,7 @@ fn make(Claimed { config, name, cid }: &Claimed) -> Result<Made> {
     }
     let agent = Agent::new(address(config), config.incarnation, Some(boot_token), token);
     let status = StatusRecord { limits: limits.as_str().into(), ..new_status(&name.dir, config) };
-    Ok(Made { processes, limits, agent, log, control, status })
+    Ok(Made { processes, limits, agent, log, control, ports, status })
 }
 
 /// Removes what a former VM of this name has left in its run directory.

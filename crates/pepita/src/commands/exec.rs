@@ -39,8 +39,14 @@ pub(super) fn exec(run_dir: &RunDir, name: &VmId, exec: Exec) -> Result<ExitCode
         env.extend(std::env::var("TERM").ok().map(|term| ("TERM".to_owned(), term)));
     }
     env.extend(exec.env);
-    let request =
-        ExecStream { command: exec.command, env, dir: exec.workdir, input: exec.interactive, terminal };
+    let request = ExecStream {
+        command: exec.command,
+        env,
+        dir: exec.workdir,
+        user: exec.user,
+        input: exec.interactive,
+        terminal,
+    };
     let agent = open(run_dir, name, request)?;
     let end = {
         let ends = Ends {

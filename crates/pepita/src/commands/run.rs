@@ -104,9 +104,10 @@ fn specification(run: Run) -> Result<LaunchSpec> {
     Ok(spec)
 }
 
-/// Returns `spec` with its fields replaced by the options that were given. Labels are added to those of `spec`.
+/// Returns `spec` with its fields replaced by the options that were given. Labels and ports are added to those of `spec`.
 fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
     spec.labels.extend(options.label);
+    spec.publish.extend(options.publish);
     spec.ulimits.extend(options.ulimit);
     spec.sysctls.extend(options.sysctl);
     spec.secrets.extend(options.secret);
@@ -150,6 +151,7 @@ fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
         privileged: options.privileged || spec.privileged,
         secrets: spec.secrets,
         labels: spec.labels,
+        publish: spec.publish,
     }
 }
 

@@ -7,6 +7,7 @@
 //! ```
 
 use super::dial::{Address, Dial, Progress};
+use super::ports::Greeting;
 use super::stream::Stream;
 use pepita_wire::allowance::Allowance;
 use pepita_wire::conversation::{AgentConversation, HELLO_DEADLINE, HangUp, News};
@@ -84,6 +85,7 @@ pub struct Agent {
     /// monitor.
     boot_token: Option<String>,
     token: String,
+    incarnation: u64,
     conversation: AgentConversation<Asker>,
     line: Line,
     /// The bytes of the agent that may be read. A flood of the guest waits in the guest.
@@ -95,7 +97,20 @@ impl Agent {
     pub fn new(address: Address, incarnation: u64, boot_token: Option<String>, token: String) -> Self {
         let conversation = AgentConversation::new(incarnation);
         let allowance = Allowance::new(AGENT_RATE, AGENT_BURST, Instant::now());
-        Self { address, boot_token, token, conversation, line: Line::Closed { redial_at: None }, allowance }
+        Self {
+            address,
+            boot_token,
+            token,
+            incarnation,
+            conversation,
+            line: Line::Closed { redial_at: None },
+            allowance,
+        }
+    }
+
+    /// Returns the token and the incarnation for another connection to an agent that is up.
+    pub(super) fn greeting(&self) -> Greeting<'_> {
+        Greeting { token: &self.token, incarnation: self.incarnation }
     }
 
     /// Returns the address that the line dials.

@@ -37,6 +37,8 @@ struct Client {
     told: Option<u64>,
     /// Whether the client has asked for anything yet.
     has_asked: bool,
+    /// The descriptors that have come with requests, until a request takes them.
+    descriptors: Vec<OwnedFd>,
 }
 
 /// The long poll that waits for an answer.
@@ -69,7 +71,14 @@ impl Control {
             if self.clients.len() < CLIENTS + SILENT && stream.set_nonblocking(true).is_ok() {
                 self.last += 1;
                 let (stream, lines) = (Stream::new(OwnedFd::from(stream)), Lines::new());
-                let client = Client { stream, lines, watch: None, told: None, has_asked: false };
+                let client = Client {
+                    stream,
+                    lines,
+                    watch: None,
+                    told: None,
+                    has_asked: false,
+                    descriptors: Vec::new(),
+                };
                 self.clients.insert(self.last, client);
                 self.drop_silent();
             }
@@ -92,8 +101,8 @@ impl Control {
     pub(crate) fn read(&mut self, number: u64) -> Vec<Request> {
         let asked = self.clients.values().filter(|client| client.has_asked).count();
         let Some(client) = self.clients.get_mut(&number) else { return Vec::new() };
-        let Client { stream, lines, has_asked, .. } = client;
-        let mut is_over = stream.pump_into(lines).is_err();
+        let Client { stream, lines, has_asked, descriptors, .. } = client;
+        let mut is_over = stream.receive_into(lines, descriptors).is_err();
         let mut requests = Vec::new();
         while let Some(line) = lines.next_line() {
             let frame = line.map_err(|e| e.to_string());
@@ -130,12 +139,25 @@ impl Control {
         self.clients.contains_key(&number)
     }
 
-    /// Answers a client with a descriptor. Returns whether the client has got it: a client that is gone or does not read
+    /// Returns the first descriptors of those that a client has sent.
+    pub(crate) fn take_descriptors(&mut self, number: u64, count: usize) -> Vec<OwnedFd> {
+        let Some(client) = self.clients.get_mut(&number) else { return Vec::new() };
+        let count = count.min(client.descriptors.len());
+        client.descriptors.drain(..count).collect()
+    }
+
+    /// Answers a client with descriptors. Returns whether the client has got it: a client that is gone or does not read
     /// gets none.
-    pub(crate) fn hand_over(&mut self, number: u64, id: u64, answer: Value, descriptor: &OwnedFd) -> bool {
+    pub(crate) fn hand_over(
+        &mut self,
+        number: u64,
+        id: u64,
+        answer: Value,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> bool {
         let Some(client) = self.clients.get_mut(&number) else { return false };
         let answer = ToHost::Answer { id, outcome: Ok(answer) }.encode();
-        let is_sent = client.stream.send_with(&answer, descriptor).is_ok();
+        let is_sent = client.stream.send_with(&answer, descriptors).is_ok();
         if !is_sent {
             self.clients.remove(&number);
         }

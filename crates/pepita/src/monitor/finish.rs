@@ -26,6 +26,7 @@ impl Monitor {
     /// Writes the exit record, releases the resources of the VM, and informs all clients.
     pub(super) fn finish(&mut self, exit: &ExitRecord) {
         self.is_over = true;
+        self.ports.close();
         // The reserved space is freed for the record, in case that the disk is full.
         let _ = std::fs::remove_file(layout::RESERVE);
         if let Err(e) = files::write(Path::new(layout::EXIT), exit, Sync::Yes) {

@@ -11,8 +11,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixDatagram;
 
-/// The maximum number of sockets that are kept: those of clients, and that of the monitor's own line.
-const KEPT: usize = 32;
+/// The maximum number of sockets that are kept: those of clients and of ports, and that of the monitor's own line.
+const KEPT: usize = 64;
 
 /// The sockets that are kept.
 #[derive(Debug)]

@@ -34,6 +34,7 @@ pub(crate) use event::{Effect, Event};
 pub(crate) use signal::Route;
 
 use super::evidence::{Evidence, Way};
+use super::ports::Serving;
 use crate::vm_config::{VmRequest, VmmKind};
 use pepita_wire::agent::Start;
 use pepita_wire::console::Note;
@@ -156,6 +157,30 @@ impl Life {
     /// Returns whether the VMM has ever accepted its arguments and images.
     pub(crate) fn vmm_ran(&self) -> bool {
         self.evidence.vmm_ran
+    }
+
+    /// Returns whether the daemon can serve clients. Clients that come while it is being stopped wait for the next
+    /// incarnation.
+    pub(crate) fn serving(&self) -> Serving {
+        match (&self.phase, self.vcpus, self.status.daemon.state) {
+            (Phase::Running, VcpuState::Running, DaemonState::Ready) if self.agent.is_up() => Serving::Ready,
+            (Phase::Running, VcpuState::Running, DaemonState::Running) if self.agent.is_up() => {
+                Serving::Starting
+            }
+            (
+                Phase::Created(_)
+                | Phase::Booting(_)
+                | Phase::Running
+                | Phase::Severed { .. }
+                | Phase::Leaving { .. }
+                | Phase::Stopping(_)
+                | Phase::Terminating { .. }
+                | Phase::Killing { .. }
+                | Phase::Ended(_),
+                VcpuState::Running | VcpuState::Paused,
+                _,
+            ) => Serving::No,
+        }
     }
 
     /// Returns the current revision of the status. The revision grows with each change that watchers are informed of.

@@ -7,9 +7,12 @@ use super::life::{Event, Route};
 use super::world;
 use crate::vm_config::MAX_TIME_MS;
 use pepita_wire::frame::Outcome;
+use pepita_wire::port::PORTS_CAP;
 use pepita_wire::record::VcpuState;
-use pepita_wire::{Ask, MonitorRequest, Request, Signal, WireError};
+use pepita_wire::{Ask, ErrorKind, MonitorRequest, Publish, Request, Signal, WireError};
+use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::json;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// The client and the request that an answer is for.
@@ -70,6 +73,11 @@ impl Monitor {
                     self.reply(reply, Err(refusal));
                 }
             }
+            Ok(MonitorRequest::Publish(ports)) => {
+                let outcome = self.publish_ports(client, ports);
+                self.reply(reply, outcome);
+            }
+            Ok(MonitorRequest::Published) => self.hand_ports_over(reply),
             Ok(MonitorRequest::Forward(Ask::Start(start))) => {
                 match world::start(&self.config.request, start) {
                     Ok(start) => self.forward(reply, Ask::Start(start)),
@@ -112,9 +120,49 @@ impl Monitor {
     fn tell(&mut self, outcomes: Vec<HandedOver>) {
         for HandedOver { client, id, outcome } in outcomes {
             match outcome {
-                Ok((connection, answer)) => drop(self.control.hand_over(client, id, answer, &connection)),
+                Ok((connection, answer)) => {
+                    drop(self.control.hand_over(client, id, answer, &[connection.as_fd()]))
+                }
                 Err(refusal) => self.control.answer(client, id, Err(refusal)),
             }
+        }
+    }
+
+    /// Takes the listening sockets that a client has sent for these ports.
+    fn publish_ports(&mut self, client: u64, ports: Vec<Publish>) -> Outcome {
+        let sockets = self.control.take_descriptors(client, ports.len());
+        if ports.len() > PORTS_CAP || sockets.len() != ports.len() {
+            let why = format!(
+                "publish: {} sockets for {} ports; there may be {PORTS_CAP}",
+                sockets.len(),
+                ports.len()
+            );
+            return Err(WireError::new(ErrorKind::BadRequest, why));
+        }
+        self.ports.replace(ports.into_iter().zip(sockets).collect());
+        self.make_room_for_connections();
+        done()
+    }
+
+    /// Hands the listening sockets over that a client has sent before.
+    fn hand_ports_over(&mut self, reply: ReplyTo) {
+        let (ports, sockets): (Vec<_>, Vec<_>) = self.ports.handed_over().into_iter().unzip();
+        let answer = json!({ "ports": ports });
+        match sockets.is_empty() {
+            true => self.control.answer(reply.client, reply.id, Ok(answer)),
+            false => drop(self.control.hand_over(reply.client, reply.id, answer, &sockets)),
+        }
+    }
+
+    /// Lets the back-end open as many files as it may: each forwarded connection is one.
+    pub(super) fn make_room_for_connections(&self) {
+        let pid = |pid: u32| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?);
+        if let Some(backend) = self.backend.as_ref().and_then(|backend| pid(backend.identity.pid))
+            && !self.ports.is_empty()
+        {
+            let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+            // With the present limit fewer connections are possible.
+            let _ = prlimit(Some(backend), Resource::Nofile, Rlimit { current: maximum, maximum });
         }
     }
 

@@ -39,6 +39,8 @@ pub(super) enum Source {
     Dial(u64),
     Listener,
     Client(u64),
+    /// A published port; `None` = a forwarded connection has ended.
+    Port(Option<u64>),
     Starter,
     Clock,
 }
@@ -69,13 +71,18 @@ impl Monitor {
         for (client, fd, interest) in self.control.interest() {
             fds.push((client.map_or(Source::Listener, Source::Client), fd, interest));
         }
+        for (port, fd, interest) in self.ports.interest() {
+            fds.push((Source::Port(port), fd, interest));
+        }
         if let Some(pipe) = self.starters_pipe() {
             fds.push((Source::Starter, pipe.as_fd(), PollFlags::IN));
         }
         if let Some(clock) = &self.clock {
             fds.push((Source::Clock, clock.fd(), PollFlags::IN));
         }
-        let times = [self.life.wake_at(), self.agent.wake_at(), self.handover.wake_at(), self.publish_at];
+        let ports = self.ports.wake_at();
+        let times =
+            [self.life.wake_at(), self.agent.wake_at(), self.handover.wake_at(), self.publish_at, ports];
         let wake_at = times.into_iter().flatten().min();
         let left = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
@@ -99,6 +106,11 @@ impl Monitor {
             Source::Qmp => self.read_qmp(),
             Source::Agent => self.read_agent(),
             Source::Dial(number) => self.hand_over(number),
+            Source::Port(None) => self.ports.forget_ended(),
+            Source::Port(Some(number)) => {
+                let greeting = self.agent.greeting();
+                self.ports.ready(number, Instant::now(), self.agent.address(), greeting);
+            }
             Source::Listener => self.control.accept(),
             Source::Client(number) => {
                 for request in self.control.read(number) {

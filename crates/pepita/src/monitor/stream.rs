@@ -1,11 +1,13 @@
 //! A byte stream that never blocks: output that cannot be written at once is kept, up to a limit.
 
+use pepita_wire::port::PORTS_CAP;
 use pepita_wire::{LINE_CAP, Lines};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType, connect, sendmsg, socket_with,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg,
+    socket_with,
 };
 use std::io;
 use std::mem::MaybeUninit;
@@ -68,6 +70,47 @@ impl Stream {
         })
     }
 
+    /// Writes the kept output, then reads the available input into `lines` and the descriptors that come with it into
+    /// `descriptors`, which takes at most [`PORTS_CAP`]; further ones are closed.
+    ///
+    /// # Errors
+    /// The errors of [`Stream::pump`].
+    pub(super) fn receive_into(
+        &mut self,
+        lines: &mut Lines,
+        descriptors: &mut Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        self.flush()?;
+        let mut buffer = [0; 8192];
+        for _ in 0..READS {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PORTS_CAP))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let read = {
+                let mut slices = [io::IoSliceMut::new(&mut buffer)];
+                match recvmsg(&self.fd, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                    Ok(message) => message.bytes,
+                    Err(Errno::INTR) => continue,
+                    Err(Errno::AGAIN) => break,
+                    Err(e) => return Err(e.into()),
+                }
+            };
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(received) = message {
+                    received.for_each(|descriptor| {
+                        if descriptors.len() < PORTS_CAP {
+                            descriptors.push(descriptor);
+                        }
+                    });
+                }
+            }
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            lines.push(&buffer[..read]);
+        }
+        Ok(())
+    }
+
     /// Writes `bytes` at once, or keeps them until the peer reads.
     ///
     /// # Errors
@@ -80,18 +123,17 @@ impl Stream {
         self.flush()
     }
 
-    /// Writes `bytes`, and with their first byte a descriptor for the peer.
+    /// Writes `bytes`, and with their first byte descriptors for the peer, at most [`PORTS_CAP`].
     ///
     /// # Errors
-    /// When the stream is broken, or the peer does not read: a descriptor is not kept for it.
-    pub(super) fn send_with(&mut self, bytes: &[u8], descriptor: impl AsFd) -> io::Result<()> {
+    /// When the stream is broken, or the peer does not read: descriptors are not kept for it.
+    pub(super) fn send_with(&mut self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         if !self.is_flushed() {
             return Err(io::Error::new(io::ErrorKind::WriteZero, "the peer does not read"));
         }
-        let descriptors = [descriptor.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PORTS_CAP))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        control.push(SendAncillaryMessage::ScmRights(descriptors));
         let sent = sendmsg(&self.fd, &[io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
         self.send(&bytes[sent..])
     }
@@ -116,6 +158,12 @@ impl Stream {
     /// Returns whether two more lines of the maximum length can be kept.
     pub(super) fn has_room(&self) -> bool {
         self.output.len() <= OUTPUT_CAP - 2 * LINE_CAP
+    }
+}
+
+impl From<Stream> for OwnedFd {
+    fn from(stream: Stream) -> Self {
+        stream.fd
     }
 }
 

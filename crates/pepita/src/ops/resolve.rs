@@ -15,13 +15,14 @@ use crate::vm_config::{
 };
 use pepita_wire::agent::Start;
 use pepita_wire::image::ImageRecord;
+use pepita_wire::port::{BadPublish, PORTS_CAP};
 use pepita_wire::record::{CallErrorKind, Transport};
 use pepita_wire::rundir::LOG_ENVIRONMENT;
 use pepita_wire::world::{
     NOT_ON_HOST, ON_HOST, World, check_hostname, check_secret, check_sysctl, check_ulimit, check_user,
     check_workdir,
 };
-use pepita_wire::{Ask, DEFAULT_PORT, LaunchSpec, VmId};
+use pepita_wire::{Ask, DEFAULT_PORT, LaunchSpec, Publish, VmId};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -74,6 +75,7 @@ pub(crate) fn resolve(
         cmdline_append: spec.cmdline_append.clone().unwrap_or_default(),
         tsc_khz: None,
         token_port: false,
+        publish: publish(&spec)?,
         log_dir: log_dir(&spec)?,
     };
     let request = match vmm {
@@ -163,6 +165,22 @@ pub(crate) fn check_start(start: &Start) -> Result<()> {
     Ask::Start(start.clone())
         .check_length()
         .map_err(|too_long| refused("command and env", &too_long.to_string()))
+}
+
+/// Returns the ports to publish, each place of the host once.
+fn publish(spec: &LaunchSpec) -> Result<Vec<Publish>> {
+    let mut ports: Vec<Publish> = Vec::new();
+    for text in &spec.publish {
+        let port: Publish = text.parse().map_err(|e: BadPublish| refused("publish", &e.to_string()))?;
+        if ports.iter().any(|other| other.host == port.host) {
+            return Err(refused("publish", &format!("{} stands there twice", port.host)));
+        }
+        ports.push(port);
+    }
+    match ports.len() > PORTS_CAP {
+        true => Err(refused("publish", &format!("{} ports; a VM has at most {PORTS_CAP}", ports.len()))),
+        false => Ok(ports),
+    }
 }
 
 /// Parses a word; an absent word means the default.

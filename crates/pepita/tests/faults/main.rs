@@ -6,6 +6,7 @@ mod claims;
 mod cycles;
 mod deaths;
 mod ends;
+mod exec;
 mod foreground;
 mod guest;
 #[path = "../host/mod.rs"]
@@ -15,5 +16,7 @@ mod logs;
 mod pauses;
 mod starts;
 mod stop_escalation;
+#[path = "../terminal/mod.rs"]
+mod terminal;
 mod vanished;
 mod world;

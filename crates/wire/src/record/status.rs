@@ -237,6 +237,9 @@ pub struct StatusRecord {
     /// `write: No space left on device`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_error: Option<String>,
+    /// The ports that the VM publishes, as [`crate::Publish`] is written.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<String>,
     /// The path of the run directory.
     pub dir: String,
     /// The labels that the VM was launched with.

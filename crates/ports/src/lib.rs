@@ -1,0 +1,10 @@
+//! Ports of guests on the host: listening sockets, and the carrying of bytes between a socket and a guest.
+//!
+//! Three programs use this crate: the guest agent, the monitor of a VM and the supervisor. It knows no VM.
+
+pub mod listen;
+mod pair;
+pub mod relay;
+
+pub use listen::{Listening, NotListening};
+pub use relay::{Closes, Relay};

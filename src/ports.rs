@@ -1,0 +1,146 @@
+//! The listening sockets of published ports. A socket belongs to the supervisor, as a CID does: it outlives the
+//! incarnations of its VM, so that a client that comes while the VM restarts waits in the kernel's queue. The monitor of
+//! each incarnation gets a copy, takes the clients and carries their bytes; it keeps the socket when the supervisor ends,
+//! and the next supervisor takes a copy back.
+
+mod handover;
+
+use crate::spec::VmName;
+use pepita_ports::{Listening, NotListening};
+use pepita_wire::Publish;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The listening sockets of one supervisor. All clones are one; it outlives the actors that use it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ports(Arc<Mutex<BTreeMap<VmName, Sockets>>>);
+
+/// The sockets of one VM.
+type Sockets = Vec<(Publish, Listening)>;
+
+impl Ports {
+    fn sockets(&self) -> MutexGuard<'_, BTreeMap<VmName, Sockets>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Listens on the ports of a VM. A socket that is open stays open, with the clients that wait at it; one that is not
+    /// wanted any more is closed.
+    ///
+    /// # Errors
+    /// Returns the first port that cannot be listened on, with the program that holds it. The others are open then.
+    pub(crate) fn open(&self, vm: &VmName, wanted: &[Publish]) -> Result<(), NotListening> {
+        let mut all = self.sockets();
+        let sockets = all.entry(vm.clone()).or_default();
+        for (_, socket) in sockets.extract_if(.., |(publish, _)| !wanted.contains(publish)) {
+            socket.remove();
+        }
+        let mut result = Ok(());
+        for publish in wanted {
+            if sockets.iter().any(|(open, _)| open == publish) {
+                continue;
+            }
+            match Listening::at(&publish.host) {
+                Ok(listening) => sockets.push((publish.clone(), listening)),
+                Err(e) => result = result.and(Err(e)),
+            }
+        }
+        if sockets.is_empty() {
+            all.remove(vm);
+        }
+        result
+    }
+
+    /// Closes the ports of a VM that is down for good: their clients are refused from now on.
+    pub(crate) fn close(&self, vm: &VmName) {
+        for (_, socket) in self.sockets().remove(vm).unwrap_or_default() {
+            socket.remove();
+        }
+    }
+
+    /// Gives all sockets up, and leaves them to the monitors that have copies.
+    pub(crate) fn leave(&self) {
+        self.sockets().clear();
+    }
+
+    /// Publishes the ports of a VM that runs, by its monitor behind this control socket. Sockets that the monitor has of a
+    /// former supervisor are taken back first.
+    ///
+    /// # Errors
+    /// Returns a sentence about the port that is in use, or about the monitor. The other ports are published.
+    pub(crate) async fn publish(
+        &self,
+        vm: &VmName,
+        wanted: &[Publish],
+        control: &Path,
+    ) -> Result<(), String> {
+        if self.lacks(vm, wanted) {
+            let had = handover::take_back(control).await.map_err(|e| format!("its ports: {e}"))?;
+            self.enter(vm, had, wanted);
+        }
+        let opened = self.open(vm, wanted);
+        let copies = self.copies(vm).map_err(|e| format!("its ports: {e}"))?;
+        handover::hand_over(control, copies)
+            .await
+            .map_err(|e| format!("its ports are not published: {e}"))?;
+        opened.map_err(|e| e.to_string())
+    }
+
+    /// Returns whether a port of a VM is not open.
+    fn lacks(&self, vm: &VmName, wanted: &[Publish]) -> bool {
+        let all = self.sockets();
+        let sockets = all.get(vm).map_or(&[][..], Vec::as_slice);
+        wanted.iter().any(|publish| !sockets.iter().any(|(open, _)| open == publish))
+    }
+
+    /// Enters the sockets that a monitor had, as far as they are wanted and no others are open.
+    fn enter(&self, vm: &VmName, had: Vec<(Publish, OwnedFd)>, wanted: &[Publish]) {
+        let mut all = self.sockets();
+        let sockets = all.entry(vm.clone()).or_default();
+        for (publish, socket) in had {
+            if wanted.contains(&publish) && !sockets.iter().any(|(open, _)| *open == publish) {
+                let listening = Listening { place: publish.host.clone(), socket };
+                sockets.push((publish, listening));
+            }
+        }
+    }
+
+    fn copies(&self, vm: &VmName) -> io::Result<Vec<(Publish, OwnedFd)>> {
+        let all = self.sockets();
+        let sockets = all.get(vm).map_or(&[][..], Vec::as_slice);
+        sockets.iter().map(|(publish, it)| Ok((publish.clone(), it.socket.try_clone()?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    fn free_port() -> u16 {
+        TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port()
+    }
+
+    #[test]
+    fn a_port_stays_open_until_its_vm_is_down_for_good() {
+        let (ports, vm) = (Ports::default(), VmName::new("api").expect("a good name"));
+        let (first, second) = (free_port(), free_port());
+        let publish = |port: u16| format!("127.0.0.1:{port}:80").parse::<Publish>().expect("a port");
+        let connect = |port: u16| TcpStream::connect(("127.0.0.1", port));
+        ports.open(&vm, &[publish(first)]).expect("free");
+        let waiting = connect(first).expect("waits");
+        // The next launch, with one more port.
+        ports.open(&vm, &[publish(first), publish(second)]).expect("free");
+        waiting.peek(&mut []).expect("still waits");
+        let other = VmName::new("other").expect("a good name");
+        let taken = ports.open(&other, &[publish(second)]).expect_err("taken").to_string();
+        assert!(taken.contains(&format!("port 127.0.0.1:{second} is in use by")), "{taken}");
+        ports.open(&vm, &[publish(second)]).expect("open");
+        connect(first).expect_err("not wanted any more");
+        connect(second).expect("waits");
+        ports.close(&vm);
+        connect(second).expect_err("down for good");
+    }
+}

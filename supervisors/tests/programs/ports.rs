@@ -1,0 +1,189 @@
+//! Tests of published ports under a supervisor: a client never meets a port that refuses it while its VM restarts, whoever
+//! is killed.
+
+use crate::host::{Host, PATIENCE, group, ticker};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+/// Returns a VM whose daemon echoes at a port of its guest, which is published.
+fn echoing(name: &str, published: u16, inside: u16) -> String {
+    let vm = ticker(name, &["--serve", &format!("tcp:{inside}")]);
+    format!("{vm}publish = [\"127.0.0.1:{published}:{inside}\"]\nrestart.policy = \"always\"\n")
+}
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("never refused");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream
+}
+
+/// Begins an echo. The daemon hears it when it serves this client.
+fn begin(port: u16) -> TcpStream {
+    let mut stream = connect(port);
+    stream.write_all(&0_u64.to_le_bytes()).expect("written");
+    stream
+}
+
+fn echo(stream: &mut TcpStream, text: &[u8]) {
+    stream.write_all(text).expect("written");
+    let mut heard = vec![0; text.len()];
+    stream.read_exact(&mut heard).expect("an echo");
+    assert_eq!(heard, text);
+}
+
+fn kill_vmm(host: &Host, vm: &str) {
+    kill(Pid::from_raw(host.vmm_pid(vm).cast_signed()), Signal::SIGKILL).expect("a process that runs");
+}
+
+fn is_refused(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
+}
+
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Connects, echoes and hangs up, again and again, while `work` is done. Returns the number of echoes and of resets, and
+/// the longest time from connect to echo. A refused client fails the test.
+fn under_load(port: u16, work: impl FnOnce()) -> (usize, usize, Duration) {
+    let (done, echoes, resets) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let longest = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut longest = Duration::ZERO;
+            while !done.load(Ordering::Relaxed) {
+                let since = Instant::now();
+                let mut stream = connect(port);
+                let asked = stream.write_all(&[&0_u64.to_le_bytes()[..], b"hello"].concat());
+                match asked.and_then(|()| stream.read_exact(&mut [0; 5])) {
+                    Ok(()) => drop(echoes.fetch_add(1, Ordering::Relaxed)),
+                    // The client was being served when the VM ended.
+                    Err(_) => drop(resets.fetch_add(1, Ordering::Relaxed)),
+                }
+                longest = longest.max(since.elapsed());
+            }
+            longest
+        });
+        work();
+        done.store(true, Ordering::Relaxed);
+        client.join().expect("never refused")
+    });
+    (echoes.into_inner(), resets.into_inner(), longest)
+}
+
+fn serves_through_kills(host: &Host, port: u16, kills: usize) {
+    let daemon = host.ready();
+    echo(&mut begin(port), b"hello");
+    let (echoes, resets, longest) = under_load(port, || {
+        for number in 1..=kills {
+            let incarnation = host.status("cache").incarnation;
+            kill_vmm(host, "cache");
+            let mut waiting = begin(port);
+            echo(&mut waiting, format!("kill {number}").as_bytes());
+            assert!(host.status("cache").incarnation > incarnation);
+        }
+    });
+    println!("{kills} kills, {echoes} echoes, {resets} resets, longest {longest:?}");
+    assert!(echoes > 0 && resets <= kills, "{echoes} echoes, {resets} resets of clients being served");
+    host.ctl_ok(&["stop", "cache"]);
+    until("the port of a VM that was stopped is refused", || is_refused(port));
+    host.ctl_ok(&["start", "cache"]);
+    echo(&mut begin(port), b"again");
+    drop(daemon);
+}
+
+#[test]
+fn no_client_is_refused_while_a_vm_restarts() {
+    let (port, inside) = (free_port(), free_port());
+    let host = Host::new(
+        "",
+        &format!("[[group]]\nname = \"web\"\nintensity = 1000\n{}", echoing("cache", port, inside)),
+    );
+    serves_through_kills(&host, port, 5);
+}
+
+#[test]
+fn no_client_is_refused_while_a_microvm_restarts() {
+    let port = free_port();
+    let vm = format!(
+        "[[group]]\nname = \"web\"\nintensity = 1000\n[[group.vm]]\nname = \"cache\"\nrestart.policy = \"always\"\n\
+         publish = [\"127.0.0.1:{port}:7000\"]\ncommand = [\"/usr/bin/ticker\", \"--serve\", \"tcp:7000\"]\n"
+    );
+    serves_through_kills(&Host::with_microvms(&vm), port, 2);
+}
+
+#[test]
+fn connections_and_the_port_outlive_the_supervisor_and_the_next_one_holds_the_port() {
+    let (port, inside) = (free_port(), free_port());
+    let host = Host::new(
+        "",
+        &format!("[[group]]\nname = \"web\"\nintensity = 1000\n{}", echoing("cache", port, inside)),
+    );
+    let mut daemon = host.ready();
+    let mut clients: Vec<TcpStream> = (0..100).map(|_| begin(port)).collect();
+    clients.iter_mut().for_each(|client| echo(client, b"before"));
+    daemon.kill();
+    clients.iter_mut().for_each(|client| echo(client, b"without a supervisor"));
+    echo(&mut begin(port), b"a new client");
+    let mut daemon = host.ready();
+    clients.iter_mut().for_each(|client| echo(client, b"the next supervisor"));
+    // The next supervisor has taken the socket back: it holds it while the VM is down.
+    let (_, _, longest) = under_load(port, || {
+        kill_vmm(&host, "cache");
+        echo(&mut begin(port), b"the next incarnation");
+    });
+    println!("the longest wait: {longest:?}");
+    daemon.kill();
+    let _daemon = host.ready();
+    echo(&mut begin(port), b"a third supervisor");
+}
+
+#[test]
+fn ports_are_added_and_removed_while_the_vm_runs() {
+    let (first, second, inside) = (free_port(), free_port(), free_port());
+    let groups = |port: u16| {
+        format!("[[group]]\nname = \"web\"\nintensity = 1000\n{}", echoing("cache", port, inside))
+    };
+    let host = Host::new("", &groups(first));
+    let _daemon = host.ready();
+    let incarnation = host.status("cache").incarnation;
+    let mut client = begin(first);
+    echo(&mut client, b"before");
+    host.configure("", &groups(second));
+    host.ctl_ok(&["reload"]);
+    until("the new port is published", || !is_refused(second));
+    echo(&mut begin(second), b"hello");
+    until("the former port is closed", || is_refused(first));
+    echo(&mut client, b"a connection that was made goes on");
+    assert_eq!(host.status("cache").incarnation, incarnation);
+}
+
+#[test]
+fn a_port_in_use_is_told_with_its_holder_and_the_vm_starts_when_it_is_free() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (port, inside) = (other.local_addr().expect("bound").port(), free_port());
+    let vms = echoing("cache", port, inside);
+    let host = Host::new("", &(group(&["other"]) + &vms));
+    let daemon = host.start();
+    let told = format!("port 127.0.0.1:{port} is in use by ");
+    let pid = format!("(pid {})", std::process::id());
+    until("the holder of the port is told", || {
+        let status = String::from_utf8_lossy(&host.ctl(&["status", "cache"]).stdout).into_owned();
+        status.contains(&told) && status.contains(&pid)
+    });
+    drop(other);
+    host.ctl_ok(&["wait", "--timeout", "90"]);
+    echo(&mut begin(port), b"hello");
+    drop(daemon);
+}
