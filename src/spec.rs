@@ -15,6 +15,7 @@ mod world;
 
 pub use diff::{Change, GroupPlan, Plan, Removals, VmPlan};
 pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmName};
+pub use pepita_wire::storage::DiskSpec;
 pub use pepita_wire::world::Ulimit;
 pub use pepita_wire::{Publish, Signal, VmId};
 pub use policy::{
@@ -46,6 +47,8 @@ pub struct TreeSpec {
     pub run_dir: Option<PathBuf>,
     /// The directory in which the logs of consoles are kept; `None` for the run directories.
     pub log_dir: Option<PathBuf>,
+    /// The directory of the disks; see [`TreeSpec::disk_dir`] for the one that holds.
+    pub disk_dir: Option<PathBuf>,
     /// How many launches may be under way at once.
     pub max_parallel_launches: usize,
     /// How many escalations of groups the root accepts in a period.
@@ -63,6 +66,11 @@ pub struct TreeSpec {
 }
 
 impl TreeSpec {
+    /// Returns the directory of the disks; `None` when the launcher chooses it.
+    pub fn disk_dir(&self) -> Option<PathBuf> {
+        self.disk_dir.clone().or_else(|| Some(self.state_dir.as_ref()?.join("disks")))
+    }
+
     /// Returns a tree without groups and with every default of the configuration file.
     pub fn new(name: &str) -> Self {
         Self {
@@ -72,6 +80,7 @@ impl TreeSpec {
             pepita: PathBuf::from("pepita"),
             run_dir: None,
             log_dir: None,
+            disk_dir: None,
             max_parallel_launches: 4,
             intensity: Intensity { max_restarts: 3, period: Duration::from_secs(300) },
             backoff: Backoff::default(),
@@ -183,6 +192,8 @@ pub struct VmSpec {
     pub autostart: bool,
     /// Whether the VM counts for its group's [`AutoShutdown`].
     pub significant: bool,
+    /// The disks, which outlive the VM.
+    pub disks: Vec<DiskSpec>,
 }
 
 impl VmSpec {
@@ -203,6 +214,7 @@ impl VmSpec {
             standby: 0,
             autostart: true,
             significant: false,
+            disks: Vec::new(),
         }
     }
 }

@@ -82,6 +82,7 @@ impl Tree {
         check(&spec)?;
         let launcher =
             Launcher::new(find(&spec.pepita)?, spec.run_dir.clone()).with_log_dir(spec.log_dir.clone());
+        let launcher = launcher.with_disk_dir(spec.disk_dir());
         let run_dir = launcher.verify().await?.run_dir.map(PathBuf::from);
         Self::open(spec, removal, Parts::host(launcher, run_dir)).await
     }

@@ -195,6 +195,34 @@ fn an_intensity_without_a_period_keeps_the_default_period() {
 }
 
 #[test]
+fn a_disk_has_the_names_and_the_size_of_its_table_and_changes_the_fingerprint() {
+    let text = r#"
+[[group]]
+name = "g"
+[[group.vm]]
+name = "db"
+kernel_path = "/k"
+rootfs_path = "/r"
+[[group.vm.disk]]
+name = "data"
+mount = "/data"
+size = "1GiB"
+[[group.vm.disk]]
+name = "more"
+mount = "/more"
+path = "disks/more.img"
+read_only = true
+"#;
+    let vm = good(text).groups[0].vms[0].clone();
+    let [data, more] = &vm.disks[..] else { panic!("two disks") };
+    assert_eq!((data.name.as_str(), data.mount.as_str(), data.size_mb), ("data", "/data", Some(1024)));
+    assert_eq!((data.path.as_deref(), data.read_only), (None, false));
+    assert_eq!((more.path.as_deref(), more.read_only), (Some(Path::new("/etc/pepita/disks/more.img")), true));
+    let without = VmSpec { disks: Vec::new(), ..vm.clone() };
+    assert_ne!(vm.fingerprint(), without.fingerprint());
+}
+
+#[test]
 fn a_process_needs_no_images_and_is_given_none() {
     let machine = vm("kernel_path = \"/k\"").machine;
     assert_eq!((machine.vmm, machine.kernel.as_os_str()), (Vmm::Process, "".as_ref()));
@@ -274,6 +302,7 @@ fn the_reference_has_every_default() {
     let spec = good(&text.lines().map(on).collect::<String>());
     assert!(spec.state_dir.is_some() && spec.run_dir.is_some() && spec.control_socket.is_some());
     assert_eq!(spec.groups[0].vms[0].cid.map(|cid| cid.get()), Some(42));
+    assert_eq!(spec.groups[0].vms[0].disks[0].size_mb, Some(10240));
 }
 
 /// Returns the leaves of a table's schema, by their dotted names.
@@ -293,8 +322,10 @@ fn reference() -> Vec<(String, Value, String)> {
     let (text, _) = shipped("reference.toml");
     let (mut section, mut lines) = (String::new(), Vec::new());
     for line in text.lines() {
-        if line.starts_with('[') {
-            section = line.trim_matches(['[', ']']).to_owned();
+        // A table that is switched off counts, too.
+        let shown = line.strip_prefix('#').filter(|rest| rest.starts_with('[')).unwrap_or(line);
+        if shown.starts_with('[') {
+            section = shown.trim_matches(['[', ']']).to_owned();
         } else if let Some((key, rest)) = line.strip_prefix('#').unwrap_or(line).split_once(" = ")
             && !key.contains(' ')
             && let Some((value, comment)) = rest.split_once("  # ").or_else(|| rest.split_once(" # "))
@@ -348,6 +379,8 @@ fn every_key_of_the_schema_is_read_where_the_schema_has_it() {
             }
             (Value::Null, None, Some("boolean")) => "true".to_owned(),
             (Value::Null, None, Some("object")) => "{}".to_owned(),
+            (Value::Null, None, _) if name.ends_with(".size") => "\"1GiB\"".to_owned(),
+            (Value::Null, None, _) if name.ends_with(".mount") => "\"/x\"".to_owned(),
             (Value::Null, None, _) if key["pattern"].as_str().is_some_and(|p| p.contains("[0-9]+")) => {
                 "\"45s\"".to_owned()
             }
@@ -358,6 +391,12 @@ fn every_key_of_the_schema_is_read_where_the_schema_has_it() {
         };
         let line = |own: &str| if own == "name" { String::new() } else { format!("{own} = {value}") };
         let text = match (name.strip_prefix("group.vm."), name.strip_prefix("group.")) {
+            (Some(own), _) if own.starts_with("disk.") => {
+                let needed = ["disk.name = \"d\"\n", "disk.mount = \"/d\"\n"];
+                let needed: String = needed.into_iter().filter(|line| !line.starts_with(own)).collect();
+                let keys = format!("{needed}{own} = {value}").replace("disk.", "");
+                format!("[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n[[group.vm.disk]]\n{keys}")
+            }
             (Some(own), _) => format!(
                 "platform.pepita = {{ kernel_path = \"/k\", rootfs_path = \"/r\" }}\n[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n{}",
                 line(own)

@@ -121,6 +121,52 @@ fn unknown_keys_are_told_with_the_key_that_was_meant() {
 }
 
 #[test]
+fn a_disk_is_checked_like_every_other_key() {
+    let qemu =
+        |disks: &str| vm(&format!("vmm = \"qemu\"\nkernel_path = \"/k\"\nrootfs_path = \"/r\"\n{disks}"));
+    let disk = |more: &str| qemu(&format!("disk = [{{ name = \"data\", mount = \"/data\", {more} }}]"));
+    hold(&[
+        (
+            vm("disk = [{ name = \"data\", mount = \"/d\" }]"),
+            (8, 8),
+            "disk",
+            &["no disks of its own", "vmm = "],
+        ),
+        (disk("siz = \"1G\""), (11, 43), "disk[0].siz", &["unknown key siz", "did you mean size?"]),
+        (disk("size = \"1GB\""), (11, 50), "disk[0].size", &["is no size", "10GiB"]),
+        (disk("size = \"1MiB\""), (11, 50), "disk[0].size", &["out of range"]),
+        (
+            qemu("disk = [{ name = \"a/b\", mount = \"/data\" }]"),
+            (11, 18),
+            "disk[0].name",
+            &["no name of a disk"],
+        ),
+        (
+            qemu("disk = [{ name = \"a\", mount = \"data\" }]"),
+            (11, 31),
+            "disk[0].mount",
+            &["no absolute path"],
+        ),
+        (qemu("disk = [{ name = \"a\" }]"), (11, 9), "disk[0].mount", &["missing", "write mount"]),
+        (qemu("disk = \"data\""), (11, 8), "disk", &["expected a list of tables", "[[group.vm.disk]]"]),
+        (
+            qemu("disk = [{ name = \"a\", mount = \"/x\" }, { name = \"b\", mount = \"/x/\" }]"),
+            (11, 8),
+            "disk",
+            &["\"a\" and \"b\" are both mounted"],
+        ),
+        (
+            qemu(
+                "[[group.vm.disk]]\nname = \"a\"\nmount = \"/x\"\n[[group.vm]]\nname = \"b\"\nvmm = \"qemu\"\nkernel_path = \"/k\"\nrootfs_path = \"/r\"\n[[group.vm.disk]]\nname = \"a\"\nmount = \"/x\"",
+            ),
+            (19, 1),
+            "disk",
+            &["also a disk of VM \"api\""],
+        ),
+    ]);
+}
+
+#[test]
 fn wrong_types_are_told_with_the_right_one() {
     hold(&[
         (vm("memory_mb = \"much\""), (8, 13), "memory_mb", &["expected a whole number", "the text \"much\""]),

@@ -14,6 +14,7 @@ use pepita_wire::Ask;
 use pepita_wire::agent::{Exec, Start};
 use pepita_wire::port::HostPlace;
 use pepita_wire::rundir::{CONSOLE, SOCKET_PATH_CAP as SOCKET_CAP};
+use pepita_wire::storage::STORAGE_CAP;
 use pepita_wire::world::NOT_ON_HOST;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -54,6 +55,7 @@ pub(super) fn tree<'r, 't>(
         apply(&group.layer, &mut meant);
         spec.groups.push(meant);
     }
+    disk_users(raw, &spec, log);
     dependencies::check(&raw.groups, log);
     published_twice(raw, &spec, log);
     let mut platform = VmSpec::blank();
@@ -93,7 +95,54 @@ fn vm<'r, 't>(
         *program = placed(folder, Path::new(program)).to_string_lossy().into_owned();
     }
     orders(raw, &spec, log);
+    disks(raw, &spec, log);
     spec
+}
+
+/// Checks the disks of a VM against each other.
+fn disks(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
+    let Some(written) = raw.layer.good("disk").filter(|_| !spec.disks.is_empty()) else { return };
+    let wrong =
+        |problem: String, help: &str| log.wrong(written.at(), &written.path, problem, Some(help.to_owned()));
+    if spec.machine.vmm == Vmm::Process && !raw.layer.is_wrong("vmm") {
+        let help = "take the disks out, or use vmm = \"qemu\"";
+        return wrong("a plain process has the host's file system, and no disks of its own".to_owned(), help);
+    }
+    if spec.disks.len() > STORAGE_CAP {
+        wrong(format!("{} disks are too many", spec.disks.len()), &format!("a VM has at most {STORAGE_CAP}"));
+    }
+    for (index, disk) in spec.disks.iter().enumerate() {
+        for before in &spec.disks[..index] {
+            if before.mount.trim_end_matches('/') == disk.mount.trim_end_matches('/') {
+                let (one, other, mount) = (&before.name, &disk.name, &disk.mount);
+                wrong(
+                    format!("disks {one:?} and {other:?} are both mounted at {mount}"),
+                    "use another directory",
+                );
+            }
+        }
+    }
+}
+
+/// Checks that no two VMs have the same disk.
+fn disk_users(raw: &File<'_>, spec: &TreeSpec, log: &Log<'_>) {
+    let mut users: HashMap<(&str, Option<&Path>), &str> = HashMap::new();
+    let sections = raw.groups.iter().flat_map(|group| &group.vms);
+    for (raw, vm) in sections.zip(spec.groups.iter().flat_map(|group| &group.vms)) {
+        let Some(written) = raw.layer.good("disk") else { continue };
+        for disk in &vm.disks {
+            // A disk of the user's is the same one under any name.
+            let key = match &disk.path {
+                Some(path) => ("", Some(path.as_path())),
+                None => (disk.name.as_str(), None),
+            };
+            if let Some(other) = users.insert(key, vm.name.as_str()) {
+                let problem = format!("disk {:?} is also a disk of VM {other:?}", disk.name);
+                let help = "a disk has one VM: use another name, or reach the other VM over the network";
+                log.wrong(written.at(), &written.path, problem, Some(help.to_owned()));
+            }
+        }
+    }
 }
 
 /// Checks that the guest agent will accept the orders that the keys make.

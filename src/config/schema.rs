@@ -3,11 +3,18 @@
 use super::file::inherited;
 use crate::spec::keys::{Keyed, Kind, Row, Scope};
 use crate::spec::{GroupSpec, TreeSpec, VmSpec};
+use pepita_wire::storage::NAME_CAP;
 use pepita_wire::world::ULIMITS;
 use serde_json::{Map, Value, json};
 
 /// The pattern of the durations that `humantime` reads: numbers with units.
 const DURATION: &str = "^(\\s*[0-9]+\\s*[a-zA-Z]+)+\\s*$|^0$";
+
+/// The characters of the name of a disk.
+const DISK_NAME: &str = "^[a-zA-Z0-9][a-zA-Z0-9_.-]*$";
+
+/// A size with a unit.
+const SIZE: &str = "^[0-9]+ *([MmGgTt]|[MGT]iB)$";
 
 /// The characters of a name.
 const NAME: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
@@ -113,6 +120,20 @@ fn value(kind: Kind) -> Value {
         Kind::Environment => json!({ "type": "object", "additionalProperties": texts() }),
         Kind::Cid => json!({ "type": "integer", "minimum": 3, "maximum": u32::MAX - 1 }),
         Kind::Signal => json!({ "type": ["string", "integer"] }),
+        Kind::DiskName => json!({ "type": "string", "pattern": DISK_NAME, "maxLength": NAME_CAP }),
+        Kind::Size => json!({ "type": "string", "pattern": SIZE }),
+        Kind::Mount => json!({ "type": "string", "pattern": "^/." }),
+        Kind::Tables(columns) => {
+            let mut object = Object::default();
+            for column in columns {
+                let mut property = value(column.kind);
+                property["description"] = json!(column.doc);
+                object.properties.insert(column.name.to_owned(), property);
+            }
+            object.required =
+                columns.iter().filter(|column| column.is_needed).map(|column| column.name).collect();
+            list(object)
+        }
         Kind::Hostname | Kind::User => json!({ "type": "string", "minLength": 1 }),
         Kind::GuestDirectory => json!({ "type": "string", "pattern": "^/" }),
         Kind::Ulimits => json!({

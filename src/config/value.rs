@@ -4,10 +4,11 @@
 
 use super::diagnostic::Log;
 use super::keywords::{SIGNALS, nearest};
-use crate::spec::keys::{Kind, Words};
+use crate::spec::keys::{Column, Kind, Words};
 use crate::spec::{Cid, GroupName, Publish, Signal, VmName};
 use humantime::{format_duration, parse_duration};
 use pepita_wire::port::PORTS_CAP;
+use pepita_wire::storage::{mount_fault, name_fault, size_mb};
 use pepita_wire::world::{
     Ulimit, check_hostname, check_secret, check_sysctl, check_ulimit, check_user, check_workdir,
 };
@@ -72,6 +73,16 @@ impl Reading<'_> {
                 Err(invalid) => self.wrong(invalid.to_string(), "leave it out to be given one that is free"),
             },
             Kind::Signal => self.signal(),
+            Kind::DiskName => self.ruled(name_fault, "such as \"data\""),
+            Kind::Mount => self.ruled(mount_fault, "such as \"/data\""),
+            Kind::Size => {
+                let text = self.text()?;
+                match size_mb(text.as_str().unwrap_or_default()) {
+                    Ok(size) => Some(json!(size)),
+                    Err(problem) => self.wrong(problem, "such as \"10GiB\""),
+                }
+            }
+            Kind::Tables(columns) => self.tables(columns),
             Kind::Hostname => self.checked("a host name", check_hostname),
             Kind::User => self.checked("a user", check_user),
             Kind::GuestDirectory => self.checked("a directory of the guest", check_workdir),
@@ -86,6 +97,51 @@ impl Reading<'_> {
             }
             Kind::Secrets => self.secrets(),
         }
+    }
+
+    /// Reads a text that a rule accepts; a rule returns what is wrong.
+    fn ruled(&self, fault: impl Fn(&str) -> Option<String>, example: &str) -> Option<Value> {
+        let text = self.text()?;
+        match fault(text.as_str().unwrap_or_default()) {
+            None => Some(text),
+            Some(problem) => self.wrong(problem, example),
+        }
+    }
+
+    /// Reads a list of tables, with the names under which values are stored.
+    fn tables(&self, columns: &[Column]) -> Option<Value> {
+        let header = self.path.rsplit(' ').next().unwrap_or_default();
+        let help = format!("write [[group.vm.{header}]]");
+        self.list("a list of tables", &help, |item| item.keyed_table(columns))
+    }
+
+    fn keyed_table(&self, columns: &[Column]) -> Option<Value> {
+        let Some(entries) = self.node.get_ref().as_table() else { return self.expected("a table", None) };
+        let mut fields: Vec<Option<(String, Value)>> = Vec::new();
+        for (key, node) in entries {
+            let path = format!("{}.{}", self.path, key.get_ref());
+            let Some(column) = columns.iter().find(|column| column.name == *key.get_ref()) else {
+                let known = columns.iter().map(|column| column.name);
+                let help = match nearest(key.get_ref(), known.clone()) {
+                    Some(near) => format!("did you mean {near}?"),
+                    None => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
+                };
+                self.log.wrong(key.span(), &path, format!("unknown key {}", key.get_ref()), Some(help));
+                fields.push(None);
+                continue;
+            };
+            let value = Reading { node, path: &path, ..*self }.read(column.kind);
+            fields.push(value.map(|value| (column.field.to_owned(), value)));
+        }
+        for column in columns.iter().filter(|column| column.is_needed) {
+            if !entries.contains_key(column.name) {
+                let path = format!("{}.{}", self.path, column.name);
+                let help = format!("write {} = … below this line: {}", column.name, column.doc);
+                self.log.missing(self.node.span(), &path, &help);
+                fields.push(None);
+            }
+        }
+        fields.into_iter().collect::<Option<Map<_, _>>>().map(Value::Object)
     }
 
     fn wrong<T>(&self, problem: impl Into<String>, help: impl Into<String>) -> Option<T> {

@@ -287,6 +287,7 @@ fn forwardable(ask: Ask) -> Result<Ask, WireError> {
         Ask::Dial(_) => Some("dial"),
         Ask::Start(_) => Some("start"),
         Ask::Stop(_) => Some("stop"),
+        Ask::Mount(_) => Some("mount"),
         Ask::PowerOff => Some("power_off"),
     };
     match refused {

@@ -74,6 +74,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         standby: _,
         autostart: _,
         significant: _,
+        disks,
     } = &launch.spec;
     let MachineSpec { vcpus, memory_mb, kernel: _, rootfs: _, image, port, vmm } = machine;
     let WorldSpec { hostname, user, workdir, env_file, secrets, ulimits, sysctls, read_only, privileged } =
@@ -116,8 +117,10 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         cmdline_append: None,
         // The supervisor listens itself, and hands the sockets over to the monitor.
         publish: Vec::new(),
-        // The environment of the call names the directory for logs.
+        disks: disks.clone(),
+        // The environment of the call names the directories for logs and disks.
         log_dir: None,
+        disk_dir: None,
     }
 }
 

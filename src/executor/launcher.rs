@@ -6,6 +6,7 @@ use super::process::{self, CallFailure};
 use crate::spec::{Signal, VmName};
 use futures_core::future::BoxFuture;
 use pepita_wire::image::ImageRecord;
+use pepita_wire::storage::{CHECK_DEADLINE, DISK_ENVIRONMENT};
 use pepita_wire::{StatusRecord, VersionRecord, rundir};
 use std::ffi::OsString;
 use std::fmt;
@@ -56,25 +57,33 @@ pub struct Launcher {
     program: PathBuf,
     run_dir: Option<PathBuf>,
     log_dir: Option<PathBuf>,
+    disk_dir: Option<PathBuf>,
 }
 
 impl Launcher {
     /// Makes a launcher from a program that was found, with the directory of its run directories.
     pub fn new(program: PathBuf, run_dir: Option<PathBuf>) -> Self {
-        Self { program, run_dir, log_dir: None }
+        Self { program, run_dir, log_dir: None, disk_dir: None }
     }
 
     /// Returns the variables that are added to the environment of each call.
     fn environment(&self) -> Vec<(&'static str, &Path)> {
         let run_dir = self.run_dir.as_deref().map(|dir| (rundir::ENVIRONMENT, dir));
         let log_dir = self.log_dir.as_deref().map(|dir| (rundir::LOG_ENVIRONMENT, dir));
-        run_dir.into_iter().chain(log_dir).collect()
+        let disk_dir = self.disk_dir.as_deref().map(|dir| (DISK_ENVIRONMENT, dir));
+        run_dir.into_iter().chain(log_dir).chain(disk_dir).collect()
     }
 
     /// Adds the directory in which the launcher keeps the logs of consoles; `None` for the run directories.
     #[must_use]
     pub fn with_log_dir(self, log_dir: Option<PathBuf>) -> Self {
         Self { log_dir, ..self }
+    }
+
+    /// Adds the directory in which the launcher keeps the disks of VMs; `None` for the one that it chooses itself.
+    #[must_use]
+    pub fn with_disk_dir(self, disk_dir: Option<PathBuf>) -> Self {
+        Self { disk_dir, ..self }
     }
 
     /// Makes sure that the program is the `pepita` of this project. Exit code 0 proves nothing: other programs have
@@ -154,7 +163,9 @@ impl Pepita for Launcher {
     fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord> {
         let specification =
             serde_json::to_vec(&argv::specification(launch)).expect("the specification is JSON");
-        Box::pin(self.record(argv::run(launch), specification, LAUNCH_DEADLINE))
+        // A disk that was not unmounted is checked first, which takes as long as it takes.
+        let checks = if launch.spec.disks.is_empty() { Duration::ZERO } else { CHECK_DEADLINE };
+        Box::pin(self.record(argv::run(launch), specification, LAUNCH_DEADLINE + checks))
     }
 
     fn adopt<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord> {

@@ -1,8 +1,8 @@
 //! Translates the value of a key to JSON and back: one form for the fingerprint, for storing and for comparing.
 
 use super::{
-    AutoShutdown, Cid, GroupName, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy,
-    Orphans, Port, Publish, Readiness, Restart, Signal, Strategy, Ulimit, VmName, Vmm,
+    AutoShutdown, Cid, DiskSpec, GroupName, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure,
+    OnUnhealthy, Orphans, Port, Publish, Readiness, Restart, Signal, Strategy, Ulimit, VmName, Vmm,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +44,7 @@ macro_rules! text {
 }
 
 plain!(bool, u32, usize, f64, String, Vec<String>, BTreeSet<i32>, BTreeMap<String, String>);
-plain!(BTreeMap<String, Ulimit>);
+plain!(BTreeMap<String, Ulimit>, Vec<DiskSpec>);
 text!(VmName, GroupName);
 text!(Restart, OnGiveUp, Strategy, OnIntensityExceeded, AutoShutdown, Readiness, OnStartFailure, OnUnhealthy);
 text!(Orphans, OnExit, Vmm);

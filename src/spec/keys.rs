@@ -51,6 +51,14 @@ pub enum Kind {
     Cid,
     /// A signal by its name or number.
     Signal,
+    /// The name of a disk, as docker has it for volumes.
+    DiskName,
+    /// A size with a unit, such as `"10GiB"`, in MiB.
+    Size,
+    /// A directory of the guest at which something can be mounted.
+    Mount,
+    /// A list of tables that have these keys.
+    Tables(&'static [Column]),
     /// The name of a guest.
     Hostname,
     /// A user of a guest, by name or number, and with a colon the group.
@@ -64,6 +72,46 @@ pub enum Kind {
     /// A list of `"NAME=FILE"`, where a relative path begins at the configuration file's folder.
     Secrets,
 }
+
+/// A key of a table that is an item of a list.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Column {
+    /// The key.
+    pub name: &'static str,
+    /// The name of the value in the form that is stored.
+    pub field: &'static str,
+    /// The values that the key may hold.
+    pub kind: Kind,
+    /// Whether each table must have the key.
+    pub is_needed: bool,
+    /// The description of the key, in one line.
+    pub doc: &'static str,
+}
+
+/// Makes the keys of a list of tables. `as` stands before the name of the stored value, when that is another one.
+macro_rules! columns {
+    ($($name:literal $(as $field:literal)? $kind:expr, $needed:literal, $doc:literal;)*) => {
+        &[$(Column {
+            name: $name,
+            field: columns!(@field $name $($field)?),
+            kind: $kind,
+            is_needed: $needed,
+            doc: $doc,
+        }),*]
+    };
+    (@field $name:literal) => { $name };
+    (@field $name:literal $field:literal) => { $field };
+}
+
+/// The keys of `[[group.vm.disk]]`.
+const DISK: &[Column] = columns! {
+    "name" Kind::DiskName, true, "letters, digits, '_', '.' and '-'; a disk has one VM";
+    "mount" Kind::Mount, true, "the directory in the guest; mounted before the daemon starts";
+    "size" as "size_mb" Kind::Size, false,
+        "of a new disk (else 10GiB, of which only what is written takes space); a smaller one grows to it at the next start";
+    "path" Kind::Path, false, "a file or block device of yours; without it a file in disk_dir, made at the first start";
+    "read_only" Kind::Flag, false, "the guest cannot write to it";
+};
 
 /// The words that a key may hold.
 #[derive(Debug, PartialEq, Eq)]
@@ -227,6 +275,8 @@ impl Keyed for TreeSpec {
                 "the logs of the consoles, a directory for each VM; without it in the run directories";
             pepita "pepita" Kind::Program, Fixed,
                 "the launcher; a bare name is looked for beside our own program, then in PATH";
+            disk_dir "disk_dir" Kind::Path, Fixed,
+                "the disks of the VMs; without it the folder disks in state_dir, else the launcher decides";
             // The executor cannot change its number of parallel launches while it runs.
             max_parallel_launches "max_parallel_launches" Kind::Whole(1, 1024), Fixed,
                 "launches under way at once, 1 to 1024";
@@ -293,6 +343,7 @@ impl Keyed for VmSpec {
             standby "standby" ANY, Live, "warm spares; not supported yet";
             autostart "autostart" Kind::Flag, Live, "started with its group";
             significant "significant" Kind::Flag, Live, "counts for the group's auto_shutdown";
+            disks "disk" Kind::Tables(DISK), NextStart, "disks with ext4, which outlive the VM";
         }
         WorldSpec [world] Vm {
             user "user" Kind::User, NextStart,

@@ -5,11 +5,12 @@ use std::path::Path;
 /// Each package with the packages of this repository that it may depend on.
 const PACKAGES: &[(&str, &[&str])] = &[
     ("crates/wire", &[]),
-    ("crates/guest", &["pepita-wire"]),
-    ("crates/pepita", &["pepita-wire"]),
+    ("crates/ports", &["pepita-wire"]),
+    ("crates/guest", &["pepita-ports", "pepita-wire"]),
+    ("crates/pepita", &["pepita-ports", "pepita-wire"]),
     ("crates/ticker", &[]),
     ("crates/images", &["pepita-wire"]),
-    (".", &["pepita-wire"]),
+    (".", &["pepita-ports", "pepita-wire"]),
     // The launcher is used only for the place of the run directories.
     ("supervisors", &["pepita-launcher", "pepita-supervisor", "pepita-wire"]),
 ];
@@ -21,6 +22,8 @@ const LIBRARY: &[&str] = &[
     "futures-core",
     "humantime",
     "humantime-serde",
+    // Listening sockets, which the library, the monitor and the agent open and carry alike; it needs rustix alone.
+    "pepita-ports",
     "pepita-wire",
     "ractor",
     "rustix",

@@ -28,6 +28,10 @@ fn extremes(kind: Kind) -> Vec<Value> {
         | Kind::Environment
         | Kind::Cid
         | Kind::Signal
+        | Kind::DiskName
+        | Kind::Size
+        | Kind::Mount
+        | Kind::Tables(_)
         | Kind::Hostname
         | Kind::User
         | Kind::GuestDirectory

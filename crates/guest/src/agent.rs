@@ -9,6 +9,7 @@ use crate::state::{Daemon, State};
 use crate::surroundings::Surroundings;
 use pepita_wire::agent::{AgentStatus, Start};
 use pepita_wire::console::Note;
+use pepita_wire::storage::Mount;
 use pepita_wire::{ErrorKind, Exit, Hello, WireError};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -33,6 +34,8 @@ pub(crate) struct Agent {
     pub(crate) notify_path: PathBuf,
     /// The daemon's notify socket, once it is open. The lock is held while a report is read and applied.
     pub(crate) notify_socket: Mutex<Option<UnixDatagram>>,
+    /// What is mounted for the daemon. The lock is held while a mount is made.
+    pub(crate) mounts: Mutex<Vec<Mount>>,
     /// The connections that are forwarded to programs of the guest.
     pub(crate) forwarding: Forwarding,
     /// The surroundings of the daemon, once it was started: commands that a host runs have them, too.
@@ -72,6 +75,7 @@ impl Agent {
             reaper: Reaper::start(),
             notify_path,
             notify_socket: Mutex::default(),
+            mounts: Mutex::default(),
             forwarding: Forwarding::default(),
             surroundings: OnceLock::new(),
             clock_is_set: AtomicBool::new(false),

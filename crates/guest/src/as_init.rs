@@ -3,7 +3,7 @@
 use crate::agent::{Agent, Mode};
 use crate::boot::{Boot, Image};
 use crate::console::Console;
-use crate::{cgroup, daemon, end, furnish, inherited, notify, panics, serve, system};
+use crate::{cgroup, daemon, end, furnish, inherited, mounts, notify, panics, serve, system};
 use pepita_wire::console::Note;
 use std::sync::Arc;
 
@@ -62,6 +62,7 @@ pub(crate) fn run() -> ! {
     }
     agent.note(&Note::Up);
     end::wait(&agent);
+    mounts::unmount_all(&agent);
     system::power_off()
 }
 

@@ -69,6 +69,8 @@ pub(crate) struct Image {
     pub(crate) workdir: Option<String>,
     /// Kernel modules to load, in this order.
     pub(crate) modules: Vec<String>,
+    /// The modules of drivers that are loaded when they are needed, in this order.
+    pub(crate) drivers: BTreeMap<String, Vec<String>>,
     /// The block device with the real root file system, when this image is only the initrd.
     pub(crate) root: Option<String>,
     /// The block device with a root file system that other VMs share: it is mounted read-only below a layer in memory, and

@@ -2,12 +2,12 @@
 
 use crate::agent::{Agent, Mode};
 use crate::cgroup::{self, Cgroup};
+use crate::forerunner::{self, Streams};
 use crate::furnish;
 use crate::notify::{self, Datagram};
 use crate::process::{
     children, is_descendant, kill_group, kill_rest, not_executable, of_program, pid_of, wait_for_end,
 };
-use crate::stage::{self, Streams};
 use crate::state::Daemon;
 use crate::surroundings::Surroundings;
 use pepita_wire::agent::{Health, Start, Stop};
@@ -93,7 +93,7 @@ fn spawn(
     let error = output.try_clone().map_err(|e| not_executable(program, &e))?;
     agent.settle(surroundings);
     let streams = Streams { input: None, output, error };
-    stage::spawn(&agent.reaper, &orders, &environment, streams)
+    forerunner::spawn(&agent.reaper, &orders, &environment, streams)
 }
 
 fn os(e: std::io::Error) -> WireError {

@@ -6,8 +6,8 @@
 use crate::agent::{Agent, Mode};
 use crate::cgroup::Cgroup;
 use crate::environment::places;
+use crate::forerunner::{self, Streams};
 use crate::process::{KILLED, handle_of, kill_group, kill_rest, not_executable, of_program};
-use crate::stage::{self, Streams};
 use crate::strays::{MARK, Mark};
 use pepita_wire::agent::Exec;
 use pepita_wire::{ExecResult, Exit};
@@ -95,7 +95,7 @@ fn start(agent: &Agent, exec: &Exec, output: OwnedFd) -> Result<Running, Exit> {
     let mut orders = surroundings.orders(&exec.command);
     orders.cgroup = (agent.mode == Mode::Init).then(|| Cgroup::Commands.processes());
     let streams = Streams { input: None, output: output.try_clone().map_err(fail)?, error: output };
-    let (pid, end) = stage::spawn(&agent.reaper, &orders, &environment, streams)?;
+    let (pid, end) = forerunner::spawn(&agent.reaper, &orders, &environment, streams)?;
     let handle = handle_of(pid).map_err(fail)?;
     let timeout = match exec.timeout_ms {
         0 => DEFAULT_TIMEOUT,

@@ -8,8 +8,8 @@
 use crate::agent::{Agent, Mode};
 use crate::cgroup::Cgroup;
 use crate::environment::Environment;
+use crate::forerunner;
 use crate::process::{KILLED, handle_of, kill_group, kill_rest, not_executable, of_program, wait_for_end};
-use crate::stage;
 use crate::strays::{MARK, Mark};
 use crate::stream::Stream;
 use crate::terminal::Terminal;
@@ -130,7 +130,7 @@ fn start(agent: &Agent, exec: &ExecStream) -> Result<Running, Exit> {
         None => Streams::over_pipes(exec.input),
     };
     let (streams, theirs) = streams.map_err(fail)?;
-    let (pid, end) = stage::spawn(&agent.reaper, &orders, &environment, theirs)?;
+    let (pid, end) = forerunner::spawn(&agent.reaper, &orders, &environment, theirs)?;
     let handle = handle_of(pid).map_err(fail)?;
     Ok(Running { pid, handle, end, mark, streams })
 }
@@ -147,7 +147,7 @@ fn environment(of_daemon: &Environment, exec: &ExecStream) -> Environment {
 
 impl Streams {
     /// Returns the agent's ends of pipes, and those of the command.
-    fn over_pipes(has_input: bool) -> io::Result<(Self, stage::Streams)> {
+    fn over_pipes(has_input: bool) -> io::Result<(Self, forerunner::Streams)> {
         let ((output, to_output), (error, to_error)) = (io::pipe()?, io::pipe()?);
         let (from_input, input) = if has_input {
             let (from_input, input) = io::pipe()?;
@@ -158,7 +158,8 @@ impl Streams {
         let (output, error) = (OwnedFd::from(output), OwnedFd::from(error));
         ioctl_fionbio(&output, true)?;
         ioctl_fionbio(&error, true)?;
-        let theirs = stage::Streams { input: from_input, output: to_output.into(), error: to_error.into() };
+        let theirs =
+            forerunner::Streams { input: from_input, output: to_output.into(), error: to_error.into() };
         Ok((Self { terminal: None, input, output: Some(output), error: Some(error) }, theirs))
     }
 
@@ -167,15 +168,18 @@ impl Streams {
         terminal: Terminal,
         theirs: OwnedFd,
         has_input: bool,
-    ) -> io::Result<(Self, stage::Streams)> {
+    ) -> io::Result<(Self, forerunner::Streams)> {
         let output = terminal.as_fd().try_clone_to_owned()?;
         ioctl_fionbio(&output, true)?;
         let input = match has_input {
             true => Some(Input::new(terminal.as_fd().try_clone_to_owned()?, true)?),
             false => None,
         };
-        let theirs =
-            stage::Streams { input: Some(theirs.try_clone()?), output: theirs.try_clone()?, error: theirs };
+        let theirs = forerunner::Streams {
+            input: Some(theirs.try_clone()?),
+            output: theirs.try_clone()?,
+            error: theirs,
+        };
         Ok((Self { terminal: Some(terminal), input, output: Some(output), error: None }, theirs))
     }
 }

@@ -15,18 +15,19 @@ mod end;
 mod environment;
 mod exec;
 mod exec_stream;
+mod forerunner;
 mod forward;
 mod forwarding;
 mod furnish;
 mod inherited;
 mod loopback;
+mod mounts;
 mod notify;
 mod options;
 mod panics;
 mod process;
 mod reaper;
 mod serve;
-mod stage;
 mod state;
 mod strays;
 mod stream;
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
                 ExitCode::from(EX_IOERR)
             }
         },
-        Ok(Command::Stage) => stage::run(),
+        Ok(Command::Forerunner) => forerunner::run(),
         Ok(Command::Version) => {
             print(std::io::stdout(), format_args!("daemonctl {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS

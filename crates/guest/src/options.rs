@@ -4,8 +4,8 @@ use lexopt::prelude::*;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The option by which the agent starts a stage ([`crate::stage`]).
-pub(crate) const STAGE: &str = "stage";
+/// The option by which the agent starts a forerunner ([`crate::forerunner`]).
+pub(crate) const FORERUNNER: &str = "forerunner";
 
 /// The text of `--help`, also printed after a usage error.
 pub(crate) const USAGE: &str = "\
@@ -25,7 +25,7 @@ pub(crate) enum Command {
     /// Run as a plain process of the host.
     Process(ProcessOptions),
     /// Become a program of the guest, as the agent that started this process orders it.
-    Stage,
+    Forerunner,
     /// Print the version of the agent.
     Version,
     /// Print the text of `--help`.
@@ -64,7 +64,7 @@ impl Command {
         let mut parser = lexopt::Parser::from_args(args);
         match parser.next() {
             Ok(Some(Long("process"))) => ProcessOptions::parse(&mut parser).map(Self::Process),
-            Ok(Some(Long(STAGE))) if !is_pid_1 => Ok(Self::Stage),
+            Ok(Some(Long(FORERUNNER))) if !is_pid_1 => Ok(Self::Forerunner),
             Ok(Some(Long("version"))) => Ok(Self::Version),
             Ok(Some(Long("help") | Short('h'))) => Ok(Self::Help),
             // The kernel passes unknown words of its command line to PID 1, so the arguments are ignored.
@@ -115,8 +115,8 @@ mod tests {
         }
         assert_eq!(parse("--version", true), Ok(Command::Version), "PID 1 of a container");
         assert_eq!(
-            (parse("--stage", true), parse("--stage", false)),
-            (Ok(Command::Init), Ok(Command::Stage))
+            (parse("--forerunner", true), parse("--forerunner", false)),
+            (Ok(Command::Init), Ok(Command::Forerunner))
         );
     }
 

@@ -3,8 +3,8 @@
 
 use crate::boot::Image;
 use crate::environment::{self, Environment};
+use crate::forerunner::Orders;
 use crate::process::step_failed;
-use crate::stage::Orders;
 use crate::users::{self, Ids, User};
 use pepita_wire::Exit;
 use pepita_wire::agent::Start;

@@ -95,7 +95,8 @@ fn read_order() -> (Result<Order>, Option<OwnedFd>) {
 
 fn launch(requested: Requested, run_dir: &RunDir, starter: Starter) {
     let name = requested.request.name.clone();
-    match requested.claim(run_dir).and_then(Started::of).about(&name) {
+    let started = requested.claim(run_dir).and_then(|claimed| Started::of(claimed, &starter));
+    match started.about(&name) {
         Ok(started) => started.watch(starter).run(),
         Err(e) => drop(starter.answer(&Answer::Failed(e))),
     }

@@ -1,9 +1,14 @@
 //! The command line: every call, its options, and their help. Only definitions; [`crate::commands`] carries the calls
 //! out.
 
+mod disk;
+
+pub use disk::{DiskArgs, DiskCall};
+
 use crate::rundir::cid::Wanted;
 use crate::vm_config::{CPUS, INCARNATIONS, MAX_TIME_MS, MEMORY_MB, PORTS, VmmKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pepita_wire::storage::DiskSpec;
 use pepita_wire::world::{
     Ulimit, check_hostname, check_secret, check_sysctl, check_ulimit, check_user, check_workdir,
 };
@@ -142,6 +147,8 @@ pub enum Request {
     /// Pull and keep container images, and make root file systems
     #[command(subcommand)]
     Image(Image),
+    /// List, grow and remove the disks of VMs
+    Disk(DiskArgs),
     /// Install, list and remove the kernels that guests boot
     #[command(subcommand)]
     Kernel(Kernel),
@@ -360,6 +367,16 @@ pub struct RunOptions {
     /// Words to add to the kernel's command line
     #[arg(long, value_name = "WORDS")]
     pub cmdline_append: Option<String>,
+    /// A disk that is kept, at a directory of the guest: NAME:/PATH, and perhaps :ro, :rw or :size=10G. It is made at its
+    /// first use [default size: 10GiB, of which only what is written takes space]
+    #[arg(long, short = 'v', value_name = "NAME:/PATH[:OPTIONS]", value_parser = disk::volume)]
+    pub volume: Vec<DiskSpec>,
+    /// The same in words: name=NAME,mount=/PATH and perhaps size=10G, ro, path=FILE (a file or block device of yours)
+    #[arg(long, value_name = "K=V,...", value_parser = disk::disk)]
+    pub disk: Vec<DiskSpec>,
+    /// The directory of disks [default: $PEPITA_DISK_DIR, else `disks` in the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub disk_dir: Option<PathBuf>,
     /// The directory for the console's log, in a directory for each VM [default: $PEPITA_LOG_DIR, else the run
     /// directory]
     #[arg(long, value_name = "DIR")]

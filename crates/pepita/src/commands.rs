@@ -2,6 +2,7 @@
 //! error, and the exit codes of sysexits(3).
 
 mod attach;
+mod disk;
 mod doctor;
 mod environment;
 mod exec;
@@ -128,6 +129,7 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
             let (run_dir, name) = of(&vm);
             order::start(&run_dir, &name, &daemon)?;
         }
+        Request::Disk(asked) => disk::disk(asked, json)?,
         Request::Image(Image::Build(build)) => image::build(run_dir, *build)?,
         Request::Image(Image::Pull(asked)) => return Err(image::container("pull", asked, json)),
         Request::Image(Image::Import(asked)) => return Err(image::container("import", asked, json)),

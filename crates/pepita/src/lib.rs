@@ -2,13 +2,14 @@
 //!
 //! There is no central daemon: the run directory is the only database. The modules form layers, and each module uses
 //! only modules that come before it in this list: [`error`] and [`vm_config`]; [`host`]; [`rundir`]; [`image`]; `qemu`
-//! and [`vmm`]; [`client`]; [`monitor`], which stays with a VM; `reconcile`; [`boot`], which connects a monitor with
+//! and [`vmm`]; [`client`]; `disk`, what outlives a VM; [`monitor`], which stays with a VM; `reconcile`; [`boot`], which connects a monitor with
 //! its VM; [`cli`]; `ops`; [`commands`].
 
 pub mod boot;
 pub mod cli;
 pub mod client;
 pub mod commands;
+mod disk;
 pub mod error;
 pub mod host;
 pub mod image;

@@ -227,6 +227,10 @@ impl Monitor {
                 }
                 Err(refusal) => self.happened(Event::StartAnswered(Err(refusal))),
             },
+            Effect::Mount(mounts) => {
+                // As for the start.
+                let _ = self.agent.ask(pepita_wire::Ask::Mount(mounts), Asker::Mount);
+            }
             Effect::Tell(ask) => self.agent.tell(ask),
             Effect::Resume => self.set_vcpus(VcpuState::Running),
             Effect::TermVmm => {

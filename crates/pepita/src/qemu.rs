@@ -6,8 +6,9 @@
 
 use crate::host::cgroup::Demand;
 use crate::rundir::layout;
-use crate::vm_config::{Accel, Root, VmConfig, VmRequest};
+use crate::vm_config::{Accel, Disk, Root, VmConfig, VmRequest};
 use pepita_wire::record::Transport;
+use pepita_wire::storage;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -17,6 +18,9 @@ const TRANSLATED_MB: u64 = 128;
 
 /// The memory that QEMU and the vsock back-end need in addition to the guest's memory, in MiB.
 const OVERHEAD_MB: u64 = 128;
+
+/// The beginning of QEMU's names for the drives of disks.
+pub(crate) const DRIVE_PREFIX: &str = "disk-";
 
 /// The descriptors that QEMU inherits.
 #[derive(Debug, Clone, Copy)]
@@ -135,6 +139,15 @@ pub(crate) fn argv(config: &VmConfig, append: Append<'_>, fds: Descriptors) -> V
         }
         Root::Host(_) => {}
     }
+    for disk in &request.disks {
+        add("-drive", data_drive(disk));
+        let serial = storage::serial(&disk.name);
+        let id = drive_id(&disk.name);
+        add(
+            "-device",
+            format!("virtio-blk-device,drive={id},serial={serial},werror=report,rerror=report").into(),
+        );
+    }
     match append {
         Append::Argument(cmdline) => add("-append", cmdline.into()),
         Append::File(path) => add("-readconfig", path.into()),
@@ -186,9 +199,27 @@ fn wants_early_console(request: &VmRequest) -> bool {
 
 /// Returns QEMU's option for a disk. A comma in the file name is doubled, because a single comma ends a value.
 fn drive(mode: &str, image: &Path) -> OsString {
-    let mut drive = OsString::from(format!("if=none,id=root,format=raw,{mode},file="));
-    drive.push(image.to_string_lossy().replace(',', ",,"));
+    with_file(&format!("if=none,id=root,format=raw,{mode},file="), image)
+}
+
+/// Returns QEMU's option for a disk that outlives its VM. Whatever the guest has flushed is on the host's disk (QEMU
+/// calls fdatasync(2)), and space that the guest frees is given back to the host.
+fn data_drive(disk: &Disk) -> OsString {
+    let read_only = if disk.read_only { "on" } else { "off" };
+    let id = drive_id(&disk.name);
+    let options = "format=raw,discard=unmap,cache=writeback";
+    with_file(&format!("if=none,id={id},{options},readonly={read_only},file="), &disk.file)
+}
+
+fn with_file(options: &str, file: &Path) -> OsString {
+    let mut drive = OsString::from(options);
+    drive.push(file.to_string_lossy().replace(',', ",,"));
     drive
+}
+
+/// Returns QEMU's name for the drive of a disk, by which the monitor knows the disk in an error.
+fn drive_id(name: &str) -> String {
+    format!("{DRIVE_PREFIX}{name}")
 }
 
 #[cfg(test)]

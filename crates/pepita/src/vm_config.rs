@@ -7,6 +7,7 @@
 
 use pepita_wire::Publish;
 use pepita_wire::record::Transport;
+use pepita_wire::storage::{self, Mount, MountKind};
 use pepita_wire::world::World;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -167,6 +168,26 @@ impl Default for Root {
     }
 }
 
+/// A disk of a VM, which outlives the VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The name of the disk.
+    pub name: String,
+    /// The file or block device.
+    pub file: PathBuf,
+    /// The directory of disks in which the file lies; `None` = the user has named the file.
+    #[serde(default)]
+    pub dir: Option<PathBuf>,
+    /// The size that the disk is to have at least, in MiB.
+    #[serde(default)]
+    pub size_mb: Option<u64>,
+    /// The directory in the guest at which the disk is mounted.
+    pub mount: String,
+    /// Whether the guest cannot write to the disk.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
 /// A complete request for a VM: all of its properties except the CID and the incarnation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRequest {
@@ -235,6 +256,9 @@ pub struct VmRequest {
     /// The directory in which the console's log is kept, in a directory for each VM; `None` = in the run directory.
     #[serde(default)]
     pub log_dir: Option<PathBuf>,
+    /// The disks, in the order of mounting.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
     /// Whether the guest's agent takes its boot token from a port; an older agent finds it on the kernel's command line.
     #[serde(default)]
     pub token_port: bool,
@@ -265,6 +289,20 @@ pub struct VmConfig {
     /// The request for the VM.
     #[serde(flatten)]
     pub request: VmRequest,
+}
+
+impl VmRequest {
+    /// Returns what the agent mounts before it starts the daemon, in this order.
+    pub fn mounts(&self) -> Vec<Mount> {
+        let disk = |disk: &Disk| Mount {
+            kind: MountKind::Disk,
+            name: disk.name.clone(),
+            mark: storage::serial(&disk.name),
+            target: disk.mount.clone(),
+            read_only: disk.read_only,
+        };
+        self.disks.iter().map(disk).collect()
+    }
 }
 
 impl VmConfig {
@@ -350,6 +388,7 @@ pub(crate) mod tests {
             cmdline_append: "loglevel=7".into(),
             tsc_khz: Some(2_000_000),
             log_dir: None,
+            disks: Vec::new(),
             token_port: true,
             publish: Vec::new(),
         }

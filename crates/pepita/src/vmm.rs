@@ -126,6 +126,8 @@ pub struct Claims<'a> {
     pub vhost: Option<&'a OwnedFd>,
     /// The sign in the kernel that the VM runs ([`crate::host::sign`]).
     pub sign: Option<&'a OwnedFd>,
+    /// The locks of the VM's disks.
+    pub disks: &'a [File],
 }
 
 /// Starts the processes of a VM. The current directory is the VM's run directory.
@@ -143,7 +145,7 @@ pub fn start(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Proc
 
 /// Starts the back-end and then QEMU.
 fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Processes> {
-    let Claims { cid_lock, vhost, sign } = *claims;
+    let Claims { cid_lock, vhost, sign, disks } = *claims;
     make_console()?;
     let console = open_console()?;
     let (qmp, for_qmp) = listen(layout::QMP)?;
@@ -175,6 +177,7 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
     let inherited = [for_qmp.as_fd(), cid_lock.as_fd()].into_iter().chain(vsock.map(AsFd::as_fd));
     let inherited = inherited.chain(port.iter().flatten().map(AsFd::as_fd));
     let inherited = inherited.chain(keep.iter().flatten().map(AsFd::as_fd)).chain(sign.map(AsFd::as_fd));
+    let inherited = inherited.chain(disks.iter().map(AsFd::as_fd));
     let spawned = command(&config.request.program, config).and_then(|mut command| {
         command.args(qemu::argv(config, append, fds));
         inherit(inherited)?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
-              [--flood] [--eat MB] [--write MB] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
+              [--flood] [--eat MB] [--write MB] [--to PATH] [--record PATH] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
               [--serve PORT | PATH | tcp:PORT] [--serve-after MS] [--world] [--threads] [--copy]";
 
 #[derive(Default)]
@@ -40,8 +40,12 @@ struct Options {
     flood: bool,
     /// The amount of memory to use, in MiB.
     eat_mb: Option<u64>,
-    /// The amount to write to the file `/written`, in MiB.
+    /// The amount to write to the file of `to`, in MiB.
     write_mb: Option<u64>,
+    /// The file of `write`; `/written` when none is named.
+    to: Option<String>,
+    /// The file to which numbers are added without end, each synchronised to the disk before it is printed.
+    record: Option<String>,
     /// The variables of the environment to print; `cpus`, `clock` and `memory` print values of the guest.
     show: Vec<String>,
     /// The files to print.
@@ -90,6 +94,8 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("flood") => options.flood = true,
             Long("eat") => options.eat_mb = Some(parser.value()?.parse()?),
             Long("write") => options.write_mb = Some(parser.value()?.parse()?),
+            Long("to") => options.to = Some(parser.value()?.string()?),
+            Long("record") => options.record = Some(parser.value()?.string()?),
             Long("serve") => options.serve = Some(parser.value()?.string()?),
             Long("copy") => options.copy = true,
             Long("serve-after") => options.serve_after_ms = Some(parser.value()?.parse()?),
@@ -176,10 +182,14 @@ fn main() {
         print_line(&format!("ate {} MiB", eaten.len()));
     }
     if let Some(mb) = options.write_mb {
-        match write("/written", mb) {
+        match write(options.to.as_deref().unwrap_or("/written"), mb) {
             Ok(()) => print_line(&format!("wrote {mb} MiB")),
             Err(e) => print_line(&format!("writing failed: {e}")),
         }
+    }
+    if let Some(path) = &options.record {
+        let Err(e) = record(path);
+        print_line(&format!("recording failed: {e}"));
     }
     if options.flood {
         print_numbered(u64::MAX, None);
@@ -214,6 +224,22 @@ fn write(path: &str, mb: u64) -> std::io::Result<()> {
         file.sync_all()?;
     }
     Ok(())
+}
+
+/// Adds numbers to a file without end, and prints each after it is on the disk. It begins with the number after the
+/// last whole one in the file, and prints that one as `found`.
+fn record(path: &str) -> std::io::Result<std::convert::Infallible> {
+    let before = std::fs::read_to_string(path).unwrap_or_default();
+    let found: u64 = before.lines().rev().find_map(|line| line.parse().ok()).unwrap_or(0);
+    print_line(&format!("found {found}"));
+    let mut file = File::options().create(true).append(true).open(path)?;
+    for number in found + 1.. {
+        // A kill of the VMM may have left a part of a line.
+        file.write_all(format!("\n{number:09}\n").as_bytes())?;
+        file.sync_all()?;
+        print_line(&format!("recorded {number}"));
+    }
+    unreachable!("there is always a next number")
 }
 
 /// Reports the stop on SIGTERM or SIGINT and exits with 0.

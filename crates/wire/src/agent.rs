@@ -6,6 +6,7 @@ use crate::error::{ErrorKind, WireError};
 use crate::exit::{Exit, generation_1};
 use crate::port::GuestPlace;
 use crate::signal::Signal;
+use crate::storage::Mount;
 use crate::streams::TerminalSize;
 use crate::text::{shown, shown_up_to};
 use crate::world::World;
@@ -58,7 +59,10 @@ pub enum Ask {
     /// answer it carries [`crate::chunk`]s. [`ErrorKind::NotFound`] when nothing listens there, [`ErrorKind::Busy`] when
     /// too many connections are forwarded already.
     Dial(Dial),
-    /// Synchronise the disks and power off, whether or not the daemon runs.
+    /// Mount disks and shares, in this order. What is mounted already stays mounted. An agent without this request does
+    /// not start the daemon of a VM with disks: the host waits for the answer first.
+    Mount(Vec<Mount>),
+    /// Unmount the disks, synchronise and power off, whether or not the daemon runs.
     PowerOff,
 }
 
@@ -190,6 +194,12 @@ fn params<T: DeserializeOwned + Default>(method: &str, params: Value) -> Result<
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
+struct Mounts {
+    mounts: Vec<Mount>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Loose {
     signal: i32,
     unix_ms: u64,
@@ -217,6 +227,7 @@ impl Ask {
             Self::Logs { follow } => ("logs", json!({ "follow": follow })),
             Self::Watch { since } => ("watch", json!({ "since": since })),
             Self::Ack { seq } => ("ack", json!({ "seq": seq })),
+            Self::Mount(mounts) => ("mount", json!({ "mounts": mounts })),
             Self::Dial(dial) => ("dial", value(serde_json::to_value(dial))),
             Self::PowerOff => ("power_off", Value::Null),
         }
@@ -246,6 +257,7 @@ impl Ask {
             "logs" => Ok(Self::Logs { follow: loose(value)?.follow }),
             "watch" => Ok(Self::Watch { since: loose(value)?.since }),
             "ack" => Ok(Self::Ack { seq: loose(value)?.seq }),
+            "mount" => params::<Mounts>(method, value).map(|read| Self::Mount(read.mounts)),
             "dial" => serde_json::from_value(value)
                 .map(Self::Dial)
                 .map_err(|e| WireError::new(ErrorKind::BadRequest, format!("{method}: {e}"))),

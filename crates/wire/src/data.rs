@@ -12,6 +12,9 @@ pub const KERNELS: &str = "kernels";
 /// The directory of container images in the data directory.
 pub const IMAGES: &str = "images";
 
+/// The directory of disks in the data directory.
+pub const DISKS: &str = "disks";
+
 /// Returns the data directory of a user: `$PEPITA_DATA_DIR`, else for root `/var/lib/pepita`, for others the directory
 /// `pepita` in `$XDG_DATA_HOME`, else in `~/.local/share` (XDG Base Directory Specification). `variable` reads the
 /// environment. Returns `None` for a user without a home directory.

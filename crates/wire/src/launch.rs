@@ -4,6 +4,7 @@
 //! Each field is optional in the text. A launcher refuses a field that it does not know, because a VM without the
 //! requested property is worse than no VM.
 
+use crate::storage::DiskSpec;
 use crate::world::Ulimit;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -71,6 +72,12 @@ pub struct LaunchSpec {
     /// The directory in which the console's log is kept, in a directory for each VM; absent = in the run directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_dir: Option<PathBuf>,
+    /// The disks, which outlive the VM.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskSpec>,
+    /// The directory in which the files of disks lie; absent = `$PEPITA_DISK_DIR`, else the user's directory for data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_dir: Option<PathBuf>,
     /// Whether the daemon waits for `pepita start`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub hold: bool,

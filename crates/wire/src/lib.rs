@@ -24,6 +24,7 @@ pub mod protocol;
 pub mod record;
 pub mod rundir;
 pub mod signal;
+pub mod storage;
 pub mod stored;
 pub mod streams;
 pub mod text;

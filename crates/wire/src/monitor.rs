@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// A request to a monitor.
+// A request exists while it is carried out, and few do at a time.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MonitorRequest {
     /// Answer with the [`crate::StatusRecord`].
@@ -128,6 +130,7 @@ impl MonitorRequest {
                 | Ask::Logs { .. }
                 | Ask::Watch { .. }
                 | Ask::Ack { .. }
+                | Ask::Mount(_)
                 | Ask::Dial(_)
                 | Ask::PowerOff => {
                     let why = format!("{method:?} is not for the monitor");

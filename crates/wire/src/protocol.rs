@@ -9,9 +9,10 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// The version of the launcher's calls, exit codes and records; `pepita --version --json` names it.
 pub const CLI_VERSION: u32 = 1;
 
-/// The number of additions to that version: 1 = `pepita run --spec`. A caller that uses an addition checks this number;
+/// The number of additions to that version: 1 = `pepita run --spec`, 2 = disks (`disks` of
+/// the specification, `pepita disk`). A caller that uses an addition checks this number;
 /// an older caller ignores it and keeps working.
-pub const CLI_ADDITIONS: u32 = 1;
+pub const CLI_ADDITIONS: u32 = 2;
 
 /// The longest line that either side accepts, newline included, in bytes.
 pub const LINE_CAP: usize = 256 * 1024;

@@ -4,6 +4,7 @@ use super::door::Stranger;
 use super::follow::{logs, watch};
 use super::writer::Writer;
 use crate::agent::{Agent, Mode};
+use crate::mounts::mount_all;
 use crate::stream::Stream;
 use crate::{daemon, exec, exec_stream, forward};
 use pepita_wire::frame::Outcome;
@@ -167,6 +168,7 @@ impl Connection {
                 }
                 self.answer(id, Ok(Value::Null))
             }
+            Ask::Mount(mounts) => self.answer(id, mount_all(&agent, &mounts).map(|()| Value::Null)),
             Ask::PowerOff => {
                 let answered = self.answer(id, Ok(Value::Null));
                 agent.change(|state| state.power_off = true);

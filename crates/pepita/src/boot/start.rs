@@ -2,6 +2,7 @@
 
 use super::claim::Claimed;
 use super::setup::{address, become_reaper, listen, open_ports};
+use crate::disk;
 use crate::error::{Result, io, system};
 use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;
@@ -40,12 +41,12 @@ struct Made {
 }
 
 impl Started {
-    /// Starts a VM.
+    /// Starts a VM. A starter that gives up ends the check of a disk.
     ///
     /// # Errors
     /// When a file cannot be written or a process does not start. Nothing of the VM is left then.
-    pub(super) fn of(claimed: Claimed) -> Result<Self> {
-        match make(&claimed) {
+    pub(super) fn of(claimed: Claimed, starter: &Starter) -> Result<Self> {
+        match make(&claimed, starter) {
             Ok(made) => Ok(Self { claimed, made }),
             Err(e) => {
                 claimed.give_back();
@@ -81,7 +82,7 @@ impl Started {
 
 /// Creates a VM in the current directory, its run directory. The processes are started last, because no step that
 /// follows them may fail.
-fn make(Claimed { config, name, cid }: &Claimed) -> Result<Made> {
+fn make(Claimed { config, name, cid }: &Claimed, starter: &Starter) -> Result<Made> {
     clean(&name.dir)?;
     // The paths are absolute, because errors contain them.
     let file = |entry: &str| name.dir.join(entry);
@@ -93,6 +94,8 @@ fn make(Claimed { config, name, cid }: &Claimed) -> Result<Made> {
     if let Some(log_dir) = &config.request.log_dir {
         console_log::place(&name.dir, log_dir).map_err(|e| io(log_dir, e))?;
     }
+    // The check of a disk may take minutes, and the guest has all of its time to boot after it.
+    let disks = disk::take(&config.request.disks, &name.dir, starter.pipe())?;
     files::write(&file(layout::CONFIG), config, Sync::No)?;
     let (boot_token, token) = (secret()?, secret()?);
     files::replace(&file(layout::BOOT_TOKEN), boot_token.as_bytes(), Sync::No)?;
@@ -105,7 +108,13 @@ fn make(Claimed { config, name, cid }: &Claimed) -> Result<Made> {
         VmmKind::Process => Limits::default(),
     };
     become_reaper(config);
-    let claims = Claims { cid_lock: cid.lock.file(), vhost: cid.vhost.as_ref(), sign: name.sign.as_ref() };
+    // The monitor closes its copies of the disks' locks when the VMM has inherited them.
+    let claims = Claims {
+        cid_lock: cid.lock.file(),
+        vhost: cid.vhost.as_ref(),
+        sign: name.sign.as_ref(),
+        disks: &disks,
+    };
     let processes = vmm::start(config, &boot_token, &claims).inspect_err(|_| limits.remove())?;
     for process in std::iter::once(&processes.vmm).chain(&processes.backend) {
         // The monitor is protected from the OOM killer; the processes of the VM must not be.

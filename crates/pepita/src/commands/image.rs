@@ -31,7 +31,7 @@ pub(super) fn build(run_dir: &RunDir, build: ImageBuild) -> Result<()> {
             eprint_line(format_args!("pepita: {}: {what}", build.output.display()));
         }
     };
-    let mut files = Vec::new();
+    let (mut files, mut drivers) = (Vec::new(), image::Drivers::new());
     // Kept until the modules have been read.
     let unpacked;
     if let Some(package) = &build.kernel_package {
@@ -42,6 +42,11 @@ pub(super) fn build(run_dir: &RunDir, build: ImageBuild) -> Result<()> {
         let named = build.module.iter().map(|name| name.replace('-', "_"));
         let wanted: Vec<String> = modules::FOR_ALL.map(str::to_owned).into_iter().chain(named).collect();
         files = modules::find(&dir, &wanted)?;
+        for driver in modules::WHEN_NEEDED {
+            let modules =
+                modules::find(&dir, &[driver])?.into_iter().filter(|module| !files.contains(module));
+            drivers.insert(driver.to_owned(), modules.collect());
+        }
     }
     progress("writing");
     let contents = Contents {
@@ -51,6 +56,7 @@ pub(super) fn build(run_dir: &RunDir, build: ImageBuild) -> Result<()> {
         command: build.daemon_args.command.clone(),
         env: environment(&build.daemon_args)?,
         modules: files,
+        drivers,
         size_mb: build.size,
     };
     for note in image::build(&contents, &build.output)? {

@@ -107,6 +107,7 @@ fn specification(run: Run) -> Result<LaunchSpec> {
 /// Returns `spec` with its fields replaced by the options that were given. Labels and ports are added to those of `spec`.
 fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
     spec.labels.extend(options.label);
+    spec.disks.extend(options.volume.into_iter().chain(options.disk));
     spec.publish.extend(options.publish);
     spec.ulimits.extend(options.ulimit);
     spec.sysctls.extend(options.sysctl);
@@ -138,6 +139,8 @@ fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
             .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
             .or(spec.ready_timeout_ms),
         log_dir: options.log_dir.or(spec.log_dir),
+        disk_dir: options.disk_dir.or(spec.disk_dir),
+        disks: spec.disks,
         hold: options.hold || spec.hold,
         command: spec.command,
         env: spec.env,

@@ -9,7 +9,7 @@ use crate::image::{kernel, length, modules};
 use crate::rundir::RunDir;
 use crate::rundir::files::{Beside, Sync, replace};
 use pepita_wire::record::CallErrorKind;
-use serde_json::json;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,9 @@ const IMAGE_JSON: &str = "etc/pepita/image.json";
 
 /// The directory of kernel modules in an image.
 const MODULES: &str = "lib/pepita/modules";
+
+/// The files of the modules of each driver.
+pub type Drivers = BTreeMap<String, Vec<PathBuf>>;
 
 /// The contents of an image.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +39,8 @@ pub struct Contents {
     pub env: BTreeMap<String, String>,
     /// The files of kernel modules, in load order.
     pub modules: Vec<PathBuf>,
+    /// The files of the modules of drivers that a guest loads when it needs them, in load order.
+    pub drivers: Drivers,
     /// The size of a disk image in MiB; 0 = as needed.
     pub size_mb: u64,
 }
@@ -95,8 +100,8 @@ pub fn initrd(dir: &RunDir, agent: &Path, package: &Path, what: Initrd) -> Resul
             Initrd::HandsOver => (device, None),
             Initrd::Shares => (None, device),
         };
-        let json = json!({ "modules": paths, "root": root, "shared_root": shared_root });
-        archive.file(IMAGE_JSON, 0o644, &pepita_wire::record::pretty(&json).into_bytes())?;
+        let json = Description { modules: paths, root, shared_root, ..Description::default() };
+        archive.file(IMAGE_JSON, 0o644, &image_json(&json))?;
         replace(&cached, &archive.finish(), Sync::No)?;
     }
     Ok(cached)
@@ -179,7 +184,19 @@ fn add_daemon(root: &mut impl Root, contents: &Contents, notes: &mut Vec<String>
         }
     }
     let modules = add_modules(root, &contents.modules)?;
-    let json = image_json(&command, &contents.env, &modules);
+    let mut drivers = BTreeMap::new();
+    for (name, files) in &contents.drivers {
+        // A module of another driver, or one that every guest loads, is in the image already.
+        drivers.insert(name.clone(), add_modules(root, files)?);
+    }
+    let json = image_json(&Description {
+        command: &command,
+        env: contents.env.clone(),
+        modules,
+        drivers,
+        root: None,
+        shared_root: None,
+    });
     note(IMAGE_JSON, root.file(IMAGE_JSON, 0o644, &json)?);
     Ok(())
 }
@@ -195,9 +212,19 @@ fn add_modules(root: &mut impl Root, modules: &[PathBuf]) -> Result<Vec<String>>
     Ok(paths)
 }
 
-fn image_json(command: &[String], env: &BTreeMap<String, String>, modules: &[String]) -> Vec<u8> {
-    let json = json!({ "command": command, "env": env, "modules": modules, "root": null });
-    pepita_wire::record::pretty(&json).into_bytes()
+/// What the agent reads of an image.
+#[derive(Debug, Default, Serialize)]
+struct Description<'a> {
+    command: &'a [String],
+    env: BTreeMap<String, String>,
+    modules: Vec<String>,
+    drivers: BTreeMap<String, Vec<String>>,
+    root: Option<&'a str>,
+    shared_root: Option<&'a str>,
+}
+
+fn image_json(description: &Description<'_>) -> Vec<u8> {
+    pepita_wire::record::pretty(description).into_bytes()
 }
 
 /// Writes a disk image with mke2fs, from a staged directory. Needs no privileges.

@@ -12,6 +12,9 @@ use std::process::Command;
 pub const FOR_ALL: [&str; 5] =
     ["virtio_mmio", "virtio_rng", "virtio_console", "vmw_vsock_virtio_transport", "pvpanic_mmio"];
 
+/// The drivers that a guest loads when it needs them: those of disks and of shares.
+pub const WHEN_NEEDED: [&str; 2] = ["virtio_blk", "virtiofs"];
+
 /// The modules that an initrd needs to mount a disk.
 pub const FOR_DISK: [&str; 6] = [
     "virtio_mmio",

@@ -21,6 +21,8 @@ use std::time::Instant;
 /// The originator of a request, which gets the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
+    /// The monitor itself, which has ordered the mounts.
+    Mount,
     /// The monitor itself, which has ordered the start of the daemon.
     Start,
     /// A client of the control socket.

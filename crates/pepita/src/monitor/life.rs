@@ -20,11 +20,13 @@
 //!
 //! Two states change independently of the phase: the line to the guest agent ([`AgentLine`]), and whether the virtual
 //! CPUs run. Each file of this folder has one job: [`phase`] defines the data of the phases, `boot` handles the start,
-//! `run` the agent's messages, `signal` the signals of clients, `stop` a stop or kill, `end` the end of the daemon, the back-end and the VMM.
+//! `mounting` the disks, `run` the agent's messages, `signal` the signals of clients, `stop` a stop or kill, `end` the end of the daemon, the back-end and the VMM.
 
 mod boot;
 mod end;
 mod event;
+mod mounting;
+mod mounts;
 mod phase;
 mod run;
 mod signal;
@@ -36,6 +38,7 @@ pub(crate) use signal::Route;
 use super::evidence::{Evidence, Way};
 use super::ports::Serving;
 use crate::vm_config::{VmRequest, VmmKind};
+use mounts::Mounts;
 use pepita_wire::agent::Start;
 use pepita_wire::console::Note;
 use pepita_wire::record::{DaemonState, VcpuState, VcpuStatus};
@@ -57,6 +60,9 @@ pub(crate) struct Milestone {
 #[derive(Debug)]
 pub(crate) struct Life {
     start: Start,
+    mounts: Mounts,
+    /// The time limit for the guest to power off after the end of its daemon.
+    linger: Duration,
     hold: bool,
     kind: VmmKind,
     /// The part of the status record that does not follow from the other fields; [`Life::status`] adds the rest.
@@ -83,6 +89,8 @@ impl Life {
         Self {
             // The world is added by the monitor, which reads the secrets.
             start: Start { command: request.command.clone(), env: request.env.clone(), ..Start::default() },
+            mounts: Mounts::of(request.mounts()),
+            linger: phase::linger(request),
             hold: request.hold,
             kind: request.vmm,
             status,
@@ -110,12 +118,13 @@ impl Life {
         life.evidence.vmm_ran = true;
         // The agent may listen already, so it is dialled at once.
         let was_up = life.status.boot_ms.agent.is_some();
+        life.mounts.know(life.status.daemon.state);
         life.agent =
             if was_up { AgentLine::Lost { dial_at: now } } else { AgentLine::Expected { dial_at: now } };
         life.vcpus = vcpus;
         let left = Duration::from_millis(request.ready_timeout_ms).saturating_sub(spent);
         life.phase = match (life.status.daemon.state, was_up) {
-            (DaemonState::Exited, _) => Phase::leaving(now),
+            (DaemonState::Exited, _) => Phase::leaving(now, life.linger),
             (_, true) => Phase::Running,
             (_, false) => Phase::Booting(match vcpus {
                 VcpuState::Running => BootClock::new(now, left),
@@ -228,6 +237,7 @@ impl Life {
             Event::AgentUp { protocol_version } => self.on_agent_up(now, unix_ms, protocol_version),
             Event::AgentDown => self.on_agent_down(now),
             Event::AgentSaid { seq, event } => self.on_agent_said(now, seq, event),
+            Event::MountAnswered(result) => self.on_mount_answered(now, result),
             Event::StartAnswered(result) => self.on_start_answered(now, result),
             Event::Start(start) => self.on_start(start),
             Event::Signal(signal) => self.on_signal(signal),

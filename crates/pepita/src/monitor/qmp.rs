@@ -1,6 +1,7 @@
 //! The part of QEMU's monitor protocol that a monitor needs: the greeting, answers, shutdown and pause. Parses and
 //! formats text, without a socket.
 
+use crate::qemu::DRIVE_PREFIX;
 use serde::Deserialize;
 
 /// The commands that are sent first. QEMU answers them when the machine is set up. The second one tells a new monitor
@@ -45,6 +46,7 @@ struct Raw {
 struct Data {
     reason: Option<String>,
     operation: Option<String>,
+    device: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -61,8 +63,11 @@ impl QmpMessage {
             (Some("SHUTDOWN"), ..) => Self::Shutdown(raw.data.reason.unwrap_or_default()),
             (Some("STOP"), ..) => Self::Stopped,
             (Some("BLOCK_IO_ERROR"), ..) => {
-                let Data { reason, operation } = raw.data;
-                let text = format!("{}: {}", operation.unwrap_or_default(), reason.unwrap_or_default());
+                let Data { reason, operation, device } = raw.data;
+                let disk = device.as_deref().and_then(|device| device.strip_prefix(DRIVE_PREFIX));
+                let disk = disk.map_or_else(String::new, |disk| format!("disk {disk}: "));
+                let (operation, reason) = (operation.unwrap_or_default(), reason.unwrap_or_default());
+                let text = format!("{disk}{operation}: {reason}");
                 Self::DiskError(text[..text.floor_char_boundary(TEXT_CAP)].to_owned())
             }
             (None, Some(answer), _) => match answer["status"].as_str() {
@@ -82,7 +87,7 @@ mod tests {
 
     #[test]
     fn what_matters_is_understood() {
-        let cases: [(&str, QmpMessage); 8] = [
+        let cases: [(&str, QmpMessage); 9] = [
             (r#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#, QmpMessage::Other),
             (r#"{"return": {}}"#, QmpMessage::Done),
             (r#"{"error": {"class": "GenericError", "desc": "no"}}"#, QmpMessage::Refused("no".into())),
@@ -96,6 +101,10 @@ mod tests {
             (
                 r#"{"event": "BLOCK_IO_ERROR", "data": {"device": "root", "nospace": true, "operation": "write", "action": "report", "reason": "No space left on device"}}"#,
                 QmpMessage::DiskError("write: No space left on device".into()),
+            ),
+            (
+                r#"{"event": "BLOCK_IO_ERROR", "data": {"device": "disk-data", "operation": "write", "reason": "full"}}"#,
+                QmpMessage::DiskError("disk data: write: full".into()),
             ),
         ];
         for (line, message) in cases {

@@ -121,7 +121,7 @@ impl Monitor {
         for HandedOver { client, id, outcome } in outcomes {
             match outcome {
                 Ok((connection, answer)) => {
-                    drop(self.control.hand_over(client, id, answer, &[connection.as_fd()]))
+                    let _ = self.control.hand_over(client, id, answer, &[connection.as_fd()]);
                 }
                 Err(refusal) => self.control.answer(client, id, Err(refusal)),
             }

@@ -248,8 +248,14 @@ impl Monitor {
                 Heard::News(News::Answer { tag: Asker::Start, outcome }) => {
                     self.happened(Event::StartAnswered(outcome.map(drop)));
                 }
+                Heard::News(News::Answer { tag: Asker::Mount, outcome }) => {
+                    self.happened(Event::MountAnswered(outcome.map(drop)));
+                }
                 Heard::News(News::Answer { tag: Asker::Client { client, id, is_signal: _ }, outcome }) => {
                     self.control.answer(client, id, outcome);
+                }
+                Heard::Unanswered(Asker::Mount) => {
+                    self.happened(Event::MountAnswered(self.life.unanswered(false)));
                 }
                 Heard::Unanswered(Asker::Start) => {
                     self.happened(Event::StartAnswered(self.life.unanswered(false)));

@@ -2,6 +2,7 @@
 
 use crate::boot::Requested;
 use crate::cli::{AccelChoice, VsockChoice};
+use crate::disk::Catalogue;
 use crate::error::{CallError, Result, call_error};
 use crate::host::programs::{AGENT, BACKEND, QEMU, static_agent};
 use crate::host::{kvm, vhost_vsock};
@@ -10,7 +11,7 @@ use crate::image::{build, init, kernel, memory};
 use crate::rundir::cid::Wanted;
 use crate::rundir::{RunDir, tsc};
 use crate::vm_config::{
-    Accel, CPUS, Cid, DEFAULT_CPUS, DEFAULT_MEMORY_MB, INCARNATIONS, MAX_TIME_MS, MEMORY_MB, PORTS,
+    Accel, CPUS, Cid, DEFAULT_CPUS, DEFAULT_MEMORY_MB, Disk, INCARNATIONS, MAX_TIME_MS, MEMORY_MB, PORTS,
     READY_TIMEOUT_MS, Root, UsedImage, VmRequest, VmmKind,
 };
 use pepita_wire::agent::Start;
@@ -18,11 +19,12 @@ use pepita_wire::image::ImageRecord;
 use pepita_wire::port::{BadPublish, PORTS_CAP};
 use pepita_wire::record::{CallErrorKind, Transport};
 use pepita_wire::rundir::LOG_ENVIRONMENT;
+use pepita_wire::storage::{DISK_ENVIRONMENT, DiskSpec, SIZE_MB, STORAGE_CAP, mount_fault, name_fault};
 use pepita_wire::world::{
     NOT_ON_HOST, ON_HOST, World, check_hostname, check_secret, check_sysctl, check_ulimit, check_user,
     check_workdir,
 };
-use pepita_wire::{Ask, DEFAULT_PORT, LaunchSpec, Publish, VmId};
+use pepita_wire::{Ask, DEFAULT_PORT, LaunchSpec, Publish, VmId, data};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -77,6 +79,7 @@ pub(crate) fn resolve(
         token_port: false,
         publish: publish(&spec)?,
         log_dir: log_dir(&spec)?,
+        disks: disks(&spec, vmm)?,
     };
     let request = match vmm {
         VmmKind::Process => plain_process(&spec, base)?,
@@ -140,6 +143,61 @@ fn log_dir(spec: &LaunchSpec) -> Result<Option<PathBuf>> {
         || std::env::var_os(LOG_ENVIRONMENT).filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let absolute = |dir: PathBuf| std::path::absolute(&dir).map_err(|e| refused("log_dir", &e.to_string()));
     spec.log_dir.clone().or_else(from_environment).map(absolute).transpose()
+}
+
+/// Returns the disks, with a directory before what lies in it.
+fn disks(spec: &LaunchSpec, vmm: VmmKind) -> Result<Vec<Disk>> {
+    if spec.disks.is_empty() {
+        return Ok(Vec::new());
+    }
+    if vmm == VmmKind::Process {
+        return Err(refused("disks", "a plain process has the host's file system, and no disks of its own"));
+    }
+    if spec.disks.len() > STORAGE_CAP {
+        return Err(refused("disks", &format!("{} are too many; at most {STORAGE_CAP}", spec.disks.len())));
+    }
+    let dir = disk_dir(spec.disk_dir.as_deref())?;
+    let disk = |disk: &DiskSpec| {
+        let DiskSpec { name, mount, size_mb, path, read_only } = disk.clone();
+        if let Some(fault) = name_fault(&name).or_else(|| mount_fault(&mount)) {
+            return Err(refused("disks", &fault));
+        }
+        let size_mb = size_mb.map(|size| within("disks: size_mb", size, &SIZE_MB)).transpose()?;
+        let named = path.map(|path| std::path::absolute(&path).map_err(|e| refused("disks", &e.to_string())));
+        let (file, dir) = match named.transpose()? {
+            Some(file) => (file, None),
+            None => (Catalogue::of(&dir).disk(&name), Some(dir.clone())),
+        };
+        Ok(Disk { mount: mount.trim_end_matches('/').to_owned(), name, file, dir, size_mb, read_only })
+    };
+    let mut disks: Vec<Disk> = spec.disks.iter().map(disk).collect::<Result<_>>()?;
+    for (index, disk) in disks.iter().enumerate() {
+        let before = &disks[..index];
+        if before.iter().any(|other| other.name == disk.name || other.file == disk.file) {
+            return Err(refused("disks", &format!("disk {} is named twice; a disk has one user", disk.name)));
+        }
+        if let Some(other) = before.iter().find(|other| other.mount == disk.mount) {
+            let why = format!("disks {} and {} are both mounted at {}", other.name, disk.name, disk.mount);
+            return Err(refused("disks", &why));
+        }
+    }
+    disks.sort_by_key(|disk| disk.mount.split('/').count());
+    Ok(disks)
+}
+
+/// Returns the directory of disks: the one that is named, else that of the environment, else the user's.
+///
+/// # Errors
+/// When none is named and the user has no home.
+pub(crate) fn disk_dir(named: Option<&Path>) -> Result<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let uid = rustix::process::geteuid().as_raw();
+    let dir = named.map(Path::to_owned).or_else(|| variable(DISK_ENVIRONMENT).map(PathBuf::from));
+    let own = || Some(data::directory(uid, variable)?.join(data::DISKS));
+    let dir = dir.or_else(own).ok_or_else(|| {
+        refused("disks", &format!("no place for them: set $HOME or ${DISK_ENVIRONMENT}, or use --disk-dir"))
+    })?;
+    std::path::absolute(&dir).map_err(|e| refused("disk_dir", &e.to_string()))
 }
 
 fn refused(field: &str, why: &str) -> CallError {

@@ -102,11 +102,11 @@ fn a_kernel_that_the_vmm_refuses_is_told_in_the_vmm_s_words() {
     assert!(!host.vm("i").exists());
 }
 
-/// A small disk in a host's run directory. Dropping it removes the disk.
-struct Disk<'a>(&'a Path);
+/// A small disk of the host. Dropping it removes the disk.
+pub(super) struct Disk<'a>(&'a Path);
 
 impl<'a> Disk<'a> {
-    fn mount(dir: &'a Path, size: &str) -> Self {
+    pub(super) fn mount(dir: &'a Path, size: &str) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "a full disk is made by mounting a small one: run this as root"

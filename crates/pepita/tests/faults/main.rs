@@ -5,6 +5,7 @@
 mod claims;
 mod cycles;
 mod deaths;
+mod disks;
 mod ends;
 mod exec;
 mod foreground;

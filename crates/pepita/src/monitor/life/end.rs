@@ -27,7 +27,7 @@ impl Life {
         (self.status.daemon.state, self.status.daemon.pid) = (DaemonState::Exited, None);
         match self.phase {
             Phase::Created(_) | Phase::Booting(_) | Phase::Running | Phase::Severed { .. } => {
-                self.phase = Phase::leaving(now);
+                self.phase = Phase::leaving(now, self.linger);
             }
             // The deadline of the phase stays as it is.
             Phase::Leaving { .. }

@@ -4,6 +4,7 @@ use crate::monitor::evidence::LastWords;
 use pepita_wire::agent::Start;
 use pepita_wire::console::Note;
 use pepita_wire::record::VcpuState;
+use pepita_wire::storage::Mount;
 use pepita_wire::{Ask, ExitRecord, GuestEvent, Signal, WireError};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(crate) enum Event {
         /// The event that the agent has reported.
         event: GuestEvent,
     },
+    /// The agent has answered the monitor's `mount`.
+    MountAnswered(Result<(), WireError>),
     /// The agent has answered the monitor's `start`.
     StartAnswered(Result<(), WireError>),
     /// A client asks for the start of the daemon while the agent cannot be asked.
@@ -73,6 +76,8 @@ pub(crate) enum Event {
 pub(crate) enum Effect {
     /// Connect to the agent, and retry until the connection is made.
     Dial,
+    /// Order the agent to mount the disks; the answer is [`Event::MountAnswered`].
+    Mount(Vec<Mount>),
     /// Order the agent to start the daemon; the answer is [`Event::StartAnswered`].
     StartDaemon(Start),
     /// Send the agent a request whose answer does not matter.

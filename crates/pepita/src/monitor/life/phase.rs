@@ -1,5 +1,6 @@
 //! The data of each phase of a VM's life, and the deadline of each phase.
 
+use crate::vm_config::VmRequest;
 use pepita_wire::{ExitRecord, Signal};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,14 @@ pub(super) const UNASKED_DIAL: Duration = Duration::from_secs(5);
 
 /// The time limit for the guest to power off after the end of its daemon.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
+
+/// The same for a guest with disks, which writes to them what is in its memory.
+const DISK_LINGER: Duration = Duration::from_secs(60);
+
+/// Returns the time limit for a guest to power off after the end of its daemon.
+pub(super) fn linger(request: &VmRequest) -> Duration {
+    if request.disks.is_empty() { LINGER } else { DISK_LINGER }
+}
 
 /// The phase of a VM's life. The drawing is at the head of [`super`].
 #[derive(Debug, Clone, PartialEq)]
@@ -68,8 +77,8 @@ pub(super) enum AgentLine {
 
 impl Phase {
     /// Returns the phase of a VM whose daemon has ended at `now`.
-    pub(super) fn leaving(now: Instant) -> Self {
-        Self::Leaving { term_at: now + LINGER }
+    pub(super) fn leaving(now: Instant, linger: Duration) -> Self {
+        Self::Leaving { term_at: now + linger }
     }
 
     /// Returns the time at which this phase is over unless an event ends it before.

@@ -45,7 +45,10 @@ impl Life {
         }
     }
 
-    fn start_the_daemon(&mut self) {
+    pub(super) fn start_the_daemon(&mut self) {
+        if !self.mounts.are_made() {
+            return self.order_mounts();
+        }
         match self.status.daemon.state {
             // If the daemon runs already, the agent refuses this order, which is harmless.
             DaemonState::Pending if !self.hold => {
@@ -63,7 +66,8 @@ impl Life {
 
     /// Returns whether the daemon of a VM that was launched with `--hold` can be started only after the boot.
     pub(crate) fn must_wait_to_start(&self) -> bool {
-        self.hold && !self.agent.is_up() && self.status.daemon.state == DaemonState::Held
+        let can_start = self.agent.is_up() && self.mounts.are_made();
+        self.hold && !can_start && self.status.daemon.state == DaemonState::Held
     }
 
     /// Starts a held daemon as a client has asked: when the agent is up.
@@ -86,7 +90,10 @@ impl Life {
     pub(super) fn on_agent_down(&mut self, now: Instant) {
         match self.agent {
             // The line redials by itself. This deadline is for the case that its attempts fail.
-            AgentLine::Up => self.agent = AgentLine::Lost { dial_at: now }.dialled(now),
+            AgentLine::Up => {
+                self.agent = AgentLine::Lost { dial_at: now }.dialled(now);
+                self.mounts.ask_again();
+            }
             AgentLine::Expected { .. } | AgentLine::Lost { .. } => {}
         }
     }

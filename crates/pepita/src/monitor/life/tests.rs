@@ -250,6 +250,15 @@ fn a_signal_whose_answer_is_lost_was_no_failure_when_the_daemon_has_ended() {
 }
 
 #[test]
+fn an_agent_that_is_too_old_for_the_world_that_is_asked_for_is_told_as_that() {
+    let mut world = running();
+    let unknown = WireError::new(ErrorKind::Unsupported, "unknown method \"start_in_world\"");
+    world.on(Event::StartAnswered(Err(unknown)));
+    let why = world.life.evidence.agent_failed.expect("a reason");
+    assert!(why.contains("too old") && why.contains("build the image anew"), "{why}");
+}
+
+#[test]
 fn a_held_daemon_that_is_to_start_while_its_guest_boots_starts_when_the_agent_is_up() {
     let mut world = World::new(true);
     assert!(world.life.must_wait_to_start());
@@ -491,4 +500,66 @@ fn a_plain_process_is_not_given_the_time() {
     life.on(now, 0, Event::Vcpus(VcpuState::Paused));
     assert_eq!(life.on(now, 0, Event::Vcpus(VcpuState::Running)), []);
     assert_eq!(life.on(now, 0, Event::ClockRang), []);
+}
+
+fn with_a_disk(hold: bool) -> World {
+    let disk = crate::vm_config::Disk {
+        name: "data".into(),
+        file: "/d".into(),
+        dir: None,
+        size_mb: None,
+        mount: "/data".into(),
+        read_only: false,
+    };
+    let (request, now) = (VmRequest { disks: vec![disk], ..request(hold) }, Instant::now());
+    World { life: Life::new(&request, StatusRecord::default(), now), now }
+}
+
+#[test]
+fn the_daemon_starts_when_its_disks_are_mounted_and_not_before() {
+    let mut world = with_a_disk(false);
+    let effects = world.up();
+    assert!(matches!(&effects[..], [Effect::Tell(_), Effect::Mount(mounts)] if mounts[0].mark == "data"));
+    // The answer was lost with the connection: the agent is asked again.
+    world.on(Event::MountAnswered(Err(WireError::new(ErrorKind::Os, "the agent hung up"))));
+    world.on(Event::AgentDown);
+    let again = world.on(Event::AgentUp { protocol_version: 1 });
+    assert!(matches!(again[..], [Effect::Tell(_), Effect::Mount(_)]), "{again:?}");
+    assert!(matches!(world.on(Event::MountAnswered(Ok(())))[..], [Effect::StartDaemon(_)]));
+    assert_eq!(world.pass(phase::LINGER), []);
+
+    let mut held = with_a_disk(true);
+    held.up();
+    assert!(held.life.must_wait_to_start());
+    let start = Start { command: vec!["/d".into()], ..Start::default() };
+    assert_eq!(held.on(Event::Start(start.clone())), []);
+    assert_eq!(held.on(Event::MountAnswered(Ok(()))), [Effect::StartDaemon(start)]);
+}
+
+#[test]
+fn a_disk_that_cannot_be_mounted_ends_the_vm_with_the_reason() {
+    let refuse = |kind, message: &str| {
+        let mut world = with_a_disk(false);
+        world.up();
+        let effects = world.on(Event::MountAnswered(Err(WireError::new(kind, message))));
+        assert_eq!(effects, [Effect::Tell(Ask::PowerOff)]);
+        world.on(Event::Shutdown("guest-reset".into()));
+        world.on(ended(Some(0), None));
+        world.exit()
+    };
+    let lost = |message: &str| Some(Exit::AgentLost { message: message.into() });
+    assert_eq!(refuse(ErrorKind::Conflict, "disk data: no"), lost("disk data: no"));
+    let old = refuse(ErrorKind::Unsupported, "unknown method \"mount\"");
+    assert_eq!(old, lost("the agent in this image is too old for disks; build the image again"));
+}
+
+#[test]
+fn a_guest_with_disks_has_more_time_to_power_off() {
+    let mut world = with_a_disk(false);
+    world.up();
+    world.on(Event::MountAnswered(Ok(())));
+    world.said(1, GuestEvent::Started { pid: 42 });
+    world.on(exited(0));
+    assert_eq!(world.pass(phase::LINGER), []);
+    assert_eq!(world.pass(Duration::from_secs(60)), [Effect::TermVmm]);
 }

@@ -1,14 +1,14 @@
-//! Starts the programs of a guest, the daemon and the commands of hosts, each through a stage: a process of the agent's own
+//! Starts the programs of a guest, the daemon and the commands of hosts, each through a forerunner: a process of the agent's own
 //! program that makes itself what the program is to be (user, capabilities, limits, directory, cgroup) and then executes
 //! it.
 //!
-//! Between fork(2) and execve(2) a child of a process with threads may do hardly anything. A stage is a new program with
+//! Between fork(2) and execve(2) a child of a process with threads may do hardly anything. A forerunner is a new program with
 //! one thread, and does all of it with ordinary calls. Its environment and its output are those of the program. Its
 //! standard input is a socket, over which it gets its orders and says why the program could not be executed; the program
 //! gets `/dev/null` instead, or the input that was sent along.
 
 use crate::environment::Environment;
-use crate::options::STAGE;
+use crate::options::FORERUNNER;
 use crate::process::{not_executable, of_program, step_failed};
 use crate::reaper::Reaper;
 use crate::users::Ids;
@@ -60,10 +60,10 @@ const OF_A_CONTAINER: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
 
-/// The exit code of a stage that could not execute its program. The agent knows the reason from the socket.
+/// The exit code of a forerunner that could not execute its program. The agent knows the reason from the socket.
 const NOT_EXECUTED: u8 = 127;
 
-/// What a stage is to do.
+/// What a forerunner is to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Orders {
     /// The program and its arguments.
@@ -134,7 +134,7 @@ pub(crate) fn spawn(
     let failed = |e: io::Error| not_executable(program, &e);
     let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
     let mut command = Command::new(OWN_PROGRAM);
-    command.arg(format!("--{STAGE}")).env_clear().envs(environment);
+    command.arg(format!("--{FORERUNNER}")).env_clear().envs(environment);
     if !orders.has_terminal {
         // The leader of a group cannot begin a session.
         command.process_group(0);
@@ -152,7 +152,7 @@ pub(crate) fn spawn(
     drop(command);
     let answer = order(&mut ours, orders, streams.input.as_ref());
     match answer.unwrap_or_default().as_slice() {
-        // The socket ended with the execution of the program. (A stage that was killed has said nothing either.)
+        // The socket ended with the execution of the program. (A forerunner that was killed has said nothing either.)
         [] => Ok((child.id(), end)),
         text => {
             // The process is gone when it is said that the program did not run.
@@ -163,7 +163,7 @@ pub(crate) fn spawn(
     }
 }
 
-/// Sends a stage its orders, and waits for its answer.
+/// Sends a forerunner its orders, and waits for its answer.
 fn order(socket: &mut UnixStream, orders: &Orders, input: Option<&OwnedFd>) -> io::Result<Vec<u8>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut sent_along = SendAncillaryBuffer::new(&mut space);
@@ -179,7 +179,7 @@ fn order(socket: &mut UnixStream, orders: &Orders, input: Option<&OwnedFd>) -> i
     Ok(answer)
 }
 
-/// Runs this process as a stage. Returns only when the program could not be executed.
+/// Runs this process as a forerunner. Returns only when the program could not be executed.
 pub(crate) fn run() -> ExitCode {
     // The copy is closed by an execution.
     if let Ok(socket) = io::stdin().as_fd().try_clone_to_owned() {
@@ -198,7 +198,7 @@ fn become_the_program(socket: &mut UnixStream) -> Failure {
         }
         Ok(orders)
     });
-    let orders = match orders.map_err(Failure::at("the orders of the stage")) {
+    let orders = match orders.map_err(Failure::at("the orders of the forerunner")) {
         Ok(orders) => orders,
         Err(failure) => return failure,
     };

@@ -1,0 +1,83 @@
+//! The options of disks, and the calls of `pepita disk`. Only definitions.
+
+use clap::{Args, Subcommand};
+use pepita_wire::storage::{self, DiskSpec, mount_fault, name_fault};
+use std::path::PathBuf;
+
+/// The arguments of `pepita disk`.
+#[derive(Debug, Args)]
+pub struct DiskArgs {
+    /// The directory of disks [default: $PEPITA_DISK_DIR, else `disks` in the data directory]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub disk_dir: Option<PathBuf>,
+    /// What is to be done.
+    #[command(subcommand)]
+    pub call: DiskCall,
+}
+
+/// The subcommands of `pepita disk`.
+#[derive(Debug, Subcommand)]
+pub enum DiskCall {
+    /// List the disks: size, space taken on the host, user
+    #[command(visible_alias = "ls")]
+    List,
+    /// Let a disk grow: now, or at the next start of the VM that uses it
+    Grow {
+        /// The disk's name
+        name: String,
+        /// The new size, such as 20GiB
+        #[arg(value_parser = storage::size_mb)]
+        size: u64,
+    },
+    /// Remove disks with all that is on them, as `docker volume rm` does; a disk in use is refused
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// The disks' names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// A disk that is not there is no error
+        #[arg(long, short)]
+        force: bool,
+    },
+}
+
+/// Parses `NAME:/PATH` and perhaps options, as `docker run -v` has them: a list with commas after a second colon.
+pub(super) fn volume(text: &str) -> Result<DiskSpec, String> {
+    let mut parts = text.splitn(3, ':');
+    let (name, mount) = (parts.next().unwrap_or_default(), parts.next());
+    let Some(mount) = mount else {
+        return Err("NAME:/PATH is wanted: the name of a disk, and its place in the guest".to_owned());
+    };
+    let disk = DiskSpec { name: name.to_owned(), mount: mount.to_owned(), ..DiskSpec::default() };
+    let mut options = parts.next().into_iter().flat_map(|options| options.split(','));
+    named_disk(options.try_fold(disk, |disk, option| match option.split_once('=') {
+        None if option == "rw" => Ok(DiskSpec { read_only: false, ..disk }),
+        None if option == "ro" => Ok(DiskSpec { read_only: true, ..disk }),
+        Some(("size", size)) => Ok(DiskSpec { size_mb: Some(storage::size_mb(size)?), ..disk }),
+        None | Some(_) => Err(format!("unknown option {option:?}; ro, rw and size=10G are known")),
+    })?)
+}
+
+/// Parses `name=NAME,mount=/PATH` and perhaps more, as `docker run --mount` has them.
+pub(super) fn disk(text: &str) -> Result<DiskSpec, String> {
+    named_disk(text.split(',').try_fold(
+        DiskSpec::default(),
+        |disk, option| match option.split_once('=') {
+            Some(("name", name)) => Ok(DiskSpec { name: name.to_owned(), ..disk }),
+            Some(("mount", mount)) => Ok(DiskSpec { mount: mount.to_owned(), ..disk }),
+            Some(("path", path)) if !path.is_empty() => Ok(DiskSpec { path: Some(path.into()), ..disk }),
+            Some(("size", size)) => Ok(DiskSpec { size_mb: Some(storage::size_mb(size)?), ..disk }),
+            None if option == "ro" => Ok(DiskSpec { read_only: true, ..disk }),
+            None | Some(_) => {
+                Err(format!("unknown option {option:?}; name=, mount=, size=, path= and ro are known"))
+            }
+        },
+    )?)
+}
+
+fn named_disk(disk: DiskSpec) -> Result<DiskSpec, String> {
+    match name_fault(&disk.name).or_else(|| mount_fault(&disk.mount)) {
+        Some(fault) => Err(fault),
+        None => Ok(disk),
+    }
+}
