@@ -304,7 +304,7 @@ impl Reading<'_> {
         })?;
         let read: Vec<Publish> = serde_json::from_value(ports.clone()).unwrap_or_default();
         if read.len() > PORTS_CAP {
-            return self.wrong(format!("{} ports", read.len()), &format!("at most {PORTS_CAP}"));
+            return self.wrong(format!("{} ports", read.len()), format!("at most {PORTS_CAP}"));
         }
         let twice =
             read.iter().enumerate().find(|(at, port)| read[..*at].iter().any(|one| one.host == port.host));

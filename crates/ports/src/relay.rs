@@ -86,7 +86,7 @@ impl Relay {
         ioctl_fionbio(&plain, true)?;
         ioctl_fionbio(&carrier, true)?;
         self.shared.carried.fetch_add(1, Ordering::Relaxed);
-        self.shared.new().push(Pair::new(plain, carrier, first, closes));
+        self.shared.waiting().push(Pair::new(plain, carrier, first, closes));
         let _ = rustix::io::write(&self.shared.wake_up, &1_u64.to_ne_bytes());
         Ok(())
     }
@@ -113,7 +113,7 @@ impl Relay {
 }
 
 impl Shared {
-    fn new(&self) -> MutexGuard<'_, Vec<Pair>> {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Pair>> {
         self.new.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -177,7 +177,8 @@ impl Thread {
     fn note(&mut self, data: u64, flags: EventFlags) -> Option<usize> {
         let number = usize::try_from(data / 2).ok()?;
         let pair = self.pairs.get_mut(number)?.as_mut()?;
-        let ready: &mut Ready = if data % 2 == 0 { &mut pair.plain_ready } else { &mut pair.carrier_ready };
+        let ready: &mut Ready =
+            if data.is_multiple_of(2) { &mut pair.plain_ready } else { &mut pair.carrier_ready };
         let is_broken = flags.intersects(EventFlags::ERR | EventFlags::HUP);
         ready.readable |= is_broken || flags.intersects(EventFlags::IN | EventFlags::RDHUP);
         ready.writable |= is_broken || flags.contains(EventFlags::OUT);
@@ -187,7 +188,7 @@ impl Thread {
 
     /// Takes the new connections.
     fn take_new(&mut self, busy: &mut Vec<usize>) {
-        let new = std::mem::take(&mut *self.shared.new());
+        let new = std::mem::take(&mut *self.shared.waiting());
         for pair in new {
             let number = self.free.pop().unwrap_or_else(|| {
                 self.pairs.push(None);
