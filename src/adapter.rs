@@ -214,7 +214,8 @@ impl PepitaAdapter {
     }
 
     /// Sends a daemon a signal. KILL ends the VM and its supervision; STOP and CONT pause and resume its virtual CPUs. While
-    /// the VM boots, TERM, INT and QUIT stop it, and the others reach the daemon when it runs.
+    /// the VM boots, TERM, INT and QUIT stop it, and the others reach the daemon when it runs. A paused VM
+    /// takes KILL, STOP and CONT alone.
     ///
     /// # Errors
     /// Returns an error when the daemon does not run, or the launcher refuses.

@@ -26,10 +26,17 @@ pub use source::Place;
 use crate::spec::{MachineSpec, TreeSpec};
 use diagnostic::Log;
 use reader::Table;
+use rustix::fs::OFlags;
 use source::Source;
-use std::io;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use toml::Spanned;
 use toml::de::DeTable;
+
+/// The maximum size of a configuration file, in bytes.
+const CAP: u64 = 4 << 20;
 
 /// A configuration without mistakes.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,19 +72,56 @@ pub fn load(path: &Path) -> Result<Checked, ConfigErrors> {
 /// # Errors
 /// Returns the errors of [`load`].
 pub fn load_on(path: &Path, host: HostFacts<'_>) -> Result<Checked, ConfigErrors> {
+    let (text, folder) = read(path)?;
+    understand(&text, path, &folder, host, exists)
+}
+
+/// Returns the control socket that a configuration file names; `None` when the file names none. Mistakes in other keys do
+/// not matter: the supervisor may run with a former version of the file.
+///
+/// # Errors
+/// Returns the reason why the file cannot be read, or the place at which it is not TOML.
+pub fn control_socket(path: &Path) -> Result<Option<PathBuf>, ConfigErrors> {
+    let (text, folder) = read(path)?;
+    let root = tables(&text, path, &Log::new(Source::new(path, &text)))?;
+    let supervisor = root.get_ref().get("supervisor");
+    let written = supervisor.and_then(|table| table.get_ref().get("control_socket")?.get_ref().as_str());
+    Ok(written.map(|written| value::placed(&folder, Path::new(written))))
+}
+
+/// Reads the text of a configuration file. Returns also the file's folder: the same file is to mean the same paths, in
+/// whichever directory the program was started.
+fn read(path: &Path) -> Result<(String, PathBuf), ConfigErrors> {
     let unreadable = |source| ConfigErrors::Unreadable { file: path.to_owned(), source };
-    let bytes = std::fs::read(path).map_err(unreadable)?;
-    // The same file is to mean the same paths, in whichever directory the program was started.
+    let bytes = bytes(path).map_err(unreadable)?;
     let folder = folder(path).map_err(unreadable)?;
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => understand(text, path, &folder, host, exists),
-        Err(error) => {
-            let (text, at) = (String::from_utf8_lossy(&bytes), error.valid_up_to());
-            let log = Log::new(Source::new(path, &text));
-            let help = Some("save the file as UTF-8".to_owned());
-            log.wrong(at..at + 1, "", "these bytes are not UTF-8", help);
-            Err(ConfigErrors::Wrong { file: path.to_owned(), mistakes: log.take() })
-        }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let (text, at) = (String::from_utf8_lossy(error.as_bytes()), error.utf8_error().valid_up_to());
+        let log = Log::new(Source::new(path, &text));
+        let help = Some("save the file as UTF-8".to_owned());
+        log.wrong(at..at + 1, "", "these bytes are not UTF-8", help);
+        ConfigErrors::Wrong { file: path.to_owned(), mistakes: log.take() }
+    })?;
+    Ok((text, folder))
+}
+
+/// Reads a regular file of at most [`CAP`] bytes. Anything else could block the supervisor, or have no end.
+fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let regular = |found: Metadata| match found.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file")),
+    };
+    // A device is not even opened, because that can have effects.
+    regular(std::fs::metadata(path)?)?;
+    // Another file may have its name by now, such as a FIFO, whose opening waits for a writer.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    regular(file.metadata()?)?;
+    let mut bytes = Vec::new();
+    match file.take(CAP + 1).read_to_end(&mut bytes)? {
+        // A truncated text is refused: the rest of it could change its meaning.
+        read if read as u64 > CAP => Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 4 MiB")),
+        _ => Ok(bytes),
     }
 }
 
@@ -99,6 +143,14 @@ fn exists(image: &Path) -> Result<(), String> {
     }
 }
 
+/// Reads the tables and values of a text; for a text that is not TOML, returns the first mistake.
+fn tables<'t>(text: &'t str, file: &Path, log: &Log<'_>) -> Result<Spanned<DeTable<'t>>, ConfigErrors> {
+    DeTable::parse(text).map_err(|error| {
+        log.wrong(error.span().unwrap_or_default(), "", error.message(), None);
+        ConfigErrors::Wrong { file: file.to_owned(), mistakes: log.take() }
+    })
+}
+
 fn understand(
     text: &str,
     file: &Path,
@@ -108,10 +160,7 @@ fn understand(
 ) -> Result<Checked, ConfigErrors> {
     let log = Log::new(Source::new(file, text));
     let wrong = |mistakes| ConfigErrors::Wrong { file: file.to_owned(), mistakes };
-    let root = DeTable::parse(text).map_err(|error| {
-        log.wrong(error.span().unwrap_or_default(), "", error.message(), None);
-        wrong(log.take())
-    })?;
+    let root = tables(text, file, &log)?;
     let table = Table { entries: root.get_ref(), at: root.span(), owner: String::new(), log: &log, folder };
     let raw = file::read(&table);
     let meaning = check::tree(&raw, folder, host.run_dir, &log);

@@ -193,7 +193,7 @@ impl Tree {
     }
 
     /// Sends the daemon of a VM a signal. For a VM that is on its way up TERM, INT and QUIT are a stop; other signals reach
-    /// the daemon of a VM that starts when it runs (semantics 7.15).
+    /// the daemon of a VM that starts when it runs (semantics 7.15). While a VM is paused, it takes KILL and CONT alone.
     ///
     /// # Errors
     /// Returns a refusal when there is no such VM, it is neither starting nor running, or its monitor refuses.

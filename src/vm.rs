@@ -378,11 +378,10 @@ impl VmState {
     }
 
     fn stop_daemon(&self, signal: Signal, grace: Duration) {
-        let vm = self.life.spec().name.clone();
         // The watch shows the effect of the request; if there is none, the deadline of the stop applies.
         let reply = Reply::new(move |done: Option<Result<(), String>>| {
             if let Some(Err(e)) = done {
-                tracing::debug!("{vm}: stop: {e}");
+                tracing::debug!("stop: {e}");
             }
         });
         self.request(MonitorRequest::Stop { signal, timeout_ms: millis(grace), force: false }, reply);
@@ -400,8 +399,9 @@ impl VmState {
         }
     }
 
-    /// Sends a request to the monitor.
+    /// Sends a request to the monitor. A refusal names the VM: one command may be for many.
     fn request(&self, request: MonitorRequest, reply: Reply<Result<(), String>>) {
+        let vm = self.life.spec().name.clone();
         match &self.monitor {
             Some(monitor) => {
                 let (socket, line) = (monitor.socket.clone(), monitor.watch.line());
@@ -412,10 +412,10 @@ impl VmState {
                         Some(line) => line.request(request).await,
                         None => answer.await,
                     };
-                    reply.send(outcome.map(drop).map_err(|e| e.message));
+                    reply.send(outcome.map(drop).map_err(|e| format!("{vm}: {}", e.message)));
                 });
             }
-            None => reply.send(Err("the VM is not up".into())),
+            None => reply.send(Err(format!("{vm}: the VM is not up"))),
         }
     }
 

@@ -2,6 +2,9 @@
 
 use pepita_supervisor::config::{self, Checked, ConfigErrors, Diagnostic, Level};
 use proptest::prelude::*;
+use rustix::fs::{CWD, Mode, mkfifoat};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -425,6 +428,53 @@ fn a_file_that_cannot_be_read_is_named() {
     let errors = config::load(&file).expect_err("not UTF-8");
     let [mistake] = errors.mistakes() else { panic!("one mistake") };
     assert_eq!((mistake.place.line, mistake.place.column), (2, 6));
+}
+
+#[test]
+fn a_file_that_may_have_no_end_or_block_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name);
+    mkfifoat(CWD, path("fifo"), Mode::RWXU).expect("made");
+    symlink("/dev/zero", path("zero.toml")).expect("made");
+    symlink("fifo", path("fifo.toml")).expect("made");
+    let _listener = UnixListener::bind(path("socket")).expect("bound");
+    for name in ["fifo", "fifo.toml", "zero.toml", "socket", "."] {
+        let shown = format!("{}: is not a regular file", path(name).display());
+        assert_eq!(config::load(&path(name)).expect_err(name).to_string(), shown);
+        assert_eq!(config::control_socket(&path(name)).expect_err(name).to_string(), shown);
+    }
+
+    const CAP: usize = 4 << 20;
+    let comment = |size: usize| format!("{}\n", "#".repeat(size - 1));
+    std::fs::write(path("long.toml"), comment(CAP)).expect("writable");
+    symlink("long.toml", path("link.toml")).expect("made");
+    config::load(&path("link.toml")).expect("a link to a regular file of the maximum size");
+    std::fs::write(path("long.toml"), comment(CAP + 1)).expect("writable");
+    for name in ["long.toml", "link.toml"] {
+        let shown = format!("{}: longer than 4 MiB", path(name).display());
+        assert_eq!(config::load(&path(name)).expect_err(name).to_string(), shown);
+    }
+}
+
+#[test]
+fn the_control_socket_is_found_in_spite_of_mistakes_in_other_keys() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("a.toml");
+    let socket = |text: &str| {
+        std::fs::write(&file, text).expect("writable");
+        config::control_socket(&file)
+    };
+    let place = dir.path().canonicalize().expect("there");
+    for (written, meant) in [("c/c.sock", place.join("c/c.sock")), ("/run/c.sock", "/run/c.sock".into())] {
+        let text = format!("rubbish = 99999999999999999999\n[supervisor]\ncontrol_socket = {written:?}\n");
+        assert_eq!(socket(&text).expect("found"), Some(meant));
+    }
+    for none in ["", "supervisor = 1", "[supervisor]", "[supervisor]\ncontrol_socket = 1"] {
+        assert_eq!(socket(none).expect("TOML"), None, "{none}");
+    }
+    let errors = socket("[supervisor]\ncontrol_socket = \"c.sock\"\nname = \n").expect_err("no TOML");
+    let [mistake] = errors.mistakes() else { panic!("one mistake: {errors}") };
+    assert_eq!((mistake.place.line, mistake.place.column), (3, 8));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::output;
 use pepita_launcher::image::memory::needed_by_files;
 use pepita_launcher::rundir::RunDir;
 use pepita_supervisor::config::{Checked, ConfigErrors, HostFacts, load_on};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The default control socket of a supervisor.
 pub const DEFAULT_SOCKET: &str = "/run/pepita-supervisor/control.sock";
@@ -47,20 +47,4 @@ pub fn check(file: &Path) -> ProgramExit {
 pub fn amount(vms: usize, groups: usize) -> String {
     let plural = |n: usize| if n == 1 { "" } else { "s" };
     format!("{vms} VM{} in {groups} group{}", plural(vms), plural(groups))
-}
-
-/// Returns the control socket that a configuration names. Other mistakes of the file do not matter: the supervisor runs
-/// with a former version of it.
-///
-/// # Errors
-/// When the file cannot be read, or names no control socket.
-pub fn socket(file: &Path) -> Result<PathBuf, String> {
-    let shown = file.display();
-    let text = std::fs::read_to_string(file).map_err(|e| format!("{shown}: {e}"))?;
-    let table: toml::Table = toml::from_str(&text).map_err(|e| format!("{shown}: {e}"))?;
-    let written = table.get("supervisor").and_then(|s| s.get("control_socket")).and_then(|s| s.as_str());
-    let written = written.ok_or_else(|| format!("{shown}: names no control_socket in [supervisor]"))?;
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = folder.canonicalize().map_err(|e| format!("{shown}: {e}"))?;
-    Ok(folder.join(written))
 }

@@ -26,6 +26,7 @@ use command::{Wait, call_each, give};
 use failure::Failure;
 use options::{Targets, Waiting};
 use pepita_supervisor::Command;
+use pepita_supervisor::config::control_socket;
 use pepita_supervisor::control::{Call, Client, ClientError, Received, ShutdownMode, StatusPart};
 use pepita_wire::ErrorKind;
 use serde_json::Value;
@@ -147,7 +148,12 @@ async fn status(client: &mut Client, targets: &[String], as_json: bool) -> Resul
 fn find_socket(socket: Option<PathBuf>, config: Option<PathBuf>) -> Result<PathBuf, Failure> {
     match (socket, config) {
         (Some(socket), _) => Ok(socket),
-        (None, Some(file)) => config::socket(&file).map_err(|e| Failure::new(ProgramExit::Usage, e)),
+        (None, Some(file)) => {
+            let wrong = |exit, why| Failure::new(exit, format!("{why}\n`-s SOCKET` works without the file"));
+            let named = control_socket(&file).map_err(|e| wrong(ProgramExit::Config, e.to_string()))?;
+            let none = || format!("{}: names no control_socket in [supervisor]", file.display());
+            named.ok_or_else(|| wrong(ProgramExit::Usage, none()))
+        }
         (None, None) => {
             let named = std::env::var_os("PEPITACTL_SOCKET").filter(|named| !named.is_empty());
             Ok(named.map_or_else(|| config::DEFAULT_SOCKET.into(), PathBuf::from))

@@ -17,6 +17,8 @@ const NOTIFY: &str = "/run/notify.sock";
 /// console.
 pub(crate) fn run() -> ! {
     inherited::put_in_order();
+    // The kernel starts PID 1 in a process group 0, which is no valid process group for anyone who asks for its number.
+    let _ = rustix::process::setpgid(None, None);
     system::keep_memory_private();
     system::mount_all();
     let mut boot = Boot::from_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());

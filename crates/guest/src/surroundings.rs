@@ -38,7 +38,7 @@ impl Surroundings {
     /// # Errors
     /// [`Exit::NotExecutable`] with the values that only a VM can give a daemon.
     pub(crate) fn on_host(image: &Image, start: &Start, cid: u32) -> Result<Self, Exit> {
-        let World { workdir, ulimits, .. } = &start.world;
+        let World { workdir, ulimits, .. } = &*start.world;
         let refused: Vec<_> = start.world.asked().into_iter().filter(|key| !ON_HOST.contains(key)).collect();
         if !refused.is_empty() {
             let why = io::Error::from(Errno::NOTSUP);
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     fn start(world: World) -> Start {
-        Start { world, ..Start::default() }
+        Start { world: world.into(), ..Start::default() }
     }
 
     #[test]

@@ -52,7 +52,8 @@ pub struct Cli {
 pub enum Request {
     /// Boot a microVM and start its daemon
     Run(Box<Run>),
-    /// Send a signal to the daemon: KILL ends the VM, STOP and CONT pause and resume its virtual CPUs
+    /// Send a signal to the daemon: KILL ends the VM, STOP and CONT pause and resume its virtual CPUs; a paused VM refuses
+    /// other signals
     Signal {
         /// The VM to which the call applies.
         #[command(flatten)]

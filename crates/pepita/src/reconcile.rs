@@ -98,6 +98,9 @@ fn after_answer(
         }
         Ok(Err(_)) | Err(_) => {}
     }
+    if rundir::is_foreign(dir) || is_empty(dir) {
+        return vanished(dir, name).map(Some).ok_or_else(|| no_such_vm(name));
+    }
     if !dir.is_dir() {
         let vanished = vanished(dir, name);
         // A launch may have made the directory during the search.
@@ -115,6 +118,11 @@ fn after_answer(
         Err(_) if !dir.is_dir() => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Returns whether a directory has no files. A launch that has just made it is not a VM yet.
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Returns the names of the VMs that run and whose run directories were removed.

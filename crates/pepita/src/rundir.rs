@@ -116,7 +116,7 @@ impl RunDir {
         Ok(dir)
     }
 
-    /// Returns the names of all VMs that have a run directory, sorted. Returns no names when the directory is absent,
+    /// Returns the names of all VMs that have a run directory, sorted. Foreign files are left out. Returns no names when the directory is absent,
     /// as it is before the first VM.
     ///
     /// # Errors
@@ -127,8 +127,8 @@ impl RunDir {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(io(&self.path, e)),
         };
-        let mut names: Vec<VmId> =
-            entries.filter_map(|entry| VmId::new(entry.file_name().to_str()?).ok()).collect();
+        let names = entries.filter_map(|entry| VmId::new(entry.file_name().to_str()?).ok());
+        let mut names: Vec<VmId> = names.filter(|name| !is_foreign(&self.vm(name))).collect();
         names.sort();
         Ok(names)
     }
@@ -174,6 +174,22 @@ fn fault(meta: &Metadata) -> Option<String> {
     let strangers = if meta.gid() == rustix::process::getegid().as_raw() { 0o002 } else { 0o022 };
     let is_open = meta.is_dir() && meta.mode() & strangers != 0;
     is_open.then(|| format!("may be written by other users (mode {:o})", meta.mode() & 0o7777))
+}
+
+/// Returns whether a path is not the run directory of a VM but something else that is in the directory of run
+/// directories: it is no directory, or a file is in it that no VM has, and none that each VM has. It is left as it is.
+pub fn is_foreign(dir: &Path) -> bool {
+    match dir.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => {}
+        Ok(_) => return true,
+        Err(_) => return false,
+    }
+    if layout::TRACES.iter().any(|trace| dir.join(trace).symlink_metadata().is_ok()) {
+        return false;
+    }
+    // A directory that cannot be read may be one of a VM, and cannot be removed either.
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| !entry.file_name().to_str().is_some_and(layout::is_known))
 }
 
 /// Removes the run directory of a VM. The caller holds its lock. The directory is renamed before its files are removed,

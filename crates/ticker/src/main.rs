@@ -331,19 +331,24 @@ fn fill(to: &mut impl Write, bytes: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Prints numbered lines of 64 bytes, so that a test can name a lost line. `rate` limits the bytes a second.
+/// The number of lines that are printed at once.
+const PIECE: u64 = 1024;
+
+/// Prints numbered lines of 64 bytes, so that a test can name a lost line. `rate` limits the bytes a second, also after a
+/// time in which this program could not run: nothing is caught up.
 fn print_numbered(bytes: u64, rate: Option<u64>) {
     // Standard output stays unlocked, because the thread that stops the program prints, too.
     let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout());
-    let began = Instant::now();
+    let pause = rate.map(|rate| Duration::from_secs_f64((PIECE * 64) as f64 / rate.max(1) as f64));
+    let mut printed_at = Instant::now();
     let mut text = [b'0'; 64];
     text[63] = b'\n';
     for line in 0..bytes / 64 {
-        if line % 1024 == 0
-            && let Some(rate) = rate
+        if line % PIECE == 0
+            && let Some(pause) = pause
         {
-            let due = Duration::from_secs_f64((line * 64) as f64 / rate.max(1) as f64);
-            std::thread::sleep(due.saturating_sub(began.elapsed()));
+            std::thread::sleep(pause.saturating_sub(printed_at.elapsed()));
+            printed_at = Instant::now();
         }
         if out.write_all(&text).is_err() {
             return;

@@ -78,9 +78,9 @@ pub struct Start {
     /// out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The world of the daemon.
+    /// The world of the daemon. It is boxed because it is large, and only this order has one.
     #[serde(skip_serializing_if = "World::is_default")]
-    pub world: World,
+    pub world: Box<World>,
 }
 
 impl Start {

@@ -181,7 +181,7 @@ pub fn size_mb(text: &str) -> Result<u64, String> {
 /// Writes a size that [`size_mb`] reads, in the largest unit that is exact.
 pub fn size_text(mb: u64) -> String {
     let units = [(1 << 20, "TiB"), (1 << 10, "GiB")];
-    match units.iter().find(|(factor, _)| mb > 0 && mb % factor == 0) {
+    match units.iter().find(|(factor, _)| mb > 0 && mb.is_multiple_of(*factor)) {
         Some((factor, unit)) => format!("{}{unit}", mb / factor),
         None => format!("{mb}MiB"),
     }

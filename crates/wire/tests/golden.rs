@@ -114,7 +114,7 @@ fn a_start_in_a_world_has_a_method_that_an_older_agent_refuses() {
     // An older agent knows this method, and leaves out the field.
     assert_eq!((method, &params["name"]), ("start", &json!("a")));
     let world = World { user: Some("redis".into()), ..World::default() };
-    let start = Ask::Start(Start { world, ..start });
+    let start = Ask::Start(Start { world: world.into(), ..start });
     let (method, params) = start.clone().into_parts();
     assert_eq!((method, &params["world"]), ("start_in_world", &json!({ "user": "redis" })));
     assert_eq!(Ask::from_parts(method, params), Ok(start));

@@ -45,7 +45,7 @@ pub(super) async fn give(
         Wait::Until(limit) => limit,
     };
     let mut session = Session::watch(client, part_of(targets)).await?;
-    let (mut waiting_for, mut unsaved) = (String::new(), Unsaved::default());
+    let (mut waiting_for, mut unsaved) = (lanes.waiting_for(&status), Unsaved::default());
     // A moment that does not exist is never reached.
     let until = limit.and_then(|limit| Instant::now().checked_add(limit));
     let all = carry_out(&mut session, &mut lanes, command, until, &mut waiting_for, &mut unsaved);
@@ -56,13 +56,18 @@ pub(super) async fn give(
             Err(_) => false,
         },
     };
-    match lanes.problems() {
-        [] if in_time => unsaved.told(),
-        [] => {
-            let limit = format_duration(limit.unwrap_or_default());
-            Err(Failure::new(ProgramExit::NotReady, format!("not done after {limit}: {waiting_for}")))
+    // VMs that were not told are named: they stay as they are, and the operator may have to ask again.
+    let too_late = (!in_time).then(|| {
+        let limit = format_duration(limit.unwrap_or_default());
+        format!("not done after {limit}: {waiting_for}")
+    });
+    match (lanes.problems(), too_late) {
+        ([], None) => unsaved.told(),
+        ([], Some(too_late)) => Err(Failure::new(ProgramExit::NotReady, too_late)),
+        (problems, too_late) => {
+            let lines: Vec<&str> = problems.iter().chain(&too_late).map(String::as_str).collect();
+            Err(Failure::new(ProgramExit::Failed, lines.join("\n")))
         }
-        problems => Err(Failure::new(ProgramExit::Failed, problems.join("\n"))),
     }
 }
 

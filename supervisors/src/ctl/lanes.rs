@@ -93,7 +93,7 @@ impl Lanes {
         Self { command, lanes, problems: Vec::new() }
     }
 
-    /// Returns all VMs in the order in which they are told.
+    /// Returns all VMs that are not told yet, in the order in which they are told.
     pub(super) fn all(&self) -> Vec<String> {
         self.lanes.iter().flat_map(|lane| lane.rest.iter().cloned()).collect()
     }
@@ -171,12 +171,13 @@ impl Lanes {
         &self.problems
     }
 
-    /// Returns what is waited for, in words.
+    /// Returns what is waited for, and which VMs are not told yet, in words.
     pub(super) fn waiting_for(&self, status: &Value) -> String {
         let phase = |vm: &str| find(status, vm).map_or("gone", |(_, vm)| text(&vm["phase"])).to_owned();
         let current = self.lanes.iter().filter_map(|lane| lane.current.as_ref());
         let words: Vec<String> = current.map(|told| format!("{} is {}", told.vm, phase(&told.vm))).collect();
-        words.join(", ")
+        let waiting = (!words.is_empty()).then(|| words.join(", "));
+        waiting.into_iter().chain(left_as_they_are(&self.all())).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -194,8 +195,13 @@ impl Lane {
     fn give_up(&mut self) -> Option<String> {
         self.has_failed = true;
         let rest: Vec<String> = self.rest.drain(..).collect();
-        (!rest.is_empty()).then(|| format!("left as they are: {}", rest.join(", ")))
+        left_as_they_are(&rest)
     }
+}
+
+/// Returns a sentence about VMs that are not told, if there are any.
+fn left_as_they_are(vms: &[String]) -> Option<String> {
+    (!vms.is_empty()).then(|| format!("left as they are: {}", vms.join(", ")))
 }
 
 /// Turns the order of lanes, and what each comes after, round.
@@ -334,6 +340,16 @@ mod tests {
         let tree = Tree::new();
         assert_eq!(tree.lanes(Command::Stop, &["db", "api"]).step(&tree.0), ["db", "api"]);
         assert_eq!(tree.lanes(Command::Stop, &["web", "db"]).all(), ["www", "api", "db"]);
+    }
+
+    #[test]
+    fn the_words_about_a_wait_name_the_vms_whose_turn_has_not_come() {
+        let mut tree = Tree::new();
+        let mut lanes = tree.lanes(Command::Stop, &["all"]);
+        assert_eq!(lanes.waiting_for(&tree.0), "left as they are: www, api, cache, db");
+        assert_eq!(lanes.step(&tree.0), ["www"]);
+        tree.set("www", "stopping", 1);
+        assert_eq!(lanes.waiting_for(&tree.0), "www is stopping; left as they are: api, cache, db");
     }
 
     #[test]

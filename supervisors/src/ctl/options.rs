@@ -106,7 +106,7 @@ pub enum Ask {
     },
     /// Forget the failures of VMs, and start VMs that have given up
     Reset(Targets),
-    /// Send a signal to the daemon of a VM, or to those of a group that run
+    /// Send a signal to the daemon of a VM, or to those of a group that run; one that is paused takes KILL and CONT alone
     Signal {
         /// The VM or group, or `all`
         #[arg(value_name = "TARGET")]
@@ -230,7 +230,8 @@ pub struct Waiting {
     /// Return when the supervisor has accepted the command
     #[arg(long, conflicts_with = "timeout")]
     pub no_wait: bool,
-    /// Wait at most this long (75) [default: until it is done, or cannot be done]
+    /// Wait at most this long (75), and leave VMs whose turn has not come by then as they are [default: until it is done,
+    /// or cannot be done]
     #[arg(long, short, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
 }

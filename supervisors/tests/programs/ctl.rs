@@ -1,11 +1,13 @@
 //! Tests of each command of `pepitactl`.
 
 use crate::events::{self, Pattern, vm};
-use crate::host::{Daemon, Host, group, program, stderr, stdout, ticker};
+use crate::host::{Daemon, Host, group, make_fifo, program, stderr, stdout, ticker};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Returns a VM of the status.
@@ -251,11 +253,62 @@ fn commands_that_need_no_supervisor_work_without_one() {
     assert_eq!(host.ctl(&["check", "/nowhere.toml"]).status.code(), Some(78));
     assert!(host.ctl_ok(&["completions", "bash"]).contains("_pepitactl"));
     assert!(host.ctl_ok(&["man"]).contains(".TH pepitactl"));
+    let status = |file: &Path| {
+        let mut command = Command::new(program("pepitactl"));
+        command.arg("--config").arg(file).arg("status").output().expect("the program runs")
+    };
     // The socket is found although the file has mistakes now.
-    host.configure("rubbish = 1", "");
-    let mut command = Command::new(program("pepitactl"));
-    let output = command.arg("--config").arg(&good).arg("status").output().expect("the program runs");
-    assert!(stderr(&output).contains("c/c.sock"), "{}", stderr(&output));
+    for mistake in ["rubbish = 1", "shutdown_timeout = 99999999999999999999"] {
+        host.configure(mistake, "");
+        let output = status(&good);
+        assert_eq!(output.status.code(), Some(69), "{mistake}: {}", stderr(&output));
+        assert!(stderr(&output).contains("c/c.sock"), "{}", stderr(&output));
+    }
+    // Where it cannot be found, the mistake has its place, as `check` says it.
+    let wrong = host.path("wrong.toml");
+    std::fs::write(&wrong, "[supervisor]\ncontrol_socket = \n").expect("written");
+    let mistakes = stderr(&host.ctl(&["check", wrong.to_str().expect("UTF-8")]));
+    assert!(mistakes.contains("wrong.toml:2:18"), "{mistakes}");
+    for (file, words) in [
+        (&wrong, mistakes.trim_end()),
+        (&host.path("none.toml"), "none.toml: No such file"),
+        (&PathBuf::from("/dev/zero"), "/dev/zero: is not a regular file"),
+    ] {
+        let output = status(file);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains(words) && said.contains("`-s SOCKET` works without the file"), "{said}");
+    }
+}
+
+#[test]
+fn a_configuration_that_may_have_no_end_or_block_is_refused_while_the_vms_go_on() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = host.ready();
+    let (file, aside) = (host.path("c.toml"), host.path("aside.toml"));
+    std::fs::rename(&file, &aside).expect("there");
+    let refused = |daemon: &mut Daemon| {
+        for call in ["plan", "reload"] {
+            let output = host.ctl(&[call]);
+            assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+            assert!(stderr(&output).contains("c.toml: is not a regular file"), "{}", stderr(&output));
+        }
+        daemon.signal(Signal::SIGHUP);
+        let told = daemon.until_event(Pattern::Note("not-reloaded"));
+        let why = told["note"]["why"].as_str().expect("a reason");
+        assert!(why.contains("c.toml: is not a regular file"), "{why}");
+        let checked = host.pepitad(&["--check"]).output().expect("pepitad runs");
+        assert_eq!(checked.status.code(), Some(78), "{}", stderr(&checked));
+        std::fs::remove_file(&file).expect("there");
+    };
+    symlink("/dev/zero", &file).expect("made");
+    refused(&mut daemon);
+    make_fifo(&file);
+    refused(&mut daemon);
+    symlink(&aside, &file).expect("made");
+    assert_eq!(host.ctl_ok(&["plan"]), "nothing differs\n", "a link to a file is as good as the file");
+    daemon.stop();
+    host.assert_nothing_left();
 }
 
 /// Returns the `[[group.vm]]` of a daemon that ends before it is ready.

@@ -2,7 +2,7 @@
 //! supervisor from its end.
 
 use crate::events::{Pattern, vm};
-use crate::host::{Daemon, Host, PATIENCE, group, program, stderr, ticker};
+use crate::host::{Daemon, Host, PATIENCE, group, make_fifo, program, stderr, ticker};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs::File;
@@ -144,10 +144,12 @@ fn has_open(pid: u32, path: &Path) -> bool {
 fn a_reload_that_hangs_holds_up_no_stop() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = host.ready();
-    std::fs::remove_file(host.path("c.toml")).expect("removed");
-    let made = Command::new("mkfifo").arg(host.path("c.toml")).status().expect("mkfifo runs");
-    assert!(made.success());
-    // One by a signal, one by a client: both read a file that never comes.
+    // A kernel that is not answered for, as on a network file system that is away. The root is one by its first bytes.
+    make_fifo(&host.path("kernel"));
+    std::fs::write(host.path("root"), b"\x1f\x8b\x08").expect("written");
+    let images = "vmm = \"qemu\"\nkernel_path = \"kernel\"\nrootfs_path = \"root\"\n";
+    host.configure("", &format!("{}{}{images}", group(&["a"]), ticker("b", &[])));
+    // One by a signal, one by a client: both wait for the kernel's first bytes.
     daemon.signal(Signal::SIGHUP);
     let mut client = Command::new(program("pepitactl"));
     let mut client =

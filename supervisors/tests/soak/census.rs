@@ -123,7 +123,20 @@ pub(crate) struct Sample {
     pub(crate) bytes: u64,
 }
 
+/// The number of samples of which the fewest threads count: a thread for calls that block ends 10 s after its last call
+/// (tokio), so that after busy times there are more of them than are needed.
+const FOR_THREADS: usize = 4;
+
 impl Sample {
+    /// Returns what has grown between the first of the samples and the last, in words.
+    pub(crate) fn growth(samples: &[Self]) -> Vec<String> {
+        let ([first, ..], [.., last]) = (samples, samples) else { return Vec::new() };
+        let recent = &samples[samples.len().saturating_sub(FOR_THREADS)..];
+        let fewest = recent.iter().map(|sample| sample.supervisor_threads).min();
+        let last = Self { supervisor_threads: fewest.unwrap_or(last.supervisor_threads), ..last.clone() };
+        last.grown_since(first)
+    }
+
     /// Takes a sample.
     pub(crate) fn take(host: &Path, run_dir: &Path, supervisor: i32) -> Self {
         let processes = processes(run_dir);
@@ -151,7 +164,7 @@ impl Sample {
     }
 
     /// Returns what has grown since another sample beyond what varies by itself.
-    pub(crate) fn grown_since(&self, first: &Self) -> Vec<String> {
+    fn grown_since(&self, first: &Self) -> Vec<String> {
         let mut grown = Vec::new();
         let mut check = |what: &str, now: u64, before: u64, most: u64| {
             if now > most {

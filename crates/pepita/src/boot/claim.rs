@@ -167,6 +167,13 @@ fn claim_name(dir: PathBuf, is_suspect: bool) -> Result<NameClaim> {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(io(&dir, e)),
         }
+        if !has_created && rundir::is_foreign(&dir) {
+            let why = format!(
+                "{}: is not the run directory of a VM; choose another name or --run-dir",
+                dir.display()
+            );
+            return Err(taken(&why));
+        }
         match Lock::take(&dir.join(layout::LOCK), Wait::No) {
             Ok(Some(lock)) => match reconcile::find(&dir) {
                 found @ (Unwatched::NotStarted | Unwatched::Ended(_) | Unwatched::Gone(_)) => {

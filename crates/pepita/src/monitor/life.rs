@@ -97,7 +97,7 @@ impl Life {
             evidence: Evidence::default(),
             watched_since: now,
             phase: Phase::Created(BootClock::new(now, Duration::from_millis(request.ready_timeout_ms))),
-            agent: AgentLine::expected(now),
+            agent: AgentLine::Expected { dial_at: None },
             vcpus: VcpuState::Running,
             last_heard_at: None,
             pending_signals: Vec::new(),
@@ -116,11 +116,15 @@ impl Life {
         // The revision grows, so that clients that watched the former monitor get the new status.
         life.status.revision += 1;
         life.evidence.vmm_ran = true;
-        // The agent may listen already, so it is dialled at once.
+        // The agent may listen already, and the former monitor may have read its note. So it is dialled at once, or after a
+        // while when the guest may be starting its drivers.
         let was_up = life.status.boot_ms.agent.is_some();
         life.mounts.know(life.status.daemon.state);
-        life.agent =
-            if was_up { AgentLine::Lost { dial_at: now } } else { AgentLine::Expected { dial_at: now } };
+        life.agent = match (was_up, life.status.boot_ms.kernel) {
+            (true, _) => AgentLine::Lost { dial_at: now },
+            (false, Some(_)) => AgentLine::Expected { dial_at: Some(now) },
+            (false, None) => AgentLine::Expected { dial_at: None }.console_spoke(now),
+        };
         life.vcpus = vcpus;
         let left = Duration::from_millis(request.ready_timeout_ms).saturating_sub(spent);
         life.phase = match (life.status.daemon.state, was_up) {

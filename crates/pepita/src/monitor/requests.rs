@@ -65,6 +65,10 @@ impl Monitor {
             Ok(MonitorRequest::Forward(Ask::Start(start))) if self.life.must_wait_to_start() => {
                 self.order(reply, Event::Start(start));
             }
+            Ok(MonitorRequest::Dial { .. }) if self.life.expects_the_agent() => {
+                let why = "the guest agent does not listen yet";
+                self.reply(reply, Err(WireError::new(ErrorKind::Busy, why)));
+            }
             Ok(MonitorRequest::Dial { greet }) => {
                 let hello = if greet { self.agent.hello_for_stream().map(Some) } else { Ok(None) };
                 let asked = hello.map(|hello| Asked { client, id, hello });

@@ -21,7 +21,7 @@ pub(super) fn start(request: &VmRequest, start: Start) -> Result<Start, WireErro
     let secrets = secrets(&request.secrets).map_err(|why| WireError::new(ErrorKind::NotFound, why))?;
     let world = pepita_wire::world::World { secrets, ..request.world.clone() };
     let name = request.name.strip_prefix(PREFIX).unwrap_or(&request.name);
-    Ok(Start { name: Some(name.to_owned()), world, ..start })
+    Ok(Start { name: Some(name.to_owned()), world: world.into(), ..start })
 }
 
 /// Reads the files of secrets.

@@ -10,7 +10,7 @@ use crate::ops::follow::follow;
 use crate::reconcile::{self, Unwatched};
 use crate::rundir::files;
 use crate::rundir::lock::{Lock, Wait};
-use crate::rundir::{RunDir, layout};
+use crate::rundir::{self, RunDir, layout};
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{MonitorRequest, Signal, StatusRecord, VmId};
 use std::io::ErrorKind;
@@ -63,7 +63,7 @@ pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Result<bool> {
 
 fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool> {
     for round in 0..TRIES {
-        if !dir.is_dir() {
+        if !dir.is_dir() || rundir::is_foreign(dir) {
             return if round == 0 { end_vanished(dir, how) } else { Ok(true) };
         }
         match stop(run_dir, name, how, dir) {

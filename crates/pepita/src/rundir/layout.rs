@@ -49,6 +49,25 @@ pub const CACHE: &str = ".cache";
 /// The prefix of the names of run directories that are being removed. No VM can have such a name.
 pub const GONE: &str = ".gone-";
 
+/// The files of which each shows that a VM is, or was, in a run directory.
+pub const TRACES: [&str; 4] = [CONFIG, STATE, EXIT, CONTROL];
+
+/// The beginnings of the names of files that are in a run directory several times: older logs, ports of the vsock
+/// back-end, and files that are being written.
+const BEGINNINGS: [&str; 3] = [CONSOLE_LOG, MONITOR_LOG, HYBRID];
+
+/// Returns whether a file of this name belongs into the run directory of a VM.
+pub fn is_known(name: &str) -> bool {
+    let known = [LOCK, CONFIG, STATE, EXIT, CONTROL, CONSOLE_PIPES, CONSOLE_INDEX, LOGS, RESERVE];
+    // A file that is being written has `.tmp-` in the place of what comes behind the last dot.
+    let stem = |name: &str| name.rsplit_once('.').map_or(name.to_owned(), |(stem, _)| stem.to_owned());
+    let is_written = |known: &str| {
+        name.split_once(".tmp-").is_some_and(|(beginning, _)| beginning == known || beginning == stem(known))
+    };
+    known.iter().chain(&TRANSIENT).any(|known| name == *known || is_written(known))
+        || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+}
+
 /// The files that are removed when a VM has ended: every socket and pipe except the control socket, and the files with tokens.
 pub const TRANSIENT: [&str; 11] = [
     HYBRID,
@@ -63,3 +82,26 @@ pub const TRANSIENT: [&str; 11] = [
     OPTIONS,
     MONITOR_PIPE,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_of_a_vm_are_known_and_others_are_not() {
+        for name in [
+            "lock",
+            "state.json",
+            "state.tmp-12",
+            "token.tmp-1",
+            "boot.tmp-9",
+            "console.log.3",
+            "v.sock_5000",
+        ] {
+            assert!(is_known(name), "{name}");
+        }
+        for name in ["a.jpg", "2025", "notes", "state.json.orig", "locks", "main.tmp-3"] {
+            assert!(!is_known(name), "{name}");
+        }
+    }
+}

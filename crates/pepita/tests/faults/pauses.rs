@@ -1,7 +1,7 @@
 //! Tests of paused and resumed virtual CPUs.
 
 use crate::host::{Form, Host, SLACK, figure, kill, times};
-use pepita_wire::VmState;
+use pepita_wire::{Exit, VmState};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::time::{Duration, Instant, SystemTime};
@@ -55,6 +55,26 @@ fn a_paused_vm_is_paused_for_the_monitor_that_adopts_it_too() {
         let took = host.destroy("a", &[]);
         assert!(took < Duration::from_secs(1) + SLACK, "{took:?}");
     }
+}
+
+#[test]
+fn a_signal_to_a_paused_vm_is_refused_and_never_delivered_except_kill() {
+    // semantics 7.15
+    let host = Host::of(Form::Process);
+    host.ready("a", &[]);
+    host.ok(&["signal", "--name", "a", "--signal", "STOP"]);
+    for signal in ["TERM", "USR1"] {
+        let refused = host.fails(&["signal", "--name", "a", "--signal", signal], 75);
+        assert!(refused.contains("the VM is paused; resume it first"), "{refused}");
+    }
+    host.ok(&["signal", "--name", "a", "--signal", "CONT"]);
+    // A command goes to the agent on the line that the signals would have taken.
+    assert_eq!(host.exec("a", &["/bin/true"], 0).exit, Exit::code(0));
+    assert_eq!(host.status("a").state, VmState::Running);
+    host.ok(&["signal", "--name", "a", "--signal", "STOP"]);
+    host.ok(&["signal", "--name", "a", "--signal", "KILL"]);
+    assert_eq!(host.exit("a").exit, Exit::Killed);
+    host.destroy("a", &["--force"]);
 }
 
 #[test]

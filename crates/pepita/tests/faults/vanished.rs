@@ -272,3 +272,28 @@ fn monitors_that_do_not_answer_cost_their_rows_and_no_more() {
         host.destroy(name, &["--force"]);
     }
 }
+
+#[test]
+fn what_is_no_run_directory_of_a_vm_is_left_as_it_is() {
+    // A directory of run directories that is really somebody's home: no call may remove what is in it.
+    let host = Host::of(Form::Process);
+    let photo = host.vm("photos").join("2025/a.jpg");
+    std::fs::create_dir_all(photo.parent().expect("a folder")).expect("made");
+    std::fs::write(&photo, "x").expect("written");
+    std::fs::create_dir(host.vm("empty")).expect("made");
+    std::os::unix::fs::symlink(host.vm("photos"), host.vm("link")).expect("made");
+    for call in [&["list"][..], &["status", "--name", "photos"], &["destroy", "--name", "photos", "--force"]]
+    {
+        host.command(call).output().expect("pepita runs");
+        assert_eq!(std::fs::read(&photo).expect("still there"), b"x", "{call:?}");
+        assert!(host.vm("link").is_symlink() && host.vm("empty").is_dir(), "{call:?}");
+        assert!(!host.vm("photos").join("lock").exists(), "{call:?}");
+    }
+    let refused = host.run("photos", &["--daemon"], &[]).output().expect("pepita runs");
+    assert_eq!(refused.status.code(), Some(73), "{}", errors(&refused));
+    assert_eq!(std::fs::read(&photo).expect("still there"), b"x");
+    for name in ["photos", "empty"] {
+        std::fs::remove_dir_all(host.vm(name)).expect("removed");
+    }
+    std::fs::remove_file(host.vm("link")).expect("removed");
+}

@@ -28,6 +28,7 @@ impl Life {
     pub(super) fn on_console_spoke(&mut self, now: Instant) {
         let since_start_ms = self.since_start_ms(now);
         self.status.boot_ms.kernel.get_or_insert(since_start_ms);
+        self.agent = self.agent.console_spoke(now);
     }
 
     /// Handles the agent's note on the console that it listens.

@@ -4,9 +4,11 @@ use crate::vm_config::VmRequest;
 use pepita_wire::{ExitRecord, Signal};
 use std::time::{Duration, Instant};
 
-/// The interval of dials without a note of the agent on the console. The interval is long because vhost-device-vsock
-/// does not survive a client that goes away (for example with its monitor) before a guest that still boots has
-/// answered.
+/// The interval of dials without a note of the agent on the console, counted from the guest's first word there. The
+/// interval is long, and nothing is dialled before that word, because vhost-device-vsock does not survive a client that
+/// comes while the guest starts its vsock driver (its worker ends, and no dial is answered any more), nor a client that
+/// goes away (for example with its monitor) before the guest has answered. An image says nothing on its console before its
+/// drivers are started, unless its kernel is chatty.
 pub(super) const UNASKED_DIAL: Duration = Duration::from_secs(5);
 
 /// The time limit for the guest to power off after the end of its daemon.
@@ -67,8 +69,8 @@ pub(super) enum BootClock {
 /// The state of the line to the guest agent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum AgentLine {
-    /// The agent has never said hello.
-    Expected { dial_at: Instant },
+    /// The agent has never said hello. `dial_at` is `None` before the guest's first word on the console.
+    Expected { dial_at: Option<Instant> },
     /// The hellos are exchanged, and the connection is open.
     Up,
     /// The agent has said hello before, and the connection has ended.
@@ -135,16 +137,19 @@ impl BootClock {
 }
 
 impl AgentLine {
-    /// Returns the line of a VM that was started at `now`.
-    pub(super) fn expected(now: Instant) -> Self {
-        Self::Expected { dial_at: now + UNASKED_DIAL }
+    /// Returns the line after the guest's first word on the console at `now`.
+    pub(super) fn console_spoke(self, now: Instant) -> Self {
+        match self {
+            Self::Expected { dial_at: None } => Self::Expected { dial_at: Some(now + UNASKED_DIAL) },
+            Self::Expected { dial_at: Some(_) } | Self::Up | Self::Lost { .. } => self,
+        }
     }
 
     /// Returns the line with the next dial postponed, after a dial at `now`.
     pub(super) fn dialled(self, now: Instant) -> Self {
         let dial_at = now + UNASKED_DIAL;
         match self {
-            Self::Expected { .. } => Self::Expected { dial_at },
+            Self::Expected { .. } => Self::Expected { dial_at: Some(dial_at) },
             Self::Up => Self::Up,
             Self::Lost { .. } => Self::Lost { dial_at },
         }
@@ -153,7 +158,8 @@ impl AgentLine {
     /// Returns the time of the next dial without a note of the agent.
     pub(super) fn dial_at(self) -> Option<Instant> {
         match self {
-            Self::Expected { dial_at } | Self::Lost { dial_at } => Some(dial_at),
+            Self::Expected { dial_at } => dial_at,
+            Self::Lost { dial_at } => Some(dial_at),
             Self::Up => None,
         }
     }

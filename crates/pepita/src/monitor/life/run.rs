@@ -64,6 +64,12 @@ impl Life {
         }
     }
 
+    /// Returns whether the agent has never said hello: until then no client's dial may disturb the start of the guest's
+    /// vsock driver.
+    pub(crate) fn expects_the_agent(&self) -> bool {
+        matches!(self.agent, AgentLine::Expected { .. })
+    }
+
     /// Returns whether the daemon of a VM that was launched with `--hold` can be started only after the boot.
     pub(crate) fn must_wait_to_start(&self) -> bool {
         let can_start = self.agent.is_up() && self.mounts.are_made();

@@ -1,8 +1,8 @@
 //! Signals of clients for the daemon. A client may signal a VM at any moment, also while the VM boots or while its agent
-//! cannot be reached: what the signal asks for happens as soon as it can.
+//! cannot be reached: what the signal asks for happens as soon as it can. Only a daemon that is paused gets none.
 
 use super::{Effect, Event, Life};
-use pepita_wire::record::DaemonState;
+use pepita_wire::record::{DaemonState, VcpuState};
 use pepita_wire::{Ask, ErrorKind, Signal, WireError};
 use std::time::Duration;
 
@@ -30,10 +30,16 @@ impl Life {
             let why = format!("{signal} has no name and is not forwarded");
             return Route::Refuse(WireError::new(ErrorKind::BadRequest, why));
         }
+        let is_paused = self.vcpus == VcpuState::Paused;
         match (self.status.daemon.state, self.agent.is_up()) {
             // Nothing runs yet that could end by itself, so the VM is stopped.
             (DaemonState::Pending | DaemonState::Held, _) if signal.asks_to_end() => {
                 Route::Accept(Event::Stop { signal, grace: GRACE })
+            }
+            // A paused agent answers nobody. A signal that it found after the pause would be one that the client has given up.
+            (DaemonState::Running | DaemonState::Ready | DaemonState::Unknown, _) if is_paused => {
+                let why = "the VM is paused; resume it first, or kill it";
+                Route::Refuse(WireError::new(ErrorKind::Conflict, why))
             }
             (DaemonState::Pending | DaemonState::Held, _)
             | (DaemonState::Running | DaemonState::Ready | DaemonState::Unknown, false) => {

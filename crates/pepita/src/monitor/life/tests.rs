@@ -116,7 +116,7 @@ fn an_agent_that_does_not_come_is_a_boot_timeout() {
     assert_eq!(world.pass(Duration::from_millis(4999)), []);
     // While the virtual CPUs are paused, the boot clock is stopped.
     world.on(Event::Vcpus(VcpuState::Paused));
-    assert_eq!(world.pass(Duration::from_millis(10)), [Effect::Dial]);
+    assert_eq!(world.pass(Duration::from_millis(10)), []);
     world.on(Event::Vcpus(VcpuState::Running));
     assert_eq!(world.pass(Duration::from_millis(1)), [Effect::KillVmm]);
     world.on(killed());
@@ -239,6 +239,21 @@ fn a_signal_that_cannot_arrive_is_refused() {
     let real_time = Signal::new(40).expect("a signal");
     assert_eq!(signal(&mut World::new(false), real_time), Err(ErrorKind::BadRequest));
     assert_eq!(signal(&mut running().after(exited(0)), Signal::HUP), Err(ErrorKind::Conflict));
+}
+
+#[test]
+fn a_signal_to_a_daemon_that_is_paused_is_refused_and_not_kept() {
+    for before in [running(), running().after(Event::AgentDown)] {
+        let mut world = before.after(Event::Vcpus(VcpuState::Paused));
+        assert_eq!(signal(&mut world, Signal::TERM), Err(ErrorKind::Conflict));
+        world.on(Event::Vcpus(VcpuState::Running));
+        assert!(!world.on(Event::AgentUp { protocol_version: 1 }).contains(&tell(Signal::TERM)));
+        assert_eq!(signal(&mut world, Signal::TERM), Ok(vec![tell(Signal::TERM)]));
+    }
+    // Before the daemon runs, a pause changes nothing: the VM is stopped, or the daemon gets the signal when it runs.
+    let mut world = World::new(false).after(Event::VmmUp).after(Event::Vcpus(VcpuState::Paused));
+    assert_eq!(signal(&mut world, Signal::HUP), Ok(vec![]));
+    assert_eq!(signal(&mut world, Signal::TERM), Ok(vec![Effect::Resume, Effect::TermVmm]));
 }
 
 #[test]
@@ -446,7 +461,14 @@ fn an_agent_whose_note_was_missed_is_dialled_unasked_but_not_on_the_way_out() {
         ..world
     };
     world.on(Event::VmmUp);
-    assert_eq!(world.pass(UNASKED_DIAL), [Effect::Dial]);
+    assert_eq!(
+        (world.pass(2 * UNASKED_DIAL), world.life.agent.dial_at()),
+        (vec![], None),
+        "its drivers may start now"
+    );
+    world.on(Event::ConsoleSpoke);
+    assert_eq!(world.pass(UNASKED_DIAL - Duration::from_millis(1)), []);
+    assert_eq!(world.pass(Duration::from_millis(1)), [Effect::Dial]);
     assert_eq!(world.life.wake_at(), Some(world.now + UNASKED_DIAL));
     world.on(Event::Kill);
     assert_eq!(world.on(Event::Noted(Note::Up)), []);
