@@ -144,6 +144,7 @@ pub(crate) const CRATES: &[Crate] = &[
         ],
         pure: &[
             "cli.rs",
+            "cli/",
             "commands/doctor/diagnose.rs",
             "commands/order.rs",
             "image/cpio.rs",
