@@ -18,6 +18,10 @@ as_root() {
     fi
 }
 
+# The first build takes minutes. On a terminal cargo shows how far it is.
+quiet=--quiet
+[ ! -t 2 ] || quiet=
+
 [ "$(uname -m)" = x86_64 ] || die "microVMs of this project run on x86_64, this is $(uname -m)"
 for tool in cargo cc; do
     command -v "$tool" >/dev/null 2>&1 || die "'$tool' is missing: install a Rust toolchain (rustup.rs) and a C compiler (apt-get install gcc)"
@@ -79,15 +83,18 @@ fi
 # --- The vsock back-end, for hosts whose kernel has no vhost_vsock ---------------------------------------------------
 if [ ! -x .tools/bin/vhost-device-vsock ]; then
     say "building vhost-device-vsock $BACKEND_VERSION (once, about a minute)"
-    cargo install vhost-device-vsock --version "$BACKEND_VERSION" --locked --root .tools --quiet ||
+    # shellcheck disable=SC2086
+    cargo install vhost-device-vsock --version "$BACKEND_VERSION" --locked --root .tools $quiet ||
         die "vhost-device-vsock could not be built"
 fi
 
 # --- The programs, the static agent, the images ----------------------------------------------------------------------
-say "building the programs (cargo)"
-cargo build --quiet --workspace --bins
+say "building the programs (cargo; the first time takes minutes)"
+# shellcheck disable=SC2086
+cargo build $quiet --workspace --bins
 # --target keeps the flag away from build scripts and procedural macros.
-RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet -p pepita-guest -p pepita-ticker --profile guest --target "$TARGET" \
+# shellcheck disable=SC2086
+RUSTFLAGS="-C target-feature=+crt-static" cargo build $quiet -p pepita-guest -p pepita-ticker --profile guest --target "$TARGET" \
     --target-dir target/static
 agent=target/static/$TARGET/guest/daemonctl
 ticker=target/static/$TARGET/guest/ticker

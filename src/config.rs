@@ -135,6 +135,8 @@ fn folder(path: &Path) -> io::Result<PathBuf> {
 fn exists(image: &Path) -> Result<(), String> {
     match std::fs::metadata(image) {
         Ok(found) if found.is_dir() => Err(format!("{} is a directory", image.display())),
+        // Whoever opens a pipe waits until somebody writes to it, and nothing tells whether a device answers.
+        Ok(found) if !found.is_file() => Err(format!("{} is not a regular file", image.display())),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(format!("{} does not exist", image.display()))

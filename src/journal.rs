@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -138,8 +138,11 @@ impl Journal {
         if !vms.is_dir() {
             drop(store.hand_over(Change::Folder { path: vms.clone() }));
         }
-        let disk = Disk { vms, trouble: store.trouble(), store, lock: Mutex::new(lock) };
-        Ok(Self::with(entries, unreadable, Some(disk)))
+        let trouble = store.trouble();
+        let disk = Disk { vms, trouble: trouble.clone(), store, lock: Mutex::new(lock) };
+        let journal = Self::with(entries, unreadable, Some(disk));
+        tokio::spawn(keep_whole(Arc::downgrade(&journal.inner), trouble));
+        Ok(journal)
     }
 
     fn with(entries: BTreeMap<VmName, Entry>, unreadable: Vec<Unreadable>, disk: Option<Disk>) -> Self {
@@ -289,6 +292,17 @@ impl Journal {
         }
     }
 
+    /// Writes all that is known once more, if the directory of the files is gone: with it went also the files of VMs that
+    /// have not changed since, and all is to be saved when the directory is there again.
+    async fn replace_lost(&self) {
+        let Some(disk) = &self.inner.disk else { return };
+        let vms = disk.vms.clone();
+        let is_there = tokio::task::spawn_blocking(move || vms.is_dir()).await;
+        if !is_there.unwrap_or(true) {
+            self.entries().iter().for_each(|(vm, entry)| self.write(vm, entry));
+        }
+    }
+
     fn entries(&self) -> MutexGuard<'_, BTreeMap<VmName, Entry>> {
         self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -303,6 +317,17 @@ impl Journal {
             synced: entry.said,
             private: false,
         }));
+    }
+}
+
+/// Looks at each beginning of trouble whether files were lost, until the journal is gone.
+async fn keep_whole(journal: Weak<Inner>, mut trouble: watch::Receiver<Option<String>>) {
+    while trouble.changed().await.is_ok() {
+        if trouble.borrow_and_update().is_none() {
+            continue;
+        }
+        let Some(inner) = journal.upgrade() else { return };
+        Journal { inner }.replace_lost().await;
     }
 }
 
@@ -437,6 +462,35 @@ mod tests {
         journal.close().await;
         assert_eq!(std::fs::read_to_string(aside).expect("kept"), "{\"vm_id\":");
         assert_eq!(open(dir.path()).await.remembered()[&db].incarnation, Incarnation(2));
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_was_removed_is_named_and_all_is_saved_when_it_is_there_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = dir.path().join("state");
+        let (journal, changed, quiet) = (open(&place).await, vm("api"), vm("db"));
+        journal.save(&changed, &remembered(1, Wanted::Up), Some("abc"));
+        journal.save(&quiet, &remembered(1, Wanted::Down), Some("def"));
+        journal.written().reached().await;
+        std::fs::remove_dir_all(&place).expect("removed");
+        journal.save(&changed, &remembered(2, Wanted::Up), Some("abc"));
+        let mut trouble = journal.trouble().expect("a disk");
+        let why = trouble.wait_for(Option::is_some).await.expect("open").clone().expect("trouble");
+        let vms = place.join("vms");
+        let advice = format!("is missing; mount it, or make it again (`mkdir -p {}`)", vms.display());
+        assert!(why.starts_with(vms.to_str().expect("UTF-8")) && why.ends_with(&advice), "{why}");
+        // No event tells when the files of other VMs were missed, too.
+        let missed = async {
+            while journal.unsaved(&quiet).is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), missed).await.expect("the other file is missed");
+        std::fs::create_dir_all(&vms).expect("made");
+        trouble.wait_for(Option::is_none).await.expect("open");
+        journal.close().await;
+        let all = [(changed, remembered(2, Wanted::Up)), (quiet, remembered(1, Wanted::Down))];
+        assert_eq!(open(&place).await.remembered(), BTreeMap::from(all));
     }
 
     #[tokio::test]

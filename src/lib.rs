@@ -77,7 +77,7 @@ pub use group::{AskError, Command, Refused};
 pub use journal::JournalError;
 pub use observe::{
     Action, Change, Decision, Event, EventKind, Events, Failure, GroupEnd, GroupStatus, Reason, Received,
-    TreeStatus, VmPhase, VmStatus, WindowCount,
+    TreeStatus, VmPhase, VmStatus, WindowCount, delay_in_words,
 };
 pub use pepita_wire as wire;
 pub use policy::{Ending, Exit, ExitRecord, ProcessExit};

@@ -15,6 +15,7 @@ pub use crate::policy::{Action, Decision, Failure, GroupEnd, Reason, WindowCount
 pub use bus::{Bus, Events, Received};
 pub use event::{Change, Event, EventKind};
 pub use phase::VmPhase;
+pub use sentences::delay_in_words;
 pub(crate) use sentences::last_words;
 pub(crate) use status::Detail;
 pub use status::{GroupStatus, StatusTable, TreeStatus, VmStatus};

@@ -133,7 +133,9 @@ mod tests {
         let waiting = connect(first).expect("waits");
         // The next launch, with one more port.
         ports.open(&vm, &[publish(first), publish(second)]).expect("free");
-        waiting.peek(&mut []).expect("still waits");
+        waiting.set_nonblocking(true).expect("a socket");
+        let ended = waiting.peek(&mut [0]).expect_err("still waits, so nothing has come and it is not reset");
+        assert_eq!(ended.kind(), io::ErrorKind::WouldBlock);
         let other = VmName::new("other").expect("a good name");
         let taken = ports.open(&other, &[publish(second)]).expect_err("taken").to_string();
         assert!(taken.contains(&format!("port 127.0.0.1:{second} is in use by")), "{taken}");

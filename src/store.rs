@@ -223,7 +223,7 @@ impl Shared {
     }
 
     fn failed(&self, queue: &mut Queue, change: Arc<Change>, error: &io::Error) {
-        let why = format!("{}: {error}", change.path().display());
+        let why = reason(change.path(), error);
         tracing::debug!("cannot be written: {why}");
         self.trouble.send_if_modified(|trouble| {
             // The first reason stays: a disk that is full fails many files.
@@ -308,6 +308,21 @@ impl Shared {
                 return;
             }
         }
+    }
+}
+
+/// Returns the reason why a change of a file failed, and what is to be done when its directory was removed.
+///
+/// The directory is not made again here: where a file system was mounted, it would be in the wrong place.
+fn reason(path: &Path, error: &io::Error) -> String {
+    let said = format!("{}: {error}", path.display());
+    match path.parent() {
+        // A change makes its file, so what is missing is the directory.
+        Some(dir) if error.kind() == io::ErrorKind::NotFound => {
+            let dir = dir.display();
+            format!("{said}: the directory {dir} is missing; mount it, or make it again (`mkdir -p {dir}`)")
+        }
+        Some(_) | None => said,
     }
 }
 

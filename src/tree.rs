@@ -49,6 +49,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+/// The time that groups have to do what they were told before. They never wait for anything themselves.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// A running supervision tree. All clones are one tree.
 ///
 /// Two trees in one process are independent; they need different names, or different directories for run directories. A
@@ -324,8 +327,10 @@ impl Tree {
     pub async fn plan(&self, spec: TreeSpec) -> Result<Plan, ChangeError> {
         let old = self.shared_spec().await.ok_or(Refused::Stopping)?;
         let change = Change::Reload { spec: Box::new(spec), restart: false, removal: Removal::Allowed };
-        let new = change.apply(&old, &self.status())?;
-        Ok(old.diff(&new))
+        self.settle().await;
+        let status = self.status();
+        let new = change.apply(&old, &status)?;
+        Ok(change::plan(&old, &new, &status))
     }
 
     /// Stops all VMs in reverse start order; after the specification's `shutdown_timeout` the rest is destroyed.
@@ -373,8 +378,17 @@ impl Tree {
     }
 
     async fn change(&self, change: Change) -> Result<Plan, ChangeError> {
+        if let Change::Reload { .. } = change {
+            self.settle().await;
+        }
         let answer = self.ask_root(|reply| RootMsg::Change { change, reply }).await;
         answer.unwrap_or_else(|| Err(self.unanswered().into()))
+    }
+
+    /// Waits until the groups have done what they were told before, such as an earlier reload, so that the status shows
+    /// it. A group that hangs is not waited for.
+    async fn settle(&self) {
+        let _ = tokio::time::timeout(SETTLED, self.responds()).await;
     }
 
     async fn request(

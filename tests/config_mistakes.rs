@@ -408,8 +408,25 @@ fn loading_misses_images_once_each_where_they_are_named() {
     assert!(kernel.message.ends_with("vmlinuz does not exist"), "{kernel}");
     assert!(rootfs.message.ends_with("root is a directory"), "{rootfs}");
 
-    std::fs::write(dir.path().join("vmlinuz"), "").expect("writable");
+    // A pipe, and a device, through a link: neither is opened.
+    mkfifoat(CWD, dir.path().join("vmlinuz"), Mode::RWXU).expect("a pipe");
     std::fs::remove_dir(dir.path().join("root")).expect("there");
+    symlink("/dev/zero", dir.path().join("root")).expect("a link");
+    let asks = |_: &Path, _: &Path| panic!("it is read");
+    let errors = config::load_on(&file, config::HostFacts { run_dir: None, needed_mb: Some(&asks) });
+    let errors = errors.expect_err("no files");
+    let [kernel, rootfs] = errors.mistakes() else { panic!("two mistakes: {errors}") };
+    assert_eq!(
+        (kernel.path.as_str(), rootfs.path.as_str()),
+        ("platform.pepita.kernel_path", "platform.pepita.rootfs_path")
+    );
+    assert!(kernel.message.ends_with("vmlinuz is not a regular file"), "{kernel}");
+    assert!(rootfs.message.ends_with("root is not a regular file"), "{rootfs}");
+
+    for image in ["vmlinuz", "root"] {
+        std::fs::remove_file(dir.path().join(image)).expect("there");
+    }
+    std::fs::write(dir.path().join("vmlinuz"), "").expect("writable");
     std::fs::write(dir.path().join("root"), "").expect("writable");
     let spec = config::load(&file).expect("good now").spec;
     let kernel = dir.path().canonicalize().expect("there").join("vmlinuz");

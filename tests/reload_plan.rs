@@ -152,6 +152,7 @@ group "storage" vm "db": removed"#
         group["vms"][1],
         serde_json::json!({
             "name": "api", "change": "restart", "restart": ["memory_mb"], "live": ["restart.policy"],
+            "outdated": false,
         })
     );
     assert_eq!(group["vms"][2]["from"], "storage");

@@ -38,15 +38,15 @@ pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome
             let plan = tree.plan(load(hooks).await?).await.map_err(|e| change(&e))?;
             let needs = "it is only applied with --allow-removal";
             let warning = plan.grave_removals().map(|removals| format!("{removals}: {needs}"));
-            Ok(planned(&plan, warning))
+            Ok(planned(&plan, "with --restart these VMs are restarted", warning))
         }
         Call::Reload { restart } => {
             let plan = tree.reload_with_care(load(hooks).await?, restart).await.map_err(|e| change(&e))?;
-            Ok(planned(&plan, None))
+            Ok(planned(&plan, reloaded(restart), None))
         }
         Call::ReloadAndRemove { restart } => {
             let plan = tree.reload(load(hooks).await?, restart).await.map_err(|e| change(&e))?;
-            Ok(planned(&plan, None))
+            Ok(planned(&plan, reloaded(restart), None))
         }
         Call::Shutdown { how } => {
             let end = match how {
@@ -91,10 +91,22 @@ fn name(tree: &Tree, called: String) -> String {
     if is_name.is_some() { called } else { named.to_string() }
 }
 
-/// Returns a plan as data and as lines for people, with a warning as the last line.
-fn planned(plan: &Plan, warning: Option<String>) -> Value {
-    let lines: Vec<String> = [plan.to_string()].into_iter().chain(warning).collect();
-    json!({ "plan": plan.to_json(), "text": lines.join("\n"), "empty": plan.is_empty() })
+/// Returns the words for the VMs that run with an older configuration, after a reload.
+fn reloaded(restart: bool) -> &'static str {
+    match restart {
+        true => "these VMs are restarted",
+        false => "these VMs run on as they were until their next start (or `reload --restart`)",
+    }
+}
+
+/// Returns a plan as data and as lines for people. The last lines are what becomes of the VMs that run with an older
+/// configuration, and a warning.
+fn planned(plan: &Plan, what_becomes: &str, warning: Option<String>) -> Value {
+    let outdated = plan.outdated().map(|vms| format!("{what_becomes}: {vms}"));
+    // A client of before prints no text of an empty plan. A VM that is restarted has to be named.
+    let empty = plan.is_empty() && outdated.is_none();
+    let lines: Vec<String> = [plan.to_string()].into_iter().chain(outdated).chain(warning).collect();
+    json!({ "plan": plan.to_json(), "text": lines.join("\n"), "empty": empty })
 }
 
 /// Reads the configuration on a thread where blocking is allowed.

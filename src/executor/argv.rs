@@ -10,8 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
-/// The label by which a supervisor knows its own VMs; its value is the supervisor's name.
-pub const OWNER_LABEL: &str = "pepita-supervisor.owner";
+pub use pepita_wire::launch::OWNER_LABEL;
 
 /// The label that holds the fingerprint of the configuration that a VM was started with.
 pub const CONFIG_LABEL: &str = "pepita-supervisor.config";

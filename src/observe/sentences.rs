@@ -5,6 +5,23 @@ use super::event::{Change, Event, EventKind};
 use super::phase::VmPhase;
 use crate::policy::{Action, Decision, Ending, Exceeded, Exit, Failure, GroupEnd, Reason, WindowCount};
 use std::fmt;
+use std::time::Duration;
+
+/// Formats a delay for people, in its two largest units: `4.0 s`, `3m05s`, `2h05m`, `3d04h`, and `104 years`.
+pub fn delay_in_words(delay: Duration) -> String {
+    /// A year as configurations count it (`"1year"`), in seconds.
+    const YEAR: u64 = 31_557_600;
+    match delay.as_secs() {
+        0..60 => format!("{:.1} s", delay.as_secs_f64()),
+        s @ 60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        s @ 3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+        s @ 86_400..YEAR => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3600),
+        s => match s / YEAR {
+            1 => "1 year".into(),
+            years => format!("{years} years"),
+        },
+    }
+}
 
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -97,7 +114,9 @@ impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = Why(self);
         match (self.action, self.delay) {
-            (Action::Restart, Some(delay)) => write!(f, "restart in {:.1} s: {why}", delay.as_secs_f64())?,
+            (Action::Restart, Some(delay)) => {
+                write!(f, "restart in {}: {why}", delay_in_words(delay))?;
+            }
             (Action::Restart, None) => write!(f, "restart: {why}")?,
             (Action::Adopt, _) => write!(f, "adopted: {why}")?,
             (Action::Complete | Action::Leave, _) => return write!(f, "not restarted: {why}"),
@@ -228,6 +247,18 @@ mod tests {
         assert_eq!(said, "last words: \"two | three\\u{1b}[31m\\u{202e}\"");
         let long = last_words(&lines(&[&"x".repeat(1000)])).expect("words");
         assert!(long.len() < 2 * LINE_SHOWN, "{long}");
+    }
+
+    #[test]
+    fn a_delay_is_said_as_people_say_it() {
+        let said = |secs| delay_in_words(Duration::from_secs_f64(secs));
+        assert_eq!(
+            [0.05, 4.0, 60.0, 3725.0, 90_000.0, 40_000_000.0, 3_301_853_751.1].map(said),
+            ["0.1 s", "4.0 s", "1m00s", "1h02m", "1d01h", "1 year", "104 years"]
+        );
+        let mut restart = decision(Action::Restart, Reason::Policy(Restart::Always));
+        restart.delay = Some(Duration::from_secs(3_301_853_751));
+        assert!(restart.to_string().starts_with("restart in 104 years: restart policy always"), "{restart}");
     }
 
     #[test]

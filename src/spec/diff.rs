@@ -40,6 +40,9 @@ pub struct VmPlan {
     pub name: VmName,
     /// How the VM differs.
     pub change: Change,
+    /// Whether the VM runs with an older configuration than the new one, because of this change or an earlier one: a
+    /// reload with `restart` restarts it. [`TreeSpec::diff`] knows of no VM that runs.
+    pub outdated: bool,
 }
 
 /// The kind of a difference.
@@ -74,7 +77,7 @@ pub struct Removals {
     pub of: usize,
 }
 
-/// The number of removed VMs that a sentence names.
+/// The number of VMs that a sentence names.
 const NAMED: usize = 5;
 
 impl Removals {
@@ -87,14 +90,21 @@ impl Removals {
 impl fmt::Display for Removals {
     /// Writes `the new configuration removes 3 of 4 VMs (a, b, c)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.vms.iter().take(NAMED).map(VmName::as_str).collect();
-        let more = self.vms.len() - names.len();
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let names = names.join(", ");
+        let names = in_words(self.vms.iter());
         match self.vms.len() {
-            all if all == self.of => write!(f, "the new configuration removes every VM ({names}{more})"),
-            some => write!(f, "the new configuration removes {some} of {} VMs ({names}{more})", self.of),
+            all if all == self.of => write!(f, "the new configuration removes every VM ({names})"),
+            some => write!(f, "the new configuration removes {some} of {} VMs ({names})", self.of),
         }
+    }
+}
+
+/// Returns the first names, and how many there are more.
+fn in_words<'v>(mut vms: impl Iterator<Item = &'v VmName>) -> String {
+    let names: Vec<&str> = vms.by_ref().take(NAMED).map(VmName::as_str).collect();
+    let names = names.join(", ");
+    match vms.count() {
+        0 => names,
+        more => format!("{names} and {more} more"),
     }
 }
 
@@ -127,10 +137,10 @@ fn group_plan(old: Option<&GroupSpec>, new: &GroupSpec, homes: &HashMap<&VmName,
             Some(old) => Change::of(differing(old, vm, Effect::NextStart), differing(old, vm, Effect::Live)),
             None => Change::Added { from: homes.get(&vm.name).map(|&home| home.clone()) },
         };
-        VmPlan { name: vm.name.clone(), change }
+        VmPlan { name: vm.name.clone(), change, outdated: false }
     });
     let gone = former.iter().filter(|old| !stays.contains(&old.name));
-    let gone = gone.map(|vm| VmPlan { name: vm.name.clone(), change: Change::Removed });
+    let gone = gone.map(gone_vm);
     let change = match old {
         None => Change::Added { from: None },
         Some(old) => {
@@ -145,8 +155,12 @@ fn group_plan(old: Option<&GroupSpec>, new: &GroupSpec, homes: &HashMap<&VmName,
 }
 
 fn removed(group: &GroupSpec) -> GroupPlan {
-    let vms = group.vms.iter().map(|vm| VmPlan { name: vm.name.clone(), change: Change::Removed });
-    GroupPlan { name: group.name.clone(), change: Change::Removed, vms: vms.collect() }
+    let vms = group.vms.iter().map(gone_vm).collect();
+    GroupPlan { name: group.name.clone(), change: Change::Removed, vms }
+}
+
+fn gone_vm(vm: &VmSpec) -> VmPlan {
+    VmPlan { name: vm.name.clone(), change: Change::Removed, outdated: false }
 }
 
 /// Returns the order of the VMs that the other list has, too: VMs that are added or removed are reported by themselves.
@@ -218,7 +232,28 @@ impl Plan {
         vms.filter(|vm| matches!(vm.change, Change::Restart { .. })).map(|vm| &vm.name)
     }
 
-    /// Returns `{supervisor: {live, fixed}, groups: [{name, change, .., vms: [{name, change, ..}]}]}`.
+    /// Marks the VMs that run with an older configuration than the new one. Of a VM that runs, and is not being stopped,
+    /// `waits` tells whether an earlier change waits for its restart; of any other VM it returns `None`.
+    #[must_use]
+    pub(crate) fn marked(mut self, waits: impl Fn(&VmName) -> Option<bool>) -> Self {
+        for vm in self.groups.iter_mut().flat_map(|group| &mut group.vms) {
+            vm.outdated = match vm.change {
+                Change::Restart { .. } => waits(&vm.name).is_some(),
+                Change::Live(_) | Change::Unchanged => waits(&vm.name) == Some(true),
+                Change::Added { .. } | Change::Removed => false,
+            };
+        }
+        self
+    }
+
+    /// Returns the VMs that run with an older configuration than the new one, in words; `None` when there are none.
+    pub fn outdated(&self) -> Option<String> {
+        let vms = self.groups.iter().flat_map(|group| &group.vms);
+        let names = in_words(vms.filter(|vm| vm.outdated).map(|vm| &vm.name));
+        (!names.is_empty()).then_some(names)
+    }
+
+    /// Returns `{supervisor: {live, fixed}, groups: [{name, change, .., vms: [{name, change, outdated, ..}]}]}`.
     pub fn to_json(&self) -> Value {
         let named = |name: &str, change: &Change| {
             let mut object = change.to_json();
@@ -226,7 +261,11 @@ impl Plan {
             object
         };
         let groups = self.groups.iter().map(|group| {
-            let vms = group.vms.iter().map(|vm| named(vm.name.as_str(), &vm.change));
+            let vms = group.vms.iter().map(|vm| {
+                let mut object = named(vm.name.as_str(), &vm.change);
+                object["outdated"] = vm.outdated.into();
+                object
+            });
             let mut object = named(group.name.as_str(), &group.change);
             object["vms"] = vms.collect();
             object
@@ -268,7 +307,17 @@ impl fmt::Display for Plan {
         }
         for GroupPlan { name: group, change, vms } in &self.groups {
             lines.push(format!("group \"{group}\": {change}"));
-            let vm = |VmPlan { name, change }: &VmPlan| format!("group \"{group}\" vm \"{name}\": {change}");
+            let vm = |VmPlan { name, change, outdated }: &VmPlan| {
+                let waits = match change {
+                    Change::Live(_) | Change::Unchanged if *outdated => "; an earlier change needs a restart",
+                    Change::Live(_)
+                    | Change::Unchanged
+                    | Change::Restart { .. }
+                    | Change::Added { .. }
+                    | Change::Removed => "",
+                };
+                format!("group \"{group}\" vm \"{name}\": {change}{waits}")
+            };
             lines.extend(vms.iter().map(vm));
         }
         f.write_str(&lines.join("\n"))

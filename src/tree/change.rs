@@ -3,8 +3,8 @@
 use super::check::check;
 use super::error::ChangeError;
 use crate::group::Refused;
-use crate::observe::TreeStatus;
-use crate::spec::{GroupName, GroupSpec, TreeSpec, VmName, VmSpec};
+use crate::observe::{TreeStatus, VmPhase};
+use crate::spec::{GroupName, GroupSpec, Plan, TreeSpec, VmName, VmSpec};
 use std::collections::{BTreeMap, HashMap};
 
 /// A change of a running tree.
@@ -84,6 +84,13 @@ impl Change {
         refuse_returning_groups(old, &new, status)?;
         Ok(new)
     }
+}
+
+/// Returns the plan of a change of a tree in this status.
+pub(crate) fn plan(old: &TreeSpec, new: &TreeSpec, status: &TreeStatus) -> Plan {
+    let running = status.vms().filter(|vm| vm.phase.is_live() && vm.phase != VmPhase::Stopping);
+    let waits: HashMap<&VmName, bool> = running.map(|vm| (&vm.name, vm.needs_restart)).collect();
+    old.diff(new).marked(|vm| waits.get(vm).copied())
 }
 
 /// The consequence of a change of the tree for the actor of a group.

@@ -4,7 +4,7 @@
 mod children;
 mod spawn;
 
-use super::change::{Change, GroupUpdate, group_updates};
+use super::change::{Change, GroupUpdate, group_updates, plan};
 use super::error::{ChangeError, Progress, TreeEnd};
 use super::recovery::held_cids;
 use super::schedule::{Schedule, Step};
@@ -290,7 +290,8 @@ impl RootState {
             return Ok(Err(Refused::Stopping.into()));
         }
         let restart = matches!(change, Change::Reload { restart: true, .. });
-        let new = match change.apply(&self.spec, &self.shared.status_table.snapshot()) {
+        let status = self.shared.status_table.snapshot();
+        let new = match change.apply(&self.spec, &status) {
             Ok(new) => new,
             Err(refused) => return Ok(Err(refused)),
         };
@@ -312,7 +313,7 @@ impl RootState {
         if let Some(text) = unseparated(Some(&old), &self.spec) {
             self.shared.bus.tell(None, EventKind::Notice { vm: None, text });
         }
-        Ok(Ok((old.diff(&self.spec), self.schedule.reload(at().now, &self.spec))))
+        Ok(Ok((plan(&old, &self.spec, &status), self.schedule.reload(at().now, &self.spec))))
     }
 
     fn carry_out(&mut self, me: &ActorRef<RootMsg>, steps: Vec<Step>) {

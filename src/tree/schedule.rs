@@ -28,6 +28,7 @@ mod tests;
 
 use super::error::{Progress, TreeEnd};
 use crate::group::{At, Goal, GroupEnd};
+use crate::observe::delay_in_words;
 use crate::policy::Window;
 use crate::spec::{Backoff, GroupName, Intensity, TreeSpec};
 use std::time::{Duration, Instant};
@@ -205,7 +206,7 @@ impl Schedule {
                 match self.window.enter(at.now, intensity) {
                     Ok(window) => self.steps.push(Step::Tell(
                         Some(group.clone()),
-                        format!("starts afresh in {:.1} s, window of the tree {window}", delay.as_secs_f64()),
+                        format!("starts afresh in {}, window of the tree {window}", delay_in_words(delay)),
                     )),
                     Err(exceeded) => self.fail(at.now, format!("group {group}: {end}; {exceeded}")),
                 }

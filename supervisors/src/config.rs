@@ -24,21 +24,19 @@ pub fn load(file: &Path) -> Result<Checked, ConfigErrors> {
     )
 }
 
-/// Prints the mistakes of a configuration, or the advice about it.
-pub fn check(file: &Path) -> ProgramExit {
+/// Prints the mistakes of a configuration, or the advice about it, for a program.
+pub fn check(program: &str, file: &Path) -> ProgramExit {
     match load(file) {
         Err(errors) => {
             output::print_error(errors);
             ProgramExit::Config
         }
         Ok(checked) => {
-            for advice in &checked.advice {
-                output::print(format_args!("{advice}\n"));
-            }
+            let advice: String = checked.advice.iter().map(|advice| format!("{advice}\n\n")).collect();
             let groups = &checked.spec.groups;
             let vms = groups.iter().map(|group| group.vms.len()).sum();
-            output::print(format_args!("{}: good; {}", file.display(), amount(vms, groups.len())));
-            ProgramExit::Ok
+            let good = format!("{}: good; {}", file.display(), amount(vms, groups.len()));
+            ProgramExit::of_output(program, output::try_print(format_args!("{advice}{good}")))
         }
     }
 }

@@ -30,7 +30,6 @@ use pepita_supervisor::config::control_socket;
 use pepita_supervisor::control::{Call, Client, ClientError, Received, ShutdownMode, StatusPart};
 use pepita_wire::ErrorKind;
 use serde_json::Value;
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 /// Executes a command and prints its error, if it has one.
@@ -52,16 +51,20 @@ async fn execute(options: Options) -> Result<(), Failure> {
     match command {
         Ctl::Ask(command) => ask(Client::connect_with_patience(&socket()?, patience).await?, command).await,
         Ctl::Wait { targets, timeout } => wait::until_ready(&socket()?, &targets, timeout, patience).await,
-        Ctl::Check { file } => match config::check(&file) {
+        Ctl::Check { file } => match config::check("pepitactl", &file) {
             ProgramExit::Ok => Ok(()),
             exit => Err(Failure::new(exit, "")),
         },
         Ctl::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Options::command(), "pepitactl", &mut script);
-            Ok(io::stdout().write_all(&script)?)
+            Ok(output::try_write(&script)?)
         }
-        Ctl::Man => Ok(clap_mangen::Man::new(Options::command()).render(&mut io::stdout())?),
+        Ctl::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Options::command()).render(&mut page)?;
+            Ok(output::try_write(&page)?)
+        }
     }
 }
 
@@ -162,7 +165,7 @@ fn find_socket(socket: Option<PathBuf>, config: Option<PathBuf>) -> Result<PathB
 }
 
 fn print(text: &str) -> Result<(), Failure> {
-    Ok(writeln!(anstream::stdout(), "{text}")?)
+    Ok(output::try_print(text)?)
 }
 
 /// Prints the plan that the supervisor answers with.

@@ -57,11 +57,11 @@ const REQUESTS: usize = 16;
 /// Runs the tree of a configuration until a signal, a client or the tree itself ends it.
 pub async fn run(options: &Options) -> ProgramExit {
     if options.schema {
-        output::print(format_args!("{:#}", pepita_supervisor::config::schema()));
-        return ProgramExit::Ok;
+        let printed = output::try_print(format_args!("{:#}", pepita_supervisor::config::schema()));
+        return ProgramExit::of_output("pepitad", printed);
     }
     if options.check {
-        return check(options.config());
+        return check("pepitad", options.config());
     }
     let checked = match load(options.config()) {
         Ok(checked) => checked,

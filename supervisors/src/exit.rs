@@ -1,6 +1,8 @@
 //! The exit codes of the programs, after sysexits(3).
 
+use crate::output;
 use clap::error::ErrorKind;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// The outcome of a program.
@@ -52,12 +54,25 @@ impl ProgramExit {
     }
 
     /// Prints clap's message about the arguments (an error or the requested help), and returns the exit for it.
-    pub fn of_arguments(error: &clap::Error) -> Self {
-        // The reader may be gone, so an error is ignored.
-        let _ = error.print();
+    pub fn of_arguments(program: &str, error: &clap::Error) -> Self {
+        let printed = error.print();
         match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Self::Ok,
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Self::of_output(program, printed.and_then(|()| io::stdout().flush()))
+            }
+            // When standard error takes nothing, there is no other place to say so.
             _ => Self::Usage,
+        }
+    }
+
+    /// Returns the exit of a program whose result was to be printed. Tells on standard error why that was not possible.
+    pub fn of_output(program: &str, printed: io::Result<()>) -> Self {
+        match printed.map_err(|e| output::unwritable(&e)) {
+            Ok(()) | Err(None) => Self::Ok,
+            Err(Some(why)) => {
+                output::print_error(format_args!("{program}: {why}"));
+                Self::Output
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use anstyle::{AnsiColor, Style};
 use jiff::tz::TimeZone;
+use pepita_supervisor::delay_in_words;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -117,13 +118,11 @@ pub(crate) fn format_lagged(missed: u64) -> String {
     format_line(SystemTime::now(), BAD, &format!("({missed} events were dropped before they were read)"))
 }
 
-/// Formats a duration in its two largest units: `12s`, `3m05s`, `2h05m`, `3d04h`.
+/// Formats a duration in whole seconds: `12s`, and longer ones as [`delay_in_words`] does.
 pub(crate) fn format_duration(time: Duration) -> String {
     match time.as_secs() {
         s @ 0..60 => format!("{s}s"),
-        s @ 60..3600 => format!("{}m{:02}s", s / 60, s % 60),
-        s @ 3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
-        s => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3600),
+        _ => delay_in_words(time),
     }
 }
 

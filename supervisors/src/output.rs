@@ -1,6 +1,6 @@
 //! Standard output and standard error of all programs of this package. A line that cannot be written, because its
-//! reader is gone or a disk is full, is lost: it ends no program. The macros `println!` and `eprintln!` panic then, and
-//! no other file uses them (`tests/architecture` checks that).
+//! reader is gone or a disk is full, is lost: it ends no supervisor. A command whose result cannot be written fails. The
+//! macros `println!` and `eprintln!` panic then, and no other file uses them (`tests/architecture` checks that).
 //!
 //! A supervisor must not wait for the reader of its standard error either: once [`queue_errors`] was called, a thread of
 //! its own writes there, and lines that this thread is too slow for are dropped and counted.
@@ -40,7 +40,23 @@ pub fn print(line: impl Display) {
 /// # Errors
 /// Returns the error of the system, for example that the reader is gone.
 pub fn try_print(line: impl Display) -> io::Result<()> {
-    writeln!(anstream::stdout().lock(), "{line}")
+    let mut out = anstream::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush())
+}
+
+/// Writes bytes to standard output as they are, and tells whether that was possible.
+///
+/// # Errors
+/// Returns the error of the system, for example that the reader is gone.
+pub fn try_write(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush())
+}
+
+/// Returns the sentence about standard output that cannot be written. Returns `None` when its reader is gone: that is no
+/// error, because the reader has seen what it wanted.
+pub fn unwritable(error: &io::Error) -> Option<String> {
+    (error.kind() != io::ErrorKind::BrokenPipe).then(|| format!("standard output: {error}"))
 }
 
 /// Prints a line to standard error, by way of the thread that [`queue_errors`] has started, if it was called.

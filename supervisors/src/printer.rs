@@ -4,7 +4,7 @@ use crate::format::{format_event, format_lagged, format_note, shown_json};
 use crate::output;
 use pepita_supervisor::{Events, Received};
 use serde_json::{Value, json};
-use std::io::{self, Write};
+use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -130,5 +130,5 @@ fn print_line(text: &str) -> io::Result<()> {
 }
 
 fn print_json(value: &Value) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{}", shown_json(value))
+    output::try_write(format!("{}\n", shown_json(value)).as_bytes())
 }

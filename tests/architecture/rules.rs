@@ -266,7 +266,8 @@ pub(crate) const CRATES: &[Crate] = &[
         dir: "supervisors/src",
         name: "pepita_supervisors",
         rows: &[
-            &["exit", "format", "inherited", "notify", "output", "when"],
+            &["format", "inherited", "notify", "output", "when"],
+            &["exit"],
             &["config", "demo", "printer"],
             &["ctl", "daemon"],
             &["lib"],

@@ -64,8 +64,15 @@ async fn a_reload_marks_what_only_a_start_can_change_or_restarts_it_once() {
     let marked = |rig: &Rig, vm| rig.tree.status().vm(vm).expect("there").needs_restart;
     assert_eq!((marked(&rig, "a"), marked(&rig, "b")), (true, false));
     assert_eq!(rig.host.launched(), ["a", "b"]);
-    rig.tree.reload(new, true).await.expect("applied");
+    // The plan of the same configuration has no change, and names the VM that is restarted.
+    for plan in [rig.tree.plan(new.clone()).await, rig.tree.reload(new.clone(), true).await] {
+        let plan = plan.expect("applied");
+        assert_eq!((plan.is_empty(), plan.outdated().as_deref()), (true, Some("a")));
+    }
+    // The VM is on its way to the new configuration, whatever is asked for meanwhile.
+    assert_eq!(rig.tree.reload(new.clone(), true).await.expect("applied").outdated(), None);
     rig.change("a", "ready").await;
+    assert_eq!(rig.tree.plan(new).await.expect("planned").outdated(), None);
     rig.pass(Duration::from_secs(60)).await;
     assert_eq!(rig.host.launched(), ["a", "b", "a"]);
     assert!(!marked(&rig, "a"));

@@ -48,9 +48,21 @@ const EX_USAGE: u8 = 64;
 /// EX_IOERR of sysexits(3).
 const EX_IOERR: u8 = 74;
 
-/// Prints a line. An output that cannot be written is no reason to end: `println!` panics then.
-fn print(mut to: impl Write, line: impl Display) {
-    let _ = writeln!(to, "{line}");
+/// Prints a line to standard error. An output that cannot be written is no reason to end: `eprintln!` panics then.
+fn print_error(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Prints what was asked for to standard output. A reader that is gone is no error.
+fn print(line: impl Display) -> ExitCode {
+    let mut out = std::io::stdout();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            print_error(format_args!("daemonctl: standard output: {e}"));
+            ExitCode::from(EX_IOERR)
+        }
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
+    }
 }
 
 fn main() -> ExitCode {
@@ -59,21 +71,15 @@ fn main() -> ExitCode {
         Ok(Command::Process(options)) => match as_process::run(options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => {
-                print(std::io::stderr(), format_args!("daemonctl: {why}"));
+                print_error(format_args!("daemonctl: {why}"));
                 ExitCode::from(EX_IOERR)
             }
         },
         Ok(Command::Forerunner) => forerunner::run(),
-        Ok(Command::Version) => {
-            print(std::io::stdout(), format_args!("daemonctl {}", env!("CARGO_PKG_VERSION")));
-            ExitCode::SUCCESS
-        }
-        Ok(Command::Help) => {
-            print(std::io::stdout(), USAGE);
-            ExitCode::SUCCESS
-        }
+        Ok(Command::Version) => print(format_args!("daemonctl {}", env!("CARGO_PKG_VERSION"))),
+        Ok(Command::Help) => print(USAGE),
         Err(why) => {
-            print(std::io::stderr(), format_args!("daemonctl: {why}\n{USAGE}"));
+            print_error(format_args!("daemonctl: {why}\n{USAGE}"));
             ExitCode::from(EX_USAGE)
         }
     }

@@ -21,9 +21,9 @@ use crate::host::inherited;
 use crate::ops::destroy::{How, destroy};
 use crate::ops::launch::adopt;
 use crate::reconcile;
-use crate::rundir::RunDir;
+use crate::rundir::{RunDir, ends};
 use clap::{CommandFactory, Parser};
-use output::{print, print_error};
+use output::{print, print_done, print_error};
 use pepita_wire::VmId;
 use pepita_wire::record::{CallErrorKind, VersionRecord, pretty};
 use std::path::Path;
@@ -51,7 +51,7 @@ pub fn main() -> ExitCode {
 
 fn perform(cli: Cli) -> Result<ExitCode> {
     if cli.version {
-        version(cli.run_dir.as_deref(), cli.json);
+        version(cli.run_dir.as_deref(), cli.json)?;
         return Ok(ExitCode::SUCCESS);
     }
     let Some(request) = cli.call else {
@@ -96,7 +96,7 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
         }
         Request::Status { vm } => {
             let (run_dir, name) = of(&vm);
-            print(&pretty(&reconcile::status(&run_dir, &name)?));
+            print(&pretty(&reconcile::status(&run_dir, &name)?)).about(name.as_str())?;
         }
         Request::Destroy { vm, force, timeout, signal } => {
             let (run_dir, name) = of(&vm);
@@ -123,7 +123,8 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
         Request::Adopt { vm } => {
             let (run_dir, name) = of(&vm);
             let status = adopt(&run_dir, &name)?;
-            print(&if json { pretty(&status) } else { format!("{}: {}", status.name, status.state) });
+            let text = if json { pretty(&status) } else { format!("{}: {}", status.name, status.state) };
+            print_done(&text, "the VM was adopted").about(name.as_str())?;
         }
         Request::Start { vm, daemon } => {
             let (run_dir, name) = of(&vm);
@@ -141,7 +142,7 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
         Request::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "pepita", &mut script);
-            print(&String::from_utf8_lossy(&script));
+            print(&String::from_utf8_lossy(&script))?;
         }
         Request::Man { call } => manual(call.as_deref())?,
     }
@@ -150,10 +151,14 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
 
 fn take_down(run_dir: &RunDir, name: &VmId, how: How, json: bool) -> Result<()> {
     let found = destroy(run_dir, name, how).about(name.as_str())?;
-    if !found && !json {
-        print(&format!("no VM {name}: nothing to destroy"));
+    // A supervisor destroys with force, and its VMs keep their ends.
+    let forgotten = !found && matches!(how, How::Graceful { .. }) && ends::forget(&run_dir.vm(name));
+    match (found, forgotten) {
+        (true, _) => Ok(()),
+        (false, _) if json => Ok(()),
+        (false, false) => print(&format!("no VM {name}: nothing to destroy")),
+        (false, true) => print(&format!("no VM {name}: what was kept of its last ends is removed")),
     }
-    Ok(())
 }
 
 fn manual(call: Option<&str>) -> Result<()> {
@@ -170,11 +175,10 @@ fn manual(call: Option<&str>) -> Result<()> {
     clap_mangen::Man::new(page)
         .render(&mut text)
         .map_err(|e| call_error(CallErrorKind::Io, e.to_string()))?;
-    print(&String::from_utf8_lossy(&text));
-    Ok(())
+    print(&String::from_utf8_lossy(&text))
 }
 
-fn version(run_dir: Option<&Path>, json: bool) {
+fn version(run_dir: Option<&Path>, json: bool) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     if !json {
         return print(&format!("pepita-launcher {version}"));
@@ -187,5 +191,5 @@ fn version(run_dir: Option<&Path>, json: bool) {
         vmms: doctor::vmms(),
         // A directory that cannot be used is the error of the calls that use it.
         run_dir: RunDir::choose(run_dir).ok().map(|dir| dir.path().to_string_lossy().into_owned()),
-    }));
+    }))
 }

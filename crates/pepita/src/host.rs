@@ -7,6 +7,7 @@ pub mod kvm;
 pub mod patience;
 pub mod process_id;
 pub mod programs;
+pub mod ram;
 pub mod random;
 pub mod setsid;
 pub mod sign;

@@ -55,6 +55,7 @@ use pepita_wire::record::VcpuState;
 use qmp_connection::Qmp;
 use rustix::process::Signal;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -79,14 +80,16 @@ pub(crate) struct Monitor {
     console: Option<OwnedFd>,
     /// The pipe with the output of VMM and back-end; `None` for a VM that an older monitor has started.
     words: Option<OwnedFd>,
-    qmp: Option<Qmp>,
+    qmp: Qmp,
     /// Tells when the guest's clock is to be compared with the host's; `None` for a plain process, which has the host's.
     clock: Option<ClockWatch>,
     agent: Agent,
     handover: Handover,
     ports: Ports,
-    /// Keeps the sockets of dials open; `None` without a back-end, and for an adopted VM.
+    /// Keeps the sockets of dials open; `None` without a back-end, and for an adopted VM as long as QEMU takes no connection.
     keep: Option<Keep>,
+    /// The name under which QEMU holds the dials of the former monitor, until the guest has answered a later dial.
+    former_dials: Option<String>,
     scanner: Scanner,
     log: Log,
     control: Control,
@@ -123,6 +126,8 @@ pub(crate) struct Parts {
     pub(crate) life: Life,
     pub(crate) processes: Processes,
     pub(crate) daemon: Option<ProcessId>,
+    /// The process id of the former monitor of an adopted VM.
+    pub(crate) former: Option<u32>,
     pub(crate) agent: Agent,
     pub(crate) log: Log,
     pub(crate) control: Control,
@@ -130,10 +135,26 @@ pub(crate) struct Parts {
     pub(crate) starter: Starter,
 }
 
+/// Returns the name under which QEMU holds the dials of an adopting monitor.
+fn dials_of(monitor: u32) -> String {
+    format!("dials-{monitor}")
+}
+
 impl Monitor {
     pub(crate) fn new(parts: Parts) -> Self {
         let Processes { vmm, backend, console, qmp, keep } = parts.processes;
         let is_machine = parts.config.request.vmm == VmmKind::Qemu;
+        let mut agent = parts.agent;
+        let mut handover = Handover::new(agent.address().clone());
+        if parts.life.is_paused() {
+            agent.hold();
+            handover.hold();
+        }
+        let qmp = match (qmp, parts.config.request.vmm) {
+            (Some(qmp), _) => Qmp::new(qmp),
+            (None, VmmKind::Qemu) => Qmp::full(Instant::now()),
+            (None, VmmKind::Process) => Qmp::Closed,
+        };
         Self {
             config: parts.config,
             dir: parts.dir,
@@ -149,11 +170,12 @@ impl Monitor {
             daemon: parts.daemon,
             console: Some(console),
             words: monitor_log::reader().ok(),
-            qmp: qmp.map(Qmp::new),
+            qmp,
             clock: if is_machine { ClockWatch::begin() } else { None },
             keep: keep.map(Keep::new),
-            handover: Handover::new(parts.agent.address().clone()),
-            agent: parts.agent,
+            former_dials: parts.former.map(dials_of),
+            handover,
+            agent,
             scanner: Scanner::new(),
             log: parts.log,
             control: parts.control,
@@ -170,10 +192,10 @@ impl Monitor {
     /// Watches the VM until it has ended and its exit record is written.
     pub(crate) fn run(mut self) {
         self.save();
-        match &mut self.qmp {
+        match self.config.request.vmm {
             // QEMU answers this command when the machine is set up.
-            Some(qmp) => qmp.greet(),
-            None => self.happened(Event::VmmUp),
+            VmmKind::Qemu => self.greet_qemu(),
+            VmmKind::Process => self.happened(Event::VmmUp),
         }
         if self.backend.is_none() && self.config.needs_backend() {
             // The back-end of an adopted VM ended while the VM had no monitor.
@@ -193,10 +215,26 @@ impl Monitor {
             self.ports.note(now, self.life.serving());
             self.ports.tick(now);
             self.give_greetings_up();
+            if self.qmp.tick(now) {
+                self.greet_qemu();
+            }
             if self.life.wake_at().is_some_and(|at| now >= at) {
                 self.happened(Event::Tick);
             }
             self.publish();
+        }
+    }
+
+    /// Begins the conversation with QEMU. The QEMU of an adopted VM gets the socket by which the dials of this monitor are
+    /// kept open; a VM that this monitor has started has inherited one.
+    fn greet_qemu(&mut self) {
+        self.qmp.greet();
+        if self.keep.is_none()
+            && self.config.needs_backend()
+            && let Ok(ends) = UnixDatagram::pair()
+            && self.qmp.deposit(&dials_of(std::process::id()), &ends.1).is_ok()
+        {
+            self.keep = Some(Keep::new(ends.into()));
         }
     }
 
@@ -249,18 +287,35 @@ impl Monitor {
     /// Pauses or resumes the virtual CPUs by stopping or continuing the whole VMM process. QEMU's own command `stop`
     /// would also stop its devices, and vhost-device-vsock does not recover from that: every connection with the guest
     /// would hang for ever.
+    ///
+    /// Nothing dials a paused guest: it answers nothing, and vhost-device-vsock would not survive the end of this process
+    /// meanwhile.
     fn set_vcpus(&mut self, vcpus: VcpuState) {
         let signal = match vcpus {
             VcpuState::Running => Signal::CONT,
             VcpuState::Paused => Signal::STOP,
         };
         self.vmm.signal(signal);
+        match vcpus {
+            VcpuState::Running => {
+                self.qmp.hurry(Instant::now());
+                self.agent.release();
+                let outcomes = self.handover.release(|client| self.control.has(client));
+                self.tell(outcomes);
+            }
+            VcpuState::Paused => {
+                self.agent.hold();
+                self.handover.hold();
+            }
+        }
         if self.config.request.vmm == VmmKind::Process
             && let Some(daemon) = &self.daemon
         {
             daemon.signal_group(signal);
         }
         self.happened(Event::Vcpus(vcpus));
+        // Clients that come from now on wait until the guest can answer a dial.
+        self.ports.note(Instant::now(), self.life.serving());
     }
 
     /// Kills the daemon of a plain process, with its process group, when the agent is gone and cannot kill it.

@@ -25,6 +25,7 @@ use crate::rundir::lock::{Lock, Wait};
 use crate::rundir::{self, RunDir, cid, ends, layout};
 use crate::vm_config::{Carried, Cid, VmConfig};
 use crate::vmm::Process;
+use pepita_wire::launch::OWNER_LABEL;
 use pepita_wire::record::{CallErrorKind, Reach, VsockStatus};
 use pepita_wire::{Exit, ExitRecord, MonitorRequest, Outcome, StatusRecord, Stored, VmId, VmState};
 use std::io::{self, ErrorKind};
@@ -388,12 +389,24 @@ pub(crate) fn keep_end(dir: &Path) {
     }
 }
 
-/// Ends the remaining processes of a VM ([`sweep`]) and removes its run directory. The caller holds the lock.
+/// Returns whether the ends of a VM stay when its files are removed: when a supervisor has launched it, which may not
+/// have seen its last end, and when nothing tells who has launched it.
+fn keeps_ends(dir: &Path) -> bool {
+    let config: Option<VmConfig> = files::read(&dir.join(layout::CONFIG)).ok();
+    let state = || files::state(dir).ok().map(|state| state.status.labels.contains_key(OWNER_LABEL));
+    config.map(|config| config.is_supervised()).or_else(state).unwrap_or(true)
+}
+
+/// Ends the remaining processes of a VM ([`sweep`]) and removes its run directory. The last ends of a VM that no
+/// supervisor has launched go with it. The caller holds the lock.
 ///
 /// # Errors
 /// When the directory cannot be removed.
 pub(crate) fn discard(run_dir: &RunDir, dir: &Path) -> Result<()> {
     sweep(run_dir, dir);
-    keep_end(dir);
+    match keeps_ends(dir) {
+        true => keep_end(dir),
+        false => drop(ends::forget(dir)),
+    }
     rundir::remove(dir)
 }

@@ -6,6 +6,7 @@
 //! for them.
 
 use pepita_wire::Publish;
+use pepita_wire::launch::OWNER_LABEL;
 use pepita_wire::record::Transport;
 use pepita_wire::storage::{self, Mount, MountKind};
 use pepita_wire::world::World;
@@ -311,6 +312,11 @@ impl VmConfig {
         self.request.vmm == VmmKind::Qemu && self.request.transport == Transport::Hybrid
     }
 
+    /// Returns whether a supervisor has launched the VM.
+    pub fn is_supervised(&self) -> bool {
+        self.request.labels.contains_key(OWNER_LABEL)
+    }
+
     /// Returns what the processes of the VM carry in their environment.
     pub fn carried(&self) -> Carried {
         let Self { cid, incarnation, request } = self;
@@ -351,6 +357,11 @@ impl Carried {
             true => json(&Self { labels: BTreeMap::new(), ..self.clone() }),
             false => whole,
         }
+    }
+
+    /// Returns whether a supervisor has launched the VM.
+    pub fn is_supervised(&self) -> bool {
+        self.labels.contains_key(OWNER_LABEL)
     }
 
     /// Reads the text of the variable. A text that cannot be read says nothing.

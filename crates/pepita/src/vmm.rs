@@ -101,7 +101,7 @@ pub struct Processes {
     pub backend: Option<Process>,
     /// The connection to the guest's console.
     pub console: OwnedFd,
-    /// The connection to QEMU's monitor.
+    /// The connection to QEMU's monitor. `None` for a plain process, and while QEMU takes no connection.
     pub qmp: Option<OwnedFd>,
     /// A pair of sockets that QEMU has inherited, by which sockets are kept open when the monitor is killed.
     pub keep: Option<[UnixDatagram; 2]>,

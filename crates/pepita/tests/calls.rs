@@ -3,7 +3,7 @@
 
 mod host;
 
-use host::{Host, program};
+use host::{Host, program, text};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -197,6 +197,57 @@ fn a_full_or_read_only_directory_is_told_and_nothing_half_made_stays() {
 }
 
 #[test]
+fn an_output_that_cannot_be_written_is_no_success() {
+    let host = Host::new();
+    let run = ["run", "--daemon", "--vmm", "process", "--name"];
+    let cat = ["--", "/bin/sh", "-c", "echo tick; cat"];
+    host.ok(&[&run[..], &["a"], &cat].concat());
+    host.ok(&[&run[..], &["b"], &["--", "/bin/sh", "-c", "echo last"]].concat());
+    host.ok(&["wait", "b"]);
+    let calls: &[&[&str]] = &[
+        &["--help"],
+        &["run", "--help"],
+        &["--version"],
+        &["--version", "--json"],
+        &["completions", "bash"],
+        &["man"],
+        &["list"],
+        &["list", "--json"],
+        &["list", "--format", "name"],
+        &["status", "a"],
+        &["status", "a", "--json"],
+        &["wait", "b"],
+        &["logs", "b"],
+        &["logs", "b", "--previous"],
+        &["logs", "b", "--since", "1h", "--until", "0"],
+        &["logs", "b", "--follow"],
+        &["adopt", "a"],
+        &["destroy", "--name", "nobody"],
+        &["doctor", "--no-boot"],
+        &["doctor", "--no-boot", "--json"],
+        &["disk", "list"],
+        &[&run[..], &["c"], &cat].concat(),
+    ];
+    for args in calls {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("a full disk");
+        let output = host.command(args).stdout(full).output().expect("pepita runs");
+        let words = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(74), "{args:?}: {words}");
+        assert!(words.contains("standard output: No space left"), "{args:?}: {words}");
+        let done = ["run", "adopt"].contains(&args[0]) && args[1] != "--help";
+        assert_eq!(words.contains("ed all the same"), done, "{args:?}: {words}");
+    }
+    // What was done is not undone, and the message says so.
+    host.ok(&["status", "c"]);
+    for args in [&["list"][..], &["logs", "b"], &["status", "a"]] {
+        let (reader, gone) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = host.command(args).stdout(gone).output().expect("pepita runs");
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
+    }
+}
+
+#[test]
 fn completions_and_manual_are_produced_and_name_every_call() {
     let host = Host::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
@@ -213,7 +264,7 @@ fn completions_and_manual_are_produced_and_name_every_call() {
     let of_run = host.ok(&["man", "run"]);
     assert!(of_run.contains("env\\-file") && of_run.contains("Examples"), "{of_run}");
     host.fails(&["man", "fly"], 64);
-    assert!(host.ok(&["run", "--help"]).contains("pepita run --kernel vmlinuz --rootfs api.cpio --rm"));
+    assert!(host.ok(&["run", "--help"]).contains("pepita run --rootfs api.cpio --rm"));
     assert!(host.ok(&["image", "build", "--help"]).contains("--kernel-package /lib/modules"));
 }
 
@@ -228,6 +279,24 @@ fn a_taken_name_and_a_taken_cid_are_told_apart() {
     let clash = error(&host, &[&run[..], &["b", "--", &ticker]].concat(), 73);
     assert_eq!((&clash["kind"], &clash["name"]), (&json!("cid-taken"), &json!("b")));
     assert!(!host.vm("b").exists());
+}
+
+#[test]
+fn a_plain_process_without_a_command_is_a_mistake_of_the_caller() {
+    let host = Host::new();
+    let bare = host.path().join("bare.json");
+    std::fs::write(&bare, r#"{"env":{"A":"b"}}"#).expect("written");
+    let bare = bare.to_string_lossy().into_owned();
+    let run = ["run", "--vmm", "process", "--name", "a"];
+    for more in [&[][..], &["--daemon"], &["--daemon", "--rootfs", &bare]] {
+        let said = error(&host, &[&run[..], more, &["--json"]].concat(), 64);
+        let words = said["message"].as_str().expect("a text");
+        assert!(words.starts_with("command: none is given"), "{words}");
+    }
+    // A VM that is held gets its command later, and without one that is a mistake of the same kind.
+    host.ok(&[&run[..], &["--hold", "--daemon", "--wait-ready"]].concat());
+    let said = error(&host, &["start", "a", "--json"], 64);
+    assert!(said["message"].as_str().is_some_and(|words| words.contains("no command is given")), "{said}");
 }
 
 /// Makes a call with a text on its standard input. Returns the exit code and the output on both streams.

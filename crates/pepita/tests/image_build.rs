@@ -417,3 +417,49 @@ fn a_deep_tree_and_names_of_any_bytes_are_built() {
     yard.builds("cpio", &[]);
     assert!(yard.cpio().contains_key(&deep));
 }
+
+/// The loader that the tests' own programs name: they are dynamically linked.
+const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+
+#[test]
+fn a_program_without_its_loader_is_refused_and_accepted_with_the_loader_in_the_tree() {
+    let dynamic = std::env::current_exe().expect("this test").to_string_lossy().into_owned();
+    for kind in ["cpio", "ext4"] {
+        let yard = Yard::new();
+        std::fs::copy(&dynamic, yard.tree("usr/bin/own")).expect("copied");
+        let calls: [(&[&str], &str); 2] =
+            [(&["--daemon", &dynamic], &dynamic), (&["--", "/usr/bin/own", "--verbose"], "/usr/bin/own")];
+        for (call, named) in calls {
+            let output = yard.build(kind, call);
+            let error = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(66), "{kind} {call:?}: {error}");
+            for word in [named, LOADER, "musl", "--dir"] {
+                assert!(error.contains(word), "{kind} {call:?}: {word}: {error}");
+            }
+            assert_eq!(yard.outputs(), [] as [&str; 0], "{kind} {call:?}");
+        }
+        // A link to a loader of the host is none in the guest.
+        symlink(std::fs::canonicalize(LOADER).expect("a loader"), yard.tree(&LOADER[1..])).expect("a link");
+        assert_eq!(yard.build(kind, &["--daemon", &dynamic]).status.code(), Some(66), "{kind}");
+        // The loader in another directory, behind links, as distributions have it.
+        std::fs::remove_dir_all(yard.path("tree/lib64")).expect("removed");
+        std::fs::copy(LOADER, yard.tree("usr/lib/x86_64-linux-gnu/ld.so")).expect("copied");
+        symlink("usr/lib64", yard.tree("lib64")).expect("a link");
+        symlink("/usr/lib/x86_64-linux-gnu/ld.so", yard.tree("usr/lib64/ld-linux-x86-64.so.2"))
+            .expect("a link");
+        for (call, _) in calls {
+            yard.builds(kind, call);
+        }
+    }
+}
+
+#[test]
+fn a_kernel_package_that_is_not_there_is_named() {
+    let yard = Yard::new();
+    let absent = yard.path("no-such-package").to_string_lossy().into_owned();
+    let output = yard.build("cpio", &["--kernel-package", &absent]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(66), "{error}");
+    assert!(error.contains(&absent) && error.contains(".deb") && !error.contains("dpkg"), "{error}");
+    assert_eq!(yard.outputs(), [] as [&str; 0]);
+}

@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// The label by which a supervisor knows its own VMs; its value is the supervisor's name. The launcher keeps the last
+/// ends of a VM with this label when its files are removed.
+pub const OWNER_LABEL: &str = "pepita-supervisor.owner";
+
 /// The specification of a microVM. An absent field has the same default as the option of `pepita run`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     inherited::reset_signals();
     let exit = match Options::try_parse() {
-        Err(e) => ProgramExit::of_arguments(&e),
+        Err(e) => ProgramExit::of_arguments("pepitactl", &e),
         Ok(options) => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(ctl::run(options)),
             Err(e) => {

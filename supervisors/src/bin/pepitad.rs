@@ -24,7 +24,7 @@ fn main() {
                 ProgramExit::Usage
             }
         },
-        Err(e) => ProgramExit::of_arguments(&e),
+        Err(e) => ProgramExit::of_arguments("pepitad", &e),
     };
     output::flush_errors(FLUSH);
     // `exit` is used instead of a return from `main`, because a thread that waits for a blocked terminal would keep the

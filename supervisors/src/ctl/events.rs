@@ -6,10 +6,10 @@ use super::session::find;
 use super::targets::Found;
 use crate::exit::ProgramExit;
 use crate::format::{format_event, format_lagged, shown_json};
+use crate::output;
 use crate::when::is_between;
 use pepita_supervisor::control::{Call, Client, Received, StatusPart};
 use serde_json::json;
-use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The events that are printed.
@@ -103,13 +103,7 @@ pub(super) fn print_received(received: &Received, as_json: bool) -> Result<(), F
         (Received::Event(event), false) => format_event(event),
         (Received::Lagged(missed), false) => format_lagged(*missed),
     };
-    print_line(&text)
-}
-
-fn print_line(text: &str) -> Result<(), Failure> {
-    let mut out = anstream::stdout();
-    writeln!(out, "{text}")?;
-    Ok(out.flush()?)
+    Ok(output::try_print(text)?)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The failures of commands of `pepitactl`, and their exit codes.
 
 use crate::exit::ProgramExit;
+use crate::output;
 use pepita_supervisor::control::ClientError;
 use std::io;
 
@@ -65,10 +66,10 @@ fn is_stopped(pid: i32) -> bool {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::OutputClosed,
+        match output::unwritable(&error) {
+            None => Self::OutputClosed,
             // A script must not take half an output for the whole.
-            _ => Self::new(ProgramExit::Output, format!("standard output: {error}")),
+            Some(why) => Self::new(ProgramExit::Output, why),
         }
     }
 }

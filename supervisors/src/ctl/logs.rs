@@ -5,15 +5,19 @@ use super::events::now_ms;
 use super::failure::Failure;
 use super::options::Span;
 use super::session::find;
+use super::view::find as find_vm;
 use crate::exit::ProgramExit;
+use crate::format::{shown, shown_lines};
+use crate::output;
 use pepita_supervisor::VmName;
 use pepita_supervisor::control::{Call, Client};
+use pepita_wire::record::{CallError, CallErrorKind};
+use serde_json::Value;
 use std::ffi::OsString;
-use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
-use tokio::process::Command;
+use tokio::process::{ChildStderr, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -38,7 +42,7 @@ pub(super) async fn print_logs(
 ) -> Result<(), Failure> {
     let now = now_ms();
     let (since, until) = span.bounds(now)?;
-    let (_, found) = find(&mut client, targets).await?;
+    let (status, found) = find(&mut client, targets).await?;
     let version = client.call(Call::Version).await?;
     let Some(pepita) = version["pepita"].as_str() else {
         let message = "the supervisor does not find its launcher any more";
@@ -61,7 +65,13 @@ pub(super) async fn print_logs(
         let name = ["logs".into(), "--name".into(), id.into()];
         Ok(run_dir.iter().cloned().chain(name).chain(options.iter().cloned()).collect())
     };
+    // The launcher says itself how many earlier ends it has kept.
+    let is_meant = |silent: &Silent| !follow && (previous.is_none() || silent.has_never_run);
+    let silent = |vm: &str| Silent::of(vm, &status).filter(is_meant);
     if let ([vm], true) = (&found.vms[..], found.by_name) {
+        if let Some(silent) = silent(vm) {
+            return silent.print_kept(Command::new(pepita), arguments(vm)?).await;
+        }
         let error = std::process::Command::new(pepita).args(arguments(vm)?).exec();
         return Err(Failure::new(ProgramExit::Unavailable, format!("{pepita}: {error}")));
     }
@@ -69,26 +79,101 @@ pub(super) async fn print_logs(
     for vm in &found.vms {
         let mut command = Command::new(pepita);
         command.args(arguments(vm)?).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        outputs.push((vm.clone(), command));
+        outputs.push(Source { vm: vm.clone(), command, silent: silent(vm) });
     }
     if follow { all_at_once(outputs).await } else { one_by_one(outputs).await }
 }
 
-async fn one_by_one(outputs: Vec<(String, Command)>) -> Result<(), Failure> {
-    for (vm, command) in outputs {
+/// A VM that does not run, and of which there may be no output.
+struct Silent {
+    /// The sentence for the case that there is none.
+    why: String,
+    has_never_run: bool,
+}
+
+impl Silent {
+    /// Returns `None` for a VM that runs: the launcher has a log of it.
+    fn of(name: &str, status: &Value) -> Option<Self> {
+        let (_, vm) = find_vm(status, name)?;
+        let incarnation = vm["incarnation"].as_u64();
+        let why = match (vm["phase"].as_str()?, incarnation) {
+            ("starting" | "running" | "ready" | "unhealthy" | "paused" | "stopping" | "unknown", _) => {
+                return None;
+            }
+            ("stopped", Some(0)) => format!("{name} has never run; `pepitactl start {name}` starts it"),
+            (phase, Some(0)) => format!("{name} has never run: it is {phase}"),
+            (phase, _) => match vm["reason"].as_str() {
+                Some(reason) => format!("no output of {name} is kept: it is {phase}: {reason}"),
+                None => format!("no output of {name} is kept: it is {phase}"),
+            },
+        };
+        Some(Self { why, has_never_run: incarnation == Some(0) })
+    }
+
+    /// Prints what the launcher has kept of the output of this VM.
+    async fn print_kept(self, mut command: Command, arguments: Vec<OsString>) -> Result<(), Failure> {
+        command.args(arguments).arg("--json").stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| unavailable(&e))?;
+        let error = errors_of(child.stderr.take()).await;
+        let ended = child.wait().await.map_err(|e| unavailable(&e))?;
+        self.judge(ended, error)
+    }
+
+    /// Returns how the launcher's search for the output has ended.
+    fn judge(self, ended: ExitStatus, error: Option<CallError>) -> Result<(), Failure> {
+        match error {
+            Some(error) if error.kind == CallErrorKind::NoSuchVm => {
+                Err(Failure::new(ProgramExit::Refused, self.why))
+            }
+            Some(error) if error.kind == CallErrorKind::Io => {
+                Err(Failure::new(ProgramExit::Output, error.message))
+            }
+            Some(error) => Err(Failure::new(ProgramExit::Failed, error.message)),
+            None if ended.success() => Ok(()),
+            None => Err(Failure::new(ProgramExit::Failed, format!("the launcher has failed: {ended}"))),
+        }
+    }
+}
+
+/// Passes on what a launcher that was called with `--json` says on standard error, and returns the error of its call.
+async fn errors_of(stderr: Option<ChildStderr>) -> Option<CallError> {
+    let mut lines = BufReader::new(stderr?).lines();
+    let mut error = None;
+    while let Ok(Some(line)) = lines.next_line().await {
+        match serde_json::from_str(&line) {
+            Ok(told) => error = Some(told),
+            Err(_) => output::print_error(shown(&line)),
+        }
+    }
+    error
+}
+
+fn unavailable(error: &std::io::Error) -> Failure {
+    Failure::new(ProgramExit::Unavailable, format!("the launcher: {error}"))
+}
+
+/// The output of a VM that is to be printed.
+struct Source {
+    vm: String,
+    command: Command,
+    silent: Option<Silent>,
+}
+
+async fn one_by_one(outputs: Vec<Source>) -> Result<(), Failure> {
+    for source in outputs {
         let (sender, mut lines) = mpsc::channel(LINES);
-        let reading = tokio::spawn(read(vm, command, sender));
+        let reading = tokio::spawn(read(source, sender));
         print_lines(&mut lines).await?;
         reading.await.unwrap_or(Ok(()))?;
     }
     Ok(())
 }
 
-async fn all_at_once(outputs: Vec<(String, Command)>) -> Result<(), Failure> {
+async fn all_at_once(outputs: Vec<Source>) -> Result<(), Failure> {
     let (sender, mut lines) = mpsc::channel(LINES);
     let mut readers = JoinSet::new();
-    for (vm, command) in outputs {
-        readers.spawn(read(vm, command, sender.clone()));
+    for source in outputs {
+        readers.spawn(read(source, sender.clone()));
     }
     drop(sender);
     print_lines(&mut lines).await?;
@@ -113,27 +198,40 @@ async fn print_lines(lines: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), Failure>
             _ = hup.recv() => return Err(Failure::OutputClosed),
         };
         let Some(line) = line else { return Ok(()) };
-        let mut out = std::io::stdout().lock();
-        out.write_all(&line)?;
-        out.flush()?;
+        output::try_write(&line)?;
     }
 }
 
 /// Reads the output of a launcher and sends it on, line by line, each with the name of the VM.
-async fn read(vm: String, mut command: Command, lines: mpsc::Sender<Vec<u8>>) -> Result<(), Failure> {
-    let unavailable =
-        |e: std::io::Error| Failure::new(ProgramExit::Unavailable, format!("the launcher: {e}"));
-    let mut child = command.spawn().map_err(unavailable)?;
-    let output = child.stdout.take().map(BufReader::new);
-    if let Some(mut output) = output {
-        while let Some(line) = next_line(&vm, &mut output).await {
+///
+/// A VM of a group that has no output is told of, and is no failure of the whole.
+async fn read(source: Source, lines: mpsc::Sender<Vec<u8>>) -> Result<(), Failure> {
+    let Source { vm, mut command, silent } = source;
+    if silent.is_some() {
+        command.arg("--json").stderr(Stdio::piped());
+    }
+    let mut child = command.spawn().map_err(|e| unavailable(&e))?;
+    let errors = tokio::spawn(errors_of(child.stderr.take()));
+    let stdout = child.stdout.take().map(BufReader::new);
+    if let Some(mut stdout) = stdout {
+        while let Some(line) = next_line(&vm, &mut stdout).await {
             // Nobody prints any more.
             if lines.send(line).await.is_err() {
                 return Ok(());
             }
         }
     }
-    let status = child.wait().await.map_err(unavailable)?;
+    let error = errors.await.unwrap_or_default();
+    let status = child.wait().await.map_err(|e| unavailable(&e))?;
+    if let Some(silent) = silent {
+        return match silent.judge(status, error) {
+            Err(Failure::Error { exit: ProgramExit::Refused, message }) => {
+                output::print_error(format_args!("pepitactl: {}", shown_lines(&message)));
+                Ok(())
+            }
+            judged => judged,
+        };
+    }
     // The launcher has said why.
     if status.success() {
         Ok(())

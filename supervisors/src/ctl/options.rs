@@ -15,7 +15,8 @@ use std::time::Duration;
     The supervisor is found at --socket, at the control_socket of --config, at $PEPITACTL_SOCKET, or at \
     /run/pepita-supervisor/control.sock.\n\
     Exit codes: 0 ok, 1 refused, 64 usage, 69 no supervisor there, or it does not answer, 70 the supervisor ended or gave \
-    up, or what the command waits for failed, 74 done but not saved, 75 not in time, 77 permission, 78 mistakes in the \
+    up, or what the command waits for failed, 74 done but not saved, or the output \
+    cannot be written, 75 not in time, 77 permission, 78 mistakes in the \
     configuration."
 )]
 pub struct Options {

@@ -3,6 +3,7 @@
 use super::view::{find, list, text};
 use crate::format::{format_duration, phase_style, shown};
 use anstyle::Style;
+use pepita_supervisor::delay_in_words;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -164,8 +165,8 @@ fn note(vm: &Value) -> String {
         notes.push(reason.to_owned());
     }
     if let Some(ms) = vm["backoff"]["in_ms"].as_u64() {
-        let seconds = Duration::from_millis(ms).as_secs_f64();
-        notes.push(format!("restart in {seconds:.1} s, after {}", text(&vm["backoff"]["ending"]["text"])));
+        let delay = delay_in_words(Duration::from_millis(ms));
+        notes.push(format!("restart in {delay}, after {}", text(&vm["backoff"]["ending"]["text"])));
     }
     if vm["needs_restart"] == true {
         notes.push("changed; a restart applies it".into());

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
     after_help = "Signals: TERM and INT stop all VMs in order (or leave them running, with on_exit = \"leave\"), and a \
     second one destroys them at once; HUP reads the configuration again.\n\
     Exit codes: 0 stopped or left, 64 usage, 69 launcher missing or unfit, 70 the tree gave up, 73 another process \
-    is in the way, 77 the control socket, its folder or the state directory cannot be made, 78 mistakes in the \
+    is in the way, 74 the output of --check or --schema cannot be written, 77 the control socket, its folder or the state directory cannot be made, 78 mistakes in the \
     configuration."
 )]
 pub struct Options {

@@ -2,6 +2,7 @@
 
 use crate::events::{self, Pattern, vm};
 use crate::host::{Daemon, Host, group, make_fifo, program, stderr, stdout, ticker};
+use crate::relay::Relay;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -167,10 +168,15 @@ fn a_reload_is_planned_refused_applied() {
     let plan = host.ctl_ok(&["plan", "--json"]);
     assert!(plan.contains("command"), "the key that differs: {plan}");
     assert_eq!(shown(&host, "a")["needs_restart"], false, "a plan changes nothing");
-    host.ctl_ok(&["reload"]);
+    assert!(host.ctl_ok(&["reload"]).contains("these VMs run on as they were until their next start"));
+    // A further plan and reload say what a restart does, although nothing differs any more.
+    assert!(host.ctl_ok(&["plan"]).ends_with("with --restart these VMs are restarted: a\n"));
     assert_eq!(shown(&host, "a")["needs_restart"], true);
-    host.ctl_ok(&["reload", "--restart"]);
+    let restarted = host.ctl_ok(&["reload", "--restart"]);
+    assert!(restarted.contains("vm \"a\": unchanged; an earlier change needs a restart"), "{restarted}");
+    assert!(restarted.ends_with("these VMs are restarted: a\n"), "{restarted}");
     daemon.until_event(vm("a", 2, "ready"));
+    assert_eq!(host.ctl_ok(&["reload", "--restart"]), "nothing differs\n");
     host.configure("nonsense = 1\nrubbish = 2", &group(&["a"]));
     for call in ["plan", "reload"] {
         let refused = host.ctl(&[call]);
@@ -229,16 +235,71 @@ fn refusals_and_absences_have_their_exit_codes_and_messages() {
 }
 
 #[test]
-fn an_output_that_cannot_be_written_is_no_success() {
-    let host = Host::new("", &group(&["a"]));
+fn a_vm_that_has_never_run_is_told_from_one_whose_output_is_gone() {
+    let never = ticker("n", &[]) + "autostart = false\n";
+    let spoken = ticker("s", &["--say", "a line"]);
+    let host = Host::new("", &format!("[[group]]\nname = \"web\"\n{spoken}{never}"));
     let mut daemon = host.ready();
-    for command in ["status", "tree", "events"] {
-        let mut ctl = Command::new(program("pepitactl"));
+    host.ctl_ok(&["stop", "s"]);
+    for options in [&[][..], &["--previous"], &["--since", "1h"]] {
+        let logs = host.ctl(&[&["logs", "n"], options].concat());
+        assert_eq!(
+            (logs.status.code(), &stderr(&logs)[..]),
+            (Some(1), "pepitactl: n has never run; `pepitactl start n` starts it\n"),
+            "{options:?}"
+        );
+    }
+    // The output of a VM that is down is still printed. In a group, one that has never run is no failure.
+    assert!(host.ctl_ok(&["logs", "s"]).contains("a line"));
+    let group = host.ctl(&["logs", "web"]);
+    assert_eq!(group.status.code(), Some(0), "{}", stderr(&group));
+    assert!(stdout(&group).contains("s | a line"), "{}", stdout(&group));
+    assert!(stderr(&group).contains("pepitactl: n has never run"), "{}", stderr(&group));
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_no_success() {
+    let host = Host::new("", &format!("[[group]]\nname = \"web\"\n{}", ticker("a", &["--say", "a line"])));
+    let mut daemon = host.ready();
+    let mut follow = Command::new(program("pepitactl"));
+    Daemon::start(follow.arg("--config").arg(host.path("c.toml")).args(["logs", "-f", "a"])).until("a line");
+    let [config, socket] = ["c.toml", "c/c.sock"].map(|path| host.path(path).display().to_string());
+    let calls: &[(&str, &[&str])] = &[
+        ("pepitad", &["--help"]),
+        ("pepitad", &["--version"]),
+        ("pepitad", &["--schema"]),
+        ("pepitad", &["--config", &config, "--check"]),
+        ("pepitactl", &["--help"]),
+        ("pepitactl", &["--version"]),
+        ("pepitactl", &["completions", "bash"]),
+        ("pepitactl", &["man"]),
+        ("pepitactl", &["check", &config]),
+        ("pepitactl", &["-s", &socket, "status"]),
+        ("pepitactl", &["-s", &socket, "status", "--json"]),
+        ("pepitactl", &["-s", &socket, "status", "a"]),
+        ("pepitactl", &["-s", &socket, "tree"]),
+        ("pepitactl", &["-s", &socket, "events"]),
+        ("pepitactl", &["-s", &socket, "events", "--json"]),
+        ("pepitactl", &["-s", &socket, "plan"]),
+        ("pepitactl", &["-s", &socket, "plan", "--json"]),
+        ("pepitactl", &["-s", &socket, "reload"]),
+        ("pepitactl", &["-s", &socket, "logs", "a"]),
+        ("pepitactl", &["-s", &socket, "logs", "web"]),
+        ("daemonctl", &["--help"]),
+        ("daemonctl", &["--version"]),
+    ];
+    for (name, args) in calls {
         let full = std::fs::File::options().write(true).open("/dev/full").expect("opened");
-        let output = ctl.arg("--socket").arg(host.path("c/c.sock")).arg(command).stdout(full).output();
-        let output = output.expect("pepitactl runs");
-        assert_eq!(output.status.code(), Some(74), "{command}: {}", stderr(&output));
-        assert!(stderr(&output).contains("standard output: No space left"), "{command}: {}", stderr(&output));
+        let output = Command::new(program(name)).args(*args).stdout(full).output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(74), "{name} {args:?}: {}", stderr(&output));
+        let words = stderr(&output);
+        assert!(words.contains("standard output: No space left"), "{name} {args:?}: {words}");
+        let (reader, gone) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = Command::new(program(name)).args(*args).stdout(gone).output().expect("the program runs");
+        assert_eq!((output.status.code(), &stderr(&output)[..]), (Some(0), ""), "{name} {args:?}");
     }
     daemon.stop();
     host.assert_nothing_left();
@@ -478,11 +539,14 @@ fn a_wait_ends_as_soon_as_what_it_waits_for_cannot_come() {
         assert!(stderr(&ended).contains(words), "{targets:?}: {}", stderr(&ended));
     }
     // A VM that is removed while it is waited for.
-    let mut wait = Command::new(program("pepitactl"));
     host.ctl_ok(&["wait", "a"]);
     host.ctl_ok(&["pause", "a"]);
+    let relay = Relay::listen(&host.path("relay"), &host.path("c/c.sock"));
+    let mut wait = Command::new(program("pepitactl"));
     let mut wait =
-        Daemon::start(wait.arg("--socket").arg(host.path("c/c.sock")).args(["wait", "a", "--timeout", "1h"]));
+        Daemon::start(wait.arg("--socket").arg(relay.path()).args(["wait", "a", "--timeout", "1h"]));
+    // It has found the VM when it begins to hear of events.
+    relay.until_call("events");
     host.configure("", &format!("[[group]]\nname = \"web\"\n{}{bad}{waits}", broken("b")));
     host.ctl_ok(&["reload"]);
     assert_eq!(wait.end().code(), Some(70), "{}", wait.story());

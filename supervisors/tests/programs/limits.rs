@@ -2,14 +2,15 @@
 //! supervisor from its end.
 
 use crate::events::{Pattern, vm};
-use crate::host::{Daemon, Host, PATIENCE, group, make_fifo, program, stderr, ticker};
+use crate::host::{Daemon, Host, PATIENCE, group, program, stderr, ticker};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 /// Returns a call of `pepitad` with these limits of open files.
 fn with_files(host: &Host, limits: &str) -> Command {
@@ -140,12 +141,37 @@ fn has_open(pid: u32, path: &Path) -> bool {
     files.map(|file| std::fs::read_link(file.path())).any(|target| target.is_ok_and(|target| target == path))
 }
 
+/// A lease on a file: while it is held, the kernel lets whoever opens the file wait (F_SETLEASE of fcntl(2)), for 45 s by
+/// default.
+struct Lease(Child);
+
+impl Lease {
+    fn take(path: &Path) -> Self {
+        const HOLD: &str = "$SIG{IO} = 'IGNORE'; $| = 1; open(F, '<', shift) or die $!; \
+                            fcntl(F, 1024, 1) or die $!; print \"held\\n\"; sleep 1000";
+        let mut perl = Command::new("perl");
+        let mut holder = perl.args(["-e", HOLD]).arg(path).stdout(Stdio::piped()).spawn().expect("perl runs");
+        let mut line = String::new();
+        let said = BufReader::new(holder.stdout.take().expect("piped")).read_line(&mut line);
+        assert_eq!((said.expect("text"), &line[..]), (5, "held\n"));
+        Self(holder)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_reload_that_hangs_holds_up_no_stop() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = host.ready();
     // A kernel that is not answered for, as on a network file system that is away. The root is one by its first bytes.
-    make_fifo(&host.path("kernel"));
+    std::fs::write(host.path("kernel"), "slow").expect("written");
+    let _lease = Lease::take(&host.path("kernel"));
     std::fs::write(host.path("root"), b"\x1f\x8b\x08").expect("written");
     let images = "vmm = \"qemu\"\nkernel_path = \"kernel\"\nrootfs_path = \"root\"\n";
     host.configure("", &format!("{}{}{images}", group(&["a"]), ticker("b", &[])));

@@ -14,6 +14,7 @@ mod injection;
 mod limits;
 mod output;
 mod ports;
+mod relay;
 mod repair;
 mod service;
 mod signals;

@@ -14,6 +14,8 @@ use crate::vmm::{self, Process, Processes};
 use pepita_wire::record::{AgentState, CallErrorKind};
 use pepita_wire::{StatusRecord, VmId, VmState};
 use std::fs::File;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -69,6 +71,16 @@ pub(super) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<Adoption> {
     }
 }
 
+/// Connects to QEMU's monitor. Returns `None` when QEMU takes no connection now, as a stopped process does not: the VM
+/// is watched without it, and the monitor connects later.
+fn open_qmp() -> Result<Option<OwnedFd>> {
+    match connect_unix(Path::new(layout::QMP)) {
+        Ok(qmp) => Ok(Some(qmp)),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(e) => Err(io(Path::new(layout::QMP), e)),
+    }
+}
+
 impl Orphan {
     /// Connects to the VM in the current directory, its run directory.
     fn connect(
@@ -85,7 +97,7 @@ impl Orphan {
         become_reaper(&config);
         let connected = |path: &str| connect_unix(Path::new(path)).map_err(|e| io(Path::new(path), e));
         let (console, qmp) = match config.request.vmm {
-            VmmKind::Qemu => (vmm::open_console()?, Some(connected(layout::QMP)?)),
+            VmmKind::Qemu => (vmm::open_console()?, open_qmp()?),
             VmmKind::Process => (connected(layout::CONSOLE)?, None),
         };
         let backend = state.backend.clone().and_then(Process::adopt);
@@ -131,6 +143,7 @@ impl Orphan {
             life,
             processes,
             daemon,
+            former: state.monitor.map(|monitor| monitor.pid),
             agent,
             log,
             control,

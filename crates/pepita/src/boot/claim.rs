@@ -14,7 +14,7 @@ use crate::reconcile::{self, Unwatched};
 use crate::rundir::cid::{self, Wanted};
 use crate::rundir::files;
 use crate::rundir::lock::{Lock, Wait};
-use crate::rundir::{self, RunDir, layout};
+use crate::rundir::{self, RunDir, ends, layout};
 use crate::vm_config::{Cid, VmConfig, VmRequest};
 use pepita_wire::record::{CallErrorKind, Transport};
 use pepita_wire::{Stored, VmId};
@@ -129,6 +129,9 @@ impl Claimed {
     pub(crate) fn give_back(self) {
         if self.cid.lock.is_at(&self.cid.path) {
             let _ = std::fs::remove_file(&self.cid.path);
+        }
+        if !self.config.is_supervised() {
+            ends::forget(&self.name.dir);
         }
         self.name.give_back();
     }

@@ -71,6 +71,7 @@ impl Started {
             life,
             processes,
             daemon: None,
+            former: None,
             agent,
             log,
             control,

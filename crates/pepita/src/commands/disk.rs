@@ -1,6 +1,6 @@
 //! `pepita disk`.
 
-use super::output::print;
+use super::output::{print, print_done};
 use crate::cli::{DiskArgs, DiskCall};
 use crate::disk::{Catalogue, Growth};
 use crate::error::Result;
@@ -13,7 +13,7 @@ pub(super) fn disk(asked: DiskArgs, json: bool) -> Result<()> {
     match asked.call {
         DiskCall::List => {
             let list = disks.list()?;
-            print(&if json { pretty(&list) } else { table(&list) });
+            print(&if json { pretty(&list) } else { table(&list) })?;
         }
         DiskCall::Grow { name, size } => {
             let size_text = size_text(size);
@@ -26,12 +26,12 @@ pub(super) fn disk(asked: DiskArgs, json: bool) -> Result<()> {
                     format!("disk {name} has at least {size_text} already; disks do not shrink")
                 }
             };
-            print(&done);
+            print(&done)?;
         }
         DiskCall::Remove { names, force } => {
             for name in names {
                 match disks.remove(&name) {
-                    Ok(()) => print(&name),
+                    Ok(()) => print_done(&name, "the disk was removed")?,
                     Err(e) if force && e.kind == CallErrorKind::NoSuchVm => {}
                     Err(e) => return Err(e),
                 }

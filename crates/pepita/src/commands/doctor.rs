@@ -40,12 +40,13 @@ pub(super) fn vmms() -> Vec<VmmAvailability> {
 /// Runs `pepita doctor`.
 ///
 /// # Errors
-/// Never. A broken thing is reported in the output and by the exit code (69).
+/// Returns the error of an output that cannot be written. A broken thing is reported in the output and by the exit code
+/// (69).
 pub(super) fn doctor(run_dir: &RunDir, asked: &Asked, json: bool) -> Result<ExitCode> {
     let checks = diagnose::diagnose(&facts(run_dir, asked));
     let broken = checks.iter().any(|check| check.verdict == Verdict::Broken);
     let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    super::output::print(&if json { pretty(&checks) } else { table(&checks, colours) });
+    super::output::print(&if json { pretty(&checks) } else { table(&checks, colours) })?;
     Ok(if broken { ExitCode::from(69) } else { ExitCode::SUCCESS })
 }
 

@@ -1,6 +1,6 @@
 //! `pepita kernel`: the kernels of the data directory.
 
-use super::output::print;
+use super::output::{print, print_done};
 use crate::cli::Kernel;
 use crate::error::{Result, eprint_line};
 use crate::host::unfinished::remove_on_signals;
@@ -20,16 +20,17 @@ pub(super) fn kernel(asked: Kernel, json: bool) -> Result<()> {
                 }
             };
             let installed = kernels.install(from.as_deref(), progress)?;
-            print(&if json { pretty(&record(&installed)) } else { line(&installed) });
+            let text = if json { pretty(&record(&installed)) } else { line(&installed) };
+            print_done(&text, "the kernel was installed")?;
         }
         Kernel::List => {
             let all = kernels.list();
             if json {
-                print(&pretty(&all.iter().map(record).collect::<Vec<_>>()));
+                print(&pretty(&all.iter().map(record).collect::<Vec<_>>()))?;
             } else if all.is_empty() {
                 eprint_line("pepita: no kernel is installed; `pepita kernel install` installs one");
             } else {
-                print(&all.iter().map(line).collect::<Vec<_>>().join("\n"));
+                print(&all.iter().map(line).collect::<Vec<_>>().join("\n"))?;
             }
         }
         Kernel::Remove { release } => kernels.remove(&release)?,

@@ -13,12 +13,11 @@ use std::time::Duration;
 /// Carries out `pepita list`.
 pub(super) fn list(run_dir: &RunDir, format: Format) -> Result<()> {
     let all = records(run_dir)?;
-    match format {
-        Format::Json => print(&pretty(&all)),
-        Format::Name => all.iter().for_each(|status| print(&status.name)),
+    print(&match format {
+        Format::Json => pretty(&all),
+        Format::Name => all.iter().map(|status| format!("{}\n", status.name)).collect(),
         Format::Table => table(&all),
-    }
-    Ok(())
+    })
 }
 
 /// Returns the status of each VM, sorted by name, also of those that an earlier version has put elsewhere.
@@ -58,14 +57,15 @@ fn listed(name: &VmId, status: Result<StatusRecord>) -> Option<StatusRecord> {
     }
 }
 
-fn table(all: &[StatusRecord]) {
+fn table(all: &[StatusRecord]) -> String {
     let head = ["NAME", "STATE", "CID", "VMM", "PID", "UPTIME", "EXIT"].map(str::to_owned);
     let rows: Vec<[String; 7]> = std::iter::once(head).chain(all.iter().map(row)).collect();
     let widths: Vec<usize> = (0..7).map(|c| rows.iter().map(|row| row[c].len()).max().unwrap_or(0)).collect();
-    for row in rows {
+    let line = |row: &[String; 7]| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        print(cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 fn row(status: &StatusRecord) -> [String; 7] {
@@ -95,9 +95,7 @@ pub(super) fn wait(run_dir: &RunDir, name: &VmId, timeout: Option<Duration>) -> 
     match &status.exit {
         Some(exit) => print(&pretty(exit)),
         None => {
-            return Err(call_error(CallErrorKind::Internal, "it has ended without a record"))
-                .about(name.as_str());
+            Err(call_error(CallErrorKind::Internal, "it has ended without a record")).about(name.as_str())
         }
     }
-    Ok(())
 }

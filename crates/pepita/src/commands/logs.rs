@@ -1,6 +1,7 @@
 //! `pepita logs`: prints the console's log from its oldest file on, follows it through rotations and restarts, and prints
 //! the last words of earlier ends.
 
+use super::output::{print, unwritable};
 use crate::client::Client;
 use crate::error::{About, Result, call_error, eprint_line, system};
 use crate::host::clock::{self, unix_ms};
@@ -20,7 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Carries out `pepita logs`. Of a VM that was destroyed the last words are printed.
+/// Carries out `pepita logs`. Of a VM that is gone the last words are printed, if they are kept.
 pub(super) fn logs(
     run_dir: &RunDir,
     name: &VmId,
@@ -44,13 +45,11 @@ pub(super) fn logs(
 
 /// Prints the part of the log between two offsets.
 fn copy_until(dir: &Path, mut skip: u64, end: u64) -> Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = Out::new(WhenUnwritable::Fail);
     let mut rest = end.saturating_sub(skip);
     for mut file in all(dir) {
         skip_in(&mut file, &mut skip)?;
-        let copied = io::copy(&mut file.take(rest), &mut out);
-        rest -= *copied.as_ref().unwrap_or(&0);
-        printed(copied.and_then(|_| out.flush()))?;
+        rest -= copy_all(&mut file.take(rest), &mut out)?;
     }
     Ok(())
 }
@@ -72,9 +71,7 @@ pub(super) fn previous(run_dir: &RunDir, name: &VmId, number: u8) -> Result<()> 
         end.exit.exit,
         end.exit.evidence.join("; ")
     ));
-    let mut out = io::stdout().lock();
-    print_all(&mut out, end.text.as_bytes())?;
-    if end.text.ends_with('\n') || end.text.is_empty() { Ok(()) } else { print_all(&mut out, b"\n") }
+    print(&end.text)
 }
 
 /// An incarnation: its number, and the time of its start.
@@ -119,22 +116,14 @@ fn present(dir: &Path) -> Option<Start> {
     Some((state.status.incarnation, state.status.started_at))
 }
 
-/// Prints a line about the VM among its output.
+/// Prints a line about the VM among its output. Ends this process when the reader of the output is gone.
 fn announce(what: &str) -> Result<()> {
-    print_all(&mut io::stdout().lock(), format!("[pepita: {what}]\n").as_bytes())
-}
-
-/// Prints bytes. Ends this process when the reader of the output is gone.
-fn print_all(to: &mut impl Write, bytes: &[u8]) -> Result<()> {
-    printed(to.write_all(bytes).and_then(|()| to.flush()))
-}
-
-fn printed(result: io::Result<()>) -> Result<()> {
-    match result {
-        // The reader of the output is gone.
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        result => result.map_err(|e| system("log", e)),
+    let mut out = Out::new(WhenUnwritable::Fail);
+    copy_all(&mut format!("[pepita: {what}]\n").as_bytes(), &mut out)?;
+    if out.is_gone {
+        std::process::exit(0);
     }
+    Ok(())
 }
 
 /// Watches for run directories that appear, and for files that are replaced in the directory of one VM.
@@ -305,11 +294,11 @@ impl Out {
             return Ok(());
         }
         match self.when_unwritable {
-            WhenUnwritable::Fail => Err(error),
+            WhenUnwritable::Fail => Err(io::Error::new(error.kind(), unwritable(&error))),
             WhenUnwritable::Warn => {
                 if !std::mem::replace(&mut self.has_warned, true) {
                     let advice = "output is lost here, and `pepita logs` has all of it";
-                    eprint_line(format_args!("pepita: standard output: {error}; {advice}"));
+                    eprint_line(format_args!("pepita: {}; {advice}", unwritable(&error)));
                 }
                 Ok(())
             }
@@ -368,7 +357,12 @@ fn inode(file: &File) -> Option<u64> {
 
 fn copy(from: &mut File, skip: &mut u64, to: &mut impl Write) -> Result<()> {
     skip_in(from, skip)?;
-    io::copy(from, to).and_then(|_| to.flush()).map_err(|e| system("log", e))
+    copy_all(from, to).map(drop)
+}
+
+/// Copies all that there is, and returns the number of bytes.
+fn copy_all(from: &mut impl Read, to: &mut impl Write) -> Result<u64> {
+    io::copy(from, to).and_then(|copied| to.flush().map(|()| copied)).map_err(|e| system("log", e))
 }
 
 /// Skips bytes in a file, as far as it has them.

@@ -1,15 +1,46 @@
 //! The output of commands: text on standard output, one line for an error on standard error.
 
-use crate::error::{CallError, eprint_line};
-use std::io::Write;
+use crate::error::{CallError, Result, call_error, eprint_line};
+use pepita_wire::record::CallErrorKind;
+use std::io::{self, Write};
 
-/// Prints to standard output and ends the last line. A closed output is no error.
-pub(super) fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out
+/// Prints to standard output and ends the last line. Without any text nothing is printed.
+///
+/// # Errors
+/// Returns the error of an output that cannot be written, for example on a full disk: a script must not take half an
+/// output for the whole. A reader that is gone is no error.
+pub(super) fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let is_ended = text.is_empty() || text.ends_with('\n');
+    let printed = out
         .write_all(text.as_bytes())
-        .and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") });
-    let _ = out.flush();
+        .and_then(|()| if is_ended { Ok(()) } else { out.write_all(b"\n") })
+        .and_then(|()| out.flush());
+    written(printed)
+}
+
+/// Prints to standard output what a call has done. The error says that it was done all the same.
+///
+/// # Errors
+/// Returns the errors of [`print`].
+pub(super) fn print_done(text: &str, done: &str) -> Result<()> {
+    print(text).map_err(|e| CallError { message: format!("{}; {done} all the same", e.message), ..e })
+}
+
+/// Returns the result of a write to standard output, for which a reader that is gone is no error.
+///
+/// # Errors
+/// Returns the error of an output that cannot be written.
+pub(super) fn written(result: io::Result<()>) -> Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|e| call_error(CallErrorKind::Io, unwritable(&e))),
+    }
+}
+
+/// Returns the sentence about standard output that cannot be written.
+pub(super) fn unwritable(error: &io::Error) -> String {
+    format!("standard output: {error}")
 }
 
 /// Prints an error to standard error, as a sentence with the VM's name, or as JSON.

@@ -1,9 +1,9 @@
 //! `pepita run`.
 
 use super::environment::{environment, environment_file, launch_spec};
-use super::{attach, output::print};
+use super::{attach, output::print_done};
 use crate::cli::{Run, RunOptions};
-use crate::error::{Result, call_error, eprint_line};
+use crate::error::{About, Result, call_error, eprint_line};
 use crate::host::random;
 use crate::ops::follow::ready;
 use crate::ops::launch::{Caller, launch};
@@ -38,7 +38,8 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
         true => ready(run_dir, &name, timeout)?,
         false => status,
     };
-    print(&if json { pretty(&status) } else { status.name });
+    print_done(&if json { pretty(&status) } else { status.name }, "the VM was launched")
+        .about(name.as_str())?;
     Ok(ExitCode::SUCCESS)
 }
 

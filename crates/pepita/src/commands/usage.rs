@@ -1,21 +1,32 @@
 //! The messages about a command line that cannot be parsed.
 
-use super::output::print_error;
+use super::output::{print_error, written};
 use crate::error::call_error;
 use clap::error::ErrorKind;
 use pepita_wire::record::CallErrorKind;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Prints clap's message and returns the exit code. A request for help is no error.
 pub(super) fn usage_error(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+    // No options were parsed, so `--json` is searched for among the arguments.
+    let json = || std::env::args_os().any(|arg| arg == "--json");
+    if !error.use_stderr() {
+        return match written(error.print().and_then(|()| std::io::stdout().flush())) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                print_error(&e, json());
+                ExitCode::from(e.kind.exit_code())
+            }
+        };
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Standard error may take nothing, and there is no other place to say so.
         let _ = error.print();
     } else {
-        // No options were parsed, so `--json` is searched for among the arguments.
-        let json = std::env::args_os().any(|arg| arg == "--json");
-        print_error(&call_error(CallErrorKind::Usage, one_line(&error.to_string())), json);
+        print_error(&call_error(CallErrorKind::Usage, one_line(&error.to_string())), json());
     }
-    if error.use_stderr() { ExitCode::from(CallErrorKind::Usage.exit_code()) } else { ExitCode::SUCCESS }
+    ExitCode::from(CallErrorKind::Usage.exit_code())
 }
 
 /// Joins the paragraphs of clap's text to one line, without the usage, which `--help` prints.

@@ -89,7 +89,7 @@ pub fn static_agent() -> Result<PathBuf> {
         use std::io::Read;
         let mut head = Vec::new();
         let read = std::fs::File::open(path).and_then(|file| file.take(4096).read_to_end(&mut head));
-        read.is_ok() && !needs_a_loader(&head)
+        read.is_ok() && loader(&head).is_none()
     };
     let mut found = AGENT.candidates().into_iter().filter(|path| is_program(path)).peekable();
     let first = found.peek().cloned();
@@ -109,13 +109,57 @@ pub fn static_agent() -> Result<PathBuf> {
     }
 }
 
-/// Returns whether a program needs a loader. An ELF file with a PT_INTERP segment names its loader as text near its
-/// beginning.
-pub fn needs_a_loader(program: &[u8]) -> bool {
-    let head = &program[..program.len().min(4096)];
-    head.starts_with(b"\x7fELF") && head.windows(5).any(|w| w == b"/lib6" || w == b"/lib/")
+/// Returns the loader that an ELF file names in its segment PT_INTERP, as a path: the kernel starts the program only with
+/// it (elf(5)). The file may be a part of a program, or hostile.
+pub fn loader(program: &[u8]) -> Option<String> {
+    const PT_INTERP: u64 = 3;
+    let number = |at: u64, bytes: u64| -> Option<u64> {
+        let (from, to) = (usize::try_from(at).ok()?, usize::try_from(at.checked_add(bytes)?).ok()?);
+        Some(program.get(from..to)?.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    };
+    if !program.starts_with(b"\x7fELF") {
+        return None;
+    }
+    // The places of the fields differ between files of 32 and of 64 bits.
+    let (offset, size, count, place, length, word) = match program.get(4)? {
+        1 => (0x1c, 0x2a, 0x2c, 4, 16, 4),
+        _ => (0x20, 0x36, 0x38, 8, 32, 8),
+    };
+    let (offset, size, count) = (number(offset, word)?, number(size, 2)?, number(count, 2)?);
+    let header = (0..count).filter_map(|index| offset.checked_add(index * size));
+    let found =
+        header.take_while(|at| number(*at, 4).is_some()).find(|at| number(*at, 4) == Some(PT_INTERP))?;
+    let from = usize::try_from(number(found + place, word)?).ok()?;
+    let length = usize::try_from(number(found + length, word)?).ok()?;
+    let text = program.get(from..).unwrap_or_default();
+    let text = &text[..text.len().min(length)];
+    Some(String::from_utf8_lossy(text).trim_end_matches('\0').to_owned())
 }
 
 fn is_program(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_program_of_this_host_names_its_loader_and_a_script_none() {
+        let test = std::fs::read(std::env::current_exe().expect("this test")).expect("read");
+        assert_eq!(loader(&test).as_deref(), Some("/lib64/ld-linux-x86-64.so.2"));
+        assert!(loader(&test[..4096]).is_some(), "the first bytes suffice");
+        assert_eq!(loader(b"#!/bin/sh\n"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_program_breaks_it(
+            class in 1_u8..3,
+            bytes in proptest::collection::vec(prop_oneof![Just(0_u8), Just(3), Just(255), any::<u8>()], 0..200),
+        ) {
+            loader(&[b"\x7fELF", &[class][..], &bytes].concat());
+        }
+    }
 }

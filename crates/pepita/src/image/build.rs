@@ -4,6 +4,7 @@ use super::root::Root;
 use super::scan;
 use super::stage::{Stage, first_lines};
 use crate::error::{Result, call_error, io, system};
+use crate::host::programs;
 use crate::image::cpio::Archive;
 use crate::image::{kernel, length, modules};
 use crate::rundir::RunDir;
@@ -145,7 +146,7 @@ fn add_agent(archive: &mut Archive, agent: &Path) -> Result<()> {
     // when the device is missing.
     archive.device("dev/null", 0o666, 1, 3)?;
     let bytes = std::fs::read(agent).map_err(|e| kernel::missing("agent", agent, &e))?;
-    if crate::host::programs::needs_a_loader(&bytes) {
+    if programs::loader(&bytes).is_some() {
         return Err(call_error(
             CallErrorKind::BadImage,
             format!(
@@ -179,9 +180,15 @@ fn add_daemon(root: &mut impl Root, contents: &Contents, notes: &mut Vec<String>
         let name = daemon.file_name().and_then(|n| n.to_str()).unwrap_or("daemon");
         let path = format!("usr/bin/{name}");
         note(&path, root.file(&path, 0o755, &bytes)?);
+        require_loader(root, &format!("daemon {}", daemon.display()), &bytes)?;
         if command.is_empty() {
             command = vec![format!("/{path}")];
         }
+    }
+    if let Some(program) = command.first().filter(|program| program.starts_with('/'))
+        && let Some(bytes) = root.contents(program)
+    {
+        require_loader(root, &format!("{program} of the image"), &bytes)?;
     }
     let modules = add_modules(root, &contents.modules)?;
     let mut drivers = BTreeMap::new();
@@ -199,6 +206,22 @@ fn add_daemon(root: &mut impl Root, contents: &Contents, notes: &mut Vec<String>
     });
     note(IMAGE_JSON, root.file(IMAGE_JSON, 0o644, &json)?);
     Ok(())
+}
+
+/// Refuses a program that needs a loader which is not in the image.
+fn require_loader(root: &impl Root, what: &str, program: &[u8]) -> Result<()> {
+    match programs::loader(program) {
+        Some(loader) if root.contents(&loader).is_none() => {
+            let advice = "link it statically (cargo build --target x86_64-unknown-linux-musl), or bring the loader and \
+                          the program's libraries in a tree (--dir)";
+            let why = format!(
+                "{what}: it is dynamically linked, and its loader {loader} is not in the image, so a guest could not start \
+                 it; {advice}"
+            );
+            Err(call_error(CallErrorKind::BadImage, why))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn add_modules(root: &mut impl Root, modules: &[PathBuf]) -> Result<Vec<String>> {
@@ -237,6 +260,7 @@ fn disk(contents: &Contents, output: &Path) -> Result<Vec<String>> {
     let mut stage = Stage::new(parent, contents.tree.as_deref())?;
     add_directories(&mut stage)?;
     let agent = std::fs::read(&contents.agent).map_err(|e| kernel::missing("agent", &contents.agent, &e))?;
+    require_loader(&stage, &format!("agent {}", contents.agent.display()), &agent)?;
     stage.file("sbin/daemonctl", 0o755, &agent)?;
     stage.link_if_absent("sbin/init", "daemonctl")?;
     add_daemon(&mut stage, contents, &mut notes)?;
@@ -321,7 +345,7 @@ fn same_times(path: &Path) -> Result<()> {
 pub fn agent(named: Option<&Path>) -> Result<PathBuf> {
     match named {
         Some(path) => Ok(path.to_owned()),
-        None => crate::host::programs::static_agent(),
+        None => programs::static_agent(),
     }
 }
 

@@ -196,6 +196,39 @@ impl Root for Archive {
     fn file(&mut self, path: &str, mode: u32, contents: &[u8]) -> Result<bool> {
         self.put(path, Entry::of_root(Kind::File(contents.into()), mode))
     }
+
+    fn contents(&self, path: &str) -> Option<Rc<[u8]>> {
+        let names = |path: &[u8]| path.split(|b| *b == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>();
+        let mut left: VecDeque<Vec<u8>> = names(path.as_bytes()).into();
+        let (mut place, mut links): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
+        while let Some(name) = left.pop_front() {
+            match name.as_slice() {
+                b"" | b"." => continue,
+                b".." => {
+                    place.pop();
+                    continue;
+                }
+                _ => place.push(name),
+            }
+            match &self.entries.get(&place.join(&b'/'))?.kind {
+                Kind::Directory => {}
+                Kind::File(contents) => return left.is_empty().then(|| Rc::clone(contents)),
+                Kind::Link(target) => {
+                    place.pop();
+                    if target.starts_with(b"/") {
+                        place.clear();
+                    }
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return None;
+                    }
+                    names(target).into_iter().rev().for_each(|name| left.push_front(name));
+                }
+                Kind::CharDevice(..) | Kind::BlockDevice(..) | Kind::Pipe => return None,
+            }
+        }
+        None
+    }
 }
 
 /// A name of a path that is still to be resolved.

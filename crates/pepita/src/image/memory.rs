@@ -2,6 +2,7 @@
 //! any program, so every number is checked.
 
 use super::build::{Kind, recognise};
+use super::kernel::must_be_file;
 use crate::vm_config::Root;
 use std::fs::File;
 use std::io::Read;
@@ -15,6 +16,8 @@ const BASE: u64 = 16 * MIB;
 
 /// Returns the memory in MiB below which a guest cannot boot; `None` when a file cannot be read or is not known.
 pub(crate) fn needed_mb(kernel: &Path, root: &Root) -> Option<u64> {
+    // Opening a pipe would wait for its writer.
+    must_be_file("kernel", kernel).ok()?;
     let mut head = Vec::new();
     File::open(kernel).ok()?.take(0x1000).read_to_end(&mut head).ok()?;
     let initramfs = match root {

@@ -2,6 +2,7 @@
 //! program, so their contents are checked.
 
 use crate::error::{Result, call_error, io, system};
+use crate::image::kernel::{missing, must_be_file};
 use pepita_wire::record::CallErrorKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,9 @@ pub const FOR_SHARED_ROOT: [&str; 7] = [
     "pvpanic_mmio",
 ];
 
+/// What a kernel package is called in an error.
+const PACKAGE: &str = "kernel package (a directory with modules, or a .deb)";
+
 /// The maximum number of modules that are read from one package.
 const MODULES_CAP: usize = 20_000;
 
@@ -45,6 +49,7 @@ const MODULES_CAP: usize = 20_000;
 /// # Errors
 /// When the package has no modules, or compressed modules.
 pub fn find(package: &Path, wanted: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> {
+    package.metadata().map_err(|e| missing(PACKAGE, package, &e))?;
     let mut files = BTreeMap::new();
     collect(package, &mut files, 0)?;
     if files.is_empty() {
@@ -66,11 +71,13 @@ pub fn find(package: &Path, wanted: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> 
 /// Unpacks a `.deb` into `into` and returns that directory. A package that is a directory is returned as it is.
 ///
 /// # Errors
-/// When dpkg-deb is missing or fails.
+/// When there is no such package, or dpkg-deb is missing or fails.
 pub fn unpack(package: &Path, into: &Path) -> Result<PathBuf> {
-    if package.is_dir() {
+    let meta = package.metadata().map_err(|e| missing(PACKAGE, package, &e))?;
+    if meta.is_dir() {
         return Ok(package.to_owned());
     }
+    must_be_file(PACKAGE, package)?;
     let output = Command::new("dpkg-deb").arg("-x").args([package, into]).output();
     let output = output.map_err(|e| system("dpkg-deb", e))?;
     match output.status.success() {

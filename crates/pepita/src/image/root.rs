@@ -2,6 +2,7 @@
 
 use crate::error::{Result, call_error};
 use pepita_wire::record::CallErrorKind;
+use std::rc::Rc;
 
 /// A root to which files can be added. Every path is a path of the guest: a symbolic link of a tree leads to another
 /// place in the same root, as it does for the guest, and never to a place of the host.
@@ -18,6 +19,9 @@ pub(super) trait Root {
     /// # Errors
     /// When a directory is in the way, and for the reasons of [`Root::directory`].
     fn file(&mut self, path: &str, mode: u32, contents: &[u8]) -> Result<bool>;
+
+    /// Returns the contents of the file to which a path leads; `None` when it leads to no file.
+    fn contents(&self, path: &str) -> Option<Rc<[u8]>>;
 }
 
 /// Returns the error of a path of a root that the image needs and cannot have.

@@ -10,10 +10,11 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 
 /// A root in a directory.
 #[derive(Debug)]
@@ -123,6 +124,18 @@ impl Root for Stage {
         file.write_all(contents).map_err(failed)?;
         fchmod(&file, Mode::from_raw_mode(mode)).map_err(|e| failed(e.into()))?;
         Ok(was_there)
+    }
+
+    fn contents(&self, path: &str) -> Option<Rc<[u8]>> {
+        // Opening a pipe must not wait.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
+        let (mut file, mut bytes) = (File::from(file), Vec::new());
+        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+            return None;
+        }
+        file.read_to_end(&mut bytes).ok()?;
+        Some(bytes.into())
     }
 }
 

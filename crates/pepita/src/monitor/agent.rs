@@ -92,6 +92,8 @@ pub struct Agent {
     line: Line,
     /// The bytes of the agent that may be read. A flood of the guest waits in the guest.
     allowance: Allowance,
+    /// Whether no dial is begun, because a paused guest answers none.
+    is_held: bool,
 }
 
 impl Agent {
@@ -99,15 +101,8 @@ impl Agent {
     pub fn new(address: Address, incarnation: u64, boot_token: Option<String>, token: String) -> Self {
         let conversation = AgentConversation::new(incarnation);
         let allowance = Allowance::new(AGENT_RATE, AGENT_BURST, Instant::now());
-        Self {
-            address,
-            boot_token,
-            token,
-            incarnation,
-            conversation,
-            line: Line::Closed { redial_at: None },
-            allowance,
-        }
+        let line = Line::Closed { redial_at: None };
+        Self { address, boot_token, token, incarnation, conversation, line, allowance, is_held: false }
     }
 
     /// Returns the token and the incarnation for another connection to an agent that is up.
@@ -159,7 +154,7 @@ impl Agent {
     /// Returns the time at which [`Agent::tick`] has to be called.
     pub fn wake_at(&self) -> Option<Instant> {
         match &self.line {
-            Line::Closed { redial_at } => *redial_at,
+            Line::Closed { redial_at } => redial_at.filter(|_| !self.is_held),
             Line::Dialling(_) => None,
             Line::Open { hello_until, .. } => {
                 let hello_until = (!self.conversation.is_up()).then_some(*hello_until);
@@ -168,9 +163,20 @@ impl Agent {
         }
     }
 
+    /// Begins no dial until [`Agent::release`]. A dial under way goes on.
+    pub(super) fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// Begins a dial that was due meanwhile at the next [`Agent::tick`].
+    pub(super) fn release(&mut self) {
+        self.is_held = false;
+    }
+
     /// Dials the agent, unless the line is dialling or open already. The line repeats the dial until it succeeds.
     pub fn dial(&mut self, now: Instant) {
         match &self.line {
+            Line::Closed { .. } if self.is_held => self.line = Line::Closed { redial_at: Some(now) },
             Line::Closed { .. } => match Dial::begin(&self.address) {
                 Ok(dial) => self.line = Line::Dialling(dial),
                 Err(_) => drop(self.close(now)),
@@ -184,7 +190,9 @@ impl Agent {
         // The allowance of this moment decides whether the line is polled.
         self.allowance.take(now, 0);
         match self.line {
-            Line::Closed { redial_at } if redial_at.is_some_and(|at| now >= at) => self.dial(now),
+            Line::Closed { redial_at } if redial_at.is_some_and(|at| now >= at) && !self.is_held => {
+                self.dial(now)
+            }
             // Before the hellos no request was sent, so no request is left without an answer.
             Line::Open { hello_until, .. } if !self.conversation.is_up() && now >= hello_until => {
                 drop(self.close(now));

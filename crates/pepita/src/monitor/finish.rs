@@ -61,13 +61,13 @@ impl Monitor {
         let status = self.status();
         match self.starter.take() {
             // The launch counts as failed, so nothing of it may stay.
-            _ if self.is_abandoned => drop(rundir::remove(&self.dir)),
+            _ if self.is_abandoned => self.remove_files(),
             // The VM started and ended before its starter got an answer.
             Some(starter) if self.life.vmm_ran() => drop(starter.started(&status)),
             Some(starter) => {
                 starter.ended(&status);
                 // No program knows of this VM, so its files are removed.
-                let _ = rundir::remove(&self.dir);
+                self.remove_files();
             }
             None => {}
         }
@@ -75,6 +75,14 @@ impl Monitor {
         let _ = std::fs::remove_file(layout::CONTROL);
         self.control.tell(&status);
         self.take_leave(&status);
+    }
+
+    /// Removes the files of a VM whose launch has failed.
+    fn remove_files(&self) {
+        if !self.config.is_supervised() {
+            ends::forget(&self.dir);
+        }
+        let _ = rundir::remove(&self.dir);
     }
 
     /// Waits until all clients have taken their last answer.

@@ -64,13 +64,15 @@ pub(super) struct Handover {
     greetings: BTreeMap<u64, Greeting>,
     waiting: VecDeque<Asked>,
     last: u64,
+    /// Whether no dial is begun, because a paused guest answers none.
+    is_held: bool,
 }
 
 impl Handover {
     /// Returns a handover of connections to `address`; no client waits yet.
     pub(super) fn new(address: Address) -> Self {
         let (dials, greetings, waiting) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        Self { address, dials, greetings, waiting, last: 0 }
+        Self { address, dials, greetings, waiting, last: 0, is_held: false }
     }
 
     /// Lets a client wait for a connection. `is_connected` tells which clients are still there.
@@ -90,7 +92,8 @@ impl Handover {
 
     /// Begins the dials for those who wait.
     fn dial(&mut self) -> Result<(), WireError> {
-        while self.dials.len() < self.waiting.len()
+        while !self.is_held
+            && self.dials.len() < self.waiting.len()
             && (self.dials.len() + self.greetings.len() < AT_ONCE
                 || self.dials.len() < self.waiting.iter().filter(|asked| asked.hello.is_none()).count())
         {
@@ -100,6 +103,21 @@ impl Handover {
             self.dials.insert(self.last, dial);
         }
         Ok(())
+    }
+
+    /// Begins no dial until [`Handover::release`]. Dials under way go on.
+    pub(super) fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// Begins the dials of the clients that have asked meanwhile and are still there. Returns what clients are to be told
+    /// whose dial cannot be begun.
+    pub(super) fn release(&mut self, is_connected: impl Fn(u64) -> bool) -> Vec<HandedOver> {
+        self.is_held = false;
+        self.waiting.retain(|asked| is_connected(asked.client));
+        let mut told = Vec::new();
+        self.next_dials(is_connected, &mut told);
+        told
     }
 
     /// Returns the descriptors to poll, each with the number of its connection.

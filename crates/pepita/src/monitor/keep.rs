@@ -1,8 +1,9 @@
 //! Keeps the sockets of dials open when the monitor is killed, until the guest has answered: vhost-device-vsock does not
 //! survive a host that hangs up before.
 //!
-//! The sockets are in a message that was sent and not read (SCM_RIGHTS of unix(7)), on a pair of sockets whose both ends
-//! QEMU has inherited. The kernel holds them open as long as QEMU lives or until the message is read.
+//! The sockets are in a message that was sent and not read (SCM_RIGHTS of unix(7)), on a pair of sockets. QEMU has
+//! inherited both ends, or has got the reading end of an adopting monitor over QMP (`getfd`). The kernel holds them open
+//! as long as QEMU lives or until the message is read.
 
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::net::{recvmsg, sendmsg};
@@ -23,7 +24,7 @@ pub(super) struct Keep {
 }
 
 impl Keep {
-    /// Returns the keeper of no sockets yet, on a pair of sockets that QEMU has inherited.
+    /// Returns the keeper of no sockets yet, on a pair of sockets whose second end QEMU holds, too.
     pub(super) fn new(ends: [UnixDatagram; 2]) -> Self {
         Self { ends, kept: Vec::new() }
     }
@@ -69,8 +70,8 @@ mod tests {
     #[test]
     fn a_socket_is_open_as_long_as_it_is_kept_whoever_closes_it() {
         let ends: [UnixDatagram; 2] = UnixDatagram::pair().expect("a pair").into();
-        // Another process holds both ends.
-        let _others = ends.each_ref().map(|end| end.try_clone().expect("a copy"));
+        // Another process holds the reading end.
+        let _other = ends[1].try_clone().expect("a copy");
         let mut keep = Keep::new(ends);
         let pair = || {
             let (ours, theirs) = UnixStream::pair().expect("a pair");

@@ -172,6 +172,11 @@ impl Life {
         self.evidence.vmm_ran
     }
 
+    /// Returns whether the virtual CPUs are paused.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.vcpus == VcpuState::Paused
+    }
+
     /// Returns whether the daemon can serve clients. Clients that come while it is being stopped wait for the next
     /// incarnation.
     pub(crate) fn serving(&self) -> Serving {
@@ -213,7 +218,7 @@ impl Life {
 
     /// Returns the time of the next [`Event::Tick`].
     pub(crate) fn wake_at(&self) -> Option<Instant> {
-        let dial_at = self.agent.dial_at().filter(|_| self.phase.wants_the_agent());
+        let dial_at = self.agent.dial_at().filter(|_| self.phase.wants_the_agent() && !self.is_paused());
         self.phase.wake_at().into_iter().chain(dial_at).min()
     }
 

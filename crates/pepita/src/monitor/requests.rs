@@ -121,7 +121,7 @@ impl Monitor {
         self.tell(outcomes);
     }
 
-    fn tell(&mut self, outcomes: Vec<HandedOver>) {
+    pub(super) fn tell(&mut self, outcomes: Vec<HandedOver>) {
         for HandedOver { client, id, outcome } in outcomes {
             match outcome {
                 Ok((connection, answer)) => {

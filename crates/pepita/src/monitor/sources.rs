@@ -59,8 +59,8 @@ impl Monitor {
         if let Some(words) = &self.words {
             fds.push((Source::Words, words.as_fd(), PollFlags::IN));
         }
-        if let Some(qmp) = &self.qmp {
-            fds.push((Source::Qmp, qmp.stream.as_fd(), qmp.stream.interest()));
+        if let Qmp::Up { stream, .. } = &self.qmp {
+            fds.push((Source::Qmp, stream.as_fd(), stream.interest()));
         }
         if let Some((fd, interest)) = self.agent.interest() {
             fds.push((Source::Agent, fd, interest));
@@ -80,11 +80,15 @@ impl Monitor {
         if let Some(clock) = &self.clock {
             fds.push((Source::Clock, clock.fd(), PollFlags::IN));
         }
-        let ports = self.ports.wake_at();
-        let times =
-            [self.life.wake_at(), self.agent.wake_at(), self.handover.wake_at(), self.publish_at, ports];
-        let wake_at = times.into_iter().flatten().min();
-        let left = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let times = [
+            self.life.wake_at(),
+            self.agent.wake_at(),
+            self.handover.wake_at(),
+            self.qmp.wake_at(),
+            self.ports.wake_at(),
+            self.publish_at,
+        ];
+        let left = times.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let mut polled: Vec<PollFd<'_>> =
             fds.iter().map(|(_, fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
@@ -204,18 +208,18 @@ impl Monitor {
     }
 
     fn read_qmp(&mut self) {
-        let Some(Qmp { stream, lines }) = &mut self.qmp else { return };
+        let Qmp::Up { stream, lines } = &mut self.qmp else { return };
         let is_over = stream.pump_into(lines).is_err();
         let mut said = Vec::new();
         while let Some(line) = lines.next_line() {
             said.extend(line.ok().map(QmpMessage::parse));
         }
         if is_over {
-            self.qmp = None;
+            self.qmp = Qmp::Closed;
         }
         for said in said {
             match said {
-                // The monitor sends QEMU nothing but the greeting.
+                // QEMU answers the greeting first.
                 QmpMessage::Done | QmpMessage::Refused(_) => self.happened(Event::VmmUp),
                 QmpMessage::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
                 QmpMessage::Stopped => self.happened(Event::VmmStopped),
@@ -234,6 +238,10 @@ impl Monitor {
         for heard in all {
             match heard {
                 Heard::News(News::Up { protocol_version }) => {
+                    // The guest has answered the dials of the former monitor before this one.
+                    if let Some(former) = self.former_dials.take() {
+                        self.qmp.take_back(&former);
+                    }
                     self.happened(Event::AgentUp { protocol_version })
                 }
                 Heard::News(News::Event { seq, event, is_new: _ }) => {

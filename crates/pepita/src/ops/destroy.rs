@@ -1,4 +1,5 @@
-//! Ends a VM and removes all traces of it.
+//! Ends a VM and removes all traces of it. What is kept of the ends of a VM that a supervisor has launched stays: the
+//! supervisor calls this between two incarnations (semantics 10.8).
 
 use crate::client;
 use crate::error::{Result, call_error};
@@ -10,7 +11,8 @@ use crate::ops::follow::follow;
 use crate::reconcile::{self, Unwatched};
 use crate::rundir::files;
 use crate::rundir::lock::{Lock, Wait};
-use crate::rundir::{self, RunDir, layout};
+use crate::rundir::{self, RunDir, ends, layout};
+use crate::vm_config::Carried;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{MonitorRequest, Signal, StatusRecord, VmId};
 use std::io::ErrorKind;
@@ -105,11 +107,18 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
 
 /// Ends the VM whose run directory is gone. Returns whether there was one.
 fn end_vanished(dir: &Path, how: How) -> Result<bool> {
-    if strays::members(dir).is_empty() {
+    let members = strays::members(dir);
+    if members.is_empty() {
         return Ok(false);
     }
     match how {
-        How::Force => strays::end_members(dir),
+        How::Force => {
+            let carried = members.iter().find_map(|member| Carried::of_json(member.record.as_deref()?));
+            strays::end_members(dir);
+            if carried.is_some_and(|carried| !carried.is_supervised()) {
+                ends::forget(dir);
+            }
+        }
         How::Graceful { .. } => {
             let why = format!("{}: was removed while the VM runs", dir.display());
             return Err(reconcile::unreadable(&why));

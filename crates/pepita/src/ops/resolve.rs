@@ -5,7 +5,7 @@ use crate::cli::{AccelChoice, VsockChoice};
 use crate::disk::Catalogue;
 use crate::error::{CallError, Result, call_error};
 use crate::host::programs::{AGENT, BACKEND, QEMU, static_agent};
-use crate::host::{kvm, vhost_vsock};
+use crate::host::{kvm, ram, vhost_vsock};
 use crate::image::installed::Kernels;
 use crate::image::{build, init, kernel, memory};
 use crate::rundir::cid::Wanted;
@@ -250,7 +250,9 @@ fn word<T: FromStr + Default>(field: &str, text: Option<&str>) -> Result<T> {
 fn within<T: PartialOrd + std::fmt::Display>(field: &str, value: T, range: &RangeInclusive<T>) -> Result<T> {
     match range.contains(&value) {
         true => Ok(value),
-        false => Err(refused(field, &format!("{value} is not in {}..={}", range.start(), range.end()))),
+        false => {
+            Err(refused(field, &format!("{value} is not between {} and {}", range.start(), range.end())))
+        }
     }
 }
 
@@ -259,8 +261,39 @@ fn plain_process(spec: &LaunchSpec, base: VmRequest) -> Result<VmRequest> {
     let is_json = |path: &&PathBuf| path.extension().is_some_and(|e| e == "json");
     let image = spec.rootfs.as_ref().filter(is_json);
     let image = image.map(|path| std::fs::canonicalize(path).map_err(|e| kernel::missing("image", path, &e)));
+    let image = image.transpose()?;
+    // A VM that is held gets its command from the order that starts its daemon.
+    if base.command.is_empty() && !base.hold && !image.as_deref().is_some_and(may_name_command) {
+        let why = "none is given, and no image names one: what is the plain process to run? Name it after `--`, for \
+                   example `pepita run --vmm process -- /bin/cat`";
+        return Err(refused("command", why));
+    }
     let command = from_here(base.command);
-    Ok(VmRequest { program: AGENT.require()?, root: Root::Host(image.transpose()?), command, ..base })
+    Ok(VmRequest { program: AGENT.require()?, root: Root::Host(image), command, ..base })
+}
+
+/// Returns whether the description of an image names a command. The agent says what is wrong with a file that cannot be
+/// read.
+fn may_name_command(description: &Path) -> bool {
+    let Ok(text) = std::fs::read(description) else { return true };
+    serde_json::from_slice(&text).map_or(true, |image: serde_json::Value| {
+        image["command"].as_array().is_some_and(|all| !all.is_empty())
+    })
+}
+
+/// Refuses a VM with more memory than the host has, which it could not use: the tables of its kernel alone, made for all
+/// of it, can fill the host.
+fn check_memory(memory_mb: u64, host_mb: u64) -> Result<()> {
+    if memory_mb <= host_mb {
+        return Ok(());
+    }
+    let most = host_mb.min(*MEMORY_MB.end());
+    let why = format!(
+        "{memory_mb} MiB are more than this machine has, which is {host_mb} MiB with its swap space; from {} to {most} \
+         MiB are possible here",
+        MEMORY_MB.start()
+    );
+    Err(refused("memory_mb", &why))
 }
 
 /// Makes the path of a program of this host absolute, because the agent has another current directory.
@@ -285,6 +318,7 @@ fn machine(
         let absent = || call_error(CallErrorKind::Usage, format!("--{what} is needed; {advice}"));
         path.ok_or_else(absent)
     };
+    check_memory(base.memory_mb, ram::total_mb())?;
     let installed = || Kernels::of_user().ok().and_then(|kernels| kernels.default());
     let advice = "`pepita kernel install` installs a kernel for every launch";
     let named_kernel = needed("kernel", spec.kernel.clone().or_else(installed), advice)?;
@@ -391,6 +425,23 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let run_dir = RunDir::choose(Some(dir.path())).expect("ours");
         resolve(&run_dir, &VmId::new("a").expect("a name"), spec, None)
+    }
+
+    #[test]
+    fn memory_that_the_machine_does_not_have_is_refused_with_the_bounds() {
+        assert!(check_memory(1024, 1024).is_ok());
+        let e = check_memory(1 << 20, 24152).expect_err("refused");
+        assert_eq!(
+            (e.kind, &e.message[..]),
+            (
+                CallErrorKind::Usage,
+                "memory_mb: 1048576 MiB are more than this machine has, which is 24152 MiB with its swap space; from 32 \
+                 to 24152 MiB are possible here"
+            )
+        );
+        // The files are looked for only afterwards.
+        let spec = LaunchSpec { memory_mb: Some(ram::total_mb() + 1), ..LaunchSpec::default() };
+        assert!(resolved(spec).expect_err("refused").message.starts_with("memory_mb"));
     }
 
     #[test]

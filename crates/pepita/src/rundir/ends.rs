@@ -1,14 +1,14 @@
 //! The last words of the last ends of each VM: exit records, each with the end of the console's log. They are kept in
-//! `.ends/<name>` of the directory of run directories, and outlive the run directory of the VM: a restart replaces that,
-//! and a destroy removes it.
+//! `.ends/<name>` of the directory of run directories. Those of a VM that a supervisor has launched outlive its run
+//! directory: a restart replaces that, and a destroy removes it. Those of any other VM are removed with its files.
 //!
-//! What is kept is bounded for each end, each VM and all VMs together.
+//! What is kept is bounded for each end, each VM and all VMs together (semantics 10.8).
 
 use crate::rundir::files::{self, Sync};
 use crate::rundir::{RunDir, console_log, layout};
 use pepita_wire::{ExitRecord, VmId};
 use serde::{Deserialize, Serialize};
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, DirEntry};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -55,6 +55,12 @@ pub fn keep(dir: &Path, exit: &ExitRecord) {
     }
 }
 
+/// Removes what is kept of the ends of the VM with this run directory. Returns whether anything was kept.
+pub fn forget(dir: &Path) -> bool {
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return false };
+    std::fs::remove_dir_all(parent.join(layout::ENDS).join(name)).is_ok()
+}
+
 /// Returns the kept ends of a VM, the newest first. An end that cannot be read is left out.
 pub fn list(run_dir: &RunDir, name: &VmId) -> Vec<End> {
     let files = newest_first(&run_dir.path().join(layout::ENDS).join(name.as_str()));
@@ -72,8 +78,9 @@ fn newest_first(dir: &Path) -> Vec<PathBuf> {
 /// Removes what is kept of the VMs that have not ended for longest, when there are too many.
 fn forget_oldest(all: &Path) {
     let entries = std::fs::read_dir(all).into_iter().flatten().flatten();
-    let mut vms: Vec<(i64, PathBuf)> =
-        entries.filter_map(|entry| Some((entry.metadata().ok()?.mtime(), entry.path()))).collect();
+    let ended_at = |entry: &DirEntry| entry.metadata().map(|meta| (meta.mtime(), meta.mtime_nsec())).ok();
+    let mut vms: Vec<((i64, i64), PathBuf)> =
+        entries.filter_map(|entry| Some((ended_at(&entry)?, entry.path()))).collect();
     let over = vms.len().saturating_sub(VMS);
     vms.sort_unstable();
     for (_, vm) in vms.drain(..over) {
@@ -85,6 +92,7 @@ fn forget_oldest(all: &Path) {
 mod tests {
     use super::*;
     use pepita_wire::Exit;
+    use std::time::{Duration, SystemTime};
 
     fn ended(at: u64) -> ExitRecord {
         let exit = Exit::Exited { code: i32::try_from(at).expect("small") };
@@ -112,6 +120,30 @@ mod tests {
         assert!(kept.iter().all(|end| end.text.len() as u64 == TEXT_CAP), "{kept:?}");
         assert!(kept[0].text.ends_with("last words 15") && kept[0].text.starts_with('x'));
         assert_eq!(list(&run_dir, &VmId::new("b").expect("a name")), []);
+    }
+
+    /// The bound of semantics 10.8.
+    #[test]
+    fn beyond_the_bound_the_vms_that_have_not_ended_for_longest_are_forgotten() {
+        let top = tempfile::tempdir().expect("a directory");
+        let run_dir = RunDir::choose(Some(top.path())).expect("ours");
+        let all = top.path().join(layout::ENDS);
+        let name = |number: usize| VmId::new(&format!("n{number}")).expect("a name");
+        for number in 0..2048 {
+            let own = all.join(name(number).as_str());
+            std::fs::create_dir_all(&own).expect("made");
+            let ended_at = SystemTime::UNIX_EPOCH + Duration::new(5, u32::try_from(number).expect("small"));
+            std::fs::File::open(&own).and_then(|own| own.set_modified(ended_at)).expect("set");
+        }
+        // A VM that has ended before is the newest after its next end, and makes no other VM forgotten.
+        keep(&run_dir.vm(&name(0)), &ended(1));
+        assert_eq!(std::fs::read_dir(&all).expect("readable").count(), 2048);
+        for number in [2048, 2049] {
+            keep(&run_dir.vm(&name(number)), &ended(1));
+        }
+        assert_eq!(std::fs::read_dir(&all).expect("readable").count(), 2048);
+        let is_kept = |number| all.join(name(number).as_str()).exists();
+        assert_eq!([0, 1, 2, 3, 2047, 2048, 2049].map(is_kept), [true, false, false, true, true, true, true]);
     }
 
     #[test]

@@ -169,9 +169,10 @@ fn a_guest_that_panics_says_so_with_the_console_s_last_lines() {
     }
 }
 
-/// Pauses a VM and lets a client ask for a connection that its guest cannot answer before it is resumed.
-fn dial_paused(host: &Host, name: &str) -> UnixStream {
-    host.ask(name, MonitorRequest::Pause);
+/// Stops a VMM unseen by its monitor, which would dial no VM that it has paused, and lets a client ask for a connection
+/// that the guest cannot answer before it is resumed.
+fn dial_stopped(host: &Host, name: &str) -> UnixStream {
+    kill(host.status(name).vmm_pid, Signal::STOP);
     let mut client = UnixStream::connect(host.vm(name).join("ctl.sock")).expect("its monitor");
     client.write_all(b"{\"id\":1,\"method\":\"dial\"}\n").expect("written");
     // The monitor begins the dial before it answers these.
@@ -194,20 +195,33 @@ fn a_vm_outlives_a_client_that_hangs_up_before_its_guest_has_answered() {
     let host = Host::of(Form::Qemu);
     host.ready("a", &[]);
     for _ in 0..3 {
-        drop(dial_paused(&host, "a"));
+        drop(dial_stopped(&host, "a"));
     }
     resume_and_ping(&host, "a");
     host.destroy("a", &[]);
 }
 
+/// Returns the number of open descriptors of a process.
+fn descriptors(pid: Option<u32>) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", pid.expect("a process"))).expect("it runs").count()
+}
+
 #[test]
-fn a_vm_outlives_a_monitor_that_is_killed_before_its_guest_has_answered() {
+fn a_vm_outlives_monitors_that_are_killed_before_its_guest_has_answered() {
     let host = Host::of(Form::Qemu);
-    let before = host.ready("a", &[]);
-    let _client = dial_paused(&host, "a");
-    kill(before.monitor_pid, Signal::KILL);
-    host.ok(&["adopt", "--name", "a"]);
-    resume_and_ping(&host, "a");
-    assert_eq!(host.status("a").vmm_pid, before.vmm_pid);
+    let first = host.ready("a", &[]);
+    let mut counts = Vec::new();
+    // The first of these monitors has started the VM, the others have adopted it.
+    for _ in 0..3 {
+        let before = host.status("a");
+        let _client = dial_stopped(&host, "a");
+        kill(before.monitor_pid, Signal::KILL);
+        host.ok(&["adopt", "--name", "a"]);
+        resume_and_ping(&host, "a");
+        counts.push(descriptors(first.vmm_pid));
+    }
+    assert_eq!(host.status("a").vmm_pid, first.vmm_pid);
+    // What QEMU holds for the former monitors is given back.
+    assert!(counts[2] <= counts[0] + 1, "{counts:?}");
     host.destroy("a", &[]);
 }

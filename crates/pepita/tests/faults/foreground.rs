@@ -49,6 +49,7 @@ impl SlowVmm {
             }
         }
         assert!(!self.host.vm("a").exists(), "the run directory is left");
+        assert!(!self.host.dir.join(".ends/a").exists(), "the last words are left (semantics 10.8)");
     }
 }
 

@@ -131,7 +131,45 @@ fn logs_are_kept_in_the_directory_that_is_named_for_them_and_go_with_their_vm() 
     assert!(host.ok(&["logs", "--name", "s", "--previous"]).contains("on the disk"));
     host.destroy("s", &[]);
     assert_eq!(std::fs::read_dir(elsewhere.path()).expect("a directory").count(), 0);
-    assert!(host.ok(&["logs", "--name", "s"]).contains("on the disk"), "the last words are kept");
+}
+
+/// Returns the names of the VMs whose ends are kept.
+fn kept_ends(host: &Host) -> Vec<String> {
+    let entries = std::fs::read_dir(host.dir.join(".ends")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Semantics 10.8.
+#[test]
+fn what_a_person_removes_leaves_no_last_words_and_a_supervised_vm_keeps_them_until_it_is_destroyed_again() {
+    let host = Host::of(Form::Process);
+    let says = ["--say", "LAST WORDS", "--after", "50", "--exit", "0"];
+    for options in [&[][..], &["--force"]] {
+        host.start("s", &says);
+        host.exit("s");
+        assert!(host.ok(&["logs", "--name", "s", "--previous"]).contains("LAST WORDS"));
+        host.destroy("s", options);
+        assert_eq!(kept_ends(&host), [""; 0], "destroy {options:?}");
+        host.fails(&["logs", "--name", "s"], 4);
+    }
+    // With a random name, as in each run of a script.
+    host.ok(&["run", "--rm", "--vmm", "process", "--", "/bin/echo", "hello"]);
+    assert_eq!(kept_ends(&host), [""; 0], "--rm");
+    let mark = ["--label", "pepita-supervisor.owner=edge"];
+    for _ in 0..2 {
+        host.start_with("v", &mark, &says);
+        host.exit("v");
+        // As a supervisor does between two incarnations.
+        host.destroy("v", &["--force"]);
+    }
+    for call in [&["logs", "--name", "v"][..], &["logs", "--name", "v", "--previous=2"]] {
+        assert!(host.ok(call).contains("LAST WORDS"), "{call:?}");
+    }
+    // A supervisor that is late, and asks again, loses nothing; a person does away with them.
+    host.destroy("v", &["--force"]);
+    assert_eq!(kept_ends(&host), ["v"]);
+    assert!(host.ok(&["destroy", "--name", "v"]).contains("last ends is removed"));
+    assert_eq!(kept_ends(&host), [""; 0]);
 }
 
 #[test]

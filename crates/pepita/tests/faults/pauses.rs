@@ -1,7 +1,8 @@
 //! Tests of paused and resumed virtual CPUs.
 
 use crate::host::{Form, Host, SLACK, figure, kill, times};
-use pepita_wire::{Exit, VmState};
+use pepita_wire::agent::Exec;
+use pepita_wire::{Ask, Exit, MonitorRequest, VmState};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::time::{Duration, Instant, SystemTime};
@@ -55,6 +56,29 @@ fn a_paused_vm_is_paused_for_the_monitor_that_adopts_it_too() {
         let took = host.destroy("a", &[]);
         assert!(took < Duration::from_secs(1) + SLACK, "{took:?}");
     }
+}
+
+#[test]
+fn a_paused_vm_is_adopted_however_many_of_its_monitors_were_killed_and_tells_of_its_panic_later() {
+    let host = Host::of(Form::Qemu);
+    host.ready("a", &[]);
+    host.ok(&["signal", "--name", "a", "--signal", "STOP"]);
+    // QEMU is stopped and takes none of these connections, and the backlog of its socket has a length of one.
+    for _ in 0..5 {
+        kill(host.status("a").monitor_pid, Signal::KILL);
+        host.ok(&["adopt", "--name", "a"]);
+        host.until("a", |status| status.state == VmState::Paused);
+    }
+    host.ok(&["signal", "--name", "a", "--signal", "CONT"]);
+    host.until("a", |status| status.state == VmState::Running && status.agent.ready);
+    // QEMU alone tells of a panic.
+    let command = ["/usr/bin/ticker", "--no-ready", "--after", "3000", "--panic-kernel"];
+    let exec = Exec { command: command.map(str::to_owned).into(), timeout_ms: 0, bulk: false };
+    let exec = MonitorRequest::Forward(Ask::Exec(exec));
+    let _ = pepita_launcher::client::ask(&host.vm("a"), exec);
+    let exit = host.exit("a");
+    assert!(matches!(exit.exit, Exit::GuestPanic { .. }), "{:?} {:?}", exit.exit, exit.evidence);
+    host.destroy("a", &[]);
 }
 
 #[test]

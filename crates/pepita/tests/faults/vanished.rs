@@ -117,6 +117,7 @@ fn check_vanished(host: &Host, what: &str, before: &StatusRecord) {
     assert!(runs(&vmm) && runs(&monitor), "{what}: it runs on");
     host.ok(&["destroy", "--name", "a", "--force"]);
     assert!(!runs(&vmm) && !runs(&monitor), "{what}");
+    assert!(!host.dir.join(".ends/a").exists(), "{what}: the last words are left (semantics 10.8)");
     // The name and the CID are free again.
     let cid = before.vsock.cid.to_string();
     host.start_with("a", &["--vsock-cid", &cid], &[]);

@@ -2,7 +2,7 @@
 //! cannot be reached: what the signal asks for happens as soon as it can. Only a daemon that is paused gets none.
 
 use super::{Effect, Event, Life};
-use pepita_wire::record::{DaemonState, VcpuState};
+use pepita_wire::record::DaemonState;
 use pepita_wire::{Ask, ErrorKind, Signal, WireError};
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl Life {
             let why = format!("{signal} has no name and is not forwarded");
             return Route::Refuse(WireError::new(ErrorKind::BadRequest, why));
         }
-        let is_paused = self.vcpus == VcpuState::Paused;
+        let is_paused = self.is_paused();
         match (self.status.daemon.state, self.agent.is_up()) {
             // Nothing runs yet that could end by itself, so the VM is stopped.
             (DaemonState::Pending | DaemonState::Held, _) if signal.asks_to_end() => {
