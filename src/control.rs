@@ -65,8 +65,8 @@ impl Socket {
     ///
     /// # Errors
     /// Returns an error when the runtime cannot use the socket.
-    pub fn serve(self, tree: &Tree, hooks: Hooks) -> Result<Control, ControlError> {
-        let listener = self.listener()?;
+    pub fn serve(mut self, tree: &Tree, hooks: Hooks) -> Result<Control, ControlError> {
+        let listener = self.take_listener()?;
         let (closing, seen) = watch::channel(false);
         let task = tokio::spawn(server::listen(listener, tree.clone(), hooks, seen));
         Ok(Control { socket: self, closing, task })

@@ -9,6 +9,7 @@ use crate::executor::is_exhausted;
 use crate::observe::{Events, Received};
 use crate::tree::Tree;
 use pepita_wire::{ErrorKind, Outcome, WireError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -108,7 +109,9 @@ async fn converse(mut stream: UnixStream, tree: Tree, hooks: Hooks, mut closing:
             }
             read = reader.read(&mut buffer), if more => {
                 let actions = match read {
-                    Ok(n) if n > 0 => session.receive(&buffer[..n]),
+                    // What a client asks that does not wait for the answer any more is not carried out: it has told its
+                    // user that it failed.
+                    Ok(n) if n > 0 && !has_hung_up(reader.as_ref()) => session.receive(&buffer[..n]),
                     _ => {
                         // A client that has shut down its side may still wait for answers, but not for events.
                         (more, events) = (false, None);
@@ -152,6 +155,14 @@ async fn converse(mut stream: UnixStream, tree: Tree, hooks: Hooks, mut closing:
         }
         drop(sent);
     }
+}
+
+/// Returns whether the client has closed its whole side. A client that has only shut down its writing waits for answers
+/// (unix(7), poll(2): POLLHUP and not POLLRDHUP).
+fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut asked = [PollFd::new(stream, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().contains(PollFlags::HUP)
 }
 
 /// Sends everything to a client, however slowly it reads.

@@ -28,7 +28,8 @@ const BACKLOG: i32 = 64;
 #[derive(Debug)]
 pub struct Socket {
     path: PathBuf,
-    listener: UnixListener,
+    /// The listening socket; `None` while it is served.
+    listener: Option<UnixListener>,
     /// The device and the inode number of its file: another file may have come in its place.
     file: (u64, u64),
     _lock: Lock,
@@ -96,7 +97,7 @@ impl Socket {
         make_way(&path)?;
         let listener = open(&path).map_err(fail)?;
         let file = path.symlink_metadata().map(|meta| (meta.dev(), meta.ino())).map_err(fail)?;
-        Ok(Self { path, listener, file, _lock: lock })
+        Ok(Self { path, listener: Some(listener), file, _lock: lock })
     }
 
     /// Returns the path of the socket.
@@ -104,8 +105,11 @@ impl Socket {
         &self.path
     }
 
-    pub(super) fn listener(&self) -> Result<tokio::net::UnixListener, ControlError> {
-        let listener = self.listener.try_clone().and_then(tokio::net::UnixListener::from_std);
+    /// Returns the listening socket, for the runtime. No descriptor is made for it: the tree runs already, and may use all
+    /// that there are.
+    pub(super) fn take_listener(&mut self) -> Result<tokio::net::UnixListener, ControlError> {
+        let listener = self.listener.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+        let listener = listener.and_then(tokio::net::UnixListener::from_std);
         listener.map_err(|source| ControlError::Io { path: self.path.clone(), source })
     }
 }
@@ -192,6 +196,7 @@ fn open(path: &Path) -> io::Result<UnixListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
 
     #[test]
     fn a_dead_ones_socket_is_replaced_and_a_living_ones_is_not() {
@@ -217,6 +222,15 @@ mod tests {
         drop(second);
         assert!(path.exists());
         assert!(matches!(Socket::claim(&path), Err(ControlError::NotASocket(_))));
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_served_without_a_further_descriptor() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut socket = Socket::claim(&dir.path().join("c.sock")).expect("free");
+        let claimed = socket.listener.as_ref().map(AsRawFd::as_raw_fd);
+        let served = socket.take_listener().expect("served");
+        assert_eq!(claimed, Some(served.as_raw_fd()));
     }
 
     #[test]

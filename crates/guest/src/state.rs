@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 /// The number of events that are kept for watchers that connect later.
 const EVENTS_KEPT: usize = 256;
 
-/// The time that the agent waits before its end for a host to acknowledge the daemon's end, and for the clients whose
-/// requests may have ended the daemon.
+/// The time that the agent waits before its end for a host to acknowledge the daemon's end, for the clients whose
+/// requests may have ended the daemon, and for those that watch.
 const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 
 /// The part of the agent that changes.
@@ -54,6 +54,8 @@ pub(crate) struct State {
     /// The number of connections whose client has asked for what may have ended the daemon and may not have its answer
     /// yet.
     pub(crate) answering: usize,
+    /// The number of connections whose client watches and was not sent the daemon's end yet.
+    pub(crate) telling: usize,
     /// The time at which a daemon that was asked to stop is killed.
     pub(crate) stop_deadline: Option<Instant>,
     /// Whether a host has signalled the daemon, or the daemon has said `STOPPING=1`. Such a daemon may end at any time.
@@ -115,6 +117,7 @@ impl State {
             health_at: None,
             acked: 0,
             answering: 0,
+            telling: 0,
             stop_deadline: None,
             may_end: false,
             output_ended: false,
@@ -191,7 +194,7 @@ impl State {
             (Daemon::Held | Daemon::Running { .. }, false) => Next::Wait(None),
             (Daemon::Exited { seq, at, .. }, false) => {
                 let left = (*at + ACKNOWLEDGE).saturating_duration_since(now);
-                let told = self.acked >= *seq && self.answering == 0;
+                let told = self.acked >= *seq && self.answering == 0 && self.telling == 0;
                 if told || left.is_zero() { Next::End } else { Next::Wait(Some(left)) }
             }
         }
@@ -200,6 +203,11 @@ impl State {
     /// Takes in that a client has read all events up to this one. Returns whether it knows of the daemon's end.
     pub(crate) fn acknowledged(&mut self, up_to: u64) -> bool {
         self.acked = self.acked.max(up_to);
+        self.is_end(up_to)
+    }
+
+    /// Returns whether a client that was sent all events up to this one was sent the daemon's end.
+    pub(crate) fn is_end(&self, up_to: u64) -> bool {
         matches!(&self.daemon, Daemon::Exited { seq, .. } if up_to >= *seq)
     }
 
@@ -309,6 +317,19 @@ mod tests {
         assert_eq!(state.next(now), Next::Wait(Some(ACKNOWLEDGE)));
         assert_eq!(state.next(now + ACKNOWLEDGE), Next::End, "a client that does not read holds up nothing");
         state.answering = 0;
+        assert_eq!(state.next(now), Next::End);
+    }
+
+    #[test]
+    fn the_agent_does_not_end_before_every_client_that_watches_was_sent_the_end() {
+        let (mut state, now) = (State::new("t".into()), Instant::now());
+        state.telling = 1;
+        state.started(7, now);
+        state.exited(Exit::code(0), now);
+        assert!(state.acknowledged(2) && !state.is_end(1) && state.is_end(2));
+        assert_eq!(state.next(now), Next::Wait(Some(ACKNOWLEDGE)));
+        assert_eq!(state.next(now + ACKNOWLEDGE), Next::End, "a client that does not read holds up nothing");
+        state.telling = 0;
         assert_eq!(state.next(now), Next::End);
     }
 

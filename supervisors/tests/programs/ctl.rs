@@ -586,9 +586,14 @@ fn a_supervisor_that_is_stopped_is_named_and_ends_no_wait_with_something_untrue(
         "{}",
         stderr(&late)
     );
+    // What was reported as not done is not done later either.
+    host.configure("", &group(&["a", "b"]));
+    let reload = host.ctl(&["--patience", "300ms", "reload"]);
+    assert_eq!(reload.status.code(), Some(69), "{}", stderr(&reload));
     daemon.signal(Signal::SIGCONT);
     host.ctl_ok(&["wait", "--timeout", "0"]);
     daemon.stop();
+    assert!(!daemon.story().contains("reload"), "{}", daemon.story());
     host.assert_nothing_left();
 }
 

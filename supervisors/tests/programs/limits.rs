@@ -64,7 +64,8 @@ fn without_descriptors_no_vm_is_ended_and_the_stop_comes_to_its_end() {
     second.until("the limit of open files is 36");
     // Some are watched. The others cannot be, and are told as unknown, not as ended (semantics 13.7).
     second.until("unknown");
-    host.ctl_ok(&["status"]);
+    let answered = host.ctl(&["status"]);
+    assert!(answered.status.success(), "{}:\n{}", stderr(&answered), second.story());
     let still: Vec<u32> = names.iter().map(|name| host.vmm_pid(name)).collect();
     assert_eq!(still, pids);
     host.ctl_ok(&["status"]);

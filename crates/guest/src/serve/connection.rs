@@ -1,7 +1,7 @@
 //! A conversation with a host: the host's hello, then requests and their answers.
 
 use super::door::Stranger;
-use super::follow::{logs, watch};
+use super::follow::{Watcher, logs, watch};
 use super::writer::Writer;
 use crate::agent::{Agent, Mode};
 use crate::mounts::mount_all;
@@ -191,7 +191,8 @@ impl Connection {
                 self.watched = true;
                 let newest = agent.lock().seq;
                 let answered = self.answer(id, Ok(json!({ "seq": newest })));
-                Builder::new().spawn(move || watch(&agent, &writer, since))?;
+                let watcher = Watcher::new(&agent);
+                Builder::new().spawn(move || watch(watcher, &writer, since))?;
                 answered
             }
             Ask::Exec(ask) if ask.bulk => match exec::check_executable(&agent, &ask) {

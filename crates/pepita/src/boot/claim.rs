@@ -16,7 +16,9 @@ use crate::rundir::files;
 use crate::rundir::lock::{Lock, Wait};
 use crate::rundir::{self, RunDir, ends, layout};
 use crate::vm_config::{Cid, VmConfig, VmRequest};
+use pepita_wire::launch::OWNER_LABEL;
 use pepita_wire::record::{CallErrorKind, Transport};
+use pepita_wire::text::shown;
 use pepita_wire::{Stored, VmId};
 use serde::{Deserialize, Serialize};
 use std::fs::DirBuilder;
@@ -155,6 +157,15 @@ fn taken(why: &str) -> CallError {
     call_error(CallErrorKind::NameTaken, why.to_owned())
 }
 
+/// Returns the sentence about a name that a VM with a monitor has.
+fn held_by(dir: &Path) -> String {
+    let state = files::state(dir).ok();
+    match state.as_ref().and_then(|state| state.status.labels.get(OWNER_LABEL)) {
+        Some(owner) => format!("the name is taken by a VM of the supervisor {}", shown(owner)),
+        None => "the name is taken; `pepita destroy` the VM of this name first".to_owned(),
+    }
+}
+
 /// Returns the error for a launch while a VM of that name runs whose files were removed.
 fn runs_without_files() -> CallError {
     taken("a VM of this name runs, and its run directory was removed; `pepita destroy --force` ends it")
@@ -202,7 +213,7 @@ fn claim_name(dir: PathBuf, is_suspect: bool) -> Result<NameClaim> {
             },
             // The holder is a monitor, or a call that only reads the status and releases the lock soon.
             Ok(None) if connect_unix(&dir.join(layout::CONTROL)).is_ok() => {
-                return Err(taken("the name is taken; `pepita destroy` the VM of this name first"));
+                return Err(taken(&held_by(&dir)));
             }
             Ok(None) => await_end_of_monitor(&dir),
             // Another process has removed the directory meanwhile.

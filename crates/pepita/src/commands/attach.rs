@@ -14,6 +14,7 @@ use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Exit, ExitRecord, MonitorRequest, VmId};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
+use std::sync::mpsc;
 
 /// How long the daemon may take to end after Ctrl-C before it is killed, in milliseconds. (`docker stop` gives as
 /// long.)
@@ -58,12 +59,23 @@ pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool, foreground: &Foreg
         // A monitor that does not answer must not hold up the output, nor the next signal.
         let _ = patience::spawn(move || drop(client::ask(&dir, request)));
     };
+    // The end is awaited from the beginning: another program may remove the VM with its record.
+    let (sender, ending) = mpsc::channel();
+    let (watched, vm) = (run_dir.clone(), name.clone());
+    patience::spawn(move || drop(sender.send(follow(&watched, &vm, None, |_| false))))
+        .map_err(|e| system("a thread", e))?;
     logs::stream(run_dir, name, &foreground.0, |disturbance| match disturbance {
         // The first signal stops the VM gracefully, the second at once.
         Disturbance::Signal => stop(true),
         Disturbance::ReaderGone => stop(false),
     })?;
-    let status = follow(run_dir, name, None, |_| false)?;
+    let status = match ending.recv().unwrap_or_else(|_| follow(run_dir, name, None, |_| false)) {
+        Err(e) if e.kind == CallErrorKind::NoSuchVm => {
+            let why = format!("VM {name} was removed by another program, and its record with it");
+            return Err(call_error(CallErrorKind::Internal, why));
+        }
+        status => status?,
+    };
     let exit = status.exit.or_else(|| files::exit(&run_dir.vm(name)).ok());
     let exit =
         exit.ok_or_else(|| call_error(CallErrorKind::Internal, format!("VM {name} ended without a record")))?;

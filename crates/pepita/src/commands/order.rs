@@ -8,8 +8,9 @@ use crate::ops::resolve::check_start;
 use crate::reconcile;
 use crate::rundir::RunDir;
 use pepita_wire::agent::Start;
-use pepita_wire::record::CallErrorKind;
-use pepita_wire::{Ask, MonitorRequest, Signal, VmId};
+use pepita_wire::record::{CallErrorKind, Reach};
+use pepita_wire::{Ask, MonitorRequest, Signal, StatusRecord, VmId};
+use std::io;
 
 /// Carries out `pepita signal`.
 pub(super) fn signal(run_dir: &RunDir, name: &VmId, signal: Signal) -> Result<()> {
@@ -33,12 +34,20 @@ fn order(run_dir: &RunDir, name: &VmId, request: MonitorRequest) -> Result<()> {
     let status = reconcile::status(run_dir, name)?;
     let why = match status.state.is_terminal() {
         true => call_error(CallErrorKind::NoSuchVm, format!("VM {name} has ended ({})", status.state)),
-        false => call_error(
-            CallErrorKind::TryAgain,
-            format!(
-                "its monitor does not answer ({failed}); `pepita adopt --name {name}` gives it a new one"
-            ),
-        ),
+        false => call_error(CallErrorKind::TryAgain, unanswered(name, &status, &failed)),
     };
     Err(why).about(name.as_str())
+}
+
+/// Returns the sentence about a VM whose monitor has not answered.
+fn unanswered(name: &VmId, status: &StatusRecord, failed: &io::Error) -> String {
+    match (status.reach, status.monitor_pid) {
+        (Reach::Silent, Some(pid)) => format!(
+            "its monitor (pid {pid}) does not answer: it is stopped (`kill -CONT {pid}`), or it hangs; \
+             `pepita destroy --force --name {name}` ends both"
+        ),
+        _ => {
+            format!("its monitor does not answer ({failed}); `pepita adopt --name {name}` gives it a new one")
+        }
+    }
 }

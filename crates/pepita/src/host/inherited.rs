@@ -24,6 +24,7 @@ pub fn clean_environment(command: &mut Command) {
 pub fn give_up() {
     close_descriptors();
     reset_signals();
+    survive_file_limit();
     umask(UMASK);
 }
 
@@ -31,6 +32,13 @@ pub fn give_up() {
 pub fn expect_children() {
     // SAFETY: the default action runs no code of this process.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Makes a write beyond the limit of a file's size (RLIMIT_FSIZE) an error, like a full disk, instead of a signal that ends
+/// this process. [`super::setsid::in_own_session`] resets this for the processes of the VM.
+fn survive_file_limit() {
+    // SAFETY: an ignored signal runs no code of this process.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Closes every descriptor but the first three. A pipe or a lock of the caller would otherwise stay open as long as the

@@ -65,8 +65,21 @@ pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Result<bool> {
 
 fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool> {
     for round in 0..TRIES {
-        if !dir.is_dir() || rundir::is_foreign(dir) {
-            return if round == 0 { end_vanished(dir, how) } else { Ok(true) };
+        if !is_there(dir) {
+            if round > 0 {
+                return Ok(true);
+            }
+            let mut members = strays::members(dir);
+            if let How::Graceful { .. } = how
+                && !is_there(dir)
+            {
+                // The monitor of a VM that another call has just removed may still be on its way out.
+                members = strays::settled_members(dir);
+            }
+            // A launch that goes on at the same time may have made the directory after the first look.
+            if !is_there(dir) {
+                return end_vanished(dir, how, &members);
+            }
         }
         match stop(run_dir, name, how, dir) {
             Obeyed::Yes => {}
@@ -105,9 +118,13 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
     Err(call_error(CallErrorKind::TryAgain, "another process holds its run directory; try again"))
 }
 
-/// Ends the VM whose run directory is gone. Returns whether there was one.
-fn end_vanished(dir: &Path, how: How) -> Result<bool> {
-    let members = strays::members(dir);
+/// Returns whether a directory is the run directory of a VM.
+fn is_there(dir: &Path) -> bool {
+    dir.is_dir() && !rundir::is_foreign(dir)
+}
+
+/// Ends the VM whose run directory is gone, with these processes. Returns whether there was one.
+fn end_vanished(dir: &Path, how: How, members: &[Member]) -> Result<bool> {
     if members.is_empty() {
         return Ok(false);
     }

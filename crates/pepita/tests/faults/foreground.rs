@@ -140,6 +140,36 @@ fn every_signal_that_ends_a_command_stops_the_vm_in_the_foreground_and_removes_i
 }
 
 #[test]
+fn a_vm_that_another_program_destroys_ends_its_command_with_the_vm_s_own_end() {
+    for (options, code) in [(&[][..], 3), (&["--force"][..], 125)] {
+        let host = Host::of(Form::Process);
+        let (run, mut out) = foreground(&host, &[], TICKS);
+        host.destroy("a", options);
+        out.read_to_string(&mut String::new()).expect("text");
+        let output = run.wait_with_output().expect("an end");
+        assert_eq!(output.status.code(), Some(code), "{options:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_ends_no_monitor_and_loses_no_exit_code() {
+    let host = Host::of(Form::Process);
+    let script = "head -c 3000000 /dev/zero | tr '\\0' x; exit 5";
+    let args = ["run", "--daemon", "--name", "a", "--vmm", "process", "--", "/bin/sh", "-c", script];
+    let command = host.command(&args);
+    let mut shell = Command::new("/bin/sh");
+    // In blocks of 512 bytes.
+    shell.args(["-c", "ulimit -f 2048; exec \"$0\" \"$@\""]).arg(pepita()).args(args);
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = shell.output().expect("it runs");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let exit = host.exit("a");
+    let is_unseen = exit.evidence.iter().any(|text| text.contains("no process saw"));
+    assert!(exit.exit == pepita_wire::Exit::code(5) && !is_unseen, "{exit:?}");
+    host.destroy("a", &[]);
+}
+
+#[test]
 fn a_reader_that_goes_away_stops_the_vm_in_the_foreground_and_removes_it() {
     for daemon in [TICKS, "echo up; exec sleep 1000"] {
         let host = Host::of(Form::Process);
