@@ -5,12 +5,14 @@
 //! ([`tree`], [`layer`]), and the tree is written as one ext4 image ([`ext4`]). No name in a layer ever names a file of
 //! the host.
 
+pub mod challenge;
 pub mod commands;
 pub mod config;
 pub mod credentials;
 pub mod digest;
 pub mod error;
 pub mod ext4;
+pub mod http;
 pub mod layer;
 pub mod manifest;
 pub mod origin;

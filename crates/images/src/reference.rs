@@ -2,7 +2,7 @@
 
 use crate::digest::Digest;
 use crate::error::{Result, bad, error, shown};
-use oci_client::Reference;
+use oci_spec::distribution::Reference;
 use pepita_wire::record::CallErrorKind;
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -5,11 +5,12 @@ mod oci_layout;
 
 use crate::digest::Digest;
 use crate::error::{Result, bad};
+use crate::http;
 use crate::manifest::{Document, parse};
 use crate::origin::Origin;
 use crate::progress::Progress;
 use crate::reference::Source;
-use crate::registry::{self, Registry};
+use crate::registry::Registry;
 use crate::store::{Named, Store, no_image};
 
 /// What the user allows.
@@ -36,7 +37,7 @@ pub fn fetch(
     let mut origin: Box<dyn Origin> = match source {
         Source::Registry(reference) => {
             progress.say(&format!("asking {}", reference.resolve_registry()));
-            Box::new(Registry::new(reference, allowed.plain_http, &registry::patience())?)
+            Box::new(Registry::new(reference, allowed.plain_http, &http::patience())?)
         }
         Source::OciLayout(place) => Box::new(oci_layout::OciLayout::open(place)?),
         Source::DockerArchive(place) => Box::new(docker_archive::open(place, &scratch, allowed.max_size)?),

@@ -34,18 +34,25 @@ fn an_image_is_pulled_once_and_then_starts_without_its_registry() {
     yard.root(&record).assert_whole();
 }
 
+/// A refusal as the distribution specification has it.
+const CODE: &str = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#;
+
 #[test]
 fn a_registry_that_lies_refuses_or_breaks_off_is_told_apart_and_leaves_nothing() {
     let image = image();
     let layer = image.blobs[0].0.clone();
     let is_layer = move |path: &str| path.ends_with(&layer);
-    let cases: [(&str, Answer, Answer, i32, &str); 10] = [
+    let cases: [(&str, Answer, Answer, i32, &str); 14] = [
         ("a layer with other bytes", Answer::Good, Answer::Lie, 66, "digest"),
-        ("a layer without end", Answer::Good, Answer::Endless, 66, "more than"),
+        ("a layer without end", Answer::Good, Answer::Endless(200), 66, "more than"),
         ("a layer that stalls", Answer::Good, Answer::Stall, 75, ""),
         ("a layer that always breaks off", Answer::Good, Answer::BreakOff(0), 75, ""),
         ("a manifest of another digest", Answer::Lie, Answer::Good, 66, ""),
         ("a manifest that stalls", Answer::Stall, Answer::Good, 75, ""),
+        ("a manifest without end", Answer::Endless(200), Answer::Good, 66, "more than 4194304 bytes"),
+        ("a refusal without end", Answer::Endless(404), Answer::Good, 66, "no such image"),
+        ("a layer that is refused without end", Answer::Good, Answer::Endless(403), 77, "docker login"),
+        ("a code", Answer::Status(400, CODE), Answer::Good, 75, "no more requests"),
         ("401", Answer::Status(401, ""), Answer::Good, 77, "docker login"),
         ("403", Answer::Status(403, "{}"), Answer::Good, 77, "docker login"),
         ("429", Answer::Status(429, "slow down"), Answer::Good, 75, "429"),
@@ -97,7 +104,7 @@ fn a_login_of_docker_is_shown_to_its_registry_only() {
     };
     let registry = Bad::serve(&image, move |number, path, header| match path {
         // The registry asks for a login.
-        "/v2/" => Answer::Challenge,
+        "/v2/" => Answer::Challenge(r#"Basic realm="x""#),
         path => with_login(number, path, header),
     });
     let name = format!("{}/a:1", registry.host);
@@ -108,6 +115,44 @@ fn a_login_of_docker_is_shown_to_its_registry_only() {
     yard.fails(&["pull", &name], 77);
     std::fs::write(yard.path("docker/config.json"), login(&registry.host)).expect("written");
     yard.json(&["pull", &name]);
+}
+
+#[test]
+fn a_token_of_the_login_service_is_shown_and_renewed_when_it_is_no_longer_accepted() {
+    let (yard, image) = (Yard::new(), image());
+    let registry = Bad::serve(&image, |number, path, header| match path {
+        "/v2/" => Answer::Challenge(r#"Bearer realm="http://HOST/token?a=b",service="s""#),
+        // The manifest is asked for with the first token, and the blobs with the second.
+        "/token?a=b&service=s&scope=repository%3Aa%3Apull" if number < 3 => {
+            Answer::Status(200, r#"{"token":"one"}"#)
+        }
+        "/token?a=b&service=s&scope=repository%3Aa%3Apull" => {
+            Answer::Status(200, r#"{"access_token":"two"}"#)
+        }
+        path if header.contains("authorization: Bearer one") && path.contains("/manifests/") => Answer::Good,
+        _ if header.contains("authorization: Bearer two") => Answer::Good,
+        _ => Answer::Status(401, ""),
+    });
+    let record = yard.json(&["pull", &format!("{}/a:1", registry.host)]);
+    yard.root(&record).assert_whole();
+    let asked = registry.requests.lock().expect("no panic").clone();
+    assert_eq!(asked.iter().filter(|path| path.starts_with("/token")).count(), 2, "{asked:?}");
+}
+
+#[test]
+fn a_login_service_that_sends_without_end_or_no_token_is_refused() {
+    for (answer, word) in
+        [(Answer::Endless(200), "more than 1048576 bytes"), (Answer::Status(200, "{}"), "no token")]
+    {
+        let (yard, image) = (Yard::new(), image());
+        let registry = Bad::serve(&image, move |_, path, _| match path {
+            "/v2/" => Answer::Challenge(r#"Bearer realm="http://HOST/token""#),
+            path if path.starts_with("/token") => answer.clone(),
+            _ => Answer::Good,
+        });
+        let said = yard.fails(&["pull", &format!("{}/a:1", registry.host)], 66);
+        assert!(said.contains(word), "{said}");
+    }
 }
 
 #[test]

@@ -73,16 +73,16 @@ pub(crate) enum Answer {
     Good,
     /// Answers with this status and body.
     Status(u16, &'static str),
-    /// Asks for a user and a password.
-    Challenge,
+    /// Answers 401 with this challenge. `HOST` in it stands for the registry.
+    Challenge(&'static str),
     /// Says nothing more.
     Stall,
     /// Sends so many bytes of the body and ends the connection.
     BreakOff(usize),
     /// Sends other bytes of the same number.
     Lie,
-    /// Sends more and more bytes.
-    Endless,
+    /// Answers with this status, and more and more bytes.
+    Endless(u16),
 }
 
 /// A registry that asks a function what to do with each request: its number, its path, and its header.
@@ -142,9 +142,10 @@ fn reply(mut stream: &TcpStream, body: Option<Vec<u8>>, header: &str, does: Answ
         let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {length}\r\n\r\n");
         stream.write_all(&[head.as_bytes(), body].concat()).ok()
     };
-    let body = match body {
-        Some(body) => body,
-        None => return send(stream, 404, 0, b""),
+    let body = match (body, &does) {
+        (Some(body), _) => body,
+        (None, Answer::Good) => return send(stream, 404, 0, b""),
+        (None, _) => Vec::new(),
     };
     let from = header
         .lines()
@@ -154,8 +155,10 @@ fn reply(mut stream: &TcpStream, body: Option<Vec<u8>>, header: &str, does: Answ
     match does {
         Answer::Good => send(stream, status, rest.len(), rest),
         Answer::Status(status, text) => send(stream, status, text.len(), text.as_bytes()),
-        Answer::Challenge => {
-            let head = "HTTP/1.1 401 x\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n";
+        Answer::Challenge(challenge) => {
+            let challenge = challenge.replace("HOST", &stream.local_addr().ok()?.to_string());
+            let head =
+                format!("HTTP/1.1 401 x\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n");
             stream.write_all(head.as_bytes()).ok()
         }
         Answer::Stall => {
@@ -169,8 +172,9 @@ fn reply(mut stream: &TcpStream, body: Option<Vec<u8>>, header: &str, does: Answ
             None
         }
         Answer::Lie => send(stream, status, rest.len(), &vec![b'x'; rest.len()]),
-        Answer::Endless => {
-            stream.write_all(b"HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\n").ok()?;
+        Answer::Endless(status) => {
+            let head = format!("HTTP/1.1 {status} x\r\nTransfer-Encoding: chunked\r\n\r\n");
+            stream.write_all(head.as_bytes()).ok()?;
             let chunk = [b"10000\r\n".as_slice(), &vec![b'x'; 1 << 16], b"\r\n"].concat();
             while stream.write_all(&chunk).is_ok() {}
             None
