@@ -183,7 +183,7 @@ fn other_dialects_are_read() {
         assert_eq!(vm(&format!("restart.policy = \"{word}\"")).restart.policy, meant);
     }
     let vm = vm("stop = { signal = 10, timeout = \"1m 30s\" }\nrestart.backoff.multiplier = 3");
-    assert_eq!((vm.stop.signal, vm.stop.timeout), (Signal::USR1, Duration::from_secs(90)));
+    assert_eq!((vm.stop.signal, vm.stop.timeout), (Some(Signal::USR1), Duration::from_secs(90)));
     assert_eq!(vm.restart.backoff.multiplier, 3.0);
 }
 

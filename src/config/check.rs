@@ -149,7 +149,8 @@ fn disk_users(raw: &File<'_>, spec: &TreeSpec, log: &Log<'_>) {
 fn orders(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
     let start = Start { command: spec.command.clone(), env: spec.env.clone(), ..Start::default() };
     let start = Ask::Start(start);
-    let health = Exec { command: spec.health.command.clone(), timeout_ms: u64::MAX, bulk: false };
+    let health =
+        Exec { command: spec.health.command.clone().unwrap_or_default(), timeout_ms: u64::MAX, bulk: false };
     for (keys, ask) in [("command and env", start), ("health.command", Ask::Exec(health))] {
         if let Err(too_long) = ask.check_length() {
             let help = "let the daemon read the rest from a file".to_owned();

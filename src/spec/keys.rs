@@ -404,7 +404,7 @@ impl Keyed for VmSpec {
                 "retry (the restart policy decides) | abort (the group's start fails)";
         }
         StopSpec [stop] Policy {
-            signal "stop.signal" Kind::Signal, Live, "a name or a number";
+            signal "stop.signal" Kind::Signal, Live, "a name or a number; without it the image's stop signal, else TERM";
             timeout "stop.timeout" Kind::Duration, Live, "then the VM is destroyed; \"0s\" = at once";
         }
         HealthSpec [health] Policy {
@@ -414,7 +414,7 @@ impl Keyed for VmSpec {
             start_period "health.start_period" Kind::Duration, Live,
                 "failed probes do not count so long after the start";
             command "health.command" Kind::Command, Live,
-                "run in the guest, exit 0 = healthy; [] = the agent's ping only";
+                "run in the guest, exit 0 = healthy; [] = the agent's ping only; without it the image's health check, else the ping";
             watchdog "health.watchdog" Kind::Duration, Live,
                 "the daemon must send WATCHDOG=1 this often; \"0s\" = off";
             on_unhealthy "health.on_unhealthy" words!(OnUnhealthy, "answer to being unhealthy"), Live,

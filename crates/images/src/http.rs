@@ -8,6 +8,7 @@ use crate::reference::is_loopback;
 use oci_spec::distribution::Reference;
 use pepita_wire::record::CallErrorKind;
 use reqwest::header::{ACCEPT, RANGE, WWW_AUTHENTICATE};
+use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use std::cell::RefCell;
@@ -18,6 +19,9 @@ const TOKEN_CAP: usize = 1 << 20;
 
 /// The bytes that are read of the body of a refusal.
 const REFUSAL_CAP: usize = 1 << 16;
+
+/// The most answers that lead on to another place.
+const REDIRECTS_CAP: usize = 5;
 
 /// How long a registry is waited for.
 #[derive(Debug, Clone)]
@@ -104,6 +108,8 @@ impl Http {
         let mut client = Client::builder()
             .connect_timeout(patience.connect)
             .read_timeout(patience.silence)
+            // A login is shown to its registry only, not to the place that an answer leads to.
+            .redirect(Policy::limited(REDIRECTS_CAP))
             .user_agent(concat!("pepita-image/", env!("CARGO_PKG_VERSION")))
             // Also for a login service and for what an answer leads to.
             .https_only(!is_plain);

@@ -11,16 +11,21 @@ use oci_spec::distribution::Reference;
 use pepita_wire::record::CallErrorKind;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
 
 /// The manifests that are understood.
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+
+/// The fewest bytes of a layer that have to arrive in a second.
+const SLOWEST: u64 = 1 << 10;
 
 /// A registry that is asked for one image.
 pub struct Registry {
     http: Http,
     reference: Reference,
     runtime: Runtime,
+    silence: Duration,
     pauses: [Duration; 2],
 }
 
@@ -35,6 +40,7 @@ impl Registry {
             http: Http::new(reference, plain_http, patience)?,
             reference: reference.clone(),
             runtime: runtime.map_err(|e| error(CallErrorKind::Internal, e.to_string()))?,
+            silence: patience.silence,
             pauses: patience.pauses,
         })
     }
@@ -80,9 +86,18 @@ impl Registry {
         if response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
             into.restart().map_err(Failed::Lasting)?;
         }
+        let (mut since, mut from) = (Instant::now(), into.length());
         while let Some(bytes) = response.chunk().await.map_err(|e| self.http.broken(e))? {
             into.write(&bytes).map_err(Failed::Lasting)?;
             told(into.length());
+            // A layer that comes drop by drop would never stall, and never end.
+            let (passed, arrived) = (since.elapsed(), into.length() - from);
+            if passed >= self.silence {
+                if arrived < SLOWEST * passed.as_secs() {
+                    return Err(self.http.unreachable("it sends less than 1 KiB in a second"));
+                }
+                (since, from) = (Instant::now(), into.length());
+            }
         }
         match into.length() == blob.size {
             true => Ok(()),

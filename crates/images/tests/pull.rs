@@ -42,9 +42,17 @@ fn a_registry_that_lies_refuses_or_breaks_off_is_told_apart_and_leaves_nothing()
     let image = image();
     let layer = image.blobs[0].0.clone();
     let is_layer = move |path: &str| path.ends_with(&layer);
-    let cases: [(&str, Answer, Answer, i32, &str); 14] = [
+    let cases: [(&str, Answer, Answer, i32, &str); 16] = [
         ("a layer with other bytes", Answer::Good, Answer::Lie, 66, "digest"),
         ("a layer without end", Answer::Good, Answer::Endless(200), 66, "more than"),
+        ("a layer that comes drop by drop", Answer::Good, Answer::Drip, 75, "less than 1 KiB"),
+        (
+            "a layer that leads in a circle",
+            Answer::Good,
+            Answer::Redirect("http://HOST/v2/a/blobs/there".into()),
+            66,
+            "redirect",
+        ),
         ("a layer that stalls", Answer::Good, Answer::Stall, 75, ""),
         ("a layer that always breaks off", Answer::Good, Answer::BreakOff(0), 75, ""),
         ("a manifest of another digest", Answer::Lie, Answer::Good, 66, ""),
@@ -65,7 +73,7 @@ fn a_registry_that_lies_refuses_or_breaks_off_is_told_apart_and_leaves_nothing()
                 let yard = Yard::new();
                 let registry = Bad::serve(image, move |_, path, _| match path {
                     "/v2/" => Answer::Good,
-                    path if is_layer(path) => of_layer.clone(),
+                    path if is_layer(path) || path.ends_with("/there") => of_layer.clone(),
                     path if path.contains("/manifests/") => of_manifest.clone(),
                     _ => Answer::Good,
                 });
@@ -115,6 +123,29 @@ fn a_login_of_docker_is_shown_to_its_registry_only() {
     yard.fails(&["pull", &name], 77);
     std::fs::write(yard.path("docker/config.json"), login(&registry.host)).expect("written");
     yard.json(&["pull", &name]);
+}
+
+#[test]
+fn a_layer_may_lie_elsewhere_and_the_login_is_not_shown_there() {
+    let (yard, image) = (Yard::new(), image());
+    let elsewhere =
+        Bad::serve(&image, |_, _, header| match header.to_ascii_lowercase().contains("authorization") {
+            true => Answer::Status(403, ""),
+            false => Answer::Good,
+        });
+    let (layer, there) = (image.blobs[0].0.clone(), elsewhere.host.clone());
+    let registry = Bad::serve(&image, move |_, path, header| match path {
+        "/v2/" => Answer::Challenge(r#"Basic realm="x""#),
+        _ if !header.contains("authorization: Basic dTpw") => Answer::Status(401, ""),
+        path if path.ends_with(&layer) => Answer::Redirect(format!("http://{there}{path}")),
+        _ => Answer::Good,
+    });
+    std::fs::create_dir(yard.path("docker")).expect("made");
+    let login = json!({ "auths": { &registry.host: { "auth": "dTpw" } } }).to_string();
+    std::fs::write(yard.path("docker/config.json"), login).expect("written");
+    let record = yard.json(&["pull", &format!("{}/a:1", registry.host)]);
+    yard.root(&record).assert_whole();
+    assert!(!elsewhere.requests.lock().expect("no panic").is_empty());
 }
 
 #[test]

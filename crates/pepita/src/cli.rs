@@ -3,10 +3,12 @@
 
 mod daemon;
 mod disk;
+mod docker;
 mod image;
 
 pub use daemon::{DaemonArgs, env_file};
 pub use disk::{DiskArgs, DiskCall};
+pub use docker::here;
 pub use image::{Image, ImageArgs, ImageBuild, Kernel, PullChoice};
 
 use crate::rundir::cid::Wanted;
@@ -83,9 +85,9 @@ pub enum Request {
         /// The time limit for the daemon to end after its signal
         #[arg(long, value_parser = duration, default_value = "30s")]
         timeout: Duration,
-        /// The signal of a graceful stop
-        #[arg(long, default_value = "TERM")]
-        signal: Signal,
+        /// The signal of a graceful stop [default: the stop signal of the VM's container image, else TERM]
+        #[arg(long)]
+        signal: Option<Signal>,
     },
     /// List the VMs of the run directory
     List {
@@ -280,7 +282,7 @@ pub struct Run {
     #[command(flatten)]
     pub options: RunOptions,
     /// Return when the VMM runs
-    #[arg(long, short)]
+    #[arg(long, short, alias = "detach")]
     pub daemon: bool,
     /// With --daemon: return when the guest agent answers
     #[arg(long)]

@@ -6,6 +6,7 @@
 //! for them.
 
 use pepita_wire::Publish;
+use pepita_wire::image::UsedImage;
 use pepita_wire::launch::OWNER_LABEL;
 use pepita_wire::record::Transport;
 use pepita_wire::storage::{self, Mount, MountKind};
@@ -152,15 +153,6 @@ pub enum Root {
     },
     /// A plain process uses the host's root file system. The file, if any, is an `image.json`.
     Host(Option<PathBuf>),
-}
-
-/// A container image that a VM boots.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UsedImage {
-    /// The name of the image, in full.
-    pub reference: String,
-    /// The digest of its manifest.
-    pub digest: String,
 }
 
 impl Default for Root {
@@ -383,7 +375,11 @@ pub(crate) mod tests {
             accel: Accel::Tcg,
             kernel: Some("/k".into()),
             root: Root::Initramfs("/r.cpio".into()),
-            image: Some(UsedImage { reference: "app:1".into(), digest: "sha256:0".into() }),
+            image: Some(UsedImage {
+                reference: "app:1".into(),
+                digest: "sha256:0".into(),
+                ..UsedImage::default()
+            }),
             cpus: 2,
             memory_mb: 128,
             port: 5000,

@@ -72,7 +72,9 @@ fn vms_share_a_root_that_no_prune_takes_from_them() {
         let config = std::fs::read_to_string(host.vm(name).join("spec.json")).expect("a configuration");
         let config: Value = serde_json::from_str(&config).expect("JSON");
         assert_eq!(config["root"]["shared"]["image"], record["root"]);
-        assert_eq!(config["image"], json!({ "reference": record["reference"], "digest": record["digest"] }));
+        let used = json!({ "reference": record["reference"], "digest": record["digest"], "stop_signal": 2 });
+        assert_eq!(config["image"], used);
+        assert_eq!(host.json(&["status", name])["image"], used);
     }
     assert_eq!(host.json(&["image", "list", "--json"])[0]["used"], json!(true));
     host.ok(&["image", "prune", "--all"]);

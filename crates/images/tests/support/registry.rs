@@ -75,6 +75,10 @@ pub(crate) enum Answer {
     Status(u16, &'static str),
     /// Answers 401 with this challenge. `HOST` in it stands for the registry.
     Challenge(&'static str),
+    /// Leads to this address. `HOST` in it stands for the registry.
+    Redirect(String),
+    /// Sends the body byte by byte.
+    Drip,
     /// Says nothing more.
     Stall,
     /// Sends so many bytes of the body and ends the connection.
@@ -160,6 +164,19 @@ fn reply(mut stream: &TcpStream, body: Option<Vec<u8>>, header: &str, does: Answ
             let head =
                 format!("HTTP/1.1 401 x\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n");
             stream.write_all(head.as_bytes()).ok()
+        }
+        Answer::Redirect(to) => {
+            let to = to.replace("HOST", &stream.local_addr().ok()?.to_string());
+            let head = format!("HTTP/1.1 307 x\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(head.as_bytes()).ok()
+        }
+        Answer::Drip => {
+            send(stream, status, rest.len(), b"")?;
+            for byte in rest {
+                stream.write_all(&[*byte]).ok()?;
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            Some(())
         }
         Answer::Stall => {
             // Until the other side gives up.

@@ -11,7 +11,7 @@ use crate::rundir::RunDir;
 use crate::rundir::cid::Wanted;
 use crate::vm_config::READY_TIMEOUT_MS;
 use pepita_wire::record::{CallErrorKind, pretty};
-use pepita_wire::{LaunchSpec, VmId};
+use pepita_wire::{LaunchSpec, StatusRecord, VmId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -34,6 +34,9 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
         return in_foreground(run_dir, &name, spec, rm);
     }
     let status = launch(run_dir, &name, spec, &Detached { is_program: json })?;
+    if !json {
+        tell_unkept(&status);
+    }
     let status = match wait_ready {
         true => ready(run_dir, &name, timeout)?,
         false => status,
@@ -46,8 +49,23 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
 fn in_foreground(run_dir: &RunDir, name: &VmId, spec: LaunchSpec, rm: bool) -> Result<ExitCode> {
     let foreground = attach::Foreground::begin()?;
     match launch(run_dir, name, spec, &foreground) {
-        Ok(_) => attach::attach(run_dir, name, rm, &foreground),
+        Ok(status) => {
+            tell_unkept(&status);
+            attach::attach(run_dir, name, rm, &foreground)
+        }
         Err(e) => foreground.interrupted().ok_or(e),
+    }
+}
+
+/// Tells of the directories that the image means to outlive its VM, and that no disk keeps: docker would keep them.
+fn tell_unkept(status: &StatusRecord) {
+    let unkept = status.image.as_ref().map(|image| &image.unkept[..]).unwrap_or_default();
+    if let [first, ..] = unkept {
+        eprint_line(format_args!(
+            "pepita: {}: what is written to {} ends with the VM; a disk keeps it: -v NAME:{first}",
+            status.name,
+            unkept.join(", ")
+        ));
     }
 }
 

@@ -2,16 +2,30 @@
 
 use crate::error::{Result, call_error, io, system};
 use crate::host::programs::IMAGES;
-use pepita_wire::LaunchSpec;
-use pepita_wire::image::ImageRecord;
+use pepita_wire::image::{ImageRecord, UsedImage};
 use pepita_wire::record::{CallError, CallErrorKind};
+use pepita_wire::storage::DiskSpec;
+use pepita_wire::text::shown;
+use pepita_wire::{LaunchSpec, Signal};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// The attempts to hold a root before another process removes it.
 const TRIES: usize = 3;
+
+/// The most bytes of an image's health check, which is kept in every record of the VM.
+const HEALTH_CAP: usize = 16 << 10;
+
+/// The most directories of an image that a record names, and the longest of them.
+const UNKEPT_CAP: usize = 8;
+const PATH_CAP: usize = 256;
+
+/// The first and the last of the real-time signals that a program of the C library has.
+const RTMIN: u8 = 34;
+const RTMAX: u8 = 64;
 
 /// An image whose root stays as long as this value lives.
 #[derive(Debug)]
@@ -106,6 +120,50 @@ pub(crate) fn with_image(mut spec: LaunchSpec, image: &ImageRecord) -> Result<La
     Ok(spec)
 }
 
+/// Returns what a VM keeps of its image, as long as it runs.
+///
+/// # Errors
+/// When the image says what no VM can have.
+pub(crate) fn used(image: &ImageRecord, disks: &[DiskSpec]) -> Result<UsedImage> {
+    let bad = |why: String| call_error(CallErrorKind::BadImage, format!("image {}: {why}", image.reference));
+    let config = &image.config;
+    let stop_signal = config
+        .stop_signal
+        .as_deref()
+        .map(|text| signal(text).ok_or_else(|| bad(format!("its stop signal {:?} is none", shown(text)))));
+    let health = config.health.clone();
+    if health.iter().flat_map(|health| &health.command).map(String::len).sum::<usize>() > HEALTH_CAP {
+        return Err(bad(format!("its health check is longer than {HEALTH_CAP} bytes")));
+    }
+    // A path below the place of a disk is kept, too.
+    let is_kept = |path: &str| {
+        let path = Path::new(path);
+        disks.iter().any(|disk| path.starts_with(&disk.mount))
+    };
+    let unkept = config.volumes.iter().filter(|path| path.len() <= PATH_CAP && !is_kept(path));
+    Ok(UsedImage {
+        reference: image.reference.clone(),
+        digest: image.digest.clone(),
+        stop_signal: stop_signal.transpose()?,
+        health,
+        unkept: unkept.take(UNKEPT_CAP).map(|path| shown(path)).collect(),
+    })
+}
+
+/// Reads a signal as images name it: a name, a number, or one counted from the first or last of the real-time signals
+/// (signal(7)), as images with systemd in them do.
+fn signal(text: &str) -> Option<Signal> {
+    let real_time = |bare: &str| match (bare.strip_prefix("RTMIN"), bare.strip_prefix("RTMAX")) {
+        (Some(""), _) => Some(RTMIN),
+        (Some(more), _) => Some(RTMIN + more.strip_prefix('+')?.parse::<u8>().ok()?.min(30)),
+        (None, Some("")) => Some(RTMAX),
+        (None, Some(less)) => Some(RTMAX - less.strip_prefix('-')?.parse::<u8>().ok()?.min(30)),
+        (None, None) => None,
+    };
+    let counted = real_time(text.strip_prefix("SIG").unwrap_or(text));
+    text.parse().ok().or_else(|| Signal::new(counted?.into()))
+}
+
 /// Becomes `pepita-image` with these arguments. Returns only after a failure.
 pub(crate) fn become_images(args: &[std::ffi::OsString], json: bool) -> CallError {
     let program = match IMAGES.require() {
@@ -120,7 +178,7 @@ pub(crate) fn become_images(args: &[std::ffi::OsString], json: bool) -> CallErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pepita_wire::image::ImageConfig;
+    use pepita_wire::image::{ImageConfig, ImageHealth};
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
@@ -170,6 +228,32 @@ mod tests {
         assert_eq!(with_image(other, &image()).expect("a program").command, words(&["sh", "check"]));
         let e = with_image(LaunchSpec::default(), &ImageRecord::default()).expect_err("no program");
         assert_eq!(e.kind, CallErrorKind::Usage);
+    }
+
+    #[test]
+    fn a_vm_keeps_of_its_image_how_to_stop_it_and_what_is_not_kept() {
+        let image = |stop_signal: &str| {
+            let volumes = words(&["/data/db", "/cache", "/datax"]);
+            let config =
+                ImageConfig { stop_signal: Some(stop_signal.into()), volumes, ..ImageConfig::default() };
+            ImageRecord { config, ..ImageRecord::default() }
+        };
+        let disks = [DiskSpec { name: "d".into(), mount: "/data".into(), ..DiskSpec::default() }];
+        for (text, number) in
+            [("SIGINT", 2), ("TERM", 15), ("3", 3), ("SIGRTMIN+3", 37), ("RTMIN", 34), ("SIGRTMAX-1", 63)]
+        {
+            let used = used(&image(text), &disks).expect("a signal");
+            assert_eq!(used.stop_signal, Signal::new(number), "{text}");
+            assert_eq!(used.unkept, words(&["/cache", "/datax"]));
+        }
+        for text in ["", "SIGNONE", "0", "65", "SIGRTMIN-3", "SIGRTMIN+x"] {
+            let e = used(&image(text), &[]).expect_err("no signal");
+            assert_eq!(e.kind, CallErrorKind::BadImage, "{text}");
+        }
+        let health =
+            ImageHealth { command: vec!["x".repeat(HEALTH_CAP), "x".into()], ..ImageHealth::default() };
+        let config = ImageConfig { health: Some(health), ..ImageConfig::default() };
+        used(&ImageRecord { config, ..ImageRecord::default() }, &[]).expect_err("too long for a record");
     }
 
     #[test]

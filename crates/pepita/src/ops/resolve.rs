@@ -8,11 +8,12 @@ use crate::host::programs::{AGENT, BACKEND, QEMU, static_agent};
 use crate::host::{kvm, ram, vhost_vsock};
 use crate::image::installed::Kernels;
 use crate::image::{build, init, kernel, memory};
+use crate::ops::container::used;
 use crate::rundir::cid::Wanted;
 use crate::rundir::{RunDir, tsc};
 use crate::vm_config::{
     Accel, CPUS, Cid, DEFAULT_CPUS, DEFAULT_MEMORY_MB, Disk, INCARNATIONS, MAX_TIME_MS, MEMORY_MB, PORTS,
-    READY_TIMEOUT_MS, Root, UsedImage, VmRequest, VmmKind,
+    READY_TIMEOUT_MS, Root, VmRequest, VmmKind,
 };
 use pepita_wire::agent::Start;
 use pepita_wire::image::ImageRecord;
@@ -56,8 +57,7 @@ pub(crate) fn resolve(
         accel: Accel::None,
         kernel: None,
         root: Root::Host(None),
-        image: image
-            .map(|image| UsedImage { reference: image.reference.clone(), digest: image.digest.clone() }),
+        image: image.map(|image| used(image, &spec.disks)).transpose()?,
         cpus: within("cpus", spec.cpus.unwrap_or(DEFAULT_CPUS), &CPUS)?,
         memory_mb: within("memory_mb", spec.memory_mb.unwrap_or(DEFAULT_MEMORY_MB), &MEMORY_MB)?,
         port: within("vsock_port", spec.vsock_port.unwrap_or(DEFAULT_PORT), &PORTS)?,
