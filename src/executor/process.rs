@@ -30,6 +30,8 @@ const VARIABLES: &[&str] = &[
     "PATH",
     "RUST_BACKTRACE",
     "SHELL",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
     "TMPDIR",
     "TZ",
     "USER",
@@ -197,7 +199,14 @@ mod tests {
 
     #[test]
     fn the_launcher_learns_where_data_and_registries_are_and_none_of_this_process_s_own_variables() {
-        for name in ["XDG_DATA_HOME", "DOCKER_CONFIG", "HTTPS_PROXY", "https_proxy", "PEPITA_DATA_DIR"] {
+        for name in [
+            "XDG_DATA_HOME",
+            "DOCKER_CONFIG",
+            "HTTPS_PROXY",
+            "https_proxy",
+            "SSL_CERT_FILE",
+            "PEPITA_DATA_DIR",
+        ] {
             assert!(is_passed(name), "{name}");
         }
         for name in ["NOTIFY_SOCKET", "LISTEN_FDS", "RUST_LOG", "TOKEN", "XDG_DATA_HOME_2"] {

@@ -253,7 +253,13 @@ impl Http {
         let e = e.without_url();
         match e.is_builder() || e.is_redirect() {
             true => Failed::Lasting(bad(format!("{}: {}", self.reference, shown(&chain(&e))))),
-            false => self.unreachable(&chain(&e)),
+            false => {
+                let why = chain(&e);
+                let is_distrusted = why.contains("invalid peer certificate");
+                let advice =
+                    if is_distrusted { "; $SSL_CERT_FILE names a file of authorities to trust" } else { "" };
+                self.unreachable(&format!("{why}{advice}"))
+            }
         }
     }
 

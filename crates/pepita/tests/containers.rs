@@ -2,7 +2,8 @@
 
 mod host;
 
-use host::{Form, Host, guest_file};
+use host::{Form, Host, guest_file, kill};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -53,22 +54,14 @@ fn vms_share_a_root_that_no_prune_takes_from_them() {
     let (host, _data, image) = host();
     let record = host.json(&["image", "import", &image, "--as", "redis:7", "--json"]);
     let kernel = kernel();
+    let run = ["run", "--kernel", &kernel, "--pull", "never"];
+    host.ok(&[&run[..], &["--name", "a", "--daemon", "--wait-ready", "redis:7"]].concat());
+    let mut foreground = host.command(&[&run[..], &["--name", "b", "--rm", "redis:7"]].concat());
+    let mut foreground = foreground.stdout(Stdio::piped()).spawn().expect("pepita runs");
+    let mut lines = BufReader::new(foreground.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("Ready to accept connections")), "the VM has ended");
+    await_line(&host, "a", "Ready to accept connections");
     for name in ["a", "b"] {
-        host.ok(&[
-            "run",
-            "--kernel",
-            &kernel,
-            "--pull",
-            "never",
-            "--name",
-            name,
-            "--daemon",
-            "--wait-ready",
-            "redis:7",
-        ]);
-    }
-    for name in ["a", "b"] {
-        await_line(&host, name, "Ready to accept connections");
         let config = std::fs::read_to_string(host.vm(name).join("spec.json")).expect("a configuration");
         let config: Value = serde_json::from_str(&config).expect("JSON");
         assert_eq!(config["root"]["shared"]["image"], record["root"]);
@@ -82,9 +75,13 @@ fn vms_share_a_root_that_no_prune_takes_from_them() {
     host.ok(&["destroy", "a"]);
     host.ok(&["image", "prune", "--all"]);
     assert_eq!(host.json(&["image", "list", "--json"])[0]["used"], json!(true), "the other VM has it");
-    host.ok(&["destroy", "b"]);
+    // The image's stop signal takes the place of TERM, which this process gets.
+    kill(Some(foreground.id()), Signal::TERM);
+    let said: Vec<String> = lines.collect();
+    assert!(said.iter().any(|line| line.contains("Received SIGINT")), "{said:?}");
+    assert_eq!(foreground.wait().expect("it ends").code(), Some(0));
     host.ok(&["image", "prune", "--all"]);
     assert_eq!(host.json(&["image", "list", "--json"]), json!([]));
-    let advice = host.fails(&["run", "--kernel", &kernel, "--pull", "never", "redis:7"], 66);
+    let advice = host.fails(&[&run[..], &["redis:7"]].concat(), 66);
     assert!(advice.contains("redis:7"), "{advice}");
 }

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 /// The daemon, and its environment.
 #[derive(Debug, Default, Args)]
 pub struct DaemonArgs {
-    /// A variable of the daemon's environment
-    #[arg(long, short, value_name = "K=V", value_parser = pair)]
-    pub env: Vec<(String, String)>,
+    /// A variable of the daemon's environment; K alone has the value that it has here, and no process list shows it
+    #[arg(long, short, value_name = "K[=V]", value_parser = variable)]
+    pub env: Vec<(String, Option<String>)>,
     /// A file with one K=V per line; `-` is standard input. Keeps secrets off the command line
     #[arg(long, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
@@ -23,6 +23,14 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("K=V is wanted".into()),
+    }
+}
+
+/// Parses `K=V`, or `K` for the variable of this process, as `docker run -e` has them.
+fn variable(text: &str) -> Result<(String, Option<String>), String> {
+    match text.split_once('=') {
+        None if !text.is_empty() => Ok((text.to_owned(), None)),
+        None | Some(_) => pair(text).map(|(key, value)| (key, Some(value))),
     }
 }
 
