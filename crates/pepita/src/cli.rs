@@ -332,7 +332,7 @@ pub struct RunOptions {
     /// A label for the VM, shown by status and list
     #[arg(long, value_name = "K=V", value_parser = pair)]
     pub label: Vec<(String, String)>,
-    /// Publish a port of the guest on the host: [ADDRESS:]PORT:GUEST_PORT or unix:PATH:GUEST_PORT
+    /// Publish a port of the guest on the host: PORT:GUEST_PORT, ADDRESS:PORT:GUEST_PORT or unix:PATH:GUEST_PORT
     #[arg(long, short, value_name = "PORT:GUEST_PORT")]
     pub publish: Vec<String>,
     /// The number of this start of the VM [default: the number of the last start plus one]
