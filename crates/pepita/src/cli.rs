@@ -547,7 +547,7 @@ mod tests {
                 read += 1;
             }
         }
-        assert_eq!(read, 9);
+        assert_eq!(read, 10);
     }
 
     #[test]
@@ -612,7 +612,7 @@ mod tests {
             ["--memory", "1"],
             ["--cpus", "0"],
             ["--vsock-cid", "2"],
-            ["--env", "novalue"],
+            ["--env", "=novalue"],
             ["--hostname", "a_b"],
             ["--user", "a:b:c"],
             ["--workdir", "data"],

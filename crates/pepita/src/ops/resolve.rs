@@ -322,13 +322,15 @@ fn machine(
     let installed = || Kernels::of_user().ok().and_then(|kernels| kernels.default());
     let advice = "`pepita kernel install` installs a kernel for every launch";
     let named_kernel = needed("kernel", spec.kernel.clone().or_else(installed), advice)?;
+    let advice = "name an image, such as redis:7, or make a root file system with `pepita image build`";
+    let rootfs = match image {
+        Some(_) => PathBuf::new(),
+        None => needed("rootfs", spec.rootfs.clone(), advice)?,
+    };
     let kernel = kernel::prepare(run_dir, &named_kernel)?;
     let root = match image {
         Some(image) => shared_root(run_dir, spec, &named_kernel, image)?,
         None => {
-            let advice =
-                "name an image, such as redis:7, or make a root file system with `pepita image build`";
-            let rootfs = needed("rootfs", spec.rootfs.clone(), advice)?;
             let (image, kind) = build::recognise(&rootfs)?;
             match kind {
                 build::Kind::Initramfs => Root::Initramfs(image),
