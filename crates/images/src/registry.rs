@@ -20,6 +20,9 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 /// The fewest bytes of a layer that have to arrive in a second.
 const SLOWEST: u64 = 1 << 10;
 
+/// The bytes of a layer that an attempt has to bring, so that as many further attempts are made as after the first one.
+const PROGRESS: u64 = 1 << 16;
+
 /// A registry that is asked for one image.
 pub struct Registry {
     http: Http,
@@ -120,6 +123,22 @@ impl Origin for Registry {
     }
 
     fn blob(&mut self, blob: &Descriptor, into: &mut BlobWriter, told: &dyn Fn(u64)) -> Result<()> {
-        self.attempts(async || self.download(blob, into, told).await)
+        self.runtime.block_on(async {
+            let (mut pauses, mut furthest) = (self.pauses.iter(), 0);
+            loop {
+                match self.download(blob, into, told).await {
+                    Ok(()) => return Ok(()),
+                    Err(Failed::Lasting(e)) => return Err(e),
+                    Err(Failed::Passing(e)) => {
+                        // A large layer over a bad line is continued as often as it gets on.
+                        if into.length() >= furthest + PROGRESS {
+                            (pauses, furthest) = (self.pauses.iter(), into.length());
+                        }
+                        let pause = pauses.next().ok_or(e)?;
+                        tokio::time::sleep(*pause).await;
+                    }
+                }
+            }
+        })
     }
 }

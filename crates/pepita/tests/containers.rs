@@ -56,7 +56,8 @@ fn vms_share_a_root_that_no_prune_takes_from_them() {
     let kernel = kernel();
     let run = ["run", "--kernel", &kernel, "--pull", "never"];
     host.ok(&[&run[..], &["--name", "a", "--daemon", "--wait-ready", "redis:7"]].concat());
-    let mut foreground = host.command(&[&run[..], &["--name", "b", "--rm", "redis:7"]].concat());
+    let mut foreground =
+        host.command(&[&run[..], &["--name", "b", "--rm", "redis:7", "--", "--save", ""]].concat());
     let mut foreground = foreground.stdout(Stdio::piped()).spawn().expect("pepita runs");
     let mut lines = BufReader::new(foreground.stdout.take().expect("piped")).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("Ready to accept connections")), "the VM has ended");
