@@ -49,6 +49,7 @@ enum Call {
         options: Options,
     },
     /// List the images
+    #[command(visible_alias = "ls")]
     List,
     /// Print what is known of an image as JSON
     Inspect {
@@ -56,6 +57,7 @@ enum Call {
         reference: String,
     },
     /// Remove the names of images, and what no other name needs
+    #[command(visible_alias = "rm")]
     Remove {
         /// The images' names
         #[arg(required = true)]

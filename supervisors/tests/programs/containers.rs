@@ -14,7 +14,7 @@ fn a_container_image_is_brought_before_the_launch_and_starts_again_without_its_p
         name = "cache"
         image = "oci:layout:7"
         memory_mb = 256
-        command = ["--appendonly", "yes"]
+        command = ["--save", ""]
         [[group]]
         name = "h"
         [[group.vm]]
@@ -38,11 +38,15 @@ fn a_container_image_is_brought_before_the_launch_and_starts_again_without_its_p
         config["image"]["digest"].as_str().is_some_and(|digest| digest.starts_with("sha256:")),
         "{config}"
     );
-    assert_eq!(config["command"], serde_json::json!(["redis-server", "--appendonly", "yes"]));
+    assert_eq!(config["command"], serde_json::json!(["redis-server", "--save", ""]));
     assert_eq!(config["world"]["user"], "redis");
 
     std::fs::remove_file(&layout).expect("removed");
+    host.ctl_ok(&["exec", "cache", "--", "sh", "-c", "until redis-cli ping; do :; done"]);
     host.ctl_ok(&["restart", "cache", "--timeout", &patience]);
+    // The stop signal was the image's, because the configuration names none.
+    let words = host.ctl_ok(&["logs", "--previous", "cache"]);
+    assert!(words.contains("Received SIGINT"), "{words}");
     // A registry that cannot be reached costs its own VM some attempts, and nothing else.
     let status: Value = serde_json::from_str(&host.ctl_ok(&["status", "--json"])).expect("JSON");
     assert!(status.to_string().contains("127.0.0.1:1"), "{status}");

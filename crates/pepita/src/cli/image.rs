@@ -53,10 +53,12 @@ pub enum Image {
     /// Take a container image from an OCI layout, or from a file of `docker save`
     Import(ImageArgs),
     /// List the container images
+    #[command(visible_alias = "ls")]
     List(ImageArgs),
     /// Print what is known of a container image
     Inspect(ImageArgs),
     /// Remove container images
+    #[command(visible_alias = "rm")]
     Remove(ImageArgs),
     /// Remove container images that nobody uses
     Prune(ImageArgs),
