@@ -38,24 +38,27 @@ pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError>
     let Some(program) = argv.first() else {
         return Err(WireError::new(ErrorKind::BadRequest, "no command is given and the image names none"));
     };
-    let (reader, writer) = std::io::pipe().map_err(os)?;
     let environment = agent.environment_for(&start.env);
-    let mut command = command(agent, argv, &environment).map_err(os)?;
-    command.stdout(writer.try_clone().map_err(os)?).stderr(writer);
+    // The lack of a descriptor for the output is no other than one for the execution: the daemon does not start, and hosts
+    // wait for its end.
+    let prepared = with_output(agent, argv, &environment);
     // The lock is held during the spawn, so that of two clients that ask for a start only one spawns the daemon.
     let mut state = agent.lock();
     if state.daemon != Daemon::Held {
         return Err(WireError::new(ErrorKind::Conflict, "the daemon was started before"));
     }
     state.environment = Some(Arc::new(environment));
-    let spawned = match agent.mode {
-        Mode::Init => cgroup::spawn_inside(|| agent.reaper.spawn(&mut command)),
-        Mode::Process => agent.reaper.spawn(&mut command),
-    };
-    // Dropping the command closes the agent's copies of the pipe's write end, so that the pipe ends with the daemon.
-    drop(command);
+    let spawned = prepared.and_then(|(mut command, reader)| {
+        let spawned = match agent.mode {
+            Mode::Init => cgroup::spawn_inside(|| agent.reaper.spawn(&mut command)),
+            Mode::Process => agent.reaper.spawn(&mut command),
+        };
+        // Dropping the command closes the agent's copies of the pipe's write end, so that the pipe ends with the daemon.
+        drop(command);
+        spawned.map(|(child, end)| (child, end, reader))
+    });
     let started = match spawned {
-        Ok((child, end)) => {
+        Ok((child, end, reader)) => {
             let pid = child.id();
             reset_oom_score(pid);
             state.started(pid, Instant::now());
@@ -80,6 +83,18 @@ pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError>
     started
 }
 
+/// Returns the command of the daemon, whose output goes into a pipe, and the reading end of that pipe.
+fn with_output(
+    agent: &Agent,
+    argv: &[String],
+    environment: &Environment,
+) -> std::io::Result<(Command, PipeReader)> {
+    let (reader, writer) = std::io::pipe()?;
+    let mut command = command(agent, argv, environment)?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    Ok((command, reader))
+}
+
 /// Returns the command of the daemon. It inherits nothing of the agent but what `environment` has.
 fn command(agent: &Agent, argv: &[String], environment: &Environment) -> std::io::Result<Command> {
     let program = argv.first().map_or("", String::as_str);
@@ -95,10 +110,6 @@ fn command(agent: &Agent, argv: &[String], environment: &Environment) -> std::io
         }
     }
     Ok(command)
-}
-
-fn os(e: std::io::Error) -> WireError {
-    WireError::new(ErrorKind::Os, e.to_string())
 }
 
 /// The main process of the daemon, and the process group in which it was when it became that.

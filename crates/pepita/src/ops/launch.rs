@@ -4,7 +4,7 @@ use crate::boot::Order;
 use crate::error::{About, CallError, Result, call_error, system};
 use crate::host::process_id::ProcessId;
 use crate::host::wait::wait_readable;
-use crate::host::{cgroup, inherited};
+use crate::host::{cgroup, inherited, open_files};
 use crate::monitor::{Answer, TAKEN};
 use crate::ops::resolve::resolve;
 use crate::reconcile;
@@ -61,6 +61,7 @@ pub(crate) fn launch(
     caller: &impl Caller,
 ) -> Result<StatusRecord> {
     let launched = || {
+        open_files::check()?;
         // The length of the path is checked first, so that no directory is created that no VM can use.
         run_dir.checked_vm(name)?;
         run_dir.create()?;
@@ -83,6 +84,7 @@ pub(crate) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
         if status.monitor_pid.is_some() || status.state.is_terminal() {
             return Ok(status);
         }
+        open_files::check().about(name.as_str())?;
         match start_monitor(run_dir, &Order::Adopt(name.clone()), &Patient) {
             // Another adoption was faster, and its monitor watches the VM.
             Err(e) if e.kind == CallErrorKind::TryAgain => std::thread::sleep(ADOPT_PAUSE),

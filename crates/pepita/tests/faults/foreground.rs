@@ -151,6 +151,32 @@ fn a_vm_that_another_program_destroys_ends_its_command_with_the_vm_s_own_end() {
     }
 }
 
+/// Runs `pepita` with a limit of open files, and returns its exit code and all that it has written.
+fn with_open_files(host: &Host, limit: u64, args: &[&str]) -> (Option<i32>, String) {
+    let command = host.command(args);
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--nofile={limit}")).arg(pepita()).args(args);
+    limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = limited.stdin(Stdio::null()).output().expect("it runs");
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+#[test]
+fn with_too_few_open_files_a_launch_fails_at_once_and_with_enough_it_works() {
+    let host = Host::of(Form::Process);
+    let args = ["run", "--rm", "--name", "a", "--vmm", "process", "--", "/bin/echo", "said"];
+    for limit in 8..=40 {
+        let (code, said) = with_open_files(&host, limit, &args);
+        if limit < 32 {
+            assert_eq!(code, Some(75), "{limit}: {said}");
+            assert!(said.contains(&format!("{limit} open files")) && said.contains("ulimit -n"), "{said}");
+        } else {
+            assert!(code == Some(0) && said.contains("said"), "{limit}: {said}");
+        }
+        assert!(!host.vm("a").exists(), "{limit}");
+    }
+}
+
 #[test]
 fn a_limit_on_the_size_of_files_ends_no_monitor_and_loses_no_exit_code() {
     let host = Host::of(Form::Process);
