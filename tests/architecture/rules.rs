@@ -119,6 +119,8 @@ pub(crate) const CRATES: &[Crate] = &[
             "commands/doctor/diagnose.rs",
             "commands/order.rs",
             "image/cpio.rs",
+            "image/elf.rs",
+            "image/libraries.rs",
             "monitor/evidence.rs",
             "monitor/life.rs",
             "monitor/life/",
