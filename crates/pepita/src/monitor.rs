@@ -7,6 +7,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod agent;
+mod backend;
 mod console_scan;
 mod control;
 mod dial;
@@ -42,6 +43,7 @@ use crate::rundir::lock::Lock;
 use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{Process, Processes};
+use backend::Backend;
 use handover::Handover;
 use keep::Keep;
 use life::{Effect, Event, Milestone};
@@ -69,7 +71,9 @@ pub(crate) struct Monitor {
     limits: Limits,
     life: Life,
     vmm: Process,
-    backend: Option<Process>,
+    backend: Option<Backend>,
+    /// How the back-end has ended, if that is known.
+    backend_end: Option<String>,
     daemon: Option<ProcessId>,
     /// Whether the agent of a plain process has reported the process of its daemon, and the process is below the agent.
     daemon_heard: bool,
@@ -156,7 +160,8 @@ impl Monitor {
             limits: parts.limits,
             life: parts.life,
             vmm,
-            backend,
+            backend: backend.map(Backend::new),
+            backend_end: None,
             daemon_heard: parts.daemon.is_some(),
             daemon: parts.daemon,
             console: Some(console),
@@ -190,6 +195,7 @@ impl Monitor {
             // The back-end of an adopted VM ended while the VM had no monitor.
             self.on_backend_ended();
         }
+        self.note_worker();
         self.publish();
         while !self.is_over {
             self.keep_dials();
@@ -200,6 +206,9 @@ impl Monitor {
             monitor_log::bound();
             let now = Instant::now();
             self.agent.tick(now);
+            if self.backend.as_mut().is_some_and(|backend| backend.tick(now)) {
+                self.on_backend_broken();
+            }
             if self.qmp.tick(now) {
                 self.greet_qemu();
             }
@@ -349,7 +358,7 @@ impl Monitor {
         let state = State {
             monitor: ProcessId::of(std::process::id()),
             vmm: status.exit.is_none().then(|| self.vmm.identity.clone()),
-            backend: self.backend.as_ref().map(|b| b.identity.clone()),
+            backend: self.backend.as_ref().map(|backend| backend.identity().clone()),
             daemon: self.daemon.clone(),
             cgroup: self.limits.cgroup(),
             log_base: self.log.base(),
