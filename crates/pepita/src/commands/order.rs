@@ -43,7 +43,7 @@ fn order(run_dir: &RunDir, name: &VmId, request: MonitorRequest) -> Result<()> {
 
 /// Carries out `pepita adopt`. Returns the status of the VM.
 pub(super) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
-    let status = launch::adopt(run_dir, name)?;
+    let status = launch::adopt_settled(run_dir, name)?;
     match status.reach {
         // There is a monitor, and nobody can tell whether it will ever serve.
         Reach::Silent => {
