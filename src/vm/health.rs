@@ -159,7 +159,8 @@ impl Health {
     }
 
     fn failed(&mut self, spec: &HealthSpec, now: Instant) -> Option<Finding> {
-        if self.unlinked_until.is_some_and(|until| now < until) || now - self.ready_since < spec.start_period {
+        if self.unlinked_until.is_some_and(|until| now < until) || now - self.ready_since < spec.start_period
+        {
             return None;
         }
         self.failures = self.failures.saturating_add(1);

@@ -113,6 +113,16 @@ fn a_monitor_that_hangs_costs_its_vm_alone() {
     host.assert_nothing_left();
 }
 
+/// Tests semantics 7.13.
+#[test]
+fn a_stop_waits_for_the_launcher_to_end_a_vm_whose_monitor_hangs() {
+    let host = Host::new("shutdown_timeout = \"1s\"", &group(&["a", "b"]));
+    let mut daemon = host.ready();
+    send(host.status("a").monitor_pid.expect("a monitor"), Signal::SIGSTOP);
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
 #[test]
 fn a_foreign_monitor_that_hangs_costs_nothing() {
     let host = Host::new("", &group(&["a"]));
