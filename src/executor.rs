@@ -13,7 +13,7 @@ pub use argv::Launch;
 pub use error::ExecutorError;
 pub use launcher::{Answer, Launcher, Pepita};
 pub use process::{NotFound, find};
-pub(crate) use reserve::{borrow, is_exhausted, is_short, raise_file_limit, spare};
+pub(crate) use reserve::{beside, borrow, is_exhausted, is_short, raise_file_limit, spare};
 pub use runner::Runner;
 
 use crate::reply::Reply;

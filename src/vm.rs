@@ -139,6 +139,8 @@ struct Monitor {
     socket: PathBuf,
     /// The watch of the monitor, which ends when this value is dropped.
     watch: Watch,
+    /// Whether the monitor has reported.
+    is_heard: bool,
 }
 
 /// The connection to the guest agent.
@@ -235,6 +237,9 @@ impl VmState {
     }
 
     async fn happened(&mut self, event: Event) -> Result<(), ActorProcessingErr> {
+        if let (Event::Status(_), Some(monitor)) = (&event, &mut self.monitor) {
+            monitor.is_heard = true;
+        }
         for effect in self.life.on(now(), event) {
             self.carry_out(effect).await?;
         }
@@ -266,6 +271,7 @@ impl VmState {
             Effect::Connect(record) => self.connect(record).await?,
             Effect::StopDaemon { signal, grace } => self.stop_daemon(signal, grace),
             Effect::Remove => {
+                self.hang_up_before_removal();
                 let reply = self.reply(|answer| Event::Removed(answered(answer)));
                 self.services.executor.send(ExecutorMsg::Destroy { vm, reply });
             }
@@ -309,7 +315,7 @@ impl VmState {
         };
         let socket = Path::new(&record.dir).join(rundir::CONTROL);
         let watch = self.services.sockets.watch(socket.clone(), Box::new(tell));
-        self.monitor = Some(Monitor { socket, watch });
+        self.monitor = Some(Monitor { socket, watch, is_heard: false });
         for (signal, reply) in std::mem::take(&mut self.pending_signals) {
             self.request(MonitorRequest::Signal(signal), reply);
         }
@@ -332,6 +338,17 @@ impl VmState {
     /// Closes both connections: their later messages belong to the time before.
     fn hang_up(&mut self) {
         self.monitor = None;
+        self.hang_up_guest();
+    }
+
+    /// Gives back descriptors that a removal does not need, and may be short of. A guest that is killed is asked for nothing
+    /// any more. Its monitor tells what the guest said last, if it can be heard.
+    fn hang_up_before_removal(&mut self) {
+        let is_heard = self.monitor.as_ref().is_some_and(|monitor| monitor.is_heard);
+        if is_heard && !is_short() { self.hang_up_guest() } else { self.hang_up() }
+    }
+
+    fn hang_up_guest(&mut self) {
         if let Some(guest) = self.guest.take() {
             guest.link.stop(None);
         }
