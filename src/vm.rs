@@ -11,7 +11,7 @@ pub use services::{HostSockets, Services, Sockets};
 
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::{CidMsg, LeaseError};
-use crate::executor::{ExecutorError, ExecutorMsg, Launch, is_short};
+use crate::executor::{ExecutorError, ExecutorMsg, Launch, LaunchSteps, is_short};
 use crate::link::dial::{Address, Guests};
 use crate::link::{self, LinkArgs, LinkMsg, VsockLink};
 use crate::monitor_client::{MonitorReport, Watch};
@@ -298,9 +298,15 @@ impl VmState {
             cid,
             owner: self.services.owner.to_string(),
             hold: false,
+            limit: self.life.launch_limit(now()),
         });
         let reply = self.reply(|answer| Event::Launched(answered(answer).map(Box::new)));
-        self.services.executor.send(ExecutorMsg::Launch { launch, written: self.written.clone(), reply });
+        let me = self.me.clone();
+        // The actor may have ended meanwhile.
+        let steps =
+            LaunchSteps::new(move |step| drop(me.cast(VmMsg::Happened(Happened(Event::LaunchGoesOn(step))))));
+        let written = self.written.clone();
+        self.services.executor.send(ExecutorMsg::Launch { launch, written, steps, reply });
     }
 
     fn watch(&mut self, record: &StatusRecord) {

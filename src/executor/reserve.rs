@@ -75,7 +75,11 @@ impl Borrowed {
         let mut reserve = reserve();
         reserve.lent = false;
         let is_full = reserve.fill();
-        reserve.lent = !is_full;
+        if !is_full {
+            // What is free meanwhile is left to others, such as the control socket.
+            reserve.files.clear();
+            reserve.lent = true;
+        }
         is_full
     }
 }

@@ -57,7 +57,8 @@ impl Life {
     }
 
     fn alive(&mut self, now: Instant, record: &StatusRecord) {
-        self.know(Facts { cid: Cid::new(record.vsock.cid).ok(), vmm_pid: record.vmm_pid });
+        let cid = Cid::new(record.vsock.cid).ok();
+        self.know(Facts { cid, vmm_pid: record.vmm_pid, ..Facts::default() });
         if let Some(error) = &record.disk_error
             && self.disk_error.as_ref() != Some(error)
         {
