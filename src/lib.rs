@@ -86,4 +86,4 @@ pub use spec::{
     OnStartFailure, OnUnhealthy, Orphans, Plan, Port, Readiness, Removals, Restart, RestartSpec, Signal,
     StartSpec, StopSpec, Strategy, TreeSpec, VmName, VmPlan, VmSpec, Vmm,
 };
-pub use tree::{ChangeError, NotReady, SpecError, StartError, Tree, TreeEnd};
+pub use tree::{ChangeError, NotReady, SpecError, StartError, Tree, TreeEnd, longest_end};

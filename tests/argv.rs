@@ -66,7 +66,14 @@ fn launch() -> impl Strategy<Value = Launch> {
         let mut spec = VmSpec { command, env, ..VmSpec::new(name(&vm), machine) };
         spec.start.timeout = Duration::from_millis(timeout);
         let cid = Cid::new(cid).expect("a good CID");
-        Launch { spec, incarnation: Incarnation(incarnation), cid, owner: "edge".into(), hold }
+        Launch {
+            spec,
+            incarnation: Incarnation(incarnation),
+            cid,
+            owner: "edge".into(),
+            hold,
+            limit: Duration::MAX,
+        }
     })
 }
 
@@ -76,7 +83,14 @@ fn a_daemon_with_a_watchdog_is_told_the_interval_unless_the_configuration_does()
     spec.health.watchdog = Duration::from_secs(4);
     let env = |spec: &VmSpec| {
         let (incarnation, cid) = (Incarnation(1), Cid::new(3).expect("a good CID"));
-        let launch = Launch { spec: spec.clone(), incarnation, cid, owner: "edge".into(), hold: false };
+        let launch = Launch {
+            spec: spec.clone(),
+            incarnation,
+            cid,
+            owner: "edge".into(),
+            hold: false,
+            limit: Duration::MAX,
+        };
         argv::specification(&launch).env
     };
     assert_eq!(env(&spec), [("WATCHDOG_USEC".to_owned(), "4000000".to_owned())].into());

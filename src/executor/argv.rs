@@ -28,6 +28,8 @@ pub struct Launch {
     pub owner: String,
     /// Whether the daemon is not to be started yet, as in a warm spare.
     pub hold: bool,
+    /// The time limit for the launcher's answer.
+    pub limit: Duration,
 }
 
 fn words(words: &[&str]) -> Vec<OsString> {

@@ -14,7 +14,8 @@ use std::time::Duration;
 /// The time limit of a call that only asks a question or ends a VM.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The time limit of a launch: on return the VMM runs and the guest still boots.
+/// The longest time limit of a launch, however much time the VM has to get Ready (semantics 7.4): on return the VMM runs and
+/// the guest still boots.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The future of a call.
@@ -137,7 +138,7 @@ impl Pepita for Launcher {
     fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord> {
         let specification =
             serde_json::to_vec(&argv::specification(launch)).expect("the specification is JSON");
-        Box::pin(self.record(argv::run(launch), specification, LAUNCH_DEADLINE))
+        Box::pin(self.record(argv::run(launch), specification, LAUNCH_DEADLINE.min(launch.limit)))
     }
 
     fn adopt<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord> {

@@ -10,7 +10,7 @@
 
 use super::argv::{self, Launch};
 use super::queue::{Cancel, Queues, VmLock};
-use super::{Answer, ExecutorError, ExecutorMsg, Pepita};
+use super::{Answer, ExecutorError, ExecutorMsg, LaunchStep, LaunchSteps, Pepita};
 use crate::claim::Claim;
 use crate::reply::Reply;
 use crate::spec::{Incarnation, Signal, VmName};
@@ -70,7 +70,9 @@ impl Runner {
     /// Submits a call. The order is that of the submissions; the call is made in a task of its own.
     pub fn submit(&self, msg: ExecutorMsg) {
         match msg {
-            ExecutorMsg::Launch { launch, written, reply } => self.submit_launch(launch, written, reply),
+            ExecutorMsg::Launch { launch, written, steps, reply } => {
+                self.submit_launch(launch, written, steps, reply);
+            }
             ExecutorMsg::Cancel(vm) => self.queues.cancel(&vm),
             ExecutorMsg::Adopt { vm, reply } => {
                 self.in_turn(vm, reply, |runner, vm| Box::pin(runner.adopt_ours(vm)));
@@ -151,17 +153,21 @@ impl Runner {
         &self,
         launch: Box<Launch>,
         written: Written,
+        steps: LaunchSteps,
         reply: Reply<Result<StatusRecord, ExecutorError>>,
     ) {
         let (mut lock, cancel) = self.queues.enter_cancellable(&launch.spec.name);
         let runner = self.clone();
-        tokio::spawn(async move { reply.send(runner.launch(&launch, written, &mut lock, cancel).await) });
+        tokio::spawn(async move {
+            reply.send(runner.launch(&launch, written, &steps, &mut lock, cancel).await);
+        });
     }
 
     async fn launch(
         &self,
         launch: &Launch,
         written: Written,
+        steps: &LaunchSteps,
         lock: &mut VmLock,
         cancel: Cancel,
     ) -> Result<StatusRecord, ExecutorError> {
@@ -170,7 +176,15 @@ impl Runner {
             written.reached().await;
             // The semaphore is never closed.
             let permit = self.launches.acquire().await;
-            self.pepita.room().await;
+            let mut room = self.pepita.room();
+            tokio::select! {
+                biased;
+                () = &mut room => {}
+                () = std::future::ready(()) => {
+                    steps.tell(LaunchStep::AwaitsDescriptors);
+                    room.await;
+                }
+            }
             permit
         };
         let _permit = tokio::select! {
@@ -178,6 +192,7 @@ impl Runner {
             () = cancel.requested() => return Err(ExecutorError::Cancelled),
             permit = turn => permit,
         };
+        steps.tell(LaunchStep::Called);
         let taken = match self.run(launch).await {
             Err(e) if e.kind() == Some(CallErrorKind::NameTaken) => e,
             done => return done,

@@ -179,6 +179,7 @@ pub(crate) const CRATES: &[Crate] = &[
             "vm/health.rs",
             "group/machine.rs",
             "group/machine/",
+            "tree/limits.rs",
             "tree/schedule.rs",
             "tree/check.rs",
             "tree/change.rs",

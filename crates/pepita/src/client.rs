@@ -4,6 +4,7 @@ use crate::error::{Result, call_error};
 use crate::host::process_id::ProcessId;
 use crate::rundir::layout;
 use pepita_wire::conversation::ControlConversation;
+use pepita_wire::monitor::REQUEST_PATIENCE;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{MonitorRequest, Outcome, StatusRecord, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,10 +15,6 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// The time limit for an answer. A monitor has one thread and never blocks, so a monitor that is silent for longer is
-/// stopped or broken.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to a monitor.
 #[derive(Debug)]
@@ -32,7 +29,7 @@ impl Client {
     /// # Errors
     /// When no monitor listens.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let stream = connect(&dir.join(layout::CONTROL), Some(PATIENCE))?;
+        let stream = connect(&dir.join(layout::CONTROL), Some(REQUEST_PATIENCE))?;
         Ok(Self { stream, conversation: ControlConversation::default() })
     }
 
@@ -195,7 +192,7 @@ fn connect(path: &Path, patience: Option<Duration>) -> io::Result<UnixStream> {
 /// # Errors
 /// When there is no monitor, or the monitor does not answer in time.
 pub fn ask(dir: &Path, request: MonitorRequest) -> io::Result<Outcome> {
-    Client::open(dir)?.ask(request, Some(PATIENCE))
+    Client::open(dir)?.ask(request, Some(REQUEST_PATIENCE))
 }
 
 /// Returns the process that listens on the control socket of the VM with this run directory. The kernel takes the
