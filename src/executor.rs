@@ -13,7 +13,7 @@ pub use argv::Launch;
 pub use error::ExecutorError;
 pub use launcher::{Answer, Launcher, Pepita};
 pub use process::{NotFound, find};
-pub(crate) use reserve::{borrow, is_exhausted, is_short, raise_file_limit, spare};
+pub(crate) use reserve::{beside, borrow, is_exhausted, is_short, raise_file_limit, spare};
 pub use runner::Runner;
 
 use crate::reply::Reply;
@@ -21,6 +21,7 @@ use crate::spec::{Publish, VmName};
 use crate::store::Written;
 use pepita_wire::StatusRecord;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use std::fmt;
 use std::path::PathBuf;
 
 /// A request to the executor.
@@ -33,9 +34,8 @@ pub enum ExecutorMsg {
         /// The moment at which the state that the launch must not lose is on the disk: the launcher is not called
         /// before.
         written: Written,
-        /// Is answered when the container image of the VM, if it has one, is on this host: the time for the start begins
-        /// then.
-        prepared: Reply<()>,
+        /// Is told how the launch goes on before the answer.
+        steps: LaunchSteps,
         /// Gets the VM's record.
         reply: Reply<Result<StatusRecord, ExecutorError>>,
     },
@@ -84,6 +84,35 @@ pub enum ExecutorMsg {
     /// Makes the actor panic, for tests of the consequences of a failed actor.
     #[cfg(feature = "test-hooks")]
     Panic,
+}
+
+/// A step of a launch, which its asker is told of before the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaunchStep {
+    /// The launch waits until this process has enough free descriptors.
+    AwaitsDescriptors,
+    /// The launcher is called.
+    Called,
+}
+
+/// The receiver of the steps of one launch.
+pub struct LaunchSteps(Box<dyn Fn(LaunchStep) + Send + Sync>);
+
+impl LaunchSteps {
+    /// Makes a receiver of a function.
+    pub fn new(tell: impl Fn(LaunchStep) + Send + Sync + 'static) -> Self {
+        Self(Box::new(tell))
+    }
+
+    fn tell(&self, step: LaunchStep) {
+        (self.0)(step);
+    }
+}
+
+impl fmt::Debug for LaunchSteps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LaunchSteps")
+    }
 }
 
 /// The executor actor.

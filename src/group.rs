@@ -94,7 +94,7 @@ impl Actor for Group {
         // Only the group's own VMs: a VM that comes from another group later has released its CID there.
         let own = |vm: &VmName| args.spec.vms.iter().any(|spec| spec.name == *vm);
         let held = args.shared.journal.cids().into_iter().filter(|(vm, _)| own(vm));
-        let facts = held.map(|(vm, cid)| (vm, Facts { cid: Some(cid), vmm_pid: None })).collect();
+        let facts = held.map(|(vm, cid)| (vm, Facts { cid: Some(cid), ..Facts::default() })).collect();
         let memory = args.shared.journal.remembered();
         let mut state = GroupState {
             roster: match args.ended {
@@ -252,7 +252,7 @@ impl GroupState {
             VmEvent::Ended(ending) => {
                 let incarnation = self.roster.view(&vm).map_or(Incarnation(0), |view| view.incarnation);
                 if let Some(facts) = self.facts.get_mut(&vm) {
-                    facts.vmm_pid = None;
+                    *facts = Facts { cid: facts.cid, ..Facts::default() };
                 }
                 let orders = self.roster.vm_ended(at(), &vm, epoch, ending);
                 self.shared.journal.save_end(&vm, incarnation);

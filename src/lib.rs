@@ -87,4 +87,4 @@ pub use spec::{
     OnStartFailure, OnUnhealthy, Orphans, Plan, Port, Publish, Readiness, Removals, Restart, RestartSpec,
     Signal, StartSpec, StopSpec, Strategy, TreeSpec, VmName, VmPlan, VmSpec, Vmm,
 };
-pub use tree::{ChangeError, NotReady, SpecError, StartError, Tree, TreeEnd};
+pub use tree::{ChangeError, NotReady, SpecError, StartError, Tree, TreeEnd, longest_end};

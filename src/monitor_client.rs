@@ -4,9 +4,10 @@
 //! A monitor serves a Unix socket in the run directory of its VM. Only launch, adoption, removal and lists need the
 //! launcher, and thus the executor; every other request about a VM that runs is made here.
 
-use crate::executor::{borrow, is_exhausted, spare};
+use crate::executor::{beside, borrow, is_exhausted, spare};
 use futures_core::future::BoxFuture;
 use pepita_wire::conversation::{ControlConversation, ControlNews};
+use pepita_wire::monitor::REQUEST_PATIENCE;
 use pepita_wire::{ErrorKind, MonitorRequest, Outcome, StatusRecord, WireError};
 use std::collections::HashMap;
 use std::fmt;
@@ -19,10 +20,6 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-
-/// The time limit for an answer. A monitor waits for its VM alone: a monitor that is silent for longer is stopped or
-/// broken.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The delay before a watch for which no descriptor was free connects again. No event tells that one is free.
 const NO_DESCRIPTOR: Duration = Duration::from_secs(1);
@@ -76,7 +73,7 @@ impl Line {
         let (answer, answered) = oneshot::channel();
         // When the watch has ended, the request is dropped together with the sender of its answer.
         let _ = self.0.send(Passed { request, answer });
-        match timeout(ANSWER_DEADLINE, answered).await {
+        match timeout(REQUEST_PATIENCE, answered).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(WireError::new(ErrorKind::Os, "the monitor is gone")),
             Err(_) => Err(silent()),
@@ -180,7 +177,7 @@ async fn follow(
 /// [`ErrorKind::Timeout`].
 pub(crate) async fn request(socket: PathBuf, request: MonitorRequest) -> Outcome {
     let answer = async {
-        let (mut client, _borrowed) = match MonitorClient::connect(&socket).await {
+        let (mut client, borrowed) = match MonitorClient::connect(&socket).await {
             // A VM is to be stopped with grace also when no descriptor is left.
             Err(e) if is_exhausted(&e) => {
                 let borrowed = borrow().await;
@@ -188,9 +185,9 @@ pub(crate) async fn request(socket: PathBuf, request: MonitorRequest) -> Outcome
             }
             connected => (connected?, None),
         };
-        client.request(request).await
+        beside(borrowed, client.request(request)).await
     };
-    match timeout(ANSWER_DEADLINE, answer).await {
+    match timeout(REQUEST_PATIENCE, answer).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(e)) => Err(WireError::new(ErrorKind::Os, e.to_string())),
         Err(_) => Err(silent()),

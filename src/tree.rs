@@ -17,6 +17,7 @@
 mod change;
 mod check;
 mod error;
+mod limits;
 mod recovery;
 mod root;
 mod schedule;
@@ -28,6 +29,7 @@ mod unseparated;
 pub(crate) use change::Removal;
 pub use check::{SpecError, check};
 pub use error::{ChangeError, NotReady, StartError, TreeEnd};
+pub use limits::longest_end;
 #[doc(hidden)]
 pub use start::Parts;
 

@@ -11,7 +11,7 @@ pub use services::{HostSockets, Services, Sockets};
 
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::{CidMsg, LeaseError};
-use crate::executor::{ExecutorError, ExecutorMsg, Launch, is_short};
+use crate::executor::{ExecutorError, ExecutorMsg, Launch, LaunchSteps, is_short};
 use crate::link::dial::{Address, Guests};
 use crate::link::{self, LinkArgs, LinkMsg, VsockLink};
 use crate::monitor_client::{MonitorReport, Watch};
@@ -141,6 +141,8 @@ struct Monitor {
     socket: PathBuf,
     /// The watch of the monitor, which ends when this value is dropped.
     watch: Watch,
+    /// Whether the monitor has reported.
+    is_heard: bool,
 }
 
 /// The connection to the guest agent.
@@ -244,6 +246,9 @@ impl VmState {
     }
 
     async fn happened(&mut self, event: Event) -> Result<(), ActorProcessingErr> {
+        if let (Event::Status(_), Some(monitor)) = (&event, &mut self.monitor) {
+            monitor.is_heard = true;
+        }
         for effect in self.life.on(now(), event) {
             self.carry_out(effect).await?;
         }
@@ -275,6 +280,7 @@ impl VmState {
             Effect::Connect(record) => self.connect(record).await?,
             Effect::StopDaemon { signal, grace } => self.stop_daemon(signal, grace),
             Effect::Remove => {
+                self.hang_up_before_removal();
                 let reply = self.reply(|answer| Event::Removed(answered(answer)));
                 self.services.executor.send(ExecutorMsg::Destroy { vm, reply });
             }
@@ -302,17 +308,15 @@ impl VmState {
             owner: self.services.owner.to_string(),
             image: None,
             hold: false,
-        });
-        let me = self.me.clone();
-        let prepared = Reply::new(move |answer: Option<()>| {
-            // The actor may have ended.
-            if answer.is_some() {
-                let _ = me.cast(VmMsg::Happened(Happened(Event::Prepared)));
-            }
+            limit: self.life.launch_limit(now()),
         });
         let reply = self.reply(|answer| Event::Launched(answered(answer).map(Box::new)));
+        let me = self.me.clone();
+        // The actor may have ended meanwhile.
+        let steps =
+            LaunchSteps::new(move |step| drop(me.cast(VmMsg::Happened(Happened(Event::LaunchGoesOn(step))))));
         let written = self.written.clone();
-        self.services.executor.send(ExecutorMsg::Launch { launch, written, prepared, reply });
+        self.services.executor.send(ExecutorMsg::Launch { launch, written, steps, reply });
     }
 
     fn watch(&mut self, record: &StatusRecord) {
@@ -327,7 +331,7 @@ impl VmState {
         };
         let socket = Path::new(&record.dir).join(rundir::CONTROL);
         let watch = self.services.sockets.watch(socket.clone(), Box::new(tell));
-        self.monitor = Some(Monitor { socket, watch });
+        self.monitor = Some(Monitor { socket, watch, is_heard: false });
         if !(self.life.spec().publish.is_empty() && record.ports.is_empty()) {
             self.publish();
         }
@@ -372,6 +376,17 @@ impl VmState {
     /// Closes both connections: their later messages belong to the time before.
     fn hang_up(&mut self) {
         self.monitor = None;
+        self.hang_up_guest();
+    }
+
+    /// Gives back descriptors that a removal does not need, and may be short of. A guest that is killed is asked for nothing
+    /// any more. Its monitor tells what the guest said last, if it can be heard.
+    fn hang_up_before_removal(&mut self) {
+        let is_heard = self.monitor.as_ref().is_some_and(|monitor| monitor.is_heard);
+        if is_heard && !is_short() { self.hang_up_guest() } else { self.hang_up() }
+    }
+
+    fn hang_up_guest(&mut self) {
         if let Some(guest) = self.guest.take() {
             guest.link.stop(None);
         }

@@ -31,6 +31,8 @@ pub struct Launch {
     pub image: Option<String>,
     /// Whether the daemon is not to be started yet, as in a warm spare.
     pub hold: bool,
+    /// The time limit for the launcher's answer.
+    pub limit: Duration,
 }
 
 fn words(words: &[&str]) -> Vec<OsString> {

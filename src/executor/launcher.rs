@@ -16,7 +16,8 @@ use std::time::Duration;
 /// The time limit of a call that only asks a question or ends a VM.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The time limit of a launch: on return the VMM runs and the guest still boots.
+/// The longest time limit of a launch, however much time the VM has to get Ready (semantics 7.4): on return the VMM runs and
+/// the guest still boots.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The time limit for bringing an image to this host. The program that does it gives up long before when nothing
@@ -165,7 +166,8 @@ impl Pepita for Launcher {
             serde_json::to_vec(&argv::specification(launch)).expect("the specification is JSON");
         // A disk that was not unmounted is checked first, which takes as long as it takes.
         let checks = if launch.spec.disks.is_empty() { Duration::ZERO } else { CHECK_DEADLINE };
-        Box::pin(self.record(argv::run(launch), specification, LAUNCH_DEADLINE + checks))
+        let limit = LAUNCH_DEADLINE.min(launch.limit) + checks;
+        Box::pin(self.record(argv::run(launch), specification, limit))
     }
 
     fn adopt<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord> {

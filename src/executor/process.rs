@@ -83,8 +83,7 @@ pub(super) async fn call(
     command.env_clear().envs(inherited());
     command.stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
     command.envs(environment.iter().copied());
-    // The reserve is given back when the call has ended.
-    let (mut child, _borrowed) = spawn(&mut command).await.map_err(CallFailure::NotStarted)?;
+    let (mut child, borrowed) = spawn(&mut command).await.map_err(CallFailure::NotStarted)?;
     let group = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
     let (stdout, stderr, input) = (child.stdout.take(), child.stderr.take(), child.stdin.take());
     let work = async {
@@ -98,7 +97,7 @@ pub(super) async fn call(
         let status = child.wait().await?;
         Ok(Output { status, stdout, stderr: String::from_utf8_lossy(&stderr).trim().to_owned() })
     };
-    match tokio::time::timeout(deadline, work).await {
+    match reserve::beside(borrowed, tokio::time::timeout(deadline, work)).await {
         Ok(output) => output,
         Err(_) => {
             // The child was not waited for, so that its number still belongs to its group.

@@ -1,9 +1,11 @@
 //! Descriptors that are kept for calls of the launcher. When this process has no other descriptor left, VMs can still be
-//! looked at, taken over and destroyed, one call at a time: to run out of descriptors is the trouble of this process, and
-//! must neither end a VM nor keep one from its end.
+//! looked at, taken over and destroyed, one call at a time, and more at a time as soon as descriptors are free again: to
+//! run out of descriptors is the trouble of this process, and must neither end a VM nor keep one from its end.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::convert::Infallible;
 use std::fs::File;
+use std::future::Future;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,6 +25,9 @@ const BESIDE_CONNECTIONS: usize = 5;
 
 /// The delay between two looks for free descriptors. No event tells that a descriptor is free.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+
+/// The delay between two attempts to fill the reserve again while a call uses it. Many calls may wait for their turn.
+const BETWEEN_RETURNS: Duration = Duration::from_millis(20);
 
 static RESERVE: Mutex<Reserve> = Mutex::new(Reserve { files: Vec::new(), lent: false });
 
@@ -55,6 +60,28 @@ impl Reserve {
 #[derive(Debug)]
 pub(crate) struct Borrowed {
     _turn: AsyncMutexGuard<'static, ()>,
+}
+
+impl Borrowed {
+    /// Waits until the reserve is full again although the call goes on: it has what it needs, and other descriptors have
+    /// become free.
+    async fn returned(self) {
+        while !self.is_replaced() {
+            tokio::time::sleep(BETWEEN_RETURNS).await;
+        }
+    }
+
+    fn is_replaced(&self) -> bool {
+        let mut reserve = reserve();
+        reserve.lent = false;
+        let is_full = reserve.fill();
+        if !is_full {
+            // What is free meanwhile is left to others, such as the control socket.
+            reserve.files.clear();
+            reserve.lent = true;
+        }
+        is_full
+    }
 }
 
 impl Drop for Borrowed {
@@ -92,13 +119,25 @@ pub(crate) async fn borrow() -> Borrowed {
     Borrowed { _turn: turn }
 }
 
+/// Does work that has begun with the descriptors of the reserve, and lets the next call borrow the reserve as soon as it is
+/// full again. Without that, calls would go on one by one however many descriptors have become free.
+pub(crate) async fn beside<T>(borrowed: Option<Borrowed>, work: impl Future<Output = T>) -> T {
+    let give_back = async {
+        if let Some(borrowed) = borrowed {
+            borrowed.returned().await;
+        }
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        never = give_back => match never {},
+    }
+}
+
 /// Waits until enough descriptors are free for one more VM.
 pub(super) async fn room() {
-    let mut waited = false;
     while !is_free(ROOM) {
-        if !std::mem::replace(&mut waited, true) {
-            tracing::warn!("no file descriptor is free: a launch waits until one is");
-        }
         tokio::time::sleep(BETWEEN_LOOKS).await;
     }
 }

@@ -10,7 +10,7 @@
 
 use super::argv::{self, Launch};
 use super::queue::{Cancel, Queues, VmLock};
-use super::{Answer, ExecutorError, ExecutorMsg, Pepita};
+use super::{Answer, ExecutorError, ExecutorMsg, LaunchStep, LaunchSteps, Pepita};
 use crate::claim::Claim;
 use crate::ports::Ports;
 use crate::reply::Reply;
@@ -85,8 +85,8 @@ impl Runner {
     /// Submits a call. The order is that of the submissions; the call is made in a task of its own.
     pub fn submit(&self, msg: ExecutorMsg) {
         match msg {
-            ExecutorMsg::Launch { launch, written, prepared, reply } => {
-                self.submit_launch(launch, written, prepared, reply);
+            ExecutorMsg::Launch { launch, written, steps, reply } => {
+                self.submit_launch(launch, written, steps, reply);
             }
             ExecutorMsg::Cancel(vm) => self.queues.cancel(&vm),
             ExecutorMsg::Adopt { vm, reply } => {
@@ -173,13 +173,13 @@ impl Runner {
         &self,
         launch: Box<Launch>,
         written: Written,
-        prepared: Reply<()>,
+        steps: LaunchSteps,
         reply: Reply<Result<StatusRecord, ExecutorError>>,
     ) {
         let (mut lock, cancel) = self.queues.enter_cancellable(&launch.spec.name);
         let runner = self.clone();
         tokio::spawn(async move {
-            reply.send(runner.launch(*launch, written, prepared, &mut lock, cancel).await);
+            reply.send(runner.launch(*launch, written, &steps, &mut lock, cancel).await);
         });
     }
 
@@ -187,7 +187,7 @@ impl Runner {
         &self,
         mut launch: Launch,
         written: Written,
-        prepared: Reply<()>,
+        steps: &LaunchSteps,
         lock: &mut VmLock,
         cancel: Cancel,
     ) -> Result<StatusRecord, ExecutorError> {
@@ -197,16 +197,20 @@ impl Runner {
             written.reached().await;
             // A download holds up no other launch, and can be cancelled.
             let digest = match &image {
-                Some(image) => {
-                    let digest = self.pepita.prepare(image).await?;
-                    prepared.send(());
-                    Some(digest)
-                }
+                Some(image) => Some(self.pepita.prepare(image).await?),
                 None => None,
             };
             // The semaphore is never closed.
             let permit = self.launches.acquire().await;
-            self.pepita.room().await;
+            let mut room = self.pepita.room();
+            tokio::select! {
+                biased;
+                () = &mut room => {}
+                () = std::future::ready(()) => {
+                    steps.tell(LaunchStep::AwaitsDescriptors);
+                    room.await;
+                }
+            }
             Ok::<_, ExecutorError>((permit, digest))
         };
         let _permit = tokio::select! {
@@ -219,6 +223,7 @@ impl Runner {
             }
         };
         let launch = &launch;
+        steps.tell(LaunchStep::Called);
         let taken = match self.run(launch).await {
             Err(e) if e.kind() == Some(CallErrorKind::NameTaken) => e,
             done => return done,

@@ -23,7 +23,8 @@ impl GroupState {
     fn vms(&self, former: &[VmStatus], now: Instant) -> Vec<VmStatus> {
         let mut vms = Vec::with_capacity(former.len());
         for (index, view) in self.roster.views().enumerate() {
-            let Facts { cid, vmm_pid } = self.facts.get(view.name).copied().unwrap_or_default();
+            let Facts { cid, vmm_pid, awaits_descriptors } =
+                self.facts.get(view.name).copied().unwrap_or_default();
             // In most cases the VM has the same place as before.
             let same = former.get(index).filter(|vm| vm.name == *view.name);
             let before = same.or_else(|| former.iter().find(|vm| vm.name == *view.name));
@@ -40,6 +41,7 @@ impl GroupState {
                 vmm: view.vmm,
                 cid,
                 vmm_pid,
+                awaits_descriptors,
                 since,
             });
         }

@@ -4,6 +4,7 @@
 use super::event::{Change, Event, EventKind};
 use super::phase::VmPhase;
 use crate::policy::{Action, Decision, Ending, Exceeded, Exit, Failure, GroupEnd, Reason, WindowCount};
+use pepita_wire::text::shown_up_to;
 use std::fmt;
 use std::time::Duration;
 
@@ -196,12 +197,12 @@ const LAST_LINES: usize = 2;
 const LINE_SHOWN: usize = 120;
 
 /// Returns what a guest said last, for people: `last words: "..."`. The lines come from a guest, so everything in them
-/// that could act on a terminal is escaped.
+/// that could act on a terminal is escaped, once: in most records it is already.
 pub(crate) fn last_words(console: &[String]) -> Option<String> {
     let from = console.len().saturating_sub(LAST_LINES);
-    let lines = console[from..].iter().map(|line| line.trim().chars().take(LINE_SHOWN).collect::<String>());
+    let lines = console[from..].iter().map(|line| shown_up_to(line.trim(), LINE_SHOWN));
     let shown: Vec<String> = lines.filter(|line| !line.is_empty()).collect();
-    (!shown.is_empty()).then(|| format!("last words: {:?}", shown.join(" | ")))
+    (!shown.is_empty()).then(|| format!("last words: \"{}\"", shown.join(" | ")))
 }
 
 impl fmt::Display for Event {
@@ -244,7 +245,10 @@ mod tests {
         assert_eq!(last_words(&[]), None);
         assert_eq!(last_words(&lines(&["  ", ""])), None);
         let said = last_words(&lines(&["one", "two", "three\u{1b}[31m\u{202e}"])).expect("words");
-        assert_eq!(said, "last words: \"two | three\\u{1b}[31m\\u{202e}\"");
+        assert_eq!(said, "last words: \"two | three\\x1b[31m\\u{202e}\"");
+        // A record holds lines that were made fit to be shown.
+        let said = last_words(&lines(&[r"a \x1b[31m \ \n 'b'"])).expect("words");
+        assert_eq!(said, "last words: \"a \\x1b[31m \\ \\n 'b'\"");
         let long = last_words(&lines(&[&"x".repeat(1000)])).expect("words");
         assert!(long.len() < 2 * LINE_SHOWN, "{long}");
     }

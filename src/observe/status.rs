@@ -32,6 +32,8 @@ pub struct VmStatus {
     pub cid: Option<Cid>,
     /// The process id of the VMM on the host.
     pub vmm_pid: Option<u32>,
+    /// Whether the launch of the VM waits until the supervisor has free file descriptors.
+    pub awaits_descriptors: bool,
     /// The time since which the VM has been in its phase.
     pub since: Instant,
 }
@@ -135,6 +137,8 @@ pub(crate) struct VmRow<'a> {
     vmm_pid: Option<u32>,
     phase_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    waits_for: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     backoff: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -190,6 +194,7 @@ impl VmStatus {
             vmm: self.vmm.into(),
             cid: self.cid.map(Cid::get),
             vmm_pid: self.vmm_pid,
+            waits_for: self.awaits_descriptors.then_some("free file descriptors of the supervisor"),
             phase_ms: json::milliseconds(self.since.elapsed()),
             backoff,
             reason,

@@ -6,9 +6,10 @@ mod spawn;
 
 use super::change::{Change, GroupUpdate, group_updates, plan};
 use super::error::{ChangeError, Progress, TreeEnd};
+use super::limits::last_list_limit;
 use super::recovery::held_cids;
 use super::schedule::{Schedule, Step};
-use super::shutdown::{self, Action, Shutdown};
+use super::shutdown::{Action, Shutdown};
 use super::survey::Survey;
 use super::unseparated::unseparated;
 use crate::actor::{Alarm, LostChild, now};
@@ -335,7 +336,7 @@ impl RootState {
                 Step::Down(end) => {
                     let (shutdown, actions) = Shutdown::after_stop(end, Arc::clone(self.runner.owner()));
                     self.shutdown = Some(shutdown);
-                    me.send_after(shutdown::LIMIT, || RootMsg::ShutdownOverdue);
+                    me.send_after(last_list_limit(&self.spec), || RootMsg::ShutdownOverdue);
                     self.act(me, actions);
                 }
             }

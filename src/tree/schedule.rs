@@ -27,6 +27,7 @@
 mod tests;
 
 use super::error::{Progress, TreeEnd};
+use super::limits::kill_limit;
 use crate::group::{At, Goal, GroupEnd};
 use crate::observe::delay_in_words;
 use crate::policy::Window;
@@ -35,11 +36,6 @@ use std::time::{Duration, Instant};
 
 /// The number of actors of a group that may fail while the group goes down; after that the shutdown ends its VMs.
 const MAX_FAILURES_GOING_DOWN: u32 = 3;
-
-/// The time in which VMs that are killed must be confirmed gone, and the part of it for each VM. After that the tree ends
-/// without the confirmation (semantics 7.13).
-const KILL_LIMIT: Duration = Duration::from_secs(12);
-const KILL_LIMIT_PER_VM: Duration = Duration::from_millis(20);
 
 /// The state of a group, as the root sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -461,11 +457,6 @@ impl Schedule {
             }
         }
     }
-}
-
-fn kill_limit(spec: &TreeSpec) -> Duration {
-    let vms: usize = spec.groups.iter().map(|group| group.vms.len()).sum();
-    KILL_LIMIT + KILL_LIMIT_PER_VM * u32::try_from(vms).unwrap_or(u32::MAX)
 }
 
 impl Entry {

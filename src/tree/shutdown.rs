@@ -7,7 +7,7 @@
 //!                     ▲                     │ a call failed
 //!                     └─── a second later ──┘ (at most four times)
 //! before leaving:  Leaving ── all answered ──▶ Ended
-//! each of them ── its time is over ──▶ Ended
+//! each of them ── its time is over ──▶ Ended (semantics 7.13)
 //! ```
 
 use super::error::TreeEnd;
@@ -23,10 +23,6 @@ const LOOKS: u32 = 5;
 
 /// The delay between two requests for the list.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
-
-/// The time that the list and the removals may take in all, after which [`Shutdown::overdue`] is called: no launcher
-/// that hangs keeps the supervisor from its end (semantics 7.13).
-pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
 /// The end of a tree.
 #[derive(Debug)]

@@ -5,8 +5,9 @@ use super::error::{Progress, StartError, TreeEnd};
 use super::root::{Outcome, Root, RootArgs, RootMsg};
 use super::survey::{Known, Survey};
 use super::unseparated::unseparated;
+use crate::actor::now;
 use crate::claim::{Claim, ClaimError};
-use crate::executor::{ExecutorMsg, Launcher, Pepita, Runner, find};
+use crate::executor::{ExecutorError, ExecutorMsg, Launcher, Pepita, Runner, find};
 use crate::journal::{Journal, Unreadable};
 use crate::observe::{Bus, EventKind, Events, StatusTable};
 use crate::spec::{Orphans, Removals, TreeSpec, VmName};
@@ -21,6 +22,11 @@ use tokio::sync::watch;
 
 /// The time that a start waits until the remains of a previous run are removed.
 const CLEAR_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The time in which the launcher's list is asked for again when that fails for a reason that may pass, and the delay before
+/// each request.
+const LIST_PATIENCE: Duration = Duration::from_secs(10);
+const BETWEEN_LISTS: Duration = Duration::from_secs(1);
 
 /// The state that all handles to one tree share.
 #[derive(Debug)]
@@ -65,11 +71,30 @@ impl Parts {
     }
 }
 
+/// Asks for the launcher's list, and again when a lack of processes, descriptors or memory has kept the launcher from
+/// answering: without the list a supervisor cannot start.
+async fn listed<L>(mut list: impl FnMut() -> L) -> Result<Vec<StatusRecord>, ExecutorError>
+where
+    L: Future<Output = Result<Vec<StatusRecord>, ExecutorError>>,
+{
+    let until = now() + LIST_PATIENCE;
+    loop {
+        match list().await {
+            Err(e) if e.is_recoverable() && now() < until => {
+                tracing::warn!("the launcher cannot list the VMs yet, and is asked again: {e}");
+                tokio::time::sleep(BETWEEN_LISTS).await;
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Refuses a start while VMs of this supervisor run in the directory of run directories that it used before.
 async fn check_former_run_dirs(spec: &TreeSpec, journal: &Journal, parts: &Parts) -> Result<(), StartError> {
     let Some(run_dir) = &parts.run_dir else { return Ok(()) };
     for (place, vms) in journal.elsewhere(run_dir) {
-        let records = Launcher::new(find(&spec.pepita)?, Some(place.clone())).list().await?;
+        let launcher = Launcher::new(find(&spec.pepita)?, Some(place.clone()));
+        let records = listed(|| launcher.list()).await?;
         let runs = |vm: &VmName| {
             let is_it = |record: &&StatusRecord| VmName::from_id(&record.name).as_ref() == Some(vm);
             records.iter().find(is_it).is_some_and(|record| !record.state.is_terminal())
@@ -83,6 +108,27 @@ async fn check_former_run_dirs(spec: &TreeSpec, journal: &Journal, parts: &Parts
     Ok(())
 }
 
+/// Returns what a start would remove, if VMs that run are killed and these are all VMs that run, or more than half of them,
+/// or if that holds for the VMs that this supervisor knows: of those that the file lacks some may not run at the moment.
+fn grave_removals<'v>(
+    spec: &TreeSpec,
+    survey: &'v Survey,
+    remembered: impl Iterator<Item = &'v VmName>,
+) -> Option<Removals> {
+    if survey.orphans.is_empty() {
+        return None;
+    }
+    let of_running = Removals { vms: survey.orphans.clone(), of: survey.running.len() - survey.left.len() };
+    let configured: BTreeSet<&VmName> =
+        spec.groups.iter().flat_map(|group| &group.vms).map(|vm| &vm.name).collect();
+    let left: BTreeSet<&VmName> = survey.left.iter().collect();
+    let known: BTreeSet<&VmName> =
+        survey.running.iter().filter(|vm| !left.contains(vm)).chain(remembered).collect();
+    let gone = known.iter().filter(|vm| !configured.contains(*vm)).map(|vm| (*vm).clone()).collect();
+    let of_known = Removals { vms: gone, of: known.len() };
+    [of_running, of_known].into_iter().find(Removals::are_grave)
+}
+
 /// Starts a tree whose journal is open and whose name is claimed.
 pub(super) async fn start(
     spec: TreeSpec,
@@ -94,7 +140,7 @@ pub(super) async fn start(
     check_former_run_dirs(&spec, &journal, &parts).await?;
     let owner = spec.name.as_str().into();
     let runner = Runner::new(parts.pepita, spec.max_parallel_launches, owner, claim.clone());
-    let records = runner.ask(|reply| ExecutorMsg::List { reply }).await?;
+    let records = listed(|| runner.ask(|reply| ExecutorMsg::List { reply })).await?;
     let remembered = journal.remembered();
     let known = |vm: &VmName| {
         let newest = remembered.get(vm).map(|remembered| remembered.incarnation);
@@ -107,8 +153,10 @@ pub(super) async fn start(
     if spec.orphans == Orphans::Refuse && !survey.running.is_empty() {
         return Err(StartError::Orphans(survey.running));
     }
-    let removals = Removals { vms: survey.orphans.clone(), of: survey.running.len() - survey.left.len() };
-    if spec.orphans == Orphans::Adopt && removal == Removal::OfFew && removals.are_grave() {
+    if spec.orphans == Orphans::Adopt
+        && removal == Removal::OfFew
+        && let Some(removals) = grave_removals(&spec, &survey, remembered.keys())
+    {
         return Err(StartError::Removal(removals));
     }
     let (bus, status_table) = (Bus::new(journal.store()), StatusTable::new());

@@ -8,10 +8,17 @@ use crate::spec::HealthSpec;
 use pepita_wire::image::ImageHealth;
 use std::time::{Duration, Instant};
 
+/// The longest time from Ready until the first link with the guest agent in which failures do not count. A supervisor that
+/// has just adopted a VM on a loaded host may need longer for its own link than a few short probes take.
+const FIRST_LINK: Duration = Duration::from_secs(10);
+
 /// The health of one incarnation. The counters of each incarnation start at zero.
 #[derive(Debug, Clone)]
 pub(super) struct Health {
     ready_since: Instant,
+    /// The end of the time in which failures do not count because this supervisor has had no link with the guest agent
+    /// yet; `None` once a link was up.
+    unlinked_until: Option<Instant>,
     next_probe_at: Instant,
     under_way: Option<Probe>,
     last_id: u64,
@@ -73,10 +80,11 @@ pub(super) fn in_force(spec: &HealthSpec, image: Option<&ImageHealth>) -> Health
 }
 
 impl Health {
-    /// Begins to count: the daemon is Ready as of `now`.
-    pub(super) fn new(spec: &HealthSpec, now: Instant) -> Self {
+    /// Begins to count: the daemon is Ready as of `now`. `is_linked` tells whether the link with the guest agent is up.
+    pub(super) fn new(spec: &HealthSpec, now: Instant, is_linked: bool) -> Self {
         Self {
             ready_since: now,
+            unlinked_until: (!is_linked).then(|| now + FIRST_LINK),
             next_probe_at: now + spec.interval,
             under_way: None,
             last_id: 0,
@@ -90,7 +98,14 @@ impl Health {
     /// Begins to count anew, after a pause.
     pub(super) fn restarted(self, spec: &HealthSpec, now: Instant) -> Self {
         // The number goes on: a result that is still on its way belongs to the time before the pause.
-        Self { ready_since: self.ready_since, last_id: self.last_id, ..Self::new(spec, now) }
+        let Self { ready_since, last_id, .. } = self;
+        // A VM that was adopted while it was paused is dialled only now.
+        Self { ready_since, last_id, ..Self::new(spec, now, self.unlinked_until.is_none()) }
+    }
+
+    /// Records that the link with the guest agent is up: from now on failures count.
+    pub(super) fn linked(&mut self) {
+        self.unlinked_until = None;
     }
 
     /// Expects nothing of the daemon until `until`: it has said `STOPPING=1`, and ends by itself (semantics 1.15).
@@ -175,7 +190,8 @@ impl Health {
     }
 
     fn failed(&mut self, spec: &HealthSpec, now: Instant) -> Option<Finding> {
-        if now - self.ready_since < spec.start_period {
+        if self.unlinked_until.is_some_and(|until| now < until) || now - self.ready_since < spec.start_period
+        {
             return None;
         }
         self.failures = self.failures.saturating_add(1);
@@ -197,6 +213,8 @@ fn was_on_time(now: Instant, due: Instant, limit: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn spec() -> HealthSpec {
         HealthSpec { watchdog: Duration::ZERO, ..HealthSpec::default() }
@@ -246,7 +264,7 @@ mod tests {
     #[test]
     fn three_failures_in_a_row_make_it_unhealthy_and_one_success_healthy() {
         let (spec, now) = (spec(), Instant::now());
-        let mut health = Health::new(&spec, now);
+        let mut health = Health::new(&spec, now, true);
         assert_eq!(time_out(&mut health, &spec, now, 2), []);
         assert_eq!(time_out(&mut health, &spec, now + spec.interval * 2, 1), [Finding::Unhealthy]);
         let due = now + spec.interval * 4;
@@ -257,7 +275,7 @@ mod tests {
     #[test]
     fn a_starved_host_is_not_a_dead_guest() {
         let (spec, now) = (spec(), Instant::now());
-        let mut health = Health::new(&spec, now);
+        let mut health = Health::new(&spec, now, true);
         let mut at = now + spec.interval;
         for _ in 0..20 {
             assert!(matches!(health.tick(&spec, at)[..], [Finding::Probe(_)]));
@@ -269,16 +287,34 @@ mod tests {
     fn failures_in_the_start_period_do_not_count() {
         let spec = HealthSpec { start_period: Duration::from_secs(100), ..spec() };
         let now = Instant::now();
-        let mut health = Health::new(&spec, now);
+        let mut health = Health::new(&spec, now, true);
         assert_eq!(time_out(&mut health, &spec, now, 8), []);
         assert_eq!(time_out(&mut health, &spec, now + spec.interval * 9, 3), [Finding::Unhealthy]);
+    }
+
+    #[test]
+    fn failures_before_the_first_link_do_not_count_for_a_while() {
+        let spec = HealthSpec { interval: SECOND, timeout: SECOND / 2, ..spec() };
+        let now = Instant::now();
+        let mut health = Health::new(&spec, now, false);
+        assert_eq!(time_out(&mut health, &spec, now, 9), []);
+        let mut linked = health.clone();
+        linked.linked();
+        assert_eq!(time_out(&mut linked, &spec, now + SECOND * 9, 3), [Finding::Unhealthy]);
+        // An agent that never takes a link is not waited for without end.
+        let mut waited = health.clone();
+        assert_eq!(time_out(&mut waited, &spec, now + SECOND * 9, 4), [Finding::Unhealthy]);
+        // What was adopted while it was paused is dialled at the resume, which may be much later.
+        let resumed_at = now + SECOND * 3600;
+        let mut resumed = health.restarted(&spec, resumed_at);
+        assert_eq!(time_out(&mut resumed, &spec, resumed_at, 9), []);
     }
 
     #[test]
     fn a_silent_daemon_is_noticed_and_a_fed_watchdog_is_not() {
         let spec = HealthSpec { interval: Duration::ZERO, watchdog: Duration::from_secs(3), ..spec() };
         let now = Instant::now();
-        let mut health = Health::new(&spec, now);
+        let mut health = Health::new(&spec, now, true);
         health.watchdog_fed(now + Duration::from_secs(2));
         assert_eq!(health.tick(&spec, now + Duration::from_secs(4)), []);
         assert_eq!(health.wake_at(&spec), Some(now + Duration::from_secs(5)));
@@ -289,7 +325,7 @@ mod tests {
     fn a_daemon_that_ends_by_itself_is_left_alone_for_a_time_and_then_watched_again() {
         let spec = HealthSpec { watchdog: Duration::from_secs(3), ..spec() };
         let now = Instant::now();
-        let mut health = Health::new(&spec, now);
+        let mut health = Health::new(&spec, now, true);
         let until = now + spec.interval * 100;
         health.suspend(now + spec.interval);
         health.extend(until);
@@ -304,7 +340,7 @@ mod tests {
     #[test]
     fn after_a_pause_nothing_of_before_counts() {
         let (spec, now) = (spec(), Instant::now());
-        let mut health = Health::new(&spec, now);
+        let mut health = Health::new(&spec, now, true);
         assert_eq!(time_out(&mut health, &spec, now, 2), []);
         let later = now + spec.interval * 100;
         health = health.restarted(&spec, later);

@@ -35,7 +35,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 
-use crate::executor::ExecutorError;
+use crate::executor::{ExecutorError, LaunchStep};
 use crate::policy::Ending;
 use crate::spec::{Cid, HealthSpec, Signal, VmSpec};
 use crate::vm::health::{Health, in_force};
@@ -107,10 +107,11 @@ pub(super) enum Phase {
 }
 
 /// A launch under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Attempt {
-    /// The moment at which the VM must be Ready. Counted from the lease of the CID (semantics 1.7).
-    deadline: Instant,
+    /// The moment at which the VM must be Ready. Counted from the first call of the launcher (semantics 1.7), and unknown
+    /// before.
+    deadline: Option<Instant>,
     /// The number of CIDs that turned out to belong to other programs.
     taken_cids: u32,
     /// Whether people were told that the launcher cannot be run.
@@ -218,10 +219,10 @@ pub(super) enum Event {
     Start(Mode),
     /// The allocator answered; `None` = it failed before the answer.
     Leased(Option<Result<Cid, String>>),
+    /// The launch goes on, and is not answered yet.
+    LaunchGoesOn(LaunchStep),
     /// The launcher answered to a launch.
     Launched(Result<Box<StatusRecord>, ExecutorError>),
-    /// The container image of the VM is on this host, and the VM is launched now.
-    Prepared,
     /// The launcher answered to an adoption.
     Adopted(Result<Box<StatusRecord>, ExecutorError>),
     /// The monitor reported the state of the VM.
@@ -365,8 +366,8 @@ impl Life {
         match event {
             Event::Start(mode) => self.start(mode),
             Event::Leased(lease) => self.leased(now, lease),
+            Event::LaunchGoesOn(step) => self.launch_goes_on(now, step),
             Event::Launched(result) => self.launched(now, result),
-            Event::Prepared => self.prepared(now),
             Event::Adopted(result) => self.adopted(now, result),
             Event::Status(record) => self.status(now, &record),
             Event::MonitorLost(why) => self.monitor_lost(now, &why),
@@ -396,14 +397,15 @@ impl Life {
                     self.late_stop(now, ending);
                 }
             }
-            Phase::Removing { since, retry_at, notice_at, .. } => {
+            Phase::Removing { since, retry_at, notice_at, said, .. } => {
                 if is_due(retry_at, now) {
                     self.effects.push(Effect::Remove);
                 }
                 if now >= *notice_at {
                     *notice_at = now + STILL_THERE_PERIOD;
                     let seconds = (now - *since).as_secs();
-                    let text = format!("still exists {seconds} s after its removal began");
+                    let why = if said.is_empty() { String::new() } else { format!(": {said}") };
+                    let text = format!("still exists {seconds} s after its removal began{why}");
                     self.effects.push(Effect::Notice(text));
                 }
             }

@@ -41,6 +41,8 @@ pub struct Facts {
     pub cid: Option<Cid>,
     /// The process id of the VMM.
     pub vmm_pid: Option<u32>,
+    /// Whether the launch waits for free descriptors of this process.
+    pub awaits_descriptors: bool,
 }
 
 /// A report of a VM actor. The group drops reports of actors that no longer own the VM.

@@ -28,7 +28,7 @@ use crate::printer::{Notes, Printer};
 use note::{Report, WaitingVm};
 use pepita_supervisor::control::{Call, ControlError, Hooks, ShutdownMode, Socket};
 use pepita_supervisor::platform::{files_needed, raise_file_limit};
-use pepita_supervisor::{ClaimError, JournalError, OnExit, StartError, Tree, TreeEnd, TreeSpec};
+use pepita_supervisor::{ClaimError, JournalError, OnExit, StartError, Tree, TreeEnd, TreeSpec, longest_end};
 use sd_notify::NotifyState;
 use signals::{SignalAction, Signals};
 use std::io;
@@ -46,7 +46,7 @@ const WAITING_INTERVAL: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// The time, beyond that of the tree, after which the program ends even if the tree has not.
-const END_SLACK: Duration = Duration::from_secs(60);
+const END_SLACK: Duration = Duration::from_secs(10);
 
 /// The time by which each report to the service manager moves the limit of the stop to later.
 const EXTENSION: Duration = Duration::from_secs(30);
@@ -199,11 +199,13 @@ struct Daemon<'o> {
 struct Ending {
     on_exit: OnExit,
     limit: Duration,
+    /// The time after which the tree has ended, whatever fails.
+    longest: Duration,
 }
 
 impl Ending {
     fn of(spec: &TreeSpec) -> Self {
-        Self { on_exit: spec.on_exit, limit: spec.shutdown_timeout }
+        Self { on_exit: spec.on_exit, limit: spec.shutdown_timeout, longest: longest_end(spec) }
     }
 }
 
@@ -341,7 +343,8 @@ impl<'o> Daemon<'o> {
     fn begin_end(&mut self) {
         let extension = self.ending.limit.saturating_add(EXTENSION);
         self.notify.report(&[NotifyState::Stopping, extend(extension)]);
-        self.end_at.get_or_insert_with(|| Instant::now() + self.ending.limit.saturating_add(END_SLACK));
+        let longest = self.ending.longest.saturating_add(END_SLACK);
+        self.end_at = self.end_at.or_else(|| Instant::now().checked_add(longest));
     }
 
     /// Applies the configuration as it is written now, as a whole or not at all, in a task: reading the file may take

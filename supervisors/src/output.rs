@@ -5,12 +5,14 @@
 //! A supervisor must not wait for the reader of its standard error either: once [`queue_errors`] was called, a thread of
 //! its own writes there, and lines that this thread is too slow for are dropped and counted.
 
+use rustix::event::{PollFd, PollFlags, poll};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// The maximum number of pieces of text that wait for the writing thread.
 const QUEUED: usize = 512;
@@ -57,6 +59,35 @@ pub fn try_write(bytes: &[u8]) -> io::Result<()> {
 /// error, because the reader has seen what it wanted.
 pub fn unwritable(error: &io::Error) -> Option<String> {
     (error.kind() != io::ErrorKind::BrokenPipe).then(|| format!("standard output: {error}"))
+}
+
+/// Waits until the reader of standard output is gone, or its terminal is. A file has no reader that could go.
+pub async fn reader_gone() {
+    let (gone, told) = oneshot::channel();
+    // A thread of its own, which the end of the program does not wait for. Without a thread the next write tells.
+    let watch = std::thread::Builder::new().name("stdout".into()).spawn(move || {
+        if is_reader_gone() {
+            let _ = gone.send(());
+        }
+    });
+    drop(watch);
+    if told.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Waits for an event of standard output, and returns whether its reader is gone. A pipe without a reader, and a terminal
+/// that is closed, report themselves without being asked for anything.
+fn is_reader_gone() -> bool {
+    let stdout = io::stdout();
+    loop {
+        let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+        match poll(&mut fds, None) {
+            Ok(_) => return fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
 }
 
 /// Prints a line to standard error, by way of the thread that [`queue_errors`] has started, if it was called.

@@ -8,13 +8,20 @@ use std::time::Duration;
 /// The longest duration that is read: moments are sums of such durations, and must exist.
 const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
 
+/// The smallest bare number that is read as seconds since 1970 and not as seconds ago, which would be three years: Docker
+/// and others write moments in that way.
+const EPOCHS: i64 = 100_000_000;
+
+/// The last second of the year 9999.
+const LAST_SECOND: i64 = 253_402_300_799;
+
 /// The help for a wrong duration.
 const DURATIONS: &str =
     "use a number of seconds, or a number and a unit such as 500ms, 30s, 5min or 1h, at most 100years";
 
 /// The help for a wrong moment.
-const MOMENTS: &str = "use a time such as 2026-11-26T16:00:00Z or 2026-11-26 16:00 (local time), @1790000000 (seconds \
-    since 1970), or how long ago: 90s, 5min, 2h";
+const MOMENTS: &str = "use a time such as 2026-11-26T16:00:00Z or 2026-11-26 16:00 (local time), @1790000000 or \
+    1790000000 (seconds since 1970), or how long ago: 90s, 5min, 2h";
 
 /// A moment as it is written on a command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +63,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses a moment: a time in the form of RFC 3339, a local time without an offset, `@` and seconds since 1970, or a
-/// duration that says how long ago.
+/// duration that says how long ago. A bare number of nine digits or more is one of seconds since 1970.
 ///
 /// # Errors
 /// Returns an error that says what is right.
@@ -75,6 +82,17 @@ pub fn moment(text: &str) -> Result<Moment, String> {
     if let Ok(local) = text.parse::<DateTime>() {
         let time = TimeZone::system().to_timestamp(local).map_err(|_| format!("out of range: {MOMENTS}"))?;
         return Ok(Moment::At(time.as_millisecond()));
+    }
+    if let Ok(seconds) = text.parse::<i64>()
+        && seconds >= EPOCHS
+    {
+        // A greater number is one of milliseconds.
+        let is_read = seconds <= LAST_SECOND;
+        return if is_read {
+            Ok(Moment::At(seconds * 1000))
+        } else {
+            Err(format!("out of range: {MOMENTS}"))
+        };
     }
     let ago = text.strip_suffix("ago").unwrap_or(text).trim();
     match duration(ago.strip_prefix('-').unwrap_or(ago)) {
@@ -132,6 +150,9 @@ mod tests {
             ("2026-09-21T13:33:20+02:00", 1_789_990_400_000),
             ("2026-09-21T11:33:20.5Z", 1_789_990_400_500),
             ("@1790000000", now),
+            ("1790000000", now),
+            ("99999999", now - 99_999_999_000),
+            ("100000000", 100_000_000_000),
             ("now", now),
             ("90", now - 90_000),
             ("5min", now - 300_000),
@@ -148,9 +169,16 @@ mod tests {
         assert_eq!(moment("1h").map(|moment| moment.unix_ms(0)), Ok(0));
         // In the future.
         assert_eq!(moment("9999-01-01T00:00:00Z").map(|m| m.unix_ms(now) > now), Ok(true));
-        for text in
-            ["", "yesterday", "2026-13-01T00:00:00Z", "@9223372036854775807", "@x", "99999999999y", "--since"]
-        {
+        for text in [
+            "",
+            "yesterday",
+            "2026-13-01T00:00:00Z",
+            "@9223372036854775807",
+            "@x",
+            "99999999999y",
+            "--since",
+            "1790000000000",
+        ] {
             assert!(moment(text).is_err_and(|why| why.contains("2026-11-26T16:00:00Z")), "{text}");
         }
         // Without an offset it is local time, whichever that is here.

@@ -56,6 +56,20 @@ fn what_runs_and_is_unchanged_is_taken_over() {
     }
 }
 
+// semantics 9.4, 2.2: what runs has its own number, also when a later one was given and never launched; that one is not given
+// again.
+#[test]
+fn what_runs_under_an_older_number_keeps_it_and_its_successor_gets_a_new_one() {
+    let mut world =
+        world(group(Strategy::OneForOne, "a"), &[("a", remembered(8, Wanted::Up))], &[("a", running(7))]);
+    world.ready("a");
+    assert_eq!((world.phase("a"), world.incarnation("a")), ("ready", 7));
+    world.fail("a");
+    assert_eq!(world.incarnation("a"), 7, "its end is told under its number");
+    world.run_to_rest();
+    assert_eq!((world.started(), world.incarnation("a")), (strings(&["a"]), 9));
+}
+
 // semantics 9.5: a VM with a changed configuration is restarted, in its turn.
 #[test]
 fn what_has_changed_is_restarted() {

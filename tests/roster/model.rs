@@ -53,6 +53,8 @@ pub(crate) struct Vm {
     /// The daemon has run, in any incarnation.
     pub(crate) ran: bool,
     pub(crate) incarnation: u64,
+    /// The newest number that was given, also if it was never launched.
+    pub(crate) newest: u64,
     /// The moments when this incarnation became Ready, and when each Ready phase ended.
     readies: Vec<(Instant, Option<Instant>)>,
     /// The VM starts in file order: later VMs wait for it, and it waits for earlier VMs.
@@ -125,6 +127,7 @@ impl Vm {
             attempts: 0,
             ran: false,
             incarnation,
+            newest: incarnation,
             readies: Vec::new(),
             in_order: false,
             first: false,
@@ -216,9 +219,11 @@ impl Model {
         for v in first.into_iter().chain(rest) {
             let vm = &mut self.vms[v];
             let Some(found) = found.get(&vm.spec.name) else { continue };
-            let old = found.incarnation.0 < vm.incarnation;
+            let old = found.incarnation.0 < vm.newest;
             vm.ran |= found.ended.as_ref().is_some_and(is_of_a_daemon);
-            (vm.first, vm.in_order, vm.incarnation) = (false, true, vm.incarnation.max(found.incarnation.0));
+            (vm.first, vm.in_order, vm.newest) = (false, true, vm.newest.max(found.incarnation.0));
+            // semantics 9.4: "Its incarnation stays, also when a later one was numbered and never launched".
+            vm.incarnation = if found.ended.is_none() { found.incarnation.0 } else { vm.newest };
             match (&found.ended, vm.wanted) {
                 (Some(_), _) if vm.is == Is::Completed => {}
                 (Some(_), true) if old => {}

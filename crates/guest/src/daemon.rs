@@ -15,7 +15,7 @@ use pepita_wire::environment::{NOTIFY_SOCKET, WATCHDOG_USEC};
 use pepita_wire::{ErrorKind, Exit, GuestEvent, Signal, WireError};
 use rustix::process::{PidfdFlags, pidfd_open};
 use std::ffi::OsStr;
-use std::io::{PipeReader, PipeWriter, Read};
+use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -38,14 +38,13 @@ pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError>
     if argv.is_empty() {
         return Err(WireError::new(ErrorKind::BadRequest, "no command is given and the image names none"));
     }
-    let (reader, writer) = std::io::pipe().map_err(os)?;
     // The lock is held during the spawn, so that of two clients that ask for a start only one spawns the daemon.
     let mut state = agent.lock();
     if state.daemon != Daemon::Held {
         return Err(WireError::new(ErrorKind::Conflict, "the daemon was started before"));
     }
-    let started = match spawn(agent, argv, start, writer) {
-        Ok((pid, end)) => {
+    let started = match spawn(agent, argv, start) {
+        Ok((pid, end, reader)) => {
             state.started(pid, Instant::now());
             let shared = Arc::clone(agent);
             std::thread::spawn(move || carry(&shared, reader));
@@ -68,13 +67,17 @@ pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError>
     started
 }
 
-/// Spawns the daemon. Of the agent it inherits nothing but what its surroundings have.
+/// Spawns the daemon. Of the agent it inherits nothing but what its surroundings have. Returns its process id, the receiver
+/// of its end, and its output.
 fn spawn(
     agent: &Agent,
     argv: &[String],
     start: &Start,
-    writer: PipeWriter,
-) -> Result<(u32, mpsc::Receiver<Exit>), Exit> {
+) -> Result<(u32, mpsc::Receiver<Exit>, PipeReader), Exit> {
+    let program = argv.first().map_or("", String::as_str);
+    // The lack of a descriptor for the output is no other than one for the execution: the daemon does not start, and hosts
+    // wait for its end.
+    let (reader, writer) = std::io::pipe().map_err(|e| not_executable(program, &e))?;
     let surroundings = Arc::new(agent.surroundings_for(start)?);
     let mut orders = surroundings.orders(argv);
     let mut environment = surroundings.environment.clone();
@@ -89,15 +92,11 @@ fn spawn(
         }
         Mode::Process => {}
     }
-    let program = orders.argv.first().map_or("", String::as_str);
     let error = output.try_clone().map_err(|e| not_executable(program, &e))?;
     agent.settle(surroundings);
     let streams = Streams { input: None, output, error };
-    forerunner::spawn(&agent.reaper, &orders, &environment, streams)
-}
-
-fn os(e: std::io::Error) -> WireError {
-    WireError::new(ErrorKind::Os, e.to_string())
+    let (pid, end) = forerunner::spawn(&agent.reaper, &orders, &environment, streams)?;
+    Ok((pid, end, reader))
 }
 
 /// The main process of the daemon, and the process group in which it was when it became that.

@@ -4,6 +4,7 @@ use crate::error::{CallError, Result, call_error};
 use crate::host::process_id::ProcessId;
 use crate::rundir::{files, layout};
 use pepita_wire::conversation::ControlConversation;
+use pepita_wire::monitor::REQUEST_PATIENCE;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::text::shown;
 use pepita_wire::{Ask, Hello, MonitorRequest, Outcome, StatusRecord, ToGuest, ToHost, WireError};
@@ -21,10 +22,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The time limit for an answer. A monitor has one thread and never blocks, so a monitor that is silent for longer is
-/// stopped or broken.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// A connection to a monitor.
 #[derive(Debug)]
 pub struct Client {
@@ -38,7 +35,7 @@ impl Client {
     /// # Errors
     /// When no monitor listens.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let stream = connect(&dir.join(layout::CONTROL), Some(PATIENCE))?;
+        let stream = connect(&dir.join(layout::CONTROL), Some(REQUEST_PATIENCE))?;
         Ok(Self { stream, conversation: ControlConversation::default() })
     }
 
@@ -133,7 +130,7 @@ impl AgentStream {
             stream: true,
             ..Hello::default()
         };
-        self.limit(Some(PATIENCE))?;
+        self.limit(Some(REQUEST_PATIENCE))?;
         self.stream.write_all(&ToGuest::Hello(hello).encode())?;
         let (mut line, mut byte) = (Vec::new(), [0]);
         while line.last() != Some(&b'\n') && line.len() < HELLO_CAP {
@@ -162,7 +159,7 @@ impl AgentStream {
     pub fn ask(mut self, request: Ask) -> io::Result<Result<OwnedFd, WireError>> {
         let (method, params) = request.into_parts();
         let (_, line) = self.conversation.ask(method, params);
-        self.limit(Some(PATIENCE))?;
+        self.limit(Some(REQUEST_PATIENCE))?;
         self.stream.write_all(&line)?;
         let mut byte = [0];
         loop {
@@ -335,7 +332,7 @@ fn connect(path: &Path, patience: Option<Duration>) -> io::Result<UnixStream> {
 /// # Errors
 /// When there is no monitor, or the monitor does not answer in time.
 pub fn ask(dir: &Path, request: MonitorRequest) -> io::Result<Outcome> {
-    Client::open(dir)?.ask(request, Some(PATIENCE))
+    Client::open(dir)?.ask(request, Some(REQUEST_PATIENCE))
 }
 
 /// Returns the process that listens on the control socket of the VM with this run directory. The kernel takes the

@@ -19,7 +19,6 @@ use crate::cli::{Cli, Format, Image, Request, Vm};
 use crate::error::{About, CallError, Result, call_error};
 use crate::host::inherited;
 use crate::ops::destroy::{How, destroy};
-use crate::ops::launch::adopt;
 use crate::reconcile;
 use crate::rundir::{RunDir, ends};
 use clap::{CommandFactory, Parser};
@@ -122,7 +121,7 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
         }
         Request::Adopt { vm } => {
             let (run_dir, name) = of(&vm);
-            let status = adopt(&run_dir, &name)?;
+            let status = order::adopt(&run_dir, &name)?;
             let text = if json { pretty(&status) } else { format!("{}: {}", status.name, status.state) };
             print_done(&text, "the VM was adopted").about(name.as_str())?;
         }

@@ -19,9 +19,18 @@ pub fn io(path: &Path, error: impl Into<Error>) -> CallError {
     let error = error.into();
     let is_forbidden = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem);
     let kind = if is_forbidden { CallErrorKind::Permission } else { CallErrorKind::Io };
-    let is_full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
-    let advice = if is_full { "; make room there and try again" } else { "" };
-    call_error(kind, format!("{}: {error}{advice}", path.display()))
+    call_error(kind, format!("{}: {error}{}", path.display(), advice(&error)))
+}
+
+/// Returns what can be done about an error, to be appended to its text.
+fn advice(error: &Error) -> &'static str {
+    if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        "; make room there and try again"
+    } else if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) {
+        "; raise the limit of open files (`ulimit -n 4096`) and try again"
+    } else {
+        ""
+    }
 }
 
 /// Returns the error of a system call or a program.

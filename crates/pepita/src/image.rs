@@ -2,10 +2,12 @@
 
 pub mod build;
 pub mod cpio;
+mod elf;
 pub(crate) mod init;
 pub mod installed;
 pub mod kernel;
 pub mod length;
+mod libraries;
 pub mod memory;
 pub mod modules;
 mod root;

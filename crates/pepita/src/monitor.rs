@@ -7,6 +7,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod agent;
+mod backend;
 mod console_scan;
 mod control;
 mod dial;
@@ -46,6 +47,7 @@ use crate::rundir::lock::Lock;
 use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{Process, Processes};
+use backend::Backend;
 use handover::Handover;
 use keep::Keep;
 use life::{Effect, Event, Milestone};
@@ -73,7 +75,9 @@ pub(crate) struct Monitor {
     limits: Limits,
     life: Life,
     vmm: Process,
-    backend: Option<Process>,
+    backend: Option<Backend>,
+    /// How the back-end has ended, if that is known.
+    backend_end: Option<String>,
     daemon: Option<ProcessId>,
     /// Whether the agent of a plain process has reported the process of its daemon, and the process is below the agent.
     daemon_heard: bool,
@@ -165,7 +169,8 @@ impl Monitor {
             limits: parts.limits,
             life: parts.life,
             vmm,
-            backend,
+            backend: backend.map(Backend::new),
+            backend_end: None,
             daemon_heard: parts.daemon.is_some(),
             daemon: parts.daemon,
             console: Some(console),
@@ -202,6 +207,7 @@ impl Monitor {
             self.on_backend_ended();
         }
         self.make_room_for_connections();
+        self.note_worker();
         self.publish();
         while !self.is_over {
             self.keep_dials();
@@ -215,6 +221,9 @@ impl Monitor {
             self.ports.note(now, self.life.serving());
             self.ports.tick(now);
             self.give_greetings_up();
+            if self.backend.as_mut().is_some_and(|backend| backend.tick(now)) {
+                self.on_backend_broken();
+            }
             if self.qmp.tick(now) {
                 self.greet_qemu();
             }
@@ -374,7 +383,7 @@ impl Monitor {
         let state = State {
             monitor: ProcessId::of(std::process::id()),
             vmm: status.exit.is_none().then(|| self.vmm.identity.clone()),
-            backend: self.backend.as_ref().map(|b| b.identity.clone()),
+            backend: self.backend.as_ref().map(|backend| backend.identity().clone()),
             daemon: self.daemon.clone(),
             cgroup: self.limits.cgroup(),
             log_base: self.log.base(),

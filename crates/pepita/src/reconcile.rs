@@ -26,15 +26,12 @@ use crate::rundir::{self, RunDir, cid, ends, layout};
 use crate::vm_config::{Carried, Cid, VmConfig};
 use crate::vmm::Process;
 use pepita_wire::launch::OWNER_LABEL;
+use pepita_wire::monitor::STATUS_PATIENCE;
 use pepita_wire::record::{CallErrorKind, Reach, VsockStatus};
 use pepita_wire::{Exit, ExitRecord, MonitorRequest, Outcome, StatusRecord, Stored, VmId, VmState};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// The time limit for the answers of all monitors that one call asks. A monitor has one thread and never blocks, so a
-/// monitor that is silent for longer is stopped or broken.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The number of requests for a status while a monitor starts or ends, and the pause between two requests.
 const TRIES: usize = 20;
@@ -50,9 +47,9 @@ pub(crate) fn status(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
 }
 
 /// Returns the status of each of these VMs, in this order. The monitors are asked at the same time, so that the ones that
-/// do not answer cost one [`PATIENCE`] together.
+/// do not answer cost one [`STATUS_PATIENCE`] together.
 pub(crate) fn statuses(run_dir: &RunDir, names: &[VmId]) -> Vec<Result<StatusRecord>> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + STATUS_PATIENCE;
     let mut found: Vec<Option<Result<StatusRecord>>> = names.iter().map(|_| None).collect();
     // Between two requests a monitor may end, or a new monitor may start.
     for _ in 0..TRIES {

@@ -339,15 +339,36 @@ fn connect(path: &Path, process: &Process) -> Result<UnixStream> {
 
 /// Returns the last three lines that the VMM or the back-end wrote to the monitor's log, in the current directory.
 pub fn last_words() -> String {
+    worst_first(&end_of_log(2048))
+}
+
+/// Returns the lines about the last panic of a program in Rust, as the back-end is, at the end of the monitor's log in
+/// the current directory.
+pub fn panic_words() -> Option<String> {
+    last_panic(&end_of_log(16 * 1024))
+}
+
+/// Returns at most the last `length` bytes of the monitor's log in the current directory.
+fn end_of_log(length: u32) -> String {
     use std::io::{Read, Seek, SeekFrom};
     monitor_log::carry_now();
     let mut bytes = Vec::new();
     if let Ok(mut log) = File::open(layout::MONITOR_LOG) {
         // Only the end of a long log is read. For a shorter log the seek fails, and the log is read from its beginning.
-        let _ = log.seek(SeekFrom::End(-2048));
-        let _ = log.take(2048).read_to_end(&mut bytes);
+        let _ = log.seek(SeekFrom::End(-i64::from(length)));
+        let _ = log.take(length.into()).read_to_end(&mut bytes);
     }
-    worst_first(&String::from_utf8_lossy(&bytes))
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Returns the last panic in a text, on one line: its place without the directories, and its reason.
+fn last_panic(text: &str) -> Option<String> {
+    let (_, panic) = text.rsplit_once("panicked at ")?;
+    let mut lines = panic.lines();
+    let place = lines.next()?.trim_end_matches(':');
+    let place = place.rsplit('/').next().unwrap_or(place);
+    let reason = lines.next().unwrap_or_default().trim();
+    Some(format!("panicked at {place}: {reason}"))
 }
 
 /// Returns the last lines of a program, three at most: errors before warnings, and notes only when there is nothing
@@ -369,6 +390,15 @@ fn worst_first(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_panic_is_told_with_its_place_and_its_reason() {
+        let said = "x\nthread 'vring_worker' (28884) panicked at /root/.cargo/registry/v-0.3.0/src/conn.rs:238:64:\n\
+                    called `Result::unwrap()` on an `Err` value: Broken pipe\nstack backtrace:\n   0: __rustc\n";
+        let expected = "panicked at conn.rs:238:64: called `Result::unwrap()` on an `Err` value: Broken pipe";
+        assert_eq!(last_panic(said).as_deref(), Some(expected));
+        assert_eq!(last_panic("qemu: warning: TCG is slow"), None);
+    }
 
     #[test]
     fn the_words_of_a_vmm_begin_with_its_error() {

@@ -1,5 +1,5 @@
 //! Tests with a hostile guest: its monitor stays small and answers, its exit record is true, and another VM is not
-//! affected. The guest is a replacement for the agent (`hostile_agent.py`).
+//! affected. The guest is a replacement for the agent (`hostile_agent.py`; in a microVM `hostile_init.c`).
 
 mod host;
 
@@ -236,6 +236,56 @@ fn an_exit_that_is_reported_for_ever_counts_once_and_uses_no_memory() {
     assert!(harm.pid > 0);
     // The guest does not power off after its report. The monitor ends the guest, and the report counts.
     assert_eq!(harm.host.exit("bad").exit, Exit::code(0));
+}
+
+/// Builds an initramfs whose init is the hostile guest of `hostile_init.c`.
+fn hostile_image(host: &Host) -> PathBuf {
+    let (init, image) = (host.path().join("init"), host.path().join("bad.cpio"));
+    let mut cc = std::process::Command::new("cc");
+    let made = cc.args(["-static", "-O1", "-o"]).arg(&init).arg(beside("hostile_init.c")).output();
+    let made = made.expect("cc runs");
+    assert!(made.status.success(), "{}", host::text(&made.stderr));
+    let shown = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let (init, output) = (shown(&init), shown(&image));
+    let (modules, daemon) = (shown(&host::guest_file("modules")), shown(&host::guest_file("ticker")));
+    let build = ["image", "build", "--agent", &init, "--daemon", &daemon, "--output", &output];
+    host.ok(&[&build[..], &["--kernel-package", &modules]].concat());
+    image
+}
+
+#[test]
+fn a_hostile_guest_in_a_microvm_costs_its_monitor_little_and_is_stopped_in_the_usual_way() {
+    let _turn = in_turn();
+    let host = Host::new();
+    let (kernel, image) = (host::images().0, hostile_image(&host));
+    let (kernel, image) = (kernel.to_string_lossy(), image.to_string_lossy());
+    let run = ["run", "--name", "bad", "--kernel", &kernel, "--rootfs", &image, "--memory", "128"];
+    host.ok(&[&run[..], &["--ready-timeout", "10m", "--daemon"]].concat());
+    let status = host.status("bad");
+    let pid = u64::from(status.monitor_pid.expect("a monitor"));
+    let before = memory_kb(pid, "VmRSS:");
+    let descriptors = || std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
+    let (deadline, mut most, mut worst) = (Instant::now() + PATIENCE, 0, Duration::ZERO);
+    // Each kind of treatment has come by then. The monitor gives up a connection without a hello, and makes a new one.
+    while !host.ok(&["logs", "--name", "bad"]).contains("accepted 4") {
+        assert!(Instant::now() < deadline, "{}", host.ok(&["logs", "--name", "bad"]));
+        let mut bad = Client::open(&host.vm("bad")).expect("its monitor");
+        worst = worst.max(timed(&mut bad, MonitorRequest::Status).0);
+        most = most.max(descriptors());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let peak = memory_kb(pid, "VmHWM:");
+    println!("microvm: {before} -> {peak} KiB at most, {most} descriptors, own status {worst:?} at most");
+    assert!(peak <= before + GROWTH_KB, "{before} -> {peak} KiB");
+    assert!(most < 40, "{most} descriptors");
+    assert!(worst < OWN, "{worst:?}");
+    let status = host.status("bad");
+    assert_eq!((status.agent.ready, status.state), (false, VmState::Starting));
+    let stop = MonitorRequest::Stop { signal: Signal::TERM, timeout_ms: 0, force: false };
+    host.ask("bad", stop);
+    assert_eq!(host.exit("bad").exit, Exit::StopRequested);
+    host.ok(&["destroy", "--name", "bad"]);
+    assert!(host::processes_in(host.path()).is_empty(), "{:?}", host::processes_in(host.path()).len());
 }
 
 #[test]

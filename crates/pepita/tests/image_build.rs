@@ -447,9 +447,116 @@ fn a_program_without_its_loader_is_refused_and_accepted_with_the_loader_in_the_t
         symlink("usr/lib64", yard.tree("lib64")).expect("a link");
         symlink("/usr/lib/x86_64-linux-gnu/ld.so", yard.tree("usr/lib64/ld-linux-x86-64.so.2"))
             .expect("a link");
+        // With its loader, a program lacks its libraries, which are named one after the other.
+        for name in ["libgcc_s.so.1", "libc.so.6"] {
+            for (call, named) in calls {
+                assert_lacks(&yard, kind, call, &[named, name, "--dir"]);
+            }
+            let library = Path::new("/lib/x86_64-linux-gnu").join(name);
+            std::fs::copy(library, yard.tree("usr/lib/x86_64-linux-gnu").join(name)).expect("copied");
+        }
         for (call, _) in calls {
             yard.builds(kind, call);
         }
+    }
+}
+
+/// Asserts that a build is refused, and that the error has these words.
+fn assert_lacks(yard: &Yard, kind: &str, call: &[&str], words: &[&str]) {
+    let output = yard.build(kind, call);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(66), "{kind} {call:?}: {error}");
+    assert!(words.iter().all(|word| error.contains(word)), "{kind} {call:?}: {words:?}: {error}");
+    assert_eq!(yard.outputs(), [] as [&str; 0], "{kind} {call:?}");
+}
+
+/// Links a program or library without any library but those that are named, in the directory of `output`.
+fn link(output: &Path, options: &[&str]) {
+    let (dir, source) = (output.parent().expect("a directory"), output.with_extension("c"));
+    std::fs::create_dir_all(dir).expect("made");
+    std::fs::write(&source, "int main(void) { return 0; }\n").expect("written");
+    let mut cc = Command::new("cc");
+    cc.args(["-nostdlib", "-nostartfiles", "-Wl,--no-as-needed", "-o"]).arg(output).arg(&source);
+    cc.arg(format!("-L{}", dir.display())).args(options);
+    let made = cc.output().expect("cc runs");
+    assert!(made.status.success(), "{options:?}: {}", text(&made.stderr));
+    std::fs::remove_file(source).expect("removed");
+}
+
+#[test]
+fn the_libraries_of_libraries_are_looked_for_where_the_loader_would() {
+    for kind in ["cpio", "ext4"] {
+        let yard = Yard::new();
+        std::fs::copy(LOADER, yard.tree(&LOADER[1..])).expect("copied");
+        // The program needs `liba`, and that needs `libb`.
+        let made = yard.path("made");
+        let file = |name: &str| made.join(name);
+        link(&file("libb.so"), &["-shared", "-Wl,-soname,libb.so.1"]);
+        link(&file("liba.so"), &["-shared", "-Wl,-soname,liba.so.1", "-lb"]);
+        let loader = format!("-Wl,--dynamic-linker,{LOADER}");
+        let quiet = "-Wl,--unresolved-symbols=ignore-all";
+        let rpath = "-Wl,-rpath,$ORIGIN/../own";
+        link(&file("plain"), &[&loader, quiet, "-la"]);
+        link(&file("rpath"), &[&loader, quiet, "-la", rpath, "-Wl,--disable-new-dtags"]);
+        link(&file("runpath"), &[&loader, quiet, "-la", rpath, "-Wl,--enable-new-dtags"]);
+        for name in ["plain", "rpath", "runpath"] {
+            std::fs::copy(file(name), yard.tree("app/bin").join(name))
+                .or_else(|_| {
+                    std::fs::create_dir_all(yard.tree("app/bin"))?;
+                    std::fs::copy(file(name), yard.tree("app/bin").join(name))
+                })
+                .expect("copied");
+            assert_lacks(&yard, kind, &["--", &format!("/app/bin/{name}")], &["liba.so.1", "--dir"]);
+        }
+        let place = |name: &str, at: &str| {
+            std::fs::copy(file(name), yard.tree(at)).expect("copied");
+        };
+        let remove = |at: &str| std::fs::remove_file(yard.tree(at)).expect("removed");
+        // Beside the program: its own RPATH counts for the libraries of its libraries, too, its RUNPATH does not.
+        place("liba.so", "app/own/liba.so.1");
+        assert_lacks(&yard, kind, &["--", "/app/bin/plain"], &["liba.so.1"]);
+        for name in ["rpath", "runpath"] {
+            let words = ["libb.so.1", "/app/bin/../own/liba.so.1"];
+            assert_lacks(&yard, kind, &["--", &format!("/app/bin/{name}")], &words);
+        }
+        place("libb.so", "app/own/libb.so.1");
+        yard.builds(kind, &["--", "/app/bin/rpath"]);
+        // A link to the program: its origin is that of the program itself.
+        symlink("/app/bin/rpath", yard.tree("usr/bin/linked")).expect("a link");
+        yard.builds(kind, &["--", "/usr/bin/linked"]);
+        yard.builds(kind, &["--env", "LD_LIBRARY_PATH=/nowhere:/app/own", "--", "/app/bin/plain"]);
+        std::fs::remove_file(yard.path("out").join(format!("x.{kind}"))).expect("removed");
+        assert_lacks(&yard, kind, &["--", "/app/bin/runpath"], &["libb.so.1"]);
+        // In a directory of ld.so.conf.
+        place("libb.so", "opt/libs/libb.so.1");
+        std::fs::create_dir_all(yard.tree("etc/ld.so.conf.d")).expect("made");
+        std::fs::write(yard.tree("etc/ld.so.conf"), "include /etc/ld.so.conf.d/*.conf\n").expect("written");
+        std::fs::write(yard.tree("etc/ld.so.conf.d/own.conf"), "# own\n/opt/libs\n").expect("written");
+        yard.builds(kind, &["--", "/app/bin/runpath"]);
+        std::fs::remove_file(yard.path("out").join(format!("x.{kind}"))).expect("removed");
+        remove("etc/ld.so.conf.d/own.conf");
+        // A file that is no library of this machine is passed over.
+        std::fs::create_dir_all(yard.tree("usr/lib/x86_64-linux-gnu")).expect("made");
+        std::fs::write(yard.tree("lib").join("libb.so.1"), "no library")
+            .or_else(|_| {
+                std::fs::create_dir_all(yard.tree("lib"))?;
+                std::fs::write(yard.tree("lib").join("libb.so.1"), "no library")
+            })
+            .expect("written");
+        assert_lacks(&yard, kind, &["--", "/app/bin/runpath"], &["libb.so.1"]);
+        place("libb.so", "usr/lib/x86_64-linux-gnu/libb.so.1");
+        yard.builds(kind, &["--", "/app/bin/runpath"]);
+    }
+}
+
+#[test]
+fn a_script_without_its_interpreter_is_refused() {
+    for kind in ["cpio", "ext4"] {
+        let yard = Yard::new();
+        std::fs::write(yard.tree("usr/bin/script"), "#! /usr/bin/interpreter -x\n").expect("written");
+        assert_lacks(&yard, kind, &["--", "/usr/bin/script"], &["/usr/bin/script", "/usr/bin/interpreter"]);
+        std::fs::copy(guest_file("ticker"), yard.tree("usr/bin/interpreter")).expect("copied");
+        yard.builds(kind, &["--", "/usr/bin/script"]);
     }
 }
 

@@ -6,6 +6,19 @@ use crate::port::Publish;
 use crate::signal::Signal;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// The time limit for the answers of all monitors that one call asks for a status. A monitor has one thread and never
+/// blocks, so a monitor that is silent for longer is stopped or broken.
+pub const STATUS_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The time limit for a monitor's answer to a request about its VM.
+pub const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest time in which a VM is gone after its supervisor has it removed, although its monitor does not answer: the
+/// launcher asks the monitor for a status, asks it to end the VM, and then kills both, which takes the rest of the time.
+pub const SILENT_REMOVAL: Duration =
+    Duration::from_secs(STATUS_PATIENCE.as_secs() + REQUEST_PATIENCE.as_secs() + 3);
 
 /// A request to a monitor.
 // A request exists while it is carried out, and few do at a time.

@@ -50,8 +50,11 @@ impl Roster {
     pub(super) fn take_over(&mut self, at: At, index: usize, found: &Found) {
         let child = &mut self.children[index];
         // A later incarnation has been numbered, so that the end of this incarnation was judged before.
-        let judged = found.incarnation < child.incarnation || child.phase == Phase::Completed;
-        child.incarnation = child.incarnation.max(found.incarnation);
+        let judged = found.incarnation < child.newest || child.phase == Phase::Completed;
+        // What runs has its own number, also when a later one was given and not used.
+        if found.ended.is_none() || found.incarnation > child.newest {
+            child.number(found.incarnation);
+        }
         child.has_run |= found.ended.as_ref().is_some_and(Ending::shows_that_the_daemon_ran);
         match (&found.ended, child.wanted) {
             (Some(_), Wanted::Down) => {}

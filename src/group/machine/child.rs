@@ -14,8 +14,11 @@ pub(crate) struct Child {
     pub(crate) wanted: Wanted,
     /// Consecutive counted failures.
     pub(crate) attempts: u32,
-    /// The newest incarnation of the VM.
+    /// The present incarnation of the VM, or the last one.
     pub(crate) incarnation: Incarnation,
+    /// The newest incarnation that was numbered. The VM that runs is an older one when its successor was numbered and never
+    /// launched.
+    pub(crate) newest: Incarnation,
     /// Whether the VM may run although it was given up: its files could not be read (semantics 13.2). It keeps its CID,
     /// and is looked for before it is launched again.
     pub(crate) may_run_on: bool,
@@ -305,6 +308,7 @@ impl Child {
             phase: Phase::Stopped,
             attempts: 0,
             incarnation: Incarnation::default(),
+            newest: Incarnation::default(),
             may_run_on: false,
             has_run: false,
             saved: None,
@@ -316,7 +320,7 @@ impl Child {
     pub(crate) fn remembered(spec: VmSpec, remembered: &Remembered) -> Self {
         let mut child = Self::new(spec);
         let returns = child.spec.restart.policy.returns_after_supervisor_restart();
-        child.incarnation = remembered.incarnation;
+        child.number(remembered.incarnation);
         child.attempts = remembered.attempts;
         child.has_run = remembered.has_run;
         child.wanted = match remembered.wanted {
@@ -335,6 +339,12 @@ impl Child {
         child
     }
 
+    /// Gives the child this incarnation; no later one has a lower number.
+    pub(crate) fn number(&mut self, incarnation: Incarnation) {
+        self.incarnation = incarnation;
+        self.newest = self.newest.max(incarnation);
+    }
+
     pub(crate) fn name(&self) -> &VmName {
         &self.spec.name
     }
@@ -342,7 +352,7 @@ impl Child {
     /// Returns the state of the child that outlives the group.
     pub(crate) fn remember(&self) -> Remembered {
         Remembered {
-            incarnation: self.incarnation,
+            incarnation: self.newest,
             wanted: self.wanted,
             attempts: self.attempts,
             has_run: self.has_run,

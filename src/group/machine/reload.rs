@@ -83,7 +83,7 @@ impl Roster {
 
     fn add(&mut self, spec: VmSpec) {
         let mut child = Child::new(spec);
-        child.incarnation = self.retired.remove(child.name()).unwrap_or_default();
+        child.number(self.retired.remove(child.name()).unwrap_or_default());
         // A VM that is added among the members of a group restart starts together with them.
         let among =
             self.spec.strategy.restarts_all() || self.children.iter().any(|child| self.is_restarting(child));
@@ -113,7 +113,7 @@ impl Roster {
         if let Some(restart) = &mut self.group_restart {
             restart.members.remove(child.name());
         }
-        self.retired.insert(child.name().clone(), child.incarnation);
+        self.retired.insert(child.name().clone(), child.newest);
         self.orders.push(Order::Remove(child.name().clone()));
     }
 }

@@ -148,7 +148,8 @@ impl Roster {
             return self.seek(index, start);
         }
         let epoch = self.next_epoch();
-        self.children[index].incarnation = self.children[index].incarnation.next();
+        let next = self.children[index].newest.next();
+        self.children[index].number(next);
         let state = RunState::Starting { origin: Origin::Booted, start };
         self.set(index, Phase::Live(Run { epoch, state, ready_for: None, outdated: false }), None, None);
         self.spawn(index, Mode::Launch);

@@ -144,9 +144,10 @@ fn what_is_not_confirmed_gone_in_time_holds_up_no_end() {
         rig.ended(group, GroupEnd::Stopped);
     }
     assert_eq!(rig.after(120), [Step::Destroy(name("storage"))]);
-    assert_eq!(rig.schedule.wake_at(), Some(rig.now + KILL_LIMIT));
-    assert_eq!(rig.after(11), []);
-    let last = rig.after(1);
+    let limit = kill_limit(&spec());
+    assert_eq!(rig.schedule.wake_at(), Some(rig.now + limit));
+    assert_eq!(rig.after(limit.as_secs() - 1), []);
+    let last = rig.after(2);
     assert!(
         matches!(&last[..], [Step::Tell(None, _), Step::Down(TreeEnd::Failed { reason })] if reason.contains("storage")),
         "{last:?}"

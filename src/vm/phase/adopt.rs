@@ -104,7 +104,7 @@ impl Life {
                 adoption.search = Search::Asking { silent_at: Some(now + MONITOR_PATIENCE) };
                 let cid = Cid::new(record.vsock.cid).ok();
                 self.effects.extend(cid.map(Effect::Reserve));
-                self.know(Facts { cid, vmm_pid: record.vmm_pid });
+                self.know(Facts { cid, vmm_pid: record.vmm_pid, ..Facts::default() });
                 self.effects.push(Effect::Watch(record));
             }
             // The executor failed before it called the launcher, which proves nothing about the VM.

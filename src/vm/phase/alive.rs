@@ -58,7 +58,8 @@ impl Life {
 
     fn alive(&mut self, now: Instant, record: &StatusRecord) {
         self.learn_image(record);
-        self.know(Facts { cid: Cid::new(record.vsock.cid).ok(), vmm_pid: record.vmm_pid });
+        let cid = Cid::new(record.vsock.cid).ok();
+        self.know(Facts { cid, vmm_pid: record.vmm_pid, ..Facts::default() });
         if let Some(error) = &record.disk_error
             && self.disk_error.as_ref() != Some(error)
         {
@@ -95,7 +96,7 @@ impl Life {
             effects.push(Effect::Tell(Transition::Running));
         }
         if matches!(stage, Stage::Running { .. }) && is_ready {
-            *stage = Stage::Ready { health: Health::new(health_spec, now) };
+            *stage = Stage::Ready { health: Health::new(health_spec, now, *link == Link::Up) };
             effects.push(Effect::Tell(Transition::Ready));
         }
         // The first record of a VM that is adopted while it is paused brings it here: nothing may run against it (2.6).
@@ -105,8 +106,16 @@ impl Life {
     }
 
     pub(super) fn link_is_up(&mut self, up: bool) {
-        if let Phase::Alive { link: link @ (Link::Down | Link::Up), .. } = &mut self.phase {
-            *link = if up { Link::Up } else { Link::Down };
+        let Phase::Alive { stage, link } = &mut self.phase else { return };
+        match link {
+            Link::Down | Link::Up if up => {
+                *link = Link::Up;
+                if let Stage::Ready { health } | Stage::Paused(Suspended::Ready { health }) = stage {
+                    health.linked();
+                }
+            }
+            Link::Down | Link::Up => *link = Link::Down,
+            Link::NotDialled => {}
         }
     }
 

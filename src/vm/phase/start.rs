@@ -1,13 +1,13 @@
 //! The start of an incarnation: a CID is leased and the VM is launched.
 
 use super::{Attempt, Effect, Intent, Life, Link, Phase, RETRY_DELAY, Stage};
-use crate::executor::ExecutorError;
+use crate::executor::{ExecutorError, LaunchStep};
 use crate::policy::Ending;
 use crate::spec::Cid;
 use crate::vm::report::{Facts, Mode};
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Exit, StatusRecord};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The number of CIDs of other programs that one launch may run into before it counts as failed.
 const TAKEN_CIDS_MAX: u32 = 64;
@@ -39,10 +39,8 @@ impl Life {
             // The allocator failed before it answered: its successor is asked.
             None => *retry_at = Some(now + RETRY_DELAY),
             Some(Ok(cid)) => {
-                let first =
-                    Attempt { deadline: now + self.spec.start.timeout, taken_cids: 0, is_told: false };
-                self.phase = Phase::Launching(attempt.unwrap_or(first));
-                self.know(Facts { cid: Some(cid), vmm_pid: None });
+                self.phase = Phase::Launching(attempt.unwrap_or_default());
+                self.know(Facts { cid: Some(cid), ..Facts::default() });
                 self.effects.push(Effect::Launch(cid));
             }
             Some(Err(message)) => {
@@ -55,7 +53,7 @@ impl Life {
         match self.phase {
             Phase::Launching(attempt) => match result {
                 Ok(record) => {
-                    let stage = Stage::Booting { deadline: attempt.deadline };
+                    let stage = Stage::Booting { deadline: self.deadline_of(attempt, now) };
                     self.phase = Phase::Alive { stage, link: Link::NotDialled };
                     self.effects.push(Effect::Watch(record.clone()));
                     self.status(now, &record);
@@ -77,10 +75,26 @@ impl Life {
         }
     }
 
-    /// Begins the time for the start: a download does not count.
-    pub(super) fn prepared(&mut self, now: Instant) {
-        match &mut self.phase {
-            Phase::Launching(attempt) => attempt.deadline = now + self.spec.start.timeout,
+    /// Takes in how the launch goes on: its time runs from the call of the launcher, not while it waits for its turn.
+    pub(super) fn launch_goes_on(&mut self, now: Instant, step: LaunchStep) {
+        let Phase::Launching(attempt) = &mut self.phase else { return };
+        let awaits_descriptors = match step {
+            LaunchStep::AwaitsDescriptors => {
+                self.effects.push(Effect::Notice("its launch waits for free file descriptors".into()));
+                true
+            }
+            LaunchStep::Called => {
+                attempt.deadline.get_or_insert(now + self.spec.start.timeout);
+                false
+            }
+        };
+        self.know(Facts { awaits_descriptors, ..self.facts });
+    }
+
+    /// Returns the time limit for the launcher's answer to the launch that is to be made.
+    pub(in crate::vm) fn launch_limit(&self, now: Instant) -> Duration {
+        let deadline = match self.phase {
+            Phase::Launching(attempt) => attempt.deadline,
             Phase::Created
             | Phase::Leasing { .. }
             | Phase::Undoing
@@ -88,8 +102,13 @@ impl Life {
             | Phase::Alive { .. }
             | Phase::Stopping { .. }
             | Phase::Removing { .. }
-            | Phase::Gone => {}
-        }
+            | Phase::Gone => None,
+        };
+        deadline.map_or(self.spec.start.timeout, |deadline| deadline.saturating_duration_since(now))
+    }
+
+    fn deadline_of(&self, attempt: Attempt, now: Instant) -> Instant {
+        attempt.deadline.unwrap_or(now + self.spec.start.timeout)
     }
 
     fn not_launched(&mut self, now: Instant, attempt: Attempt, error: &ExecutorError) {
@@ -99,12 +118,12 @@ impl Life {
             return;
         }
         // The launcher could not be run: no process, no descriptor. That is no failure of the VM, as long as there is time.
-        let retry_at = now + RETRY_DELAY;
-        if matches!(error, ExecutorError::Call { .. }) && retry_at < attempt.deadline {
+        let (retry_at, deadline) = (now + RETRY_DELAY, self.deadline_of(attempt, now));
+        if matches!(error, ExecutorError::Call { .. }) && retry_at < deadline {
             if !attempt.is_told {
                 self.effects.push(Effect::Notice(format!("cannot be launched yet: {error}")));
             }
-            let attempt = Attempt { is_told: true, ..attempt };
+            let attempt = Attempt { deadline: Some(deadline), is_told: true, ..attempt };
             self.phase = Phase::Leasing { attempt: Some(attempt), retry_at: Some(retry_at) };
             return;
         }
@@ -118,6 +137,10 @@ impl Life {
         }
         if kind == Some(CallErrorKind::Unreadable) {
             return self.gone(Ending::Unreadable { message: error.to_string() });
+        }
+        // The launcher was given the time until the deadline, counted from the moment at which it was run.
+        if error.may_have_launched() && retry_at >= deadline {
+            return self.remove(now, Ending::StartTimeout);
         }
         let ending = Ending::NotLaunched {
             recoverable: error.is_recoverable(),

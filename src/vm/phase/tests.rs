@@ -148,29 +148,43 @@ fn a_call_that_was_not_made_is_made_again_after_a_delay_and_a_stop_meanwhile_is_
 }
 
 #[test]
-fn the_time_for_a_start_begins_when_the_image_is_here() {
-    let mut rig = Rig::new();
-    rig.on(Event::Start(Mode::Launch));
-    rig.on(Event::Leased(Some(Ok(cid()))));
-    rig.now += spec().start.timeout * 9;
-    assert_eq!(rig.on(Event::Prepared), []);
-    rig.on(Event::Launched(Ok(booting())));
-    assert_eq!(rig.life.wake_at(), Some(rig.now + spec().start.timeout));
-}
-
-#[test]
-fn the_start_timeout_counts_from_the_first_lease() {
+fn the_start_timeout_counts_from_the_first_call_of_the_launcher_and_not_while_the_launch_waits() {
     let mut rig = Rig::launching();
+    let effects = rig.on(Event::LaunchGoesOn(LaunchStep::AwaitsDescriptors));
+    let waits =
+        |effects: &[Effect]| matches!(effects, [.., Effect::Facts(facts)] if facts.awaits_descriptors);
+    assert!(waits(&effects), "{effects:?}");
+    rig.now += spec().start.timeout * 5;
+    let effects = rig.on(Event::LaunchGoesOn(LaunchStep::Called));
+    assert!(!waits(&effects), "{effects:?}");
     let deadline = rig.now + spec().start.timeout;
     rig.now += spec().start.timeout / 2;
     let effects = rig.on(Event::Launched(Err(refused(CallErrorKind::CidTaken))));
     assert!(matches!(effects[..], [Effect::Notice(_), Effect::LeaseAnother]), "{effects:?}");
     rig.on(Event::Leased(Some(Ok(cid()))));
+    rig.on(Event::LaunchGoesOn(LaunchStep::Called));
+    assert_eq!(rig.life.launch_limit(rig.now), spec().start.timeout / 2, "the launch is given what is left");
     rig.on(Event::Launched(Ok(booting())));
     assert_eq!(rig.life.wake_at(), Some(deadline));
     rig.now = deadline;
     assert_eq!(rig.on(Event::Tick), [Effect::Remove]);
     assert_eq!(rig.on(Event::Removed(Ok(()))), [Effect::End(Ending::StartTimeout)]);
+}
+
+#[test]
+fn a_launcher_that_has_not_answered_within_the_start_timeout_is_a_late_start() {
+    let unanswered = || ExecutorError::Unanswered { program: "pepita".into(), what: "no answer".into() };
+    let mut rig = Rig::launching();
+    rig.on(Event::LaunchGoesOn(LaunchStep::Called));
+    rig.now += spec().start.timeout;
+    assert_eq!(rig.on(Event::Launched(Err(unanswered()))), [Effect::Remove]);
+    assert_eq!(rig.on(Event::Removed(Ok(()))), [Effect::End(Ending::StartTimeout)]);
+    // The launcher's own limit may be over before.
+    let mut rig = Rig::launching();
+    rig.on(Event::LaunchGoesOn(LaunchStep::Called));
+    assert_eq!(rig.on(Event::Launched(Err(unanswered()))), [Effect::Remove]);
+    let end = rig.on(Event::Removed(Ok(())));
+    assert!(matches!(&end[..], [Effect::End(Ending::NotLaunched { recoverable: true, .. })]), "{end:?}");
 }
 
 #[test]
@@ -400,7 +414,6 @@ fn event() -> impl Strategy<Value = Event> {
         proptest::option::of(prop_oneof![Just(Ok(cid())), Just(Err("none".to_owned()))])
             .prop_map(Event::Leased),
         answer().prop_map(Event::Launched),
-        Just(Event::Prepared),
         answer().prop_map(Event::Adopted),
         status().prop_map(Event::Status),
         Just(Event::MonitorLost("it died".into())),

@@ -2,7 +2,7 @@
 
 use super::failure::Failure;
 use super::options::Span;
-use super::session::find;
+use super::session::{LOOK_AGAIN, find, removed};
 use super::targets::Found;
 use crate::exit::ProgramExit;
 use crate::format::{format_event, format_lagged, shown_json};
@@ -28,6 +28,10 @@ impl Filter {
             about.vms.iter().any(|vm| vm == word("vm")) || about.groups.contains(word("group"))
         });
         is_about && is_between(event["time_ms"].as_u64().unwrap_or_default(), self.since, self.until)
+    }
+
+    fn print(&self, received: &Received, as_json: bool) -> Result<(), Failure> {
+        if self.lets_through(received) { print_received(received, as_json) } else { Ok(()) }
     }
 }
 
@@ -80,18 +84,50 @@ pub(super) async fn print_events(
     if !follow && newest == 0 {
         return Ok(());
     }
+    if follow {
+        return follow_events(client, targets, &filter, as_json).await;
+    }
     while let Some(received) = client.receive().await? {
-        if filter.lets_through(&received) {
-            print_received(&received, as_json)?;
-        }
+        filter.print(&received, as_json)?;
         if let Received::Event(event) = &received
-            && !follow
             && event["seq"].as_u64() >= Some(newest)
         {
             return Ok(());
         }
     }
-    if follow { Err(Failure::supervisor_ended()) } else { Ok(()) }
+    Ok(())
+}
+
+/// Prints events until the supervisor ends, the reader of the output goes away, or nothing is left of what they are about.
+async fn follow_events(
+    mut client: Client,
+    targets: &[String],
+    filter: &Filter,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let gone = output::reader_gone();
+    tokio::pin!(gone);
+    // No event tells of a VM that was removed while it was down.
+    let mut look = tokio::time::interval(LOOK_AGAIN);
+    loop {
+        let received = tokio::select! {
+            received = client.receive() => received?,
+            () = &mut gone => return Err(Failure::OutputClosed),
+            _ = look.tick(), if filter.about.is_some() => {
+                let removed = removed(&mut client, targets).await?;
+                // What was told before that.
+                while let Some(received) = client.waiting() {
+                    filter.print(&received, as_json)?;
+                }
+                if removed.len() == targets.len() {
+                    return Err(Failure::removed(&removed));
+                }
+                continue;
+            }
+        };
+        let Some(received) = received else { return Err(Failure::supervisor_ended()) };
+        filter.print(&received, as_json)?;
+    }
 }
 
 /// Prints an event, or the number of missed events. A late answer is dropped.

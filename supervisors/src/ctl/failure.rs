@@ -25,6 +25,12 @@ impl Failure {
         Self::new(ProgramExit::Failed, "the supervisor has ended")
     }
 
+    /// Returns the failure of a command that followed something until it was removed from the configuration.
+    pub(super) fn removed(names: &[&str]) -> Self {
+        let was = if names.len() == 1 { "was" } else { "were" };
+        Self::new(ProgramExit::Failed, format!("{} {was} removed from the configuration", names.join(", ")))
+    }
+
     /// Returns the failure of a command that names a VM which the tree does not have.
     pub(super) fn no_such_vm(name: &str) -> Self {
         Self::new(ProgramExit::Refused, format!("no VM {name:?} in this tree"))

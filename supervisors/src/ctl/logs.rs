@@ -1,10 +1,10 @@
 //! Prints the output of VMs. The launcher has the logs: it is executed in place of this program for one VM, and beside it
-//! for several.
+//! for several, and for output that is followed: a VM may be removed from the configuration meanwhile.
 
 use super::events::now_ms;
 use super::failure::Failure;
 use super::options::Span;
-use super::session::find;
+use super::session::{Session, find, part_of};
 use super::view::find as find_vm;
 use crate::exit::ProgramExit;
 use crate::format::{shown, shown_lines};
@@ -13,17 +13,24 @@ use pepita_supervisor::VmName;
 use pepita_supervisor::control::{Call, Client};
 use pepita_wire::record::{CallError, CallErrorKind};
 use serde_json::Value;
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{ExitStatus, Stdio};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{ChildStderr, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 /// The longest part of a line that is printed as one line, in bytes: a daemon may print without any end of line.
-const LINE_CAP: u64 = 64 << 10;
+const LINE_CAP: usize = 64 << 10;
+
+/// The silence after which the beginning of a line is printed as a line, when output is followed: a daemon may be waiting for
+/// an answer to it.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// The number of lines that wait to be printed.
 const LINES: usize = 64;
@@ -31,8 +38,8 @@ const LINES: usize = 64;
 /// Prints the output of VMs.
 ///
 /// # Errors
-/// When a target is unknown, or the launcher fails. For one VM returns only after a failure: the launcher takes the place
-/// of this program.
+/// When a target is unknown, or the launcher fails. For one VM that is not followed returns only after a failure: the
+/// launcher takes the place of this program.
 pub(super) async fn print_logs(
     mut client: Client,
     targets: &[String],
@@ -40,8 +47,11 @@ pub(super) async fn print_logs(
     previous: Option<u8>,
     span: &Span,
 ) -> Result<(), Failure> {
+    let (since, until) = span.bounds(now_ms())?;
+    if let (true, Some(since)) = (follow, since) {
+        wait_for(since).await?;
+    }
     let now = now_ms();
-    let (since, until) = span.bounds(now)?;
     let (status, found) = find(&mut client, targets).await?;
     let version = client.call(Call::Version).await?;
     let Some(pepita) = version["pepita"].as_str() else {
@@ -68,7 +78,8 @@ pub(super) async fn print_logs(
     // The launcher says itself how many earlier ends it has kept.
     let is_meant = |silent: &Silent| !follow && (previous.is_none() || silent.has_never_run);
     let silent = |vm: &str| Silent::of(vm, &status).filter(is_meant);
-    if let ([vm], true) = (&found.vms[..], found.by_name) {
+    let is_one = found.vms.len() == 1 && found.by_name;
+    if let ([vm], true, false) = (&found.vms[..], is_one, follow) {
         if let Some(silent) = silent(vm) {
             return silent.print_kept(Command::new(pepita), arguments(vm)?).await;
         }
@@ -79,9 +90,27 @@ pub(super) async fn print_logs(
     for vm in &found.vms {
         let mut command = Command::new(pepita);
         command.args(arguments(vm)?).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        outputs.push(Source { vm: vm.clone(), command, silent: silent(vm) });
+        let form = if is_one { Form::AsItCame } else { Form::Named };
+        outputs.push(Source { vm: vm.clone(), command, form, silent: silent(vm) });
     }
-    if follow { all_at_once(outputs).await } else { one_by_one(outputs).await }
+    if follow { follow_all(client, &found.vms, outputs).await } else { one_by_one(outputs).await }
+}
+
+/// Waits until a moment has come from which on output is to be printed.
+async fn wait_for(ms: u64) -> Result<(), Failure> {
+    let gone = output::reader_gone();
+    tokio::pin!(gone);
+    loop {
+        let left = Duration::from_millis(ms.saturating_sub(now_ms()));
+        if left.is_zero() {
+            return Ok(());
+        }
+        tokio::select! {
+            // The wall clock may be set meanwhile.
+            () = sleep(left.min(SILENCE)) => {}
+            () = &mut gone => return Err(Failure::OutputClosed),
+        }
+    }
 }
 
 /// A VM that does not run, and of which there may be no output.
@@ -156,43 +185,106 @@ fn unavailable(error: &std::io::Error) -> Failure {
 struct Source {
     vm: String,
     command: Command,
+    form: Form,
     silent: Option<Silent>,
+}
+
+/// The form in which output is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Byte for byte.
+    AsItCame,
+    /// Line by line, each with the name of its VM.
+    Named,
+}
+
+/// The VMs that were removed from the configuration.
+type Removed = watch::Receiver<HashSet<String>>;
+
+/// The way in which the output of a VM has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// The launcher has printed all.
+    Complete,
+    /// The VM was removed from the configuration: no more output is to come.
+    Removed,
 }
 
 async fn one_by_one(outputs: Vec<Source>) -> Result<(), Failure> {
     for source in outputs {
         let (sender, mut lines) = mpsc::channel(LINES);
-        let reading = tokio::spawn(read(source, sender));
+        let reading = tokio::spawn(read(source, sender, None));
         print_lines(&mut lines).await?;
-        reading.await.unwrap_or(Ok(()))?;
+        reading.await.unwrap_or(Ok(Ended::Complete))?;
     }
     Ok(())
 }
 
-async fn all_at_once(outputs: Vec<Source>) -> Result<(), Failure> {
+async fn follow_all(client: Client, vms: &[String], outputs: Vec<Source>) -> Result<(), Failure> {
     let (sender, mut lines) = mpsc::channel(LINES);
+    let (tell, removed) = watch::channel(HashSet::new());
+    let watching = tokio::spawn(watch_removals(client, vms.to_vec(), tell));
     let mut readers = JoinSet::new();
     for source in outputs {
-        readers.spawn(read(source, sender.clone()));
+        readers.spawn(read(source, sender.clone(), Some(removed.clone())));
     }
     drop(sender);
     print_lines(&mut lines).await?;
+    watching.abort();
+    let mut all_removed = true;
     while let Some(read) = readers.join_next().await {
-        read.unwrap_or(Ok(()))?;
+        all_removed &= read.unwrap_or(Ok(Ended::Complete))? == Ended::Removed;
     }
-    Ok(())
+    // Each of them was told already.
+    if all_removed { Err(Failure::new(ProgramExit::Failed, "")) } else { Ok(()) }
 }
 
-/// Prints lines until there are no more. A signal ends this program in order, so that no launcher is left that follows
-/// the output of a VM for nobody.
+/// Watches which VMs are removed from the configuration. Without a supervisor none is: a later one may have them.
+async fn watch_removals(client: Client, vms: Vec<String>, tell: watch::Sender<HashSet<String>>) {
+    let watch = async {
+        let mut session = Session::watch(client, part_of(&vms)).await?;
+        loop {
+            let status = session.status().await?;
+            let gone: HashSet<String> =
+                vms.iter().filter(|vm| find_vm(&status, vm).is_none()).cloned().collect();
+            tell.send_if_modified(|told| {
+                let is_news = *told != gone;
+                *told = gone;
+                is_news
+            });
+            if !session.changed().await? {
+                return Ok::<(), Failure>(());
+            }
+        }
+    };
+    // The output goes on without the supervisor.
+    let _ = watch.await;
+    std::future::pending().await
+}
+
+/// Waits until a VM is removed from the configuration; for ever if that is not watched.
+async fn removal(vm: &str, removed: &mut Option<Removed>) {
+    if let Some(removed) = removed
+        && removed.wait_for(|removed| removed.contains(vm)).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// Prints lines until there are no more. A signal, and the end of the reader of the output, end this program in order, so
+/// that no launcher is left that follows the output of a VM for nobody.
 async fn print_lines(lines: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), Failure> {
     let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
     let [Ok(mut int), Ok(mut term), Ok(mut hup)] = signals else {
         return Err(Failure::new(ProgramExit::Failed, "signals cannot be handled"));
     };
+    let gone = output::reader_gone();
+    tokio::pin!(gone);
     loop {
         let line = tokio::select! {
             line = lines.recv() => line,
+            () = &mut gone => return Err(Failure::OutputClosed),
             _ = int.recv() => return Err(Failure::OutputClosed),
             _ = term.recv() => return Err(Failure::OutputClosed),
             _ = hup.recv() => return Err(Failure::OutputClosed),
@@ -202,11 +294,15 @@ async fn print_lines(lines: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), Failure>
     }
 }
 
-/// Reads the output of a launcher and sends it on, line by line, each with the name of the VM.
+/// Reads the output of a launcher and sends it on. `removed` tells of VMs that are removed while their output is followed.
 ///
 /// A VM of a group that has no output is told of, and is no failure of the whole.
-async fn read(source: Source, lines: mpsc::Sender<Vec<u8>>) -> Result<(), Failure> {
-    let Source { vm, mut command, silent } = source;
+async fn read(
+    source: Source,
+    lines: mpsc::Sender<Vec<u8>>,
+    mut removed: Option<Removed>,
+) -> Result<Ended, Failure> {
+    let Source { vm, mut command, form, silent } = source;
     if silent.is_some() {
         command.arg("--json").stderr(Stdio::piped());
     }
@@ -214,10 +310,31 @@ async fn read(source: Source, lines: mpsc::Sender<Vec<u8>>) -> Result<(), Failur
     let errors = tokio::spawn(errors_of(child.stderr.take()));
     let stdout = child.stdout.take().map(BufReader::new);
     if let Some(mut stdout) = stdout {
-        while let Some(line) = next_line(&vm, &mut stdout).await {
-            // Nobody prints any more.
-            if lines.send(line).await.is_err() {
-                return Ok(());
+        let patience = removed.is_some().then_some(SILENCE);
+        let mut line = Vec::new();
+        let mut is_removed = false;
+        loop {
+            let is_over = tokio::select! {
+                biased;
+                is_over = fill(&mut line, form, &mut stdout, patience) => is_over,
+                () = removal(&vm, &mut removed), if !is_removed => {
+                    // What was written before is still printed.
+                    is_removed = true;
+                    continue;
+                }
+                () = sleep(SILENCE), if is_removed => true,
+            };
+            let text = named(&vm, form, std::mem::take(&mut line));
+            // An error says that nobody prints any more.
+            if !text.is_empty() && lines.send(text).await.is_err() {
+                return Ok(Ended::Complete);
+            }
+            if is_over && is_removed {
+                output::print_error(format_args!("pepitactl: {vm} was removed from the configuration"));
+                return Ok(Ended::Removed);
+            }
+            if is_over {
+                break;
             }
         }
     }
@@ -227,29 +344,90 @@ async fn read(source: Source, lines: mpsc::Sender<Vec<u8>>) -> Result<(), Failur
         return match silent.judge(status, error) {
             Err(Failure::Error { exit: ProgramExit::Refused, message }) => {
                 output::print_error(format_args!("pepitactl: {}", shown_lines(&message)));
-                Ok(())
+                Ok(Ended::Complete)
             }
-            judged => judged,
+            judged => judged.map(|()| Ended::Complete),
         };
     }
     // The launcher has said why.
     if status.success() {
-        Ok(())
+        Ok(Ended::Complete)
     } else {
         Err(Failure::new(ProgramExit::Failed, format!("no output of {vm}")))
     }
 }
 
-async fn next_line(vm: &str, output: &mut BufReader<impl AsyncRead + Unpin>) -> Option<Vec<u8>> {
-    let mut line = format!("{vm} | ").into_bytes();
-    let name = line.len();
-    // An error ends the output, like its end.
-    let _ = output.take(LINE_CAP).read_until(b'\n', &mut line).await;
-    if line.len() == name {
-        return None;
+/// Reads into `line` until a piece of output is there that can be printed: a whole line, or, if lines are not wanted, what
+/// there is. After a silence of this length the beginning of a line is such a piece, too. Returns whether the output is
+/// over. What was read when this future is dropped stays in `line`.
+async fn fill(
+    line: &mut Vec<u8>,
+    form: Form,
+    output: &mut BufReader<impl AsyncRead + Unpin>,
+    patience: Option<Duration>,
+) -> bool {
+    loop {
+        let read = match patience.filter(|_| !line.is_empty()) {
+            None => output.fill_buf().await,
+            Some(patience) => match timeout(patience, output.fill_buf()).await {
+                Ok(read) => read,
+                Err(_) => return false,
+            },
+        };
+        // An error ends the output, like its end.
+        let bytes = read.unwrap_or_default();
+        if bytes.is_empty() {
+            return true;
+        }
+        let part = &bytes[..bytes.len().min(LINE_CAP - line.len())];
+        let end = part.iter().position(|byte| *byte == b'\n');
+        let part = match (form, end) {
+            (Form::Named, Some(end)) => &part[..=end],
+            (Form::Named, None) | (Form::AsItCame, _) => part,
+        };
+        let length = part.len();
+        line.extend_from_slice(part);
+        output.consume(length);
+        if form == Form::AsItCame || end.is_some() || line.len() == LINE_CAP {
+            return false;
+        }
     }
+}
+
+/// Returns a piece of output as it is printed: a line has the name of its VM, and an end.
+fn named(vm: &str, form: Form, piece: Vec<u8>) -> Vec<u8> {
+    if form == Form::AsItCame || piece.is_empty() {
+        return piece;
+    }
+    let mut line = format!("{vm} | ").into_bytes();
+    line.extend(piece);
     if line.last() != Some(&b'\n') {
         line.push(b'\n');
     }
-    Some(line)
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_beginning_of_a_line_is_printed_after_a_silence_when_output_is_followed() {
+        let (mut daemon, output) = tokio::io::duplex(1024);
+        let mut output = BufReader::new(output);
+        daemon.write_all(b"one\ntwo").await.expect("room");
+        let mut line = Vec::new();
+        let mut next = async |patience| {
+            let is_over = fill(&mut line, Form::Named, &mut output, patience).await;
+            (String::from_utf8(named("a", Form::Named, std::mem::take(&mut line))).expect("text"), is_over)
+        };
+        assert_eq!(next(Some(SILENCE)).await, ("a | one\n".into(), false));
+        assert_eq!(next(Some(SILENCE)).await, ("a | two\n".into(), false));
+        daemon.write_all(b"three").await.expect("room");
+        assert!(timeout(SILENCE * 10, next(None)).await.is_err(), "without a limit lines are whole");
+        drop(daemon);
+        assert_eq!(next(None).await, ("a | three\n".into(), true), "what was read is not lost");
+        assert_eq!(next(None).await, (String::new(), true));
+    }
 }

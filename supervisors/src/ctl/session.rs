@@ -17,7 +17,7 @@ const LONGEST_PACE: Duration = Duration::from_secs(2);
 
 /// The time after which the status is asked for without an event: no event tells of a VM that was removed while it was
 /// down.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The least time that one look at the supervisor is given, also when the time to wait is over sooner: without a look
 /// nothing true can be said.
@@ -59,6 +59,13 @@ impl Session {
         sleep((self.took * PACE).min(LONGEST_PACE)).await;
         Ok(true)
     }
+}
+
+/// Returns the targets that are not in the configuration any more.
+pub(super) async fn removed<'t>(client: &mut Client, targets: &'t [String]) -> Result<Vec<&'t str>, Failure> {
+    let status = client.call(Call::StatusOf(part_of(targets))).await?;
+    let is_gone = |target: &&String| targets::resolve(&status, std::slice::from_ref(*target)).is_err();
+    Ok(targets.iter().filter(is_gone).map(String::as_str).collect())
 }
 
 /// Returns the part of the status that is about these targets, without long texts.

@@ -164,6 +164,9 @@ fn note(vm: &Value) -> String {
     if let Some(reason) = vm["reason"].as_str() {
         notes.push(reason.to_owned());
     }
+    if let Some(what) = vm["waits_for"].as_str() {
+        notes.push(format!("waits for {what}"));
+    }
     if let Some(ms) = vm["backoff"]["in_ms"].as_u64() {
         let delay = delay_in_words(Duration::from_millis(ms));
         notes.push(format!("restart in {delay}, after {}", text(&vm["backoff"]["ending"]["text"])));

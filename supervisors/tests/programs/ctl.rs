@@ -1,7 +1,7 @@
 //! Tests of each command of `pepitactl`.
 
 use crate::events::{self, Pattern, vm};
-use crate::host::{Daemon, Host, group, make_fifo, program, stderr, stdout, ticker};
+use crate::host::{Daemon, Host, PATIENCE, group, make_fifo, program, stderr, stdout, ticker};
 use crate::relay::Relay;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Returns a VM of the status.
 fn shown(host: &Host, name: &str) -> Value {
@@ -483,6 +484,38 @@ fn targets_are_vms_groups_and_all_and_a_typing_mistake_is_answered_with_what_was
     assert!(follow.end().success());
     let logs = host.ctl_ok(&["logs", "web"]);
     assert!(logs.contains("api | ") && logs.contains("www | ") && !logs.contains("db | "), "{logs}");
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_follower_ends_when_what_it_follows_is_removed_and_when_its_reader_is_gone() {
+    let host = Host::new("", &group(&["a", "b", "c"]));
+    let mut daemon = host.ready();
+    let follower = |args: &[&str]| {
+        let mut command = Command::new(program("pepitactl"));
+        command.arg("--socket").arg(host.path("c/c.sock")).args(args);
+        command
+    };
+    let mut logs = Daemon::start(&mut follower(&["logs", "-f", "a"]));
+    logs.until("tick 1");
+    let mut events = Daemon::start(&mut follower(&["events", "-f", "a"]));
+    events.until("a #1");
+    host.configure("", &group(&["b", "c"]));
+    host.ctl_ok(&["reload"]);
+    for mut follower in [logs, events] {
+        follower.until("a was removed from the configuration");
+        assert_eq!(follower.end().code(), Some(70), "{}", follower.story());
+    }
+    // From here on nothing happens that would be written.
+    let mut events = follower(&["events", "-f"]).stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut line = String::new();
+    BufReader::new(events.stdout.take().expect("piped")).read_line(&mut line).expect("text");
+    let deadline = Instant::now() + PATIENCE;
+    while events.try_wait().expect("our child").is_none() {
+        assert!(Instant::now() < deadline, "it follows for nobody");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     daemon.stop();
     host.assert_nothing_left();
 }

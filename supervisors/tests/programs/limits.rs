@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Returns a call of `pepitad` with these limits of open files.
@@ -70,6 +70,36 @@ fn without_descriptors_no_vm_is_ended_and_the_stop_comes_to_its_end() {
     let still: Vec<u32> = names.iter().map(|name| host.vmm_pid(name)).collect();
     assert_eq!(still, pids);
     host.ctl_ok(&["status"]);
+    second.signal(Signal::SIGTERM);
+    let end = second.end();
+    assert!(end.success(), "{end}:\n{}", second.story());
+    host.assert_nothing_left();
+}
+
+/// Makes a launcher whose calls to destroy a VM go on when this many of them are under way at the same time.
+fn launcher_that_waits_for(calls: usize, host: &Host) -> PathBuf {
+    let (path, under_way, enough) = (host.path("pepita"), host.path("calls"), host.path("enough"));
+    std::fs::create_dir(&under_way).expect("made");
+    let text = format!(
+        "#!/bin/sh\nif [ \"$1\" = destroy ]; then\n: > {under_way:?}/$$\nuntil [ -e {enough:?} ]; do\n\
+         [ $(ls {under_way:?} | wc -l) -ge {calls} ] && : > {enough:?}\nsleep 0.1\ndone\nfi\nexec {:?} \"$@\"\n",
+        program("pepita")
+    );
+    std::fs::write(&path, text).expect("written");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("executable");
+    path
+}
+
+#[test]
+fn without_descriptors_vms_are_removed_at_the_same_time_as_soon_as_connections_are_given_back() {
+    let names = names(40);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let host = Host::new("on_exit = \"leave\"", &group(&names));
+    host.ready().stop();
+    let launcher = launcher_that_waits_for(6, &host);
+    host.configure(&format!("shutdown_timeout = \"1s\"\npepita = {launcher:?}"), &group(&names));
+    let mut second = Daemon::start(&mut with_files(&host, "100:100"));
+    second.until("unknown");
     second.signal(Signal::SIGTERM);
     let end = second.end();
     assert!(end.success(), "{end}:\n{}", second.story());

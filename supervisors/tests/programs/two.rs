@@ -98,6 +98,31 @@ fn a_file_that_was_cut_off_between_two_runs_ends_no_vm() {
 }
 
 #[test]
+fn what_does_not_run_at_the_moment_counts_too_when_a_file_was_cut_off() {
+    // semantics 9.6
+    let all = ["a", "b", "c", "d", "e", "f"];
+    let host = Host::new("", &group(&all));
+    let mut first = host.ready();
+    for vm in ["d", "e", "f"] {
+        host.ctl_ok(&["stop", vm]);
+    }
+    let pids = ["a", "b", "c"].map(|vm| host.vmm_pid(vm));
+    first.kill();
+    // One of three that run, and four of six that are known.
+    host.configure("", &group(&["a", "b"]));
+    let refused = host.pepitad(&[]).output().expect("the program runs");
+    let err = stderr(&refused);
+    assert_eq!(refused.status.code(), Some(73), "{err}");
+    assert!(err.contains("4 of 6 VMs (c, d, e, f)"), "{err}");
+    assert_eq!(["a", "b", "c"].map(|vm| host.vmm_pid(vm)), pids);
+    host.configure("", &group(&all));
+    let mut back = host.ready();
+    assert_eq!(["a", "b", "c"].map(|vm| host.vmm_pid(vm)), pids, "adopted:\n{}", back.story());
+    back.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
 fn another_run_dir_starts_no_second_copy_of_a_vm_that_runs() {
     // semantics 9.15
     let host = Host::new("", &group(&["a"]));

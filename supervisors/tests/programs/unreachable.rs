@@ -26,12 +26,12 @@ impl Host {
     }
 }
 
-/// Makes a launcher that does something else than to adopt while there is no file `well` beside it.
-fn launcher(host: &Host, instead: &str) -> PathBuf {
+/// Makes a launcher that does something else than this call while there is no file `well` beside it.
+fn launcher(host: &Host, call: &str, instead: &str) -> PathBuf {
     let (path, well) = (host.path("pepita"), host.path("well"));
     let real = program("pepita");
     let text = format!(
-        "#!/bin/sh\nif [ \"$1\" = adopt ] && [ ! -e {well:?} ]; then {instead}; fi\nexec {real:?} \"$@\"\n"
+        "#!/bin/sh\nif [ \"$1\" = {call} ] && [ ! -e {well:?} ]; then {instead}; fi\nexec {real:?} \"$@\"\n"
     );
     std::fs::write(&path, text).expect("written");
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("executable");
@@ -45,7 +45,7 @@ fn a_vm_whose_adoption_fails_for_a_while_runs_on_and_is_adopted_later() {
     for instead in [refused, killed] {
         let host = Host::new("", &group(&["a"]));
         let vmm = host.left_alone();
-        host.configure(&format!("pepita = {:?}", launcher(&host, instead)), &group(&["a", "b"]));
+        host.configure(&format!("pepita = {:?}", launcher(&host, "adopt", instead)), &group(&["a", "b"]));
         let mut daemon = host.start();
         daemon.until("cannot be taken over yet");
         host.ctl_ok(&["wait", "b"]);
@@ -59,10 +59,40 @@ fn a_vm_whose_adoption_fails_for_a_while_runs_on_and_is_adopted_later() {
 }
 
 #[test]
+fn a_list_that_fails_for_a_moment_is_asked_for_again_at_the_start() {
+    let host = Host::new("", &group(&["a"]));
+    let vmm = host.left_alone();
+    let once = host.path("once");
+    let refused = "echo '{\"kind\": \"try-again\", \"message\": \"fork: try again\"}' >&2; exit 75";
+    let launcher = launcher(&host, "list", &format!("if mkdir {once:?} 2>/dev/null; then {refused}; fi"));
+    host.configure(&format!("pepita = {launcher:?}"), &group(&["a"]));
+    let mut daemon = host.start();
+    daemon.until_event(vm("a", 1, "ready"));
+    assert!(once.exists(), "it was refused once");
+    assert_eq!(host.vmm_pid("a"), vmm, "{}", daemon.story());
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+/// Tests semantics 1.7 and 7.4.
+#[test]
+fn a_launcher_that_does_not_answer_has_until_the_start_timeout() {
+    let host = Host::new("", "");
+    let launcher = launcher(&host, "run", "exec sleep 1000");
+    host.configure(&format!("pepita = {launcher:?}"), &format!("timeout = \"2s\"\n{}", group(&["a"])));
+    let mut daemon = host.start();
+    daemon.until("not ready in time");
+    std::fs::write(host.path("well"), "").expect("written");
+    daemon.until("-> ready");
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
 fn a_vm_whose_adoption_fails_can_be_stopped() {
     let host = Host::new("", &group(&["a"]));
     let vmm = host.left_alone();
-    let supervisor = format!("pepita = {:?}", launcher(&host, "exit 75"));
+    let supervisor = format!("pepita = {:?}", launcher(&host, "adopt", "exit 75"));
     host.configure(&supervisor, &format!("[defaults.stop]\ntimeout = \"1s\"\n{}", group(&["a"])));
     let mut daemon = host.start();
     daemon.until("cannot be taken over yet");
@@ -109,6 +139,16 @@ fn a_monitor_that_hangs_costs_its_vm_alone() {
     send(monitor, Signal::SIGCONT);
     daemon.until_event(vm("a", 1, "ready"));
     assert_eq!((Some(host.vmm_pid("a")), host.vmm_pid("b")), (a.vmm_pid, b), "{}", daemon.story());
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+/// Tests semantics 7.13.
+#[test]
+fn a_stop_waits_for_the_launcher_to_end_a_vm_whose_monitor_hangs() {
+    let host = Host::new("shutdown_timeout = \"1s\"", &group(&["a", "b"]));
+    let mut daemon = host.ready();
+    send(host.status("a").monitor_pid.expect("a monitor"), Signal::SIGSTOP);
     daemon.stop();
     host.assert_nothing_left();
 }

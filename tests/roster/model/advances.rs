@@ -82,7 +82,8 @@ impl Model {
     pub(super) fn launch(&mut self, v: usize) {
         let vm = &mut self.vms[v];
         (vm.is, vm.changed, vm.boots) = (Is::Starting, false, true);
-        vm.incarnation += 1;
+        vm.newest += 1;
+        vm.incarnation = vm.newest;
         vm.readies.clear();
     }
 

@@ -61,7 +61,8 @@ impl Model {
                 self.vms.push(vm);
             } else {
                 let mut vm = Vm::new(spec, 0);
-                vm.incarnation = self.removed.get(&vm.spec.name).copied().unwrap_or(0);
+                vm.newest = self.removed.get(&vm.spec.name).copied().unwrap_or(0);
+                vm.incarnation = vm.newest;
                 if let Some(round) = &mut self.round
                     && (self.spec.strategy == Strategy::OneForAll
                         || self.vms.iter().any(|before| round.set.contains(&before.spec.name)))
@@ -97,7 +98,7 @@ impl Model {
         if let Some(round) = &mut self.round {
             round.set.remove(&vm.spec.name);
         }
-        self.removed.insert(vm.spec.name, vm.incarnation);
+        self.removed.insert(vm.spec.name, vm.newest);
     }
 
     pub(crate) fn stop(&mut self) {

@@ -6,7 +6,7 @@ use crate::client;
 use crate::error::{Result, call_error, eprint_line, system};
 use crate::host::patience;
 use crate::host::signals::EndSignals;
-use crate::ops::destroy::{How, destroy, stop_signal};
+use crate::ops::destroy::{How, destroy, kill, stop_signal};
 use crate::ops::follow::follow;
 use crate::ops::launch::Caller;
 use crate::rundir::{RunDir, files};
@@ -14,7 +14,7 @@ use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Exit, ExitRecord, MonitorRequest, VmId};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 
 /// How long the daemon may take to end after Ctrl-C before it is killed, in milliseconds. (`docker stop` gives as
 /// long.)
@@ -51,13 +51,21 @@ impl Caller for Foreground {
 /// code for this process.
 pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool, foreground: &Foreground) -> Result<ExitCode> {
     let mut is_stopped = false;
+    // Of several orders for an end at once, one is enough as long as it is being carried out.
+    let killing = Arc::new(Mutex::new(()));
     let mut stop = |force: bool| {
+        let (run_dir, name, killing) = (run_dir.clone(), name.clone(), Arc::clone(&killing));
         let force = force && is_stopped;
         is_stopped = true;
-        let (dir, timeout_ms) = (run_dir.vm(name), GRACE_MS);
-        let request = MonitorRequest::Stop { signal: stop_signal(&dir), timeout_ms, force };
         // A monitor that does not answer must not hold up the output, nor the next signal.
-        let _ = patience::spawn(move || drop(client::ask(&dir, request)));
+        let _ = patience::spawn(move || match force {
+            true => kill_once(&run_dir, &name, &killing),
+            false => {
+                let dir = run_dir.vm(&name);
+                let request = MonitorRequest::Stop { signal: stop_signal(&dir), timeout_ms: GRACE_MS, force };
+                let _ = client::ask(&dir, request);
+            }
+        });
     };
     // The end is awaited from the beginning: another program may remove the VM with its record.
     let (sender, ending) = mpsc::channel();
@@ -83,6 +91,20 @@ pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool, foreground: &Foreg
         destroy(run_dir, name, How::Force)?;
     }
     Ok(ExitCode::from(explain(&exit)))
+}
+
+/// Ends a VM at once, unless that is being done.
+fn kill_once(run_dir: &RunDir, name: &VmId, killing: &Mutex<()>) {
+    let Ok(_turn) = killing.try_lock() else { return };
+    match kill(run_dir, name) {
+        // The VM was removed meanwhile, which is an end.
+        Err(e) if e.kind == CallErrorKind::NoSuchVm => {}
+        Err(e) => {
+            let advice = format!("`pepita destroy --force --name {name}` ends the VM");
+            eprint_line(format_args!("pepita: {name}: {}; {advice}", e.message));
+        }
+        Ok(()) => {}
+    }
 }
 
 /// Returns the exit code, and prints why the VM ended unless the daemon exited.

@@ -104,7 +104,14 @@ pub(super) fn follow_restarts(run_dir: &RunDir, name: &VmId, since: Option<Durat
                 last = Some(start);
             }
             Some(_) | None => {
-                let _ = poll(&mut [PollFd::new(&changed, PollFlags::IN)], None);
+                // The reader may go away while there is no VM that would write.
+                let stdout = io::stdout();
+                let mut fds =
+                    [PollFd::new(&changed, PollFlags::IN), PollFd::new(&stdout, PollFlags::empty())];
+                let _ = poll(&mut fds, None);
+                if fds[1].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+                    std::process::exit(0);
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Builds root file systems for guests: the agent, a daemon, and the kernel modules that the agent has to load.
 
+use super::libraries;
 use super::root::Root;
 use super::scan;
 use super::stage::{Stage, first_lines};
@@ -174,13 +175,17 @@ fn add_daemon(root: &mut impl Root, contents: &Contents, notes: &mut Vec<String>
             notes.push(format!("the tree's own /{path} is replaced"));
         }
     };
+    let library_path = contents.env.get("LD_LIBRARY_PATH").map_or("", String::as_str);
+    let require = |what: &str, path: &str, bytes: &[u8], root: &_| {
+        libraries::require(root, &libraries::Program { what, path, library_path }, bytes)
+    };
     let mut command = contents.command.clone();
     if let Some(daemon) = &contents.daemon {
         let bytes = std::fs::read(daemon).map_err(|e| kernel::missing("daemon", daemon, &e))?;
         let name = daemon.file_name().and_then(|n| n.to_str()).unwrap_or("daemon");
         let path = format!("usr/bin/{name}");
         note(&path, root.file(&path, 0o755, &bytes)?);
-        require_loader(root, &format!("daemon {}", daemon.display()), &bytes)?;
+        require(&format!("daemon {}", daemon.display()), &format!("/{path}"), &bytes, &*root)?;
         if command.is_empty() {
             command = vec![format!("/{path}")];
         }
@@ -188,7 +193,7 @@ fn add_daemon(root: &mut impl Root, contents: &Contents, notes: &mut Vec<String>
     if let Some(program) = command.first().filter(|program| program.starts_with('/'))
         && let Some(bytes) = root.contents(program)
     {
-        require_loader(root, &format!("{program} of the image"), &bytes)?;
+        require(&format!("{program} of the image"), program, &bytes, &*root)?;
     }
     let modules = add_modules(root, &contents.modules)?;
     let mut drivers = BTreeMap::new();
@@ -206,22 +211,6 @@ fn add_daemon(root: &mut impl Root, contents: &Contents, notes: &mut Vec<String>
     });
     note(IMAGE_JSON, root.file(IMAGE_JSON, 0o644, &json)?);
     Ok(())
-}
-
-/// Refuses a program that needs a loader which is not in the image.
-fn require_loader(root: &impl Root, what: &str, program: &[u8]) -> Result<()> {
-    match programs::loader(program) {
-        Some(loader) if root.contents(&loader).is_none() => {
-            let advice = "link it statically (cargo build --target x86_64-unknown-linux-musl), or bring the loader and \
-                          the program's libraries in a tree (--dir)";
-            let why = format!(
-                "{what}: it is dynamically linked, and its loader {loader} is not in the image, so a guest could not start \
-                 it; {advice}"
-            );
-            Err(call_error(CallErrorKind::BadImage, why))
-        }
-        Some(_) | None => Ok(()),
-    }
 }
 
 fn add_modules(root: &mut impl Root, modules: &[PathBuf]) -> Result<Vec<String>> {
@@ -260,7 +249,9 @@ fn disk(contents: &Contents, output: &Path) -> Result<Vec<String>> {
     let mut stage = Stage::new(parent, contents.tree.as_deref())?;
     add_directories(&mut stage)?;
     let agent = std::fs::read(&contents.agent).map_err(|e| kernel::missing("agent", &contents.agent, &e))?;
-    require_loader(&stage, &format!("agent {}", contents.agent.display()), &agent)?;
+    let what = format!("agent {}", contents.agent.display());
+    let program = libraries::Program { what: &what, path: "/sbin/daemonctl", library_path: "" };
+    libraries::require(&stage, &program, &agent)?;
     stage.file("sbin/daemonctl", 0o755, &agent)?;
     stage.link_if_absent("sbin/init", "daemonctl")?;
     add_daemon(&mut stage, contents, &mut notes)?;

@@ -173,6 +173,41 @@ impl Archive {
         Ok(place)
     }
 
+    /// Returns the place of what a path leads to after all links; `None` when it leads to nothing.
+    fn lead(&self, path: &str) -> Option<Vec<u8>> {
+        let names = |path: &[u8]| path.split(|b| *b == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>();
+        let mut left: VecDeque<Vec<u8>> = names(path.as_bytes()).into();
+        let (mut place, mut links): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
+        while let Some(name) = left.pop_front() {
+            match name.as_slice() {
+                b"" | b"." => continue,
+                b".." => {
+                    place.pop();
+                    continue;
+                }
+                _ => place.push(name),
+            }
+            match &self.entries.get(&place.join(&b'/'))?.kind {
+                Kind::Directory => {}
+                Kind::File(_) | Kind::CharDevice(..) | Kind::BlockDevice(..) | Kind::Pipe => {
+                    return left.is_empty().then(|| place.join(&b'/'));
+                }
+                Kind::Link(target) => {
+                    place.pop();
+                    if target.starts_with(b"/") {
+                        place.clear();
+                    }
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return None;
+                    }
+                    names(target).into_iter().rev().for_each(|name| left.push_front(name));
+                }
+            }
+        }
+        Some(place.join(&b'/'))
+    }
+
     /// Adds an entry, in place of any file of that name. Returns whether there was one.
     fn put(&mut self, path: &str, entry: Entry) -> Result<bool> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -198,36 +233,26 @@ impl Root for Archive {
     }
 
     fn contents(&self, path: &str) -> Option<Rc<[u8]>> {
-        let names = |path: &[u8]| path.split(|b| *b == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>();
-        let mut left: VecDeque<Vec<u8>> = names(path.as_bytes()).into();
-        let (mut place, mut links): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
-        while let Some(name) = left.pop_front() {
-            match name.as_slice() {
-                b"" | b"." => continue,
-                b".." => {
-                    place.pop();
-                    continue;
-                }
-                _ => place.push(name),
-            }
-            match &self.entries.get(&place.join(&b'/'))?.kind {
-                Kind::Directory => {}
-                Kind::File(contents) => return left.is_empty().then(|| Rc::clone(contents)),
-                Kind::Link(target) => {
-                    place.pop();
-                    if target.starts_with(b"/") {
-                        place.clear();
-                    }
-                    links += 1;
-                    if links > LINKS_MAX {
-                        return None;
-                    }
-                    names(target).into_iter().rev().for_each(|name| left.push_front(name));
-                }
-                Kind::CharDevice(..) | Kind::BlockDevice(..) | Kind::Pipe => return None,
+        match &self.entries.get(&self.lead(path)?)?.kind {
+            Kind::File(contents) => Some(Rc::clone(contents)),
+            Kind::Directory | Kind::Link(_) | Kind::CharDevice(..) | Kind::BlockDevice(..) | Kind::Pipe => {
+                None
             }
         }
-        None
+    }
+
+    fn resolved(&self, path: &str) -> Option<String> {
+        Some(format!("/{}", String::from_utf8_lossy(&self.lead(path)?)))
+    }
+
+    fn names(&self, path: &str) -> Vec<String> {
+        let Some(mut place) = self.lead(path) else { return Vec::new() };
+        if !place.is_empty() {
+            place.push(b'/');
+        }
+        let below = self.entries.range(place.clone()..).map_while(|(path, _)| path.strip_prefix(&*place));
+        let names = below.filter(|name| !name.is_empty() && !name.contains(&b'/'));
+        names.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
     }
 }
 

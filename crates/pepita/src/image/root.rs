@@ -22,6 +22,12 @@ pub(super) trait Root {
 
     /// Returns the contents of the file to which a path leads; `None` when it leads to no file.
     fn contents(&self, path: &str) -> Option<Rc<[u8]>>;
+
+    /// Returns the path, from the root on, of the file or directory to which a path leads after all links.
+    fn resolved(&self, path: &str) -> Option<String>;
+
+    /// Returns the names in the directory to which a path leads, in the order of their bytes; none without a directory.
+    fn names(&self, path: &str) -> Vec<String>;
 }
 
 /// Returns the error of a path of a root that the image needs and cannot have.

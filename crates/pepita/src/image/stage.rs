@@ -5,13 +5,13 @@ use super::root::{CIRCLE, IS_DIRECTORY, NO_DIRECTORY, Root, blocked, dangling};
 use super::scratch::Scratch;
 use crate::error::{Result, io, system};
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, ResolveFlags, chmodat, fchmod, mkdirat, openat, openat2, readlinkat, statat,
-    symlinkat, unlinkat,
+    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, chmodat, fchmod, mkdirat, openat, openat2, readlinkat,
+    statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
@@ -136,6 +136,24 @@ impl Root for Stage {
         }
         file.read_to_end(&mut bytes).ok()?;
         Some(bytes.into())
+    }
+
+    fn resolved(&self, path: &str) -> Option<String> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
+        let place = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok();
+        let within = place(&found)?.strip_prefix(place(&self.root)?).ok()?.to_owned();
+        Some(format!("/{}", within.to_string_lossy()))
+    }
+
+    fn names(&self, path: &str) -> Vec<String> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+        let Ok(entries) = dir.and_then(|dir| Dir::read_from(&dir)) else { return Vec::new() };
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.filter(|name| name != "." && name != "..").collect();
+        names.sort_unstable();
+        names
     }
 }
 

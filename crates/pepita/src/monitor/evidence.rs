@@ -56,6 +56,8 @@ pub(crate) struct Evidence {
     pub(crate) vmm_stopped: bool,
     /// The last error of the host's disk under the guest's disk.
     pub(crate) disk_error: Option<String>,
+    /// Whether the VM is a plain process, which boots no kernel.
+    pub(crate) is_process: bool,
     /// Whether the guest has written anything on its console.
     pub(crate) console_spoke: bool,
     /// Whether the VMM had accepted its arguments and images.
@@ -79,6 +81,8 @@ pub(crate) struct LastWords {
     pub(crate) vmm: Option<ProcessExit>,
     /// The last lines that the VMM wrote on its standard error.
     pub(crate) vmm_words: String,
+    /// How the vsock back-end ended, if it did and that is known.
+    pub(crate) backend: Option<String>,
     /// The console's line about a panic of the guest's kernel. Any program in the guest can write such a line, so it
     /// proves nothing.
     pub(crate) panic_line: Option<String>,
@@ -156,7 +160,12 @@ fn in_good_order(seen: &Evidence, last: &LastWords) -> Exit {
 /// console's driver.
 fn ended_before_its_first_word(seen: &Evidence) -> bool {
     let by_itself = seen.shutdown.is_some() || seen.boot_timeout;
-    seen.vmm_ran && !seen.console_spoke && by_itself && seen.asked.is_none() && seen.report.is_none()
+    seen.vmm_ran
+        && !seen.is_process
+        && !seen.console_spoke
+        && by_itself
+        && seen.asked.is_none()
+        && seen.report.is_none()
 }
 
 fn sentences(seen: &Evidence, last: &LastWords) -> Vec<String> {
@@ -188,7 +197,8 @@ fn sentences(seen: &Evidence, last: &LastWords) -> Vec<String> {
         });
     }
     if seen.backend_died {
-        all.push("the vsock back-end ended before the VMM".to_owned());
+        let how = last.backend.as_deref().map(|how| format!(": {}", shown(how))).unwrap_or_default();
+        all.push(format!("the vsock back-end ended before the VMM{how}"));
     }
     if seen.host_oom {
         all.push("the host's OOM killer struck".to_owned());
@@ -358,12 +368,22 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_back_end_is_told_with_its_reason() {
+        let seen = Evidence { backend_died: true, ..ran() };
+        let last = LastWords { backend: Some("it exited with 101".into()), ..last(SIGKILL) };
+        let verdict = weigh_evidence(&seen, &last);
+        assert_eq!(verdict.exit, Exit::TransportLost);
+        assert_eq!(verdict.evidence[0], "the vsock back-end ended before the VMM: it exited with 101");
+    }
+
+    #[test]
     fn an_end_before_the_first_word_says_so_first() {
         let first = |seen: &Evidence| weigh_evidence(seen, &last(code(0))).evidence.remove(0);
         assert_eq!(first(&reset()), SILENT);
         assert_eq!(first(&Evidence { boot_timeout: true, ..ran() }), SILENT);
         for seen in [
             Evidence { console_spoke: true, ..reset() },
+            Evidence { is_process: true, boot_timeout: true, ..ran() },
             Evidence { asked: Some(Asked::Stop), ..reset() },
             told(Exit::code(0)),
             ran(),

@@ -94,7 +94,7 @@ impl Life {
             hold: request.hold,
             kind: request.vmm,
             status,
-            evidence: Evidence::default(),
+            evidence: Evidence { is_process: request.vmm == VmmKind::Process, ..Evidence::default() },
             watched_since: now,
             phase: Phase::Created(BootClock::new(now, Duration::from_millis(request.ready_timeout_ms))),
             agent: AgentLine::Expected { dial_at: None },

@@ -1,6 +1,6 @@
 //! Writes the console's log: rotating files that never grow past their cap. Dropped bytes are counted.
 
-use crate::rundir::console_log::{FILE_CAP, FILES, Mark, index_path, path, read_index, total, total_cap};
+use crate::rundir::console_log::{FILE_CAP, FILES, Mark, Room, index_path, path, read_index, room, total};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,12 +23,31 @@ const INDEX_CAP: usize = 4096;
 /// The time between two marks of the index, in milliseconds.
 const MARK_INTERVAL_MS: u64 = 1000;
 
+/// The sizes that follow from what the logs of all VMs may use together, in bytes: a log on a small file system has small
+/// files, and looks more often whether there is room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sizes {
+    /// The size at which a file is rotated.
+    file: u64,
+    /// The number of bytes that are written between two looks at the file system.
+    step: u64,
+}
+
+impl Sizes {
+    fn of(for_logs: u64) -> Self {
+        Self { file: FILE_CAP.min((for_logs / 4).max(4096)), step: (for_logs / 16).clamp(4096, 1 << 20) }
+    }
+}
+
 /// The log of one VM.
 #[derive(Debug)]
 pub(crate) struct Log {
     dir: PathBuf,
     file: File,
     size: u64,
+    sizes: Sizes,
+    /// The number of bytes that were written since the last look at the file system.
+    unlooked: u64,
     /// The number of bytes in removed files.
     base: u64,
     /// The number of bytes that were removed from the log or never written to it.
@@ -53,6 +72,8 @@ impl Log {
             dir: dir.to_owned(),
             file,
             size,
+            sizes: Sizes::of(room(dir).for_logs),
+            unlooked: 0,
             base,
             dropped,
             unmarked: 0,
@@ -95,9 +116,13 @@ impl Log {
     }
 
     fn append(&mut self, bytes: &[u8]) {
-        if self.size >= FILE_CAP {
+        if self.size >= self.sizes.file {
             self.turn_over();
+            self.keep_within_room();
+        } else if self.unlooked >= self.sizes.step {
+            self.keep_within_room();
         }
+        self.unlooked += bytes.len() as u64;
         let before = self.size;
         self.size += bytes.len() as u64;
         if self.file.write_all(bytes).is_err() {
@@ -123,18 +148,35 @@ impl Log {
             self.size = file.metadata().map_or(0, |meta| meta.len());
             self.file = file;
         }
-        // The monitor's current directory is the run directory, beside those of the other VMs.
-        self.make_room(total(&self.dir.join("..")), total_cap(&self.dir));
     }
 
-    /// Removes own files, the oldest first, while the logs of all VMs together use more than their cap.
-    fn make_room(&mut self, mut total: u64, cap: u64) {
+    /// Gives up the oldest output when the logs of all VMs together use more than they may.
+    fn keep_within_room(&mut self) {
+        self.unlooked = 0;
+        let Room { for_logs, used } = room(&self.dir);
+        self.sizes = Sizes::of(for_logs);
+        // The logs are not looked at while all files together use no more than the logs may.
+        if used <= for_logs {
+            return;
+        }
+        // The monitor's current directory is the run directory, beside those of the other VMs.
+        let is_within = self.make_room(total(&self.dir.join("..")), for_logs);
+        if !is_within && self.size >= self.sizes.step {
+            // The next look removes the present file, if it has to.
+            self.turn_over();
+        }
+    }
+
+    /// Removes own files, the oldest first, while the logs of all VMs together use more than their cap. Returns whether they
+    /// use no more than that now. The current file stays.
+    fn make_room(&mut self, mut total: u64, cap: u64) -> bool {
         for age in (1..FILES).rev() {
             if total <= cap {
-                return;
+                return true;
             }
             total -= self.remove_oldest(age).min(total);
         }
+        total <= cap
     }
 
     /// Removes a file, the oldest that there is. Returns its size.
@@ -209,13 +251,21 @@ mod tests {
         for age in 0..FILES {
             std::fs::write(path(dir.path(), age), vec![b'x'; 1000]).expect("written");
         }
-        log.make_room(10_000, 10_000);
+        assert!(log.make_room(10_000, 10_000));
         assert_eq!(on_disk(dir.path()), 5000);
-        log.make_room(10_000, 8500);
+        assert!(log.make_room(10_000, 8500));
         assert_eq!((on_disk(dir.path()), log.base(), log.dropped()), (3000, 2000, 2000));
         assert!(!path(dir.path(), 4).exists() && !path(dir.path(), 3).exists());
-        log.make_room(u64::MAX, 0);
+        assert!(!log.make_room(u64::MAX, 0));
         assert_eq!(on_disk(dir.path()), 1000, "the current file stays");
+    }
+
+    #[test]
+    fn a_small_file_system_has_small_files_and_is_looked_at_more_often() {
+        assert_eq!(Sizes::of(u64::MAX), Sizes { file: FILE_CAP, step: 1 << 20 });
+        assert_eq!(Sizes::of(64 << 20), Sizes { file: FILE_CAP, step: 1 << 20 });
+        assert_eq!(Sizes::of(768 << 10), Sizes { file: 192 << 10, step: 48 << 10 });
+        assert_eq!(Sizes::of(0), Sizes { file: 4096, step: 4096 });
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl Monitor {
     /// Lets the back-end open as many files as it may: each forwarded connection is one.
     pub(super) fn make_room_for_connections(&self) {
         let pid = |pid: u32| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?);
-        if let Some(backend) = self.backend.as_ref().and_then(|backend| pid(backend.identity.pid))
+        if let Some(backend) = self.backend.as_ref().and_then(|backend| pid(backend.identity().pid))
             && !self.ports.is_empty()
         {
             let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;

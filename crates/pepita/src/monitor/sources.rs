@@ -87,6 +87,7 @@ impl Monitor {
             self.qmp.wake_at(),
             self.ports.wake_at(),
             self.publish_at,
+            self.backend.as_ref().and_then(|backend| backend.wake_at()),
         ];
         let left = times.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
@@ -106,6 +107,9 @@ impl Monitor {
                 if let Some(words) = &self.words {
                     monitor_log::carry(words);
                 }
+                if let Some(backend) = &mut self.backend {
+                    backend.has_written(Instant::now());
+                }
             }
             Source::Qmp => self.read_qmp(),
             Source::Agent => self.read_agent(),
@@ -122,8 +126,8 @@ impl Monitor {
                 }
             }
             Source::Backend => {
-                if let Some(mut backend) = self.backend.take() {
-                    backend.end();
+                if let Some(backend) = self.backend.take() {
+                    self.backend_end = backend.ended();
                     self.on_backend_ended();
                 }
             }
@@ -172,6 +176,7 @@ impl Monitor {
         let last_words = LastWords {
             vmm: self.vmm.end(),
             vmm_words: crate::vmm::last_words(),
+            backend: self.backend_end.take(),
             panic_line: self.scanner.panic_line().map(str::to_owned),
             console: self.scanner.last_lines(),
             around_panic: self.scanner.lines_around_panic(),
@@ -184,6 +189,21 @@ impl Monitor {
     pub(super) fn on_backend_ended(&mut self) {
         self.read_qmp();
         self.happened(Event::BackendEnded { vmm_is_exiting: self.vmm.identity.is_exiting() });
+    }
+
+    /// Ends a back-end without which the guest cannot be reached any more.
+    pub(super) fn on_backend_broken(&mut self) {
+        if let Some(backend) = self.backend.take() {
+            self.backend_end = Some(backend.end_broken());
+            self.on_backend_ended();
+        }
+    }
+
+    /// Notes the thread of the back-end, so that its end is noticed.
+    pub(super) fn note_worker(&mut self) {
+        if let Some(backend) = &mut self.backend {
+            backend.note_worker();
+        }
     }
 
     fn read_console(&mut self) {
@@ -242,6 +262,7 @@ impl Monitor {
                     if let Some(former) = self.former_dials.take() {
                         self.qmp.take_back(&former);
                     }
+                    self.note_worker();
                     self.happened(Event::AgentUp { protocol_version })
                 }
                 Heard::News(News::Event { seq, event, is_new: _ }) => {

@@ -8,6 +8,7 @@ use crate::host::process_id::ProcessId;
 use crate::host::strays::{self, Member};
 use crate::host::wait::wait_readable;
 use crate::ops::follow::follow;
+use crate::ops::launch::adopt;
 use crate::reconcile::{self, Unwatched};
 use crate::rundir::files;
 use crate::rundir::lock::{Lock, Wait};
@@ -46,6 +47,12 @@ const LOCK_WAIT: Duration = Duration::from_millis(500);
 /// The number of attempts after which a monitor that holds the lock, and cannot be reached, counts as one without a
 /// socket.
 const ROUNDS_UNREACHABLE: usize = 4;
+
+/// The order to end a VM at once.
+const KILL: MonitorRequest = MonitorRequest::Stop { signal: Signal::KILL, timeout_ms: 0, force: true };
+
+/// The number of monitors that are given the order of [`kill`], one after the other.
+const KILL_TRIES: usize = 3;
 
 /// Ends a VM and removes all traces of it. Returns whether there was such a VM.
 ///
@@ -172,6 +179,32 @@ enum Obeyed {
     Unreachable,
 }
 
+/// Orders the end of a VM at once, and leaves its files and its record. A monitor that does not answer is ended, and a
+/// new one carries the order out.
+///
+/// # Errors
+/// When no monitor of the VM takes the order.
+pub(crate) fn kill(run_dir: &RunDir, name: &VmId) -> Result<()> {
+    let dir = run_dir.vm(name);
+    for _ in 0..KILL_TRIES {
+        match client::ask(&dir, KILL) {
+            Ok(_) => return Ok(()),
+            Err(e) if is_silence(&e) => end_monitor(&dir),
+            // Without a monitor the connection is refused.
+            Err(_) => {}
+        }
+        if adopt(run_dir, name)?.state.is_terminal() {
+            return Ok(());
+        }
+    }
+    Err(call_error(CallErrorKind::TryAgain, "none of its monitors takes the order to end it; try again"))
+}
+
+/// Returns whether a monitor that exists has not answered: the call has timed out.
+fn is_silence(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
 /// Asks the monitor to stop the VM and waits for the end.
 fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Obeyed {
     let (request, limit) = match how {
@@ -180,7 +213,7 @@ fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Obeyed {
             let signal = signal.unwrap_or_else(|| stop_signal(dir));
             (MonitorRequest::Stop { signal, timeout_ms, force: false }, timeout + SLACK)
         }
-        How::Force => (MonitorRequest::Stop { signal: Signal::KILL, timeout_ms: 0, force: true }, SLACK),
+        How::Force => (KILL, SLACK),
     };
     match client::ask(dir, request) {
         Ok(_) => loop {
@@ -194,8 +227,7 @@ fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Obeyed {
                 Ok(_) | Err(_) => return Obeyed::Yes,
             }
         },
-        // With a monitor that does not answer, the call times out.
-        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Obeyed::No,
+        Err(e) if is_silence(&e) => Obeyed::No,
         // Without a monitor the connection is refused.
         Err(_) => Obeyed::Unreachable,
     }

@@ -4,13 +4,13 @@ use crate::boot::Order;
 use crate::error::{About, CallError, Result, call_error, system};
 use crate::host::process_id::ProcessId;
 use crate::host::wait::wait_readable;
-use crate::host::{cgroup, inherited};
+use crate::host::{cgroup, inherited, open_files};
 use crate::monitor::{Answer, TAKEN};
 use crate::ops::container;
 use crate::ops::resolve::resolve;
 use crate::reconcile;
 use crate::rundir::RunDir;
-use pepita_wire::record::CallErrorKind;
+use pepita_wire::record::{CallErrorKind, Reach};
 use pepita_wire::{LaunchSpec, StatusRecord, VmId};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -25,6 +25,9 @@ const ANSWER_CAP: u64 = 1 << 20;
 /// The number of attempts of an adoption while monitors start and end, and the pause between two attempts.
 const ADOPT_TRIES: usize = 50;
 const ADOPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// The time for which a monitor may be silent while it starts or ends, on a busy host.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// The time limit for a monitor that has given no answer to serve or to end. A monitor has one thread and never blocks.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -62,6 +65,7 @@ pub(crate) fn launch(
     caller: &impl Caller,
 ) -> Result<StatusRecord> {
     let launched = || {
+        open_files::check()?;
         // The length of the path is checked first, so that no directory is created that no VM can use.
         run_dir.checked_vm(name)?;
         run_dir.create()?;
@@ -90,6 +94,7 @@ pub(crate) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
         if status.monitor_pid.is_some() || status.state.is_terminal() {
             return Ok(status);
         }
+        open_files::check().about(name.as_str())?;
         match start_monitor(run_dir, &Order::Adopt(name.clone()), &Patient) {
             // Another adoption was faster, and its monitor watches the VM.
             Err(e) if e.kind == CallErrorKind::TryAgain => std::thread::sleep(ADOPT_PAUSE),
@@ -97,6 +102,22 @@ pub(crate) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
         }
     }
     Err(call_error(CallErrorKind::TryAgain, "its monitors come and go; try again")).about(name.as_str())
+}
+
+/// Gives a VM a new monitor when it has none, as [`adopt`] does. A monitor that is just starting or ending is waited for:
+/// what is silent in the end ([`Reach::Silent`]) has been so for [`SETTLED`].
+///
+/// # Errors
+/// The errors of [`adopt`].
+pub(crate) fn adopt_settled(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
+    let deadline = Instant::now() + SETTLED;
+    loop {
+        let status = adopt(run_dir, name)?;
+        if status.reach != Reach::Silent || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        std::thread::sleep(ADOPT_PAUSE);
+    }
 }
 
 /// Starts a monitor and waits for its answer. The monitor outlives this process.

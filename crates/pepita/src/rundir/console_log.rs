@@ -111,10 +111,22 @@ pub fn total(run_dir: &Path) -> u64 {
         .sum()
 }
 
-/// Returns the bytes that the logs of all VMs may use together: a quarter of the file system that holds the log of the
-/// VM with this run directory.
-pub fn total_cap(dir: &Path) -> u64 {
-    rustix::fs::statvfs(home(dir)).map_or(u64::MAX, |fs| fs.f_blocks.saturating_mul(fs.f_frsize) / 4)
+/// The room on a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// The bytes that the logs of all VMs may use together: a quarter of the file system.
+    pub for_logs: u64,
+    /// The bytes of all files on the file system.
+    pub used: u64,
+}
+
+/// Returns the room on the file system that holds the log of the VM with this run directory.
+pub fn room(dir: &Path) -> Room {
+    let unknown = Room { for_logs: u64::MAX, used: 0 };
+    rustix::fs::statvfs(home(dir)).map_or(unknown, |fs| Room {
+        for_logs: fs.f_blocks.saturating_mul(fs.f_frsize) / 4,
+        used: fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize),
+    })
 }
 
 /// Returns the end of the log, at most `cap` bytes: of the current file and the file before it.

@@ -18,6 +18,9 @@ pub const CAP: u64 = 1 << 20;
 /// The number of bytes that stay when the log is cut: its end.
 const KEPT: u64 = 64 * 1024;
 
+/// The size below which the log is never cut, in bytes.
+const NEVER_CUT: u64 = 64 * 1024;
+
 /// The maximum number of bytes that are read in a row, so that a flood does not delay the other sources.
 const READ_CAP: u64 = 1 << 20;
 
@@ -72,9 +75,14 @@ pub fn carry_now() {
     }
 }
 
-/// Cuts the log in the current directory when it has reached [`CAP`].
+/// Cuts the log in the current directory when it has reached [`CAP`], or a sixteenth of a small file system.
 pub fn bound() {
-    bound_file(Path::new(layout::MONITOR_LOG), CAP, KEPT);
+    let path = Path::new(layout::MONITOR_LOG);
+    if path.metadata().is_ok_and(|meta| meta.len() >= NEVER_CUT) {
+        let size = rustix::fs::statvfs(path).map_or(u64::MAX, |fs| fs.f_blocks.saturating_mul(fs.f_frsize));
+        let cap = CAP.min(size / 16).max(NEVER_CUT);
+        bound_file(path, cap, KEPT.min(cap / 2));
+    }
 }
 
 fn open_log(path: &Path) -> io::Result<File> {

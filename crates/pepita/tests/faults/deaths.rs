@@ -1,6 +1,7 @@
 //! Tests in which a part of a VM is killed: its VMM, its monitor, its back-end, its kernel.
 
 use crate::host::{Form, Host, PATIENCE, figure, kill, processes_in, times};
+use pepita_launcher::client::Client;
 use pepita_wire::record::DaemonState;
 use pepita_wire::{Ask, Exit, MonitorRequest, ProcessExit, VmState};
 use rustix::fs::inotify;
@@ -198,6 +199,34 @@ fn a_vm_outlives_a_client_that_hangs_up_before_its_guest_has_answered() {
         drop(dial_stopped(&host, "a"));
     }
     resume_and_ping(&host, "a");
+    host.destroy("a", &[]);
+}
+
+#[test]
+fn a_vm_whose_back_end_lives_on_without_the_thread_that_serves_the_guest_ends_and_says_why() {
+    let host = Host::of(Form::Qemu);
+    host.ready("a", &[]);
+    // A client that hangs up before the guest has answered makes a thread of vhost-device-vsock panic, if the back-end has
+    // read its request by then, and the process goes on.
+    let vmm = host.status("a").vmm_pid;
+    for _ in 0..10 {
+        kill(vmm, Signal::STOP);
+        let mut client = UnixStream::connect(host.vm("a").join("v.sock")).expect("the back-end");
+        client.write_all(b"CONNECT 5000\n").expect("written");
+        // Nothing tells when the back-end has read it.
+        std::thread::sleep(Duration::from_millis(200));
+        drop(client);
+        kill(vmm, Signal::CONT);
+        let mut monitor = Client::open(&host.vm("a")).expect("its monitor");
+        // An answer of the agent came through the back-end, and without an answer the VM has ended.
+        if !matches!(monitor.ask(MonitorRequest::Forward(Ask::Ping), Some(PATIENCE)), Ok(Ok(_))) {
+            break;
+        }
+    }
+    let exit = host.exit("a");
+    assert_eq!(exit.exit, Exit::TransportLost, "{:?}", exit.evidence);
+    let told = |what: &str| exit.evidence.iter().any(|text| text.contains(what));
+    assert!(told("vring_worker has ended") && told("panicked at"), "{:?}", exit.evidence);
     host.destroy("a", &[]);
 }
 

@@ -140,6 +140,66 @@ fn every_signal_that_ends_a_command_stops_the_vm_in_the_foreground_and_removes_i
 }
 
 #[test]
+fn a_second_signal_ends_a_vm_whose_monitor_stands_still() {
+    let host = Host::of(Form::Process);
+    let (run, mut out) = foreground(&host, &[], TICKS);
+    let monitor = host.status("a").monitor_pid;
+    kill(monitor, Signal::STOP);
+    let told = host.fails(&["adopt", "--name", "a"], 75);
+    let pid = monitor.expect("a monitor");
+    assert!(told.contains(&format!("kill -CONT {pid}")) && told.contains("destroy --force"), "{told}");
+    // Two different signals, because of two equal ones that wait one is lost.
+    kill(Some(run.id()), Signal::TERM);
+    kill(Some(run.id()), Signal::INT);
+    out.read_to_string(&mut String::new()).expect("text");
+    let output = run.wait_with_output().expect("an end");
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{error}");
+    assert!(error.contains("an end at once was asked for"), "{error}");
+    assert!(!host.vm("a").exists());
+}
+
+/// An agent that is a program of these lines, in the place of `daemonctl`.
+fn agent_of(host: &Host, lines: &str) -> PathBuf {
+    let path = host.dir.with_extension("agent");
+    std::fs::write(&path, format!("#!/bin/sh\n{lines}\n")).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    path
+}
+
+#[test]
+fn a_plain_process_that_never_answers_is_told_without_advice_about_kernels() {
+    let host = Host::of(Form::Process);
+    let agent = agent_of(&host, "exec sleep 1000");
+    let host = host.with("PEPITA_AGENT", &agent);
+    let output = host.run("a", &["--rm", "--ready-timeout", "300ms"], &[]).output().expect("pepita runs");
+    let error = text(&output.stderr);
+    assert!(error.contains("did not come up in time"), "{error}");
+    assert!(!error.contains("memory") && !error.contains("kernel"), "{error}");
+    std::fs::remove_file(agent).expect("removed");
+}
+
+#[test]
+fn an_agent_with_too_few_open_files_ends_its_vm_and_lets_nobody_wait() {
+    let host = Host::of(Form::Process);
+    let agent = crate::host::program("daemonctl");
+    let mut codes = Vec::new();
+    for limit in 6..=20 {
+        let script = agent_of(&host, &format!("ulimit -n {limit}\nexec {agent} \"$@\""));
+        let mut call = host.command(&["run", "--rm", "--name", "a", "--vmm", "process"]);
+        call.args(["--ready-timeout", "1s", "--", "/bin/echo", "said"]).env("PEPITA_AGENT", &script);
+        let output = call.output().expect("pepita runs");
+        let code = output.status.code();
+        assert!(matches!(code, Some(0 | 74 | 75 | 125 | 126)), "{limit}: {}", text(&output.stderr));
+        codes.push((limit, code));
+        std::fs::remove_file(script).expect("removed");
+    }
+    println!("{codes:?}");
+    let cannot_execute = |(_, code): &(u64, Option<i32>)| *code == Some(126);
+    assert!(codes.iter().any(cannot_execute) && codes.last() == Some(&(20, Some(0))), "{codes:?}");
+}
+
+#[test]
 fn a_vm_that_another_program_destroys_ends_its_command_with_the_vm_s_own_end() {
     for (options, code) in [(&[][..], 3), (&["--force"][..], 125)] {
         let host = Host::of(Form::Process);
@@ -148,6 +208,32 @@ fn a_vm_that_another_program_destroys_ends_its_command_with_the_vm_s_own_end() {
         out.read_to_string(&mut String::new()).expect("text");
         let output = run.wait_with_output().expect("an end");
         assert_eq!(output.status.code(), Some(code), "{options:?}: {}", text(&output.stderr));
+    }
+}
+
+/// Runs `pepita` with a limit of open files, and returns its exit code and all that it has written.
+fn with_open_files(host: &Host, limit: u64, args: &[&str]) -> (Option<i32>, String) {
+    let command = host.command(args);
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--nofile={limit}")).arg(pepita()).args(args);
+    limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = limited.stdin(Stdio::null()).output().expect("it runs");
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+#[test]
+fn with_too_few_open_files_a_launch_fails_at_once_and_with_enough_it_works() {
+    let host = Host::of(Form::Process);
+    let args = ["run", "--rm", "--name", "a", "--vmm", "process", "--", "/bin/echo", "said"];
+    for limit in 8..=40 {
+        let (code, said) = with_open_files(&host, limit, &args);
+        if limit < 32 {
+            assert_eq!(code, Some(75), "{limit}: {said}");
+            assert!(said.contains(&format!("{limit} open files")) && said.contains("ulimit -n"), "{said}");
+        } else {
+            assert!(code == Some(0) && said.contains("said"), "{limit}: {said}");
+        }
+        assert!(!host.vm("a").exists(), "{limit}");
     }
 }
 

@@ -5,8 +5,8 @@ use crate::host::{Form, Host, errors, guest_file, kill};
 use pepita_wire::{Exit, ExitRecord};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Returns a file that holds only the first half of another.
 fn cut(from: &Path, dir: &Path, name: &str) -> PathBuf {
@@ -102,11 +102,11 @@ fn a_kernel_that_the_vmm_refuses_is_told_in_the_vmm_s_words() {
     assert!(!host.vm("i").exists());
 }
 
-/// A small disk of the host. Dropping it removes the disk.
-pub(super) struct Disk<'a>(&'a Path);
+/// A small disk in a host's run directory. Dropping it removes the disk.
+pub(crate) struct Disk<'a>(&'a Path);
 
 impl<'a> Disk<'a> {
-    pub(super) fn mount(dir: &'a Path, size: &str) -> Self {
+    pub(crate) fn mount(dir: &'a Path, size: &str) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "a full disk is made by mounting a small one: run this as root"
@@ -177,9 +177,11 @@ fn a_disk_that_fills_up_costs_output_but_not_the_exit_record() {
     let _disk = Disk::mount(&host.dir, "2m");
     let status = host.ready("d", &["--flood"]);
     host.until("d", |status| status.agent.ready);
+    // Another program fills the disk. The log has a part of it only, and gives up its oldest output again and again.
+    let mut filler = std::fs::File::create(host.dir.join("filler")).expect("a file");
     let full = || rustix::fs::statvfs(&host.dir).expect("a file system").f_bavail == 0;
     while !full() {
-        std::thread::sleep(Duration::from_millis(20));
+        let _ = filler.write_all(&[0; 4096]);
     }
     assert!(host.status("d").state == pepita_wire::VmState::Running);
     kill(status.vmm_pid, Signal::KILL);

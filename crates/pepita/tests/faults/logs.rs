@@ -1,6 +1,7 @@
 //! Tests of the console's log: floods, ordinary rates, followers, and the monitor's memory.
 
 use crate::host::{Form, Host, times};
+use crate::images::Disk;
 use pepita_launcher::rundir::console_log::{FILE_CAP, FILES};
 use pepita_wire::MonitorRequest;
 use std::io::{BufRead, BufReader};
@@ -42,6 +43,38 @@ fn flood(form: Form) {
     assert!(kept <= (FILE_CAP + (64 << 10) + 4096) * FILES as u64, "{kept}");
     pss(&host, "f");
     assert!(host.destroy("f", &[]) < Duration::from_secs(10));
+}
+
+#[test]
+fn the_output_of_a_vm_fills_no_small_run_directory_and_its_newest_part_is_kept() {
+    let host = Host::of(Form::Process);
+    let _disk = Disk::mount(&host.dir, "3m");
+    // Two VMs share the quarter.
+    let names = ["f", "g"];
+    for name in names {
+        let script = "head -c 5000000 /dev/zero | tr '\\0' x; echo; echo the newest; exec sleep 1000";
+        host.process(name, &["/bin/sh", "-c", script]);
+    }
+    for name in names {
+        let deadline = Instant::now() + crate::host::PATIENCE;
+        while !host.ok(&["logs", "--name", name]).ends_with("the newest\n") {
+            assert!(Instant::now() < deadline, "{name}: the newest output was lost");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(host.status(name).dropped_log_bytes > 0, "{name}");
+    }
+    let fs = rustix::fs::statvfs(&host.dir).expect("a file system");
+    let (free, all) = (fs.f_bavail * fs.f_frsize, fs.f_blocks * fs.f_frsize);
+    let logs: u64 = names.iter().map(|name| on_disk(&host, name)).sum();
+    println!("{logs} bytes of logs on {all}, {free} are free");
+    // A look is taken after a sixteenth of a quarter, and what is read at once is written at once.
+    assert!(
+        logs <= all / 4 + (256 << 10) && free > all / 2,
+        "{logs} bytes of logs, {free} of {all} are free"
+    );
+    for name in names {
+        host.destroy(name, &[]);
+    }
 }
 
 #[test]
