@@ -300,10 +300,19 @@ impl VmState {
             incarnation: self.incarnation,
             cid,
             owner: self.services.owner.to_string(),
+            image: None,
             hold: false,
         });
+        let me = self.me.clone();
+        let prepared = Reply::new(move |answer: Option<()>| {
+            // The actor may have ended.
+            if answer.is_some() {
+                let _ = me.cast(VmMsg::Happened(Happened(Event::Prepared)));
+            }
+        });
         let reply = self.reply(|answer| Event::Launched(answered(answer).map(Box::new)));
-        self.services.executor.send(ExecutorMsg::Launch { launch, written: self.written.clone(), reply });
+        let written = self.written.clone();
+        self.services.executor.send(ExecutorMsg::Launch { launch, written, prepared, reply });
     }
 
     fn watch(&mut self, record: &StatusRecord) {
@@ -411,7 +420,7 @@ impl VmState {
     }
 
     fn probe(&self, id: u64) {
-        let (ask, is_healthy) = probe(&self.life.spec().health);
+        let (ask, is_healthy) = probe(self.life.health());
         let reply = self.reply(move |outcome: Option<Outcome>| {
             let healthy = outcome.is_some_and(|outcome| outcome.is_ok_and(is_healthy));
             Event::Probed { id, healthy }
@@ -441,11 +450,11 @@ impl VmState {
 
 /// Returns the request that probes a guest, and the test for a healthy answer.
 fn probe(health: &HealthSpec) -> (Ask, fn(serde_json::Value) -> bool) {
-    if health.command.is_empty() {
+    let Some(command) = health.command.clone().filter(|command| !command.is_empty()) else {
         return (Ask::Ping, |_| true);
-    }
+    };
     // A guest that runs a command and reports its exit answers pings, too.
-    let exec = Exec { command: health.command.clone(), timeout_ms: millis(health.timeout), bulk: false };
+    let exec = Exec { command, timeout_ms: millis(health.timeout), bulk: false };
     (Ask::Exec(exec), |answer| {
         serde_json::from_value::<ExecResult>(answer)
             .is_ok_and(|result| result.exit == Exit::code(0) && !result.timed_out)

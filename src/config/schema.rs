@@ -112,7 +112,7 @@ fn value(kind: Kind) -> Value {
             json!({ "enum": words.list.iter().chain(aliases).collect::<Vec<_>>() })
         }
         Kind::Name(cap) => json!({ "type": "string", "pattern": NAME, "maxLength": cap }),
-        Kind::Path | Kind::Program => json!({ "type": "string", "minLength": 1 }),
+        Kind::Path | Kind::Program | Kind::Image => json!({ "type": "string", "minLength": 1 }),
         Kind::Names | Kind::Command | Kind::Ports | Kind::Reach => {
             json!({ "type": "array", "items": texts() })
         }

@@ -169,15 +169,15 @@ impl Default for StartSpec {
 /// The `stop` table of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopSpec {
-    /// The signal that the daemon is sent first.
-    pub signal: Signal,
+    /// The signal that the daemon is sent first; `None` for the stop signal of the VM's image, else TERM.
+    pub signal: Option<Signal>,
     /// The time that the daemon has to end before the VM is destroyed; zero destroys the VM at once.
     pub timeout: Duration,
 }
 
 impl Default for StopSpec {
     fn default() -> Self {
-        Self { signal: Signal::TERM, timeout: Duration::from_secs(30) }
+        Self { signal: None, timeout: Duration::from_secs(30) }
     }
 }
 
@@ -202,8 +202,9 @@ pub struct HealthSpec {
     pub retries: u32,
     /// The time after the daemon's start in which failed probes do not count.
     pub start_period: Duration,
-    /// A command that is run in the guest and exits with 0 when the guest is healthy; empty for the agent's ping only.
-    pub command: Vec<String>,
+    /// A command that is run in the guest and exits with 0 when the guest is healthy; empty for the agent's ping only, and
+    /// `None` for the health check of the VM's image, else the ping.
+    pub command: Option<Vec<String>>,
     /// The interval in which the daemon must send `WATCHDOG=1`; zero for no watchdog.
     pub watchdog: Duration,
     /// The consequence of being unhealthy.
@@ -220,7 +221,7 @@ impl Default for HealthSpec {
             timeout: Duration::from_secs(2),
             retries: 3,
             start_period: Duration::ZERO,
-            command: Vec::new(),
+            command: None,
             watchdog: Duration::ZERO,
             on_unhealthy: OnUnhealthy::Restart,
             stop_timeout: Duration::from_secs(5),

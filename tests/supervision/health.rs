@@ -119,7 +119,7 @@ async fn an_answer_in_between_begins_the_count_anew() {
 async fn a_command_in_the_guest_is_asked_instead_and_counts_by_its_exit_code() {
     // semantics 1.10: `command` in the guest; exit code 0 is healthy.
     let mut a = probed();
-    a.health.command = vec!["/bin/check".into()];
+    a.health.command = Some(vec!["/bin/check".into()]);
     a.health.on_unhealthy = OnUnhealthy::Report;
     let mut rig = Rig::ready(one(a)).await;
     rig.pass(SECOND * 11 / 2).await;

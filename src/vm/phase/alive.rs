@@ -57,6 +57,7 @@ impl Life {
     }
 
     fn alive(&mut self, now: Instant, record: &StatusRecord) {
+        self.learn_image(record);
         self.know(Facts { cid: Cid::new(record.vsock.cid).ok(), vmm_pid: record.vmm_pid });
         if let Some(error) = &record.disk_error
             && self.disk_error.as_ref() != Some(error)
@@ -65,12 +66,15 @@ impl Life {
             self.effects.push(Effect::Notice(text));
             self.disk_error = Some(error.clone());
         }
-        let Self { spec, phase: Phase::Alive { stage, link }, effects, .. } = self else { return };
+        let Self { spec, health: health_spec, phase: Phase::Alive { stage, link }, effects, .. } = self
+        else {
+            return;
+        };
         if record.agent.ready && *link == Link::NotDialled {
             *link = Link::Down;
             effects.push(Effect::Connect(Box::new(record.clone())));
         }
-        if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, &spec.health) {
+        if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, health_spec) {
             effects.push(Effect::Tell(transition));
         }
         let (runs, said_ready) = match record.daemon.state {
@@ -91,11 +95,11 @@ impl Life {
             effects.push(Effect::Tell(Transition::Running));
         }
         if matches!(stage, Stage::Running { .. }) && is_ready {
-            *stage = Stage::Ready { health: Health::new(&spec.health, now) };
+            *stage = Stage::Ready { health: Health::new(health_spec, now) };
             effects.push(Effect::Tell(Transition::Ready));
         }
         // The first record of a VM that is adopted while it is paused brings it here: nothing may run against it (2.6).
-        if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, &spec.health) {
+        if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, health_spec) {
             effects.push(Effect::Tell(transition));
         }
     }
@@ -157,7 +161,7 @@ impl Life {
 
     pub(super) fn probed(&mut self, now: Instant, id: u64, healthy: bool) {
         if let Phase::Alive { stage: Stage::Ready { health }, .. } = &mut self.phase {
-            let finding = health.probed(&self.spec.health, now, id, healthy);
+            let finding = health.probed(&self.health, now, id, healthy);
             self.act_on(now, finding);
         }
     }
@@ -171,7 +175,7 @@ impl Life {
                 }
             }
             Stage::Ready { health } => {
-                let findings = health.tick(&self.spec.health, now);
+                let findings = health.tick(&self.health, now);
                 self.act_on(now, findings);
             }
             Stage::Paused(_) => {}
