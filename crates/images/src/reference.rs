@@ -196,7 +196,7 @@ mod tests {
     fn one_image_needs_no_name_and_several_do() {
         let names = |name: &&str| vec![(*name).to_owned()];
         let of = |all: &[&'static str], tag| {
-            choose(Path::new("/x"), all, tag, names).map(|one| *one).map_err(|e| e.message)
+            choose(Path::new("/x"), all, tag, names).copied().map_err(|e| e.message)
         };
         assert_eq!(of(&["a:1"], None), Ok("a:1"));
         assert_eq!(
