@@ -268,8 +268,8 @@ pub struct Run {
     /// A file with the specification of the VM as JSON; `-` is standard input. Options override its fields
     #[arg(long, value_name = "FILE")]
     pub spec: Option<PathBuf>,
-    /// The container image to boot, in place of --rootfs: a reference such as redis:7, oci:DIR[:TAG] or
-    /// docker-archive:FILE[:TAG]
+    /// The container image to boot, in place of --rootfs: a reference such as redis:7, or oci:DIR or docker-archive:FILE,
+    /// perhaps with :TAG
     #[arg(value_name = "IMAGE", conflicts_with_all = ["rootfs", "initrd"])]
     pub image: Option<String>,
     /// When to ask the registry for the image [default: missing]
