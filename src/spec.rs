@@ -11,10 +11,12 @@ mod fingerprint;
 pub mod keys;
 mod name;
 mod policy;
+mod reached;
 mod world;
 
 pub use diff::{Change, GroupPlan, Plan, Removals, VmPlan};
 pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmName};
+pub use pepita_wire::reach::Reached;
 pub use pepita_wire::storage::DiskSpec;
 pub use pepita_wire::world::Ulimit;
 pub use pepita_wire::{Publish, Signal, VmId};
@@ -22,6 +24,7 @@ pub use policy::{
     Backoff, HealthSpec, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy, Readiness,
     Restart, RestartSpec, StartSpec, StopSpec, Strategy,
 };
+pub use reached::ReachMistake;
 pub use world::WorldSpec;
 
 use std::collections::BTreeMap;
@@ -186,6 +189,8 @@ pub struct VmSpec {
     pub health: HealthSpec,
     /// The ports of the guest that are published on the host.
     pub publish: Vec<Publish>,
+    /// The places that the daemon may dial: ports of other VMs of the tree, and addresses.
+    pub reach: Vec<Reached>,
     /// The number of warm spares behind the VM.
     pub standby: u32,
     /// Whether the VM is started with its group.
@@ -211,6 +216,7 @@ impl VmSpec {
             stop: StopSpec::default(),
             health: HealthSpec::default(),
             publish: Vec::new(),
+            reach: Vec::new(),
             standby: 0,
             autostart: true,
             significant: false,

@@ -26,6 +26,7 @@ mod notify;
 mod options;
 mod panics;
 mod process;
+mod reach;
 mod reaper;
 mod serve;
 mod state;

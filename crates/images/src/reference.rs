@@ -56,7 +56,16 @@ impl Source {
         }
         let reference = text.strip_prefix("docker://").unwrap_or(text).parse::<Reference>();
         let reference = reference.map_err(|e| {
-            usage(format!("{:?} is no image reference: {e}; for example redis:7 or oci:DIR", shown(text)))
+            let advice = match here.join(text) {
+                path if path.is_dir() => format!("oci:{} is the image in that directory", shown(text)),
+                path if path.is_file() => format!(
+                    "docker-archive:{0} is the image in a file of `docker save`, and --rootfs {0} boots an initramfs or a \
+                     disk",
+                    shown(text)
+                ),
+                _ => "for example redis:7 or oci:DIR".to_owned(),
+            };
+            usage(format!("{:?} is no image reference: {e}; {advice}", shown(text)))
         })?;
         Ok(Self::Registry(reference))
     }
@@ -161,6 +170,17 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_told_how_it_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("d")).expect("made");
+        std::fs::write(dir.path().join("f"), "").expect("written");
+        let said = |text: &str| Source::parse(text, dir.path()).expect_err("no reference").message;
+        assert!(said("./d").contains("oci:./d"), "{}", said("./d"));
+        assert!(said("./f").contains("docker-archive:./f") && said("./f").contains("--rootfs ./f"));
+        assert!(said("./g").contains("for example"));
+    }
+
+    #[test]
     fn plain_http_is_for_loopback() {
         for registry in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.9.9.9", "[::1]:5000"] {
             assert!(is_loopback(registry), "{registry}");
@@ -176,7 +196,7 @@ mod tests {
     fn one_image_needs_no_name_and_several_do() {
         let names = |name: &&str| vec![(*name).to_owned()];
         let of = |all: &[&'static str], tag| {
-            choose(Path::new("/x"), all, tag, names).map(|one| *one).map_err(|e| e.message)
+            choose(Path::new("/x"), all, tag, names).copied().map_err(|e| e.message)
         };
         assert_eq!(of(&["a:1"], None), Ok("a:1"));
         assert_eq!(

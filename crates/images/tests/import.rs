@@ -95,7 +95,10 @@ fn a_layer_that_unpacks_to_more_than_is_allowed_is_refused() {
     let mut zeros = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let mut header = tar::Header::new_gnu();
     header.set_path("zeros").expect("short");
-    (header.set_mode(0o644), header.set_uid(0), header.set_gid(0), header.set_size(64 << 20));
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(64 << 20);
     header.set_cksum();
     zeros.write_all(header.as_bytes()).expect("written");
     let block = vec![0; 1 << 20];

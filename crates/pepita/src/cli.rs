@@ -268,8 +268,8 @@ pub struct Run {
     /// A file with the specification of the VM as JSON; `-` is standard input. Options override its fields
     #[arg(long, value_name = "FILE")]
     pub spec: Option<PathBuf>,
-    /// The container image to boot, in place of --rootfs: a reference such as redis:7, oci:DIR[:TAG] or
-    /// docker-archive:FILE[:TAG]
+    /// The container image to boot, in place of --rootfs: a reference such as redis:7, or oci:DIR or docker-archive:FILE,
+    /// perhaps with :TAG
     #[arg(value_name = "IMAGE", conflicts_with_all = ["rootfs", "initrd"])]
     pub image: Option<String>,
     /// When to ask the registry for the image [default: missing]
@@ -335,6 +335,10 @@ pub struct RunOptions {
     /// Publish a port of the guest on the host: PORT:GUEST_PORT, ADDRESS:PORT:GUEST_PORT or unix:PATH:GUEST_PORT
     #[arg(long, short, value_name = "PORT:GUEST_PORT")]
     pub publish: Vec<String>,
+    /// Let the daemon dial a place, and no other: ADDRESS:PORT, or NAME:PORT=ADDRESS:PORT, NAME:PORT=unix:PATH for a name
+    /// that resolves in the guest
+    #[arg(long, value_name = "PLACE[=TARGET]")]
+    pub reach: Vec<String>,
     /// The number of this start of the VM [default: the number of the last start plus one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=*INCARNATIONS.end()))]
     pub incarnation: Option<u64>,

@@ -21,6 +21,7 @@ pub mod monitor;
 pub mod name;
 pub mod port;
 pub mod protocol;
+pub mod reach;
 pub mod record;
 pub mod rundir;
 pub mod signal;

@@ -169,7 +169,9 @@ pub(crate) fn layer(entries: &[Entry<'_>]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(*kind);
         header.set_mode(0o755);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(1));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1);
         // The builder would refuse a hostile path.
         header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
         let is_link = matches!(kind, tar::EntryType::Link | tar::EntryType::Symlink);
