@@ -11,7 +11,7 @@ const SMALLEST: u64 = 32;
 /// Refuses a limit with which the processes of a VM cannot do their work.
 ///
 /// # Errors
-/// When this process may have fewer than [`SMALLEST`] open files.
+/// When this process may have fewer open files than are needed.
 pub fn check() -> Result<()> {
     refusal(getrlimit(Resource::Nofile).current)
         .map_or(Ok(()), |why| Err(call_error(CallErrorKind::TryAgain, why)))
