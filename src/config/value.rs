@@ -8,6 +8,7 @@ use crate::spec::keys::{Column, Kind, Words};
 use crate::spec::{Cid, GroupName, Publish, Signal, VmName};
 use humantime::{format_duration, parse_duration};
 use pepita_wire::port::PORTS_CAP;
+use pepita_wire::probe::HttpPlace;
 use pepita_wire::storage::{mount_fault, name_fault, size_mb};
 use pepita_wire::world::{
     Ulimit, check_hostname, check_secret, check_sysctl, check_ulimit, check_user, check_workdir,
@@ -65,6 +66,7 @@ impl Reading<'_> {
             Kind::Command => self.command(),
             Kind::ExitCodes => self
                 .list("a list of exit codes", "such as [0, 3]", |item| item.whole(0, 255).map(Value::from)),
+            Kind::HttpPlace => self.http_place(),
             Kind::Ports => self.ports(),
             Kind::Environment => self.environment(),
             Kind::Cid => match Cid::new(self.whole(0, u32::MAX)?) {
@@ -271,6 +273,20 @@ impl Reading<'_> {
             return self.wrong("the program has no name", example);
         }
         Some(words)
+    }
+
+    fn http_place(&self) -> Option<Value> {
+        let text = self.text()?;
+        match text.as_str().unwrap_or_default() {
+            "" => Some(text),
+            written => match written.parse::<HttpPlace>() {
+                Ok(place) => Some(json!(place)),
+                Err(e) => self.wrong(
+                    format!("{:?}: {}", e.text, e.problem),
+                    "write ADDRESS:PORT/PATH, such as \"127.0.0.1:80/healthz\"",
+                ),
+            },
+        }
     }
 
     /// Reads published ports; each place of the host stands there once.

@@ -25,6 +25,7 @@ mod mounts;
 mod notify;
 mod options;
 mod panics;
+mod probe;
 mod process;
 mod reaper;
 mod serve;
@@ -34,6 +35,7 @@ mod stream;
 mod surroundings;
 mod system;
 mod tail;
+mod tcp;
 mod terminal;
 mod users;
 
