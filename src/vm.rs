@@ -412,7 +412,8 @@ impl VmState {
 
     fn probe(&self, id: u64) {
         let (ask, reading) = probe::request(&self.life.spec().health);
-        let reply = self.reply(move |outcome: Option<Outcome>| Event::Probed { id, answer: reading(outcome) });
+        let reply =
+            self.reply(move |outcome: Option<Outcome>| Event::Probed { id, answer: reading(outcome) });
         self.ask_guest(LinkMsg::Probe { ask, reply });
     }
 

@@ -2,8 +2,8 @@
 
 use pepita_supervisor::config::{self, Checked, Level};
 use pepita_supervisor::spec::{
-    Backoff, GroupName, GroupSpec, HealthCheck, Intensity, MachineSpec, OnUnhealthy, Restart, RestartSpec, Signal,
-    TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
+    Backoff, GroupName, GroupSpec, HealthCheck, Intensity, MachineSpec, OnUnhealthy, Restart, RestartSpec,
+    Signal, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

@@ -65,14 +65,7 @@ pub(super) enum Finding {
 impl FirstProbes {
     /// Begins to probe: the daemon runs as of `now`.
     pub(super) fn new(now: Instant) -> Self {
-        Self {
-            next_probe_at: now,
-            pause: FIRST_PAUSE,
-            under_way: None,
-            last_id: 0,
-            failures: 0,
-            last: None,
-        }
+        Self { next_probe_at: now, pause: FIRST_PAUSE, under_way: None, last_id: 0, failures: 0, last: None }
     }
 
     /// Begins anew, after a pause of the VM. The numbers go on.
@@ -135,9 +128,7 @@ fn good(spec: &HealthSpec, answer: Answer) -> Result<String, String> {
     match answer {
         Answer::Good(text) => Ok(text),
         Answer::Bad(text) => Err(text),
-        Answer::TooOld => {
-            Ok(format!("the guest agent answers, and is too old for {}", spec.check().key()))
-        }
+        Answer::TooOld => Ok(format!("the guest agent answers, and is too old for {}", spec.check().key())),
     }
 }
 
@@ -304,7 +295,10 @@ mod tests {
         assert_eq!(time_out(&mut health, &spec, now + spec.interval * 2, 1), [Finding::Unhealthy]);
         let due = now + spec.interval * 4;
         let [Finding::Probe(id)] = health.tick(&spec, due)[..] else { panic!("a probe") };
-        assert_eq!(health.last().map(ToString::to_string).as_deref(), Some("failed, 3 in a row: no answer within 2s"));
+        assert_eq!(
+            health.last().map(ToString::to_string).as_deref(),
+            Some("failed, 3 in a row: no answer within 2s")
+        );
         assert_eq!(health.probed(&spec, due, id, Answer::Good("fine".into())), Some(Finding::Healthy));
         assert_eq!(health.last().map(ToString::to_string).as_deref(), Some("good: fine"));
     }

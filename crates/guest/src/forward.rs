@@ -59,9 +59,7 @@ fn hangs_up(host: impl AsFd, pause: Duration) -> bool {
 
 fn attempt(to: &GuestPlace) -> io::Result<OwnedFd> {
     match to {
-        GuestPlace::Port(port) => {
-            tcp::connect((Ipv4Addr::LOCALHOST, *port).into(), ATTEMPT).map(Into::into)
-        }
+        GuestPlace::Port(port) => tcp::connect((Ipv4Addr::LOCALHOST, *port).into(), ATTEMPT).map(Into::into),
         GuestPlace::Unix(path) => {
             // Without waiting: the queue of the daemon may be full.
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -150,10 +150,7 @@ mod tests {
         let moved = ask(serve(b"HTTP/1.0 302 Found\r\nLocation: /x\r\n\r\n"), 5000);
         assert!(moved.healthy, "{moved:?}");
         let bad = ask(serve(b"HTTP/1.1 503 Service Unavailable\r\n\r\nno database\n"), 5000);
-        assert_eq!(
-            (bad.healthy, bad.output.as_str()),
-            (false, "HTTP 503 Service Unavailable: no database")
-        );
+        assert_eq!((bad.healthy, bad.output.as_str()), (false, "HTTP 503 Service Unavailable: no database"));
     }
 
     #[test]

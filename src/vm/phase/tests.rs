@@ -1,9 +1,9 @@
 use super::*;
 use crate::policy::Ending;
+use crate::spec::Readiness;
 use crate::spec::{MachineSpec, VmName, VmSpec};
 use pepita_wire::record::{CallErrorKind, DaemonState};
 use pepita_wire::{Exit, ExitRecord, VmState};
-use crate::spec::Readiness;
 use proptest::prelude::*;
 
 fn spec() -> VmSpec {

@@ -40,11 +40,9 @@ impl Answer {
     /// Returns what is known of the status.
     pub(super) fn head(&self) -> Head {
         let is_full = self.0.len() == CAP;
-        match self.last_head() {
-            Some(head) => status(head),
-            // An answer may be preceded by others with a status of 1xx.
-            None if is_full => Head::NotHttp,
-            None => Head::Incomplete,
+        match self.last_head().map_or(Head::Incomplete, status) {
+            Head::Incomplete if is_full => Head::NotHttp,
+            known @ (Head::Incomplete | Head::NotHttp | Head::Status { .. }) => known,
         }
     }
 
@@ -62,7 +60,8 @@ impl Answer {
         }
     }
 
-    /// Returns the bytes from the head of the final answer on; `None` while they have not come.
+    /// Returns the bytes from the head of the final answer on; `None` while they have not come. An answer may be preceded by
+    /// others with a status of 1xx.
     fn last_head(&self) -> Option<&[u8]> {
         let mut rest = self.0.as_slice();
         while let Head::Status { code: 100..=199, .. } = status(rest) {
@@ -133,7 +132,9 @@ mod tests {
         assert_eq!(answer(b"HTTP/1.0 404\n").head(), known(404, "HTTP 404"));
         assert_eq!(answer(b"HTTP/1.1 200 O").head(), Head::Incomplete);
         assert_eq!(answer(b"HT").head(), Head::Incomplete);
-        for bytes in [&b"HTTX"[..], b"HTTP/2 200\r\n", b"HTTP/1.1 20\r\n", b"HTTP/1.1\r\n", b"HTTP/1.1 abc\r\n"] {
+        for bytes in
+            [&b"HTTX"[..], b"HTTP/2 200\r\n", b"HTTP/1.1 20\r\n", b"HTTP/1.1\r\n", b"HTTP/1.1 abc\r\n"]
+        {
             assert_eq!(answer(bytes).head(), Head::NotHttp, "{}", String::from_utf8_lossy(bytes));
         }
         let long = [&b"HTTP/1.1 200 "[..], &[b'x'; LINE_CAP]].concat();
