@@ -183,6 +183,7 @@ impl PepitaAdapter {
         let machine = &self.inner.machine;
         let images = [("kernel", &machine.kernel), ("rootfs", &machine.rootfs)];
         if machine.vmm == Vmm::Qemu
+            && machine.image.is_none()
             && let Some((what, _)) = images.into_iter().find(|(_, path)| path.as_os_str().is_empty())
         {
             return Err(AdapterError::NoImages(what));

@@ -33,6 +33,9 @@ pub enum ExecutorMsg {
         /// The moment at which the state that the launch must not lose is on the disk: the launcher is not called
         /// before.
         written: Written,
+        /// Is answered when the container image of the VM, if it has one, is on this host: the time for the start begins
+        /// then.
+        prepared: Reply<()>,
         /// Gets the VM's record.
         reply: Reply<Result<StatusRecord, ExecutorError>>,
     },

@@ -227,10 +227,12 @@ pub struct MachineSpec {
     pub vcpus: u32,
     /// The memory, in MiB.
     pub memory_mb: u32,
-    /// The guest's kernel. Empty only with [`Vmm::Process`].
+    /// The guest's kernel. Empty with [`Vmm::Process`]; with an image, empty means the installed kernel.
     pub kernel: PathBuf,
-    /// The guest's root, an initramfs or an ext4 image. Empty only with [`Vmm::Process`].
+    /// The guest's root, an initramfs or an ext4 image. Empty with [`Vmm::Process`] and with an image.
     pub rootfs: PathBuf,
+    /// The container image whose root the guest gets.
+    pub image: Option<String>,
     /// The guest agent's vsock port.
     pub port: Port,
     /// The program that runs the VM.
@@ -245,9 +247,15 @@ impl MachineSpec {
             memory_mb: 256,
             kernel: kernel.into(),
             rootfs: rootfs.into(),
+            image: None,
             port: Port::DEFAULT,
             vmm: Vmm::Qemu,
         }
+    }
+
+    /// Returns a QEMU microVM that boots a container image with the installed kernel, and the other defaults.
+    pub fn of_image(image: impl Into<String>) -> Self {
+        Self { image: Some(image.into()), ..Self::qemu("", "") }
     }
 
     /// Returns the agent as a plain process of the host, without any isolation: for development and load tests.

@@ -300,10 +300,19 @@ impl VmState {
             incarnation: self.incarnation,
             cid,
             owner: self.services.owner.to_string(),
+            image: None,
             hold: false,
         });
+        let me = self.me.clone();
+        let prepared = Reply::new(move |answer: Option<()>| {
+            // The actor may have ended.
+            if answer.is_some() {
+                let _ = me.cast(VmMsg::Happened(Happened(Event::Prepared)));
+            }
+        });
         let reply = self.reply(|answer| Event::Launched(answered(answer).map(Box::new)));
-        self.services.executor.send(ExecutorMsg::Launch { launch, written: self.written.clone(), reply });
+        let written = self.written.clone();
+        self.services.executor.send(ExecutorMsg::Launch { launch, written, prepared, reply });
     }
 
     fn watch(&mut self, record: &StatusRecord) {
@@ -411,7 +420,7 @@ impl VmState {
     }
 
     fn probe(&self, id: u64) {
-        let (ask, reading) = probe::request(&self.life.spec().health);
+        let (ask, reading) = probe::request(self.life.health());
         let reply =
             self.reply(move |outcome: Option<Outcome>| Event::Probed { id, answer: reading(outcome) });
         self.ask_guest(LinkMsg::Probe { ask, reply });

@@ -66,7 +66,7 @@ fn launch() -> impl Strategy<Value = Launch> {
         let mut spec = VmSpec { command, env, ..VmSpec::new(name(&vm), machine) };
         spec.start.timeout = Duration::from_millis(timeout);
         let cid = Cid::new(cid).expect("a good CID");
-        Launch { spec, incarnation: Incarnation(incarnation), cid, owner: "edge".into(), hold }
+        Launch { spec, incarnation: Incarnation(incarnation), cid, owner: "edge".into(), image: None, hold }
     })
 }
 
@@ -76,7 +76,8 @@ fn a_daemon_with_a_watchdog_is_told_the_interval_unless_the_configuration_does()
     spec.health.watchdog = Duration::from_secs(4);
     let env = |spec: &VmSpec| {
         let (incarnation, cid) = (Incarnation(1), Cid::new(3).expect("a good CID"));
-        let launch = Launch { spec: spec.clone(), incarnation, cid, owner: "edge".into(), hold: false };
+        let launch =
+            Launch { spec: spec.clone(), incarnation, cid, owner: "edge".into(), image: None, hold: false };
         argv::specification(&launch).env
     };
     assert_eq!(env(&spec), [("WATCHDOG_USEC".to_owned(), "4000000".to_owned())].into());
@@ -99,7 +100,7 @@ fn the_world_of_a_daemon_reaches_the_launcher_whole() {
         privileged: true,
     };
     let (incarnation, cid) = (Incarnation(1), Cid::new(3).expect("a good CID"));
-    let launch = Launch { spec, incarnation, cid, owner: "edge".into(), hold: false };
+    let launch = Launch { spec, incarnation, cid, owner: "edge".into(), image: None, hold: false };
     let written = serde_json::to_string(&argv::specification(&launch)).expect("JSON");
     let asked: LaunchSpec = serde_json::from_str(&written).expect("a specification");
     let world = WorldSpec {

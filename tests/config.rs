@@ -68,6 +68,32 @@ fn a_world_is_read_and_its_files_begin_at_the_files_folder() {
 }
 
 #[test]
+fn an_image_is_the_root_of_its_vm_and_its_path_begins_at_the_files_folder() {
+    let machine = |platform: &str, group: &str, vm: &str| {
+        let text = format!(
+            "[platform.pepita]\n{platform}\n[[group]]\nname = \"g\"\n{group}\n[[group.vm]]\nname = \"a\"\n{vm}"
+        );
+        let machine = good(&text).groups[0].vms[0].machine.clone();
+        (machine.image.unwrap_or_default(), machine.rootfs.to_string_lossy().into_owned())
+    };
+    let of = |image: &str| machine("", "", &format!("image = {image:?}"));
+    for (written, meant) in [
+        ("redis:7", "redis:7"),
+        ("oci:a/b", "oci:/etc/pepita/a/b"),
+        ("oci:../b:7", "oci:/etc/b:7"),
+        ("docker-archive:/x.tar:redis:7", "docker-archive:/x.tar:redis:7"),
+    ] {
+        assert_eq!(of(written), (meant.to_owned(), String::new()));
+    }
+    let (root, image) = ("kernel_path = \"/k\"\nrootfs_path = \"/r\"", "image = \"b\"");
+    let (only_image, only_root) = (("b".to_owned(), String::new()), (String::new(), "/r".to_owned()));
+    assert_eq!(machine(root, "", image), only_image);
+    assert_eq!(machine(root, image, ""), only_image);
+    assert_eq!(machine(image, "", root), only_root);
+    assert_eq!(machine("", image, root), only_root);
+}
+
+#[test]
 fn keys_merge_one_by_one_and_arrays_replace() {
     let spec = good(
         r#"
@@ -181,7 +207,7 @@ fn other_dialects_are_read() {
         assert_eq!(vm(&format!("restart.policy = \"{word}\"")).restart.policy, meant);
     }
     let vm = vm("stop = { signal = 10, timeout = \"1m 30s\" }\nrestart.backoff.multiplier = 3");
-    assert_eq!((vm.stop.signal, vm.stop.timeout), (Signal::USR1, Duration::from_secs(90)));
+    assert_eq!((vm.stop.signal, vm.stop.timeout), (Some(Signal::USR1), Duration::from_secs(90)));
     assert_eq!(vm.restart.backoff.multiplier, 3.0);
 }
 
@@ -292,9 +318,9 @@ fn the_reference_has_every_default() {
     assert_eq!(checked.spec, TreeSpec { groups: vec![group], ..TreeSpec::new(config::DEFAULT_NAME) });
     assert_eq!(checked.spec.groups[0].vms[0].restart, RestartSpec::default());
 
-    // The keys without a default can be switched on, too.
+    // The keys without a default can be switched on, too, except the one that excludes another.
     let on = |line: &str| match line.strip_prefix('#') {
-        Some(key) if !key.starts_with(' ') => format!("{key}\n"),
+        Some(key) if !key.starts_with(' ') && !key.starts_with("image =") => format!("{key}\n"),
         Some(_) | None => format!("{line}\n"),
     };
     let spec = good(&text.lines().map(on).collect::<String>());

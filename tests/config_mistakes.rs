@@ -100,6 +100,18 @@ fn what_only_a_vm_can_give_is_refused_for_a_plain_process() {
 }
 
 #[test]
+fn a_vm_has_one_root() {
+    let both = "image = \"redis:7\"\nrootfs_path = \"/r\"";
+    let qemu = |text: &str| format!("[[group]]\nname = \"g\"\n[[group.vm]]\nname = \"a\"\n{text}");
+    hold(&[
+        (qemu(both), (6, 15), "rootfs_path", &["exclude each other"]),
+        (qemu("image = \"\""), (5, 9), "image", &["is no image", "redis:7"]),
+        (qemu("image = \"a b\""), (5, 9), "image", &["is no image"]),
+        (qemu("image = \"oci:\""), (5, 9), "image", &["the path is empty"]),
+    ]);
+}
+
+#[test]
 fn unknown_keys_are_told_with_the_key_that_was_meant() {
     hold(&[
         ("[supervisr]\n".into(), (1, 2), "supervisr", &["unknown key supervisr", "did you mean supervisor?"]),

@@ -86,6 +86,9 @@ fn machine_command_environment_and_cid_wait_for_a_start() {
     ] {
         assert_eq!(api(line), Change::Restart { keys: vec![key], live: vec![] });
     }
+    // An image hides the root file system of the platform.
+    let keys = vec!["rootfs_path", "image"];
+    assert_eq!(api("image = \"redis:7\""), Change::Restart { keys, live: vec![] });
 }
 
 #[test]

@@ -73,6 +73,7 @@ impl Flat {
             memory_mb: self.memory_mb,
             kernel: self.kernel,
             rootfs: self.rootfs,
+            image: None,
             port: Port(self.port),
             vmm: if self.process { Vmm::Process } else { Vmm::Qemu },
         };

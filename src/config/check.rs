@@ -2,7 +2,7 @@
 
 use super::dependencies;
 use super::diagnostic::Log;
-use super::file::{File, Section};
+use super::file::{File, ROOTS, Section};
 use super::host::NeededMb;
 use super::reader::{Layer, Written};
 use super::value::placed;
@@ -150,7 +150,8 @@ fn disk_users(raw: &File<'_>, spec: &TreeSpec, log: &Log<'_>) {
 fn orders(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
     let start = Start { command: spec.command.clone(), env: spec.env.clone(), ..Start::default() };
     let start = Ask::Start(start);
-    let health = Exec { command: spec.health.command.clone(), timeout_ms: u64::MAX, bulk: false };
+    let health =
+        Exec { command: spec.health.command.clone().unwrap_or_default(), timeout_ms: u64::MAX, bulk: false };
     for (keys, ask) in [("command and env", start), ("health.command", Ask::Exec(health))] {
         if let Err(too_long) = ask.check_length() {
             let help = "let the daemon read the rest from a file".to_owned();
@@ -171,12 +172,19 @@ fn machine<'r, 't>(
     }
     match machine.vmm {
         // A process boots no images, whatever the VM inherits.
-        Vmm::Process => (machine.kernel, machine.rootfs) = Default::default(),
+        Vmm::Process => (machine.kernel, machine.rootfs, machine.image) = Default::default(),
         Vmm::Qemu => {
             let examples = [("kernel_path", "/boot/vmlinuz"), ("rootfs_path", "/var/lib/pepita/rootfs.ext4")];
+            if ROOTS.iter().all(|key| raw.layer.has(key)) {
+                let both = raw.layer.later(ROOTS[0], ROOTS[1]);
+                let (at, path) =
+                    both.map_or((raw.at.clone(), raw.called.clone()), |w| (w.at(), w.path.clone()));
+                let help = "an image is the root: leave one of them out".to_owned();
+                log.wrong(at, &path, "rootfs_path and image exclude each other", Some(help));
+            }
             for (key, example) in examples {
                 images.extend(raw.layer.good(key));
-                if !raw.layer.has(key) {
+                if !raw.layer.has(key) && !raw.layer.has("image") {
                     let help =
                         format!("write {key} = {example:?} here, in its group or in [platform.pepita]");
                     log.missing(raw.at.clone(), &format!("{}: {key}", raw.called), &help);
@@ -291,7 +299,7 @@ fn exit_codes(spec: &VmSpec, layer: &Layer<'_>, log: &Log<'_>) {
 fn probes(spec: &HealthSpec, layer: &Layer<'_>, log: &Log<'_>) {
     let HealthSpec { command, tcp, http, .. } = spec;
     let ways = [
-        ("health.command", "[]", !command.is_empty()),
+        ("health.command", "[]", command.as_ref().is_some_and(|command| !command.is_empty())),
         ("health.tcp", "0", *tcp != 0),
         ("health.http", "\"\"", http.is_some()),
     ];

@@ -35,6 +35,9 @@ pub(super) fn inherited() -> impl Iterator<Item = &'static Row<VmSpec>> {
     VmSpec::ROWS.iter().filter(|row| row.scope != Scope::Vm)
 }
 
+/// The keys of which each names a root.
+pub(super) const ROOTS: [&str; 2] = ["rootfs_path", "image"];
+
 fn keys<S: 'static>(prefix: &str, rows: impl Iterator<Item = &'static Row<S>>) -> Keys {
     rows.map(|row| (format!("{prefix}{}", row.name), Some(row.kind))).collect()
 }
@@ -64,9 +67,12 @@ pub(super) fn read<'t>(root: &Table<'t>) -> File<'t> {
         let own = table.read(&group_keys);
         let vm = |table: Table<'t>| {
             let mut layer = table.read(&vm_keys);
-            for row in inherited() {
-                layer.inherit(row.name, &own);
-                layer.inherit(row.name, &defaults);
+            for lower in [&own, &defaults] {
+                // A VM has one root: what is written nearer to it hides the other one.
+                let has_root = ROOTS.iter().any(|name| layer.has(name));
+                for row in inherited().filter(|row| !(has_root && ROOTS.contains(&row.name))) {
+                    layer.inherit(row.name, lower);
+                }
             }
             section(table, layer, Vec::new())
         };

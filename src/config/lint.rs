@@ -72,7 +72,9 @@ fn vm(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
         let text = format!("failures are forgotten after {reset}, sooner than the longest delay of {max}");
         log.advise(Level::Warning, written.at(), &written.path, text);
     }
-    let is_pinged = matches!(spec.health.check(), HealthCheck::Ping);
+    // An image may have a health check.
+    let is_pinged = spec.health.check() == HealthCheck::Ping
+        && !(spec.machine.image.is_some() && spec.health.leaves_check_to_image());
     if let Some(written) = raw.layer.good("start.ready")
         && (spec.start.ready, is_pinged) == (Readiness::Health, true)
     {

@@ -115,7 +115,7 @@ fn value(kind: Kind) -> Value {
             json!({ "enum": words.list.iter().chain(aliases).collect::<Vec<_>>() })
         }
         Kind::Name(cap) => json!({ "type": "string", "pattern": NAME, "maxLength": cap }),
-        Kind::Path | Kind::Program => json!({ "type": "string", "minLength": 1 }),
+        Kind::Path | Kind::Program | Kind::Image => json!({ "type": "string", "minLength": 1 }),
         Kind::Names | Kind::Command | Kind::Ports => json!({ "type": "array", "items": texts() }),
         Kind::ExitCodes => {
             json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 255 } })

@@ -58,6 +58,7 @@ impl Reading<'_> {
             Kind::Name(_) => self.name::<GroupName>(),
             Kind::Names => self.list("a list of names", "such as [\"storage\"]", |item| item.text()),
             Kind::Path => self.file(|path| placed(self.folder, path)),
+            Kind::Image => self.image(),
             // A bare name is looked for later; any other text is a path.
             Kind::Program => self.file(|path| match path.components().count() {
                 0 | 1 => path.to_owned(),
@@ -253,6 +254,24 @@ impl Reading<'_> {
         match text.as_str().unwrap_or_default() {
             "" => self.wrong("the path is empty", "leave the key out if there is none"),
             written => Some(json!(place(Path::new(written)).to_string_lossy())),
+        }
+    }
+
+    /// Reads the name of a container image. Only the launcher knows all that a reference may be.
+    fn image(&self) -> Option<Value> {
+        let text = self.text()?;
+        let text = text.as_str().unwrap_or_default();
+        let example = "such as \"redis:7\", \"oci:DIR\" or \"docker-archive:FILE\"";
+        if text.is_empty() || text.contains(char::is_whitespace) {
+            return self.wrong(format!("{text:?} is no image"), example);
+        }
+        let scheme = ["oci:", "docker-archive:"].into_iter().find(|scheme| text.starts_with(scheme));
+        let Some(scheme) = scheme else { return Some(json!(text)) };
+        let rest = &text[scheme.len()..];
+        let (path, tag) = rest.find(':').map_or((rest, ""), |colon| rest.split_at(colon));
+        match path {
+            "" => self.wrong("the path is empty", example),
+            path => Some(json!(format!("{scheme}{}{tag}", placed(self.folder, Path::new(path)).display()))),
         }
     }
 

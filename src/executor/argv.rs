@@ -26,6 +26,9 @@ pub struct Launch {
     pub cid: Cid,
     /// The supervisor's name, its mark on the VM.
     pub owner: String,
+    /// The digest of the container image that was brought to this host for the launch; `None` = the specification names no
+    /// image, or the launcher is to look for it.
+    pub image: Option<String>,
     /// Whether the daemon is not to be started yet, as in a warm spare.
     pub hold: bool,
 }
@@ -72,7 +75,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         significant: _,
         disks,
     } = &launch.spec;
-    let MachineSpec { vcpus, memory_mb, kernel: _, rootfs: _, port, vmm } = machine;
+    let MachineSpec { vcpus, memory_mb, kernel: _, rootfs: _, image, port, vmm } = machine;
     let WorldSpec { hostname, user, workdir, env_file, secrets, ulimits, sysctls, read_only, privileged } =
         world.clone();
     let labels = [(OWNER_LABEL, launch.owner.clone()), (CONFIG_LABEL, launch.spec.fingerprint())];
@@ -96,6 +99,10 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         privileged,
         secrets,
         labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
+        // The launch waits for no registry: an image that was brought here is named by its digest.
+        pull: launch.image.is_some().then(|| "never".to_owned()),
+        image: launch.image.clone().or_else(|| image.clone()),
+        entrypoint: None,
         // These fields are options of the command line.
         name: None,
         kernel: None,
@@ -138,6 +145,11 @@ pub fn status(vm: &VmId) -> Vec<OsString> {
 /// Returns `pepita destroy --name <vm> --force --json`.
 pub fn destroy(vm: &VmId) -> Vec<OsString> {
     words(&["destroy", "--name", vm.as_str(), "--force", "--json"])
+}
+
+/// Returns `pepita --json image pull --missing <image>`.
+pub fn prepare(image: &str) -> Vec<OsString> {
+    words(&["--json", "image", "pull", "--missing", "--", image])
 }
 
 /// Returns `pepita adopt --name <vm> --json`.

@@ -5,6 +5,7 @@ use super::argv::{self, Launch};
 use super::process::{self, CallFailure};
 use crate::spec::{Signal, VmName};
 use futures_core::future::BoxFuture;
+use pepita_wire::image::ImageRecord;
 use pepita_wire::storage::{CHECK_DEADLINE, DISK_ENVIRONMENT};
 use pepita_wire::{StatusRecord, VersionRecord, rundir};
 use std::ffi::OsString;
@@ -18,6 +19,10 @@ const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// The time limit of a launch: on return the VMM runs and the guest still boots.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
 
+/// The time limit for bringing an image to this host. The program that does it gives up long before when nothing
+/// arrives.
+const PREPARE_DEADLINE: Duration = Duration::from_secs(3600);
+
 /// The future of a call.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, ExecutorError>>;
 
@@ -26,6 +31,11 @@ pub trait Pepita: fmt::Debug + Send + Sync + 'static {
     /// Returns when this process has what it takes to launch one more VM and to watch it.
     fn room(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
+    }
+    /// Brings a container image to this host when it is not here. Returns the digest of its manifest. This may take as long
+    /// as a download takes.
+    fn prepare<'a>(&'a self, image: &'a str) -> Answer<'a, String> {
+        Box::pin(std::future::ready(Ok(image.to_owned())))
     }
     /// Boots a VM. Returns when its VMM runs and its monitor watches it.
     fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord>;
@@ -141,6 +151,13 @@ impl Launcher {
 impl Pepita for Launcher {
     fn room(&self) -> BoxFuture<'_, ()> {
         Box::pin(super::reserve::room())
+    }
+
+    fn prepare<'a>(&'a self, image: &'a str) -> Answer<'a, String> {
+        Box::pin(async move {
+            let record: ImageRecord = self.record(argv::prepare(image), Vec::new(), PREPARE_DEADLINE).await?;
+            Ok(record.digest)
+        })
     }
 
     fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord> {

@@ -15,21 +15,31 @@ const STDOUT_CAP: u64 = 32 << 20;
 /// The limit of a call's standard error, in bytes.
 const STDERR_CAP: u64 = 64 << 10;
 
-/// The variables of this process that the launcher gets: where programs, files and run directories are, and how text is
-/// written. No other variable reaches the launcher, its monitors and the daemons: it may be a secret, or meant for this
-/// process alone.
+/// The variables of this process that the launcher gets: where programs, data and run directories are, how text is written,
+/// and how a registry of images is reached. No other variable reaches the launcher: it may be a secret, or meant for this
+/// process alone. The launcher passes fewer on to monitors and daemons.
 const VARIABLES: &[&str] = &[
+    "DOCKER_CONFIG",
     "HOME",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
     "LANG",
     "LC_ALL",
     "LOGNAME",
+    "NO_PROXY",
     "PATH",
     "RUST_BACKTRACE",
     "SHELL",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
     "TMPDIR",
     "TZ",
     "USER",
+    "XDG_DATA_HOME",
     "XDG_RUNTIME_DIR",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
 ];
 
 /// The beginning of the names of the launcher's own variables.
@@ -116,10 +126,12 @@ async fn spawn(command: &mut Command) -> io::Result<(Child, Option<Borrowed>)> {
 }
 
 fn inherited() -> impl Iterator<Item = (OsString, OsString)> {
-    std::env::vars_os().filter(|(name, _)| {
-        let name = name.to_string_lossy();
-        VARIABLES.contains(&&*name) || name.starts_with(OWN_VARIABLES)
-    })
+    std::env::vars_os().filter(|(name, _)| is_passed(&name.to_string_lossy()))
+}
+
+/// Returns whether the launcher gets a variable of this process.
+fn is_passed(name: &str) -> bool {
+    VARIABLES.contains(&name) || name.starts_with(OWN_VARIABLES)
 }
 
 async fn read(from: Option<impl AsyncRead + Unpin>, cap: u64) -> Vec<u8> {
@@ -183,6 +195,23 @@ mod tests {
     fn runs(pid: &str) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    }
+
+    #[test]
+    fn the_launcher_learns_where_data_and_registries_are_and_none_of_this_process_s_own_variables() {
+        for name in [
+            "XDG_DATA_HOME",
+            "DOCKER_CONFIG",
+            "HTTPS_PROXY",
+            "https_proxy",
+            "SSL_CERT_FILE",
+            "PEPITA_DATA_DIR",
+        ] {
+            assert!(is_passed(name), "{name}");
+        }
+        for name in ["NOTIFY_SOCKET", "LISTEN_FDS", "RUST_LOG", "TOKEN", "XDG_DATA_HOME_2"] {
+            assert!(!is_passed(name), "{name}");
+        }
     }
 
     #[tokio::test]

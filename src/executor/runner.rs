@@ -85,7 +85,9 @@ impl Runner {
     /// Submits a call. The order is that of the submissions; the call is made in a task of its own.
     pub fn submit(&self, msg: ExecutorMsg) {
         match msg {
-            ExecutorMsg::Launch { launch, written, reply } => self.submit_launch(launch, written, reply),
+            ExecutorMsg::Launch { launch, written, prepared, reply } => {
+                self.submit_launch(launch, written, prepared, reply);
+            }
             ExecutorMsg::Cancel(vm) => self.queues.cancel(&vm),
             ExecutorMsg::Adopt { vm, reply } => {
                 self.in_turn(vm, reply, |runner, vm| Box::pin(runner.adopt_ours(vm)));
@@ -171,33 +173,52 @@ impl Runner {
         &self,
         launch: Box<Launch>,
         written: Written,
+        prepared: Reply<()>,
         reply: Reply<Result<StatusRecord, ExecutorError>>,
     ) {
         let (mut lock, cancel) = self.queues.enter_cancellable(&launch.spec.name);
         let runner = self.clone();
-        tokio::spawn(async move { reply.send(runner.launch(&launch, written, &mut lock, cancel).await) });
+        tokio::spawn(async move {
+            reply.send(runner.launch(*launch, written, prepared, &mut lock, cancel).await);
+        });
     }
 
     async fn launch(
         &self,
-        launch: &Launch,
+        mut launch: Launch,
         written: Written,
+        prepared: Reply<()>,
         lock: &mut VmLock,
         cancel: Cancel,
     ) -> Result<StatusRecord, ExecutorError> {
+        let image = launch.spec.machine.image.clone();
         let turn = async {
             lock.wait().await;
             written.reached().await;
+            // A download holds up no other launch, and can be cancelled.
+            let digest = match &image {
+                Some(image) => {
+                    let digest = self.pepita.prepare(image).await?;
+                    prepared.send(());
+                    Some(digest)
+                }
+                None => None,
+            };
             // The semaphore is never closed.
             let permit = self.launches.acquire().await;
             self.pepita.room().await;
-            permit
+            Ok::<_, ExecutorError>((permit, digest))
         };
         let _permit = tokio::select! {
             biased;
             () = cancel.requested() => return Err(ExecutorError::Cancelled),
-            permit = turn => permit,
+            turn = turn => {
+                let (permit, digest) = turn?;
+                launch.image = digest;
+                permit
+            }
         };
+        let launch = &launch;
         let taken = match self.run(launch).await {
             Err(e) if e.kind() == Some(CallErrorKind::NameTaken) => e,
             done => return done,

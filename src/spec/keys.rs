@@ -35,6 +35,8 @@ pub enum Kind {
     Names,
     /// A file or directory; a relative path begins at the configuration file's folder.
     Path,
+    /// A container image: a reference, or `oci:DIR[:TAG]` or `docker-archive:FILE[:TAG]` with a path like other paths.
+    Image,
     /// A program: a path like other paths, or a bare name that is looked for in PATH.
     Program,
     /// A program and its arguments; an empty list is no program.
@@ -366,9 +368,11 @@ impl Keyed for VmSpec {
         MachineSpec [machine] Machine {
             vcpus "vcpus" Kind::Whole(1, 288), NextStart, "virtual CPUs, 1 to 288";
             memory_mb "memory_mb" Kind::Whole(32, 1 << 20), NextStart, "memory in MiB";
-            kernel "kernel_path" Kind::Path, NextStart, "the guest's kernel; needed with vmm = \"qemu\"";
+            kernel "kernel_path" Kind::Path, NextStart, "the guest's kernel; needed with vmm = \"qemu\", except with image: the kernel of `pepita kernel install`";
             rootfs "rootfs_path" Kind::Path, NextStart,
-                "an initramfs (cpio) or an ext4 image; needed with vmm = \"qemu\"";
+                "an initramfs (cpio) or an ext4 image; with vmm = \"qemu\" this or image is needed";
+            image "image" Kind::Image, NextStart,
+                "a container image in place of rootfs_path: \"redis:7\", \"oci:DIR\" or \"docker-archive:FILE\"; pulled when it is missing";
             port "vsock_base_port" Kind::Whole(1, u32::MAX - 1), NextStart, "the vsock port of the guest agent";
             vmm "vmm" words!(Vmm, "vmm"), NextStart,
                 "qemu | process: no VM at all, a process of the host without any isolation";
@@ -402,7 +406,7 @@ impl Keyed for VmSpec {
                 "retry (the restart policy decides) | abort (the group's start fails)";
         }
         StopSpec [stop] Policy {
-            signal "stop.signal" Kind::Signal, Live, "a name or a number";
+            signal "stop.signal" Kind::Signal, Live, "a name or a number; without it the image's stop signal, else TERM";
             timeout "stop.timeout" Kind::Duration, Live, "then the VM is destroyed; \"0s\" = at once";
         }
         HealthSpec [health] Policy {
@@ -412,7 +416,7 @@ impl Keyed for VmSpec {
             start_period "health.start_period" Kind::Duration, Live,
                 "failed probes do not count so long after the start";
             command "health.command" Kind::Command, Live,
-                "run in the guest, exit 0 = healthy; [] = the agent's ping only";
+                "run in the guest, exit 0 = healthy; [] = the agent's ping only; without it the image's health check, else the ping";
             tcp "health.tcp" Kind::Whole(0, 65535), Live,
                 "instead of a command: a port at 127.0.0.1 of the guest that accepts connections; 0 = none";
             http "health.http" Kind::HttpPlace, Live,

@@ -172,15 +172,15 @@ impl Default for StartSpec {
 /// The `stop` table of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopSpec {
-    /// The signal that the daemon is sent first.
-    pub signal: Signal,
+    /// The signal that the daemon is sent first; `None` for the stop signal of the VM's image, else TERM.
+    pub signal: Option<Signal>,
     /// The time that the daemon has to end before the VM is destroyed; zero destroys the VM at once.
     pub timeout: Duration,
 }
 
 impl Default for StopSpec {
     fn default() -> Self {
-        Self { signal: Signal::TERM, timeout: Duration::from_secs(30) }
+        Self { signal: None, timeout: Duration::from_secs(30) }
     }
 }
 
@@ -205,9 +205,10 @@ pub struct HealthSpec {
     pub retries: u32,
     /// The time after the daemon's start in which failed probes do not count.
     pub start_period: Duration,
-    /// A command that is run in the guest and exits with 0 when the guest is healthy; empty for no command. Of this field
-    /// and the next two at most one is set; without any, the agent's ping is the probe.
-    pub command: Vec<String>,
+    /// A command that is run in the guest and exits with 0 when the guest is healthy; empty for no command, and `None` for
+    /// the health check of the VM's image, if it has one. Of this field and the next two at most one is set; without
+    /// any, the agent's ping is the probe.
+    pub command: Option<Vec<String>>,
     /// A TCP port at 127.0.0.1 of the guest that accepts connections when the daemon is healthy; 0 for none.
     pub tcp: u16,
     /// A place of the guest that answers a GET request with a status from 200 to 399 when the daemon is healthy.
@@ -235,9 +236,14 @@ pub enum HealthCheck<'a> {
 }
 
 impl HealthSpec {
+    /// Returns whether the health check of the VM's image counts, if it has one.
+    pub fn leaves_check_to_image(&self) -> bool {
+        self.command.is_none() && self.check() == HealthCheck::Ping
+    }
+
     /// Returns the question of the probes.
     pub fn check(&self) -> HealthCheck<'_> {
-        match (&self.command[..], self.tcp, &self.http) {
+        match (self.command.as_deref().unwrap_or_default(), self.tcp, &self.http) {
             ([], 0, None) => HealthCheck::Ping,
             ([], 0, Some(place)) => HealthCheck::Http(place),
             ([], port, _) => HealthCheck::Tcp(port),
@@ -265,7 +271,7 @@ impl Default for HealthSpec {
             timeout: Duration::from_secs(2),
             retries: 3,
             start_period: Duration::ZERO,
-            command: Vec::new(),
+            command: None,
             tcp: 0,
             http: None,
             watchdog: Duration::ZERO,

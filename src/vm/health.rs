@@ -7,6 +7,7 @@
 use super::probe::{Answer, unanswered};
 use crate::observe::ProbeStatus;
 use crate::spec::HealthSpec;
+use pepita_wire::image::ImageHealth;
 use std::time::{Duration, Instant};
 
 /// The health of one incarnation. The counters of each incarnation start at zero.
@@ -31,7 +32,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause, unless the interval of the probes is shorter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The probes of a VM that becomes Ready by a good one (semantics 1.25).
+/// The probes of a VM that becomes Ready by a good one (semantics 1.27).
 #[derive(Debug, Clone)]
 pub(super) struct FirstProbes {
     next_probe_at: Instant,
@@ -129,6 +130,36 @@ fn good(spec: &HealthSpec, answer: Answer) -> Result<String, String> {
         Answer::Good(text) => Ok(text),
         Answer::Bad(text) => Err(text),
         Answer::TooOld => Ok(format!("the guest agent answers, and is too old for {}", spec.check().key())),
+    }
+}
+
+/// The time limit of an image's probe, and the time between two of them, when the image names none (Docker).
+const IMAGE_PERIOD: Duration = Duration::from_secs(30);
+
+/// The longest time that an image may name.
+const IMAGE_TIME_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Returns the probes of a VM: those of the specification, or the health check of the VM's image when the specification
+/// names no kind of probe. A number that the specification leaves at its default is then the image's.
+pub(super) fn in_force(spec: &HealthSpec, image: Option<&ImageHealth>) -> HealthSpec {
+    let Some(image) = image.filter(|_| spec.leaves_check_to_image()) else { return spec.clone() };
+    let usual = HealthSpec::default();
+    let time = |own: Duration, usual: Duration, milliseconds: u64, else_time: Duration| match milliseconds {
+        _ if own != usual => own,
+        0 => else_time,
+        milliseconds => Duration::from_millis(milliseconds).min(IMAGE_TIME_MAX),
+    };
+    HealthSpec {
+        interval: time(spec.interval, usual.interval, image.interval_ms, IMAGE_PERIOD),
+        timeout: time(spec.timeout, usual.timeout, image.timeout_ms, IMAGE_PERIOD),
+        start_period: time(spec.start_period, usual.start_period, image.start_period_ms, Duration::ZERO),
+        retries: if spec.retries == usual.retries && image.retries > 0 {
+            image.retries
+        } else {
+            spec.retries
+        },
+        command: Some(image.command.clone()),
+        ..spec.clone()
     }
 }
 
@@ -274,6 +305,36 @@ mod tests {
 
     fn spec() -> HealthSpec {
         HealthSpec { watchdog: Duration::ZERO, ..HealthSpec::default() }
+    }
+
+    #[test]
+    fn an_image_completes_what_the_specification_leaves_at_its_default() {
+        let seconds = Duration::from_secs;
+        let image = ImageHealth {
+            command: vec!["check".into()],
+            interval_ms: 5000,
+            start_period_ms: u64::MAX,
+            retries: 7,
+            ..ImageHealth::default()
+        };
+        let completed = HealthSpec {
+            command: Some(vec!["check".into()]),
+            interval: seconds(5),
+            // Docker's, because the image names none.
+            timeout: seconds(30),
+            start_period: IMAGE_TIME_MAX,
+            retries: 7,
+            ..spec()
+        };
+        assert_eq!(in_force(&spec(), Some(&image)), completed);
+        let own = HealthSpec { interval: Duration::ZERO, retries: 1, ..spec() };
+        let expected = HealthSpec { interval: Duration::ZERO, retries: 1, ..completed };
+        assert_eq!(in_force(&own, Some(&image)), expected);
+        for command in [Vec::new(), vec!["own".to_owned()]] {
+            let own = HealthSpec { command: Some(command), ..spec() };
+            assert_eq!(in_force(&own, Some(&image)), own);
+        }
+        assert_eq!(in_force(&spec(), None), spec());
     }
 
     /// Lets probes time out one after the other; returns the findings of each deadline.

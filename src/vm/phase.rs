@@ -38,10 +38,11 @@ mod tests;
 use crate::executor::ExecutorError;
 use crate::observe::ProbeStatus;
 use crate::policy::Ending;
-use crate::spec::{Cid, Readiness, Signal, VmSpec};
-use crate::vm::health::{FirstProbes, Health};
+use crate::spec::{Cid, HealthSpec, Readiness, Signal, VmSpec};
+use crate::vm::health::{FirstProbes, Health, in_force};
 use crate::vm::probe::Answer;
 use crate::vm::report::{Facts, Mode, Transition};
+use pepita_wire::image::UsedImage;
 use pepita_wire::{GuestEvent, StatusRecord};
 use std::time::{Duration, Instant};
 
@@ -225,6 +226,8 @@ pub(super) enum Event {
     Leased(Option<Result<Cid, String>>),
     /// The launcher answered to a launch.
     Launched(Result<Box<StatusRecord>, ExecutorError>),
+    /// The container image of the VM is on this host, and the VM is launched now.
+    Prepared,
     /// The launcher answered to an adoption.
     Adopted(Result<Box<StatusRecord>, ExecutorError>),
     /// The monitor reported the state of the VM.
@@ -288,6 +291,10 @@ pub(super) enum Effect {
 #[derive(Debug)]
 pub(super) struct Life {
     spec: VmSpec,
+    /// The container image that the VM boots, as its record tells of it.
+    image: Option<Box<UsedImage>>,
+    /// The probes in force: those of the specification, completed by those of the image.
+    health: HealthSpec,
     phase: Phase,
     facts: Facts,
     /// The error of the host's disk that was told last.
@@ -304,8 +311,11 @@ pub(super) struct Life {
 impl Life {
     /// Makes an incarnation that waits for its [`Event::Start`].
     pub(super) fn new(spec: VmSpec) -> Self {
+        let health = spec.health.clone();
         Self {
             spec,
+            image: None,
+            health,
             phase: Phase::Created,
             facts: Facts::default(),
             disk_error: None,
@@ -329,6 +339,31 @@ impl Life {
     /// Changes timeouts and probes, which apply to a running VM, too.
     pub(super) fn update(&mut self, spec: VmSpec) {
         self.spec = spec;
+        self.complete_health();
+    }
+
+    /// Returns the probes in force.
+    pub(super) fn health(&self) -> &HealthSpec {
+        &self.health
+    }
+
+    /// Takes in what a record tells of the VM's image. A record that tells nothing of it changes nothing.
+    fn learn_image(&mut self, record: &StatusRecord) {
+        if record.image.is_some() && record.image != self.image {
+            self.image = record.image.clone();
+            self.complete_health();
+        }
+    }
+
+    fn complete_health(&mut self) {
+        let of_image = self.image.as_ref().and_then(|image| image.health.as_ref());
+        self.health = in_force(&self.spec.health, of_image);
+    }
+
+    /// Returns the signal that asks the daemon to end.
+    fn stop_signal(&self) -> Signal {
+        let of_image = || self.image.as_ref().and_then(|image| image.stop_signal);
+        self.spec.stop.signal.or_else(of_image).unwrap_or(Signal::TERM)
     }
 
     /// Returns the moment at which [`Event::Tick`] is due.
@@ -342,7 +377,7 @@ impl Life {
                     let probe_at = asks_first(&self.spec, *link).then(|| probes.wake_at());
                     Some(probe_at.map_or(*deadline, |at| at.min(*deadline)))
                 }
-                Stage::Ready { health } => health.wake_at(&self.spec.health),
+                Stage::Ready { health } => health.wake_at(&self.health),
                 Stage::Paused(_) => None,
             },
             Phase::Stopping { deadline, .. } => Some(*deadline),
@@ -359,6 +394,7 @@ impl Life {
             Event::Start(mode) => self.start(mode),
             Event::Leased(lease) => self.leased(now, lease),
             Event::Launched(result) => self.launched(now, result),
+            Event::Prepared => self.prepared(now),
             Event::Adopted(result) => self.adopted(now, result),
             Event::Status(record) => self.status(now, &record),
             Event::MonitorLost(why) => self.monitor_lost(now, &why),

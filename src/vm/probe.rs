@@ -106,7 +106,7 @@ mod tests {
     }
 
     fn of_output(code: i32, output: &str) -> Answer {
-        let (_, reading) = request(&HealthSpec { command: vec!["/bin/check".into()], ..health() });
+        let (_, reading) = request(&HealthSpec { command: Some(vec!["/bin/check".into()]), ..health() });
         let result = ExecResult { exit: Exit::code(code), output: output.into(), ..ExecResult::default() };
         reading(Some(Ok(serde_json::to_value(result).expect("plain"))))
     }

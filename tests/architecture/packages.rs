@@ -9,6 +9,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("crates/guest", &["pepita-ports", "pepita-wire"]),
     ("crates/pepita", &["pepita-ports", "pepita-wire"]),
     ("crates/ticker", &[]),
+    ("crates/images", &["pepita-wire"]),
     (".", &["pepita-ports", "pepita-wire"]),
     // The launcher is used only for the place of the run directories.
     ("supervisors", &["pepita-launcher", "pepita-supervisor", "pepita-wire"]),

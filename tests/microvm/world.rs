@@ -61,7 +61,7 @@ async fn the_world_of_the_configuration_is_the_world_in_the_guest() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_microvm_is_ready_when_a_port_of_its_guest_answers_and_unhealthy_when_the_answer_is_wrong() {
-    // semantics 1.10, 1.25, 1.26
+    // semantics 1.10, 1.27, 1.28
     let host = Host::new();
     let groups = |probe: &str| {
         format!(

@@ -21,6 +21,7 @@ fn extremes(kind: Kind) -> Vec<Value> {
         | Kind::Name(_)
         | Kind::Names
         | Kind::Path
+        | Kind::Image
         | Kind::Program
         | Kind::Command
         | Kind::ExitCodes

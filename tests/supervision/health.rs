@@ -119,7 +119,7 @@ async fn an_answer_in_between_begins_the_count_anew() {
 async fn a_command_in_the_guest_is_asked_instead_and_counts_by_its_exit_code() {
     // semantics 1.10: `command` in the guest; exit code 0 is healthy.
     let mut a = probed();
-    a.health.command = vec!["/bin/check".into()];
+    a.health.command = Some(vec!["/bin/check".into()]);
     a.health.on_unhealthy = OnUnhealthy::Report;
     let mut rig = Rig::ready(one(a)).await;
     rig.pass(SECOND * 11 / 2).await;
@@ -133,7 +133,7 @@ async fn a_command_in_the_guest_is_asked_instead_and_counts_by_its_exit_code() {
 
 #[tokio::test(start_paused = true)]
 async fn a_check_from_outside_the_daemon_counts_as_a_command_does_and_the_event_says_what_it_has_found() {
-    // semantics 1.10, 1.26.
+    // semantics 1.10, 1.28.
     let mut a = probed();
     a.health.tcp = 6379;
     let mut rig = Rig::ready(one(a)).await;
@@ -154,7 +154,7 @@ async fn a_check_from_outside_the_daemon_counts_as_a_command_does_and_the_event_
 
 #[tokio::test(start_paused = true)]
 async fn a_vm_is_ready_at_its_first_good_probe_and_those_behind_it_wait() {
-    // semantics 1.25.
+    // semantics 1.27.
     let (mut a, b) = (probed(), vm("b"));
     a.health.tcp = 6379;
     (a.start.ready, a.start.timeout) = (Readiness::Health, SECOND * 5);
@@ -177,7 +177,7 @@ async fn a_vm_is_ready_at_its_first_good_probe_and_those_behind_it_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_does_not_know_probes_makes_no_vm_unhealthy() {
-    // semantics 1.26.
+    // semantics 1.28.
     let mut a = probed();
     a.health.http = "80/healthz".parse().ok();
     a.start.ready = Readiness::Health;

@@ -41,12 +41,16 @@ pub(crate) fn run() -> ! {
         let Err(why) = system::switch_root(device, taken);
         fail(&boot, &why);
     }
+    let entered = match (&image, &loaded) {
+        (Ok(Image { shared_root: Some(device), .. }), Ok(())) => system::enter_shared_root(device),
+        (Ok(_) | Err(_), _) => Ok(()),
+    };
     let console = match system::open_console() {
         Ok(file) => Console::tty(file),
         Err(e) => panic!("{}: {e}", system::CONSOLE),
     };
     panics::report(&boot.token, console.clone(), system::power_off);
-    if let Err(why) = loaded.and(token) {
+    if let Err(why) = loaded.and(token).and(entered) {
         fail(&boot, &why);
     }
     cgroup::prepare();

@@ -73,6 +73,9 @@ pub(crate) struct Image {
     pub(crate) drivers: BTreeMap<String, Vec<String>>,
     /// The block device with the real root file system, when this image is only the initrd.
     pub(crate) root: Option<String>,
+    /// The block device with a root file system that other VMs share: it is mounted read-only below a layer in memory, and
+    /// this agent goes on in it.
+    pub(crate) shared_root: Option<String>,
 }
 
 impl Image {

@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -194,6 +194,16 @@ pub(crate) fn switch_root(device: &str, token: Option<&str>) -> Result<std::conv
     let root = "/newroot";
     let _ = std::fs::create_dir_all(root);
     mount(device, root, "ext4", MountFlags::NOATIME, None).map_err(|e| step("mount", &e))?;
+    make_root(root, &step)?;
+    if let Some(token) = token {
+        pass_token(token).map_err(|e| step("passing the boot token on", &e))?;
+    }
+    let error = Command::new("/sbin/daemonctl").exec();
+    Err(step("executing /sbin/daemonctl in it", &error))
+}
+
+/// Makes a mounted file system the root, with all that is mounted in the present one.
+fn make_root(root: &str, step: &dyn Fn(&str, &dyn std::fmt::Display) -> String) -> Result<(), String> {
     for dir in ["/dev", "/proc", "/sys", "/run", "/tmp"] {
         let target = format!("{root}{dir}");
         let _ = std::fs::create_dir_all(&target);
@@ -202,12 +212,38 @@ pub(crate) fn switch_root(device: &str, token: Option<&str>) -> Result<std::conv
     rustix::process::chdir(root).map_err(|e| step("chdir", &e))?;
     mount_move(".", "/").map_err(|e| step("moving it to /", &e))?;
     rustix::process::chroot(".").map_err(|e| step("chroot", &e))?;
-    rustix::process::chdir("/").map_err(|e| step("chdir", &e))?;
-    if let Some(token) = token {
-        pass_token(token).map_err(|e| step("passing the boot token on", &e))?;
+    rustix::process::chdir("/").map_err(|e| step("chdir", &e))
+}
+
+/// Makes the root of a file system that other VMs share, on `device`: it is never written to, and what the guest writes
+/// goes to a layer in memory that ends with the VM.
+///
+/// # Errors
+/// When a step fails. The message names the step and the reason.
+pub(crate) fn enter_shared_root(device: &str) -> Result<(), String> {
+    let step = |what: &str, e: &dyn std::fmt::Display| format!("shared root {device}: {what}: {e}");
+    await_device(device).map_err(|e| step("waiting for it", &e))?;
+    // The modules are loaded, and the initrd is in memory.
+    let _ = std::fs::remove_dir_all("/lib");
+    for dir in ["/shared", "/layer", "/newroot"] {
+        std::fs::create_dir(dir).map_err(|e| step(dir, &e))?;
     }
-    let error = Command::new("/sbin/daemonctl").exec();
-    Err(step("executing /sbin/daemonctl in it", &error))
+    let flags = MountFlags::RDONLY | MountFlags::NOATIME;
+    mount(device, "/shared", "ext4", flags, None).map_err(|e| step("mount", &e))?;
+    mount("layer", "/layer", "tmpfs", MountFlags::empty(), Some(c"mode=0755"))
+        .map_err(|e| step("the layer", &e))?;
+    for dir in ["/layer/upper", "/layer/work"] {
+        std::fs::create_dir(dir).map_err(|e| step(dir, &e))?;
+    }
+    // The root directory of an overlay has the owner and mode of the upper directory.
+    let top = std::fs::metadata("/shared").map_err(|e| step("its root", &e))?;
+    std::fs::set_permissions("/layer/upper", top.permissions()).map_err(|e| step("its root", &e))?;
+    std::os::unix::fs::chown("/layer/upper", Some(top.uid()), Some(top.gid()))
+        .map_err(|e| step("its root", &e))?;
+    let layers = c"lowerdir=/shared,upperdir=/layer/upper,workdir=/layer/work";
+    mount("overlay", "/newroot", "overlay", MountFlags::NOATIME, Some(layers))
+        .map_err(|e| step("overlay", &e))?;
+    make_root("/newroot", &step)
 }
 
 /// Ends the VM by a reboot. The kernel runs with `reboot=t` and QEMU with `-no-reboot`, so a reboot is the fastest end.

@@ -1,19 +1,25 @@
 //! The command line: every call, its options, and their help. Only definitions; [`crate::commands`] carries the calls
 //! out.
 
+mod daemon;
 mod disk;
+mod docker;
+mod image;
 
+pub use daemon::{DaemonArgs, env_file};
 pub use disk::{DiskArgs, DiskCall};
+pub use docker::here;
+pub use image::{Image, ImageArgs, ImageBuild, Kernel, PullChoice};
 
 use crate::rundir::cid::Wanted;
 use crate::vm_config::{CPUS, INCARNATIONS, MAX_TIME_MS, MEMORY_MB, PORTS, VmmKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use daemon::pair;
 use pepita_wire::storage::DiskSpec;
 use pepita_wire::world::{
     Ulimit, check_hostname, check_secret, check_sysctl, check_ulimit, check_user, check_workdir,
 };
 use pepita_wire::{Signal, VmId};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use strum::{EnumString, IntoStaticStr};
@@ -79,9 +85,9 @@ pub enum Request {
         /// The time limit for the daemon to end after its signal
         #[arg(long, value_parser = duration, default_value = "30s")]
         timeout: Duration,
-        /// The signal of a graceful stop
-        #[arg(long, default_value = "TERM")]
-        signal: Signal,
+        /// The signal of a graceful stop [default: the stop signal of the VM's container image, else TERM]
+        #[arg(long)]
+        signal: Option<Signal>,
     },
     /// List the VMs of the run directory
     List {
@@ -145,7 +151,7 @@ pub enum Request {
         #[command(flatten)]
         daemon: DaemonArgs,
     },
-    /// Make root file systems
+    /// Pull and keep container images, and make root file systems
     #[command(subcommand)]
     Image(Image),
     /// List, grow and remove the disks of VMs
@@ -200,20 +206,6 @@ impl Vm {
     }
 }
 
-/// The daemon, and its environment.
-#[derive(Debug, Default, Args)]
-pub struct DaemonArgs {
-    /// A variable of the daemon's environment
-    #[arg(long, short, value_name = "K=V", value_parser = pair)]
-    pub env: Vec<(String, String)>,
-    /// A file with one K=V per line; `-` is standard input. Keeps secrets off the command line
-    #[arg(long, value_name = "FILE")]
-    pub env_file: Option<PathBuf>,
-    /// The daemon and its arguments [default: the command that the image names]
-    #[arg(last = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
-}
-
 const EXEC_EXAMPLES: &str = "Examples:
   A shell in a running guest
     pepita exec -it api -- sh
@@ -253,6 +245,8 @@ pub struct Exec {
 }
 
 const RUN_EXAMPLES: &str = r#"Examples:
+  A container image in the foreground: its output, Ctrl-C stops it, the exit code is the daemon's
+    pepita run --rm redis:7
   A microVM in the foreground: its output, Ctrl-C stops it, the exit code is the daemon's
     pepita kernel install
     pepita run --rootfs api.cpio --rm
@@ -267,13 +261,6 @@ const RUN_EXAMPLES: &str = r#"Examples:
   Without a VM, for developing (without any isolation)
     pepita run --vmm process --rm -- ./target/debug/api"#;
 
-const IMAGE_EXAMPLES: &str = "Examples:
-  An initramfs with a static program in it, and the modules of the kernel that it is to boot with
-    pepita image build --daemon target/x86_64-unknown-linux-musl/release/api \\
-        --kernel-package /lib/modules/6.1.0-40-cloud-amd64 --output api.cpio
-  A disk from a directory that has the program and its libraries; the command has arguments
-    pepita image build --dir rootfs/ --output api.ext4 --env PORT=80 -- /usr/bin/api --verbose";
-
 /// The arguments of `pepita run`.
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
@@ -281,11 +268,21 @@ pub struct Run {
     /// A file with the specification of the VM as JSON; `-` is standard input. Options override its fields
     #[arg(long, value_name = "FILE")]
     pub spec: Option<PathBuf>,
+    /// The container image to boot, in place of --rootfs: a reference such as redis:7, or oci:DIR or docker-archive:FILE,
+    /// perhaps with :TAG
+    #[arg(value_name = "IMAGE", conflicts_with_all = ["rootfs", "initrd"])]
+    pub image: Option<String>,
+    /// When to ask the registry for the image [default: missing]
+    #[arg(long, value_enum, requires = "image")]
+    pub pull: Option<PullChoice>,
+    /// The program to run in place of the image's entrypoint and command
+    #[arg(long, value_name = "PROGRAM", requires = "image")]
+    pub entrypoint: Option<String>,
     /// The properties of the VM.
     #[command(flatten)]
     pub options: RunOptions,
     /// Return when the VMM runs
-    #[arg(long, short)]
+    #[arg(long, short, alias = "detach")]
     pub daemon: bool,
     /// With --daemon: return when the guest agent answers
     #[arg(long)]
@@ -335,7 +332,7 @@ pub struct RunOptions {
     /// A label for the VM, shown by status and list
     #[arg(long, value_name = "K=V", value_parser = pair)]
     pub label: Vec<(String, String)>,
-    /// Publish a port of the guest on the host: [ADDRESS:]PORT:GUEST_PORT or unix:PATH:GUEST_PORT
+    /// Publish a port of the guest on the host: PORT:GUEST_PORT, ADDRESS:PORT:GUEST_PORT or unix:PATH:GUEST_PORT
     #[arg(long, short, value_name = "PORT:GUEST_PORT")]
     pub publish: Vec<String>,
     /// The number of this start of the VM [default: the number of the last start plus one]
@@ -433,71 +430,6 @@ pub enum Format {
     Json,
 }
 
-/// The subcommands of `pepita kernel`.
-#[derive(Debug, Subcommand)]
-pub enum Kernel {
-    /// Install a kernel with its modules; `pepita run` without --kernel boots the one that was installed last
-    Install {
-        /// The kernel's package: a .deb, or a directory with the kernel and its modules [default: Debian's present
-        /// linux-image-cloud-amd64, downloaded by apt-get]
-        #[arg(long, value_name = "DIR|DEB")]
-        from: Option<PathBuf>,
-    },
-    /// List the installed kernels
-    List,
-    /// Remove an installed kernel; VMs that run it go on
-    Remove {
-        /// The kernel's release, as `pepita kernel list` shows it
-        release: String,
-    },
-}
-
-/// The subcommands of `pepita image`.
-#[derive(Debug, Subcommand)]
-pub enum Image {
-    /// Make a root file system that contains the agent and a daemon
-    Build(Box<ImageBuild>),
-}
-
-/// The arguments of `pepita image build`.
-#[derive(Debug, Args)]
-#[command(after_help = IMAGE_EXAMPLES)]
-pub struct ImageBuild {
-    /// The daemon's program, statically linked unless --dir brings its libraries
-    #[arg(long, value_name = "BIN")]
-    pub daemon: Option<PathBuf>,
-    /// A directory whose contents are copied into the root
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// The file to write: a .cpio (initramfs) or an .ext4 (disk)
-    #[arg(long, short, value_name = "FILE")]
-    pub output: PathBuf,
-    /// The kernel's package (a directory or a .deb), for the modules that the guest has to load
-    #[arg(long, value_name = "DIR")]
-    pub kernel_package: Option<PathBuf>,
-    /// A module of that package that the guest loads in addition to the modules that every guest needs
-    #[arg(long, value_name = "NAME")]
-    pub module: Vec<String>,
-    /// The guest agent [default: daemonctl beside pepita]
-    #[arg(long, value_name = "BIN")]
-    pub agent: Option<PathBuf>,
-    /// The size of a disk in MiB [default: the required size plus 32]
-    #[arg(
-        long,
-        value_name = "MIB",
-        default_value_t = 0,
-        hide_default_value = true,
-        value_parser = clap::value_parser!(u64).range(..=DISK_MB_MAX)
-    )]
-    pub size: u64,
-    /// The daemon to start.
-    #[command(flatten)]
-    pub daemon_args: DaemonArgs,
-}
-
-/// The largest disk that `pepita image build` makes, in MiB: the largest ext4 file system with blocks of 4 KiB.
-const DISK_MB_MAX: u64 = 16 << 20;
-
 fn ports() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(i64::from(*PORTS.start())..=i64::from(*PORTS.end()))
 }
@@ -538,14 +470,6 @@ fn memory(text: &str) -> Result<u64, String> {
     if MEMORY_MB.contains(&mib) { Ok(mib) } else { Err("between 32M and 1024G".into()) }
 }
 
-/// Parses `K=V`, split at the first equals sign.
-pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("K=V is wanted".into()),
-    }
-}
-
 /// Returns a parser of a text that has to pass a check.
 fn checked(
     check: fn(&str) -> Result<(), String>,
@@ -577,18 +501,9 @@ fn secret(text: &str) -> Result<(String, PathBuf), String> {
     Ok((name, file.into()))
 }
 
-/// Parses an environment file: one `K=V` per line. Empty lines and lines that begin with `#` are skipped.
-///
-/// # Errors
-/// The number of the first line that is not of this form, and the reason.
-pub fn env_file(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
-    let is_variable = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
-    let lines = text.lines().enumerate().filter(|(_, line)| is_variable(line));
-    lines.map(|(number, line)| pair(line).map_err(|why| (number + 1, why))).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::image::IMAGE_EXAMPLES;
     use super::*;
     use clap::CommandFactory;
 
@@ -632,7 +547,7 @@ mod tests {
                 read += 1;
             }
         }
-        assert_eq!(read, 9);
+        assert_eq!(read, 10);
     }
 
     #[test]
@@ -697,7 +612,7 @@ mod tests {
             ["--memory", "1"],
             ["--cpus", "0"],
             ["--vsock-cid", "2"],
-            ["--env", "novalue"],
+            ["--env", "=novalue"],
             ["--hostname", "a_b"],
             ["--user", "a:b:c"],
             ["--workdir", "data"],

@@ -132,6 +132,12 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
         }
         Request::Disk(asked) => disk::disk(asked, json)?,
         Request::Image(Image::Build(build)) => image::build(run_dir, *build)?,
+        Request::Image(Image::Pull(asked)) => return Err(image::container("pull", asked, json)),
+        Request::Image(Image::Import(asked)) => return Err(image::container("import", asked, json)),
+        Request::Image(Image::List(asked)) => return Err(image::container("list", asked, json)),
+        Request::Image(Image::Inspect(asked)) => return Err(image::container("inspect", asked, json)),
+        Request::Image(Image::Remove(asked)) => return Err(image::container("remove", asked, json)),
+        Request::Image(Image::Prune(asked)) => return Err(image::container("prune", asked, json)),
         Request::Kernel(asked) => kernel::kernel(asked, json)?,
         Request::Completions { shell } => {
             let mut script = Vec::new();

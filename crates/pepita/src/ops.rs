@@ -1,6 +1,7 @@
 //! The operations on VMs: complete a request, launch, follow, destroy. Prints nothing and knows no command-line
 //! options.
 
+pub(crate) mod container;
 pub(crate) mod destroy;
 pub(crate) mod exec;
 pub(crate) mod follow;

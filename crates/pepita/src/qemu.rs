@@ -127,9 +127,15 @@ pub(crate) fn argv(config: &VmConfig, append: Append<'_>, fds: Descriptors) -> V
                 add("-initrd", initrd.into());
             }
             // Writes go to a temporary file that ends with the VM, so every incarnation starts from the same image.
-            add("-drive", drive(image));
+            add("-drive", drive("snapshot=on", image));
             // When the host's disk is full, the guest gets an error. (QEMU's default is to pause the guest.)
             add("-device", "virtio-blk-device,drive=root,werror=report,rerror=report".into());
+        }
+        Root::Shared { image, initrd } => {
+            add("-initrd", initrd.into());
+            // QEMU locks the file against being written to, and by that lock the image is known to be in use.
+            add("-drive", drive("readonly=on", image));
+            add("-device", "virtio-blk-device,drive=root,rerror=report".into());
         }
         Root::Host(_) => {}
     }
@@ -192,8 +198,8 @@ fn wants_early_console(request: &VmRequest) -> bool {
 }
 
 /// Returns QEMU's option for a disk. A comma in the file name is doubled, because a single comma ends a value.
-fn drive(image: &Path) -> OsString {
-    with_file("if=none,id=root,format=raw,snapshot=on,file=", image)
+fn drive(mode: &str, image: &Path) -> OsString {
+    with_file(&format!("if=none,id=root,format=raw,{mode},file="), image)
 }
 
 /// Returns QEMU's option for a disk that outlives its VM. Whatever the guest has flushed is on the host's disk (QEMU
@@ -250,6 +256,14 @@ mod tests {
     fn a_full_disk_of_the_host_is_an_error_in_the_guest() {
         let text = text(VmRequest { root: Root::Disk { image: "/i".into(), initrd: None }, ..request() });
         assert!(text.contains("drive=root,werror=report,rerror=report"), "{text}");
+    }
+
+    #[test]
+    fn the_root_of_a_container_image_is_not_written_to() {
+        let root = Root::Shared { image: "/i.ext4".into(), initrd: "/initrd".into() };
+        let text = text(VmRequest { root, ..request() });
+        assert!(text.contains("format=raw,readonly=on,file=/i.ext4") && !text.contains("snapshot"), "{text}");
+        assert!(text.contains("-initrd /initrd") && !text.contains("root=/dev/vda"), "{text}");
     }
 
     #[test]

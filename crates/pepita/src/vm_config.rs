@@ -6,6 +6,7 @@
 //! for them.
 
 use pepita_wire::Publish;
+use pepita_wire::image::UsedImage;
 use pepita_wire::launch::OWNER_LABEL;
 use pepita_wire::record::Transport;
 use pepita_wire::storage::{self, Mount, MountKind};
@@ -143,6 +144,13 @@ pub enum Root {
         /// The initrd that loads the disk's driver, if the kernel needs one.
         initrd: Option<PathBuf>,
     },
+    /// The root is that of a container image, which VMs share.
+    Shared {
+        /// The image's root file system, which is never written to.
+        image: PathBuf,
+        /// The initrd that mounts it below a layer in memory.
+        initrd: PathBuf,
+    },
     /// A plain process uses the host's root file system. The file, if any, is an `image.json`.
     Host(Option<PathBuf>),
 }
@@ -193,6 +201,9 @@ pub struct VmRequest {
     /// The root file system of the guest.
     #[serde(default)]
     pub root: Root,
+    /// The container image that the root is from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<UsedImage>,
     /// The number of virtual CPUs.
     #[serde(default)]
     pub cpus: u32,
@@ -364,6 +375,11 @@ pub(crate) mod tests {
             accel: Accel::Tcg,
             kernel: Some("/k".into()),
             root: Root::Initramfs("/r.cpio".into()),
+            image: Some(UsedImage {
+                reference: "app:1".into(),
+                digest: "sha256:0".into(),
+                ..UsedImage::default()
+            }),
             cpus: 2,
             memory_mb: 128,
             port: 5000,

@@ -1,5 +1,7 @@
-//! The record of a container image, as `pepita-image` prints it for the launcher and for programs.
+//! The record of a container image, as `pepita-image` prints it for the launcher and for programs, and what a VM keeps of
+//! it.
 
+use crate::Signal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,6 +48,25 @@ pub struct ImageConfig {
     pub labels: BTreeMap<String, String>,
     /// The image's health check.
     pub health: Option<ImageHealth>,
+}
+
+/// The container image that a VM boots. It has what is needed as long as the VM runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsedImage {
+    /// The name of the image, in full.
+    pub reference: String,
+    /// The digest of its manifest.
+    pub digest: String,
+    /// The signal that asks its program to end; absent = TERM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<Signal>,
+    /// Its health check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<ImageHealth>,
+    /// The directories whose contents it means to outlive the VM, and that have no disk.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unkept: Vec<String>,
 }
 
 /// The health check of an image. A number of 0 means that the image names none.

@@ -33,6 +33,16 @@ pub struct LaunchSpec {
     /// The path of the guest's root file system: an initramfs or a disk image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<PathBuf>,
+    /// The container image whose root the guest gets, by the name that `pepita image` knows or can pull; in place of
+    /// `rootfs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// When the image is asked for where it comes from: `missing` (the default), `always` or `never`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pull: Option<String>,
+    /// The program that takes the place of the image's entrypoint, and of its command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<String>,
     /// The path of an initrd that mounts the disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,

@@ -58,6 +58,7 @@ impl Life {
     }
 
     fn alive(&mut self, now: Instant, record: &StatusRecord) {
+        self.learn_image(record);
         self.know(Facts { cid: Cid::new(record.vsock.cid).ok(), vmm_pid: record.vmm_pid });
         if let Some(error) = &record.disk_error
             && self.disk_error.as_ref() != Some(error)
@@ -66,12 +67,15 @@ impl Life {
             self.effects.push(Effect::Notice(text));
             self.disk_error = Some(error.clone());
         }
-        let Self { spec, phase: Phase::Alive { stage, link }, effects, .. } = self else { return };
+        let Self { spec, health: health_spec, phase: Phase::Alive { stage, link }, effects, .. } = self
+        else {
+            return;
+        };
         if record.agent.ready && *link == Link::NotDialled {
             *link = Link::Down;
             effects.push(Effect::Connect(Box::new(record.clone())));
         }
-        if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, &spec.health) {
+        if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, health_spec) {
             effects.push(Effect::Tell(transition));
         }
         let (runs, said_ready) = match record.daemon.state {
@@ -94,11 +98,11 @@ impl Life {
             effects.push(Effect::Tell(Transition::Running));
         }
         if matches!(stage, Stage::Running { .. }) && is_ready {
-            *stage = Stage::Ready { health: Health::new(&spec.health, now) };
+            *stage = Stage::Ready { health: Health::new(health_spec, now) };
             effects.push(Effect::Tell(Transition::Ready));
         }
         // The first record of a VM that is adopted while it is paused brings it here: nothing may run against it (2.6).
-        if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, &spec.health) {
+        if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, health_spec) {
             effects.push(Effect::Tell(transition));
         }
     }
@@ -159,11 +163,14 @@ impl Life {
     }
 
     pub(super) fn probed(&mut self, now: Instant, id: u64, answer: Answer) {
-        let Self { spec, phase: Phase::Alive { stage, .. }, effects, is_old_agent_told, .. } = self else {
+        let Self {
+            health: health_spec, phase: Phase::Alive { stage, .. }, effects, is_old_agent_told, ..
+        } = self
+        else {
             return;
         };
         if answer == Answer::TooOld && !std::mem::replace(is_old_agent_told, true) {
-            let key = spec.health.check().key();
+            let key = health_spec.check().key();
             let text = format!(
                 "its guest agent is too old for {key}, so only the agent itself is probed; build its image anew"
             );
@@ -171,12 +178,12 @@ impl Life {
         }
         match stage {
             Stage::Ready { health } => {
-                let finding = health.probed(&spec.health, now, id, answer);
+                let finding = health.probed(health_spec, now, id, answer);
                 self.tell_probe();
                 self.act_on(now, finding);
             }
             Stage::Running { probes, .. } => {
-                let is_ready = probes.probed(&spec.health, now, id, answer);
+                let is_ready = probes.probed(health_spec, now, id, answer);
                 self.tell_probe();
                 if is_ready {
                     self.ready_after_probes(now);
@@ -202,17 +209,20 @@ impl Life {
 
     /// Makes a VM Ready whose probes decide on that, if they still do.
     fn ready_after_probes(&mut self, now: Instant) {
-        let Self { spec, phase: Phase::Alive { stage, .. }, effects, .. } = self else { return };
+        let Self { spec, health, phase: Phase::Alive { stage, .. }, effects, .. } = self else { return };
         if let Stage::Running { probes, .. } = stage
             && spec.start.ready == Readiness::Health
         {
-            *stage = Stage::Ready { health: Health::after(probes.clone(), &spec.health, now) };
+            *stage = Stage::Ready { health: Health::after(probes.clone(), health, now) };
             effects.push(Effect::Tell(Transition::Ready));
         }
     }
 
     pub(super) fn tick_alive(&mut self, now: Instant) {
-        let Self { spec, phase: Phase::Alive { stage, link }, effects, .. } = self else { return };
+        let Self { spec, health: health_spec, phase: Phase::Alive { stage, link }, effects, .. } = self
+        else {
+            return;
+        };
         match stage {
             Stage::Booting { deadline } => {
                 if now >= *deadline {
@@ -222,7 +232,7 @@ impl Life {
             Stage::Running { deadline, probes } => {
                 let is_late = now >= *deadline;
                 if asks_first(spec, *link) {
-                    let due = probes.tick(&spec.health, now).filter(|_| !is_late);
+                    let due = probes.tick(health_spec, now).filter(|_| !is_late);
                     effects.extend(due.map(Effect::Probe));
                     self.tell_probe();
                 }
@@ -236,7 +246,7 @@ impl Life {
                 }
             }
             Stage::Ready { health } => {
-                let findings = health.tick(&spec.health, now);
+                let findings = health.tick(health_spec, now);
                 self.tell_probe();
                 self.act_on(now, findings);
             }

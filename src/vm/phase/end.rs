@@ -66,7 +66,7 @@ impl Life {
             return self.remove(now, ending);
         }
         self.phase = Phase::Stopping { deadline: now + grace + STOP_SLACK, ending };
-        self.effects.push(Effect::StopDaemon { signal: self.spec.stop.signal, grace });
+        self.effects.push(Effect::StopDaemon { signal: self.stop_signal(), grace });
     }
 
     /// Kills a VM whose stop has taken too long.

@@ -77,6 +77,21 @@ impl Life {
         }
     }
 
+    /// Begins the time for the start: a download does not count.
+    pub(super) fn prepared(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Launching(attempt) => attempt.deadline = now + self.spec.start.timeout,
+            Phase::Created
+            | Phase::Leasing { .. }
+            | Phase::Undoing
+            | Phase::Adopting(_)
+            | Phase::Alive { .. }
+            | Phase::Stopping { .. }
+            | Phase::Removing { .. }
+            | Phase::Gone => {}
+        }
+    }
+
     fn not_launched(&mut self, now: Instant, attempt: Attempt, error: &ExecutorError) {
         // The executor failed before it called the launcher: its successor is asked.
         if matches!(error, ExecutorError::Gone) {

@@ -2,6 +2,7 @@ use super::*;
 use crate::policy::Ending;
 use crate::spec::Readiness;
 use crate::spec::{MachineSpec, VmName, VmSpec};
+use pepita_wire::image::ImageHealth;
 use pepita_wire::record::{CallErrorKind, DaemonState};
 use pepita_wire::{Exit, ExitRecord, VmState};
 use proptest::prelude::*;
@@ -48,6 +49,32 @@ fn an_error_of_the_hosts_disk_is_told_once() {
     let effects = rig.on(full());
     assert!(matches!(&effects[..], [Effect::Notice(text)] if text.contains("No space left")), "{effects:?}");
     assert_eq!(rig.on(full()), []);
+}
+
+#[test]
+fn a_stop_and_the_probes_are_those_of_the_image_unless_the_configuration_says_otherwise() {
+    let image = || {
+        let health = ImageHealth { command: vec!["check".into()], ..ImageHealth::default() };
+        let health = Some(health);
+        UsedImage { stop_signal: Some(Signal::INT), health, ..UsedImage::default() }
+    };
+    let stopped = |spec: VmSpec| {
+        let mut rig = Rig::ready();
+        let mut record = running();
+        record.image = Some(Box::new(image()));
+        rig.on(Event::Status(record));
+        // A record without an image, as an older monitor writes it, takes nothing back.
+        rig.on(Event::Status(running()));
+        rig.life.update(spec);
+        let command = rig.life.health().command.clone();
+        let effects = rig.on(Event::Stop);
+        let Some(Effect::StopDaemon { signal, .. }) = effects.last() else { panic!("{effects:?}") };
+        (*signal, command)
+    };
+    assert_eq!(stopped(spec()), (Signal::INT, Some(vec!["check".to_owned()])));
+    let mut own = spec();
+    (own.stop.signal, own.health.command) = (Some(Signal::TERM), Some(Vec::new()));
+    assert_eq!(stopped(own), (Signal::TERM, Some(Vec::new())));
 }
 
 struct Rig {
@@ -119,6 +146,17 @@ fn a_call_that_was_not_made_is_made_again_after_a_delay_and_a_stop_meanwhile_is_
     assert_eq!(rig.on(Event::Leased(Some(Ok(cid())))), [Effect::Launch(cid())]);
     rig.on(Event::Launched(Err(ExecutorError::Gone)));
     assert_eq!(rig.ends(Event::Stop), Exit::StopRequested);
+}
+
+#[test]
+fn the_time_for_a_start_begins_when_the_image_is_here() {
+    let mut rig = Rig::new();
+    rig.on(Event::Start(Mode::Launch));
+    rig.on(Event::Leased(Some(Ok(cid()))));
+    rig.now += spec().start.timeout * 9;
+    assert_eq!(rig.on(Event::Prepared), []);
+    rig.on(Event::Launched(Ok(booting())));
+    assert_eq!(rig.life.wake_at(), Some(rig.now + spec().start.timeout));
 }
 
 #[test]
@@ -361,7 +399,7 @@ fn probed_first(start: Event, answer: Event) -> Rig {
     rig
 }
 
-// semantics 1.25
+// semantics 1.27
 #[test]
 fn a_vm_is_ready_at_its_first_good_probe_and_failed_ones_before_do_not_count() {
     let mut rig = probed_first(Event::Start(Mode::Launch), Event::Launched(Ok(running())));
@@ -388,7 +426,7 @@ fn a_vm_is_ready_at_its_first_good_probe_and_failed_ones_before_do_not_count() {
     );
 }
 
-// semantics 1.25, 1.7
+// semantics 1.27, 1.7
 #[test]
 fn a_vm_that_is_never_well_is_not_ready_in_time_and_one_that_was_found_is_judged_by_its_probes() {
     let ends = |rig: &mut Rig| {
@@ -454,6 +492,7 @@ fn event() -> impl Strategy<Value = Event> {
         proptest::option::of(prop_oneof![Just(Ok(cid())), Just(Err("none".to_owned()))])
             .prop_map(Event::Leased),
         answer().prop_map(Event::Launched),
+        Just(Event::Prepared),
         answer().prop_map(Event::Adopted),
         status().prop_map(Event::Status),
         Just(Event::MonitorLost("it died".into())),

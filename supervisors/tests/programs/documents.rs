@@ -8,6 +8,9 @@ use std::process::Command;
 /// Options of all three programs that take a value and may stand before the command.
 const WITH_VALUE: &[&str] = &["--config", "-c", "--socket", "-s", "--run-dir"];
 
+/// Commands that have commands.
+const GROUPS: &[&str] = &["image", "kernel", "disk"];
+
 /// Calls in code spans and in blocks of shell, as words.
 fn calls(text: &str) -> Vec<Vec<&str>> {
     let mut inside = false;
@@ -26,6 +29,18 @@ fn calls(text: &str) -> Vec<Vec<&str>> {
 
 fn is_ours(word: &str) -> bool {
     ["pepita", "pepitad", "pepitactl"].contains(&word.rsplit('/').next().unwrap_or_default())
+}
+
+/// Returns the options of a call, each short one apart (`-it`). What follows `--` is another program's.
+fn flags(words: &[&str]) -> Vec<String> {
+    let ours = words.iter().take_while(|word| **word != "--");
+    let flags = ours.filter(|word| word.starts_with('-') && word.len() > 1);
+    flags
+        .flat_map(|flag| match flag.strip_prefix("--") {
+            Some(long) => vec![format!("--{}", long.split('=').next().unwrap_or_default())],
+            None => flag[1..].chars().map(|short| format!("-{short}")).collect(),
+        })
+        .collect()
 }
 
 /// Returns the output of `--help` of a command; `None` if there is no such command.
@@ -55,7 +70,7 @@ fn the_programs_understand_what_the_documents_show() {
                     rest.next();
                 } else if word.starts_with('-') || !word.chars().all(|c| c.is_ascii_lowercase()) {
                     break;
-                } else if command.is_empty() || command == ["image"] {
+                } else if command.is_empty() || matches!(&command[..], [group] if GROUPS.contains(group)) {
                     command.push(*word);
                 } else {
                     break;
@@ -67,11 +82,8 @@ fn the_programs_understand_what_the_documents_show() {
                 wrong.push(format!("{}: {}: no such command", document.display(), words.join(" ")));
                 continue;
             };
-            for flag in words.iter().filter(|word| word.starts_with('-') && word.len() > 1) {
-                let flag = flag.split('=').next().unwrap_or_default();
-                if flag != "--"
-                    && !help.split(|c: char| c.is_whitespace() || ",[]".contains(c)).any(|word| word == flag)
-                {
+            for flag in flags(&words) {
+                if !help.split(|c: char| c.is_whitespace() || ",[]".contains(c)).any(|word| word == flag) {
                     wrong.push(format!("{}: {}: no {flag}", document.display(), words.join(" ")));
                 }
             }

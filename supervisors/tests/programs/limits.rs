@@ -38,7 +38,8 @@ fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
     let mut daemon = Daemon::start(&mut with_files(&host, "90:3000"));
     wait(&host);
     assert_eq!(open_files(daemon.pid()), ["3000", "3000"]);
-    assert_eq!(open_files(host.vmm_pid("a")), ["1024", "3000"], "a VM has limits of its own");
+    let of_vm = host.status("a").daemon.pid.expect("it runs");
+    assert_eq!(open_files(of_vm), ["1024", "3000"], "the daemon of a VM has limits of its own");
     daemon.stop();
     host.assert_nothing_left();
 }

@@ -4,6 +4,7 @@
 
 mod adoption;
 mod chaos;
+mod containers;
 mod ctl;
 mod daemon;
 mod documents;

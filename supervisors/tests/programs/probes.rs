@@ -56,7 +56,7 @@ fn asked(keys: &str) -> String {
 
 #[test]
 fn a_vm_is_ready_when_it_answers_over_http_and_the_event_of_a_bad_answer_has_its_words() {
-    // semantics 1.25, 1.26
+    // semantics 1.27, 1.28
     let server = Server::new(BROKEN);
     let place = format!("health.http = \"127.0.0.1:{}/healthz\"", server.port);
     let host = Host::new("", &asked(&place));
@@ -85,7 +85,7 @@ fn a_vm_is_ready_when_it_answers_over_http_and_the_event_of_a_bad_answer_has_its
 
 #[test]
 fn a_port_is_probed_and_a_change_of_the_probe_applies_to_the_running_vm() {
-    // semantics 1.10, 1.25
+    // semantics 1.10, 1.27
     let port =
         TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
     let keys = |probe: &str| {

@@ -167,6 +167,7 @@ fn new_status(dir: &Path, config: &VmConfig) -> StatusRecord {
         },
         dir: dir.to_string_lossy().into_owned(),
         labels: request.labels.clone(),
+        image: request.image.clone().map(Box::new),
         ..StatusRecord::default()
     }
 }

@@ -6,7 +6,7 @@ use crate::client;
 use crate::error::{Result, call_error, eprint_line, system};
 use crate::host::patience;
 use crate::host::signals::EndSignals;
-use crate::ops::destroy::{How, destroy};
+use crate::ops::destroy::{How, destroy, stop_signal};
 use crate::ops::follow::follow;
 use crate::ops::launch::Caller;
 use crate::rundir::{RunDir, files};
@@ -55,7 +55,7 @@ pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool, foreground: &Foreg
         let force = force && is_stopped;
         is_stopped = true;
         let (dir, timeout_ms) = (run_dir.vm(name), GRACE_MS);
-        let request = MonitorRequest::Stop { signal: pepita_wire::Signal::TERM, timeout_ms, force };
+        let request = MonitorRequest::Stop { signal: stop_signal(&dir), timeout_ms, force };
         // A monitor that does not answer must not hold up the output, nor the next signal.
         let _ = patience::spawn(move || drop(client::ask(&dir, request)));
     };

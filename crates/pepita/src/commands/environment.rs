@@ -16,7 +16,16 @@ const CAP: u64 = 4 << 20;
 pub(super) fn environment(daemon: &DaemonArgs) -> Result<BTreeMap<String, String>> {
     let of_file = daemon.env_file.as_deref().map(environment_file).transpose()?;
     let mut env = of_file.unwrap_or_default();
-    env.extend(daemon.env.iter().cloned());
+    for (key, value) in &daemon.env {
+        let value = match value {
+            Some(value) => value.clone(),
+            None => std::env::var(key).map_err(|_| {
+                let why = format!("--env {key}: there is no such variable here; write {key}=VALUE");
+                call_error(CallErrorKind::Usage, why)
+            })?,
+        };
+        env.insert(key.clone(), value);
+    }
     Ok(env)
 }
 
@@ -49,5 +58,23 @@ fn read_text(path: &Path) -> Result<String> {
             Err(call_error(CallErrorKind::Usage, format!("{}: longer than 4 MiB", path.display())))
         }
         _ => Ok(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_without_a_value_has_the_value_that_it_has_here() {
+        let of = |key: &str, value: Option<&str>| {
+            let env = vec![(key.to_owned(), value.map(str::to_owned))];
+            environment(&DaemonArgs { env, ..DaemonArgs::default() })
+        };
+        let path = std::env::var("PATH").expect("set for tests");
+        assert_eq!(of("PATH", None).expect("set"), [("PATH".to_owned(), path)].into());
+        assert_eq!(of("PATH", Some("")).expect("given"), [("PATH".to_owned(), String::new())].into());
+        let e = of("PEPITA_NO_SUCH_VARIABLE", None).expect_err("not set");
+        assert!(e.message.starts_with("--env PEPITA_NO_SUCH_VARIABLE"), "{}", e.message);
     }
 }

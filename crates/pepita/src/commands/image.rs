@@ -1,15 +1,22 @@
-//! `pepita image build`.
+//! `pepita image`: `build` makes root file systems, and `pepita-image` carries out the rest.
 
 use super::environment::environment;
-use crate::cli::ImageBuild;
-use crate::error::{Result, call_error, eprint_line};
+use crate::cli::{ImageArgs, ImageBuild};
+use crate::error::{CallError, Result, call_error, eprint_line};
 use crate::host::unfinished::remove_on_signals;
 use crate::image::build::{self as image, Contents};
 use crate::image::modules;
 use crate::image::scratch::Scratch;
+use crate::ops::container::become_images;
 use crate::rundir::RunDir;
 use pepita_wire::record::CallErrorKind;
 use std::io::IsTerminal;
+
+/// Becomes `pepita-image`. Returns only after a failure.
+pub(super) fn container(call: &str, asked: ImageArgs, json: bool) -> CallError {
+    let args: Vec<_> = std::iter::once(call.into()).chain(asked.args).collect();
+    become_images(&args, json)
+}
 
 pub(super) fn build(run_dir: &RunDir, build: ImageBuild) -> Result<()> {
     if build.daemon.is_none() && build.dir.is_none() {

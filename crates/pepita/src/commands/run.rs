@@ -11,7 +11,7 @@ use crate::rundir::RunDir;
 use crate::rundir::cid::Wanted;
 use crate::vm_config::READY_TIMEOUT_MS;
 use pepita_wire::record::{CallErrorKind, pretty};
-use pepita_wire::{LaunchSpec, VmId};
+use pepita_wire::{LaunchSpec, StatusRecord, VmId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -34,6 +34,9 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
         return in_foreground(run_dir, &name, spec, rm);
     }
     let status = launch(run_dir, &name, spec, &Detached { is_program: json })?;
+    if !json {
+        tell_unkept(&status);
+    }
     let status = match wait_ready {
         true => ready(run_dir, &name, timeout)?,
         false => status,
@@ -46,8 +49,23 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
 fn in_foreground(run_dir: &RunDir, name: &VmId, spec: LaunchSpec, rm: bool) -> Result<ExitCode> {
     let foreground = attach::Foreground::begin()?;
     match launch(run_dir, name, spec, &foreground) {
-        Ok(_) => attach::attach(run_dir, name, rm, &foreground),
+        Ok(status) => {
+            tell_unkept(&status);
+            attach::attach(run_dir, name, rm, &foreground)
+        }
         Err(e) => foreground.interrupted().ok_or(e),
+    }
+}
+
+/// Tells of the directories that the image means to outlive its VM, and that no disk keeps: docker would keep them.
+fn tell_unkept(status: &StatusRecord) {
+    let unkept = status.image.as_ref().map(|image| &image.unkept[..]).unwrap_or_default();
+    if let [first, ..] = unkept {
+        eprint_line(format_args!(
+            "pepita: {}: what is written to {} ends with the VM; a disk keeps it: -v NAME:{first}",
+            status.name,
+            unkept.join(", ")
+        ));
     }
 }
 
@@ -91,6 +109,9 @@ fn specification(run: Run) -> Result<LaunchSpec> {
         None => LaunchSpec::default(),
     };
     let mut spec = with_options(spec, run.options);
+    spec.image = run.image.or(spec.image);
+    spec.pull = run.pull.map(|pull| <&str>::from(pull).to_owned()).or(spec.pull);
+    spec.entrypoint = run.entrypoint.or(spec.entrypoint);
     if let Some(path) = spec.env_file.take() {
         let of_file = environment_file(&path)?;
         spec.env = of_file.into_iter().chain(spec.env).collect();
@@ -117,6 +138,9 @@ fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
         kernel: options.kernel.or(spec.kernel),
         rootfs: options.rootfs.or(spec.rootfs),
         initrd: options.initrd.or(spec.initrd),
+        image: spec.image,
+        pull: spec.pull,
+        entrypoint: spec.entrypoint,
         kernel_package: options.kernel_package.or(spec.kernel_package),
         accel: options.accel.map(|accel| <&str>::from(accel).to_owned()).or(spec.accel),
         vsock: options.vsock.map(|vsock| <&str>::from(vsock).to_owned()).or(spec.vsock),

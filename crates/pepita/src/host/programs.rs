@@ -37,6 +37,13 @@ pub const AGENT: Program = Program {
     advice: "build it: cargo build -p pepita-guest (statically linked for images)",
 };
 
+/// The program for container images.
+pub const IMAGES: Program = Program {
+    name: "pepita-image",
+    variable: "PEPITA_IMAGE",
+    advice: "build it: cargo build -p pepita-images",
+};
+
 impl Program {
     /// Finds the program: named by its variable, beside this program, or in PATH.
     pub fn find(&self) -> Option<PathBuf> {

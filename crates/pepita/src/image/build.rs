@@ -71,20 +71,37 @@ pub fn build(contents: &Contents, output: &Path) -> Result<Vec<String>> {
     }
 }
 
+/// What an initrd does with the first disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initrd {
+    /// The agent in the disk takes over.
+    HandsOver,
+    /// The disk is the root of a container image: it is shared, and has no agent.
+    Shares,
+}
+
 /// Returns the initrd that mounts a disk, with the agent and the modules of the kernel's package. The initrd is kept in
-/// the cache.
+/// the cache, and is the same for every disk.
 ///
 /// # Errors
 /// The errors of [`build`].
-pub fn initrd(dir: &RunDir, agent: &Path, package: &Path) -> Result<PathBuf> {
-    let modules = modules::find(package, &modules::FOR_DISK)?;
-    let cached = kernel::cache(dir, agent, &format!("{}.initrd", names_of(&modules)))?;
+pub fn initrd(dir: &RunDir, agent: &Path, package: &Path, what: Initrd) -> Result<PathBuf> {
+    let (modules, kind) = match what {
+        Initrd::HandsOver => (modules::find(package, &modules::FOR_DISK)?, "initrd"),
+        Initrd::Shares => (modules::find(package, &modules::FOR_SHARED_ROOT)?, "shared.initrd"),
+    };
+    let cached = kernel::cache(dir, agent, &format!("{}.{kind}", names_of(&modules)))?;
     // A power cut may have left a part of it.
     if !std::fs::File::open(&cached).is_ok_and(|file| length::has_trailer(&file)) {
         let mut archive = Archive::new();
         add_agent(&mut archive, agent)?;
         let paths = add_modules(&mut archive, &modules)?;
-        let json = Description { modules: paths, root: Some("/dev/vda"), ..Description::default() };
+        let device = Some("/dev/vda");
+        let (root, shared_root) = match what {
+            Initrd::HandsOver => (device, None),
+            Initrd::Shares => (None, device),
+        };
+        let json = Description { modules: paths, root, shared_root, ..Description::default() };
         archive.file(IMAGE_JSON, 0o644, &image_json(&json))?;
         replace(&cached, &archive.finish(), Sync::No)?;
     }
@@ -94,8 +111,14 @@ pub fn initrd(dir: &RunDir, agent: &Path, package: &Path) -> Result<PathBuf> {
 /// Returns a text that is different for different sets of module files, for a name in the cache.
 fn names_of(modules: &[PathBuf]) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
+    use std::os::unix::fs::MetadataExt;
     let mut hasher = DefaultHasher::new();
-    modules.hash(&mut hasher);
+    // A kernel that is installed again has other files of the same names.
+    for module in modules {
+        let meta =
+            module.metadata().ok().map(|meta| (meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()));
+        (module, meta).hash(&mut hasher);
+    }
     format!("{:016x}", hasher.finish())
 }
 
@@ -179,6 +202,7 @@ fn add_daemon(root: &mut impl Root, contents: &Contents, notes: &mut Vec<String>
         modules,
         drivers,
         root: None,
+        shared_root: None,
     });
     note(IMAGE_JSON, root.file(IMAGE_JSON, 0o644, &json)?);
     Ok(())
@@ -219,6 +243,7 @@ struct Description<'a> {
     modules: Vec<String>,
     drivers: BTreeMap<String, Vec<String>>,
     root: Option<&'a str>,
+    shared_root: Option<&'a str>,
 }
 
 fn image_json(description: &Description<'_>) -> Vec<u8> {

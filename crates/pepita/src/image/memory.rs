@@ -22,7 +22,9 @@ pub(crate) fn needed_mb(kernel: &Path, root: &Root) -> Option<u64> {
     File::open(kernel).ok()?.take(0x1000).read_to_end(&mut head).ok()?;
     let initramfs = match root {
         Root::Initramfs(image) => image.metadata().ok()?.len(),
-        Root::Disk { initrd: Some(initrd), .. } => initrd.metadata().ok()?.len(),
+        Root::Disk { initrd: Some(initrd), .. } | Root::Shared { initrd, .. } => {
+            initrd.metadata().ok()?.len()
+        }
         Root::Disk { initrd: None, .. } | Root::Host(_) => 0,
     };
     // While the kernel unpacks an archive, its files are in memory beside it. A compressed archive needs still more.

@@ -26,6 +26,17 @@ pub const FOR_DISK: [&str; 6] = [
     "pvpanic_mmio",
 ];
 
+/// The modules that an initrd needs to mount a root that VMs share.
+pub const FOR_SHARED_ROOT: [&str; 7] = [
+    "virtio_mmio",
+    "virtio_rng",
+    "virtio_console",
+    "vmw_vsock_virtio_transport",
+    "virtio_blk",
+    "overlay",
+    "pvpanic_mmio",
+];
+
 /// What a kernel package is called in an error.
 const PACKAGE: &str = "kernel package (a directory with modules, or a .deb)";
 

@@ -24,8 +24,8 @@ use std::time::Duration;
 pub(crate) enum How {
     /// The daemon gets a signal and a time in which to end.
     Graceful {
-        /// The signal for the daemon.
-        signal: Signal,
+        /// The signal for the daemon; `None` for the stop signal of the VM's image, else TERM.
+        signal: Option<Signal>,
         /// The time limit for the daemon to end.
         timeout: Duration,
     },
@@ -177,6 +177,7 @@ fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Obeyed {
     let (request, limit) = match how {
         How::Graceful { signal, timeout } => {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            let signal = signal.unwrap_or_else(|| stop_signal(dir));
             (MonitorRequest::Stop { signal, timeout_ms, force: false }, timeout + SLACK)
         }
         How::Force => (MonitorRequest::Stop { signal: Signal::KILL, timeout_ms: 0, force: true }, SLACK),
@@ -198,6 +199,12 @@ fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Obeyed {
         // Without a monitor the connection is refused.
         Err(_) => Obeyed::Unreachable,
     }
+}
+
+/// Returns the signal that asks the daemon of a VM to end: the stop signal of its image, else TERM.
+pub(crate) fn stop_signal(dir: &Path) -> Signal {
+    let image = files::state(dir).ok().and_then(|state| state.status.image);
+    image.and_then(|image| image.stop_signal).unwrap_or(Signal::TERM)
 }
 
 /// Returns whether a monitor answers and says that the daemon's grace is not over.

@@ -6,6 +6,7 @@ use crate::host::process_id::ProcessId;
 use crate::host::wait::wait_readable;
 use crate::host::{cgroup, inherited};
 use crate::monitor::{Answer, TAKEN};
+use crate::ops::container;
 use crate::ops::resolve::resolve;
 use crate::reconcile;
 use crate::rundir::RunDir;
@@ -64,7 +65,13 @@ pub(crate) fn launch(
         // The length of the path is checked first, so that no directory is created that no VM can use.
         run_dir.checked_vm(name)?;
         run_dir.create()?;
-        let requested = resolve(run_dir, name, spec)?;
+        // Held until the VMM has the root open.
+        let held = container::hold(&spec)?;
+        let (spec, image) = match &held {
+            Some(held) => (container::with_image(spec, &held.record)?, Some(&held.record)),
+            None => (spec, None),
+        };
+        let requested = resolve(run_dir, name, spec, image)?;
         start_monitor(run_dir, &Order::Launch(Box::new(requested)), caller)
     };
     launched().about(name.as_str())

@@ -8,6 +8,7 @@ use crate::host::programs::{AGENT, BACKEND, QEMU, static_agent};
 use crate::host::{kvm, ram, vhost_vsock};
 use crate::image::installed::Kernels;
 use crate::image::{build, init, kernel, memory};
+use crate::ops::container::used;
 use crate::rundir::cid::Wanted;
 use crate::rundir::{RunDir, tsc};
 use crate::vm_config::{
@@ -15,6 +16,7 @@ use crate::vm_config::{
     READY_TIMEOUT_MS, Root, VmRequest, VmmKind,
 };
 use pepita_wire::agent::Start;
+use pepita_wire::image::ImageRecord;
 use pepita_wire::port::{BadPublish, PORTS_CAP};
 use pepita_wire::record::{CallErrorKind, Transport};
 use pepita_wire::rundir::LOG_ENVIRONMENT;
@@ -33,7 +35,14 @@ use std::str::FromStr;
 ///
 /// # Errors
 /// When a field has a value that no VM can have, or a required file or program is missing or of the wrong kind.
-pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result<Requested> {
+///
+/// `image` is the container image that the specification names.
+pub(crate) fn resolve(
+    run_dir: &RunDir,
+    name: &VmId,
+    spec: LaunchSpec,
+    image: Option<&ImageRecord>,
+) -> Result<Requested> {
     let incarnation = within("incarnation", spec.incarnation.unwrap_or(0), &INCARNATIONS)?;
     let cid = match spec.vsock_cid {
         None => Wanted::Any,
@@ -48,6 +57,7 @@ pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result
         accel: Accel::None,
         kernel: None,
         root: Root::Host(None),
+        image: image.map(|image| used(image, &spec.disks)).transpose()?,
         cpus: within("cpus", spec.cpus.unwrap_or(DEFAULT_CPUS), &CPUS)?,
         memory_mb: within("memory_mb", spec.memory_mb.unwrap_or(DEFAULT_MEMORY_MB), &MEMORY_MB)?,
         port: within("vsock_port", spec.vsock_port.unwrap_or(DEFAULT_PORT), &PORTS)?,
@@ -73,7 +83,7 @@ pub(crate) fn resolve(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result
     };
     let request = match vmm {
         VmmKind::Process => plain_process(&spec, base)?,
-        VmmKind::Qemu => machine(run_dir, &spec, base)?,
+        VmmKind::Qemu => machine(run_dir, &spec, image, base)?,
     };
     Ok(Requested { request, cid, incarnation: Some(incarnation).filter(|number| *number > 0) })
 }
@@ -298,7 +308,12 @@ fn from_here(mut command: Vec<String>) -> Vec<String> {
 }
 
 /// Completes the fields of a request that only a real VM has.
-fn machine(run_dir: &RunDir, spec: &LaunchSpec, base: VmRequest) -> Result<VmRequest> {
+fn machine(
+    run_dir: &RunDir,
+    spec: &LaunchSpec,
+    image: Option<&ImageRecord>,
+    base: VmRequest,
+) -> Result<VmRequest> {
     let needed = |what: &str, path: Option<PathBuf>, advice: &str| {
         let absent = || call_error(CallErrorKind::Usage, format!("--{what} is needed; {advice}"));
         path.ok_or_else(absent)
@@ -307,12 +322,21 @@ fn machine(run_dir: &RunDir, spec: &LaunchSpec, base: VmRequest) -> Result<VmReq
     let installed = || Kernels::of_user().ok().and_then(|kernels| kernels.default());
     let advice = "`pepita kernel install` installs a kernel for every launch";
     let named_kernel = needed("kernel", spec.kernel.clone().or_else(installed), advice)?;
-    let rootfs = needed("rootfs", spec.rootfs.clone(), "`pepita image build` makes a root file system")?;
+    let advice = "name an image, such as redis:7, or make a root file system with `pepita image build`";
+    let rootfs = match image {
+        Some(_) => PathBuf::new(),
+        None => needed("rootfs", spec.rootfs.clone(), advice)?,
+    };
     let kernel = kernel::prepare(run_dir, &named_kernel)?;
-    let (image, kind) = build::recognise(&rootfs)?;
-    let root = match kind {
-        build::Kind::Initramfs => Root::Initramfs(image),
-        build::Kind::Disk => Root::Disk { image, initrd: initrd(run_dir, spec, &named_kernel)? },
+    let root = match image {
+        Some(image) => shared_root(run_dir, spec, &named_kernel, image)?,
+        None => {
+            let (image, kind) = build::recognise(&rootfs)?;
+            match kind {
+                build::Kind::Initramfs => Root::Initramfs(image),
+                build::Kind::Disk => Root::Disk { image, initrd: initrd(run_dir, spec, &named_kernel)? },
+            }
+        }
     };
     if let Some(needed_mb) = memory::needed_mb(&kernel, &root).filter(|needed| base.memory_mb < *needed) {
         let why = format!(
@@ -335,7 +359,9 @@ fn machine(run_dir: &RunDir, spec: &LaunchSpec, base: VmRequest) -> Result<VmReq
         VsockChoice::Auto => Transport::Hybrid,
     };
     let token_port = match &root {
-        Root::Initramfs(archive) | Root::Disk { initrd: Some(archive), .. } => init::takes_its_token(archive),
+        Root::Initramfs(archive)
+        | Root::Disk { initrd: Some(archive), .. }
+        | Root::Shared { initrd: archive, .. } => init::takes_its_token(archive),
         // The agent in the disk is not looked at.
         Root::Disk { initrd: None, .. } | Root::Host(_) => false,
     };
@@ -358,6 +384,30 @@ fn initrd(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path) -> Result<Option<P
     if let Some(initrd) = &spec.initrd {
         return std::fs::canonicalize(initrd).map(Some).map_err(|e| kernel::missing("initrd", initrd, &e));
     }
+    match package(spec, kernel) {
+        Some(package) => {
+            build::initrd(run_dir, &static_agent()?, &package, build::Initrd::HandsOver).map(Some)
+        }
+        None => Ok(None),
+    }
+}
+
+/// Returns the root of a container image, with the initrd that mounts it.
+fn shared_root(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path, image: &ImageRecord) -> Result<Root> {
+    let package = package(spec, kernel).ok_or_else(|| {
+        let why = format!(
+            "kernel {}: its modules are not beside it; name them with --kernel-package, or install a kernel with \
+             `pepita kernel install`",
+            kernel.display()
+        );
+        call_error(CallErrorKind::BadImage, why)
+    })?;
+    let initrd = build::initrd(run_dir, &static_agent()?, &package, build::Initrd::Shares)?;
+    Ok(Root::Shared { image: image.root.clone(), initrd })
+}
+
+/// Returns the directory with the modules of a kernel: the one that was named, or one that lies beside the kernel.
+fn package(spec: &LaunchSpec, kernel: &Path) -> Option<PathBuf> {
     let beside = || {
         let kernel = std::fs::canonicalize(kernel).ok()?;
         let release = kernel.file_name()?.to_str()?.strip_prefix("vmlinuz-").unwrap_or_default().to_owned();
@@ -366,10 +416,7 @@ fn initrd(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path) -> Result<Option<P
         let unpacked = dir.parent().map(|top| top.join("lib/modules").join(&release));
         installed.into_iter().chain([dir.join("modules")]).chain(unpacked).find(|dir| dir.is_dir())
     };
-    match spec.kernel_package.clone().or_else(beside) {
-        Some(package) => build::initrd(run_dir, &static_agent()?, &package).map(Some),
-        None => Ok(None),
-    }
+    spec.kernel_package.clone().or_else(beside)
 }
 
 #[cfg(test)]
@@ -379,7 +426,7 @@ mod tests {
     fn resolved(spec: LaunchSpec) -> Result<Requested> {
         let dir = tempfile::tempdir().expect("a directory");
         let run_dir = RunDir::choose(Some(dir.path())).expect("ours");
-        resolve(&run_dir, &VmId::new("a").expect("a name"), spec)
+        resolve(&run_dir, &VmId::new("a").expect("a name"), spec, None)
     }
 
     #[test]

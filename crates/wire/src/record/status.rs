@@ -1,6 +1,7 @@
 //! The status of a VM: what `pepita status` prints and a monitor answers.
 
 use crate::exit::{Exit, ExitRecord};
+use crate::image::UsedImage;
 use crate::text::shown;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -240,6 +241,9 @@ pub struct StatusRecord {
     /// The ports that the VM publishes, as [`crate::Publish`] is written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
+    /// The container image that the VM boots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<Box<UsedImage>>,
     /// The path of the run directory.
     pub dir: String,
     /// The labels that the VM was launched with.
