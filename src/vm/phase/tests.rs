@@ -387,8 +387,9 @@ fn failed(failures: u32, text: &str) -> Effect {
 /// Returns a VM that is Ready at its first good probe, with its daemon running and its agent connected.
 fn probed_first(start: Event, answer: Event) -> Rig {
     let mut rig = Rig::new();
-    rig.life.spec.start.ready = Readiness::Health;
-    rig.life.spec.health.tcp = 80;
+    let mut own = spec();
+    (own.start.ready, own.health.tcp) = (Readiness::Health, 80);
+    rig.life.update(own);
     rig.on(start);
     rig.on(Event::Leased(Some(Ok(cid()))));
     let effects = [rig.on(answer), rig.on(Event::Status(running()))].concat();
