@@ -87,6 +87,11 @@ impl Claim {
         Ok(())
     }
 
+    /// Returns the directory of run directories.
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
     /// Gives the claim back: another supervisor may take it.
     pub(crate) fn release(&self) {
         let path = path(&self.run_dir, &self.owner);

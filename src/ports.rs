@@ -8,9 +8,13 @@ mod handover;
 use crate::spec::VmName;
 use pepita_ports::{Listening, NotListening};
 use pepita_wire::Publish;
+use pepita_wire::port::HostPlace;
+use pepita_wire::rundir::REACH;
 use std::collections::BTreeMap;
+use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -42,6 +46,7 @@ impl Ports {
             if sockets.iter().any(|(open, _)| open == publish) {
                 continue;
             }
+            make_directory(&publish.host);
             match Listening::at(&publish.host) {
                 Ok(listening) => sockets.push((publish.clone(), listening)),
                 Err(e) => result = result.and(Err(e)),
@@ -111,6 +116,15 @@ impl Ports {
         let all = self.sockets();
         let sockets = all.get(vm).map_or(&[][..], Vec::as_slice);
         sockets.iter().map(|(publish, it)| Ok((publish.clone(), it.socket.try_clone()?))).collect()
+    }
+}
+
+/// Makes the directory of the sockets at which VMs reach each other. Those of other sockets are the user's. Without the
+/// directory the socket cannot be made, which is told then.
+fn make_directory(place: &HostPlace) {
+    let HostPlace::Unix(path) = place else { return };
+    if let Some(dir) = Path::new(path).parent().filter(|dir| dir.ends_with(REACH)) {
+        let _ = DirBuilder::new().mode(0o700).create(dir);
     }
 }
 

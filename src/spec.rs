@@ -11,11 +11,13 @@ mod fingerprint;
 pub mod keys;
 mod name;
 mod policy;
+mod reached;
 mod world;
 
 pub use diff::{Change, GroupPlan, Plan, Removals, VmPlan};
 pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmName};
 pub use pepita_wire::probe::HttpPlace;
+pub use pepita_wire::reach::Reached;
 pub use pepita_wire::storage::DiskSpec;
 pub use pepita_wire::world::Ulimit;
 pub use pepita_wire::{Publish, Signal, VmId};
@@ -23,6 +25,7 @@ pub use policy::{
     Backoff, HealthCheck, HealthSpec, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy,
     Readiness, Restart, RestartSpec, StartSpec, StopSpec, Strategy,
 };
+pub use reached::ReachMistake;
 pub use world::WorldSpec;
 
 use std::collections::BTreeMap;
@@ -187,6 +190,8 @@ pub struct VmSpec {
     pub health: HealthSpec,
     /// The ports of the guest that are published on the host.
     pub publish: Vec<Publish>,
+    /// The places that the daemon may dial: ports of other VMs of the tree, and addresses.
+    pub reach: Vec<Reached>,
     /// The number of warm spares behind the VM.
     pub standby: u32,
     /// Whether the VM is started with its group.
@@ -212,6 +217,7 @@ impl VmSpec {
             stop: StopSpec::default(),
             health: HealthSpec::default(),
             publish: Vec::new(),
+            reach: Vec::new(),
             standby: 0,
             autostart: true,
             significant: false,

@@ -329,7 +329,7 @@ impl Tree {
         let change = Change::Reload { spec: Box::new(spec), restart: false, removal: Removal::Allowed };
         self.settle().await;
         let status = self.status();
-        let new = change.apply(&old, &status)?;
+        let new = change.apply(&old, &status, self.inner.runner.run_dir())?;
         Ok(change::plan(&old, &new, &status))
     }
 

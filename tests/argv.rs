@@ -99,6 +99,8 @@ fn the_world_of_a_daemon_reaches_the_launcher_whole() {
         read_only: true,
         privileged: true,
     };
+    let places = ["db:5432", "api:443=10.0.0.7:443"];
+    spec.reach = places.iter().map(|place| place.parse().expect("a place")).collect();
     let (incarnation, cid) = (Incarnation(1), Cid::new(3).expect("a good CID"));
     let launch = Launch { spec, incarnation, cid, owner: "edge".into(), image: None, hold: false };
     let written = serde_json::to_string(&argv::specification(&launch)).expect("JSON");
@@ -115,6 +117,7 @@ fn the_world_of_a_daemon_reaches_the_launcher_whole() {
         privileged: asked.privileged,
     };
     assert_eq!(world, launch.spec.world);
+    assert_eq!(asked.reach, places);
 }
 
 proptest! {

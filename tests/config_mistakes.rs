@@ -87,16 +87,40 @@ fn what_only_a_vm_can_give_is_refused_for_a_plain_process() {
         "sysctls = { \"vm.x\" = 1 }",
         "read_only = true",
         "privileged = true",
+        "reach = [\"10.0.0.7:443\"]",
     ] {
         let key = line.split(' ').next().expect("a key");
         let all = mistakes(&vm(line));
         let [mistake] = &all[..] else { panic!("{line}: {all:#?}") };
         assert!(mistake.path.ends_with(key) && mistake.message.contains("only a VM"), "{mistake}");
     }
-    for line in ["workdir = \"/tmp\"", "env_file = \"a.env\"", "ulimits = { core = 0 }", "privileged = false"]
-    {
+    for line in [
+        "workdir = \"/tmp\"",
+        "env_file = \"a.env\"",
+        "ulimits = { core = 0 }",
+        "privileged = false",
+        "reach = []",
+    ] {
         assert!(parse(&vm(line)).is_ok(), "{line}");
     }
+}
+
+#[test]
+fn what_a_daemon_may_dial_is_checked_against_the_vms_of_the_file() {
+    hold(&[
+        (guest("reach = [\"db\"]"), (8, 10), "reach[0]", &["the port is missing", "such as [\"db:5432\""]),
+        (guest("reach = [\"api:80\"]"), (8, 9), "reach", &["reaches itself at 127.0.0.1"]),
+        (guest("reach = [\"apo:80\"]"), (8, 9), "reach", &["apo is no VM of this file", "did you mean api?"]),
+        (guest("reach = [\"mail:25\"]"), (8, 9), "reach", &["no VM", "\"mail:PORT=ADDRESS:PORT\""]),
+        (
+            guest("reach = [\"a:1=10.0.0.7:1\", \"a:1=10.0.0.8:1\"]"),
+            (8, 9),
+            "reach",
+            &["a:1 stands there twice"],
+        ),
+        (guest("reach = \"10.0.0.7:1\""), (8, 9), "reach", &["expected a list of places"]),
+    ]);
+    assert!(parse(&guest("reach = [\"10.0.0.7:443\", \"mail:25=[fd00::1]:25\"]")).is_ok());
 }
 
 #[test]

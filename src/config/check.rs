@@ -4,15 +4,16 @@ use super::dependencies;
 use super::diagnostic::Log;
 use super::file::{File, ROOTS, Section};
 use super::host::NeededMb;
+use super::keywords::nearest;
 use super::reader::{Layer, Written};
 use super::value::placed;
-use crate::spec::VmName;
 use crate::spec::keys::Keyed;
 use crate::spec::{Backoff, GroupSpec, HealthSpec, MachineSpec, TreeSpec, VmSpec, Vmm};
+use crate::spec::{ReachMistake, VmName};
 use humantime::format_duration;
 use pepita_wire::Ask;
 use pepita_wire::agent::{Exec, Start};
-use pepita_wire::port::HostPlace;
+use pepita_wire::port::{HostPlace, PORTS_CAP};
 use pepita_wire::rundir::{CONSOLE, SOCKET_PATH_CAP as SOCKET_CAP};
 use pepita_wire::storage::STORAGE_CAP;
 use pepita_wire::world::NOT_ON_HOST;
@@ -58,6 +59,7 @@ pub(super) fn tree<'r, 't>(
     disk_users(raw, &spec, log);
     dependencies::check(&raw.groups, log);
     published_twice(raw, &spec, log);
+    reach(raw, &spec, log);
     let mut platform = VmSpec::blank();
     apply(&raw.defaults, &mut platform);
     Meaning { spec, machine: platform.machine, images }
@@ -196,13 +198,14 @@ fn machine<'r, 't>(
 
 /// Refuses what only a VM can give a daemon.
 fn world(raw: &Section<'_>, vmm: Vmm, log: &Log<'_>) {
-    let of_guest = ["hostname", "user", "secrets", "sysctls", "read_only", "privileged"];
+    let of_guest = ["hostname", "user", "secrets", "sysctls", "read_only", "privileged", "reach"];
     for written in of_guest.iter().filter_map(|key| raw.layer.good(key)) {
         // What is switched off, or empty, asks for nothing.
         let is_asked = |value: &Value| match value {
             Value::Bool(flag) => *flag,
             Value::Object(entries) => !entries.is_empty(),
-            Value::Null | Value::Number(_) | Value::String(_) | Value::Array(_) => true,
+            Value::Array(items) => !items.is_empty(),
+            Value::Null | Value::Number(_) | Value::String(_) => true,
         };
         if vmm == Vmm::Process && is_asked(&written.value) {
             let help = Some("leave it out, or use vmm = \"qemu\"".to_owned());
@@ -261,6 +264,32 @@ fn run_directory(run_dir: &Path, vm: &VmSpec, raw: &Section<'_>, log: &Log<'_>) 
             format!("the sockets in its run directory {dir} have paths that are {over} bytes too long");
         let help = format!("use a name, or a run_dir, that is {over} bytes shorter");
         log.wrong(written.at(), &written.path, problem, Some(help));
+    }
+}
+
+/// Checks that what VMs reach is there.
+fn reach(raw: &File<'_>, spec: &TreeSpec, log: &Log<'_>) {
+    for mistake in spec.reach_mistakes() {
+        let (vm, problem, help) = match mistake {
+            ReachMistake::NoSuchVm { vm, name } => {
+                let names = spec.groups.iter().flat_map(|group| &group.vms).map(|vm| vm.name.as_str());
+                let help = match nearest(&name, names) {
+                    Some(near) => format!("did you mean {near}?"),
+                    None => format!("say where the name leads: \"{name}:PORT=ADDRESS:PORT\""),
+                };
+                (vm, format!("{name} is no VM of this file"), help)
+            }
+            ReachMistake::Itself { vm } => {
+                (vm, "a VM reaches itself at 127.0.0.1".to_owned(), "take it out".to_owned())
+            }
+            ReachMistake::TooMany { vm, name, count } => {
+                let problem = format!("{count} ports of VM {name} are published or reached");
+                (vm, problem, format!("at most {PORTS_CAP}"))
+            }
+        };
+        if let Some(written) = raw.groups[vm.0].vms[vm.1].layer.good("reach") {
+            log.wrong(written.at(), &written.path, problem, Some(help));
+        }
     }
 }
 

@@ -116,7 +116,9 @@ fn value(kind: Kind) -> Value {
         }
         Kind::Name(cap) => json!({ "type": "string", "pattern": NAME, "maxLength": cap }),
         Kind::Path | Kind::Program | Kind::Image => json!({ "type": "string", "minLength": 1 }),
-        Kind::Names | Kind::Command | Kind::Ports => json!({ "type": "array", "items": texts() }),
+        Kind::Names | Kind::Command | Kind::Ports | Kind::Reach => {
+            json!({ "type": "array", "items": texts() })
+        }
         Kind::ExitCodes => {
             json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 255 } })
         }

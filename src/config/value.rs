@@ -5,10 +5,11 @@
 use super::diagnostic::Log;
 use super::keywords::{SIGNALS, nearest};
 use crate::spec::keys::{Column, Kind, Words};
-use crate::spec::{Cid, GroupName, Publish, Signal, VmName};
+use crate::spec::{Cid, GroupName, Publish, Reached, Signal, VmName};
 use humantime::{format_duration, parse_duration};
 use pepita_wire::port::PORTS_CAP;
 use pepita_wire::probe::HttpPlace;
+use pepita_wire::reach::REACH_CAP;
 use pepita_wire::storage::{mount_fault, name_fault, size_mb};
 use pepita_wire::world::{
     Ulimit, check_hostname, check_secret, check_sysctl, check_ulimit, check_user, check_workdir,
@@ -69,6 +70,7 @@ impl Reading<'_> {
                 .list("a list of exit codes", "such as [0, 3]", |item| item.whole(0, 255).map(Value::from)),
             Kind::HttpPlace => self.http_place(),
             Kind::Ports => self.ports(),
+            Kind::Reach => self.reach(),
             Kind::Environment => self.environment(),
             Kind::Cid => match Cid::new(self.whole(0, u32::MAX)?) {
                 Ok(cid) => Some(json!(cid.get())),
@@ -329,6 +331,29 @@ impl Reading<'_> {
                 self.wrong(format!("{} stands there twice", port.host), "take one of them out")
             }
             None => Some(ports),
+        }
+    }
+
+    /// Reads places that a daemon may dial; each stands there once.
+    fn reach(&self) -> Option<Value> {
+        let example = "such as [\"db:5432\", \"10.0.0.7:443\", \"api.example.com:443=10.0.0.8:443\"]";
+        let places = self.list("a list of places", example, |item| {
+            let text = item.text()?;
+            match text.as_str().unwrap_or_default().parse::<Reached>() {
+                Ok(reached) => Some(json!(reached)),
+                Err(e) => item.wrong(format!("{:?}: {}", e.text, e.problem), example),
+            }
+        })?;
+        let read: Vec<Reached> = serde_json::from_value(places.clone()).unwrap_or_default();
+        if read.len() > REACH_CAP {
+            return self.wrong(format!("{} places", read.len()), format!("at most {REACH_CAP}"));
+        }
+        let twice = read.iter().enumerate().find(|(at, it)| read[..*at].iter().any(|one| one.at == it.at));
+        match twice {
+            Some((_, reached)) => {
+                self.wrong(format!("{} stands there twice", reached.at), "take one of them out")
+            }
+            None => Some(places),
         }
     }
 

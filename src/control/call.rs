@@ -285,6 +285,7 @@ fn forwardable(ask: Ask) -> Result<Ask, WireError> {
         Ask::Watch { .. } => Some("watch"),
         Ask::Ack { .. } => Some("ack"),
         Ask::Dial(_) => Some("dial"),
+        Ask::Accept => Some("accept"),
         Ask::Start(_) => Some("start"),
         Ask::Stop(_) => Some("stop"),
         Ask::Mount(_) => Some("mount"),

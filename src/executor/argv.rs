@@ -70,6 +70,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         stop: _,
         health,
         publish: _,
+        reach,
         standby: _,
         autostart: _,
         significant: _,
@@ -116,6 +117,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         cmdline_append: None,
         // The supervisor listens itself, and hands the sockets over to the monitor.
         publish: Vec::new(),
+        reach: reach.iter().map(ToString::to_string).collect(),
         disks: disks.clone(),
         // The environment of the call names the directories for logs and disks.
         log_dir: None,

@@ -19,6 +19,7 @@ use crate::store::Written;
 use pepita_wire::StatusRecord;
 use pepita_wire::record::{CallErrorKind, Reach};
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
@@ -75,6 +76,11 @@ impl Runner {
     /// Gives up the listening sockets of published ports, and leaves them to the monitors of the VMs.
     pub(crate) fn leave_ports(&self) {
         self.ports.leave();
+    }
+
+    /// Returns the directory of run directories, if the launcher has told it.
+    pub(crate) fn run_dir(&self) -> Option<&Path> {
+        self.claim.as_deref().map(Claim::run_dir)
     }
 
     /// Returns the supervisor's mark on its VMs.

@@ -2,7 +2,7 @@
 
 use super::{
     AutoShutdown, Cid, DiskSpec, GroupName, HttpPlace, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure,
-    OnUnhealthy, Orphans, Port, Publish, Readiness, Restart, Signal, Strategy, Ulimit, VmName, Vmm,
+    OnUnhealthy, Orphans, Port, Publish, Reached, Readiness, Restart, Signal, Strategy, Ulimit, VmName, Vmm,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,6 +131,15 @@ impl Datum for Vec<GroupName> {
 impl Datum for Vec<Publish> {
     fn to_json(&self) -> Value {
         self.iter().map(|publish| Value::String(publish.to_string())).collect()
+    }
+    fn from_json(value: &Value) -> Option<Self> {
+        value.as_array()?.iter().map(|text| text.as_str()?.parse().ok()).collect()
+    }
+}
+
+impl Datum for Vec<Reached> {
+    fn to_json(&self) -> Value {
+        self.iter().map(|reached| Value::String(reached.to_string())).collect()
     }
     fn from_json(value: &Value) -> Option<Self> {
         value.as_array()?.iter().map(|text| text.as_str()?.parse().ok()).collect()

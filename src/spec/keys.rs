@@ -47,6 +47,8 @@ pub enum Kind {
     HttpPlace,
     /// Published ports, such as `127.0.0.1:6379:6379`.
     Ports,
+    /// Places that a daemon may dial, such as `db:5432`.
+    Reach,
     /// A table of environment variables.
     Environment,
     /// A vsock address that a guest may have.
@@ -342,6 +344,8 @@ impl Keyed for VmSpec {
             cid "cid" Kind::Cid, NextStart, "a fixed vsock CID, from 3; without it one that is free";
             publish "publish" Kind::Ports, Live,
                 "ports of the guest on the host: [ADDRESS:]PORT:GUEST_PORT or unix:PATH:GUEST_PORT; clients wait while the VM restarts";
+            reach "reach" Kind::Reach, NextStart,
+                "what the daemon may dial: VM:PORT (a VM of this file), ADDRESS:PORT or NAME:PORT=ADDRESS:PORT; needs no network";
             standby "standby" ANY, Live, "warm spares; not supported yet";
             autostart "autostart" Kind::Flag, Live, "started with its group";
             significant "significant" Kind::Flag, Live, "counts for the group's auto_shutdown";

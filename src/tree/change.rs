@@ -6,6 +6,7 @@ use crate::group::Refused;
 use crate::observe::{TreeStatus, VmPhase};
 use crate::spec::{GroupName, GroupSpec, Plan, TreeSpec, VmName, VmSpec};
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 /// A change of a running tree.
 #[derive(Debug, Clone)]
@@ -27,10 +28,16 @@ pub(crate) enum Removal {
 }
 
 impl Change {
-    /// Returns the specification that the change leads to, checked as a whole.
+    /// Returns the specification that the change leads to, checked as a whole. `run_dir` is the directory of run
+    /// directories, in which VMs reach each other.
     ///
     /// `status` is the present status of the tree: a VM that has not yet left its group cannot start in another one.
-    pub(crate) fn apply(self, old: &TreeSpec, status: &TreeStatus) -> Result<TreeSpec, ChangeError> {
+    pub(crate) fn apply(
+        self,
+        old: &TreeSpec,
+        status: &TreeStatus,
+        run_dir: Option<&Path>,
+    ) -> Result<TreeSpec, ChangeError> {
         let careful = matches!(self, Self::Reload { removal: Removal::OfFew, .. });
         let new = match self {
             Self::Reload { spec, .. } => *spec,
@@ -77,6 +84,7 @@ impl Change {
             return Err(ChangeError::Fixed(plan.fixed));
         }
         check(&new)?;
+        let new = new.with_reached_ports(run_dir);
         if let (Some(removals), true) = (plan.grave_removals(), careful) {
             return Err(ChangeError::Removal(removals));
         }

@@ -1,8 +1,9 @@
 //! Checks of a specification as a whole, for specifications that are made by a program. No actor, no I/O. A
 //! configuration file was checked before, with line and column; these checks catch the remaining mistakes.
 
-use crate::spec::TreeSpec;
 use crate::spec::consistency::Contradiction;
+use crate::spec::{ReachMistake, TreeSpec};
+use pepita_wire::port::PORTS_CAP;
 
 /// A specification that contradicts itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +26,22 @@ pub enum SpecError {
         group: String,
         /// The group that does not exist.
         after: String,
+    },
+    /// A VM reaches a port of a VM that does not exist, or of itself.
+    #[error("vm {vm:?}: reach = {reached:?}, which is no other vm of this tree")]
+    UnknownReached {
+        /// The name of the VM.
+        vm: String,
+        /// The VM that does not exist.
+        reached: String,
+    },
+    /// More ports of a VM are published or reached than can be.
+    #[error("vm {vm:?}: {count} ports are published or reached; there may be {PORTS_CAP}")]
+    TooManyPorts {
+        /// The name of the VM.
+        vm: String,
+        /// The number of ports.
+        count: usize,
     },
     /// Groups wait for each other.
     #[error("groups wait for each other: {}", .0.join(", "))]
@@ -54,7 +71,18 @@ pub fn check(spec: &TreeSpec) -> Result<(), SpecError> {
         // The order of starting and stopping is the same.
         Contradiction::RepeatedEntry { .. } => None,
     };
-    spec.contradictions().into_iter().find_map(error).map_or(Ok(()), Err)
+    let reach = |mistake| match mistake {
+        ReachMistake::NoSuchVm { vm: asks, name } => {
+            SpecError::UnknownReached { vm: vm(asks), reached: name }
+        }
+        ReachMistake::Itself { vm: asks } => SpecError::UnknownReached { vm: vm(asks), reached: vm(asks) },
+        ReachMistake::TooMany { vm: _, name, count } => {
+            SpecError::TooManyPorts { vm: name.to_string(), count }
+        }
+    };
+    let contradiction = spec.contradictions().into_iter().find_map(error);
+    let mistake = || spec.reach_mistakes().into_iter().next().map(reach);
+    contradiction.or_else(mistake).map_or(Ok(()), Err)
 }
 
 #[cfg(test)]

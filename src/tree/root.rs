@@ -291,7 +291,7 @@ impl RootState {
         }
         let restart = matches!(change, Change::Reload { restart: true, .. });
         let status = self.shared.status_table.snapshot();
-        let new = match change.apply(&self.spec, &status) {
+        let new = match change.apply(&self.spec, &status, self.runner.run_dir()) {
             Ok(new) => new,
             Err(refused) => return Ok(Err(refused)),
         };

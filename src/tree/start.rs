@@ -92,6 +92,7 @@ pub(super) async fn start(
     parts: Parts,
 ) -> Result<Inner, StartError> {
     check_former_run_dirs(&spec, &journal, &parts).await?;
+    let spec = spec.with_reached_ports(parts.run_dir.as_deref());
     let owner = spec.name.as_str().into();
     let runner = Runner::new(parts.pepita, spec.max_parallel_launches, owner, claim.clone());
     let records = runner.ask(|reply| ExecutorMsg::List { reply }).await?;

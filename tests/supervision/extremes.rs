@@ -17,6 +17,7 @@ fn extremes(kind: Kind) -> Vec<Value> {
         Kind::Period => vec![json!("1ns"), json!("100years")],
         Kind::Flag
         | Kind::Ports
+        | Kind::Reach
         | Kind::Word(_)
         | Kind::Name(_)
         | Kind::Names

@@ -4,6 +4,7 @@ use crate::boot::{Boot, Image};
 use crate::console::Console;
 use crate::forwarding::Forwarding;
 use crate::panics;
+use crate::reach::Reach;
 use crate::reaper::Reaper;
 use crate::state::{Daemon, State};
 use crate::surroundings::Surroundings;
@@ -38,6 +39,8 @@ pub(crate) struct Agent {
     pub(crate) mounts: Mutex<Vec<Mount>>,
     /// The connections that are forwarded to programs of the guest.
     pub(crate) forwarding: Forwarding,
+    /// The places that the daemon may dial.
+    pub(crate) reach: Reach,
     /// The surroundings of the daemon, once it was started: commands that a host runs have them, too.
     surroundings: OnceLock<Arc<Surroundings>>,
     clock_is_set: AtomicBool,
@@ -77,6 +80,7 @@ impl Agent {
             notify_socket: Mutex::default(),
             mounts: Mutex::default(),
             forwarding: Forwarding::default(),
+            reach: Reach::default(),
             surroundings: OnceLock::new(),
             clock_is_set: AtomicBool::new(false),
             boot_id: boot_id.trim().to_owned(),

@@ -6,8 +6,10 @@ use crate::forerunner::{self, Streams};
 use crate::furnish;
 use crate::notify::{self, Datagram};
 use crate::process::{
-    children, is_descendant, kill_group, kill_rest, not_executable, of_program, pid_of, wait_for_end,
+    children, is_descendant, kill_group, kill_rest, not_executable, of_program, pid_of, step_failed,
+    wait_for_end,
 };
+use crate::reach;
 use crate::state::Daemon;
 use crate::surroundings::Surroundings;
 use pepita_wire::agent::{Health, Start, Stop};
@@ -15,7 +17,7 @@ use pepita_wire::environment::{NOTIFY_SOCKET, WATCHDOG_USEC};
 use pepita_wire::{ErrorKind, Exit, GuestEvent, Signal, WireError};
 use rustix::process::{PidfdFlags, pidfd_open};
 use std::ffi::OsStr;
-use std::io::{PipeReader, PipeWriter, Read};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -84,7 +86,9 @@ fn spawn(
     match agent.mode {
         Mode::Init => {
             let Surroundings { ids, directory, .. } = &*surroundings;
-            furnish::for_daemon(&start.world, start.name.as_deref(), ids.as_ref(), directory)?;
+            agent.reach.open(&start.reach).map_err(|why| step_failed("reach", &io::Error::other(why)))?;
+            let names = reach::lines(&start.reach);
+            furnish::for_daemon(&start.world, start.name.as_deref(), &names, ids.as_ref(), directory)?;
             orders.cgroup = Some(Cgroup::Daemon.processes());
         }
         Mode::Process => {}

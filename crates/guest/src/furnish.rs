@@ -57,13 +57,15 @@ fn is_open(path: &Path) -> bool {
     std::fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0)
 }
 
-/// Gives the daemon's world what belongs to the guest as a whole. `name` is the guest's name when the world has none.
+/// Gives the daemon's world what belongs to the guest as a whole. `name` is the guest's name when the world has none, and
+/// `names` are lines for `/etc/hosts`.
 ///
 /// # Errors
 /// [`Exit::NotExecutable`] with the step that failed.
 pub(crate) fn for_daemon(
     world: &World,
     name: Option<&str>,
+    names: &str,
     owner: Option<&Ids>,
     directory: &str,
 ) -> Result<(), Exit> {
@@ -75,6 +77,7 @@ pub(crate) fn for_daemon(
             let _ = std::fs::write(HOSTS, format!("{LOCAL}127.0.0.1\t{name}\n"));
         }
     }
+    add_names(Path::new(HOSTS), names).map_err(|e| step_failed(HOSTS, &e))?;
     for (setting, value) in &world.sysctls {
         let written = write_existing(&format!("/proc/sys/{}", sysctl_path(setting)), value);
         written.map_err(|e| step_failed(&format!("sysctl {setting} = {value:?}"), &e))?;
@@ -93,6 +96,23 @@ pub(crate) fn for_daemon(
         done.map_err(|e| step_failed("read_only", &e.into()))?;
     }
     Ok(())
+}
+
+/// Adds lines to a file of names, also to one of the image: what a daemon may dial has to resolve.
+fn add_names(path: &Path, names: &str) -> io::Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let found = match std::fs::read_to_string(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(path.parent().unwrap_or(path))?;
+            String::new()
+        }
+        found => found?,
+    };
+    let end = if found.is_empty() || found.ends_with('\n') { "" } else { "\n" };
+    // The first line with a name counts.
+    std::fs::write(path, format!("{names}{found}{end}"))
 }
 
 fn write_existing(path: &str, text: &str) -> io::Result<()> {
@@ -118,6 +138,19 @@ fn put_secrets(secrets: &BTreeMap<String, Secret>, owner: Option<&Ids>) -> io::R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_added_to_those_of_the_image() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("etc/hosts");
+        add_names(&path, "").expect("nothing to do");
+        assert!(!path.exists());
+        add_names(&path, "127.64.0.1\tdb\n").expect("made");
+        std::fs::write(&path, "127.0.0.1 localhost").expect("written");
+        add_names(&path, "127.64.0.1\tdb\n").expect("added");
+        let text = std::fs::read_to_string(&path).expect("there");
+        assert_eq!(text, "127.64.0.1\tdb\n127.0.0.1 localhost\n");
+    }
 
     #[test]
     fn an_image_leaves_a_file_open_that_is_absent_empty_or_a_link_to_nowhere() {

@@ -27,6 +27,7 @@ mod options;
 mod panics;
 mod probe;
 mod process;
+mod reach;
 mod reaper;
 mod serve;
 mod state;

@@ -39,7 +39,9 @@ impl Surroundings {
     /// [`Exit::NotExecutable`] with the values that only a VM can give a daemon.
     pub(crate) fn on_host(image: &Image, start: &Start, cid: u32) -> Result<Self, Exit> {
         let World { workdir, ulimits, .. } = &*start.world;
-        let refused: Vec<_> = start.world.asked().into_iter().filter(|key| !ON_HOST.contains(key)).collect();
+        let reach = (!start.reach.is_empty()).then_some("reach");
+        let asked = start.world.asked().into_iter().chain(reach);
+        let refused: Vec<_> = asked.filter(|key| !ON_HOST.contains(key)).collect();
         if !refused.is_empty() {
             let why = io::Error::from(Errno::NOTSUP);
             return Err(step_failed(&format!("as a plain process, with {}", refused.join(", ")), &why));

@@ -335,6 +335,10 @@ pub struct RunOptions {
     /// Publish a port of the guest on the host: PORT:GUEST_PORT, ADDRESS:PORT:GUEST_PORT or unix:PATH:GUEST_PORT
     #[arg(long, short, value_name = "PORT:GUEST_PORT")]
     pub publish: Vec<String>,
+    /// Let the daemon dial a place, and no other: ADDRESS:PORT, or NAME:PORT=ADDRESS:PORT, NAME:PORT=unix:PATH for a name
+    /// that resolves in the guest
+    #[arg(long, value_name = "PLACE[=TARGET]")]
+    pub reach: Vec<String>,
     /// The number of this start of the VM [default: the number of the last start plus one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=*INCARNATIONS.end()))]
     pub incarnation: Option<u64>,

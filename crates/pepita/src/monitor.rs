@@ -7,6 +7,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod agent;
+mod carry;
 mod console_scan;
 mod control;
 mod dial;
@@ -19,6 +20,7 @@ mod log;
 mod ports;
 mod qmp;
 mod qmp_connection;
+mod reach;
 mod requests;
 mod sources;
 mod starter;
@@ -31,7 +33,6 @@ pub(crate) use control::Control;
 pub use dial::Address;
 pub(crate) use life::Life;
 pub(crate) use log::Log;
-pub(crate) use ports::Ports;
 pub use qmp::QmpMessage;
 pub(crate) use starter::{Answer, Starter, TAKEN};
 pub(crate) use stream::connect_unix;
@@ -46,13 +47,17 @@ use crate::rundir::lock::Lock;
 use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{Process, Processes};
+use carry::Carrier;
 use handover::Handover;
 use keep::Keep;
 use life::{Effect, Event, Milestone};
-use pepita_wire::StatusRecord;
+use pepita_ports::Listening;
 use pepita_wire::protocol::HEALTH_INTERVAL;
 use pepita_wire::record::VcpuState;
+use pepita_wire::{Publish, StatusRecord};
+use ports::Ports;
 use qmp_connection::Qmp;
+use reach::Reach;
 use rustix::process::Signal;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -86,6 +91,7 @@ pub(crate) struct Monitor {
     agent: Agent,
     handover: Handover,
     ports: Ports,
+    reach: Reach,
     /// Keeps the sockets of dials open; `None` without a back-end, and for an adopted VM as long as QEMU takes no connection.
     keep: Option<Keep>,
     /// The name under which QEMU holds the dials of the former monitor, until the guest has answered a later dial.
@@ -131,7 +137,8 @@ pub(crate) struct Parts {
     pub(crate) agent: Agent,
     pub(crate) log: Log,
     pub(crate) control: Control,
-    pub(crate) ports: Ports,
+    /// The ports that the monitor itself publishes.
+    pub(crate) ports: Vec<(Publish, Listening)>,
     pub(crate) starter: Starter,
 }
 
@@ -150,6 +157,9 @@ impl Monitor {
             agent.hold();
             handover.hold();
         }
+        let carrier = Carrier::default();
+        let run_dir = parts.dir.parent().unwrap_or(Path::new("/"));
+        let reach = Reach::new(&parts.config.request.reach, run_dir, carrier.clone());
         let qmp = match (qmp, parts.config.request.vmm) {
             (Some(qmp), _) => Qmp::new(qmp),
             (None, VmmKind::Qemu) => Qmp::full(Instant::now()),
@@ -179,7 +189,8 @@ impl Monitor {
             scanner: Scanner::new(),
             log: parts.log,
             control: parts.control,
-            ports: parts.ports,
+            ports: Ports::new(parts.ports, carrier.clone()),
+            reach,
             published: None,
             publish_at: None,
             starter: Some(parts.starter),
@@ -214,6 +225,8 @@ impl Monitor {
             self.agent.tick(now);
             self.ports.note(now, self.life.serving());
             self.ports.tick(now);
+            self.reach.note(self.life.dials_out());
+            self.reach.tick(now, self.agent.address());
             self.give_greetings_up();
             if self.qmp.tick(now) {
                 self.greet_qemu();
@@ -241,9 +254,9 @@ impl Monitor {
     /// Keeps the sockets of all dials under way open for the case that this process is killed. A dial that has just begun
     /// writes nothing before.
     fn keep_dials(&mut self) {
-        let Self { keep: Some(keep), agent, handover, ports, .. } = self else { return };
-        let dials: Vec<_> =
-            agent.dialling().into_iter().chain(handover.dialling()).chain(ports.dialling()).collect();
+        let Self { keep: Some(keep), agent, handover, ports, reach, .. } = self else { return };
+        let own = agent.dialling().into_iter().chain(reach.dialling());
+        let dials: Vec<_> = own.chain(handover.dialling()).chain(ports.dialling()).collect();
         keep.keep(&dials);
     }
 

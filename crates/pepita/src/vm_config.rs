@@ -8,6 +8,7 @@
 use pepita_wire::Publish;
 use pepita_wire::image::UsedImage;
 use pepita_wire::launch::OWNER_LABEL;
+use pepita_wire::reach::Reached;
 use pepita_wire::record::Transport;
 use pepita_wire::storage::{self, Mount, MountKind};
 use pepita_wire::world::World;
@@ -258,6 +259,9 @@ pub struct VmRequest {
     /// The ports that the monitor itself publishes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
+    /// The places that the daemon may dial.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reach: Vec<Reached>,
 }
 
 fn default_port() -> u32 {
@@ -398,6 +402,7 @@ pub(crate) mod tests {
             disks: Vec::new(),
             token_port: true,
             publish: Vec::new(),
+            reach: vec!["db:5432".parse().expect("a place")],
         }
     }
 

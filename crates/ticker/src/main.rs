@@ -6,6 +6,7 @@ mod world;
 use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +15,7 @@ const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
               [--flood] [--eat MB] [--write MB] [--to PATH] [--record PATH] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
-              [--serve PORT | PATH | tcp:PORT] [--serve-after MS] [--world] [--threads] [--copy]";
+              [--serve PORT | PATH | tcp:PORT] [--forward PORT=HOST:PORT] [--serve-after MS] [--world] [--threads] [--copy]";
 
 #[derive(Default)]
 struct Options {
@@ -60,6 +61,8 @@ struct Options {
     threads: bool,
     /// The address to listen on: a vsock port, a TCP port, or the path of a Unix socket.
     serve: Option<String>,
+    /// A TCP port to listen on, and the place with which each client is connected: `7000=db:7000`.
+    forward: Option<String>,
     /// Whether standard input is copied to standard output, to its end.
     copy: bool,
     /// The time before it listens, in milliseconds.
@@ -97,6 +100,7 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("to") => options.to = Some(parser.value()?.string()?),
             Long("record") => options.record = Some(parser.value()?.string()?),
             Long("serve") => options.serve = Some(parser.value()?.string()?),
+            Long("forward") => options.forward = Some(parser.value()?.string()?),
             Long("copy") => options.copy = true,
             Long("serve-after") => options.serve_after_ms = Some(parser.value()?.parse()?),
             Long("cat") => options.cat.push(parser.value()?.string()?),
@@ -129,6 +133,9 @@ fn main() {
             serve(&place);
         })),
         (None, _) => {}
+    }
+    if let Some(places) = &options.forward {
+        forward(places);
     }
     for name in &options.show {
         print_line(&format!("{name}={}", show(name)));
@@ -285,8 +292,7 @@ fn flood_status() {
 fn serve(place: &str) {
     if let Some(port) = place.strip_prefix("tcp:") {
         let port: u16 = port.parse().expect("a port");
-        let listener =
-            std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).expect("a free port");
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a free port");
         std::thread::spawn(move || listener.incoming().flatten().for_each(answer_apart));
     } else if let Ok(port) = place.parse() {
         let listener = vsock::VsockListener::bind_with_cid_port(vsock::VMADDR_CID_ANY, port);
@@ -296,6 +302,37 @@ fn serve(place: &str) {
         let listener = std::os::unix::net::UnixListener::bind(place).expect("a free path");
         std::thread::spawn(move || listener.incoming().flatten().for_each(answer_apart));
     }
+}
+
+/// Connects each client of a TCP port with a place. A client whose place cannot be dialled is told why on the console, and
+/// is closed.
+fn forward(places: &str) {
+    let (port, place) = places.split_once('=').expect("PORT=HOST:PORT");
+    let (port, place): (u16, String) = (port.parse().expect("a port"), place.to_owned());
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let place = place.clone();
+            std::thread::spawn(move || match TcpStream::connect(&place) {
+                Ok(server) => carry(&client, &server),
+                Err(e) => print_line(&format!("cannot dial {place}: {e}")),
+            });
+        }
+    });
+}
+
+/// Carries bytes both ways, to the end of both directions.
+fn carry(client: &TcpStream, server: &TcpStream) {
+    let one_way = |mut from: &TcpStream, mut to: &TcpStream| {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| one_way(client, server));
+        one_way(server, client);
+        // A server that is gone says nothing more to this client, whatever that says.
+        let _ = client.shutdown(Shutdown::Both);
+    });
 }
 
 fn answer_apart(client: impl Read + Write + Send + 'static) {

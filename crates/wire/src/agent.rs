@@ -6,6 +6,7 @@ use crate::error::{ErrorKind, WireError};
 use crate::exit::{Exit, generation_1};
 use crate::port::GuestPlace;
 use crate::probe::Check;
+use crate::reach::DialPlace;
 use crate::signal::Signal;
 use crate::storage::Mount;
 use crate::streams::TerminalSize;
@@ -60,6 +61,10 @@ pub enum Ask {
     /// answer it carries [`crate::chunk`]s. [`ErrorKind::NotFound`] when nothing listens there, [`ErrorKind::Busy`] when
     /// too many connections are forwarded already.
     Dial(Dial),
+    /// Wait for a program of the guest that dials a place which the start has named (`reach`), and turn this connection into
+    /// a forwarded one: after the answer [`Accepted`] it carries [`crate::chunk`]s. [`ErrorKind::NotFound`] when the start
+    /// has named none, [`ErrorKind::Busy`] when too many connections are forwarded already.
+    Accept,
     /// Mount disks and shares, in this order. What is mounted already stays mounted. An agent without this request does
     /// not start the daemon of a VM with disks: the host waits for the answer first.
     Mount(Vec<Mount>),
@@ -84,12 +89,27 @@ pub struct Start {
     /// The world of the daemon. It is boxed because it is large, and only this order has one.
     #[serde(skip_serializing_if = "World::is_default")]
     pub world: Box<World>,
+    /// The places that the daemon may dial. The agent listens there before the daemon starts, and the names resolve.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reach: Vec<DialPlace>,
 }
 
 impl Start {
     /// The method of a start that only newer agents know. An older one would leave the world out, and start the daemon
     /// as a user, or with privileges, that nobody has asked for.
     const IN_WORLD: &str = "start_in_world";
+
+    /// The same for a start with places that the daemon may dial.
+    const REACHING: &str = "start_reaching";
+
+    /// Returns the method for this start: the oldest that does not leave anything out.
+    fn method(&self) -> &'static str {
+        match (self.reach.is_empty(), self.world.is_default()) {
+            (true, true) => "start",
+            (true, false) => Self::IN_WORLD,
+            (false, _) => Self::REACHING,
+        }
+    }
 }
 
 /// The parameters of `stop`.
@@ -148,6 +168,13 @@ pub struct Dial {
     /// The time for which the agent tries again while nothing listens there, in milliseconds.
     #[serde(default)]
     pub wait_ms: u64,
+}
+
+/// The answer to `accept`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The place that a program of the guest has dialled.
+    pub at: DialPlace,
 }
 
 /// The parameters of `exec_stream`.
@@ -239,10 +266,7 @@ impl Ask {
         let value = |v: Result<Value, serde_json::Error>| v.expect("plain structs become JSON");
         match self {
             Self::Ping => ("ping", Value::Null),
-            Self::Start(start) => {
-                let method = if start.world.is_default() { "start" } else { Start::IN_WORLD };
-                (method, value(serde_json::to_value(start)))
-            }
+            Self::Start(start) => (start.method(), value(serde_json::to_value(start))),
             Self::Stop(stop) => ("stop", value(serde_json::to_value(stop))),
             Self::Signal(signal) => ("signal", json!({ "signal": signal.number() })),
             Self::Status => ("status", Value::Null),
@@ -254,6 +278,7 @@ impl Ask {
             Self::Ack { seq } => ("ack", json!({ "seq": seq })),
             Self::Mount(mounts) => ("mount", json!({ "mounts": mounts })),
             Self::Dial(dial) => ("dial", value(serde_json::to_value(dial))),
+            Self::Accept => ("accept", Value::Null),
             Self::Probe(probe) => ("probe", value(serde_json::to_value(probe))),
             Self::PowerOff => ("power_off", Value::Null),
         }
@@ -268,7 +293,7 @@ impl Ask {
         let loose = |value| params::<Loose>(method, value);
         match method {
             "ping" => Ok(Self::Ping),
-            "start" | Start::IN_WORLD => params(method, value).map(Self::Start),
+            "start" | Start::IN_WORLD | Start::REACHING => params(method, value).map(Self::Start),
             "stop" => params(method, value).map(Self::Stop),
             "signal" => {
                 let number = loose(value)?.signal;
@@ -286,6 +311,7 @@ impl Ask {
             "mount" => params::<Mounts>(method, value).map(|read| Self::Mount(read.mounts)),
             "dial" => needed(method, value).map(Self::Dial),
             "probe" => needed(method, value).map(Self::Probe),
+            "accept" => Ok(Self::Accept),
             "power_off" => Ok(Self::PowerOff),
             other => {
                 let shown: String = other.chars().take(64).collect();

@@ -124,6 +124,9 @@ pub struct LaunchSpec {
     /// The ports of the guest to publish on the host, as [`crate::Publish`] is written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<String>,
+    /// The places that the daemon may dial, as [`crate::reach::Reached`] is written.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reach: Vec<String>,
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod name;
 pub mod port;
 pub mod probe;
 pub mod protocol;
+pub mod reach;
 pub mod record;
 pub mod rundir;
 pub mod signal;

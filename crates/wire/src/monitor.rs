@@ -132,6 +132,7 @@ impl MonitorRequest {
                 | Ask::Ack { .. }
                 | Ask::Mount(_)
                 | Ask::Dial(_)
+                | Ask::Accept
                 | Ask::Probe(_)
                 | Ask::PowerOff => {
                     let why = format!("{method:?} is not for the monitor");

@@ -159,13 +159,13 @@ fn tcp(text: &str) -> Result<HostPlace, &'static str> {
     Ok(HostPlace::Tcp(address, port(number)?))
 }
 
-fn port(text: &str) -> Result<u16, &'static str> {
+pub(crate) fn port(text: &str) -> Result<u16, &'static str> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let port = text.parse().ok().filter(|port| *port > 0 && is_number);
     port.ok_or("a port is a number, 1 to 65535")
 }
 
-fn socket_path(path: &str) -> Result<String, &'static str> {
+pub(crate) fn socket_path(path: &str) -> Result<String, &'static str> {
     match path {
         _ if !path.starts_with('/') => Err("the path of a Unix socket is absolute"),
         _ if path.len() > PATH_CAP => Err("the path of a Unix socket has at most 107 bytes"),

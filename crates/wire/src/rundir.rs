@@ -18,6 +18,10 @@ pub const HYBRID: &str = "v.sock";
 /// The socket of a plain process's console. Of all sockets of a run directory its name is the longest.
 pub const CONSOLE: &str = "console.sock";
 
+/// The directory of the sockets at which VMs reach ports of other VMs, in the directory of run directories. No VM can have
+/// such a name.
+pub const REACH: &str = ".reach";
+
 /// The environment variable that names the directory in which run directories lie.
 pub const ENVIRONMENT: &str = "PEPITA_RUN_DIR";
 

@@ -41,9 +41,10 @@ fn to_guest() -> Vec<ToGuest> {
         ask(10, Ask::Ack { seq: 5 }),
         ask(11, Ask::PowerOff),
         ask(12, Ask::Dial(Dial { to: GuestPlace::Port(6379), wait_ms: 1000 })),
-        ask(13, Ask::Probe(Probe { check: Check::Tcp(6379), timeout_ms: 2000 })),
+        ask(13, Ask::Accept),
+        ask(14, Ask::Probe(Probe { check: Check::Tcp(6379), timeout_ms: 2000 })),
         ask(
-            14,
+            15,
             Ask::Probe(Probe {
                 check: Check::Http("127.0.0.1:80/healthz".parse().expect("a place")),
                 timeout_ms: 2000,
@@ -123,10 +124,16 @@ fn a_start_in_a_world_has_a_method_that_an_older_agent_refuses() {
     // An older agent knows this method, and leaves out the field.
     assert_eq!((method, &params["name"]), ("start", &json!("a")));
     let world = World { user: Some("redis".into()), ..World::default() };
-    let start = Ask::Start(Start { world: world.into(), ..start });
-    let (method, params) = start.clone().into_parts();
+    let start = Start { world: world.into(), ..start };
+    let (method, params) = Ask::Start(start.clone()).into_parts();
     assert_eq!((method, &params["world"]), ("start_in_world", &json!({ "user": "redis" })));
-    assert_eq!(Ask::from_parts(method, params), Ok(start));
+    assert_eq!(Ask::from_parts(method, params), Ok(Ask::Start(start.clone())));
+    let reach = vec!["db:5432".parse().expect("a place")];
+    let (method, params) = Ask::Start(Start { reach, ..start.clone() }).into_parts();
+    assert_eq!((method, &params["reach"]), ("start_reaching", &json!(["db:5432"])));
+    assert_eq!(params["world"], json!({ "user": "redis" }));
+    let Ok(Ask::Start(read)) = Ask::from_parts(method, params) else { panic!("a start") };
+    assert_eq!(read.reach.len(), 1);
 }
 
 #[test]

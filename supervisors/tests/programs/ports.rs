@@ -187,3 +187,55 @@ fn a_port_in_use_is_told_with_its_holder_and_the_vm_starts_when_it_is_free() {
     echo(&mut begin(port), b"hello");
     drop(daemon);
 }
+
+/// Two VMs: `front` forwards the clients of its published port to `db`, which it reaches by that name and has no network to
+/// reach otherwise. `db` echoes.
+fn front_and_db(port: u16) -> String {
+    let vm = |name: &str, lines: &str, options: &str| {
+        format!(
+            "[[group.vm]]\nname = \"{name}\"\nrestart.policy = \"always\"\n{lines}\n\
+             command = [\"/usr/bin/ticker\", {options}]\n"
+        )
+    };
+    let db = vm("db", "", "\"--serve\", \"tcp:7000\"");
+    let reach = format!("publish = [\"127.0.0.1:{port}:7000\"]\nreach = [\"db:7000\", \"10.9.8.7:70\"]");
+    let front = vm("front", &reach, "\"--forward\", \"7000=db:7000\"");
+    format!("[[group]]\nname = \"web\"\nintensity = 1000\n{db}{front}")
+}
+
+#[test]
+fn a_vm_reaches_another_one_by_name_and_is_not_refused_while_that_one_restarts() {
+    let port = free_port();
+    let host = Host::with_microvms(&front_and_db(port));
+    let mut daemon = host.ready();
+    echo(&mut begin(port), b"hello");
+    let kills = 2;
+    let (echoes, resets, longest) = under_load(port, || {
+        for number in 1..=kills {
+            let incarnation = host.status("db").incarnation;
+            kill_vmm(&host, "db");
+            echo(&mut begin(port), format!("kill {number}").as_bytes());
+            assert!(host.status("db").incarnation > incarnation);
+        }
+    });
+    println!("{kills} kills, {echoes} echoes, {resets} resets, longest {longest:?}");
+    assert!(echoes > 0 && resets <= kills, "{echoes} echoes, {resets} resets of clients being served");
+    // The next supervisor takes the socket of the port back, and a connection outlives the former one.
+    let mut client = begin(port);
+    echo(&mut client, b"before");
+    daemon.kill();
+    echo(&mut client, b"without a supervisor");
+    echo(&mut begin(port), b"a new client");
+    let _daemon = host.ready();
+    echo(&mut client, b"the next supervisor");
+    kill_vmm(&host, "db");
+    echo(&mut begin(port), b"the next incarnation");
+    assert_eq!(host.status("front").incarnation, 1);
+    let log = host.ctl_ok(&["logs", "front"]);
+    assert!(!log.contains("cannot dial"), "{log}");
+    // Nobody waits for a VM that is stopped.
+    host.ctl_ok(&["stop", "db"]);
+    let mut stopped = connect(port);
+    // Its end or its reset.
+    assert!(stopped.read_exact(&mut [0]).is_err());
+}

@@ -7,8 +7,10 @@ use crate::agent::{Agent, Mode};
 use crate::mounts::mount_all;
 use crate::stream::Stream;
 use crate::{daemon, exec, exec_stream, forward, probe};
+use pepita_wire::agent::Accepted;
 use pepita_wire::frame::Outcome;
 use pepita_wire::{Ask, ErrorKind, Hello, Lines, MAX_BAD_LINES, Request, ToGuest, ToHost, WireError};
+use rustix::net::sockopt;
 use serde_json::{Value, json};
 use std::io::{self, ErrorKind as Io, Read};
 use std::sync::Arc;
@@ -178,6 +180,20 @@ impl Connection {
                 Ok(plain) => {
                     let carrier = self.writer.raw()?;
                     self.answer(id, Ok(Value::Null))?;
+                    self.is_forwarded = true;
+                    agent.forwarding.carry(plain, carrier)?;
+                    Ok(Next::Ended)
+                }
+                Err(e) => self.answer(id, Err(e)),
+            },
+            Ask::Accept if agent.forwarding.is_full() => {
+                self.answer(id, Err(WireError::new(ErrorKind::Busy, "too many connections are forwarded")))
+            }
+            Ask::Accept => match agent.reach.accept(&self.reader) {
+                Ok((at, plain)) => {
+                    let carrier = self.writer.raw()?;
+                    self.answer(id, to_value(&Accepted { at }))?;
+                    sockopt::set_socket_linger(&plain, None)?;
                     self.is_forwarded = true;
                     agent.forwarding.carry(plain, carrier)?;
                     Ok(Next::Ended)

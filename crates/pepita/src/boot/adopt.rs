@@ -4,7 +4,7 @@ use super::setup::{address, become_reaper, listen, open_again};
 use crate::error::{Result, call_error, io, system};
 use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;
-use crate::monitor::{Agent, Control, Life, Log, Monitor, Parts, Ports, Starter, connect_unix};
+use crate::monitor::{Agent, Control, Life, Log, Monitor, Parts, Starter, connect_unix};
 use crate::reconcile::{self, Unwatched};
 use crate::rundir::files::State;
 use crate::rundir::lock::{Lock, Wait};
@@ -125,7 +125,7 @@ impl Orphan {
             agent: AgentState::default(),
             ..state.status
         };
-        let ports = Ports::new(open_again(&config));
+        let ports = open_again(&config);
         let life = Life::adopt(&config.request, status, Instant::now());
         // An older monitor may have believed a pid that its agent made up.
         let vmm = &processes.vmm.identity;

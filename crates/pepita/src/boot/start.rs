@@ -7,14 +7,15 @@ use crate::error::{Result, io, system};
 use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;
 use crate::host::random::secret;
-use crate::monitor::{Agent, Control, Life, Log, Monitor, Parts, Ports, Starter};
+use crate::monitor::{Agent, Control, Life, Log, Monitor, Parts, Starter};
 use crate::qemu;
 use crate::rundir::files::{self, Sync};
 use crate::rundir::{console_log, layout, monitor_log};
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{self, Claims, Processes};
+use pepita_ports::Listening;
 use pepita_wire::record::{Transport, VsockStatus};
-use pepita_wire::{StatusRecord, VmState};
+use pepita_wire::{Publish, StatusRecord, VmState};
 use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
@@ -36,7 +37,7 @@ struct Made {
     agent: Agent,
     log: Log,
     control: Control,
-    ports: Ports,
+    ports: Vec<(Publish, Listening)>,
     status: StatusRecord,
 }
 
@@ -103,7 +104,7 @@ fn make(Claimed { config, name, cid }: &Claimed, starter: &Starter) -> Result<Ma
     files::replace(&file(layout::TOKEN), token.as_bytes(), Sync::No)?;
     let log = Log::open(Path::new("."), 0, 0, Instant::now()).map_err(|e| system("console log", e))?;
     let control = listen()?;
-    let ports = Ports::new(open_ports(config)?);
+    let ports = open_ports(config)?;
     let mut limits = match config.request.vmm {
         VmmKind::Qemu => Limits::prepare(&qemu::demand(&config.request), &name.dir),
         VmmKind::Process => Limits::default(),

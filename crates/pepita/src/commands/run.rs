@@ -128,6 +128,7 @@ fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
     spec.labels.extend(options.label);
     spec.disks.extend(options.volume.into_iter().chain(options.disk));
     spec.publish.extend(options.publish);
+    spec.reach.extend(options.reach);
     spec.ulimits.extend(options.ulimit);
     spec.sysctls.extend(options.sysctl);
     spec.secrets.extend(options.secret);
@@ -174,6 +175,7 @@ fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
         secrets: spec.secrets,
         labels: spec.labels,
         publish: spec.publish,
+        reach: spec.reach,
     }
 }
 

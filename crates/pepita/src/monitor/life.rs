@@ -201,6 +201,27 @@ impl Life {
         }
     }
 
+    /// Returns whether the daemon runs in a guest that can be dialled, so that it may dial out itself: also while it is
+    /// being stopped.
+    pub(crate) fn dials_out(&self) -> bool {
+        let runs = matches!(self.status.daemon.state, DaemonState::Running | DaemonState::Ready);
+        match (&self.phase, self.vcpus) {
+            (Phase::Running | Phase::Stopping(_), VcpuState::Running) => runs && self.agent.is_up(),
+            (
+                Phase::Created(_)
+                | Phase::Booting(_)
+                | Phase::Running
+                | Phase::Severed { .. }
+                | Phase::Leaving { .. }
+                | Phase::Stopping(_)
+                | Phase::Terminating { .. }
+                | Phase::Killing { .. }
+                | Phase::Ended(_),
+                VcpuState::Running | VcpuState::Paused,
+            ) => false,
+        }
+    }
+
     /// Returns the current revision of the status. The revision grows with each change that watchers are informed of.
     pub(crate) fn revision(&self) -> u64 {
         self.status.revision

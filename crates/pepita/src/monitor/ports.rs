@@ -10,10 +10,11 @@
 //!   └── Pausing ◄── not yet ─────┴────────────────────────┘── refused ──► the client is reset
 //! ```
 
+use super::carry::Carrier;
 use super::dial::{Address, Dial, Progress};
 use super::stream::Stream;
 use crate::error::eprint_line;
-use pepita_ports::{Closes, Listening, Relay};
+use pepita_ports::Listening;
 use pepita_wire::agent::Dial as DialAsk;
 use pepita_wire::port::HostPlace;
 use pepita_wire::{Ask, ErrorKind, Hello, Lines, PROTOCOL_VERSION, Publish, ToGuest, ToHost};
@@ -100,14 +101,14 @@ enum Said {
     TooOld,
 }
 
-/// The published ports, and the connections that are carried.
+/// The published ports.
 #[derive(Debug)]
 pub(crate) struct Ports {
     ports: Vec<Port>,
     /// Dials for ports that are published no more. A dial must not be given up before the guest has answered.
     given_up: Vec<(u64, Dial)>,
     last: u64,
-    relay: Option<Relay>,
+    carrier: Carrier,
     serving: Serving,
     /// The time at which the daemon began to serve.
     since: Option<Instant>,
@@ -116,12 +117,12 @@ pub(crate) struct Ports {
 
 impl Ports {
     /// Returns the ports that this monitor itself has opened.
-    pub(crate) fn new(own: Vec<(Publish, Listening)>) -> Self {
+    pub(crate) fn new(own: Vec<(Publish, Listening)>, carrier: Carrier) -> Self {
         let mut ports = Self {
             ports: Vec::new(),
             given_up: Vec::new(),
             last: 0,
-            relay: None,
+            carrier,
             serving: Serving::No,
             since: None,
             is_told: false,
@@ -213,8 +214,7 @@ impl Ports {
 
     /// Returns the descriptors to poll, each with the number of its port; `None` for the ends of connections.
     pub(super) fn interest(&self) -> impl Iterator<Item = (Option<u64>, BorrowedFd<'_>, PollFlags)> {
-        let is_full = self.relay.as_ref().is_some_and(Relay::is_full);
-        let takes_clients = self.serving != Serving::No && !is_full;
+        let takes_clients = self.serving != Serving::No && !self.carrier.is_full();
         let ports = self.ports.iter().filter_map(move |port| {
             let (fd, flags) = match &port.way {
                 Way::Idle if takes_clients => (port.listening.socket.as_fd(), PollFlags::IN),
@@ -228,8 +228,8 @@ impl Ports {
             let (fd, flags) = dial.interest();
             (Some(*number), fd, flags)
         });
-        let ended = self.relay.as_ref().filter(|_| is_full).map(|relay| (None, relay.ended(), PollFlags::IN));
-        ports.chain(given_up).chain(ended)
+        let room = self.carrier.room().map(|ended| (None, ended, PollFlags::IN));
+        ports.chain(given_up).chain(room)
     }
 
     /// Returns the time at which [`Ports::tick`] has to be called.
@@ -254,9 +254,7 @@ impl Ports {
 
     /// Forgets that connections have ended; there is room again.
     pub(super) fn forget_ended(&self) {
-        if let Some(relay) = &self.relay {
-            relay.forget_ended();
-        }
+        self.carrier.forget_ended();
     }
 
     /// Continues with a port whose descriptor is ready.
@@ -343,15 +341,10 @@ impl Ports {
     }
 
     /// Takes the client that has waited longest, and connects it with the daemon.
-    fn connect(&mut self, at: usize, carrier: OwnedFd, first: &[u8]) {
+    fn connect(&self, at: usize, agent: OwnedFd, first: &[u8]) {
         // The client may be gone: then the daemon's connection is closed, too.
         let Ok(client) = take_client(&self.ports[at].listening) else { return };
-        let relay = match &mut self.relay {
-            Some(relay) => Ok(relay),
-            none => Relay::start().map(|relay| none.insert(relay)),
-        };
-        let carried = relay.and_then(|relay| relay.carry(client, carrier, first, Closes::Here));
-        if let Err(e) = carried {
+        if let Err(e) = self.carrier.carry(client, agent, first) {
             eprint_line(format_args!("pepita monitor: a connection cannot be carried: {e}"));
         }
     }

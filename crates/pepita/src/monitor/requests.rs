@@ -162,7 +162,7 @@ impl Monitor {
     pub(super) fn make_room_for_connections(&self) {
         let pid = |pid: u32| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?);
         if let Some(backend) = self.backend.as_ref().and_then(|backend| pid(backend.identity.pid))
-            && !self.ports.is_empty()
+            && !(self.ports.is_empty() && self.reach.is_empty())
         {
             let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
             // With the present limit fewer connections are possible.

@@ -41,6 +41,8 @@ pub(super) enum Source {
     Client(u64),
     /// A published port; `None` = a forwarded connection has ended.
     Port(Option<u64>),
+    /// A connection of the daemon, on its way to its target.
+    Reach(u64),
     Starter,
     Clock,
 }
@@ -74,6 +76,9 @@ impl Monitor {
         for (port, fd, interest) in self.ports.interest() {
             fds.push((Source::Port(port), fd, interest));
         }
+        for (number, fd, interest) in self.reach.interest() {
+            fds.push((Source::Reach(number), fd, interest));
+        }
         if let Some(pipe) = self.starters_pipe() {
             fds.push((Source::Starter, pipe.as_fd(), PollFlags::IN));
         }
@@ -86,6 +91,7 @@ impl Monitor {
             self.handover.wake_at(),
             self.qmp.wake_at(),
             self.ports.wake_at(),
+            self.reach.wake_at(),
             self.publish_at,
         ];
         let left = times.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()));
@@ -115,6 +121,7 @@ impl Monitor {
                 let greeting = self.agent.greeting();
                 self.ports.ready(number, Instant::now(), self.agent.address(), greeting);
             }
+            Source::Reach(number) => self.reach.ready(number, Instant::now(), self.agent.greeting()),
             Source::Listener => self.control.accept(),
             Source::Client(number) => {
                 for request in self.control.read(number) {

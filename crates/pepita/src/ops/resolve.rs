@@ -18,6 +18,7 @@ use crate::vm_config::{
 use pepita_wire::agent::Start;
 use pepita_wire::image::ImageRecord;
 use pepita_wire::port::{BadPublish, PORTS_CAP};
+use pepita_wire::reach::{BadReach, REACH_CAP, Reached};
 use pepita_wire::record::{CallErrorKind, Transport};
 use pepita_wire::rundir::LOG_ENVIRONMENT;
 use pepita_wire::storage::{DISK_ENVIRONMENT, DiskSpec, SIZE_MB, STORAGE_CAP, mount_fault, name_fault};
@@ -78,6 +79,7 @@ pub(crate) fn resolve(
         tsc_khz: None,
         token_port: false,
         publish: publish(&spec)?,
+        reach: reach(&spec, vmm)?,
         log_dir: log_dir(&spec)?,
         disks: disks(&spec, vmm)?,
     };
@@ -238,6 +240,26 @@ fn publish(spec: &LaunchSpec) -> Result<Vec<Publish>> {
     match ports.len() > PORTS_CAP {
         true => Err(refused("publish", &format!("{} ports; a VM has at most {PORTS_CAP}", ports.len()))),
         false => Ok(ports),
+    }
+}
+
+/// Returns the places that the daemon may dial, each once.
+fn reach(spec: &LaunchSpec, vmm: VmmKind) -> Result<Vec<Reached>> {
+    let mut places: Vec<Reached> = Vec::new();
+    for text in &spec.reach {
+        let place: Reached = text.parse().map_err(|e: BadReach| refused("reach", &e.to_string()))?;
+        if places.iter().any(|other| other.at == place.at) {
+            return Err(refused("reach", &format!("{} stands there twice", place.at)));
+        }
+        places.push(place);
+    }
+    match (places.len(), vmm) {
+        (0, _) => Ok(places),
+        (_, VmmKind::Process) => Err(refused("reach", NOT_ON_HOST)),
+        (count, _) if count > REACH_CAP => {
+            Err(refused("reach", &format!("{count} places; a VM has at most {REACH_CAP}")))
+        }
+        (_, VmmKind::Qemu) => Ok(places),
     }
 }
 
