@@ -20,7 +20,8 @@ use crate::actor::{Alarm, LostChild, now};
 use crate::cid::CidMsg;
 use crate::executor::{ExecutorError, ExecutorMsg};
 use crate::journal::Journal;
-use crate::observe::{Bus, EventKind, StatusTable};
+use crate::observe::{Bus, Change, EventKind, ProbeStatus, StatusTable, VmPhase};
+use crate::policy::Ending;
 use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, Incarnation, VmName};
 use crate::vm::{Facts, Mode, Services, Vm, VmArgs, VmEvent, VmMsg};
@@ -72,6 +73,8 @@ pub struct GroupState {
     actors: Actors,
     /// The CID and the VMM process of each VM, as the VM actors have reported them.
     facts: BTreeMap<VmName, Facts>,
+    /// The newest result of the probes of the newest incarnation of each VM.
+    probes: BTreeMap<VmName, ProbeStatus>,
     shared: Shared,
     slot: usize,
     epoch: u64,
@@ -103,6 +106,7 @@ impl Actor for Group {
             },
             actors: Actors::default(),
             facts,
+            probes: BTreeMap::new(),
             shared: args.shared,
             slot: args.slot,
             epoch: args.epoch,
@@ -262,6 +266,7 @@ impl GroupState {
                 self.shared.journal.save_cid(&vm, facts.cid);
                 self.facts.insert(vm, facts);
             }
+            VmEvent::Probed(probe) => drop(self.probes.insert(vm, probe)),
             VmEvent::Notice(text) => self.tell(EventKind::Notice { vm: Some(vm), text }),
         }
         Vec::new()
@@ -290,8 +295,9 @@ impl GroupState {
                     self.remove_traces(&vm);
                     self.shared.journal.remove(&vm);
                     self.facts.remove(&vm);
+                    self.probes.remove(&vm);
                 }
-                Order::Tell(change) => self.tell(EventKind::Vm(change)),
+                Order::Tell(change) => self.tell(EventKind::Vm(self.explained(change))),
                 Order::GroupReady => {
                     self.tell(EventKind::GroupReady);
                     self.report(GroupEvent::Ready);
@@ -304,6 +310,14 @@ impl GroupState {
             }
         }
         self.alarm.set(me, self.roster.wake_at(), GroupMsg::Tick);
+    }
+
+    /// Adds to a change that follows from failed probes what the last one has said.
+    fn explained(&self, change: Change) -> Change {
+        let is_about_probes = change.to == VmPhase::Unhealthy
+            || matches!(change.ending, Some(Ending::Unhealthy | Ending::StartTimeout));
+        let failed = self.probes.get(&change.vm).filter(|probe| is_about_probes && !probe.healthy);
+        Change { probe: failed.map(|probe| probe.text.clone()), ..change }
     }
 
     fn save(&self, vm: &VmName) {
@@ -325,6 +339,7 @@ impl GroupState {
         mode: Mode,
     ) {
         let Some(spec) = self.roster.vm(&vm).cloned() else { return };
+        self.probes.remove(&vm);
         let services = self.shared.services.clone();
         // The incarnation is on the disk before the VM is launched.
         let written = self.shared.journal.written();

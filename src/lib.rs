@@ -76,15 +76,15 @@ pub use executor::{ExecutorError, NotFound};
 pub use group::{AskError, Command, Refused};
 pub use journal::JournalError;
 pub use observe::{
-    Action, Change, Decision, Event, EventKind, Events, Failure, GroupEnd, GroupStatus, Reason, Received,
-    TreeStatus, VmPhase, VmStatus, WindowCount, delay_in_words,
+    Action, Change, Decision, Event, EventKind, Events, Failure, GroupEnd, GroupStatus, ProbeStatus, Reason,
+    Received, TreeStatus, VmPhase, VmStatus, WindowCount, delay_in_words,
 };
 pub use pepita_wire as wire;
 pub use policy::{Ending, Exit, ExitRecord, ProcessExit};
 pub use spec::{
-    AutoShutdown, Backoff, Change as KeyChange, Cid, GroupName, GroupPlan, GroupSpec, HealthSpec,
-    Incarnation, Intensity, InvalidCid, InvalidName, MachineSpec, OnExit, OnGiveUp, OnIntensityExceeded,
-    OnStartFailure, OnUnhealthy, Orphans, Plan, Port, Publish, Readiness, Removals, Restart, RestartSpec,
-    Signal, StartSpec, StopSpec, Strategy, TreeSpec, VmName, VmPlan, VmSpec, Vmm,
+    AutoShutdown, Backoff, Change as KeyChange, Cid, GroupName, GroupPlan, GroupSpec, HealthCheck,
+    HealthSpec, HttpPlace, Incarnation, Intensity, InvalidCid, InvalidName, MachineSpec, OnExit, OnGiveUp,
+    OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Plan, Port, Publish, Readiness, Removals,
+    Restart, RestartSpec, Signal, StartSpec, StopSpec, Strategy, TreeSpec, VmName, VmPlan, VmSpec, Vmm,
 };
 pub use tree::{ChangeError, NotReady, SpecError, StartError, Tree, TreeEnd, longest_end};

@@ -8,6 +8,7 @@ mod bus;
 mod event;
 mod json;
 mod phase;
+mod probe;
 mod sentences;
 mod status;
 
@@ -15,6 +16,7 @@ pub use crate::policy::{Action, Decision, Failure, GroupEnd, Reason, WindowCount
 pub use bus::{Bus, Events, Received};
 pub use event::{Change, Event, EventKind};
 pub use phase::VmPhase;
+pub use probe::ProbeStatus;
 pub use sentences::delay_in_words;
 pub(crate) use sentences::last_words;
 pub(crate) use status::Detail;

@@ -16,13 +16,14 @@ mod world;
 
 pub use diff::{Change, GroupPlan, Plan, Removals, VmPlan};
 pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmName};
+pub use pepita_wire::probe::HttpPlace;
 pub use pepita_wire::reach::Reached;
 pub use pepita_wire::storage::DiskSpec;
 pub use pepita_wire::world::Ulimit;
 pub use pepita_wire::{Publish, Signal, VmId};
 pub use policy::{
-    Backoff, HealthSpec, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy, Readiness,
-    Restart, RestartSpec, StartSpec, StopSpec, Strategy,
+    Backoff, HealthCheck, HealthSpec, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy,
+    Readiness, Restart, RestartSpec, StartSpec, StopSpec, Strategy,
 };
 pub use reached::ReachMistake;
 pub use world::WorldSpec;

@@ -3,6 +3,7 @@
 
 mod health;
 mod phase;
+mod probe;
 mod report;
 mod services;
 
@@ -17,13 +18,11 @@ use crate::link::{self, LinkArgs, LinkMsg, VsockLink};
 use crate::monitor_client::{MonitorReport, Watch};
 use crate::policy::Ending;
 use crate::reply::Reply;
-use crate::spec::{Cid, HealthSpec, Incarnation, Signal, VmSpec};
+use crate::spec::{Cid, Incarnation, Signal, VmSpec};
 use crate::store::Written;
-use pepita_wire::agent::Exec;
-use pepita_wire::{
-    Ask, ErrorKind, ExecResult, Exit, MonitorRequest, Outcome, StatusRecord, WireError, rundir,
-};
+use pepita_wire::{Ask, ErrorKind, MonitorRequest, Outcome, StatusRecord, WireError, rundir};
 use phase::{Effect, Event, Life};
+use probe::Answer;
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -213,7 +212,7 @@ impl VmState {
             VmMsg::Kill => return Some(Event::Kill),
             // Without a descriptor for the link no guest can answer, which proves nothing about this guest
             // (semantics 13.7). The deadline of the probe then comes late, and late deadlines are not judged.
-            VmMsg::Happened(Happened(Event::Probed { healthy: false, .. })) if is_short() => {}
+            VmMsg::Happened(Happened(Event::Probed { answer: Answer::Bad(_), .. })) if is_short() => {}
             VmMsg::Happened(Happened(event)) => return Some(event),
             VmMsg::Link(link::Report::Up) => return Some(Event::LinkIsUp(true)),
             VmMsg::Link(link::Report::Down { why }) => {
@@ -285,6 +284,7 @@ impl VmState {
                 self.services.executor.send(ExecutorMsg::Destroy { vm, reply });
             }
             Effect::Probe(id) => self.probe(id),
+            Effect::Probed(probe) => self.tell(VmEvent::Probed(probe)),
             Effect::Tell(transition) => self.tell(VmEvent::Transition(transition)),
             Effect::Facts(facts) => self.tell(VmEvent::Facts(facts)),
             Effect::Notice(text) => self.tell(VmEvent::Notice(text)),
@@ -435,11 +435,9 @@ impl VmState {
     }
 
     fn probe(&self, id: u64) {
-        let (ask, is_healthy) = probe(self.life.health());
-        let reply = self.reply(move |outcome: Option<Outcome>| {
-            let healthy = outcome.is_some_and(|outcome| outcome.is_ok_and(is_healthy));
-            Event::Probed { id, healthy }
-        });
+        let (ask, reading) = probe::request(self.life.health());
+        let reply =
+            self.reply(move |outcome: Option<Outcome>| Event::Probed { id, answer: reading(outcome) });
         self.ask_guest(LinkMsg::Probe { ask, reply });
     }
 
@@ -461,19 +459,6 @@ impl VmState {
         // The group may be gone; then its successor finds the VM by the launcher's list.
         let _ = self.report.cast(VmReport { vm: self.life.spec().name.clone(), epoch: self.epoch, event });
     }
-}
-
-/// Returns the request that probes a guest, and the test for a healthy answer.
-fn probe(health: &HealthSpec) -> (Ask, fn(serde_json::Value) -> bool) {
-    let Some(command) = health.command.clone().filter(|command| !command.is_empty()) else {
-        return (Ask::Ping, |_| true);
-    };
-    // A guest that runs a command and reports its exit answers pings, too.
-    let exec = Exec { command, timeout_ms: millis(health.timeout), bulk: false };
-    (Ask::Exec(exec), |answer| {
-        serde_json::from_value::<ExecResult>(answer)
-            .is_ok_and(|result| result.exit == Exit::code(0) && !result.timed_out)
-    })
 }
 
 fn millis(duration: Duration) -> u64 {

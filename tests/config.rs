@@ -2,8 +2,8 @@
 
 use pepita_supervisor::config::{self, Checked, Level};
 use pepita_supervisor::spec::{
-    Backoff, GroupName, GroupSpec, Intensity, MachineSpec, OnUnhealthy, Restart, RestartSpec, Signal,
-    TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
+    Backoff, GroupName, GroupSpec, HealthCheck, Intensity, MachineSpec, OnUnhealthy, Restart, RestartSpec,
+    Signal, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,6 +136,30 @@ health.on_unhealthy = "restart"
     assert_eq!((a.health.on_unhealthy, b.health.on_unhealthy), (OnUnhealthy::Report, OnUnhealthy::Restart));
     // The supervisor's own curve inherits no key.
     assert_eq!(spec.backoff, Backoff::default());
+}
+
+#[test]
+fn a_vm_has_one_kind_of_probe_and_may_switch_off_an_inherited_one() {
+    let file = |group: &str, vm: &str| {
+        format!(
+            "[platform.pepita]\nkernel_path = \"/k\"\nrootfs_path = \"/r\"\n[[group]]\nname = \"g\"\n{group}\n\
+             [[group.vm]]\nname = \"a\"\n{vm}\n"
+        )
+    };
+    let health = |group: &str, vm: &str| good(&file(group, vm)).groups[0].vms[0].health.clone();
+    let inherited = health("health.tcp = 6379", "");
+    assert_eq!(inherited.check(), HealthCheck::Tcp(6379));
+    let other = health("health.tcp = 6379", "health = { tcp = 0, http = \"80/healthz\" }");
+    let place = "127.0.0.1:80/healthz".parse().expect("a place");
+    assert_eq!(other.check(), HealthCheck::Http(&place));
+    let none = health("health.http = \"80\"", "health.http = \"\"");
+    assert_eq!(none.check(), HealthCheck::Ping);
+    let text = file("health.command = [\"/bin/check\"]", "health.tcp = 80\nhealth.http = \"80\"");
+    let errors = config::parse(&text, Path::new("/etc/pepita/tree.toml")).expect_err("two kinds").to_string();
+    for part in ["health.tcp", "health.http", "a VM has one kind of probe", "health.command = []"] {
+        assert!(errors.contains(part), "{part}: {errors}");
+    }
+    assert_eq!(errors.matches("one kind of probe").count(), 2, "{errors}");
 }
 
 #[test]
@@ -380,6 +404,7 @@ fn every_key_of_the_schema_is_read_where_the_schema_has_it() {
             (Value::Null, None, Some("boolean")) => "true".to_owned(),
             (Value::Null, None, Some("object")) => "{}".to_owned(),
             (Value::Null, None, _) if name.ends_with(".size") => "\"1GiB\"".to_owned(),
+            (Value::Null, None, _) if name.ends_with(".http") => "\"80\"".to_owned(),
             (Value::Null, None, _) if name.ends_with(".mount") => "\"/x\"".to_owned(),
             (Value::Null, None, _) if key["pattern"].as_str().is_some_and(|p| p.contains("[0-9]+")) => {
                 "\"45s\"".to_owned()

@@ -238,6 +238,14 @@ fn wrong_numbers_and_texts_are_told_with_their_rule() {
         (vm("restart.backoff.multiplier = nan"), (8, 30), "restart.backoff.multiplier", &["out of range"]),
         (vm("restart.success_exit_codes = [256]"), (8, 31), "restart.success_exit_codes[0]", &["0 to 255"]),
         (vm("health.retries = 0"), (8, 18), "health.retries", &["out of range"]),
+        (vm("health.tcp = 65536"), (8, 14), "health.tcp", &["65536 is out of range", "from 0 to 65535"]),
+        (vm("health.tcp = \"6379\""), (8, 14), "health.tcp", &["write 6379, without quotes"]),
+        (
+            vm("health.http = \"http://127.0.0.1/healthz\""),
+            (8, 15),
+            "health.http",
+            &["the \"http://\" is left out", "such as \"127.0.0.1:80/healthz\""],
+        ),
         (vm("standby = -1"), (8, 11), "standby", &["out of range"]),
         (
             vm("publish = [\"80:80\", \"localhost:81:80\"]"),
@@ -521,6 +529,12 @@ fn the_control_socket_is_found_in_spite_of_mistakes_in_other_keys() {
 #[test]
 fn advice_is_given_on_what_will_not_work() {
     let table = [
+        (
+            vm("start.ready = \"health\""),
+            Level::Warning,
+            (8, 15),
+            "without health.command, health.tcp or health.http only the guest agent is probed",
+        ),
         (vm("standby = 1"), Level::Warning, (8, 11), "warm spares are not supported"),
         (web("intensity = 1", "[[group.vm]]\nname = \"b\""), Level::Warning, (5, 13), "too few for 2 VMs"),
         (vm("restart.reset_after = \"1s\""), Level::Warning, (8, 23), "sooner than the longest delay of 1m"),

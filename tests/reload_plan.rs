@@ -54,6 +54,8 @@ fn policies_budgets_timeouts_and_probes_apply_at_once() {
         ("start.ready = \"notify\"", "start.ready"),
         ("stop.timeout = \"0s\"", "stop.timeout"),
         ("health.command = [\"/bin/true\"]", "health.command"),
+        ("health.tcp = 6379", "health.tcp"),
+        ("health.http = \"127.0.0.1:80/healthz\"", "health.http"),
         ("health.on_unhealthy = \"report\"", "health.on_unhealthy"),
         ("autostart = false", "autostart"),
     ] {

@@ -8,7 +8,7 @@ use super::keywords::nearest;
 use super::reader::{Layer, Written};
 use super::value::placed;
 use crate::spec::keys::Keyed;
-use crate::spec::{Backoff, GroupSpec, MachineSpec, TreeSpec, VmSpec, Vmm};
+use crate::spec::{Backoff, GroupSpec, HealthSpec, MachineSpec, TreeSpec, VmSpec, Vmm};
 use crate::spec::{ReachMistake, VmName};
 use humantime::format_duration;
 use pepita_wire::Ask;
@@ -88,6 +88,7 @@ fn vm<'r, 't>(
     world(raw, spec.machine.vmm, log);
     images.extend(raw.layer.good("env_file"));
     exit_codes(&spec, &raw.layer, log);
+    probes(&spec.health, &raw.layer, log);
     backoff(&spec.restart.backoff, &raw.layer, "restart.", log);
     // A plain process runs a program of the host, which may be named by a path from the file's folder, as every path.
     // The programs of a guest belong to the guest, and a bare name is looked for in PATH.
@@ -320,6 +321,26 @@ fn exit_codes(spec: &VmSpec, layer: &Layer<'_>, log: &Log<'_>) {
         let help = Some(format!("take {code} out of one of the two"));
         let problem = format!("exit code {code} is also in {}", earlier.path);
         log.wrong(later.at(), &later.path, problem, help);
+    }
+}
+
+/// Checks that a VM is probed in one way.
+fn probes(spec: &HealthSpec, layer: &Layer<'_>, log: &Log<'_>) {
+    let HealthSpec { command, tcp, http, .. } = spec;
+    let ways = [
+        ("health.command", "[]", command.as_ref().is_some_and(|command| !command.is_empty())),
+        ("health.tcp", "0", *tcp != 0),
+        ("health.http", "\"\"", http.is_some()),
+    ];
+    let set = ways.iter().filter(|(_, _, is_set)| *is_set);
+    let mut written: Vec<_> =
+        set.filter_map(|(key, none, _)| Some((*key, *none, layer.good(key)?))).collect();
+    written.sort_by_key(|(_, _, written)| written.at().start);
+    let [(first, none, earlier), later @ ..] = &written[..] else { return };
+    for (_, _, later) in later {
+        let problem = format!("a VM has one kind of probe, and {} is set, too", earlier.path);
+        let help = format!("take one of them out, or write {first} = {none} where the other is to hold");
+        log.wrong(later.at(), &later.path, problem, Some(help));
     }
 }
 

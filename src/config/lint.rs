@@ -3,7 +3,7 @@
 
 use super::diagnostic::{Level, Log};
 use super::file::Section;
-use crate::spec::{AutoShutdown, GroupSpec, RestartSpec, VmSpec};
+use crate::spec::{AutoShutdown, GroupSpec, HealthCheck, Readiness, RestartSpec, VmSpec};
 use humantime::format_duration;
 use std::time::Duration;
 
@@ -71,6 +71,16 @@ fn vm(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
         let (reset, max) = (format_duration(*reset_after), format_duration(backoff.max));
         let text = format!("failures are forgotten after {reset}, sooner than the longest delay of {max}");
         log.advise(Level::Warning, written.at(), &written.path, text);
+    }
+    // An image may have a health check.
+    let is_pinged = spec.health.check() == HealthCheck::Ping
+        && !(spec.machine.image.is_some() && spec.health.leaves_check_to_image());
+    if let Some(written) = raw.layer.good("start.ready")
+        && (spec.start.ready, is_pinged) == (Readiness::Health, true)
+    {
+        let text = "without health.command, health.tcp or health.http only the guest agent is probed, which answers \
+                    before the daemon does";
+        log.advise(Level::Warning, written.at(), &written.path, text.to_owned());
     }
     if let Some(written) = raw.layer.good("standby").filter(|_| spec.standby > 0) {
         let text = "warm spares are not supported yet; none will be started".to_owned();

@@ -13,6 +13,9 @@ const DURATION: &str = "^(\\s*[0-9]+\\s*[a-zA-Z]+)+\\s*$|^0$";
 /// The characters of the name of a disk.
 const DISK_NAME: &str = "^[a-zA-Z0-9][a-zA-Z0-9_.-]*$";
 
+/// A port, perhaps with an address in front and a path behind.
+const HTTP_PLACE: &str = "^$|^([^/ ]+:)?[0-9]+(/[!-~]*)?$";
+
 /// A size with a unit.
 const SIZE: &str = "^[0-9]+ *([MmGgTt]|[MGT]iB)$";
 
@@ -119,6 +122,7 @@ fn value(kind: Kind) -> Value {
         Kind::ExitCodes => {
             json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 255 } })
         }
+        Kind::HttpPlace => json!({ "type": "string", "pattern": HTTP_PLACE }),
         Kind::Environment => json!({ "type": "object", "additionalProperties": texts() }),
         Kind::Cid => json!({ "type": "integer", "minimum": 3, "maximum": u32::MAX - 1 }),
         Kind::Signal => json!({ "type": ["string", "integer"] }),

@@ -8,6 +8,7 @@ use crate::spec::keys::{Column, Kind, Words};
 use crate::spec::{Cid, GroupName, Publish, Reached, Signal, VmName};
 use humantime::{format_duration, parse_duration};
 use pepita_wire::port::PORTS_CAP;
+use pepita_wire::probe::HttpPlace;
 use pepita_wire::reach::REACH_CAP;
 use pepita_wire::storage::{mount_fault, name_fault, size_mb};
 use pepita_wire::world::{
@@ -67,6 +68,7 @@ impl Reading<'_> {
             Kind::Command => self.command(),
             Kind::ExitCodes => self
                 .list("a list of exit codes", "such as [0, 3]", |item| item.whole(0, 255).map(Value::from)),
+            Kind::HttpPlace => self.http_place(),
             Kind::Ports => self.ports(),
             Kind::Reach => self.reach(),
             Kind::Environment => self.environment(),
@@ -292,6 +294,20 @@ impl Reading<'_> {
             return self.wrong("the program has no name", example);
         }
         Some(words)
+    }
+
+    fn http_place(&self) -> Option<Value> {
+        let text = self.text()?;
+        match text.as_str().unwrap_or_default() {
+            "" => Some(text),
+            written => match written.parse::<HttpPlace>() {
+                Ok(place) => Some(json!(place)),
+                Err(e) => self.wrong(
+                    format!("{:?}: {}", e.text, e.problem),
+                    "write ADDRESS:PORT/PATH, such as \"127.0.0.1:80/healthz\"",
+                ),
+            },
+        }
     }
 
     /// Reads published ports; each place of the host stands there once.

@@ -284,7 +284,15 @@ impl Roster {
         let to = child.phase.view();
         let (vm, incarnation) = (child.name().clone(), child.incarnation);
         if from != to || decision.is_some() {
-            self.orders.push(Order::Tell(Change { vm: vm.clone(), incarnation, from, to, ending, decision }));
+            self.orders.push(Order::Tell(Change {
+                vm: vm.clone(),
+                incarnation,
+                from,
+                to,
+                ending,
+                decision,
+                probe: None,
+            }));
         }
         if frees {
             self.orders.push(Order::Release(vm));

@@ -31,6 +31,8 @@ impl GroupState {
             let since = before
                 .filter(|vm| vm.incarnation == view.incarnation && vm.phase == view.phase)
                 .map_or(now, |vm| vm.since);
+            let probe = self.probes.get(view.name);
+            let probe = probe.filter(|probe| view.phase.has_daemon() || !probe.healthy).cloned();
             vms.push(VmStatus {
                 name: view.name.clone(),
                 phase: view.phase,
@@ -43,6 +45,7 @@ impl GroupState {
                 vmm_pid,
                 awaits_descriptors,
                 since,
+                probe,
             });
         }
         vms

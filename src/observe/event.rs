@@ -60,6 +60,8 @@ pub struct Change {
     pub ending: Option<Ending>,
     /// The decision on that end.
     pub decision: Option<Decision>,
+    /// What the last probe has said, if the change follows from failed probes.
+    pub probe: Option<String>,
 }
 
 impl Change {
@@ -88,6 +90,7 @@ impl Event {
                 "to": change.to.word(),
                 "ending": change.ending.as_ref().map(json::ending),
                 "decision": change.decision.as_ref().map(json::decision),
+                "probe": change.probe,
             }),
             EventKind::GroupReady => json!({ "event": "group-ready" }),
             EventKind::GroupEnded(end) => {

@@ -179,6 +179,9 @@ impl fmt::Display for Change {
                 write!(f, "; {words}")?;
             }
         }
+        if let Some(probe) = &self.probe {
+            write!(f, "; last probe: {probe}")?;
+        }
         if let Some(decision) = &self.decision {
             write!(f, "; {decision}")?;
         }
@@ -276,10 +279,22 @@ mod tests {
             to: VmPhase::Completed,
             ending: Some(Exit::code(1).into()),
             decision: Some(restart),
+            probe: None,
         };
         assert_eq!(
             change.to_string(),
             "api #3: ready -> completed; exit 1; restart in 4.0 s: restart policy on-failure, attempt 3, window 3/6 in 1m"
+        );
+        let unhealthy = Change {
+            to: VmPhase::Unhealthy,
+            ending: None,
+            decision: None,
+            probe: Some("127.0.0.1:80: connection refused".into()),
+            ..change.clone()
+        };
+        assert_eq!(
+            unhealthy.to_string(),
+            "api #3: ready -> unhealthy; last probe: 127.0.0.1:80: connection refused"
         );
         for (action, reason, sentence) in [
             (Action::GiveUp, Reason::RetriesExhausted, "gave up: after 2 attempts"),

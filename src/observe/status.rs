@@ -2,6 +2,7 @@
 
 use super::json;
 use super::phase::VmPhase;
+use super::probe::ProbeStatus;
 use crate::policy::{GroupEnd, WindowCount};
 use crate::spec::{Cid, GroupName, Incarnation, Strategy, VmName, Vmm};
 use serde::Serialize;
@@ -36,6 +37,8 @@ pub struct VmStatus {
     pub awaits_descriptors: bool,
     /// The time since which the VM has been in its phase.
     pub since: Instant,
+    /// The newest result of its probes. Of a VM that is down, only a failed one.
+    pub probe: Option<ProbeStatus>,
 }
 
 /// The status of a group.
@@ -144,6 +147,8 @@ pub(crate) struct VmRow<'a> {
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe: Option<Value>,
 }
 
 impl VmStatus {
@@ -183,6 +188,11 @@ impl VmStatus {
             | VmPhase::Unknown
             | VmPhase::Completed => {}
         }
+        // That all is well is no news, and most VMs are.
+        let in_question = |probe: &&ProbeStatus| match detail {
+            Detail::Full => true,
+            Detail::Brief => !probe.healthy,
+        };
         VmRow {
             name: self.name.as_str(),
             id: self.name.id().as_str(),
@@ -199,6 +209,7 @@ impl VmStatus {
             backoff,
             reason,
             failure,
+            probe: self.probe.as_ref().filter(in_question).map(ProbeStatus::to_json),
         }
     }
 }

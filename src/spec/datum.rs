@@ -1,7 +1,7 @@
 //! Translates the value of a key to JSON and back: one form for the fingerprint, for storing and for comparing.
 
 use super::{
-    AutoShutdown, Cid, DiskSpec, GroupName, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure,
+    AutoShutdown, Cid, DiskSpec, GroupName, HttpPlace, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure,
     OnUnhealthy, Orphans, Port, Publish, Reached, Readiness, Restart, Signal, Strategy, Ulimit, VmName, Vmm,
 };
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ macro_rules! text {
     )*};
 }
 
-plain!(bool, u32, usize, f64, String, Vec<String>, BTreeSet<i32>, BTreeMap<String, String>);
+plain!(bool, u16, u32, usize, f64, String, Vec<String>, BTreeSet<i32>, BTreeMap<String, String>);
 plain!(BTreeMap<String, Ulimit>, Vec<DiskSpec>);
 text!(VmName, GroupName);
 text!(Restart, OnGiveUp, Strategy, OnIntensityExceeded, AutoShutdown, Readiness, OnStartFailure, OnUnhealthy);
@@ -84,6 +84,19 @@ impl<T: Datum> Datum for Option<T> {
     }
     fn from_json(value: &Value) -> Option<Self> {
         if value.is_null() { Some(None) } else { T::from_json(value).map(Some) }
+    }
+}
+
+/// The empty text is no place, as in the file.
+impl Datum for Option<HttpPlace> {
+    fn to_json(&self) -> Value {
+        Value::String(self.as_ref().map(HttpPlace::to_string).unwrap_or_default())
+    }
+    fn from_json(value: &Value) -> Option<Self> {
+        match value.as_str()? {
+            "" => Some(None),
+            text => text.parse().ok().map(Some),
+        }
     }
 }
 

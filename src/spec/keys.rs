@@ -43,6 +43,8 @@ pub enum Kind {
     Command,
     /// A list of exit codes, 0 to 255 each.
     ExitCodes,
+    /// A place that answers over HTTP, such as `127.0.0.1:80/healthz`; an empty text is none.
+    HttpPlace,
     /// Published ports, such as `127.0.0.1:6379:6379`.
     Ports,
     /// Places that a daemon may dial, such as `db:5432`.
@@ -402,7 +404,7 @@ impl Keyed for VmSpec {
         }
         StartSpec [start] Policy {
             ready "start.ready" words!(Readiness, "sign of being ready"), Live,
-                "started (the daemon runs) | notify (it has sent READY=1, as with sd_notify)";
+                "started (the daemon runs) | notify (it has sent READY=1, as with sd_notify) | health (its first good probe)";
             timeout "start.timeout" Kind::Period, Live, "from launch to Ready";
             on_failure "start.on_failure" words!(OnStartFailure, "answer to a failed start"), Live,
                 "retry (the restart policy decides) | abort (the group's start fails)";
@@ -419,6 +421,10 @@ impl Keyed for VmSpec {
                 "failed probes do not count so long after the start";
             command "health.command" Kind::Command, Live,
                 "run in the guest, exit 0 = healthy; [] = the agent's ping only; without it the image's health check, else the ping";
+            tcp "health.tcp" Kind::Whole(0, 65535), Live,
+                "instead of a command: a port at 127.0.0.1 of the guest that accepts connections; 0 = none";
+            http "health.http" Kind::HttpPlace, Live,
+                "instead of a command: answers a GET with 200 to 399, such as \"127.0.0.1:80/healthz\"; \"\" = none";
             watchdog "health.watchdog" Kind::Duration, Live,
                 "the daemon must send WATCHDOG=1 this often; \"0s\" = off";
             on_unhealthy "health.on_unhealthy" words!(OnUnhealthy, "answer to being unhealthy"), Live,

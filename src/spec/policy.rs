@@ -1,6 +1,7 @@
 //! Policies of a VM and of a group: restart, backoff, intensity, start, stop, health.
 
 use pepita_wire::Signal;
+use pepita_wire::probe::HttpPlace;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use strum::{Display, EnumString, IntoStaticStr, VariantNames};
@@ -133,6 +134,8 @@ pub enum Readiness {
     Started,
     /// The VM is Ready when its daemon has sent `READY=1` (systemd's `Type=notify`).
     Notify,
+    /// The VM is Ready at its first good probe.
+    Health,
 }
 
 /// The consequence of a failed first start.
@@ -202,9 +205,14 @@ pub struct HealthSpec {
     pub retries: u32,
     /// The time after the daemon's start in which failed probes do not count.
     pub start_period: Duration,
-    /// A command that is run in the guest and exits with 0 when the guest is healthy; empty for the agent's ping only, and
-    /// `None` for the health check of the VM's image, else the ping.
+    /// A command that is run in the guest and exits with 0 when the guest is healthy; empty for no command, and `None` for
+    /// the health check of the VM's image, if it has one. Of this field and the next two at most one is set; without
+    /// any, the agent's ping is the probe.
     pub command: Option<Vec<String>>,
+    /// A TCP port at 127.0.0.1 of the guest that accepts connections when the daemon is healthy; 0 for none.
+    pub tcp: u16,
+    /// A place of the guest that answers a GET request with a status from 200 to 399 when the daemon is healthy.
+    pub http: Option<HttpPlace>,
     /// The interval in which the daemon must send `WATCHDOG=1`; zero for no watchdog.
     pub watchdog: Duration,
     /// The consequence of being unhealthy.
@@ -212,6 +220,48 @@ pub struct HealthSpec {
     /// The time that a daemon has to end after the stop signal, when it is stopped because of its health; zero for a kill
     /// at once.
     pub stop_timeout: Duration,
+}
+
+/// The question of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HealthCheck<'a> {
+    /// The agent is asked to answer.
+    Ping,
+    /// A command is run in the guest.
+    Command(&'a [String]),
+    /// A TCP port of the guest is connected to.
+    Tcp(u16),
+    /// A GET request is sent in the guest.
+    Http(&'a HttpPlace),
+}
+
+impl HealthSpec {
+    /// Returns whether the health check of the VM's image counts, if it has one.
+    pub fn leaves_check_to_image(&self) -> bool {
+        self.command.is_none() && self.check() == HealthCheck::Ping
+    }
+
+    /// Returns the question of the probes.
+    pub fn check(&self) -> HealthCheck<'_> {
+        match (self.command.as_deref().unwrap_or_default(), self.tcp, &self.http) {
+            ([], 0, None) => HealthCheck::Ping,
+            ([], 0, Some(place)) => HealthCheck::Http(place),
+            ([], port, _) => HealthCheck::Tcp(port),
+            (command, _, _) => HealthCheck::Command(command),
+        }
+    }
+}
+
+impl HealthCheck<'_> {
+    /// Returns the key that asks this question.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Ping => "health.interval",
+            Self::Command(_) => "health.command",
+            Self::Tcp(_) => "health.tcp",
+            Self::Http(_) => "health.http",
+        }
+    }
 }
 
 impl Default for HealthSpec {
@@ -222,6 +272,8 @@ impl Default for HealthSpec {
             retries: 3,
             start_period: Duration::ZERO,
             command: None,
+            tcp: 0,
+            http: None,
             watchdog: Duration::ZERO,
             on_unhealthy: OnUnhealthy::Restart,
             stop_timeout: Duration::from_secs(5),

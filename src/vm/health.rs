@@ -1,9 +1,11 @@
 //! Counts probes and watchdog messages, and says when a VM is unhealthy. No clock, no I/O.
 //!
-//! Docker's health check: `retries` failures in a row make the VM unhealthy, one success makes it healthy again,
+//! A VM that becomes Ready by its probes is probed at once, with pauses that grow. Docker's health check: `retries` failures in a row make the VM unhealthy, one success makes it healthy again,
 //! failures in the start period do not count. systemd's watchdog: silence longer than its interval is a failure. A host
 //! that was starved proves nothing about a guest: when a tick of this process came late, no probe is counted.
 
+use super::probe::{Answer, unanswered};
+use crate::observe::ProbeStatus;
 use crate::spec::HealthSpec;
 use pepita_wire::image::ImageHealth;
 use std::time::{Duration, Instant};
@@ -27,6 +29,25 @@ pub(super) struct Health {
     watchdog_fed_at: Instant,
     /// The end of the time in which nothing is expected of the daemon.
     suspended_until: Option<Instant>,
+    /// The newest result of a probe.
+    last: Option<ProbeStatus>,
+}
+
+/// The pause after the first probe of a VM that is not Ready yet. It doubles with each failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest such pause, unless the interval of the probes is shorter.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The probes of a VM that becomes Ready by a good one (semantics 1.27).
+#[derive(Debug, Clone)]
+pub(super) struct FirstProbes {
+    next_probe_at: Instant,
+    pause: Duration,
+    under_way: Option<Probe>,
+    last_id: u64,
+    failures: u32,
+    last: Option<ProbeStatus>,
 }
 
 /// A probe that waits for its result.
@@ -49,6 +70,76 @@ pub(super) enum Finding {
     WatchdogExpired,
 }
 
+impl FirstProbes {
+    /// Begins to probe: the daemon runs as of `now`.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { next_probe_at: now, pause: FIRST_PAUSE, under_way: None, last_id: 0, failures: 0, last: None }
+    }
+
+    /// Begins anew, after a pause of the VM. The numbers go on.
+    pub(super) fn restarted(self, now: Instant) -> Self {
+        Self { last_id: self.last_id, ..Self::new(now) }
+    }
+
+    /// Returns the number of a probe that is due at `now`.
+    pub(super) fn tick(&mut self, spec: &HealthSpec, now: Instant) -> Option<u64> {
+        if self.under_way.take_if(|probe| now >= probe.deadline).is_some() {
+            self.failed(spec, now, unanswered(spec.timeout));
+        }
+        if self.under_way.is_some() || now < self.next_probe_at {
+            return None;
+        }
+        self.last_id += 1;
+        self.under_way = Some(Probe { id: self.last_id, deadline: now + spec.timeout });
+        Some(self.last_id)
+    }
+
+    /// Takes in the result of a probe. Returns whether the VM is Ready. The result of a probe that was given up is dropped.
+    pub(super) fn probed(&mut self, spec: &HealthSpec, now: Instant, id: u64, answer: Answer) -> bool {
+        if self.under_way.take_if(|probe| probe.id == id).is_none() {
+            return false;
+        }
+        match good(spec, answer) {
+            Ok(text) => {
+                self.last = Some(ProbeStatus { healthy: true, failures: 0, text });
+                true
+            }
+            Err(text) => {
+                self.failed(spec, now, text);
+                false
+            }
+        }
+    }
+
+    /// Returns the moment at which the next tick is due.
+    pub(super) fn wake_at(&self) -> Instant {
+        self.under_way.map_or(self.next_probe_at, |probe| probe.deadline)
+    }
+
+    /// Returns the newest result.
+    pub(super) fn last(&self) -> Option<&ProbeStatus> {
+        self.last.as_ref()
+    }
+
+    fn failed(&mut self, spec: &HealthSpec, now: Instant, text: String) {
+        self.failures = self.failures.saturating_add(1);
+        self.last = Some(ProbeStatus { healthy: false, failures: self.failures, text });
+        self.next_probe_at = now + self.pause;
+        let longest = if spec.interval.is_zero() { LONGEST_PAUSE } else { LONGEST_PAUSE.min(spec.interval) };
+        self.pause = (self.pause * 2).min(longest.max(FIRST_PAUSE));
+    }
+}
+
+/// Returns the words of a good answer, or those of a bad one. An agent that is too old to ask the daemon has answered as
+/// to a ping.
+fn good(spec: &HealthSpec, answer: Answer) -> Result<String, String> {
+    match answer {
+        Answer::Good(text) => Ok(text),
+        Answer::Bad(text) => Err(text),
+        Answer::TooOld => Ok(format!("the guest agent answers, and is too old for {}", spec.check().key())),
+    }
+}
+
 /// The time limit of an image's probe, and the time between two of them, when the image names none (Docker).
 const IMAGE_PERIOD: Duration = Duration::from_secs(30);
 
@@ -56,9 +147,9 @@ const IMAGE_PERIOD: Duration = Duration::from_secs(30);
 const IMAGE_TIME_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Returns the probes of a VM: those of the specification, or the health check of the VM's image when the specification
-/// names no command. A number that the specification leaves at its default is then the image's.
+/// names no kind of probe. A number that the specification leaves at its default is then the image's.
 pub(super) fn in_force(spec: &HealthSpec, image: Option<&ImageHealth>) -> HealthSpec {
-    let Some(image) = image.filter(|_| spec.command.is_none()) else { return spec.clone() };
+    let Some(image) = image.filter(|_| spec.leaves_check_to_image()) else { return spec.clone() };
     let usual = HealthSpec::default();
     let time = |own: Duration, usual: Duration, milliseconds: u64, else_time: Duration| match milliseconds {
         _ if own != usual => own,
@@ -92,7 +183,18 @@ impl Health {
             unhealthy: false,
             watchdog_fed_at: now,
             suspended_until: None,
+            last: None,
         }
+    }
+
+    /// Begins to count after the first probes: the numbers of probes go on.
+    pub(super) fn after(first: FirstProbes, spec: &HealthSpec, now: Instant) -> Self {
+        Self { last_id: first.last_id, last: first.last, ..Self::new(spec, now, true) }
+    }
+
+    /// Returns the newest result of a probe.
+    pub(super) fn last(&self) -> Option<&ProbeStatus> {
+        self.last.as_ref()
     }
 
     /// Begins to count anew, after a pause.
@@ -133,7 +235,7 @@ impl Health {
         {
             self.under_way = None;
             if was_on_time(now, deadline, spec.timeout) {
-                findings.extend(self.failed(spec, now));
+                findings.extend(self.failed(spec, now, unanswered(spec.timeout)));
             } else {
                 self.next_probe_at = now;
             }
@@ -162,11 +264,12 @@ impl Health {
         spec: &HealthSpec,
         now: Instant,
         id: u64,
-        healthy: bool,
+        answer: Answer,
     ) -> Option<Finding> {
         self.under_way.take_if(|probe| probe.id == id)?;
-        if !healthy {
-            return self.failed(spec, now);
+        match good(spec, answer) {
+            Ok(text) => self.last = Some(ProbeStatus { healthy: true, failures: 0, text }),
+            Err(text) => return self.failed(spec, now, text),
         }
         self.failures = 0;
         std::mem::take(&mut self.unhealthy).then_some(Finding::Healthy)
@@ -189,12 +292,14 @@ impl Health {
         probe.into_iter().chain(self.watchdog_expiry(spec)).min()
     }
 
-    fn failed(&mut self, spec: &HealthSpec, now: Instant) -> Option<Finding> {
-        if self.unlinked_until.is_some_and(|until| now < until) || now - self.ready_since < spec.start_period
-        {
+    fn failed(&mut self, spec: &HealthSpec, now: Instant, text: String) -> Option<Finding> {
+        let counts = !self.unlinked_until.is_some_and(|until| now < until)
+            && now - self.ready_since >= spec.start_period;
+        self.failures = self.failures.saturating_add(u32::from(counts));
+        self.last = Some(ProbeStatus { healthy: false, failures: self.failures, text });
+        if !counts {
             return None;
         }
-        self.failures = self.failures.saturating_add(1);
         let turned = self.failures >= spec.retries.max(1) && !self.unhealthy;
         self.unhealthy |= turned;
         turned.then_some(Finding::Unhealthy)
@@ -269,7 +374,47 @@ mod tests {
         assert_eq!(time_out(&mut health, &spec, now + spec.interval * 2, 1), [Finding::Unhealthy]);
         let due = now + spec.interval * 4;
         let [Finding::Probe(id)] = health.tick(&spec, due)[..] else { panic!("a probe") };
-        assert_eq!(health.probed(&spec, due, id, true), Some(Finding::Healthy));
+        assert_eq!(
+            health.last().map(ToString::to_string).as_deref(),
+            Some("failed, 3 in a row: no answer within 2s")
+        );
+        assert_eq!(health.probed(&spec, due, id, Answer::Good("fine".into())), Some(Finding::Healthy));
+        assert_eq!(health.last().map(ToString::to_string).as_deref(), Some("good: fine"));
+    }
+
+    #[test]
+    fn the_first_probes_have_pauses_that_grow_and_a_good_one_is_enough() {
+        let (spec, start) = (spec(), Instant::now());
+        let mut first = FirstProbes::new(start);
+        let (mut now, mut pauses) = (start, Vec::new());
+        for id in 1..=8 {
+            assert_eq!((first.wake_at(), first.tick(&spec, now)), (now, Some(id)));
+            assert_eq!(first.tick(&spec, now), None, "one at a time");
+            assert!(!first.probed(&spec, now, id, Answer::Bad("refused".into())));
+            pauses.push((first.wake_at() - now).as_millis());
+            now = first.wake_at();
+        }
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000, 2000, 2000]);
+        assert_eq!(first.last().map(ToString::to_string).as_deref(), Some("failed, 8 in a row: refused"));
+        // A probe without an answer is given up, and its late answer dropped.
+        assert_eq!(first.tick(&spec, now), Some(9));
+        now += spec.timeout;
+        assert_eq!((first.wake_at(), first.tick(&spec, now)), (now, None));
+        assert!(!first.probed(&spec, now, 9, Answer::Good(String::new())));
+        now = first.wake_at();
+        assert_eq!(first.tick(&spec, now), Some(10));
+        assert!(first.probed(&spec, now, 10, Answer::Good("fine".into())));
+        let mut health = Health::after(first, &spec, now);
+        assert_eq!(health.tick(&spec, now + spec.interval), [Finding::Probe(11)]);
+        // Pauses are no longer than the interval.
+        let often = HealthSpec { interval: Duration::from_millis(150), ..spec };
+        let mut first = FirstProbes::new(now);
+        for (id, pause) in [(1, 100), (2, 150), (3, 150)] {
+            assert_eq!(first.tick(&often, now), Some(id));
+            first.probed(&often, now, id, Answer::Bad(String::new()));
+            assert_eq!(first.wake_at() - now, Duration::from_millis(pause));
+            now = first.wake_at();
+        }
     }
 
     #[test]

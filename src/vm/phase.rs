@@ -36,9 +36,11 @@ mod start;
 mod tests;
 
 use crate::executor::{ExecutorError, LaunchStep};
+use crate::observe::ProbeStatus;
 use crate::policy::Ending;
-use crate::spec::{Cid, HealthSpec, Signal, VmSpec};
-use crate::vm::health::{Health, in_force};
+use crate::spec::{Cid, HealthSpec, Readiness, Signal, VmSpec};
+use crate::vm::health::{FirstProbes, Health, in_force};
+use crate::vm::probe::Answer;
 use crate::vm::report::{Facts, Mode, Transition};
 use pepita_wire::image::UsedImage;
 use pepita_wire::{GuestEvent, StatusRecord};
@@ -176,6 +178,8 @@ pub(super) enum Stage {
     Running {
         /// The moment at which the VM must be Ready.
         deadline: Instant,
+        /// The probes, of which the first good one makes the VM Ready if `start.ready` says so.
+        probes: FirstProbes,
     },
     /// The daemon is Ready.
     Ready {
@@ -193,6 +197,8 @@ pub(super) enum Suspended {
     Running {
         /// The time that was left to become Ready.
         time_left: Duration,
+        /// The probes before the pause.
+        probes: FirstProbes,
     },
     /// The pause interrupted `Ready`.
     Ready {
@@ -234,7 +240,7 @@ pub(super) enum Event {
     /// The guest agent reported an event.
     Guest(GuestEvent),
     /// A probe was answered, or could not be made.
-    Probed { id: u64, healthy: bool },
+    Probed { id: u64, answer: Answer },
     /// The VM is to be stopped.
     Stop,
     /// The VM is to be killed.
@@ -270,6 +276,8 @@ pub(super) enum Effect {
     Remove,
     /// Probe the guest.
     Probe(u64),
+    /// Tell the group what the probes have found.
+    Probed(ProbeStatus),
     /// Tell the group that the VM has changed.
     Tell(Transition),
     /// Tell the group the facts that observers see.
@@ -292,15 +300,31 @@ pub(super) struct Life {
     facts: Facts,
     /// The error of the host's disk that was told last.
     disk_error: Option<String>,
+    /// Whether the VM was found, so that it may have been Ready before.
+    is_adopted: bool,
+    /// Whether it was told that the guest agent is too old for the probes.
+    is_old_agent_told: bool,
+    /// The result of the probes that was told last.
+    probe: Option<ProbeStatus>,
     effects: Vec<Effect>,
 }
 
 impl Life {
     /// Makes an incarnation that waits for its [`Event::Start`].
     pub(super) fn new(spec: VmSpec) -> Self {
-        let (facts, disk_error, effects) = (Facts::default(), None, Vec::new());
         let health = spec.health.clone();
-        Self { spec, image: None, health, phase: Phase::Created, facts, disk_error, effects }
+        Self {
+            spec,
+            image: None,
+            health,
+            phase: Phase::Created,
+            facts: Facts::default(),
+            disk_error: None,
+            is_adopted: false,
+            is_old_agent_told: false,
+            probe: None,
+            effects: Vec::new(),
+        }
     }
 
     /// Returns the specification in force.
@@ -348,8 +372,12 @@ impl Life {
         match &self.phase {
             Phase::Leasing { retry_at, .. } => *retry_at,
             Phase::Adopting(adoption) => adoption.wake_at(),
-            Phase::Alive { stage, .. } => match stage {
-                Stage::Booting { deadline } | Stage::Running { deadline } => Some(*deadline),
+            Phase::Alive { stage, link } => match stage {
+                Stage::Booting { deadline } => Some(*deadline),
+                Stage::Running { deadline, probes } => {
+                    let probe_at = asks_first(&self.spec, *link).then(|| probes.wake_at());
+                    Some(probe_at.map_or(*deadline, |at| at.min(*deadline)))
+                }
                 Stage::Ready { health } => health.wake_at(&self.health),
                 Stage::Paused(_) => None,
             },
@@ -373,7 +401,7 @@ impl Life {
             Event::MonitorLost(why) => self.monitor_lost(now, &why),
             Event::LinkIsUp(up) => self.link_is_up(up),
             Event::Guest(event) => self.guest_event(now, &event),
-            Event::Probed { id, healthy } => self.probed(now, id, healthy),
+            Event::Probed { id, answer } => self.probed(now, id, answer),
             Event::Stop => self.stop(now),
             Event::Kill => self.kill(now),
             Event::Removed(result) => self.removed(now, result),
@@ -419,6 +447,11 @@ impl Life {
             self.effects.push(Effect::Facts(facts));
         }
     }
+}
+
+/// Returns whether a VM that is not Ready yet is to be probed: its probes make it Ready, and its agent can be asked.
+fn asks_first(spec: &VmSpec, link: Link) -> bool {
+    spec.start.ready == Readiness::Health && link == Link::Up
 }
 
 /// Takes a moment that has come, and returns whether there was one.

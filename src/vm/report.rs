@@ -1,6 +1,7 @@
 //! The orders to a VM actor, and its reports to its group. The group imports these types; this module imports none of
 //! the group.
 
+use crate::observe::ProbeStatus;
 use crate::policy::Ending;
 use crate::spec::{Cid, VmName};
 
@@ -65,6 +66,8 @@ pub enum VmEvent {
     Facts(Facts),
     /// The VM is confirmed gone. This is the last report of an actor.
     Ended(Ending),
+    /// The result of the probes has changed.
+    Probed(ProbeStatus),
     /// A sentence for people.
     Notice(String),
 }

@@ -58,3 +58,34 @@ async fn the_world_of_the_configuration_is_the_world_in_the_guest() {
     tree.stop().await;
     host.assert_nothing_left();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_microvm_is_ready_when_a_port_of_its_guest_answers_and_unhealthy_when_the_answer_is_wrong() {
+    // semantics 1.10, 1.27, 1.28
+    let host = Host::new();
+    let groups = |probe: &str| {
+        format!(
+            r#"
+            [[group]]
+            name = "g"
+            [[group.vm]]
+            name = "a"
+            command = ["/usr/bin/ticker", "--no-ready", "--serve", "tcp:7"]
+            start.ready = "health"
+            health = {{ {probe}, interval = "200ms", on_unhealthy = "report" }}
+            "#
+        )
+    };
+    let (tree, mut events) = host.start(&groups("tcp = 7")).await;
+    events.phase("a", "ready").await;
+    let probe = tree.status().vm("a").and_then(|vm| vm.probe.clone()).expect("a probe");
+    assert_eq!(probe.to_string(), "good: 127.0.0.1:7 accepts connections", "{}", events.story());
+    // The daemon does not speak HTTP. The change applies to the guest that runs.
+    let changed = host.spec(&groups("http = \"7/healthz\""));
+    tree.reload(changed, false).await.expect("applied");
+    let unhealthy = events.phase("a", "unhealthy").await;
+    assert_eq!(unhealthy.probe.as_deref(), Some("127.0.0.1:7: the answer is not HTTP"));
+    assert_eq!(unhealthy.incarnation.0, 1);
+    tree.stop().await;
+    host.assert_nothing_left();
+}

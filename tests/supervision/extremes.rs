@@ -26,6 +26,7 @@ fn extremes(kind: Kind) -> Vec<Value> {
         | Kind::Program
         | Kind::Command
         | Kind::ExitCodes
+        | Kind::HttpPlace
         | Kind::Environment
         | Kind::Cid
         | Kind::Signal

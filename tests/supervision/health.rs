@@ -132,6 +132,67 @@ async fn a_command_in_the_guest_is_asked_instead_and_counts_by_its_exit_code() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_check_from_outside_the_daemon_counts_as_a_command_does_and_the_event_says_what_it_has_found() {
+    // semantics 1.10, 1.28.
+    let mut a = probed();
+    a.health.tcp = 6379;
+    let mut rig = Rig::ready(one(a)).await;
+    rig.pass(SECOND * 11 / 2).await;
+    assert_eq!((rig.phase("a"), rig.host.asked("a", "probe").len()), ("ready", 5));
+    let status = |rig: &Rig| rig.tree.status().vm("a").expect("a VM").probe.clone().expect("a probe");
+    assert_eq!(status(&rig).to_string(), "good: well");
+    rig.host.becomes("a", |plan| plan.exec = 1);
+    let change = rig.change("a", "unhealthy").await;
+    assert_eq!(change.probe.as_deref(), Some("not\\nwell"));
+    let change = rig.change("a", "backoff").await;
+    assert_eq!((change.ending, change.probe.as_deref()), (Some(Ending::Unhealthy), Some("not\\nwell")));
+    assert_eq!(status(&rig).to_string(), "failed, 3 in a row: not\\nwell");
+    let change = rig.change("a", "ready").await;
+    assert_eq!((change.probe, rig.tree.status().vm("a").expect("a VM").probe.clone()), (None, None));
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_is_ready_at_its_first_good_probe_and_those_behind_it_wait() {
+    // semantics 1.27.
+    let (mut a, b) = (probed(), vm("b"));
+    a.health.tcp = 6379;
+    (a.start.ready, a.start.timeout) = (Readiness::Health, SECOND * 5);
+    let host = Host::new();
+    host.plan("a", [Plan { exec: 1, ..Plan::default() }]);
+    let mut rig = Rig::on(host, tree([group("web", Strategy::OneForOne, [a, b])])).await;
+    rig.change("a", "running").await;
+    rig.pass(SECOND).await;
+    assert_eq!((rig.phase("a"), rig.phase("b")), ("running", "waiting"));
+    let probes = rig.host.asked("a", "probe").len();
+    assert!((3..=5).contains(&probes), "with pauses that grow: {probes}");
+    let change = rig.change("a", "backoff").await;
+    assert_eq!((change.ending, change.probe.as_deref()), (Some(Ending::StartTimeout), Some("not\\nwell")));
+    let running = rig.change("a", "running").await;
+    assert_eq!(running.incarnation.0, 2);
+    rig.change("a", "ready").await;
+    rig.until("b", "ready").await;
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_does_not_know_probes_makes_no_vm_unhealthy() {
+    // semantics 1.28.
+    let mut a = probed();
+    a.health.http = "80/healthz".parse().ok();
+    a.start.ready = Readiness::Health;
+    let host = Host::new();
+    host.always("a", Plan { probes: false, exec: 1, ..Plan::default() });
+    let mut rig = Rig::on(host, one(a)).await;
+    rig.said("too old for health.http").await;
+    rig.until("a", "ready").await;
+    rig.pass(SECOND * 60).await;
+    let again = rig.catch_up().await.iter().filter(|line| line.contains("too old")).count();
+    assert_eq!((rig.phase("a"), again), ("ready", 1), "told once");
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn unhealthy_is_a_state_and_an_event_and_a_failure_only_by_policy() {
     // semantics 1.12: on_unhealthy = report.
     let mut a = probed();

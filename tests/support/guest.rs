@@ -56,6 +56,10 @@ fn answer(plan: &Plan, method: &str) -> Outcome {
             let result = ExecResult { exit: Exit::code(plan.exec), ..ExecResult::default() };
             Ok(serde_json::to_value(result).expect("plain"))
         }
+        "probe" if plan.probes => {
+            let output = if plan.exec == 0 { "well" } else { "not\nwell" };
+            Ok(json!({ "healthy": plan.exec == 0, "output": output }))
+        }
         other => Err(WireError::new(ErrorKind::Unsupported, other)),
     }
 }

@@ -124,8 +124,10 @@ pub(crate) struct Plan {
     pub(crate) destroy: Duration,
     /// Whether the guest agent answers.
     pub(crate) answers: bool,
-    /// The exit code of a command that the guest agent runs.
+    /// The exit code of a command that the guest agent runs. With any but 0 the daemon fails its probes, too.
     pub(crate) exec: i32,
+    /// Whether the guest agent knows probes of the daemon.
+    pub(crate) probes: bool,
     /// Another VM that ends, if it runs, when the launcher is called.
     pub(crate) ends_other: Option<(String, Fate)>,
 }
@@ -152,6 +154,7 @@ impl Default for Plan {
             destroy: Duration::from_millis(5),
             answers: true,
             exec: 0,
+            probes: true,
             ends_other: None,
         }
     }

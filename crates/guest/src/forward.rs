@@ -1,14 +1,15 @@
 //! Connects to programs of the guest on behalf of the host (`dial`).
 
 use crate::agent::Agent;
+use crate::tcp;
 use pepita_wire::agent::Dial;
 use pepita_wire::{ErrorKind, GuestPlace, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_socket, socket_with, sockopt,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_socket, socket_with,
 };
 use std::io::{self, ErrorKind as Io};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -58,15 +59,7 @@ fn hangs_up(host: impl AsFd, pause: Duration) -> bool {
 
 fn attempt(to: &GuestPlace) -> io::Result<OwnedFd> {
     match to {
-        GuestPlace::Port(port) => {
-            let stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, *port).into(), ATTEMPT)?;
-            // A port that nobody listens on may be the own port of this connection: it is connected with itself then.
-            if stream.local_addr()? == stream.peer_addr()? {
-                return Err(Io::ConnectionRefused.into());
-            }
-            sockopt::set_tcp_nodelay(&stream, true)?;
-            Ok(stream.into())
-        }
+        GuestPlace::Port(port) => tcp::connect((Ipv4Addr::LOCALHOST, *port).into(), ATTEMPT).map(Into::into),
         GuestPlace::Unix(path) => {
             // Without waiting: the queue of the daemon may be full.
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

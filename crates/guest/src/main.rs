@@ -25,6 +25,7 @@ mod mounts;
 mod notify;
 mod options;
 mod panics;
+mod probe;
 mod process;
 mod reach;
 mod reaper;
@@ -35,6 +36,7 @@ mod stream;
 mod surroundings;
 mod system;
 mod tail;
+mod tcp;
 mod terminal;
 mod users;
 

@@ -5,6 +5,7 @@
 use crate::error::{ErrorKind, WireError};
 use crate::exit::{Exit, generation_1};
 use crate::port::GuestPlace;
+use crate::probe::Check;
 use crate::reach::DialPlace;
 use crate::signal::Signal;
 use crate::storage::Mount;
@@ -67,6 +68,8 @@ pub enum Ask {
     /// Mount disks and shares, in this order. What is mounted already stays mounted. An agent without this request does
     /// not start the daemon of a VM with disks: the host waits for the answer first.
     Mount(Vec<Mount>),
+    /// Look whether the daemon is well, from outside it; answered with [`ProbeResult`].
+    Probe(Probe),
     /// Unmount the disks, synchronise and power off, whether or not the daemon runs.
     PowerOff,
 }
@@ -135,6 +138,26 @@ pub struct Exec {
     pub timeout_ms: u64,
     /// Whether the raw output is sent over this connection instead of a part of it in the answer.
     pub bulk: bool,
+}
+
+/// The parameters of `probe`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The question to the daemon.
+    pub check: Check,
+    /// The time limit for the whole probe, in milliseconds; 0 = 30 s.
+    #[serde(default)]
+    pub timeout_ms: u64,
+}
+
+/// The answer to `probe`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProbeResult {
+    /// Whether the daemon is well.
+    pub healthy: bool,
+    /// What the daemon has answered, or why there is no answer: at most 1 KiB, as the daemon has written it.
+    pub output: String,
 }
 
 /// The parameters of `dial`.
@@ -212,9 +235,11 @@ fn is_false(b: &bool) -> bool {
 }
 
 fn params<T: DeserializeOwned + Default>(method: &str, params: Value) -> Result<T, WireError> {
-    if params.is_null() {
-        return Ok(T::default());
-    }
+    if params.is_null() { Ok(T::default()) } else { needed(method, params) }
+}
+
+/// Reads parameters that have no defaults.
+fn needed<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, WireError> {
     serde_json::from_value(params)
         .map_err(|e| WireError::new(ErrorKind::BadRequest, format!("{method}: {e}")))
 }
@@ -254,6 +279,7 @@ impl Ask {
             Self::Mount(mounts) => ("mount", json!({ "mounts": mounts })),
             Self::Dial(dial) => ("dial", value(serde_json::to_value(dial))),
             Self::Accept => ("accept", Value::Null),
+            Self::Probe(probe) => ("probe", value(serde_json::to_value(probe))),
             Self::PowerOff => ("power_off", Value::Null),
         }
     }
@@ -283,9 +309,8 @@ impl Ask {
             "watch" => Ok(Self::Watch { since: loose(value)?.since }),
             "ack" => Ok(Self::Ack { seq: loose(value)?.seq }),
             "mount" => params::<Mounts>(method, value).map(|read| Self::Mount(read.mounts)),
-            "dial" => serde_json::from_value(value)
-                .map(Self::Dial)
-                .map_err(|e| WireError::new(ErrorKind::BadRequest, format!("{method}: {e}"))),
+            "dial" => needed(method, value).map(Self::Dial),
+            "probe" => needed(method, value).map(Self::Probe),
             "accept" => Ok(Self::Accept),
             "power_off" => Ok(Self::PowerOff),
             other => {

@@ -20,6 +20,7 @@ pub mod line;
 pub mod monitor;
 pub mod name;
 pub mod port;
+pub mod probe;
 pub mod protocol;
 pub mod reach;
 pub mod record;

@@ -146,6 +146,7 @@ impl MonitorRequest {
                 | Ask::Mount(_)
                 | Ask::Dial(_)
                 | Ask::Accept
+                | Ask::Probe(_)
                 | Ask::PowerOff => {
                     let why = format!("{method:?} is not for the monitor");
                     Err(WireError::new(ErrorKind::Unsupported, why))

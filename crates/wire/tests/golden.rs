@@ -1,6 +1,7 @@
 //! Golden files of generation 1 of the conversation. All later versions must be able to read these bytes.
 
-use pepita_wire::agent::{Dial, Exec, Health, Start, Stop};
+use pepita_wire::agent::{Dial, Exec, Health, Probe, Start, Stop};
+use pepita_wire::probe::Check;
 use pepita_wire::world::World;
 use pepita_wire::{Ask, ErrorKind, Exit, GuestEvent, GuestPlace, Hello, Signal, ToGuest, ToHost, WireError};
 use serde_json::json;
@@ -41,6 +42,14 @@ fn to_guest() -> Vec<ToGuest> {
         ask(11, Ask::PowerOff),
         ask(12, Ask::Dial(Dial { to: GuestPlace::Port(6379), wait_ms: 1000 })),
         ask(13, Ask::Accept),
+        ask(14, Ask::Probe(Probe { check: Check::Tcp(6379), timeout_ms: 2000 })),
+        ask(
+            15,
+            Ask::Probe(Probe {
+                check: Check::Http("127.0.0.1:80/healthz".parse().expect("a place")),
+                timeout_ms: 2000,
+            }),
+        ),
     ]
 }
 

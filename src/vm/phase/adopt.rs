@@ -178,6 +178,7 @@ impl Life {
         self.effects.push(Effect::Tell(Transition::Reached));
         let stage = Stage::Booting { deadline: now + self.spec.start.timeout };
         self.phase = Phase::Alive { stage, link: Link::NotDialled };
+        self.is_adopted = true;
         self.status(now, record);
     }
 

@@ -1,11 +1,12 @@
 //! The events of a VM that lives: its progress, its health, its pauses.
 
 use super::end::STOP_SLACK;
-use super::{Effect, Life, Link, Phase, Stage, Suspended};
+use super::{Effect, Life, Link, Phase, Stage, Suspended, asks_first};
 use crate::observe::last_words;
 use crate::policy::Ending;
 use crate::spec::{Cid, HealthSpec, OnUnhealthy, Readiness, StopSpec};
-use crate::vm::health::{Finding, Health};
+use crate::vm::health::{Finding, FirstProbes, Health};
+use crate::vm::probe::Answer;
 use crate::vm::report::{Facts, Transition};
 use pepita_wire::record::DaemonState;
 use pepita_wire::{Exit, GuestEvent, StatusRecord, VmState};
@@ -88,11 +89,13 @@ impl Life {
         let is_ready = match spec.start.ready {
             Readiness::Started => runs,
             Readiness::Notify => said_ready,
+            // Its probes decide.
+            Readiness::Health => false,
         };
         if let Stage::Booting { deadline } = *stage
             && runs
         {
-            *stage = Stage::Running { deadline };
+            *stage = Stage::Running { deadline, probes: FirstProbes::new(now) };
             effects.push(Effect::Tell(Transition::Running));
         }
         if matches!(stage, Stage::Running { .. }) && is_ready {
@@ -135,7 +138,7 @@ impl Life {
     fn said(&mut self, now: Instant, said: &pepita_wire::agent::Health) {
         let extended = said.extend_timeout_us.and_then(|us| now.checked_add(Duration::from_micros(us)));
         match &mut self.phase {
-            Phase::Alive { stage: Stage::Booting { deadline } | Stage::Running { deadline }, .. } => {
+            Phase::Alive { stage: Stage::Booting { deadline } | Stage::Running { deadline, .. }, .. } => {
                 // The daemon moves the deadline to later, never to earlier (semantics 1.7).
                 *deadline = extended.map_or(*deadline, |extended| extended.max(*deadline));
             }
@@ -168,23 +171,92 @@ impl Life {
         }
     }
 
-    pub(super) fn probed(&mut self, now: Instant, id: u64, healthy: bool) {
-        if let Phase::Alive { stage: Stage::Ready { health }, .. } = &mut self.phase {
-            let finding = health.probed(&self.health, now, id, healthy);
-            self.act_on(now, finding);
+    pub(super) fn probed(&mut self, now: Instant, id: u64, answer: Answer) {
+        let Self {
+            health: health_spec, phase: Phase::Alive { stage, .. }, effects, is_old_agent_told, ..
+        } = self
+        else {
+            return;
+        };
+        if answer == Answer::TooOld && !std::mem::replace(is_old_agent_told, true) {
+            let key = health_spec.check().key();
+            let text = format!(
+                "its guest agent is too old for {key}, so only the agent itself is probed; build its image anew"
+            );
+            effects.push(Effect::Notice(text));
+        }
+        match stage {
+            Stage::Ready { health } => {
+                let finding = health.probed(health_spec, now, id, answer);
+                self.tell_probe();
+                self.act_on(now, finding);
+            }
+            Stage::Running { probes, .. } => {
+                let is_ready = probes.probed(health_spec, now, id, answer);
+                self.tell_probe();
+                if is_ready {
+                    self.ready_after_probes(now);
+                }
+            }
+            Stage::Booting { .. } | Stage::Paused(_) => {}
+        }
+    }
+
+    /// Tells the result of the newest probe, if it is another one than before.
+    fn tell_probe(&mut self) {
+        let Phase::Alive { stage, .. } = &self.phase else { return };
+        let last = match stage {
+            Stage::Running { probes, .. } => probes.last(),
+            Stage::Ready { health } => health.last(),
+            Stage::Booting { .. } | Stage::Paused(_) => None,
+        };
+        if let Some(last) = last.filter(|last| self.probe.as_ref() != Some(last)).cloned() {
+            self.probe = Some(last.clone());
+            self.effects.push(Effect::Probed(last));
+        }
+    }
+
+    /// Makes a VM Ready whose probes decide on that, if they still do.
+    fn ready_after_probes(&mut self, now: Instant) {
+        let Self { spec, health, phase: Phase::Alive { stage, .. }, effects, .. } = self else { return };
+        if let Stage::Running { probes, .. } = stage
+            && spec.start.ready == Readiness::Health
+        {
+            *stage = Stage::Ready { health: Health::after(probes.clone(), health, now) };
+            effects.push(Effect::Tell(Transition::Ready));
         }
     }
 
     pub(super) fn tick_alive(&mut self, now: Instant) {
-        let Phase::Alive { stage, .. } = &mut self.phase else { return };
+        let Self { spec, health: health_spec, phase: Phase::Alive { stage, link }, effects, .. } = self
+        else {
+            return;
+        };
         match stage {
-            Stage::Booting { deadline } | Stage::Running { deadline } => {
+            Stage::Booting { deadline } => {
                 if now >= *deadline {
                     self.remove(now, Ending::StartTimeout);
                 }
             }
+            Stage::Running { deadline, probes } => {
+                let is_late = now >= *deadline;
+                if asks_first(spec, *link) {
+                    let due = probes.tick(health_spec, now).filter(|_| !is_late);
+                    effects.extend(due.map(Effect::Probe));
+                    self.tell_probe();
+                }
+                match self.spec.start.ready {
+                    // The VM has probably been Ready before, and its probes fail at the moment: from now on they count.
+                    Readiness::Health if is_late && self.is_adopted => self.ready_after_probes(now),
+                    Readiness::Health | Readiness::Started | Readiness::Notify if is_late => {
+                        self.remove(now, Ending::StartTimeout);
+                    }
+                    Readiness::Health | Readiness::Started | Readiness::Notify => {}
+                }
+            }
             Stage::Ready { health } => {
-                let findings = health.tick(&self.health, now);
+                let findings = health.tick(health_spec, now);
+                self.tell_probe();
                 self.act_on(now, findings);
             }
             Stage::Paused(_) => {}
@@ -236,15 +308,17 @@ impl Stage {
         health_spec: &HealthSpec,
     ) -> Option<Transition> {
         let (stage, transition) = match (&*self, is_paused) {
-            (Self::Running { deadline }, true) => {
+            (Self::Running { deadline, probes }, true) => {
                 let time_left = deadline.saturating_duration_since(now);
-                (Self::Paused(Suspended::Running { time_left }), Transition::Paused)
+                let probes = probes.clone();
+                (Self::Paused(Suspended::Running { time_left, probes }), Transition::Paused)
             }
             (Self::Ready { health }, true) => {
                 (Self::Paused(Suspended::Ready { health: health.clone() }), Transition::Paused)
             }
-            (Self::Paused(Suspended::Running { time_left }), false) => {
-                (Self::Running { deadline: now + *time_left }, Transition::Resumed)
+            (Self::Paused(Suspended::Running { time_left, probes }), false) => {
+                let probes = probes.clone().restarted(now);
+                (Self::Running { deadline: now + *time_left, probes }, Transition::Resumed)
             }
             (Self::Paused(Suspended::Ready { health }), false) => {
                 let health = health.clone().restarted(health_spec, now);

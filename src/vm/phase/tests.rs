@@ -1,5 +1,6 @@
 use super::*;
 use crate::policy::Ending;
+use crate::spec::Readiness;
 use crate::spec::{MachineSpec, VmName, VmSpec};
 use pepita_wire::image::ImageHealth;
 use pepita_wire::record::{CallErrorKind, DaemonState};
@@ -374,7 +375,7 @@ fn what_cannot_be_removed_is_tried_again_and_told() {
 #[test]
 fn a_pause_keeps_what_is_left_of_the_start() {
     let mut rig = Rig::launching();
-    rig.life.spec.start.ready = crate::spec::Readiness::Notify;
+    rig.life.spec.start.ready = Readiness::Notify;
     rig.on(Event::Launched(Ok(running())));
     rig.now += spec().start.timeout / 2;
     let paused = record(VmState::Paused, DaemonState::Running);
@@ -383,6 +384,98 @@ fn a_pause_keeps_what_is_left_of_the_start() {
     rig.now += spec().start.timeout * 9;
     assert_eq!(rig.on(Event::Status(running())), [Effect::Tell(Transition::Resumed)]);
     assert_eq!(rig.life.wake_at(), Some(rig.now + spec().start.timeout / 2));
+}
+
+fn good() -> Answer {
+    Answer::Good("fine".into())
+}
+
+fn bad(why: &str) -> Answer {
+    Answer::Bad(why.into())
+}
+
+fn failed(failures: u32, text: &str) -> Effect {
+    Effect::Probed(ProbeStatus { healthy: false, failures, text: text.into() })
+}
+
+/// Returns a VM that is Ready at its first good probe, with its daemon running and its agent connected.
+fn probed_first(start: Event, answer: Event) -> Rig {
+    let mut rig = Rig::new();
+    let mut own = spec();
+    (own.start.ready, own.health.tcp) = (Readiness::Health, 80);
+    rig.life.update(own);
+    rig.on(start);
+    rig.on(Event::Leased(Some(Ok(cid()))));
+    let effects = [rig.on(answer), rig.on(Event::Status(running()))].concat();
+    assert!(effects.contains(&Effect::Tell(Transition::Running)), "{effects:?}");
+    assert!(!effects.contains(&Effect::Tell(Transition::Ready)), "{effects:?}");
+    assert!(rig.life.wake_at() > Some(rig.now), "no probe while the agent cannot be asked");
+    rig.on(Event::LinkIsUp(true));
+    rig
+}
+
+// semantics 1.27
+#[test]
+fn a_vm_is_ready_at_its_first_good_probe_and_failed_ones_before_do_not_count() {
+    let mut rig = probed_first(Event::Start(Mode::Launch), Event::Launched(Ok(running())));
+    for id in 1..=9_u32 {
+        assert_eq!(rig.life.wake_at(), Some(rig.now));
+        assert_eq!(rig.on(Event::Tick), [Effect::Probe(id.into())]);
+        assert_eq!(rig.on(Event::Probed { id: id.into(), answer: bad("no") }), [failed(id, "no")]);
+        rig.now = rig.life.wake_at().expect("the next one");
+    }
+    assert_eq!(rig.on(Event::Tick), [Effect::Probe(10)]);
+    let effects = rig.on(Event::Probed { id: 10, answer: good() });
+    assert!(matches!(effects[..], [Effect::Probed(_), Effect::Tell(Transition::Ready)]), "{effects:?}");
+    // From now on the interval counts, and three failures.
+    let mut told = Vec::new();
+    for id in 11..=13 {
+        rig.now = rig.life.wake_at().expect("a probe");
+        assert_eq!(rig.on(Event::Tick), [Effect::Probe(id)]);
+        told = rig.on(Event::Probed { id, answer: bad("gone") });
+    }
+    assert!(
+        matches!(&told[..], [probed, Effect::Tell(Transition::Unhealthy), Effect::StopDaemon { .. }]
+            if *probed == failed(3, "gone")),
+        "{told:?}"
+    );
+}
+
+// semantics 1.27, 1.7
+#[test]
+fn a_vm_that_is_never_well_is_not_ready_in_time_and_one_that_was_found_is_judged_by_its_probes() {
+    let ends = |rig: &mut Rig| {
+        let deadline = rig.now + spec().start.timeout;
+        let mut last = Vec::new();
+        while rig.now < deadline {
+            rig.now = rig.life.wake_at().expect("a probe, or the deadline");
+            last = rig.on(Event::Tick);
+            if let [Effect::Probe(id)] = last[..] {
+                rig.on(Event::Probed { id, answer: bad("no") });
+            }
+        }
+        last
+    };
+    let mut rig = probed_first(Event::Start(Mode::Launch), Event::Launched(Ok(running())));
+    assert_eq!(ends(&mut rig), [Effect::Remove]);
+    assert!(matches!(&rig.life.phase, Phase::Removing { ending: Ending::StartTimeout, .. }));
+    let mut rig = probed_first(Event::Start(Mode::Adopt), Event::Adopted(Ok(running())));
+    assert_eq!(ends(&mut rig), [Effect::Tell(Transition::Ready)]);
+}
+
+#[test]
+fn an_agent_that_is_too_old_for_a_check_is_told_once_and_counts_as_a_ping() {
+    let mut rig = probed_first(Event::Start(Mode::Launch), Event::Launched(Ok(running())));
+    rig.on(Event::Tick);
+    let effects = rig.on(Event::Probed { id: 1, answer: Answer::TooOld });
+    let [Effect::Notice(text), Effect::Probed(probe), Effect::Tell(Transition::Ready)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert!(text.contains("too old for health.tcp") && text.contains("build its image anew"), "{text}");
+    assert!(probe.healthy && probe.text.contains("too old"), "{probe:?}");
+    rig.now = rig.life.wake_at().expect("a probe");
+    rig.on(Event::Tick);
+    assert_eq!(rig.on(Event::Probed { id: 2, answer: Answer::TooOld }), []);
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -418,7 +511,8 @@ fn event() -> impl Strategy<Value = Event> {
         status().prop_map(Event::Status),
         Just(Event::MonitorLost("it died".into())),
         any::<bool>().prop_map(Event::LinkIsUp),
-        any::<bool>().prop_map(|healthy| Event::Probed { id: 1, healthy }),
+        (0_u64..3, proptest::sample::select(vec![bad("no"), good(), Answer::TooOld]))
+            .prop_map(|(id, answer)| Event::Probed { id, answer }),
         Just(Event::Stop),
         Just(Event::Kill),
         prop_oneof![Just(Ok(())), error().prop_map(Err)].prop_map(Event::Removed),
@@ -430,9 +524,11 @@ fn event() -> impl Strategy<Value = Event> {
 proptest! {
     #[test]
     fn in_whatever_order_events_come_an_incarnation_ends_at_most_once_and_last(
+        ready in proptest::sample::select(vec![Readiness::Started, Readiness::Notify, Readiness::Health]),
         steps in proptest::collection::vec((event(), 0_u64..20_000), 0..60),
     ) {
         let mut rig = Rig::new();
+        rig.life.spec.start.ready = ready;
         let mut ended = false;
         for (event, millis) in steps {
             rig.now += Duration::from_millis(millis);

@@ -40,7 +40,7 @@ pub(super) fn status_of(status: &Value, vms: &[String], in_full: bool) -> String
     let mut lines = table(found.map(|(group, vm)| row(text(&group["name"]), vm)).collect());
     if in_full {
         let found = vms.iter().filter_map(|vm| find(status, vm));
-        lines.extend(found.flat_map(|(_, vm)| last_end(vm)));
+        lines.extend(found.flat_map(|(_, vm)| last_end(vm).into_iter().chain(last_probe(vm))));
     }
     lines.join("\n")
 }
@@ -125,6 +125,21 @@ fn last_end(vm: &Value) -> Vec<String> {
     lines
 }
 
+/// Formats the newest result of the probes of a VM.
+fn last_probe(vm: &Value) -> Option<String> {
+    Some(format!("{} probe: {}", text(&vm["name"]), probe(&vm["probe"])?))
+}
+
+/// Returns `failed, 3 in a row: connection refused`.
+fn probe(probe: &Value) -> Option<String> {
+    let said = shown(probe["text"].as_str()?);
+    Some(match (probe["healthy"].as_bool(), probe["failures"].as_u64()) {
+        (Some(true), _) => format!("good: {said}"),
+        (_, Some(failures @ 2..)) => format!("failed, {failures} in a row: {said}"),
+        _ => format!("failed: {said}"),
+    })
+}
+
 fn format_row(row: &[String; 9], widths: &[usize], head: bool) -> String {
     let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
         let style = match (head, column) {
@@ -170,6 +185,9 @@ fn note(vm: &Value) -> String {
     if let Some(ms) = vm["backoff"]["in_ms"].as_u64() {
         let delay = delay_in_words(Duration::from_millis(ms));
         notes.push(format!("restart in {delay}, after {}", text(&vm["backoff"]["ending"]["text"])));
+    }
+    if vm["probe"]["healthy"] == false && matches!(text(&vm["phase"]), "running" | "ready" | "unhealthy") {
+        notes.extend(probe(&vm["probe"]).map(|probe| format!("probe {probe}")));
     }
     if vm["needs_restart"] == true {
         notes.push("changed; a restart applies it".into());
@@ -273,8 +291,9 @@ group web is down: why";
         let status = json!({ "name": "edge", "pid": 7, "groups": [
             { "name": "g", "strategy": "one_for_one", "ended": { "reason": evil }, "vms": [
                 { "name": "a", "phase": "failed", "reason": evil, "failure": { "ending": ending } },
-                { "name": "b", "phase": "backoff", "backoff": { "in_ms": 5, "ending": ending } } ] } ] });
-        let vms = ["a".to_owned(), "b".to_owned()];
+                { "name": "b", "phase": "backoff", "backoff": { "in_ms": 5, "ending": ending } },
+                { "name": "c", "phase": "unhealthy", "probe": { "healthy": false, "failures": 3, "text": evil } } ] } ] });
+        let vms = ["a", "b", "c"].map(str::to_owned);
         for text in [
             super::status(&status),
             tree(&status),
@@ -287,6 +306,26 @@ group web is down: why";
             assert!(plain.contains(r"\x1b]0;x\x07\n\x9b2J"), "{plain}");
             assert!(!styled.contains('\u{7}') && !styled.contains('\u{9b}'));
         }
+    }
+
+    #[test]
+    fn what_a_probe_has_found_is_shown_in_full_and_in_a_note_when_it_is_bad() {
+        let vm = |name: &str, phase: &str, healthy: bool| {
+            let probe = json!({ "healthy": healthy, "failures": if healthy { 0 } else { 2 }, "text": "HTTP 503 Busy" });
+            json!({ "name": name, "phase": phase, "incarnation": 1, "attempts": 0, "phase_ms": 0, "probe": probe })
+        };
+        let vms = [vm("a", "unhealthy", false), vm("b", "ready", true), vm("c", "backoff", false)];
+        let status = json!({ "groups": [{ "name": "g", "vms": vms }] });
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let expected = "\
+GROUP  VM  PHASE      INC  ATT  CID  PID  SINCE  NOTE
+g      a   unhealthy  1    0    -    -    0s     probe failed, 2 in a row: HTTP 503 Busy
+g      b   ready      1    0    -    -    0s
+g      c   backoff    1    0    -    -    0s
+a probe: failed, 2 in a row: HTTP 503 Busy
+b probe: good: HTTP 503 Busy
+c probe: failed, 2 in a row: HTTP 503 Busy";
+        assert_eq!(plain(&status_of(&status, &names, true)), expected);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod injection;
 mod limits;
 mod output;
 mod ports;
+mod probes;
 mod relay;
 mod repair;
 mod service;

@@ -6,7 +6,7 @@ use super::writer::Writer;
 use crate::agent::{Agent, Mode};
 use crate::mounts::mount_all;
 use crate::stream::Stream;
-use crate::{daemon, exec, exec_stream, forward};
+use crate::{daemon, exec, exec_stream, forward, probe};
 use pepita_wire::agent::Accepted;
 use pepita_wire::frame::Outcome;
 use pepita_wire::{Ask, ErrorKind, Hello, Lines, MAX_BAD_LINES, Request, ToGuest, ToHost, WireError};
@@ -220,14 +220,8 @@ impl Connection {
                 }
                 Err(exit) => self.answer(id, Err(WireError::new(ErrorKind::Os, exit.to_string()))),
             },
-            Ask::Exec(ask) => {
-                let run =
-                    move || writer.send(&ToHost::Answer { id, outcome: to_value(&exec::run(&agent, &ask)) });
-                match Builder::new().spawn(run) {
-                    Ok(_) => Ok(Next::Lines),
-                    Err(e) => self.answer(id, Err(WireError::new(ErrorKind::Busy, e.to_string()))),
-                }
-            }
+            Ask::Exec(ask) => self.answer_later(id, move || to_value(&exec::run(&agent, &ask))),
+            Ask::Probe(ask) => self.answer_later(id, move || to_value(&probe::run(&ask))),
             Ask::ExecStream(ask) => {
                 self.answer(id, Ok(json!({ "stream": true })))?;
                 exec_stream::run(&agent, &ask, self.reader.try_clone()?);
@@ -267,6 +261,15 @@ impl Connection {
     fn answer(&self, id: u64, outcome: Outcome) -> io::Result<Next> {
         self.writer.send(&ToHost::Answer { id, outcome })?;
         Ok(Next::Lines)
+    }
+
+    /// Answers a request with the outcome of work that takes its time, from a thread of its own.
+    fn answer_later(&self, id: u64, work: impl FnOnce() -> Outcome + Send + 'static) -> io::Result<Next> {
+        let writer = self.writer.clone();
+        match Builder::new().spawn(move || writer.send(&ToHost::Answer { id, outcome: work() })) {
+            Ok(_) => Ok(Next::Lines),
+            Err(e) => self.answer(id, Err(WireError::new(ErrorKind::Busy, e.to_string()))),
+        }
     }
 
     fn wait_for_hang_up(&mut self) -> io::Result<()> {
