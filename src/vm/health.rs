@@ -293,7 +293,7 @@ impl Health {
     }
 
     fn failed(&mut self, spec: &HealthSpec, now: Instant, text: String) -> Option<Finding> {
-        let counts = !self.unlinked_until.is_some_and(|until| now < until)
+        let counts = self.unlinked_until.is_none_or(|until| now >= until)
             && now - self.ready_since >= spec.start_period;
         self.failures = self.failures.saturating_add(u32::from(counts));
         self.last = Some(ProbeStatus { healthy: false, failures: self.failures, text });
