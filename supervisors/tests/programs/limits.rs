@@ -98,7 +98,8 @@ fn without_descriptors_vms_are_removed_at_the_same_time_as_soon_as_connections_a
     host.ready().stop();
     let launcher = launcher_that_waits_for(6, &host);
     host.configure(&format!("shutdown_timeout = \"1s\"\npepita = {launcher:?}"), &group(&names));
-    let mut second = Daemon::start(&mut with_files(&host, "100:100"));
+    // Too few for a connection to each monitor, which takes 40 of them, beside what a supervisor keeps open and in reserve.
+    let mut second = Daemon::start(&mut with_files(&host, "60:60"));
     second.until("unknown");
     second.signal(Signal::SIGTERM);
     let end = second.end();
