@@ -622,7 +622,7 @@ fn a_wait_ends_as_soon_as_what_it_waits_for_cannot_come() {
 fn a_supervisor_that_is_stopped_is_named_and_ends_no_wait_with_something_untrue() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = host.ready();
-    daemon.signal(Signal::SIGSTOP);
+    daemon.suspend();
     let pid = format!("(pid {})", daemon.pid());
     for args in [
         &["status"][..],
