@@ -717,7 +717,7 @@ mod tests {
     fn what_is_too_much_or_cut_short_leaves_no_half_file() {
         let dir = tempfile::tempdir().expect("a directory");
         let whole = archive(&[("a", Kind::File, ""), ("b", Kind::File, "")]);
-        for length in [0, 100, 513, 600, 1024, 1537, 2048] {
+        for length in [0, 100, 513, 600, 1024, 1537, 2000] {
             assert!(
                 matches!(into(dir.path(), GUEST, &whole[..length]), Err(CopyError::CutShort)),
                 "{length}"
