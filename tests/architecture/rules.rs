@@ -96,7 +96,7 @@ pub(crate) const CRATES: &[Crate] = &[
     Crate {
         dir: "crates/copy/src",
         name: "pepita_copy",
-        rows: &[&["error"], &["entry"], &["pack", "unpack"], &["lib"]],
+        rows: &[&["error"], &["entry"], &["pack", "place"], &["unpack"], &["lib"]],
         pure: &["entry.rs"],
         edges: &[],
     },

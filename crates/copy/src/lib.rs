@@ -8,6 +8,7 @@
 mod entry;
 mod error;
 mod pack;
+mod place;
 mod unpack;
 
 pub use error::{CopyError, Report};
