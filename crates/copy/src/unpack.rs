@@ -239,9 +239,10 @@ impl Target<'_> {
             dir = opened.map_err(|e| {
                 let path = at(&parts[..=n]);
                 match e {
-                    Errno::NOTDIR | Errno::LOOP => {
-                        CopyError::Place { path, why: "a link or a file, where the archive has a directory" }
-                    }
+                    Errno::NOTDIR | Errno::LOOP => named(
+                        path.as_os_str().as_bytes(),
+                        "a link or a file is there, where the archive has a directory",
+                    ),
                     e => CopyError::Path { path, error: e.into() },
                 }
             })?;
