@@ -88,8 +88,9 @@ async fn ask(mut client: Client, command: Ask) -> Result<(), Failure> {
         }
         Ask::Pause(Targets { targets }) => call_each(&mut client, &targets, |vm| Call::Pause { vm }).await,
         Ask::Resume(Targets { targets }) => call_each(&mut client, &targets, |vm| Call::Resume { vm }).await,
-        Ask::Logs { targets: Targets { targets }, follow, previous, span } => {
-            logs::print_logs(client, &targets, follow, previous, &span).await
+        Ask::Logs { targets, follow, timestamps, tail, previous, span } => {
+            let wanted = logs::Wanted { follow, stamps: timestamps, tail, previous, span };
+            logs::print_logs(client, targets, &wanted).await
         }
         Ask::Exec(exec) => Err(exec::run(client, exec).await),
         Ask::Events { targets, follow, json, span } => {

@@ -103,17 +103,15 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
             take_down(&run_dir, &name, how, json)?;
         }
         Request::List { format } => list::list(run_dir, if json { Format::Json } else { format })?,
-        Request::Logs { vm, previous: Some(previous), .. } => {
+        Request::Logs { vm, follow, restarts, timestamps, tail, since, until, previous } => {
             let (run_dir, name) = of(&vm);
-            logs::previous(&run_dir, &name, previous)?;
-        }
-        Request::Logs { vm, follow: true, restarts: true, since, .. } => {
-            let (run_dir, name) = of(&vm);
-            logs::follow_restarts(&run_dir, &name, since)?;
-        }
-        Request::Logs { vm, follow, since, until, .. } => {
-            let (run_dir, name) = of(&vm);
-            logs::logs(&run_dir, &name, follow, since, until)?;
+            let tail = tail.map(|lines| lines.0);
+            let wanted = logs::Wanted { stamps: timestamps, tail, since, until };
+            match previous {
+                Some(previous) => logs::previous(&run_dir, &name, previous, &wanted)?,
+                None if restarts => logs::follow_restarts(&run_dir, &name, &wanted)?,
+                None => logs::logs(&run_dir, &name, follow, &wanted)?,
+            }
         }
         Request::Wait { vm, timeout } => {
             let (run_dir, name) = of(&vm);

@@ -106,6 +106,64 @@ fn logs_are_those_of_the_launcher() {
 }
 
 #[test]
+fn the_output_of_several_vms_is_printed_in_the_order_of_time() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let talker = |name: &str| {
+        let go = dir.path().join(name);
+        let script = format!(
+            "for n in 1 2 3; do until [ -e {0}$n ]; do sleep 0.02; done; echo word $n; done; exec sleep 1000",
+            go.display()
+        );
+        format!(
+            "[[group.vm]]\nname = \"{name}\"\nstart.ready = \"started\"\ncommand = {:?}\n",
+            ["/bin/sh", "-c", &script]
+        )
+    };
+    let host = Host::new("", &format!("[[group]]\nname = \"web\"\n{}{}", talker("a"), talker("b")));
+    let mut daemon = host.ready();
+    let mut follow = Command::new(program("pepitactl"));
+    let mut follow =
+        Daemon::start(follow.arg("--socket").arg(host.path("c/c.sock")).args(["logs", "-ft", "web"]));
+    for word in 1..=3 {
+        for name in ["a", "b"] {
+            std::fs::write(dir.path().join(format!("{name}{word}")), "").expect("written");
+            follow.until(&format!("#1 word {word}"));
+            let deadline = Instant::now() + PATIENCE;
+            while !host.ctl_ok(&["logs", name]).contains(&format!("word {word}")) {
+                assert!(Instant::now() < deadline, "{name} never said word {word}");
+            }
+            // The times of what one VM says are known to a tenth of a second.
+            std::thread::sleep(Duration::from_millis(120));
+        }
+    }
+    let all = "a | word 1\nb | word 1\na | word 2\nb | word 2\na | word 3\nb | word 3\n";
+    for targets in [&[][..], &["all"], &["web"], &["b", "group:web"]] {
+        assert_eq!(host.ctl_ok(&[&["logs"], targets].concat()), all, "{targets:?}");
+    }
+    assert_eq!(host.ctl_ok(&["logs", "-n", "1", "a", "b"]), "a | word 3\nb | word 3\n");
+    assert_eq!(host.ctl_ok(&["logs", "--tail=2", "b"]), "word 2\nword 3\n");
+    let stamped = host.ctl_ok(&["logs", "-t", "web"]);
+    let times: Vec<&str> = stamped.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    assert!(times.len() == 6 && times.is_sorted(), "{stamped}");
+    let texts: String =
+        stamped.lines().map(|line| format!("{}\n", line.replacen(&line[4..32], "", 1))).collect();
+    assert_eq!(texts, all, "{stamped}");
+    // Colours are for terminals.
+    assert!(!stamped.contains('\u{1b}') && !follow.story().contains('\u{1b}'), "{stamped}");
+    // Each VM is killed, and its last words are those of the end before.
+    host.ctl_ok(&["signal", "web", "KILL"]);
+    follow.until("a | ");
+    follow.until("[pepita: incarnation 1 has ended");
+    follow.until("[pepita: incarnation 2 has started]");
+    host.ctl_ok(&["wait", "a", "b"]);
+    assert_eq!(host.ctl_ok(&["logs", "--previous", "--tail", "1", "web"]), "a | word 3\nb | word 3\n");
+    follow.signal(Signal::SIGTERM);
+    assert!(follow.end().success());
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
 fn last_words_outlive_restarts_and_destroys_and_are_in_the_events() {
     let fails = ticker("a", &["--say", "LAST WORDS", "--after", "300", "--exit", "3"]);
     // A VM that is not ready in time is destroyed at once.
