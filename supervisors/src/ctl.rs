@@ -5,6 +5,7 @@ mod events;
 mod exec;
 mod failure;
 mod lanes;
+mod launched;
 mod logs;
 mod options;
 mod outlook;
@@ -131,6 +132,9 @@ async fn status(client: &mut Client, targets: &[String], as_json: bool) -> Resul
     }
     let part = StatusPart { of: targets::names(targets), brief: false };
     let (mut status, found) = session::find_in(client, targets, part).await?;
+    if found.by_name {
+        launched::add(client, &mut status, &found.vms).await;
+    }
     if !as_json {
         return print(&table::status_of(&status, &found.vms, found.by_name));
     }

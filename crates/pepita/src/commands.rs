@@ -19,6 +19,7 @@ use crate::cli::{Cli, Format, Image, Request, Vm};
 use crate::error::{About, CallError, Result, call_error};
 use crate::host::inherited;
 use crate::ops::destroy::{How, destroy};
+use crate::ops::usage::usage as usage_of;
 use crate::reconcile;
 use crate::rundir::{RunDir, ends};
 use clap::{CommandFactory, Parser};
@@ -95,7 +96,11 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
         }
         Request::Status { vm } => {
             let (run_dir, name) = of(&vm);
-            print(&pretty(&reconcile::status(&run_dir, &name)?)).about(name.as_str())?;
+            let mut status = reconcile::status(&run_dir, &name)?;
+            if status.exit.is_none() {
+                status.usage = usage_of(&run_dir.vm(&name)).map(Box::new);
+            }
+            print(&pretty(&status)).about(name.as_str())?;
         }
         Request::Destroy { vm, force, timeout, signal } => {
             let (run_dir, name) = of(&vm);

@@ -29,6 +29,19 @@ fn vms_are_shown_and_controlled() {
     assert_eq!(status.lines().count(), 4, "a heading, a row for each VM, and what the VMs are: {status}");
     let tree = host.ctl_ok(&["tree"]);
     assert!(tree.contains("└── web: one_for_one") && tree.contains("├── a #1 ready"), "{tree}");
+    // A VM that is named is shown with what it uses of the host.
+    let full = host.ctl_ok(&["status", "a"]);
+    assert!(full.contains("\na host: memory ") && full.contains("monitor "), "{full}");
+    let full: Value = serde_json::from_str(&host.ctl_ok(&["status", "a", "--json"])).expect("JSON");
+    let usage = &full["groups"][0]["vms"][0]["usage"];
+    let roles: Vec<&Value> =
+        usage["processes"].as_array().expect("processes").iter().map(|p| &p["role"]).collect();
+    assert_eq!(roles, ["vmm", "monitor", "daemon"], "{usage}");
+    assert!(
+        usage["rss_kib"].as_u64().is_some_and(|kib| kib > 0)
+            && usage["processes"][0]["pid"] == host.vmm_pid("a"),
+        "{usage}"
+    );
 
     host.ctl_ok(&["restart", "a"]);
     daemon.until_event(vm("a", 2, "ready"));
@@ -152,7 +165,6 @@ fn the_output_of_several_vms_is_printed_in_the_order_of_time() {
     assert!(!stamped.contains('\u{1b}') && !follow.story().contains('\u{1b}'), "{stamped}");
     // Each VM is killed, and its last words are those of the end before.
     host.ctl_ok(&["signal", "web", "KILL"]);
-    follow.until("a | ");
     follow.until("[pepita: incarnation 1 has ended");
     follow.until("[pepita: incarnation 2 has started]");
     host.ctl_ok(&["wait", "a", "b"]);

@@ -1,6 +1,6 @@
 //! Reads the output of a launcher line by line, and gives each line its name.
 
-use anstyle::{AnsiColor, Style};
+use anstyle::AnsiColor;
 use jiff::Timestamp;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -54,7 +54,7 @@ impl Prefix {
     /// Returns what stands before the lines of a VM. `number` is its place among the VMs; without it the name has no colour.
     pub(super) fn new(vm: &str, form: Form, number: Option<usize>) -> Self {
         let colour = number.map(|number| COLOURS[number % COLOURS.len()].on_default());
-        let style = colour.unwrap_or(Style::new());
+        let style = colour.unwrap_or_default();
         let name = format!("{style}{vm} |{style:#} ").into_bytes();
         Self { form, name, at_ms: 0, stamp: Vec::new(), is_begun: false }
     }
