@@ -1,6 +1,7 @@
 //! `pepitactl`: shows and controls a running supervisor over its control socket.
 
 mod command;
+mod disk;
 mod events;
 mod exec;
 mod failure;
@@ -93,6 +94,7 @@ async fn ask(mut client: Client, command: Ask) -> Result<(), Failure> {
             let wanted = logs::Wanted { follow, stamps: timestamps, tail, previous, span };
             logs::print_logs(client, targets, &wanted).await
         }
+        Ask::Disk(asked) => Err(disk::run(client, asked).await),
         Ask::Exec(exec) => Err(exec::run(client, exec).await),
         Ask::Events { targets, follow, json, span } => {
             events::print_events(client, &targets, follow, json, &span).await

@@ -149,6 +149,9 @@ pub enum Ask {
         #[command(flatten)]
         span: Span,
     },
+    /// List, grow and remove the disks of the VMs; exit as `pepita disk` does
+    #[command(subcommand)]
+    Disk(Disk),
     /// Run a command in a VM, beside its daemon; exit as the command does, or with 125 when it cannot be run
     Exec(Exec),
     /// Print the events: every change of a VM with the decision behind it
@@ -195,6 +198,41 @@ pub enum Ask {
     },
     /// Show each VM, redrawn with every change, until Ctrl-C; what has failed comes first
     Top,
+}
+
+/// What is done with disks, with the options of `pepita disk`.
+#[derive(Debug, Subcommand)]
+pub enum Disk {
+    /// List the disks: size, space taken on the host, user, place in the guest
+    #[command(visible_alias = "ls")]
+    List {
+        /// Print the answer as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a disk grow: now, or at the next start of the VM that uses it
+    Grow {
+        /// The disk's name
+        name: String,
+        /// The new size, such as 20GiB
+        size: String,
+        /// Print what is known of the disk then, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove disks with all that is on them; a disk in use is refused. At a terminal it is asked first
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// The disks' names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+        /// Do not ask, and a disk that is not there is no error
+        #[arg(long, short)]
+        force: bool,
+    },
 }
 
 /// A command for a VM, with the options of `pepita exec`.

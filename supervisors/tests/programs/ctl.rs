@@ -105,6 +105,36 @@ fn a_command_in_a_vm_has_its_own_exit_code_and_goes_on_without_the_supervisor() 
 }
 
 #[test]
+fn disks_are_those_of_the_supervisor() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = host.ready();
+    assert_eq!(host.ctl_ok(&["disk", "list", "--json"]).trim(), "[]");
+    let dir = host.path("s/disks");
+    std::fs::create_dir_all(&dir).expect("made");
+    let disk = dir.join("data.ext4");
+    let made = Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(&disk).arg("16M").status();
+    assert!(made.expect("mke2fs").success());
+    let user = r#"{"vm":"duende-vm-a","mount":"/data"}"#;
+    std::fs::write(dir.join("data.json"), user).expect("written");
+    let lock = std::fs::File::open(&disk).expect("there");
+    lock.lock().expect("the lock of a VM");
+    let list = host.ctl_ok(&["disk", "ls"]);
+    assert!(list.contains("data") && list.contains("/data") && list.contains("duende-vm-a"), "{list}");
+    let refused = host.ctl(&["disk", "remove", "data"]);
+    assert_eq!(refused.status.code(), Some(75), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("duende-vm-a uses it"), "{}", stderr(&refused));
+    drop(lock);
+    host.ctl_ok(&["disk", "grow", "data", "24MiB"]);
+    assert_eq!(disk.metadata().expect("there").len(), 24 << 20);
+    assert_eq!(host.ctl(&["disk", "grow", "nope", "24MiB"]).status.code(), Some(4));
+    assert_eq!(host.ctl(&["disk", "grow", "data", "24 parsecs"]).status.code(), Some(64));
+    host.ctl_ok(&["disk", "remove", "--yes", "data"]);
+    assert!(!disk.exists());
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
 fn logs_are_those_of_the_launcher() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = host.ready();
@@ -662,7 +692,7 @@ fn a_wait_ends_as_soon_as_what_it_waits_for_cannot_come() {
 fn a_supervisor_that_is_stopped_is_named_and_ends_no_wait_with_something_untrue() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = host.ready();
-    daemon.signal(Signal::SIGSTOP);
+    daemon.suspend();
     let pid = format!("(pid {})", daemon.pid());
     for args in [
         &["status"][..],

@@ -123,27 +123,77 @@ fn no_client_is_refused_while_a_microvm_restarts() {
     serves_through_kills(&Host::with_microvms(&vm), port, 2);
 }
 
+/// Lets every client echo again and again while `work` is done, which gets the numbers of their echoes. An echo that fails
+/// fails the test.
+fn all_carry_bytes(clients: &mut [TcpStream], work: impl FnOnce(&[AtomicUsize])) {
+    let (done, echoes) =
+        (AtomicBool::new(false), Vec::from_iter(clients.iter().map(|_| AtomicUsize::new(0))));
+    let (done, echoes) = (&done, &echoes[..]);
+    std::thread::scope(|scope| {
+        for (client, echoes) in clients.iter_mut().zip(echoes) {
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    echo(client, &[7; 4096]);
+                    echoes.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        // A failure of the work ends the clients, too.
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(echoes)));
+        done.store(true, Ordering::Relaxed);
+        worked.unwrap_or_else(|why| std::panic::resume_unwind(why));
+    });
+}
+
+/// Waits until every client has echoed once more, begun after this call.
+fn await_further(echoes: &[AtomicUsize]) {
+    let before: Vec<usize> = echoes.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    let further = || echoes.iter().zip(&before).all(|(now, before)| now.load(Ordering::Relaxed) > before + 1);
+    until("every client goes on", further);
+}
+
 #[test]
-fn connections_and_the_port_outlive_the_supervisor_and_the_next_one_holds_the_port() {
+fn a_hundred_connections_and_the_port_outlive_the_supervisor_and_the_next_one_holds_the_port() {
     let (port, inside) = (free_port(), free_port());
     let host = Host::new(
         "",
         &format!("[[group]]\nname = \"web\"\nintensity = 1000\n{}", echoing("cache", port, inside)),
     );
     let mut daemon = host.ready();
+    let incarnation = host.status("cache").incarnation;
     let mut clients: Vec<TcpStream> = (0..100).map(|_| begin(port)).collect();
-    clients.iter_mut().for_each(|client| echo(client, b"before"));
-    daemon.kill();
-    clients.iter_mut().for_each(|client| echo(client, b"without a supervisor"));
-    echo(&mut begin(port), b"a new client");
-    let mut daemon = host.ready();
-    clients.iter_mut().for_each(|client| echo(client, b"the next supervisor"));
-    // The next supervisor has taken the socket back: it holds it while the VM is down.
+    let (served, resets, longest) = under_load(port, || {
+        all_carry_bytes(&mut clients, |echoes| {
+            await_further(echoes);
+            daemon.kill();
+            await_further(echoes);
+            (0..50).for_each(|_| echo(&mut begin(port), b"a new client"));
+            await_further(echoes);
+            daemon = host.ready();
+            await_further(echoes);
+        });
+    });
+    println!("new clients around the kill: {served}, the longest wait: {longest:?}");
+    assert!(served > 0 && resets == 0, "{served} new clients, {resets} resets");
+    assert_eq!(host.status("cache").incarnation, incarnation, "the VM has gone on");
+    // The next supervisor has taken the socket back: it holds it while the VM restarts, at a kill and at a command.
     let (_, _, longest) = under_load(port, || {
         kill_vmm(&host, "cache");
         echo(&mut begin(port), b"the next incarnation");
     });
-    println!("the longest wait: {longest:?}");
+    println!("the longest wait at a kill: {longest:?}");
+    let (vmm, incarnation) = (host.vmm_pid("cache"), host.status("cache").incarnation);
+    std::thread::scope(|scope| {
+        let command = scope.spawn(|| host.ctl_ok(&["restart", "cache"]));
+        until("the former daemon is gone", || !std::path::Path::new(&format!("/proc/{vmm}")).exists());
+        echo(&mut begin(port), b"a client that came in between");
+        command.join().expect("restarted");
+    });
+    assert_eq!(host.status("cache").incarnation, incarnation + 1);
+    // Connections to the daemons that are gone have ended.
+    for client in &mut clients {
+        assert!(client.read_exact(&mut [0]).is_err());
+    }
     daemon.kill();
     let _daemon = host.ready();
     echo(&mut begin(port), b"a third supervisor");
