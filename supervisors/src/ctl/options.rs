@@ -119,14 +119,20 @@ pub enum Ask {
     Pause(Targets),
     /// Resume the virtual CPUs of paused VMs
     Resume(Targets),
-    /// Print the output of the console and the daemon of VMs; each line begins with the VM's name if there are several
+    /// Print the output of the console and the daemon of VMs; of several in the order of time, each line with the VM's name
     Logs {
-        /// The VMs whose output is printed.
-        #[command(flatten)]
-        targets: Targets,
+        /// The VMs and groups whose output is printed [default: everything]
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
         /// Continue with new output, also of the next incarnations, until Ctrl-C
         #[arg(long, short)]
         follow: bool,
+        /// Begin each line with the time at which it came and the number of the incarnation
+        #[arg(long, short)]
+        timestamps: bool,
+        /// Print only the last N lines of each VM; `all` for all of them
+        #[arg(long, short = 'n', value_name = "N", value_parser = lines)]
+        tail: Option<String>,
         /// Print the last words of an earlier end: of the newest end, or of the Nth newest, up to 5
         #[arg(
             long,
@@ -308,6 +314,12 @@ pub struct Span {
     pub until: Option<Moment>,
 }
 
+/// Checks a number of lines, which the launcher reads.
+fn lines(text: &str) -> Result<String, &'static str> {
+    let is_good = text == "all" || text.parse::<u64>().is_ok();
+    if is_good { Ok(text.to_owned()) } else { Err("use a number of lines, or all") }
+}
+
 /// Parses the limit of a supervisor's silence.
 fn patience(text: &str) -> Result<Duration, String> {
     match duration(text)? {
@@ -341,6 +353,8 @@ mod tests {
             (&["signal", "a", "4294967297"], "<SIGNAL>", "4294967297"),
             (&["events", "--since", "@99999999999999999999"], "--since", "2026-"),
             (&["events", "--since", "99999999999y"], "--since", "2026-"),
+            (&["logs", "a", "--tail", "-1"], "-1", ""),
+            (&["logs", "a", "-n", "99999999999999999999"], "--tail", "number of lines"),
             (&["logs", "a", "--until", "+1000000-01-01T00:00:00Z"], "--until", "2026-"),
         ] {
             let all = ["pepitactl"].into_iter().chain(args.iter().copied());

@@ -47,7 +47,7 @@ pub(super) fn disk(asked: DiskArgs, json: bool) -> Result<()> {
                     Err(e) => return Err(e),
                 }
             }
-            if !(yes || force) && !is_wanted(&there)? {
+            if !(yes || force || is_wanted(&there)?) {
                 return Err(call_error(CallErrorKind::Usage, "nothing was removed"));
             }
             for DiskRecord { name, .. } in there {
