@@ -102,7 +102,7 @@ fn transfer(run_dir: &RunDir, vm: &VmId, copy: Copy, host: Host) -> Result<ExitC
             let end = run(Some(archive.as_fd()), to_words.as_fd());
             // Without a reader, the archive is not written to its end.
             drop(archive);
-            (end, packing.join().unwrap_or_else(|_| Err(CopyError::CutShort)))
+            (end, packing.join().unwrap_or(Err(CopyError::CutShort)))
         }
         Host::Unpacks { place, owner, max_bytes } => {
             let (archive, to_archive) = pipe().map_err(failed)?;
@@ -113,7 +113,7 @@ fn transfer(run_dir: &RunDir, vm: &VmId, copy: Copy, host: Host) -> Result<ExitC
             });
             let end = run(None, to_archive.as_fd());
             drop(to_archive);
-            (end, unpacking.join().unwrap_or_else(|_| Err(CopyError::CutShort)))
+            (end, unpacking.join().unwrap_or(Err(CopyError::CutShort)))
         }
     };
     drop(to_words);
