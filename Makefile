@@ -1,5 +1,5 @@
 # The README names `make run` and `make test`. Each target installs what it needs before it starts.
-.PHONY: help setup setup-tests run demo test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop bench bench-scale bench-commands bench-restart bench-ports
+.PHONY: help setup setup-tests run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop bench bench-scale bench-commands bench-restart bench-ports
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -7,7 +7,7 @@ help: ## List the targets
 setup: ## Install QEMU, a guest kernel and the vsock back-end; build the programs and the guest images
 	@./scripts/setup.sh
 
-setup-tests: setup ## Fetch what only the tests need (Erlang/OTP, strace) into .tools
+setup-tests: setup ## Fetch what only the tests need (Erlang/OTP, strace, images of real daemons) into .tools and .guest
 	@./scripts/setup-tests.sh
 
 run: setup ## Supervise two microVMs in the foreground; Ctrl-C stops them in order
@@ -15,6 +15,11 @@ run: setup ## Supervise two microVMs in the foreground; Ctrl-C stops them in ord
 
 demo: setup ## Run a script: boot two microVMs, kill one, wait until it is back, stop both
 	@./scripts/demo.sh
+
+demo-redis: setup ## Kill the VMM of a redis three times under a client that writes; count what the client met
+	@./scripts/setup-tests.sh redis
+	@cargo build --quiet -p pepita-supervisors --example redis_writer
+	@./scripts/demo-redis.sh
 
 lint: ## Check the formatting and run clippy
 	cargo fmt --all --check

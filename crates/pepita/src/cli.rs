@@ -106,6 +106,12 @@ pub enum Request {
         /// With --follow: go on with the next incarnations of the VM, until Ctrl-C
         #[arg(long, requires = "follow")]
         restarts: bool,
+        /// Begin each line with the time at which it came and the number of the incarnation
+        #[arg(long, short)]
+        timestamps: bool,
+        /// Print only the last N lines of what there is; `all` for all of them
+        #[arg(long, value_name = "N")]
+        tail: Option<Lines>,
         /// Print only output that is at most this old, for example 30s
         #[arg(long, value_parser = duration)]
         since: Option<Duration>,
@@ -260,6 +266,21 @@ const RUN_EXAMPLES: &str = r#"Examples:
     echo '{"name":"api","env":{"KEY":"s3cret"}}' | pepita run --kernel vmlinuz --rootfs api.cpio --spec -
   Without a VM, for developing (without any isolation)
     pepita run --vmm process --rm -- ./target/debug/api"#;
+
+/// A number of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lines(pub u64);
+
+impl std::str::FromStr for Lines {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "all" => Ok(Self(u64::MAX)),
+            number => number.parse().map(Self).map_err(|_| "use a number of lines, or all"),
+        }
+    }
+}
 
 /// The arguments of `pepita run`.
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The example daemon of the guest images: reports READY, prints ticks, and stops on SIGTERM. Its options produce every
 //! kind of failure that a test needs.
 
+mod rows;
 mod world;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -15,7 +16,7 @@ const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
               [--flood] [--eat MB] [--write MB] [--to PATH] [--record PATH] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
-              [--serve PORT | PATH | tcp:PORT] [--forward PORT=HOST:PORT] [--serve-after MS] [--world] [--threads] [--copy]";
+              [--serve PORT | PATH | tcp:PORT] [--forward PORT=HOST:PORT] [--rows PORT=HOST:PORT] [--serve-after MS] [--world] [--threads] [--copy]";
 
 #[derive(Default)]
 struct Options {
@@ -63,6 +64,8 @@ struct Options {
     serve: Option<String>,
     /// A TCP port to listen on, and the place with which each client is connected: `7000=db:7000`.
     forward: Option<String>,
+    /// A TCP port of a web service that keeps rows, and the place of its PostgreSQL: `8000=db:5432`.
+    rows: Option<String>,
     /// Whether standard input is copied to standard output, to its end.
     copy: bool,
     /// The time before it listens, in milliseconds.
@@ -101,6 +104,7 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("record") => options.record = Some(parser.value()?.string()?),
             Long("serve") => options.serve = Some(parser.value()?.string()?),
             Long("forward") => options.forward = Some(parser.value()?.string()?),
+            Long("rows") => options.rows = Some(parser.value()?.string()?),
             Long("copy") => options.copy = true,
             Long("serve-after") => options.serve_after_ms = Some(parser.value()?.parse()?),
             Long("cat") => options.cat.push(parser.value()?.string()?),
@@ -136,6 +140,9 @@ fn main() {
     }
     if let Some(places) = &options.forward {
         forward(places);
+    }
+    if let Some(places) = &options.rows {
+        rows::serve(places);
     }
     for name in &options.show {
         print_line(&format!("{name}={}", show(name)));

@@ -2,6 +2,7 @@
 
 use crate::events::{self, Pattern};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use pepita_wire::StatusRecord;
 use serde_json::Value;
@@ -262,6 +263,15 @@ impl Daemon {
 
     pub(crate) fn story(&self) -> String {
         self.seen.join("\n")
+    }
+
+    /// Suspends the supervisor, and returns when it stands still: a thread on another CPU may go on for a moment after the
+    /// signal was sent.
+    pub(crate) fn suspend(&self) {
+        self.signal(Signal::SIGSTOP);
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("a child");
+        assert_eq!(stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP));
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
