@@ -1,6 +1,7 @@
 //! `pepitactl`: shows and controls a running supervisor over its control socket.
 
 mod command;
+mod cp;
 mod disk;
 mod events;
 mod exec;
@@ -94,6 +95,7 @@ async fn ask(mut client: Client, command: Ask) -> Result<(), Failure> {
             let wanted = logs::Wanted { follow, stamps: timestamps, tail, previous, span };
             logs::print_logs(client, targets, &wanted).await
         }
+        Ask::Cp(asked) => Err(cp::run(client, asked).await),
         Ask::Disk(asked) => Err(disk::run(client, asked).await),
         Ask::Exec(exec) => Err(exec::run(client, exec).await),
         Ask::Events { targets, follow, json, span } => {

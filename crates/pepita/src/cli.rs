@@ -1,11 +1,13 @@
 //! The command line: every call, its options, and their help. Only definitions; [`crate::commands`] carries the calls
 //! out.
 
+mod cp;
 mod daemon;
 mod disk;
 mod docker;
 mod image;
 
+pub use cp::{Cp, Place};
 pub use daemon::{DaemonArgs, env_file};
 pub use disk::{DiskArgs, DiskCall};
 pub use docker::here;
@@ -142,6 +144,8 @@ pub enum Request {
     },
     /// Run a command in a VM, beside its daemon; exit as the command does
     Exec(Exec),
+    /// Copy files and directories between host and guest, as `docker cp` does
+    Cp(Cp),
     /// Start a new monitor for a VM whose monitor has died
     Adopt {
         /// The VM to which the call applies.

@@ -2,6 +2,7 @@
 //! error, and the exit codes of sysexits(3).
 
 mod attach;
+mod cp;
 mod disk;
 mod doctor;
 mod environment;
@@ -87,6 +88,7 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
                 },
             );
         }
+        Request::Cp(asked) => return cp::cp(run_dir, asked),
         Request::Doctor { no_boot, kernel, rootfs } => {
             return doctor::doctor(run_dir, &doctor::Asked { boot: !no_boot, kernel, rootfs }, json);
         }

@@ -149,6 +149,8 @@ pub enum Ask {
         #[command(flatten)]
         span: Span,
     },
+    /// Copy files and directories between host and guest; exit as `pepita cp` does
+    Cp(Cp),
     /// List, grow and remove the disks of the VMs; exit as `pepita disk` does
     #[command(subcommand)]
     Disk(Disk),
@@ -198,6 +200,26 @@ pub enum Ask {
     },
     /// Show each VM, redrawn with every change, until Ctrl-C; what has failed comes first
     Top,
+}
+
+/// A copy, with the options of `pepita cp`.
+#[derive(Debug, Args)]
+pub struct Cp {
+    /// What is copied: VM:PATH in a guest, a PATH of the host, or `-` for a tar archive from standard input
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Where it goes: VM:PATH in a guest, a PATH of the host, or `-` for a tar archive to standard output
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    /// Keep the owners' numbers (on the host this takes root)
+    #[arg(long, short)]
+    pub archive: bool,
+    /// Follow a source that is a symbolic link
+    #[arg(long, short = 'L')]
+    pub follow_link: bool,
+    /// Give up a copy out of a guest that is larger than this [default: 64GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<String>,
 }
 
 /// What is done with disks, with the options of `pepita disk`.

@@ -105,6 +105,23 @@ fn a_command_in_a_vm_has_its_own_exit_code_and_goes_on_without_the_supervisor() 
 }
 
 #[test]
+fn files_are_copied_into_a_vm_and_out_of_it() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = host.ready();
+    std::fs::write(host.path("f"), "words").expect("written");
+    let path = |name: &str| host.path(name).display().to_string();
+    host.ctl_ok(&["cp", &path("f"), &format!("a:{}", path("g"))]);
+    host.ctl_ok(&["cp", "--max-size", "16MiB", &format!("duende-vm-a:{}", path("g")), &path("h")]);
+    assert_eq!(std::fs::read(host.path("h")).expect("there"), b"words");
+    for (source, code) in [("web:/x", 1), ("nope:/x", 1), ("a:/nowhere/x", 74)] {
+        let refused = host.ctl(&["cp", source, &path("i")]);
+        assert_eq!(refused.status.code(), Some(code), "{source}: {}", stderr(&refused));
+    }
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
 fn disks_are_those_of_the_supervisor() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = host.ready();
