@@ -50,7 +50,7 @@ fetch oci "install skopeo, umoci and docker-registry, and put links to them into
     skopeo umoci docker-registry libgpgme11 libassuan0 libgpg-error0 libdevmapper1.02.1 libselinux1 libudev1 libpcre2-8-0
 
 # The number of the recipes below. Images of another number are made again.
-RECIPE=2
+RECIPE=4
 image=$PWD/.guest/images/work/layout
 work=.guest/images/work
 
@@ -172,9 +172,9 @@ set -eu
 cluster=/var/lib/postgresql/cluster
 if [ ! -d "$cluster" ]; then
     rm -rf "$cluster.part"
-    initdb --pgdata "$cluster.part" --username postgres --auth trust --no-locale --encoding UTF8 --no-instructions
-    mv "$cluster.part" "$cluster"
+    initdb --pgdata "$cluster.part" --username postgres --auth trust --no-locale --encoding UTF8 --no-instructions --no-sync
     sync
+    mv "$cluster.part" "$cluster"
 fi
 exec postgres -D "$cluster" -c unix_socket_directories=/tmp "$@"
 EOS

@@ -68,6 +68,7 @@ pub(super) async fn carry_out(tree: &Tree, hooks: &Hooks, call: Call) -> Outcome
 async fn version(tree: &Tree) -> Value {
     let spec = tree.shared_spec().await;
     let run_dir = spec.as_ref().and_then(|spec| spec.run_dir.as_deref()).map(|dir| dir.to_string_lossy());
+    let disk_dir = spec.as_ref().and_then(|spec| spec.disk_dir());
     let named = spec.as_ref().map(|spec| spec.pepita.clone());
     // A folder of PATH may lie on a disk that hangs.
     let found = tokio::task::spawn_blocking(move || named.and_then(|named| find(&named).ok())).await;
@@ -78,6 +79,7 @@ async fn version(tree: &Tree) -> Value {
         "generation": pepita_wire::PROTOCOL_VERSION,
         "pid": std::process::id(),
         "run_dir": run_dir,
+        "disk_dir": disk_dir.map(|dir| dir.to_string_lossy().into_owned()),
         "pepita": pepita.map(|path| path.to_string_lossy().into_owned()),
     })
 }

@@ -281,6 +281,7 @@ fn forwardable(ask: Ask) -> Result<Ask, WireError> {
         Ask::Ping | Ask::Status | Ask::Signal(_) | Ask::SetTime { .. } | Ask::Probe(_) => None,
         Ask::Exec(exec) => exec.bulk.then_some("exec with bulk"),
         Ask::ExecStream(_) => Some("exec_stream"),
+        Ask::Copy(_) => Some("copy"),
         Ask::Logs { .. } => Some("logs"),
         Ask::Watch { .. } => Some("watch"),
         Ask::Ack { .. } => Some("ack"),

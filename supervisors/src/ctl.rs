@@ -1,10 +1,13 @@
 //! `pepitactl`: shows and controls a running supervisor over its control socket.
 
 mod command;
+mod cp;
+mod disk;
 mod events;
 mod exec;
 mod failure;
 mod lanes;
+mod launched;
 mod logs;
 mod options;
 mod outlook;
@@ -88,9 +91,12 @@ async fn ask(mut client: Client, command: Ask) -> Result<(), Failure> {
         }
         Ask::Pause(Targets { targets }) => call_each(&mut client, &targets, |vm| Call::Pause { vm }).await,
         Ask::Resume(Targets { targets }) => call_each(&mut client, &targets, |vm| Call::Resume { vm }).await,
-        Ask::Logs { targets: Targets { targets }, follow, previous, span } => {
-            logs::print_logs(client, &targets, follow, previous, &span).await
+        Ask::Logs { targets, follow, timestamps, tail, previous, span } => {
+            let wanted = logs::Wanted { follow, stamps: timestamps, tail, previous, span };
+            logs::print_logs(client, targets, &wanted).await
         }
+        Ask::Cp(asked) => Err(cp::run(client, asked).await),
+        Ask::Disk(asked) => Err(disk::run(client, asked).await),
         Ask::Exec(exec) => Err(exec::run(client, exec).await),
         Ask::Events { targets, follow, json, span } => {
             events::print_events(client, &targets, follow, json, &span).await
@@ -130,6 +136,9 @@ async fn status(client: &mut Client, targets: &[String], as_json: bool) -> Resul
     }
     let part = StatusPart { of: targets::names(targets), brief: false };
     let (mut status, found) = session::find_in(client, targets, part).await?;
+    if found.by_name {
+        launched::add(client, &mut status, &found.vms).await;
+    }
     if !as_json {
         return print(&table::status_of(&status, &found.vms, found.by_name));
     }

@@ -55,6 +55,11 @@ pub fn try_write(bytes: &[u8]) -> io::Result<()> {
     out.write_all(bytes).and_then(|()| out.flush())
 }
 
+/// Returns whether colours are shown on standard output: on a terminal, unless the user wants none.
+pub fn has_colours() -> bool {
+    anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
+}
+
 /// Returns the sentence about standard output that cannot be written. Returns `None` when its reader is gone: that is no
 /// error, because the reader has seen what it wanted.
 pub fn unwritable(error: &io::Error) -> Option<String> {

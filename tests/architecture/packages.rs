@@ -6,8 +6,9 @@ use std::path::Path;
 const PACKAGES: &[(&str, &[&str])] = &[
     ("crates/wire", &[]),
     ("crates/ports", &["pepita-wire"]),
-    ("crates/guest", &["pepita-ports", "pepita-wire"]),
-    ("crates/pepita", &["pepita-ports", "pepita-wire"]),
+    ("crates/copy", &["pepita-wire"]),
+    ("crates/guest", &["pepita-copy", "pepita-ports", "pepita-wire"]),
+    ("crates/pepita", &["pepita-copy", "pepita-ports", "pepita-wire"]),
     ("crates/ticker", &[]),
     ("crates/images", &["pepita-wire"]),
     (".", &["pepita-ports", "pepita-wire"]),

@@ -94,6 +94,13 @@ pub(crate) const CRATES: &[Crate] = &[
         edges: &[],
     },
     Crate {
+        dir: "crates/copy/src",
+        name: "pepita_copy",
+        rows: &[&["error"], &["entry"], &["pack", "place"], &["unpack"], &["lib"]],
+        pure: &["entry.rs"],
+        edges: &[],
+    },
+    Crate {
         dir: "crates/guest/src",
         name: "pepita_guest",
         rows: &[
@@ -101,6 +108,7 @@ pub(crate) const CRATES: &[Crate] = &[
                 "boot",
                 "cgroup",
                 "console",
+                "copying",
                 "environment",
                 "forwarding",
                 "inherited",

@@ -8,13 +8,14 @@
 use crate::agent::{Agent, Mode};
 use crate::cgroup::Cgroup;
 use crate::environment::Environment;
-use crate::forerunner;
+use crate::forerunner::{self, OWN_PROGRAM, Orders};
+use crate::options::COPY;
 use crate::process::{KILLED, handle_of, kill_group, kill_rest, not_executable, of_program, wait_for_end};
 use crate::strays::{MARK, Mark};
 use crate::stream::Stream;
 use crate::terminal::Terminal;
 use pepita_wire::Exit;
-use pepita_wire::agent::ExecStream;
+use pepita_wire::agent::{Copy, ExecStream};
 use pepita_wire::streams::{CHUNK_CAP, Chunks, FromCommand, INPUT_WINDOW, OutputStream, ToCommand};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
@@ -51,11 +52,20 @@ const TERM: &str = "xterm";
 /// Runs a command and serves its client until the command has ended, or the client is gone. The rest of the connection is
 /// chunks.
 pub(crate) fn run(agent: &Agent, exec: &ExecStream, client: Stream) {
+    serve(agent, client, || start(agent, exec));
+}
+
+/// Copies files for a client in the same way: the command is the agent's own program.
+pub(crate) fn copy(agent: &Agent, copy: &Copy, client: Stream) {
+    serve(agent, client, || start_copy(agent, copy));
+}
+
+fn serve(agent: &Agent, client: Stream, start: impl FnOnce() -> Result<Running, Exit>) {
     if client.set_nonblocking(true).is_err() {
         return;
     }
     let mut client = Client { stream: client, chunks: Chunks::default(), unsent: Vec::new() };
-    let exit = match start(agent, exec) {
+    let exit = match start() {
         Ok(mut command) => match command.serve(agent, &mut client) {
             Some(exit) => exit,
             None => return command.hang_up(agent),
@@ -122,7 +132,7 @@ fn start(agent: &Agent, exec: &ExecStream) -> Result<Running, Exit> {
     let mark = Mark::new();
     let mut environment = environment(&surroundings.environment, exec);
     environment.insert(MARK.into(), mark.value().into());
-    orders.cgroup = (agent.mode == Mode::Init).then(|| Cgroup::Commands.processes());
+    orders.cgroup = cgroup(agent);
     orders.has_terminal = exec.terminal.is_some();
     let streams = match exec.terminal {
         Some(size) => Terminal::open(size)
@@ -133,6 +143,31 @@ fn start(agent: &Agent, exec: &ExecStream) -> Result<Running, Exit> {
     let (pid, end) = forerunner::spawn(&agent.reaper, &orders, &environment, theirs)?;
     let handle = handle_of(pid).map_err(fail)?;
     Ok(Running { pid, handle, end, mark, streams })
+}
+
+/// Starts a copy: as root, with the capabilities of a container, whether or not the daemon runs.
+fn start_copy(agent: &Agent, copy: &Copy) -> Result<Running, Exit> {
+    let fail = |e: io::Error| not_executable(OWN_PROGRAM, &e);
+    let order = serde_json::to_string(copy).map_err(|e| fail(e.into()))?;
+    let is_guest = agent.mode == Mode::Init;
+    let orders = Orders {
+        argv: vec![OWN_PROGRAM.to_owned(), format!("--{COPY}"), order],
+        is_guest,
+        is_confined: is_guest,
+        cgroup: cgroup(agent),
+        ..Orders::default()
+    };
+    let mark = Mark::new();
+    let environment = [(MARK.into(), mark.value().into())].into_iter().collect();
+    let (streams, theirs) = Streams::over_pipes(matches!(copy, Copy::In { .. })).map_err(fail)?;
+    let (pid, end) = forerunner::spawn(&agent.reaper, &orders, &environment, theirs)?;
+    let handle = handle_of(pid).map_err(fail)?;
+    Ok(Running { pid, handle, end, mark, streams })
+}
+
+/// Returns the cgroup of the commands of hosts.
+fn cgroup(agent: &Agent) -> Option<String> {
+    (agent.mode == Mode::Init).then(|| Cgroup::Commands.processes())
 }
 
 /// Returns the environment of a command: the daemon's, and what the client sets.

@@ -35,7 +35,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
 
 /// The agent's program. The link leads to the program that runs, also when its file was replaced meanwhile.
-const OWN_PROGRAM: &str = "/proc/self/exe";
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// The soft limit of open files of a program. Programs that use select(2) work with no more descriptors; others raise the
 /// limit themselves, up to the hard one.

@@ -10,6 +10,7 @@ mod as_process;
 mod boot;
 mod cgroup;
 mod console;
+mod copying;
 mod daemon;
 mod end;
 mod environment;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
             }
         },
         Ok(Command::Forerunner) => forerunner::run(),
+        Ok(Command::Copy(order)) => copying::run(&order),
         Ok(Command::Version) => print(format_args!("daemonctl {}", env!("CARGO_PKG_VERSION"))),
         Ok(Command::Help) => print(USAGE),
         Err(why) => {

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 /// The option by which the agent starts a forerunner ([`crate::forerunner`]).
 pub(crate) const FORERUNNER: &str = "forerunner";
 
+/// The option by which the agent starts a process that copies files ([`crate::copying`]).
+pub(crate) const COPY: &str = "copy";
+
 /// The text of `--help`, also printed after a usage error.
 pub(crate) const USAGE: &str = "\
 daemonctl is the init of a pepita microVM; `pepita image build` puts it into the image.
@@ -26,6 +29,8 @@ pub(crate) enum Command {
     Process(ProcessOptions),
     /// Become a program of the guest, as the agent that started this process orders it.
     Forerunner,
+    /// Copy files over the standard streams, as the agent that started this process orders it.
+    Copy(String),
     /// Print the version of the agent.
     Version,
     /// Print the text of `--help`.
@@ -65,6 +70,7 @@ impl Command {
         match parser.next() {
             Ok(Some(Long("process"))) => ProcessOptions::parse(&mut parser).map(Self::Process),
             Ok(Some(Long(FORERUNNER))) if !is_pid_1 => Ok(Self::Forerunner),
+            Ok(Some(Long(COPY))) if !is_pid_1 => Ok(Self::Copy(parser.value()?.string()?)),
             Ok(Some(Long("version"))) => Ok(Self::Version),
             Ok(Some(Long("help") | Short('h'))) => Ok(Self::Help),
             // The kernel passes unknown words of its command line to PID 1, so the arguments are ignored.

@@ -1,11 +1,13 @@
 //! The command line: every call, its options, and their help. Only definitions; [`crate::commands`] carries the calls
 //! out.
 
+mod cp;
 mod daemon;
 mod disk;
 mod docker;
 mod image;
 
+pub use cp::{Cp, Place};
 pub use daemon::{DaemonArgs, env_file};
 pub use disk::{DiskArgs, DiskCall};
 pub use docker::here;
@@ -106,6 +108,12 @@ pub enum Request {
         /// With --follow: go on with the next incarnations of the VM, until Ctrl-C
         #[arg(long, requires = "follow")]
         restarts: bool,
+        /// Begin each line with the time at which it came and the number of the incarnation
+        #[arg(long, short)]
+        timestamps: bool,
+        /// Print only the last N lines of what there is; `all` for all of them
+        #[arg(long, value_name = "N")]
+        tail: Option<Lines>,
         /// Print only output that is at most this old, for example 30s
         #[arg(long, value_parser = duration)]
         since: Option<Duration>,
@@ -136,6 +144,8 @@ pub enum Request {
     },
     /// Run a command in a VM, beside its daemon; exit as the command does
     Exec(Exec),
+    /// Copy files and directories between host and guest, as `docker cp` does
+    Cp(Cp),
     /// Start a new monitor for a VM whose monitor has died
     Adopt {
         /// The VM to which the call applies.
@@ -260,6 +270,21 @@ const RUN_EXAMPLES: &str = r#"Examples:
     echo '{"name":"api","env":{"KEY":"s3cret"}}' | pepita run --kernel vmlinuz --rootfs api.cpio --spec -
   Without a VM, for developing (without any isolation)
     pepita run --vmm process --rm -- ./target/debug/api"#;
+
+/// A number of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lines(pub u64);
+
+impl std::str::FromStr for Lines {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "all" => Ok(Self(u64::MAX)),
+            number => number.parse().map(Self).map_err(|_| "use a number of lines, or all"),
+        }
+    }
+}
 
 /// The arguments of `pepita run`.
 #[derive(Debug, Args)]

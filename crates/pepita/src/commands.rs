@@ -2,6 +2,7 @@
 //! error, and the exit codes of sysexits(3).
 
 mod attach;
+mod cp;
 mod disk;
 mod doctor;
 mod environment;
@@ -19,6 +20,7 @@ use crate::cli::{Cli, Format, Image, Request, Vm};
 use crate::error::{About, CallError, Result, call_error};
 use crate::host::inherited;
 use crate::ops::destroy::{How, destroy};
+use crate::ops::usage::usage as usage_of;
 use crate::reconcile;
 use crate::rundir::{RunDir, ends};
 use clap::{CommandFactory, Parser};
@@ -86,6 +88,7 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
                 },
             );
         }
+        Request::Cp(asked) => return cp::cp(run_dir, asked),
         Request::Doctor { no_boot, kernel, rootfs } => {
             return doctor::doctor(run_dir, &doctor::Asked { boot: !no_boot, kernel, rootfs }, json);
         }
@@ -95,7 +98,11 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
         }
         Request::Status { vm } => {
             let (run_dir, name) = of(&vm);
-            print(&pretty(&reconcile::status(&run_dir, &name)?)).about(name.as_str())?;
+            let mut status = reconcile::status(&run_dir, &name)?;
+            if status.exit.is_none() {
+                status.usage = usage_of(&run_dir.vm(&name)).map(Box::new);
+            }
+            print(&pretty(&status)).about(name.as_str())?;
         }
         Request::Destroy { vm, force, timeout, signal } => {
             let (run_dir, name) = of(&vm);
@@ -103,17 +110,15 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
             take_down(&run_dir, &name, how, json)?;
         }
         Request::List { format } => list::list(run_dir, if json { Format::Json } else { format })?,
-        Request::Logs { vm, previous: Some(previous), .. } => {
+        Request::Logs { vm, follow, restarts, timestamps, tail, since, until, previous } => {
             let (run_dir, name) = of(&vm);
-            logs::previous(&run_dir, &name, previous)?;
-        }
-        Request::Logs { vm, follow: true, restarts: true, since, .. } => {
-            let (run_dir, name) = of(&vm);
-            logs::follow_restarts(&run_dir, &name, since)?;
-        }
-        Request::Logs { vm, follow, since, until, .. } => {
-            let (run_dir, name) = of(&vm);
-            logs::logs(&run_dir, &name, follow, since, until)?;
+            let tail = tail.map(|lines| lines.0);
+            let wanted = logs::Wanted { stamps: timestamps, tail, since, until };
+            match previous {
+                Some(previous) => logs::previous(&run_dir, &name, previous, &wanted)?,
+                None if restarts => logs::follow_restarts(&run_dir, &name, &wanted)?,
+                None => logs::logs(&run_dir, &name, follow, &wanted)?,
+            }
         }
         Request::Wait { vm, timeout } => {
             let (run_dir, name) = of(&vm);

@@ -17,5 +17,6 @@ pub mod strays;
 pub mod terminal;
 pub mod tsc;
 pub mod unfinished;
+pub mod usage;
 pub mod vhost_vsock;
 pub mod wait;

@@ -8,3 +8,4 @@ pub(crate) mod follow;
 pub(crate) mod launch;
 pub(crate) mod probe;
 pub(crate) mod resolve;
+pub(crate) mod usage;

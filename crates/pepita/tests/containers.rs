@@ -1,12 +1,15 @@
-//! Tests of container images in microVMs: the redis of Debian, in an image that umoci has made.
+//! Tests of container images in microVMs: redis, nginx and PostgreSQL of Debian, in images that umoci has made.
 
 mod host;
 
-use host::{Form, Host, guest_file, kill};
+use host::{Form, Host, PATIENCE, guest_file, kill};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Returns a host with a data directory of its own, and the name of the image of redis.
 fn host() -> (Host, tempfile::TempDir, String) {
@@ -85,4 +88,93 @@ fn vms_share_a_root_that_no_prune_takes_from_them() {
     assert_eq!(host.json(&["image", "list", "--json"]), json!([]));
     let advice = host.fails(&[&run[..], &["redis:7"]].concat(), 66);
     assert!(advice.contains("redis:7"), "{advice}");
+}
+
+/// Returns a call of a program of `.tools`, with the libraries that it was unpacked with.
+fn tool(package: &str, program: &str, args: &[&str]) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools").join(package);
+    let root = root
+        .canonicalize()
+        .unwrap_or_else(|e| panic!("{}: {e}: run `make setup-tests` first", root.display()));
+    let libraries =
+        ["lib", "usr/lib"].map(|dir| root.join(dir).join("x86_64-linux-gnu").display().to_string());
+    let mut command = Command::new(root.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"));
+    command.args(["--library-path", &libraries.join(":")]).arg(root.join(program)).args(args);
+    command
+}
+
+/// Asks again and again, because a daemon that loads its files may answer that it is not ready yet. Returns the answer.
+fn answer(what: &str, mut ask: impl FnMut() -> Result<String, String>) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(why) => assert!(Instant::now() < deadline, "{what}: {why}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn call(mut command: Command) -> Result<String, String> {
+    let output = command.output().expect("the program runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[test]
+fn redis_nginx_and_postgres_answer_at_their_published_ports_and_a_disk_keeps_their_data() {
+    let (host, _data, _) = host();
+    let disks = tempfile::tempdir().expect("a directory");
+    let host = host.with("PEPITA_DISK_DIR", disks.path());
+    let kernel = kernel();
+    let port = || {
+        let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        listener.expect("a port").port().to_string()
+    };
+    // Starts an image with one port published, and returns the port and the time of the start.
+    let run = |name: &str, image: &str, inside: &str, more: &[&str]| {
+        let (port, since) = (port(), Instant::now());
+        let (publish, image) = (
+            format!("127.0.0.1:{port}:{inside}"),
+            format!("oci:{}", guest_file("images").join(image).display()),
+        );
+        let head = ["run", "--kernel", &kernel, "--name", name, "--daemon", "-p", &publish];
+        let (options, command) =
+            more.split_at(more.iter().position(|word| *word == "--").unwrap_or(more.len()));
+        host.ok(&[&head[..], options, &[&image], command].concat());
+        (port, since)
+    };
+
+    let keep = ["-v", "redis:/data", "--", "--appendonly", "yes", "--appendfsync", "always"];
+    let (port, since) = run("redis", "redis:7", "6379", &keep);
+    let redis = |port: &str, words: &[&str]| {
+        call(tool("redis", "usr/bin/redis-cli", &[&["-e", "-p", port], words].concat()))
+    };
+    assert_eq!(answer("redis", || redis(&port, &["set", "key", "kept"])), "OK");
+    println!("redis: {:?} from the image to the first answer", since.elapsed());
+    // As with a crash: redis is not told.
+    host.ok(&["destroy", "--force", "redis"]);
+    let (port, since) = run("redis", "redis:7", "6379", &keep);
+    assert_eq!(answer("redis", || redis(&port, &["get", "key"])), "kept");
+    println!("redis: {:?} to the first answer when the image is there", since.elapsed());
+    host.ok(&["destroy", "--force", "redis"]);
+
+    let (port, since) = run("nginx", "nginx:1", "80", &[]);
+    let page = answer("nginx", || {
+        let asked = TcpStream::connect(format!("127.0.0.1:{port}")).and_then(|mut stream| {
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+            std::io::read_to_string(stream)
+        });
+        asked.map_err(|e| e.to_string())
+    });
+    assert!(page.starts_with("HTTP/1.1 200 OK") && page.contains("It works."), "{page}");
+    println!("nginx: {:?} from the image to the first answer", since.elapsed());
+    host.ok(&["destroy", "nginx"]);
+
+    let (port, since) = run("postgres", "postgres:15", "5432", &["-v", "cluster:/var/lib/postgresql"]);
+    let client = ["-h", "127.0.0.1", "-U", "postgres", "-Atc", "select current_user, 6 * 7", "-p", &port];
+    let rows = answer("postgres", || call(tool("postgres", "usr/lib/postgresql/15/bin/psql", &client)));
+    assert_eq!(rows, "postgres|42");
+    println!("postgres: {:?} from the image to the first answer", since.elapsed());
+    host.ok(&["destroy", "postgres"]);
 }

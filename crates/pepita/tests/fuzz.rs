@@ -9,7 +9,7 @@ use pepita_launcher::cli;
 use pepita_launcher::image::{build, kernel};
 use pepita_launcher::monitor::{Address, Agent, Heard, QmpMessage, Scanner};
 use pepita_launcher::rundir::cid;
-use pepita_launcher::rundir::console_log::parse_index;
+use pepita_launcher::rundir::console_log::Index;
 use pepita_launcher::rundir::files::State;
 use pepita_launcher::vm_config::VmConfig;
 use pepita_wire::conversation::News;
@@ -135,12 +135,12 @@ proptest! {
     fn no_file_of_a_run_directory_breaks_its_reader(bytes in mutated(lines(FILES))) {
         let _ = serde_json::from_slice::<VmConfig>(&bytes);
         let _ = serde_json::from_slice::<State>(&bytes);
-        parse_index(&String::from_utf8_lossy(&bytes));
+        Index::parse(&String::from_utf8_lossy(&bytes));
     }
 
     #[test]
     fn an_index_has_as_many_pairs_as_good_lines(text in "([0-9]{1,25} [0-9]{1,25}\n|\\PC{0,20}\n){0,20}") {
-        prop_assert!(parse_index(&text).len() <= text.lines().count());
+        prop_assert!(Index::parse(&text).marks.len() <= text.lines().count());
     }
 
     #[test]

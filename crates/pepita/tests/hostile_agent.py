@@ -100,7 +100,7 @@ def harm(client):
         for _ in range(20):
             client.sendall(event(1, "exited", code=0) * 10_000)
         threading.Event().wait()
-    if HOW == "old" or HOW.startswith("exec-"):
+    if HOW == "old" or HOW.startswith(("exec-", "copy-")):
         request(client)
         return run_command(client)
     while client.recv(1 << 16):
@@ -123,7 +123,7 @@ def chunk(kind, content):
 def run_command(client):
     """Answers as an agent that runs a command for a client, and then does not behave."""
     asked = request(client)
-    while asked.get("method") != "exec_stream":
+    while asked.get("method") not in ("exec_stream", "copy"):
         # The monitor's own conversation.
         unknown = HOW == "old" and asked.get("method") not in ("start", "watch", "ping", "status", "ack")
         answer = {"error": {"kind": "unsupported", "message": "unknown method"}} if unknown else {"ok": {}}
@@ -134,6 +134,8 @@ def run_command(client):
         return
     client.sendall(line({"id": asked["id"], "ok": {"stream": True}}))
     open("asked", "w").close()
+    if HOW.startswith("copy-"):
+        return send_archive(client)
     if HOW == "exec-garbage":
         client.sendall(chunk(3, b"no number"))
     if HOW == "exec-long":
@@ -142,6 +144,41 @@ def run_command(client):
         client.sendall(chunk(4, b'{"exit":{"exec":{"path":"\\u001b[2J","errno":13,"message":"m"}}}'))
     while HOW == "exec-flood":
         client.sendall(chunk(3, b"\xff\xff\xff\xff") + chunk(99, b"x" * 1000) + chunk(1, b"x" * 60_000))
+    while client.recv(1 << 16):
+        pass
+
+
+def header(name, kind=b"0", size=0, link=b""):
+    block = bytearray(512)
+    block[0:len(name)] = name
+    block[100:108], block[124:136] = b"0004755\0", b"%011o\0" % size
+    block[148:156], block[156:157] = b"        ", kind
+    block[157:157 + len(link)] = link
+    block[257:265] = b"ustar\x0000"
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def send_archive(client):
+    """Sends an archive that wants out of the target, and goes on as if all were well."""
+    content = b"x" * 512
+    archive = {
+        "copy-up": header(b"x/../../outside", size=512) + content,
+        "copy-absolute": header(b"/tmp/outside", size=512) + content,
+        "copy-through-link": header(b"a", b"5") + header(b"b", b"2", link=b"a")
+        + header(b"b/x", size=512) + content,
+        "copy-endless": header(b"x", size=1 << 32),
+        "copy-garbage": os.urandom(2048),
+        "copy-cut": header(b"x", size=2048) + content,
+        "copy-escapes": b"",
+    }[HOW]
+    client.sendall(chunk(1, archive))
+    if HOW == "copy-escapes":
+        client.sendall(chunk(2, b"\x1b[2J" * 100))
+    elif HOW not in ("copy-cut", "copy-garbage"):
+        client.sendall(chunk(1, bytes(1024)))
+    code = 2 if HOW == "copy-escapes" else 0
+    client.sendall(chunk(4, b'{"exit":{"code":%d}}' % code))
     while client.recv(1 << 16):
         pass
 

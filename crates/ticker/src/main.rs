@@ -1,6 +1,7 @@
 //! The example daemon of the guest images: reports READY, prints ticks, and stops on SIGTERM. Its options produce every
 //! kind of failure that a test needs.
 
+mod rows;
 mod world;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -15,7 +16,7 @@ const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
               [--flood] [--eat MB] [--write MB] [--to PATH] [--record PATH] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
-              [--serve PORT | PATH | tcp:PORT] [--forward PORT=HOST:PORT] [--serve-after MS] [--world] [--threads] [--copy]";
+              [--serve PORT | PATH | tcp:PORT] [--forward PORT=HOST:PORT] [--rows PORT=HOST:PORT] [--serve-after MS] [--world] [--threads] [--copy]";
 
 #[derive(Default)]
 struct Options {
@@ -63,6 +64,8 @@ struct Options {
     serve: Option<String>,
     /// A TCP port to listen on, and the place with which each client is connected: `7000=db:7000`.
     forward: Option<String>,
+    /// A TCP port of a web service that keeps rows, and the place of its PostgreSQL: `8000=db:5432`.
+    rows: Option<String>,
     /// Whether standard input is copied to standard output, to its end.
     copy: bool,
     /// The time before it listens, in milliseconds.
@@ -101,6 +104,7 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("record") => options.record = Some(parser.value()?.string()?),
             Long("serve") => options.serve = Some(parser.value()?.string()?),
             Long("forward") => options.forward = Some(parser.value()?.string()?),
+            Long("rows") => options.rows = Some(parser.value()?.string()?),
             Long("copy") => options.copy = true,
             Long("serve-after") => options.serve_after_ms = Some(parser.value()?.parse()?),
             Long("cat") => options.cat.push(parser.value()?.string()?),
@@ -136,6 +140,9 @@ fn main() {
     }
     if let Some(places) = &options.forward {
         forward(places);
+    }
+    if let Some(places) = &options.rows {
+        rows::serve(places);
     }
     for name in &options.show {
         print_line(&format!("{name}={}", show(name)));
@@ -287,8 +294,12 @@ fn flood_status() {
     }
 }
 
+/// The number by which a client asks the daemon to read all that it sends.
+const SWALLOW: u64 = u64::MAX - 1;
+
 /// Listens on a vsock port, on a TCP port of every address (`tcp:PORT`), or on a Unix socket with this path. A client sends a number of eight bytes, little endian:
-/// 0 asks for an echo of all following bytes, another number for that number of bytes.
+/// 0 asks for an echo of all following bytes, [`SWALLOW`] to read them all and to answer with one byte after the last one,
+/// another number for that number of bytes.
 fn serve(place: &str) {
     if let Some(port) = place.strip_prefix("tcp:") {
         let port: u16 = port.parse().expect("a port");
@@ -309,7 +320,7 @@ fn serve(place: &str) {
 fn forward(places: &str) {
     let (port, place) = places.split_once('=').expect("PORT=HOST:PORT");
     let (port, place): (u16, String) = (port.parse().expect("a port"), place.to_owned());
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a free port");
     std::thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let place = place.clone();
@@ -321,17 +332,19 @@ fn forward(places: &str) {
     });
 }
 
-/// Carries bytes both ways, to the end of both directions.
+/// Carries bytes both ways, to the end of both directions. A reset of one side ends all.
 fn carry(client: &TcpStream, server: &TcpStream) {
     let one_way = |mut from: &TcpStream, mut to: &TcpStream| {
-        let _ = std::io::copy(&mut from, &mut to);
-        let _ = to.shutdown(Shutdown::Write);
+        if std::io::copy(&mut from, &mut to).is_ok() {
+            let _ = to.shutdown(Shutdown::Write);
+        } else {
+            let _ = from.shutdown(Shutdown::Both);
+            let _ = to.shutdown(Shutdown::Both);
+        }
     };
     std::thread::scope(|scope| {
         scope.spawn(|| one_way(client, server));
         one_way(server, client);
-        // A server that is gone says nothing more to this client, whatever that says.
-        let _ = client.shutdown(Shutdown::Both);
     });
 }
 
@@ -343,10 +356,14 @@ fn answer(mut client: impl Read + Write) -> std::io::Result<()> {
     let mut count = [0; 8];
     client.read_exact(&mut count)?;
     let count = u64::from_le_bytes(count);
-    if count > 0 {
+    if count != 0 && count != SWALLOW {
         return fill(&mut client, count);
     }
     let mut buffer = vec![0; 64 * 1024];
+    if count == SWALLOW {
+        while client.read(&mut buffer)? > 0 {}
+        return client.write_all(&[0]);
+    }
     loop {
         let n = client.read(&mut buffer)?;
         if n == 0 {

@@ -36,6 +36,9 @@ pub enum Ask {
     /// Run a command whose streams the client holds. After the answer, both sides of the connection are chunks
     /// ([`crate::streams`]). The command ends with its client.
     ExecStream(ExecStream),
+    /// Copy files, as an archive over the streams of a command: after the answer, both sides of the connection are chunks, as
+    /// for [`Ask::ExecStream`].
+    Copy(Copy),
     /// Set the guest's clock.
     SetTime {
         /// The new time, in milliseconds since the Unix epoch.
@@ -195,6 +198,32 @@ pub struct ExecStream {
     pub terminal: Option<TerminalSize>,
 }
 
+/// The parameters of `copy`. The command exits with 0, with 1 when it has left something out, which its standard error
+/// names, and with 2 when it has failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "direction", rename_all = "lowercase")]
+pub enum Copy {
+    /// Write a file or directory of the guest as a tar archive to the standard output.
+    Out {
+        /// The path; `/.` at its end means the contents of a directory.
+        path: String,
+        /// Whether a path that is a link is followed.
+        #[serde(default)]
+        follow_link: bool,
+    },
+    /// Unpack a tar archive from the standard input.
+    In {
+        /// A directory, into which the archive goes, or the new name of its only file or directory.
+        path: String,
+        /// Whether the path has to be a directory.
+        #[serde(default)]
+        into_directory: bool,
+        /// Whether the owners in the archive are kept; otherwise everything belongs to the user of the agent.
+        #[serde(default)]
+        keep_owner: bool,
+    },
+}
+
 /// The answer to `exec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -272,6 +301,7 @@ impl Ask {
             Self::Status => ("status", Value::Null),
             Self::Exec(exec) => ("exec", value(serde_json::to_value(exec))),
             Self::ExecStream(exec) => ("exec_stream", value(serde_json::to_value(exec))),
+            Self::Copy(copy) => ("copy", value(serde_json::to_value(copy))),
             Self::SetTime { unix_ms } => ("set_time", json!({ "unix_ms": unix_ms })),
             Self::Logs { follow } => ("logs", json!({ "follow": follow })),
             Self::Watch { since } => ("watch", json!({ "since": since })),
@@ -304,6 +334,7 @@ impl Ask {
             "status" => Ok(Self::Status),
             "exec" => params(method, value).map(Self::Exec),
             "exec_stream" => params(method, value).map(Self::ExecStream),
+            "copy" => needed(method, value).map(Self::Copy),
             "set_time" => Ok(Self::SetTime { unix_ms: loose(value)?.unix_ms }),
             "logs" => Ok(Self::Logs { follow: loose(value)?.follow }),
             "watch" => Ok(Self::Watch { since: loose(value)?.since }),

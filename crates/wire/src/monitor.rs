@@ -138,6 +138,7 @@ impl MonitorRequest {
                 }
                 Ask::Stop(_)
                 | Ask::ExecStream(_)
+                | Ask::Copy(_)
                 | Ask::Signal(_)
                 | Ask::Status
                 | Ask::Logs { .. }

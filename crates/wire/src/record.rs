@@ -7,12 +7,14 @@
 
 mod call;
 mod status;
+mod usage;
 
 pub use call::{CallError, CallErrorKind, VersionRecord, VmmAvailability};
 pub use status::{
     AgentState, BootTimes, DaemonState, DaemonStatus, Reach, StatusRecord, Transport, VcpuState, VcpuStatus,
     VmState, VsockStatus,
 };
+pub use usage::{HostUsage, ProcessUsage};
 
 use serde::Serialize;
 

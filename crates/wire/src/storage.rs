@@ -113,6 +113,9 @@ pub struct DiskRecord {
     /// The VM that has used the disk last, or uses it now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_used_by: Option<String>,
+    /// The directory at which the disk is, or was last, in the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount: Option<String>,
     /// The size to which the disk grows at the next start of its VM, in MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grows_to_mb: Option<u64>,

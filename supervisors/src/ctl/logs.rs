@@ -1,14 +1,20 @@
 //! Prints the output of VMs. The launcher has the logs: it is executed in place of this program for one VM, and beside it
 //! for several, and for output that is followed: a VM may be removed from the configuration meanwhile.
 
+mod lines;
+mod merge;
+
 use super::events::now_ms;
 use super::failure::Failure;
 use super::options::Span;
 use super::session::{Session, find, part_of};
+use super::targets::ALL;
 use super::view::find as find_vm;
 use crate::exit::ProgramExit;
 use crate::format::{shown, shown_lines};
 use crate::output;
+use lines::{Form, Line, Prefix, fill};
+use merge::Merge;
 use pepita_supervisor::VmName;
 use pepita_supervisor::control::{Call, Client};
 use pepita_wire::record::{CallError, CallErrorKind};
@@ -18,41 +24,52 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{ChildStderr, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-
-/// The longest part of a line that is printed as one line, in bytes: a daemon may print without any end of line.
-const LINE_CAP: usize = 64 << 10;
+use tokio::time::sleep;
 
 /// The silence after which the beginning of a line is printed as a line, when output is followed: a daemon may be waiting for
 /// an answer to it.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// The number of lines that wait to be printed.
-const LINES: usize = 64;
+/// The number of lines of a VM that wait to be printed.
+const LINES: usize = 16;
 
-/// Prints the output of VMs.
+/// What is to be printed.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) follow: bool,
+    /// Whether each line begins with its time and its incarnation.
+    pub(super) stamps: bool,
+    /// The maximum number of lines of each VM, as the launcher reads it.
+    pub(super) tail: Option<String>,
+    pub(super) previous: Option<u8>,
+    pub(super) span: Span,
+}
+
+/// Prints the output of VMs; of all when there is no target.
 ///
 /// # Errors
 /// When a target is unknown, or the launcher fails. For one VM that is not followed returns only after a failure: the
 /// launcher takes the place of this program.
 pub(super) async fn print_logs(
     mut client: Client,
-    targets: &[String],
-    follow: bool,
-    previous: Option<u8>,
-    span: &Span,
+    mut targets: Vec<String>,
+    wanted: &Wanted,
 ) -> Result<(), Failure> {
+    let Wanted { follow, stamps, ref tail, previous, ref span } = *wanted;
+    if targets.is_empty() {
+        targets.push(ALL.to_owned());
+    }
     let (since, until) = span.bounds(now_ms())?;
     if let (true, Some(since)) = (follow, since) {
         wait_for(since).await?;
     }
     let now = now_ms();
-    let (status, found) = find(&mut client, targets).await?;
+    let (status, found) = find(&mut client, &targets).await?;
     let version = client.call(Call::Version).await?;
     let Some(pepita) = version["pepita"].as_str() else {
         let message = "the supervisor does not find its launcher any more";
@@ -66,6 +83,11 @@ pub(super) async fn print_logs(
     if follow {
         options.extend(["--follow".into(), "--restarts".into()]);
     }
+    let is_one = found.vms.len() == 1 && found.by_name;
+    if stamps || !is_one {
+        options.push("--timestamps".into());
+    }
+    options.extend(tail.iter().map(|lines| format!("--tail={lines}").into()));
     options.extend(previous.map(|number| format!("--previous={number}").into()));
     options.extend(since.into_iter().flat_map(|ms| ago("--since", ms)));
     // Nothing is newer than now.
@@ -78,7 +100,6 @@ pub(super) async fn print_logs(
     // The launcher says itself how many earlier ends it has kept.
     let is_meant = |silent: &Silent| !follow && (previous.is_none() || silent.has_never_run);
     let silent = |vm: &str| Silent::of(vm, &status).filter(is_meant);
-    let is_one = found.vms.len() == 1 && found.by_name;
     if let ([vm], true, false) = (&found.vms[..], is_one, follow) {
         if let Some(silent) = silent(vm) {
             return silent.print_kept(Command::new(pepita), arguments(vm)?).await;
@@ -86,14 +107,20 @@ pub(super) async fn print_logs(
         let error = std::process::Command::new(pepita).args(arguments(vm)?).exec();
         return Err(Failure::new(ProgramExit::Unavailable, format!("{pepita}: {error}")));
     }
-    let mut outputs = Vec::new();
+    let form = match (is_one, stamps) {
+        (true, _) => Form::AsItCame,
+        (false, false) => Form::Named,
+        (false, true) => Form::NamedAndStamped,
+    };
+    let mut sources = Vec::new();
     for vm in &found.vms {
         let mut command = Command::new(pepita);
         command.args(arguments(vm)?).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        let form = if is_one { Form::AsItCame } else { Form::Named };
-        outputs.push(Source { vm: vm.clone(), command, form, silent: silent(vm) });
+        sources.push(Source { vm: vm.clone(), command, silent: silent(vm) });
     }
-    if follow { follow_all(client, &found.vms, outputs).await } else { one_by_one(outputs).await }
+    // Each launcher has pipes to this program.
+    let _ = pepita_supervisor::platform::raise_file_limit();
+    print_all(sources, form, follow.then_some((client, found.vms))).await
 }
 
 /// Waits until a moment has come from which on output is to be printed.
@@ -185,17 +212,7 @@ fn unavailable(error: &std::io::Error) -> Failure {
 struct Source {
     vm: String,
     command: Command,
-    form: Form,
     silent: Option<Silent>,
-}
-
-/// The form in which output is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// Byte for byte.
-    AsItCame,
-    /// Line by line, each with the name of its VM.
-    Named,
 }
 
 /// The VMs that were removed from the configuration.
@@ -210,30 +227,33 @@ enum Ended {
     Removed,
 }
 
-async fn one_by_one(outputs: Vec<Source>) -> Result<(), Failure> {
-    for source in outputs {
-        let (sender, mut lines) = mpsc::channel(LINES);
-        let reading = tokio::spawn(read(source, sender, None));
-        print_lines(&mut lines).await?;
-        reading.await.unwrap_or(Ok(Ended::Complete))?;
-    }
-    Ok(())
-}
-
-async fn follow_all(client: Client, vms: &[String], outputs: Vec<Source>) -> Result<(), Failure> {
-    let (sender, mut lines) = mpsc::channel(LINES);
+/// Prints the output of these VMs in the order of time. With a client the output is followed, and the client tells of VMs that are
+/// removed.
+async fn print_all(
+    sources: Vec<Source>,
+    form: Form,
+    followed: Option<(Client, Vec<String>)>,
+) -> Result<(), Failure> {
+    let (is_followed, has_colours) = (followed.is_some(), output::has_colours());
     let (tell, removed) = watch::channel(HashSet::new());
-    let watching = tokio::spawn(watch_removals(client, vms.to_vec(), tell));
-    let mut readers = JoinSet::new();
-    for source in outputs {
-        readers.spawn(read(source, sender.clone(), Some(removed.clone())));
+    let watching = followed.map(|(client, vms)| tokio::spawn(watch_removals(client, vms, tell)));
+    let (mut readers, mut lines) = (JoinSet::new(), Vec::new());
+    for (number, source) in sources.into_iter().enumerate() {
+        let (sender, receiver) = mpsc::channel(LINES);
+        let prefix = Prefix::new(&source.vm, form, has_colours.then_some(number));
+        let removed = watching.is_some().then(|| removed.clone());
+        readers.spawn(async move { (number, read(source, prefix, sender, removed).await) });
+        lines.push(receiver);
     }
-    drop(sender);
-    print_lines(&mut lines).await?;
-    watching.abort();
-    let mut all_removed = true;
-    while let Some(read) = readers.join_next().await {
-        all_removed &= read.unwrap_or(Ok(Ended::Complete))? == Ended::Removed;
+    print_lines(Merge::new(lines, is_followed)).await?;
+    if let Some(watching) = watching {
+        watching.abort();
+    }
+    let mut ends = readers.join_all().await;
+    ends.sort_by_key(|(number, _)| *number);
+    let mut all_removed = is_followed;
+    for (_, end) in ends {
+        all_removed &= end? == Ended::Removed;
     }
     // Each of them was told already.
     if all_removed { Err(Failure::new(ProgramExit::Failed, "")) } else { Ok(()) }
@@ -274,7 +294,7 @@ async fn removal(vm: &str, removed: &mut Option<Removed>) {
 
 /// Prints lines until there are no more. A signal, and the end of the reader of the output, end this program in order, so
 /// that no launcher is left that follows the output of a VM for nobody.
-async fn print_lines(lines: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), Failure> {
+async fn print_lines(mut lines: Merge) -> Result<(), Failure> {
     let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
     let [Ok(mut int), Ok(mut term), Ok(mut hup)] = signals else {
         return Err(Failure::new(ProgramExit::Failed, "signals cannot be handled"));
@@ -283,7 +303,7 @@ async fn print_lines(lines: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), Failure>
     tokio::pin!(gone);
     loop {
         let line = tokio::select! {
-            line = lines.recv() => line,
+            line = lines.next() => line,
             () = &mut gone => return Err(Failure::OutputClosed),
             _ = int.recv() => return Err(Failure::OutputClosed),
             _ = term.recv() => return Err(Failure::OutputClosed),
@@ -299,10 +319,11 @@ async fn print_lines(lines: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), Failure>
 /// A VM of a group that has no output is told of, and is no failure of the whole.
 async fn read(
     source: Source,
-    lines: mpsc::Sender<Vec<u8>>,
+    mut prefix: Prefix,
+    lines: mpsc::Sender<Line>,
     mut removed: Option<Removed>,
 ) -> Result<Ended, Failure> {
-    let Source { vm, mut command, form, silent } = source;
+    let Source { vm, mut command, silent } = source;
     if silent.is_some() {
         command.arg("--json").stderr(Stdio::piped());
     }
@@ -316,7 +337,7 @@ async fn read(
         loop {
             let is_over = tokio::select! {
                 biased;
-                is_over = fill(&mut line, form, &mut stdout, patience) => is_over,
+                is_over = fill(&mut line, prefix.form(), &mut stdout, patience) => is_over,
                 () = removal(&vm, &mut removed), if !is_removed => {
                     // What was written before is still printed.
                     is_removed = true;
@@ -324,9 +345,9 @@ async fn read(
                 }
                 () = sleep(SILENCE), if is_removed => true,
             };
-            let text = named(&vm, form, std::mem::take(&mut line));
+            let piece = std::mem::take(&mut line);
             // An error says that nobody prints any more.
-            if !text.is_empty() && lines.send(text).await.is_err() {
+            if !piece.is_empty() && lines.send(prefix.line(piece)).await.is_err() {
                 return Ok(Ended::Complete);
             }
             if is_over && is_removed {
@@ -354,80 +375,5 @@ async fn read(
         Ok(Ended::Complete)
     } else {
         Err(Failure::new(ProgramExit::Failed, format!("no output of {vm}")))
-    }
-}
-
-/// Reads into `line` until a piece of output is there that can be printed: a whole line, or, if lines are not wanted, what
-/// there is. After a silence of this length the beginning of a line is such a piece, too. Returns whether the output is
-/// over. What was read when this future is dropped stays in `line`.
-async fn fill(
-    line: &mut Vec<u8>,
-    form: Form,
-    output: &mut BufReader<impl AsyncRead + Unpin>,
-    patience: Option<Duration>,
-) -> bool {
-    loop {
-        let read = match patience.filter(|_| !line.is_empty()) {
-            None => output.fill_buf().await,
-            Some(patience) => match timeout(patience, output.fill_buf()).await {
-                Ok(read) => read,
-                Err(_) => return false,
-            },
-        };
-        // An error ends the output, like its end.
-        let bytes = read.unwrap_or_default();
-        if bytes.is_empty() {
-            return true;
-        }
-        let part = &bytes[..bytes.len().min(LINE_CAP - line.len())];
-        let end = part.iter().position(|byte| *byte == b'\n');
-        let part = match (form, end) {
-            (Form::Named, Some(end)) => &part[..=end],
-            (Form::Named, None) | (Form::AsItCame, _) => part,
-        };
-        let length = part.len();
-        line.extend_from_slice(part);
-        output.consume(length);
-        if form == Form::AsItCame || end.is_some() || line.len() == LINE_CAP {
-            return false;
-        }
-    }
-}
-
-/// Returns a piece of output as it is printed: a line has the name of its VM, and an end.
-fn named(vm: &str, form: Form, piece: Vec<u8>) -> Vec<u8> {
-    if form == Form::AsItCame || piece.is_empty() {
-        return piece;
-    }
-    let mut line = format!("{vm} | ").into_bytes();
-    line.extend(piece);
-    if line.last() != Some(&b'\n') {
-        line.push(b'\n');
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::AsyncWriteExt;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_beginning_of_a_line_is_printed_after_a_silence_when_output_is_followed() {
-        let (mut daemon, output) = tokio::io::duplex(1024);
-        let mut output = BufReader::new(output);
-        daemon.write_all(b"one\ntwo").await.expect("room");
-        let mut line = Vec::new();
-        let mut next = async |patience| {
-            let is_over = fill(&mut line, Form::Named, &mut output, patience).await;
-            (String::from_utf8(named("a", Form::Named, std::mem::take(&mut line))).expect("text"), is_over)
-        };
-        assert_eq!(next(Some(SILENCE)).await, ("a | one\n".into(), false));
-        assert_eq!(next(Some(SILENCE)).await, ("a | two\n".into(), false));
-        daemon.write_all(b"three").await.expect("room");
-        assert!(timeout(SILENCE * 10, next(None)).await.is_err(), "without a limit lines are whole");
-        drop(daemon);
-        assert_eq!(next(None).await, ("a | three\n".into(), true), "what was read is not lost");
-        assert_eq!(next(None).await, (String::new(), true));
     }
 }

@@ -119,14 +119,20 @@ pub enum Ask {
     Pause(Targets),
     /// Resume the virtual CPUs of paused VMs
     Resume(Targets),
-    /// Print the output of the console and the daemon of VMs; each line begins with the VM's name if there are several
+    /// Print the output of the console and the daemon of VMs; of several in the order of time, each line with the VM's name
     Logs {
-        /// The VMs whose output is printed.
-        #[command(flatten)]
-        targets: Targets,
+        /// The VMs and groups whose output is printed [default: everything]
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
         /// Continue with new output, also of the next incarnations, until Ctrl-C
         #[arg(long, short)]
         follow: bool,
+        /// Begin each line with the time at which it came and the number of the incarnation
+        #[arg(long, short)]
+        timestamps: bool,
+        /// Print only the last N lines of each VM; `all` for all of them
+        #[arg(long, short = 'n', value_name = "N", value_parser = lines)]
+        tail: Option<String>,
         /// Print the last words of an earlier end: of the newest end, or of the Nth newest, up to 5
         #[arg(
             long,
@@ -143,6 +149,11 @@ pub enum Ask {
         #[command(flatten)]
         span: Span,
     },
+    /// Copy files and directories between host and guest; exit as `pepita cp` does
+    Cp(Cp),
+    /// List, grow and remove the disks of the VMs; exit as `pepita disk` does
+    #[command(subcommand)]
+    Disk(Disk),
     /// Run a command in a VM, beside its daemon; exit as the command does, or with 125 when it cannot be run
     Exec(Exec),
     /// Print the events: every change of a VM with the decision behind it
@@ -189,6 +200,61 @@ pub enum Ask {
     },
     /// Show each VM, redrawn with every change, until Ctrl-C; what has failed comes first
     Top,
+}
+
+/// A copy, with the options of `pepita cp`.
+#[derive(Debug, Args)]
+pub struct Cp {
+    /// What is copied: VM:PATH in a guest, a PATH of the host, or `-` for a tar archive from standard input
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Where it goes: VM:PATH in a guest, a PATH of the host, or `-` for a tar archive to standard output
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    /// Keep the owners' numbers (on the host this takes root)
+    #[arg(long, short)]
+    pub archive: bool,
+    /// Follow a source that is a symbolic link
+    #[arg(long, short = 'L')]
+    pub follow_link: bool,
+    /// Give up a copy out of a guest that is larger than this [default: 64GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<String>,
+}
+
+/// What is done with disks, with the options of `pepita disk`.
+#[derive(Debug, Subcommand)]
+pub enum Disk {
+    /// List the disks: size, space taken on the host, user, place in the guest
+    #[command(visible_alias = "ls")]
+    List {
+        /// Print the answer as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a disk grow: now, or at the next start of the VM that uses it
+    Grow {
+        /// The disk's name
+        name: String,
+        /// The new size, such as 20GiB
+        size: String,
+        /// Print what is known of the disk then, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove disks with all that is on them; a disk in use is refused. At a terminal it is asked first
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// The disks' names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+        /// Do not ask, and a disk that is not there is no error
+        #[arg(long, short)]
+        force: bool,
+    },
 }
 
 /// A command for a VM, with the options of `pepita exec`.
@@ -248,6 +314,12 @@ pub struct Span {
     pub until: Option<Moment>,
 }
 
+/// Checks a number of lines, which the launcher reads.
+fn lines(text: &str) -> Result<String, &'static str> {
+    let is_good = text == "all" || text.parse::<u64>().is_ok();
+    if is_good { Ok(text.to_owned()) } else { Err("use a number of lines, or all") }
+}
+
 /// Parses the limit of a supervisor's silence.
 fn patience(text: &str) -> Result<Duration, String> {
     match duration(text)? {
@@ -281,6 +353,8 @@ mod tests {
             (&["signal", "a", "4294967297"], "<SIGNAL>", "4294967297"),
             (&["events", "--since", "@99999999999999999999"], "--since", "2026-"),
             (&["events", "--since", "99999999999y"], "--since", "2026-"),
+            (&["logs", "a", "--tail", "-1"], "-1", ""),
+            (&["logs", "a", "-n", "99999999999999999999"], "--tail", "number of lines"),
             (&["logs", "a", "--until", "+1000000-01-01T00:00:00Z"], "--until", "2026-"),
         ] {
             let all = ["pepitactl"].into_iter().chain(args.iter().copied());

@@ -40,7 +40,7 @@ pub(super) fn status_of(status: &Value, vms: &[String], in_full: bool) -> String
     let mut lines = table(found.map(|(group, vm)| row(text(&group["name"]), vm)).collect());
     if in_full {
         let found = vms.iter().filter_map(|vm| find(status, vm));
-        lines.extend(found.flat_map(|(_, vm)| last_end(vm).into_iter().chain(last_probe(vm))));
+        lines.extend(found.flat_map(|(_, vm)| launched(vm).chain(last_end(vm)).chain(last_probe(vm))));
     }
     lines.join("\n")
 }
@@ -123,6 +123,32 @@ fn last_end(vm: &Value) -> Vec<String> {
     lines.extend(all("evidence").map(|line| format!("  evidence: {}", shown(line))));
     lines.extend(all("console").map(|line| format!("  output: {}", shown(line))));
     lines
+}
+
+/// Formats what the launcher knows of a VM: the image, the ports, the memory and CPU time on the host.
+fn launched(vm: &Value) -> impl Iterator<Item = String> {
+    let name = text(&vm["name"]);
+    let image = vm["image"]["reference"].as_str();
+    let image =
+        image.map(|image| format!("{name} image: {} {}", shown(image), shown(text(&vm["image"]["digest"]))));
+    let ports: Vec<&str> = list(&vm["ports"]).iter().filter_map(Value::as_str).collect();
+    let ports = (!ports.is_empty()).then(|| format!("{name} ports: {}", shown(&ports.join(", "))));
+    image.into_iter().chain(ports).chain(host(vm).map(|host| format!("{name} host: {host}")))
+}
+
+/// Returns `memory 141.2 MiB (vmm 139.0, monitor 2.2), CPU 1m02s`. Memory that is shared with others counts in parts, where
+/// that is known.
+fn host(vm: &Value) -> Option<String> {
+    let mib = |process: &Value| {
+        let kib = process["pss_kib"].as_u64().or(process["rss_kib"].as_u64()).unwrap_or_default();
+        format!("{:.1}", kib as f64 / 1024.0)
+    };
+    let usage = vm["usage"].as_object()?;
+    let parts = list(&vm["usage"]["processes"]).iter();
+    let parts: Vec<String> =
+        parts.map(|part| format!("{} {}", shown(text(&part["role"])), mib(part))).collect();
+    let cpu = Duration::from_millis(usage.get("cpu_ms").and_then(Value::as_u64).unwrap_or_default());
+    Some(format!("memory {} MiB ({}), CPU {}", mib(&vm["usage"]), parts.join(", "), format_duration(cpu)))
 }
 
 /// Formats the newest result of the probes of a VM.
@@ -326,6 +352,24 @@ a probe: failed, 2 in a row: HTTP 503 Busy
 b probe: good: HTTP 503 Busy
 c probe: failed, 2 in a row: HTTP 503 Busy";
         assert_eq!(plain(&status_of(&status, &names, true)), expected);
+    }
+
+    #[test]
+    fn what_the_launcher_knows_is_shown_in_full() {
+        let usage = json!({ "rss_kib": 9000, "pss_kib": 3072, "cpu_ms": 62_000, "processes": [
+            { "role": "vmm", "rss_kib": 8000, "pss_kib": 2560 }, { "role": "monitor", "rss_kib": 512 } ] });
+        let vm = json!({ "name": "a", "phase": "ready", "incarnation": 1, "attempts": 0, "phase_ms": 0, "usage": usage,
+            "image": { "reference": "docker.io/library/redis:7", "digest": "sha256:ab" },
+            "ports": ["127.0.0.1:6379:6379", "unix:/run/a.sock:80"] });
+        let status = json!({ "groups": [{ "name": "g", "vms": [vm] }] });
+        let expected = "\
+GROUP  VM  PHASE  INC  ATT  CID  PID  SINCE  NOTE
+g      a   ready  1    0    -    -    0s
+a image: docker.io/library/redis:7 sha256:ab
+a ports: 127.0.0.1:6379:6379, unix:/run/a.sock:80
+a host: memory 3.0 MiB (vmm 2.5, monitor 0.5), CPU 1m02s";
+        assert_eq!(plain(&status_of(&status, &["a".to_owned()], true)), expected);
+        assert_eq!(status_of(&status, &["a".to_owned()], false).lines().count(), 2);
     }
 
     #[test]

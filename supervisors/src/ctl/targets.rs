@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// The target that means every VM.
-const ALL: &str = "all";
+pub(super) const ALL: &str = "all";
 
 /// What stands before the name of a group that is also the name of a VM.
 const GROUP: &str = "group:";

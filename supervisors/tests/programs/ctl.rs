@@ -29,6 +29,19 @@ fn vms_are_shown_and_controlled() {
     assert_eq!(status.lines().count(), 4, "a heading, a row for each VM, and what the VMs are: {status}");
     let tree = host.ctl_ok(&["tree"]);
     assert!(tree.contains("└── web: one_for_one") && tree.contains("├── a #1 ready"), "{tree}");
+    // A VM that is named is shown with what it uses of the host.
+    let full = host.ctl_ok(&["status", "a"]);
+    assert!(full.contains("\na host: memory ") && full.contains("monitor "), "{full}");
+    let full: Value = serde_json::from_str(&host.ctl_ok(&["status", "a", "--json"])).expect("JSON");
+    let usage = &full["groups"][0]["vms"][0]["usage"];
+    let roles: Vec<&Value> =
+        usage["processes"].as_array().expect("processes").iter().map(|p| &p["role"]).collect();
+    assert_eq!(roles, ["vmm", "monitor", "daemon"], "{usage}");
+    assert!(
+        usage["rss_kib"].as_u64().is_some_and(|kib| kib > 0)
+            && usage["processes"][0]["pid"] == host.vmm_pid("a"),
+        "{usage}"
+    );
 
     host.ctl_ok(&["restart", "a"]);
     daemon.until_event(vm("a", 2, "ready"));
@@ -92,6 +105,53 @@ fn a_command_in_a_vm_has_its_own_exit_code_and_goes_on_without_the_supervisor() 
 }
 
 #[test]
+fn files_are_copied_into_a_vm_and_out_of_it() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = host.ready();
+    std::fs::write(host.path("f"), "words").expect("written");
+    let path = |name: &str| host.path(name).display().to_string();
+    host.ctl_ok(&["cp", &path("f"), &format!("a:{}", path("g"))]);
+    host.ctl_ok(&["cp", "--max-size", "16MiB", &format!("duende-vm-a:{}", path("g")), &path("h")]);
+    assert_eq!(std::fs::read(host.path("h")).expect("there"), b"words");
+    for (source, code) in [("web:/x", 1), ("nope:/x", 1), ("a:/nowhere/x", 74)] {
+        let refused = host.ctl(&["cp", source, &path("i")]);
+        assert_eq!(refused.status.code(), Some(code), "{source}: {}", stderr(&refused));
+    }
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn disks_are_those_of_the_supervisor() {
+    let host = Host::new("", &group(&["a"]));
+    let mut daemon = host.ready();
+    assert_eq!(host.ctl_ok(&["disk", "list", "--json"]).trim(), "[]");
+    let dir = host.path("s/disks");
+    std::fs::create_dir_all(&dir).expect("made");
+    let disk = dir.join("data.ext4");
+    let made = Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(&disk).arg("16M").status();
+    assert!(made.expect("mke2fs").success());
+    let user = r#"{"vm":"duende-vm-a","mount":"/data"}"#;
+    std::fs::write(dir.join("data.json"), user).expect("written");
+    let lock = std::fs::File::open(&disk).expect("there");
+    lock.lock().expect("the lock of a VM");
+    let list = host.ctl_ok(&["disk", "ls"]);
+    assert!(list.contains("data") && list.contains("/data") && list.contains("duende-vm-a"), "{list}");
+    let refused = host.ctl(&["disk", "remove", "data"]);
+    assert_eq!(refused.status.code(), Some(75), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("duende-vm-a uses it"), "{}", stderr(&refused));
+    drop(lock);
+    host.ctl_ok(&["disk", "grow", "data", "24MiB"]);
+    assert_eq!(disk.metadata().expect("there").len(), 24 << 20);
+    assert_eq!(host.ctl(&["disk", "grow", "nope", "24MiB"]).status.code(), Some(4));
+    assert_eq!(host.ctl(&["disk", "grow", "data", "24 parsecs"]).status.code(), Some(64));
+    host.ctl_ok(&["disk", "remove", "--yes", "data"]);
+    assert!(!disk.exists());
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
 fn logs_are_those_of_the_launcher() {
     let host = Host::new("", &group(&["a"]));
     let mut daemon = host.ready();
@@ -101,6 +161,63 @@ fn logs_are_those_of_the_launcher() {
     assert!(host.ctl_ok(&["logs", "a"]).contains("tick 1"));
     let refused = host.ctl(&["logs", "nope"]);
     assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+    daemon.stop();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn the_output_of_several_vms_is_printed_in_the_order_of_time() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let talker = |name: &str| {
+        let go = dir.path().join(name);
+        let script = format!(
+            "for n in 1 2 3; do until [ -e {0}$n ]; do sleep 0.02; done; echo word $n; done; exec sleep 1000",
+            go.display()
+        );
+        format!(
+            "[[group.vm]]\nname = \"{name}\"\nstart.ready = \"started\"\ncommand = {:?}\n",
+            ["/bin/sh", "-c", &script]
+        )
+    };
+    let host = Host::new("", &format!("[[group]]\nname = \"web\"\n{}{}", talker("a"), talker("b")));
+    let mut daemon = host.ready();
+    let mut follow = Command::new(program("pepitactl"));
+    let mut follow =
+        Daemon::start(follow.arg("--socket").arg(host.path("c/c.sock")).args(["logs", "-ft", "web"]));
+    for word in 1..=3 {
+        for name in ["a", "b"] {
+            std::fs::write(dir.path().join(format!("{name}{word}")), "").expect("written");
+            follow.until(&format!("#1 word {word}"));
+            let deadline = Instant::now() + PATIENCE;
+            while !host.ctl_ok(&["logs", name]).contains(&format!("word {word}")) {
+                assert!(Instant::now() < deadline, "{name} never said word {word}");
+            }
+            // The times of what one VM says are known to a tenth of a second.
+            std::thread::sleep(Duration::from_millis(120));
+        }
+    }
+    let all = "a | word 1\nb | word 1\na | word 2\nb | word 2\na | word 3\nb | word 3\n";
+    for targets in [&[][..], &["all"], &["web"], &["b", "group:web"]] {
+        assert_eq!(host.ctl_ok(&[&["logs"], targets].concat()), all, "{targets:?}");
+    }
+    assert_eq!(host.ctl_ok(&["logs", "-n", "1", "a", "b"]), "a | word 3\nb | word 3\n");
+    assert_eq!(host.ctl_ok(&["logs", "--tail=2", "b"]), "word 2\nword 3\n");
+    let stamped = host.ctl_ok(&["logs", "-t", "web"]);
+    let times: Vec<&str> = stamped.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    assert!(times.len() == 6 && times.is_sorted(), "{stamped}");
+    let texts: String =
+        stamped.lines().map(|line| format!("{}\n", line.replacen(&line[4..32], "", 1))).collect();
+    assert_eq!(texts, all, "{stamped}");
+    // Colours are for terminals.
+    assert!(!stamped.contains('\u{1b}') && !follow.story().contains('\u{1b}'), "{stamped}");
+    // Each VM is killed, and its last words are those of the end before.
+    host.ctl_ok(&["signal", "web", "KILL"]);
+    follow.until("[pepita: incarnation 1 has ended");
+    follow.until("[pepita: incarnation 2 has started]");
+    host.ctl_ok(&["wait", "a", "b"]);
+    assert_eq!(host.ctl_ok(&["logs", "--previous", "--tail", "1", "web"]), "a | word 3\nb | word 3\n");
+    follow.signal(Signal::SIGTERM);
+    assert!(follow.end().success());
     daemon.stop();
     host.assert_nothing_left();
 }

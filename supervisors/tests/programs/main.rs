@@ -7,6 +7,7 @@ mod chaos;
 mod containers;
 mod ctl;
 mod daemon;
+mod daemons;
 mod documents;
 mod events;
 mod host;

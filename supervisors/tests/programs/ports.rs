@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
@@ -39,7 +39,7 @@ fn echo(stream: &mut TcpStream, text: &[u8]) {
     assert_eq!(heard, text);
 }
 
-fn kill_vmm(host: &Host, vm: &str) {
+pub(crate) fn kill_vmm(host: &Host, vm: &str) {
     kill(Pid::from_raw(host.vmm_pid(vm).cast_signed()), Signal::SIGKILL).expect("a process that runs");
 }
 
@@ -47,7 +47,7 @@ fn is_refused(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
 }
 
-fn until(what: &str, mut so: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !so() {
         assert!(Instant::now() < deadline, "not in time: {what}");

@@ -227,6 +227,11 @@ impl Connection {
                 exec_stream::run(&agent, &ask, self.reader.try_clone()?);
                 Ok(Next::Ended)
             }
+            Ask::Copy(ask) => {
+                self.answer(id, Ok(json!({ "stream": true })))?;
+                exec_stream::copy(&agent, &ask, self.reader.try_clone()?);
+                Ok(Next::Ended)
+            }
             Ask::Logs { follow } => {
                 self.answer(id, Ok(json!({ "bulk": true })))?;
                 Builder::new().spawn(move || logs(&agent, &writer, follow))?;

@@ -18,7 +18,7 @@ pub struct DiskArgs {
 /// The subcommands of `pepita disk`.
 #[derive(Debug, Subcommand)]
 pub enum DiskCall {
-    /// List the disks: size, space taken on the host, user
+    /// List the disks: size, space taken on the host, user, place in the guest
     #[command(visible_alias = "ls")]
     List,
     /// Let a disk grow: now, or at the next start of the VM that uses it
@@ -29,13 +29,17 @@ pub enum DiskCall {
         #[arg(value_parser = storage::size_mb)]
         size: u64,
     },
-    /// Remove disks with all that is on them, as `docker volume rm` does; a disk in use is refused
+    /// Remove disks with all that is on them, as `docker volume rm` does; a disk in use is refused. At a terminal it is asked
+    /// first
     #[command(visible_alias = "rm")]
     Remove {
         /// The disks' names
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
-        /// A disk that is not there is no error
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+        /// Do not ask, and a disk that is not there is no error
         #[arg(long, short)]
         force: bool,
     },

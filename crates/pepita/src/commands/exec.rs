@@ -47,7 +47,10 @@ pub(super) fn exec(run_dir: &RunDir, name: &VmId, exec: Exec) -> Result<ExitCode
         input: exec.interactive,
         terminal,
     };
-    let agent = open(run_dir, name, request)?;
+    let ask = Ask::ExecStream(request);
+    ask.check_length()
+        .map_err(|e| call_error(CallErrorKind::Usage, format!("command and environment: {e}")))?;
+    let agent = open(run_dir, name, ask)?;
     let end = {
         let ends = Ends {
             input: exec.interactive.then(|| stdin.as_fd()),
@@ -81,18 +84,18 @@ pub(super) fn exec(run_dir: &RunDir, name: &VmId, exec: Exec) -> Result<ExitCode
 }
 
 /// Makes the request to the guest agent, over a connection of its own.
-fn open(run_dir: &RunDir, name: &VmId, request: ExecStream) -> Result<OwnedFd> {
-    let ask = Ask::ExecStream(request);
-    ask.check_length()
-        .map_err(|e| call_error(CallErrorKind::Usage, format!("command and environment: {e}")))?;
+pub(super) fn open(run_dir: &RunDir, name: &VmId, ask: Ask) -> Result<OwnedFd> {
+    let what = if matches!(ask, Ask::Copy(_)) { "copies no files" } else { "runs no commands with streams" };
     let dir = run_dir.vm(name);
     let opened =
         AgentStream::open(&dir).and_then(|agent| agent.map_or_else(|e| Ok(Err(e)), |it| it.ask(ask)));
     let failed = match opened {
         Ok(Ok(agent)) => return Ok(agent),
         Ok(Err(WireError { kind: ErrorKind::Unsupported, .. })) => {
-            let why = "the monitor or the guest agent of this VM is of an older version, which runs no commands with \
-                       streams: build its image with this version, and start it again";
+            let why = format!(
+                "the monitor or the guest agent of this VM is of an older version, which {what}: build its image with \
+                 this version, and start it again"
+            );
             return Err(call_error(CallErrorKind::Usage, why)).about(name.as_str());
         }
         Ok(Err(refusal)) => return Err(client::refused(refusal)).about(name.as_str()),

@@ -1,19 +1,24 @@
 //! `pepita logs`: prints the console's log from its oldest file on, follows it through rotations and restarts, and prints
 //! the last words of earlier ends.
 
-use super::output::{print, unwritable};
+mod out;
+mod stamps;
+mod tail;
+
 use crate::client::Client;
 use crate::error::{About, Result, call_error, eprint_line, system};
 use crate::host::clock::{self, unix_ms};
 use crate::host::patience;
 use crate::host::signals::EndSignals;
 use crate::reconcile;
-use crate::rundir::console_log::{FILES, path, read_index};
+use crate::rundir::console_log::{FILES, base, path, read_index};
 use crate::rundir::{RunDir, ends, files};
+use out::{Out, WhenUnwritable};
 use pepita_wire::VmId;
 use pepita_wire::record::CallErrorKind;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
+use stamps::Stamps;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
@@ -21,41 +26,77 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+/// The part of the output that is wanted, and its form.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    /// Whether each line begins with its time and its incarnation.
+    pub(super) stamps: bool,
+    /// The maximum number of lines, the last ones.
+    pub(super) tail: Option<u64>,
+    /// The greatest age.
+    pub(super) since: Option<Duration>,
+    /// The least age.
+    pub(super) until: Option<Duration>,
+}
+
 /// Carries out `pepita logs`. Of a VM that is gone the last words are printed, if they are kept.
-pub(super) fn logs(
-    run_dir: &RunDir,
-    name: &VmId,
-    follow: bool,
-    since: Option<Duration>,
-    until: Option<Duration>,
-) -> Result<()> {
+pub(super) fn logs(run_dir: &RunDir, name: &VmId, follow: bool, wanted: &Wanted) -> Result<()> {
     match reconcile::status(run_dir, name) {
         Err(e) if e.kind == CallErrorKind::NoSuchVm && !ends::list(run_dir, name).is_empty() => {
-            return previous(run_dir, name, 1);
+            return previous(run_dir, name, 1, wanted);
         }
         status => status?,
     };
     let dir = run_dir.vm(name);
-    let skip = since.map_or(0, |since| offset_of(&dir, since));
-    match until {
-        None => copy_out(run_dir, name, skip, follow),
-        Some(until) => copy_until(&dir, skip, end_of(&dir, until)),
+    let (skip, end) = bounds(&dir, wanted);
+    match end {
+        None => copy_out(run_dir, name, skip, follow, &mut out_for(&dir, wanted)),
+        Some(end) => copy_until(&dir, skip, end, &mut out_for(&dir, wanted)),
     }
 }
 
-/// Prints the part of the log between two offsets.
-fn copy_until(dir: &Path, mut skip: u64, end: u64) -> Result<()> {
+/// Returns the output for the log in a run directory.
+fn out_for(dir: &Path, wanted: &Wanted) -> Out {
     let mut out = Out::new(WhenUnwritable::Fail);
+    out.stamps = wanted.stamps.then(|| stamps_of(dir));
+    out
+}
+
+/// Returns the times of the log in a run directory.
+fn stamps_of(dir: &Path) -> Stamps {
+    Stamps::of_log(dir, present(dir).map_or(0, |(incarnation, _)| incarnation), base(dir, &read_index(dir)))
+}
+
+/// Returns the offsets in the files of the log between which the wanted output is, in bytes. Without an end it is all that
+/// there is and comes.
+fn bounds(dir: &Path, wanted: &Wanted) -> (u64, Option<u64>) {
+    let index = read_index(dir);
+    let base = base(dir, &index);
+    let offset_at = |ms: u64| index.offset_at(ms).map_or(u64::MAX, |offset| offset.saturating_sub(base));
+    let skip = wanted.since.map_or(0, |since| offset_at(moment(since)));
+    let end = wanted.until.map(|until| offset_at(moment(until).saturating_add(1)));
+    let skip = match wanted.tail {
+        None => skip,
+        Some(lines) => {
+            let log = tail::open(dir);
+            log.last_lines(skip, end.unwrap_or(u64::MAX).min(log.length()), lines)
+        }
+    };
+    (skip, end)
+}
+
+/// Prints the part of the log between two offsets.
+fn copy_until(dir: &Path, mut skip: u64, end: u64, out: &mut Out) -> Result<()> {
     let mut rest = end.saturating_sub(skip);
     for mut file in all(dir) {
-        skip_in(&mut file, &mut skip)?;
-        rest -= copy_all(&mut file.take(rest), &mut out)?;
+        out.skip(skip_in(&mut file, &mut skip)?);
+        rest -= copy_all(&mut file.take(rest), out)?;
     }
     Ok(())
 }
 
 /// Prints the last words of the `number`th newest end of a VM. How the VM ended is printed on standard error.
-pub(super) fn previous(run_dir: &RunDir, name: &VmId, number: u8) -> Result<()> {
+pub(super) fn previous(run_dir: &RunDir, name: &VmId, number: u8, wanted: &Wanted) -> Result<()> {
     let ends = ends::list(run_dir, name);
     let Some(end) = ends.get(usize::from(number.saturating_sub(1))) else {
         let why = match ends.len() {
@@ -71,7 +112,12 @@ pub(super) fn previous(run_dir: &RunDir, name: &VmId, number: u8) -> Result<()> 
         end.exit.exit,
         end.exit.evidence.join("; ")
     ));
-    print(&end.text)
+    let text = end.text.as_bytes();
+    let begin = wanted.tail.map_or(0, |lines| tail::last_lines_of(text, lines));
+    let mut out = Out::new(WhenUnwritable::Fail);
+    out.stamps = wanted.stamps.then(|| Stamps::of(end.index(), end.exit.incarnation, begin as u64));
+    copy_all(&mut &text[begin..], &mut out)?;
+    out.end_line()
 }
 
 /// An incarnation: its number, and the time of its start.
@@ -80,34 +126,37 @@ type Start = (u64, u64);
 /// Prints the log and the output that is added, of this incarnation of the VM and of all that follow. A line says where
 /// an incarnation ends and where the next one begins. Waits for a VM that is not there (yet). Does not return before an
 /// error.
-pub(super) fn follow_restarts(run_dir: &RunDir, name: &VmId, since: Option<Duration>) -> Result<()> {
+pub(super) fn follow_restarts(run_dir: &RunDir, name: &VmId, wanted: &Wanted) -> Result<()> {
     run_dir.create()?;
     let dir = run_dir.vm(name);
+    let mut out = Out::new(WhenUnwritable::Fail);
     let mut last: Option<Start> = None;
     loop {
         // The watch is set up before the look, so that nothing is missed in between.
         let changed = watch_starts(run_dir, &dir)?;
         match present(&dir) {
             Some(start) if last != Some(start) => {
+                out.stamps = wanted.stamps.then(|| stamps_of(&dir));
                 if last.is_some() {
-                    announce(&format!("incarnation {} has started", start.0))?;
+                    out.say(start.0, &format!("incarnation {} has started", start.0))?;
+                    leave_without_reader(&out);
                 }
-                let skip = if last.is_none() { since.map_or(0, |since| offset_of(&dir, since)) } else { 0 };
-                match copy_out(run_dir, name, skip, true) {
+                let skip = if last.is_none() { bounds(&dir, wanted).0 } else { 0 };
+                match copy_out(run_dir, name, skip, true, &mut out) {
                     // The VM was destroyed meanwhile.
                     Err(_) if present(&dir) != Some(start) => {}
                     result => result?,
                 }
                 let end = ends::list(run_dir, name).into_iter().find(|end| end.exit.incarnation == start.0);
                 let how = end.map_or_else(String::new, |end| format!(": {}", end.exit.exit));
-                announce(&format!("incarnation {} has ended{how}", start.0))?;
+                out.say(start.0, &format!("incarnation {} has ended{how}", start.0))?;
+                leave_without_reader(&out);
                 last = Some(start);
             }
             Some(_) | None => {
                 // The reader may go away while there is no VM that would write.
-                let stdout = io::stdout();
                 let mut fds =
-                    [PollFd::new(&changed, PollFlags::IN), PollFd::new(&stdout, PollFlags::empty())];
+                    [PollFd::new(&changed, PollFlags::IN), PollFd::new(&out.stdout, PollFlags::empty())];
                 let _ = poll(&mut fds, None);
                 if fds[1].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
                     std::process::exit(0);
@@ -123,14 +172,11 @@ fn present(dir: &Path) -> Option<Start> {
     Some((state.status.incarnation, state.status.started_at))
 }
 
-/// Prints a line about the VM among its output. Ends this process when the reader of the output is gone.
-fn announce(what: &str) -> Result<()> {
-    let mut out = Out::new(WhenUnwritable::Fail);
-    copy_all(&mut format!("[pepita: {what}]\n").as_bytes(), &mut out)?;
+/// Ends this process when the reader of the output is gone.
+fn leave_without_reader(out: &Out) {
     if out.is_gone {
         std::process::exit(0);
     }
-    Ok(())
 }
 
 /// Watches for run directories that appear, and for files that are replaced in the directory of one VM.
@@ -164,43 +210,20 @@ pub(super) fn stream(
     follow_log(run_dir, name, 0, &mut Out::new(WhenUnwritable::Warn), Some(signals), on)
 }
 
-/// Returns the offset in the files of the log at which the output begins that is at most this old, in bytes.
-fn offset_of(dir: &Path, since: Duration) -> u64 {
-    offset_at(dir, moment(since))
-}
-
-/// Returns the offset in the files of the log at which the output ends that is at least this old, in bytes.
-fn end_of(dir: &Path, until: Duration) -> u64 {
-    offset_at(dir, moment(until).saturating_add(1))
-}
-
 fn moment(ago: Duration) -> u64 {
     unix_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn offset_at(dir: &Path, from: u64) -> u64 {
-    // Without a readable log base, more of the log is printed than was asked for, but nothing is missing.
-    let base = files::state(dir).ok().map_or(0, |state| state.log_base);
-    let index = read_index(dir);
-    // The first mark of the index that is not older than asked for.
-    let at = index.partition_point(|mark| mark.at_ms < from);
-    match index.get(at) {
-        Some(mark) => mark.offset.saturating_sub(base),
-        None => u64::MAX,
-    }
-}
-
 /// Prints the log, and the output that is added if it is followed. Ends this process when the reader of the output is
 /// gone.
-fn copy_out(run_dir: &RunDir, name: &VmId, skip: u64, follow: bool) -> Result<()> {
-    let mut out = Out::new(WhenUnwritable::Fail);
+fn copy_out(run_dir: &RunDir, name: &VmId, skip: u64, follow: bool, out: &mut Out) -> Result<()> {
     if !follow {
-        return print_files(&run_dir.vm(name), skip, &mut out).map(drop);
+        return print_files(&run_dir.vm(name), skip, out).map(drop);
     }
     let leave = |_: Disturbance| {
         std::process::exit(0);
     };
-    follow_log(run_dir, name, skip, &mut out, None, leave)
+    follow_log(run_dir, name, skip, out, None, leave)
 }
 
 /// Prints all files of the log, and returns the newest one.
@@ -249,10 +272,16 @@ fn follow_log(
         }
         // Every file is read to its end. The monitor does not write to a rotated file any more; further output is in
         // the next file.
-        let mut newer = newer(&dir, current.as_ref());
+        let (mut newer, is_gap) = newer(&dir, current.as_ref());
         if present(&dir) != start {
             // These are files of the next incarnation: its former state is removed before they are made.
             newer.clear();
+            if let Some(stamps) = &mut out.stamps {
+                stamps.freeze();
+            }
+        } else if is_gap && out.stamps.is_some() {
+            // The files that followed were removed before they were read.
+            out.stamps = Some(stamps_of(&dir));
         }
         for mut next in newer {
             if let Some(file) = &mut current {
@@ -270,69 +299,6 @@ fn follow_log(
     }
 }
 
-/// What is done when standard output cannot be written although its reader is there, for example on a full disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WhenUnwritable {
-    /// The command fails.
-    Fail,
-    /// The output is lost, which is told once.
-    Warn,
-}
-
-/// Standard output, which may lose its reader.
-struct Out {
-    stdout: io::Stdout,
-    when_unwritable: WhenUnwritable,
-    has_warned: bool,
-    /// Whether the reader is gone. What is written from then on is lost.
-    is_gone: bool,
-}
-
-impl Out {
-    fn new(when_unwritable: WhenUnwritable) -> Self {
-        Self { stdout: io::stdout(), when_unwritable, has_warned: false, is_gone: false }
-    }
-
-    fn failed(&mut self, error: io::Error) -> io::Result<()> {
-        // A terminal that is closed gives EIO.
-        let is_terminal_gone = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
-        if error.kind() == io::ErrorKind::BrokenPipe || is_terminal_gone {
-            self.is_gone = true;
-            return Ok(());
-        }
-        match self.when_unwritable {
-            WhenUnwritable::Fail => Err(io::Error::new(error.kind(), unwritable(&error))),
-            WhenUnwritable::Warn => {
-                if !std::mem::replace(&mut self.has_warned, true) {
-                    let advice = "output is lost here, and `pepita logs` has all of it";
-                    eprint_line(format_args!("pepita: {}; {advice}", unwritable(&error)));
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-impl Write for Out {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.is_gone {
-            return Ok(bytes.len());
-        }
-        match self.stdout.write(bytes) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
-            Err(e) => self.failed(e).map(|()| bytes.len()),
-            written => written,
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.is_gone {
-            return Ok(());
-        }
-        self.stdout.flush().or_else(|e| self.failed(e))
-    }
-}
-
 /// Opens the files of the log, the oldest first. All files are opened before any of them is read. When a rotation
 /// happens in between, the files are opened again.
 fn all(dir: &Path) -> Vec<File> {
@@ -345,25 +311,26 @@ fn all(dir: &Path) -> Vec<File> {
     File::open(path(dir, 0)).into_iter().collect()
 }
 
-/// Opens the files that are newer than `than`, or all files when `than` was removed.
-fn newer(dir: &Path, than: Option<&File>) -> Vec<File> {
+/// Opens the files that are newer than `than`, or all files when `than` was removed, which is the second answer.
+fn newer(dir: &Path, than: Option<&File>) -> (Vec<File>, bool) {
     let inode_of_newest = path(dir, 0).metadata().map(|meta| meta.ino()).ok();
     if inode_of_newest.is_none() || than.and_then(inode) == inode_of_newest {
-        return Vec::new();
+        return (Vec::new(), false);
     }
     let mut files = all(dir);
-    if let Some(at) = files.iter().position(|file| inode(file) == than.and_then(inode)) {
+    let at = files.iter().position(|file| inode(file) == than.and_then(inode));
+    if let Some(at) = at {
         files.drain(..=at);
     }
-    files
+    (files, at.is_none())
 }
 
 fn inode(file: &File) -> Option<u64> {
     file.metadata().map(|meta| meta.ino()).ok()
 }
 
-fn copy(from: &mut File, skip: &mut u64, to: &mut impl Write) -> Result<()> {
-    skip_in(from, skip)?;
+fn copy(from: &mut File, skip: &mut u64, to: &mut Out) -> Result<()> {
+    to.skip(skip_in(from, skip)?);
     copy_all(from, to).map(drop)
 }
 
@@ -372,15 +339,16 @@ fn copy_all(from: &mut impl Read, to: &mut impl Write) -> Result<u64> {
     io::copy(from, to).and_then(|copied| to.flush().map(|()| copied)).map_err(|e| system("log", e))
 }
 
-/// Skips bytes in a file, as far as it has them.
-fn skip_in(from: &mut File, skip: &mut u64) -> Result<()> {
-    if *skip > 0 {
-        let (here, end) = (from.stream_position().unwrap_or(0), from.seek(SeekFrom::End(0)).unwrap_or(0));
-        let step = (*skip).min(end - here);
-        *skip -= step;
-        from.seek(SeekFrom::Start(here + step)).map_err(|e| system("log", e))?;
+/// Skips bytes in a file, as far as it has them, and returns how many.
+fn skip_in(from: &mut File, skip: &mut u64) -> Result<u64> {
+    if *skip == 0 {
+        return Ok(0);
     }
-    Ok(())
+    let (here, end) = (from.stream_position().unwrap_or(0), from.seek(SeekFrom::End(0)).unwrap_or(0));
+    let step = (*skip).min(end - here);
+    *skip -= step;
+    from.seek(SeekFrom::Start(here + step)).map_err(|e| system("log", e))?;
+    Ok(step)
 }
 
 /// Watches for writes to the log and for rotations.

@@ -21,6 +21,9 @@ const DISK: &str = "ext4";
 const USER: &str = "json";
 const GROW: &str = "grow";
 
+/// The number of disks that are named when another one is asked for.
+const NAMED: usize = 20;
+
 /// A directory of disks.
 #[derive(Debug, Clone)]
 pub(crate) struct Catalogue {
@@ -113,7 +116,7 @@ impl Catalogue {
     fn record(&self, name: String) -> Option<DiskRecord> {
         let path = self.disk(&name);
         let meta = path.metadata().ok()?;
-        let last_used_by = self.last_user(&name).map(|user| user.vm);
+        let (last_used_by, mount) = self.last_user(&name).map(|user| (user.vm, user.mount)).unzip();
         let user = || last_used_by.clone().unwrap_or_else(|| "unknown".to_owned());
         Some(DiskRecord {
             size_mb: meta.len() >> 20,
@@ -121,6 +124,7 @@ impl Catalogue {
             used_by: Held::is_taken(&path).then(user),
             grows_to_mb: self.growth(&name),
             last_used_by,
+            mount,
             path,
             name,
         })
@@ -145,6 +149,16 @@ impl Catalogue {
         Ok(Growth::Done)
     }
 
+    /// Returns what is known of a disk.
+    ///
+    /// # Errors
+    /// When there is no such disk.
+    pub(crate) fn find(&self, name: &str) -> Result<DiskRecord> {
+        self.existing(name)?;
+        let gone = || about(name, CallErrorKind::NoSuchVm, "the disk is gone");
+        self.record(name.to_owned()).ok_or_else(gone)
+    }
+
     /// Removes a disk with all that is on it.
     ///
     /// # Errors
@@ -153,7 +167,8 @@ impl Catalogue {
         let path = self.existing(name)?;
         let Some(_held) = Held::take_patiently(&path, Mode::Read)? else {
             let user = self.last_user(name).map_or_else(|| "another program".to_owned(), |user| user.vm);
-            return Err(about(name, CallErrorKind::TryAgain, format!("{user} uses it")));
+            let why = format!("{user} uses it; a disk can be removed when its VM has ended");
+            return Err(about(name, CallErrorKind::TryAgain, why));
         };
         std::fs::remove_file(&path).map_err(|e| io(&path, e))?;
         for ending in [USER, GROW] {
@@ -165,7 +180,14 @@ impl Catalogue {
     fn existing(&self, name: &str) -> Result<PathBuf> {
         let path = Some(self.disk(name)).filter(|path| name_fault(name).is_none() && path.is_file());
         path.ok_or_else(|| {
-            about(name, CallErrorKind::NoSuchVm, format!("no such disk in {}", self.dir.display()))
+            let there = self.list().unwrap_or_default();
+            let names: Vec<&str> = there.iter().map(|disk| disk.name.as_str()).take(NAMED).collect();
+            let more = if there.len() > NAMED { ", …" } else { "" };
+            let there = match &names[..] {
+                [] => "which has none".to_owned(),
+                names => format!("which has {}{more}", names.join(", ")),
+            };
+            about(name, CallErrorKind::NoSuchVm, format!("no such disk in {}, {there}", self.dir.display()))
         })
     }
 }

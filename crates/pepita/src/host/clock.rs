@@ -23,6 +23,12 @@ pub fn to_text(unix_ms: u64) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
+/// Returns a time as [`to_text`] does, to the millisecond.
+pub fn to_text_ms(unix_ms: u64) -> String {
+    let time = UNIX_EPOCH + Duration::from_millis(unix_ms.min(LATEST_MS));
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
 /// The time after which a clock of a guest is compared with the host's, also when the host's was not set: both have
 /// sources of their own, which drift apart.
 const COMPARED_EVERY: Duration = Duration::from_secs(600);
@@ -88,5 +94,9 @@ mod tests {
     fn every_number_is_a_time() {
         assert_eq!(to_text(0), "1970-01-01T00:00:00Z");
         assert_eq!(to_text(u64::MAX), "9999-12-31T23:59:59Z");
+        assert_eq!(
+            (to_text_ms(7), to_text_ms(u64::MAX)),
+            ("1970-01-01T00:00:00.007Z".into(), "9999-12-31T23:59:59.999Z".into())
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! Writes the console's log: rotating files that never grow past their cap. Dropped bytes are counted.
 
-use crate::rundir::console_log::{FILE_CAP, FILES, Mark, Room, index_path, path, read_index, room, total};
+use crate::rundir::console_log::{
+    FILE_CAP, FILES, Index, Mark, Room, base_line, index_path, length, path, read_index, room, total,
+};
+use crate::rundir::files::{self, Sync};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,11 +20,14 @@ const BURST: f64 = 4.0 * RATE;
 /// The mode of the log's files. Only the owner may read them, because a daemon may print its secrets.
 const MODE: u32 = 0o600;
 
-/// The maximum number of lines of the index. Beyond it, the older half is removed.
-const INDEX_CAP: usize = 4096;
+/// The maximum number of marks in the index. Beyond it, the marks of older output are thinned out.
+const INDEX_CAP: usize = 8192;
+
+/// The part of its age to which the time of older output stays known: 1 in this number.
+const PRECISION: u64 = 256;
 
 /// The time between two marks of the index, in milliseconds.
-const MARK_INTERVAL_MS: u64 = 1000;
+const MARK_INTERVAL_MS: u64 = 100;
 
 /// The sizes that follow from what the logs of all VMs may use together, in bytes: a log on a small file system has small
 /// files, and looks more often whether there is room.
@@ -56,7 +62,7 @@ pub(crate) struct Log {
     unmarked: u64,
     allowance: f64,
     filled_at: Instant,
-    index: Vec<Mark>,
+    index: Index,
 }
 
 impl Log {
@@ -188,25 +194,37 @@ impl Log {
         }
         self.base += gone;
         self.dropped += gone;
+        self.index.base = Some(self.base);
+        self.add_to_index(&base_line(self.base));
         gone
     }
 
-    /// Adds a mark for this moment to the index, at most once in [`MARK_INTERVAL_MS`].
+    /// Adds a mark for this moment to the index, at most once in [`MARK_INTERVAL_MS`], unless the clock was set back.
     fn note_time(&mut self, unix_ms: u64) {
-        if self.index.last().is_some_and(|mark| unix_ms < mark.at_ms.saturating_add(MARK_INTERVAL_MS)) {
+        let is_known =
+            |mark: &Mark| (mark.at_ms..mark.at_ms.saturating_add(MARK_INTERVAL_MS)).contains(&unix_ms);
+        if self.index.marks.last().is_some_and(is_known) {
             return;
         }
-        let older: u64 = (1..FILES).filter_map(|age| Some(path(&self.dir, age).metadata().ok()?.len())).sum();
+        let older = length(&self.dir).saturating_sub(self.size);
         let mark = Mark { at_ms: unix_ms, offset: self.base + older + self.size };
-        self.index.push(mark);
-        let path = index_path(&self.dir);
-        // A failure is harmless: without an index `logs --since` prints the whole log.
-        if self.index.len() > INDEX_CAP {
-            self.index.drain(..INDEX_CAP / 2);
-            let text: String = self.index.iter().map(|mark| mark.line()).collect();
-            let _ = std::fs::write(&path, text);
-        } else if let Ok(mut file) = File::options().create(true).append(true).mode(MODE).open(&path) {
-            let _ = file.write_all(mark.line().as_bytes());
+        self.index.marks.push(mark);
+        if self.index.marks.len() <= INDEX_CAP {
+            return self.add_to_index(&mark.line());
+        }
+        self.index.thin_out(unix_ms, PRECISION);
+        if self.index.marks.len() > INDEX_CAP / 4 * 3 {
+            self.index.marks.drain(..INDEX_CAP / 2);
+        }
+        // A failure is harmless: the index has the older marks, and more of them.
+        let _ = files::replace(&index_path(&self.dir), self.index.text().as_bytes(), Sync::No);
+    }
+
+    /// Adds a line to the index. A failure is harmless: without an index `logs --since` prints the whole log.
+    fn add_to_index(&self, line: &str) {
+        let file = File::options().create(true).append(true).mode(MODE).open(index_path(&self.dir));
+        if let Ok(mut file) = file {
+            let _ = file.write_all(line.as_bytes());
         }
     }
 }
@@ -255,9 +273,32 @@ mod tests {
         assert_eq!(on_disk(dir.path()), 5000);
         assert!(log.make_room(10_000, 8500));
         assert_eq!((on_disk(dir.path()), log.base(), log.dropped()), (3000, 2000, 2000));
+        assert_eq!(read_index(dir.path()).base, Some(2000));
         assert!(!path(dir.path(), 4).exists() && !path(dir.path(), 3).exists());
         assert!(!log.make_room(u64::MAX, 0));
         assert_eq!(on_disk(dir.path()), 1000, "the current file stays");
+    }
+
+    #[test]
+    fn the_index_has_a_mark_for_each_tenth_of_a_second_and_a_bound() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (now, count) = (Instant::now(), 40_000_u64);
+        let mut log = Log::open(dir.path(), 0, 0, now).expect("opens");
+        // Each line comes 50 ms after the one before.
+        for line in 0..count {
+            log.write(now, line * 50, b"a line of output\n");
+        }
+        let index = read_index(dir.path());
+        assert!(index.marks.len() <= INDEX_CAP && index == log.index, "{} marks", index.marks.len());
+        for line in 0..count {
+            let (at, age) = (index.time_at(line * 17).expect("a time"), (count - line) * 50);
+            assert!(at <= line * 50 && line * 50 - at <= 100 + age / 256, "line {line}: {at}");
+        }
+        // The clock is set back.
+        log.write(now, 1000, b"later\n");
+        assert_eq!(read_index(dir.path()).time_at(count * 17), Some(1000));
+        // The next log begins with what is on the disk.
+        assert_eq!(Log::open(dir.path(), 0, 0, now).expect("opens").index, log.index);
     }
 
     #[test]
@@ -278,7 +319,8 @@ mod tests {
             now += Duration::from_secs(1);
         }
         assert_eq!((log.dropped(), on_disk(dir.path())), (0, 40 << 20));
-        assert_eq!(read_index(dir.path()).len(), 8);
-        assert_eq!(read_index(dir.path())[3], Mark { at_ms: 3000, offset: 15 << 20 });
+        let index = read_index(dir.path());
+        assert_eq!((index.base, index.marks.len()), (None, 8));
+        assert_eq!(index.marks[3], Mark { at_ms: 3000, offset: 15 << 20 });
     }
 }

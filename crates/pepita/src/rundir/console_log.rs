@@ -1,10 +1,10 @@
 //! The files of a VM's console log: their paths, and the index that maps moments to offsets.
 //!
 //! The monitor writes `console.log` and rotates it when it is full; the number at the end of a file's name is its age
-//! in rotations. The index has a line for each second in which the guest wrote: a time, and the number of bytes that
-//! had been written by then.
+//! in rotations. The index has a line for each tenth of a second in which the guest wrote: a time, and the number of bytes
+//! that had been written by then. When there are too many, those of older output are thinned out.
 
-use crate::rundir::layout;
+use crate::rundir::{files, layout};
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
@@ -36,6 +36,73 @@ impl Mark {
     pub fn line(self) -> String {
         format!("{} {}\n", self.at_ms, self.offset)
     }
+}
+
+/// What stands in place of a time in the line of an index that says where the oldest file begins.
+const BASE: &str = "base";
+
+/// The index of a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Index {
+    /// The offset at which the oldest file begins; `None` while no file was removed, and with a monitor of an earlier
+    /// version, which tells it in its state only.
+    pub base: Option<u64>,
+    /// The marks, the oldest first.
+    pub marks: Vec<Mark>,
+}
+
+impl Index {
+    /// Parses the text of an index. Lines that are unknown are skipped.
+    pub fn parse(text: &str) -> Self {
+        let base = text.lines().filter_map(|line| line.strip_prefix(BASE)?.trim().parse().ok()).next_back();
+        Self { base, marks: text.lines().filter_map(Mark::parse).collect() }
+    }
+
+    /// Returns the text of an index.
+    pub fn text(&self) -> String {
+        let base = self.base.map(base_line).into_iter();
+        base.chain(self.marks.iter().map(|mark| mark.line())).collect()
+    }
+
+    /// Returns the time at which the output at this offset was read, as far as it is known: at this time or later, and
+    /// before that of the next mark. The output of a monitor of an earlier version has no time before its first mark.
+    pub fn time_at(&self, offset: u64) -> Option<u64> {
+        let after = self.marks.partition_point(|mark| mark.offset <= offset);
+        self.marks.get(after.checked_sub(1)?).map(|mark| mark.at_ms)
+    }
+
+    /// Returns the offset of the first output that is not older than a time; `None` when all is older.
+    pub fn offset_at(&self, from_ms: u64) -> Option<u64> {
+        // Times are not in order when the clock was set back.
+        self.marks.iter().find(|mark| mark.at_ms >= from_ms).map(|mark| mark.offset)
+    }
+
+    /// Removes the marks of output that is gone, and thins out the others: between two of them may be 1 in `precision` of
+    /// their age.
+    pub fn thin_out(&mut self, now_ms: u64, precision: u64) {
+        let base = self.base.unwrap_or(0);
+        // The last mark of what is gone is the time of the oldest output.
+        let gone = self.marks.partition_point(|mark| mark.offset <= base).saturating_sub(1);
+        let marks = &self.marks[gone..];
+        let mut kept: Vec<Mark> = Vec::with_capacity(marks.len());
+        for (number, mark) in marks.iter().enumerate() {
+            let around = kept.last().zip(marks.get(number + 1));
+            let is_needed = around.is_none_or(|(before, after)| {
+                let age = now_ms.saturating_sub(mark.at_ms);
+                // Where the clock was set back, all marks stay.
+                after.at_ms < before.at_ms || after.at_ms - before.at_ms > age / precision
+            });
+            if is_needed {
+                kept.push(*mark);
+            }
+        }
+        self.marks = kept;
+    }
+}
+
+/// Returns the line of an index that says where the oldest file begins, newline included.
+pub fn base_line(base: u64) -> String {
+    format!("{BASE} {base}\n")
 }
 
 /// Returns the path of a file of the log of the VM with this run directory. The current file has the age 0.
@@ -149,19 +216,63 @@ pub fn tail(dir: &Path, cap: u64) -> Vec<u8> {
     bytes
 }
 
-/// Returns the index of a run directory, oldest mark first. A log without an index has no marks.
-pub fn read_index(dir: &Path) -> Vec<Mark> {
-    parse_index(&std::fs::read_to_string(index_path(dir)).unwrap_or_default())
+/// Returns the index of a run directory. A log without an index has no marks.
+pub fn read_index(dir: &Path) -> Index {
+    Index::parse(&std::fs::read_to_string(index_path(dir)).unwrap_or_default())
 }
 
-/// Returns the marks in the text of an index. Lines that are no marks are skipped.
-pub fn parse_index(text: &str) -> Vec<Mark> {
-    text.lines().filter_map(Mark::parse).collect()
+/// Returns the offset at which the oldest file of the log begins.
+pub fn base(dir: &Path, index: &Index) -> u64 {
+    // Without any base too much of the log counts as recent, but nothing is missing.
+    index.base.or_else(|| Some(files::state(dir).ok()?.log_base)).unwrap_or(0)
+}
+
+/// Returns the number of bytes in all files of the log.
+pub fn length(dir: &Path) -> u64 {
+    (0..FILES).filter_map(|age| Some(path(dir, age).metadata().ok()?.len())).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn mark(at_ms: u64, offset: u64) -> Mark {
+        Mark { at_ms, offset }
+    }
+
+    #[test]
+    fn an_index_tells_when_output_was_read_and_where_the_output_of_a_time_begins() {
+        let text = "100 0\n300 50\nbase 7\nnonsense\n200 60\nbase 40\n900 90\n";
+        let index = Index::parse(text);
+        assert_eq!(index.base, Some(40));
+        assert_eq!(Index::parse(&index.text()), index);
+        let times = [0, 49, 50, 59, 60, 89, 90, u64::MAX].map(|offset| index.time_at(offset));
+        assert_eq!(times, [100, 100, 300, 300, 200, 200, 900, 900].map(Some));
+        assert_eq!([0, 101, 301, 901].map(|ms| index.offset_at(ms)), [Some(0), Some(50), Some(90), None]);
+        let late = Index { base: None, marks: vec![mark(5, 10)] };
+        assert_eq!((late.time_at(9), late.time_at(10)), (None, Some(5)));
+    }
+
+    #[test]
+    fn the_marks_of_a_month_are_few_and_precise_to_a_part_of_their_age() {
+        // A mark each 10 s, thinned out as a monitor does.
+        let (mut index, month) = (Index::default(), 30 * 86_400_000_u64);
+        for at in (0..=month).step_by(10_000) {
+            index.marks.push(mark(at, at));
+            if index.marks.len() > 8192 {
+                index.thin_out(at, 256);
+                assert!(index.marks.len() < 6144, "{} marks", index.marks.len());
+            }
+        }
+        for pair in index.marks.windows(2) {
+            let (age, gap) = (month - pair[0].at_ms, pair[1].at_ms - pair[0].at_ms);
+            assert!(gap <= 10_000.max(age / 256), "{gap} ms at an age of {age} ms");
+        }
+        // The marks of output that is gone are removed, but for the one of the oldest output.
+        index.base = Some(month - 25_000);
+        index.thin_out(month, 256);
+        assert_eq!(index.marks.first(), Some(&mark(month - 30_000, month - 30_000)));
+    }
 
     #[test]
     fn two_vms_of_one_name_in_two_places_do_not_share_a_log() {

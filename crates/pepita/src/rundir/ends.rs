@@ -4,6 +4,7 @@
 //!
 //! What is kept is bounded for each end, each VM and all VMs together (semantics 10.8).
 
+use crate::rundir::console_log::{Index, Mark};
 use crate::rundir::files::{self, Sync};
 use crate::rundir::{RunDir, console_log, layout};
 use pepita_wire::{ExitRecord, VmId};
@@ -18,6 +19,9 @@ pub const ENDS: usize = 5;
 /// The number of bytes of the console's log that are kept of an end.
 pub const TEXT_CAP: u64 = 8 * 1024;
 
+/// The number of times that are kept of an end, those of its last output.
+const MARKS: usize = 256;
+
 /// The number of VMs whose ends are kept. Beyond it, the VMs that have not ended for longest are forgotten.
 const VMS: usize = 2048;
 
@@ -29,6 +33,37 @@ pub struct End {
     pub exit: ExitRecord,
     /// The end of the console's log, at most [`TEXT_CAP`] bytes.
     pub text: String,
+    /// Times of parts of the text, each with the offset in the text from which on it holds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub times: Vec<(u64, u64)>,
+}
+
+impl End {
+    /// Returns the end of the log in a run directory, with this exit record.
+    fn of(dir: &Path, exit: &ExitRecord) -> Self {
+        let bytes = console_log::tail(dir, TEXT_CAP);
+        let index = console_log::read_index(dir);
+        let begin =
+            (console_log::base(dir, &index) + console_log::length(dir)).saturating_sub(bytes.len() as u64);
+        let before = index.marks.partition_point(|mark| mark.offset <= begin).saturating_sub(1);
+        let before = before.max(index.marks.len().saturating_sub(MARKS));
+        let times = index.marks[before..].iter().filter_map(|mark| {
+            let offset = usize::try_from(mark.offset.saturating_sub(begin)).ok()?;
+            // In the text bytes that are no characters are replaced by longer ones.
+            Some((String::from_utf8_lossy(bytes.get(..offset)?).len() as u64, mark.at_ms))
+        });
+        Self {
+            exit: exit.clone(),
+            times: times.collect(),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+        }
+    }
+
+    /// Returns the times of the text.
+    pub fn index(&self) -> Index {
+        let marks = self.times.iter().map(|(offset, at_ms)| Mark { at_ms: *at_ms, offset: *offset });
+        Index { base: None, marks: marks.collect() }
+    }
 }
 
 /// Keeps the end of the VM with this run directory, unless it is kept already. A failure, such as a full disk, is ignored, because the VM has ended and its exit record is stored elsewhere.
@@ -45,8 +80,7 @@ pub fn keep(dir: &Path, exit: &ExitRecord) {
     if own.join(&file).exists() {
         return;
     }
-    let text = String::from_utf8_lossy(&console_log::tail(dir, TEXT_CAP)).into_owned();
-    let _ = files::write(&own.join(file), &End { exit: exit.clone(), text }, Sync::No);
+    let _ = files::write(&own.join(file), &End::of(dir, exit), Sync::No);
     for older in newest_first(&own).into_iter().skip(ENDS) {
         let _ = std::fs::remove_file(older);
     }
@@ -110,6 +144,7 @@ mod tests {
             std::fs::write(console_log::path(&dir, 1), "x".repeat(6000)).expect("written");
             std::fs::write(console_log::path(&dir, 0), format!("{} last words {at}", "y".repeat(4000)))
                 .expect("written");
+            std::fs::write(console_log::index_path(&dir), "7 0\n8 1900\n9 6000\n").expect("written");
             keep(&dir, &ended(at));
             keep(&dir, &ended(at));
             std::fs::remove_dir_all(&dir).expect("destroyed");
@@ -119,6 +154,12 @@ mod tests {
         assert_eq!(numbers, [15, 14, 13, 12, 11]);
         assert!(kept.iter().all(|end| end.text.len() as u64 == TEXT_CAP), "{kept:?}");
         assert!(kept[0].text.ends_with("last words 15") && kept[0].text.starts_with('x'));
+        // The log has 10,014 bytes.
+        let index = kept[0].index();
+        assert_eq!(
+            index.marks.iter().map(|mark| (mark.at_ms, mark.offset)).collect::<Vec<_>>(),
+            [(7, 0), (8, 78), (9, 4178)]
+        );
         assert_eq!(list(&run_dir, &VmId::new("b").expect("a name")), []);
     }
 

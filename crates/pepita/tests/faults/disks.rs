@@ -95,6 +95,7 @@ fn what_the_daemon_has_synchronised_survives_a_kill_of_the_vmm_and_a_disk_has_on
     let [of_d] = &listed(&host)[..] else { panic!("one disk") };
     let sizes = (of_d.size_mb, of_d.grows_to_mb);
     assert_eq!((of_d.used_by.as_deref(), sizes), (Some("d"), (256, Some(300))));
+    assert_eq!(of_d.mount.as_deref(), Some("/var/lib/x"));
 
     // A stop unmounts the disk, so that the next start has nothing to check.
     host.destroy("d", &[]);

@@ -95,6 +95,26 @@ fn commands_of_a_microvm_have_streams_terminals_and_exit_codes() {
     assert_eq!(child.wait().expect("an end").code(), Some(0), "the ticker stops on SIGINT");
     assert!(typist.is_as_before());
 
+    // Files go in and come out, in an image without a shell.
+    let files = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| files.path().join(name).display().to_string();
+    std::fs::create_dir(at("site")).expect("made");
+    std::fs::write(at("site/page"), "words").expect("written");
+    std::fs::write(at("site/large"), &bytes[..20_000_000]).expect("written");
+    std::os::unix::fs::symlink("page", at("site/link")).expect("linked");
+    let began = Instant::now();
+    host.ok(&["cp", &at("site"), "a:/run/site"]);
+    println!("20 MB into a microVM by cp: {:?}", began.elapsed());
+    assert!(as_user(&["-u", "0"], "/run/site/link").contains("words"));
+    let began = Instant::now();
+    host.ok(&["cp", "a:/run/site", &at("back")]);
+    println!("20 MB out of a microVM by cp: {:?}", began.elapsed());
+    assert!(std::fs::read(at("back/large")).expect("there") == bytes[..20_000_000]);
+    assert_eq!(std::fs::read(at("back/link")).expect("there"), b"words");
+    assert!(host.fails(&["cp", "a:/nowhere", &at("x")], 74).contains("in the guest: /nowhere"));
+    host.ok(&["cp", "a:/proc/version", &at("version")]);
+    assert!(std::fs::read_to_string(at("version")).expect("there").contains("Linux version"));
+
     // A client that is killed, and one that is told to end.
     let mut child = exec(&host, &["-i"], &["--say", "up", "--interval", "100000"]);
     child.stdout.as_mut().expect("piped").read_exact(&mut [0; 3]).expect("up");

@@ -4,9 +4,9 @@ use crate::host::{Form, Host, times};
 use crate::images::Disk;
 use pepita_launcher::rundir::console_log::{FILE_CAP, FILES};
 use pepita_wire::MonitorRequest;
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 fn on_disk(host: &Host, name: &str) -> u64 {
     let entries = std::fs::read_dir(host.vm(name)).expect("a directory").flatten();
@@ -224,4 +224,116 @@ fn what_the_vmm_writes_stays_within_its_cap_and_its_end_is_kept() {
     let log = std::fs::read_to_string(host.vm("t").join("monitor.log")).expect("a log");
     assert!(log.len() < 1100 << 10 && log.trim_end().ends_with("the end"), "{} bytes", log.len());
     host.destroy("t", &[]);
+}
+
+/// Splits what `logs -t` prints of a line: the time, and the rest.
+fn stamped(line: &str) -> (SystemTime, &str) {
+    let (time, rest) = line.split_once(' ').unwrap_or_else(|| panic!("no stamp: {line:?}"));
+    (humantime::parse_rfc3339(time).unwrap_or_else(|e| panic!("{line:?}: {e}")), rest)
+}
+
+/// Waits until the log of a VM contains a text.
+fn until_logged(host: &Host, name: &str, text: &str) {
+    let deadline = Instant::now() + crate::host::PATIENCE;
+    while !host.ok(&["logs", "--name", name]).contains(text) {
+        assert!(Instant::now() < deadline, "{name} never said {text:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn each_line_is_printed_with_its_time_and_incarnation_and_the_last_ones_alone_if_they_are_wanted() {
+    let host = Host::of(Form::Process);
+    let dir = tempfile::tempdir().expect("a directory");
+    let go = dir.path().join("go");
+    let wait = format!("while [ ! -e {} ]; do sleep 0.02; done", go.display());
+    let script = format!("echo one; printf 'two, '; {wait}; echo and more; printf last; exit 3");
+    let options = ["--daemon", "--incarnation", "7", "--label", "pepita-supervisor.owner=edge"];
+    let run = ["run", "--vmm", "process", "--name", "s"];
+    host.ok(&[&run[..], &options, &["--", "/bin/sh", "-c", &script]].concat());
+    until_logged(&host, "s", "two, ");
+    // Each follower has printed what there is before more is said.
+    let follow = |args: &[&str]| {
+        let args = [&["logs", "--name", "s", "-f"], args].concat();
+        let mut follower = host.command(&args).stdout(Stdio::piped()).spawn().expect("runs");
+        let mut output = follower.stdout.take().expect("its output");
+        let mut text = Vec::new();
+        while !text.ends_with(b"two, ") {
+            let mut byte = [0];
+            output.read_exact(&mut byte).expect("more output");
+            text.extend(byte);
+        }
+        (follower, output, text)
+    };
+    let (follower, last) = (follow(&["-t"]), follow(&["--tail", "1"]));
+    let began = SystemTime::now();
+    std::fs::write(&go, "").expect("written");
+    host.exit("s");
+    // The agent ends the last line before it says how the daemon has ended.
+    let logs = |args: &[&str]| host.ok(&[&["logs", "--name", "s"], args].concat()).trim_end().to_owned();
+    let lines = logs(&["-t"]);
+    let lines: Vec<_> = lines.lines().map(stamped).collect();
+    let texts: Vec<&str> = lines.iter().map(|(_, rest)| *rest).collect();
+    assert_eq!(texts, ["#7 one", "#7 two, and more", "#7 last"]);
+    // A line has the time of its beginning, to a tenth of a second.
+    let tenth = Duration::from_millis(101);
+    assert!(
+        lines[0].0 <= began && lines[1].0 <= began && lines[2].0 + tenth >= began,
+        "{lines:?}, {began:?}"
+    );
+    assert!(lines[0].0 + Duration::from_secs(600) > began, "{lines:?}");
+    let printed = |(mut follower, mut output, mut text): (Child, ChildStdout, Vec<u8>)| {
+        output.read_to_end(&mut text).expect("output");
+        assert!(follower.wait().expect("an end").success());
+        String::from_utf8(text).expect("text").trim_end().to_owned()
+    };
+    assert_eq!(printed(follower), logs(&["-t"]));
+    assert_eq!(printed(last), "two, and more\nlast");
+    for (tail, text) in
+        [("0", ""), ("1", "last"), ("2", "two, and more\nlast"), ("9", "one\ntwo, and more\nlast")]
+    {
+        assert_eq!(logs(&["--tail", tail]), text, "--tail {tail}");
+        assert_eq!(logs(&["--tail", tail, "--since", "1h"]), text, "--tail {tail} --since");
+        assert_eq!(logs(&["--tail", tail, "--until", "0s"]), text, "--tail {tail} --until");
+    }
+    assert_eq!(
+        (logs(&["--tail", "all"]), logs(&["--tail", "9", "--until", "1h"])),
+        (logs(&[]), String::new())
+    );
+    assert!(host.fails(&["logs", "--name", "s", "--tail", "few"], 64).contains("--tail"));
+    // What is kept of an end has its times, too, also when the VM is gone.
+    let words = logs(&["-t"]);
+    assert_eq!(logs(&["--previous", "-t"]), words);
+    host.destroy("s", &["--force"]);
+    assert_eq!(logs(&["-t"]), words);
+    let last = words.lines().last().expect("a line");
+    assert_eq!(logs(&["--previous", "--tail=1", "-t"]), last);
+    assert!(host.ok(&["destroy", "--name", "s"]).contains("last ends is removed"));
+}
+
+#[test]
+fn a_follower_of_several_incarnations_says_where_one_ends_on_a_line_of_its_own() {
+    let host = Host::of(Form::Process);
+    let run = |number: &str| {
+        let options = ["--daemon", "--incarnation", number];
+        let run = ["run", "--vmm", "process", "--name", "s"];
+        let script = format!("printf 'the words of {number}'; exit 3");
+        host.ok(&[&run[..], &options, &["--", "/bin/sh", "-c", &script]].concat());
+        host.exit("s");
+    };
+    run("1");
+    let args = ["logs", "--name", "s", "-f", "--restarts", "-t"];
+    let mut follower = host.command(&args).stdout(Stdio::piped()).spawn().expect("runs");
+    let mut lines = BufReader::new(follower.stdout.take().expect("its output")).lines().map_while(Result::ok);
+    let mut next = || lines.next().map(|line| stamped(&line).1.to_owned());
+    assert_eq!(next().as_deref(), Some("#1 the words of 1"));
+    assert_eq!(next().as_deref(), Some("#1 [pepita: incarnation 1 has ended: exit 3]"));
+    host.destroy("s", &[]);
+    run("2");
+    assert_eq!(next().as_deref(), Some("#2 [pepita: incarnation 2 has started]"));
+    assert_eq!(next().as_deref(), Some("#2 the words of 2"));
+    assert_eq!(next().as_deref(), Some("#2 [pepita: incarnation 2 has ended: exit 3]"));
+    follower.kill().expect("ours");
+    follower.wait().expect("an end");
+    host.destroy("s", &[]);
 }

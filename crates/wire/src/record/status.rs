@@ -2,6 +2,7 @@
 
 use crate::exit::{Exit, ExitRecord};
 use crate::image::UsedImage;
+use crate::record::usage::HostUsage;
 use crate::text::shown;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -244,6 +245,9 @@ pub struct StatusRecord {
     /// The container image that the VM boots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<Box<UsedImage>>,
+    /// What the VM uses of its host. Only `pepita status` tells it, of a VM that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Box<HostUsage>>,
     /// The path of the run directory.
     pub dir: String,
     /// The labels that the VM was launched with.

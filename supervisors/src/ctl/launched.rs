@@ -1,0 +1,84 @@
+//! What the launcher knows of a VM, and its supervisor does not: the image, the ports, the memory and CPU time on the host.
+
+use pepita_supervisor::VmName;
+use pepita_supervisor::control::{Call, Client};
+use pepita_wire::StatusRecord;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// The time limit for an answer of the launcher, which waits 3 s for a monitor that does not answer.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Adds what the launcher knows to these VMs of a status. Nothing is added to a VM that does not run, or of which the
+/// launcher says nothing in time.
+pub(super) async fn add(client: &mut Client, status: &mut Value, vms: &[String]) {
+    // Without an answer the rest of the status is shown.
+    let Ok(version) = client.call(Call::Version).await else { return };
+    let Some(pepita) = version["pepita"].as_str() else { return };
+    let run_dir = version["run_dir"].as_str().map(|dir| ["--run-dir".into(), dir.into()]);
+    let run_dir: Vec<OsString> = run_dir.into_iter().flatten().collect();
+    let mut asked = JoinSet::new();
+    for name in vms {
+        let Ok(vm) = VmName::new(name) else { continue };
+        let mut command = Command::new(pepita);
+        command.args(&run_dir).args(["status", "--json", "--name", vm.id().as_str()]);
+        command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let name = name.clone();
+        asked.spawn(async move { Some((name, timeout(LIMIT, command.output()).await.ok()?.ok()?)) });
+    }
+    let answers = asked.join_all().await.into_iter().flatten();
+    let records =
+        answers.filter_map(|(name, output)| Some((name, serde_json::from_slice(&output.stdout).ok()?)));
+    let records: HashMap<String, StatusRecord> = records.collect();
+    for group in status["groups"].as_array_mut().into_iter().flatten() {
+        for vm in group["vms"].as_array_mut().into_iter().flatten() {
+            if let Some(record) = vm["name"].as_str().and_then(|name| records.get(name)) {
+                fill(vm, record);
+            }
+        }
+    }
+}
+
+/// Adds the fields of a VM.
+fn fill(vm: &mut Value, record: &StatusRecord) {
+    if record.exit.is_some() {
+        return;
+    }
+    if let Some(image) = &record.image {
+        vm["image"] = json!({ "reference": image.reference, "digest": image.digest });
+    }
+    if !record.ports.is_empty() {
+        vm["ports"] = json!(record.ports);
+    }
+    if let Some(usage) = &record.usage {
+        vm["usage"] = json!(usage);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pepita_wire::ExitRecord;
+    use pepita_wire::record::{HostUsage, ProcessUsage};
+
+    #[test]
+    fn what_the_launcher_knows_is_added_to_a_vm_that_runs() {
+        let usage = HostUsage::of(vec![ProcessUsage { rss_kib: 7, ..ProcessUsage::default() }]).map(Box::new);
+        let mut record =
+            StatusRecord { ports: vec!["127.0.0.1:80:80".into()], usage, ..StatusRecord::default() };
+        let mut vm = json!({ "name": "a" });
+        fill(&mut vm, &record);
+        assert_eq!((&vm["ports"][0], &vm["usage"]["rss_kib"]), (&json!("127.0.0.1:80:80"), &json!(7)));
+        assert!(vm.get("image").is_none(), "{vm}");
+        record.exit = Some(ExitRecord::default());
+        let mut ended = json!({ "name": "a" });
+        fill(&mut ended, &record);
+        assert_eq!(ended, json!({ "name": "a" }));
+    }
+}
