@@ -19,6 +19,9 @@ pub(crate) const READ_CAP: usize = 32 * 1024;
 /// The maximum number of reads in a row, so that a busy connection does not delay the others.
 const READS: usize = 8;
 
+/// The maximum number of reads that empty a carrier before it is closed: more than the buffer of a socket holds.
+const EMPTYING_READS: usize = 256;
+
 /// The side that closes the carrier when both directions have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closes {
@@ -91,17 +94,29 @@ impl Pair {
     /// Moves as many bytes as possible. After a reset the plain socket is reset, too.
     pub(crate) fn advance(&mut self, scratch: &mut [u8; HEADER + READ_CAP]) -> State {
         let moved = self.move_up(scratch).and_then(|up| Ok(up | self.move_down(scratch)?));
+        let has_ended = self.both_have_ended();
         match moved {
-            Ok(_) if self.both_have_ended() && self.closes == Closes::Here => State::Over,
-            Ok(true) => State::Busy,
-            Ok(false) => State::Waits,
+            Ok(_) if has_ended && self.closes == Closes::Here => {}
+            Ok(true) => return State::Busy,
+            Ok(false) => return State::Waits,
             // The other side has closed the carrier when it knew of both ends.
-            Err(Reset) if self.both_have_ended() => State::Over,
+            Err(Reset) if has_ended => {}
             Err(Reset) => {
                 // A close with data on its way, or with a lingering of nothing, is a reset (RST of TCP).
                 let _ = sockopt::set_socket_linger(&self.plain, Some(Duration::ZERO));
-                State::Over
             }
+        }
+        self.empty_carrier(scratch);
+        State::Over
+    }
+
+    /// Ends the carrier and takes what has come, before the host closes it. For a Unix socket that is closed with unread
+    /// bytes its peer gets an error in place of the end, and vhost-device-vsock 0.3.0 ignores that error: the guest would
+    /// keep the connection for ever.
+    fn empty_carrier(&self, scratch: &mut [u8; HEADER + READ_CAP]) {
+        if self.closes == Closes::Here && shutdown(&self.carrier, Shutdown::Both).is_ok() {
+            let mut reads = 0..EMPTYING_READS;
+            while reads.next().is_some() && read(&self.carrier, &mut scratch[..]).is_ok_and(|n| n > 0) {}
         }
     }
 

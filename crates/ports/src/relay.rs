@@ -308,6 +308,35 @@ mod tests {
     }
 
     #[test]
+    fn the_host_ends_a_carrier_without_an_error_whatever_waits_in_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let (carrier, mut guest) = UnixStream::pair().expect("a pair");
+        let relay = Relay::start().expect("started");
+        let host = listener.accept().expect("accepted").0;
+        relay.carry(host.into(), carrier.into(), &[], Closes::Here).expect("carried");
+        // The guest says more than is taken, and the client, which reads nothing, resets its connection.
+        guest.set_nonblocking(true).expect("set");
+        let chunk = [&pepita_wire::chunk::header(1024)[..], &[7; 1024]].concat();
+        let mut idle = 0;
+        while idle < 50 {
+            match guest.write(&chunk) {
+                Ok(n) if n == chunk.len() => idle = 0,
+                Ok(_) => break,
+                Err(_) => {
+                    idle += 1;
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+            }
+        }
+        rustix::net::sockopt::set_socket_linger(&client, Some(std::time::Duration::ZERO)).expect("set");
+        drop(client);
+        await_end(&relay);
+        guest.set_nonblocking(false).expect("set");
+        assert_eq!(guest.read(&mut [0]).expect("the end, no error"), 0);
+    }
+
+    #[test]
     fn a_client_that_does_not_read_stops_its_daemon_and_no_other() {
         let (mut client, daemon, relays) = path();
         daemon.set_nonblocking(true).expect("set");

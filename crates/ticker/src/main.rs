@@ -294,8 +294,12 @@ fn flood_status() {
     }
 }
 
+/// The number by which a client asks the daemon to read all that it sends.
+const SWALLOW: u64 = u64::MAX - 1;
+
 /// Listens on a vsock port, on a TCP port of every address (`tcp:PORT`), or on a Unix socket with this path. A client sends a number of eight bytes, little endian:
-/// 0 asks for an echo of all following bytes, another number for that number of bytes.
+/// 0 asks for an echo of all following bytes, [`SWALLOW`] to read them all and to answer with one byte after the last one,
+/// another number for that number of bytes.
 fn serve(place: &str) {
     if let Some(port) = place.strip_prefix("tcp:") {
         let port: u16 = port.parse().expect("a port");
@@ -316,7 +320,7 @@ fn serve(place: &str) {
 fn forward(places: &str) {
     let (port, place) = places.split_once('=').expect("PORT=HOST:PORT");
     let (port, place): (u16, String) = (port.parse().expect("a port"), place.to_owned());
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a free port");
     std::thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let place = place.clone();
@@ -328,17 +332,19 @@ fn forward(places: &str) {
     });
 }
 
-/// Carries bytes both ways, to the end of both directions.
+/// Carries bytes both ways, to the end of both directions. A reset of one side ends all.
 fn carry(client: &TcpStream, server: &TcpStream) {
     let one_way = |mut from: &TcpStream, mut to: &TcpStream| {
-        let _ = std::io::copy(&mut from, &mut to);
-        let _ = to.shutdown(Shutdown::Write);
+        if std::io::copy(&mut from, &mut to).is_ok() {
+            let _ = to.shutdown(Shutdown::Write);
+        } else {
+            let _ = from.shutdown(Shutdown::Both);
+            let _ = to.shutdown(Shutdown::Both);
+        }
     };
     std::thread::scope(|scope| {
         scope.spawn(|| one_way(client, server));
         one_way(server, client);
-        // A server that is gone says nothing more to this client, whatever that says.
-        let _ = client.shutdown(Shutdown::Both);
     });
 }
 
@@ -350,10 +356,14 @@ fn answer(mut client: impl Read + Write) -> std::io::Result<()> {
     let mut count = [0; 8];
     client.read_exact(&mut count)?;
     let count = u64::from_le_bytes(count);
-    if count > 0 {
+    if count != 0 && count != SWALLOW {
         return fill(&mut client, count);
     }
     let mut buffer = vec![0; 64 * 1024];
+    if count == SWALLOW {
+        while client.read(&mut buffer)? > 0 {}
+        return client.write_all(&[0]);
+    }
     loop {
         let n = client.read(&mut buffer)?;
         if n == 0 {
