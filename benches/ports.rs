@@ -99,7 +99,7 @@ impl Way {
     }
 
     /// Sends bytes into the guest, until the daemon has read them all. Returns the rate in MiB/s.
-    fn into_guest(&self, bytes: u64) -> f64 {
+    fn send_in(&self, bytes: u64) -> f64 {
         let mut stream = self.connect(self.echo, SWALLOW);
         let (began, block, mut left) = (Instant::now(), vec![1; 64 * 1024], bytes);
         while left > 0 {
@@ -113,7 +113,7 @@ impl Way {
     }
 
     /// Reads bytes that the daemon sends. Returns the rate in MiB/s.
-    fn out_of_guest(&self, bytes: u64) -> f64 {
+    fn read_out(&self, bytes: u64) -> f64 {
         let mut stream = self.connect(self.echo, bytes);
         let (began, mut block, mut left) = (Instant::now(), vec![0; 64 * 1024], bytes);
         while left > 0 {
@@ -394,8 +394,8 @@ fn main() {
     first_bytes(&ways, "connect to first byte", |way| way.echo);
     first_bytes(&ways, "the same, through the guest to the host", |way| way.forward);
     round_trips(&ways);
-    throughput(&ways, "throughput into the guest", Way::into_guest);
-    throughput(&ways, "throughput out of the guest", Way::out_of_guest);
+    throughput(&ways, "throughput into the guest", Way::send_in);
+    throughput(&ways, "throughput out of the guest", Way::read_out);
     ways.iter().for_each(many);
     endure(&place, &ways[0]);
 }
