@@ -148,6 +148,16 @@ fn unknown_keys_are_told_with_the_key_that_was_meant() {
 }
 
 #[test]
+fn keys_of_a_compose_file_are_told_with_what_stands_for_them_here() {
+    hold(&[
+        (vm("ports = [\"80:80\"]"), (8, 1), "ports", &["unknown key ports", "publish = "]),
+        (vm("volumes = [\"a:/b\"]"), (8, 1), "volumes", &["[[group.vm.disk]]"]),
+        (vm("environment = { A = \"b\" }"), (8, 1), "environment", &["env = "]),
+        ("[services.db]\nimage = \"redis:7\"".into(), (1, 2), "services", &["[[group.vm]]"]),
+    ]);
+}
+
+#[test]
 fn a_disk_is_checked_like_every_other_key() {
     let qemu =
         |disks: &str| vm(&format!("vmm = \"qemu\"\nkernel_path = \"/k\"\nrootfs_path = \"/r\"\n{disks}"));
@@ -203,7 +213,12 @@ fn wrong_types_are_told_with_the_right_one() {
         (vm("command = \"/bin/x\""), (8, 11), "command", &["expected a list of texts", "such as [\"/usr"]),
         (vm("command = [\"a\", 1]"), (8, 17), "command[1]", &["expected a text, found the number 1"]),
         (vm("env = { PORT = 80 }"), (8, 16), "env.PORT", &["expected a text", "write it in quotes"]),
-        (vm("restart = \"always\""), (8, 11), "restart", &["expected a table, found the text \"always\""]),
+        (
+            vm("restart = \"always\""),
+            (8, 11),
+            "restart",
+            &["expected a table, found the text \"always\"", "its keys: restart.policy, "],
+        ),
         ("[group]\nname = \"a\"".into(), (1, 1), "group", &["expected a list of tables", "write [[group]]"]),
         ("group = [1]".into(), (1, 10), "group[0]", &["expected a table, found the number 1"]),
     ]);

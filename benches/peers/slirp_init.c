@@ -50,7 +50,7 @@ int main(void) {
                             .rt_genmask = address("0.0.0.0"),
                             .rt_gateway = address("10.0.2.2")};
     if (ioctl(fd, SIOCADDRT, &route)) perror("route");
-    char port[32] = "7001=10.0.2.2:";
+    char port[48] = "0.0.0.0:7001=10.0.2.2:";
     int places = open("/slirp/port", O_RDONLY | O_CLOEXEC);
     if (places >= 0 && read(places, port + strlen(port), 6) <= 0) perror("port");
     execl("/usr/bin/ticker", "ticker", "--serve", "tcp:7000", "--forward", port, (char *)0);

@@ -3,6 +3,47 @@
 /// Signals that may have been meant; every other signal is read as well.
 pub(super) const SIGNALS: [&str; 7] = ["TERM", "INT", "HUP", "QUIT", "KILL", "USR1", "USR2"];
 
+/// Keys of docker's compose files that have another name here, or none.
+const COMPOSE: &[(&str, &str)] = &[
+    (
+        "build",
+        "image = \"redis:7\" names an image that docker, podman or buildah has made; a tag stands behind the colon",
+    ),
+    ("container_name", "name is the VM's name"),
+    ("cap_add", "a daemon has the capabilities of a container, and with privileged = true all of them"),
+    ("cap_drop", "a daemon has the capabilities of a container, and with privileged = true all of them"),
+    ("configs", "secrets = [\"NAME=FILE\"] hands files to the daemon"),
+    ("depends_on", "VMs start in the order of the file, and groups after those of their key after"),
+    ("deploy", "each VM has an entry of its own"),
+    ("entrypoint", "command takes the place of the image's command"),
+    ("environment", "env = { NAME = \"value\" } sets environment variables"),
+    ("expose", "publish = [\"127.0.0.1:8080:80\"] publishes a port of the guest"),
+    ("healthcheck", "health.command, health.tcp or health.http probes the daemon"),
+    ("links", "reach = [\"db:5432\"] lets the daemon dial a VM of this file"),
+    ("mem_limit", "memory_mb is the VM's memory"),
+    (
+        "network_mode",
+        "reach = [\"db:5432\"] lets the daemon dial a VM of this file, and publish makes ports of the guest known",
+    ),
+    (
+        "networks",
+        "reach = [\"db:5432\"] lets the daemon dial a VM of this file, and publish makes ports of the guest known",
+    ),
+    ("ports", "publish = [\"127.0.0.1:8080:80\"] publishes a port of the guest"),
+    ("restart_policy", "restart.policy says when a VM starts again"),
+    ("services", "a [[group]] has its VMs as [[group.vm]]"),
+    ("stop_grace_period", "stop.timeout is the time that a daemon has to end"),
+    ("stop_signal", "stop.signal is the signal that ends the daemon"),
+    ("tmpfs", "what a VM writes is in its memory, unless a [[group.vm.disk]] is there"),
+    ("volumes", "[[group.vm.disk]] keeps a directory of the guest"),
+    ("working_dir", "workdir is the daemon's working directory"),
+];
+
+/// Returns how that is written here which has this key in a compose file.
+pub(super) fn of_compose(written: &str) -> Option<&'static str> {
+    COMPOSE.iter().find(|(key, _)| *key == written).map(|(_, here)| *here)
+}
+
 /// Returns the word nearest to what was written, if one is near enough to have been meant.
 pub(super) fn nearest<'w>(written: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
     // A text of this length is no typing mistake, and the time to compute the distance grows with the product of the

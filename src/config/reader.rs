@@ -3,7 +3,7 @@
 //! Serde stops at the first mistake, and so does its `deny_unknown_fields`; a user wants to see all mistakes at once.
 
 use super::diagnostic::Log;
-use super::keywords::nearest_key;
+use super::keywords::{nearest_key, of_compose};
 use super::value::{Node, Reading, described};
 use crate::spec::keys::Kind;
 use serde_json::Value;
@@ -106,9 +106,10 @@ impl<'t> Table<'t> {
                     keys.iter().filter_map(|(known, _)| known.strip_prefix(prefix)).collect();
                 let mut tops: Vec<&str> = here.iter().filter_map(|name| name.split('.').next()).collect();
                 tops.dedup();
-                let help = match nearest_key(key.get_ref(), &tops, here) {
-                    Some(near) => format!("did you mean {near}?"),
-                    None => format!("known here: {}", tops.join(", ")),
+                let help = match (of_compose(key.get_ref()), nearest_key(key.get_ref(), &tops, here)) {
+                    (Some(here), _) => here.to_owned(),
+                    (None, Some(near)) => format!("did you mean {near}?"),
+                    (None, None) => format!("known here: {}", tops.join(", ")),
                 };
                 self.log.wrong(
                     key.span(),
@@ -119,11 +120,14 @@ impl<'t> Table<'t> {
             } else if let Some(entries) = node.get_ref().as_table() {
                 self.walk(entries, &inner, keys, layer);
             } else {
+                let below =
+                    keys.iter().map(|(known, _)| known.as_str()).filter(|known| known.starts_with(&inner));
+                let below: Vec<&str> = below.collect();
                 self.log.wrong(
                     node.span(),
                     &path,
                     format!("expected a table, found {}", described(node)),
-                    None,
+                    Some(format!("its keys: {}", below.join(", "))),
                 );
             }
         }

@@ -328,10 +328,12 @@ fn an_ordinary_user_builds_a_read_only_tree_and_what_may_not_be_read_is_named() 
     std::fs::write(yard.tree("etc/config"), "x").expect("written");
     std::fs::set_permissions(yard.dir.path(), Permissions::from_mode(0o755)).expect("a mode");
     std::fs::set_permissions(yard.path("out"), Permissions::from_mode(0o777)).expect("a mode");
-    // A user may not be allowed to enter the folder of the project, so the programs are copied.
+    // A user may not be allowed to enter the folder of the project, so the programs are copied. A process of its own does
+    // that: what is open for writing here may be inherited by a child of another test, and is then too busy to be executed.
     let (pepita, agent) = (yard.path("pepita"), yard.path("agent"));
-    std::fs::copy(host::pepita(), &pepita).expect("copied");
-    std::fs::copy(guest_file("daemonctl"), &agent).expect("copied");
+    for (program, copy) in [(host::pepita().to_owned(), &pepita), (guest_file("daemonctl"), &agent)] {
+        assert!(Command::new("cp").arg(program).arg(copy).status().expect("cp runs").success());
+    }
     let build = |kind: &str| {
         let mut call = Command::new(&pepita);
         call.args(["image", "build", "--agent"]).arg(&agent).arg("--dir").arg(yard.path("tree"));

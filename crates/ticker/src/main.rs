@@ -7,7 +7,7 @@ mod world;
 use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +16,7 @@ const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
               [--flood] [--eat MB] [--write MB] [--to PATH] [--record PATH] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
-              [--serve PORT | PATH | tcp:PORT] [--forward PORT=HOST:PORT] [--rows PORT=HOST:PORT] [--serve-after MS] [--world] [--threads] [--copy]";
+              [--serve PORT | PATH | tcp:PORT] [--forward [ADDRESS:]PORT=HOST:PORT] [--rows PORT=HOST:PORT] [--serve-after MS] [--world] [--threads] [--copy]";
 
 #[derive(Default)]
 struct Options {
@@ -315,12 +315,13 @@ fn serve(place: &str) {
     }
 }
 
-/// Connects each client of a TCP port with a place. A client whose place cannot be dialled is told why on the console, and
+/// Connects each client of a TCP port, which is one of 127.0.0.1 unless an address stands before it, with a place. A client whose place cannot be dialled is told why on the console, and
 /// is closed.
 fn forward(places: &str) {
-    let (port, place) = places.split_once('=').expect("PORT=HOST:PORT");
-    let (port, place): (u16, String) = (port.parse().expect("a port"), place.to_owned());
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a free port");
+    let (own, place) = places.split_once('=').expect("PORT=HOST:PORT");
+    let own = own.parse::<SocketAddr>().or_else(|_| format!("127.0.0.1:{own}").parse()).expect("a port");
+    let place = place.to_owned();
+    let listener = TcpListener::bind(own).expect("a free port");
     std::thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let place = place.clone();
