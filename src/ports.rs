@@ -6,14 +6,14 @@
 mod handover;
 
 use crate::spec::VmName;
-use pepita_ports::{Listening, NotListening};
+use pepita_ports::{Listening, NotListening, waiting};
 use pepita_wire::Publish;
 use pepita_wire::port::HostPlace;
 use pepita_wire::rundir::REACH;
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -110,6 +110,14 @@ impl Ports {
                 sockets.push((publish, listening));
             }
         }
+    }
+
+    /// Returns the ports of a VM that are open, each with the number of clients that wait at it, where the kernel tells it.
+    pub(crate) fn waiting(&self, vm: &VmName) -> Vec<(String, Option<u32>)> {
+        let all = self.sockets();
+        let sockets = all.get(vm).map_or(&[][..], Vec::as_slice);
+        let listening: Vec<_> = sockets.iter().map(|(_, it)| it.socket.as_fd()).collect();
+        sockets.iter().map(|(publish, _)| publish.to_string()).zip(waiting(&listening)).collect()
     }
 
     fn copies(&self, vm: &VmName) -> io::Result<Vec<(Publish, OwnedFd)>> {

@@ -78,6 +78,11 @@ impl Runner {
         self.ports.leave();
     }
 
+    /// Returns the published ports of a VM, each with the number of clients that wait at it, where the kernel tells it.
+    pub(crate) fn waiting_clients(&self, vm: &VmName) -> Vec<(String, Option<u32>)> {
+        self.ports.waiting(vm)
+    }
+
     /// Returns the directory of run directories, if the launcher has told it.
     pub(crate) fn run_dir(&self) -> Option<&Path> {
         self.claim.as_deref().map(Claim::run_dir)

@@ -89,7 +89,7 @@ pub(crate) const CRATES: &[Crate] = &[
     Crate {
         dir: "crates/ports/src",
         name: "pepita_ports",
-        rows: &[&["listen", "pair"], &["relay"], &["lib"]],
+        rows: &[&["listen", "pair", "queue"], &["relay"], &["lib"]],
         pure: &[],
         edges: &[],
     },

@@ -131,9 +131,25 @@ fn launched(vm: &Value) -> impl Iterator<Item = String> {
     let image = vm["image"]["reference"].as_str();
     let image =
         image.map(|image| format!("{name} image: {} {}", shown(image), shown(text(&vm["image"]["digest"]))));
-    let ports: Vec<&str> = list(&vm["ports"]).iter().filter_map(Value::as_str).collect();
+    let ports = ports(vm);
     let ports = (!ports.is_empty()).then(|| format!("{name} ports: {}", shown(&ports.join(", "))));
     image.into_iter().chain(ports).chain(host(vm).map(|host| format!("{name} host: {host}")))
+}
+
+/// Returns each port of a VM with its use: `127.0.0.1:6379:6379 (3 open, 0 waiting)`.
+fn ports(vm: &Value) -> Vec<String> {
+    let in_use = list(&vm["port_use"]);
+    let with_use = in_use.iter().map(|port| {
+        let number = |key: &str, word: &str| match port[key].as_u64() {
+            Some(number) => format!("{number} {word}"),
+            None => format!("{word} unknown"),
+        };
+        format!("{} ({}, {})", text(&port["port"]), number("open", "open"), number("waiting", "waiting"))
+    });
+    // A launcher of an earlier version tells the ports alone.
+    let others = list(&vm["ports"]).iter().filter_map(Value::as_str);
+    let others = others.filter(|name| !in_use.iter().any(|port| port["port"] == *name)).map(str::to_owned);
+    with_use.chain(others).collect()
 }
 
 /// Returns `memory 141.2 MiB (vmm 139.0, monitor 2.2), CPU 1m02s`. Memory that is shared with others counts in parts, where
@@ -360,13 +376,15 @@ c probe: failed, 2 in a row: HTTP 503 Busy";
             { "role": "vmm", "rss_kib": 8000, "pss_kib": 2560 }, { "role": "monitor", "rss_kib": 512 } ] });
         let vm = json!({ "name": "a", "phase": "ready", "incarnation": 1, "attempts": 0, "phase_ms": 0, "usage": usage,
             "image": { "reference": "docker.io/library/redis:7", "digest": "sha256:ab" },
-            "ports": ["127.0.0.1:6379:6379", "unix:/run/a.sock:80"] });
+            "ports": ["127.0.0.1:6379:6379", "127.0.0.1:81:80", "unix:/run/a.sock:80"], "port_use": [
+                { "port": "127.0.0.1:6379:6379", "open": 3, "waiting": 0 },
+                { "port": "127.0.0.1:81:80", "open": null, "waiting": null } ] });
         let status = json!({ "groups": [{ "name": "g", "vms": [vm] }] });
         let expected = "\
 GROUP  VM  PHASE  INC  ATT  CID  PID  SINCE  NOTE
 g      a   ready  1    0    -    -    0s
 a image: docker.io/library/redis:7 sha256:ab
-a ports: 127.0.0.1:6379:6379, unix:/run/a.sock:80
+a ports: 127.0.0.1:6379:6379 (3 open, 0 waiting), 127.0.0.1:81:80 (open unknown, waiting unknown), unix:/run/a.sock:80
 a host: memory 3.0 MiB (vmm 2.5, monitor 0.5), CPU 1m02s";
         assert_eq!(plain(&status_of(&status, &["a".to_owned()], true)), expected);
         assert_eq!(status_of(&status, &["a".to_owned()], false).lines().count(), 2);

@@ -114,6 +114,33 @@ fn no_client_is_refused_while_a_vm_restarts() {
 }
 
 #[test]
+fn the_clients_that_wait_while_a_vm_restarts_are_counted() {
+    let (port, inside) = (free_port(), free_port());
+    let vm = echoing("cache", port, inside)
+        + "restart.backoff.initial_delay = \"1h\"\nrestart.backoff.max_delay = \"1h\"\n";
+    let host = Host::new("", &format!("[[group]]\nname = \"web\"\nintensity = 1000\n{vm}"));
+    let mut daemon = host.ready();
+    let told = || {
+        let status: serde_json::Value =
+            serde_json::from_str(&host.ctl_ok(&["status", "cache", "--json"])).expect("JSON");
+        status["groups"][0]["vms"][0]["port_use"][0].clone()
+    };
+    let mut client = begin(port);
+    echo(&mut client, b"hello");
+    let name = format!("127.0.0.1:{port}:{inside}");
+    assert_eq!(told(), serde_json::json!({ "port": name, "open": 1, "waiting": 0 }));
+    kill_vmm(&host, "cache");
+    daemon.until_event(crate::events::vm("cache", 1, "backoff"));
+    let mut waiting = [begin(port), begin(port)];
+    assert_eq!(told(), serde_json::json!({ "port": name, "open": 0, "waiting": 2 }));
+    let text = host.ctl_ok(&["status", "cache"]);
+    assert!(text.contains(&format!("\ncache ports: {name} (0 open, 2 waiting)\n")), "{text}");
+    host.ctl_ok(&["start", "cache"]);
+    waiting.iter_mut().for_each(|client| echo(client, b"served"));
+    assert_eq!(told(), serde_json::json!({ "port": name, "open": 2, "waiting": 0 }));
+}
+
+#[test]
 fn no_client_is_refused_while_a_microvm_restarts() {
     let port = free_port();
     let vm = format!(

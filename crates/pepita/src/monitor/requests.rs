@@ -81,6 +81,7 @@ impl Monitor {
                 let outcome = self.publish_ports(client, ports);
                 self.reply(reply, outcome);
             }
+            Ok(MonitorRequest::PortUse) => self.reply(reply, Ok(json!({ "ports": self.ports.in_use() }))),
             Ok(MonitorRequest::Published) => self.hand_ports_over(reply),
             Ok(MonitorRequest::Forward(Ask::Start(start))) => {
                 match world::start(&self.config.request, start) {

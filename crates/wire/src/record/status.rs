@@ -2,7 +2,7 @@
 
 use crate::exit::{Exit, ExitRecord};
 use crate::image::UsedImage;
-use crate::record::usage::HostUsage;
+use crate::record::usage::{HostUsage, PortUse};
 use crate::text::shown;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -242,6 +242,9 @@ pub struct StatusRecord {
     /// The ports that the VM publishes, as [`crate::Publish`] is written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
+    /// The use of the published ports. Only `pepita status` tells it, of a VM that runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub port_use: Vec<PortUse>,
     /// The container image that the VM boots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<Box<UsedImage>>,
