@@ -66,7 +66,7 @@ pub enum MonitorRequest {
     /// Answer with the use of each published port: a list of [`crate::record::PortUse`], `ports`. A monitor of an earlier
     /// version does not know it.
     PortUse,
-    /// Pass a request on to the guest agent: `start`, `ping`, `exec` or `set_time`.
+    /// Pass a request on to the guest agent: `start`, `ping`, `exec`, `set_time` or `usage`.
     Forward(Ask),
 }
 
@@ -138,7 +138,7 @@ impl MonitorRequest {
             "port_use" => Ok(Self::PortUse),
             // Any other method is passed on to the agent, if agents know it.
             _ => match Ask::from_parts(method, value)? {
-                ask @ (Ask::Start(_) | Ask::Ping | Ask::Exec(_) | Ask::SetTime { .. }) => {
+                ask @ (Ask::Start(_) | Ask::Ping | Ask::Exec(_) | Ask::SetTime { .. } | Ask::Usage) => {
                     Ok(Self::Forward(ask))
                 }
                 Ask::Stop(_)
@@ -196,6 +196,7 @@ mod tests {
             MonitorRequest::Published,
             MonitorRequest::PortUse,
             MonitorRequest::Forward(Ask::Ping),
+            MonitorRequest::Forward(Ask::Usage),
             MonitorRequest::Forward(Ask::Start(Start::default())),
             MonitorRequest::Forward(Ask::Exec(exec)),
             MonitorRequest::Forward(Ask::SetTime { unix_ms: 1 }),

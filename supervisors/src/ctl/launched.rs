@@ -1,5 +1,5 @@
-//! What the launcher knows of a VM, and its supervisor does not: the image, the ports with their connections, the memory and
-//! CPU time on the host.
+//! What the launcher knows of a VM, and its supervisor does not: the image, the ports with their connections, the disks, the
+//! memory and CPU time on the host and in the guest.
 
 use pepita_supervisor::VmName;
 use pepita_supervisor::control::{Call, Client};
@@ -63,6 +63,12 @@ fn fill(vm: &mut Value, record: &StatusRecord) {
     }
     if let Some(usage) = &record.usage {
         vm["usage"] = json!(usage);
+    }
+    if let Some(guest) = &record.guest {
+        vm["guest"] = json!(guest);
+    }
+    if !record.disks.is_empty() {
+        vm["disks"] = json!(record.disks);
     }
 }
 

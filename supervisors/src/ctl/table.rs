@@ -133,7 +133,49 @@ fn launched(vm: &Value) -> impl Iterator<Item = String> {
         image.map(|image| format!("{name} image: {} {}", shown(image), shown(text(&vm["image"]["digest"]))));
     let ports = ports(vm);
     let ports = (!ports.is_empty()).then(|| format!("{name} ports: {}", shown(&ports.join(", "))));
-    image.into_iter().chain(ports).chain(host(vm).map(|host| format!("{name} host: {host}")))
+    let disks = list(&vm["disks"]).iter().map(|it| format!("{name} disk {}", shown(&disk(it))));
+    let disks: Vec<String> = disks.collect();
+    let host = host(vm).map(|host| format!("{name} host: {host}"));
+    // A plain process has no guest.
+    let guest = (host.is_some() && vm["vmm"] != "process").then(|| format!("{name} guest: {}", guest(vm)));
+    image.into_iter().chain(ports).chain(disks).chain(host).chain(guest)
+}
+
+/// Returns a number of KiB in MiB, and a word for one that is not known.
+fn mib(kib: &Value) -> String {
+    kib.as_u64().map_or_else(|| "unknown".to_owned(), |kib| format!("{:.1} MiB", kib as f64 / 1024.0))
+}
+
+/// Returns `data: size 1024.0 MiB, on the host 55.0 MiB, used in the guest at /data 12.0 MiB, free there 911.0 MiB`.
+fn disk(disk: &Value) -> String {
+    format!(
+        "{}: size {}, on the host {}, used in the guest at {} {}, free there {}",
+        text(&disk["name"]),
+        mib(&disk["size_kib"]),
+        mib(&disk["host_kib"]),
+        text(&disk["mount"]),
+        mib(&disk["used_kib"]),
+        mib(&disk["available_kib"]),
+    )
+}
+
+/// Returns `memory 113.6 MiB, available 96.0 MiB, CPU 3s; daemon: memory 5.0 MiB, CPU 2s`.
+fn guest(vm: &Value) -> String {
+    let guest = &vm["guest"];
+    if guest.is_null() {
+        return "unknown".to_owned();
+    }
+    let time = |ms: &Value| {
+        ms.as_u64().map_or_else(|| "unknown".to_owned(), |ms| format_duration(Duration::from_millis(ms)))
+    };
+    format!(
+        "memory {}, available {}, CPU {}; daemon: memory {}, CPU {}",
+        mib(&guest["memory_kib"]),
+        mib(&guest["available_kib"]),
+        time(&guest["cpu_ms"]),
+        mib(&guest["daemon_memory_kib"]),
+        time(&guest["daemon_cpu_ms"]),
+    )
 }
 
 /// Returns each port of a VM with its use: `127.0.0.1:6379:6379 (3 open, 0 waiting)`.
@@ -374,7 +416,11 @@ c probe: failed, 2 in a row: HTTP 503 Busy";
     fn what_the_launcher_knows_is_shown_in_full() {
         let usage = json!({ "rss_kib": 9000, "pss_kib": 3072, "cpu_ms": 62_000, "processes": [
             { "role": "vmm", "rss_kib": 8000, "pss_kib": 2560 }, { "role": "monitor", "rss_kib": 512 } ] });
+        let disks = json!([{ "name": "data", "mount": "/data", "size_kib": 1_048_576, "host_kib": 2048, "used_kib": 1536 }]);
+        let guest =
+            json!({ "memory_kib": 116_326, "available_kib": 98_304, "cpu_ms": 3000, "daemon_cpu_ms": 2000 });
         let vm = json!({ "name": "a", "phase": "ready", "incarnation": 1, "attempts": 0, "phase_ms": 0, "usage": usage,
+            "vmm": "qemu", "guest": guest, "disks": disks,
             "image": { "reference": "docker.io/library/redis:7", "digest": "sha256:ab" },
             "ports": ["127.0.0.1:6379:6379", "127.0.0.1:81:80", "unix:/run/a.sock:80"], "port_use": [
                 { "port": "127.0.0.1:6379:6379", "open": 3, "waiting": 0 },
@@ -385,7 +431,9 @@ GROUP  VM  PHASE  INC  ATT  CID  PID  SINCE  NOTE
 g      a   ready  1    0    -    -    0s
 a image: docker.io/library/redis:7 sha256:ab
 a ports: 127.0.0.1:6379:6379 (3 open, 0 waiting), 127.0.0.1:81:80 (open unknown, waiting unknown), unix:/run/a.sock:80
-a host: memory 3.0 MiB (vmm 2.5, monitor 0.5), CPU 1m02s";
+a disk data: size 1024.0 MiB, on the host 2.0 MiB, used in the guest at /data 1.5 MiB, free there unknown
+a host: memory 3.0 MiB (vmm 2.5, monitor 0.5), CPU 1m02s
+a guest: memory 113.6 MiB, available 96.0 MiB, CPU 3s; daemon: memory unknown, CPU 2s";
         assert_eq!(plain(&status_of(&status, &["a".to_owned()], true)), expected);
         assert_eq!(status_of(&status, &["a".to_owned()], false).lines().count(), 2);
     }

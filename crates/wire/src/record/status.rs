@@ -4,6 +4,7 @@ use crate::exit::{Exit, ExitRecord};
 use crate::image::UsedImage;
 use crate::record::usage::{HostUsage, PortUse};
 use crate::text::shown;
+use crate::usage::{DiskUsage, GuestUsage};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
@@ -251,6 +252,13 @@ pub struct StatusRecord {
     /// What the VM uses of its host. Only `pepita status` tells it, of a VM that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Box<HostUsage>>,
+    /// What the guest uses, as its agent tells it. Only `pepita status` tells it, of a VM that runs; absent when the guest does
+    /// not answer, or its agent is too old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Box<GuestUsage>>,
+    /// The use of the disks. Only `pepita status` tells it, of a VM that runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskUsage>,
     /// The path of the run directory.
     pub dir: String,
     /// The labels that the VM was launched with.
