@@ -14,7 +14,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// Returns a VM whose daemon echoes at a port of its guest, which is published.
-fn echoing(name: &str, published: u16, inside: u16) -> String {
+pub(crate) fn echoing(name: &str, published: u16, inside: u16) -> String {
     let vm = ticker(name, &["--serve", &format!("tcp:{inside}")]);
     format!("{vm}publish = [\"127.0.0.1:{published}:{inside}\"]\nrestart.policy = \"always\"\n")
 }
@@ -26,13 +26,13 @@ fn connect(port: u16) -> TcpStream {
 }
 
 /// Begins an echo. The daemon hears it when it serves this client.
-fn begin(port: u16) -> TcpStream {
+pub(crate) fn begin(port: u16) -> TcpStream {
     let mut stream = connect(port);
     stream.write_all(&0_u64.to_le_bytes()).expect("written");
     stream
 }
 
-fn echo(stream: &mut TcpStream, text: &[u8]) {
+pub(crate) fn echo(stream: &mut TcpStream, text: &[u8]) {
     stream.write_all(text).expect("written");
     let mut heard = vec![0; text.len()];
     stream.read_exact(&mut heard).expect("an echo");
@@ -43,7 +43,7 @@ pub(crate) fn kill_vmm(host: &Host, vm: &str) {
     kill(Pid::from_raw(host.vmm_pid(vm).cast_signed()), Signal::SIGKILL).expect("a process that runs");
 }
 
-fn is_refused(port: u16) -> bool {
+pub(crate) fn is_refused(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
 }
 
