@@ -9,6 +9,12 @@ use std::time::Duration;
 
 const HEAD: [&str; 9] = ["GROUP", "VM", "PHASE", "INC", "ATT", "CID", "PID", "SINCE", "NOTE"];
 
+/// What `top` shows of the VMM, before the note.
+const TOP: [&str; 2] = ["MEM", "CPU"];
+
+/// The place of the note, which is the last column of a status.
+const NOTE: usize = 8;
+
 /// The column that gets a colour.
 const PHASE: usize = 2;
 
@@ -47,7 +53,7 @@ pub(super) fn status_of(status: &Value, vms: &[String], in_full: bool) -> String
 
 /// Formats the rows of as many VMs as there is room for, those first that need attention, and how many more there are.
 pub(super) fn top(status: &Value, room: usize) -> Vec<String> {
-    let mut rows: Vec<[String; 9]> = list(&status["groups"]).iter().flat_map(rows_of).collect();
+    let mut rows: Vec<Vec<String>> = list(&status["groups"]).iter().flat_map(rows_of_top).collect();
     // Within a rank the order stays that of the configuration.
     rows.sort_by_key(|row| rank(&row[PHASE]));
     let down: Vec<String> = down(status).collect();
@@ -56,7 +62,9 @@ pub(super) fn top(status: &Value, room: usize) -> Vec<String> {
     if rows.len() > room {
         more = rows.split_off(room.saturating_sub(1));
     }
-    let mut lines = table(rows);
+    let mut head = HEAD.to_vec();
+    head.splice(NOTE..NOTE, TOP);
+    let mut lines = table_of(&head, rows);
     if !more.is_empty() {
         let mut phases: Vec<(&str, usize)> = Vec::new();
         for row in &more {
@@ -96,11 +104,27 @@ fn rows_of(group: &Value) -> impl Iterator<Item = [String; 9]> {
     list(&group["vms"]).iter().map(|vm| row(text(&group["name"]), vm))
 }
 
+/// Returns the rows of a group for `top`: those of a status, with the memory and the CPU of the VMM.
+fn rows_of_top(group: &Value) -> impl Iterator<Item = Vec<String>> {
+    list(&group["vms"]).iter().map(|vm| {
+        let mut row = row(text(&group["name"]), vm).to_vec();
+        let percent = vm["vmm_cpu_percent"].as_u64().map_or_else(|| "-".to_owned(), |cpu| format!("{cpu}%"));
+        let memory = vm["vmm_rss_kib"].as_u64();
+        let memory = memory.map_or_else(|| "-".to_owned(), |kib| format!("{}M", kib.div_ceil(1024)));
+        row.splice(NOTE..NOTE, [memory, percent]);
+        row
+    })
+}
+
 fn table(vms: Vec<[String; 9]>) -> Vec<String> {
-    let mut rows = vec![HEAD.map(str::to_owned)];
+    table_of(&HEAD, vms.into_iter().map(Vec::from).collect())
+}
+
+fn table_of(head: &[&str], vms: Vec<Vec<String>>) -> Vec<String> {
+    let mut rows = vec![head.iter().map(|&word| word.to_owned()).collect::<Vec<_>>()];
     rows.extend(vms);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
     rows.iter().enumerate().map(|(n, row)| format_row(row, &widths, n == 0)).collect()
 }
 
@@ -224,7 +248,7 @@ fn probe(probe: &Value) -> Option<String> {
     })
 }
 
-fn format_row(row: &[String; 9], widths: &[usize], head: bool) -> String {
+fn format_row(row: &[String], widths: &[usize], head: bool) -> String {
     let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
         let style = match (head, column) {
             (true, _) => Style::new().bold(),
@@ -232,7 +256,7 @@ fn format_row(row: &[String; 9], widths: &[usize], head: bool) -> String {
             (false, _) => Style::new(),
         };
         // The last cell is not padded.
-        let pad = if column + 1 == HEAD.len() { 0 } else { width - cell.chars().count() };
+        let pad = if column + 1 == row.len() { 0 } else { width - cell.chars().count() };
         format!("{style}{cell}{style:#}{}", " ".repeat(pad))
     });
     cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
@@ -350,6 +374,8 @@ group web is down: why";
         let vm = |name: &str, phase: &str| json!({ "name": name, "phase": phase, "phase_ms": 0 });
         let mut vms: Vec<Value> = (0..25).map(|n| vm(&format!("v{n}"), "ready")).collect();
         vms[20] = vm("broken", "failed");
+        vms[0]["vmm_rss_kib"] = 143_000.into();
+        vms[0]["vmm_cpu_percent"] = 12.into();
         vms[10] = vm("slow", "starting");
         let status = json!({ "groups": [{ "name": "g", "vms": vms }] });
         let lines: Vec<String> = top(&status, 8).iter().map(|line| plain(line)).collect();
@@ -358,6 +384,8 @@ group web is down: why";
             lines[1].contains("broken") && lines[2].contains("slow") && lines[3].contains("v0"),
             "{lines:#?}"
         );
+        assert!(lines[0].ends_with("SINCE  MEM   CPU  NOTE"), "{}", lines[0]);
+        assert!(lines[3].ends_with("0s     140M  12%") && lines[4].ends_with("0s     -     -"), "{lines:#?}");
         assert_eq!(lines[7], "… 19 more: 19 ready");
         // With room for all there is no such line, and with none there is still one.
         assert_eq!(top(&status, 100).len(), 26);
