@@ -18,7 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The time that a guest has for its answer. One that hangs delays the status no longer.
-const GUEST_PATIENCE: Duration = Duration::from_millis(1500);
+const GUEST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The answer to `port_use`.
 #[derive(Deserialize)]
