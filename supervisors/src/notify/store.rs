@@ -3,7 +3,6 @@
 use super::Socket;
 use pepita_supervisor::SocketStore;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg_addr};
-use sd_notify::NotifyState;
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -72,8 +71,8 @@ impl SocketStore for ServiceStore {
 fn send_all(socket: &Socket, orders: &Receiver<Order>) {
     for order in orders {
         let (sent, name) = match order {
-            Order::Keep(name, copy) => (send(socket, &NotifyState::FdStore, &name, &[copy.as_fd()]), name),
-            Order::Forget(name) => (send(socket, &NotifyState::FdStoreRemove, &name, &[]), name),
+            Order::Keep(name, copy) => (send(socket, "FDSTORE=1", &name, &[copy.as_fd()]), name),
+            Order::Forget(name) => (send(socket, "FDSTOREREMOVE=1", &name, &[]), name),
             Order::Tell(done) => {
                 let _ = done.try_send(());
                 continue;
@@ -86,10 +85,10 @@ fn send_all(socket: &Socket, orders: &Receiver<Order>) {
 }
 
 /// Sends a message about the descriptors of a name. Each is one datagram, and comes as a whole or not at all.
-fn send(socket: &Socket, what: &NotifyState<'_>, name: &str, copies: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn send(socket: &Socket, what: &str, name: &str, copies: &[BorrowedFd<'_>]) -> io::Result<()> {
     socket.socket.set_nonblocking(false)?;
     socket.socket.set_write_timeout(Some(PATIENCE))?;
-    let text = format!("{what}\n{}", NotifyState::FdName(name));
+    let text = format!("{what}\nFDNAME={name}");
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !copies.is_empty() {
