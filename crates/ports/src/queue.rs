@@ -112,7 +112,8 @@ mod tests {
         let v4 = TcpListener::bind("127.0.0.1:0").expect("a port");
         let v6 = TcpListener::bind("[::1]:0").expect("a port");
         let unix = UnixListener::bind(&path).expect("bound");
-        let sockets = [v4.as_fd(), v6.as_fd(), unix.as_fd(), dir_of(&dir)];
+        let no_socket = File::open(dir.path()).expect("opened");
+        let sockets = [v4.as_fd(), v6.as_fd(), unix.as_fd(), no_socket.as_fd()];
         assert_eq!(waiting(&sockets), [Some(0), Some(0), Some(0), None]);
         let client = |listener: &TcpListener| TcpStream::connect(listener.local_addr().expect("bound"));
         let _waiting = [client(&v4), client(&v4), client(&v6)].map(|client| client.expect("waits"));
@@ -121,12 +122,6 @@ mod tests {
         v4.accept().expect("accepted");
         unix.accept().expect("accepted");
         assert_eq!(waiting(&sockets), [Some(1), Some(1), Some(2), None]);
-    }
-
-    /// Returns a descriptor that is no socket.
-    fn dir_of(dir: &tempfile::TempDir) -> BorrowedFd<'static> {
-        let file = Box::leak(Box::new(File::open(dir.path()).expect("opened")));
-        file.as_fd()
     }
 
     #[test]
