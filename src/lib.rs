@@ -81,6 +81,7 @@ pub use observe::{
 };
 pub use pepita_wire as wire;
 pub use policy::{Ending, Exit, ExitRecord, ProcessExit};
+pub use ports::{GivenSockets, SocketStore};
 pub use spec::{
     AutoShutdown, Backoff, Change as KeyChange, Cid, GroupName, GroupPlan, GroupSpec, HealthCheck,
     HealthSpec, HttpPlace, Incarnation, Intensity, InvalidCid, InvalidName, MachineSpec, OnExit, OnGiveUp,

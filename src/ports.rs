@@ -1,32 +1,53 @@
 //! The listening sockets of published ports. A socket belongs to the supervisor, as a CID does: it outlives the
 //! incarnations of its VM, so that a client that comes while the VM restarts waits in the kernel's queue. The monitor of
 //! each incarnation gets a copy, takes the clients and carries their bytes; it keeps the socket when the supervisor ends,
-//! and the next supervisor takes a copy back.
+//! and the next supervisor takes a copy back. A service manager may keep copies, too: it gives them to the next supervisor even
+//! when no monitor runs.
 
+mod given;
 mod handover;
 
+pub use given::{GivenSockets, SocketStore};
+
 use crate::spec::VmName;
-use pepita_ports::{Listening, NotListening};
+use pepita_ports::{Listening, NotListening, waiting};
 use pepita_wire::Publish;
 use pepita_wire::port::HostPlace;
 use pepita_wire::rundir::REACH;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::DirBuilder;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The listening sockets of one supervisor. All clones are one; it outlives the actors that use it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Ports(Arc<Mutex<BTreeMap<VmName, Sockets>>>);
+pub(crate) struct Ports(Arc<Mutex<All>>);
+
+#[derive(Debug, Default)]
+struct All {
+    vms: BTreeMap<VmName, Sockets>,
+    given: GivenSockets,
+}
 
 /// The sockets of one VM.
 type Sockets = Vec<(Publish, Listening)>;
 
 impl Ports {
-    fn sockets(&self) -> MutexGuard<'_, BTreeMap<VmName, Sockets>> {
+    /// Returns the sockets of a supervisor that was given some at its start. None is in use yet.
+    pub(crate) fn with(given: GivenSockets) -> Self {
+        Self(Arc::new(Mutex::new(All { vms: BTreeMap::new(), given })))
+    }
+
+    /// Closes what a former run has stored of ports that no VM has any more.
+    pub(crate) fn close_all_but<'p>(&self, wanted: impl Iterator<Item = &'p Publish>) {
+        let wanted: BTreeSet<&HostPlace> = wanted.map(|publish| &publish.host).collect();
+        self.all().given.close_all_but(|place| wanted.contains(place));
+    }
+
+    fn all(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -36,10 +57,10 @@ impl Ports {
     /// # Errors
     /// Returns the first port that cannot be listened on, with the program that holds it. The others are open then.
     pub(crate) fn open(&self, vm: &VmName, wanted: &[Publish]) -> Result<(), NotListening> {
-        let mut all = self.sockets();
-        let sockets = all.entry(vm.clone()).or_default();
+        let All { vms, given } = &mut *self.all();
+        let sockets = vms.entry(vm.clone()).or_default();
         for (_, socket) in sockets.extract_if(.., |(publish, _)| !wanted.contains(publish)) {
-            socket.remove();
+            given.close(socket);
         }
         let mut result = Ok(());
         for publish in wanted {
@@ -47,27 +68,32 @@ impl Ports {
                 continue;
             }
             make_directory(&publish.host);
-            match Listening::at(&publish.host) {
-                Ok(listening) => sockets.push((publish.clone(), listening)),
+            let opened = given.take(&publish.host).map_or_else(|| Listening::at(&publish.host), Ok);
+            match opened {
+                Ok(listening) => {
+                    given.in_use(&listening);
+                    sockets.push((publish.clone(), listening));
+                }
                 Err(e) => result = result.and(Err(e)),
             }
         }
         if sockets.is_empty() {
-            all.remove(vm);
+            vms.remove(vm);
         }
         result
     }
 
     /// Closes the ports of a VM that is down for good: their clients are refused from now on.
     pub(crate) fn close(&self, vm: &VmName) {
-        for (_, socket) in self.sockets().remove(vm).unwrap_or_default() {
-            socket.remove();
+        let All { vms, given } = &mut *self.all();
+        for (_, socket) in vms.remove(vm).unwrap_or_default() {
+            given.close(socket);
         }
     }
 
-    /// Gives all sockets up, and leaves them to the monitors that have copies.
+    /// Gives all sockets up, and leaves them to the monitors and to the service manager that have copies.
     pub(crate) fn leave(&self) {
-        self.sockets().clear();
+        self.all().vms.clear();
     }
 
     /// Publishes the ports of a VM that runs, by its monitor behind this control socket. Sockets that the monitor has of a
@@ -95,26 +121,35 @@ impl Ports {
 
     /// Returns whether a port of a VM is not open.
     fn lacks(&self, vm: &VmName, wanted: &[Publish]) -> bool {
-        let all = self.sockets();
-        let sockets = all.get(vm).map_or(&[][..], Vec::as_slice);
+        let all = self.all();
+        let sockets = all.vms.get(vm).map_or(&[][..], Vec::as_slice);
         wanted.iter().any(|publish| !sockets.iter().any(|(open, _)| open == publish))
     }
 
     /// Enters the sockets that a monitor had, as far as they are wanted and no others are open.
     fn enter(&self, vm: &VmName, had: Vec<(Publish, OwnedFd)>, wanted: &[Publish]) {
-        let mut all = self.sockets();
-        let sockets = all.entry(vm.clone()).or_default();
+        let All { vms, given } = &mut *self.all();
+        let sockets = vms.entry(vm.clone()).or_default();
         for (publish, socket) in had {
             if wanted.contains(&publish) && !sockets.iter().any(|(open, _)| *open == publish) {
                 let listening = Listening { place: publish.host.clone(), socket };
+                given.in_use(&listening);
                 sockets.push((publish, listening));
             }
         }
     }
 
+    /// Returns the ports of a VM that are open, each with the number of clients that wait at it, where the kernel tells it.
+    pub(crate) fn waiting(&self, vm: &VmName) -> Vec<(String, Option<u32>)> {
+        let all = self.all();
+        let sockets = all.vms.get(vm).map_or(&[][..], Vec::as_slice);
+        let listening: Vec<_> = sockets.iter().map(|(_, it)| it.socket.as_fd()).collect();
+        sockets.iter().map(|(publish, _)| publish.to_string()).zip(waiting(&listening)).collect()
+    }
+
     fn copies(&self, vm: &VmName) -> io::Result<Vec<(Publish, OwnedFd)>> {
-        let all = self.sockets();
-        let sockets = all.get(vm).map_or(&[][..], Vec::as_slice);
+        let all = self.all();
+        let sockets = all.vms.get(vm).map_or(&[][..], Vec::as_slice);
         sockets.iter().map(|(publish, it)| Ok((publish.clone(), it.socket.try_clone()?))).collect()
     }
 }

@@ -38,6 +38,7 @@ use crate::executor::{Launcher, Runner, find};
 use crate::group::{AskError, Command, Refused, VmRequest};
 use crate::journal::Journal;
 use crate::observe::{EventKind, Events, GroupStatus, TreeStatus, VmPhase};
+use crate::ports::{GivenSockets, Ports};
 use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, Plan, Signal, TreeSpec, VmName, VmSpec};
 use change::Change;
@@ -71,7 +72,7 @@ impl Tree {
     /// # Errors
     /// Returns the reason why the tree cannot be started; then no VM was started.
     pub async fn start(spec: TreeSpec) -> Result<Self, StartError> {
-        Self::start_on_host(spec, Removal::Allowed).await
+        Self::start_on_host(spec, Removal::Allowed, GivenSockets::default()).await
     }
 
     /// Starts a tree as [`Tree::start`] does, unless that ends all VMs or more than half of the VMs that a previous run
@@ -80,16 +81,40 @@ impl Tree {
     /// # Errors
     /// Returns the errors of [`Tree::start`], and [`StartError::Removal`].
     pub async fn start_with_care(spec: TreeSpec) -> Result<Self, StartError> {
-        Self::start_on_host(spec, Removal::OfFew).await
+        Self::start_on_host(spec, Removal::OfFew, GivenSockets::default()).await
     }
 
-    async fn start_on_host(spec: TreeSpec, removal: Removal) -> Result<Self, StartError> {
+    /// Starts a tree as [`Tree::start`] does, with listening sockets that this program was given at its start: a published
+    /// port uses the one that listens at its place.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Tree::start`].
+    pub async fn start_with_sockets(spec: TreeSpec, given: GivenSockets) -> Result<Self, StartError> {
+        Self::start_on_host(spec, Removal::Allowed, given).await
+    }
+
+    /// Starts a tree as [`Tree::start_with_care`] does, with listening sockets as [`Tree::start_with_sockets`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`Tree::start_with_care`].
+    pub async fn start_with_sockets_and_care(
+        spec: TreeSpec,
+        given: GivenSockets,
+    ) -> Result<Self, StartError> {
+        Self::start_on_host(spec, Removal::OfFew, given).await
+    }
+
+    async fn start_on_host(
+        spec: TreeSpec,
+        removal: Removal,
+        given: GivenSockets,
+    ) -> Result<Self, StartError> {
         check(&spec)?;
         let launcher =
             Launcher::new(find(&spec.pepita)?, spec.run_dir.clone()).with_log_dir(spec.log_dir.clone());
         let launcher = launcher.with_disk_dir(spec.disk_dir());
         let run_dir = launcher.verify().await?.run_dir.map(PathBuf::from);
-        Self::open(spec, removal, Parts::host(launcher, run_dir)).await
+        Self::open(spec, removal, Parts::host(launcher, run_dir), Ports::with(given)).await
     }
 
     /// Starts a tree, as [`Tree::start`] does, with another launcher and other sockets.
@@ -99,15 +124,15 @@ impl Tree {
     #[cfg(feature = "test-hooks")]
     pub async fn start_with(spec: TreeSpec, parts: Parts) -> Result<Self, StartError> {
         check(&spec)?;
-        Self::open(spec, Removal::Allowed, parts).await
+        Self::open(spec, Removal::Allowed, parts, Ports::default()).await
     }
 
-    async fn open(spec: TreeSpec, removal: Removal, parts: Parts) -> Result<Self, StartError> {
+    async fn open(spec: TreeSpec, removal: Removal, parts: Parts, ports: Ports) -> Result<Self, StartError> {
         // The journal is opened before anything else is read: its lock guarantees that no other supervisor changes the
         // state. The claim guarantees that no other supervisor works on the VMs.
         let journal = Journal::open(spec.state_dir.as_deref()).await?;
         let claim = parts.claim(&spec.name).await?;
-        Self::start_in(spec, removal, journal, claim, parts).await
+        Self::start_in(spec, removal, journal, claim, parts, ports).await
     }
 
     /// Starts a tree whose journal is open already, and whose name is claimed.
@@ -117,8 +142,9 @@ impl Tree {
         journal: Journal,
         claim: Option<Arc<Claim>>,
         parts: Parts,
+        ports: Ports,
     ) -> Result<Self, StartError> {
-        Ok(Self { inner: Arc::new(start::start(spec, removal, journal, claim, parts).await?) })
+        Ok(Self { inner: Arc::new(start::start(spec, removal, journal, claim, parts, ports).await?) })
     }
 
     /// Returns the supervisor's name.

@@ -13,6 +13,7 @@ use crate::executor::{Launcher, find};
 use crate::journal::{Journal, JournalError};
 use crate::observe::{EventKind, Received, VmPhase};
 use crate::policy::{Ending, Exit};
+use crate::ports::Ports;
 use crate::spec::{GroupName, GroupSpec, Incarnation, Intensity, TreeSpec, VmName, VmSpec};
 use crate::tree::{Parts, Removal, StartError, Tree};
 use pepita_wire::VmState;
@@ -113,7 +114,8 @@ impl AdapterTree {
             spec.run_dir.clone_from(&run_dir);
             spec.state_dir = Some(dir);
             spec.groups = vec![group(daemons.specs().cloned().collect())];
-            let tree = Tree::start_in(spec, Removal::Allowed, journal, claim, parts).await?;
+            let tree =
+                Tree::start_in(spec, Removal::Allowed, journal, claim, parts, Ports::default()).await?;
             for text in unreadable {
                 tree.notice(text);
             }

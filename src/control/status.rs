@@ -75,7 +75,11 @@ impl StatusLine {
                         if *next > 0 {
                             piece.push(b',');
                         }
-                        serde_json::to_writer(&mut piece, &vm.row(self.detail))
+                        let ports = match self.of.contains(vm.name.as_str()) && self.detail == Detail::Full {
+                            true => self.tree.runner().waiting_clients(&vm.name),
+                            false => Vec::new(),
+                        };
+                        serde_json::to_writer(&mut piece, &vm.row(self.detail).with_ports(ports))
                             .expect("a row holds only texts, numbers and JSON values");
                         *next += 1;
                     }

@@ -16,8 +16,8 @@ use crate::ports::Ports;
 use crate::reply::Reply;
 use crate::spec::{Incarnation, Signal, VmName};
 use crate::store::Written;
-use pepita_wire::StatusRecord;
 use pepita_wire::record::{CallErrorKind, Reach};
+use pepita_wire::{Publish, StatusRecord};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,17 +47,10 @@ impl Runner {
         parallel: usize,
         owner: Arc<str>,
         claim: Option<Arc<Claim>>,
+        ports: Ports,
     ) -> Self {
         let launches = Arc::new(Semaphore::new(parallel.max(1)));
-        Self {
-            pepita,
-            owner,
-            claim,
-            owned: Arc::default(),
-            launches,
-            queues: Queues::default(),
-            ports: Ports::default(),
-        }
+        Self { pepita, owner, claim, owned: Arc::default(), launches, queues: Queues::default(), ports }
     }
 
     /// Records that this supervisor may end a VM, up to this incarnation.
@@ -73,9 +66,19 @@ impl Runner {
         owned.get(vm).is_some_and(|newest| record.incarnation <= newest.0)
     }
 
+    /// Closes the listening sockets that a former run has stored of ports that no VM has any more.
+    pub(crate) fn close_ports_but<'p>(&self, wanted: impl Iterator<Item = &'p Publish>) {
+        self.ports.close_all_but(wanted);
+    }
+
     /// Gives up the listening sockets of published ports, and leaves them to the monitors of the VMs.
     pub(crate) fn leave_ports(&self) {
         self.ports.leave();
+    }
+
+    /// Returns the published ports of a VM, each with the number of clients that wait at it, where the kernel tells it.
+    pub(crate) fn waiting_clients(&self, vm: &VmName) -> Vec<(String, Option<u32>)> {
+        self.ports.waiting(vm)
     }
 
     /// Returns the directory of run directories, if the launcher has told it.

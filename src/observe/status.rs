@@ -5,6 +5,7 @@ use super::phase::VmPhase;
 use super::probe::ProbeStatus;
 use crate::policy::{GroupEnd, WindowCount};
 use crate::spec::{Cid, GroupName, Incarnation, Strategy, VmName, Vmm};
+use pepita_wire::record::PortUse;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -149,6 +150,19 @@ pub(crate) struct VmRow<'a> {
     failure: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     probe: Option<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    port_use: Vec<PortUse>,
+}
+
+impl VmRow<'_> {
+    /// Adds the ports at which the supervisor listens for the VM, each with the number of clients that wait at it. How many
+    /// connections there are is known to the monitor of a VM; without one there are none.
+    pub(crate) fn with_ports(mut self, ports: Vec<(String, Option<u32>)>) -> Self {
+        let is_down = self.vmm_pid.is_none() && self.phase != VmPhase::Unknown.word();
+        let open = is_down.then_some(0);
+        self.port_use = ports.into_iter().map(|(port, waiting)| PortUse { port, open, waiting }).collect();
+        self
+    }
 }
 
 impl VmStatus {
@@ -210,6 +224,7 @@ impl VmStatus {
             reason,
             failure,
             probe: self.probe.as_ref().filter(in_question).map(ProbeStatus::to_json),
+            port_use: Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::claim::{Claim, ClaimError};
 use crate::executor::{ExecutorError, ExecutorMsg, Launcher, Pepita, Runner, find};
 use crate::journal::{Journal, Unreadable};
 use crate::observe::{Bus, EventKind, Events, StatusTable};
+use crate::ports::Ports;
 use crate::spec::{Orphans, Removals, TreeSpec, VmName};
 use crate::vm::{HostSockets, Sockets};
 use pepita_wire::StatusRecord;
@@ -136,11 +137,12 @@ pub(super) async fn start(
     journal: Journal,
     claim: Option<Arc<Claim>>,
     parts: Parts,
+    ports: Ports,
 ) -> Result<Inner, StartError> {
     check_former_run_dirs(&spec, &journal, &parts).await?;
     let spec = spec.with_reached_ports(parts.run_dir.as_deref());
     let owner = spec.name.as_str().into();
-    let runner = Runner::new(parts.pepita, spec.max_parallel_launches, owner, claim.clone());
+    let runner = Runner::new(parts.pepita, spec.max_parallel_launches, owner, claim.clone(), ports);
     let records = listed(|| runner.ask(|reply| ExecutorMsg::List { reply })).await?;
     let remembered = journal.remembered();
     let known = |vm: &VmName| {
@@ -160,6 +162,8 @@ pub(super) async fn start(
     {
         return Err(StartError::Removal(removals));
     }
+    let published = spec.groups.iter().flat_map(|group| &group.vms).flat_map(|vm| &vm.publish);
+    runner.close_ports_but(published);
     let (bus, status_table) = (Bus::new(journal.store()), StatusTable::new());
     let first = bus.subscribe();
     for Unreadable { vm, why, aside } in journal.unreadable() {

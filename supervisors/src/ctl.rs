@@ -11,6 +11,7 @@ mod launched;
 mod logs;
 mod options;
 mod outlook;
+mod processes;
 mod session;
 mod table;
 mod targets;

@@ -22,16 +22,20 @@ pub use options::Options;
 
 use crate::config::{check, load};
 use crate::exit::ProgramExit;
-use crate::notify::{Notify, watchdog_interval};
+use crate::notify::{Notify, ServiceStore, watchdog_interval};
 use crate::output;
 use crate::printer::{Notes, Printer};
 use note::{Report, WaitingVm};
 use pepita_supervisor::control::{Call, ControlError, Hooks, ShutdownMode, Socket};
 use pepita_supervisor::platform::{files_needed, raise_file_limit};
-use pepita_supervisor::{ClaimError, JournalError, OnExit, StartError, Tree, TreeEnd, TreeSpec, longest_end};
+use pepita_supervisor::{
+    ClaimError, GivenSockets, JournalError, OnExit, SocketStore, StartError, Tree, TreeEnd, TreeSpec,
+    longest_end,
+};
 use sd_notify::NotifyState;
 use signals::{SignalAction, Signals};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,8 +58,9 @@ const EXTENSION: Duration = Duration::from_secs(30);
 /// The maximum number of requests of the control socket that wait for their note.
 const REQUESTS: usize = 16;
 
-/// Runs the tree of a configuration until a signal, a client or the tree itself ends it.
-pub async fn run(options: &Options) -> ProgramExit {
+/// Runs the tree of a configuration until a signal, a client or the tree itself ends it. `sockets` are those that the service
+/// manager has given to this program, each with its name.
+pub async fn run(options: &Options, sockets: Vec<(String, OwnedFd)>) -> ProgramExit {
     if options.schema {
         let printed = output::try_print(format_args!("{:#}", pepita_supervisor::config::schema()));
         return ProgramExit::of_output("pepitad", printed);
@@ -91,19 +96,29 @@ pub async fn run(options: &Options) -> ProgramExit {
         Err(e) => return print_error(&e.to_string(), exit_without_socket(&e)),
     };
     let spec = checked.spec.clone();
+    let store = ServiceStore::new(std::env::var_os("NOTIFY_SOCKET").as_deref()).map(Arc::new);
+    let given = GivenSockets::new(sockets, store.clone().map(|store| store as Arc<dyn SocketStore>));
     let started = tokio::select! {
-        started = start(checked.spec, options) => started,
+        started = start(checked.spec, given, options) => started,
         () = signals.end() => return ended_early(),
     };
-    match started {
+    let end = match started {
         Ok(tree) => Daemon::supervise(tree, &spec, options, signals, socket).await,
         Err(e) => print_error(&e.to_string(), exit_of(&e)),
+    };
+    if let Some(store) = store {
+        // What is closed for good must not come back.
+        let _ = tokio::task::spawn_blocking(move || store.finish()).await;
     }
+    end
 }
 
 /// Starts the tree. The VMs that a previous run left are ended only with permission, when the file lacks most of them.
-async fn start(spec: TreeSpec, options: &Options) -> Result<Tree, StartError> {
-    if options.allow_removal { Tree::start(spec).await } else { Tree::start_with_care(spec).await }
+async fn start(spec: TreeSpec, given: GivenSockets, options: &Options) -> Result<Tree, StartError> {
+    match options.allow_removal {
+        true => Tree::start_with_sockets(spec, given).await,
+        false => Tree::start_with_sockets_and_care(spec, given).await,
+    }
 }
 
 /// Prints an error and returns the exit.

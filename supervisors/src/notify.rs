@@ -4,6 +4,11 @@
 //! socket is opened here, because that crate (0.5.0) does not support abstract addresses (`@name`), and would block
 //! this program when the service manager does not read.
 
+mod store;
+
+pub(crate) use store::ServiceStore;
+
+use rustix::net::SocketAddrUnix;
 use sd_notify::NotifyState;
 use std::ffi::OsStr;
 use std::io;
@@ -22,6 +27,8 @@ pub(crate) struct Notify {
 struct Socket {
     socket: UnixDatagram,
     address: SocketAddr,
+    /// The same address, for messages with descriptors.
+    to: SocketAddrUnix,
 }
 
 impl Notify {
@@ -43,7 +50,7 @@ impl Notify {
     /// Reports these states, as one message.
     pub(crate) fn report(&self, states: &[NotifyState<'_>]) {
         let text = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        if let Some(Socket { socket, address }) = &self.socket
+        if let Some(Socket { socket, address, .. }) = &self.socket
             && let Err(e) = socket.send_to_addr(text.as_bytes(), address)
         {
             tracing::debug!("the service manager did not get {text:?}: {e}");
@@ -66,12 +73,19 @@ impl Socket {
         // A message that the service manager does not take at once is lost, because this program must never wait for
         // it.
         socket.set_nonblocking(true)?;
-        let address = match address.as_bytes().split_first() {
-            Some((b'@', name)) => SocketAddr::from_abstract_name(name),
-            Some((b'/', _)) => SocketAddr::from_pathname(address),
-            _ => Err(io::Error::new(io::ErrorKind::Unsupported, "neither a path nor an abstract name")),
-        }?;
-        Ok(Self { socket, address })
+        let (address, to) = match address.as_bytes().split_first() {
+            Some((b'@', name)) => {
+                (SocketAddr::from_abstract_name(name)?, SocketAddrUnix::new_abstract_name(name)?)
+            }
+            Some((b'/', _)) => {
+                (SocketAddr::from_pathname(address)?, SocketAddrUnix::new(address.as_bytes())?)
+            }
+            _ => {
+                let why = "neither a path nor an abstract name";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+            }
+        };
+        Ok(Self { socket, address, to })
     }
 }
 

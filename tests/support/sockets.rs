@@ -67,6 +67,7 @@ impl Monitors for Host {
                 | MonitorRequest::Dial { .. }
                 | MonitorRequest::Publish(_)
                 | MonitorRequest::Published
+                | MonitorRequest::PortUse
                 | MonitorRequest::Forward(_) => {
                     panic!("a supervisor does not ask a monitor for {request:?}")
                 }

@@ -71,6 +71,31 @@ pub(crate) fn oom_kills() -> u64 {
     events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
 }
 
+/// What the daemon and its children use, where the kernel counts it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Their memory in KiB, with their share of the page cache.
+    pub(crate) memory_kib: Option<u64>,
+    /// Their CPU time in milliseconds.
+    pub(crate) cpu_ms: Option<u64>,
+}
+
+/// Returns what the programs in the daemon's cgroup use.
+pub(crate) fn daemon_usage() -> Usage {
+    let read = |file: &str| {
+        std::fs::read_to_string(format!("{}/{file}", Cgroup::Daemon.folder())).unwrap_or_default()
+    };
+    let memory = read("memory.current").trim().parse::<u64>().ok();
+    Usage { memory_kib: memory.map(|bytes| bytes / 1024), cpu_ms: cpu_ms(&read("cpu.stat")) }
+}
+
+/// Reads the CPU time from the text of `cpu.stat`, which every cgroup has.
+fn cpu_ms(stat: &str) -> Option<u64> {
+    stat.lines()
+        .find_map(|line| line.strip_prefix("usage_usec ")?.parse::<u64>().ok())
+        .map(|usec| usec / 1000)
+}
+
 /// Computes the limit of memory in bytes from the text of `/proc/meminfo`.
 fn memory_limit(meminfo: &str) -> Option<u64> {
     let value = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;

@@ -39,6 +39,7 @@ mod system;
 mod tail;
 mod tcp;
 mod terminal;
+mod usage;
 mod users;
 
 use options::{Command, USAGE};

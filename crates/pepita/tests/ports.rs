@@ -61,6 +61,43 @@ fn a_client_that_comes_before_the_daemon_listens_waits_and_is_served() {
 }
 
 #[test]
+fn the_connections_of_each_port_are_counted_and_the_clients_that_wait() {
+    let host = Host::new();
+    let (port, guest, other) = (free_port(), free_port(), free_port());
+    let socket = host.path().join("out.sock");
+    let ports = [
+        format!("127.0.0.1:{port}:{guest}"),
+        format!("unix:{}:{guest}", socket.display()),
+        // Nobody listens there. The daemon has not said that it is ready, so its clients wait.
+        format!("127.0.0.1:{other}:9"),
+    ];
+    let publish: Vec<&str> = ports.iter().map(String::as_str).collect();
+    start(&host, "a", &publish, &format!("tcp:{guest}"), &["--no-ready"]);
+    let in_use = || {
+        let status = host.status("a");
+        let named: Vec<&str> = status.port_use.iter().map(|port| port.port.as_str()).collect();
+        assert_eq!(named, publish);
+        Vec::from_iter(status.port_use.iter().map(|port| (port.open, port.waiting)))
+    };
+    let numbers = |open, waiting| (Some(open), Some(waiting));
+    assert_eq!(in_use(), [numbers(0, 0), numbers(0, 0), numbers(0, 0)]);
+    let begin = |mut stream: TcpStream| {
+        stream.write_all(&[&0_u64.to_le_bytes()[..], b"x"].concat()).expect("written");
+        stream.read_exact(&mut [0]).expect("an echo");
+        stream
+    };
+    let mut streams: Vec<TcpStream> = (0..3).map(|_| begin(connect(port))).collect();
+    let mut unix = UnixStream::connect(&socket).expect("published");
+    unix.write_all(&[&0_u64.to_le_bytes()[..], b"x"].concat()).expect("written");
+    unix.read_exact(&mut [0]).expect("an echo");
+    let _waiting = [connect(other), connect(other)];
+    assert_eq!(in_use(), [numbers(3, 0), numbers(1, 0), numbers(0, 2)]);
+    drop(streams.pop());
+    until("a connection has ended", || in_use()[0] == numbers(2, 0));
+    host.ok(&["destroy", "--name", "a", "--force"]);
+}
+
+#[test]
 fn unix_sockets_are_published_and_removed_with_their_vm() {
     let host = Host::new();
     let (outside, inside) = (host.path().join("out.sock"), host.path().join("in.sock"));

@@ -4,7 +4,9 @@
 
 pub mod listen;
 mod pair;
+pub mod queue;
 pub mod relay;
 
 pub use listen::{Listening, NotListening};
-pub use relay::{Closes, Relay};
+pub use queue::waiting;
+pub use relay::{Closes, Relay, Tally};

@@ -2,10 +2,10 @@
 
 use pepita_wire::port::HostPlace;
 use rustix::fs::{Mode, fchmod};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{
-    AddressFamily, SocketAddr, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
-    sockopt,
+    AddressFamily, SocketAddr, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
+    socket_with, sockopt,
 };
 use std::fmt;
 use std::io;
@@ -71,6 +71,25 @@ impl Listening {
                 Err(NotListening { place: place.clone(), error: error.into(), holder })
             }
         }
+    }
+
+    /// Takes a socket that listens already, whoever has opened it; `None` when it does not listen for streams, or its place
+    /// is none at which a port can be published.
+    pub fn given(socket: OwnedFd) -> Option<Self> {
+        let listens = sockopt::socket_acceptconn(&socket).ok()?;
+        if !listens || sockopt::socket_type(&socket).ok()? != SocketType::STREAM {
+            return None;
+        }
+        let address = getsockname(&socket).ok()?;
+        let place = match SocketAddr::try_from(address.clone()) {
+            Ok(address) => HostPlace::Tcp(address.ip(), address.port()),
+            Err(_) => {
+                let address = SocketAddrUnix::try_from(address).ok()?;
+                HostPlace::Unix(String::from_utf8(address.path_bytes()?.to_vec()).ok()?)
+            }
+        };
+        ioctl_fionbio(&socket, true).ok()?;
+        Some(Self { place, socket })
     }
 
     /// Removes the file of a Unix socket, when nobody is to listen there any more.
@@ -187,6 +206,27 @@ mod tests {
         let listening = Listening::at(&place).expect("free");
         TcpStream::connect(("127.0.0.1", port)).expect("waits in the queue");
         drop(listening);
+    }
+
+    #[test]
+    fn a_socket_that_listens_already_is_known_by_its_place() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s").to_string_lossy().into_owned();
+        for place in [
+            HostPlace::Unix(path),
+            HostPlace::Tcp(Ipv4Addr::LOCALHOST.into(), 0),
+            HostPlace::Tcp(std::net::Ipv6Addr::LOCALHOST.into(), 0),
+        ] {
+            let opened = Listening::at(&place).expect("free");
+            let given = Listening::given(opened.socket).expect("it listens");
+            match (&place, &given.place) {
+                (HostPlace::Tcp(address, _), HostPlace::Tcp(of, port)) => assert!(address == of && *port > 0),
+                (place, of) => assert_eq!(*place, *of),
+            }
+        }
+        let (end, _other) = UnixStream::pair().expect("a pair");
+        assert!(Listening::given(end.into()).is_none());
+        assert!(Listening::given(std::fs::File::open("/dev/null").expect("there").into()).is_none());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use pepita_wire::chunk::{Chunks, HEADER, Piece, header};
 use rustix::io::{Errno, read, write};
 use rustix::net::{Shutdown, shutdown, sockopt};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The maximum number of bytes of one read: what is kept in each direction for a side that does not read.
@@ -29,6 +30,17 @@ pub enum Closes {
     Here,
     /// The other side: this one waits for it.
     There,
+}
+
+/// A count of connections: a clone of it goes with each of them, and is gone with it.
+#[derive(Debug, Clone, Default)]
+pub struct Tally(Arc<()>);
+
+impl Tally {
+    /// Returns the number of connections that exist.
+    pub fn count(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
 }
 
 /// What a socket may do, as far as is known. Events set it, and a call that would block resets it.
@@ -70,11 +82,19 @@ pub(crate) struct Pair {
     /// Whether the plain socket was shut down for writing.
     is_shut: bool,
     closes: Closes,
+    /// Counts this connection as long as it exists.
+    _counted: Option<Tally>,
 }
 
 impl Pair {
     /// Returns the connection between two non-blocking sockets. `first` was read from the carrier already.
-    pub(crate) fn new(plain: OwnedFd, carrier: OwnedFd, first: &[u8], closes: Closes) -> Self {
+    pub(crate) fn new(
+        plain: OwnedFd,
+        carrier: OwnedFd,
+        first: &[u8],
+        closes: Closes,
+        counted: Option<Tally>,
+    ) -> Self {
         let mut pair = Self {
             plain,
             carrier,
@@ -86,6 +106,7 @@ impl Pair {
             chunks: Chunks::default(),
             is_shut: false,
             closes,
+            _counted: counted,
         };
         pair.unpack(first);
         pair

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use crate::pair::Closes;
+pub use crate::pair::{Closes, Tally};
 
 /// The maximum number of connections that are carried at once.
 const CONNECTIONS: usize = 4096;
@@ -83,10 +83,36 @@ impl Relay {
     /// # Errors
     /// When the sockets cannot be made non-blocking. They are closed then.
     pub fn carry(&self, plain: OwnedFd, carrier: OwnedFd, first: &[u8], closes: Closes) -> io::Result<()> {
+        self.carry_new(plain, carrier, first, closes, None)
+    }
+
+    /// Carries a connection as [`Relay::carry`] does, and counts it as long as it exists.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Relay::carry`].
+    pub fn carry_counted(
+        &self,
+        plain: OwnedFd,
+        carrier: OwnedFd,
+        first: &[u8],
+        closes: Closes,
+        tally: &Tally,
+    ) -> io::Result<()> {
+        self.carry_new(plain, carrier, first, closes, Some(tally.clone()))
+    }
+
+    fn carry_new(
+        &self,
+        plain: OwnedFd,
+        carrier: OwnedFd,
+        first: &[u8],
+        closes: Closes,
+        counted: Option<Tally>,
+    ) -> io::Result<()> {
         ioctl_fionbio(&plain, true)?;
         ioctl_fionbio(&carrier, true)?;
         self.shared.carried.fetch_add(1, Ordering::Relaxed);
-        self.shared.waiting().push(Pair::new(plain, carrier, first, closes));
+        self.shared.waiting().push(Pair::new(plain, carrier, first, closes, counted));
         let _ = rustix::io::write(&self.shared.wake_up, &1_u64.to_ne_bytes());
         Ok(())
     }

@@ -73,6 +73,8 @@ pub enum Ask {
     Mount(Vec<Mount>),
     /// Look whether the daemon is well, from outside it; answered with [`ProbeResult`].
     Probe(Probe),
+    /// Tell what the guest uses; answered with [`crate::usage::GuestUsage`]. [`ErrorKind::Unsupported`] of a plain process.
+    Usage,
     /// Unmount the disks, synchronise and power off, whether or not the daemon runs.
     PowerOff,
 }
@@ -310,6 +312,7 @@ impl Ask {
             Self::Dial(dial) => ("dial", value(serde_json::to_value(dial))),
             Self::Accept => ("accept", Value::Null),
             Self::Probe(probe) => ("probe", value(serde_json::to_value(probe))),
+            Self::Usage => ("usage", Value::Null),
             Self::PowerOff => ("power_off", Value::Null),
         }
     }
@@ -343,6 +346,7 @@ impl Ask {
             "dial" => needed(method, value).map(Self::Dial),
             "probe" => needed(method, value).map(Self::Probe),
             "accept" => Ok(Self::Accept),
+            "usage" => Ok(Self::Usage),
             "power_off" => Ok(Self::PowerOff),
             other => {
                 let shown: String = other.chars().take(64).collect();

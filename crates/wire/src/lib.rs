@@ -30,6 +30,7 @@ pub mod storage;
 pub mod stored;
 pub mod streams;
 pub mod text;
+pub mod usage;
 pub mod world;
 
 pub use agent::{Ask, ExecResult, GuestEvent};

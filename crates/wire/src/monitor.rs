@@ -63,7 +63,10 @@ pub enum MonitorRequest {
     Publish(Vec<Publish>),
     /// Answer with the ports that a client has handed over, and with their listening sockets in the same order.
     Published,
-    /// Pass a request on to the guest agent: `start`, `ping`, `exec` or `set_time`.
+    /// Answer with the use of each published port: a list of [`crate::record::PortUse`], `ports`. A monitor of an earlier
+    /// version does not know it.
+    PortUse,
+    /// Pass a request on to the guest agent: `start`, `ping`, `exec`, `set_time` or `usage`.
     Forward(Ask),
 }
 
@@ -108,6 +111,7 @@ impl MonitorRequest {
             Self::Dial { greet: true } => ("dial", json!({ "greet": true })),
             Self::Publish(ports) => ("publish", json!({ "ports": ports })),
             Self::Published => ("published", Value::Null),
+            Self::PortUse => ("port_use", Value::Null),
             Self::Forward(ask) => ask.into_parts(),
         }
     }
@@ -131,9 +135,10 @@ impl MonitorRequest {
             "dial" => Ok(Self::Dial { greet: params(method, value)?.greet }),
             "publish" => Ok(Self::Publish(params(method, value)?.ports)),
             "published" => Ok(Self::Published),
+            "port_use" => Ok(Self::PortUse),
             // Any other method is passed on to the agent, if agents know it.
             _ => match Ask::from_parts(method, value)? {
-                ask @ (Ask::Start(_) | Ask::Ping | Ask::Exec(_) | Ask::SetTime { .. }) => {
+                ask @ (Ask::Start(_) | Ask::Ping | Ask::Exec(_) | Ask::SetTime { .. } | Ask::Usage) => {
                     Ok(Self::Forward(ask))
                 }
                 Ask::Stop(_)
@@ -189,7 +194,9 @@ mod tests {
             MonitorRequest::Dial { greet: true },
             MonitorRequest::Publish(vec!["127.0.0.1:6379:6379".parse().expect("a port")]),
             MonitorRequest::Published,
+            MonitorRequest::PortUse,
             MonitorRequest::Forward(Ask::Ping),
+            MonitorRequest::Forward(Ask::Usage),
             MonitorRequest::Forward(Ask::Start(Start::default())),
             MonitorRequest::Forward(Ask::Exec(exec)),
             MonitorRequest::Forward(Ask::SetTime { unix_ms: 1 }),

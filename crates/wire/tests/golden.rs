@@ -50,6 +50,7 @@ fn to_guest() -> Vec<ToGuest> {
                 timeout_ms: 2000,
             }),
         ),
+        ask(16, Ask::Usage),
     ]
 }
 

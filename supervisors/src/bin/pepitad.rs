@@ -6,6 +6,7 @@ use pepita_supervisors::daemon::{self, Options};
 use pepita_supervisors::exit::ProgramExit;
 use pepita_supervisors::{inherited, output};
 use std::io::{IsTerminal, stderr};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
@@ -14,11 +15,12 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 fn main() {
     inherited::keep();
+    let sockets = inherited::take_sockets();
     inherited::reset_signals();
     output::queue_errors("pepitad");
     let exit = match Options::try_parse() {
         Ok(options) => match start_log(&options) {
-            Ok(()) => run(&options),
+            Ok(()) => run(&options, sockets),
             Err(e) => {
                 output::print_error(format_args!("pepitad: --log: {e}"));
                 ProgramExit::Usage
@@ -32,13 +34,13 @@ fn main() {
     std::process::exit(exit.code().into());
 }
 
-fn run(options: &Options) -> ProgramExit {
+fn run(options: &Options, sockets: Vec<(String, OwnedFd)>) -> ProgramExit {
     if let Err(e) = raise_file_limit() {
         tracing::warn!("the limit of open files cannot be raised: {e}");
     }
     match start_runtime() {
         Ok(runtime) => {
-            let exit = runtime.block_on(daemon::run(options));
+            let exit = runtime.block_on(daemon::run(options, sockets));
             // A thread that waits for a terminal or a disk that hangs is not waited for.
             runtime.shutdown_background();
             exit

@@ -1,8 +1,10 @@
-//! What the launcher knows of a VM, and its supervisor does not: the image, the ports, the memory and CPU time on the host.
+//! What the launcher knows of a VM, and its supervisor does not: the image, the ports with their connections, the disks, the
+//! memory and CPU time on the host and in the guest.
 
 use pepita_supervisor::VmName;
 use pepita_supervisor::control::{Call, Client};
 use pepita_wire::StatusRecord;
+use pepita_wire::record::PortUse;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -56,9 +58,28 @@ fn fill(vm: &mut Value, record: &StatusRecord) {
     if !record.ports.is_empty() {
         vm["ports"] = json!(record.ports);
     }
+    if !record.port_use.is_empty() {
+        vm["port_use"] = json!(with_waiting(&record.port_use, &vm["port_use"]));
+    }
     if let Some(usage) = &record.usage {
         vm["usage"] = json!(usage);
     }
+    if let Some(guest) = &record.guest {
+        vm["guest"] = json!(guest);
+    }
+    if !record.disks.is_empty() {
+        vm["disks"] = json!(record.disks);
+    }
+}
+
+/// Returns the use of the ports, with the number of waiting clients that the supervisor has told where the monitor does not
+/// tell it.
+fn with_waiting(told: &[PortUse], of_supervisor: &Value) -> Vec<PortUse> {
+    let known: Vec<PortUse> = serde_json::from_value(of_supervisor.clone()).unwrap_or_default();
+    let waiting = |port: &str| known.iter().find(|known| known.port == port)?.waiting;
+    let with =
+        |told: &PortUse| PortUse { waiting: told.waiting.or_else(|| waiting(&told.port)), ..told.clone() };
+    told.iter().map(with).collect()
 }
 
 #[cfg(test)]
@@ -75,7 +96,16 @@ mod tests {
         let mut vm = json!({ "name": "a" });
         fill(&mut vm, &record);
         assert_eq!((&vm["ports"][0], &vm["usage"]["rss_kib"]), (&json!("127.0.0.1:80:80"), &json!(7)));
-        assert!(vm.get("image").is_none(), "{vm}");
+        assert!(vm.get("image").is_none() && vm.get("port_use").is_none(), "{vm}");
+        // A monitor of an earlier version says nothing of connections, and the supervisor knows who waits.
+        let port = |open, waiting| PortUse { port: "127.0.0.1:80:80".into(), open, waiting };
+        record.port_use = vec![port(None, None)];
+        vm["port_use"] = json!([port(None, Some(2))]);
+        fill(&mut vm, &record);
+        assert_eq!(vm["port_use"], json!([{ "port": "127.0.0.1:80:80", "open": null, "waiting": 2 }]));
+        record.port_use = vec![port(Some(3), Some(1))];
+        fill(&mut vm, &record);
+        assert_eq!(vm["port_use"], json!([{ "port": "127.0.0.1:80:80", "open": 3, "waiting": 1 }]));
         record.exit = Some(ExitRecord::default());
         let mut ended = json!({ "name": "a" });
         fill(&mut ended, &record);

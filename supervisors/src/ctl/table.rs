@@ -9,6 +9,12 @@ use std::time::Duration;
 
 const HEAD: [&str; 9] = ["GROUP", "VM", "PHASE", "INC", "ATT", "CID", "PID", "SINCE", "NOTE"];
 
+/// What `top` shows of the VMM, before the note.
+const TOP: [&str; 2] = ["MEM", "CPU"];
+
+/// The place of the note, which is the last column of a status.
+const NOTE: usize = 8;
+
 /// The column that gets a colour.
 const PHASE: usize = 2;
 
@@ -47,7 +53,7 @@ pub(super) fn status_of(status: &Value, vms: &[String], in_full: bool) -> String
 
 /// Formats the rows of as many VMs as there is room for, those first that need attention, and how many more there are.
 pub(super) fn top(status: &Value, room: usize) -> Vec<String> {
-    let mut rows: Vec<[String; 9]> = list(&status["groups"]).iter().flat_map(rows_of).collect();
+    let mut rows: Vec<Vec<String>> = list(&status["groups"]).iter().flat_map(rows_of_top).collect();
     // Within a rank the order stays that of the configuration.
     rows.sort_by_key(|row| rank(&row[PHASE]));
     let down: Vec<String> = down(status).collect();
@@ -56,7 +62,9 @@ pub(super) fn top(status: &Value, room: usize) -> Vec<String> {
     if rows.len() > room {
         more = rows.split_off(room.saturating_sub(1));
     }
-    let mut lines = table(rows);
+    let mut head = HEAD.to_vec();
+    head.splice(NOTE..NOTE, TOP);
+    let mut lines = table_of(&head, rows);
     if !more.is_empty() {
         let mut phases: Vec<(&str, usize)> = Vec::new();
         for row in &more {
@@ -96,11 +104,27 @@ fn rows_of(group: &Value) -> impl Iterator<Item = [String; 9]> {
     list(&group["vms"]).iter().map(|vm| row(text(&group["name"]), vm))
 }
 
+/// Returns the rows of a group for `top`: those of a status, with the memory and the CPU of the VMM.
+fn rows_of_top(group: &Value) -> impl Iterator<Item = Vec<String>> {
+    list(&group["vms"]).iter().map(|vm| {
+        let mut row = row(text(&group["name"]), vm).to_vec();
+        let percent = vm["vmm_cpu_percent"].as_u64().map_or_else(|| "-".to_owned(), |cpu| format!("{cpu}%"));
+        let memory = vm["vmm_rss_kib"].as_u64();
+        let memory = memory.map_or_else(|| "-".to_owned(), |kib| format!("{}M", kib.div_ceil(1024)));
+        row.splice(NOTE..NOTE, [memory, percent]);
+        row
+    })
+}
+
 fn table(vms: Vec<[String; 9]>) -> Vec<String> {
-    let mut rows = vec![HEAD.map(str::to_owned)];
+    table_of(&HEAD, vms.into_iter().map(Vec::from).collect())
+}
+
+fn table_of(head: &[&str], vms: Vec<Vec<String>>) -> Vec<String> {
+    let mut rows = vec![head.iter().map(|&word| word.to_owned()).collect::<Vec<_>>()];
     rows.extend(vms);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
     rows.iter().enumerate().map(|(n, row)| format_row(row, &widths, n == 0)).collect()
 }
 
@@ -131,9 +155,67 @@ fn launched(vm: &Value) -> impl Iterator<Item = String> {
     let image = vm["image"]["reference"].as_str();
     let image =
         image.map(|image| format!("{name} image: {} {}", shown(image), shown(text(&vm["image"]["digest"]))));
-    let ports: Vec<&str> = list(&vm["ports"]).iter().filter_map(Value::as_str).collect();
+    let ports = ports(vm);
     let ports = (!ports.is_empty()).then(|| format!("{name} ports: {}", shown(&ports.join(", "))));
-    image.into_iter().chain(ports).chain(host(vm).map(|host| format!("{name} host: {host}")))
+    let disks = list(&vm["disks"]).iter().map(|it| format!("{name} disk {}", shown(&disk(it))));
+    let disks: Vec<String> = disks.collect();
+    let host = host(vm).map(|host| format!("{name} host: {host}"));
+    // A plain process has no guest.
+    let guest = (host.is_some() && vm["vmm"] != "process").then(|| format!("{name} guest: {}", guest(vm)));
+    image.into_iter().chain(ports).chain(disks).chain(host).chain(guest)
+}
+
+/// Returns a number of KiB in MiB, and a word for one that is not known.
+fn mib(kib: &Value) -> String {
+    kib.as_u64().map_or_else(|| "unknown".to_owned(), |kib| format!("{:.1} MiB", kib as f64 / 1024.0))
+}
+
+/// Returns `data: size 1024.0 MiB, on the host 55.0 MiB, used in the guest at /data 12.0 MiB, free there 911.0 MiB`.
+fn disk(disk: &Value) -> String {
+    format!(
+        "{}: size {}, on the host {}, used in the guest at {} {}, free there {}",
+        text(&disk["name"]),
+        mib(&disk["size_kib"]),
+        mib(&disk["host_kib"]),
+        text(&disk["mount"]),
+        mib(&disk["used_kib"]),
+        mib(&disk["available_kib"]),
+    )
+}
+
+/// Returns `memory 113.6 MiB, available 96.0 MiB, CPU 3s; daemon: memory 5.0 MiB, CPU 2s`.
+fn guest(vm: &Value) -> String {
+    let guest = &vm["guest"];
+    if guest.is_null() {
+        return "unknown".to_owned();
+    }
+    let time = |ms: &Value| {
+        ms.as_u64().map_or_else(|| "unknown".to_owned(), |ms| format_duration(Duration::from_millis(ms)))
+    };
+    format!(
+        "memory {}, available {}, CPU {}; daemon: memory {}, CPU {}",
+        mib(&guest["memory_kib"]),
+        mib(&guest["available_kib"]),
+        time(&guest["cpu_ms"]),
+        mib(&guest["daemon_memory_kib"]),
+        time(&guest["daemon_cpu_ms"]),
+    )
+}
+
+/// Returns each port of a VM with its use: `127.0.0.1:6379:6379 (3 open, 0 waiting)`.
+fn ports(vm: &Value) -> Vec<String> {
+    let in_use = list(&vm["port_use"]);
+    let with_use = in_use.iter().map(|port| {
+        let number = |key: &str, word: &str| match port[key].as_u64() {
+            Some(number) => format!("{number} {word}"),
+            None => format!("{word} unknown"),
+        };
+        format!("{} ({}, {})", text(&port["port"]), number("open", "open"), number("waiting", "waiting"))
+    });
+    // A launcher of an earlier version tells the ports alone.
+    let others = list(&vm["ports"]).iter().filter_map(Value::as_str);
+    let others = others.filter(|name| !in_use.iter().any(|port| port["port"] == *name)).map(str::to_owned);
+    with_use.chain(others).collect()
 }
 
 /// Returns `memory 141.2 MiB (vmm 139.0, monitor 2.2), CPU 1m02s`. Memory that is shared with others counts in parts, where
@@ -166,7 +248,7 @@ fn probe(probe: &Value) -> Option<String> {
     })
 }
 
-fn format_row(row: &[String; 9], widths: &[usize], head: bool) -> String {
+fn format_row(row: &[String], widths: &[usize], head: bool) -> String {
     let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
         let style = match (head, column) {
             (true, _) => Style::new().bold(),
@@ -174,7 +256,7 @@ fn format_row(row: &[String; 9], widths: &[usize], head: bool) -> String {
             (false, _) => Style::new(),
         };
         // The last cell is not padded.
-        let pad = if column + 1 == HEAD.len() { 0 } else { width - cell.chars().count() };
+        let pad = if column + 1 == row.len() { 0 } else { width - cell.chars().count() };
         format!("{style}{cell}{style:#}{}", " ".repeat(pad))
     });
     cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
@@ -292,6 +374,8 @@ group web is down: why";
         let vm = |name: &str, phase: &str| json!({ "name": name, "phase": phase, "phase_ms": 0 });
         let mut vms: Vec<Value> = (0..25).map(|n| vm(&format!("v{n}"), "ready")).collect();
         vms[20] = vm("broken", "failed");
+        vms[0]["vmm_rss_kib"] = 143_000.into();
+        vms[0]["vmm_cpu_percent"] = 12.into();
         vms[10] = vm("slow", "starting");
         let status = json!({ "groups": [{ "name": "g", "vms": vms }] });
         let lines: Vec<String> = top(&status, 8).iter().map(|line| plain(line)).collect();
@@ -300,6 +384,8 @@ group web is down: why";
             lines[1].contains("broken") && lines[2].contains("slow") && lines[3].contains("v0"),
             "{lines:#?}"
         );
+        assert!(lines[0].ends_with("SINCE  MEM   CPU  NOTE"), "{}", lines[0]);
+        assert!(lines[3].ends_with("0s     140M  12%") && lines[4].ends_with("0s     -     -"), "{lines:#?}");
         assert_eq!(lines[7], "… 19 more: 19 ready");
         // With room for all there is no such line, and with none there is still one.
         assert_eq!(top(&status, 100).len(), 26);
@@ -358,16 +444,24 @@ c probe: failed, 2 in a row: HTTP 503 Busy";
     fn what_the_launcher_knows_is_shown_in_full() {
         let usage = json!({ "rss_kib": 9000, "pss_kib": 3072, "cpu_ms": 62_000, "processes": [
             { "role": "vmm", "rss_kib": 8000, "pss_kib": 2560 }, { "role": "monitor", "rss_kib": 512 } ] });
+        let disks = json!([{ "name": "data", "mount": "/data", "size_kib": 1_048_576, "host_kib": 2048, "used_kib": 1536 }]);
+        let guest =
+            json!({ "memory_kib": 116_326, "available_kib": 98_304, "cpu_ms": 3000, "daemon_cpu_ms": 2000 });
         let vm = json!({ "name": "a", "phase": "ready", "incarnation": 1, "attempts": 0, "phase_ms": 0, "usage": usage,
+            "vmm": "qemu", "guest": guest, "disks": disks,
             "image": { "reference": "docker.io/library/redis:7", "digest": "sha256:ab" },
-            "ports": ["127.0.0.1:6379:6379", "unix:/run/a.sock:80"] });
+            "ports": ["127.0.0.1:6379:6379", "127.0.0.1:81:80", "unix:/run/a.sock:80"], "port_use": [
+                { "port": "127.0.0.1:6379:6379", "open": 3, "waiting": 0 },
+                { "port": "127.0.0.1:81:80", "open": null, "waiting": null } ] });
         let status = json!({ "groups": [{ "name": "g", "vms": [vm] }] });
         let expected = "\
 GROUP  VM  PHASE  INC  ATT  CID  PID  SINCE  NOTE
 g      a   ready  1    0    -    -    0s
 a image: docker.io/library/redis:7 sha256:ab
-a ports: 127.0.0.1:6379:6379, unix:/run/a.sock:80
-a host: memory 3.0 MiB (vmm 2.5, monitor 0.5), CPU 1m02s";
+a ports: 127.0.0.1:6379:6379 (3 open, 0 waiting), 127.0.0.1:81:80 (open unknown, waiting unknown), unix:/run/a.sock:80
+a disk data: size 1024.0 MiB, on the host 2.0 MiB, used in the guest at /data 1.5 MiB, free there unknown
+a host: memory 3.0 MiB (vmm 2.5, monitor 0.5), CPU 1m02s
+a guest: memory 113.6 MiB, available 96.0 MiB, CPU 3s; daemon: memory unknown, CPU 2s";
         assert_eq!(plain(&status_of(&status, &["a".to_owned()], true)), expected);
         assert_eq!(status_of(&status, &["a".to_owned()], false).lines().count(), 2);
     }

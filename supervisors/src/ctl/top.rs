@@ -2,6 +2,7 @@
 //! screen, and always leaves that screen at the end of the command.
 
 use super::failure::Failure;
+use super::processes::Processes;
 use super::table;
 use crate::exit::ProgramExit;
 use crate::format::{format_event, format_lagged};
@@ -77,14 +78,16 @@ pub(super) async fn run(mut client: Client) -> Result<(), Failure> {
     let screen = Screen::enter()?;
     let mut redraw = tokio::time::interval(REDRAW);
     let mut events = VecDeque::new();
+    let mut processes = Processes::default();
     loop {
         let before = Instant::now();
-        let status = client.call(Call::StatusOf(part.clone())).await?;
+        let mut status = client.call(Call::StatusOf(part.clone())).await?;
         // With many VMs the view changes less often, so that it takes a tenth of the supervisor's time at most.
         let pace = before + before.elapsed() * 10;
         while let Some(received) = client.waiting() {
             keep(&mut events, &received);
         }
+        processes.add(&mut status, Instant::now());
         // A terminal that does not know its size reports 0.
         let rows = rustix::termios::tcgetwinsize(stdout()).map_or(0, |size| size.ws_row);
         // The last line stays free: the end of a line there would move all others up.

@@ -32,6 +32,7 @@ fn vms_are_shown_and_controlled() {
     // A VM that is named is shown with what it uses of the host.
     let full = host.ctl_ok(&["status", "a"]);
     assert!(full.contains("\na host: memory ") && full.contains("monitor "), "{full}");
+    assert!(!full.contains("a guest:"), "a plain process has none: {full}");
     let full: Value = serde_json::from_str(&host.ctl_ok(&["status", "a", "--json"])).expect("JSON");
     let usage = &full["groups"][0]["vms"][0]["usage"];
     let roles: Vec<&Value> =

@@ -21,6 +21,7 @@ mod repair;
 mod service;
 mod signals;
 mod small;
+mod stored_ports;
 mod supervisor_kills;
 mod two;
 mod unreachable;

@@ -14,7 +14,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// Returns a VM whose daemon echoes at a port of its guest, which is published.
-fn echoing(name: &str, published: u16, inside: u16) -> String {
+pub(crate) fn echoing(name: &str, published: u16, inside: u16) -> String {
     let vm = ticker(name, &["--serve", &format!("tcp:{inside}")]);
     format!("{vm}publish = [\"127.0.0.1:{published}:{inside}\"]\nrestart.policy = \"always\"\n")
 }
@@ -26,13 +26,13 @@ fn connect(port: u16) -> TcpStream {
 }
 
 /// Begins an echo. The daemon hears it when it serves this client.
-fn begin(port: u16) -> TcpStream {
+pub(crate) fn begin(port: u16) -> TcpStream {
     let mut stream = connect(port);
     stream.write_all(&0_u64.to_le_bytes()).expect("written");
     stream
 }
 
-fn echo(stream: &mut TcpStream, text: &[u8]) {
+pub(crate) fn echo(stream: &mut TcpStream, text: &[u8]) {
     stream.write_all(text).expect("written");
     let mut heard = vec![0; text.len()];
     stream.read_exact(&mut heard).expect("an echo");
@@ -43,7 +43,7 @@ pub(crate) fn kill_vmm(host: &Host, vm: &str) {
     kill(Pid::from_raw(host.vmm_pid(vm).cast_signed()), Signal::SIGKILL).expect("a process that runs");
 }
 
-fn is_refused(port: u16) -> bool {
+pub(crate) fn is_refused(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
 }
 
@@ -111,6 +111,33 @@ fn no_client_is_refused_while_a_vm_restarts() {
         &format!("[[group]]\nname = \"web\"\nintensity = 1000\n{}", echoing("cache", port, inside)),
     );
     serves_through_kills(&host, port, 5);
+}
+
+#[test]
+fn the_clients_that_wait_while_a_vm_restarts_are_counted() {
+    let (port, inside) = (free_port(), free_port());
+    let vm = echoing("cache", port, inside)
+        + "restart.backoff.initial_delay = \"1h\"\nrestart.backoff.max_delay = \"1h\"\n";
+    let host = Host::new("", &format!("[[group]]\nname = \"web\"\nintensity = 1000\n{vm}"));
+    let mut daemon = host.ready();
+    let told = || {
+        let status: serde_json::Value =
+            serde_json::from_str(&host.ctl_ok(&["status", "cache", "--json"])).expect("JSON");
+        status["groups"][0]["vms"][0]["port_use"][0].clone()
+    };
+    let mut client = begin(port);
+    echo(&mut client, b"hello");
+    let name = format!("127.0.0.1:{port}:{inside}");
+    assert_eq!(told(), serde_json::json!({ "port": name, "open": 1, "waiting": 0 }));
+    kill_vmm(&host, "cache");
+    daemon.until_event(crate::events::vm("cache", 1, "backoff"));
+    let mut waiting = [begin(port), begin(port)];
+    assert_eq!(told(), serde_json::json!({ "port": name, "open": 0, "waiting": 2 }));
+    let text = host.ctl_ok(&["status", "cache"]);
+    assert!(text.contains(&format!("\ncache ports: {name} (0 open, 2 waiting)\n")), "{text}");
+    host.ctl_ok(&["start", "cache"]);
+    waiting.iter_mut().for_each(|client| echo(client, b"served"));
+    assert_eq!(told(), serde_json::json!({ "port": name, "open": 2, "waiting": 0 }));
 }
 
 #[test]

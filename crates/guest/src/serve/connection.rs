@@ -6,6 +6,7 @@ use super::writer::Writer;
 use crate::agent::{Agent, Mode};
 use crate::mounts::mount_all;
 use crate::stream::Stream;
+use crate::usage::usage;
 use crate::{daemon, exec, exec_stream, forward, probe};
 use pepita_wire::agent::Accepted;
 use pepita_wire::frame::Outcome;
@@ -222,6 +223,7 @@ impl Connection {
             },
             Ask::Exec(ask) => self.answer_later(id, move || to_value(&exec::run(&agent, &ask))),
             Ask::Probe(ask) => self.answer_later(id, move || to_value(&probe::run(&ask))),
+            Ask::Usage => self.answer_later(id, move || usage(&agent).and_then(|usage| to_value(&usage))),
             Ask::ExecStream(ask) => {
                 self.answer(id, Ok(json!({ "stream": true })))?;
                 exec_stream::run(&agent, &ask, self.reader.try_clone()?);

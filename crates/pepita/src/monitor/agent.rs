@@ -34,7 +34,18 @@ pub enum Asker {
         /// Whether the request is a signal for the daemon.
         is_signal: bool,
     },
+    /// A client of the control socket that has asked what the guest uses.
+    Usage {
+        /// The client's number.
+        client: u64,
+        /// The id of the client's request.
+        id: u64,
+    },
 }
+
+/// The maximum number of questions for what the guest uses that wait for an answer: those of clients that look again and
+/// again at a guest that hangs must not keep other requests out.
+const USAGES: usize = 8;
 
 /// A message or an event on the line.
 #[derive(Debug)]
@@ -94,6 +105,8 @@ pub struct Agent {
     allowance: Allowance,
     /// Whether no dial is begun, because a paused guest answers none.
     is_held: bool,
+    /// The number of questions for what the guest uses that wait for an answer.
+    usages: usize,
 }
 
 impl Agent {
@@ -102,7 +115,17 @@ impl Agent {
         let conversation = AgentConversation::new(incarnation);
         let allowance = Allowance::new(AGENT_RATE, AGENT_BURST, Instant::now());
         let line = Line::Closed { redial_at: None };
-        Self { address, boot_token, token, incarnation, conversation, line, allowance, is_held: false }
+        Self {
+            address,
+            boot_token,
+            token,
+            incarnation,
+            conversation,
+            line,
+            allowance,
+            is_held: false,
+            usages: 0,
+        }
     }
 
     /// Returns the token and the incarnation for another connection to an agent that is up.
@@ -204,12 +227,17 @@ impl Agent {
     /// Sends a request to the agent on behalf of `asker`. The answer comes as [`News::Answer`] with `asker`.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] when the agent is not up, or does not read its requests.
+    /// [`ErrorKind::Busy`] when the agent is not up, does not read its requests, or leaves too many without an answer.
     pub fn ask(&mut self, ask: Ask, asker: Asker) -> Result<(), WireError> {
         if !self.has_room() {
             return Err(WireError::new(ErrorKind::Busy, "the guest agent does not read"));
         }
+        let is_usage = matches!(asker, Asker::Usage { .. });
+        if is_usage && self.usages >= USAGES {
+            return Err(WireError::new(ErrorKind::Busy, "the guest agent does not answer"));
+        }
         self.conversation.ask(ask, asker).map_err(|refused| refused.error)?;
+        self.usages += usize::from(is_usage);
         self.send_output();
         Ok(())
     }
@@ -267,13 +295,16 @@ impl Agent {
                 }
             },
             Line::Open { mut stream, hello_until } => {
-                let Self { conversation, boot_token, allowance, .. } = self;
+                let Self { conversation, boot_token, allowance, usages, .. } = self;
                 let ended = stream.pump(|bytes| {
                     allowance.take(now, bytes.len());
                     conversation.receive(bytes);
                     while let Some(news) = conversation.next_news()? {
                         if let News::Up { .. } = news {
                             *boot_token = None;
+                        }
+                        if let News::Answer { tag: Asker::Usage { .. }, .. } = news {
+                            *usages = usages.saturating_sub(1);
                         }
                         heard.push(Heard::News(news));
                     }
@@ -290,6 +321,7 @@ impl Agent {
     /// Closes the line and sets the time of the next dial. Returns the requests without an answer.
     pub(super) fn close(&mut self, now: Instant) -> Vec<Heard> {
         let left = self.conversation.disconnected();
+        self.usages = 0;
         self.line = Line::Closed { redial_at: Some(now + left.redial_after) };
         let unanswered = left.unanswered.into_iter().map(Heard::Unanswered);
         unanswered.chain(left.was_up.then_some(Heard::Down)).collect()

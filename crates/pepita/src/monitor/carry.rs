@@ -1,6 +1,6 @@
 //! The connections that a monitor carries: one thread for all of them, from the first one on, whoever has made them.
 
-use pepita_ports::{Closes, Relay};
+use pepita_ports::{Closes, Relay, Tally};
 use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -28,11 +28,18 @@ impl Carrier {
         }
     }
 
-    /// Carries a connection between a socket of the host and the agent. `first` was read from the agent already.
+    /// Carries a connection between a socket of the host and the agent. `first` was read from the agent already. A
+    /// connection of a published port counts there as long as it exists.
     ///
     /// # Errors
     /// When the thread cannot be started. Both sockets are closed then, which resets the connection.
-    pub(super) fn carry(&self, plain: OwnedFd, agent: OwnedFd, first: &[u8]) -> io::Result<()> {
+    pub(super) fn carry(
+        &self,
+        plain: OwnedFd,
+        agent: OwnedFd,
+        first: &[u8],
+        tally: Option<&Tally>,
+    ) -> io::Result<()> {
         let relay = match self.0.get() {
             Some(relay) => relay,
             None => {
@@ -40,6 +47,9 @@ impl Carrier {
                 self.0.get_or_init(|| relay)
             }
         };
-        relay.carry(plain, agent, first, Closes::Here)
+        match tally {
+            Some(tally) => relay.carry_counted(plain, agent, first, Closes::Here, tally),
+            None => relay.carry(plain, agent, first, Closes::Here),
+        }
     }
 }

@@ -17,9 +17,10 @@ use super::carry::Carrier;
 use super::dial::{Address, Dial, Progress};
 use super::stream::Stream;
 use crate::error::eprint_line;
-use pepita_ports::Listening;
+use pepita_ports::{Listening, Tally, waiting};
 use pepita_wire::agent::Dial as DialAsk;
 use pepita_wire::port::HostPlace;
+use pepita_wire::record::PortUse;
 use pepita_wire::{Ask, ErrorKind, Hello, Lines, PROTOCOL_VERSION, Publish, ToGuest, ToHost};
 use rustix::event::PollFlags;
 use rustix::net::{SocketFlags, accept_with, sockopt};
@@ -107,6 +108,8 @@ struct Port {
     way: Way,
     /// Whether the daemon has accepted a connection.
     has_served: bool,
+    /// The connections that are carried for this port.
+    open: Tally,
 }
 
 /// A connection to the agent for the next client.
@@ -170,7 +173,8 @@ impl Ports {
     fn add(&mut self, publish: Publish, listening: Listening, owner: Owner) {
         self.last += 1;
         let number = self.last;
-        self.ports.push(Port { number, publish, listening, owner, way: Way::Idle, has_served: false });
+        let open = Tally::default();
+        self.ports.push(Port { number, publish, listening, owner, way: Way::Idle, has_served: false, open });
     }
 
     /// Replaces the ports that a client has handed over. Connections that are carried go on.
@@ -205,6 +209,18 @@ impl Ports {
     /// Returns the ports, as they are written.
     pub(crate) fn names(&self) -> Vec<String> {
         self.ports.iter().map(|port| port.publish.to_string()).collect()
+    }
+
+    /// Returns the connections of each port, and the clients that wait for one.
+    pub(crate) fn in_use(&self) -> Vec<PortUse> {
+        let sockets: Vec<BorrowedFd<'_>> =
+            self.ports.iter().map(|port| port.listening.socket.as_fd()).collect();
+        let of = |(port, waiting): (&Port, Option<u32>)| PortUse {
+            port: port.publish.to_string(),
+            open: u32::try_from(port.open.count()).ok(),
+            waiting,
+        };
+        self.ports.iter().zip(waiting(&sockets)).map(of).collect()
     }
 
     /// Returns whether there is no port.
@@ -425,8 +441,9 @@ impl Ports {
     /// Takes the client that has waited longest, and connects it with the daemon.
     fn connect(&self, at: usize, agent: OwnedFd, first: &[u8]) {
         // The client may be gone: then the daemon's connection is closed, too.
-        let Ok(client) = take_client(&self.ports[at].listening) else { return };
-        if let Err(e) = self.carrier.carry(client, agent, first) {
+        let port = &self.ports[at];
+        let Ok(client) = take_client(&port.listening) else { return };
+        if let Err(e) = self.carrier.carry(client, agent, first, Some(&port.open)) {
             eprint_line(format_args!("pepita monitor: a connection cannot be carried: {e}"));
         }
     }

@@ -264,7 +264,7 @@ impl Reach {
         if let HostPlace::Tcp(..) = it.to {
             let _ = sockopt::set_tcp_nodelay(&socket, true);
         }
-        if let Err(e) = self.carrier.carry(socket, it.agent, &it.first) {
+        if let Err(e) = self.carrier.carry(socket, it.agent, &it.first, None) {
             eprint_line(format_args!("pepita monitor: a connection cannot be carried: {e}"));
         }
     }

@@ -81,6 +81,7 @@ impl Monitor {
                 let outcome = self.publish_ports(client, ports);
                 self.reply(reply, outcome);
             }
+            Ok(MonitorRequest::PortUse) => self.reply(reply, Ok(json!({ "ports": self.ports.in_use() }))),
             Ok(MonitorRequest::Published) => self.hand_ports_over(reply),
             Ok(MonitorRequest::Forward(Ask::Start(start))) => {
                 match world::start(&self.config.request, start) {
@@ -102,7 +103,10 @@ impl Monitor {
 
     fn forward(&mut self, reply: ReplyTo, ask: Ask) {
         let is_signal = matches!(ask, Ask::Signal(_));
-        let asker = Asker::Client { client: reply.client, id: reply.id, is_signal };
+        let ReplyTo { client, id } = reply;
+        let is_usage = ask == Ask::Usage;
+        let asker =
+            if is_usage { Asker::Usage { client, id } } else { Asker::Client { client, id, is_signal } };
         if let Err(refusal) = self.agent.ask(ask, asker) {
             self.reply(reply, Err(refusal));
         }

@@ -287,7 +287,10 @@ impl Monitor {
                 Heard::News(News::Answer { tag: Asker::Mount, outcome }) => {
                     self.happened(Event::MountAnswered(outcome.map(drop)));
                 }
-                Heard::News(News::Answer { tag: Asker::Client { client, id, is_signal: _ }, outcome }) => {
+                Heard::News(News::Answer {
+                    tag: Asker::Client { client, id, is_signal: _ } | Asker::Usage { client, id },
+                    outcome,
+                }) => {
                     self.control.answer(client, id, outcome);
                 }
                 Heard::Unanswered(Asker::Mount) => {
@@ -298,6 +301,10 @@ impl Monitor {
                 }
                 Heard::Unanswered(Asker::Client { client, id, is_signal }) => {
                     let outcome = self.life.unanswered(is_signal).map(|()| Value::Null);
+                    self.control.answer(client, id, outcome);
+                }
+                Heard::Unanswered(Asker::Usage { client, id }) => {
+                    let outcome = self.life.unanswered(false).map(|()| Value::Null);
                     self.control.answer(client, id, outcome);
                 }
                 Heard::Down => self.happened(Event::AgentDown),

@@ -65,6 +65,20 @@ fn what_the_daemon_has_synchronised_survives_a_kill_of_the_vmm_and_a_disk_has_on
     let disk = disks.join("data.ext4");
     assert_eq!(disk.metadata().expect("made").permissions().mode() & 0o777, 0o600);
     let mut last = await_number(&host, "d", "recorded ", 20);
+    let status = host.status("d");
+    let [used] = &status.disks[..] else { panic!("{:?}", status.disks) };
+    assert_eq!(
+        (used.name.as_str(), used.mount.as_str(), used.size_kib),
+        ("data", "/var/lib/x", Some(256 << 10))
+    );
+    assert!(used.host_kib.is_some_and(|kib| kib > 0 && kib <= 256 << 10), "{used:?}");
+    // A part of the disk is the file system's own.
+    let in_guest = used.used_kib.zip(used.available_kib).expect("the guest tells it");
+    assert!(in_guest.0 > 0 && in_guest.1 > 100 << 10 && in_guest.0 + in_guest.1 < 256 << 10, "{used:?}");
+    let guest = status.guest.expect("the guest tells it");
+    let memory = guest.memory_kib.zip(guest.available_kib).expect("of every Linux");
+    assert!(memory.1 > 0 && memory.1 < memory.0 && guest.cpu_ms.is_some_and(|ms| ms > 0), "{guest:?}");
+    assert!(guest.disks.is_empty(), "they are told with what the host knows: {guest:?}");
     for round in 0..2 {
         let killed = host.status("d").vmm_pid;
         kill(killed, Signal::KILL);

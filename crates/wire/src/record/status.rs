@@ -2,8 +2,9 @@
 
 use crate::exit::{Exit, ExitRecord};
 use crate::image::UsedImage;
-use crate::record::usage::HostUsage;
+use crate::record::usage::{HostUsage, PortUse};
 use crate::text::shown;
+use crate::usage::{DiskUsage, GuestUsage};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
@@ -242,12 +243,22 @@ pub struct StatusRecord {
     /// The ports that the VM publishes, as [`crate::Publish`] is written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
+    /// The use of the published ports. Only `pepita status` tells it, of a VM that runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub port_use: Vec<PortUse>,
     /// The container image that the VM boots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<Box<UsedImage>>,
     /// What the VM uses of its host. Only `pepita status` tells it, of a VM that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Box<HostUsage>>,
+    /// What the guest uses, as its agent tells it. Only `pepita status` tells it, of a VM that runs; absent when the guest does
+    /// not answer, or its agent is too old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Box<GuestUsage>>,
+    /// The use of the disks. Only `pepita status` tells it, of a VM that runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskUsage>,
     /// The path of the run directory.
     pub dir: String,
     /// The labels that the VM was launched with.

@@ -1,4 +1,4 @@
-//! What a VM uses of its host.
+//! What a VM uses of its host, and how its ports are used.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,18 @@ pub struct ProcessUsage {
     pub pss_kib: Option<u64>,
     /// The CPU time that it has used since its start, in milliseconds.
     pub cpu_ms: u64,
+}
+
+/// The use of a published port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PortUse {
+    /// The port, as [`crate::Publish`] is written.
+    pub port: String,
+    /// The number of connections between clients and the daemon; absent when it is not known.
+    pub open: Option<u32>,
+    /// The number of clients that wait in the kernel's queue until the daemon serves them; absent when it is not known.
+    pub waiting: Option<u32>,
 }
 
 impl HostUsage {
