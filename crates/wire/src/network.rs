@@ -20,7 +20,6 @@ pub enum Network {
 
 impl Network {
     /// Returns whether there is none.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
     pub fn is_none(&self) -> bool {
         match self {
             Self::None => true,
