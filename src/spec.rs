@@ -16,6 +16,7 @@ mod world;
 
 pub use diff::{Change, GroupPlan, Plan, Removals, VmPlan};
 pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmName};
+pub use pepita_wire::network::Network;
 pub use pepita_wire::probe::HttpPlace;
 pub use pepita_wire::reach::Reached;
 pub use pepita_wire::storage::DiskSpec;

@@ -4,7 +4,9 @@ use pepita_launcher::cli::{Cli, Request, Run, RunOptions};
 use pepita_launcher::rundir::cid::Wanted;
 use pepita_launcher::vm_config::VmmKind;
 use pepita_supervisor::executor::argv::{self, CONFIG_LABEL, Launch, OWNER_LABEL};
-use pepita_supervisor::spec::{Cid, Incarnation, MachineSpec, Port, Signal, VmName, VmSpec, Vmm, WorldSpec};
+use pepita_supervisor::spec::{
+    Cid, Incarnation, MachineSpec, Network, Port, Signal, VmName, VmSpec, Vmm, WorldSpec,
+};
 use pepita_wire::LaunchSpec;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -113,6 +115,7 @@ fn the_world_of_a_daemon_reaches_the_launcher_whole() {
         sysctls: [("vm.x".to_owned(), "1".to_owned())].into(),
         read_only: true,
         privileged: true,
+        network: Network::User,
     };
     let places = ["db:5432", "api:443=10.0.0.7:443"];
     spec.reach = places.iter().map(|place| place.parse().expect("a place")).collect();
@@ -138,6 +141,7 @@ fn the_world_of_a_daemon_reaches_the_launcher_whole() {
         sysctls: asked.sysctls,
         read_only: asked.read_only,
         privileged: asked.privileged,
+        network: asked.network,
     };
     assert_eq!(world, launch.spec.world);
     assert_eq!(asked.reach, places);

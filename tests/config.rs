@@ -2,8 +2,8 @@
 
 use pepita_supervisor::config::{self, Checked, Level};
 use pepita_supervisor::spec::{
-    Backoff, GroupName, GroupSpec, HealthCheck, Intensity, MachineSpec, OnUnhealthy, Restart, RestartSpec,
-    Signal, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
+    Backoff, GroupName, GroupSpec, HealthCheck, Intensity, MachineSpec, Network, OnUnhealthy, Restart,
+    RestartSpec, Signal, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +43,7 @@ fn a_world_is_read_and_its_files_begin_at_the_files_folder() {
         sysctls = { "vm.overcommit_memory" = 1, "kernel.core_pattern" = "core.%p" }
         read_only = true
         privileged = true
+        network = "user"
         "#,
     );
     let limit = |text: &str| text.parse().expect("a limit");
@@ -63,6 +64,7 @@ fn a_world_is_read_and_its_files_begin_at_the_files_folder() {
         sysctls: [text("vm.overcommit_memory", "1"), text("kernel.core_pattern", "core.%p")].into(),
         read_only: true,
         privileged: true,
+        network: Network::User,
     };
     assert_eq!(spec.groups[0].vms[0].world, expected);
 }

@@ -65,6 +65,12 @@ fn a_world_that_no_guest_can_have_is_told() {
         (guest("user = 101"), (8, 8), "user", &["expected a user"]),
         (guest("workdir = \"data\""), (8, 11), "workdir", &["begins with '/'"]),
         (guest("hostname = \"a_b\""), (8, 12), "hostname", &["no host name", "\"cache-1\""]),
+        (
+            guest("network = \"bridge\""),
+            (8, 11),
+            "network",
+            &["unknown network \"bridge\"", "\"none\", \"user\""],
+        ),
         (guest("ulimits = { files = 1 }"), (8, 21), "ulimits.files", &["no limit", "nofile"]),
         (guest("ulimits = { nofile = \"2:1\" }"), (8, 22), "ulimits.nofile", &["above the second"]),
         (guest("ulimits = { nofile = true }"), (8, 22), "ulimits.nofile", &["a whole number or a text"]),
@@ -88,6 +94,7 @@ fn what_only_a_vm_can_give_is_refused_for_a_plain_process() {
         "read_only = true",
         "privileged = true",
         "reach = [\"10.0.0.7:443\"]",
+        "network = \"user\"",
     ] {
         let key = line.split(' ').next().expect("a key");
         let all = mistakes(&vm(line));
@@ -100,6 +107,7 @@ fn what_only_a_vm_can_give_is_refused_for_a_plain_process() {
         "ulimits = { core = 0 }",
         "privileged = false",
         "reach = []",
+        "network = \"none\"",
     ] {
         assert!(parse(&vm(line)).is_ok(), "{line}");
     }

@@ -83,6 +83,7 @@ fn machine_command_environment_and_cid_wait_for_a_start() {
         ("sysctls = { \"vm.x\" = 1 }", "sysctls"),
         ("read_only = true", "read_only"),
         ("privileged = true", "privileged"),
+        ("network = \"user\"", "network"),
         ("reach = [\"10.0.0.7:443\"]", "reach"),
     ] {
         assert_eq!(api(line), Change::Restart { keys: vec![key], live: vec![] });

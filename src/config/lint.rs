@@ -3,7 +3,7 @@
 
 use super::diagnostic::{Level, Log};
 use super::file::Section;
-use crate::spec::{AutoShutdown, GroupSpec, HealthCheck, Readiness, RestartSpec, VmSpec};
+use crate::spec::{AutoShutdown, GroupSpec, HealthCheck, Network, Readiness, RestartSpec, VmSpec};
 use humantime::format_duration;
 use std::time::Duration;
 
@@ -81,6 +81,11 @@ fn vm(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
         let text = "without health.command, health.tcp or health.http only the guest agent is probed, which answers \
                     before the daemon does";
         log.advise(Level::Warning, written.at(), &written.path, text.to_owned());
+    }
+    if let Some(written) = raw.layer.good("network").filter(|_| spec.world.network == Network::User) {
+        let text = "the guest reaches what the host reaches, also services that listen at 127.0.0.1 of the host (in the \
+                    guest at 10.0.2.2); reach lists what a daemon may dial without a network";
+        log.advise(Level::Info, written.at(), &written.path, text.to_owned());
     }
     if let Some(written) = raw.layer.good("standby").filter(|_| spec.standby > 0) {
         let text = "warm spares are not supported yet; none will be started".to_owned();

@@ -79,8 +79,18 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         disks,
     } = &launch.spec;
     let MachineSpec { vcpus, memory_mb, kernel: _, rootfs: _, image, port, vmm } = machine;
-    let WorldSpec { hostname, user, workdir, env_file, secrets, ulimits, sysctls, read_only, privileged } =
-        world.clone();
+    let WorldSpec {
+        hostname,
+        user,
+        workdir,
+        env_file,
+        secrets,
+        ulimits,
+        sysctls,
+        read_only,
+        privileged,
+        network,
+    } = world.clone();
     let labels = [(OWNER_LABEL, launch.owner.clone()), (CONFIG_LABEL, launch.spec.fingerprint())];
     LaunchSpec {
         incarnation: Some(launch.incarnation.0),
@@ -100,6 +110,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         sysctls,
         read_only,
         privileged,
+        network,
         secrets,
         labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
         // The launch waits for no registry: an image that was brought here is named by its digest.

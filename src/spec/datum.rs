@@ -1,8 +1,9 @@
 //! Translates the value of a key to JSON and back: one form for the fingerprint, for storing and for comparing.
 
 use super::{
-    AutoShutdown, Cid, DiskSpec, GroupName, HttpPlace, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure,
-    OnUnhealthy, Orphans, Port, Publish, Reached, Readiness, Restart, Signal, Strategy, Ulimit, VmName, Vmm,
+    AutoShutdown, Cid, DiskSpec, GroupName, HttpPlace, Network, OnExit, OnGiveUp, OnIntensityExceeded,
+    OnStartFailure, OnUnhealthy, Orphans, Port, Publish, Reached, Readiness, Restart, Signal, Strategy,
+    Ulimit, VmName, Vmm,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +48,7 @@ plain!(bool, u16, u32, usize, f64, String, Vec<String>, BTreeSet<i32>, BTreeMap<
 plain!(BTreeMap<String, Ulimit>, Vec<DiskSpec>);
 text!(VmName, GroupName);
 text!(Restart, OnGiveUp, Strategy, OnIntensityExceeded, AutoShutdown, Readiness, OnStartFailure, OnUnhealthy);
-text!(Orphans, OnExit, Vmm);
+text!(Orphans, OnExit, Vmm, Network);
 
 impl Datum for Duration {
     fn to_json(&self) -> Value {

@@ -7,7 +7,7 @@
 
 use super::datum::Datum;
 use super::{
-    AutoShutdown, Backoff, GroupSpec, HealthSpec, Intensity, MachineSpec, OnExit, OnGiveUp,
+    AutoShutdown, Backoff, GroupSpec, HealthSpec, Intensity, MachineSpec, Network, OnExit, OnGiveUp,
     OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Readiness, Restart, RestartSpec, StartSpec,
     StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
 };
@@ -368,6 +368,8 @@ impl Keyed for VmSpec {
             read_only "read_only" Kind::Flag, NextStart, "the root; /tmp, /run and /dev/shm stay writable";
             privileged "privileged" Kind::Flag, NextStart,
                 "every capability, and setuid programs work; without it those of a container";
+            network "network" words!(Network, "network"), NextStart,
+                "none | user: the guest reaches what the host reaches, also the host's services at 127.0.0.1 (as 10.0.2.2)";
         }
         MachineSpec [machine] Machine {
             vcpus "vcpus" Kind::Whole(1, 288), NextStart, "virtual CPUs, 1 to 288";

@@ -1,5 +1,6 @@
 //! The world of a daemon, as a VM's specification has it.
 
+use pepita_wire::network::Network;
 use pepita_wire::world::Ulimit;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,4 +27,6 @@ pub struct WorldSpec {
     pub read_only: bool,
     /// Whether the daemon has every capability, and may gain privileges.
     pub privileged: bool,
+    /// The network of the guest.
+    pub network: Network,
 }

@@ -27,6 +27,7 @@ async fn the_world_of_the_configuration_is_the_world_in_the_guest() {
             ulimits = {{ nofile = "100:200" }}
             sysctls = {{ "vm.overcommit_memory" = 1 }}
             read_only = true
+            network = "user"
             health.interval = "200ms"
             health.command = ["ticker", "--no-ready", "--exit", "0"]
             "#,
@@ -49,6 +50,7 @@ async fn the_world_of_the_configuration_is_the_world_in_the_guest() {
         "limit=Max open files 100 200 files",
         "write /=Read-only file system (os error 30)",
         "reach 127.0.0.1=ok",
+        r"/etc/resolv.conf=nameserver 10.0.2.3\n",
     ] {
         assert!(lines.contains(&line), "{line}:\n{seen}");
     }

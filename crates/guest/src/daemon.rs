@@ -4,6 +4,7 @@ use crate::agent::{Agent, Mode};
 use crate::cgroup::{self, Cgroup};
 use crate::forerunner::{self, Streams};
 use crate::furnish;
+use crate::network;
 use crate::notify::{self, Datagram};
 use crate::process::{
     children, is_descendant, kill_group, kill_rest, not_executable, of_program, pid_of, step_failed,
@@ -89,6 +90,9 @@ fn spawn(
     match agent.mode {
         Mode::Init => {
             let Surroundings { ids, directory, .. } = &*surroundings;
+            if let Some(card) = &start.network {
+                network::bring_up(&agent.image, card).map_err(|e| step_failed("network", &e))?;
+            }
             agent.reach.open(&start.reach).map_err(|why| step_failed("reach", &io::Error::other(why)))?;
             let names = reach::lines(&start.reach);
             furnish::for_daemon(&start.world, start.name.as_deref(), &names, ids.as_ref(), directory)?;

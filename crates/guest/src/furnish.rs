@@ -1,7 +1,7 @@
 //! Furnishes a guest: at its boot with what every program expects, at the start of the daemon with what the daemon's world
 //! asks for.
 
-use crate::loopback;
+use crate::interface;
 use crate::process::step_failed;
 use crate::users::Ids;
 use pepita_wire::Exit;
@@ -10,6 +10,7 @@ use rustix::mount::{MountFlags, mount, mount_remount};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{OpenOptionsExt, fchown, symlink};
 use std::path::Path;
 
@@ -22,11 +23,12 @@ const LINKS: [(&str, &str); 4] = [
 ];
 
 const HOSTS: &str = "/etc/hosts";
+const RESOLVER: &str = "/etc/resolv.conf";
 
 /// The text of `/etc/hosts` in a guest that has no name yet.
 const LOCAL: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
-/// The text of `/etc/resolv.conf`. Without the file, libraries ask a name server at 127.0.0.1, as with this one.
+/// The text of `/etc/resolv.conf` in a guest without a network. Without the file, libraries ask a name server at 127.0.0.1, as with this one.
 const NO_SERVER: &str = "# no name server: this guest has no network\n";
 
 /// The directory of the secrets.
@@ -35,16 +37,25 @@ const SECRETS: &str = "/run/secrets";
 /// Brings up the loopback interface, links the standard streams, and writes the files of names that the image does not
 /// have. A failure is only printed on the console, because most programs work all the same.
 pub(crate) fn at_boot() {
-    if let Err(e) = loopback::bring_up() {
+    if let Err(e) = interface::bring_up_loopback() {
         let _ = writeln!(io::stderr(), "daemonctl: no loopback interface: {e}");
     }
     for (link, target) in LINKS {
         let _ = symlink(target, link);
     }
-    for (path, text) in [(HOSTS, LOCAL), ("/etc/resolv.conf", NO_SERVER)] {
+    for (path, text) in [(HOSTS, LOCAL), (RESOLVER, NO_SERVER)] {
         if is_open(Path::new(path)) {
             let _ = std::fs::write(path, text);
         }
+    }
+}
+
+/// Writes the name servers of a network, unless the image has its own.
+pub(crate) fn name_servers(servers: &[Ipv4Addr]) {
+    // Only the agent's own text is changed.
+    if std::fs::read_to_string(RESOLVER).is_ok_and(|text| text == NO_SERVER) {
+        let lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+        let _ = std::fs::write(RESOLVER, lines);
     }
 }
 

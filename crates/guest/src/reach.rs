@@ -3,7 +3,7 @@
 //!
 //! A program is taken from the queue of the kernel only when a host has asked for one (`accept`).
 
-use crate::loopback;
+use crate::interface;
 use pepita_ports::Listening;
 use pepita_wire::port::HostPlace;
 use pepita_wire::reach::{DialHost, DialPlace, REACH_CAP};
@@ -47,7 +47,7 @@ impl Reach {
                 DialHost::Name(name) => addresses[name.as_str()],
                 DialHost::Address(address) => *address,
             };
-            loopback::add_address(address).map_err(|e| format!("{place}: {}", io::Error::from(e)))?;
+            interface::add_to_loopback(address).map_err(|e| format!("{place}: {}", io::Error::from(e)))?;
             let listening = Listening::at(&HostPlace::Tcp(address, place.port));
             open.push((place.clone(), listening.map_err(|e| format!("{place}: {e}"))?));
         }

@@ -40,7 +40,8 @@ impl Surroundings {
     pub(crate) fn on_host(image: &Image, start: &Start, cid: u32) -> Result<Self, Exit> {
         let World { workdir, ulimits, .. } = &*start.world;
         let reach = (!start.reach.is_empty()).then_some("reach");
-        let asked = start.world.asked().into_iter().chain(reach);
+        let network = start.network.is_some().then_some("network");
+        let asked = start.world.asked().into_iter().chain(reach).chain(network);
         let refused: Vec<_> = asked.filter(|key| !ON_HOST.contains(key)).collect();
         if !refused.is_empty() {
             let why = io::Error::from(Errno::NOTSUP);

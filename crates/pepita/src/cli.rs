@@ -17,6 +17,7 @@ use crate::rundir::cid::Wanted;
 use crate::vm_config::{CPUS, INCARNATIONS, MAX_TIME_MS, MEMORY_MB, PORTS, VmmKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use daemon::pair;
+use pepita_wire::network::Network;
 use pepita_wire::storage::DiskSpec;
 use pepita_wire::world::{
     Ulimit, check_hostname, check_secret, check_sysctl, check_ulimit, check_user, check_workdir,
@@ -364,6 +365,10 @@ pub struct RunOptions {
     /// that resolves in the guest
     #[arg(long, value_name = "PLACE[=TARGET]")]
     pub reach: Vec<String>,
+    /// The guest's network: none, or user: the guest reaches what this host reaches, ALSO SERVICES AT 127.0.0.1 of this host
+    /// (in the guest at 10.0.2.2), and is reached by published ports alone [default: none]
+    #[arg(long, value_name = "none|user")]
+    pub network: Option<Network>,
     /// The number of this start of the VM [default: the number of the last start plus one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=*INCARNATIONS.end()))]
     pub incarnation: Option<u64>,
@@ -643,6 +648,7 @@ mod tests {
             ["--vsock-cid", "2"],
             ["--env", "=novalue"],
             ["--hostname", "a_b"],
+            ["--network", "bridge"],
             ["--user", "a:b:c"],
             ["--workdir", "data"],
             ["--ulimit", "nofile"],

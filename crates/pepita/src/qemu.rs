@@ -7,6 +7,7 @@
 use crate::host::cgroup::Demand;
 use crate::rundir::layout;
 use crate::vm_config::{Accel, Disk, Root, VmConfig, VmRequest};
+use pepita_wire::network::Network;
 use pepita_wire::record::Transport;
 use pepita_wire::storage;
 use std::ffi::OsString;
@@ -147,6 +148,13 @@ pub(crate) fn argv(config: &VmConfig, append: Append<'_>, fds: Descriptors) -> V
             "-device",
             format!("virtio-blk-device,drive={id},serial={serial},werror=report,rerror=report").into(),
         );
+    }
+    match request.network {
+        Network::None => {}
+        Network::User => {
+            add("-netdev", "user,id=net,ipv6=off".into());
+            add("-device", "virtio-net-device,netdev=net".into());
+        }
     }
     match append {
         Append::Argument(cmdline) => add("-append", cmdline.into()),
@@ -304,6 +312,15 @@ mod tests {
         let text = text(VmRequest { transport: Transport::Vhost, accel: Accel::Kvm, ..request() });
         assert!(text.contains("vhost-vsock-device,guest-cid=42,vhostfd=5"), "{text}");
         assert!(text.contains("-cpu host") && !text.contains("tsc_early_khz"), "{text}");
+    }
+
+    #[test]
+    fn a_guest_has_a_network_card_when_it_is_asked_for() {
+        let of = |network| text(VmRequest { network, ..request() });
+        let without = of(Network::None);
+        assert!(!without.contains("netdev") && !without.contains("virtio-net"), "{without}");
+        let with = of(Network::User);
+        assert!(with.contains("-netdev user,id=net,ipv6=off -device virtio-net-device,netdev=net"), "{with}");
     }
 
     #[test]

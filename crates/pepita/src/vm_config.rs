@@ -8,6 +8,7 @@
 use pepita_wire::Publish;
 use pepita_wire::image::UsedImage;
 use pepita_wire::launch::OWNER_LABEL;
+use pepita_wire::network::Network;
 use pepita_wire::reach::Reached;
 use pepita_wire::record::Transport;
 use pepita_wire::storage::{self, Mount, MountKind};
@@ -262,6 +263,9 @@ pub struct VmRequest {
     /// The places that the daemon may dial.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reach: Vec<Reached>,
+    /// The network of the guest.
+    #[serde(default, skip_serializing_if = "Network::is_none")]
+    pub network: Network,
 }
 
 fn default_port() -> u32 {
@@ -403,6 +407,7 @@ pub(crate) mod tests {
             token_port: true,
             publish: Vec::new(),
             reach: vec!["db:5432".parse().expect("a place")],
+            network: Network::User,
         }
     }
 

@@ -58,7 +58,9 @@ fn vms_share_a_root_that_no_prune_takes_from_them() {
     let record = host.json(&["image", "import", &image, "--as", "redis:7", "--json"]);
     let kernel = kernel();
     let run = ["run", "--kernel", &kernel, "--pull", "never"];
-    host.ok(&[&run[..], &["--name", "a", "--daemon", "--wait-ready", "redis:7"]].concat());
+    // The driver of a network card is in the initrd of this VM alone. Without the card its daemon would not start.
+    let networked = ["--name", "a", "--daemon", "--wait-ready", "--network", "user", "redis:7"];
+    host.ok(&[&run[..], &networked].concat());
     let mut foreground =
         host.command(&[&run[..], &["--name", "b", "--rm", "redis:7", "--", "--save", ""]].concat());
     let mut foreground = foreground.stdout(Stdio::piped()).spawn().expect("pepita runs");

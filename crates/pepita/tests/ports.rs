@@ -5,10 +5,11 @@
 mod host;
 
 use host::{Form, Host, PATIENCE};
+use pepita_wire::record::DaemonState;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -390,5 +391,37 @@ fn ends_resets_and_a_thousand_connections_cross_the_vsock_of_a_microvm() {
     drop(client);
     until("the guest has closed the connection", || sockets() <= before);
     serves_a_thousand(&host, echo);
+    host.destroy("a", &["--force"]);
+}
+
+#[test]
+fn a_guest_with_a_network_dials_the_host_over_tcp_and_udp() {
+    let host = Host::of(Form::Qemu);
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let datagrams = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let port = free_port();
+    let publish = format!("127.0.0.1:{port}:7001");
+    // What listens at 127.0.0.1 of the host is reached, as it is documented.
+    let forward = format!("7001=10.0.2.2:{}", server.local_addr().expect("bound").port());
+    let place = format!("10.0.2.2:{}", datagrams.local_addr().expect("bound").port());
+    let answering = std::thread::spawn(move || {
+        datagrams.set_read_timeout(Some(PATIENCE)).expect("set");
+        let mut asked = [0; 64];
+        let (length, from) = datagrams.recv_from(&mut asked).expect("the daemon asks");
+        datagrams.send_to(b"the host", from).expect("sent");
+        asked[..length].to_vec()
+    });
+    let files = ["/etc/resolv.conf", "/proc/net/route"].map(|path| ["--cat", path]).concat();
+    let ticker = [&["--forward", &forward, "--udp", &place], &files[..]].concat();
+    host.start_with("a", &["--network", "user", "-p", &publish], &ticker);
+    let (client, far) = through(port, &server);
+    each_direction_ends_alone(&client, &far);
+    assert_eq!(answering.join().expect("asked"), b"ask");
+    // The daemon is ready after it has printed everything.
+    host.until("a", |status| status.daemon.state == DaemonState::Ready);
+    let logs = host.ok(&["logs", "--name", "a"]);
+    for line in ["udp=the host", "nameserver 10.0.2.3", "eth0\t00000000\t0202000A"] {
+        assert!(logs.contains(line), "{line}: {logs}");
+    }
     host.destroy("a", &["--force"]);
 }

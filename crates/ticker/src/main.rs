@@ -7,7 +7,7 @@ mod world;
 use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +16,8 @@ const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
               [--flood] [--eat MB] [--write MB] [--to PATH] [--record PATH] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
-              [--serve PORT | PATH | tcp:PORT] [--forward [ADDRESS:]PORT=HOST:PORT] [--rows PORT=HOST:PORT] [--serve-after MS] [--world] [--threads] [--copy]";
+              [--serve PORT | PATH | tcp:PORT] [--forward [ADDRESS:]PORT=HOST:PORT] [--rows PORT=HOST:PORT] [--udp HOST:PORT]
+              [--serve-after MS] [--world] [--threads] [--copy]";
 
 #[derive(Default)]
 struct Options {
@@ -66,6 +67,8 @@ struct Options {
     forward: Option<String>,
     /// A TCP port of a web service that keeps rows, and the place of its PostgreSQL: `8000=db:5432`.
     rows: Option<String>,
+    /// The place to which a datagram is sent, whose answer is printed.
+    udp: Option<String>,
     /// Whether standard input is copied to standard output, to its end.
     copy: bool,
     /// The time before it listens, in milliseconds.
@@ -105,6 +108,7 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("serve") => options.serve = Some(parser.value()?.string()?),
             Long("forward") => options.forward = Some(parser.value()?.string()?),
             Long("rows") => options.rows = Some(parser.value()?.string()?),
+            Long("udp") => options.udp = Some(parser.value()?.string()?),
             Long("copy") => options.copy = true,
             Long("serve-after") => options.serve_after_ms = Some(parser.value()?.parse()?),
             Long("cat") => options.cat.push(parser.value()?.string()?),
@@ -143,6 +147,9 @@ fn main() {
     }
     if let Some(places) = &options.rows {
         rows::serve(places);
+    }
+    if let Some(place) = &options.udp {
+        print_line(&format!("udp={}", ask(place).unwrap_or_else(|e| e.to_string())));
     }
     for name in &options.show {
         print_line(&format!("{name}={}", show(name)));
@@ -228,6 +235,16 @@ fn threads() -> String {
         }
     }
     String::new()
+}
+
+/// Sends a datagram, and returns the text of the one that comes back.
+fn ask(place: &str) -> std::io::Result<String> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(60)))?;
+    socket.send_to(b"ask", place)?;
+    let mut buffer = [0; 64];
+    let (length, _) = socket.recv_from(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
 /// Writes a file, and waits after each MiB until it is on the disk.

@@ -4,6 +4,7 @@
 
 use crate::error::{ErrorKind, WireError};
 use crate::exit::{Exit, generation_1};
+use crate::network::Card;
 use crate::port::GuestPlace;
 use crate::probe::Check;
 use crate::reach::DialPlace;
@@ -97,6 +98,9 @@ pub struct Start {
     /// The places that the daemon may dial. The agent listens there before the daemon starts, and the names resolve.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reach: Vec<DialPlace>,
+    /// What the agent gives to the network card before the daemon starts; absent = there is no card, or it is left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Card>,
 }
 
 impl Start {
@@ -107,12 +111,16 @@ impl Start {
     /// The same for a start with places that the daemon may dial.
     const REACHING: &str = "start_reaching";
 
+    /// The same for a start in a guest with a network.
+    const NETWORKED: &str = "start_networked";
+
     /// Returns the method for this start: the oldest that does not leave anything out.
     fn method(&self) -> &'static str {
-        match (self.reach.is_empty(), self.world.is_default()) {
-            (true, true) => "start",
-            (true, false) => Self::IN_WORLD,
-            (false, _) => Self::REACHING,
+        match (&self.network, self.reach.is_empty(), self.world.is_default()) {
+            (None, true, true) => "start",
+            (None, true, false) => Self::IN_WORLD,
+            (None, false, _) => Self::REACHING,
+            (Some(_), _, _) => Self::NETWORKED,
         }
     }
 }
@@ -326,7 +334,9 @@ impl Ask {
         let loose = |value| params::<Loose>(method, value);
         match method {
             "ping" => Ok(Self::Ping),
-            "start" | Start::IN_WORLD | Start::REACHING => params(method, value).map(Self::Start),
+            "start" | Start::IN_WORLD | Start::REACHING | Start::NETWORKED => {
+                params(method, value).map(Self::Start)
+            }
             "stop" => params(method, value).map(Self::Stop),
             "signal" => {
                 let number = loose(value)?.signal;

@@ -4,6 +4,7 @@
 //! Each field is optional in the text. A launcher refuses a field that it does not know, because a VM without the
 //! requested property is worse than no VM.
 
+use crate::network::Network;
 use crate::storage::DiskSpec;
 use crate::world::Ulimit;
 use serde::{Deserialize, Serialize};
@@ -127,6 +128,9 @@ pub struct LaunchSpec {
     /// The places that the daemon may dial, as [`crate::reach::Reached`] is written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reach: Vec<String>,
+    /// The network of the guest.
+    #[serde(skip_serializing_if = "Network::is_none")]
+    pub network: Network,
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod launch;
 pub mod line;
 pub mod monitor;
 pub mod name;
+pub mod network;
 pub mod port;
 pub mod probe;
 pub mod protocol;

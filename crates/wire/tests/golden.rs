@@ -1,6 +1,7 @@
 //! Golden files of generation 1 of the conversation. All later versions must be able to read these bytes.
 
 use pepita_wire::agent::{Dial, Exec, Health, Probe, Start, Stop};
+use pepita_wire::network::Network;
 use pepita_wire::probe::Check;
 use pepita_wire::world::World;
 use pepita_wire::{Ask, ErrorKind, Exit, GuestEvent, GuestPlace, Hello, Signal, ToGuest, ToHost, WireError};
@@ -135,6 +136,16 @@ fn a_start_in_a_world_has_a_method_that_an_older_agent_refuses() {
     assert_eq!(params["world"], json!({ "user": "redis" }));
     let Ok(Ask::Start(read)) = Ask::from_parts(method, params) else { panic!("a start") };
     assert_eq!(read.reach.len(), 1);
+    let card = Network::User.card();
+    let (method, params) = Ask::Start(Start { network: card.clone(), ..read }).into_parts();
+    let shown =
+        json!({ "address": "10.0.2.15", "prefix": 24, "gateway": "10.0.2.2", "name_servers": ["10.0.2.3"] });
+    assert_eq!(
+        (method, &params["network"], &params["reach"]),
+        ("start_networked", &shown, &json!(["db:5432"]))
+    );
+    let Ok(Ask::Start(read)) = Ask::from_parts(method, params) else { panic!("a start") };
+    assert_eq!(read.network, card);
 }
 
 #[test]

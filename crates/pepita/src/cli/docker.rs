@@ -31,7 +31,8 @@ const CALLS: &[(&str, &str)] = &[
 ];
 
 /// What is said of a network.
-const NETWORK: &str = "a VM has no network of its own; -p PORT:GUEST_PORT publishes a port";
+const NETWORK: &str = "--network user gives a VM a network of its own, -p PORT:GUEST_PORT publishes a port without one, and \
+                       --reach lets the daemon dial a place";
 /// What is said of a health check.
 const HEALTH: &str = "a supervisor makes the health checks: health.command in the configuration of pepitad";
 /// What is said of capabilities.
@@ -50,7 +51,6 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--link", NETWORK),
     ("--mount", "-v NAME:/PATH and --disk keep a directory of the guest on a disk"),
     ("--net", NETWORK),
-    ("--network", NETWORK),
     ("--no-healthcheck", HEALTH),
     ("--platform", "guests are linux/amd64"),
     ("--publish-all", "-p PORT:GUEST_PORT publishes a port; `pepita image inspect` shows those of the image"),

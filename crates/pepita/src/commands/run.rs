@@ -10,6 +10,7 @@ use crate::ops::launch::{Caller, launch};
 use crate::rundir::RunDir;
 use crate::rundir::cid::Wanted;
 use crate::vm_config::READY_TIMEOUT_MS;
+use pepita_wire::network::Network;
 use pepita_wire::record::{CallErrorKind, pretty};
 use pepita_wire::{LaunchSpec, StatusRecord, VmId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -27,6 +28,12 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
     if spec.vmm.as_deref() == Some("process") && !json {
         eprint_line(format_args!(
             "pepita: {name}: --vmm process has NO ISOLATION: the daemon is a plain process of this host"
+        ));
+    }
+    if spec.network == Network::User && !json {
+        eprint_line(format_args!(
+            "pepita: {name}: --network user: the guest reaches what this host reaches, also services that listen at \
+             127.0.0.1 of this host (in the guest at 10.0.2.2)"
         ));
     }
     let timeout = Duration::from_millis(spec.ready_timeout_ms.unwrap_or(READY_TIMEOUT_MS));
@@ -176,6 +183,7 @@ fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
         labels: spec.labels,
         publish: spec.publish,
         reach: spec.reach,
+        network: options.network.unwrap_or(spec.network),
     }
 }
 
@@ -207,8 +215,19 @@ mod tests {
         };
         assert_eq!(asked_for(spec.clone(), &[]), spec);
         let args = ["--memory", "1G", "--vsock-cid", "auto", "--label", "k=option", "--vmm", "process"];
-        let world =
-            ["--user", "7", "--ulimit", "nofile=9", "--sysctl", "vm.x=1", "--secret", "k=/f", "--read-only"];
+        let world = [
+            "--user",
+            "7",
+            "--ulimit",
+            "nofile=9",
+            "--sysctl",
+            "vm.x=1",
+            "--secret",
+            "k=/f",
+            "--read-only",
+            "--network",
+            "user",
+        ];
         let args = [&args[..], &world].concat();
         let expected = LaunchSpec {
             memory_mb: Some(1024),
@@ -220,6 +239,7 @@ mod tests {
             sysctls: [("vm.x".to_owned(), "1".to_owned())].into(),
             secrets: [("k".to_owned(), "/f".into())].into(),
             read_only: true,
+            network: Network::User,
             ..spec.clone()
         };
         assert_eq!(asked_for(spec, &args), expected);

@@ -13,8 +13,11 @@ use std::process::Command;
 pub const FOR_ALL: [&str; 5] =
     ["virtio_mmio", "virtio_rng", "virtio_console", "vmw_vsock_virtio_transport", "pvpanic_mmio"];
 
-/// The drivers that a guest loads when it needs them: those of disks and of shares.
-pub const WHEN_NEEDED: [&str; 2] = ["virtio_blk", "virtiofs"];
+/// The driver of a network card.
+pub const FOR_NETWORK: &str = "virtio_net";
+
+/// The drivers that a guest loads when it needs them: those of disks, of shares and of a network card.
+pub const WHEN_NEEDED: [&str; 3] = ["virtio_blk", "virtiofs", FOR_NETWORK];
 
 /// The modules that an initrd needs to mount a disk.
 pub const FOR_DISK: [&str; 6] = [

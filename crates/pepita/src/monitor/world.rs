@@ -22,7 +22,13 @@ pub(super) fn start(request: &VmRequest, start: Start) -> Result<Start, WireErro
     let world = pepita_wire::world::World { secrets, ..request.world.clone() };
     let name = request.name.strip_prefix(PREFIX).unwrap_or(&request.name);
     let reach = request.reach.iter().map(|reached| reached.at.clone()).collect();
-    Ok(Start { name: Some(name.to_owned()), world: world.into(), reach, ..start })
+    Ok(Start {
+        name: Some(name.to_owned()),
+        world: world.into(),
+        reach,
+        network: request.network.card(),
+        ..start
+    })
 }
 
 /// Reads the files of secrets.
@@ -67,6 +73,7 @@ mod tests {
         assert_eq!((ordered.name.as_deref(), ordered.command.len()), (Some("cache"), 1));
         assert_eq!(ordered.world.user.as_deref(), Some("7:8"));
         assert_eq!(ordered.reach.iter().map(ToString::to_string).collect::<Vec<_>>(), ["db:5432"]);
+        assert_eq!(ordered.network, request.network.card());
         assert_eq!(ordered.world.secrets["key"], Secret(b"\0k\xff".to_vec()));
 
         std::fs::write(&path, vec![0; SECRETS_CAP + 1]).expect("written");

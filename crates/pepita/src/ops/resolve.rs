@@ -7,7 +7,7 @@ use crate::error::{CallError, Result, call_error};
 use crate::host::programs::{AGENT, BACKEND, QEMU, static_agent};
 use crate::host::{kvm, ram, vhost_vsock};
 use crate::image::installed::Kernels;
-use crate::image::{build, init, kernel, memory};
+use crate::image::{build, init, kernel, memory, modules};
 use crate::ops::container::used;
 use crate::rundir::cid::Wanted;
 use crate::rundir::{RunDir, tsc};
@@ -17,6 +17,7 @@ use crate::vm_config::{
 };
 use pepita_wire::agent::Start;
 use pepita_wire::image::ImageRecord;
+use pepita_wire::network::Network;
 use pepita_wire::port::{BadPublish, PORTS_CAP};
 use pepita_wire::reach::{BadReach, REACH_CAP, Reached};
 use pepita_wire::record::{CallErrorKind, Transport};
@@ -80,6 +81,7 @@ pub(crate) fn resolve(
         token_port: false,
         publish: publish(&spec)?,
         reach: reach(&spec, vmm)?,
+        network: network(&spec, vmm)?,
         log_dir: log_dir(&spec)?,
         disks: disks(&spec, vmm)?,
     };
@@ -263,6 +265,22 @@ fn reach(spec: &LaunchSpec, vmm: VmmKind) -> Result<Vec<Reached>> {
     }
 }
 
+/// Returns the network of the guest.
+fn network(spec: &LaunchSpec, vmm: VmmKind) -> Result<Network> {
+    match (spec.network, vmm) {
+        (Network::None, _) | (_, VmmKind::Qemu) => Ok(spec.network),
+        (Network::User, VmmKind::Process) => Err(refused("network", NOT_ON_HOST)),
+    }
+}
+
+/// Returns the driver that an initrd loads for the network of the guest.
+fn network_driver(spec: &LaunchSpec) -> Option<&'static str> {
+    match spec.network {
+        Network::None => None,
+        Network::User => Some(modules::FOR_NETWORK),
+    }
+}
+
 /// Parses a word; an absent word means the default.
 fn word<T: FromStr + Default>(field: &str, text: Option<&str>) -> Result<T> {
     let read = |text: &str| text.parse().map_err(|_| refused(field, &format!("{text:?} is none")));
@@ -408,7 +426,8 @@ fn initrd(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path) -> Result<Option<P
     }
     match package(spec, kernel) {
         Some(package) => {
-            build::initrd(run_dir, &static_agent()?, &package, build::Initrd::HandsOver).map(Some)
+            let what = build::Initrd::HandsOver;
+            build::initrd(run_dir, &static_agent()?, &package, what, network_driver(spec)).map(Some)
         }
         None => Ok(None),
     }
@@ -424,7 +443,8 @@ fn shared_root(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path, image: &Image
         );
         call_error(CallErrorKind::BadImage, why)
     })?;
-    let initrd = build::initrd(run_dir, &static_agent()?, &package, build::Initrd::Shares)?;
+    let what = build::Initrd::Shares;
+    let initrd = build::initrd(run_dir, &static_agent()?, &package, what, network_driver(spec))?;
     Ok(Root::Shared { image: image.root.clone(), initrd })
 }
 
@@ -476,7 +496,7 @@ mod tests {
         };
         let process = |spec: LaunchSpec| LaunchSpec { vmm: Some("process".into()), ..spec };
         let secret = |path: &str| [("key".to_owned(), PathBuf::from(path))].into();
-        let cases: [(&str, LaunchSpec); 20] = [
+        let cases: [(&str, LaunchSpec); 21] = [
             ("user", LaunchSpec { user: Some("a:b:c".into()), ..LaunchSpec::default() }),
             ("workdir", LaunchSpec { workdir: Some("data".into()), ..LaunchSpec::default() }),
             ("hostname", LaunchSpec { hostname: Some(String::new()), ..LaunchSpec::default() }),
@@ -487,6 +507,7 @@ mod tests {
             ("privileged", process(LaunchSpec { privileged: true, ..LaunchSpec::default() })),
             ("secrets", process(LaunchSpec { secrets: secret("/dev/null"), ..LaunchSpec::default() })),
             ("read_only", process(LaunchSpec { read_only: true, ..LaunchSpec::default() })),
+            ("network", process(LaunchSpec { network: Network::User, ..LaunchSpec::default() })),
             ("env", env("A=B", "x")),
             ("env", env("A", "x\0")),
             ("command", LaunchSpec { command: vec!["a\0".into()], ..LaunchSpec::default() }),

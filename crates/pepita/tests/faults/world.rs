@@ -286,6 +286,7 @@ fn a_plain_process_has_a_directory_and_limits_and_refuses_the_rest_in_words() {
         &["--hostname", "x"],
         &["--read-only"],
         &["--privileged"],
+        &["--network", "user"],
         &["--sysctl", "vm.x=1"],
         &["--secret", "key=/dev/null"],
     ] {
