@@ -18,7 +18,7 @@ pub use diff::{Change, GroupPlan, Plan, Removals, VmPlan};
 pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmName};
 pub use pepita_wire::probe::HttpPlace;
 pub use pepita_wire::reach::Reached;
-pub use pepita_wire::storage::DiskSpec;
+pub use pepita_wire::storage::{DiskSpec, ShareSpec};
 pub use pepita_wire::world::Ulimit;
 pub use pepita_wire::{Publish, Signal, VmId};
 pub use policy::{
@@ -200,6 +200,8 @@ pub struct VmSpec {
     pub significant: bool,
     /// The disks, which outlive the VM.
     pub disks: Vec<DiskSpec>,
+    /// The directories of the host that the guest sees.
+    pub shares: Vec<ShareSpec>,
 }
 
 impl VmSpec {
@@ -222,6 +224,7 @@ impl VmSpec {
             autostart: true,
             significant: false,
             disks: Vec::new(),
+            shares: Vec::new(),
         }
     }
 }

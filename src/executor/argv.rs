@@ -77,6 +77,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         autostart: _,
         significant: _,
         disks,
+        shares,
     } = &launch.spec;
     let MachineSpec { vcpus, memory_mb, kernel: _, rootfs: _, image, port, vmm } = machine;
     let WorldSpec { hostname, user, workdir, env_file, secrets, ulimits, sysctls, read_only, privileged } =
@@ -121,6 +122,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         publish: Vec::new(),
         reach: reach.iter().map(ToString::to_string).collect(),
         disks: disks.clone(),
+        shares: shares.clone(),
         // The environment of the call names the directories for logs and disks.
         log_dir: None,
         disk_dir: None,

@@ -1,7 +1,11 @@
-//! Starts the processes of a VM: the VMM, and its vsock back-end. No other module starts them.
+//! Starts the processes of a VM: the VMM, its vsock back-end and the servers of its shares. No other module starts them.
 //!
 //! The processes outlive the monitor that starts them: no process is set up to die with its parent, and no pipe of a
 //! process ends in the monitor.
+
+mod share;
+
+pub use share::{Server, lost};
 
 use crate::error::{Result, call_error, io, system};
 use crate::host::process_id::{END_DEADLINE, ProcessId};
@@ -50,13 +54,17 @@ impl Process {
             let kind = if is_missing { CallErrorKind::VmmMissing } else { CallErrorKind::TryAgain };
             call_error(kind, format!("{program}: {e}"))
         })?;
+        Self::of_child(child, Path::new(&program))
+    }
+
+    fn of_child(child: Child, program: &Path) -> Result<Self> {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         // The child was not reaped yet, so its identity can be read even if the child has ended.
         let identity = ProcessId::of_child(child.id());
         match handle {
             Some(handle) => Ok(Self { identity, child: Some(child), handle }),
-            None => Err(system(&program, "no handle on the process")),
+            None => Err(system(&program.to_string_lossy(), "no handle on the process")),
         }
     }
 
@@ -99,6 +107,8 @@ pub struct Processes {
     pub vmm: Process,
     /// The vsock back-end, on the hybrid transport.
     pub backend: Option<Process>,
+    /// The servers of the shares.
+    pub shares: Vec<Server>,
     /// The connection to the guest's console.
     pub console: OwnedFd,
     /// The connection to QEMU's monitor. `None` for a plain process, and while QEMU takes no connection.
@@ -114,6 +124,7 @@ impl Processes {
         if let Some(backend) = self.backend {
             backend.kill();
         }
+        self.shares.into_iter().for_each(Server::kill);
     }
 }
 
@@ -161,15 +172,26 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
         }
         None => Append::Argument(&cmdline),
     };
-    let (backend, vsock) = match (vhost, &config.request.backend) {
-        (None, Some(program)) => start_backend(program, config).map(|(p, fd)| (Some(p), Some(fd)))?,
-        (Some(_), _) | (None, None) => (None, None),
+    let shares = share::start(config)?;
+    let (shares, streams): (Vec<Server>, Vec<UnixStream>) = shares.into_iter().unzip();
+    let started = match (vhost, &config.request.backend) {
+        (None, Some(program)) => start_backend(program, config).map(|(p, fd)| (Some(p), Some(fd))),
+        (Some(_), _) | (None, None) => Ok((None, None)),
     };
+    let (backend, vsock) = match started {
+        Ok(started) => started,
+        Err(e) => {
+            shares.into_iter().for_each(Server::kill);
+            return Err(e);
+        }
+    };
+    let share_fds: Vec<i32> = streams.iter().map(AsRawFd::as_raw_fd).collect();
     let vsock = vsock.as_ref().or(vhost);
     let fds = Descriptors {
         qmp: for_qmp.as_raw_fd(),
         vsock: vsock.map_or(-1, AsRawFd::as_raw_fd),
         token: port.as_ref().map(|[port, _]| port.as_raw_fd()),
+        shares: &share_fds,
     };
     // Core files of QEMU are switched off: they would contain the guest's memory, which must not get onto the host's
     // disk.
@@ -177,18 +199,19 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
     let inherited = [for_qmp.as_fd(), cid_lock.as_fd()].into_iter().chain(vsock.map(AsFd::as_fd));
     let inherited = inherited.chain(port.iter().flatten().map(AsFd::as_fd));
     let inherited = inherited.chain(keep.iter().flatten().map(AsFd::as_fd)).chain(sign.map(AsFd::as_fd));
-    let inherited = inherited.chain(disks.iter().map(AsFd::as_fd));
+    let inherited = inherited.chain(disks.iter().map(AsFd::as_fd)).chain(streams.iter().map(AsFd::as_fd));
     let spawned = command(&config.request.program, config).and_then(|mut command| {
         command.args(qemu::argv(config, append, fds));
         inherit(inherited)?;
         Process::spawn(&mut command)
     });
     match spawned {
-        Ok(vmm) => Ok(Processes { vmm, backend, console, qmp: Some(qmp), keep }),
+        Ok(vmm) => Ok(Processes { vmm, backend, shares, console, qmp: Some(qmp), keep }),
         Err(e) => {
             if let Some(backend) = backend {
                 backend.kill();
             }
+            shares.into_iter().for_each(Server::kill);
             Err(e)
         }
     }
@@ -233,7 +256,7 @@ fn start_process(config: &VmConfig, claims: &Claims<'_>) -> Result<Processes> {
     }
     let inherited = [claims.cid_lock.as_fd()].into_iter().chain(claims.sign.map(AsFd::as_fd));
     let vmm = inherit(inherited).and_then(|()| Process::spawn(&mut command))?;
-    Ok(Processes { vmm, backend: None, console, qmp: None, keep: None })
+    Ok(Processes { vmm, backend: None, shares: Vec::new(), console, qmp: None, keep: None })
 }
 
 /// Creates the pipes of the guest's console. QEMU discards output that the reader of the console does not take at once.
@@ -375,7 +398,13 @@ fn last_panic(text: &str) -> Option<String> {
 /// else. (QEMU begins with the note that it waits for a connection.)
 fn worst_first(text: &str) -> String {
     let rank = |line: &str| match line {
-        line if line.contains("info: ") => 2,
+        // The others are lines of virtiofsd about its start.
+        line if ["info: ", "virtio_session_mount: ", "virtio_loop: "]
+            .iter()
+            .any(|part| line.contains(part)) =>
+        {
+            2
+        }
         line if line.contains("warning: ") => 1,
         _ => 0,
     };

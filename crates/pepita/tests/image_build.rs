@@ -330,8 +330,11 @@ fn an_ordinary_user_builds_a_read_only_tree_and_what_may_not_be_read_is_named() 
     std::fs::set_permissions(yard.path("out"), Permissions::from_mode(0o777)).expect("a mode");
     // A user may not be allowed to enter the folder of the project, so the programs are copied.
     let (pepita, agent) = (yard.path("pepita"), yard.path("agent"));
-    std::fs::copy(host::pepita(), &pepita).expect("copied");
-    std::fs::copy(guest_file("daemonctl"), &agent).expect("copied");
+    // Another test starts a process at any moment, which has this test's open files until its exec(2), and a program that is
+    // open for writing cannot be started. So another process writes it.
+    for (from, to) in [(host::pepita(), &pepita), (&guest_file("daemonctl"), &agent)] {
+        assert!(Command::new("cp").args([from, to]).status().expect("cp").success());
+    }
     let build = |kind: &str| {
         let mut call = Command::new(&pepita);
         call.args(["image", "build", "--agent"]).arg(&agent).arg("--dir").arg(yard.path("tree"));

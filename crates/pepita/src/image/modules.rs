@@ -16,6 +16,9 @@ pub const FOR_ALL: [&str; 5] =
 /// The drivers that a guest loads when it needs them: those of disks and of shares.
 pub const WHEN_NEEDED: [&str; 2] = ["virtio_blk", "virtiofs"];
 
+/// The module of shares.
+pub const FOR_SHARE: &str = "virtiofs";
+
 /// The modules that an initrd needs to mount a disk.
 pub const FOR_DISK: [&str; 6] = [
     "virtio_mmio",

@@ -54,6 +54,7 @@ impl VmState {
             | Exit::BootTimeout
             | Exit::AgentLost { .. }
             | Exit::TransportLost
+            | Exit::ShareLost { .. }
             | Exit::Unknown => Self::Failed,
         }
     }
