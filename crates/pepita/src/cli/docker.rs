@@ -12,7 +12,6 @@ const CALLS: &[(&str, &str)] = &[
     ),
     ("compose", "a configuration of pepitad runs several VMs together"),
     ("container", "`pepita list` lists the VMs"),
-    ("cp", "`pepita exec NAME -- cat FILE` and `pepita exec -i NAME -- tee FILE` copy files"),
     ("create", "`pepita run --hold` boots a VM without its daemon, and `pepita start` starts that"),
     ("images", "`pepita image list` lists the images"),
     ("inspect", "`pepita status NAME` is about a VM, `pepita image inspect REFERENCE` about an image"),

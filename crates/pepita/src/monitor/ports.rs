@@ -9,6 +9,9 @@
 //!   ▲                            │                        │
 //!   └── Pausing ◄── not yet ─────┴────────────────────────┘── refused ──► the client is reset
 //! ```
+//!
+//! From the first client on, one more connection to the agent is made and greeted ahead of the next client, of whichever
+//! port: that client is spared the way to the agent ([`Spare`]).
 
 use super::carry::Carrier;
 use super::dial::{Address, Dial, Progress};
@@ -34,6 +37,9 @@ const WAIT_MS: u64 = 1000;
 /// The time after the start of a daemon for which clients wait for it to listen, unless it has said that it is ready.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// The number of the spare connection among the numbers of the ports.
+const SPARE: u64 = 0;
+
 /// The time limit for the agent's answers.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
 
@@ -55,6 +61,22 @@ pub(crate) struct Greeting<'a> {
     pub(crate) token: &'a str,
     /// The incarnation of the VM.
     pub(crate) incarnation: u64,
+}
+
+impl Greeting<'_> {
+    /// Returns the line that opens a connection to the agent for one stream: such a connection takes no place of those
+    /// that ask.
+    pub(super) fn hello_for_stream(self) -> Vec<u8> {
+        let hello = Hello {
+            protocol_version: PROTOCOL_VERSION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            incarnation: self.incarnation,
+            token: Some(self.token.to_owned()),
+            stream: true,
+            ..Hello::default()
+        };
+        ToGuest::Hello(hello).encode()
+    }
 }
 
 /// The owner of a listening socket.
@@ -87,6 +109,18 @@ struct Port {
     has_served: bool,
 }
 
+/// A connection to the agent for the next client.
+#[derive(Debug)]
+enum Spare {
+    Dialling(Dial),
+    /// The agent was greeted. Its own hello is all that it says before it is asked.
+    Greeted {
+        stream: Stream,
+        lines: Lines,
+        has_answered: bool,
+    },
+}
+
 /// The meaning of what the agent has said.
 enum Said {
     /// Nothing yet.
@@ -107,6 +141,7 @@ pub(crate) struct Ports {
     ports: Vec<Port>,
     /// Dials for ports that are published no more. A dial must not be given up before the guest has answered.
     given_up: Vec<(u64, Dial)>,
+    spare: Option<Spare>,
     last: u64,
     carrier: Carrier,
     serving: Serving,
@@ -121,7 +156,8 @@ impl Ports {
         let mut ports = Self {
             ports: Vec::new(),
             given_up: Vec::new(),
-            last: 0,
+            spare: None,
+            last: SPARE,
             carrier,
             serving: Serving::No,
             since: None,
@@ -192,6 +228,10 @@ impl Ports {
         match serving {
             Serving::No => {
                 self.since = None;
+                // A dial goes on until the guest has answered.
+                if let Some(Spare::Greeted { .. }) = self.spare {
+                    self.spare = None;
+                }
                 for port in &mut self.ports {
                     port.has_served = false;
                     if let Way::Asking { .. } | Way::Pausing(_) = port.way {
@@ -209,7 +249,11 @@ impl Ports {
             Way::Dialling(dial) => dial.to_keep(),
             Way::Idle | Way::Asking { .. } | Way::Pausing(_) => None,
         });
-        dials.chain(self.given_up.iter().filter_map(|(_, dial)| dial.to_keep()))
+        let spare = self.spare.iter().filter_map(|spare| match spare {
+            Spare::Dialling(dial) => dial.to_keep(),
+            Spare::Greeted { .. } => None,
+        });
+        dials.chain(self.given_up.iter().filter_map(|(_, dial)| dial.to_keep())).chain(spare)
     }
 
     /// Returns the descriptors to poll, each with the number of its port; `None` for the ends of connections.
@@ -229,7 +273,14 @@ impl Ports {
             (Some(*number), fd, flags)
         });
         let room = self.carrier.room().map(|ended| (None, ended, PollFlags::IN));
-        ports.chain(given_up).chain(room)
+        let spare = self.spare.iter().map(|spare| {
+            let (fd, flags) = match spare {
+                Spare::Dialling(dial) => dial.interest(),
+                Spare::Greeted { stream, .. } => (stream.as_fd(), stream.interest()),
+            };
+            (Some(SPARE), fd, flags)
+        });
+        ports.chain(given_up).chain(room).chain(spare)
     }
 
     /// Returns the time at which [`Ports::tick`] has to be called.
@@ -259,6 +310,10 @@ impl Ports {
 
     /// Continues with a port whose descriptor is ready.
     pub(super) fn ready(&mut self, number: u64, now: Instant, address: &Address, greeting: Greeting<'_>) {
+        if number == SPARE {
+            self.spare = self.spare.take().and_then(|spare| self.advanced(spare, greeting));
+            return;
+        }
         if let Some(at) = self.given_up.iter().position(|(other, _)| *other == number) {
             let (_, dial) = self.given_up.swap_remove(at);
             if let Ok(Progress::Pending(dial)) = dial.advance() {
@@ -270,40 +325,65 @@ impl Ports {
         match std::mem::replace(&mut port.way, Way::Idle) {
             Way::Pausing(until) => port.way = Way::Pausing(until),
             Way::Idle => {
-                port.way = match Dial::begin(address) {
-                    Ok(dial) => Way::Dialling(dial),
-                    Err(_) => Way::Pausing(now + PAUSE),
+                port.way = match self.spare.take() {
+                    Some(Spare::Greeted { stream, lines, .. }) => {
+                        asking(stream, lines, &[], &port.publish, self.serving, now)
+                    }
+                    Some(Spare::Dialling(dial)) => Way::Dialling(dial),
+                    None => Dial::begin(address).map_or(Way::Pausing(now + PAUSE), Way::Dialling),
                 }
             }
             Way::Dialling(dial) => match dial.advance() {
                 Ok(Progress::Pending(dial)) => port.way = Way::Dialling(dial),
                 Ok(Progress::Connected(_)) if self.serving == Serving::No => {}
                 Ok(Progress::Connected(fd)) => {
-                    let mut stream = Stream::new(fd);
-                    let hello = ToGuest::Hello(Hello {
-                        protocol_version: PROTOCOL_VERSION,
-                        version: env!("CARGO_PKG_VERSION").to_owned(),
-                        incarnation: greeting.incarnation,
-                        token: Some(greeting.token.to_owned()),
-                        ..Hello::default()
-                    });
-                    let lines = [hello.encode(), ask(1, &port.publish, self.serving)].concat();
-                    port.way = match stream.send(&lines) {
-                        Ok(()) => {
-                            let until = now + ANSWER_DEADLINE;
-                            Way::Asking { stream, lines: Lines::new(), id: 1, until }
-                        }
-                        Err(_) => Way::Pausing(now + PAUSE),
-                    };
+                    let (stream, lines, hello) = (Stream::new(fd), Lines::new(), greeting.hello_for_stream());
+                    port.way = asking(stream, lines, &hello, &port.publish, self.serving, now);
                 }
                 Err(_) => port.way = Way::Pausing(now + PAUSE),
             },
-            Way::Asking { stream, lines, id, .. } => self.answered(at, now, stream, lines, id),
+            Way::Asking { stream, lines, id, .. } => {
+                if self.answered(at, now, stream, lines, id) && self.spare.is_none() {
+                    self.spare = Dial::begin(address).ok().map(Spare::Dialling);
+                }
+            }
         }
     }
 
-    /// Reads the agent's answer to `dial`, and acts on it.
-    fn answered(&mut self, at: usize, now: Instant, mut stream: Stream, mut lines: Lines, mut id: u64) {
+    /// Continues with the spare connection, which is ready; `None` when it is good for nothing.
+    fn advanced(&self, spare: Spare, greeting: Greeting<'_>) -> Option<Spare> {
+        match spare {
+            Spare::Dialling(dial) => match dial.advance().ok()? {
+                Progress::Pending(dial) => Some(Spare::Dialling(dial)),
+                Progress::Connected(_) if self.serving == Serving::No => None,
+                Progress::Connected(fd) => {
+                    let mut stream = Stream::new(fd);
+                    stream.send(&greeting.hello_for_stream()).ok()?;
+                    Some(Spare::Greeted { stream, lines: Lines::new(), has_answered: false })
+                }
+            },
+            Spare::Greeted { mut stream, mut lines, mut has_answered } => {
+                stream.pump_into(&mut lines).ok()?;
+                while let Some(line) = lines.next_line() {
+                    match ToHost::decode(line.ok()?).ok()? {
+                        ToHost::Hello(_) if !has_answered => has_answered = true,
+                        ToHost::Hello(_) | ToHost::Answer { .. } | ToHost::Event { .. } => return None,
+                    }
+                }
+                Some(Spare::Greeted { stream, lines, has_answered })
+            }
+        }
+    }
+
+    /// Reads the agent's answer to `dial`, and acts on it. Returns whether a client was connected.
+    fn answered(
+        &mut self,
+        at: usize,
+        now: Instant,
+        mut stream: Stream,
+        mut lines: Lines,
+        mut id: u64,
+    ) -> bool {
         let is_patient =
             self.serving == Serving::Starting && self.since.is_some_and(|since| now < since + GRACE);
         let port = &mut self.ports[at];
@@ -312,7 +392,8 @@ impl Ports {
             Ok(Said::Nothing) => Way::Asking { stream, lines, id, until: now + ANSWER_DEADLINE },
             Ok(Said::Accepted) => {
                 port.has_served = true;
-                return self.connect(at, stream.into(), &lines.into_rest());
+                self.connect(at, stream.into(), &lines.into_rest());
+                return true;
             }
             // The daemon has just started. Its client goes on waiting.
             Ok(Said::Refused) if is_patient && !port.has_served => {
@@ -338,6 +419,7 @@ impl Ports {
             }
             Err(_) => Way::Pausing(now + PAUSE),
         };
+        false
     }
 
     /// Takes the client that has waited longest, and connects it with the daemon.
@@ -347,6 +429,22 @@ impl Ports {
         if let Err(e) = self.carrier.carry(client, agent, first) {
             eprint_line(format_args!("pepita monitor: a connection cannot be carried: {e}"));
         }
+    }
+}
+
+/// Asks the agent for a connection with the daemon, after the hello if it was not sent before.
+fn asking(
+    mut stream: Stream,
+    lines: Lines,
+    hello: &[u8],
+    publish: &Publish,
+    serving: Serving,
+    now: Instant,
+) -> Way {
+    let id = 1;
+    match stream.send(&[hello, &ask(id, publish, serving)].concat()) {
+        Ok(()) => Way::Asking { stream, lines, id, until: now + ANSWER_DEADLINE },
+        Err(_) => Way::Pausing(now + PAUSE),
     }
 }
 
@@ -397,3 +495,6 @@ fn reset_client(listening: &Listening) {
         let _ = sockopt::set_socket_linger(&client, Some(Duration::ZERO));
     }
 }
+
+#[cfg(test)]
+mod tests;

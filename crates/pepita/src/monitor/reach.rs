@@ -19,7 +19,7 @@ use crate::error::eprint_line;
 use pepita_wire::agent::Accepted;
 use pepita_wire::port::HostPlace;
 use pepita_wire::reach::{DialPlace, Reached};
-use pepita_wire::{Ask, Hello, Lines, PROTOCOL_VERSION, ToGuest, ToHost};
+use pepita_wire::{Ask, Lines, ToGuest, ToHost};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddr, SocketFlags, SocketType, connect, socket_with, sockopt};
@@ -286,16 +286,8 @@ impl Reach {
 /// Greets the agent, and asks for the next program that dials one of the places.
 fn wait_in_agent(fd: OwnedFd, now: Instant, greeting: Greeting<'_>) -> Way {
     let mut stream = Stream::new(fd);
-    let hello = ToGuest::Hello(Hello {
-        protocol_version: PROTOCOL_VERSION,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        incarnation: greeting.incarnation,
-        token: Some(greeting.token.to_owned()),
-        stream: true,
-        ..Hello::default()
-    });
     let (method, params) = Ask::Accept.into_parts();
-    let lines = [hello.encode(), ToGuest::request(ID, method, params).encode()].concat();
+    let lines = [greeting.hello_for_stream(), ToGuest::request(ID, method, params).encode()].concat();
     match stream.send(&lines) {
         Ok(()) => Way::Waiting { stream, lines: Lines::new(), until: Some(now + HELLO_DEADLINE) },
         Err(_) => Way::Pausing(now + PAUSE),
@@ -350,6 +342,7 @@ fn begin(to: &HostPlace) -> io::Result<Connection> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pepita_wire::Hello;
     use rustix::event::{PollFd, Timespec, poll};
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::TcpListener;
