@@ -103,7 +103,7 @@ agent=target/static/$TARGET/guest/daemonctl
 ticker=target/static/$TARGET/guest/ticker
 for image in .guest/ticker.cpio .guest/ticker.ext4; do
     if [ ! -f "$image" ] || [ "$agent" -nt "$image" ] || [ "$ticker" -nt "$image" ] ||
-        [ target/debug/pepita -nt "$image" ]; then
+        [ target/debug/pepita -nt "$image" ] || [ .guest/modules -nt "$image" ]; then
         say "building $image"
         case $image in
         *.cpio) target/debug/pepita image build --agent "$agent" --daemon "$ticker" --kernel-package .guest/modules --output "$image" ;;

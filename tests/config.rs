@@ -249,9 +249,9 @@ read_only = false
     assert_eq!((data.name.as_str(), data.mount.as_str(), data.size_mb), ("data", "/data", Some(1024)));
     assert_eq!((data.path.as_deref(), data.read_only), (None, false));
     assert_eq!((more.path.as_deref(), more.read_only), (Some(Path::new("/etc/pepita/disks/more.img")), true));
-    let [site, drop] = &vm.shares[..] else { panic!("two shares") };
+    let [site, inbox] = &vm.shares[..] else { panic!("two shares") };
     assert_eq!((site.path.as_path(), site.read_only), (Path::new("/etc/pepita/site"), true));
-    assert_eq!((drop.mount.as_str(), drop.read_only), ("/in", false));
+    assert_eq!((inbox.mount.as_str(), inbox.read_only), ("/in", false));
     for without in [VmSpec { disks: Vec::new(), ..vm.clone() }, VmSpec { shares: Vec::new(), ..vm.clone() }] {
         assert_ne!(vm.fingerprint(), without.fingerprint());
     }

@@ -199,7 +199,7 @@ fn a_disk_is_checked_like_every_other_key() {
         (qemu("share = [{ path = \"/srv\" }]"), (11, 10), "share[0].mount", &["missing", "write mount"]),
         (
             qemu("share = [{ path = \"/srv\", mount = \"/x\", readonly = true }]"),
-            (11, 42),
+            (11, 41),
             "share[0].readonly",
             &["unknown key readonly", "did you mean read_only?"],
         ),

@@ -11,7 +11,7 @@
 //!     ├─ back-end ended, or guest stopped by the VMM ► Severed ──── 500 ms ─────────────────────────┐
 //!     ├─ the daemon has ended ───────────────────────► Leaving ──── 5 s ───┐                        │
 //!     ├─ Stop ───────────────────────────────────────► Stopping ── grace ──┴► Terminating ─ 400 ms ─┤
-//!     └─ Kill, boot deadline, back-end lost, start refused ─────────────────────────────────────────┴► Killing ↺ 1 s
+//!     └─ Kill, boot deadline, back-end or share lost, start refused ────────────────────────────────┴► Killing ↺ 1 s
 //!
 //!  Severed  ── the daemon has ended ──► Leaving        Leaving, Severed ── Stop ──► Stopping
 //!  Severed, Leaving, Stopping, Terminating ── Kill ──► Killing

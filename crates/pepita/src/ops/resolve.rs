@@ -7,8 +7,9 @@ use crate::error::{CallError, Result, call_error};
 use crate::host::programs::{AGENT, BACKEND, QEMU, VIRTIOFSD, static_agent};
 use crate::host::{kvm, ram, vhost_vsock};
 use crate::image::installed::Kernels;
-use crate::image::{build, init, kernel, memory, modules};
+use crate::image::{build, init, kernel, memory};
 use crate::ops::container::used;
+use crate::ops::shares::{check_places, for_shares, kept, shares};
 use crate::rundir::cid::Wanted;
 use crate::rundir::{RunDir, tsc};
 use crate::vm_config::{
@@ -21,9 +22,7 @@ use pepita_wire::port::{BadPublish, PORTS_CAP};
 use pepita_wire::reach::{BadReach, REACH_CAP, Reached};
 use pepita_wire::record::{CallErrorKind, Transport};
 use pepita_wire::rundir::LOG_ENVIRONMENT;
-use pepita_wire::storage::{
-    DISK_ENVIRONMENT, DiskSpec, SIZE_MB, STORAGE_CAP, ShareSpec, mount_fault, name_fault,
-};
+use pepita_wire::storage::{DISK_ENVIRONMENT, DiskSpec, SIZE_MB, mount_fault, name_fault};
 use pepita_wire::world::{
     NOT_ON_HOST, ON_HOST, World, check_hostname, check_secret, check_sysctl, check_ulimit, check_user,
     check_workdir,
@@ -183,64 +182,6 @@ fn disks(spec: &LaunchSpec, vmm: VmmKind) -> Result<Vec<Disk>> {
     }
     disks.sort_by_key(|disk| disk.mount.split('/').count());
     Ok(disks)
-}
-
-/// Returns the directories of the host that the guest is to see, by the paths that they really have.
-fn shares(spec: &LaunchSpec, vmm: VmmKind) -> Result<Vec<ShareSpec>> {
-    if spec.shares.is_empty() {
-        return Ok(Vec::new());
-    }
-    if vmm == VmmKind::Process {
-        let why = "a plain process has the host's file system, and no shares of its own";
-        return Err(refused("shares", why));
-    }
-    let share = |share: &ShareSpec| {
-        let ShareSpec { path, mount, read_only } = share;
-        if let Some(fault) = mount_fault(mount) {
-            return Err(refused("shares", &fault));
-        }
-        let found = std::fs::canonicalize(path);
-        let found = found.map_err(|e| kernel::missing("share", path, &e))?;
-        let fault = match found.to_str() {
-            _ if !found.is_dir() => "is no directory",
-            Some("/") => "is the root of the host; share a directory below it",
-            // Such names stand in a list with commas (virtiofsd's option source).
-            Some(text) if text.contains(',') => "has a comma in its path, which virtiofsd cannot read",
-            None => "is no text in UTF-8",
-            Some(_) => {
-                let mount = mount.trim_end_matches('/').to_owned();
-                return Ok(ShareSpec { path: found, mount, read_only: *read_only });
-            }
-        };
-        Err(refused("shares", &format!("{} {fault}", found.display())))
-    };
-    spec.shares.iter().map(share).collect()
-}
-
-/// Refuses two disks or shares at one place, and more of them than a machine can have.
-fn check_places(request: &VmRequest) -> Result<()> {
-    let all = request.mounts();
-    if all.len() > STORAGE_CAP {
-        let why = format!("{} disks and shares are too many; at most {STORAGE_CAP}", all.len());
-        return Err(refused("disks", &why));
-    }
-    match all
-        .iter()
-        .enumerate()
-        .find_map(|(index, one)| Some((one, all[..index].iter().find(|other| other.target == one.target)?)))
-    {
-        None => Ok(()),
-        Some((one, other)) => {
-            let why = format!("{} and {} are both mounted at {}", other.name, one.name, one.target);
-            Err(refused("disks", &why))
-        }
-    }
-}
-
-/// Returns the directories of the guest whose contents outlive the VM.
-fn kept(spec: &LaunchSpec) -> Vec<&str> {
-    let disks = spec.disks.iter().map(|disk| disk.mount.as_str());
-    disks.chain(spec.shares.iter().map(|share| share.mount.as_str())).collect()
 }
 
 /// Returns the directory of disks: the one that is named, else that of the environment, else the user's.
@@ -471,11 +412,6 @@ fn initrd(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path) -> Result<Option<P
         }
         None => Ok(None),
     }
-}
-
-/// Returns the modules that an initrd needs for shares.
-fn for_shares(spec: &LaunchSpec) -> Vec<&'static str> {
-    if spec.shares.is_empty() { Vec::new() } else { vec![modules::FOR_SHARE] }
 }
 
 /// Returns the root of a container image, with the initrd that mounts it.

@@ -1,6 +1,6 @@
 //! Starts the servers of a VM's shares: virtiofsd, one process for each share.
 
-use super::{Process, command, inherit};
+use super::process::{Process, command, inherit};
 use crate::error::{CallError, Result, call_error, system};
 use crate::host::view::in_own_view;
 use crate::rundir::layout;
