@@ -49,9 +49,10 @@ fi
 
 # --- The guest's kernel ----------------------------------------------------------------------------------------------
 mkdir -p .guest .tools
-# A folder of an older version lacks the module by which a guest's kernel tells the host of its panic, and those of a network
-# card. Without them the guest still works, so a kernel that is there stays when none can be downloaded.
-if [ ! -f .guest/vmlinuz ] || [ ! -f .guest/modules/pvpanic-mmio.ko ] || [ ! -f .guest/modules/virtio_net.ko ]; then
+# A folder of an older version lacks the module by which a guest's kernel tells the host of its panic, those of a network
+# card and those of shares. Without them the guest still works, so a kernel that is there stays when none can be downloaded.
+if [ ! -f .guest/vmlinuz ] || [ ! -f .guest/modules/pvpanic-mmio.ko ] || [ ! -f .guest/modules/virtio_net.ko ] ||
+    [ ! -f .guest/modules/virtiofs.ko ]; then
     (
     command -v apt-get >/dev/null 2>&1 || die "no apt-get: put a kernel into .guest/vmlinuz and its modules into .guest/modules"
     name=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-.*\)/\1/p' | head -n 1)
@@ -72,7 +73,8 @@ if [ ! -f .guest/vmlinuz ] || [ ! -f .guest/modules/pvpanic-mmio.ko ] || [ ! -f 
     find .guest/deb/unpacked/lib/modules \( -path '*/drivers/virtio/*' -o -path '*/drivers/block/virtio_blk.ko' \
         -o -path '*/drivers/char/virtio_console.ko' -o -path '*/drivers/char/hw_random/*' -o -path '*/net/vmw_vsock/*' \
         -o -path '*/drivers/vhost/*' -o -path '*/drivers/net/virtio_net.ko' \
-        -o -path '*/drivers/net/net_failover.ko' -o -path '*/net/core/failover.ko' -o -path '*/drivers/misc/pvpanic/*' -o -path '*/fs/overlayfs/*' \) -name '*.ko' -exec cp {} .guest/modules/ \; &&
+        -o -path '*/drivers/net/net_failover.ko' -o -path '*/net/core/failover.ko' -o -path '*/drivers/misc/pvpanic/*' -o -path '*/fs/overlayfs/*' \
+        -o -path '*/fs/fuse/fuse.ko' -o -path '*/fs/fuse/virtiofs.ko' \) -name '*.ko' -exec cp {} .guest/modules/ \; &&
     mv .guest/deb/unpacked/boot/vmlinuz-* .guest/vmlinuz.part
     } || die "the kernel's files could not be copied"
     rm -rf .guest/deb
@@ -101,7 +103,7 @@ agent=target/static/$TARGET/guest/daemonctl
 ticker=target/static/$TARGET/guest/ticker
 for image in .guest/ticker.cpio .guest/ticker.ext4; do
     if [ ! -f "$image" ] || [ "$agent" -nt "$image" ] || [ "$ticker" -nt "$image" ] ||
-        [ target/debug/pepita -nt "$image" ]; then
+        [ target/debug/pepita -nt "$image" ] || [ .guest/modules -nt "$image" ]; then
         say "building $image"
         case $image in
         *.cpio) target/debug/pepita image build --agent "$agent" --daemon "$ticker" --kernel-package .guest/modules --output "$image" ;;

@@ -19,7 +19,7 @@ pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmNam
 pub use pepita_wire::network::Network;
 pub use pepita_wire::probe::HttpPlace;
 pub use pepita_wire::reach::Reached;
-pub use pepita_wire::storage::DiskSpec;
+pub use pepita_wire::storage::{DiskSpec, ShareSpec};
 pub use pepita_wire::world::Ulimit;
 pub use pepita_wire::{Publish, Signal, VmId};
 pub use policy::{
@@ -201,6 +201,8 @@ pub struct VmSpec {
     pub significant: bool,
     /// The disks, which outlive the VM.
     pub disks: Vec<DiskSpec>,
+    /// The directories of the host that the guest sees.
+    pub shares: Vec<ShareSpec>,
 }
 
 impl VmSpec {
@@ -223,6 +225,7 @@ impl VmSpec {
             autostart: true,
             significant: false,
             disks: Vec::new(),
+            shares: Vec::new(),
         }
     }
 }

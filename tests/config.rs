@@ -238,14 +238,25 @@ name = "more"
 mount = "/more"
 path = "disks/more.img"
 read_only = true
+[[group.vm.share]]
+path = "site"
+mount = "/srv/www"
+[[group.vm.share]]
+path = "/srv/in"
+mount = "/in"
+read_only = false
 "#;
     let vm = good(text).groups[0].vms[0].clone();
     let [data, more] = &vm.disks[..] else { panic!("two disks") };
     assert_eq!((data.name.as_str(), data.mount.as_str(), data.size_mb), ("data", "/data", Some(1024)));
     assert_eq!((data.path.as_deref(), data.read_only), (None, false));
     assert_eq!((more.path.as_deref(), more.read_only), (Some(Path::new("/etc/pepita/disks/more.img")), true));
-    let without = VmSpec { disks: Vec::new(), ..vm.clone() };
-    assert_ne!(vm.fingerprint(), without.fingerprint());
+    let [site, inbox] = &vm.shares[..] else { panic!("two shares") };
+    assert_eq!((site.path.as_path(), site.read_only), (Path::new("/etc/pepita/site"), true));
+    assert_eq!((inbox.mount.as_str(), inbox.read_only), ("/in", false));
+    for without in [VmSpec { disks: Vec::new(), ..vm.clone() }, VmSpec { shares: Vec::new(), ..vm.clone() }] {
+        assert_ne!(vm.fingerprint(), without.fingerprint());
+    }
 }
 
 #[test]
@@ -423,6 +434,12 @@ fn every_key_of_the_schema_is_read_where_the_schema_has_it() {
                 let needed: String = needed.into_iter().filter(|line| !line.starts_with(own)).collect();
                 let keys = format!("{needed}{own} = {value}").replace("disk.", "");
                 format!("[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n[[group.vm.disk]]\n{keys}")
+            }
+            (Some(own), _) if own.starts_with("share.") => {
+                let needed = ["share.path = \"/s\"\n", "share.mount = \"/d\"\n"];
+                let needed: String = needed.into_iter().filter(|line| !line.starts_with(own)).collect();
+                let keys = format!("{needed}{own} = {value}").replace("share.", "");
+                format!("[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n[[group.vm.share]]\n{keys}")
             }
             (Some(own), _) => format!(
                 "platform.pepita = {{ kernel_path = \"/k\", rootfs_path = \"/r\" }}\n[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n{}",

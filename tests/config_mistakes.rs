@@ -198,7 +198,7 @@ fn a_disk_is_checked_like_every_other_key() {
             qemu("disk = [{ name = \"a\", mount = \"/x\" }, { name = \"b\", mount = \"/x/\" }]"),
             (11, 8),
             "disk",
-            &["\"a\" and \"b\" are both mounted"],
+            &["disk \"a\" and disk \"b\" are both mounted"],
         ),
         (
             qemu(
@@ -207,6 +207,25 @@ fn a_disk_is_checked_like_every_other_key() {
             (19, 1),
             "disk",
             &["also a disk of VM \"api\""],
+        ),
+        (
+            vm("share = [{ path = \"/srv\", mount = \"/d\" }]"),
+            (8, 9),
+            "share",
+            &["no shares of its own", "vmm = "],
+        ),
+        (qemu("share = [{ path = \"/srv\" }]"), (11, 10), "share[0].mount", &["missing", "write mount"]),
+        (
+            qemu("share = [{ path = \"/srv\", mount = \"/x\", readonly = true }]"),
+            (11, 41),
+            "share[0].readonly",
+            &["unknown key readonly", "did you mean read_only?"],
+        ),
+        (
+            qemu("disk = [{ name = \"a\", mount = \"/x\" }]\nshare = [{ path = \"/srv\", mount = \"/x\" }]"),
+            (12, 9),
+            "share",
+            &["disk \"a\" and share \"/srv\" are both mounted"],
         ),
     ]);
 }

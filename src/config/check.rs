@@ -98,31 +98,38 @@ fn vm<'r, 't>(
         *program = placed(folder, Path::new(program)).to_string_lossy().into_owned();
     }
     orders(raw, &spec, log);
-    disks(raw, &spec, log);
+    storage(raw, &spec, log);
     spec
 }
 
-/// Checks the disks of a VM against each other.
-fn disks(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
-    let Some(written) = raw.layer.good("disk").filter(|_| !spec.disks.is_empty()) else { return };
-    let wrong =
-        |problem: String, help: &str| log.wrong(written.at(), &written.path, problem, Some(help.to_owned()));
+/// Checks the disks and shares of a VM against each other.
+fn storage(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
+    let disks = spec.disks.iter().map(|disk| ("disk", format!("disk {:?}", disk.name), &disk.mount));
+    let shares = spec.shares.iter().map(|share| ("share", format!("share {:?}", share.path), &share.mount));
+    let all: Vec<_> = disks.chain(shares).collect();
+    let wrong = |key: &str, problem: String, help: &str| {
+        if let Some(written) = raw.layer.good(key) {
+            log.wrong(written.at(), &written.path, problem, Some(help.to_owned()));
+        }
+    };
     if spec.machine.vmm == Vmm::Process && !raw.layer.is_wrong("vmm") {
-        let help = "take the disks out, or use vmm = \"qemu\"";
-        return wrong("a plain process has the host's file system, and no disks of its own".to_owned(), help);
-    }
-    if spec.disks.len() > STORAGE_CAP {
-        wrong(format!("{} disks are too many", spec.disks.len()), &format!("a VM has at most {STORAGE_CAP}"));
-    }
-    for (index, disk) in spec.disks.iter().enumerate() {
-        for before in &spec.disks[..index] {
-            if before.mount.trim_end_matches('/') == disk.mount.trim_end_matches('/') {
-                let (one, other, mount) = (&before.name, &disk.name, &disk.mount);
-                wrong(
-                    format!("disks {one:?} and {other:?} are both mounted at {mount}"),
-                    "use another directory",
-                );
+        for (key, used) in [("disk", !spec.disks.is_empty()), ("share", !spec.shares.is_empty())] {
+            let problem = format!("a plain process has the host's file system, and no {key}s of its own");
+            let help = format!("take the {key}s out, or use vmm = \"qemu\"");
+            if used {
+                wrong(key, problem, &help);
             }
+        }
+        return;
+    }
+    if let Some((key, ..)) = all.get(STORAGE_CAP) {
+        let problem = format!("{} disks and shares are too many", all.len());
+        wrong(key, problem, &format!("a VM has at most {STORAGE_CAP}"));
+    }
+    for (index, (key, name, mount)) in all.iter().enumerate() {
+        let place = |mount: &str| mount.trim_end_matches('/').to_owned();
+        for (_, before, _) in all[..index].iter().filter(|(.., before)| place(before) == place(mount)) {
+            wrong(key, format!("{before} and {name} are both mounted at {mount}"), "use another directory");
         }
     }
 }

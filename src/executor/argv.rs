@@ -77,6 +77,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         autostart: _,
         significant: _,
         disks,
+        shares,
     } = &launch.spec;
     let MachineSpec { vcpus, memory_mb, kernel: _, rootfs: _, image, port, vmm } = machine;
     let WorldSpec {
@@ -132,6 +133,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         publish: Vec::new(),
         reach: reach.iter().map(ToString::to_string).collect(),
         disks: disks.clone(),
+        shares: shares.clone(),
         // The environment of the call names the directories for logs and disks.
         log_dir: None,
         disk_dir: None,

@@ -41,6 +41,7 @@ impl fmt::Display for Ending {
                         Exit::GuestReset
                         | Exit::HostOom
                         | Exit::TransportLost
+                        | Exit::ShareLost { .. }
                         | Exit::Unknown
                         | Exit::Exited { .. }
                         | Exit::Signalled { .. }

@@ -66,6 +66,7 @@ impl Ending {
             | Exit::BootTimeout
             | Exit::AgentLost { .. }
             | Exit::TransportLost
+            | Exit::ShareLost { .. }
             | Exit::StopRequested
             | Exit::Killed
             | Exit::Unknown => None,
@@ -92,6 +93,7 @@ impl Ending {
                 | Exit::BootTimeout
                 | Exit::AgentLost { .. }
                 | Exit::TransportLost
+                | Exit::ShareLost { .. }
                 | Exit::StopRequested
                 | Exit::Killed
                 | Exit::Unknown => Cure::Time,
@@ -115,6 +117,7 @@ impl Ending {
             | Exit::BootTimeout
             | Exit::AgentLost { .. }
             | Exit::TransportLost
+            | Exit::ShareLost { .. }
             | Exit::StopRequested
             | Exit::Killed
             | Exit::Unknown => false,

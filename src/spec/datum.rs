@@ -2,8 +2,8 @@
 
 use super::{
     AutoShutdown, Cid, DiskSpec, GroupName, HttpPlace, Network, OnExit, OnGiveUp, OnIntensityExceeded,
-    OnStartFailure, OnUnhealthy, Orphans, Port, Publish, Reached, Readiness, Restart, Signal, Strategy,
-    Ulimit, VmName, Vmm,
+    OnStartFailure, OnUnhealthy, Orphans, Port, Publish, Reached, Readiness, Restart, ShareSpec, Signal,
+    Strategy, Ulimit, VmName, Vmm,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,7 +45,7 @@ macro_rules! text {
 }
 
 plain!(bool, u16, u32, usize, f64, String, Vec<String>, BTreeSet<i32>, BTreeMap<String, String>);
-plain!(BTreeMap<String, Ulimit>, Vec<DiskSpec>);
+plain!(BTreeMap<String, Ulimit>, Vec<DiskSpec>, Vec<ShareSpec>);
 text!(VmName, GroupName);
 text!(Restart, OnGiveUp, Strategy, OnIntensityExceeded, AutoShutdown, Readiness, OnStartFailure, OnUnhealthy);
 text!(Orphans, OnExit, Vmm, Network);

@@ -79,7 +79,7 @@ mod tests {
         let defaults: serde_json::Map<_, _> =
             rows.map(|row| (row.name.to_owned(), row.get(&VmSpec::blank()))).collect();
         let expected = json!({
-            "cid": null, "command": [], "disk": [], "env": {}, "kernel_path": null, "memory_mb": 256, "rootfs_path": null,
+            "cid": null, "command": [], "disk": [], "share": [], "env": {}, "kernel_path": null, "memory_mb": 256, "rootfs_path": null,
             "vcpus": 2, "vmm": "qemu", "vsock_base_port": 5000, "user": null, "workdir": null, "hostname": null,
             "env_file": null, "image": null, "secrets": {}, "ulimits": {}, "sysctls": {}, "read_only": false, "privileged": false,
             "reach": [], "network": "none",

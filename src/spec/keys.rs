@@ -117,6 +117,13 @@ const DISK: &[Column] = columns! {
     "read_only" Kind::Flag, false, "the guest cannot write to it";
 };
 
+/// The keys of `[[group.vm.share]]`.
+const SHARE: &[Column] = columns! {
+    "path" Kind::Path, true, "a directory of the host; a relative path begins at this file's folder";
+    "mount" Kind::Mount, true, "the directory in the guest; mounted before the daemon starts";
+    "read_only" Kind::Flag, false, "true unless it is set to false: the guest cannot write to it, whatever it tries";
+};
+
 /// The words that a key may hold.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Words {
@@ -350,6 +357,7 @@ impl Keyed for VmSpec {
             autostart "autostart" Kind::Flag, Live, "started with its group";
             significant "significant" Kind::Flag, Live, "counts for the group's auto_shutdown";
             disks "disk" Kind::Tables(DISK), NextStart, "disks with ext4, which outlive the VM";
+            shares "share" Kind::Tables(SHARE), NextStart, "directories of the host that the guest sees (virtiofs)";
         }
         WorldSpec [world] Vm {
             user "user" Kind::User, NextStart,

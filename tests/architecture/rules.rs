@@ -175,7 +175,7 @@ pub(crate) const CRATES: &[Crate] = &[
             ("getrandom", &["host/random.rs"]),
             ("nix::ioctl_write_ptr", &["host/vhost_vsock.rs"]),
             ("std::fs::rename", &["monitor/log.rs", "rundir.rs", "rundir/files.rs"]),
-            ("std::os::unix::net::UnixStream::connect", &["client.rs", "monitor/dial.rs", "vmm.rs"]),
+            ("std::os::unix::net::UnixStream::connect", &["client.rs", "monitor/dial.rs", "vmm.rs", "vmm/"]),
             (
                 "std::process::Command",
                 &[
@@ -183,10 +183,11 @@ pub(crate) const CRATES: &[Crate] = &[
                     "disk/tool.rs",
                     "host/inherited.rs",
                     "host/setsid.rs",
+                    "host/view.rs",
                     "image/",
                     "ops/container.rs",
                     "ops/launch.rs",
-                    "vmm.rs",
+                    "vmm/process.rs",
                 ],
             ),
             // The wall clock is only reported and decides nothing: it may jump.

@@ -9,7 +9,7 @@ mod image;
 
 pub use cp::{Cp, Place};
 pub use daemon::{DaemonArgs, env_file};
-pub use disk::{DiskArgs, DiskCall};
+pub use disk::{DiskArgs, DiskCall, Volume};
 pub use docker::here;
 pub use image::{Image, ImageArgs, ImageBuild, Kernel, PullChoice};
 
@@ -388,9 +388,10 @@ pub struct RunOptions {
     #[arg(long, value_name = "WORDS")]
     pub cmdline_append: Option<String>,
     /// A disk that is kept, at a directory of the guest: NAME:/PATH, and perhaps :ro, :rw or :size=10G. It is made at its
-    /// first use [default size: 10GiB, of which only what is written takes space]
+    /// first use [default size: 10GiB, of which only what is written takes space]. Or a directory of the host, with a
+    /// slash in it: ./DIR:/PATH, read-only unless :rw is said
     #[arg(long, short = 'v', value_name = "NAME:/PATH[:OPTIONS]", value_parser = disk::volume)]
-    pub volume: Vec<DiskSpec>,
+    pub volume: Vec<Volume>,
     /// The same in words: name=NAME,mount=/PATH and perhaps size=10G, ro, path=FILE (a file or block device of yours)
     #[arg(long, value_name = "K=V,...", value_parser = disk::disk)]
     pub disk: Vec<DiskSpec>,

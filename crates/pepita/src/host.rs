@@ -19,4 +19,5 @@ pub mod tsc;
 pub mod unfinished;
 pub mod usage;
 pub mod vhost_vsock;
+pub mod view;
 pub mod wait;

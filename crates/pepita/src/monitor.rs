@@ -47,7 +47,7 @@ use crate::rundir::files::{self, State, Sync};
 use crate::rundir::lock::Lock;
 use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{VmConfig, VmmKind};
-use crate::vmm::{Process, Processes};
+use crate::vmm::{Process, Processes, Server, lost};
 use backend::Backend;
 use carry::Carrier;
 use handover::Handover;
@@ -81,6 +81,8 @@ pub(crate) struct Monitor {
     life: Life,
     vmm: Process,
     backend: Option<Backend>,
+    /// The servers of the shares.
+    shares: Vec<Server>,
     /// How the back-end has ended, if that is known.
     backend_end: Option<String>,
     daemon: Option<ProcessId>,
@@ -153,7 +155,7 @@ fn dials_of(monitor: u32) -> String {
 
 impl Monitor {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Processes { vmm, backend, console, qmp, keep } = parts.processes;
+        let Processes { vmm, backend, shares, console, qmp, keep } = parts.processes;
         let is_machine = parts.config.request.vmm == VmmKind::Qemu;
         let mut agent = parts.agent;
         let mut handover = Handover::new(agent.address().clone());
@@ -180,6 +182,7 @@ impl Monitor {
             life: parts.life,
             vmm,
             backend: backend.map(Backend::new),
+            shares,
             backend_end: None,
             daemon_heard: parts.daemon.is_some(),
             daemon: parts.daemon,
@@ -217,6 +220,7 @@ impl Monitor {
             // The back-end of an adopted VM ended while the VM had no monitor.
             self.on_backend_ended();
         }
+        self.look_for_shares();
         self.make_room_for_connections();
         self.note_worker();
         self.publish();
@@ -244,6 +248,16 @@ impl Monitor {
                 self.happened(Event::Tick);
             }
             self.publish();
+        }
+    }
+
+    /// Notices the servers of shares that ended while the VM had no monitor.
+    fn look_for_shares(&mut self) {
+        let served: Vec<&str> = self.shares.iter().map(|server| server.mount.as_str()).collect();
+        let all = self.config.request.shares.iter().map(|share| &share.mount);
+        let gone = all.filter(|mount| !served.contains(&mount.as_str())).map(|mount| lost(mount, "is gone"));
+        for how in gone.collect::<Vec<_>>() {
+            self.on_share_ended(how);
         }
     }
 
@@ -397,6 +411,11 @@ impl Monitor {
             monitor: ProcessId::of(std::process::id()),
             vmm: status.exit.is_none().then(|| self.vmm.identity.clone()),
             backend: self.backend.as_ref().map(|backend| backend.identity().clone()),
+            shares: self
+                .shares
+                .iter()
+                .map(|server| (server.mount.clone(), server.process.identity.clone()))
+                .collect(),
             daemon: self.daemon.clone(),
             cgroup: self.limits.cgroup(),
             log_base: self.log.base(),

@@ -8,4 +8,5 @@ pub(crate) mod follow;
 pub(crate) mod launch;
 pub(crate) mod probe;
 pub(crate) mod resolve;
+pub(crate) mod shares;
 pub(crate) mod usage;

@@ -6,7 +6,7 @@
 
 use crate::host::cgroup::Demand;
 use crate::rundir::layout;
-use crate::vm_config::{Accel, Disk, Root, VmConfig, VmRequest};
+use crate::vm_config::{Accel, Disk, Root, VmConfig, VmRequest, share_tag};
 use pepita_wire::network::Network;
 use pepita_wire::record::Transport;
 use pepita_wire::storage;
@@ -20,18 +20,23 @@ const TRANSLATED_MB: u64 = 128;
 /// The memory that QEMU and the vsock back-end need in addition to the guest's memory, in MiB.
 const OVERHEAD_MB: u64 = 128;
 
+/// The memory that the server of a share needs, in MiB.
+const SERVER_MB: u64 = 32;
+
 /// The beginning of QEMU's names for the drives of disks.
 pub(crate) const DRIVE_PREFIX: &str = "disk-";
 
 /// The descriptors that QEMU inherits.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Descriptors {
+pub(crate) struct Descriptors<'a> {
     /// A listening socket for the QEMU monitor protocol.
     pub qmp: i32,
     /// `/dev/vhost-vsock` with the CID set, on the kernel transport; else a connection to the back-end.
     pub vsock: i32,
     /// A socket from which the boot token is read, for an agent that takes it from a port.
     pub token: Option<i32>,
+    /// A connection to the server of each share.
+    pub shares: &'a [i32],
 }
 
 /// The longest line that QEMU reads in a file of options, in bytes (`qemu_config_foreach`).
@@ -40,7 +45,7 @@ const CONFIG_LINE_CAP: usize = 1000;
 /// Returns the resources that a VM may use: the guest's memory and the memory of its emulation, and the virtual CPUs.
 pub(crate) fn demand(request: &VmRequest) -> Demand {
     let emulator = if request.accel == Accel::Tcg { TRANSLATED_MB } else { 0 };
-    let memory_mb = request.memory_mb + OVERHEAD_MB + emulator;
+    let memory_mb = request.memory_mb + OVERHEAD_MB + emulator + SERVER_MB * request.shares.len() as u64;
     Demand { name: request.name.clone(), memory_mb, cpus: request.cpus }
 }
 
@@ -93,7 +98,7 @@ pub(crate) enum Append<'a> {
 }
 
 /// Returns QEMU's arguments. QEMU runs in the VM's run directory, so that sockets have short names.
-pub(crate) fn argv(config: &VmConfig, append: Append<'_>, fds: Descriptors) -> Vec<OsString> {
+pub(crate) fn argv(config: &VmConfig, append: Append<'_>, fds: Descriptors<'_>) -> Vec<OsString> {
     let request = &config.request;
     let mut argv: Vec<OsString> = Vec::new();
     let mut add = |option: &str, value: OsString| argv.extend([OsString::from(option), value]);
@@ -155,6 +160,15 @@ pub(crate) fn argv(config: &VmConfig, append: Append<'_>, fds: Descriptors) -> V
             add("-netdev", "user,id=net,ipv6=off".into());
             add("-device", "virtio-net-device,netdev=net".into());
         }
+    }
+    if !fds.shares.is_empty() {
+        // The device is one of virtio's version 1 only.
+        add("-global", "virtio-mmio.force-legacy=false".into());
+    }
+    for (index, fd) in fds.shares.iter().enumerate() {
+        let tag = share_tag(index);
+        add("-chardev", format!("socket,id={tag},fd={fd}").into());
+        add("-device", format!("vhost-user-fs-device,chardev={tag},tag={tag}").into());
     }
     match append {
         Append::Argument(cmdline) => add("-append", cmdline.into()),
@@ -241,7 +255,7 @@ mod tests {
         let file = options_file(&config, &cmdline);
         let append = if file.is_some() { Append::File("boot.cfg") } else { Append::Argument(&cmdline) };
         let token = config.request.token_port.then_some(6);
-        let argv = argv(&config, append, Descriptors { qmp: 4, vsock: 5, token });
+        let argv = argv(&config, append, Descriptors { qmp: 4, vsock: 5, token, shares: &[] });
         argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 

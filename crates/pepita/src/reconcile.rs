@@ -358,7 +358,8 @@ pub(crate) fn sweep(run_dir: &RunDir, dir: &Path) {
     // The state with the exit is the last file that a monitor writes, after it has ended all processes.
     let is_clean = state.as_ref().is_some_and(|state| state.status.exit.is_some() && state.backend.is_none());
     let state = state.unwrap_or_default();
-    let known = [&state.vmm, &state.daemon, &state.backend].into_iter().flatten();
+    let known =
+        [&state.vmm, &state.daemon, &state.backend].into_iter().flatten().chain(state.shares.values());
     known.for_each(ProcessId::end);
     if !is_clean {
         // The state may be older than the newest processes, or be gone.

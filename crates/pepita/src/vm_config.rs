@@ -11,7 +11,7 @@ use pepita_wire::launch::OWNER_LABEL;
 use pepita_wire::network::Network;
 use pepita_wire::reach::Reached;
 use pepita_wire::record::Transport;
-use pepita_wire::storage::{self, Mount, MountKind};
+use pepita_wire::storage::{self, Mount, MountKind, ShareSpec};
 use pepita_wire::world::World;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -254,6 +254,12 @@ pub struct VmRequest {
     /// The disks, in the order of mounting.
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// The directories of the host that the guest sees.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<ShareSpec>,
+    /// The path of the program that serves the shares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtiofsd: Option<PathBuf>,
     /// Whether the guest's agent takes its boot token from a port; an older agent finds it on the kernel's command line.
     #[serde(default)]
     pub token_port: bool,
@@ -292,8 +298,13 @@ pub struct VmConfig {
     pub request: VmRequest,
 }
 
+/// Returns the tag by which a guest finds the share with this index.
+pub fn share_tag(index: usize) -> String {
+    format!("share-{index}")
+}
+
 impl VmRequest {
-    /// Returns what the agent mounts before it starts the daemon, in this order.
+    /// Returns what the agent mounts before it starts the daemon, in this order: a directory before what lies in it.
     pub fn mounts(&self) -> Vec<Mount> {
         let disk = |disk: &Disk| Mount {
             kind: MountKind::Disk,
@@ -302,7 +313,17 @@ impl VmRequest {
             target: disk.mount.clone(),
             read_only: disk.read_only,
         };
-        self.disks.iter().map(disk).collect()
+        let share = |(index, share): (usize, &ShareSpec)| Mount {
+            kind: MountKind::Share,
+            name: share.path.to_string_lossy().into_owned(),
+            mark: share_tag(index),
+            target: share.mount.clone(),
+            read_only: share.read_only,
+        };
+        let disks = self.disks.iter().map(disk);
+        let mut all: Vec<Mount> = disks.chain(self.shares.iter().enumerate().map(share)).collect();
+        all.sort_by_key(|mount| mount.target.split('/').count());
+        all
     }
 }
 
@@ -404,6 +425,8 @@ pub(crate) mod tests {
             tsc_khz: Some(2_000_000),
             log_dir: None,
             disks: Vec::new(),
+            shares: Vec::new(),
+            virtiofsd: None,
             token_port: true,
             publish: Vec::new(),
             reach: vec!["db:5432".parse().expect("a place")],

@@ -1,30 +1,29 @@
-//! Starts the processes of a VM: the VMM, and its vsock back-end. No other module starts them.
+//! Starts the processes of a VM: the VMM, its vsock back-end and the servers of its shares. No other module starts them.
 //!
 //! The processes outlive the monitor that starts them: no process is set up to die with its parent, and no pipe of a
 //! process ends in the monitor.
 
+mod process;
+mod share;
+
+pub use process::Process;
+pub use share::{Server, lost};
+
 use crate::error::{Result, call_error, io, system};
-use crate::host::process_id::{END_DEADLINE, ProcessId};
-use crate::host::wait::wait_readable;
-use crate::host::{inherited, setsid, strays};
 use crate::qemu::{self, Append, Descriptors};
 use crate::rundir::files::{Sync, replace};
 use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{Root, VmConfig, VmmKind};
-use pepita_wire::ProcessExit;
-use pepita_wire::environment::VM_DIR;
 use pepita_wire::record::CallErrorKind;
+use process::{command, inherit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, inotify, mkfifoat, open};
-use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The time limit for a process to open its socket.
@@ -33,65 +32,6 @@ const SOCKET_DEADLINE: Duration = Duration::from_secs(10);
 /// The capacity of the console's pipe, in bytes: at 5 MB/s, the monitor may be late by a fifth of a second.
 const CONSOLE_PIPE: usize = 1 << 20;
 
-/// A process of a VM, started by this monitor or by a former one.
-#[derive(Debug)]
-pub struct Process {
-    /// The identity of the process.
-    pub identity: ProcessId,
-    child: Option<Child>,
-    handle: OwnedFd,
-}
-
-impl Process {
-    fn spawn(command: &mut Command) -> Result<Self> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        let child = command.spawn().map_err(|e| {
-            let is_missing = matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
-            let kind = if is_missing { CallErrorKind::VmmMissing } else { CallErrorKind::TryAgain };
-            call_error(kind, format!("{program}: {e}"))
-        })?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        // The child was not reaped yet, so its identity can be read even if the child has ended.
-        let identity = ProcessId::of_child(child.id());
-        match handle {
-            Some(handle) => Ok(Self { identity, child: Some(child), handle }),
-            None => Err(system(&program, "no handle on the process")),
-        }
-    }
-
-    /// Returns a process that a former monitor started, if the process still runs.
-    pub fn adopt(identity: ProcessId) -> Option<Self> {
-        identity.open().map(|handle| Self { identity, child: None, handle })
-    }
-
-    /// Returns the pidfd, which is readable once the process has ended.
-    pub fn handle(&self) -> &OwnedFd {
-        &self.handle
-    }
-
-    /// Sends a signal to the process, unless the process has ended.
-    pub fn signal(&self, signal: Signal) {
-        // The process may end at this moment, so an error is ignored.
-        let _ = pidfd_send_signal(&self.handle, signal);
-    }
-
-    /// Returns how the process ended, once its pidfd is readable; `None` when a former monitor was its parent.
-    pub fn end(&mut self) -> Option<ProcessExit> {
-        let status = self.child.as_mut()?.wait().ok()?;
-        Some(ProcessExit { code: status.code(), signal: status.signal() })
-    }
-
-    /// Kills the process and waits until the process is gone.
-    pub fn kill(mut self) {
-        self.signal(Signal::KILL);
-        wait_readable(&self.handle, END_DEADLINE);
-        if self.child.is_some() {
-            self.end();
-        }
-    }
-}
-
 /// The processes of a VM that runs, and the monitor's ends of their connections.
 #[derive(Debug)]
 pub struct Processes {
@@ -99,6 +39,8 @@ pub struct Processes {
     pub vmm: Process,
     /// The vsock back-end, on the hybrid transport.
     pub backend: Option<Process>,
+    /// The servers of the shares.
+    pub shares: Vec<Server>,
     /// The connection to the guest's console.
     pub console: OwnedFd,
     /// The connection to QEMU's monitor. `None` for a plain process, and while QEMU takes no connection.
@@ -108,12 +50,13 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Kills the VMM and the back-end.
+    /// Kills the VMM, the back-end and the servers of the shares.
     pub fn kill(self) {
         self.vmm.kill();
         if let Some(backend) = self.backend {
             backend.kill();
         }
+        self.shares.into_iter().for_each(Server::kill);
     }
 }
 
@@ -161,15 +104,26 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
         }
         None => Append::Argument(&cmdline),
     };
-    let (backend, vsock) = match (vhost, &config.request.backend) {
-        (None, Some(program)) => start_backend(program, config).map(|(p, fd)| (Some(p), Some(fd)))?,
-        (Some(_), _) | (None, None) => (None, None),
+    let shares = share::start(config)?;
+    let (shares, streams): (Vec<Server>, Vec<UnixStream>) = shares.into_iter().unzip();
+    let started = match (vhost, &config.request.backend) {
+        (None, Some(program)) => start_backend(program, config).map(|(p, fd)| (Some(p), Some(fd))),
+        (Some(_), _) | (None, None) => Ok((None, None)),
     };
+    let (backend, vsock) = match started {
+        Ok(started) => started,
+        Err(e) => {
+            shares.into_iter().for_each(Server::kill);
+            return Err(e);
+        }
+    };
+    let share_fds: Vec<i32> = streams.iter().map(AsRawFd::as_raw_fd).collect();
     let vsock = vsock.as_ref().or(vhost);
     let fds = Descriptors {
         qmp: for_qmp.as_raw_fd(),
         vsock: vsock.map_or(-1, AsRawFd::as_raw_fd),
         token: port.as_ref().map(|[port, _]| port.as_raw_fd()),
+        shares: &share_fds,
     };
     // Core files of QEMU are switched off: they would contain the guest's memory, which must not get onto the host's
     // disk.
@@ -177,18 +131,19 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
     let inherited = [for_qmp.as_fd(), cid_lock.as_fd()].into_iter().chain(vsock.map(AsFd::as_fd));
     let inherited = inherited.chain(port.iter().flatten().map(AsFd::as_fd));
     let inherited = inherited.chain(keep.iter().flatten().map(AsFd::as_fd)).chain(sign.map(AsFd::as_fd));
-    let inherited = inherited.chain(disks.iter().map(AsFd::as_fd));
+    let inherited = inherited.chain(disks.iter().map(AsFd::as_fd)).chain(streams.iter().map(AsFd::as_fd));
     let spawned = command(&config.request.program, config).and_then(|mut command| {
         command.args(qemu::argv(config, append, fds));
         inherit(inherited)?;
         Process::spawn(&mut command)
     });
     match spawned {
-        Ok(vmm) => Ok(Processes { vmm, backend, console, qmp: Some(qmp), keep }),
+        Ok(vmm) => Ok(Processes { vmm, backend, shares, console, qmp: Some(qmp), keep }),
         Err(e) => {
             if let Some(backend) = backend {
                 backend.kill();
             }
+            shares.into_iter().for_each(Server::kill);
             Err(e)
         }
     }
@@ -233,7 +188,7 @@ fn start_process(config: &VmConfig, claims: &Claims<'_>) -> Result<Processes> {
     }
     let inherited = [claims.cid_lock.as_fd()].into_iter().chain(claims.sign.map(AsFd::as_fd));
     let vmm = inherit(inherited).and_then(|()| Process::spawn(&mut command))?;
-    Ok(Processes { vmm, backend: None, console, qmp: None, keep: None })
+    Ok(Processes { vmm, backend: None, shares: Vec::new(), console, qmp: None, keep: None })
 }
 
 /// Creates the pipes of the guest's console. QEMU discards output that the reader of the console does not take at once.
@@ -269,27 +224,6 @@ fn listen(name: &str) -> Result<(OwnedFd, UnixListener)> {
     let stream = UnixStream::connect(path).map_err(|e| io(path, e))?;
     stream.set_nonblocking(true).map_err(|e| io(path, e))?;
     Ok((stream.into(), listener))
-}
-
-fn command(program: &Path, config: &VmConfig) -> Result<Command> {
-    let path = Path::new(layout::MONITOR_PIPE);
-    let log = monitor_log::writer().map_err(|e| io(path, e))?;
-    let same = log.try_clone().map_err(|e| io(path, e))?;
-    let here = std::env::current_dir().map_err(|e| system("current directory", e))?;
-    let mut command = Command::new(program);
-    inherited::clean_environment(&mut command);
-    command.env(VM_DIR, here).env(strays::RECORD, config.carried().to_json());
-    command.stdin(Stdio::null()).stdout(log).stderr(same);
-    setsid::in_own_session(&mut command);
-    Ok(command)
-}
-
-/// Lets the next process inherit descriptors. The monitor has one thread, so no other process is started in between.
-fn inherit<'a>(fds: impl Iterator<Item = std::os::fd::BorrowedFd<'a>>) -> Result<()> {
-    for fd in fds {
-        fcntl_setfd(fd, FdFlags::empty()).map_err(|e| system("descriptor", e))?;
-    }
-    Ok(())
 }
 
 /// Connects to the socket that a process opens, as soon as the socket is there.
@@ -375,7 +309,13 @@ fn last_panic(text: &str) -> Option<String> {
 /// else. (QEMU begins with the note that it waits for a connection.)
 fn worst_first(text: &str) -> String {
     let rank = |line: &str| match line {
-        line if line.contains("info: ") => 2,
+        // The others are lines of virtiofsd about its start.
+        line if ["info: ", "virtio_session_mount: ", "virtio_loop: "]
+            .iter()
+            .any(|part| line.contains(part)) =>
+        {
+            2
+        }
         line if line.contains("warning: ") => 1,
         _ => 0,
     };

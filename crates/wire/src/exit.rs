@@ -74,6 +74,12 @@ pub enum Exit {
     },
     /// The vsock back-end ended before the VMM.
     TransportLost,
+    /// The server of a share (virtiofsd) ended before the VMM.
+    ShareLost {
+        /// The share and how its server ended.
+        #[serde(default)]
+        message: String,
+    },
     /// A client asked for a stop, and the VM stopped.
     StopRequested,
     /// A client asked for an end at once (`destroy --force`, `signal KILL`).
@@ -121,6 +127,7 @@ impl Exit {
             Self::GuestPanic { line } => Self::GuestPanic { line: shown(&line) },
             Self::VmmRefused { message } => Self::VmmRefused { message: shown(&message) },
             Self::AgentLost { message } => Self::AgentLost { message: shown(&message) },
+            Self::ShareLost { message } => Self::ShareLost { message: shown(&message) },
             Self::Exited { .. }
             | Self::Signalled { .. }
             | Self::GuestOom
@@ -149,6 +156,7 @@ impl Exit {
             | Self::BootTimeout
             | Self::AgentLost { .. }
             | Self::TransportLost
+            | Self::ShareLost { .. }
             | Self::StopRequested
             | Self::Killed
             | Self::Unknown => false,
@@ -196,6 +204,8 @@ impl fmt::Display for Exit {
             Self::AgentLost { message } if message.is_empty() => f.write_str("guest agent lost"),
             Self::AgentLost { message } => write!(f, "guest agent lost ({message})"),
             Self::TransportLost => f.write_str("vsock back-end lost"),
+            Self::ShareLost { message } if message.is_empty() => f.write_str("share lost"),
+            Self::ShareLost { message } => write!(f, "share lost ({message})"),
             Self::StopRequested => f.write_str("stopped on request"),
             Self::Killed => f.write_str("killed on request"),
             Self::Unknown => f.write_str("unknown end"),
@@ -222,6 +232,7 @@ mod tests {
             Exit::BootTimeout,
             Exit::AgentLost { message: "no vsock".into() },
             Exit::TransportLost,
+            Exit::ShareLost { message: "share /srv: virtiofsd died".into() },
             Exit::StopRequested,
             Exit::Killed,
             Exit::Unknown,

@@ -5,7 +5,7 @@
 //! requested property is worse than no VM.
 
 use crate::network::Network;
-use crate::storage::DiskSpec;
+use crate::storage::{DiskSpec, ShareSpec};
 use crate::world::Ulimit;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -80,6 +80,9 @@ pub struct LaunchSpec {
     /// The disks, which outlive the VM.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskSpec>,
+    /// The directories of the host that the guest sees.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<ShareSpec>,
     /// The directory in which the files of disks lie; absent = `$PEPITA_DISK_DIR`, else the user's directory for data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_dir: Option<PathBuf>,

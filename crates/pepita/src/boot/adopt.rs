@@ -4,13 +4,14 @@ use super::setup::{address, become_reaper, listen, open_again};
 use crate::error::{Result, call_error, io, system};
 use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;
+use crate::host::process_id::ProcessId;
 use crate::monitor::{Agent, Control, Life, Log, Monitor, Parts, Starter, connect_unix};
 use crate::reconcile::{self, Unwatched};
 use crate::rundir::files::State;
 use crate::rundir::lock::{Lock, Wait};
 use crate::rundir::{RunDir, cid, layout};
 use crate::vm_config::{VmConfig, VmmKind};
-use crate::vmm::{self, Process, Processes};
+use crate::vmm::{self, Process, Processes, Server};
 use pepita_wire::record::{AgentState, CallErrorKind};
 use pepita_wire::{StatusRecord, VmId, VmState};
 use std::fs::File;
@@ -101,7 +102,12 @@ impl Orphan {
             VmmKind::Process => (connected(layout::CONSOLE)?, None),
         };
         let backend = state.backend.clone().and_then(Process::adopt);
-        let processes = Processes { vmm, backend, console, qmp, keep: None };
+        let server = |(mount, identity): (&String, &ProcessId)| {
+            let process = Process::adopt(identity.clone())?;
+            Some(Server { mount: mount.clone(), process })
+        };
+        let shares = state.shares.iter().filter_map(server).collect();
+        let processes = Processes { vmm, backend, shares, console, qmp, keep: None };
         let log = Log::open(Path::new("."), state.log_base, state.status.dropped_log_bytes, Instant::now());
         let log = log.map_err(|e| system("console log", e))?;
         let control = listen()?;

@@ -123,6 +123,18 @@ fn make(Claimed { config, name, cid }: &Claimed, starter: &Starter) -> Result<Ma
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", process.identity.pid), "0");
         limits.hold(process.identity.pid);
     }
+    for server in &processes.shares {
+        let pid = server.process.identity.pid;
+        limits.hold(pid);
+        // The server may have started its own child already, which later ones follow into the limits.
+        let children =
+            std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let children = children.split_ascii_whitespace().filter_map(|child| child.parse().ok());
+        children.chain([pid]).for_each(|pid: u32| {
+            let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
+            limits.hold(pid);
+        });
+    }
     let agent = Agent::new(address(config), config.incarnation, Some(boot_token), token);
     let status = StatusRecord { limits: limits.as_str().into(), ..new_status(&name.dir, config) };
     Ok(Made { processes, limits, agent, log, control, ports, status })

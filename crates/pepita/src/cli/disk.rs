@@ -1,7 +1,7 @@
 //! The options of disks, and the calls of `pepita disk`. Only definitions.
 
 use clap::{Args, Subcommand};
-use pepita_wire::storage::{self, DiskSpec, mount_fault, name_fault};
+use pepita_wire::storage::{self, DiskSpec, ShareSpec, mount_fault, name_fault};
 use std::path::PathBuf;
 
 /// The arguments of `pepita disk`.
@@ -13,6 +13,15 @@ pub struct DiskArgs {
     /// What is to be done.
     #[command(subcommand)]
     pub call: DiskCall,
+}
+
+/// What `-v` names.
+#[derive(Debug, Clone)]
+pub enum Volume {
+    /// A disk that outlives the VM.
+    Disk(DiskSpec),
+    /// A directory of the host.
+    Share(ShareSpec),
 }
 
 /// The subcommands of `pepita disk`.
@@ -46,20 +55,41 @@ pub enum DiskCall {
 }
 
 /// Parses `NAME:/PATH` and perhaps options, as `docker run -v` has them: a list with commas after a second colon.
-pub(super) fn volume(text: &str) -> Result<DiskSpec, String> {
+///
+/// A source with a slash is a directory of the host, as for docker. It is read-only unless `rw` is said, which differs from
+/// docker.
+pub(super) fn volume(text: &str) -> Result<Volume, String> {
     let mut parts = text.splitn(3, ':');
     let (name, mount) = (parts.next().unwrap_or_default(), parts.next());
     let Some(mount) = mount else {
-        return Err("NAME:/PATH is wanted: the name of a disk, and its place in the guest".to_owned());
+        let wanted = "NAME:/PATH or DIR:/PATH is wanted: the name of a disk, or a directory of the host (with a slash in \
+                      it), and its place in the guest";
+        return Err(wanted.to_owned());
     };
+    if name.contains('/') || matches!(name, "." | "..") {
+        return share(name, mount, parts.next()).map(Volume::Share);
+    }
     let disk = DiskSpec { name: name.to_owned(), mount: mount.to_owned(), ..DiskSpec::default() };
     let mut options = parts.next().into_iter().flat_map(|options| options.split(','));
-    named_disk(options.try_fold(disk, |disk, option| match option.split_once('=') {
+    let disk = named_disk(options.try_fold(disk, |disk, option| match option.split_once('=') {
         None if option == "rw" => Ok(DiskSpec { read_only: false, ..disk }),
         None if option == "ro" => Ok(DiskSpec { read_only: true, ..disk }),
         Some(("size", size)) => Ok(DiskSpec { size_mb: Some(storage::size_mb(size)?), ..disk }),
         None | Some(_) => Err(format!("unknown option {option:?}; ro, rw and size=10G are known")),
-    })?)
+    })?)?;
+    Ok(Volume::Disk(disk))
+}
+
+fn share(path: &str, mount: &str, options: Option<&str>) -> Result<ShareSpec, String> {
+    if let Some(fault) = mount_fault(mount) {
+        return Err(fault);
+    }
+    let share = ShareSpec { path: path.into(), mount: mount.to_owned(), read_only: true };
+    options.into_iter().flat_map(|options| options.split(',')).try_fold(share, |share, option| match option {
+        "ro" => Ok(ShareSpec { read_only: true, ..share }),
+        "rw" => Ok(ShareSpec { read_only: false, ..share }),
+        _ => Err(format!("unknown option {option:?} of a directory of the host; ro and rw are known")),
+    })
 }
 
 /// Parses `name=NAME,mount=/PATH` and perhaps more, as `docker run --mount` has them.

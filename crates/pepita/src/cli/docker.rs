@@ -49,7 +49,10 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--health-cmd", HEALTH),
     ("--interactive", TERMINAL),
     ("--link", NETWORK),
-    ("--mount", "-v NAME:/PATH and --disk keep a directory of the guest on a disk"),
+    (
+        "--mount",
+        "-v NAME:/PATH and --disk keep a directory of the guest on a disk; -v DIR:/PATH shows one of the host",
+    ),
     ("--net", NETWORK),
     ("--no-healthcheck", HEALTH),
     ("--platform", "guests are linux/amd64"),

@@ -141,6 +141,7 @@ pub(super) fn code_of(exit: Option<&Exit>) -> u8 {
             | Exit::BootTimeout
             | Exit::AgentLost { .. }
             | Exit::TransportLost
+            | Exit::ShareLost { .. }
             | Exit::StopRequested
             | Exit::Killed
             | Exit::Unknown,

@@ -2,7 +2,7 @@
 
 use super::environment::{environment, environment_file, launch_spec};
 use super::{attach, output::print_done};
-use crate::cli::{Run, RunOptions};
+use crate::cli::{Run, RunOptions, Volume};
 use crate::error::{About, Result, call_error, eprint_line};
 use crate::host::random;
 use crate::ops::follow::ready;
@@ -133,7 +133,13 @@ fn specification(run: Run) -> Result<LaunchSpec> {
 /// Returns `spec` with its fields replaced by the options that were given. Labels and ports are added to those of `spec`.
 fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
     spec.labels.extend(options.label);
-    spec.disks.extend(options.volume.into_iter().chain(options.disk));
+    for volume in options.volume {
+        match volume {
+            Volume::Disk(disk) => spec.disks.push(disk),
+            Volume::Share(share) => spec.shares.push(share),
+        }
+    }
+    spec.disks.extend(options.disk);
     spec.publish.extend(options.publish);
     spec.reach.extend(options.reach);
     spec.ulimits.extend(options.ulimit);
@@ -168,6 +174,7 @@ fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
         log_dir: options.log_dir.or(spec.log_dir),
         disk_dir: options.disk_dir.or(spec.disk_dir),
         disks: spec.disks,
+        shares: spec.shares,
         hold: options.hold || spec.hold,
         command: spec.command,
         env: spec.env,

@@ -30,6 +30,16 @@ pub const BACKEND: Program = Program {
     advice: "install it: cargo install vhost-device-vsock --version 0.3.0 --locked",
 };
 
+/// The server of shares.
+pub const VIRTIOFSD: Program = Program {
+    name: "virtiofsd",
+    variable: "PEPITA_VIRTIOFSD",
+    advice: "install it: apt-get install virtiofsd (Debian 12: it is in qemu-system-common)",
+};
+
+/// The directories outside of PATH in which distributions keep programs of QEMU.
+const LIBRARY_DIRS: [&str; 2] = ["/usr/libexec", "/usr/lib/qemu"];
+
 /// The guest agent.
 pub const AGENT: Program = Program {
     name: "daemonctl",
@@ -62,6 +72,7 @@ impl Program {
         let top = beside.as_deref().and_then(|dir| dir.ancestors().nth(2)).map(Path::to_owned);
         let tools = top.into_iter().flat_map(|top| [top.join(".tools/bin"), top.join(".guest")]);
         let dirs = beside.clone().into_iter().chain(tools).chain(std::env::split_paths(&path));
+        let dirs = dirs.chain(LIBRARY_DIRS.map(PathBuf::from));
         dirs.map(|dir| dir.join(self.name)).collect()
     }
 

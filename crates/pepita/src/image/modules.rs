@@ -19,6 +19,9 @@ pub const FOR_NETWORK: &str = "virtio_net";
 /// The drivers that a guest loads when it needs them: those of disks, of shares and of a network card.
 pub const WHEN_NEEDED: [&str; 3] = ["virtio_blk", "virtiofs", FOR_NETWORK];
 
+/// The module of shares.
+pub const FOR_SHARE: &str = "virtiofs";
+
 /// The modules that an initrd needs to mount a disk.
 pub const FOR_DISK: [&str; 6] = [
     "virtio_mmio",

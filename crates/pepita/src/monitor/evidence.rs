@@ -64,6 +64,8 @@ pub(crate) struct Evidence {
     pub(crate) vmm_ran: bool,
     /// Whether the vsock back-end ended before the VMM.
     pub(crate) backend_died: bool,
+    /// The share whose server ended before the VMM, and how it ended.
+    pub(crate) share_lost: Option<String>,
     /// Whether the agent has written on the console that it listens.
     pub(crate) agent_noted: bool,
     /// Whether the agent has missed its deadline to answer.
@@ -130,6 +132,9 @@ fn unreported(seen: &Evidence, last: &LastWords) -> Exit {
     }
     if seen.backend_died {
         return Exit::TransportLost;
+    }
+    if let Some(how) = &seen.share_lost {
+        return Exit::ShareLost { message: shown(how) };
     }
     match (&seen.shutdown, last.vmm) {
         (None, Some(vmm @ ProcessExit { signal: Some(_), .. })) => Exit::VmmCrashed(vmm),
@@ -200,6 +205,7 @@ fn sentences(seen: &Evidence, last: &LastWords) -> Vec<String> {
         let how = last.backend.as_deref().map(|how| format!(": {}", shown(how))).unwrap_or_default();
         all.push(format!("the vsock back-end ended before the VMM{how}"));
     }
+    all.extend(seen.share_lost.as_deref().map(shown));
     if seen.host_oom {
         all.push("the host's OOM killer struck".to_owned());
     }
@@ -338,6 +344,11 @@ mod tests {
                 Exit::AgentLost { message: "no command".into() },
             ),
             (Evidence { backend_died: true, ..ran() }, last(SIGKILL), Exit::TransportLost),
+            (
+                Evidence { share_lost: Some("share /x: gone".into()), ..ran() },
+                last(SIGKILL),
+                Exit::ShareLost { message: "share /x: gone".into() },
+            ),
             (Evidence { host_oom: true, backend_died: true, ..ran() }, last(SIGKILL), Exit::HostOom),
             (Evidence { boot_timeout: true, ..ran() }, last(SIGKILL), Exit::BootTimeout),
             // An end that no process observed is unknown.

@@ -9,6 +9,7 @@ use crate::rundir::files::{self, Sync};
 use crate::rundir::lock::{Lock, Wait};
 use crate::rundir::{self, ends, layout};
 use crate::vm_config::VmmKind;
+use crate::vmm::Server;
 use pepita_wire::{ExitRecord, MonitorRequest, Request, StatusRecord};
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
@@ -37,6 +38,7 @@ impl Monitor {
         if let Some(backend) = self.backend.take() {
             backend.kill();
         }
+        self.shares.drain(..).for_each(Server::kill);
         self.kill_daemon();
         if self.config.request.vmm == VmmKind::Process {
             kill_orphans();

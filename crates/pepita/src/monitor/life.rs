@@ -11,7 +11,7 @@
 //!     ├─ back-end ended, or guest stopped by the VMM ► Severed ──── 500 ms ─────────────────────────┐
 //!     ├─ the daemon has ended ───────────────────────► Leaving ──── 5 s ───┐                        │
 //!     ├─ Stop ───────────────────────────────────────► Stopping ── grace ──┴► Terminating ─ 400 ms ─┤
-//!     └─ Kill, boot deadline, back-end lost, start refused ─────────────────────────────────────────┴► Killing ↺ 1 s
+//!     └─ Kill, boot deadline, back-end or share lost, start refused ────────────────────────────────┴► Killing ↺ 1 s
 //!
 //!  Severed  ── the daemon has ended ──► Leaving        Leaving, Severed ── Stop ──► Stopping
 //!  Severed, Leaving, Stopping, Terminating ── Kill ──► Killing
@@ -20,7 +20,7 @@
 //!
 //! Two states change independently of the phase: the line to the guest agent ([`AgentLine`]), and whether the virtual
 //! CPUs run. Each file of this folder has one job: [`phase`] defines the data of the phases, `boot` handles the start,
-//! `mounting` the disks, `run` the agent's messages, `signal` the signals of clients, `stop` a stop or kill, `end` the end of the daemon, the back-end and the VMM.
+//! `mounting` the disks and shares, `run` the agent's messages, `signal` the signals of clients, `stop` a stop or kill, `end` the end of the daemon, the back-end and the VMM.
 
 mod boot;
 mod end;
@@ -254,6 +254,7 @@ impl Life {
             Event::VmmUp => self.on_vmm_up(),
             Event::VmmEnded(last_words) => self.on_vmm_ended(unix_ms, last_words),
             Event::BackendEnded { vmm_is_exiting } => self.on_backend_ended(now, vmm_is_exiting),
+            Event::ShareEnded { vmm_is_exiting, how } => self.on_share_ended(now, vmm_is_exiting, how),
             Event::HostOom => self.evidence.host_oom = true,
             Event::ConsoleSpoke => self.on_console_spoke(now),
             Event::Noted(Note::Up) => self.on_agent_noted(),

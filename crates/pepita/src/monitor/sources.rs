@@ -30,6 +30,8 @@ const CONSOLE_READS: usize = 8;
 pub(super) enum Source {
     Vmm,
     Backend,
+    /// The server of the share with this index.
+    Share(usize),
     Console,
     /// The output of VMM and back-end.
     Words,
@@ -54,6 +56,9 @@ impl Monitor {
         fds.push((Source::Vmm, self.vmm.handle().as_fd(), PollFlags::IN));
         if let Some(backend) = &self.backend {
             fds.push((Source::Backend, backend.handle().as_fd(), PollFlags::IN));
+        }
+        for (index, server) in self.shares.iter().enumerate() {
+            fds.push((Source::Share(index), server.process.handle().as_fd(), PollFlags::IN));
         }
         if let Some(console) = &self.console {
             fds.push((Source::Console, console.as_fd(), PollFlags::IN));
@@ -138,6 +143,17 @@ impl Monitor {
                     self.on_backend_ended();
                 }
             }
+            Source::Share(index) => {
+                // Of two that end at once, the second has another index now, and is noticed in the next round.
+                let ended = self
+                    .shares
+                    .get(index)
+                    .is_some_and(|server| wait_readable(server.process.handle(), Duration::ZERO));
+                if ended {
+                    let how = self.shares.remove(index).ended();
+                    self.on_share_ended(how);
+                }
+            }
             Source::Starter => self.read_starter(),
             Source::Clock => {
                 if self.clock.as_ref().is_some_and(ClockWatch::has_rung) {
@@ -196,6 +212,13 @@ impl Monitor {
     pub(super) fn on_backend_ended(&mut self) {
         self.read_qmp();
         self.happened(Event::BackendEnded { vmm_is_exiting: self.vmm.identity.is_exiting() });
+    }
+
+    /// Ends a VM that has lost the server of a share: the guest would wait for it for ever. A server follows its VMM, as
+    /// the back-end does.
+    pub(super) fn on_share_ended(&mut self, how: String) {
+        self.read_qmp();
+        self.happened(Event::ShareEnded { vmm_is_exiting: self.vmm.identity.is_exiting(), how });
     }
 
     /// Ends a back-end without which the guest cannot be reached any more.

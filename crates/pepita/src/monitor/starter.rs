@@ -114,6 +114,7 @@ impl Starter {
             | Exit::BootTimeout
             | Exit::AgentLost { .. }
             | Exit::TransportLost
+            | Exit::ShareLost { .. }
             | Exit::StopRequested
             | Exit::Killed
             | Exit::Unknown => CallErrorKind::TryAgain,

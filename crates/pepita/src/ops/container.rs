@@ -4,7 +4,6 @@ use crate::error::{Result, call_error, io, system};
 use crate::host::programs::IMAGES;
 use pepita_wire::image::{ImageRecord, UsedImage};
 use pepita_wire::record::{CallError, CallErrorKind};
-use pepita_wire::storage::DiskSpec;
 use pepita_wire::text::shown;
 use pepita_wire::{LaunchSpec, Signal};
 use rustix::fs::{FlockOperation, flock};
@@ -124,7 +123,7 @@ pub(crate) fn with_image(mut spec: LaunchSpec, image: &ImageRecord) -> Result<La
 ///
 /// # Errors
 /// When the image says what no VM can have.
-pub(crate) fn used(image: &ImageRecord, disks: &[DiskSpec]) -> Result<UsedImage> {
+pub(crate) fn used(image: &ImageRecord, kept: &[&str]) -> Result<UsedImage> {
     let bad = |why: String| call_error(CallErrorKind::BadImage, format!("image {}: {why}", image.reference));
     let config = &image.config;
     let stop_signal = config
@@ -138,7 +137,7 @@ pub(crate) fn used(image: &ImageRecord, disks: &[DiskSpec]) -> Result<UsedImage>
     // A path below the place of a disk is kept, too.
     let is_kept = |path: &str| {
         let path = Path::new(path);
-        disks.iter().any(|disk| path.starts_with(&disk.mount))
+        kept.iter().any(|mount| path.starts_with(mount))
     };
     let unkept = config.volumes.iter().filter(|path| path.len() <= PATH_CAP && !is_kept(path));
     Ok(UsedImage {
@@ -238,7 +237,7 @@ mod tests {
                 ImageConfig { stop_signal: Some(stop_signal.into()), volumes, ..ImageConfig::default() };
             ImageRecord { config, ..ImageRecord::default() }
         };
-        let disks = [DiskSpec { name: "d".into(), mount: "/data".into(), ..DiskSpec::default() }];
+        let disks = ["/data"];
         for (text, number) in
             [("SIGINT", 2), ("TERM", 15), ("3", 3), ("SIGRTMIN+3", 37), ("RTMIN", 34), ("SIGRTMAX-1", 63)]
         {

@@ -4,11 +4,12 @@ use crate::boot::Requested;
 use crate::cli::{AccelChoice, VsockChoice};
 use crate::disk::Catalogue;
 use crate::error::{CallError, Result, call_error};
-use crate::host::programs::{AGENT, BACKEND, QEMU, static_agent};
+use crate::host::programs::{AGENT, BACKEND, QEMU, VIRTIOFSD, static_agent};
 use crate::host::{kvm, ram, vhost_vsock};
 use crate::image::installed::Kernels;
 use crate::image::{build, init, kernel, memory, modules};
 use crate::ops::container::used;
+use crate::ops::shares::{check_places, for_shares, kept, shares};
 use crate::rundir::cid::Wanted;
 use crate::rundir::{RunDir, tsc};
 use crate::vm_config::{
@@ -22,7 +23,7 @@ use pepita_wire::port::{BadPublish, PORTS_CAP};
 use pepita_wire::reach::{BadReach, REACH_CAP, Reached};
 use pepita_wire::record::{CallErrorKind, Transport};
 use pepita_wire::rundir::LOG_ENVIRONMENT;
-use pepita_wire::storage::{DISK_ENVIRONMENT, DiskSpec, SIZE_MB, STORAGE_CAP, mount_fault, name_fault};
+use pepita_wire::storage::{DISK_ENVIRONMENT, DiskSpec, SIZE_MB, mount_fault, name_fault};
 use pepita_wire::world::{
     NOT_ON_HOST, ON_HOST, World, check_hostname, check_secret, check_sysctl, check_ulimit, check_user,
     check_workdir,
@@ -59,7 +60,7 @@ pub(crate) fn resolve(
         accel: Accel::None,
         kernel: None,
         root: Root::Host(None),
-        image: image.map(|image| used(image, &spec.disks)).transpose()?,
+        image: image.map(|image| used(image, &kept(&spec))).transpose()?,
         cpus: within("cpus", spec.cpus.unwrap_or(DEFAULT_CPUS), &CPUS)?,
         memory_mb: within("memory_mb", spec.memory_mb.unwrap_or(DEFAULT_MEMORY_MB), &MEMORY_MB)?,
         port: within("vsock_port", spec.vsock_port.unwrap_or(DEFAULT_PORT), &PORTS)?,
@@ -84,7 +85,10 @@ pub(crate) fn resolve(
         network: network(&spec, vmm)?,
         log_dir: log_dir(&spec)?,
         disks: disks(&spec, vmm)?,
+        shares: shares(&spec, vmm)?,
+        virtiofsd: None,
     };
+    check_places(&base)?;
     let request = match vmm {
         VmmKind::Process => plain_process(&spec, base)?,
         VmmKind::Qemu => machine(run_dir, &spec, image, base)?,
@@ -157,9 +161,6 @@ fn disks(spec: &LaunchSpec, vmm: VmmKind) -> Result<Vec<Disk>> {
     if vmm == VmmKind::Process {
         return Err(refused("disks", "a plain process has the host's file system, and no disks of its own"));
     }
-    if spec.disks.len() > STORAGE_CAP {
-        return Err(refused("disks", &format!("{} are too many; at most {STORAGE_CAP}", spec.disks.len())));
-    }
     let dir = disk_dir(spec.disk_dir.as_deref())?;
     let disk = |disk: &DiskSpec| {
         let DiskSpec { name, mount, size_mb, path, read_only } = disk.clone();
@@ -179,10 +180,6 @@ fn disks(spec: &LaunchSpec, vmm: VmmKind) -> Result<Vec<Disk>> {
         let before = &disks[..index];
         if before.iter().any(|other| other.name == disk.name || other.file == disk.file) {
             return Err(refused("disks", &format!("disk {} is named twice; a disk has one user", disk.name)));
-        }
-        if let Some(other) = before.iter().find(|other| other.mount == disk.mount) {
-            let why = format!("disks {} and {} are both mounted at {}", other.name, disk.name, disk.mount);
-            return Err(refused("disks", &why));
         }
     }
     disks.sort_by_key(|disk| disk.mount.split('/').count());
@@ -273,12 +270,13 @@ fn network(spec: &LaunchSpec, vmm: VmmKind) -> Result<Network> {
     }
 }
 
-/// Returns the driver that an initrd loads for the network of the guest.
-fn network_driver(spec: &LaunchSpec) -> Option<&'static str> {
-    match spec.network {
+/// Returns the modules that the initrd loads beside those of every initrd.
+fn when_needed(spec: &LaunchSpec) -> Vec<&'static str> {
+    let network = match spec.network {
         Network::None => None,
         Network::User => Some(modules::FOR_NETWORK),
-    }
+    };
+    network.into_iter().chain(for_shares(spec)).collect()
 }
 
 /// Parses a word; an absent word means the default.
@@ -405,8 +403,10 @@ fn machine(
         // The agent in the disk is not looked at.
         Root::Disk { initrd: None, .. } | Root::Host(_) => false,
     };
+    let virtiofsd = (!base.shares.is_empty()).then(|| VIRTIOFSD.require()).transpose()?;
     Ok(VmRequest {
         token_port,
+        virtiofsd,
         program: QEMU.require()?,
         accel,
         kernel: Some(kernel),
@@ -426,8 +426,8 @@ fn initrd(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path) -> Result<Option<P
     }
     match package(spec, kernel) {
         Some(package) => {
-            let what = build::Initrd::HandsOver;
-            build::initrd(run_dir, &static_agent()?, &package, what, network_driver(spec)).map(Some)
+            let (agent, what) = (static_agent()?, build::Initrd::HandsOver);
+            build::initrd(run_dir, &agent, &package, what, &when_needed(spec)).map(Some)
         }
         None => Ok(None),
     }
@@ -444,7 +444,7 @@ fn shared_root(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path, image: &Image
         call_error(CallErrorKind::BadImage, why)
     })?;
     let what = build::Initrd::Shares;
-    let initrd = build::initrd(run_dir, &static_agent()?, &package, what, network_driver(spec))?;
+    let initrd = build::initrd(run_dir, &static_agent()?, &package, what, &when_needed(spec))?;
     Ok(Root::Shared { image: image.root.clone(), initrd })
 }
 

@@ -35,7 +35,9 @@ pub(crate) fn usage(dir: &Path) -> Option<HostUsage> {
         (&state.monitor, "monitor"),
         (&state.daemon, "daemon"),
     ];
-    let used = processes.into_iter().filter_map(|(process, role)| usage_of(process.as_ref()?, role));
+    let shares = state.shares.values().map(|process| (process, "share"));
+    let known = processes.into_iter().filter_map(|(process, role)| Some((process.as_ref()?, role)));
+    let used = known.chain(shares).filter_map(|(process, role)| usage_of(process, role));
     HostUsage::of(used.collect())
 }
 

@@ -9,6 +9,7 @@ use crate::rundir::layout;
 use pepita_wire::{ExitRecord, StatusRecord, Stored};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -24,6 +25,9 @@ pub struct State {
     pub vmm: Option<ProcessId>,
     /// The vsock back-end.
     pub backend: Option<ProcessId>,
+    /// The servers of the shares, by their directories in the guest.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub shares: BTreeMap<String, ProcessId>,
     /// The process of the daemon, when the VM is a plain process.
     pub daemon: Option<ProcessId>,
     /// The cgroup that holds the VM's limits.

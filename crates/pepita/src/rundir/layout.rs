@@ -17,6 +17,8 @@ pub const BOOT_TOKEN: &str = "boot.token";
 pub const OPTIONS: &str = "boot.cfg";
 /// The socket of the vsock back-end for QEMU.
 pub const BACKEND: &str = "vh.sock";
+/// The socket of the server of a share, until QEMU's connection is made.
+pub const SHARE: &str = "share.sock";
 /// The socket of QEMU's monitor protocol.
 pub const QMP: &str = "qmp.sock";
 /// The guest's console, as QEMU names it: a pair of pipes.
@@ -69,9 +71,10 @@ pub fn is_known(name: &str) -> bool {
 }
 
 /// The files that are removed when a VM has ended: every socket and pipe except the control socket, and the files with tokens.
-pub const TRANSIENT: [&str; 11] = [
+pub const TRANSIENT: [&str; 12] = [
     HYBRID,
     BACKEND,
+    SHARE,
     QMP,
     CONSOLE,
     CONSOLE_IN,

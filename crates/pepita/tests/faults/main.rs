@@ -15,6 +15,7 @@ mod host;
 mod images;
 mod logs;
 mod pauses;
+mod shares;
 mod starts;
 mod stop_escalation;
 #[path = "../terminal/mod.rs"]

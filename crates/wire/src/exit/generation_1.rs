@@ -53,6 +53,7 @@ impl From<&Exit> for Report {
             | Exit::BootTimeout
             | Exit::AgentLost { .. }
             | Exit::TransportLost
+            | Exit::ShareLost { .. }
             | Exit::StopRequested
             | Exit::Killed
             | Exit::Unknown => Self::default(),

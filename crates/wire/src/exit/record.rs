@@ -104,6 +104,7 @@ fn reason(exit: &Exit) -> &'static str {
         | Exit::BootTimeout
         | Exit::AgentLost { .. }
         | Exit::TransportLost
+        | Exit::ShareLost { .. }
         | Exit::StopRequested
         | Exit::Killed
         | Exit::Unknown => exit.kind(),
@@ -125,6 +126,7 @@ fn exit_of(reason: &str, guest: Option<&Exit>, vmm: Option<ProcessExit>, evidenc
         "boot-timeout" => Exit::BootTimeout,
         "agent-lost" => Exit::AgentLost { message: String::new() },
         "transport-lost" => Exit::TransportLost,
+        "share-lost" => Exit::ShareLost { message: first() },
         "stop-requested" => Exit::StopRequested,
         "killed" => Exit::Killed,
         _ => Exit::Unknown,

@@ -55,6 +55,7 @@ impl VmState {
             | Exit::BootTimeout
             | Exit::AgentLost { .. }
             | Exit::TransportLost
+            | Exit::ShareLost { .. }
             | Exit::Unknown => Self::Failed,
         }
     }

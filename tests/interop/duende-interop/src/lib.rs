@@ -100,6 +100,7 @@ fn failure(ending: &Ending) -> FailureReason {
                 | Exit::BootTimeout
                 | Exit::AgentLost { .. }
                 | Exit::TransportLost
+                | Exit::ShareLost { .. }
                 | Exit::StopRequested
                 | Exit::Killed
                 | Exit::Unknown,

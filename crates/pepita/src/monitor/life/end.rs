@@ -38,20 +38,35 @@ impl Life {
         }
     }
 
-    /// Handles the end of the back-end. When the VMM ends, its back-end follows, and the end of the back-end may be
-    /// noticed first, because the kernel closes the VMM's socket before the VMM's process is gone.
+    /// Handles the end of the back-end.
     pub(super) fn on_backend_ended(&mut self, now: Instant, vmm_is_exiting: bool) {
+        if self.loses_a_helper(now, vmm_is_exiting) {
+            self.evidence.backend_died = true;
+            self.kill_vmm(now);
+        }
+    }
+
+    /// Handles the end of the server of a share.
+    pub(super) fn on_share_ended(&mut self, now: Instant, vmm_is_exiting: bool, how: String) {
+        if self.loses_a_helper(now, vmm_is_exiting) {
+            self.evidence.share_lost = Some(how);
+            self.kill_vmm(now);
+        }
+    }
+
+    /// Returns whether the VM has lost a process without which it cannot go on. When the VMM ends, its back-end and the
+    /// servers of its shares follow, and their end may be noticed first, because the kernel closes the VMM's sockets before
+    /// the VMM's process is gone.
+    fn loses_a_helper(&mut self, now: Instant, vmm_is_exiting: bool) -> bool {
         let vmm_is_exiting = vmm_is_exiting || self.evidence.shutdown.is_some();
         match (&self.phase, vmm_is_exiting) {
             (Phase::Created(_) | Phase::Booting(_) | Phase::Running, true) => {
                 self.phase = Phase::Severed { kill_at: now + VMM_EXIT };
+                false
             }
-            (Phase::Created(_) | Phase::Booting(_) | Phase::Running | Phase::Severed { .. }, false) => {
-                self.evidence.backend_died = true;
-                self.kill_vmm(now);
-            }
-            (Phase::Severed { .. }, true) => {}
-            // A VM that is shutting down needs no back-end.
+            (Phase::Created(_) | Phase::Booting(_) | Phase::Running | Phase::Severed { .. }, false) => true,
+            (Phase::Severed { .. }, true) => false,
+            // A VM that is shutting down needs no helper.
             (
                 Phase::Leaving { .. }
                 | Phase::Stopping(_)
@@ -59,7 +74,7 @@ impl Life {
                 | Phase::Killing { .. }
                 | Phase::Ended(_),
                 _,
-            ) => {}
+            ) => false,
         }
     }
 

@@ -20,6 +20,13 @@ pub(crate) enum Event {
         /// Whether the VMM's process is exiting, too. In that case the VMM ended first, and its back-end followed.
         vmm_is_exiting: bool,
     },
+    /// The server of a share is gone.
+    ShareEnded {
+        /// Whether the VMM's process is exiting, too. In that case the VMM ended first, and the server followed.
+        vmm_is_exiting: bool,
+        /// The share, and how its server ended.
+        how: String,
+    },
     /// The host's OOM killer has killed a process within the VM's limits.
     HostOom,
     /// The guest has written on its console.

@@ -29,7 +29,7 @@ impl Life {
         };
         let why = match refusal.kind {
             ErrorKind::Unsupported => {
-                "the agent in this image is too old for disks; build the image again".to_owned()
+                "the agent in this image is too old for disks and shares; build the image again".to_owned()
             }
             ErrorKind::BadRequest
             | ErrorKind::Unauthorized

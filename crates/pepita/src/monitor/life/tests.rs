@@ -572,7 +572,7 @@ fn a_disk_that_cannot_be_mounted_ends_the_vm_with_the_reason() {
     let lost = |message: &str| Some(Exit::AgentLost { message: message.into() });
     assert_eq!(refuse(ErrorKind::Conflict, "disk data: no"), lost("disk data: no"));
     let old = refuse(ErrorKind::Unsupported, "unknown method \"mount\"");
-    assert_eq!(old, lost("the agent in this image is too old for disks; build the image again"));
+    assert_eq!(old, lost("the agent in this image is too old for disks and shares; build the image again"));
 }
 
 #[test]

@@ -89,6 +89,9 @@ fn each_event_means_something_in_each_phase() {
     check("start refused", || refused(ErrorKind::BadRequest),                    ["K", "K", "K", ".", ".", "K", ".", "."]);
     check("back-end lost", || Event::BackendEnded { vmm_is_exiting: false },     ["K", "K", "K", "K", ".", ".", ".", "."]);
     check("back-end follows", || Event::BackendEnded { vmm_is_exiting: true },   ["V", "V", "V", ".", ".", ".", ".", "."]);
+    let share = |vmm_is_exiting| Event::ShareEnded { vmm_is_exiting, how: "gone".into() };
+    check("share lost", || share(false),                                         ["K", "K", "K", "K", ".", ".", ".", "."]);
+    check("share follows", || share(true),                                       ["V", "V", "V", ".", ".", ".", ".", "."]);
     check("paused", || Event::Vcpus(VcpuState::Paused),                          [".", ".", ".", ".", ".", ".", ".", "."]);
     check("resumed", || Event::Vcpus(VcpuState::Running),                        [".", ".", ".", ".", ".", ".", ".", "."]);
     check("clock rang", || Event::ClockRang,                                     [".", ".", ".", ".", ".", ".", ".", "."]);
