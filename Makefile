@@ -1,5 +1,5 @@
 # The README names `make run` and `make test`. Each target installs what it needs before it starts.
-.PHONY: help setup setup-tests run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop bench bench-scale bench-commands bench-restart bench-ports
+.PHONY: help setup setup-tests run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop bench bench-scale bench-commands bench-restart bench-ports bench-images
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -87,3 +87,7 @@ bench-restart: ## Measure the time from SIGKILL until the daemon runs again, als
 bench-ports: setup ## Measure a published port of a microVM beside QEMU's slirp; five minutes of new connections (PEPITA_PORTS_MINUTES)
 	cargo build --release --workspace --bins
 	cargo bench -p pepita-supervisor --bench ports
+
+bench-images: setup ## Measure `pepita run` of a container image beside our own .cpio image, and the memory of VMs that share a base
+	cargo build --release --workspace --bins
+	cargo bench -p pepita-supervisor --bench images
