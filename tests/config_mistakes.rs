@@ -581,7 +581,7 @@ fn advice_is_given_on_what_will_not_work() {
         (web("intensity = 1", "[[group.vm]]\nname = \"b\""), Level::Warning, (5, 13), "too few for 2 VMs"),
         (vm("restart.reset_after = \"1s\""), Level::Warning, (8, 23), "sooner than the longest delay of 1m"),
         (
-            vm("publish = [\"127.0.0.1:8080:443\"]\nreach = [\"10.0.0.7:443\"]"),
+            guest("publish = [\"127.0.0.1:8080:443\"]\nreach = [\"10.0.0.7:443\"]"),
             Level::Info,
             (9, 9),
             "cannot listen at all addresses (0.0.0.0) of that port",
