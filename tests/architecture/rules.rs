@@ -112,6 +112,7 @@ pub(crate) const CRATES: &[Crate] = &[
                 "console",
                 "copying",
                 "environment",
+                "first_use",
                 "forwarding",
                 "inherited",
                 "interface",

@@ -53,6 +53,20 @@ fn a_container_image_boots_as_its_user_in_its_directory_with_its_environment() {
 }
 
 #[test]
+fn a_new_disk_gets_the_files_of_its_image_once() {
+    let (host, data, image) = host();
+    let (kernel, disks) = (kernel(), data.path().join("disks"));
+    let host = host.with("PEPITA_DISK_DIR", &disks);
+    let run = |script: &str| {
+        let volume = ["-v", "programs:/usr/bin:size=64M", "--user", "root", "--entrypoint", "sh"];
+        host.ok(&[&["run", "--rm", "--kernel", &kernel][..], &volume, &[&image, "--", "-c", script]].concat())
+    };
+    let names = |said: String| said.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(names(run("ls /usr/bin; rm /usr/bin/redis-cli")), ["redis-cli", "redis-server"]);
+    assert_eq!(names(run("ls /usr/bin")), ["redis-server"]);
+}
+
+#[test]
 fn vms_share_a_root_that_no_prune_takes_from_them() {
     let (host, _data, image) = host();
     let record = host.json(&["image", "import", &image, "--as", "redis:7", "--json"]);
