@@ -119,6 +119,7 @@ pub(crate) const CRATES: &[Crate] = &[
                 "console",
                 "copying",
                 "environment",
+                "first_use",
                 "forwarding",
                 "inherited",
                 "interface",
