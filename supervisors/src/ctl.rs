@@ -164,7 +164,13 @@ fn find_socket(socket: Option<PathBuf>, config: Option<PathBuf>) -> Result<PathB
         (None, Some(file)) => {
             let wrong = |exit, why| Failure::new(exit, format!("{why}\n`-s SOCKET` works without the file"));
             let named = control_socket(&file).map_err(|e| wrong(ProgramExit::Config, e.to_string()))?;
-            let none = || format!("{}: names no control_socket in [supervisor]", file.display());
+            let none = || {
+                let (file, usual) = (file.display(), config::DEFAULT_SOCKET);
+                format!(
+                    "{file}: names no control_socket in [supervisor], so its supervisor takes no commands; add \
+                     control_socket = {usual:?} and start the supervisor again"
+                )
+            };
             named.ok_or_else(|| wrong(ProgramExit::Usage, none()))
         }
         (None, None) => {

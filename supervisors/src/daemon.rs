@@ -26,6 +26,7 @@ use crate::notify::{Notify, ServiceStore, watchdog_interval};
 use crate::output;
 use crate::printer::{Notes, Printer};
 use note::{Report, WaitingVm};
+use pepita_supervisor::config::{Checked, Level};
 use pepita_supervisor::control::{Call, ControlError, Hooks, ShutdownMode, Socket};
 use pepita_supervisor::platform::{files_needed, raise_file_limit};
 use pepita_supervisor::{
@@ -75,9 +76,7 @@ pub async fn run(options: &Options, sockets: Vec<(String, OwnedFd)>) -> ProgramE
             return ProgramExit::Config;
         }
     };
-    for advice in &checked.advice {
-        output::print_error(format_args!("{advice}\n"));
-    }
+    warn(&checked);
     warn_of_few_files(&checked.spec);
     // The handlers are installed before anything is started. From here on a signal asks for an orderly end and does not
     // end the process itself.
@@ -138,6 +137,16 @@ async fn claim(path: Option<PathBuf>) -> Result<Option<Socket>, ControlError> {
     let claimed = tokio::task::spawn_blocking(move || Socket::claim(&path)).await;
     let failed = |e: tokio::task::JoinError| ControlError::Io { path: named, source: io::Error::other(e) };
     claimed.map_err(failed)?.map(Some)
+}
+
+/// Prints the advice on what is probably not intended. `--check` prints notes, too.
+fn warn(checked: &Checked) {
+    for advice in &checked.advice {
+        match advice.level {
+            Level::Error | Level::Warning => output::print_error(format_args!("{advice}\n")),
+            Level::Info => {}
+        }
+    }
 }
 
 /// Warns when the limit of open files, which `main` has raised as far as it may, is too low for the configuration.
@@ -379,9 +388,7 @@ impl<'o> Daemon<'o> {
             // The file is read on a thread of its own, because a disk may be slow.
             let read = tokio::task::spawn_blocking(move || load(&file)).await;
             let checked = read.map_err(|e| e.to_string())?.map_err(|errors| errors.to_string())?;
-            for advice in &checked.advice {
-                output::print_error(format_args!("{advice}\n"));
-            }
+            warn(&checked);
             let plan = tree.reload_with_care(checked.spec, false).await.map_err(|e| e.to_string())?;
             Ok(if plan.is_empty() { String::new() } else { plan.to_string() })
         }));

@@ -103,6 +103,13 @@ pub(crate) const CRATES: &[Crate] = &[
         edges: &[],
     },
     Crate {
+        dir: "crates/jail/src",
+        name: "pepita_jail",
+        rows: &[&["layer", "plan"], &["answer"], &["start"], &["lib"]],
+        pure: &["answer.rs", "layer.rs", "plan.rs"],
+        edges: &[("std::process::Command", &["start.rs"])],
+    },
+    Crate {
         dir: "crates/guest/src",
         name: "pepita_guest",
         rows: &[
@@ -112,6 +119,7 @@ pub(crate) const CRATES: &[Crate] = &[
                 "console",
                 "copying",
                 "environment",
+                "first_use",
                 "forwarding",
                 "inherited",
                 "interface",

@@ -16,6 +16,7 @@ mod end;
 mod environment;
 mod exec;
 mod exec_stream;
+mod first_use;
 mod forerunner;
 mod forward;
 mod forwarding;

@@ -1,6 +1,7 @@
 //! Mounts disks and shares before the daemon starts, and unmounts them when the guest ends.
 
 use crate::agent::{Agent, Mode};
+use crate::first_use;
 use crate::process::{children, wait_for_end};
 use crate::system;
 use nix::sys::signal::{self, Signal};
@@ -11,9 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::process::{PidfdFlags, pidfd_open};
-use std::fs::{Metadata, Permissions, read_dir, set_permissions};
+use std::fs::{File, read_dir};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -23,9 +23,6 @@ const DEVICE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The time limit for the processes of a guest to be gone after SIGKILL.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
-
-/// The directory that mke2fs makes in a new file system.
-const LOST_AND_FOUND: &str = "lost+found";
 
 /// Mounts what is not mounted yet, in this order.
 ///
@@ -89,10 +86,14 @@ fn mount_disk(agent: &Agent, wanted: &Mount) -> Result<(), WireError> {
     let flags = if *read_only { MountFlags::RDONLY } else { MountFlags::empty() };
     mount(&device, target.as_str(), "ext4", flags | MountFlags::NODEV | MountFlags::RELATIME, None)
         .map_err(|e| conflict("mounting at", target, e))?;
-    match *read_only {
-        true => Ok(()),
-        false => settle(target, &place).map_err(|e| conflict("preparing", target, e)),
+    if *read_only {
+        return Ok(());
     }
+    let left_out = first_use::settle(target, &place).map_err(|e| conflict("preparing", target, e))?;
+    if let Some(words) = left_out {
+        agent.console.write(format!("daemonctl: a new disk at {target}: {words}\n").as_bytes());
+    }
+    Ok(())
 }
 
 fn mount_share(agent: &Agent, wanted: &Mount) -> Result<(), WireError> {
@@ -109,29 +110,10 @@ fn mount_share(agent: &Agent, wanted: &Mount) -> Result<(), WireError> {
     })
 }
 
-/// Makes the directory to mount at, unless the image has it. Returns what the image says of it.
-fn prepare(target: &str) -> Result<Metadata, WireError> {
-    let made = std::fs::create_dir_all(target).and_then(|()| std::fs::metadata(target));
+/// Makes the directory to mount at, unless the image has it. Returns the directory of the image.
+fn prepare(target: &str) -> Result<File, WireError> {
+    let made = std::fs::create_dir_all(target).and_then(|()| File::open(target));
     made.map_err(|e| conflict("making", target, e))
-}
-
-/// Gives a disk that holds nothing yet the owner and the mode that its place has in the image, as docker does with a new
-/// volume: a daemon that is not root can write to it. The directory lost+found is taken away, because programs such as
-/// initdb want an empty directory; e2fsck makes it again when it needs it.
-fn settle(target: &str, place: &Metadata) -> io::Result<()> {
-    let is_new = read_dir(target)?.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOST_AND_FOUND));
-    if !is_new {
-        return Ok(());
-    }
-    match std::fs::remove_dir(Path::new(target).join(LOST_AND_FOUND)) {
-        Ok(()) => {}
-        // An empty disk that was settled before: its owner may have changed it since.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        // What e2fsck has put there stays.
-        Err(_) => return Ok(()),
-    }
-    chown(target, Some(place.uid()), Some(place.gid()))?;
-    set_permissions(target, Permissions::from_mode(place.mode() & 0o7777))
 }
 
 /// Returns the device of the disk with this serial number, as soon as it is there.

@@ -53,6 +53,20 @@ fn a_container_image_boots_as_its_user_in_its_directory_with_its_environment() {
 }
 
 #[test]
+fn a_new_disk_gets_the_files_of_its_image_once() {
+    let (host, data, image) = host();
+    let (kernel, disks) = (kernel(), data.path().join("disks"));
+    let host = host.with("PEPITA_DISK_DIR", &disks);
+    let run = |script: &str| {
+        let volume = ["-v", "programs:/usr/bin:size=64M", "--user", "root", "--entrypoint", "sh"];
+        host.ok(&[&["run", "--rm", "--kernel", &kernel][..], &volume, &[&image, "--", "-c", script]].concat())
+    };
+    let names = |said: String| said.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(names(run("ls /usr/bin; rm /usr/bin/redis-cli")), ["redis-cli", "redis-server"]);
+    assert_eq!(names(run("ls /usr/bin")), ["redis-server"]);
+}
+
+#[test]
 fn vms_share_a_root_that_no_prune_takes_from_them() {
     let (host, _data, image) = host();
     let record = host.json(&["image", "import", &image, "--as", "redis:7", "--json"]);
@@ -159,6 +173,10 @@ fn redis_nginx_and_postgres_answer_at_their_published_ports_and_a_disk_keeps_the
     let (port, since) = run("redis", "redis:7", "6379", &keep);
     assert_eq!(answer("redis", || redis(&port, &["get", "key"])), "kept");
     println!("redis: {:?} to the first answer when the image is there", since.elapsed());
+    let load = ["-p", &port, "-t", "set,get", "-n", "2000", "-c", "50", "-q"];
+    let said = call(tool("redis", "usr/bin/redis-benchmark", &load)).expect("redis-benchmark runs");
+    assert!(["SET: ", "GET: "].iter().all(|word| said.contains(word)) && !said.contains("rror"), "{said}");
+    println!("redis-benchmark: {}", said.rsplit(['\r', '\n']).next().unwrap_or_default());
     host.ok(&["destroy", "--force", "redis"]);
 
     let (port, since) = run("nginx", "nginx:1", "80", &[]);
@@ -178,5 +196,14 @@ fn redis_nginx_and_postgres_answer_at_their_published_ports_and_a_disk_keeps_the
     let rows = answer("postgres", || call(tool("postgres", "usr/lib/postgresql/15/bin/psql", &client)));
     assert_eq!(rows, "postgres|42");
     println!("postgres: {:?} from the image to the first answer", since.elapsed());
+    let pgbench = |words: &[&str]| {
+        let place = ["-h", "127.0.0.1", "-U", "postgres", "-p", &port];
+        let program = "usr/lib/postgresql/15/bin/pgbench";
+        call(tool("postgres", program, &[&place, words, &["postgres"]].concat())).expect("pgbench runs")
+    };
+    pgbench(&["--initialize", "--init-steps=dtg"]);
+    let said = pgbench(&["--client=5", "--transactions=4", "--no-vacuum"]);
+    assert!(said.contains("actually processed: 20/20") && said.contains("failed transactions: 0 "), "{said}");
+    println!("pgbench: {}", said.lines().last().unwrap_or_default());
     host.ok(&["destroy", "postgres"]);
 }

@@ -1,7 +1,7 @@
 //! The network of a guest: which one a VM has, and what the guest agent gives to the guest's network card.
 
+use core::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
 use std::str::FromStr;
 use strum::{Display, VariantNames};
 

@@ -62,6 +62,7 @@ fn a_guest_reads_a_directory_of_the_host_writes_where_it_may_and_gets_nowhere_el
     // A monitor that adopts the VM knows its servers, and the end of one is the end of the VM.
     kill(host.status("d").monitor_pid, Signal::KILL);
     host.ok(&["adopt", "--name", "d"]);
+    host.until("d", |status| status.agent.ready);
     assert!(host.exec("d", &["/usr/bin/ticker", "--no-ready", "--exit", "0"], 0).exit == Exit::code(0));
     kill(server(&host, "d", "/srv/www"), Signal::KILL);
     let exit = host.exit("d");
