@@ -13,6 +13,7 @@ mod events;
 mod host;
 mod injection;
 mod limits;
+mod looking_in;
 mod output;
 mod ports;
 mod probes;
