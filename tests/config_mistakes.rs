@@ -580,6 +580,12 @@ fn advice_is_given_on_what_will_not_work() {
         (vm("standby = 1"), Level::Warning, (8, 11), "warm spares are not supported"),
         (web("intensity = 1", "[[group.vm]]\nname = \"b\""), Level::Warning, (5, 13), "too few for 2 VMs"),
         (vm("restart.reset_after = \"1s\""), Level::Warning, (8, 23), "sooner than the longest delay of 1m"),
+        (
+            guest("publish = [\"127.0.0.1:8080:443\"]\nreach = [\"10.0.0.7:443\"]"),
+            Level::Info,
+            (9, 9),
+            "cannot listen at all addresses (0.0.0.0) of that port",
+        ),
         (vm("significant = true"), Level::Warning, (8, 15), "auto_shutdown is \"never\""),
         (group("auto_shutdown = \"any_significant\""), Level::Warning, (5, 17), "no VM of the group"),
         (group("intensity = 10"), Level::Info, (5, 13), "at most 6 restarts in 1m"),

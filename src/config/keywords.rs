@@ -23,11 +23,13 @@ const COMPOSE: &[(&str, &str)] = &[
     ("mem_limit", "memory_mb is the VM's memory"),
     (
         "network_mode",
-        "reach = [\"db:5432\"] lets the daemon dial a VM of this file, and publish makes ports of the guest known",
+        "reach = [\"db:5432\"] lets the daemon dial a VM of this file, publish makes ports of the guest known, and network \
+         gives the guest a network card",
     ),
     (
         "networks",
-        "reach = [\"db:5432\"] lets the daemon dial a VM of this file, and publish makes ports of the guest known",
+        "reach = [\"db:5432\"] lets the daemon dial a VM of this file, publish makes ports of the guest known, and network \
+         gives the guest a network card",
     ),
     ("ports", "publish = [\"127.0.0.1:8080:80\"] publishes a port of the guest"),
     ("restart_policy", "restart.policy says when a VM starts again"),
@@ -35,7 +37,10 @@ const COMPOSE: &[(&str, &str)] = &[
     ("stop_grace_period", "stop.timeout is the time that a daemon has to end"),
     ("stop_signal", "stop.signal is the signal that ends the daemon"),
     ("tmpfs", "what a VM writes is in its memory, unless a [[group.vm.disk]] is there"),
-    ("volumes", "[[group.vm.disk]] keeps a directory of the guest"),
+    (
+        "volumes",
+        "[[group.vm.disk]] keeps a directory of the guest, and [[group.vm.share]] shows one of the host",
+    ),
     ("working_dir", "workdir is the daemon's working directory"),
 ];
 

@@ -5,6 +5,7 @@ use super::diagnostic::{Level, Log};
 use super::file::Section;
 use crate::spec::{AutoShutdown, GroupSpec, HealthCheck, Network, Readiness, RestartSpec, VmSpec};
 use humantime::format_duration;
+use pepita_wire::port::GuestPlace;
 use std::time::Duration;
 
 /// The number of steps of a backoff curve that are looked at; a window that takes more restarts is treated as a window
@@ -86,6 +87,17 @@ fn vm(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
         let text = "the guest reaches what the host reaches, also services that listen at 127.0.0.1 of the host (in the \
                     guest at 10.0.2.2); reach lists what a daemon may dial without a network";
         log.advise(Level::Info, written.at(), &written.path, text.to_owned());
+    }
+    let published = |port| spec.publish.iter().any(|it| it.guest == GuestPlace::Port(port));
+    if let Some(written) = raw.layer.good("reach")
+        && let Some(both) = spec.reach.iter().find(|it| published(it.at.port))
+    {
+        let text = format!(
+            "the guest listens at {}, and port {} of the daemon is published: the daemon has to listen at 127.0.0.1, because \
+             it cannot listen at all addresses (0.0.0.0) of that port",
+            both.at, both.at.port
+        );
+        log.advise(Level::Info, written.at(), &written.path, text);
     }
     if let Some(written) = raw.layer.good("standby").filter(|_| spec.standby > 0) {
         let text = "warm spares are not supported yet; none will be started".to_owned();

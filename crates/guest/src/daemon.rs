@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 /// the pipe open.
 const DRAIN: Duration = Duration::from_millis(200);
 
+/// How much of the daemon's last output may tell why it ended, in bytes.
+const LAST_WORDS: usize = 4096;
+
 /// The time limit for the end of a main process that the agent has not spawned, after the process is gone. The agent is
 /// told only if it reaps the process itself.
 const REAPED: Duration = Duration::from_millis(200);
@@ -127,11 +130,16 @@ fn attend(agent: &Arc<Agent>, main: Main, exit: Exit) {
         }
     };
     let went_to_the_background = exit == Exit::code(0) && !may_end && leaves_processes(agent);
-    let advice = went_to_the_background.then(|| advice(since));
+    let mut advice = went_to_the_background.then(|| advice(since));
     // The rest of the daemon's process group is killed, which closes its ends of the pipe. A process that has left the
     // group may still hold the pipe open, so the wait for the output is bounded.
     kill_rest(main.group);
     wait_for_output(agent);
+    if advice.is_none() && !may_end && exit != Exit::code(0) {
+        let (output, _) = agent.lock().tail.since(0);
+        let last = &output[output.len().saturating_sub(LAST_WORDS)..];
+        advice = agent.reach.in_the_way(&String::from_utf8_lossy(last));
+    }
     let killed = matches!(exit, Exit::Signalled { signal: 9, .. });
     let oom = killed && agent.mode == Mode::Init && cgroup::oom_kills() > 0;
     agent.change(|state| {

@@ -56,6 +56,30 @@ impl Reach {
         Ok(())
     }
 
+    /// Returns what an operator should know when a daemon has ended that could not listen, as its last output tells: a
+    /// socket that listens at all addresses needs a port at which nothing listens, and the guest listens at these places.
+    pub(crate) fn in_the_way(&self, output: &str) -> Option<String> {
+        let lower = output.to_ascii_lowercase();
+        let is_in_use =
+            ["address already in use", "address in use", "addrinuse"].iter().any(|it| lower.contains(it));
+        let places = self.places.get().filter(|places| is_in_use && !places.is_empty())?;
+        let numbers: Vec<&str> = output.split(|c: char| !c.is_ascii_digit()).collect();
+        let said = |place: &&DialPlace| numbers.contains(&place.port.to_string().as_str());
+        let all = || places.iter().map(|(place, _)| place);
+        let mut named: Vec<&DialPlace> = all().filter(said).collect();
+        if named.is_empty() {
+            named = all().collect();
+        }
+        named.truncate(NAMED);
+        let names: Vec<String> = named.iter().map(ToString::to_string).collect();
+        Some(format!(
+            "found a port in use, and for reach the guest listens at {}: no daemon can listen at all addresses (0.0.0.0, ::) \
+             of such a port; let it listen at 127.0.0.1, which is what publish needs, or give the place another port, as in \
+             reach = [\"db:15432=db:5432\"]",
+            names.join(", ")
+        ))
+    }
+
     /// Waits for a program that dials one of the places, as long as `host`, the connection of the asker, is open. Returns
     /// the place and the program's connection, which is reset when it is dropped.
     ///
@@ -94,6 +118,9 @@ impl Reach {
         }
     }
 }
+
+/// The most places that [`Reach::in_the_way`] names.
+const NAMED: usize = 3;
 
 /// Returns the lines of `/etc/hosts` by which the names of places resolve.
 pub(crate) fn lines(places: &[DialPlace]) -> String {
@@ -158,6 +185,27 @@ mod tests {
         }
         drop(other);
         assert_eq!(reach.accept(&host).expect_err("gone").kind, ErrorKind::Os);
+    }
+
+    #[test]
+    fn a_daemon_that_finds_its_port_in_use_is_told_of_the_places_with_that_port() {
+        let reach = Reach::default();
+        assert_eq!(reach.in_the_way("Address already in use"), None);
+        let free = || {
+            let port = std::net::TcpListener::bind("127.64.0.1:0").and_then(|it| it.local_addr());
+            port.expect("a port").port()
+        };
+        let (db, cache) = (free(), free());
+        reach.open(&places(&[&format!("db:{db}"), &format!("cache:{cache}")])).expect("free");
+        let nginx = format!("bind() to 0.0.0.0:{cache} failed (98: Address already in use)");
+        let told = reach.in_the_way(&nginx).expect("in the way");
+        assert!(
+            told.contains(&format!("cache:{cache}: no")) && !told.contains(&format!("db:{db},")),
+            "{told}"
+        );
+        let told = reach.in_the_way("Error: listen EADDRINUSE").expect("in the way");
+        assert!(told.contains(&format!("db:{db}, cache:{cache}: no")), "{told}");
+        assert_eq!(reach.in_the_way("permission denied"), None);
     }
 
     #[test]

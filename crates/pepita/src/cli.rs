@@ -145,6 +145,24 @@ pub enum Request {
     },
     /// Run a command in a VM, beside its daemon; exit as the command does
     Exec(Exec),
+    /// Print the output of a daemon from now on, until its VM ends; exit as `run` in the foreground does
+    #[command(after_help = ATTACH_HELP)]
+    Attach {
+        /// The VM to which the call applies.
+        #[command(flatten)]
+        vm: Vm,
+        /// Pass INT, TERM and QUIT on to the daemon; with =false they end this program alone
+        #[arg(
+            long,
+            value_name = "true|false",
+            action = clap::ArgAction::Set,
+            default_value_t = true,
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = "true"
+        )]
+        sig_proxy: bool,
+    },
     /// Copy files and directories between host and guest, as `docker cp` does
     Cp(Cp),
     /// Start a new monitor for a VM whose monitor has died
@@ -216,6 +234,12 @@ impl Vm {
         self.named.as_ref().or(self.positional.as_ref()).expect("one of both is required")
     }
 }
+
+const ATTACH_HELP: &str = "Ctrl-P Ctrl-Q leaves the daemon as it is and exits with 0, and so does a terminal or a reader that goes away. Ctrl-C is \
+a signal for the daemon (INT), which ends most daemons; with --sig-proxy=false it ends this program alone (130).
+The standard input of a daemon is empty: nothing that is typed reaches it. `pepita exec -it NAME -- sh` opens a shell beside it, and \
+`pepita logs` prints the output up to now.
+Exit codes: the daemon's, 128 + the number of the signal that ended it, 125 when the VM failed.";
 
 const EXEC_EXAMPLES: &str = "Examples:
   A shell in a running guest
@@ -587,7 +611,7 @@ mod tests {
 
     #[test]
     fn a_name_is_an_option_or_an_argument_and_there_is_one() {
-        for call in ["status", "destroy", "logs", "wait", "adopt", "start", "signal"] {
+        for call in ["status", "destroy", "logs", "wait", "attach", "adopt", "start", "signal"] {
             let good: [&[&str]; 3] = [&["--name", "a"], &["-n", "a"], &["a"]];
             for name in good {
                 assert!(Cli::try_parse_from(["pepita", call].iter().chain(name)).is_ok(), "{call} {name:?}");

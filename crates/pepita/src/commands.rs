@@ -7,6 +7,7 @@ mod disk;
 mod doctor;
 mod environment;
 mod exec;
+mod foreground;
 mod image;
 mod kernel;
 mod list;
@@ -89,6 +90,10 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
             );
         }
         Request::Cp(asked) => return cp::cp(run_dir, asked),
+        Request::Attach { vm, sig_proxy } => {
+            let (run_dir, name) = of(&vm);
+            return attach::attach(&run_dir, &name, sig_proxy);
+        }
         Request::Doctor { no_boot, kernel, rootfs } => {
             return doctor::doctor(run_dir, &doctor::Asked { boot: !no_boot, kernel, rootfs }, json);
         }

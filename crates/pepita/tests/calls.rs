@@ -31,12 +31,13 @@ fn left_in(dir: &Path) -> Vec<String> {
 fn a_name_is_checked_by_every_call_that_takes_one() {
     let host = Host::new();
     let long = "a".repeat(200);
-    let calls: [&[&str]; 9] = [
+    let calls: [&[&str]; 10] = [
         &["run", "--vmm", "process", "--daemon"],
         &["signal"],
         &["status"],
         &["destroy"],
         &["logs"],
+        &["attach"],
         &["wait"],
         &["adopt"],
         &["start"],
@@ -68,7 +69,7 @@ fn a_mistake_in_words_is_told_in_one_line_too() {
 #[test]
 fn each_call_about_a_vm_that_is_not_there_says_so() {
     let host = Host::new();
-    for call in ["signal", "status", "logs", "wait", "adopt", "start"] {
+    for call in ["signal", "status", "logs", "attach", "wait", "adopt", "start"] {
         let error = error(&host, &[call, "--name", "nobody", "--json"], 4);
         assert_eq!((&error["kind"], &error["name"]), (&json!("no-such-vm"), &json!("nobody")), "{call}");
     }

@@ -3,10 +3,6 @@
 /// Calls of docker that have another name here, or none.
 const CALLS: &[(&str, &str)] = &[
     (
-        "attach",
-        "`pepita logs --follow NAME` follows the output, and `pepita exec -it NAME -- sh` opens a shell",
-    ),
-    (
         "build",
         "build the image with docker, podman or buildah, and take it by `pepita image import` or from a registry",
     ),
@@ -51,7 +47,8 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--link", NETWORK),
     (
         "--mount",
-        "-v NAME:/PATH and --disk keep a directory of the guest on a disk; -v DIR:/PATH shows one of the host",
+        "-v NAME:/PATH and --disk keep a directory of the guest on a disk; -v ./DIR:/PATH shows one of the host, read-only \
+         unless :rw is said",
     ),
     ("--net", NETWORK),
     ("--no-healthcheck", HEALTH),

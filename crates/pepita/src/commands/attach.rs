@@ -1,176 +1,86 @@
-//! `pepita run` in the foreground: streams the output, stops the VM on Ctrl-C and when its terminal or its reader goes
-//! away, exits as the daemon does.
+//! `pepita attach`: prints the output of a daemon from now on, passes signals on to it, leaves it on Ctrl-P Ctrl-Q, and exits
+//! as the daemon does.
 
+use super::foreground::{explain, until_end};
 use super::logs::{self, Disturbance};
 use crate::client;
-use crate::error::{Result, call_error, eprint_line, system};
+use crate::error::{About, Result, call_error, eprint_line, system};
 use crate::host::patience;
 use crate::host::signals::EndSignals;
-use crate::ops::destroy::{How, destroy, kill, stop_signal};
-use crate::ops::follow::follow;
-use crate::ops::launch::Caller;
-use crate::rundir::{RunDir, files};
+use crate::host::terminal::Keys;
+use crate::reconcile;
+use crate::rundir::RunDir;
 use pepita_wire::record::CallErrorKind;
-use pepita_wire::{Exit, ExitRecord, MonitorRequest, VmId};
-use std::os::fd::{AsFd, BorrowedFd};
+use pepita_wire::{MonitorRequest, Signal, VmId};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// How long the daemon may take to end after Ctrl-C before it is killed, in milliseconds. (`docker stop` gives as
-/// long.)
-const GRACE_MS: u64 = 10_000;
+/// The keys that leave the daemon: Ctrl-P Ctrl-Q (docker).
+const LEAVE: [u8; 2] = [0x10, 0x11];
 
-/// A command in the foreground, as the caller of a launch: a signal gives the launch up.
-#[derive(Debug)]
-pub(super) struct Foreground(EndSignals);
+/// The way out of this program before the VM has ended, which restores the terminal.
+#[derive(Debug, Clone)]
+struct Leaving(Arc<Mutex<Option<Keys>>>);
 
-impl Foreground {
-    /// Takes the signals that ask for an end. Has to be called before the launch, so that none is missed.
-    pub(super) fn begin() -> Result<Self> {
-        EndSignals::take().map(Self).map_err(|e| system("signals", e))
-    }
-
-    /// Returns the exit code after a launch that was given up: 128 + the signal.
-    pub(super) fn interrupted(&self) -> Option<ExitCode> {
-        let signal = self.0.next()?;
-        Some(ExitCode::from(u8::try_from(128 + signal).unwrap_or(125)))
+impl Leaving {
+    fn exit(&self, code: u32) -> ! {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        std::process::exit(i32::try_from(code).unwrap_or(125));
     }
 }
 
-impl Caller for Foreground {
-    fn gives_up(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+/// Carries out `pepita attach`.
+pub(super) fn attach(run_dir: &RunDir, name: &VmId, passes_signals: bool) -> Result<ExitCode> {
+    // Before anything else, so that no signal is missed. There is one thread.
+    let signals = EndSignals::take().map_err(|e| system("signals", e))?;
+    let status = reconcile::status(run_dir, name)?;
+    if status.state.is_terminal() {
+        let why = format!("VM {name} has ended ({})", status.state);
+        return Err(call_error(CallErrorKind::NoSuchVm, why)).about(name.as_str());
     }
-
-    fn is_heard(&self) -> bool {
-        true
-    }
-}
-
-/// Prints the output of a VM until the VM has ended. A signal, and a reader that goes away, stop the VM. Returns the exit
-/// code for this process.
-pub(super) fn attach(run_dir: &RunDir, name: &VmId, rm: bool, foreground: &Foreground) -> Result<ExitCode> {
-    let mut is_stopped = false;
-    // Of several orders for an end at once, one is enough as long as it is being carried out.
-    let killing = Arc::new(Mutex::new(()));
-    let mut stop = |force: bool| {
-        let (run_dir, name, killing) = (run_dir.clone(), name.clone(), Arc::clone(&killing));
-        let force = force && is_stopped;
-        is_stopped = true;
-        // A monitor that does not answer must not hold up the output, nor the next signal.
-        let _ = patience::spawn(move || match force {
-            true => kill_once(&run_dir, &name, &killing),
-            false => {
-                let dir = run_dir.vm(&name);
-                let request = MonitorRequest::Stop { signal: stop_signal(&dir), timeout_ms: GRACE_MS, force };
-                let _ = client::ask(&dir, request);
+    let keys = Keys::begin(std::io::stdin());
+    let has_keys = keys.is_some();
+    let leaving = Leaving(Arc::new(Mutex::new(keys)));
+    if has_keys {
+        let leaving = leaving.clone();
+        let watching = patience::spawn(move || {
+            if Keys::wait_for(std::io::stdin(), &LEAVE) {
+                leaving.exit(0);
             }
         });
-    };
-    // The end is awaited from the beginning: another program may remove the VM with its record.
-    let (sender, ending) = mpsc::channel();
-    let (watched, vm) = (run_dir.clone(), name.clone());
-    patience::spawn(move || drop(sender.send(follow(&watched, &vm, None, |_| false))))
-        .map_err(|e| system("a thread", e))?;
-    logs::stream(run_dir, name, &foreground.0, |disturbance| match disturbance {
-        // The first signal stops the VM gracefully, the second at once.
-        Disturbance::Signal => stop(true),
-        Disturbance::ReaderGone => stop(false),
-    })?;
-    let status = match ending.recv().unwrap_or_else(|_| follow(run_dir, name, None, |_| false)) {
-        Err(e) if e.kind == CallErrorKind::NoSuchVm => {
-            let why = format!("VM {name} was removed by another program, and its record with it");
-            return Err(call_error(CallErrorKind::Internal, why));
+        watching.map_err(|e| system("a thread", e))?;
+    }
+    let record = until_end(run_dir, name, || {
+        logs::stream_new(run_dir, name, &signals, |disturbance| match disturbance {
+            Disturbance::ReaderGone => leaving.exit(0),
+            Disturbance::Signal(number) => match of_number(number) {
+                Some(Signal::HUP) | None => leaving.exit(0),
+                Some(signal) if passes_signals => pass_on(run_dir, name, signal),
+                Some(_) => leaving.exit(128 + number),
+            },
+        })
+    });
+    // Before anything is printed about the end, and in every case.
+    drop(leaving.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    Ok(ExitCode::from(explain(&record?)))
+}
+
+fn of_number(number: u32) -> Option<Signal> {
+    Signal::try_from(i32::try_from(number).ok()?).ok()
+}
+
+/// Passes a signal on to the daemon. A monitor that does not answer must not hold up the output, nor the next signal.
+fn pass_on(run_dir: &RunDir, name: &VmId, signal: Signal) {
+    let (dir, vm) = (run_dir.vm(name), name.clone());
+    let told = patience::spawn(move || {
+        let refused = match client::ask(&dir, MonitorRequest::Signal(signal)) {
+            Ok(answer) => client::accepted(answer).err().map(|e| e.message),
+            Err(e) => Some(e.to_string()),
+        };
+        if let Some(why) = refused {
+            eprint_line(format_args!("pepita: {vm}: {signal} was not passed on: {why}"));
         }
-        status => status?,
-    };
-    let exit = status.exit.or_else(|| files::exit(&run_dir.vm(name)).ok());
-    let exit =
-        exit.ok_or_else(|| call_error(CallErrorKind::Internal, format!("VM {name} ended without a record")))?;
-    if rm {
-        destroy(run_dir, name, How::Force)?;
-    }
-    Ok(ExitCode::from(explain(&exit)))
-}
-
-/// Ends a VM at once, unless that is being done.
-fn kill_once(run_dir: &RunDir, name: &VmId, killing: &Mutex<()>) {
-    let Ok(_turn) = killing.try_lock() else { return };
-    match kill(run_dir, name) {
-        // The VM was removed meanwhile, which is an end.
-        Err(e) if e.kind == CallErrorKind::NoSuchVm => {}
-        Err(e) => {
-            let advice = format!("`pepita destroy --force --name {name}` ends the VM");
-            eprint_line(format_args!("pepita: {name}: {}; {advice}", e.message));
-        }
-        Ok(()) => {}
-    }
-}
-
-/// Returns the exit code, and prints why the VM ended unless the daemon exited.
-fn explain(exit: &ExitRecord) -> u8 {
-    let code = code(exit);
-    if !matches!(exit.daemon_exit(), Some(Exit::Exited { .. })) {
-        let why = exit.evidence.join("; ");
-        eprint_line(format_args!("pepita: {}: {}: {why}", exit.name, exit.exit));
-    }
-    code
-}
-
-/// Returns the exit code as `docker run` has it: the daemon's, 128 + the signal, 126 or 127 when the program cannot be
-/// executed, 125 when the VM failed.
-fn code(exit: &ExitRecord) -> u8 {
-    code_of(exit.daemon_exit())
-}
-
-/// Returns the exit code for the end of a program in a guest.
-pub(super) fn code_of(exit: Option<&Exit>) -> u8 {
-    match exit {
-        Some(Exit::Exited { code }) => u8::try_from(*code).unwrap_or(125),
-        Some(Exit::Signalled { signal, .. }) => u8::try_from(128 + signal).unwrap_or(125),
-        // The OOM killer of Linux sends SIGKILL, so the exit code is the same as for that signal.
-        Some(Exit::GuestOom) => 128 + 9,
-        Some(Exit::NotExecutable { errno: 2, .. }) => 127,
-        Some(Exit::NotExecutable { .. }) => 126,
-        Some(
-            Exit::GuestPanic { .. }
-            | Exit::GuestReset
-            | Exit::HostOom
-            | Exit::VmmCrashed(_)
-            | Exit::VmmRefused { .. }
-            | Exit::BootTimeout
-            | Exit::AgentLost { .. }
-            | Exit::TransportLost
-            | Exit::ShareLost { .. }
-            | Exit::StopRequested
-            | Exit::Killed
-            | Exit::Unknown,
-        )
-        | None => 125,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_exit_code_is_that_of_the_daemon() {
-        let exec = |errno| Exit::NotExecutable { path: String::new(), errno, message: String::new() };
-        let cases = [
-            (Exit::code(42), 42),
-            (Exit::code(255), 255),
-            (Exit::signal(11), 139),
-            (Exit::GuestOom, 137),
-            (exec(2), 127),
-            (exec(13), 126),
-            (Exit::Unknown, 125),
-        ];
-        for (exit, expected) in cases {
-            assert_eq!(code(&ExitRecord { exit, ..Default::default() }), expected);
-        }
-        let stopped =
-            ExitRecord { exit: Exit::StopRequested, daemon: Some(Exit::code(7)), ..Default::default() };
-        assert_eq!(code(&stopped), 7);
-    }
+    });
+    // Without a thread nothing is passed on, and the next signal is tried again.
+    drop(told);
 }

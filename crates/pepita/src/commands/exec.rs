@@ -1,6 +1,6 @@
 //! `pepita exec`: runs a command in a guest, and exits as the command does.
 
-use super::attach::code_of;
+use super::foreground::code_of;
 use crate::cli::Exec;
 use crate::client::{self, AgentStream};
 use crate::error::{About, Result, call_error, eprint_line, system};

@@ -193,8 +193,8 @@ fn watch_starts(run_dir: &RunDir, dir: &Path) -> Result<OwnedFd> {
 /// A thing that happens while output is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Disturbance {
-    /// A signal asks for an end.
-    Signal,
+    /// A signal asks for an end: its number.
+    Signal(u32),
     /// The reader of the output is gone, or the terminal is.
     ReaderGone,
 }
@@ -208,6 +208,18 @@ pub(super) fn stream(
     on: impl FnMut(Disturbance),
 ) -> Result<()> {
     follow_log(run_dir, name, 0, &mut Out::new(WhenUnwritable::Warn), Some(signals), on)
+}
+
+/// Prints the output that is added from now on, until the VM has ended. Goes on without output when its reader goes away.
+pub(super) fn stream_new(
+    run_dir: &RunDir,
+    name: &VmId,
+    signals: &EndSignals,
+    on: impl FnMut(Disturbance),
+) -> Result<()> {
+    let nothing = Wanted { stamps: false, tail: Some(0), since: None, until: None };
+    let (skip, _) = bounds(&run_dir.vm(name), &nothing);
+    follow_log(run_dir, name, skip, &mut Out::new(WhenUnwritable::Warn), Some(signals), on)
 }
 
 fn moment(ago: Duration) -> u64 {
@@ -267,8 +279,8 @@ fn follow_log(
         }
         drop(fds);
         out.is_gone |= is_gone;
-        while signals.and_then(EndSignals::next).is_some() {
-            on(Disturbance::Signal);
+        while let Some(signal) = signals.and_then(EndSignals::next) {
+            on(Disturbance::Signal(signal));
         }
         // Every file is read to its end. The monitor does not write to a rotated file any more; further output is in
         // the next file.

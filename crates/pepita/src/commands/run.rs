@@ -1,7 +1,7 @@
 //! `pepita run`.
 
 use super::environment::{environment, environment_file, launch_spec};
-use super::{attach, output::print_done};
+use super::{foreground, output::print_done};
 use crate::cli::{Run, RunOptions, Volume};
 use crate::error::{About, Result, call_error, eprint_line};
 use crate::host::random;
@@ -54,13 +54,13 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
 }
 
 fn in_foreground(run_dir: &RunDir, name: &VmId, spec: LaunchSpec, rm: bool) -> Result<ExitCode> {
-    let foreground = attach::Foreground::begin()?;
-    match launch(run_dir, name, spec, &foreground) {
+    let caller = foreground::Foreground::begin()?;
+    match launch(run_dir, name, spec, &caller) {
         Ok(status) => {
             tell_unkept(&status);
-            attach::attach(run_dir, name, rm, &foreground)
+            foreground::stay(run_dir, name, rm, &caller)
         }
-        Err(e) => foreground.interrupted().ok_or(e),
+        Err(e) => caller.interrupted().ok_or(e),
     }
 }
 

@@ -268,6 +268,17 @@ fn a_privileged_daemon_has_every_capability() {
 }
 
 #[test]
+fn a_daemon_that_listens_at_all_addresses_of_a_port_that_it_reaches_is_told_so() {
+    let host = Host::of(Form::Qemu);
+    host.start_with("a", &["--reach", "db:5432=127.0.0.1:5432"], &["--serve", "tcp:5432"]);
+    let exit = host.exit("a");
+    assert_eq!(exit.exit, Exit::code(101));
+    let evidence = exit.evidence.join("\n");
+    assert!(evidence.contains("for reach the guest listens at db:5432: no daemon can"), "{evidence}");
+    host.destroy("a", &[]);
+}
+
+#[test]
 fn a_plain_process_has_a_directory_and_limits_and_refuses_the_rest_in_words() {
     let host = Host::of(Form::Process);
     host.start_with("a", &["--workdir", "/tmp", "--ulimit", "nofile=64:128"], &["--world"]);

@@ -1,3 +1,4 @@
+#![allow(dead_code, reason = "each test program uses its part")]
 //! A real pseudo-terminal with somebody who types on it and reads what it shows.
 
 use crate::host::PATIENCE;
