@@ -105,9 +105,16 @@ pub(crate) const CRATES: &[Crate] = &[
     Crate {
         dir: "crates/jail/src",
         name: "pepita_jail",
-        rows: &[&["layer", "plan"], &["answer"], &["start"], &["lib"]],
-        pure: &["answer.rs", "layer.rs", "plan.rs"],
-        edges: &[("std::process::Command", &["start.rs"])],
+        rows: &[
+            &["layer", "plan", "raw"],
+            &["answer", "filter", "identity", "namespaces", "rules"],
+            &["ledger", "root"],
+            &["enter"],
+            &["helper", "start"],
+            &["lib"],
+        ],
+        pure: &["answer.rs", "layer.rs", "ledger.rs", "plan.rs"],
+        edges: &[("std::process::Command", &["helper.rs", "start.rs"])],
     },
     Crate {
         dir: "crates/guest/src",

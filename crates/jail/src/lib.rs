@@ -7,11 +7,20 @@
 //! The program that starts is no part of the jail: it lists what the program needs, and gives it descriptors.
 
 mod answer;
+mod enter;
+mod filter;
+pub mod helper;
+mod identity;
 mod layer;
+mod ledger;
+mod namespaces;
 mod plan;
+mod raw;
+mod root;
+mod rules;
 mod start;
 
 pub use answer::{Failure, What};
 pub use layer::{Layer, Report, Standing};
 pub use plan::{Access, Bind, HELPER, Level, Limits, Network, Plan, Seccomp, User};
-pub use start::{ENTRY_DEADLINE, End, Entry, Jailed, end_of};
+pub use start::{ENTRY_DEADLINE, End, Entry, Jailed, end_of, probe};

@@ -2,7 +2,7 @@
 
 use crate::answer::{Failure, What, Words};
 use crate::layer::Report;
-use crate::plan::{HELPER, Plan};
+use crate::plan::{HELPER, Level, Plan, User};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
@@ -11,7 +11,7 @@ use rustix::process::{
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The time that a helper has to become the program. A file system that hangs would hold the caller up otherwise.
@@ -61,11 +61,18 @@ impl Entry {
         Ok(Self { plan, reader, writer })
     }
 
+    /// Returns the call of the helper that becomes no program: it ends when it is in its jail.
+    fn trial(&self, helper: &Path) -> Command {
+        let mut command = Command::new(helper);
+        command.arg(HELPER).arg(&self.plan).arg(self.writer.as_raw_fd().to_string());
+        command
+    }
+
     /// Returns the call of the helper (`pepita`) that becomes `program`. Arguments that are added to it, its environment and
     /// its standard input, output and error are those of the program.
     pub fn command(&self, helper: &Path, program: &Path) -> Command {
-        let mut command = Command::new(helper);
-        command.arg(HELPER).arg(&self.plan).arg(self.writer.as_raw_fd().to_string()).arg("--").arg(program);
+        let mut command = self.trial(helper);
+        command.arg("--").arg(program);
         command
     }
 
@@ -147,6 +154,22 @@ fn conclude(mut helper: Child, words: Words) -> Result<Jailed, Failure> {
         let _ = helper.wait();
     }
     Err(failure)
+}
+
+/// Says which layers can be had here, by entering a jail of the kind that VMs get. `user` is one of the users that VMs
+/// become, for root.
+///
+/// # Errors
+/// When the helper does not run at all.
+pub fn probe(helper: &Path, user: Option<User>) -> Result<Report, Failure> {
+    let plan = Plan::new(Level::BestEffort, user, "/").with_system();
+    let entry = Entry::new(&plan)?;
+    let mut command = entry.trial(helper);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let jailed = entry.start(&mut command)?;
+    // It ends by itself.
+    jailed.end();
+    Ok(jailed.report)
 }
 
 impl Jailed {

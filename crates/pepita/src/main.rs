@@ -1,12 +1,16 @@
 //! The program `pepita`: see `pepita --help`. The program calls itself as `pepita monitor DIR` to run the monitor of a
-//! VM.
+//! VM, and as `pepita jail …` to start a process of a VM in its jail.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|first| first == "monitor")
+    let first = args.next();
+    if first.as_deref().is_some_and(|first| first == pepita_jail::HELPER) {
+        return pepita_jail::helper::main(args);
+    }
+    if first.is_some_and(|first| first == "monitor")
         && let Some(run_dir) = args.next()
     {
         pepita_launcher::boot::main(Path::new(&run_dir));

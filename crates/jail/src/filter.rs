@@ -1,0 +1,170 @@
+//! The filters of system calls.
+//!
+//! Both are lists: [`Seccomp::Common`] of what is refused, [`Seccomp::Backend`] of what is let through. What is refused
+//! fails with an error instead of ending the process: a library that tries a newer call first goes on with the older one.
+
+use crate::plan::Seccomp;
+use libc::c_long;
+use seccompiler::{
+    BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter, sock_filter,
+};
+use std::collections::BTreeMap;
+
+type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
+
+/// The calls that no program in a jail needs.
+const REFUSED: &[c_long] = &[
+    // Mounts and roots.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_fsconfig,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_quotactl,
+    libc::SYS_acct,
+    // Files by number instead of by name, past every directory.
+    libc::SYS_open_by_handle_at,
+    libc::SYS_name_to_handle_at,
+    // Namespaces. (For clone(2) see below.)
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    // Other processes.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_kcmp,
+    libc::SYS_pidfd_getfd,
+    // Large parts of the kernel in which holes were found, and which are for other programs.
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_fanotify_init,
+    libc::SYS_lookup_dcookie,
+    libc::SYS_nfsservctl,
+    libc::SYS_vhangup,
+    libc::SYS_personality,
+    // The machine.
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_reboot,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_syslog,
+    libc::SYS_move_pages,
+    libc::SYS_migrate_pages,
+    libc::SYS_mbind,
+    libc::SYS_set_mempolicy,
+];
+
+/// Those of them that only this kind of machine has.
+#[cfg(target_arch = "x86_64")]
+const REFUSED_HERE: &[c_long] = &[
+    libc::SYS_ioperm,
+    libc::SYS_iopl,
+    libc::SYS_modify_ldt,
+    libc::SYS_uselib,
+    libc::SYS_ustat,
+    libc::SYS_sysfs,
+    libc::SYS__sysctl,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const REFUSED_HERE: &[c_long] = &[];
+
+/// The kinds of namespaces that clone(2) can make.
+const NAMESPACES: [i32; 7] = [
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
+
+/// Applies the filter of a plan to this process. What follows is the execution of the program.
+pub(crate) fn apply(seccomp: Seccomp) -> Result<(), String> {
+    let programs = match seccomp {
+        Seccomp::None => return Ok(()),
+        Seccomp::Common => vec![common(), Ok(gate())],
+        Seccomp::Backend => vec![common(), Ok(gate())],
+    };
+    // All are made before the first is in force.
+    let programs: Vec<BpfProgram> =
+        programs.into_iter().collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    for program in &programs {
+        apply_filter(program).map_err(|e| match e {
+            Error::Seccomp(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                "this kernel has no filters of system calls (CONFIG_SECCOMP_FILTER)".to_owned()
+            }
+            e => e.to_string(),
+        })?;
+    }
+    Ok(())
+}
+
+/// Returns the filter that refuses the calls of the list, namespaces by clone(2), and sockets but those of Unix and of the
+/// internet: AF_VSOCK, for one, belongs to no network namespace, and leads to every other VM.
+fn common() -> Result<BpfProgram, Error> {
+    let mut rules: Rules = REFUSED.iter().chain(REFUSED_HERE).map(|call| (*call, Vec::new())).collect();
+    let when = |conditions| SeccompRule::new(conditions);
+    let word = |at, op, value| SeccompCondition::new(at, SeccompCmpArgLen::Dword, op, value);
+    let number = |value: i32| u64::from(value.unsigned_abs());
+    let mut clone = Vec::new();
+    for flag in NAMESPACES {
+        clone.push(when(vec![word(0, SeccompCmpOp::MaskedEq(number(flag)), number(flag))?])?);
+    }
+    rules.insert(libc::SYS_clone, clone);
+    let (ip, ip6) = (number(libc::AF_INET), number(libc::AF_INET6));
+    let between = vec![word(0, SeccompCmpOp::Gt, ip)?, word(0, SeccompCmpOp::Lt, ip6)?];
+    let above = vec![word(0, SeccompCmpOp::Gt, ip6)?];
+    rules.insert(libc::SYS_socket, vec![when(between.clone())?, when(above.clone())?]);
+    rules.insert(libc::SYS_socketpair, vec![when(between)?, when(above)?]);
+    compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()))
+}
+
+fn compile(rules: Rules, usual: SeccompAction, listed: SeccompAction) -> Result<BpfProgram, Error> {
+    let arch = std::env::consts::ARCH.try_into().map_err(Error::Backend)?;
+    SeccompFilter::new(rules, usual, listed, arch).and_then(TryInto::try_into).map_err(Error::Backend)
+}
+
+/// Returns the filter for what a list of calls cannot say: clone3(2) has its flags in memory, which no filter sees, and the
+/// calls of the x32 interface have other numbers. Both are answered as by a kernel that does not know them.
+fn gate() -> BpfProgram {
+    /// Where the number of the call is in the data of a filter.
+    const NUMBER: u32 = 0;
+    const X32: u32 = 0x4000_0000;
+    let step =
+        |code: u32, jt, jf, k| sock_filter { code: u16::try_from(code).unwrap_or_default(), jt, jf, k };
+    let clone3 = u32::try_from(libc::SYS_clone3).unwrap_or_default();
+    let refused = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
+    vec![
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, NUMBER),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 2, 0, clone3),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, 0, X32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, refused),
+    ]
+}

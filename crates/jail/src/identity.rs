@@ -1,0 +1,56 @@
+//! Gives up who this process is: its user, its groups, its capabilities, and every way to have more again.
+
+use crate::plan::{Access, Plan, User};
+use rustix::fs::stat;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits,
+    set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+
+/// The groups that may use a device of the plan which others may not use, as `kvm` does. Asked before the root is built.
+pub(crate) fn device_groups(plan: &Plan) -> Vec<Gid> {
+    let devices = plan.binds.iter().filter(|bind| bind.access == Access::Device);
+    let stats = devices.filter_map(|bind| stat(&bind.source).ok());
+    let only_group = |mode: u32| mode & 0o060 == 0o060 && mode & 0o006 != 0o006;
+    stats
+        .filter(|stat| stat.st_gid != 0 && only_group(stat.st_mode))
+        .map(|stat| Gid::from_raw(stat.st_gid))
+        .collect()
+}
+
+/// Becomes the user. The capabilities stay permitted for the steps that follow.
+pub(crate) fn become_user(user: User, groups: &[Gid]) -> Result<(), String> {
+    let steps = || -> rustix::io::Result<()> {
+        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+        set_keep_capabilities(true)?;
+        set_thread_groups(groups)?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+        let sets = capabilities(None)?;
+        set_capabilities(None, CapabilitySets { effective: sets.permitted, ..sets })?;
+        // The files in /proc of this process would belong to root otherwise.
+        set_dumpable_behavior(DumpableBehavior::Dumpable)
+    };
+    steps().map_err(|e| format!("becoming user {} and group {}: {e}", user.uid, user.gid))
+}
+
+/// Empties every set of capabilities. `no_new_privs` forbids to have more in any case; the bounding set and the secure bits
+/// are emptied where this process may do that.
+pub(crate) fn drop_capabilities() -> Result<(), String> {
+    let may = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SETPCAP));
+    if may {
+        for bit in 0..64 {
+            // Beyond the last capability of the kernel there is none to be removed.
+            let _ = remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit));
+        }
+        let bits = CapabilitiesSecureBits::from_bits_retain(0b1110_1111);
+        set_capabilities_secure_bits(bits).map_err(|e| format!("secure bits: {e}"))?;
+    }
+    let none = CapabilitySet::empty();
+    clear_ambient_capability_set().map_err(|e| format!("ambient capabilities: {e}"))?;
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+        .map_err(|e| format!("capabilities: {e}"))
+}
