@@ -43,7 +43,7 @@ fetch otp "put Erlang/OTP 25 or later where .tools/otp/usr/lib/erlang has its 'e
 command -v strace >/dev/null 2>&1 || fetch strace "install strace 6.1 or later" strace libunwind8
 # The rules of network = "tap". `.tools/bin` is where the launcher looks first.
 if ! command -v nft >/dev/null 2>&1 && [ ! -x /usr/sbin/nft ]; then
-    fetch nft "install nftables" nftables libnftables1 libmnl0 libnftnl11 libjansson4 libgmp10 libedit2 libxtables12 libbsd0 libtinfo6
+    fetch nft "install nftables" nftables libnftables1 libmnl0 libnftnl11 libjansson4 libgmp10 libedit2 libxtables12 libbsd0 libmd0 libtinfo6
     mkdir -p .tools/bin
     {
         echo '#!/bin/sh'
