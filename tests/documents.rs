@@ -17,6 +17,7 @@ const PLACES: &[&str] = &[
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
+    "SECURITY.md",
     "Makefile",
     "Cargo.toml",
 ];

@@ -1,7 +1,6 @@
 //! Tests of `pepita disk` as people call it. No VM is started: a disk is in use when another process has its lock.
 
 mod host;
-#[expect(dead_code, reason = "no size is changed, and no mode looked at")]
 mod terminal;
 
 use host::Host;
