@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fetches what only the tests need into .tools: Erlang/OTP, whose `supervisor` is the oracle of tests/oracle, strace, with
-# which tests make system calls fail, and the makings of container images, which it puts into .guest/images. Nothing is
+# which tests make system calls fail, nft, and the makings of container images, which it puts into .guest/images. Nothing is
 # installed. A second run changes nothing. `setup-tests.sh IMAGE…` makes only these images: redis, nginx, postgres.
 set -eu
 cd "$(dirname "$0")/.."
@@ -41,6 +41,17 @@ fetch() {
 if [ $# = 0 ]; then
 fetch otp "put Erlang/OTP 25 or later where .tools/otp/usr/lib/erlang has its 'erts-*', 'lib' and 'bin'" erlang-base
 command -v strace >/dev/null 2>&1 || fetch strace "install strace 6.1 or later" strace libunwind8
+# The rules of network = "tap". `.tools/bin` is where the launcher looks first.
+if ! command -v nft >/dev/null 2>&1 && [ ! -x /usr/sbin/nft ]; then
+    fetch nft "install nftables" nftables libnftables1 libmnl0 libnftnl11 libjansson4 libgmp10 libedit2 libxtables12 libbsd0 libmd0 libtinfo6
+    mkdir -p .tools/bin
+    {
+        echo '#!/bin/sh'
+        echo "tree=$PWD/.tools/nft"
+        echo 'LD_LIBRARY_PATH=$tree/usr/lib/x86_64-linux-gnu:$tree/lib/x86_64-linux-gnu exec "$tree/usr/sbin/nft" "$@"'
+    } >.tools/bin/nft
+    chmod 755 .tools/bin/nft
+fi
 set -- redis nginx postgres
 fi
 

@@ -377,7 +377,7 @@ impl Keyed for VmSpec {
             privileged "privileged" Kind::Flag, NextStart,
                 "every capability, and setuid programs work; without it those of a container";
             network "network" words!(Network, "network"), NextStart,
-                "none | user: the guest reaches what the host reaches, also the host's services at 127.0.0.1 (as 10.0.2.2)";
+                "none | user: the guest reaches what the host reaches, also the host's services at 127.0.0.1 (as 10.0.2.2) | tap: the host reaches the guest at an address";
         }
         MachineSpec [machine] Machine {
             vcpus "vcpus" Kind::Whole(1, 288), NextStart, "virtual CPUs, 1 to 288";

@@ -189,6 +189,7 @@ pub(crate) const CRATES: &[Crate] = &[
         edges: &[
             ("getrandom", &["host/random.rs"]),
             ("nix::ioctl_write_ptr", &["host/vhost_vsock.rs"]),
+            ("nix::ioctl_write_ptr_bad", &["host/tun.rs"]),
             ("std::fs::rename", &["monitor/log.rs", "rundir.rs", "rundir/files.rs"]),
             ("std::os::unix::net::UnixStream::connect", &["client.rs", "monitor/dial.rs", "vmm.rs", "vmm/"]),
             (
@@ -198,6 +199,7 @@ pub(crate) const CRATES: &[Crate] = &[
                     "disk/tool.rs",
                     "host/inherited.rs",
                     "host/setsid.rs",
+                    "host/tap.rs",
                     "host/view.rs",
                     "image/",
                     "ops/container.rs",

@@ -389,9 +389,10 @@ pub struct RunOptions {
     /// that resolves in the guest
     #[arg(long, value_name = "PLACE[=TARGET]")]
     pub reach: Vec<String>,
-    /// The guest's network: none, or user: the guest reaches what this host reaches, ALSO SERVICES AT 127.0.0.1 of this host
-    /// (in the guest at 10.0.2.2), and is reached by published ports alone [default: none]
-    #[arg(long, value_name = "none|user")]
+    /// The guest's network: none; user: the guest reaches what this host reaches, ALSO SERVICES AT 127.0.0.1 of this host
+    /// (in the guest at 10.0.2.2), and is reached by published ports alone; tap: this host reaches the guest at an address of
+    /// its own, and the guest reaches other hosts, not this one (needs root, `ip` and `nft`) [default: none]
+    #[arg(long, value_name = "none|user|tap")]
     pub network: Option<Network>,
     /// The number of this start of the VM [default: the number of the last start plus one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=*INCARNATIONS.end()))]

@@ -9,4 +9,5 @@ pub(crate) mod launch;
 pub(crate) mod probe;
 pub(crate) mod resolve;
 pub(crate) mod shares;
+pub(crate) mod tap;
 pub(crate) mod usage;

@@ -35,6 +35,8 @@ pub(crate) struct Descriptors<'a> {
     pub vsock: i32,
     /// A socket from which the boot token is read, for an agent that takes it from a port.
     pub token: Option<i32>,
+    /// The network device of the host, with the network `tap`.
+    pub tap: Option<i32>,
     /// A connection to the server of each share.
     pub shares: &'a [i32],
 }
@@ -160,6 +162,12 @@ pub(crate) fn argv(config: &VmConfig, append: Append<'_>, fds: Descriptors<'_>) 
             add("-netdev", "user,id=net,ipv6=off".into());
             add("-device", "virtio-net-device,netdev=net".into());
         }
+        Network::Tap => {
+            if let (Some(tap), Some(fd)) = (&request.tap, fds.tap) {
+                add("-netdev", format!("tap,id=net,fd={fd}").into());
+                add("-device", format!("virtio-net-device,netdev=net,mac={}", tap.mac()).into());
+            }
+        }
     }
     if !fds.shares.is_empty() {
         // The device is one of virtio's version 1 only.
@@ -247,7 +255,7 @@ fn drive_id(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm_config::tests::{claimed, request};
+    use crate::vm_config::tests::{claimed, request, tap};
 
     fn text(request: VmRequest) -> String {
         let config = claimed(request);
@@ -255,7 +263,7 @@ mod tests {
         let file = options_file(&config, &cmdline);
         let append = if file.is_some() { Append::File("boot.cfg") } else { Append::Argument(&cmdline) };
         let token = config.request.token_port.then_some(6);
-        let argv = argv(&config, append, Descriptors { qmp: 4, vsock: 5, token, shares: &[] });
+        let argv = argv(&config, append, Descriptors { qmp: 4, vsock: 5, token, tap: Some(7), shares: &[] });
         argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 
@@ -335,6 +343,9 @@ mod tests {
         assert!(!without.contains("netdev") && !without.contains("virtio-net"), "{without}");
         let with = of(Network::User);
         assert!(with.contains("-netdev user,id=net,ipv6=off -device virtio-net-device,netdev=net"), "{with}");
+        let tap = text(VmRequest { network: Network::Tap, tap: Some(tap()), ..request() });
+        let card = "-netdev tap,id=net,fd=7 -device virtio-net-device,netdev=net,mac=02:fd:0a:d5:07:02";
+        assert!(tap.contains(card), "{tap}");
     }
 
     #[test]

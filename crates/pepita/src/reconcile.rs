@@ -20,6 +20,7 @@ use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;
 use crate::host::process_id::ProcessId;
 use crate::host::strays;
+use crate::host::tap;
 use crate::rundir::files::{self, State, Sync};
 use crate::rundir::lock::{Lock, Wait};
 use crate::rundir::{self, RunDir, cid, ends, layout};
@@ -366,6 +367,9 @@ pub(crate) fn sweep(run_dir: &RunDir, dir: &Path) {
         strays::end_members(dir);
     }
     Limits::adopt(state.cgroup).remove();
+    if let Some(tap) = config.as_ref().and_then(|config| config.request.tap.as_ref()).filter(|_| !is_clean) {
+        tap::down(tap);
+    }
     let known = config.map(|config| config.cid).or_else(|| Cid::new(state.status.vsock.cid));
     match known {
         Some(cid) => cid::release(run_dir, cid),

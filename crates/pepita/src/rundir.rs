@@ -1,6 +1,7 @@
 //! The directory of run directories, and the run directory of each VM in it. The run directory is the only database:
 //! its lock is the claim of the VM's name, and shows whether the VM's monitor is alive.
 
+pub mod addresses;
 pub mod cid;
 pub mod console_log;
 pub mod ends;

@@ -8,7 +8,7 @@
 use pepita_wire::Publish;
 use pepita_wire::image::UsedImage;
 use pepita_wire::launch::OWNER_LABEL;
-use pepita_wire::network::Network;
+use pepita_wire::network::{Card, Network};
 use pepita_wire::reach::Reached;
 use pepita_wire::record::Transport;
 use pepita_wire::storage::{self, Mount, MountKind, ShareSpec};
@@ -272,6 +272,37 @@ pub struct VmRequest {
     /// The network of the guest.
     #[serde(default, skip_serializing_if = "Network::is_none")]
     pub network: Network,
+    /// The network device of the host, with the network `tap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<Tap>,
+}
+
+/// A network device of the host that is a guest's network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tap {
+    /// The name of the device.
+    pub device: String,
+    /// What the guest agent gives to the card. The gateway is the host.
+    pub card: Card,
+    /// The program `ip`.
+    pub ip: PathBuf,
+    /// The program `nft`.
+    pub nft: PathBuf,
+}
+
+impl Tap {
+    /// Returns the hardware address of the guest's card, one that is locally administered: it has the IP address.
+    pub fn mac(&self) -> String {
+        let [a, b, c, d] = self.card.address.octets();
+        format!("02:fd:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+    }
+}
+
+impl VmRequest {
+    /// Returns what the guest agent gives to the network card, if there is a card.
+    pub fn card(&self) -> Option<Card> {
+        self.tap.as_ref().map(|tap| tap.card.clone()).or_else(|| self.network.card())
+    }
 }
 
 fn default_port() -> u32 {
@@ -431,7 +462,15 @@ pub(crate) mod tests {
             publish: Vec::new(),
             reach: vec!["db:5432".parse().expect("a place")],
             network: Network::User,
+            tap: None,
         }
+    }
+
+    /// Returns a network device of the host.
+    pub(crate) fn tap() -> Tap {
+        let [address, gateway] = [2, 1].map(|last| [10, 213, 7, last].into());
+        let card = Card { address, prefix: 24, gateway, name_servers: Vec::new() };
+        Tap { device: "p0badcafe-2".into(), card, ip: "/ip".into(), nft: "/nft".into() }
     }
 
     /// Returns the configuration of `request` with CID 42 and incarnation 7.

@@ -10,6 +10,7 @@ pub use process::Process;
 pub use share::{Server, lost};
 
 use crate::error::{Result, call_error, io, system};
+use crate::host::tap;
 use crate::qemu::{self, Append, Descriptors};
 use crate::rundir::files::{Sync, replace};
 use crate::rundir::{layout, monitor_log};
@@ -117,12 +118,22 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
             return Err(e);
         }
     };
+    // It is there as long as QEMU has it.
+    let device = match config.request.tap.as_ref().map(tap::up).transpose() {
+        Ok(device) => device,
+        Err(e) => {
+            backend.into_iter().for_each(Process::kill);
+            shares.into_iter().for_each(Server::kill);
+            return Err(e);
+        }
+    };
     let share_fds: Vec<i32> = streams.iter().map(AsRawFd::as_raw_fd).collect();
     let vsock = vsock.as_ref().or(vhost);
     let fds = Descriptors {
         qmp: for_qmp.as_raw_fd(),
         vsock: vsock.map_or(-1, AsRawFd::as_raw_fd),
         token: port.as_ref().map(|[port, _]| port.as_raw_fd()),
+        tap: device.as_ref().map(AsRawFd::as_raw_fd),
         shares: &share_fds,
     };
     // Core files of QEMU are switched off: they would contain the guest's memory, which must not get onto the host's
@@ -131,6 +142,7 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
     let inherited = [for_qmp.as_fd(), cid_lock.as_fd()].into_iter().chain(vsock.map(AsFd::as_fd));
     let inherited = inherited.chain(port.iter().flatten().map(AsFd::as_fd));
     let inherited = inherited.chain(keep.iter().flatten().map(AsFd::as_fd)).chain(sign.map(AsFd::as_fd));
+    let inherited = inherited.chain(device.iter().map(AsFd::as_fd));
     let inherited = inherited.chain(disks.iter().map(AsFd::as_fd)).chain(streams.iter().map(AsFd::as_fd));
     let spawned = command(&config.request.program, config).and_then(|mut command| {
         command.args(qemu::argv(config, append, fds));
@@ -144,6 +156,10 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
                 backend.kill();
             }
             shares.into_iter().for_each(Server::kill);
+            drop(device);
+            if let Some(tap) = &config.request.tap {
+                tap::down(tap);
+            }
             Err(e)
         }
     }

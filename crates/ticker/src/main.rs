@@ -16,7 +16,7 @@ const USAGE: &str = "\
 usage: ticker [--interval MS] [--no-ready] [--ready-after MS] [--watchdog MS] [--ignore-term] [--after MS]
               [--exit CODE | --die SIGNAL | --panic-kernel] [--print BYTES] [--fill BYTES] [--rate BYTES_PER_SECOND]
               [--flood] [--eat MB] [--write MB] [--to PATH] [--record PATH] [--show NAME] [--cat PATH] [--say TEXT] [--status-flood]
-              [--serve PORT | PATH | tcp:PORT] [--forward [ADDRESS:]PORT=HOST:PORT] [--rows PORT=HOST:PORT] [--udp HOST:PORT]
+              [--serve PORT | PATH | tcp:PORT | inet:PORT] [--forward [ADDRESS:]PORT=HOST:PORT] [--rows PORT=HOST:PORT] [--udp HOST:PORT]
               [--serve-after MS] [--world] [--threads] [--copy]";
 
 #[derive(Default)]
@@ -314,12 +314,21 @@ fn flood_status() {
 /// The number by which a client asks the daemon to read all that it sends.
 const SWALLOW: u64 = u64::MAX - 1;
 
-/// Listens on a vsock port, on a TCP port of every address (`tcp:PORT`), or on a Unix socket with this path. A client sends a number of eight bytes, little endian:
+/// Listens on a vsock port, on a TCP port of every address (`tcp:PORT`; `inet:PORT` answers datagrams with the same, too), or on a Unix socket with this path. A client sends a number of eight bytes, little endian:
 /// 0 asks for an echo of all following bytes, [`SWALLOW`] to read them all and to answer with one byte after the last one,
 /// another number for that number of bytes.
 fn serve(place: &str) {
-    if let Some(port) = place.strip_prefix("tcp:") {
+    if let Some(port) = place.strip_prefix("tcp:").or_else(|| place.strip_prefix("inet:")) {
         let port: u16 = port.parse().expect("a port");
+        if place.starts_with("inet:") {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a free port");
+            std::thread::spawn(move || {
+                let mut buffer = [0; 2048];
+                while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                    let _ = socket.send_to(&buffer[..length], from);
+                }
+            });
+        }
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a free port");
         std::thread::spawn(move || listener.incoming().flatten().for_each(answer_apart));
     } else if let Ok(port) = place.parse() {

@@ -166,6 +166,7 @@ fn new_status(dir: &Path, config: &VmConfig) -> StatusRecord {
     let uds = || dir.join(layout::HYBRID).to_string_lossy().into_owned();
     StatusRecord {
         name: request.name.clone(),
+        address: request.tap.as_ref().map(|tap| tap.card.address),
         state: VmState::Created,
         incarnation: config.incarnation,
         vmm: <&str>::from(request.vmm).into(),

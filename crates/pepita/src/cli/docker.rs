@@ -27,7 +27,7 @@ const CALLS: &[(&str, &str)] = &[
 ];
 
 /// What is said of a network.
-const NETWORK: &str = "--network user gives a VM a network of its own, -p PORT:GUEST_PORT publishes a port without one, and \
+const NETWORK: &str = "--network user lets the guest out, --network tap gives it an address, -p PORT:GUEST_PORT publishes a port without one, and \
                        --reach lets the daemon dial a place";
 /// What is said of a health check.
 const HEALTH: &str = "a supervisor makes the health checks: health.command in the configuration of pepitad";

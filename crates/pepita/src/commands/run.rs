@@ -4,7 +4,7 @@ use super::environment::{environment, environment_file, launch_spec};
 use super::{foreground, output::print_done};
 use crate::cli::{Run, RunOptions, Volume};
 use crate::error::{About, Result, call_error, eprint_line};
-use crate::host::random;
+use crate::host::{random, tap};
 use crate::ops::follow::ready;
 use crate::ops::launch::{Caller, launch};
 use crate::rundir::RunDir;
@@ -36,13 +36,19 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
              127.0.0.1 of this host (in the guest at 10.0.2.2)"
         ));
     }
+    if spec.network == Network::Tap && !tap::forwards() && !json {
+        eprint_line(format_args!(
+            "pepita: {name}: --network tap: this host carries no packets on, so the guest reaches no other host: sysctl -w \
+             net.ipv4.ip_forward=1 lets it"
+        ));
+    }
     let timeout = Duration::from_millis(spec.ready_timeout_ms.unwrap_or(READY_TIMEOUT_MS));
     if !detached {
         return in_foreground(run_dir, &name, spec, rm);
     }
     let status = launch(run_dir, &name, spec, &Detached { is_program: json })?;
     if !json {
-        tell_unkept(&status);
+        tell(&status);
     }
     let status = match wait_ready {
         true => ready(run_dir, &name, timeout)?,
@@ -57,15 +63,19 @@ fn in_foreground(run_dir: &RunDir, name: &VmId, spec: LaunchSpec, rm: bool) -> R
     let caller = foreground::Foreground::begin()?;
     match launch(run_dir, name, spec, &caller) {
         Ok(status) => {
-            tell_unkept(&status);
+            tell(&status);
             foreground::stay(run_dir, name, rm, &caller)
         }
         Err(e) => caller.interrupted().ok_or(e),
     }
 }
 
-/// Tells of the directories that the image means to outlive its VM, and that no disk keeps: docker would keep them.
-fn tell_unkept(status: &StatusRecord) {
+/// Tells of the guest's address, and of the directories that the image means to outlive its VM, and that no disk keeps: docker
+/// would keep them.
+fn tell(status: &StatusRecord) {
+    if let Some(address) = status.address {
+        eprint_line(format_args!("pepita: {}: this host reaches the guest at {address}", status.name));
+    }
     let unkept = status.image.as_ref().map(|image| &image.unkept[..]).unwrap_or_default();
     if let [first, ..] = unkept {
         eprint_line(format_args!(

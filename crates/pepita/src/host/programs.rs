@@ -37,8 +37,22 @@ pub const VIRTIOFSD: Program = Program {
     advice: "install it: apt-get install virtiofsd (Debian 12: it is in qemu-system-common)",
 };
 
-/// The directories outside of PATH in which distributions keep programs of QEMU.
-const LIBRARY_DIRS: [&str; 2] = ["/usr/libexec", "/usr/lib/qemu"];
+/// The program that configures network devices.
+pub const IP: Program = Program {
+    name: "ip",
+    variable: "PEPITA_IP",
+    advice: "network = \"tap\" needs it: apt-get install iproute2",
+};
+
+/// The program that writes the kernel's rules for packets.
+pub const NFT: Program = Program {
+    name: "nft",
+    variable: "PEPITA_NFT",
+    advice: "network = \"tap\" needs it to keep guests to themselves: apt-get install nftables",
+};
+
+/// The directories that may be outside of PATH, and in which distributions keep such programs.
+const LIBRARY_DIRS: [&str; 4] = ["/usr/libexec", "/usr/lib/qemu", "/usr/sbin", "/sbin"];
 
 /// The guest agent.
 pub const AGENT: Program = Program {

@@ -5,6 +5,7 @@ use super::Monitor;
 use crate::error::eprint_line;
 use crate::host::patience::read_text;
 use crate::host::strays::end_strays;
+use crate::host::tap;
 use crate::rundir::files::{self, Sync};
 use crate::rundir::lock::{Lock, Wait};
 use crate::rundir::{self, ends, layout};
@@ -40,6 +41,10 @@ impl Monitor {
         }
         self.shares.drain(..).for_each(Server::kill);
         self.kill_daemon();
+        // The device has ended with the VMM.
+        if let Some(tap) = &self.config.request.tap {
+            tap::down(tap);
+        }
         if self.config.request.vmm == VmmKind::Process {
             kill_orphans();
             if !self.daemon_heard {

@@ -22,13 +22,7 @@ pub(super) fn start(request: &VmRequest, start: Start) -> Result<Start, WireErro
     let world = pepita_wire::world::World { secrets, ..request.world.clone() };
     let name = request.name.strip_prefix(PREFIX).unwrap_or(&request.name);
     let reach = request.reach.iter().map(|reached| reached.at.clone()).collect();
-    Ok(Start {
-        name: Some(name.to_owned()),
-        world: world.into(),
-        reach,
-        network: request.network.card(),
-        ..start
-    })
+    Ok(Start { name: Some(name.to_owned()), world: world.into(), reach, network: request.card(), ..start })
 }
 
 /// Reads the files of secrets.
@@ -59,7 +53,7 @@ fn read(path: &Path, cap: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm_config::tests::request;
+    use crate::vm_config::tests::{request, tap};
 
     #[test]
     fn a_start_has_the_world_of_its_vm_and_the_contents_of_its_secrets() {
@@ -74,6 +68,9 @@ mod tests {
         assert_eq!(ordered.world.user.as_deref(), Some("7:8"));
         assert_eq!(ordered.reach.iter().map(ToString::to_string).collect::<Vec<_>>(), ["db:5432"]);
         assert_eq!(ordered.network, request.network.card());
+        let tapped = VmRequest { tap: Some(tap()), ..request.clone() };
+        let ordered = start(&tapped, Start::default()).expect("readable");
+        assert_eq!(ordered.network, Some(tap().card));
         assert_eq!(ordered.world.secrets["key"], Secret(b"\0k\xff".to_vec()));
 
         std::fs::write(&path, vec![0; SECRETS_CAP + 1]).expect("written");

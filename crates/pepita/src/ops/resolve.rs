@@ -10,6 +10,7 @@ use crate::image::installed::Kernels;
 use crate::image::{build, init, kernel, memory, modules};
 use crate::ops::container::used;
 use crate::ops::shares::{check_places, for_shares, kept, shares};
+use crate::ops::tap;
 use crate::rundir::cid::Wanted;
 use crate::rundir::{RunDir, tsc};
 use crate::vm_config::{
@@ -83,6 +84,7 @@ pub(crate) fn resolve(
         publish: publish(&spec)?,
         reach: reach(&spec, vmm)?,
         network: network(&spec, vmm)?,
+        tap: None,
         log_dir: log_dir(&spec)?,
         disks: disks(&spec, vmm)?,
         shares: shares(&spec, vmm)?,
@@ -266,7 +268,7 @@ fn reach(spec: &LaunchSpec, vmm: VmmKind) -> Result<Vec<Reached>> {
 fn network(spec: &LaunchSpec, vmm: VmmKind) -> Result<Network> {
     match (spec.network, vmm) {
         (Network::None, _) | (_, VmmKind::Qemu) => Ok(spec.network),
-        (Network::User, VmmKind::Process) => Err(refused("network", NOT_ON_HOST)),
+        (Network::User | Network::Tap, VmmKind::Process) => Err(refused("network", NOT_ON_HOST)),
     }
 }
 
@@ -274,7 +276,7 @@ fn network(spec: &LaunchSpec, vmm: VmmKind) -> Result<Network> {
 fn when_needed(spec: &LaunchSpec) -> Vec<&'static str> {
     let network = match spec.network {
         Network::None => None,
-        Network::User => Some(modules::FOR_NETWORK),
+        Network::User | Network::Tap => Some(modules::FOR_NETWORK),
     };
     network.into_iter().chain(for_shares(spec)).collect()
 }
@@ -403,10 +405,15 @@ fn machine(
         // The agent in the disk is not looked at.
         Root::Disk { initrd: None, .. } | Root::Host(_) => false,
     };
+    let tap = match base.network {
+        Network::None | Network::User => None,
+        Network::Tap => Some(tap::lease(run_dir, &base.name)?),
+    };
     let virtiofsd = (!base.shares.is_empty()).then(|| VIRTIOFSD.require()).transpose()?;
     Ok(VmRequest {
         token_port,
         virtiofsd,
+        tap,
         program: QEMU.require()?,
         accel,
         kernel: Some(kernel),

@@ -44,6 +44,8 @@ pub const RESERVE: &str = "reserve";
 
 /// The directory of claims on CIDs, in the directory of run directories.
 pub const CIDS: &str = ".cids";
+/// The directory with the addresses of VMs on network devices of the host, in the directory of run directories.
+pub const NETWORK: &str = ".network";
 /// The last words of the last ends of each VM, in the directory of run directories.
 pub const ENDS: &str = ".ends";
 /// The cache, in the directory of run directories. Its contents can be created again at any time.

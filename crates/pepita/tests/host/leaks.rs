@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The entries of a directory of run directories that stay.
-const KEPT: [&str; 3] = [".cache", ".cids", ".ends"];
+const KEPT: [&str; 4] = [".cache", ".cids", ".ends", ".network"];
 
 /// A process of a host: its current directory, its arguments or its environment name the run directory.
 pub(crate) struct Found {

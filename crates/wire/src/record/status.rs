@@ -5,6 +5,7 @@ use crate::image::UsedImage;
 use crate::record::usage::{HostUsage, PortUse};
 use crate::text::shown;
 use crate::usage::{DiskUsage, GuestUsage};
+use core::net::Ipv4Addr;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
@@ -225,6 +226,9 @@ pub struct StatusRecord {
     pub uptime_ms: u64,
     /// The vsock address of the guest agent.
     pub vsock: VsockStatus,
+    /// The address at which this host reaches the guest, with the network `tap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
     /// The state of the guest agent that the monitor knows.
     pub agent: AgentState,
     /// The times of the steps of the boot.
