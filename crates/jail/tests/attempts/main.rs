@@ -7,7 +7,7 @@
 mod intruder;
 
 use intruder::ATTEMPTS;
-use pepita_jail::{Access, Entry, HELPER, Level, Limits, Plan, Report, User};
+use pepita_jail::{Access, Entry, HELPER, Level, Limits, Plan, Report, Seccomp, User};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::{TcpListener, UdpSocket};
@@ -127,16 +127,18 @@ fn scratch() -> tempfile::TempDir {
 
 /// Runs the intruder in and without a jail, and judges what it got.
 fn as_this_user(user: Option<User>) {
-    let (jailed, report) = intrude(Level::Full, user);
-    let (free, _) = intrude(Level::None, user);
+    let (jailed, report) = intrude(Level::Full, user, Seccomp::Common);
+    let (backend, _) = intrude(Level::Full, user, Seccomp::Backend);
+    let (free, _) = intrude(Level::None, user, Seccomp::None);
     let missing: Vec<_> = report.missing().collect();
     assert!(missing.is_empty(), "{missing:?}");
     for (name, _, _) in ATTEMPTS {
-        let (with, without) = (&jailed[*name], &free[*name]);
-        println!("| {name} | {with} | {without} |");
+        let (with, narrow, without) = (&jailed[*name], &backend[*name], &free[*name]);
+        println!("| {name} | {with} | {narrow} | {without} |");
     }
     for (name, _, _) in ATTEMPTS {
         assert_ne!(jailed[*name], "ok", "{name}: it succeeded in a jail");
+        assert_ne!(backend[*name], "ok", "{name}: it succeeded in the jail of a back-end");
         let real = if user.is_some() { !MAY_FAIL.contains(name) } else { ORDINARY_CAN.contains(name) };
         if real {
             assert_eq!(free[*name], "ok", "{name}: without a jail it would have to succeed");
@@ -145,7 +147,7 @@ fn as_this_user(user: Option<User>) {
 }
 
 /// Lets the intruder try everything. Returns what came of each attempt, and what is said of the layers.
-fn intrude(level: Level, user: Option<User>) -> (BTreeMap<String, String>, Report) {
+fn intrude(level: Level, user: Option<User>, seccomp: Seccomp) -> (BTreeMap<String, String>, Report) {
     let top = scratch();
     let place = |name: &str| {
         let dir = top.path().join(name);
@@ -201,7 +203,7 @@ fn intrude(level: Level, user: Option<User>) -> (BTreeMap<String, String>, Repor
     ]
     .into();
     let aims = serde_json::to_string(&aims).expect("JSON");
-    let (output, report) = start(&plan(level, user, &work, &image), &aims);
+    let (output, report) = start(&Plan { seccomp, ..plan(level, user, &work, &image) }, &aims);
     victim.kill().and_then(|()| victim.wait()).expect("an end");
     // SAFETY: the segment is this test's.
     unsafe { libc::shmctl(shm, libc::IPC_RMID, std::ptr::null_mut()) };
