@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
 /// The calls that no program in a jail needs.
+#[rustfmt::skip]
 const REFUSED: &[c_long] = &[
     // Mounts and roots.
     libc::SYS_mount,
@@ -93,6 +94,49 @@ const REFUSED_HERE: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_HERE: &[c_long] = &[];
 
+/// The calls of vhost-device-vsock, of Rust's standard library and of the C library below it. Those in which an argument
+/// matters are not among them.
+#[rustfmt::skip]
+const BACKEND: &[c_long] = &[
+    // Its work: sockets, events, memory that it is handed.
+    libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_recvfrom, libc::SYS_sendto,
+    libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_accept, libc::SYS_accept4, libc::SYS_bind, libc::SYS_listen,
+    libc::SYS_connect, libc::SYS_shutdown, libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_getsockname,
+    libc::SYS_getpeername, libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_eventfd2,
+    libc::SYS_ppoll, libc::SYS_close, libc::SYS_dup, libc::SYS_dup3, libc::SYS_fcntl, libc::SYS_pipe2,
+    libc::SYS_unlinkat, libc::SYS_mmap, libc::SYS_mremap, libc::SYS_munmap, libc::SYS_mprotect, libc::SYS_madvise,
+    libc::SYS_brk, libc::SYS_fallocate,
+    // Its start: the helper's last words, the execution, the loader.
+    libc::SYS_execve, libc::SYS_openat, libc::SYS_pread64, libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat,
+    libc::SYS_statx, libc::SYS_readlinkat, libc::SYS_faccessat, libc::SYS_getcwd, libc::SYS_uname, libc::SYS_prlimit64,
+    libc::SYS_set_tid_address, libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid, libc::SYS_getegid,
+    libc::SYS_getpid, libc::SYS_getrandom, libc::SYS_sysinfo,
+    // Threads, signals, time, the end.
+    libc::SYS_futex, libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_gettid, libc::SYS_tgkill,
+    libc::SYS_sched_getaffinity, libc::SYS_sched_yield, libc::SYS_sigaltstack, libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_restart_syscall, libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep, libc::SYS_nanosleep, libc::SYS_exit, libc::SYS_exit_group,
+];
+
+/// Those of them that only this kind of machine has.
+#[cfg(target_arch = "x86_64")]
+const BACKEND_HERE: &[c_long] = &[
+    libc::SYS_arch_prctl,
+    libc::SYS_access,
+    libc::SYS_open,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_readlink,
+    libc::SYS_unlink,
+    libc::SYS_poll,
+    libc::SYS_epoll_wait,
+    libc::SYS_dup2,
+    libc::SYS_gettimeofday,
+    libc::SYS_time,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const BACKEND_HERE: &[c_long] = &[];
+
 /// The kinds of namespaces that clone(2) can make.
 const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWNS,
@@ -109,7 +153,7 @@ pub(crate) fn apply(seccomp: Seccomp) -> Result<(), String> {
     let programs = match seccomp {
         Seccomp::None => return Ok(()),
         Seccomp::Common => vec![common(), Ok(gate())],
-        Seccomp::Backend => vec![common(), Ok(gate())],
+        Seccomp::Backend => vec![backend()],
     };
     // All are made before the first is in force.
     let programs: Vec<BpfProgram> =
@@ -143,6 +187,26 @@ fn common() -> Result<BpfProgram, Error> {
     rules.insert(libc::SYS_socket, vec![when(between.clone())?, when(above.clone())?]);
     rules.insert(libc::SYS_socketpair, vec![when(between)?, when(above)?]);
     compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()))
+}
+
+/// Returns the filter that lets through what the back-end needs: threads but no processes, Unix sockets but no others.
+/// Everything else is answered as by a kernel that does not know it.
+fn backend() -> Result<BpfProgram, Error> {
+    let mut rules: Rules = BACKEND.iter().chain(BACKEND_HERE).map(|call| (*call, Vec::new())).collect();
+    let is = |at, value: u64| {
+        SeccompCondition::new(at, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+    };
+    let number = |value: i32| u64::from(value.unsigned_abs());
+    let thread = SeccompCmpOp::MaskedEq(number(libc::CLONE_THREAD));
+    let thread = SeccompCondition::new(0, SeccompCmpArgLen::Dword, thread, number(libc::CLONE_THREAD))?;
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![thread])?]);
+    let unix = || is(0, number(libc::AF_UNIX));
+    rules.insert(libc::SYS_socket, vec![unix()?]);
+    rules.insert(libc::SYS_socketpair, vec![unix()?]);
+    rules.insert(libc::SYS_ioctl, vec![is(1, libc::FIONBIO)?, is(1, libc::FIOCLEX)?, is(1, libc::TCGETS)?]);
+    rules.insert(libc::SYS_prctl, vec![is(0, number(libc::PR_SET_NAME))?, is(0, number(libc::PR_SET_VMA))?]);
+    compile(rules, SeccompAction::Errno(libc::ENOSYS.unsigned_abs()), SeccompAction::Allow)
 }
 
 fn compile(rules: Rules, usual: SeccompAction, listed: SeccompAction) -> Result<BpfProgram, Error> {

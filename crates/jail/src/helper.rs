@@ -1,5 +1,5 @@
 //! The helper: `pepita jail PLAN FD -- PROGRAM ARG…` builds the jail of PLAN around itself and executes PROGRAM. What
-//! [`crate::answer`] has is written to the descriptor FD. Without a program, the helper ends when it is in its jail.
+//! the module `answer` has is written to the descriptor FD. Without a program, the helper ends when it is in its jail.
 
 use crate::answer::{Failure, Said, What};
 use crate::enter;

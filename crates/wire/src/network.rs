@@ -150,9 +150,8 @@ impl FromStr for Subnet {
         if first.to_bits() << prefix != 0 {
             return Err(bad("the address is not the first one of the network"));
         }
-        // 100.64.0.0/10 is for networks behind the translation of a provider (RFC 6598).
-        let [a, b, _, _] = first.octets();
-        let is_shared = a == 100 && b & 0xc0 == 64;
+        // RFC 6598, which the standard library does not name yet.
+        let is_shared = first.octets()[0] == 100 && first.octets()[1] & 0xc0 == 64;
         if !first.is_private() && !is_shared {
             return Err(bad(
                 "the addresses are not private ones (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10)",
