@@ -7,10 +7,10 @@ use host::{Form, Host, PATIENCE, errors, kill, pepita};
 use pepita_wire::StatusRecord;
 use pepita_wire::record::DaemonState;
 use rustix::process::Signal;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Starts the ticker on a network device, and waits until it is ready.
 fn start(host: &Host, name: &str, ticker: &[&str]) -> (StatusRecord, Ipv4Addr) {
@@ -108,6 +108,93 @@ fn guests_have_addresses_that_the_host_reaches_and_reach_neither_it_nor_each_oth
         host.destroy(name, &["--force"]);
     }
     assert_eq!(left(&nft, &prefix), Vec::<String>::new());
+}
+
+/// Two network namespaces with a link between them: one for the host of a VM, which forwards packets, and one for another
+/// host.
+struct Hosts {
+    host: String,
+    other: String,
+}
+
+impl Hosts {
+    const HOST: &str = "198.51.100.1";
+    const OTHER: &str = "198.51.100.2";
+
+    fn new() -> Self {
+        let id = std::process::id();
+        let hosts = Self { host: format!("ph{id}"), other: format!("po{id}") };
+        let Self { host, other } = &hosts;
+        let steps = [
+            format!("netns add {host}"),
+            format!("netns add {other}"),
+            format!("link add vh{id} netns {host} type veth peer name vo{id} netns {other}"),
+            format!("-n {host} address add {}/24 dev vh{id}", Self::HOST),
+            format!("-n {other} address add {}/24 dev vo{id}", Self::OTHER),
+            format!("-n {host} link set vh{id} up"),
+            format!("-n {other} link set vo{id} up"),
+        ];
+        steps.iter().for_each(|step| ip(step));
+        ip(&format!("netns exec {host} sysctl -qw net.ipv4.ip_forward=1"));
+        hosts
+    }
+
+    /// Returns a call of Python in one of the namespaces.
+    fn python(namespace: &str, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, "python3", "-c", program]).stdout(Stdio::piped());
+        command
+    }
+
+    /// Runs a program of Python to its end, and returns what it says.
+    fn said(namespace: &str, program: &str) -> String {
+        let output = Self::python(namespace, program).output().expect("ip runs");
+        assert!(output.status.success(), "{}", errors(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for namespace in [&self.host, &self.other] {
+            let _ = Command::new("ip").args(["netns", "delete", namespace]).status();
+        }
+    }
+}
+
+fn ip(words: &str) {
+    let output = Command::new("ip").args(words.split(' ')).output().expect("ip runs");
+    assert!(output.status.success(), "ip {words}: {}", errors(&output));
+}
+
+#[test]
+fn a_guest_reaches_other_hosts_under_the_address_of_its_own_and_they_do_not_reach_it() {
+    let hosts = Hosts::new();
+    let host = Host::of(Form::Qemu);
+    let server = "import socket\ns = socket.create_server(('198.51.100.2', 9000))\nprint('listens', flush=True)\n\
+                  c, peer = s.accept()\nc.sendall(b'from outside')\nprint(peer[0], flush=True)";
+    let mut server = Hosts::python(&hosts.other, server).spawn().expect("ip runs");
+    let mut heard = BufReader::new(server.stdout.take().expect("piped")).lines();
+    let mut next = || heard.next().expect("a line").expect("text");
+    assert_eq!(next(), "listens");
+    let ticker = ["--serve", "inet:7000", "--forward", "0.0.0.0:7001=198.51.100.2:9000"];
+    let run = host.run("a", &["--daemon", "--network", "tap"], &ticker);
+    let mut in_namespace = Command::new("ip");
+    in_namespace.args(["netns", "exec", &hosts.host]).arg(run.get_program()).args(run.get_args());
+    in_namespace.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = in_namespace.output().expect("ip runs");
+    assert!(output.status.success(), "{}", errors(&output));
+    let status = host.until("a", |status| status.daemon.state == DaemonState::Ready);
+    let address = status.address.expect("an address");
+    let dial = |port| format!("import socket\ns = socket.create_connection(('{address}', {port}), 120)\n");
+    let told = Hosts::said(&hosts.host, &format!("{}print(s.recv(99).decode())", dial(7001)));
+    assert_eq!((told.as_str(), next().as_str()), ("from outside\n", Hosts::HOST));
+    ip(&format!("-n {} route add {address}/32 via {}", hosts.other, Hosts::HOST));
+    let refused = format!("try:\n {}except OSError as e:\n print(e)", dial(7000).replace("\ns", "\n s"));
+    let told = Hosts::said(&hosts.other, &refused);
+    assert!(told.contains("No route to host"), "{told}");
+    host.destroy("a", &["--force"]);
+    server.wait().expect("an end");
 }
 
 #[test]
