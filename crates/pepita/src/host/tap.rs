@@ -100,22 +100,38 @@ pub fn down(tap: &Tap) {
     let _ = run(&tap.nft, &["delete", "table", "inet", &table(&tap.device)], "");
 }
 
-/// Removes the rules that VMs of this run directory have left which ended together with their monitors.
+/// Removes the rules that VMs have left which ended together with their monitors.
 fn remove_stale(tap: &Tap) {
-    let tables = run(&tap.nft, &["list", "tables", "inet"], "").unwrap_or_default();
-    let is_there = |device: &str| Path::new("/sys/class/net").join(device).exists();
-    for device in stale(&tables, &tap.device, is_there) {
-        let _ = run(&tap.nft, &["delete", "table", "inet", &table(device)], "");
+    let tables = run(&tap.nft, &["-j", "list", "tables", "inet"], "").unwrap_or_default();
+    // These are the devices of the network namespace of this process, as its rules are. (Those of /sys/class/net are of the
+    // namespace in which sysfs was mounted.) They are looked at after the rules: a device is there before it has rules.
+    let Ok(devices) = std::fs::read_to_string("/proc/self/net/dev") else { return };
+    for handle in stale(&tables, &devices) {
+        // By its handle: rules of this name may have been made anew meanwhile.
+        let _ = run(&tap.nft, &["delete", "table", "inet", "handle", &handle.to_string()], "");
     }
 }
 
-/// Returns the devices that have rules and are not there, among those of the run directory to which `own` belongs.
-fn stale<'t>(tables: &'t str, own: &str, is_there: impl Fn(&str) -> bool) -> Vec<&'t str> {
-    let prefix = own.rsplit_once('-').map_or(own, |(prefix, _)| prefix);
-    let devices =
-        tables.lines().filter_map(|line| line.trim().strip_prefix("table inet ")?.strip_prefix(TABLE));
-    let ours = devices.filter(|device| device.rsplit_once('-').is_some_and(|(of, _)| of == prefix));
-    ours.filter(|device| !is_there(device)).collect()
+/// Returns the handles of the rules whose device is not among `devices`, a text of the kernel with one in each line.
+/// `tables` is what nft(8) lists, as JSON (libnftables-json(5)).
+fn stale(tables: &str, devices: &str) -> Vec<u64> {
+    let there: Vec<&str> = devices.lines().filter_map(|line| Some(line.trim().split_once(':')?.0)).collect();
+    let listed: serde_json::Value = serde_json::from_str(tables).unwrap_or_default();
+    let tables = listed["nftables"].as_array().into_iter().flatten().map(|entry| &entry["table"]);
+    let handle = |table: &serde_json::Value| {
+        let device = table["name"].as_str()?.strip_prefix(TABLE)?;
+        let is_stale = is_ours(device) && !there.contains(&device);
+        table["handle"].as_u64().filter(|_| is_stale)
+    };
+    tables.filter_map(handle).collect()
+}
+
+/// Returns whether a launcher gives its devices such names: `p`, eight hexadecimal digits, and a number.
+fn is_ours(device: &str) -> bool {
+    let parts = device.strip_prefix('p').and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(hash, number)| {
+        hash.len() == 8 && u32::from_str_radix(hash, 16).is_ok() && number.parse::<u32>().is_ok()
+    })
 }
 
 fn table(device: &str) -> String {
@@ -204,10 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn only_rules_of_this_run_directory_whose_device_is_gone_are_stale() {
-        let tables = "table inet pepita-p0badcafe-2\ntable inet pepita-p0badcafe-3\ntable inet pepita-p0badcafe-4\n\
-                      table inet pepita-pdeadbeef-3\ntable inet other\n";
-        let is_there = |device: &str| device == "p0badcafe-2";
-        assert_eq!(stale(tables, "p0badcafe-2", is_there), ["p0badcafe-3", "p0badcafe-4"]);
+    fn rules_whose_device_is_gone_are_stale_and_those_of_other_programs_are_not_ours() {
+        let names =
+            ["pepita-p0badcafe-2", "pepita-p0badcafe-3", "pepita-pdeadbeef-3", "pepita-mine", "other"];
+        let table =
+            |(name, handle)| serde_json::json!({"table": {"family": "inet", "name": name, "handle": handle}});
+        let tables: Vec<_> = names.iter().zip(7_u64..).map(table).collect();
+        let listed = serde_json::json!({"nftables": tables}).to_string();
+        let devices = "Inter-| Receive\n face |bytes\n    lo: 1 2\np0badcafe-2: 3 4\n";
+        assert_eq!((stale(&listed, devices), stale("", devices)), (vec![8, 9], Vec::new()));
     }
 }
