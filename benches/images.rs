@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// The memory of the guests.
 const MEMORY: &str = "256M";
 
+/// The parts of a file of `docker save`, by their names in it.
+const PARTS: [&str; 3] = ["manifest.json", "config.json", "layer.tar"];
+
 /// What the daemon prints first.
 const FIRST_LINE: &str = "the daemon runs";
 
@@ -57,7 +60,7 @@ fn archive(place: &Place) -> PathBuf {
     std::fs::write(parts.join("config.json"), config).expect("written");
     std::fs::write(parts.join("manifest.json"), manifest).expect("written");
     let file = place.path("image.tar");
-    output(Command::new("tar").arg("-C").arg(&parts).arg("-cf").arg(&file).arg("."));
+    output(Command::new("tar").arg("-C").arg(&parts).arg("-cf").arg(&file).args(PARTS));
     file
 }
 
