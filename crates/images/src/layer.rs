@@ -358,8 +358,11 @@ mod tests {
     fn hole(length: u64) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(EntryType::GNUSparse);
-        (header.set_path("hole").expect("short"), header.set_size(0), header.set_mode(0o644));
-        (header.set_uid(0), header.set_gid(0));
+        header.set_path("hole").expect("short");
+        header.set_size(0);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
         let gnu = header.as_gnu_mut().expect("a header of GNU");
         gnu.realsize.copy_from_slice(format!("{length:011o}\0").as_bytes());
         gnu.sparse[0].offset.copy_from_slice(&gnu.realsize);

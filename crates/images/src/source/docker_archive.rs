@@ -276,7 +276,7 @@ mod tests {
             header.set_size(*size);
             header.set_cksum();
             file.write_all(header.as_bytes()).expect("written");
-            let end = file.seek(SeekFrom::Current(0)).expect("there") + size.next_multiple_of(512);
+            let end = file.stream_position().expect("there") + size.next_multiple_of(512);
             file.set_len(end).expect("longer");
             file.seek(SeekFrom::Start(end)).expect("there");
         }
