@@ -1,5 +1,5 @@
 # The README names `make run` and `make test`. Each target installs what it needs before it starts.
-.PHONY: help setup setup-tests run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop deny bench bench-scale bench-commands bench-restart bench-ports bench-images
+.PHONY: help setup setup-tests run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop deny fuzz fuzz-smoke bench bench-scale bench-commands bench-restart bench-ports bench-images
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -67,6 +67,12 @@ bench-vhost: setup ## Measure the link over kernel vsock, in a microVM inside a 
 interop: setup ## Test duende-core's adapter with our launcher, and our adapter in its place
 	cd tests/interop/duende-client && CARGO_TARGET_DIR=../../../target/duende cargo test --locked
 	cd tests/interop/duende-interop && CARGO_TARGET_DIR=../../../target/duende cargo test --locked
+
+fuzz: ## Fuzz each parser of foreign bytes for a minute (PEPITA_FUZZ_SECONDS), guided by coverage
+	@./scripts/fuzz.sh $${PEPITA_FUZZ_SECONDS:-60}
+
+fuzz-smoke: ## Run the seeds of each fuzz target and a few thousand more inputs
+	@PEPITA_FUZZ_PROFILE=smoke ./scripts/fuzz.sh runs=2000
 
 deny: ## Check all crates against deny.toml with cargo-deny; known weaknesses, too, which needs the internet
 	@./scripts/deny.sh

@@ -143,8 +143,7 @@ impl Ports {
     pub(crate) fn waiting(&self, vm: &VmName) -> Vec<(String, Option<u32>)> {
         let all = self.all();
         let sockets = all.vms.get(vm).map_or(&[][..], Vec::as_slice);
-        let listening: Vec<_> = sockets.iter().map(|(_, it)| it.socket.as_fd()).collect();
-        sockets.iter().map(|(publish, _)| publish.to_string()).zip(waiting(&listening)).collect()
+        sockets.iter().map(|(publish, it)| (publish.to_string(), waiting(it.socket.as_fd()))).collect()
     }
 
     fn copies(&self, vm: &VmName) -> io::Result<Vec<(Publish, OwnedFd)>> {

@@ -12,6 +12,7 @@ const PLACES: &[&str] = &[
     "docs",
     "benches",
     "examples",
+    "fuzz/src",
     "config",
     "scripts",
     "README.md",
@@ -158,6 +159,7 @@ fn named_paths(text: &str) -> Vec<&str> {
         "docs/",
         "benches/",
         "examples/",
+        "fuzz/",
         "config/",
         "scripts/",
     ];

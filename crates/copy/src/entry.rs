@@ -10,8 +10,8 @@ pub(crate) const BLOCK: usize = 512;
 /// The longest path and link of an entry (PATH_MAX of Linux).
 const PATH_CAP: usize = 4096;
 
-/// The longest extended header.
-const EXTENDED_CAP: u64 = 64 * 1024;
+/// The bytes of the extended headers of one entry. Any number of them may follow each other.
+const EXTENDED_CAP: u64 = 1 << 20;
 
 /// The largest number in a field of 8 bytes and of 12 bytes, in octal digits.
 const SMALL_MAX: u64 = 0o7_777_777;
@@ -138,6 +138,7 @@ struct Extended {
 /// Reads the next header; `None` at the end of the archive. The content of an entry has to be read before.
 pub(crate) fn read(from: &mut impl Read) -> Result<Option<Entry>, CopyError> {
     let mut extended = Extended::default();
+    let mut room = EXTENDED_CAP;
     loop {
         let mut block = [0; BLOCK];
         exactly(from, &mut block)?;
@@ -158,10 +159,10 @@ pub(crate) fn read(from: &mut impl Read) -> Result<Option<Entry>, CopyError> {
         }
         let size = number(field(124, 12)).ok_or(CopyError::Archive("a length is no number"))?;
         match block[156] {
-            b'x' => extended.read(&content(from, size, EXTENDED_CAP)?)?,
-            b'g' => drop(content(from, size, EXTENDED_CAP)?),
-            b'L' => extended.path = Some(until_zero(&content(from, size, PATH_CAP as u64 + 1)?).to_vec()),
-            b'K' => extended.link = Some(until_zero(&content(from, size, PATH_CAP as u64 + 1)?).to_vec()),
+            b'x' => extended.read(&content(from, size, &mut room)?)?,
+            b'g' => drop(content(from, size, &mut room)?),
+            b'L' => extended.path = Some(until_zero(&content(from, size, &mut room)?).to_vec()),
+            b'K' => extended.link = Some(until_zero(&content(from, size, &mut room)?).to_vec()),
             kind => {
                 let path = extended.path.take().unwrap_or_else(|| {
                     let (name, prefix) = (until_zero(field(0, 100)), until_zero(field(345, 155)));
@@ -246,11 +247,12 @@ pub(crate) fn exactly(from: &mut impl Read, buffer: &mut [u8]) -> Result<(), Cop
     })
 }
 
-/// Reads the content of an extended header, and what fills its last block.
-fn content(from: &mut impl Read, size: u64, cap: u64) -> Result<Vec<u8>, CopyError> {
-    if size > cap {
-        return Err(CopyError::Archive("an extended header is too long"));
-    }
+/// Reads the content of an extended header, and what fills its last block. They and the header itself take up room, so that a
+/// row of headers comes to an end.
+fn content(from: &mut impl Read, size: u64, room: &mut u64) -> Result<Vec<u8>, CopyError> {
+    let taken = size.checked_add(padding(size)).and_then(|whole| whole.checked_add(BLOCK as u64));
+    let left = taken.and_then(|taken| room.checked_sub(taken));
+    *room = left.ok_or(CopyError::Archive("an entry has extended headers of more than 1 MiB"))?;
     let whole =
         usize::try_from(size + padding(size)).map_err(|_| CopyError::Archive("a length is too large"))?;
     let mut bytes = vec![0; whole];
@@ -281,6 +283,36 @@ mod tests {
 
     fn kinds() -> impl Strategy<Value = Kind> {
         prop_oneof![Just(Kind::File), Just(Kind::Directory), Just(Kind::Symlink), Just(Kind::HardLink)]
+    }
+
+    /// A sender that never comes to an entry.
+    struct Endless {
+        block: Vec<u8>,
+        read: usize,
+    }
+
+    impl Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            for byte in &mut *buffer {
+                *byte = self.block[self.read % self.block.len()];
+                self.read += 1;
+            }
+            assert!(self.read < 16 << 20, "the reader believes that this ends");
+            Ok(buffer.len())
+        }
+    }
+
+    #[test]
+    fn a_row_of_extended_headers_without_an_end_is_refused() {
+        for kind in *b"xgLK" {
+            for content in [&b""[..], b"13 path=name\n"] {
+                let mut block = header(b"", kind, 0, [0, 0, content.len() as u64, 0], b"").to_vec();
+                block.extend_from_slice(content);
+                block.resize(block.len().next_multiple_of(BLOCK), 0);
+                let refused = read(&mut Endless { block, read: 0 });
+                assert!(matches!(refused, Err(CopyError::Archive(_))), "{refused:?}");
+            }
+        }
     }
 
     proptest! {

@@ -7,6 +7,9 @@
 
 mod entry;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod pack;
 mod place;
 mod unpack;

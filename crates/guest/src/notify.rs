@@ -3,8 +3,11 @@
 //! A report is read and applied under one lock, so that [`drain`] leaves none behind: what the daemon has said before its
 //! end is known when its end is judged.
 
+mod datagram;
+
+pub(crate) use datagram::Datagram;
+
 use crate::agent::{Agent, Mode};
-use pepita_wire::agent::Health;
 use pepita_wire::protocol::HEALTH_INTERVAL;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::Permissions;
@@ -16,40 +19,6 @@ use std::time::Instant;
 
 /// The maximum number of datagrams that are read in one [`HEALTH_INTERVAL`].
 const DATAGRAMS: u32 = 2000;
-
-/// The number of bytes of a `STATUS=` text that are passed on.
-const STATUS_CAP: usize = 256;
-
-/// The contents of one datagram.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Datagram {
-    /// Whether the datagram contains `READY=1`.
-    pub(crate) ready: bool,
-    /// The process of `MAINPID=`.
-    pub(crate) main_pid: Option<u32>,
-    /// The other contents of the datagram.
-    pub(crate) health: Health,
-}
-
-/// Parses lines of the form `KEY=value`. Unknown keys are ignored, as sd_notify(3) demands.
-fn parse(bytes: &[u8]) -> Datagram {
-    let mut datagram = Datagram::default();
-    for line in String::from_utf8_lossy(bytes).lines() {
-        match line.split_once('=') {
-            Some(("READY", "1")) => datagram.ready = true,
-            Some(("WATCHDOG", "1")) => datagram.health.watchdog = true,
-            Some(("STOPPING", "1")) => datagram.health.stopping = true,
-            Some(("STATUS", text)) => {
-                let end = text.floor_char_boundary(STATUS_CAP);
-                datagram.health.status = Some(text[..end].to_owned());
-            }
-            Some(("MAINPID", pid)) => datagram.main_pid = pid.parse().ok().filter(|pid| *pid > 0),
-            Some(("EXTEND_TIMEOUT_USEC", us)) => datagram.health.extend_timeout_us = us.parse().ok(),
-            _ => {}
-        }
-    }
-    datagram
-}
 
 /// Listens on the agent's notify socket, in a thread of its own, which calls `hear` when there is something to read.
 /// `hear` returns the number of reports that it has read.
@@ -94,7 +63,7 @@ pub(crate) fn drain(agent: &Agent, mut apply: impl FnMut(Datagram)) -> u32 {
     while let Some(Ok(n)) =
         socket.as_ref().filter(|_| read < DATAGRAMS).map(|socket| socket.recv(&mut buffer))
     {
-        apply(parse(&buffer[..n]));
+        apply(Datagram::parse(&buffer[..n]));
         read += 1;
     }
     read
@@ -113,28 +82,4 @@ fn report_due(agent: &Agent) -> Option<Instant> {
         return None;
     }
     state.health_due()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_datagram_may_say_several_things() {
-        let datagram = parse(b"READY=1\nSTATUS=serving\nEXTEND_TIMEOUT_USEC=500\nMAINPID=42\nX=y\n");
-        assert_eq!(datagram.main_pid, Some(42));
-        assert_eq!(parse(b"MAINPID=0\nMAINPID=-1\n").main_pid, None);
-        assert!(datagram.ready && !datagram.health.watchdog);
-        assert_eq!(datagram.health.status.as_deref(), Some("serving"));
-        assert_eq!(datagram.health.extend_timeout_us, Some(500));
-    }
-
-    proptest! {
-        #[test]
-        fn no_datagram_panics(bytes in proptest::collection::vec(any::<u8>(), 0..1000)) {
-            let status = parse(&bytes).health.status.unwrap_or_default();
-            prop_assert!(status.len() <= STATUS_CAP);
-        }
-    }
 }

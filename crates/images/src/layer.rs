@@ -23,7 +23,7 @@ const RATIO_CAP: u64 = 100;
 pub const IMAGE_CAP: u64 = 32 << 30;
 
 /// The bytes that the headers of one entry may have: a long name, extended attributes.
-const HEADERS_CAP: u64 = 1 << 20;
+pub(crate) const HEADERS_CAP: u64 = 1 << 20;
 
 /// The most bytes of extended attributes of one file, as ext4 can hold them.
 const XATTRS_CAP: usize = 3000;
@@ -109,15 +109,21 @@ struct Allowance {
     layer: Rc<Cell<u64>>,
     /// Of the headers of the present entry; `u64::MAX` while its contents are read.
     headers: Rc<Cell<u64>>,
+    /// Of the contents of all files: a file with holes has more bytes than the archive has of it.
+    contents: Rc<Cell<u64>>,
 }
 
 impl Allowance {
     /// Returns the allowance of a layer of this size.
     fn of(size: u64) -> Self {
         let cap = ALWAYS_CAP.max(size.saturating_mul(RATIO_CAP));
-        Self { layer: Rc::new(Cell::new(cap)), headers: Rc::new(Cell::new(u64::MAX)) }
+        let bytes = |number| Rc::new(Cell::new(number));
+        Self { layer: bytes(cap), headers: bytes(u64::MAX), contents: bytes(cap) }
     }
 }
+
+/// What is said of a layer that is a bomb.
+const SWOLLEN: &str = "it unpacks to far more than its own size, more than a layer may";
 
 struct Bounded<R> {
     inner: R,
@@ -131,7 +137,7 @@ impl<R: Read> Read for Bounded<R> {
         let n = self.inner.read(&mut buffer[..most])?;
         if most == 0 && !buffer.is_empty() {
             let what = match self.left.layer.get() {
-                0 => "it unpacks to far more than its own size, more than a layer may",
+                0 => SWOLLEN,
                 _ => "an entry has headers of more than 1 MiB",
             };
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
@@ -216,7 +222,10 @@ fn entries(
         match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let at = spool.length;
-                let length = copy(&mut entry, spool, &path)?;
+                let claimed = entry.size();
+                let rest = left.contents.get().checked_sub(claimed);
+                left.contents.set(rest.ok_or_else(|| damaged(&io::Error::other(SWOLLEN)))?);
+                let length = copy(&mut entry, claimed, spool, &path)?;
                 tree.add(&path, Kind::File { at, length }, meta)?;
             }
             EntryType::Directory => tree.add(&path, Kind::Directory, meta)?,
@@ -243,8 +252,14 @@ fn entries(
     }
 }
 
-fn copy(contents: &mut impl Read, spool: &mut Spool, path: &str) -> Result<u64, Failed> {
-    let (mut buffer, mut length) = (vec![0; 1 << 16], 0);
+/// Copies the contents of a file that has at most `claimed` bytes.
+fn copy(contents: &mut impl Read, claimed: u64, spool: &mut Spool, path: &str) -> Result<u64, Failed> {
+    if claimed > spool.cap.saturating_sub(spool.length) {
+        let mib = spool.cap >> 20;
+        let why = format!("{:?}: with it the image unpacks to more than {mib} MiB (--max-size)", shown(path));
+        return Err(Failed::Bad(why));
+    }
+    let (mut contents, mut buffer, mut length) = (contents.take(claimed), vec![0; 1 << 16], 0);
     loop {
         let n = contents.read(&mut buffer).map_err(|e| damaged(&e))?;
         if n == 0 {
@@ -252,12 +267,6 @@ fn copy(contents: &mut impl Read, spool: &mut Spool, path: &str) -> Result<u64, 
         }
         length += n as u64;
         spool.length += n as u64;
-        if spool.length > spool.cap {
-            let mib = spool.cap >> 20;
-            let why =
-                format!("{:?}: with it the image unpacks to more than {mib} MiB (--max-size)", shown(path));
-            return Err(Failed::Bad(why));
-        }
         spool.file.write_all(&buffer[..n]).map_err(Failed::Write)?;
     }
 }
@@ -339,9 +348,43 @@ mod tests {
         let cap = |size| Allowance::of(size).layer.get();
         assert_eq!((cap(0), cap(1 << 20)), (1 << 30, 1 << 30));
         assert_eq!((cap(1 << 30), cap(u64::MAX)), (100 << 30, u64::MAX));
-        let left = Allowance { layer: Rc::new(Cell::new(10)), headers: Rc::new(Cell::new(u64::MAX)) };
+        let left = Allowance { layer: Rc::new(Cell::new(10)), ..Allowance::of(0) };
         let mut read = Vec::new();
         let e = Bounded { inner: io::repeat(0), left }.read_to_end(&mut read).expect_err("too much");
         assert_eq!((read.len(), e.kind()), (10, io::ErrorKind::InvalidData));
+    }
+
+    /// Returns a layer with one file that consists of a hole of this length.
+    fn hole(length: u64) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(EntryType::GNUSparse);
+        header.set_path("hole").expect("short");
+        header.set_size(0);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        let gnu = header.as_gnu_mut().expect("a header of GNU");
+        gnu.realsize.copy_from_slice(format!("{length:011o}\0").as_bytes());
+        gnu.sparse[0].offset.copy_from_slice(&gnu.realsize);
+        gnu.sparse[0].numbytes.copy_from_slice(b"00000000000\0");
+        header.set_cksum();
+        [header.as_bytes(), &[0; 1024][..]].concat()
+    }
+
+    #[test]
+    fn a_hole_counts_as_the_bytes_that_it_stands_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let apply = |name: &str, length| {
+            let layer = dir.path().join(name);
+            std::fs::write(&layer, hole(length)).expect("written");
+            let mut spool =
+                Spool::create(&dir.path().join(format!("{name}.spool")), IMAGE_CAP).expect("made");
+            let applied = super::apply(&mut Tree::default(), &mut spool, &layer, name);
+            (applied.map(|_| ()).map_err(|e| e.message), spool.length())
+        };
+        assert_eq!(apply("small", 70_000), (Ok(()), 70_000));
+        let (refused, length) = apply("large", 4 << 30);
+        assert!(refused.expect_err("refused").contains(SWOLLEN));
+        assert_eq!(length, 0, "nothing of it is written");
     }
 }

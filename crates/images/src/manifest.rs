@@ -8,7 +8,7 @@ use serde::Deserialize;
 pub const DOCUMENT_CAP: u64 = 4 << 20;
 
 /// The most layers that an image may have. (Docker's limit is 127.)
-const LAYERS_CAP: usize = 512;
+pub(crate) const LAYERS_CAP: usize = 512;
 
 /// A reference to a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -67,7 +67,14 @@ impl Source {
             };
             usage(format!("{:?} is no image reference: {e}; {advice}", shown(text)))
         })?;
-        Ok(Self::Registry(reference))
+        // The grammar takes a first part with capital letters for a registry, and the reading then takes it for a name.
+        let whole = reference.whole();
+        match whole.parse::<Reference>() {
+            Ok(again) if again.whole() == whole => Ok(Self::Registry(reference)),
+            Ok(_) | Err(_) => {
+                Err(usage(format!("{:?} is no image reference: {} is no name", shown(text), shown(&whole))))
+            }
+        }
     }
 
     /// Returns the name without what docker leaves out.
@@ -163,7 +170,9 @@ mod tests {
         ] {
             assert_eq!(name(text), Ok(full.to_owned()), "{text}");
         }
-        for text in ["", "oci:", "oci:x:", "UPPER:x", "a b", "sha256:12", "docker-archive:", "x@sha256:12"] {
+        for text in
+            ["", "oci:", "oci:x:", "UPPER:x", "a b", "sha256:12", "docker-archive:", "x@sha256:12", "Upper/x"]
+        {
             assert!(name(text).is_err(), "{text}");
         }
         assert_eq!(Source::short("docker.io/library/redis:7"), "redis:7");

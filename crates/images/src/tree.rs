@@ -235,15 +235,20 @@ impl Tree {
         let parent = self.parent(path, parents)?;
         match self.nodes[parent].children.get(*name) {
             Some(there) if there.layer == self.layer => Err(Refusal::Duplicate(path.to_owned())),
-            Some(_) | None => self.put(path, parent, name, node),
+            Some(_) | None => {
+                self.count_entry(path)?;
+                self.put(path, parent, name, node)
+            }
         }
     }
 
-    fn make(&mut self, path: &str, kind: Kind, meta: Meta) -> Result<usize, Refusal> {
+    fn count_entry(&mut self, path: &str) -> Result<(), Refusal> {
         self.entries += 1;
-        if self.entries > ENTRIES_CAP {
-            return Err(Refusal::TooMany(path.to_owned()));
-        }
+        if self.entries > ENTRIES_CAP { Err(Refusal::TooMany(path.to_owned())) } else { Ok(()) }
+    }
+
+    fn make(&mut self, path: &str, kind: Kind, meta: Meta) -> Result<usize, Refusal> {
+        self.count_entry(path)?;
         self.nodes.push(Node { kind, meta, children: BTreeMap::new() });
         Ok(self.nodes.len() - 1)
     }
@@ -492,6 +497,15 @@ mod tests {
         assert!(matches!(refused(&[&["f .wh."]]), Refusal::BadPath(_)));
         assert!(matches!(refused(&[&[&format!("f {}", "x".repeat(256))]]), Refusal::BadPath(_)));
         assert!(matches!(refused(&[&["f ./"]]), Refusal::BadPath(_)));
+    }
+
+    #[test]
+    fn hard_links_count_as_entries() {
+        let mut tree = Tree::default();
+        tree.next_layer();
+        tree.add("f", FILE, Meta::default()).expect("a file");
+        let added = (0..=ENTRIES_CAP).try_for_each(|n| tree.link(&format!("{}/{n}", n / 50_000), "f"));
+        assert!(matches!(added, Err(Refusal::TooMany(_))));
     }
 
     proptest! {

@@ -1,53 +1,20 @@
-//! The number of clients that wait at listening sockets, as the kernel counts them.
+//! The number of clients that wait at listening sockets, as the kernel counts them (sock_diag(7)).
 
 use rustix::fs::fstat;
 use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
 use rustix::net::sockopt::socket_domain;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
-use std::cell::OnceCell;
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, getsockname, recv, sendto, socket_with,
+};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
-/// Returns for each of these listening sockets how many clients wait at it, and `None` where the kernel does not tell.
-pub fn waiting(sockets: &[BorrowedFd<'_>]) -> Vec<Option<u32>> {
-    let (v4, v6) = (OnceCell::new(), OnceCell::new());
-    let of = |socket: &BorrowedFd<'_>| {
-        let inode = fstat(socket).ok()?.st_ino;
-        match socket_domain(socket).ok()? {
-            AddressFamily::INET => v4.get_or_init(|| table("/proc/self/net/tcp")).get(&inode).copied(),
-            AddressFamily::INET6 => v6.get_or_init(|| table("/proc/self/net/tcp6")).get(&inode).copied(),
-            AddressFamily::UNIX => at_unix(inode),
-            _ => None,
-        }
-    };
-    sockets.iter().map(of).collect()
-}
-
-/// Returns the queues of all TCP sockets that listen, by their inodes.
-fn table(path: &str) -> HashMap<u64, u32> {
-    let Ok(file) = File::open(path) else { return HashMap::new() };
-    let lines = BufReader::new(file).lines().map_while(Result::ok).skip(1);
-    // The kernel lists sockets that listen before all others, of which there may be very many.
-    lines.map_while(|line| listener(&line)).collect()
-}
-
-/// Reads the inode and the queue of a socket that listens from a line of `/proc/net/tcp`. The queue of received bytes of
-/// such a socket is the number of clients that nobody has accepted yet (proc_pid_net(5), `get_tcp4_sock` of the kernel).
-fn listener(line: &str) -> Option<(u64, u32)> {
-    const LISTEN: &str = "0A";
-    let mut fields = line.split_ascii_whitespace().skip(3);
-    let (state, queues) = (fields.next()?, fields.next()?);
-    let received = u32::from_str_radix(queues.split_once(':')?.1, 16).ok()?;
-    // The timer, the retransmissions, the user and the timeout stand before the inode.
-    let inode = fields.nth(4)?.parse().ok()?;
-    (state == LISTEN).then_some((inode, received))
-}
-
-/// The kind of a question and of its answer in sock_diag(7), and the length of the header of a netlink message.
+/// The kind of a question and of its answer, and the length of the header of a netlink message.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const HEADER: usize = 16;
+
+/// The states and the cookie that fit any socket.
+const ANY: u32 = u32::MAX;
 
 /// The length of an answer about a Unix socket without its attributes (`unix_diag_msg`).
 const UNIX_DIAG: usize = 16;
@@ -56,42 +23,101 @@ const UNIX_DIAG: usize = 16;
 const QUEUES: u16 = 4;
 const SHOW_QUEUES: u32 = 1 << 4;
 
-/// Asks the kernel for the queue of a Unix socket that listens (sock_diag(7)).
-fn at_unix(inode: u64) -> Option<u32> {
-    const REQUEST: u16 = 1;
-    const AF_UNIX: u32 = 1;
-    const NO_COOKIE: u32 = u32::MAX;
-    let any_state = u32::MAX;
-    // The length, the kind with the flags, the number, the sender; the family, the states, the inode, what to show.
-    let mut question = Vec::with_capacity(HEADER + 24);
-    question.extend(40_u32.to_ne_bytes());
-    question.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    question.extend(REQUEST.to_ne_bytes());
-    question.extend([0; 8]);
-    question.extend([AF_UNIX as u8, 0, 0, 0]);
-    for word in [any_state, u32::try_from(inode).ok()?, SHOW_QUEUES, NO_COOKIE, NO_COOKIE] {
+/// Where the length of the queue and the inode stand in an answer about a TCP socket (`inet_diag_msg`).
+const TCP_QUEUE: usize = HEADER + 56;
+const TCP_INODE: usize = HEADER + 68;
+
+/// Returns how many clients wait at a listening socket, and `None` where the kernel does not tell.
+pub fn waiting(socket: BorrowedFd<'_>) -> Option<u32> {
+    let inode = u32::try_from(fstat(socket).ok()?.st_ino).ok()?;
+    match socket_domain(socket).ok()? {
+        AddressFamily::UNIX => queue_of_unix(&ask(&about_unix(inode))?),
+        AddressFamily::INET | AddressFamily::INET6 => {
+            let address = SocketAddr::try_from(getsockname(socket).ok()?).ok()?;
+            queue_of_tcp(&ask(&about_tcp(address))?, inode)
+        }
+        _ => None,
+    }
+}
+
+/// Returns the question about a Unix socket (`unix_diag_req`).
+fn about_unix(inode: u32) -> Vec<u8> {
+    const AF_UNIX: u8 = 1;
+    let mut question = vec![AF_UNIX, 0, 0, 0];
+    for word in [ANY, inode, SHOW_QUEUES, ANY, ANY] {
         question.extend(word.to_ne_bytes());
     }
+    question
+}
+
+/// Returns the question about the TCP socket that listens at an address (`inet_diag_req_v2`).
+fn about_tcp(address: SocketAddr) -> Vec<u8> {
+    const AF_INET: u8 = 2;
+    const AF_INET6: u8 = 10;
+    const IPPROTO_TCP: u8 = 6;
+    let mut place = [0; 16];
+    let family = match address.ip() {
+        IpAddr::V4(ip) => {
+            place[..4].copy_from_slice(&ip.octets());
+            AF_INET
+        }
+        IpAddr::V6(ip) => {
+            place = ip.octets();
+            AF_INET6
+        }
+    };
+    let mut question = vec![family, IPPROTO_TCP, 0, 0];
+    question.extend(ANY.to_ne_bytes());
+    question.extend(address.port().to_be_bytes());
+    // The port of no client, the address, that of no client, any interface.
+    question.extend([0; 2]);
+    question.extend(place);
+    question.extend([0; 16 + 4]);
+    question.extend([ANY.to_ne_bytes(), ANY.to_ne_bytes()].concat());
+    question
+}
+
+/// Asks the kernel about one socket.
+fn ask(question: &[u8]) -> Option<Vec<u8>> {
+    const REQUEST: u16 = 1;
+    // The length, the kind with the flags, the number, the sender.
+    let mut message = Vec::with_capacity(HEADER + question.len());
+    message.extend(u32::try_from(HEADER + question.len()).ok()?.to_ne_bytes());
+    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    message.extend(REQUEST.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(question);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let kernel = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(SOCK_DIAG)).ok()?;
-    sendto(&kernel, &question, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)).ok()?;
+    sendto(&kernel, &message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)).ok()?;
     // The kernel has answered when the question is sent.
-    let mut answer = [0; 1024];
+    let mut answer = vec![0; 1024];
     let (length, _) = recv(&kernel, &mut answer[..], RecvFlags::empty()).ok()?;
-    queue_in(&answer[..length])
+    answer.truncate(length);
+    (half(&answer, 4)? == SOCK_DIAG_BY_FAMILY).then_some(answer)
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// Reads the length of the queue from an answer about a TCP socket. Several sockets may listen at one address
+/// (SO_REUSEPORT), so the answer may be about another one.
+fn queue_of_tcp(answer: &[u8], inode: u32) -> Option<u32> {
+    if word(answer, TCP_INODE)? == inode { word(answer, TCP_QUEUE) } else { None }
 }
 
 /// Reads the length of the queue from an answer about a Unix socket.
-fn queue_in(answer: &[u8]) -> Option<u32> {
-    let half = |bytes: &[u8], at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
-    if half(answer, 4)? != SOCK_DIAG_BY_FAMILY {
-        return None;
-    }
+fn queue_of_unix(answer: &[u8]) -> Option<u32> {
     let mut rest = answer.get(HEADER + UNIX_DIAG..)?;
     loop {
         let (length, kind) = (usize::from(half(rest, 0)?), half(rest, 2)?);
         if kind == QUEUES {
-            return Some(u32::from_ne_bytes(rest.get(4..8)?.try_into().ok()?));
+            return word(rest, 4);
         }
         // Attributes begin at multiples of four; one without a length would be read for ever.
         rest = rest.get(length.max(4).next_multiple_of(4)..)?;
@@ -110,31 +136,29 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("s");
         let v4 = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let any = TcpListener::bind("0.0.0.0:0").expect("a port");
         let v6 = TcpListener::bind("[::1]:0").expect("a port");
         let unix = UnixListener::bind(&path).expect("bound");
-        let no_socket = File::open(dir.path()).expect("opened");
-        let sockets = [v4.as_fd(), v6.as_fd(), unix.as_fd(), no_socket.as_fd()];
-        assert_eq!(waiting(&sockets), [Some(0), Some(0), Some(0), None]);
-        let client = |listener: &TcpListener| TcpStream::connect(listener.local_addr().expect("bound"));
-        let _waiting = [client(&v4), client(&v4), client(&v6)].map(|client| client.expect("waits"));
+        let no_socket = std::fs::File::open(dir.path()).expect("opened");
+        let all = || [v4.as_fd(), any.as_fd(), v6.as_fd(), unix.as_fd(), no_socket.as_fd()].map(waiting);
+        assert_eq!(all(), [Some(0), Some(0), Some(0), Some(0), None]);
+        let client = |listener: &TcpListener| {
+            let address = listener.local_addr().expect("bound");
+            let host = if address.is_ipv4() { "127.0.0.1" } else { "::1" };
+            TcpStream::connect((host, address.port())).expect("waits")
+        };
+        let _waiting = [&v4, &v4, &any, &v6].map(client);
         let _more = [0; 3].map(|_| UnixStream::connect(&path).expect("waits"));
-        assert_eq!(waiting(&sockets), [Some(2), Some(1), Some(3), None]);
+        assert_eq!(all(), [Some(2), Some(1), Some(1), Some(3), None]);
         v4.accept().expect("accepted");
         unix.accept().expect("accepted");
-        assert_eq!(waiting(&sockets), [Some(1), Some(1), Some(2), None]);
+        assert_eq!(all(), [Some(1), Some(1), Some(1), Some(2), None]);
     }
 
     #[test]
-    fn lines_and_answers_that_are_cut_off_tell_nothing() {
-        let line = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000002 00:00000000 00000000     0        0 77 1 0";
-        assert_eq!(listener(line), Some((77, 2)));
-        assert_eq!(listener(&line.replace(" 0A ", " 01 ")), None);
-        for cut in 0..line.len() - 4 {
-            let _ = listener(&line[..cut]);
-        }
+    fn answers_that_are_cut_off_or_about_another_socket_tell_nothing() {
         let mut answer = vec![0; HEADER + UNIX_DIAG];
-        answer[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        assert_eq!(queue_in(&answer), None);
+        assert_eq!(queue_of_unix(&answer), None);
         for (length, kind, value) in [(0_u16, 9_u16, 1_u32), (5, 8, 1), (12, QUEUES, 6)] {
             answer.extend(length.to_ne_bytes());
             answer.extend(kind.to_ne_bytes());
@@ -142,9 +166,17 @@ mod tests {
                 answer.extend(value.to_ne_bytes());
             }
         }
-        assert_eq!(queue_in(&answer), Some(6));
+        assert_eq!(queue_of_unix(&answer), Some(6));
         for cut in 0..answer.len() {
-            assert_eq!(queue_in(&answer[..cut]), None);
+            assert_eq!(queue_of_unix(&answer[..cut]), None);
+        }
+        let mut answer = vec![0; HEADER + 72];
+        answer[TCP_QUEUE] = 3;
+        answer[TCP_INODE] = 77;
+        assert_eq!(queue_of_tcp(&answer, 77), Some(3));
+        assert_eq!(queue_of_tcp(&answer, 78), None);
+        for cut in 0..answer.len() {
+            assert_eq!(queue_of_tcp(&answer[..cut], 77), None);
         }
     }
 }

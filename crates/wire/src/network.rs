@@ -112,7 +112,7 @@ impl Subnet {
     }
 
     /// Returns the numbers of the addresses that guests may have: neither the host's nor the last one, which means all.
-    pub fn guests(self) -> impl Iterator<Item = u32> {
+    pub fn guests(self) -> std::ops::Range<u32> {
         2..(1 << (32 - u32::from(self.prefix))) - 1
     }
 }

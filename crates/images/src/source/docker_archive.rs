@@ -3,21 +3,23 @@
 
 use crate::digest::{Digest, Hashing};
 use crate::error::{Result, bad, io, shown};
-use crate::layer::{Compression, compression};
-use crate::manifest::{DOCUMENT_CAP, Descriptor};
+use crate::layer::{Compression, HEADERS_CAP, compression};
+use crate::manifest::{DOCUMENT_CAP, Descriptor, LAYERS_CAP};
 use crate::origin::Origin;
 use crate::reference::{self, OnDisk};
 use crate::store::{BlobWriter, Scratch};
 use serde::Deserialize;
 use serde_json::json;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// The most members that an archive may have.
+/// The most members that an archive may have, and the longest name of one, in bytes.
 const MEMBERS_CAP: usize = 10_000;
+const NAME_CAP: usize = 4096;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -30,7 +32,7 @@ struct Saved {
 }
 
 /// A part of the file.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Part {
     at: u64,
     length: u64,
@@ -75,11 +77,19 @@ pub(super) fn open(place: &OnDisk, scratch: &Scratch, cap: u64) -> Result<Docker
         .map_err(|e| bad(format!("{}: manifest.json: {}", path.display(), shown(&e.to_string()))))?;
     let names = |saved: &Saved| saved.repo_tags.clone().unwrap_or_default();
     let chosen = reference::choose(&path, &saved, place.tag.as_deref(), names)?;
-    let mut parts = BTreeMap::new();
+    if chosen.layers.len() > LAYERS_CAP {
+        return Err(bad(format!("{}: the image has more than {LAYERS_CAP} layers", path.display())));
+    }
+    let mut parts: BTreeMap<Digest, Part> = BTreeMap::new();
     let mut describe = |name: &str, kind: &str| {
         let part = member(name)?;
-        let (digest, size) = Hashing::new(reader(&file, part)).finish().map_err(|e| io(&path, e))?;
-        let described = json!({ "mediaType": kind, "digest": digest, "size": size });
+        // An image may have a layer several times.
+        let known = parts.iter().find(|(_, known)| **known == part).map(|(digest, _)| digest.clone());
+        let digest = match known {
+            Some(digest) => digest,
+            None => Hashing::new(reader(&file, part)).finish().map_err(|e| io(&path, e))?.0,
+        };
+        let described = json!({ "mediaType": kind, "digest": digest, "size": part.length });
         parts.insert(digest, part);
         Ok::<_, crate::error::CallError>(described)
     };
@@ -125,27 +135,59 @@ enum Member {
     Link(String),
 }
 
+/// A reader of the headers of an archive, which passes over the contents. The length of a header is a claim, and tar reads long
+/// names as a whole: here they come to an end.
+struct Headers<'a> {
+    file: &'a File,
+    /// The bytes that the headers of the present entry may still have.
+    left: &'a Cell<u64>,
+}
+
+impl Read for Headers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let most = usize::try_from(self.left.get()).unwrap_or(usize::MAX).min(buffer.len());
+        if most == 0 && !buffer.is_empty() {
+            let what = "an entry has headers of more than 1 MiB";
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what));
+        }
+        let n = self.file.read(&mut buffer[..most])?;
+        self.left.set(self.left.get() - n as u64);
+        Ok(n)
+    }
+}
+
+impl Seek for Headers<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
 fn members(file: &File, path: &Path) -> Result<BTreeMap<String, Member>> {
     let damaged = |e: std::io::Error| bad(format!("{}: {}", path.display(), shown(&e.to_string())));
+    let left = Cell::new(HEADERS_CAP);
     let mut members = BTreeMap::new();
-    let mut archive = tar::Archive::new(file);
-    for entry in archive.entries_with_seek().map_err(damaged)? {
+    let mut archive = tar::Archive::new(Headers { file, left: &left });
+    for (count, entry) in archive.entries_with_seek().map_err(damaged)?.enumerate() {
         let entry = entry.map_err(damaged)?;
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if count >= MEMBERS_CAP {
+            return Err(bad(format!("{}: more than {MEMBERS_CAP} members", path.display())));
+        }
+        left.set(HEADERS_CAP);
+        let (name, target) = (entry.path_bytes(), entry.link_name_bytes().unwrap_or_default());
+        if name.len().max(target.len()) > NAME_CAP {
+            return Err(bad(format!(
+                "{}: a member has a name of more than {NAME_CAP} bytes",
+                path.display()
+            )));
+        }
         let member = match entry.header().entry_type() {
             tar::EntryType::Regular => {
                 Member::Part(Part { at: entry.raw_file_position(), length: entry.size() })
             }
-            tar::EntryType::Symlink => {
-                let target = entry.link_name_bytes().unwrap_or_default();
-                Member::Link(String::from_utf8_lossy(&target).into_owned())
-            }
+            tar::EntryType::Symlink => Member::Link(String::from_utf8_lossy(&target).into_owned()),
             _ => continue,
         };
-        members.insert(name, member);
-        if members.len() > MEMBERS_CAP {
-            return Err(bad(format!("{}: more than {MEMBERS_CAP} members", path.display())));
-        }
+        members.insert(String::from_utf8_lossy(&name).into_owned(), member);
     }
     Ok(members)
 }
@@ -215,5 +257,56 @@ impl Origin for DockerArchive {
         into.copy(&mut reader(&self.file, *part), &self.path)?;
         told(into.length());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// Returns an archive of headers with these kinds, names and lengths, each with as many bytes as it says. They are holes in
+    /// the file.
+    fn archive(headers: &[(tar::EntryType, &str, u64)]) -> File {
+        let mut file = tempfile::tempfile().expect("a file");
+        for (kind, name, size) in headers {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_path(name).expect("short");
+            header.set_size(*size);
+            header.set_cksum();
+            file.write_all(header.as_bytes()).expect("written");
+            let end = file.stream_position().expect("there") + size.next_multiple_of(512);
+            file.set_len(end).expect("longer");
+            file.seek(SeekFrom::Start(end)).expect("there");
+        }
+        file.write_all(&[0; 1024]).expect("written");
+        file.seek(SeekFrom::Start(0)).expect("there");
+        file
+    }
+
+    fn refused(headers: &[(tar::EntryType, &str, u64)]) -> String {
+        members(&archive(headers), Path::new("x.tar")).expect_err("refused").message
+    }
+
+    #[test]
+    fn a_header_that_claims_gigabytes_is_not_read_into_memory() {
+        use tar::EntryType as Kind;
+        for kind in [Kind::GNULongName, Kind::GNULongLink, Kind::XHeader] {
+            let said = refused(&[(kind, "x", 8 << 30), (Kind::Regular, "a", 0)]);
+            assert!(said.contains("headers of more than 1 MiB"), "{kind:?}: {said}");
+        }
+        // Contents may be large: they are passed over.
+        let found = members(&archive(&[(Kind::Regular, "a", 8 << 30)]), Path::new("x.tar")).expect("read");
+        assert!(matches!(found["a"], Member::Part(Part { at: 512, length }) if length == 8 << 30));
+    }
+
+    #[test]
+    fn the_names_of_members_have_a_bound_and_so_has_their_number() {
+        use tar::EntryType as Kind;
+        let said = refused(&[(Kind::GNULongName, "x", 5000), (Kind::Regular, "a", 0)]);
+        assert!(said.contains("a name of more than"), "{said}");
+        let said = refused(&vec![(Kind::Directory, "d", 0); MEMBERS_CAP + 1]);
+        assert!(said.contains("more than 10000 members"), "{said}");
     }
 }

@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 /// The maximum size of an unpacked kernel, in bytes.
 const KERNEL_CAP: usize = 256 << 20;
 
+/// The most bytes that LZ4 unpacks from one byte. A file that claims more is none that can be unpacked.
+const LZ4_RATIO: usize = 255;
+
 /// The kind of a kernel file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -75,7 +78,9 @@ pub fn unpack(image: &[u8]) -> Option<Vec<u8>> {
     // The last four bytes are the size of the unpacked kernel.
     let (packed, size) = payload.split_at_checked(payload.len().checked_sub(4)?)?;
     let size = usize::try_from(u32::from_le_bytes(size.try_into().ok()?)).ok()?;
-    (size <= KERNEL_CAP).then(|| unpack_lz4(packed, size)).flatten()
+    (size <= KERNEL_CAP.min(packed.len().saturating_mul(LZ4_RATIO)))
+        .then(|| unpack_lz4(packed, size))
+        .flatten()
 }
 
 /// Unpacks an LZ4 legacy frame whose unpacked size is `size` bytes.

@@ -130,8 +130,8 @@ fn visit(
     if !seen.insert(name.to_owned()) {
         return Ok(());
     }
-    let module = std::fs::read(path).map_err(|e| io(path, e))?;
-    for dependency in depends(&module) {
+    let dependencies = depends(&std::fs::read(path).map_err(|e| io(path, e))?);
+    for dependency in dependencies {
         visit(&dependency, files, seen, order)?;
     }
     order.push(path.clone());
@@ -139,7 +139,7 @@ fn visit(
 }
 
 /// Returns the names in the field `depends=` of a module's modinfo section, which is a list of zero-terminated texts.
-fn depends(module: &[u8]) -> Vec<String> {
+pub(crate) fn depends(module: &[u8]) -> Vec<String> {
     let found = module.split(|b| *b == 0).find_map(|text| text.strip_prefix(b"depends=".as_slice()));
     let list = String::from_utf8_lossy(found.unwrap_or_default()).into_owned();
     list.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()

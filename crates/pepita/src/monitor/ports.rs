@@ -4,81 +4,41 @@
 //! waits in the kernel's queue, which outlives this process when another process holds the socket, too: the clients of a
 //! VM that ends before wait for its next incarnation.
 //!
-//! ```text
-//!  Idle ── a client waits ──► Dialling ── connected ──► Asking ── the daemon has accepted ──► Relay, and Idle
-//!   ▲                            │                        │
-//!   └── Pausing ◄── not yet ─────┴────────────────────────┘── refused ──► the client is reset
-//! ```
+//! The daemon is asked for no more connections than clients wait, and for [`AT_ONCE`] at a time at most: a client whose
+//! connection takes long holds up no other. Who waits is counted when a client finds nobody served, and after each answer.
 //!
-//! From the first client on, one more connection to the agent is made and greeted ahead of the next client, of whichever
-//! port: that client is spared the way to the agent ([`Spare`]).
+//! From the first client on, some connections to the agent are made and greeted ahead of the next clients, of whichever
+//! port: those are spared the way to the agent. [`way`] has the steps of one connection.
+
+mod way;
 
 use super::carry::Carrier;
-use super::dial::{Address, Dial, Progress};
-use super::stream::Stream;
+use super::dial::Address;
 use crate::error::eprint_line;
 use pepita_ports::{Listening, Tally, waiting};
-use pepita_wire::agent::Dial as DialAsk;
+use pepita_wire::Publish;
 use pepita_wire::port::HostPlace;
 use pepita_wire::record::PortUse;
-use pepita_wire::{Ask, ErrorKind, Hello, Lines, PROTOCOL_VERSION, Publish, ToGuest, ToHost};
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, accept_with, sockopt};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+pub(crate) use way::{Greeting, Serving};
+use way::{Outcome, Way};
+
+/// The most connections for which the daemon is asked at a time, for the clients of one port.
+const AT_ONCE: usize = 8;
 
 /// The pause before another attempt to reach the agent, and while the agent forwards too many connections.
 const PAUSE: Duration = Duration::from_millis(20);
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
-/// The time for which the agent waits for the daemon to listen, in one request.
-const WAIT_MS: u64 = 1000;
-
 /// The time after the start of a daemon for which clients wait for it to listen, unless it has said that it is ready.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// The number of the spare connection among the numbers of the ports.
-const SPARE: u64 = 0;
-
-/// The time limit for the agent's answers.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
-
-/// Whether the daemon of a VM can serve clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Serving {
-    /// It does not run, is being stopped, or cannot be reached.
-    No,
-    /// It runs and may not listen yet.
-    Starting,
-    /// It has said that it is ready.
-    Ready,
-}
-
-/// A token and an incarnation, with which an agent is greeted.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Greeting<'a> {
-    /// The token in force.
-    pub(crate) token: &'a str,
-    /// The incarnation of the VM.
-    pub(crate) incarnation: u64,
-}
-
-impl Greeting<'_> {
-    /// Returns the line that opens a connection to the agent for one stream: such a connection takes no place of those
-    /// that ask.
-    pub(super) fn hello_for_stream(self) -> Vec<u8> {
-        let hello = Hello {
-            protocol_version: PROTOCOL_VERSION,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            incarnation: self.incarnation,
-            token: Some(self.token.to_owned()),
-            stream: true,
-            ..Hello::default()
-        };
-        ToGuest::Hello(hello).encode()
-    }
-}
+/// The time after the last client for which more than one connection to the agent is held ready.
+const HELD_READY: Duration = Duration::from_secs(1);
 
 /// The owner of a listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,67 +49,34 @@ enum Owner {
     Client,
 }
 
-/// The way of the next client to the daemon.
-#[derive(Debug)]
-enum Way {
-    Idle,
-    Dialling(Dial),
-    Asking { stream: Stream, lines: Lines, id: u64, until: Instant },
-    Pausing(Instant),
-}
-
 #[derive(Debug)]
 struct Port {
-    /// A number that no other port of this monitor had before.
+    /// A number that no other port and no way of this monitor had before.
     number: u64,
     publish: Publish,
     listening: Listening,
     owner: Owner,
-    way: Way,
+    /// The end of the pause in which nobody is served.
+    pause: Option<Instant>,
     /// Whether the daemon has accepted a connection.
     has_served: bool,
     /// The connections that are carried for this port.
     open: Tally,
 }
 
-/// A connection to the agent for the next client.
-#[derive(Debug)]
-enum Spare {
-    Dialling(Dial),
-    /// The agent was greeted. Its own hello is all that it says before it is asked.
-    Greeted {
-        stream: Stream,
-        lines: Lines,
-        has_answered: bool,
-    },
-}
-
-/// The meaning of what the agent has said.
-enum Said {
-    /// Nothing yet.
-    Nothing,
-    /// The daemon has accepted a connection.
-    Accepted,
-    /// Nothing listens in the guest.
-    Refused,
-    /// The agent forwards too many connections.
-    Busy,
-    /// The agent cannot forward connections at all.
-    TooOld,
-}
-
 /// The published ports.
 #[derive(Debug)]
 pub(crate) struct Ports {
     ports: Vec<Port>,
-    /// Dials for ports that are published no more. A dial must not be given up before the guest has answered.
-    given_up: Vec<(u64, Dial)>,
-    spare: Option<Spare>,
+    ways: Vec<Way>,
+    /// The last number of a port or a way.
     last: u64,
     carrier: Carrier,
     serving: Serving,
     /// The time at which the daemon began to serve.
     since: Option<Instant>,
+    /// The time of the last client.
+    last_client: Option<Instant>,
     is_told: bool,
 }
 
@@ -158,12 +85,12 @@ impl Ports {
     pub(crate) fn new(own: Vec<(Publish, Listening)>, carrier: Carrier) -> Self {
         let mut ports = Self {
             ports: Vec::new(),
-            given_up: Vec::new(),
-            spare: None,
-            last: SPARE,
+            ways: Vec::new(),
+            last: 0,
             carrier,
             serving: Serving::No,
             since: None,
+            last_client: None,
             is_told: false,
         };
         own.into_iter().for_each(|(publish, listening)| ports.add(publish, listening, Owner::Monitor));
@@ -174,7 +101,7 @@ impl Ports {
         self.last += 1;
         let number = self.last;
         let open = Tally::default();
-        self.ports.push(Port { number, publish, listening, owner, way: Way::Idle, has_served: false, open });
+        self.ports.push(Port { number, publish, listening, owner, pause: None, has_served: false, open });
     }
 
     /// Replaces the ports that a client has handed over. Connections that are carried go on.
@@ -189,15 +116,18 @@ impl Ports {
             }
             let listening = Listening { place: publish.host.clone(), socket };
             match former.iter().position(|port| port.publish == publish) {
-                // A dial under way goes on, for the clients of the new socket.
+                // A way that is begun goes on, for the clients of the new socket.
                 Some(at) => self.ports.push(Port { listening, ..former.swap_remove(at) }),
                 None => self.add(publish, listening, Owner::Client),
             }
         }
-        self.given_up.extend(former.into_iter().filter_map(|port| match port.way {
-            Way::Dialling(dial) => Some((port.number, dial)),
-            Way::Idle | Way::Asking { .. } | Way::Pausing(_) => None,
-        }));
+        former.iter().for_each(|port| self.leave(port.number));
+    }
+
+    /// Gives up the ways for the clients of a port.
+    fn leave(&mut self, port: u64) {
+        self.ways.retain(|way| way.port != Some(port) || !way.is_connected());
+        self.ways.iter_mut().filter(|way| way.port == Some(port)).for_each(|way| way.port = None);
     }
 
     /// Returns the ports that a client has handed over, with their sockets.
@@ -213,14 +143,12 @@ impl Ports {
 
     /// Returns the connections of each port, and the clients that wait for one.
     pub(crate) fn in_use(&self) -> Vec<PortUse> {
-        let sockets: Vec<BorrowedFd<'_>> =
-            self.ports.iter().map(|port| port.listening.socket.as_fd()).collect();
-        let of = |(port, waiting): (&Port, Option<u32>)| PortUse {
+        let of = |port: &Port| PortUse {
             port: port.publish.to_string(),
             open: u32::try_from(port.open.count()).ok(),
-            waiting,
+            waiting: waiting(port.listening.socket.as_fd()),
         };
-        self.ports.iter().zip(waiting(&sockets)).map(of).collect()
+        self.ports.iter().map(of).collect()
     }
 
     /// Returns whether there is no port.
@@ -244,15 +172,11 @@ impl Ports {
         match serving {
             Serving::No => {
                 self.since = None;
-                // A dial goes on until the guest has answered.
-                if let Some(Spare::Greeted { .. }) = self.spare {
-                    self.spare = None;
-                }
+                self.ways.retain(|way| !way.is_connected());
+                self.ways.iter_mut().for_each(|way| way.port = None);
                 for port in &mut self.ports {
                     port.has_served = false;
-                    if let Way::Asking { .. } | Way::Pausing(_) = port.way {
-                        port.way = Way::Idle;
-                    }
+                    port.pause = None;
                 }
             }
             Serving::Starting | Serving::Ready => drop(self.since.get_or_insert(now)),
@@ -261,62 +185,54 @@ impl Ports {
 
     /// Returns the dials under way whose sockets must stay open: their numbers and their sockets.
     pub(super) fn dialling(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
-        let dials = self.ports.iter().filter_map(|port| match &port.way {
-            Way::Dialling(dial) => dial.to_keep(),
-            Way::Idle | Way::Asking { .. } | Way::Pausing(_) => None,
-        });
-        let spare = self.spare.iter().filter_map(|spare| match spare {
-            Spare::Dialling(dial) => dial.to_keep(),
-            Spare::Greeted { .. } => None,
-        });
-        dials.chain(self.given_up.iter().filter_map(|(_, dial)| dial.to_keep())).chain(spare)
+        self.ways.iter().filter_map(Way::to_keep)
     }
 
-    /// Returns the descriptors to poll, each with the number of its port; `None` for the ends of connections.
+    /// Returns the descriptors to poll, each with the number of its port or way; `None` for the ends of connections.
     pub(super) fn interest(&self) -> impl Iterator<Item = (Option<u64>, BorrowedFd<'_>, PollFlags)> {
-        let takes_clients = self.serving != Serving::No && !self.carrier.is_full();
-        let ports = self.ports.iter().filter_map(move |port| {
-            let (fd, flags) = match &port.way {
-                Way::Idle if takes_clients => (port.listening.socket.as_fd(), PollFlags::IN),
-                Way::Idle | Way::Pausing(_) => return None,
-                Way::Dialling(dial) => dial.interest(),
-                Way::Asking { stream, .. } => (stream.as_fd(), stream.interest()),
-            };
-            Some((Some(port.number), fd, flags))
-        });
-        let given_up = self.given_up.iter().map(|(number, dial)| {
-            let (fd, flags) = dial.interest();
-            (Some(*number), fd, flags)
+        // The clients that wait while others are being served are counted after each answer.
+        let is_idle = |port: &&Port| port.pause.is_none() && self.under_way(port.number) == 0;
+        let ports = self.ports.iter().filter(move |port| self.takes_clients() && is_idle(port));
+        let ports = ports.map(|port| (Some(port.number), port.listening.socket.as_fd(), PollFlags::IN));
+        let ways = self.ways.iter().map(|way| {
+            let (fd, flags) = way.interest();
+            (Some(way.number), fd, flags)
         });
         let room = self.carrier.room().map(|ended| (None, ended, PollFlags::IN));
-        let spare = self.spare.iter().map(|spare| {
-            let (fd, flags) = match spare {
-                Spare::Dialling(dial) => dial.interest(),
-                Spare::Greeted { stream, .. } => (stream.as_fd(), stream.interest()),
-            };
-            (Some(SPARE), fd, flags)
-        });
-        ports.chain(given_up).chain(room).chain(spare)
+        ports.chain(ways).chain(room)
+    }
+
+    fn takes_clients(&self) -> bool {
+        self.serving != Serving::No && !self.carrier.is_full()
+    }
+
+    /// Returns the number of the ways for clients of a port.
+    fn under_way(&self, port: u64) -> usize {
+        self.ways.iter().filter(|way| way.port == Some(port)).count()
     }
 
     /// Returns the time at which [`Ports::tick`] has to be called.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        let times = self.ports.iter().filter_map(|port| match &port.way {
-            Way::Pausing(until) | Way::Asking { until, .. } => Some(*until),
-            Way::Idle | Way::Dialling(_) => None,
-        });
-        times.min()
+        let pauses = self.ports.iter().filter_map(|port| port.pause);
+        let too_many = self.ready_ways().count() > 1;
+        let held_until = self.last_client.filter(|_| too_many).map(|last| last + HELD_READY);
+        pauses.chain(self.ways.iter().filter_map(Way::until)).chain(held_until).min()
     }
 
     /// Ends pauses, and gives up agents that do not answer.
     pub(super) fn tick(&mut self, now: Instant) {
-        for port in &mut self.ports {
-            if let Way::Pausing(until) | Way::Asking { until, .. } = &port.way
-                && now >= *until
-            {
-                port.way = Way::Idle;
-            }
+        let is_over = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        self.ways.retain(|way| !is_over(way.until()));
+        self.ports.iter_mut().filter(|port| is_over(port.pause)).for_each(|port| port.pause = None);
+        if is_over(self.last_client.map(|last| last + HELD_READY)) {
+            let stays = self.ready_ways().next();
+            self.ways.retain(|way| way.port.is_some() || !way.is_connected() || stays == Some(way.number));
         }
+    }
+
+    /// Returns the numbers of the ways that are ready for the next clients.
+    fn ready_ways(&self) -> impl Iterator<Item = u64> {
+        self.ways.iter().filter(|way| way.port.is_none() && way.is_connected()).map(|way| way.number)
     }
 
     /// Forgets that connections have ended; there is room again.
@@ -324,118 +240,111 @@ impl Ports {
         self.carrier.forget_ended();
     }
 
-    /// Continues with a port whose descriptor is ready.
+    /// Continues with a port or a way whose descriptor is ready.
     pub(super) fn ready(&mut self, number: u64, now: Instant, address: &Address, greeting: Greeting<'_>) {
-        if number == SPARE {
-            self.spare = self.spare.take().and_then(|spare| self.advanced(spare, greeting));
+        if let Some(at) = self.ports.iter().position(|port| port.number == number) {
+            return self.serve(at, now, address);
+        }
+        let Some(way) = self.ways.iter().position(|way| way.number == number) else { return };
+        let way = self.ways.swap_remove(way);
+        let at = way.port.and_then(|number| self.ports.iter().position(|port| port.number == number));
+        let publish = at.map(|at| &self.ports[at].publish);
+        let outcome = way.advance(publish, self.serving, greeting, now);
+        match at {
+            None => self.ways.extend(if let Outcome::Goes(way) = outcome { Some(way) } else { None }),
+            Some(at) => {
+                if let Outcome::Accepted(..) = outcome {
+                    self.last_client = Some(now);
+                    self.prepare(address);
+                }
+                self.conclude(at, outcome, now);
+                self.serve(at, now, address);
+            }
+        }
+    }
+
+    /// Begins ways for the clients that wait at a port, as many as may be.
+    fn serve(&mut self, at: usize, now: Instant, address: &Address) {
+        let port = &self.ports[at];
+        let (number, socket) = (port.number, port.listening.socket.as_fd());
+        let mut begun = self.under_way(number);
+        if !self.takes_clients() || port.pause.is_some() || begun >= AT_ONCE {
             return;
         }
-        if let Some(at) = self.given_up.iter().position(|(other, _)| *other == number) {
-            let (_, dial) = self.given_up.swap_remove(at);
-            if let Ok(Progress::Pending(dial)) = dial.advance() {
-                self.given_up.push((number, dial));
-            }
-        }
-        let Some(at) = self.ports.iter().position(|port| port.number == number) else { return };
-        let port = &mut self.ports[at];
-        match std::mem::replace(&mut port.way, Way::Idle) {
-            Way::Pausing(until) => port.way = Way::Pausing(until),
-            Way::Idle => {
-                port.way = match self.spare.take() {
-                    Some(Spare::Greeted { stream, lines, .. }) => {
-                        asking(stream, lines, &[], &port.publish, self.serving, now)
-                    }
-                    Some(Spare::Dialling(dial)) => Way::Dialling(dial),
-                    None => Dial::begin(address).map_or(Way::Pausing(now + PAUSE), Way::Dialling),
-                }
-            }
-            Way::Dialling(dial) => match dial.advance() {
-                Ok(Progress::Pending(dial)) => port.way = Way::Dialling(dial),
-                Ok(Progress::Connected(_)) if self.serving == Serving::No => {}
-                Ok(Progress::Connected(fd)) => {
-                    let (stream, lines, hello) = (Stream::new(fd), Lines::new(), greeting.hello_for_stream());
-                    port.way = asking(stream, lines, &hello, &port.publish, self.serving, now);
-                }
-                Err(_) => port.way = Way::Pausing(now + PAUSE),
-            },
-            Way::Asking { stream, lines, id, .. } => {
-                if self.answered(at, now, stream, lines, id) && self.spare.is_none() {
-                    self.spare = Dial::begin(address).ok().map(Spare::Dialling);
-                }
-            }
+        let clients = clients_at(socket).min(AT_ONCE);
+        while begun < clients {
+            let way = self.next_way(address).and_then(|mut way| {
+                way.port = Some(number);
+                way.ask(&self.ports[at].publish, self.serving, now)
+            });
+            let Some(way) = way else {
+                self.ports[at].pause = Some(now + PAUSE);
+                return;
+            };
+            self.ways.push(way);
+            begun += 1;
         }
     }
 
-    /// Continues with the spare connection, which is ready; `None` when it is good for nothing.
-    fn advanced(&self, spare: Spare, greeting: Greeting<'_>) -> Option<Spare> {
-        match spare {
-            Spare::Dialling(dial) => match dial.advance().ok()? {
-                Progress::Pending(dial) => Some(Spare::Dialling(dial)),
-                Progress::Connected(_) if self.serving == Serving::No => None,
-                Progress::Connected(fd) => {
-                    let mut stream = Stream::new(fd);
-                    stream.send(&greeting.hello_for_stream()).ok()?;
-                    Some(Spare::Greeted { stream, lines: Lines::new(), has_answered: false })
-                }
-            },
-            Spare::Greeted { mut stream, mut lines, mut has_answered } => {
-                stream.pump_into(&mut lines).ok()?;
-                while let Some(line) = lines.next_line() {
-                    match ToHost::decode(line.ok()?).ok()? {
-                        ToHost::Hello(_) if !has_answered => has_answered = true,
-                        ToHost::Hello(_) | ToHost::Answer { .. } | ToHost::Event { .. } => return None,
-                    }
-                }
-                Some(Spare::Greeted { stream, lines, has_answered })
-            }
+    /// Returns a way for the next client: one that was greeted, one that is begun, or a new one.
+    fn next_way(&mut self, address: &Address) -> Option<Way> {
+        let is_free = |way: &Way| way.port.is_none();
+        let greeted = self.ways.iter().position(|way| is_free(way) && way.is_connected());
+        match greeted.or_else(|| self.ways.iter().position(is_free)) {
+            Some(at) => Some(self.ways.swap_remove(at)),
+            None => self.begin(address),
         }
     }
 
-    /// Reads the agent's answer to `dial`, and acts on it. Returns whether a client was connected.
-    fn answered(
-        &mut self,
-        at: usize,
-        now: Instant,
-        mut stream: Stream,
-        mut lines: Lines,
-        mut id: u64,
-    ) -> bool {
+    fn begin(&mut self, address: &Address) -> Option<Way> {
+        self.last += 1;
+        Way::begin(self.last, address).ok()
+    }
+
+    /// Begins ways ahead of the next clients: as many as clients are being served at the moment, and one at least.
+    fn prepare(&mut self, address: &Address) {
+        let (busy, free) = self.ways.iter().fold((0, 0), |(busy, free), way| match way.port {
+            Some(_) => (busy + 1, free),
+            None => (busy, free + 1),
+        });
+        for _ in free..busy.clamp(1, AT_ONCE) {
+            let way = self.begin(address);
+            self.ways.extend(way);
+        }
+    }
+
+    /// Acts on what has become of a way for a client of a port.
+    fn conclude(&mut self, at: usize, outcome: Outcome, now: Instant) {
         let is_patient =
             self.serving == Serving::Starting && self.since.is_some_and(|since| now < since + GRACE);
         let port = &mut self.ports[at];
-        let said = stream.pump_into(&mut lines).and_then(|()| heard(&mut lines, id));
-        port.way = match said {
-            Ok(Said::Nothing) => Way::Asking { stream, lines, id, until: now + ANSWER_DEADLINE },
-            Ok(Said::Accepted) => {
+        match outcome {
+            Outcome::Goes(way) => self.ways.push(way),
+            Outcome::Accepted(agent, first) => {
                 port.has_served = true;
-                self.connect(at, stream.into(), &lines.into_rest());
-                return true;
+                self.connect(at, agent, &first);
             }
             // The daemon has just started. Its client goes on waiting.
-            Ok(Said::Refused) if is_patient && !port.has_served => {
-                id += 1;
-                match stream.send(&ask(id, &port.publish, self.serving)) {
-                    Ok(()) => Way::Asking { stream, lines, id, until: now + ANSWER_DEADLINE },
-                    Err(_) => Way::Pausing(now + PAUSE),
+            Outcome::Refused(way) if is_patient && !port.has_served => {
+                match way.ask(&port.publish, self.serving, now) {
+                    Some(way) => self.ways.push(way),
+                    None => port.pause = Some(now + PAUSE),
                 }
             }
-            Ok(Said::Refused) => {
+            Outcome::Refused(_) => reset_client(&port.listening),
+            Outcome::Busy => port.pause = Some(now + BUSY_PAUSE),
+            Outcome::TooOld => {
                 reset_client(&port.listening);
-                Way::Idle
-            }
-            Ok(Said::Busy) => Way::Pausing(now + BUSY_PAUSE),
-            Ok(Said::TooOld) => {
-                reset_client(&port.listening);
+                port.pause = Some(now + BUSY_PAUSE);
                 if !std::mem::replace(&mut self.is_told, true) {
                     eprint_line(format_args!(
                         "pepita monitor: the guest agent is too old for published ports; build the image again"
                     ));
                 }
-                Way::Pausing(now + BUSY_PAUSE)
             }
-            Err(_) => Way::Pausing(now + PAUSE),
-        };
-        false
+            Outcome::Lost => port.pause = Some(now + PAUSE),
+            Outcome::Unneeded => {}
+        }
     }
 
     /// Takes the client that has waited longest, and connects it with the daemon.
@@ -449,53 +358,13 @@ impl Ports {
     }
 }
 
-/// Asks the agent for a connection with the daemon, after the hello if it was not sent before.
-fn asking(
-    mut stream: Stream,
-    lines: Lines,
-    hello: &[u8],
-    publish: &Publish,
-    serving: Serving,
-    now: Instant,
-) -> Way {
-    let id = 1;
-    match stream.send(&[hello, &ask(id, publish, serving)].concat()) {
-        Ok(()) => Way::Asking { stream, lines, id, until: now + ANSWER_DEADLINE },
-        Err(_) => Way::Pausing(now + PAUSE),
-    }
-}
-
-fn ask(id: u64, publish: &Publish, serving: Serving) -> Vec<u8> {
-    let wait_ms = match serving {
-        Serving::Starting => WAIT_MS,
-        Serving::Ready | Serving::No => 0,
+/// Returns the number of clients that wait at a socket; where the kernel does not tell it, 1 when there is any.
+fn clients_at(socket: BorrowedFd<'_>) -> usize {
+    let is_any = || {
+        let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
     };
-    let (method, params) = Ask::Dial(DialAsk { to: publish.guest.clone(), wait_ms }).into_parts();
-    ToGuest::request(id, method, params).encode()
-}
-
-/// Reads what the agent has said up to its answer to the request `id`. The bytes after it stay in `lines`.
-fn heard(lines: &mut Lines, id: u64) -> io::Result<Said> {
-    while let Some(line) = lines.next_line() {
-        match ToHost::decode(line.map_err(io::Error::other)?).map_err(io::Error::other)? {
-            ToHost::Answer { id: answered, outcome: Ok(_) } if answered == id => return Ok(Said::Accepted),
-            ToHost::Answer { outcome: Err(e), .. } => {
-                return match e.kind {
-                    ErrorKind::NotFound => Ok(Said::Refused),
-                    ErrorKind::Busy => Ok(Said::Busy),
-                    ErrorKind::Unsupported => Ok(Said::TooOld),
-                    ErrorKind::BadRequest
-                    | ErrorKind::Unauthorized
-                    | ErrorKind::Conflict
-                    | ErrorKind::Timeout
-                    | ErrorKind::Os
-                    | ErrorKind::Other => Err(io::Error::other(e)),
-                };
-            }
-            ToHost::Hello(_) | ToHost::Answer { .. } | ToHost::Event { .. } => {}
-        }
-    }
-    Ok(Said::Nothing)
+    waiting(socket).map_or_else(|| usize::from(is_any()), |count| usize::try_from(count).unwrap_or(AT_ONCE))
 }
 
 fn take_client(listening: &Listening) -> io::Result<OwnedFd> {

@@ -60,24 +60,29 @@ impl QmpMessage {
     pub fn parse(line: &[u8]) -> Self {
         let Ok(raw) = serde_json::from_slice::<Raw>(line) else { return Self::Other };
         match (raw.event.as_deref(), raw.done, raw.error) {
-            (Some("SHUTDOWN"), ..) => Self::Shutdown(raw.data.reason.unwrap_or_default()),
+            (Some("SHUTDOWN"), ..) => Self::Shutdown(short(raw.data.reason.unwrap_or_default())),
             (Some("STOP"), ..) => Self::Stopped,
             (Some("BLOCK_IO_ERROR"), ..) => {
                 let Data { reason, operation, device } = raw.data;
                 let disk = device.as_deref().and_then(|device| device.strip_prefix(DRIVE_PREFIX));
                 let disk = disk.map_or_else(String::new, |disk| format!("disk {disk}: "));
                 let (operation, reason) = (operation.unwrap_or_default(), reason.unwrap_or_default());
-                let text = format!("{disk}{operation}: {reason}");
-                Self::DiskError(text[..text.floor_char_boundary(TEXT_CAP)].to_owned())
+                Self::DiskError(short(format!("{disk}{operation}: {reason}")))
             }
             (None, Some(answer), _) => match answer["status"].as_str() {
                 Some(status) if STOPPED.contains(&status) => Self::Stopped,
                 Some(_) | None => Self::Done,
             },
-            (None, None, Some(refusal)) => Self::Refused(refusal.desc),
+            (None, None, Some(refusal)) => Self::Refused(short(refusal.desc)),
             (Some(_), ..) | (None, None, None) => Self::Other,
         }
     }
+}
+
+/// Returns the beginning of a text of QEMU: it goes into records and logs.
+fn short(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(TEXT_CAP));
+    text
 }
 
 #[cfg(test)]
@@ -110,6 +115,16 @@ mod tests {
         for (line, message) in cases {
             assert_eq!(QmpMessage::parse(line.as_bytes()), message, "{line}");
         }
+    }
+
+    #[test]
+    fn no_text_of_qemu_is_longer_than_its_cap() {
+        let (long, cut) = ("ü".repeat(500), "ü".repeat(100));
+        let parse = |line: String| QmpMessage::parse(line.as_bytes());
+        let refused = parse(format!(r#"{{"error": {{"desc": "{long}"}}}}"#));
+        assert_eq!(refused, QmpMessage::Refused(cut.clone()));
+        let shutdown = parse(format!(r#"{{"event": "SHUTDOWN", "data": {{"reason": "{long}"}}}}"#));
+        assert_eq!(shutdown, QmpMessage::Shutdown(cut));
     }
 
     proptest! {

@@ -65,6 +65,9 @@ pub fn lease(dir: &RunDir, name: &VmId, wanted: Option<Subnet>) -> Result<Lease>
 
 impl Table {
     fn number_of(&mut self, name: &str, is_there: impl Fn(&str) -> bool) -> Option<u32> {
+        // A number that a file has and the network does not is nobody's.
+        let subnet = self.subnet;
+        self.leases.retain(|_, number| subnet.guests().contains(number));
         if let Some(number) = self.leases.get(name) {
             return Some(*number);
         }
@@ -121,6 +124,14 @@ mod tests {
         let other: Subnet = "10.214.0.0/16".parse().expect("a network");
         assert_eq!(of("b", Some(other)).expect("free"), 2);
         assert_eq!(lease(&dir, &name("b"), None).expect("free").subnet, other);
+    }
+
+    #[test]
+    fn a_number_that_the_network_does_not_have_is_nobodys() {
+        let subnet: Subnet = "10.213.7.0/29".parse().expect("a network");
+        let leases = [("a".to_owned(), u32::MAX), ("b".to_owned(), 1), ("c".to_owned(), 3)];
+        let mut table = Table { subnet, leases: leases.into() };
+        assert_eq!(["a", "b", "c"].map(|name| table.number_of(name, |_| true)), [Some(2), Some(4), Some(3)]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Ports with an agent that does what the test says.
 
 use super::*;
-use pepita_wire::Request;
-use rustix::event::{PollFd, Timespec, poll};
+use pepita_wire::{Hello, PROTOCOL_VERSION, Request, ToGuest, ToHost};
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -146,18 +146,77 @@ fn a_spare_connection_that_ends_or_says_too_much_is_dropped_and_the_next_client_
     scene.accept(&mut serving);
     let spare = scene.greeted();
     drop(spare);
-    scene.until("no spare connection", |scene| scene.ports.spare.is_none().then_some(()));
+    scene.until("no spare connection", |scene| scene.ports.ways.is_empty().then_some(()));
     let _second = scene.client();
     let mut serving = scene.greeted();
     scene.accept(&mut serving);
     let mut spare = scene.greeted();
     let event = ToHost::Answer { id: 7, outcome: Ok(serde_json::Value::Null) };
     spare.get_mut().write_all(&event.encode()).expect("written");
-    scene.until("no spare connection", |scene| scene.ports.spare.is_none().then_some(()));
+    scene.until("no spare connection", |scene| scene.ports.ways.is_empty().then_some(()));
     let mut third = scene.client();
     let mut serving = scene.greeted();
     scene.accept(&mut serving);
     third.write_all(b"three").expect("written");
     scene.greeted();
     expect_chunk(&mut serving, b"three");
+}
+
+#[test]
+fn clients_that_wait_together_are_served_together_and_none_is_asked_for_in_vain() {
+    let mut scene = scene();
+    let mut clients: Vec<_> = (0..3).map(|_| scene.client()).collect();
+    let mut agents: Vec<_> = clients.iter().map(|_| scene.greeted()).collect();
+    for _ in 0..20 {
+        scene.step();
+    }
+    assert!(scene.agent.accept().is_err(), "three clients need three connections");
+    // The daemon accepts in another order. The client that has waited longest is served first.
+    agents.reverse();
+    for (number, (client, agent)) in clients.iter_mut().zip(&mut agents).enumerate() {
+        let number = number.to_string();
+        scene.accept(agent);
+        client.write_all(number.as_bytes()).expect("written");
+        scene.until("it is carried", |scene| {
+            scene.ports.in_use().iter().all(|port| port.open > number.parse().ok()).then_some(())
+        });
+        expect_chunk(agent, number.as_bytes());
+    }
+}
+
+#[test]
+fn of_many_clients_some_are_served_at_a_time_and_the_others_after_them() {
+    let mut scene = scene();
+    let clients: Vec<_> = (0..AT_ONCE + 2).map(|_| scene.client()).collect();
+    let agents: Vec<_> = (0..AT_ONCE).map(|_| scene.greeted()).collect();
+    for _ in 0..20 {
+        scene.step();
+    }
+    assert!(scene.agent.accept().is_err(), "the daemon is asked for {AT_ONCE} at a time");
+    let asked = |scene: &Scene| scene.ports.ways.iter().filter(|way| way.port.is_some()).count();
+    assert_eq!(asked(&scene), AT_ONCE);
+    // The connections that are made ahead are asked, too, once there is a client for them.
+    let mut agents = VecDeque::from(agents);
+    let all = clients.len();
+    let mut serving = Vec::new();
+    for served in 0..all {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < deadline, "{served} of {all} clients are served");
+            let mut waiting = [PollFd::new(&scene.agent, PollFlags::IN)];
+            let is_new = poll(&mut waiting, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1);
+            let agent = if is_new { None } else { agents.pop_front() };
+            let mut agent = agent.unwrap_or_else(|| scene.greeted());
+            scene.step();
+            if agent.fill_buf().is_ok_and(|bytes| !bytes.is_empty()) {
+                scene.accept(&mut agent);
+                serving.push(agent);
+                break;
+            }
+            agents.push_back(agent);
+        }
+    }
+    scene.until("all are carried", |scene| {
+        scene.ports.in_use().iter().all(|port| port.open == u32::try_from(all).ok()).then_some(())
+    });
 }
