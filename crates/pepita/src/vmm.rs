@@ -14,7 +14,7 @@ pub use share::{Server, lost};
 use crate::error::{Result, call_error, io, system};
 use crate::host::tap;
 use crate::qemu::{self, Append, Descriptors, Handed};
-use crate::rundir::files::{Sync, replace};
+use crate::rundir::files::{Sync, move_to, replace};
 use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{Root, VmConfig, VmmKind};
 use jail::Jails;
@@ -274,7 +274,7 @@ fn start_backend(
 /// the host in its place, and removes the directory.
 fn take_out(uds: &Path) -> Result<()> {
     let path = Path::new(layout::HYBRID);
-    std::fs::rename(uds, path).map_err(|e| io(uds, e))?;
+    move_to(uds, path)?;
     let is_socket = path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
     if !is_socket {
         return Err(system("the vsock back-end", "what it has made is no socket"));
