@@ -3,7 +3,7 @@
 use crate::exit::{Exit, ExitRecord};
 use crate::image::UsedImage;
 use crate::record::jail::JailStatus;
-use crate::record::usage::{HostUsage, PortUse};
+use crate::record::usage::{HostLimits, HostUsage, PortUse};
 use crate::text::shown;
 use crate::usage::{DiskUsage, GuestUsage};
 use core::net::Ipv4Addr;
@@ -239,6 +239,9 @@ pub struct StatusRecord {
     /// The jails of the VMM and its back-end; absent for processes in no jail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jail: Option<Box<JailStatus>>,
+    /// The limits in force. Only `pepita status` tells them, of a VM that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_limits: Option<Box<HostLimits>>,
     /// The reason why the stored files of the VM cannot be read. Such a VM is left as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<String>,
