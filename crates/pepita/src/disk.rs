@@ -7,7 +7,7 @@
 
 mod catalogue;
 mod file;
-mod superblock;
+pub(crate) mod superblock;
 mod tool;
 
 pub(crate) use catalogue::{Catalogue, Growth};
