@@ -1,5 +1,5 @@
-//! What the launcher knows of a VM, and its supervisor does not: the image, the ports with their connections, the disks, the
-//! memory and CPU time on the host and in the guest.
+//! What the launcher knows of a VM, and its supervisor does not: the image, the address, the ports with their connections, the
+//! disks, the memory and CPU time on the host and in the guest.
 
 use pepita_supervisor::VmName;
 use pepita_supervisor::control::{Call, Client};
@@ -61,6 +61,9 @@ fn fill(vm: &mut Value, record: &StatusRecord) {
     if !record.port_use.is_empty() {
         vm["port_use"] = json!(with_waiting(&record.port_use, &vm["port_use"]));
     }
+    if let Some(address) = &record.address {
+        vm["address"] = json!(address);
+    }
     if let Some(usage) = &record.usage {
         vm["usage"] = json!(usage);
     }
@@ -96,6 +99,9 @@ mod tests {
         let mut vm = json!({ "name": "a" });
         fill(&mut vm, &record);
         assert_eq!((&vm["ports"][0], &vm["usage"]["rss_kib"]), (&json!("127.0.0.1:80:80"), &json!(7)));
+        record.address = Some(std::net::Ipv4Addr::new(10, 88, 0, 6));
+        fill(&mut vm, &record);
+        assert_eq!(vm["address"], "10.88.0.6");
         assert!(vm.get("image").is_none() && vm.get("port_use").is_none(), "{vm}");
         // A monitor of an earlier version says nothing of connections, and the supervisor knows who waits.
         let port = |open, waiting| PortUse { port: "127.0.0.1:80:80".into(), open, waiting };

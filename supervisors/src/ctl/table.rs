@@ -149,12 +149,13 @@ fn last_end(vm: &Value) -> Vec<String> {
     lines
 }
 
-/// Formats what the launcher knows of a VM: the image, the ports, the memory and CPU time on the host.
+/// Formats what the launcher knows of a VM: the image, the address, the ports, the memory and CPU time on the host.
 fn launched(vm: &Value) -> impl Iterator<Item = String> {
     let name = text(&vm["name"]);
     let image = vm["image"]["reference"].as_str();
     let image =
         image.map(|image| format!("{name} image: {} {}", shown(image), shown(text(&vm["image"]["digest"]))));
+    let address = vm["address"].as_str().map(|address| format!("{name} address: {}", shown(address)));
     let ports = ports(vm);
     let ports = (!ports.is_empty()).then(|| format!("{name} ports: {}", shown(&ports.join(", "))));
     let disks = list(&vm["disks"]).iter().map(|it| format!("{name} disk {}", shown(&disk(it))));
@@ -162,7 +163,7 @@ fn launched(vm: &Value) -> impl Iterator<Item = String> {
     let host = host(vm).map(|host| format!("{name} host: {host}"));
     // A plain process has no guest.
     let guest = (host.is_some() && vm["vmm"] != "process").then(|| format!("{name} guest: {}", guest(vm)));
-    image.into_iter().chain(ports).chain(disks).chain(host).chain(guest)
+    image.into_iter().chain(address).chain(ports).chain(disks).chain(host).chain(guest)
 }
 
 /// Returns a number of KiB in MiB, and a word for one that is not known.
@@ -448,7 +449,7 @@ c probe: failed, 2 in a row: HTTP 503 Busy";
         let guest =
             json!({ "memory_kib": 116_326, "available_kib": 98_304, "cpu_ms": 3000, "daemon_cpu_ms": 2000 });
         let vm = json!({ "name": "a", "phase": "ready", "incarnation": 1, "attempts": 0, "phase_ms": 0, "usage": usage,
-            "vmm": "qemu", "guest": guest, "disks": disks,
+            "vmm": "qemu", "guest": guest, "disks": disks, "address": "10.88.0.6",
             "image": { "reference": "docker.io/library/redis:7", "digest": "sha256:ab" },
             "ports": ["127.0.0.1:6379:6379", "127.0.0.1:81:80", "unix:/run/a.sock:80"], "port_use": [
                 { "port": "127.0.0.1:6379:6379", "open": 3, "waiting": 0 },
@@ -458,6 +459,7 @@ c probe: failed, 2 in a row: HTTP 503 Busy";
 GROUP  VM  PHASE  INC  ATT  CID  PID  SINCE  NOTE
 g      a   ready  1    0    -    -    0s
 a image: docker.io/library/redis:7 sha256:ab
+a address: 10.88.0.6
 a ports: 127.0.0.1:6379:6379 (3 open, 0 waiting), 127.0.0.1:81:80 (open unknown, waiting unknown), unix:/run/a.sock:80
 a disk data: size 1024.0 MiB, on the host 2.0 MiB, used in the guest at /data 1.5 MiB, free there unknown
 a host: memory 3.0 MiB (vmm 2.5, monitor 0.5), CPU 1m02s

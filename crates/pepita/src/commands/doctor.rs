@@ -7,6 +7,7 @@ use crate::host::programs::{AGENT, BACKEND, Program, QEMU};
 use crate::host::{kvm, vhost_vsock};
 use crate::image::installed::Kernels;
 use crate::ops::probe::{Probe, probe};
+use crate::ops::tap;
 use crate::rundir::{RunDir, tsc};
 use diagnose::{Boot, Check, Facts, Found, Verdict};
 use pepita_wire::record::{VmmAvailability, pretty};
@@ -88,6 +89,7 @@ fn facts(run_dir: &RunDir, asked: &Asked) -> Facts {
             .find(|path| path.exists()),
         boot: asked.boot.then(|| boot(run_dir, kernel.as_deref(), asked.rootfs.as_deref())),
         kernel,
+        tap: tap::requirements().map(drop).map_err(|e| e.message),
     }
 }
 

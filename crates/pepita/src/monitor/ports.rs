@@ -6,10 +6,9 @@
 //!
 //! The daemon is asked for no more connections than clients wait, and for [`AT_ONCE`] at a time at most: a client whose
 //! connection takes long holds up no other. Who waits is counted when a client finds nobody served, and after each answer.
-//! A way to the daemon that has become good for nothing, because its client is served or gone, ends there.
 //!
-//! Some connections to the agent are made and greeted ahead of the next clients, of whichever port, from the first client
-//! on: those are spared the way to the agent ([`way`] has the steps).
+//! From the first client on, some connections to the agent are made and greeted ahead of the next clients, of whichever
+//! port: those are spared the way to the agent. [`way`] has the steps of one connection.
 
 mod way;
 
@@ -17,14 +16,15 @@ use super::carry::Carrier;
 use super::dial::Address;
 use crate::error::eprint_line;
 use pepita_ports::{Listening, Tally, waiting};
+use pepita_wire::Publish;
 use pepita_wire::port::HostPlace;
 use pepita_wire::record::PortUse;
-use pepita_wire::{Hello, PROTOCOL_VERSION, Publish, ToGuest};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, accept_with, sockopt};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+pub(crate) use way::{Greeting, Serving};
 use way::{Outcome, Way};
 
 /// The most connections for which the daemon is asked at a time, for the clients of one port.
@@ -39,42 +39,6 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// The time after the last client for which more than one connection to the agent is held ready.
 const HELD_READY: Duration = Duration::from_secs(1);
-
-/// Whether the daemon of a VM can serve clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Serving {
-    /// It does not run, is being stopped, or cannot be reached.
-    No,
-    /// It runs and may not listen yet.
-    Starting,
-    /// It has said that it is ready.
-    Ready,
-}
-
-/// A token and an incarnation, with which an agent is greeted.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Greeting<'a> {
-    /// The token in force.
-    pub(crate) token: &'a str,
-    /// The incarnation of the VM.
-    pub(crate) incarnation: u64,
-}
-
-impl Greeting<'_> {
-    /// Returns the line that opens a connection to the agent for one stream: such a connection takes no place of those
-    /// that ask.
-    pub(super) fn hello_for_stream(self) -> Vec<u8> {
-        let hello = Hello {
-            protocol_version: PROTOCOL_VERSION,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            incarnation: self.incarnation,
-            token: Some(self.token.to_owned()),
-            stream: true,
-            ..Hello::default()
-        };
-        ToGuest::Hello(hello).encode()
-    }
-}
 
 /// The owner of a listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -309,13 +273,15 @@ impl Ports {
         }
         let clients = clients_at(socket).min(AT_ONCE);
         while begun < clients {
-            let Some(mut way) = self.next_way(address) else {
+            let way = self.next_way(address).and_then(|mut way| {
+                way.port = Some(number);
+                way.ask(&self.ports[at].publish, self.serving, now)
+            });
+            let Some(way) = way else {
                 self.ports[at].pause = Some(now + PAUSE);
                 return;
             };
-            way.port = Some(number);
-            let outcome = way.ask(&self.ports[at].publish, self.serving, now);
-            self.conclude(at, outcome, now);
+            self.ways.push(way);
             begun += 1;
         }
     }
@@ -361,8 +327,8 @@ impl Ports {
             // The daemon has just started. Its client goes on waiting.
             Outcome::Refused(way) if is_patient && !port.has_served => {
                 match way.ask(&port.publish, self.serving, now) {
-                    Outcome::Goes(way) => self.ways.push(way),
-                    _ => port.pause = Some(now + PAUSE),
+                    Some(way) => self.ways.push(way),
+                    None => port.pause = Some(now + PAUSE),
                 }
             }
             Outcome::Refused(_) => reset_client(&port.listening),

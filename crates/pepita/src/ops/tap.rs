@@ -9,6 +9,7 @@ use pepita_wire::VmId;
 use pepita_wire::network::{Card, Subnet};
 use pepita_wire::record::CallErrorKind;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 /// The variable with the network of the guests.
 const SUBNET_ENVIRONMENT: &str = "PEPITA_SUBNET";
@@ -21,8 +22,7 @@ const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.c
 /// # Errors
 /// When the host lacks a right, a device or a program for it, or has no address left.
 pub(super) fn lease(run_dir: &RunDir, name: &str) -> Result<Tap> {
-    tap::check()?;
-    let (ip, nft) = (IP.require()?, NFT.require()?);
+    let [ip, nft] = requirements()?;
     let usage = |why: String| call_error(CallErrorKind::Usage, why);
     let name = VmId::new(name).map_err(|e| usage(e.to_string()))?;
     let wanted = std::env::var(SUBNET_ENVIRONMENT).ok().filter(|text| !text.is_empty());
@@ -40,6 +40,15 @@ pub(super) fn lease(run_dir: &RunDir, name: &str) -> Result<Tap> {
         name_servers: name_servers(&texts),
     };
     Ok(Tap { device: format!("{}-{}", addresses::device_prefix(run_dir), lease.number), card, ip, nft })
+}
+
+/// Returns the programs `ip` and `nft`, if this host can make such devices for VMs.
+///
+/// # Errors
+/// A sentence with what is missing and the remedy.
+pub(crate) fn requirements() -> Result<[PathBuf; 2]> {
+    tap::check()?;
+    Ok([IP.require()?, NFT.require()?])
 }
 
 /// Returns the name servers of the first file that has one which a guest can reach: none of this host's own.

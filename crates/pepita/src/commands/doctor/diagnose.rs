@@ -71,6 +71,8 @@ pub(super) struct Facts {
     pub mke2fs: Option<PathBuf>,
     /// The path of a kernel for guests.
     pub kernel: Option<PathBuf>,
+    /// Whether VMs can have network devices of this host, or what is missing.
+    pub tap: Result<(), String>,
     /// The result of a real boot; `None` = the boot was switched off.
     pub boot: Option<Boot>,
 }
@@ -100,6 +102,7 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Check> {
         frequency(facts),
         mke2fs(facts),
         kernel(facts),
+        network_devices(facts),
     ];
     checks.extend(facts.boot.as_ref().map(boot));
     checks
@@ -187,6 +190,14 @@ fn kernel(facts: &Facts) -> Check {
     }
 }
 
+fn network_devices(facts: &Facts) -> Check {
+    let advice = "for network = \"tap\" alone; published ports and network = \"user\" do without";
+    match &facts.tap {
+        Ok(()) => check("network tap", Verdict::Ok, "devices can be made, ip and nft are there", None),
+        Err(why) => check("network tap", Verdict::Missing, why, Some(advice)),
+    }
+}
+
 fn boot(boot: &Boot) -> Check {
     let name = "name a kernel and an image: pepita doctor --kernel K --rootfs R";
     let look = "see what the guest said: pepita run --kernel K --rootfs R --cmdline-append loglevel=7";
@@ -221,6 +232,7 @@ mod tests {
             tsc_khz: Some(2_000_000),
             mke2fs: Some("/sbin/mke2fs".into()),
             kernel: Some("/boot/vmlinuz".into()),
+            tap: Ok(()),
             boot: Some(Boot::Answered("the agent answered 900 ms after the VMM's start (kvm)".into())),
         }
     }
@@ -240,7 +252,7 @@ mod tests {
         let failed = Found::Fails("/q".into(), "exit status: 1".into());
         let denied = "Permission denied (os error 13)";
         type Case = (&'static str, Facts, &'static [(&'static str, Verdict, &'static str)]);
-        let cases: [Case; 14] = [
+        let cases: [Case; 15] = [
             ("a server", good(), &[]),
             (
                 "a /dev/kvm that boots nothing",
@@ -281,6 +293,7 @@ mod tests {
                 &[("run directory", Broken, "/run/pepita: Permission denied")],
             ),
             ("few files", Facts { open_files: Some(256), ..good() }, &[("limits", Missing, "ulimit")]),
+            ("no nft", Facts { tap: no("nft not found"), ..good() }, &[("network tap", Missing, "user")]),
             (
                 "nothing to boot",
                 Facts { kernel: None, boot: Some(Boot::NotTried), ..good() },

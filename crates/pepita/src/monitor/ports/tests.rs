@@ -1,7 +1,7 @@
 //! Ports with an agent that does what the test says.
 
 use super::*;
-use pepita_wire::{Request, ToHost};
+use pepita_wire::{Hello, PROTOCOL_VERSION, Request, ToGuest, ToHost};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -5,11 +5,10 @@
 //!      └────── connected, and a client waits already ────────▲
 //! ```
 
-use super::{Greeting, Serving};
 use crate::monitor::dial::{Address, Dial, Progress};
 use crate::monitor::stream::Stream;
 use pepita_wire::agent::Dial as DialAsk;
-use pepita_wire::{Ask, ErrorKind, Lines, Publish, ToGuest, ToHost};
+use pepita_wire::{Ask, ErrorKind, Hello, Lines, PROTOCOL_VERSION, Publish, ToGuest, ToHost};
 use rustix::event::PollFlags;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,6 +19,42 @@ const WAIT_MS: u64 = 1000;
 
 /// The time limit for the agent's answers.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Whether the daemon of a VM can serve clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Serving {
+    /// It does not run, is being stopped, or cannot be reached.
+    No,
+    /// It runs and may not listen yet.
+    Starting,
+    /// It has said that it is ready.
+    Ready,
+}
+
+/// A token and an incarnation, with which an agent is greeted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Greeting<'a> {
+    /// The token in force.
+    pub(crate) token: &'a str,
+    /// The incarnation of the VM.
+    pub(crate) incarnation: u64,
+}
+
+impl Greeting<'_> {
+    /// Returns the line that opens a connection to the agent for one stream: such a connection takes no place of those
+    /// that ask.
+    pub(crate) fn hello_for_stream(self) -> Vec<u8> {
+        let hello = Hello {
+            protocol_version: PROTOCOL_VERSION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            incarnation: self.incarnation,
+            token: Some(self.token.to_owned()),
+            stream: true,
+            ..Hello::default()
+        };
+        ToGuest::Hello(hello).encode()
+    }
+}
 
 /// A connection to the agent.
 #[derive(Debug)]
@@ -104,20 +139,17 @@ impl Way {
     }
 
     /// Asks the agent for a connection with the daemon at once if it was greeted, and otherwise when it is reached.
-    pub(super) fn ask(self, publish: &Publish, serving: Serving, now: Instant) -> Outcome {
+    /// Returns `None` when the connection to the agent has ended.
+    pub(super) fn ask(self, publish: &Publish, serving: Serving, now: Instant) -> Option<Self> {
         let Self { number, port, step } = self;
         let (mut stream, lines, id) = match step {
-            Step::Dialling(_) => return Outcome::Goes(Self { number, port, step }),
+            Step::Dialling(_) => return Some(Self { number, port, step }),
             Step::Greeted { stream, lines, .. } => (stream, lines, 1),
             Step::Asking { stream, lines, id, .. } => (stream, lines, id + 1),
         };
-        match stream.send(&question(id, publish, serving)) {
-            Ok(()) => {
-                let step = Step::Asking { stream, lines, id, until: now + ANSWER_DEADLINE };
-                Outcome::Goes(Self { number, port, step })
-            }
-            Err(_) => Outcome::Lost,
-        }
+        stream.send(&question(id, publish, serving)).ok()?;
+        let step = Step::Asking { stream, lines, id, until: now + ANSWER_DEADLINE };
+        Some(Self { number, port, step })
     }
 
     /// Continues when the descriptor is ready. `publish` is the port of its client, if it is for one.
