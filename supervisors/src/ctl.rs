@@ -2,6 +2,7 @@
 
 mod command;
 mod cp;
+mod detail;
 mod disk;
 mod events;
 mod exec;

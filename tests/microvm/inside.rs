@@ -47,6 +47,13 @@ fn a_vm_s_limits_are_the_kernel_s_and_a_vm_that_breaks_them_ends_as_host_oom() {
     // The guest's memory, and 128 MiB each for QEMU itself and for the code that it translates.
     assert_eq!(holds("memory.max").trim(), (352_u64 << 20).to_string());
     assert_eq!(holds("cpu.max").trim(), "150000 100000");
+    assert_eq!(holds("pids.max").trim(), "513");
+    assert!(holds("io.stat").lines().count() < 1000, "no accounts of disks");
+    // The status tells what the kernel holds.
+    let limits = status.host_limits.expect("limits");
+    assert_eq!((limits.memory_kib, limits.cpu_percent), (Some(352 << 10), Some(150)));
+    assert_eq!(limits.processes, Some(513));
+    assert!(limits.open_files.is_some() && limits.log_kib.is_some(), "{limits:?}");
 
     // The limit is below the memory that the VM holds already: the kernel ends it.
     std::fs::write(cgroup.join("memory.max"), (24_u64 << 20).to_string()).expect("written");

@@ -21,7 +21,7 @@ use crate::cli::{Cli, Format, Image, Request, Vm};
 use crate::error::{About, CallError, Result, call_error};
 use crate::host::inherited;
 use crate::ops::destroy::{How, destroy};
-use crate::ops::usage::{disks, guest, port_use, usage as usage_of};
+use crate::ops::usage::{disks, guest, limits, port_use, usage as usage_of};
 use crate::reconcile;
 use crate::rundir::{RunDir, ends};
 use clap::{CommandFactory, Parser};
@@ -105,6 +105,7 @@ fn carry_out(run_dir: &RunDir, request: Request, json: bool) -> Result<ExitCode>
             let (run_dir, name) = of(&vm);
             let mut status = reconcile::status(&run_dir, &name)?;
             if status.exit.is_none() {
+                status.host_limits = limits(&run_dir.vm(&name)).map(Box::new);
                 status.usage = usage_of(&run_dir.vm(&name)).map(Box::new);
                 status.port_use = port_use(&run_dir.vm(&name), &status);
                 let mut told = guest(&run_dir.vm(&name), &status);

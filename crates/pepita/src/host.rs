@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod inherited;
 pub mod kvm;
+pub mod limits;
 pub mod open_files;
 pub mod patience;
 pub mod process_id;

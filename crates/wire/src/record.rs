@@ -14,7 +14,7 @@ pub use status::{
     AgentState, BootTimes, DaemonState, DaemonStatus, Reach, StatusRecord, Transport, VcpuState, VcpuStatus,
     VmState, VsockStatus,
 };
-pub use usage::{HostUsage, PortUse, ProcessUsage};
+pub use usage::{HostLimits, HostUsage, PortUse, ProcessUsage};
 
 use serde::Serialize;
 

@@ -1,5 +1,5 @@
 //! What the launcher knows of a VM, and its supervisor does not: the image, the address, the ports with their connections, the
-//! disks, the memory and CPU time on the host and in the guest.
+//! disks, the memory and CPU time on the host and in the guest, the limits.
 
 use pepita_supervisor::VmName;
 use pepita_supervisor::control::{Call, Client};
@@ -67,6 +67,9 @@ fn fill(vm: &mut Value, record: &StatusRecord) {
     if let Some(usage) = &record.usage {
         vm["usage"] = json!(usage);
     }
+    if let Some(limits) = &record.host_limits {
+        vm["limits"] = json!(limits);
+    }
     if let Some(guest) = &record.guest {
         vm["guest"] = json!(guest);
     }
@@ -89,7 +92,7 @@ fn with_waiting(told: &[PortUse], of_supervisor: &Value) -> Vec<PortUse> {
 mod tests {
     use super::*;
     use pepita_wire::ExitRecord;
-    use pepita_wire::record::{HostUsage, ProcessUsage};
+    use pepita_wire::record::{HostLimits, HostUsage, ProcessUsage};
 
     #[test]
     fn what_the_launcher_knows_is_added_to_a_vm_that_runs() {
@@ -112,6 +115,9 @@ mod tests {
         record.port_use = vec![port(Some(3), Some(1))];
         fill(&mut vm, &record);
         assert_eq!(vm["port_use"], json!([{ "port": "127.0.0.1:80:80", "open": 3, "waiting": 1 }]));
+        record.host_limits = Some(Box::new(HostLimits { processes: Some(513), ..HostLimits::default() }));
+        fill(&mut vm, &record);
+        assert_eq!(vm["limits"], json!({ "processes": 513 }));
         record.exit = Some(ExitRecord::default());
         let mut ended = json!({ "name": "a" });
         fill(&mut ended, &record);

@@ -1,5 +1,6 @@
 //! Formats the status as a table and as a tree, for people. Does no I/O.
 
+use super::detail::{last_end, last_probe, launched, probe};
 use super::view::{find, list, text};
 use crate::format::{format_duration, phase_style, shown};
 use anstyle::Style;
@@ -133,119 +134,6 @@ fn down(status: &Value) -> impl Iterator<Item = String> {
     list(&status["groups"]).iter().filter_map(|group| {
         let ended = group["ended"]["reason"].as_str()?;
         Some(format!("group {} is down: {}", text(&group["name"]), shown(ended)))
-    })
-}
-
-/// Formats what is known of the last end of a VM: the evidence and the last output.
-fn last_end(vm: &Value) -> Vec<String> {
-    let Some(ending) = vm["failure"]["ending"].as_object().or(vm["backoff"]["ending"].as_object()) else {
-        return Vec::new();
-    };
-    let name = text(&vm["name"]);
-    let all = |key: &str| ending.get(key).map_or(&[][..], list).iter().filter_map(Value::as_str);
-    let mut lines = vec![format!("{name} ended: {}", shown(ending.get("text").map_or("-", text)))];
-    lines.extend(all("evidence").map(|line| format!("  evidence: {}", shown(line))));
-    lines.extend(all("console").map(|line| format!("  output: {}", shown(line))));
-    lines
-}
-
-/// Formats what the launcher knows of a VM: the image, the address, the ports, the memory and CPU time on the host.
-fn launched(vm: &Value) -> impl Iterator<Item = String> {
-    let name = text(&vm["name"]);
-    let image = vm["image"]["reference"].as_str();
-    let image =
-        image.map(|image| format!("{name} image: {} {}", shown(image), shown(text(&vm["image"]["digest"]))));
-    let address = vm["address"].as_str().map(|address| format!("{name} address: {}", shown(address)));
-    let ports = ports(vm);
-    let ports = (!ports.is_empty()).then(|| format!("{name} ports: {}", shown(&ports.join(", "))));
-    let disks = list(&vm["disks"]).iter().map(|it| format!("{name} disk {}", shown(&disk(it))));
-    let disks: Vec<String> = disks.collect();
-    let host = host(vm).map(|host| format!("{name} host: {host}"));
-    // A plain process has no guest.
-    let guest = (host.is_some() && vm["vmm"] != "process").then(|| format!("{name} guest: {}", guest(vm)));
-    image.into_iter().chain(address).chain(ports).chain(disks).chain(host).chain(guest)
-}
-
-/// Returns a number of KiB in MiB, and a word for one that is not known.
-fn mib(kib: &Value) -> String {
-    kib.as_u64().map_or_else(|| "unknown".to_owned(), |kib| format!("{:.1} MiB", kib as f64 / 1024.0))
-}
-
-/// Returns `data: size 1024.0 MiB, on the host 55.0 MiB, used in the guest at /data 12.0 MiB, free there 911.0 MiB`.
-fn disk(disk: &Value) -> String {
-    format!(
-        "{}: size {}, on the host {}, used in the guest at {} {}, free there {}",
-        text(&disk["name"]),
-        mib(&disk["size_kib"]),
-        mib(&disk["host_kib"]),
-        text(&disk["mount"]),
-        mib(&disk["used_kib"]),
-        mib(&disk["available_kib"]),
-    )
-}
-
-/// Returns `memory 113.6 MiB, available 96.0 MiB, CPU 3s; daemon: memory 5.0 MiB, CPU 2s`.
-fn guest(vm: &Value) -> String {
-    let guest = &vm["guest"];
-    if guest.is_null() {
-        return "unknown".to_owned();
-    }
-    let time = |ms: &Value| {
-        ms.as_u64().map_or_else(|| "unknown".to_owned(), |ms| format_duration(Duration::from_millis(ms)))
-    };
-    format!(
-        "memory {}, available {}, CPU {}; daemon: memory {}, CPU {}",
-        mib(&guest["memory_kib"]),
-        mib(&guest["available_kib"]),
-        time(&guest["cpu_ms"]),
-        mib(&guest["daemon_memory_kib"]),
-        time(&guest["daemon_cpu_ms"]),
-    )
-}
-
-/// Returns each port of a VM with its use: `127.0.0.1:6379:6379 (3 open, 0 waiting)`.
-fn ports(vm: &Value) -> Vec<String> {
-    let in_use = list(&vm["port_use"]);
-    let with_use = in_use.iter().map(|port| {
-        let number = |key: &str, word: &str| match port[key].as_u64() {
-            Some(number) => format!("{number} {word}"),
-            None => format!("{word} unknown"),
-        };
-        format!("{} ({}, {})", text(&port["port"]), number("open", "open"), number("waiting", "waiting"))
-    });
-    // A launcher of an earlier version tells the ports alone.
-    let others = list(&vm["ports"]).iter().filter_map(Value::as_str);
-    let others = others.filter(|name| !in_use.iter().any(|port| port["port"] == *name)).map(str::to_owned);
-    with_use.chain(others).collect()
-}
-
-/// Returns `memory 141.2 MiB (vmm 139.0, monitor 2.2), CPU 1m02s`. Memory that is shared with others counts in parts, where
-/// that is known.
-fn host(vm: &Value) -> Option<String> {
-    let mib = |process: &Value| {
-        let kib = process["pss_kib"].as_u64().or(process["rss_kib"].as_u64()).unwrap_or_default();
-        format!("{:.1}", kib as f64 / 1024.0)
-    };
-    let usage = vm["usage"].as_object()?;
-    let parts = list(&vm["usage"]["processes"]).iter();
-    let parts: Vec<String> =
-        parts.map(|part| format!("{} {}", shown(text(&part["role"])), mib(part))).collect();
-    let cpu = Duration::from_millis(usage.get("cpu_ms").and_then(Value::as_u64).unwrap_or_default());
-    Some(format!("memory {} MiB ({}), CPU {}", mib(&vm["usage"]), parts.join(", "), format_duration(cpu)))
-}
-
-/// Formats the newest result of the probes of a VM.
-fn last_probe(vm: &Value) -> Option<String> {
-    Some(format!("{} probe: {}", text(&vm["name"]), probe(&vm["probe"])?))
-}
-
-/// Returns `failed, 3 in a row: connection refused`.
-fn probe(probe: &Value) -> Option<String> {
-    let said = shown(probe["text"].as_str()?);
-    Some(match (probe["healthy"].as_bool(), probe["failures"].as_u64()) {
-        (Some(true), _) => format!("good: {said}"),
-        (_, Some(failures @ 2..)) => format!("failed, {failures} in a row: {said}"),
-        _ => format!("failed: {said}"),
     })
 }
 
@@ -450,6 +338,7 @@ c probe: failed, 2 in a row: HTTP 503 Busy";
             json!({ "memory_kib": 116_326, "available_kib": 98_304, "cpu_ms": 3000, "daemon_cpu_ms": 2000 });
         let vm = json!({ "name": "a", "phase": "ready", "incarnation": 1, "attempts": 0, "phase_ms": 0, "usage": usage,
             "vmm": "qemu", "guest": guest, "disks": disks, "address": "10.88.0.6",
+            "limits": { "memory_kib": 360_448, "cpu_percent": 150, "open_files": 1024, "log_kib": 51_200 },
             "image": { "reference": "docker.io/library/redis:7", "digest": "sha256:ab" },
             "ports": ["127.0.0.1:6379:6379", "127.0.0.1:81:80", "unix:/run/a.sock:80"], "port_use": [
                 { "port": "127.0.0.1:6379:6379", "open": 3, "waiting": 0 },
@@ -463,6 +352,7 @@ a address: 10.88.0.6
 a ports: 127.0.0.1:6379:6379 (3 open, 0 waiting), 127.0.0.1:81:80 (open unknown, waiting unknown), unix:/run/a.sock:80
 a disk data: size 1024.0 MiB, on the host 2.0 MiB, used in the guest at /data 1.5 MiB, free there unknown
 a host: memory 3.0 MiB (vmm 2.5, monitor 0.5), CPU 1m02s
+a limits: memory 352.0 MiB, CPU 150 %, processes none, open files 1024, file size none, disk weight none, log 50.0 MiB
 a guest: memory 113.6 MiB, available 96.0 MiB, CPU 3s; daemon: memory unknown, CPU 2s";
         assert_eq!(plain(&status_of(&status, &["a".to_owned()], true)), expected);
         assert_eq!(status_of(&status, &["a".to_owned()], false).lines().count(), 2);

@@ -1,4 +1,4 @@
-//! Limits on a VM's memory and CPU time: a cgroup (v2) for each VM, on hosts where the launcher may create cgroups. On
+//! Limits on a VM's memory, CPU time and processes: a cgroup (v2) for each VM, on hosts where the launcher may create cgroups. On
 //! other hosts a VM has no limits, and its status says so.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -43,7 +43,11 @@ impl Limits {
         let found = places(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
         let mut places = given.into_iter().chain(found);
         let name = name(&demand.name, dir);
-        Self { cgroup: places.find_map(|place| make(&place.join(&name), &values(demand))) }
+        Self {
+            cgroup: places.find_map(|place| {
+                make(&place.join(&name), &values(demand), demand.cpus.saturating_add(PROCESSES))
+            }),
+        }
     }
 
     /// Returns the limits of a VM whose former monitor made the cgroup.
@@ -124,18 +128,23 @@ fn values(demand: &Demand) -> [(&'static str, String); 3] {
     ]
 }
 
-/// Creates a cgroup and writes `values` into its files. Returns `None`, and leaves no cgroup, when one of them fails.
-fn make(cgroup: &Path, values: &[(&'static str, String)]) -> Option<PathBuf> {
-    let parent = cgroup.parent()?;
+/// The controllers that a VM has where the host lets it have them. The one of disks weighs VMs that wait for the same disk
+/// against each other; the weight is the usual one.
+const WHERE_THERE: [(&str, &str); 2] = [("pids.max", "+pids"), ("io.stat", "+io")];
+
+/// The processes and threads of a VM beside its virtual CPUs: QEMU has some of its own and up to 64 for its disks, each
+/// server of a share as many, and the back-end a few.
+const PROCESSES: u32 = 512;
+
+/// Creates a cgroup and writes `values` into its files, and the limit on processes where there is one. Returns `None`, and leaves no cgroup, when one of them fails.
+fn make(cgroup: &Path, values: &[(&'static str, String)], processes: u32) -> Option<PathBuf> {
     // A monitor that was killed may have left its cgroup behind.
     let _ = std::fs::remove_dir(cgroup);
     std::fs::create_dir(cgroup).ok()?;
     for (file, controller) in [("memory.max", "+memory"), ("cpu.max", "+cpu")] {
         // The controllers are enabled in separate writes: when a write names several controllers and one of them is not
         // available, the kernel enables none.
-        if !cgroup.join(file).exists() {
-            let _ = std::fs::write(parent.join("cgroup.subtree_control"), controller);
-        }
+        enable(cgroup, file, controller);
     }
     // The files are opened and never created: in a directory that is no cgroup, opening fails.
     let set = |(file, value): &(&str, String)| {
@@ -143,10 +152,23 @@ fn make(cgroup: &Path, values: &[(&'static str, String)]) -> Option<PathBuf> {
         file.and_then(|mut file| std::io::Write::write_all(&mut file, value.as_bytes())).is_ok()
     };
     if values.iter().all(set) {
+        for (file, controller) in WHERE_THERE {
+            enable(cgroup, file, controller);
+        }
+        let _ = set(&("pids.max", processes.to_string()));
         return Some(cgroup.to_owned());
     }
     let _ = std::fs::remove_dir(cgroup);
     None
+}
+
+/// Enables a controller for a cgroup that does not have this file of it.
+fn enable(cgroup: &Path, file: &str, controller: &str) {
+    if let Some(parent) = cgroup.parent()
+        && !cgroup.join(file).exists()
+    {
+        let _ = std::fs::write(parent.join("cgroup.subtree_control"), controller);
+    }
 }
 
 fn await_empty(cgroup: &Path) {
@@ -196,7 +218,7 @@ mod tests {
     fn a_directory_that_is_no_cgroup_holds_no_limits() {
         let dir = tempfile::tempdir().expect("a directory");
         let cgroup = dir.path().join("pepita-x");
-        assert_eq!(make(&cgroup, &values(&demand())), None);
+        assert_eq!(make(&cgroup, &values(&demand()), 1), None);
         assert!(!cgroup.exists());
         assert_eq!(Limits::default().as_str(), "none");
     }

@@ -1,12 +1,14 @@
 //! What a VM uses of its host and of itself, and how its ports and its disks are used.
 
 use crate::client::Client;
+use crate::host::limits::limits_of;
 use crate::host::usage::usage_of;
+use crate::rundir::console_log::{FILE_CAP, FILES};
 use crate::rundir::{files, layout};
 use crate::vm_config::{Disk, VmConfig, VmmKind};
 use pepita_wire::monitor::STATUS_PATIENCE;
 use pepita_wire::port::PORTS_CAP;
-use pepita_wire::record::{HostUsage, PortUse, Reach, VcpuState};
+use pepita_wire::record::{HostLimits, HostUsage, PortUse, Reach, VcpuState};
 use pepita_wire::usage::{DiskUsage, GuestUsage};
 use pepita_wire::{Ask, MonitorRequest, StatusRecord, Stored};
 use serde::Deserialize;
@@ -39,6 +41,13 @@ pub(crate) fn usage(dir: &Path) -> Option<HostUsage> {
     let known = processes.into_iter().filter_map(|(process, role)| Some((process.as_ref()?, role)));
     let used = known.chain(shares).filter_map(|(process, role)| usage_of(process, role));
     HostUsage::of(used.collect())
+}
+
+/// Returns the limits to which the VM with this run directory is held.
+pub(crate) fn limits(dir: &Path) -> Option<HostLimits> {
+    let state = files::state(dir).ok()?;
+    let log_kib = Some(FILE_CAP * FILES as u64 / 1024);
+    Some(HostLimits { log_kib, ..limits_of(state.cgroup.as_deref(), state.vmm.as_ref()) })
 }
 
 /// Returns the use of the ports of a VM with this status; their numbers are unknown when its monitor does not tell them,

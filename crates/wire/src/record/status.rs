@@ -2,7 +2,7 @@
 
 use crate::exit::{Exit, ExitRecord};
 use crate::image::UsedImage;
-use crate::record::usage::{HostUsage, PortUse};
+use crate::record::usage::{HostLimits, HostUsage, PortUse};
 use crate::text::shown;
 use crate::usage::{DiskUsage, GuestUsage};
 use core::net::Ipv4Addr;
@@ -235,6 +235,9 @@ pub struct StatusRecord {
     pub boot_ms: BootTimes,
     /// The mechanism that enforces the limits on memory and CPU: `cgroup2`, `rlimit` or `none`.
     pub limits: String,
+    /// The limits in force. Only `pepita status` tells them, of a VM that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_limits: Option<Box<HostLimits>>,
     /// The reason why the stored files of the VM cannot be read. Such a VM is left as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<String>,

@@ -35,6 +35,34 @@ pub struct ProcessUsage {
     pub cpu_ms: u64,
 }
 
+/// The limits to which the kernel of the host holds the processes of a VM, as the kernel tells them. One that is absent is
+/// not enforced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostLimits {
+    /// The memory of all processes of the VM together, in KiB (`memory.max` of a cgroup).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_kib: Option<u64>,
+    /// The CPU time of all of them, in percent of one CPU (`cpu.max`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<u64>,
+    /// The number of all processes and threads (`pids.max`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u64>,
+    /// The weight of the VM among those that wait for the same disk, between 1 and 10,000 (`io.weight`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_weight: Option<u64>,
+    /// The open files of the VMM (`RLIMIT_NOFILE`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u64>,
+    /// The largest file that the VMM can write, in KiB (`RLIMIT_FSIZE`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_size_kib: Option<u64>,
+    /// The space of the console log, in KiB, to which the monitor holds the VM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_kib: Option<u64>,
+}
+
 /// The use of a published port.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
