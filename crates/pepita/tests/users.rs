@@ -7,7 +7,7 @@ use host::{errors, guest_file, pepita, text};
 use pepita_launcher::host::programs::BACKEND;
 use pepita_launcher::rundir::files;
 use pepita_wire::StatusRecord;
-use rustix::process::{Gid, Pid, Signal, Uid, test_kill_process};
+use rustix::process::{Gid, Pid, Signal, Uid, pidfd_send_signal, test_kill_process};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use std::fs::{File, Permissions, set_permissions};
 use std::io::ErrorKind;
@@ -140,9 +140,11 @@ impl User {
 /// A test that fails leaves no VM.
 impl Drop for User {
     fn drop(&mut self) {
-        let Ok(state) = files::state(Path::new(&self.status.dir)) else { return };
+        let Some(state) = files::state(Path::new(&self.status.dir)).ok() else { return };
         for process in [state.monitor, state.vmm, state.backend].into_iter().flatten() {
-            host::kill(Some(process.pid), Signal::KILL);
+            if let Some(handle) = process.open() {
+                let _ = pidfd_send_signal(handle, Signal::KILL);
+            }
         }
     }
 }
