@@ -36,13 +36,17 @@ bins=$(for target in "$@"; do printf ' --bin %s' "$target"; done)
 
 table=$out/inputs.tsv
 mkdir -p "$out/findings"
+# Files are made and removed for each input of some targets: they stay in memory.
+scratch=$(mktemp -d -p /dev/shm pepita-fuzz.XXXXXX 2>/dev/null || mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+trap 'exit 130' INT TERM
 [ -s "$table" ] || printf 'target\tinputs\tseconds\tcoverage\tfindings\n' >"$table"
 failed=
 for target in "$@"; do
-    mkdir -p "$out/corpus/$target" "$out/scratch"
+    mkdir -p "$out/corpus/$target"
     log=$out/$target.log begun=$(date +%s)
     # The limits of an input: 20 s, 2 GiB for the whole program (a target has a tighter bound of its own), 64 KiB long.
-    if TMPDIR=$out/scratch "$out/$host/$profile/$target" "$limit" -timeout=20 -rss_limit_mb=2048 -max_len=65536 -len_control=20 \
+    if TMPDIR=$scratch "$out/$host/$profile/$target" "$limit" -timeout=20 -rss_limit_mb=2048 -max_len=65536 -len_control=20 \
         -print_final_stats=1 -verbosity=1 -artifact_prefix="$out/findings/$target-" \
         "$out/corpus/$target" "fuzz/seeds/$target" >"$log" 2>&1; then found=0; else found=1 failed="$failed $target"; fi
     inputs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")

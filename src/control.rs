@@ -26,7 +26,7 @@ mod call;
 mod client;
 mod hooks;
 mod server;
-mod session;
+pub(crate) mod session;
 mod socket;
 mod status;
 

@@ -12,7 +12,7 @@
 //! for [`Journal::written`]: an incarnation is written before it is launched, because a supervisor that is killed in
 //! between would give its number to another one.
 
-mod entry;
+pub(crate) mod entry;
 mod remembered;
 
 pub use remembered::{Remembered, Wanted};

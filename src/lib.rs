@@ -14,6 +14,9 @@ pub mod book;
 mod claim;
 pub mod config;
 pub mod control;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lock;
 pub mod platform;
 

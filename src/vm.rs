@@ -3,7 +3,7 @@
 
 mod health;
 mod phase;
-mod probe;
+pub(crate) mod probe;
 mod report;
 mod services;
 

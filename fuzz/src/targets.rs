@@ -6,8 +6,13 @@
 
 pub mod memory;
 
+mod agent;
+mod copy;
 mod images;
+mod jail;
 mod launcher;
+mod scratch;
+mod supervisor;
 mod wire;
 
 /// A parser of the bytes of strangers.
@@ -64,6 +69,35 @@ pub const ALL: &[Target] = &[
     Target::new("images_config", images::config, 64 * KIB),
     Target::new("images_challenge", images::challenge, 64 * KIB),
     Target::new("images_reference", images::reference, 32 * MIB),
+    Target::new("images_layer", images::layer, 2 * MIB),
+    Target::new("images_tree", images::tree, 64 * KIB),
+    Target::new("images_docker_archive", images::docker_archive, 2 * MIB),
+    Target::new("images_oci_layout", images::oci_layout, 512 * KIB),
+    Target::new("images_token", images::token, 64 * KIB),
+    Target::new("images_refusal", images::refusal, 64 * MIB),
+    Target::new("images_credentials", images::credentials, 64 * KIB),
+    Target::new("copy_entries", copy::entries, 2 * MIB),
+    Target::new("copy_unpack", copy::unpack_archive, 256 * KIB),
+    Target::new("jail_plan", jail::plan, 64 * KIB),
+    Target::new("jail_answer", jail::answer, 64 * KIB),
+    Target::new("agent_notify", agent::notify, 64 * KIB),
+    Target::new("agent_http", agent::http, 64 * KIB),
+    Target::new("agent_users", agent::users, 64 * KIB),
+    Target::new("agent_boot", agent::boot, 256 * KIB),
+    Target::new("supervisor_config", supervisor::config, MIB),
+    Target::new("supervisor_control", supervisor::control, 64 * KIB),
+    Target::new("supervisor_journal", supervisor::journal, 64 * KIB),
+    Target::new("supervisor_probe", supervisor::probe, 64 * KIB),
+    Target::new("launcher_elf", launcher::elf, 20 * MIB),
+    Target::new("launcher_libraries", launcher::libraries, 2 * MIB),
+    Target::new("launcher_cpio", launcher::cpio, 64 * KIB),
+    Target::new("launcher_module", launcher::module, 64 * KIB),
+    Target::new("launcher_superblock", launcher::superblock, 64 * KIB),
+    Target::new("launcher_addresses", launcher::addresses, 64 * KIB),
+    Target::new("launcher_connect", launcher::connect_answer, 64 * KIB),
+    Target::new("launcher_container", launcher::container, 64 * KIB),
+    Target::new("launcher_stamps", launcher::stamps, 64 * KIB),
+    Target::new("launcher_tables", launcher::tables, 64 * KIB),
     Target::new("launcher_qmp", launcher::qmp, 64 * KIB),
     Target::new("launcher_console", launcher::console, 64 * KIB),
     Target::new("launcher_files", launcher::files, 64 * KIB),

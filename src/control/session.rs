@@ -10,7 +10,7 @@ const PENDING: usize = 32;
 
 /// An action for a client.
 #[derive(Debug, PartialEq)]
-pub(super) enum Action {
+pub(crate) enum Action {
     /// Send these bytes.
     Send(Vec<u8>),
     /// Carry out a call, and bring the outcome to [`Session::done`].
@@ -38,7 +38,7 @@ pub(super) enum Action {
 
 /// The conversation with one client.
 #[derive(Debug, Default)]
-pub(super) struct Session {
+pub(crate) struct Session {
     lines: Lines,
     bad: u32,
     pending: usize,
@@ -47,7 +47,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Takes in bytes of the client, and returns the actions.
-    pub(super) fn receive(&mut self, bytes: &[u8]) -> Vec<Action> {
+    pub(crate) fn receive(&mut self, bytes: &[u8]) -> Vec<Action> {
         self.lines.push(bytes);
         let mut actions = Vec::new();
         loop {

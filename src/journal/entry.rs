@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// The entry of a VM. A field that a file does not have, because an older program wrote it, has its default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// The launcher's name for the VM. For people: the name of the file says which VM it belongs to.
     pub(super) vm_id: String,
     /// The newest incarnation.

@@ -13,7 +13,7 @@ const OUTPUT_CAP: usize = 200;
 
 /// The answer to a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// The guest is well; with what it has said.
     Good(String),
     /// The guest is not well, or has not answered; with what it has said, or the reason.
@@ -23,10 +23,10 @@ pub(super) enum Answer {
 }
 
 /// Reads an outcome, which is absent when the connection was lost.
-pub(super) type Reading = fn(Option<Outcome>) -> Answer;
+pub(crate) type Reading = fn(Option<Outcome>) -> Answer;
 
 /// Returns the request that probes a guest, and the reading of its outcome.
-pub(super) fn request(health: &HealthSpec) -> (Ask, Reading) {
+pub(crate) fn request(health: &HealthSpec) -> (Ask, Reading) {
     let timeout_ms = u64::try_from(health.timeout.as_millis()).unwrap_or(u64::MAX);
     let check = match health.check() {
         HealthCheck::Ping => return (Ask::Ping, of_ping),

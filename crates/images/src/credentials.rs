@@ -28,7 +28,7 @@ pub struct Credentials {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Config {
+pub(crate) struct Config {
     auths: BTreeMap<String, Auth>,
     creds_store: Option<String>,
     cred_helpers: BTreeMap<String, String>,
@@ -82,7 +82,7 @@ fn is_same(key: &str, registry: &str) -> bool {
     host == registry || HUB.contains(&host) && HUB.contains(&registry)
 }
 
-fn stored(config: &Config, registry: &str) -> Option<Credentials> {
+pub(crate) fn stored(config: &Config, registry: &str) -> Option<Credentials> {
     let (_, auth) = config.auths.iter().find(|(key, _)| is_same(key, registry))?;
     let decoded = auth.auth.as_deref().and_then(base64).and_then(|bytes| String::from_utf8(bytes).ok());
     let decoded = decoded

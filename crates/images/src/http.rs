@@ -186,11 +186,6 @@ impl Http {
 
     /// Asks a login service for a token.
     async fn token(&self, realm: &str, service: Option<&str>) -> Result<Login, Failed> {
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-        }
         let mut url = self.address(realm)?;
         url.query_pairs_mut()
             .extend_pairs(service.map(|service| ("service", service)))
@@ -202,9 +197,7 @@ impl Http {
         };
         let response = self.accepted(self.send(request).await?).await?;
         let body = self.body(response, TOKEN_CAP).await?;
-        let answer = serde_json::from_slice::<Answer>(&body).ok();
-        let token = answer.and_then(|answer| answer.token.or(answer.access_token));
-        token.map(Login::Token).ok_or_else(|| {
+        token_in(&body).map(Login::Token).ok_or_else(|| {
             Failed::Lasting(bad(format!("{}: the registry's login service gives no token", self.reference)))
         })
     }
@@ -280,7 +273,7 @@ impl Http {
     }
 
     /// Says what a refusal means: its status, and the codes of the distribution specification.
-    fn refused(&self, status: u16, body: &[u8]) -> Failed {
+    pub(crate) fn refused(&self, status: u16, body: &[u8]) -> Failed {
         #[derive(Default, Deserialize)]
         struct Body {
             errors: Vec<One>,
@@ -306,6 +299,17 @@ impl Http {
             }
         }
     }
+}
+
+/// Returns the token in the answer of a login service.
+pub(crate) fn token_in(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        token: Option<String>,
+        access_token: Option<String>,
+    }
+    let answer = serde_json::from_slice::<Answer>(body).ok()?;
+    answer.token.or(answer.access_token)
 }
 
 /// What a user can do about a registry that refuses access.

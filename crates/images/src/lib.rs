@@ -12,6 +12,9 @@ pub mod credentials;
 pub mod digest;
 pub mod error;
 pub mod ext4;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod layer;
 pub mod manifest;

@@ -1,7 +1,7 @@
 //! Brings an image into the store: from a registry, an OCI layout or a docker archive.
 
-mod docker_archive;
-mod oci_layout;
+pub(crate) mod docker_archive;
+pub(crate) mod oci_layout;
 
 use crate::digest::Digest;
 use crate::error::{Result, bad};

@@ -16,6 +16,9 @@ const CHILDREN_CAP: usize = 65_000;
 const PATH_CAP: usize = 4096;
 const NAME_CAP: usize = 255;
 
+/// The most bytes that the paths of all entries may have: they are in memory.
+const PATHS_CAP: usize = 256 << 20;
+
 /// The number of symbolic links that a path may lead through, as in the kernel.
 const LINKS_CAP: usize = 40;
 
@@ -70,6 +73,8 @@ pub struct Node {
     /// Its properties.
     pub meta: Meta,
     children: BTreeMap<String, Child>,
+    /// The length of its path, of which a directory has one.
+    length: usize,
 }
 
 /// A name in a directory.
@@ -133,12 +138,14 @@ pub struct Tree {
     nodes: Vec<Node>,
     layer: usize,
     entries: usize,
+    /// The bytes of the paths of all entries.
+    paths: usize,
 }
 
 impl Default for Tree {
     fn default() -> Self {
-        let root = Node { kind: Kind::Directory, meta: directory(), children: BTreeMap::new() };
-        Self { nodes: vec![root], layer: 0, entries: 0 }
+        let root = Node { kind: Kind::Directory, meta: directory(), children: BTreeMap::new(), length: 0 };
+        Self { nodes: vec![root], layer: 0, entries: 0, paths: 0 }
     }
 }
 
@@ -235,28 +242,31 @@ impl Tree {
         let parent = self.parent(path, parents)?;
         match self.nodes[parent].children.get(*name) {
             Some(there) if there.layer == self.layer => Err(Refusal::Duplicate(path.to_owned())),
-            Some(_) | None => {
-                self.count_entry(path)?;
-                self.put(path, parent, name, node)
-            }
+            Some(_) | None => self.put(path, parent, name, node),
         }
-    }
-
-    fn count_entry(&mut self, path: &str) -> Result<(), Refusal> {
-        self.entries += 1;
-        if self.entries > ENTRIES_CAP { Err(Refusal::TooMany(path.to_owned())) } else { Ok(()) }
     }
 
     fn make(&mut self, path: &str, kind: Kind, meta: Meta) -> Result<usize, Refusal> {
-        self.count_entry(path)?;
-        self.nodes.push(Node { kind, meta, children: BTreeMap::new() });
+        if self.nodes.len() > ENTRIES_CAP {
+            return Err(Refusal::TooMany(path.to_owned()));
+        }
+        self.nodes.push(Node { kind, meta, children: BTreeMap::new(), length: 0 });
         Ok(self.nodes.len() - 1)
     }
 
+    /// Gives a file a name in a directory. The name may be a part of the target of a link, and a path through links is longer
+    /// than the one that the layer has.
     fn put(&mut self, path: &str, parent: usize, name: &str, node: usize) -> Result<(), Refusal> {
-        if self.nodes[parent].children.len() >= CHILDREN_CAP {
+        let length = self.nodes[parent].length + 1 + name.len();
+        if length > PATH_CAP || name.len() > NAME_CAP || name.contains('\0') {
+            return Err(Refusal::BadPath(path.chars().take(200).collect()));
+        }
+        (self.entries, self.paths) = (self.entries + 1, self.paths + length);
+        let is_full = self.nodes[parent].children.len() >= CHILDREN_CAP;
+        if is_full || self.entries > ENTRIES_CAP || self.paths > PATHS_CAP {
             return Err(Refusal::TooMany(path.to_owned()));
         }
+        self.nodes[node].length = length;
         self.set_child(parent, name, node);
         Ok(())
     }
@@ -323,7 +333,7 @@ impl Tree {
                         }
                         // A directory of an upper layer hides the file of a lower one.
                         let node = self.make(path, Kind::Directory, directory())?;
-                        self.set_child(at, &name, node);
+                        self.put(path, at, &name, node)?;
                         node
                     }
                 },
@@ -497,6 +507,33 @@ mod tests {
         assert!(matches!(refused(&[&["f .wh."]]), Refusal::BadPath(_)));
         assert!(matches!(refused(&[&[&format!("f {}", "x".repeat(256))]]), Refusal::BadPath(_)));
         assert!(matches!(refused(&[&["f ./"]]), Refusal::BadPath(_)));
+    }
+
+    #[test]
+    fn a_link_makes_no_path_and_no_name_that_a_file_cannot_have() {
+        let below = |target: &str| tree(&[&[&format!("l a {target}")], &["f a/x"]]).map(|_| ());
+        let deep = |depth: usize| ["d"; 2047][..depth].join("/");
+        let bad = Err(Refusal::BadPath("a/x".into()));
+        assert_eq!(
+            (below(&"n".repeat(255)), below(&"n".repeat(256)), below("a\0b")),
+            (Ok(()), bad.clone(), bad)
+        );
+        assert_eq!(below(&deep(2047)), Ok(()));
+        // A link within that directory leads further down.
+        let link = format!("l a/b {}", deep(2047));
+        let refused =
+            tree(&[&[&format!("l a {}", deep(2047))], &[&link], &["f a/b/x"]]).expect_err("too deep");
+        assert!(matches!(refused, Refusal::BadPath(_)), "{refused}");
+    }
+
+    #[test]
+    fn the_paths_of_an_image_have_a_bound_together() {
+        let mut tree = Tree::default();
+        tree.next_layer();
+        let dir = vec!["d".repeat(255); 15].join("/");
+        let added =
+            (0..=PATHS_CAP / 3800).try_for_each(|n| tree.add(&format!("{dir}/{n}"), FILE, Meta::default()));
+        assert!(matches!(added, Err(Refusal::TooMany(_))), "{added:?}");
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn parse(plan: &OsStr) -> Result<Plan, Failure> {
+pub(crate) fn parse(plan: &OsStr) -> Result<Plan, Failure> {
     let wrong = |why: String| Failure::new(What::Plan, why);
     let text = plan.to_str().ok_or_else(|| wrong("the plan is no text".into()))?;
     let plan: Plan = serde_json::from_str(text).map_err(|e| wrong(format!("the plan: {e}")))?;

@@ -9,6 +9,9 @@
 mod answer;
 mod enter;
 mod filter;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod helper;
 mod identity;
 mod layer;

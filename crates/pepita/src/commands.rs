@@ -11,7 +11,7 @@ mod foreground;
 mod image;
 mod kernel;
 mod list;
-mod logs;
+pub(crate) mod logs;
 mod order;
 mod output;
 mod run;

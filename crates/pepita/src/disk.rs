@@ -8,7 +8,7 @@
 mod catalogue;
 mod file;
 mod layer;
-mod superblock;
+pub(crate) mod superblock;
 mod tool;
 
 pub(crate) use catalogue::{Catalogue, Growth};

@@ -2,15 +2,15 @@
 
 pub mod build;
 pub mod cpio;
-mod elf;
+pub(crate) mod elf;
 pub(crate) mod init;
 pub mod installed;
 pub mod kernel;
 pub mod length;
-mod libraries;
+pub(crate) mod libraries;
 pub mod memory;
 pub mod modules;
-mod root;
+pub(crate) mod root;
 mod scan;
 pub(crate) mod scratch;
 mod stage;

@@ -11,6 +11,9 @@ pub mod client;
 pub mod commands;
 mod disk;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 pub mod image;
 pub mod monitor;

@@ -11,7 +11,7 @@ mod backend;
 mod carry;
 mod console_scan;
 mod control;
-mod dial;
+pub(crate) mod dial;
 mod evidence;
 mod finish;
 mod handover;

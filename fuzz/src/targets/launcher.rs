@@ -1,7 +1,10 @@
 //! What the launcher and its monitors read of guests, of VMMs, of users and of their own files.
 
+use super::scratch::Scratch;
 use super::{choice, pieces};
 use pepita_launcher::cli;
+use pepita_launcher::fuzzing;
+use pepita_launcher::image::cpio::{Archive, Entry, Kind};
 use pepita_launcher::image::{build, kernel, length};
 use pepita_launcher::monitor::{QmpMessage, Scanner};
 use pepita_launcher::rundir::cid;
@@ -10,6 +13,9 @@ use pepita_launcher::rundir::files::State;
 use pepita_launcher::vm_config::VmConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::fs::File;
+
+pub(super) use fuzzing::{addresses, connect_answer, container, elf, module, superblock};
 
 /// Reads a line of QEMU's monitor protocol.
 pub(super) fn qmp(line: &[u8]) {
@@ -91,4 +97,68 @@ pub(super) fn words(bytes: &[u8]) {
     if let Ok(cid::Wanted::Fixed(cid)) = text.parse() {
         assert!((3..u32::MAX).contains(&cid.get()));
     }
+}
+
+/// Takes a part off an input that begins with its length, in two bytes.
+fn part<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let Some((length, more)) = rest.split_first_chunk::<2>() else { return std::mem::take(rest) };
+    let (part, more) = more.split_at(usize::from(u16::from_le_bytes(*length)).min(more.len()));
+    *rest = more;
+    part
+}
+
+/// Returns the root that an input describes: a kind, a path and contents for each file.
+fn root(mut rest: &[u8]) -> Archive {
+    let mut archive = Archive::new();
+    while let Some((kind, more)) = rest.split_first() {
+        rest = more;
+        let (path, contents) = (part(&mut rest).to_vec(), part(&mut rest));
+        let kind = match kind % 4 {
+            0 => Kind::File(contents.into()),
+            1 => Kind::Link(contents.to_vec()),
+            2 => Kind::Directory,
+            _ => Kind::Pipe,
+        };
+        archive.add(path, Entry { kind, mode: 0o755, uid: 0, gid: 0 });
+    }
+    archive
+}
+
+/// Looks for the libraries of a program of an image, which may have any files.
+pub(super) fn libraries(input: &[u8]) {
+    let mut rest = input;
+    let library_path = String::from_utf8_lossy(part(&mut rest)).into_owned();
+    fuzzing::libraries(&root(rest), "/bin/a", &library_path);
+}
+
+/// Writes an archive of any files, which is whole, and looks whether other bytes are one.
+pub(super) fn cpio(input: &[u8]) {
+    let file = |bytes: &[u8]| {
+        let mut found = false;
+        Scratch::with("cpio", |dir| {
+            std::fs::write(dir.join("a.cpio"), bytes).expect("room for an archive");
+            found = length::has_trailer(&File::open(dir.join("a.cpio")).expect("there"));
+        });
+        found
+    };
+    match input.split_first() {
+        Some((b'w', rest)) => assert!(file(&root(rest).finish())),
+        Some(_) | None => drop(file(input)),
+    }
+}
+
+/// Stamps the lines of a log. The input is the offset, the index and the output.
+pub(super) fn stamps(input: &[u8]) {
+    let (length, mut rest) = choice(input);
+    let Some((offset, more)) = rest.split_first_chunk::<2>() else { return };
+    rest = more;
+    let index = String::from_utf8_lossy(part(&mut rest)).into_owned();
+    fuzzing::stamps(&index, u16::from_le_bytes(*offset).into(), rest, length);
+}
+
+/// Reads what nft and the kernel say of tables and devices, parted by a zero.
+pub(super) fn tables(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let (listed, devices) = text.split_once('\0').unwrap_or((&text, ""));
+    fuzzing::tables(listed, devices);
 }

@@ -38,14 +38,14 @@ struct Part {
     length: u64,
 }
 
-pub(super) struct DockerArchive {
+pub(crate) struct DockerArchive {
     path: PathBuf,
     file: File,
     manifest: Vec<u8>,
     parts: BTreeMap<Digest, Part>,
 }
 
-pub(super) fn open(place: &OnDisk, scratch: &Scratch, cap: u64) -> Result<DockerArchive> {
+pub(crate) fn open(place: &OnDisk, scratch: &Scratch, cap: u64) -> Result<DockerArchive> {
     let path = place.path.clone();
     let meta = path.metadata().map_err(|e| bad(format!("{}: {e}", path.display())))?;
     if !meta.is_file() {

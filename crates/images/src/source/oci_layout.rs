@@ -17,13 +17,13 @@ const NAME: &str = "org.opencontainers.image.ref.name";
 /// The most indexes that lead to each other.
 const DEPTH_CAP: usize = 4;
 
-pub(super) struct OciLayout {
+pub(crate) struct OciLayout {
     dir: PathBuf,
     tag: Option<String>,
 }
 
 impl OciLayout {
-    pub(super) fn open(place: &OnDisk) -> Result<Self> {
+    pub(crate) fn open(place: &OnDisk) -> Result<Self> {
         match place.path.join("oci-layout").exists() {
             true => Ok(Self { dir: place.path.clone(), tag: place.tag.clone() }),
             false => {

@@ -2,7 +2,7 @@
 //! the last words of earlier ends.
 
 mod out;
-mod stamps;
+pub(crate) mod stamps;
 mod tail;
 
 use crate::client::Client;

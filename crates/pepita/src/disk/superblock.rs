@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 const AT: u64 = 1024;
 
 /// The number of bytes of it that are read.
-const LENGTH: usize = 1024;
+pub(crate) const LENGTH: usize = 1024;
 
 /// `s_state`: the file system was unmounted, and no errors were found.
 const VALID: u16 = 1;
@@ -19,16 +19,16 @@ const WIDE: u32 = 0x80;
 
 /// What a superblock says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Superblock {
+pub(crate) struct Superblock {
     /// The length of the file system, in bytes.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Whether the file system was unmounted, so that it needs no check.
-    pub(super) is_clean: bool,
+    pub(crate) is_clean: bool,
 }
 
 impl Superblock {
     /// Reads the superblock of a disk. Returns `None` when there is none.
-    pub(super) fn read(disk: &File) -> std::io::Result<Option<Self>> {
+    pub(crate) fn read(disk: &File) -> std::io::Result<Option<Self>> {
         let mut block = [0; LENGTH];
         match disk.read_exact_at(&mut block, AT) {
             Ok(()) => Ok(Self::parse(&block)),
@@ -37,7 +37,7 @@ impl Superblock {
         }
     }
 
-    fn parse(block: &[u8; LENGTH]) -> Option<Self> {
+    pub(crate) fn parse(block: &[u8; LENGTH]) -> Option<Self> {
         let half = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
         let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
         if half(0x38) != 0xef53 {

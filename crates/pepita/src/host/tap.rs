@@ -114,7 +114,7 @@ fn remove_stale(tap: &Tap) {
 
 /// Returns the handles of the rules whose device is not among `devices`, a text of the kernel with one in each line.
 /// `tables` is what nft(8) lists, as JSON (libnftables-json(5)).
-fn stale(tables: &str, devices: &str) -> Vec<u64> {
+pub(crate) fn stale(tables: &str, devices: &str) -> Vec<u64> {
     let there: Vec<&str> = devices.lines().filter_map(|line| Some(line.trim().split_once(':')?.0)).collect();
     let listed: serde_json::Value = serde_json::from_str(tables).unwrap_or_default();
     let tables = listed["nftables"].as_array().into_iter().flatten().map(|entry| &entry["table"]);

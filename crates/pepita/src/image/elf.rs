@@ -3,6 +3,9 @@
 /// The maximum number of entries of a dynamic section that are read.
 const ENTRIES_CAP: u64 = 4096;
 
+/// The maximum number of segments that are read. The kernel starts no program with more than 64 KiB of headers.
+const SEGMENTS_CAP: u64 = (64 << 10) / 32;
+
 /// The maximum length of a name, in bytes (PATH_MAX).
 const NAME_CAP: usize = 4096;
 
@@ -20,21 +23,21 @@ const DT_RUNPATH: u64 = 29;
 
 /// What one program or library asks its loader for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Dynamic {
+pub(crate) struct Dynamic {
     /// The class (32 or 64 bits) and the machine. A loader passes over a library of another kind.
-    pub(super) machine: (u8, u64),
+    pub(crate) machine: (u8, u64),
     /// The libraries that have to be loaded with it.
-    pub(super) needed: Vec<String>,
+    pub(crate) needed: Vec<String>,
     /// Its own name as a library.
-    pub(super) soname: Option<String>,
+    pub(crate) soname: Option<String>,
     /// Directories to search, also on behalf of the libraries that it loads.
-    pub(super) rpath: Option<String>,
+    pub(crate) rpath: Option<String>,
     /// Directories to search for its own libraries. `rpath` does not count then.
-    pub(super) runpath: Option<String>,
+    pub(crate) runpath: Option<String>,
 }
 
 /// Returns what an ELF file asks for; `None` for any other file, and for one of the other byte order.
-pub(super) fn read(file: &[u8]) -> Option<Dynamic> {
+pub(crate) fn read(file: &[u8]) -> Option<Dynamic> {
     if !file.starts_with(b"\x7fELF") || *file.get(5)? != 1 {
         return None;
     }
@@ -73,7 +76,7 @@ impl Elf<'_> {
         let (table, size, count) = if self.is_wide { (0x20, 0x36, 0x38) } else { (0x1c, 0x2a, 0x2c) };
         let (offset, address, length) = if self.is_wide { (8, 16, 32) } else { (4, 8, 16) };
         let (table, size, count) = (self.word(table)?, self.number(size, 2)?, self.number(count, 2)?);
-        let headers = (0..count).filter_map(|index| table.checked_add(index * size));
+        let headers = (0..count.min(SEGMENTS_CAP)).filter_map(|index| table.checked_add(index * size));
         let segments = headers.map_while(|at| {
             Some(Segment {
                 kind: self.number(at, 4)?,

@@ -26,20 +26,20 @@ const INTERPRETERS_CAP: usize = 4;
 const INCLUDES_CAP: usize = 100;
 
 /// The program that is checked.
-pub(super) struct Program<'a> {
+pub(crate) struct Program<'a> {
     /// The words for people by which it is named.
-    pub(super) what: &'a str,
+    pub(crate) what: &'a str,
     /// Its path in the image.
-    pub(super) path: &'a str,
+    pub(crate) path: &'a str,
     /// The value of `LD_LIBRARY_PATH`, empty = unset.
-    pub(super) library_path: &'a str,
+    pub(crate) library_path: &'a str,
 }
 
 /// Refuses a program that a guest could not start.
 ///
 /// # Errors
 /// When its interpreter, its loader or a library is not in the image.
-pub(super) fn require(root: &impl Root, program: &Program<'_>, bytes: &[u8]) -> Result<()> {
+pub(crate) fn require(root: &impl Root, program: &Program<'_>, bytes: &[u8]) -> Result<()> {
     let (mut path, mut bytes): (String, Rc<[u8]>) = (program.path.to_owned(), bytes.into());
     for _ in 0..INTERPRETERS_CAP {
         let Some(interpreter) = interpreter(&bytes) else { break };

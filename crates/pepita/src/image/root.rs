@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 /// A root to which files can be added. Every path is a path of the guest: a symbolic link of a tree leads to another
 /// place in the same root, as it does for the guest, and never to a place of the host.
-pub(super) trait Root {
+pub(crate) trait Root {
     /// Makes a directory, and the directories above it, unless they are there.
     ///
     /// # Errors

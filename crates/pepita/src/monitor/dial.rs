@@ -37,7 +37,7 @@ pub enum Address {
 /// A connection that is being made. There is no time limit for it: vhost-device-vsock does not survive a client that
 /// hangs up before the guest has answered.
 #[derive(Debug)]
-pub(super) enum Dial {
+pub(crate) enum Dial {
     /// The kernel is connecting.
     Connecting(OwnedFd),
     /// The socket is connected, and `CONNECT` is not written yet: before, the socket is kept open for the case that this
@@ -52,7 +52,7 @@ static LAST: AtomicU64 = AtomicU64::new(0);
 
 /// The progress of a dial.
 #[derive(Debug)]
-pub(super) enum Progress {
+pub(crate) enum Progress {
     Connected(OwnedFd),
     Pending(Dial),
 }
@@ -86,7 +86,7 @@ impl Dial {
     }
 
     /// Continues when the descriptor is ready.
-    pub(super) fn advance(self) -> io::Result<Progress> {
+    pub(crate) fn advance(self) -> io::Result<Progress> {
         let (fd, mut answer, number) = match self {
             Self::Connecting(fd) => {
                 rustix::net::sockopt::socket_error(&fd)??;

@@ -27,8 +27,8 @@ pub struct Lease {
 
 /// The leases of a directory of run directories.
 #[derive(Debug, Serialize, Deserialize)]
-struct Table {
-    subnet: Subnet,
+pub(crate) struct Table {
+    pub(crate) subnet: Subnet,
     /// The number of the address of each name.
     leases: BTreeMap<String, u32>,
 }
@@ -64,7 +64,7 @@ pub fn lease(dir: &RunDir, name: &VmId, wanted: Option<Subnet>) -> Result<Lease>
 }
 
 impl Table {
-    fn number_of(&mut self, name: &str, is_there: impl Fn(&str) -> bool) -> Option<u32> {
+    pub(crate) fn number_of(&mut self, name: &str, is_there: impl Fn(&str) -> bool) -> Option<u32> {
         // A number that a file has and the network does not is nobody's.
         let subnet = self.subnet;
         self.leases.retain(|_, number| subnet.guests().contains(number));

@@ -43,8 +43,8 @@ impl End {
     fn of(dir: &Path, exit: &ExitRecord) -> Self {
         let bytes = console_log::tail(dir, TEXT_CAP);
         let index = console_log::read_index(dir);
-        let begin =
-            (console_log::base(dir, &index) + console_log::length(dir)).saturating_sub(bytes.len() as u64);
+        let end = console_log::base(dir, &index).saturating_add(console_log::length(dir));
+        let begin = end.saturating_sub(bytes.len() as u64);
         let before = index.marks.partition_point(|mark| mark.offset <= begin).saturating_sub(1);
         let before = before.max(index.marks.len().saturating_sub(MARKS));
         let times = index.marks[before..].iter().filter_map(|mark| {

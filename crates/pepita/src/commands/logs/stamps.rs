@@ -11,7 +11,7 @@ const UNKNOWN: &str = "-";
 
 /// The times of an output, which is passed on from an offset on.
 #[derive(Debug)]
-pub(super) struct Stamps {
+pub(crate) struct Stamps {
     incarnation: u64,
     offset: u64,
     index: Index,
@@ -24,13 +24,13 @@ type Version = Option<(u64, u64)>;
 
 impl Stamps {
     /// Returns the times of the log in this run directory, which is passed on from its beginning.
-    pub(super) fn of_log(dir: &Path, incarnation: u64, base: u64) -> Self {
+    pub(crate) fn of_log(dir: &Path, incarnation: u64, base: u64) -> Self {
         let (version, index) = (version(dir), read_index(dir));
         Self { incarnation, offset: base, index, source: Some((dir.to_owned(), version)) }
     }
 
     /// Returns the times of an output that is complete.
-    pub(super) fn of(index: Index, incarnation: u64, offset: u64) -> Self {
+    pub(crate) fn of(index: Index, incarnation: u64, offset: u64) -> Self {
         Self { incarnation, offset, index, source: None }
     }
 
@@ -46,7 +46,7 @@ impl Stamps {
 
     /// Returns output with a stamp at the beginning of each line. `is_begun` tells whether a line is begun, before and
     /// afterwards.
-    pub(super) fn stamp(&mut self, output: &[u8], is_begun: &mut bool) -> Vec<u8> {
+    pub(crate) fn stamp(&mut self, output: &[u8], is_begun: &mut bool) -> Vec<u8> {
         if let Some((dir, known)) = &mut self.source {
             // The monitor marks a time before it writes the output of that time.
             let now = version(dir);

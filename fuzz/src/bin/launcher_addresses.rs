@@ -1,0 +1,4 @@
+//! The target of this name.
+#![no_main]
+
+pepita_fuzz::program!();
