@@ -16,6 +16,7 @@ mod world;
 
 pub use diff::{Change, GroupPlan, Plan, Removals, VmPlan};
 pub use name::{Cid, GroupName, Incarnation, InvalidCid, InvalidName, Port, VmName};
+pub use pepita_wire::launch::Uids;
 pub use pepita_wire::network::Network;
 pub use pepita_wire::probe::HttpPlace;
 pub use pepita_wire::reach::Reached;
@@ -54,6 +55,8 @@ pub struct TreeSpec {
     pub log_dir: Option<PathBuf>,
     /// The directory of the disks; see [`TreeSpec::disk_dir`] for the one that holds.
     pub disk_dir: Option<PathBuf>,
+    /// The user ids that root's VMs get for their jails; `None` for the launcher's own range.
+    pub jail_uids: Option<Uids>,
     /// How many launches may be under way at once.
     pub max_parallel_launches: usize,
     /// How many escalations of groups the root accepts in a period.
@@ -86,6 +89,7 @@ impl TreeSpec {
             run_dir: None,
             log_dir: None,
             disk_dir: None,
+            jail_uids: None,
             max_parallel_launches: 4,
             intensity: Intensity { max_restarts: 3, period: Duration::from_secs(300) },
             backoff: Backoff::default(),
@@ -247,6 +251,8 @@ pub struct MachineSpec {
     pub port: Port,
     /// The program that runs the VM.
     pub vmm: Vmm,
+    /// How much of a jail there has to be for the VMM and its back-end; `None` for what the launcher chooses.
+    pub jail: Option<Jail>,
 }
 
 impl MachineSpec {
@@ -260,6 +266,7 @@ impl MachineSpec {
             image: None,
             port: Port::DEFAULT,
             vmm: Vmm::Qemu,
+            jail: None,
         }
     }
 
@@ -272,6 +279,18 @@ impl MachineSpec {
     pub fn process() -> Self {
         Self { vmm: Vmm::Process, ..Self::qemu("", "") }
     }
+}
+
+/// How much of a jail there has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Jail {
+    /// Every layer; one that cannot be had refuses the launch.
+    Full,
+    /// Every layer that can be had; the others are told.
+    BestEffort,
+    /// No jail.
+    None,
 }
 
 /// The program that runs a VM.

@@ -112,7 +112,7 @@ impl Tree {
         check(&spec)?;
         let launcher =
             Launcher::new(find(&spec.pepita)?, spec.run_dir.clone()).with_log_dir(spec.log_dir.clone());
-        let launcher = launcher.with_disk_dir(spec.disk_dir());
+        let launcher = launcher.with_disk_dir(spec.disk_dir()).with_jail_uids(spec.jail_uids);
         let run_dir = launcher.verify().await?.run_dir.map(PathBuf::from);
         Self::open(spec, removal, Parts::host(launcher, run_dir), Ports::with(given)).await
     }

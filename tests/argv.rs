@@ -5,7 +5,7 @@ use pepita_launcher::rundir::cid::Wanted;
 use pepita_launcher::vm_config::VmmKind;
 use pepita_supervisor::executor::argv::{self, CONFIG_LABEL, Launch, OWNER_LABEL};
 use pepita_supervisor::spec::{
-    Cid, Incarnation, MachineSpec, Network, Port, Signal, VmName, VmSpec, Vmm, WorldSpec,
+    Cid, Incarnation, Jail, MachineSpec, Network, Port, Signal, VmName, VmSpec, Vmm, WorldSpec,
 };
 use pepita_wire::LaunchSpec;
 use proptest::collection::{btree_map, vec};
@@ -117,6 +117,7 @@ fn the_world_of_a_daemon_reaches_the_launcher_whole() {
         privileged: true,
         network: Network::User,
     };
+    spec.machine.jail = Some(Jail::BestEffort);
     let places = ["db:5432", "api:443=10.0.0.7:443"];
     spec.reach = places.iter().map(|place| place.parse().expect("a place")).collect();
     let (incarnation, cid) = (Incarnation(1), Cid::new(3).expect("a good CID"));
@@ -129,6 +130,9 @@ fn the_world_of_a_daemon_reaches_the_launcher_whole() {
         hold: false,
         limit: Duration::MAX,
     };
+    let mut process = launch.clone();
+    process.spec.machine = MachineSpec { jail: Some(Jail::Full), ..MachineSpec::process() };
+    assert_eq!(argv::specification(&process).jail, None, "a plain process is in no jail");
     let written = serde_json::to_string(&argv::specification(&launch)).expect("JSON");
     let asked: LaunchSpec = serde_json::from_str(&written).expect("a specification");
     let world = WorldSpec {
@@ -144,7 +148,7 @@ fn the_world_of_a_daemon_reaches_the_launcher_whole() {
         network: asked.network,
     };
     assert_eq!(world, launch.spec.world);
-    assert_eq!(asked.reach, places);
+    assert_eq!((asked.reach, asked.jail.as_deref()), (places.map(str::to_owned).into(), Some("best-effort")));
 }
 
 proptest! {

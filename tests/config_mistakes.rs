@@ -71,6 +71,12 @@ fn a_world_that_no_guest_can_have_is_told() {
             "network",
             &["unknown network \"bridge\"", "\"none\", \"user\""],
         ),
+        (
+            guest("jail = \"strong\""),
+            (8, 8),
+            "jail",
+            &["unknown jail \"strong\"", "\"full\", \"best-effort\""],
+        ),
         (guest("ulimits = { files = 1 }"), (8, 21), "ulimits.files", &["no limit", "nofile"]),
         (guest("ulimits = { nofile = \"2:1\" }"), (8, 22), "ulimits.nofile", &["above the second"]),
         (guest("ulimits = { nofile = true }"), (8, 22), "ulimits.nofile", &["a whole number or a text"]),
@@ -95,6 +101,7 @@ fn what_only_a_vm_can_give_is_refused_for_a_plain_process() {
         "privileged = true",
         "reach = [\"10.0.0.7:443\"]",
         "network = \"user\"",
+        "jail = \"full\"",
     ] {
         let key = line.split(' ').next().expect("a key");
         let all = mistakes(&vm(line));
@@ -108,6 +115,7 @@ fn what_only_a_vm_can_give_is_refused_for_a_plain_process() {
         "privileged = false",
         "reach = []",
         "network = \"none\"",
+        "jail = \"none\"",
     ] {
         assert!(parse(&vm(line)).is_ok(), "{line}");
     }

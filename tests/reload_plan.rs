@@ -85,6 +85,7 @@ fn machine_command_environment_and_cid_wait_for_a_start() {
         ("privileged = true", "privileged"),
         ("network = \"user\"", "network"),
         ("reach = [\"10.0.0.7:443\"]", "reach"),
+        ("jail = \"full\"", "jail"),
     ] {
         assert_eq!(api(line), Change::Restart { keys: vec![key], live: vec![] });
     }

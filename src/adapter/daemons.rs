@@ -76,6 +76,7 @@ impl Flat {
             image: None,
             port: Port(self.port),
             vmm: if self.process { Vmm::Process } else { Vmm::Qemu },
+            jail: None,
         };
         let name = VmName::new(&self.vm).map_err(|e| e.to_string())?;
         let mut spec = VmSpec::new(name, machine);

@@ -8,7 +8,7 @@ use super::keywords::nearest;
 use super::reader::{Layer, Written};
 use super::value::placed;
 use crate::spec::keys::Keyed;
-use crate::spec::{Backoff, GroupSpec, HealthSpec, MachineSpec, Network, TreeSpec, VmSpec, Vmm};
+use crate::spec::{Backoff, GroupSpec, HealthSpec, MachineSpec, TreeSpec, VmSpec, Vmm};
 use crate::spec::{ReachMistake, VmName};
 use humantime::format_duration;
 use pepita_wire::Ask;
@@ -205,14 +205,15 @@ fn machine<'r, 't>(
 
 /// Refuses what only a VM can give a daemon.
 fn world(raw: &Section<'_>, vmm: Vmm, log: &Log<'_>) {
-    let of_guest = ["hostname", "user", "secrets", "sysctls", "read_only", "privileged", "reach", "network"];
+    let of_guest =
+        ["hostname", "user", "secrets", "sysctls", "read_only", "privileged", "reach", "network", "jail"];
     for (key, written) in of_guest.iter().filter_map(|key| Some((*key, raw.layer.good(key)?))) {
         // What is switched off, or empty, asks for nothing.
         let is_asked = |value: &Value| match value {
             Value::Bool(flag) => *flag,
             Value::Object(entries) => !entries.is_empty(),
             Value::Array(items) => !items.is_empty(),
-            Value::String(text) => key != "network" || *text != Network::None.to_string(),
+            Value::String(text) => !(matches!(key, "network" | "jail") && text == "none"),
             Value::Null | Value::Number(_) => true,
         };
         if vmm == Vmm::Process && is_asked(&written.value) {

@@ -141,6 +141,7 @@ fn value(kind: Kind) -> Value {
             list(object)
         }
         Kind::Hostname | Kind::User => json!({ "type": "string", "minLength": 1 }),
+        Kind::Uids => json!({ "type": "string", "pattern": "^[0-9]+-[0-9]+$" }),
         Kind::GuestDirectory => json!({ "type": "string", "pattern": "^/" }),
         Kind::Ulimits => json!({
             "type": "object",

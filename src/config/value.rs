@@ -7,7 +7,7 @@ mod places;
 use super::diagnostic::Log;
 use super::keywords::{SIGNALS, nearest};
 use crate::spec::keys::{Column, Kind, Words};
-use crate::spec::{Cid, GroupName, Signal, VmName};
+use crate::spec::{Cid, GroupName, Signal, Uids, VmName};
 use humantime::{format_duration, parse_duration};
 use pepita_wire::storage::{mount_fault, name_fault, size_mb};
 use pepita_wire::world::{
@@ -98,6 +98,7 @@ impl Reading<'_> {
                     check_sysctl(name, value).map(|()| value.to_owned())
                 })
             }
+            Kind::Uids => self.ruled(|text| text.parse::<Uids>().err(), "such as \"700000-765535\""),
             Kind::Secrets => self.secrets(),
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! Runs no program. A test sends every command through the launcher's own parser, so that the two cannot drift apart.
 
-use crate::spec::{Cid, Incarnation, MachineSpec, Signal, VmId, VmSpec, WorldSpec};
+use crate::spec::{Cid, Incarnation, MachineSpec, Signal, VmId, VmSpec, Vmm, WorldSpec};
 use pepita_wire::LaunchSpec;
 use pepita_wire::environment::WATCHDOG_USEC;
 use std::collections::BTreeMap;
@@ -79,7 +79,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         disks,
         shares,
     } = &launch.spec;
-    let MachineSpec { vcpus, memory_mb, kernel: _, rootfs: _, image, port, vmm } = machine;
+    let MachineSpec { vcpus, memory_mb, kernel: _, rootfs: _, image, port, vmm, jail } = machine;
     let WorldSpec {
         hostname,
         user,
@@ -112,6 +112,8 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         read_only,
         privileged,
         network,
+        // A plain process may be among VMs that all inherit a jail.
+        jail: jail.filter(|_| *vmm == Vmm::Qemu).map(|jail| jail.to_string()),
         secrets,
         labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
         // The launch waits for no registry: an image that was brought here is named by its digest.
@@ -129,14 +131,13 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         accel: None,
         vsock: None,
         cmdline_append: None,
-        jail: None,
-        jail_uids: None,
         // The supervisor listens itself, and hands the sockets over to the monitor.
         publish: Vec::new(),
         reach: reach.iter().map(ToString::to_string).collect(),
         disks: disks.clone(),
         shares: shares.clone(),
-        // The environment of the call names the directories for logs and disks.
+        // The environment of the call names the directories for logs and disks, and the user ids of jails.
+        jail_uids: None,
         log_dir: None,
         disk_dir: None,
     }

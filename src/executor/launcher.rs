@@ -3,14 +3,15 @@
 use super::ExecutorError;
 use super::argv::{self, Launch};
 use super::process::{self, CallFailure};
-use crate::spec::{Signal, VmName};
+use crate::spec::{Signal, Uids, VmName};
 use futures_core::future::BoxFuture;
 use pepita_wire::image::ImageRecord;
+use pepita_wire::launch::JAIL_UIDS_ENVIRONMENT;
 use pepita_wire::storage::{CHECK_DEADLINE, DISK_ENVIRONMENT};
 use pepita_wire::{StatusRecord, VersionRecord, rundir};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The time limit of a call that only asks a question or ends a VM.
@@ -59,20 +60,25 @@ pub struct Launcher {
     run_dir: Option<PathBuf>,
     log_dir: Option<PathBuf>,
     disk_dir: Option<PathBuf>,
+    jail_uids: Option<String>,
 }
 
 impl Launcher {
     /// Makes a launcher from a program that was found, with the directory of its run directories.
     pub fn new(program: PathBuf, run_dir: Option<PathBuf>) -> Self {
-        Self { program, run_dir, log_dir: None, disk_dir: None }
+        Self { program, run_dir, log_dir: None, disk_dir: None, jail_uids: None }
     }
 
     /// Returns the variables that are added to the environment of each call.
-    fn environment(&self) -> Vec<(&'static str, &Path)> {
-        let run_dir = self.run_dir.as_deref().map(|dir| (rundir::ENVIRONMENT, dir));
-        let log_dir = self.log_dir.as_deref().map(|dir| (rundir::LOG_ENVIRONMENT, dir));
-        let disk_dir = self.disk_dir.as_deref().map(|dir| (DISK_ENVIRONMENT, dir));
-        run_dir.into_iter().chain(log_dir).chain(disk_dir).collect()
+    fn environment(&self) -> Vec<(&'static str, &OsStr)> {
+        let dirs = [
+            (rundir::ENVIRONMENT, &self.run_dir),
+            (rundir::LOG_ENVIRONMENT, &self.log_dir),
+            (DISK_ENVIRONMENT, &self.disk_dir),
+        ];
+        let dirs = dirs.into_iter().filter_map(|(name, dir)| Some((name, dir.as_deref()?.as_os_str())));
+        let jail_uids = self.jail_uids.as_deref().map(|uids| (JAIL_UIDS_ENVIRONMENT, OsStr::new(uids)));
+        dirs.chain(jail_uids).collect()
     }
 
     /// Adds the directory in which the launcher keeps the logs of consoles; `None` for the run directories.
@@ -85,6 +91,12 @@ impl Launcher {
     #[must_use]
     pub fn with_disk_dir(self, disk_dir: Option<PathBuf>) -> Self {
         Self { disk_dir, ..self }
+    }
+
+    /// Adds the user ids that root's VMs get for their jails; `None` for those that the launcher chooses itself.
+    #[must_use]
+    pub fn with_jail_uids(self, jail_uids: Option<Uids>) -> Self {
+        Self { jail_uids: jail_uids.map(|uids| uids.to_string()), ..self }
     }
 
     /// Makes sure that the program is the `pepita` of this project. Exit code 0 proves nothing: other programs have

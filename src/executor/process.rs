@@ -1,7 +1,7 @@
 //! Runs the launcher: the only place of the library that spawns a process.
 
 use super::reserve::{self, Borrowed};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -70,7 +70,7 @@ pub(super) enum CallFailure {
 /// it has started and that have not left its process group.
 pub(super) async fn call(
     program: &Path,
-    environment: &[(&str, &Path)],
+    environment: &[(&str, &OsStr)],
     argv: Vec<OsString>,
     stdin: Vec<u8>,
     deadline: Duration,

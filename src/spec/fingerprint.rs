@@ -82,7 +82,7 @@ mod tests {
             "cid": null, "command": [], "disk": [], "share": [], "env": {}, "kernel_path": null, "memory_mb": 256, "rootfs_path": null,
             "vcpus": 2, "vmm": "qemu", "vsock_base_port": 5000, "user": null, "workdir": null, "hostname": null,
             "env_file": null, "image": null, "secrets": {}, "ulimits": {}, "sysctls": {}, "read_only": false, "privileged": false,
-            "reach": [], "network": "none",
+            "reach": [], "network": "none", "jail": null,
         });
         assert_eq!(serde_json::Value::from(defaults), expected);
     }

@@ -7,7 +7,7 @@
 
 use super::datum::Datum;
 use super::{
-    AutoShutdown, Backoff, GroupSpec, HealthSpec, Intensity, MachineSpec, Network, OnExit, OnGiveUp,
+    AutoShutdown, Backoff, GroupSpec, HealthSpec, Intensity, Jail, MachineSpec, Network, OnExit, OnGiveUp,
     OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Readiness, Restart, RestartSpec, StartSpec,
     StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
 };
@@ -73,6 +73,8 @@ pub enum Kind {
     Ulimits,
     /// A table of settings of a kernel, by their names.
     Sysctls,
+    /// A range of user ids, such as `"700000-765535"`.
+    Uids,
     /// A list of `"NAME=FILE"`, where a relative path begins at the configuration file's folder.
     Secrets,
 }
@@ -288,6 +290,8 @@ impl Keyed for TreeSpec {
                 "the launcher; a bare name is looked for beside our own program, then in PATH";
             disk_dir "disk_dir" Kind::Path, Fixed,
                 "the disks of the VMs; without it the folder disks in state_dir, else the launcher decides";
+            jail_uids "jail_uids" Kind::Uids, Fixed,
+                "the user ids of which each VM of a root supervisor gets two for its jails; without it 700000-765535";
             // The executor cannot change its number of parallel launches while it runs.
             max_parallel_launches "max_parallel_launches" Kind::Whole(1, 1024), Fixed,
                 "launches under way at once, 1 to 1024";
@@ -390,6 +394,8 @@ impl Keyed for VmSpec {
             port "vsock_base_port" Kind::Whole(1, u32::MAX - 1), NextStart, "the vsock port of the guest agent";
             vmm "vmm" words!(Vmm, "vmm"), NextStart,
                 "qemu | process: no VM at all, a process of the host without any isolation";
+            jail "jail" words!(Jail, "jail"), NextStart,
+                "full | best-effort | none: how much of a jail QEMU and the vsock back-end must be in; without it full for root, best-effort for others";
         }
         RestartSpec [restart] Policy besides(backoff) {
             policy "restart.policy"

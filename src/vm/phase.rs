@@ -300,6 +300,8 @@ pub(super) struct Life {
     facts: Facts,
     /// The error of the host's disk that was told last.
     disk_error: Option<String>,
+    /// Whether it was told which layers the jail lacks.
+    is_shortfall_told: bool,
     /// Whether the VM was found, so that it may have been Ready before.
     is_adopted: bool,
     /// Whether it was told that the guest agent is too old for the probes.
@@ -320,6 +322,7 @@ impl Life {
             phase: Phase::Created,
             facts: Facts::default(),
             disk_error: None,
+            is_shortfall_told: false,
             is_adopted: false,
             is_old_agent_told: false,
             probe: None,

@@ -39,6 +39,7 @@ fn extremes(kind: Kind) -> Vec<Value> {
         | Kind::GuestDirectory
         | Kind::Ulimits
         | Kind::Sysctls
+        | Kind::Uids
         | Kind::Secrets => Vec::new(),
     }
 }

@@ -408,7 +408,7 @@ pub struct RunOptions {
     #[arg(long, value_enum)]
     pub vmm: Option<VmmKind>,
     /// How much of a jail there has to be for QEMU and the vsock back-end: full refuses the launch when a layer cannot be
-    /// had, best-effort goes on without it and says so [default: $PEPITA_JAIL, else none]
+    /// had, best-effort goes on without it and says so [default: $PEPITA_JAIL, else full for root and best-effort for others]
     #[arg(long, value_name = "full|best-effort|none")]
     pub jail: Option<Level>,
     /// The user ids of which root's VM gets two for its jails [default: $PEPITA_JAIL_UIDS, else 700000-765535]

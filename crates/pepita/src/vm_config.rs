@@ -7,7 +7,8 @@
 
 mod jail;
 
-pub use jail::{Jail, Uids, Users};
+pub use jail::{Jail, Users};
+pub use pepita_wire::launch::Uids;
 
 use pepita_jail::User;
 use pepita_wire::Publish;

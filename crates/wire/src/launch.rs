@@ -9,6 +9,7 @@ use crate::storage::{DiskSpec, ShareSpec};
 use crate::world::Ulimit;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 /// The label by which a supervisor knows its own VMs; its value is the supervisor's name. The launcher keeps the last
@@ -20,6 +21,62 @@ pub const JAIL_ENVIRONMENT: &str = "PEPITA_JAIL";
 
 /// The environment variable with the user ids of jails, for a launch that does not name them.
 pub const JAIL_UIDS_ENVIRONMENT: &str = "PEPITA_JAIL_UIDS";
+
+/// A range of user ids that belong to nobody. The group ids are the same numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Uids {
+    /// The first user id.
+    pub first: u32,
+    /// The last user id.
+    pub last: u32,
+}
+
+impl Uids {
+    /// The range for which nobody has said another one: above what `/etc/subuid` usually gives to users.
+    pub const USUAL: Self = Self { first: 700_000, last: 765_535 };
+
+    /// Returns the first user id of each VM that can have two.
+    pub fn pairs(self) -> impl Iterator<Item = u32> {
+        (self.first..self.last).step_by(2)
+    }
+}
+
+impl std::str::FromStr for Uids {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers =
+            text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+        match numbers {
+            // The highest number means no user (setuid(2)).
+            Some((first, last)) if 0 < first && first < last && last < u32::MAX => Ok(Self { first, last }),
+            Some(_) | None => {
+                Err(format!("{text:?} is no range of two or more user ids, such as {}", Self::USUAL))
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for Uids {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Uids> for String {
+    fn from(uids: Uids) -> Self {
+        uids.to_string()
+    }
+}
+
+impl fmt::Display for Uids {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
 
 /// The specification of a microVM. An absent field has the same default as the option of `pepita run`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +208,16 @@ pub struct LaunchSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_of_user_ids_has_two_for_each_vm_and_never_root() {
+        let uids: Uids = "700-704".parse().expect("a range");
+        assert_eq!(uids.pairs().collect::<Vec<_>>(), [700, 702]);
+        assert_eq!(uids.to_string(), "700-704");
+        for text in ["0-9", "9", "9-9", "9-8", "1-4294967295", "x-y", ""] {
+            assert!(text.parse::<Uids>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_field_that_is_not_known_is_refused_by_name() {

@@ -68,6 +68,13 @@ impl Life {
             self.effects.push(Effect::Notice(text));
             self.disk_error = Some(error.clone());
         }
+        let shortfall =
+            record.jail.as_ref().filter(|_| !self.is_shortfall_told).and_then(|jail| jail.shortfall());
+        if let Some(shortfall) = shortfall {
+            let text = format!("the jail of the VMM (best-effort) lacks layers: {shortfall}");
+            self.effects.push(Effect::Notice(text));
+            self.is_shortfall_told = true;
+        }
         let Self { spec, health: health_spec, phase: Phase::Alive { stage, link }, effects, .. } = self
         else {
             return;

@@ -52,6 +52,20 @@ fn an_error_of_the_hosts_disk_is_told_once() {
 }
 
 #[test]
+fn the_layers_that_a_jail_lacks_are_told_once() {
+    let mut rig = Rig::ready();
+    let lacking = || {
+        let mut record = running();
+        let text = r#"{"level":"best-effort","processes":{"vmm":{"layers":{"landlock":{"is":"missing","why":"off"}}}}}"#;
+        record.jail = Some(Box::new(serde_json::from_str(text).expect("a record")));
+        Event::Status(record)
+    };
+    let effects = rig.on(lacking());
+    assert!(matches!(&effects[..], [Effect::Notice(text)] if text.contains("landlock: off")), "{effects:?}");
+    assert_eq!(rig.on(lacking()), []);
+}
+
+#[test]
 fn a_stop_and_the_probes_are_those_of_the_image_unless_the_configuration_says_otherwise() {
     let image = || {
         let health = ImageHealth { command: vec!["check".into()], ..ImageHealth::default() };

@@ -2,6 +2,7 @@
 
 use super::view::{list, text};
 use crate::format::{format_duration, shown};
+use pepita_wire::record::JailStatus;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -33,7 +34,26 @@ pub(super) fn launched(vm: &Value) -> impl Iterator<Item = String> {
     // A plain process has no guest.
     let guest = (host.is_some() && vm["vmm"] != "process").then(|| format!("{name} guest: {}", guest(vm)));
     let limits = vm["limits"].is_object().then(|| format!("{name} limits: {}", limits(&vm["limits"])));
-    image.into_iter().chain(address).chain(ports).chain(disks).chain(host).chain(limits).chain(guest)
+    let jail =
+        serde_json::from_value(vm["jail"].clone()).ok().map(|told| format!("{name} jail: {}", jail(&told)));
+    image
+        .into_iter()
+        .chain(address)
+        .chain(ports)
+        .chain(disks)
+        .chain(host)
+        .chain(limits)
+        .chain(jail)
+        .chain(guest)
+}
+
+/// Returns `full, backend as user 700001, vmm as user 700000`, and the layers that are missing.
+fn jail(jail: &JailStatus) -> String {
+    let users = jail.processes.iter().filter_map(|(what, process)| Some((what, process.uid?)));
+    let users: String = users.map(|(what, uid)| format!(", {} as user {uid}", shown(what))).collect();
+    let missing =
+        jail.shortfall().map(|missing| format!("; without {}", shown(&missing))).unwrap_or_default();
+    format!("{}{users}{missing}", shown(&jail.level))
 }
 
 /// Returns `memory 352.0 MiB, CPU 150 %, processes none, open files 1024, file size none, disk weight none, log 50.0 MiB`.

@@ -67,6 +67,9 @@ fn fill(vm: &mut Value, record: &StatusRecord) {
     if let Some(usage) = &record.usage {
         vm["usage"] = json!(usage);
     }
+    if let Some(jail) = &record.jail {
+        vm["jail"] = json!(jail);
+    }
     if let Some(limits) = &record.host_limits {
         vm["limits"] = json!(limits);
     }

@@ -339,6 +339,8 @@ c probe: failed, 2 in a row: HTTP 503 Busy";
         let vm = json!({ "name": "a", "phase": "ready", "incarnation": 1, "attempts": 0, "phase_ms": 0, "usage": usage,
             "vmm": "qemu", "guest": guest, "disks": disks, "address": "10.88.0.6",
             "limits": { "memory_kib": 360_448, "cpu_percent": 150, "open_files": 1024, "log_kib": 51_200 },
+            "jail": { "level": "best-effort", "processes": { "vmm": { "uid": 700_000, "layers": {
+                "landlock": { "is": "missing", "why": "no kernel for it" }, "root": { "is": "in-force" } } } } },
             "image": { "reference": "docker.io/library/redis:7", "digest": "sha256:ab" },
             "ports": ["127.0.0.1:6379:6379", "127.0.0.1:81:80", "unix:/run/a.sock:80"], "port_use": [
                 { "port": "127.0.0.1:6379:6379", "open": 3, "waiting": 0 },
@@ -353,6 +355,7 @@ a ports: 127.0.0.1:6379:6379 (3 open, 0 waiting), 127.0.0.1:81:80 (open unknown,
 a disk data: size 1024.0 MiB, on the host 2.0 MiB, used in the guest at /data 1.5 MiB, free there unknown
 a host: memory 3.0 MiB (vmm 2.5, monitor 0.5), CPU 1m02s
 a limits: memory 352.0 MiB, CPU 150 %, processes none, open files 1024, file size none, disk weight none, log 50.0 MiB
+a jail: best-effort, vmm as user 700000; without landlock: no kernel for it
 a guest: memory 113.6 MiB, available 96.0 MiB, CPU 3s; daemon: memory unknown, CPU 2s";
         assert_eq!(plain(&status_of(&status, &["a".to_owned()], true)), expected);
         assert_eq!(status_of(&status, &["a".to_owned()], false).lines().count(), 2);

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::host::programs::{AGENT, BACKEND, Program, QEMU};
 use crate::host::{kvm, vhost_vsock};
 use crate::image::installed::Kernels;
+use crate::ops::jail;
 use crate::ops::probe::{Probe, probe};
 use crate::ops::tap;
 use crate::rundir::{RunDir, tsc};
@@ -82,6 +83,7 @@ fn facts(run_dir: &RunDir, asked: &Asked) -> Facts {
         run_dir: run_dir.path().to_owned(),
         writable,
         open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+        jail: jail::probe(),
         tsc_khz: tsc::khz(run_dir),
         mke2fs: ["/usr/sbin/mke2fs", "/sbin/mke2fs"]
             .map(PathBuf::from)

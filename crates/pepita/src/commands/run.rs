@@ -70,11 +70,17 @@ fn in_foreground(run_dir: &RunDir, name: &VmId, spec: LaunchSpec, rm: bool) -> R
     }
 }
 
-/// Tells of the guest's address, and of the directories that the image means to outlive its VM, and that no disk keeps: docker
+/// Tells of the guest's address, of the layers that the jail lacks, and of the directories that the image means to outlive its VM, and that no disk keeps: docker
 /// would keep them.
 fn tell(status: &StatusRecord) {
     if let Some(address) = status.address {
         eprint_line(format_args!("pepita: {}: this host reaches the guest at {address}", status.name));
+    }
+    if let Some(shortfall) = status.jail.as_ref().and_then(|jail| jail.shortfall()) {
+        eprint_line(format_args!(
+            "pepita: {}: the jail of its processes lacks layers: {shortfall}",
+            status.name
+        ));
     }
     let unkept = status.image.as_ref().map(|image| &image.unkept[..]).unwrap_or_default();
     if let [first, ..] = unkept {

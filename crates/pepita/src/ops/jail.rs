@@ -5,7 +5,7 @@ use crate::image::kernel;
 use crate::rundir::RunDir;
 use crate::rundir::files::Beside;
 use crate::vm_config::{Jail, Root, Uids, VmmKind};
-use pepita_jail::Level;
+use pepita_jail::{Level, Report, User};
 use pepita_wire::LaunchSpec;
 use pepita_wire::launch::{JAIL_ENVIRONMENT, JAIL_UIDS_ENVIRONMENT};
 use pepita_wire::record::CallErrorKind;
@@ -13,8 +13,11 @@ use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-/// The jail of a VM for which nobody has said another.
-const DEFAULT: Level = Level::None;
+/// Returns the jail of a VM for which nobody has said another. Root can have every layer on a host of its own; an ordinary
+/// user may meet a host that allows no user namespaces.
+fn usual(is_root: bool) -> Level {
+    if is_root { Level::Full } else { Level::BestEffort }
+}
 
 /// The mode bit with which everybody may read a file.
 const READ_BY_OTHERS: u32 = 0o004;
@@ -24,10 +27,11 @@ const READ_BY_OTHERS: u32 = 0o004;
 /// # Errors
 /// When the level or the user ids cannot be read, or a plain process is to have a jail.
 pub(super) fn asked(spec: &LaunchSpec, vmm: VmmKind) -> Result<Option<Jail>> {
+    let is_root = rustix::process::geteuid().is_root();
     let level = match (&spec.jail, variable(JAIL_ENVIRONMENT)) {
         (Some(word), _) => level("jail", word)?,
         (None, Some(word)) => level(JAIL_ENVIRONMENT, &word)?,
-        (None, None) => DEFAULT,
+        (None, None) => usual(is_root),
     };
     match (vmm, level) {
         (_, Level::None) => Ok(None),
@@ -35,10 +39,7 @@ pub(super) fn asked(spec: &LaunchSpec, vmm: VmmKind) -> Result<Option<Jail>> {
             Err(refused("jail", "a plain process has the rights of its user, and is never in a jail"))
         }
         (VmmKind::Process, Level::Full | Level::BestEffort) => Ok(None),
-        (VmmKind::Qemu, level) => {
-            let is_root = rustix::process::geteuid().is_root();
-            Ok(Some(Jail { level, uids: is_root.then(|| uids(spec)).transpose()? }))
-        }
+        (VmmKind::Qemu, level) => Ok(Some(Jail { level, uids: is_root.then(|| uids(spec)).transpose()? })),
     }
 }
 
@@ -61,6 +62,18 @@ fn variable(name: &str) -> Option<String> {
 
 fn refused(field: &str, why: &str) -> CallError {
     call_error(CallErrorKind::Usage, format!("{field}: {why}"))
+}
+
+/// Says which layers of a jail can be had on this host.
+///
+/// # Errors
+/// Returns the reason why none could be tried.
+pub(crate) fn probe() -> Result<Report, String> {
+    let helper = std::env::current_exe().map_err(|e| e.to_string())?;
+    let is_root = rustix::process::geteuid().is_root();
+    let uids = is_root.then(|| uids(&LaunchSpec::default())).transpose().map_err(|e| e.message)?;
+    let user = uids.map(|uids| User { uid: uids.first, gid: uids.first });
+    pepita_jail::probe(&helper, user).map_err(|failure| failure.to_string())
 }
 
 /// Returns the file that QEMU reads in place of `file`, which it opens by its name. A file that other users cannot read is

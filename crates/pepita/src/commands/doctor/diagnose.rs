@@ -4,6 +4,7 @@
 use crate::host::kvm::{Kvm, hardware};
 use crate::host::programs::{AGENT, BACKEND, Program, QEMU};
 use crate::host::vhost_vsock;
+use pepita_jail::{Layer, Report, Standing};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -65,6 +66,8 @@ pub(super) struct Facts {
     pub writable: Result<(), String>,
     /// The limit on the open file descriptors of a process; `None` = no limit.
     pub open_files: Option<u64>,
+    /// What is said of the layers of a jail, or the reason why none was tried.
+    pub jail: Result<Report, String>,
     /// The frequency of the host's TSC, in kHz.
     pub tsc_khz: Option<u64>,
     /// The path of mke2fs, which creates disk images.
@@ -104,8 +107,27 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Check> {
         kernel(facts),
         network_devices(facts),
     ];
+    checks.extend(jail(&facts.jail));
     checks.extend(facts.boot.as_ref().map(boot));
     checks
+}
+
+/// Returns the result for each layer of a jail.
+fn jail(tried: &Result<Report, String>) -> Vec<Check> {
+    const WHAT: &str = "jail";
+    let advice = "VMs start without this layer with --jail best-effort, and not with --jail full";
+    let layer = |(layer, standing): (Layer, &Standing)| match standing {
+        Standing::InForce { note } => {
+            let note = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+            check(WHAT, Verdict::Ok, format!("{layer}{note}"), None)
+        }
+        Standing::LeftOut { why } => check(WHAT, Verdict::Ok, format!("{layer} is left out: {why}"), None),
+        Standing::Missing { why } => check(WHAT, Verdict::Missing, format!("{layer}: {why}"), Some(advice)),
+    };
+    match tried {
+        Ok(report) => report.iter().map(layer).collect(),
+        Err(why) => vec![check(WHAT, Verdict::Missing, why, Some(advice))],
+    }
 }
 
 fn check(what: &'static str, verdict: Verdict, seen: impl Into<String>, advice: Option<&str>) -> Check {
@@ -229,12 +251,28 @@ mod tests {
             run_dir: "/run/pepita".into(),
             writable: Ok(()),
             open_files: Some(4096),
+            jail: Ok(in_force()),
             tsc_khz: Some(2_000_000),
             mke2fs: Some("/sbin/mke2fs".into()),
             kernel: Some("/boot/vmlinuz".into()),
             tap: Ok(()),
             boot: Some(Boot::Answered("the agent answered 900 ms after the VMM's start (kvm)".into())),
         }
+    }
+
+    fn in_force() -> Report {
+        let mut report = Report::default();
+        report.note(Layer::Root, Standing::in_force());
+        report
+            .note(Layer::Uid, Standing::LeftOut { why: "an ordinary user cannot become another one".into() });
+        report
+    }
+
+    /// Returns what is said of a jail on a host without Landlock.
+    fn without_landlock() -> Report {
+        let mut report = in_force();
+        report.note(Layer::Landlock, Standing::Missing { why: "this kernel has no Landlock".into() });
+        report
     }
 
     fn no(why: &str) -> Result<(), String> {
@@ -252,7 +290,7 @@ mod tests {
         let failed = Found::Fails("/q".into(), "exit status: 1".into());
         let denied = "Permission denied (os error 13)";
         type Case = (&'static str, Facts, &'static [(&'static str, Verdict, &'static str)]);
-        let cases: [Case; 15] = [
+        let cases: [Case; 17] = [
             ("a server", good(), &[]),
             (
                 "a /dev/kvm that boots nothing",
@@ -293,6 +331,16 @@ mod tests {
                 &[("run directory", Broken, "/run/pepita: Permission denied")],
             ),
             ("few files", Facts { open_files: Some(256), ..good() }, &[("limits", Missing, "ulimit")]),
+            (
+                "a kernel without Landlock",
+                Facts { jail: Ok(without_landlock()), ..good() },
+                &[("jail", Missing, "landlock: this kernel has no Landlock")],
+            ),
+            (
+                "no jail at all",
+                Facts { jail: Err("no".into()), ..good() },
+                &[("jail", Missing, "best-effort")],
+            ),
             ("no nft", Facts { tap: no("nft not found"), ..good() }, &[("network tap", Missing, "user")]),
             (
                 "nothing to boot",
