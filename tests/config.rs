@@ -417,6 +417,7 @@ fn every_key_of_the_schema_is_read_where_the_schema_has_it() {
             (Value::Null, None, Some("boolean")) => "true".to_owned(),
             (Value::Null, None, Some("object")) => "{}".to_owned(),
             (Value::Null, None, _) if name.ends_with(".size") => "\"1GiB\"".to_owned(),
+            (Value::Null, None, _) if name.ends_with(".jail_uids") => "\"700-709\"".to_owned(),
             (Value::Null, None, _) if name.ends_with(".http") => "\"80\"".to_owned(),
             (Value::Null, None, _) if name.ends_with(".mount") => "\"/x\"".to_owned(),
             (Value::Null, None, _) if key["pattern"].as_str().is_some_and(|p| p.contains("[0-9]+")) => {

@@ -1,7 +1,7 @@
 //! Gives up who this process is: its user, its groups, its capabilities, and every way to have more again.
 
 use crate::plan::{Access, Plan, User};
-use rustix::fs::stat;
+use rustix::fs::{Stat, stat};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
@@ -14,11 +14,17 @@ use rustix::thread::{
 pub(crate) fn device_groups(plan: &Plan) -> Vec<Gid> {
     let devices = plan.binds.iter().filter(|bind| bind.access == Access::Device);
     let stats = devices.filter_map(|bind| stat(&bind.source).ok());
-    let only_group = |mode: u32| mode & 0o060 == 0o060 && mode & 0o006 != 0o006;
-    stats
-        .filter(|stat| stat.st_gid != 0 && only_group(stat.st_mode))
-        .map(|stat| Gid::from_raw(stat.st_gid))
-        .collect()
+    stats.filter(|stat| is_for_group(stat)).map(|stat| Gid::from_raw(stat.st_gid)).collect()
+}
+
+/// Returns whether a group may use a device which others may not use.
+fn is_for_group(stat: &Stat) -> bool {
+    stat.st_gid != 0 && stat.st_mode & 0o060 == 0o060 && stat.st_mode & 0o006 != 0o006
+}
+
+/// Returns whether nobody but its owner and the group of root may use a device.
+pub(crate) fn is_closed(stat: &Stat) -> bool {
+    stat.st_mode & 0o006 != 0o006 && !is_for_group(stat)
 }
 
 /// Becomes the user. The capabilities stay permitted for the steps that follow.

@@ -2,9 +2,13 @@
 //! plan are mounted, and nothing else exists.
 
 use crate::answer::{Failure, What};
-use crate::plan::{Access, Bind, Plan};
+use crate::identity;
+use crate::plan::{Access, Bind, Plan, User};
 use crate::raw::{Forbidden, restrict_mount, seal_mount};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, mkdirat, openat, stat, statat};
+use rustix::fs::{
+    AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags, Uid, chownat, mkdirat, mknodat, openat, stat, statat,
+    unlinkat,
+};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -52,6 +56,8 @@ struct Piece<'a> {
     bind: &'a Bind,
     mount: OwnedFd,
     is_dir: bool,
+    /// The number of a device that only its owner may use.
+    closed: Option<(FileType, Dev)>,
 }
 
 /// Makes the root of the plan this process's root, in a mount namespace of its own, with or without `/proc`. The current
@@ -65,11 +71,14 @@ pub(crate) fn build(plan: &Plan, with_proc: bool) -> Result<(), Stop> {
     }
     // What is below another one is mounted after it.
     pieces.sort_by_key(|piece| piece.bind.target.components().count());
-    let root = memory("tmpfs", &[("size", SIZE), ("nr_inodes", "1k"), ("mode", "0755")])?;
+    let root = memory("tmpfs", &[("size", SIZE), ("nr_inodes", "1k"), ("mode", "0755")], Devices::Forbidden)?;
     let fixed = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     // It covers the host's root, which stays this process's root until the next step but one.
     move_mount(&root, "", CWD, "/", fixed).map_err(|e| Stop::layer("mounting the root", e))?;
     fchdir(&root).map_err(|e| Stop::layer("entering the root", e))?;
+    if let Some(user) = plan.user {
+        give_devices(&mut pieces, user)?;
+    }
     let mut made: Vec<&Path> = Vec::new();
     for piece in &pieces {
         let target = relative(&piece.bind.target);
@@ -83,7 +92,7 @@ pub(crate) fn build(plan: &Plan, with_proc: bool) -> Result<(), Stop> {
     }
     if with_proc {
         make_dirs(Path::new("proc")).map_err(|e| Stop::layer("/proc", e))?;
-        let proc = memory("proc", &[("subset", "pid"), ("hidepid", "2")])?;
+        let proc = memory("proc", &[("subset", "pid"), ("hidepid", "2")], Devices::Forbidden)?;
         move_mount(&proc, "", CWD, "proc", fixed).map_err(|e| Stop::layer("mounting /proc", e))?;
     }
     // The root of the host is mounted on the new root's own directory, and taken away from there (pivot_root(2)).
@@ -94,17 +103,23 @@ pub(crate) fn build(plan: &Plan, with_proc: bool) -> Result<(), Stop> {
     chdir(&plan.dir).map_err(|e| Stop::file(&plan.dir, e))
 }
 
+/// Whether devices in a file system can be used.
+#[derive(PartialEq, Eq)]
+enum Devices {
+    Allowed,
+    Forbidden,
+}
+
 /// Returns a new file system of the kernel, which is attached nowhere.
-fn memory(kind: &str, options: &[(&str, &str)]) -> Result<OwnedFd, Stop> {
+fn memory(kind: &str, options: &[(&str, &str)], devices: Devices) -> Result<OwnedFd, Stop> {
     let failed = |e| Stop::layer(kind, e);
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
     for (key, value) in options {
         fsconfig_set_string(&context, *key, *value).map_err(failed)?;
     }
     fsconfig_create(&context).map_err(failed)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, devices == Devices::Forbidden);
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed)
 }
 
@@ -123,8 +138,8 @@ fn piece(bind: &Bind) -> Result<Option<Piece<'_>>, Stop> {
         Err(e @ (Errno::PERM | Errno::NOSYS)) => return Err(Stop::layer("open_tree", e)),
         Err(e) => return Err(Stop::file(&bind.source, e)),
     };
-    let kind = statat(&mount, "", AtFlags::EMPTY_PATH).map_err(|e| Stop::file(&bind.source, e))?;
-    let kind = FileType::from_raw_mode(kind.st_mode);
+    let stat = statat(&mount, "", AtFlags::EMPTY_PATH).map_err(|e| Stop::file(&bind.source, e))?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
     let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
     if is_device != (bind.access == Access::Device) {
         let why =
@@ -138,7 +153,44 @@ fn piece(bind: &Bind) -> Result<Option<Piece<'_>>, Stop> {
         Access::Device => Forbidden { write: false, execute: true, devices: false },
     };
     restrict_mount(&mount, forbidden).map_err(|e| Stop::layer("mount_setattr", e))?;
-    Ok(Some(Piece { bind, mount, is_dir: kind == FileType::Directory }))
+    let closed = (is_device && identity::is_closed(&stat)).then_some((kind, stat.st_rdev));
+    Ok(Some(Piece { bind, mount, is_dir: kind == FileType::Directory, closed }))
+}
+
+/// Makes a node of its own for each device that only its owner may use, for the user of the jail: on some hosts `/dev/kvm` is
+/// root's alone. Where the system lets no node be made, the device is shown as it is. The current directory is the new root.
+fn give_devices(pieces: &mut [Piece<'_>], user: User) -> Result<(), Stop> {
+    const PLACE: &str = "nodes";
+    if pieces.iter().all(|piece| piece.closed.is_none()) {
+        return Ok(());
+    }
+    let failed = |e| Stop::layer("a directory for devices", e);
+    let nodes = memory("tmpfs", &[("size", SIZE), ("mode", "0755")], Devices::Allowed)?;
+    mkdirat(CWD, PLACE, Mode::from_raw_mode(0o755)).map_err(failed)?;
+    move_mount(&nodes, "", CWD, PLACE, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed)?;
+    for (index, piece) in pieces.iter_mut().enumerate() {
+        let Some((kind, number)) = piece.closed else { continue };
+        let name = Path::new(PLACE).join(index.to_string());
+        let node = || -> rustix::io::Result<OwnedFd> {
+            mknodat(CWD, &name, kind, Mode::RUSR | Mode::WUSR, number)?;
+            chownat(
+                CWD,
+                &name,
+                Some(Uid::from_raw(user.uid)),
+                Some(Gid::from_raw(user.gid)),
+                AtFlags::empty(),
+            )?;
+            let node =
+                open_tree(CWD, &name, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+            restrict_mount(&node, Forbidden { execute: true, ..Forbidden::default() })?;
+            Ok(node)
+        };
+        if let Ok(node) = node() {
+            piece.mount = node;
+        }
+    }
+    unmount(PLACE, UnmountFlags::DETACH).map_err(failed)?;
+    unlinkat(CWD, PLACE, AtFlags::REMOVEDIR).map_err(failed)
 }
 
 /// Makes the empty directory or file on which a piece is mounted. Inside another piece nothing is made: it is the host's.

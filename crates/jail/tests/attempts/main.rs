@@ -91,6 +91,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     the_documents_have_every_attempt();
+    a_device_that_is_root_s_alone_can_be_used_when_the_plan_has_it();
     println!("as root:");
     as_this_user(Some(JAILED));
     println!("as an ordinary user:");
@@ -113,6 +114,28 @@ fn the_documents_have_every_attempt() {
         let row = format!("| {name} | {layers} | ");
         assert!(rows.iter().any(|line| line.starts_with(&row)), "docs/jail.md has no row that begins: {row}");
     }
+}
+
+/// Checks that the user of a jail can use a device of the plan whose owner on the host is root alone, as `/dev/kvm` is on some
+/// hosts, and that the device of the host is as it was.
+fn a_device_that_is_root_s_alone_can_be_used_when_the_plan_has_it() {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat, stat};
+    let top = scratch();
+    let device = top.path().join("device");
+    let null = makedev(1, 3);
+    mknodat(CWD, &device, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, null).expect("a device");
+    let script = format!("echo x >{}", device.display());
+    let run = |plan: &Plan| {
+        let entry = Entry::new(plan).expect("a plan");
+        let mut command = entry.command(&own(), Path::new("/bin/sh"));
+        command.args(["-c", &script]).stdin(Stdio::null()).stderr(Stdio::null());
+        entry.start(&mut command).unwrap_or_else(|failure| panic!("{failure}")).end().and_then(|end| end.code)
+    };
+    let plan = || Plan::new(Level::Full, Some(JAILED), "/").with_system();
+    assert_eq!(run(&plan().with(&device, Access::Device)), Some(0), "a device of the plan");
+    assert_ne!(run(&plan()), Some(0), "no device of the plan");
+    let after = stat(&device).expect("the device");
+    assert_eq!((after.st_uid, after.st_mode & 0o777, after.st_rdev), (0, 0o600, null));
 }
 
 fn own() -> PathBuf {
