@@ -129,6 +129,8 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         accel: None,
         vsock: None,
         cmdline_append: None,
+        jail: None,
+        jail_uids: None,
         // The supervisor listens itself, and hands the sockets over to the monitor.
         publish: Vec::new(),
         reach: reach.iter().map(ToString::to_string).collect(),

@@ -4,6 +4,7 @@
 use crate::layer::{Layer, Report};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::io::ErrorKind;
 
 /// A line of the helper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct Failure {
     pub what: What,
     /// The reason, and what would help.
     pub why: String,
+    /// The number of the system's error, for a program that cannot be executed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i32>,
 }
 
 /// What has failed at the start of a program in a jail.
@@ -49,7 +53,18 @@ pub enum What {
 impl Failure {
     /// Returns a failure.
     pub fn new(what: What, why: impl Into<String>) -> Self {
-        Self { what, why: why.into() }
+        Self { what, why: why.into(), errno: None }
+    }
+
+    /// Returns the failure of a program that cannot be executed.
+    pub(crate) fn of_program(why: String, errno: Option<i32>) -> Self {
+        Self { errno, ..Self::new(What::Program, why) }
+    }
+
+    /// Returns whether a program is not there or may not be executed, and not only at the moment.
+    pub fn is_missing(&self) -> bool {
+        let kind = self.errno.map(|errno| std::io::Error::from_raw_os_error(errno).kind());
+        matches!(kind, Some(ErrorKind::NotFound | ErrorKind::PermissionDenied))
     }
 
     /// Returns the code with which the helper exits (sysexits(3)).

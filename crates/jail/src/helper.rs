@@ -58,7 +58,7 @@ fn execute(plan: &Plan, program: &[OsString], voice: &mut File) -> Result<(), Fa
         }
         _ => "",
     };
-    Err(Failure::new(What::Program, format!("{shown}: {e}{hint}")))
+    Err(Failure::of_program(format!("{shown}: {e}{hint}"), e.raw_os_error()))
 }
 
 fn say(voice: &mut File, said: &Said) {

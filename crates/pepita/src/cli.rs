@@ -14,9 +14,10 @@ pub use docker::here;
 pub use image::{Image, ImageArgs, ImageBuild, Kernel, PullChoice};
 
 use crate::rundir::cid::Wanted;
-use crate::vm_config::{CPUS, INCARNATIONS, MAX_TIME_MS, MEMORY_MB, PORTS, VmmKind};
+use crate::vm_config::{CPUS, INCARNATIONS, MAX_TIME_MS, MEMORY_MB, PORTS, Uids, VmmKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use daemon::pair;
+use pepita_jail::Level;
 use pepita_wire::network::Network;
 use pepita_wire::storage::DiskSpec;
 use pepita_wire::world::{
@@ -406,6 +407,13 @@ pub struct RunOptions {
     /// The kind of VMM [default: qemu]. `process` runs the agent as a plain process, WITHOUT ANY ISOLATION
     #[arg(long, value_enum)]
     pub vmm: Option<VmmKind>,
+    /// How much of a jail there has to be for QEMU and the vsock back-end: full refuses the launch when a layer cannot be
+    /// had, best-effort goes on without it and says so [default: $PEPITA_JAIL, else none]
+    #[arg(long, value_name = "full|best-effort|none")]
+    pub jail: Option<Level>,
+    /// The user ids of which root's VM gets two for its jails [default: $PEPITA_JAIL_UIDS, else 700000-765535]
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub jail_uids: Option<Uids>,
     /// The acceleration of the virtual CPUs [default: auto]
     #[arg(long, value_enum)]
     pub accel: Option<AccelChoice>,

@@ -7,10 +7,12 @@
 
 mod catalogue;
 mod file;
+mod layer;
 pub(crate) mod superblock;
 mod tool;
 
 pub(crate) use catalogue::{Catalogue, Growth};
+pub(crate) use layer::open_root;
 
 use crate::error::{Result, io};
 use crate::vm_config::Disk;

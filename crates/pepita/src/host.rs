@@ -21,6 +21,7 @@ pub mod tsc;
 pub mod tun;
 pub mod unfinished;
 pub mod usage;
+pub mod users;
 pub mod vhost_vsock;
 pub mod view;
 pub mod wait;

@@ -45,6 +45,7 @@ use crate::host::clock::{ClockWatch, unix_ms};
 use crate::host::process_id::ProcessId;
 use crate::rundir::files::{self, State, Sync};
 use crate::rundir::lock::Lock;
+use crate::rundir::uids::UidClaim;
 use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{Process, Processes, Server, lost};
@@ -77,6 +78,8 @@ pub(crate) struct Monitor {
     /// The claim of the CID; `None` for an adopted VM, whose VMM holds the claim.
     cid: Option<Lock>,
     cid_path: PathBuf,
+    /// The claim of the user ids of the VM's jails; `None` for an adopted VM, whose VMM holds the claim.
+    uids: Option<UidClaim>,
     limits: Limits,
     life: Life,
     vmm: Process,
@@ -134,6 +137,7 @@ pub(crate) struct Parts {
     pub(crate) sign: Option<OwnedFd>,
     pub(crate) cid: Option<Lock>,
     pub(crate) cid_path: PathBuf,
+    pub(crate) uids: Option<UidClaim>,
     pub(crate) limits: Limits,
     pub(crate) life: Life,
     pub(crate) processes: Processes,
@@ -155,7 +159,7 @@ fn dials_of(monitor: u32) -> String {
 
 impl Monitor {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Processes { vmm, backend, shares, console, qmp, keep } = parts.processes;
+        let Processes { vmm, backend, shares, console, qmp, keep, jail: _ } = parts.processes;
         let is_machine = parts.config.request.vmm == VmmKind::Qemu;
         let mut agent = parts.agent;
         let mut handover = Handover::new(agent.address().clone());
@@ -178,6 +182,7 @@ impl Monitor {
             _sign: parts.sign,
             cid: parts.cid,
             cid_path: parts.cid_path,
+            uids: parts.uids,
             limits: parts.limits,
             life: parts.life,
             vmm,

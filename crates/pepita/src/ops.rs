@@ -5,6 +5,7 @@ pub(crate) mod container;
 pub(crate) mod destroy;
 pub(crate) mod exec;
 pub(crate) mod follow;
+mod jail;
 pub(crate) mod launch;
 pub(crate) mod probe;
 pub(crate) mod resolve;

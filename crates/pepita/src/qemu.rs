@@ -11,7 +11,6 @@ use pepita_wire::network::Network;
 use pepita_wire::record::Transport;
 use pepita_wire::storage;
 use std::ffi::OsString;
-use std::path::Path;
 
 /// The size of QEMU's cache of translated code for an emulated guest, in MiB. (QEMU's default is an eighth of the
 /// host's memory, up to 1 GiB.)
@@ -39,6 +38,28 @@ pub(crate) struct Descriptors<'a> {
     pub tap: Option<i32>,
     /// A connection to the server of each share.
     pub shares: &'a [i32],
+    /// The disk of the root, if it is one, and the layer above it that takes what is written.
+    pub root: Option<Handed>,
+    pub layer: Option<Handed>,
+    /// The disks, in the order of the request.
+    pub disks: &'a [Handed],
+}
+
+/// A disk that QEMU inherits open. QEMU opens no disk by its name: its user need not have the right to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Handed {
+    /// The descriptor, open for what the guest may do.
+    pub fd: i32,
+    /// Whether it is a block device.
+    pub is_device: bool,
+}
+
+impl Handed {
+    /// Returns the options of a drive for this disk, the set of descriptors with the number of its descriptor.
+    fn options(self, prefix: &str) -> String {
+        let driver = if self.is_device { "host_device" } else { "file" };
+        format!("{prefix}file.driver={driver},{prefix}file.filename=/dev/fdset/{}", self.fd)
+    }
 }
 
 /// The longest line that QEMU reads in a file of options, in bytes (`qemu_config_foreach`).
@@ -125,30 +146,41 @@ pub(crate) fn argv(config: &VmConfig, append: Append<'_>, fds: Descriptors<'_>) 
     add("-m", memory.into());
     add("-smp", request.cpus.to_string().into());
     add("-name", request.name.clone().into());
+    for handed in [fds.root, fds.layer].iter().flatten().chain(fds.disks) {
+        add("-add-fd", format!("fd={fd},set={fd}", fd = handed.fd).into());
+    }
     if let Some(kernel) = &request.kernel {
         add("-kernel", kernel.into());
     }
     match &request.root {
         Root::Initramfs(image) => add("-initrd", image.into()),
-        Root::Disk { image, initrd } => {
+        Root::Disk { initrd, .. } => {
             if let Some(initrd) = initrd {
                 add("-initrd", initrd.into());
             }
-            // Writes go to a temporary file that ends with the VM, so every incarnation starts from the same image.
-            add("-drive", drive("snapshot=on", image));
+            // Writes go to a layer that ends with the VM, so every incarnation starts from the same image.
+            if let (Some(image), Some(layer)) = (fds.root, fds.layer) {
+                let (image, layer) = (image.options("backing."), layer.options(""));
+                let options = "if=none,id=root,format=qcow2,cache=unsafe,auto-read-only=off";
+                let backing = "backing.driver=raw,backing.read-only=on";
+                add("-drive", format!("{options},{layer},{backing},{image}").into());
+            }
             // When the host's disk is full, the guest gets an error. (QEMU's default is to pause the guest.)
             add("-device", "virtio-blk-device,drive=root,werror=report,rerror=report".into());
         }
-        Root::Shared { image, initrd } => {
+        Root::Shared { initrd, .. } => {
             add("-initrd", initrd.into());
             // QEMU locks the file against being written to, and by that lock the image is known to be in use.
-            add("-drive", drive("readonly=on", image));
+            if let Some(image) = fds.root {
+                let image = image.options("");
+                add("-drive", format!("if=none,id=root,format=raw,readonly=on,{image}").into());
+            }
             add("-device", "virtio-blk-device,drive=root,rerror=report".into());
         }
         Root::Host(_) => {}
     }
-    for disk in &request.disks {
-        add("-drive", data_drive(disk));
+    for (disk, handed) in request.disks.iter().zip(fds.disks) {
+        add("-drive", data_drive(disk, *handed).into());
         let serial = storage::serial(&disk.name);
         let id = drive_id(&disk.name);
         add(
@@ -227,24 +259,14 @@ fn wants_early_console(request: &VmRequest) -> bool {
     })
 }
 
-/// Returns QEMU's option for a disk. A comma in the file name is doubled, because a single comma ends a value.
-fn drive(mode: &str, image: &Path) -> OsString {
-    with_file(&format!("if=none,id=root,format=raw,{mode},file="), image)
-}
-
 /// Returns QEMU's option for a disk that outlives its VM. Whatever the guest has flushed is on the host's disk (QEMU
 /// calls fdatasync(2)), and space that the guest frees is given back to the host.
-fn data_drive(disk: &Disk) -> OsString {
+fn data_drive(disk: &Disk, handed: Handed) -> String {
     let read_only = if disk.read_only { "on" } else { "off" };
-    let id = drive_id(&disk.name);
-    let options = "format=raw,discard=unmap,cache=writeback";
-    with_file(&format!("if=none,id={id},{options},readonly={read_only},file="), &disk.file)
-}
-
-fn with_file(options: &str, file: &Path) -> OsString {
-    let mut drive = OsString::from(options);
-    drive.push(file.to_string_lossy().replace(',', ",,"));
-    drive
+    let (id, file) = (drive_id(&disk.name), handed.options(""));
+    // QEMU would first look for a descriptor that can only be read.
+    let options = format!("format=raw,discard=unmap,cache=writeback,auto-read-only=off,readonly={read_only}");
+    format!("if=none,id={id},{options},{file}")
 }
 
 /// Returns QEMU's name for the drive of a disk, by which the monitor knows the disk in an error.
@@ -263,7 +285,18 @@ mod tests {
         let file = options_file(&config, &cmdline);
         let append = if file.is_some() { Append::File("boot.cfg") } else { Append::Argument(&cmdline) };
         let token = config.request.token_port.then_some(6);
-        let argv = argv(&config, append, Descriptors { qmp: 4, vsock: 5, token, tap: Some(7), shares: &[] });
+        let handed = |fd| Handed { fd, is_device: fd == 10 };
+        let fds = Descriptors {
+            qmp: 4,
+            vsock: 5,
+            token,
+            tap: Some(7),
+            shares: &[],
+            root: Some(handed(8)),
+            layer: Some(handed(9)),
+            disks: &[handed(10), handed(11)],
+        };
+        let argv = argv(&config, append, fds);
         argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 
@@ -292,7 +325,8 @@ mod tests {
     fn the_root_of_a_container_image_is_not_written_to() {
         let root = Root::Shared { image: "/i.ext4".into(), initrd: "/initrd".into() };
         let text = text(VmRequest { root, ..request() });
-        assert!(text.contains("format=raw,readonly=on,file=/i.ext4") && !text.contains("snapshot"), "{text}");
+        let drive = "format=raw,readonly=on,file.driver=file,file.filename=/dev/fdset/8 ";
+        assert!(text.contains(drive) && text.contains("-add-fd fd=8,set=8"), "{text}");
         assert!(text.contains("-initrd /initrd") && !text.contains("root=/dev/vda"), "{text}");
     }
 
@@ -349,9 +383,28 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_in_an_image_s_name_ends_no_option() {
+    fn a_disk_is_handed_to_qemu_open_and_its_name_is_in_no_option() {
         let root = Root::Disk { image: "/a,b.ext4".into(), initrd: None };
-        let text = text(VmRequest { root, ..request() });
-        assert!(text.contains("file=/a,,b.ext4") && text.contains("root=/dev/vda"), "{text}");
+        let disk = |name: &str| Disk {
+            name: name.into(),
+            file: format!("/{name},img").into(),
+            dir: None,
+            size_mb: None,
+            mount: "/d".into(),
+            read_only: name == "y",
+        };
+        let text = text(VmRequest { root, disks: vec![disk("x"), disk("y")], ..request() });
+        assert!(
+            text.contains("root=/dev/vda") && !text.contains(".ext4") && !text.contains(",img"),
+            "{text}"
+        );
+        for part in [
+            "format=qcow2,cache=unsafe,auto-read-only=off,file.driver=file,file.filename=/dev/fdset/9,",
+            "backing.driver=raw,backing.read-only=on,backing.file.driver=file,backing.file.filename=/dev/fdset/8 ",
+            "id=disk-x,format=raw,discard=unmap,cache=writeback,auto-read-only=off,readonly=off,file.driver=host_device,file.filename=/dev/fdset/10 ",
+            "readonly=on,file.driver=file,file.filename=/dev/fdset/11 ",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }

@@ -23,7 +23,7 @@ use crate::host::strays;
 use crate::host::tap;
 use crate::rundir::files::{self, State, Sync};
 use crate::rundir::lock::{Lock, Wait};
-use crate::rundir::{self, RunDir, cid, ends, layout};
+use crate::rundir::{self, RunDir, cid, ends, layout, uids};
 use crate::vm_config::{Carried, Cid, VmConfig};
 use crate::vmm::Process;
 use pepita_wire::launch::OWNER_LABEL;
@@ -351,8 +351,8 @@ fn unseen_end(state: &State) -> ExitRecord {
     }
 }
 
-/// Ends the remaining processes of a VM, and releases what the VM held outside of its run directory: its cgroup and its
-/// CID. The caller holds the lock, and has decided to remove the VM.
+/// Ends the remaining processes of a VM, and releases what the VM held outside of its run directory: its cgroup, its user ids
+/// and its CID. The caller holds the lock, and has decided to remove the VM.
 pub(crate) fn sweep(run_dir: &RunDir, dir: &Path) {
     let state = files::state(dir).ok();
     let config: Option<VmConfig> = files::read(&dir.join(layout::CONFIG)).ok();
@@ -369,6 +369,9 @@ pub(crate) fn sweep(run_dir: &RunDir, dir: &Path) {
     Limits::adopt(state.cgroup).remove();
     if let Some(tap) = config.as_ref().and_then(|config| config.request.tap.as_ref()).filter(|_| !is_clean) {
         tap::down(tap);
+    }
+    if let Some(first) = config.as_ref().and_then(|config| config.first_uid) {
+        uids::release(first);
     }
     let known = config.map(|config| config.cid).or_else(|| Cid::new(state.status.vsock.cid));
     match known {

@@ -10,6 +10,7 @@ pub mod layout;
 pub mod lock;
 pub mod monitor_log;
 pub mod tsc;
+pub mod uids;
 
 use crate::error::{Result, call_error, io};
 use crate::host::random;
@@ -137,7 +138,7 @@ impl RunDir {
 
 /// Checks that a directory, if it is there, belongs to this user and cannot be changed by another one. A link is not
 /// followed. This holds for root, too: who may write to the directory would choose the processes that root ends.
-fn check_own(path: &Path) -> Result<()> {
+pub(crate) fn check_own(path: &Path) -> Result<()> {
     match path.symlink_metadata() {
         Ok(meta) => match fault(&meta) {
             None => Ok(()),

@@ -5,6 +5,11 @@
 //! the VM, so each new field needs a default. A file without a name or a CID is unreadable, because no default is right
 //! for them.
 
+mod jail;
+
+pub use jail::{Jail, Uids, Users};
+
+use pepita_jail::User;
 use pepita_wire::Publish;
 use pepita_wire::image::UsedImage;
 use pepita_wire::launch::OWNER_LABEL;
@@ -269,6 +274,9 @@ pub struct VmRequest {
     /// The places that the daemon may dial.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reach: Vec<Reached>,
+    /// The jail of the VMM and its back-end; `None` = they are in no jail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jail: Option<Jail>,
     /// The network of the guest.
     #[serde(default, skip_serializing_if = "Network::is_none")]
     pub network: Network,
@@ -324,6 +332,9 @@ pub struct VmConfig {
     /// The number of this start of the VM: the number in the request, else the launcher's own count from 1.
     #[serde(default)]
     pub incarnation: u64,
+    /// The first of the two user ids that the VM holds, for the jails of root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_uid: Option<u32>,
     /// The request for the VM.
     #[serde(flatten)]
     pub request: VmRequest,
@@ -359,6 +370,12 @@ impl VmRequest {
 }
 
 impl VmConfig {
+    /// Returns the users that the processes of the VM become, if they become others than that of the launcher.
+    pub fn users(&self) -> Option<Users> {
+        let user = |uid| User { uid, gid: uid };
+        self.first_uid.map(|first| Users { vmm: user(first), backend: user(first + 1) })
+    }
+
     /// Returns whether a process of the host (the back-end) connects the guest's vsock with a Unix socket.
     pub fn needs_backend(&self) -> bool {
         self.request.vmm == VmmKind::Qemu && self.request.transport == Transport::Hybrid
@@ -371,7 +388,7 @@ impl VmConfig {
 
     /// Returns what the processes of the VM carry in their environment.
     pub fn carried(&self) -> Carried {
-        let Self { cid, incarnation, request } = self;
+        let Self { cid, incarnation, request, .. } = self;
         Carried {
             cid: cid.get(),
             incarnation: *incarnation,
@@ -461,6 +478,7 @@ pub(crate) mod tests {
             token_port: true,
             publish: Vec::new(),
             reach: vec!["db:5432".parse().expect("a place")],
+            jail: None,
             network: Network::User,
             tap: None,
         }
@@ -475,7 +493,7 @@ pub(crate) mod tests {
 
     /// Returns the configuration of `request` with CID 42 and incarnation 7.
     pub(crate) fn claimed(request: VmRequest) -> VmConfig {
-        VmConfig { cid: Cid::new(42).expect("a CID"), incarnation: 7, request }
+        VmConfig { cid: Cid::new(42).expect("a CID"), incarnation: 7, first_uid: None, request }
     }
 
     #[test]

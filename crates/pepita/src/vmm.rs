@@ -3,28 +3,32 @@
 //! The processes outlive the monitor that starts them: no process is set up to die with its parent, and no pipe of a
 //! process ends in the monitor.
 
+mod jail;
 mod process;
 mod share;
 
+pub use jail::note_limits;
 pub use process::Process;
 pub use share::{Server, lost};
 
 use crate::error::{Result, call_error, io, system};
 use crate::host::tap;
-use crate::qemu::{self, Append, Descriptors};
-use crate::rundir::files::{Sync, replace};
+use crate::qemu::{self, Append, Descriptors, Handed};
+use crate::rundir::files::{Sync, move_to, replace};
 use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{Root, VmConfig, VmmKind};
-use pepita_wire::record::CallErrorKind;
+use jail::Jails;
+use pepita_wire::record::{CallErrorKind, JailStatus};
 use process::{command, inherit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, inotify, mkfifoat, open};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::fs::File;
-use std::io::{ErrorKind, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The time limit for a process to open its socket.
@@ -48,6 +52,8 @@ pub struct Processes {
     pub qmp: Option<OwnedFd>,
     /// A pair of sockets that QEMU has inherited, by which sockets are kept open when the monitor is killed.
     pub keep: Option<[UnixDatagram; 2]>,
+    /// What is said of the jails of the VMM and the back-end, if they are in jails.
+    pub jail: Option<JailStatus>,
 }
 
 impl Processes {
@@ -70,7 +76,13 @@ pub struct Claims<'a> {
     pub vhost: Option<&'a OwnedFd>,
     /// The sign in the kernel that the VM runs ([`crate::host::sign`]).
     pub sign: Option<&'a OwnedFd>,
-    /// The locks of the VM's disks.
+    /// The claim of the user ids of the VM's processes.
+    pub uids: Option<&'a File>,
+    /// The disk of the root, open for reading.
+    pub root: Option<&'a File>,
+    /// The layer above it.
+    pub layer: Option<&'a File>,
+    /// The VM's disks, with their locks.
     pub disks: &'a [File],
 }
 
@@ -89,7 +101,7 @@ pub fn start(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Proc
 
 /// Starts the back-end and then QEMU.
 fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Processes> {
-    let Claims { cid_lock, vhost, sign, disks } = *claims;
+    let Claims { cid_lock, vhost, sign, uids, root, layer, disks } = *claims;
     make_console()?;
     let console = open_console()?;
     let (qmp, for_qmp) = listen(layout::QMP)?;
@@ -105,10 +117,16 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
         }
         None => Append::Argument(&cmdline),
     };
+    let dir = std::env::current_dir().map_err(|e| system("current directory", e))?;
+    let options = matches!(append, Append::File(_)).then_some(layout::OPTIONS);
+    let given: Vec<&str> = [layout::CONSOLE_IN, layout::CONSOLE_OUT].into_iter().chain(options).collect();
+    let mut jails = Jails::of(config, &dir, &given)?;
     let shares = share::start(config)?;
     let (shares, streams): (Vec<Server>, Vec<UnixStream>) = shares.into_iter().unzip();
     let started = match (vhost, &config.request.backend) {
-        (None, Some(program)) => start_backend(program, config).map(|(p, fd)| (Some(p), Some(fd))),
+        (None, Some(program)) => {
+            start_backend(program, config, jails.as_mut(), uids).map(|(p, fd)| (Some(p), Some(fd)))
+        }
         (Some(_), _) | (None, None) => Ok((None, None)),
     };
     let (backend, vsock) = match started {
@@ -128,6 +146,7 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
         }
     };
     let share_fds: Vec<i32> = streams.iter().map(AsRawFd::as_raw_fd).collect();
+    let disk_fds: Vec<Handed> = disks.iter().map(handed).collect();
     let vsock = vsock.as_ref().or(vhost);
     let fds = Descriptors {
         qmp: for_qmp.as_raw_fd(),
@@ -135,6 +154,9 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
         token: port.as_ref().map(|[port, _]| port.as_raw_fd()),
         tap: device.as_ref().map(AsRawFd::as_raw_fd),
         shares: &share_fds,
+        root: root.map(handed),
+        layer: layer.map(handed),
+        disks: &disk_fds,
     };
     // Core files of QEMU are switched off: they would contain the guest's memory, which must not get onto the host's
     // disk.
@@ -143,14 +165,20 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
     let inherited = inherited.chain(port.iter().flatten().map(AsFd::as_fd));
     let inherited = inherited.chain(keep.iter().flatten().map(AsFd::as_fd)).chain(sign.map(AsFd::as_fd));
     let inherited = inherited.chain(device.iter().map(AsFd::as_fd));
-    let inherited = inherited.chain(disks.iter().map(AsFd::as_fd)).chain(streams.iter().map(AsFd::as_fd));
-    let spawned = command(&config.request.program, config).and_then(|mut command| {
-        command.args(qemu::argv(config, append, fds));
-        inherit(inherited)?;
-        Process::spawn(&mut command)
-    });
-    match spawned {
-        Ok(vmm) => Ok(Processes { vmm, backend, shares, console, qmp: Some(qmp), keep }),
+    let files = uids.into_iter().chain(root).chain(layer).chain(disks);
+    let inherited = inherited.chain(files.map(AsFd::as_fd)).chain(streams.iter().map(AsFd::as_fd));
+    let inherited: Vec<BorrowedFd<'_>> = inherited.collect();
+    let program = program_of(&config.request.program, jails.as_ref());
+    let plan = jails.as_ref().map(|jails| jails.of_vmm(config, &program, longest(root, disks)));
+    let argv = qemu::argv(config, append, fds);
+    match process::start(config, &program, argv, &inherited, plan) {
+        Ok((vmm, report)) => {
+            let jail = jails.map(|mut jails| {
+                report.iter().for_each(|report| jails.note_vmm(report));
+                jails.into_status()
+            });
+            Ok(Processes { vmm, backend, shares, console, qmp: Some(qmp), keep, jail })
+        }
         Err(e) => {
             if let Some(backend) = backend {
                 backend.kill();
@@ -174,13 +202,66 @@ fn token_port(token: &str) -> Result<[UnixStream; 2]> {
     Ok([port, other])
 }
 
+/// Returns the path of a program, for a jail the one that it really has: what a link names may be missing there. A program
+/// that is not there tells itself when it is started.
+fn program_of(program: &Path, jails: Option<&Jails>) -> PathBuf {
+    let resolved = jails.and_then(|_| program.canonicalize().ok());
+    resolved.unwrap_or_else(|| program.to_owned())
+}
+
+/// Returns a disk as QEMU inherits it.
+fn handed(disk: &File) -> Handed {
+    let is_device = disk.metadata().is_ok_and(|meta| meta.file_type().is_block_device());
+    Handed { fd: disk.as_raw_fd(), is_device }
+}
+
+/// Returns the size to which a disk of the VM can grow, in bytes: a layer has tables beside all that the guest may write.
+fn longest(root: Option<&File>, disks: &[File]) -> u64 {
+    const TABLES: u64 = 16 << 20;
+    let bytes = |mut file: &File| file.seek(SeekFrom::End(0)).unwrap_or(0);
+    let layer = root.map(bytes).map(|bytes| bytes + bytes / 1024 + TABLES);
+    layer.into_iter().chain(disks.iter().map(bytes)).max().unwrap_or(0)
+}
+
 /// Starts the vsock back-end, and connects to it for QEMU.
-fn start_backend(program: &Path, config: &VmConfig) -> Result<(Process, OwnedFd)> {
-    let mut command = command(program, config)?;
-    command.args(["--guest-cid", &config.cid.to_string()]);
-    command.args(["--socket", layout::BACKEND, "--uds-path", layout::HYBRID]);
-    let process = Process::spawn(&mut command)?;
-    match connect(Path::new(layout::BACKEND), &process) {
+fn start_backend(
+    program: &Path,
+    config: &VmConfig,
+    mut jails: Option<&mut Jails>,
+    uids: Option<&File>,
+) -> Result<(Process, OwnedFd)> {
+    let program = program_of(program, jails.as_deref());
+    // In a jail the back-end has a directory of its own.
+    let place = Path::new(if jails.is_some() { layout::VSOCK } else { "" });
+    let plan = match &mut jails {
+        Some(jails) => {
+            jails.make_sockets_dir()?;
+            Some(jails.of_backend(&program))
+        }
+        None => None,
+    };
+    let [socket, uds] = [layout::BACKEND, layout::HYBRID].map(|name| place.join(name));
+    let cid = config.cid.to_string();
+    let args = [
+        "--guest-cid".into(),
+        cid.into(),
+        "--socket".into(),
+        (&socket).into(),
+        "--uds-path".into(),
+        (&uds).into(),
+    ];
+    let inherited: Vec<BorrowedFd<'_>> = uids.map(AsFd::as_fd).into_iter().collect();
+    let (process, report) = process::start(config, &program, args.into(), &inherited, plan)?;
+    if let (Some(jails), Some(report)) = (jails, &report) {
+        jails.note_backend(report);
+    }
+    let connected = connect(&socket, &process).and_then(|stream| {
+        if place != Path::new("") {
+            take_out(&uds)?;
+        }
+        Ok(stream)
+    });
+    match connected {
         Ok(stream) => Ok((process, stream.into())),
         Err(e) => {
             process.kill();
@@ -189,9 +270,23 @@ fn start_backend(program: &Path, config: &VmConfig) -> Result<(Process, OwnedFd)
     }
 }
 
+/// Moves the socket of the back-end out of the directory that belongs to it, where it could put a link to another socket of
+/// the host in its place, and removes the directory.
+fn take_out(uds: &Path) -> Result<()> {
+    let path = Path::new(layout::HYBRID);
+    move_to(uds, path)?;
+    let is_socket = path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
+    if !is_socket {
+        return Err(system("the vsock back-end", "what it has made is no socket"));
+    }
+    // What is left is the socket for QEMU, whose connection is made.
+    let _ = std::fs::remove_dir_all(layout::VSOCK);
+    Ok(())
+}
+
 /// Starts the agent as a plain process.
 fn start_process(config: &VmConfig, claims: &Claims<'_>) -> Result<Processes> {
-    let VmConfig { cid, incarnation, request } = config;
+    let VmConfig { cid, incarnation, request, .. } = config;
     let mut command = command(&request.program, config)?;
     let (console, for_console) = listen(layout::CONSOLE)?;
     command.stdin(OwnedFd::from(for_console));
@@ -204,7 +299,7 @@ fn start_process(config: &VmConfig, claims: &Claims<'_>) -> Result<Processes> {
     }
     let inherited = [claims.cid_lock.as_fd()].into_iter().chain(claims.sign.map(AsFd::as_fd));
     let vmm = inherit(inherited).and_then(|()| Process::spawn(&mut command))?;
-    Ok(Processes { vmm, backend: None, shares: Vec::new(), console, qmp: None, keep: None })
+    Ok(Processes { vmm, backend: None, shares: Vec::new(), console, qmp: None, keep: None, jail: None })
 }
 
 /// Creates the pipes of the guest's console. QEMU discards output that the reader of the console does not take at once.
@@ -247,7 +342,8 @@ fn connect(path: &Path, process: &Process) -> Result<UnixStream> {
     let deadline = Instant::now() + SOCKET_DEADLINE;
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
         .and_then(|watch| {
-            inotify::add_watch(&watch, ".", inotify::WatchFlags::CREATE)?;
+            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            inotify::add_watch(&watch, dir, inotify::WatchFlags::CREATE)?;
             Ok(watch)
         })
         .map_err(|e| system("inotify", e))?;
@@ -300,7 +396,7 @@ pub fn panic_words() -> Option<String> {
 
 /// Returns at most the last `length` bytes of the monitor's log in the current directory.
 fn end_of_log(length: u32) -> String {
-    use std::io::{Read, Seek, SeekFrom};
+    use std::io::Read;
     monitor_log::carry_now();
     let mut bytes = Vec::new();
     if let Ok(mut log) = File::open(layout::MONITOR_LOG) {

@@ -15,6 +15,12 @@ use std::path::PathBuf;
 /// ends of a VM with this label when its files are removed.
 pub const OWNER_LABEL: &str = "pepita-supervisor.owner";
 
+/// The environment variable that says how much of a jail there has to be, for a launch that does not say it.
+pub const JAIL_ENVIRONMENT: &str = "PEPITA_JAIL";
+
+/// The environment variable with the user ids of jails, for a launch that does not name them.
+pub const JAIL_UIDS_ENVIRONMENT: &str = "PEPITA_JAIL_UIDS";
+
 /// The specification of a microVM. An absent field has the same default as the option of `pepita run`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -56,6 +62,12 @@ pub struct LaunchSpec {
     /// The transport to the guest's vsock: `auto`, `vhost` or `hybrid`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vsock: Option<String>,
+    /// How much of a jail there has to be for the VMM and its back-end: `full`, `best-effort` or `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jail: Option<String>,
+    /// The user ids of which root's VM gets two, `FIRST-LAST`; absent = `$PEPITA_JAIL_UIDS`, else a range of the launcher's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jail_uids: Option<String>,
     /// Words to add to the kernel's command line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmdline_append: Option<String>,

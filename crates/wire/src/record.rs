@@ -6,10 +6,12 @@
 //! guest come last.
 
 mod call;
+mod jail;
 mod status;
 mod usage;
 
 pub use call::{CallError, CallErrorKind, VersionRecord, VmmAvailability};
+pub use jail::{JailStatus, LayerStatus, ProcessJail};
 pub use status::{
     AgentState, BootTimes, DaemonState, DaemonStatus, Reach, StatusRecord, Transport, VcpuState, VcpuStatus,
     VmState, VsockStatus,

@@ -107,7 +107,7 @@ impl Orphan {
             Some(Server { mount: mount.clone(), process })
         };
         let shares = state.shares.iter().filter_map(server).collect();
-        let processes = Processes { vmm, backend, shares, console, qmp, keep: None };
+        let processes = Processes { vmm, backend, shares, console, qmp, keep: None, jail: None };
         let log = Log::open(Path::new("."), state.log_base, state.status.dropped_log_bytes, Instant::now());
         let log = log.map_err(|e| system("console log", e))?;
         let control = listen()?;
@@ -145,6 +145,8 @@ impl Orphan {
             // The VMM has held the claim of the CID meanwhile, and continues to hold it.
             cid: None,
             cid_path,
+            // As the claim of the CID.
+            uids: None,
             limits: Limits::adopt(state.cgroup),
             life,
             processes,

@@ -14,6 +14,7 @@ use crate::reconcile::{self, Unwatched};
 use crate::rundir::cid::{self, Wanted};
 use crate::rundir::files;
 use crate::rundir::lock::{Lock, Wait};
+use crate::rundir::uids::{self, UidClaim};
 use crate::rundir::{self, RunDir, ends, layout};
 use crate::vm_config::{Cid, VmConfig, VmRequest};
 use pepita_wire::launch::OWNER_LABEL;
@@ -52,6 +53,8 @@ pub(crate) struct Claimed {
     pub name: NameClaim,
     /// The claim of the VM's CID.
     pub cid: CidClaim,
+    /// The claim of the user ids of its processes, for the jails of root.
+    pub uids: Option<UidClaim>,
 }
 
 /// A run directory whose lock is held.
@@ -101,20 +104,30 @@ impl Requested {
             if name.sign.is_none() {
                 name.sign = sign::take(&name.dir).ours();
             }
-            match claim_cid(run_dir, self.cid, self.request.transport) {
+            let claimed = match claim_cid(run_dir, self.cid, self.request.transport) {
                 // The other VM may be a former one of this name, of a launcher that gave no sign.
                 Err(e) if e.kind == CallErrorKind::CidTaken && !had_vm && is_watched(&name.dir) => {
                     Err(runs_without_files())
                 }
                 claimed => claimed,
+            };
+            let (number, cid) = claimed?;
+            let range = self.request.jail.and_then(|jail| jail.uids);
+            match range.map(uids::claim).transpose() {
+                Ok(uids) => Ok((number, cid, uids)),
+                Err(e) => {
+                    cid.give_back();
+                    Err(e)
+                }
             }
         });
         match claimed {
-            Ok((number, cid)) => {
+            Ok((number, cid, uids)) => {
                 let next = || former.ok().map_or(1, |former| former.incarnation.saturating_add(1));
                 let incarnation = self.incarnation.unwrap_or_else(next);
-                let config = VmConfig { cid: number, incarnation, request: self.request };
-                Ok(Claimed { config, name, cid })
+                let first_uid = uids.as_ref().map(|uids| uids.first);
+                let config = VmConfig { cid: number, incarnation, first_uid, request: self.request };
+                Ok(Claimed { config, name, cid, uids })
             }
             Err(e) => {
                 if !had_vm {
@@ -129,13 +142,23 @@ impl Requested {
 impl Claimed {
     /// Releases the claims and removes everything that was created for the VM.
     pub(crate) fn give_back(self) {
-        if self.cid.lock.is_at(&self.cid.path) {
-            let _ = std::fs::remove_file(&self.cid.path);
+        self.cid.give_back();
+        if let Some(uids) = self.uids {
+            uids.give_back();
         }
         if !self.config.is_supervised() {
             ends::forget(&self.name.dir);
         }
         self.name.give_back();
+    }
+}
+
+impl CidClaim {
+    /// Removes the file of the claim and then releases the CID.
+    fn give_back(self) {
+        if self.lock.is_at(&self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -58,7 +58,7 @@ impl Started {
 
     /// Hands the VM to its monitor. `starter` gets its answer when the VMM has accepted the machine.
     pub(super) fn watch(self, starter: Starter) -> Monitor {
-        let Claimed { config, name, cid } = self.claimed;
+        let Claimed { config, name, cid, uids } = self.claimed;
         let Made { processes, limits, agent, log, control, ports, status } = self.made;
         let life = Life::new(&config.request, status, Instant::now());
         Monitor::new(Parts {
@@ -68,6 +68,7 @@ impl Started {
             sign: name.sign,
             cid: Some(cid.lock),
             cid_path: cid.path,
+            uids,
             limits,
             life,
             processes,
@@ -84,7 +85,7 @@ impl Started {
 
 /// Creates a VM in the current directory, its run directory. The processes are started last, because no step that
 /// follows them may fail.
-fn make(Claimed { config, name, cid }: &Claimed, starter: &Starter) -> Result<Made> {
+fn make(Claimed { config, name, cid, uids }: &Claimed, starter: &Starter) -> Result<Made> {
     clean(&name.dir)?;
     // The paths are absolute, because errors contain them.
     let file = |entry: &str| name.dir.join(entry);
@@ -109,15 +110,19 @@ fn make(Claimed { config, name, cid }: &Claimed, starter: &Starter) -> Result<Ma
         VmmKind::Qemu => Limits::prepare(&qemu::demand(&config.request), &name.dir),
         VmmKind::Process => Limits::default(),
     };
+    let root = disk::open_root(&config.request.root)?;
     become_reaper(config);
     // The monitor closes its copies of the disks' locks when the VMM has inherited them.
     let claims = Claims {
         cid_lock: cid.lock.file(),
         vhost: cid.vhost.as_ref(),
         sign: name.sign.as_ref(),
+        uids: uids.as_ref().map(|uids| uids.lock.file()),
+        root: root.as_ref().map(|root| &root.image),
+        layer: root.as_ref().and_then(|root| root.layer.as_ref()),
         disks: &disks,
     };
-    let processes = vmm::start(config, &boot_token, &claims).inspect_err(|_| limits.remove())?;
+    let mut processes = vmm::start(config, &boot_token, &claims).inspect_err(|_| limits.remove())?;
     for process in std::iter::once(&processes.vmm).chain(&processes.backend) {
         // The monitor is protected from the OOM killer; the processes of the VM must not be.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", process.identity.pid), "0");
@@ -136,15 +141,24 @@ fn make(Claimed { config, name, cid }: &Claimed, starter: &Starter) -> Result<Ma
         });
     }
     let agent = Agent::new(address(config), config.incarnation, Some(boot_token), token);
-    let status = StatusRecord { limits: limits.as_str().into(), ..new_status(&name.dir, config) };
+    if let Some(jail) = &mut processes.jail {
+        vmm::note_limits(jail, limits.cgroup().is_some());
+    }
+    let status = StatusRecord {
+        limits: limits.as_str().into(),
+        jail: processes.jail.take().map(Box::new),
+        ..new_status(&name.dir, config)
+    };
     Ok(Made { processes, limits, agent, log, control, ports, status })
 }
 
 /// Removes what a former VM of this name has left in its run directory.
 fn clean(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(dir).map_err(|e| io(dir, e))?.flatten() {
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let remove = if is_dir { std::fs::remove_dir_all } else { std::fs::remove_file };
         if entry.file_name() != layout::LOCK {
-            std::fs::remove_file(entry.path()).map_err(|e| io(&entry.path(), e))?;
+            remove(entry.path()).map_err(|e| io(&entry.path(), e))?;
         }
     }
     Ok(())

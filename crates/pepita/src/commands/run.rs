@@ -167,6 +167,8 @@ fn with_options(mut spec: LaunchSpec, options: RunOptions) -> LaunchSpec {
         entrypoint: spec.entrypoint,
         kernel_package: options.kernel_package.or(spec.kernel_package),
         accel: options.accel.map(|accel| <&str>::from(accel).to_owned()).or(spec.accel),
+        jail: options.jail.map(|jail| jail.to_string()).or(spec.jail),
+        jail_uids: options.jail_uids.map(|uids| uids.to_string()).or(spec.jail_uids),
         vsock: options.vsock.map(|vsock| <&str>::from(vsock).to_owned()).or(spec.vsock),
         cmdline_append: options.cmdline_append.or(spec.cmdline_append),
         cpus: options.cpus.or(spec.cpus),
@@ -244,6 +246,10 @@ mod tests {
             "--read-only",
             "--network",
             "user",
+            "--jail",
+            "best-effort",
+            "--jail-uids",
+            "7-8",
         ];
         let args = [&args[..], &world].concat();
         let expected = LaunchSpec {
@@ -257,6 +263,8 @@ mod tests {
             secrets: [("k".to_owned(), "/f".into())].into(),
             read_only: true,
             network: Network::User,
+            jail: Some("best-effort".into()),
+            jail_uids: Some("7-8".into()),
             ..spec.clone()
         };
         assert_eq!(asked_for(spec, &args), expected);

@@ -8,7 +8,7 @@ use crate::host::strays::end_strays;
 use crate::host::tap;
 use crate::rundir::files::{self, Sync};
 use crate::rundir::lock::{Lock, Wait};
-use crate::rundir::{self, ends, layout};
+use crate::rundir::{self, ends, layout, uids};
 use crate::vm_config::VmmKind;
 use crate::vmm::Server;
 use pepita_wire::{ExitRecord, MonitorRequest, Request, StatusRecord};
@@ -64,6 +64,11 @@ impl Monitor {
             let _ = std::fs::remove_file(&self.cid_path);
         }
         drop(cid);
+        match (self.uids.take(), self.config.first_uid) {
+            (Some(uids), _) => uids.give_back(),
+            (None, Some(first)) => uids::release(first),
+            (None, None) => {}
+        }
         self.save();
         let status = self.status();
         match self.starter.take() {

@@ -10,7 +10,7 @@ use crate::image::installed::Kernels;
 use crate::image::{build, init, kernel, memory, modules};
 use crate::ops::container::used;
 use crate::ops::shares::{check_places, for_shares, kept, shares};
-use crate::ops::tap;
+use crate::ops::{jail, tap};
 use crate::rundir::cid::Wanted;
 use crate::rundir::{RunDir, tsc};
 use crate::vm_config::{
@@ -84,6 +84,7 @@ pub(crate) fn resolve(
         publish: publish(&spec)?,
         reach: reach(&spec, vmm)?,
         network: network(&spec, vmm)?,
+        jail: jail::asked(&spec, vmm)?,
         tap: None,
         log_dir: log_dir(&spec)?,
         disks: disks(&spec, vmm)?,
@@ -416,8 +417,8 @@ fn machine(
         tap,
         program: QEMU.require()?,
         accel,
-        kernel: Some(kernel),
-        root,
+        kernel: Some(jail::shown(run_dir, base.jail, kernel)?),
+        root: jail::shown_root(run_dir, base.jail, root)?,
         transport,
         backend: if transport == Transport::Hybrid { Some(BACKEND.require()?) } else { None },
         tsc_khz: if accel == Accel::Tcg { tsc::khz(run_dir) } else { None },

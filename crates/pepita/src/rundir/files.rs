@@ -68,6 +68,14 @@ pub fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
     })
 }
 
+/// Gives a file another name, in which a link is not followed.
+///
+/// # Errors
+/// When there is no such file, or it cannot get the name.
+pub fn move_to(from: &Path, to: &Path) -> Result<()> {
+    std::fs::rename(from, to).map_err(|e| io(from, e))
+}
+
 /// A file that is being written beside another one, and takes its place when it is complete. Dropping it before removes
 /// it, and the former file stays.
 #[derive(Debug)]

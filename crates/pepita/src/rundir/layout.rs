@@ -17,6 +17,8 @@ pub const BOOT_TOKEN: &str = "boot.token";
 pub const OPTIONS: &str = "boot.cfg";
 /// The socket of the vsock back-end for QEMU.
 pub const BACKEND: &str = "vh.sock";
+/// The directory in which a back-end in a jail makes its sockets. It is removed when they are made.
+pub const VSOCK: &str = "vsock";
 /// The socket of the server of a share, until QEMU's connection is made.
 pub const SHARE: &str = "share.sock";
 /// The socket of QEMU's monitor protocol.
@@ -62,7 +64,7 @@ const BEGINNINGS: [&str; 3] = [CONSOLE_LOG, MONITOR_LOG, HYBRID];
 
 /// Returns whether a file of this name belongs into the run directory of a VM.
 pub fn is_known(name: &str) -> bool {
-    let known = [LOCK, CONFIG, STATE, EXIT, CONTROL, CONSOLE_PIPES, CONSOLE_INDEX, LOGS, RESERVE];
+    let known = [LOCK, CONFIG, STATE, EXIT, CONTROL, CONSOLE_PIPES, CONSOLE_INDEX, LOGS, RESERVE, VSOCK];
     // A file that is being written has `.tmp-` in the place of what comes behind the last dot.
     let stem = |name: &str| name.rsplit_once('.').map_or(name.to_owned(), |(stem, _)| stem.to_owned());
     let is_written = |known: &str| {

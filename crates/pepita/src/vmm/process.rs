@@ -1,19 +1,20 @@
 //! A process of a VM, and the start of one.
 
-use crate::error::{Result, call_error, io, system};
+use crate::error::{CallError, Result, call_error, io, system};
 use crate::host::process_id::{END_DEADLINE, ProcessId};
 use crate::host::wait::wait_readable;
 use crate::host::{inherited, setsid, strays};
 use crate::rundir::{layout, monitor_log};
 use crate::vm_config::VmConfig;
+use pepita_jail::{End, Entry, Failure, Jailed, Plan, Report, What, end_of};
 use pepita_wire::ProcessExit;
 use pepita_wire::environment::VM_DIR;
 use pepita_wire::record::CallErrorKind;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::ffi::OsString;
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -22,7 +23,7 @@ use std::process::{Child, Command, Stdio};
 pub struct Process {
     /// The identity of the process.
     pub identity: ProcessId,
-    child: Option<Child>,
+    is_child: bool,
     handle: OwnedFd,
 }
 
@@ -42,17 +43,20 @@ impl Process {
     pub(super) fn of_child(child: Child, program: &Path) -> Result<Self> {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        // The child was not reaped yet, so its identity can be read even if the child has ended.
-        let identity = ProcessId::of_child(child.id());
         match handle {
-            Some(handle) => Ok(Self { identity, child: Some(child), handle }),
+            Some(handle) => Ok(Self::new(child.id(), handle)),
             None => Err(system(&program.to_string_lossy(), "no handle on the process")),
         }
     }
 
+    /// Returns a child of this process that was not reaped yet, so that its identity can be read even if it has ended.
+    fn new(pid: u32, handle: OwnedFd) -> Self {
+        Self { identity: ProcessId::of_child(pid), is_child: true, handle }
+    }
+
     /// Returns a process that a former monitor started, if the process still runs.
     pub fn adopt(identity: ProcessId) -> Option<Self> {
-        identity.open().map(|handle| Self { identity, child: None, handle })
+        identity.open().map(|handle| Self { identity, is_child: false, handle })
     }
 
     /// Returns the pidfd, which is readable once the process has ended.
@@ -68,27 +72,71 @@ impl Process {
 
     /// Returns how the process ended, once its pidfd is readable; `None` when a former monitor was its parent.
     pub fn end(&mut self) -> Option<ProcessExit> {
-        let status = self.child.as_mut()?.wait().ok()?;
-        Some(ProcessExit { code: status.code(), signal: status.signal() })
+        let End { code, signal } = self.is_child.then(|| end_of(&self.handle)).flatten()?;
+        // It is reaped now.
+        self.is_child = false;
+        Some(ProcessExit { code, signal })
     }
 
     /// Kills the process and waits until the process is gone.
     pub fn kill(mut self) {
         self.signal(Signal::KILL);
         wait_readable(&self.handle, END_DEADLINE);
-        if self.child.is_some() {
-            self.end();
-        }
+        self.end();
     }
+}
+
+/// Starts a program of the VM that inherits these descriptors, in a jail or without one. Returns what is said of the layers of
+/// its jail.
+pub(super) fn start(
+    config: &VmConfig,
+    program: &Path,
+    args: Vec<OsString>,
+    inherited: &[BorrowedFd<'_>],
+    jail: Option<Plan>,
+) -> Result<(Process, Option<Report>)> {
+    let Some(plan) = jail else {
+        let mut command = command(program, config)?;
+        command.args(args);
+        inherit(inherited.iter().copied())?;
+        return Ok((Process::spawn(&mut command)?, None));
+    };
+    let plan = Plan { keep: inherited.iter().map(AsRawFd::as_raw_fd).collect(), ..plan };
+    let entry = Entry::new(&plan).map_err(refusal)?;
+    let helper = std::env::current_exe().map_err(|e| system("our own program", e))?;
+    let mut command = dressed(entry.command(&helper, program), config)?;
+    command.args(args);
+    inherit(inherited.iter().copied())?;
+    let Jailed { pid, handle, report } = entry.start(&mut command).map_err(refusal)?;
+    Ok((Process::new(pid, handle), Some(report)))
+}
+
+/// Returns the error about a program that was not started in its jail.
+pub(super) fn refusal(failure: Failure) -> CallError {
+    let kind = match failure.what {
+        What::Layer(_) => {
+            let why = format!("{failure}; without this layer the VM starts with --jail best-effort");
+            return call_error(CallErrorKind::Permission, why);
+        }
+        What::Plan => CallErrorKind::Internal,
+        What::File => CallErrorKind::Io,
+        What::Program if failure.is_missing() => CallErrorKind::VmmMissing,
+        What::Program | What::Helper => CallErrorKind::TryAgain,
+    };
+    call_error(kind, failure.to_string())
 }
 
 /// Returns a call of a program of the VM, with the output of all of them in the monitor's log.
 pub(super) fn command(program: &Path, config: &VmConfig) -> Result<Command> {
+    dressed(Command::new(program), config)
+}
+
+/// Gives a call what the processes of the VM have.
+fn dressed(mut command: Command, config: &VmConfig) -> Result<Command> {
     let path = Path::new(layout::MONITOR_PIPE);
     let log = monitor_log::writer().map_err(|e| io(path, e))?;
     let same = log.try_clone().map_err(|e| io(path, e))?;
     let here = std::env::current_dir().map_err(|e| system("current directory", e))?;
-    let mut command = Command::new(program);
     inherited::clean_environment(&mut command);
     command.env(VM_DIR, here).env(strays::RECORD, config.carried().to_json());
     command.stdin(Stdio::null()).stdout(log).stderr(same);

@@ -163,10 +163,7 @@ fn without_room_in_the_run_directory_nothing_is_begun() {
         let error = errors(&output);
         println!("{error}");
         assert_eq!(output.status.code(), Some(74), "{error}");
-        assert!(
-            error.contains("No space left") && error.contains(&*host.vm("d").to_string_lossy()),
-            "{error}"
-        );
+        assert!(error.contains("No space left") && error.contains(&*host.dir.to_string_lossy()), "{error}");
         assert!(!host.vm("d").exists());
     }
 }

@@ -13,6 +13,7 @@ mod guest;
 #[path = "../host/mod.rs"]
 mod host;
 mod images;
+mod jail;
 mod logs;
 mod pauses;
 mod shares;

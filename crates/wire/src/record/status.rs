@@ -2,6 +2,7 @@
 
 use crate::exit::{Exit, ExitRecord};
 use crate::image::UsedImage;
+use crate::record::jail::JailStatus;
 use crate::record::usage::{HostLimits, HostUsage, PortUse};
 use crate::text::shown;
 use crate::usage::{DiskUsage, GuestUsage};
@@ -235,6 +236,9 @@ pub struct StatusRecord {
     pub boot_ms: BootTimes,
     /// The mechanism that enforces the limits on memory and CPU: `cgroup2`, `rlimit` or `none`.
     pub limits: String,
+    /// The jails of the VMM and its back-end; absent for processes in no jail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jail: Option<Box<JailStatus>>,
     /// The limits in force. Only `pepita status` tells them, of a VM that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_limits: Option<Box<HostLimits>>,

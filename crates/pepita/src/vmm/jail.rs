@@ -1,0 +1,191 @@
+//! What the jails of a VM's processes hold, and what is said of them.
+//!
+//! QEMU gets its disks, its sockets and the device of its network open, and opens the kernel, the initrd and the pipes of the
+//! console by their names. The back-end gets an empty directory, in which it makes its sockets; the monitor takes them out
+//! of it, and the directory away.
+
+use super::process::refusal;
+use crate::error::Result;
+use crate::rundir::layout;
+use crate::vm_config::{Accel, Jail, Root, VmConfig};
+use pepita_jail::Network as JailNetwork;
+use pepita_jail::{Access, Bind, Failure, Layer, Level, Limits, Plan, Report, Seccomp, Standing, User, What};
+use pepita_wire::network::Network;
+use pepita_wire::record::{JailStatus, LayerStatus, ProcessJail};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+
+/// The names of the processes in the status.
+const VMM: &str = "vmm";
+const BACKEND: &str = "backend";
+
+/// The device of KVM.
+const KVM: &str = "/dev/kvm";
+
+/// The file from which QEMU takes the name server of a guest with a network of the kind `user`.
+const RESOLVER: &str = "/etc/resolv.conf";
+
+/// Where a program that is not among those of the host has what it needs, beside the directory in which it is.
+const BESIDE: [&str; 4] = ["lib", "lib64", "libexec", "share/qemu"];
+
+/// The most files that QEMU and the back-end open.
+const OPEN_FILES: u64 = 65_536;
+
+/// The threads of QEMU beside the virtual CPUs: 64 for disks, and some of its own.
+const THREADS: u64 = 128;
+
+/// The largest file of a program that writes none, in bytes.
+const SMALL_FILE: u64 = 1 << 20;
+
+/// The jails of a VM's processes.
+#[derive(Debug)]
+pub(super) struct Jails {
+    level: Level,
+    dir: PathBuf,
+    /// The users of QEMU and the back-end.
+    users: Option<(User, User)>,
+    /// Why root's VM has no users of its own.
+    without_users: Option<String>,
+    status: JailStatus,
+}
+
+impl Jails {
+    /// Returns the jails of a VM whose run directory is `dir`; `None` = its processes are in none. `QEMU`'s user gets the
+    /// files of `given`, in the run directory.
+    ///
+    /// # Errors
+    /// When the system gives no file away, and every layer has to be there.
+    pub(super) fn of(config: &VmConfig, dir: &Path, given: &[&str]) -> Result<Option<Self>> {
+        let Some(Jail { level, .. }) = config.request.jail else { return Ok(None) };
+        let status = JailStatus { level: level.to_string(), ..JailStatus::default() };
+        let (dir, users) = (dir.to_owned(), config.users().map(|users| (users.vmm, users.backend)));
+        let mut jails = Self { level, dir, users, without_users: None, status };
+        for file in given {
+            jails.give(file, |(vmm, _)| vmm)?;
+        }
+        Ok(Some(jails))
+    }
+
+    /// Gives a file of the run directory to one of the users. Who cannot give a file away cannot become another user either.
+    fn give(&mut self, name: &str, to: impl Fn((User, User)) -> User) -> Result<()> {
+        let Some(user) = self.users.map(to) else { return Ok(()) };
+        let Err(e) = chown(name, Some(user.uid), Some(user.gid)) else { return Ok(()) };
+        let why = format!(
+            "a file cannot be given to user {}: {e}; name user ids that this system has (--jail-uids)",
+            user.uid
+        );
+        if self.level == Level::Full {
+            return Err(refusal(Failure::new(What::Layer(Layer::Uid), why)));
+        }
+        (self.users, self.without_users) = (None, Some(why));
+        Ok(())
+    }
+
+    /// Makes the directory for the sockets of the back-end.
+    ///
+    /// # Errors
+    /// When it cannot be made, or cannot be given away and has to be.
+    pub(super) fn make_sockets_dir(&mut self) -> Result<()> {
+        let made = std::fs::DirBuilder::new();
+        made.create(layout::VSOCK).map_err(|e| crate::error::io(Path::new(layout::VSOCK), e))?;
+        self.give(layout::VSOCK, |(_, backend)| backend)
+    }
+
+    /// Returns the jail of QEMU, which is `program`. `longest` is the size of the largest of its disks, in bytes.
+    pub(super) fn of_vmm(&self, config: &VmConfig, program: &Path, longest: u64) -> Plan {
+        let request = &config.request;
+        let mut plan = self.plan(program, self.users.map(|(vmm, _)| vmm));
+        let own = |name: &str| self.dir.join(name);
+        for pipe in [layout::CONSOLE_IN, layout::CONSOLE_OUT] {
+            plan = plan.with(own(pipe), Access::Write);
+        }
+        let initrd = match &request.root {
+            Root::Initramfs(archive) => Some(archive),
+            Root::Disk { initrd, .. } => initrd.as_ref(),
+            Root::Shared { initrd, .. } => Some(initrd),
+            Root::Host(_) => None,
+        };
+        for file in request.kernel.iter().chain(initrd) {
+            plan = plan.with(file, Access::Read);
+        }
+        plan.binds.push(Bind::same(own(layout::OPTIONS), Access::Read).optional());
+        if request.accel == Accel::Kvm {
+            plan = plan.with(KVM, Access::Device);
+        }
+        if request.network == Network::User {
+            plan.binds.push(Bind::same(RESOLVER, Access::Read).optional());
+            plan.network = JailNetwork::Host;
+        }
+        // The guest's memory is a file, too.
+        let file_size = longest.max(request.memory_mb << 20).max(SMALL_FILE);
+        let threads = Some(THREADS + u64::from(request.cpus));
+        plan.limits = Limits { open_files: Some(OPEN_FILES), threads, file_size: Some(file_size) };
+        plan
+    }
+
+    /// Returns the jail of the back-end, which is `program`.
+    pub(super) fn of_backend(&self, program: &Path) -> Plan {
+        let plan = self.plan(program, self.users.map(|(_, backend)| backend));
+        let limits =
+            Limits { open_files: Some(OPEN_FILES), threads: Some(THREADS), file_size: Some(SMALL_FILE) };
+        let plan = Plan { limits, seccomp: Seccomp::Backend, ..plan };
+        plan.with(self.dir.join(layout::VSOCK), Access::Write)
+    }
+
+    fn plan(&self, program: &Path, user: Option<User>) -> Plan {
+        let mut plan = Plan::new(self.level, user, &self.dir).with_system();
+        let is_of_host = |plan: &Plan| plan.binds.iter().any(|bind| program.starts_with(&bind.target));
+        if !is_of_host(&plan) {
+            let prefix = program.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+            let beside = BESIDE.iter().filter(|_| prefix != Path::new("/"));
+            plan.binds.extend(beside.map(|name| Bind::same(prefix.join(name), Access::Execute).optional()));
+            plan = plan.with_program(program);
+        }
+        plan
+    }
+
+    /// Notes what is said of the jail of QEMU.
+    pub(super) fn note_vmm(&mut self, report: &Report) {
+        let record = self.record(report, self.users.map(|(vmm, _)| vmm));
+        self.status.processes.insert(VMM.into(), record);
+    }
+
+    /// Notes what is said of the jail of the back-end.
+    pub(super) fn note_backend(&mut self, report: &Report) {
+        let record = self.record(report, self.users.map(|(_, backend)| backend));
+        self.status.processes.insert(BACKEND.into(), record);
+    }
+
+    fn record(&self, report: &Report, user: Option<User>) -> ProcessJail {
+        let status = |(layer, standing): (Layer, &Standing)| {
+            let status = match (layer, &self.without_users, standing.clone()) {
+                (Layer::Uid, Some(why), _) => LayerStatus::Missing { why: why.clone() },
+                (_, _, Standing::InForce { note }) => LayerStatus::InForce { note },
+                (_, _, Standing::LeftOut { why }) => LayerStatus::LeftOut { why },
+                (_, _, Standing::Missing { why }) => LayerStatus::Missing { why },
+            };
+            (layer.name().to_owned(), status)
+        };
+        let has_uid = matches!(report.of(Layer::Uid), Some(Standing::InForce { .. }));
+        ProcessJail {
+            uid: user.filter(|_| has_uid).map(|user| user.uid),
+            layers: report.iter().map(status).collect(),
+        }
+    }
+
+    /// Returns what is said of all jails.
+    pub(super) fn into_status(self) -> JailStatus {
+        self.status
+    }
+}
+
+/// Notes whether a cgroup limits the processes.
+pub fn note_limits(jail: &mut JailStatus, is_limited: bool) {
+    let status = match is_limited {
+        true => LayerStatus::InForce { note: None },
+        false => LayerStatus::LeftOut { why: "the launcher may make no cgroup (v2) on this host".into() },
+    };
+    for process in jail.processes.values_mut() {
+        process.layers.insert(Layer::Cgroup.name().into(), status.clone());
+    }
+}
