@@ -23,13 +23,15 @@ demo-redis: setup ## Kill the VMM of a redis three times under a client that wri
 
 lint: ## Check the formatting and run clippy
 	cargo fmt --all --check
+	cd fuzz && cargo fmt --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 
 doc: ## Build the API documentation; a warning is an error
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 
-test: setup-tests lint doc ## Run lint, doc, all tests (with real microVMs), interop and upgrade
+test: setup-tests lint doc ## Run lint, doc, all tests (with real microVMs), fuzz-smoke, interop and upgrade
 	@./scripts/test.sh
+	$(MAKE) fuzz-smoke
 	$(MAKE) interop
 	@if git cat-file -e 445d9af^{commit} 2>/dev/null; then ./scripts/test-upgrade.sh; \
 	else echo "==> NOT RUN: the upgrade tests; this checkout lacks the history (git fetch --unshallow)"; fi
@@ -71,8 +73,8 @@ interop: setup ## Test duende-core's adapter with our launcher, and our adapter 
 fuzz: ## Fuzz each parser of foreign bytes for a minute (PEPITA_FUZZ_SECONDS), guided by coverage
 	@./scripts/fuzz.sh $${PEPITA_FUZZ_SECONDS:-60}
 
-fuzz-smoke: ## Run the seeds of each fuzz target and a few thousand more inputs
-	@PEPITA_FUZZ_PROFILE=smoke ./scripts/fuzz.sh runs=2000
+fuzz-smoke: ## Run the seeds of each fuzz target and a few hundred more inputs
+	@PEPITA_FUZZ_PROFILE=smoke ./scripts/fuzz.sh runs=300
 
 deny: ## Check all crates against deny.toml with cargo-deny; known weaknesses, too, which needs the internet
 	@./scripts/deny.sh

@@ -89,7 +89,7 @@ pub const ALL: &[Target] = &[
     Target::new("supervisor_journal", supervisor::journal, 64 * KIB),
     Target::new("supervisor_probe", supervisor::probe, 64 * KIB),
     Target::new("launcher_elf", launcher::elf, 20 * MIB),
-    Target::new("launcher_libraries", launcher::libraries, 2 * MIB),
+    Target::new("launcher_libraries", launcher::libraries, 32 * MIB),
     Target::new("launcher_cpio", launcher::cpio, 64 * KIB),
     Target::new("launcher_module", launcher::module, 64 * KIB),
     Target::new("launcher_superblock", launcher::superblock, 64 * KIB),

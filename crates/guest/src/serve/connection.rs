@@ -70,8 +70,11 @@ impl Connection {
         }
         self.let_end();
         // The thread of a `watch` waits for changes. After this wake-up it notices that its client is gone. The state's lock
-        // is taken for it: between the look and the wait of that thread, a wake-up without the lock would be lost.
-        self.agent.change(|_| ());
+        // is taken for it: between the look and the wait of that thread, a wake-up without the lock would be lost. Clients of
+        // ports come in great numbers, and no thread waits for them.
+        if self.watched || !self.is_forwarded {
+            self.agent.change(|_| ());
+        }
     }
 
     /// Serves the client until the client is gone, has turned the connection into a raw stream, or sends bad lines.
