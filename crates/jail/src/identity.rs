@@ -14,7 +14,7 @@ use rustix::thread::{
 pub(crate) fn device_groups(plan: &Plan) -> Vec<Gid> {
     let devices = plan.binds.iter().filter(|bind| bind.access == Access::Device);
     let stats = devices.filter_map(|bind| stat(&bind.source).ok());
-    stats.filter(|stat| is_for_group(stat)).map(|stat| Gid::from_raw(stat.st_gid)).collect()
+    stats.filter(is_for_group).map(|stat| Gid::from_raw(stat.st_gid)).collect()
 }
 
 /// Returns whether a group may use a device which others may not use.
