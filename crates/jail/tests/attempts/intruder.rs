@@ -221,9 +221,9 @@ pub(crate) const ATTEMPTS: &[(&str, &str, Attempt)] = &[
     }),
 ];
 
-/// Tries all, and prints what came of each. Without a jail, what root does to mounts and to the host's name concerns this
-/// process alone: they are its own.
-pub(crate) fn run(aims: &str, is_free: bool) {
+/// Tries all, and writes what came of each in a line that begins with `prefix`. Without a jail, what root does to mounts and
+/// to the host's name concerns this process alone: they are its own.
+pub(crate) fn run(aims: &str, is_free: bool, prefix: &str, out: &mut dyn Write) {
     let aims = Aims(serde_json::from_str(aims).expect("the aims"));
     if is_free && rustix::process::geteuid().is_root() {
         keep_the_host_as_it_is();
@@ -236,7 +236,7 @@ pub(crate) fn run(aims: &str, is_free: bool) {
             Ok(()) => "ok".to_owned(),
             Err(e) => e.raw_os_error().map_or(e.to_string(), |number| error_name(number).to_owned()),
         };
-        println!("{name}\t{result}");
+        writeln!(out, "{prefix}{name}\t{result}").expect("written");
     }
 }
 

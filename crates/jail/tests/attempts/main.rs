@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     match args.first().map(String::as_str) {
         Some(HELPER) => return pepita_jail::helper::main(std::env::args_os().skip(2)),
         Some(INTRUDER) => {
-            intruder::run(&args[1], args[2] == FREE);
+            intruder::run(&args[1], args[2] == FREE, "", &mut std::io::stdout());
             return ExitCode::SUCCESS;
         }
         Some(ROOTLESS) => {
