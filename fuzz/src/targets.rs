@@ -13,6 +13,7 @@ mod jail;
 mod launcher;
 mod scratch;
 mod supervisor;
+mod tar;
 mod wire;
 
 /// A parser of the bytes of strangers.

@@ -7,6 +7,7 @@
 
 mod catalogue;
 mod file;
+mod host_use;
 mod layer;
 pub(crate) mod superblock;
 mod tool;
@@ -97,49 +98,4 @@ fn grow(disk: &Disk, held: &Held, patience: Patience<'_>) -> Result<()> {
     file::grow(&disk.name, held, wanted, patience)?;
     catalogue.has_grown(&disk.name);
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::process::Command;
-
-    /// Damage as a VM leaves it that was killed: a file has a wrong number of names, and the disk was in use.
-    const DAMAGE: [&str; 2] = ["set_inode_field /hello links_count 7", "set_super_value state 0"];
-
-    #[test]
-    fn damage_that_can_be_mended_without_a_question_is_mended_and_nothing_is_lost() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (file, tree) = (dir.path().join("d.ext4"), dir.path().join("tree"));
-        std::fs::create_dir(&tree).expect("made");
-        std::fs::write(tree.join("hello"), "kept").expect("written");
-        let made = Command::new("/sbin/mke2fs")
-            .args(["-q", "-t", "ext4", "-d"])
-            .args([&tree, &file])
-            .arg("16M")
-            .status();
-        assert!(made.expect("mke2fs").success());
-        let debugfs = |request: &str| {
-            let output = Command::new("/sbin/debugfs").args(["-w", "-R", request]).arg(&file).output();
-            output.expect("debugfs").stdout
-        };
-        DAMAGE.iter().for_each(|damage| drop(debugfs(damage)));
-        let check = || Command::new("/sbin/e2fsck").args(["-f", "-n"]).arg(&file).output().expect("e2fsck");
-        assert!(!check().status.success(), "it is damaged");
-        let disk = Disk {
-            name: "d".into(),
-            file: file.clone(),
-            dir: None,
-            size_mb: None,
-            mount: "/d".into(),
-            read_only: false,
-        };
-        let held = take(&[disk], dir.path(), None).expect("mended");
-        let state = Superblock::read(&held[0]).expect("readable").expect("ext4");
-        assert!(state.is_clean);
-        drop(held);
-        let checked = check();
-        assert!(checked.status.success(), "{checked:?}");
-        assert_eq!(debugfs("cat /hello"), b"kept");
-    }
 }

@@ -6,7 +6,7 @@ mod terminal;
 use host::Host;
 use pepita_wire::storage::DiskRecord;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use terminal::Typist;
 
@@ -66,4 +66,59 @@ fn at_a_terminal_a_removal_is_asked_first() {
         assert_eq!(child.wait().expect("an end").code(), Some(code), "{answer:?}");
         assert_eq!(listed(&host).len(), left, "{answer:?}");
     }
+}
+
+/// A file system that this host has mounted, until the end of the test.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_that_this_host_has_mounted_is_left_alone() {
+    let files = tempfile::tempdir().expect("a directory");
+    let (disks, place) = (files.path().join("disks"), files.path().join("mounted"));
+    let host = Host::new().with("PEPITA_DISK_DIR", &disks);
+    disk(&disks, "data");
+    let file = disks.join("data.ext4");
+    std::fs::create_dir(&place).expect("a directory");
+    let mut mount = Command::new("mount");
+    let mounted = mount.args(["-o", "loop"]).arg(&file).arg(&place).status().expect("mount runs");
+    assert!(mounted.success(), "this test needs root and a loop device");
+    let mounted = Mounted(place);
+    let error = host.fails(&["disk", "grow", "data", "32M"], 75);
+    assert!(error.contains("this host has it as /dev/loop") && error.contains("unmount it"), "{error}");
+    drop(mounted);
+    assert!(host.ok(&["disk", "grow", "data", "32M"]).contains("32MiB"));
+}
+
+/// Damage as a VM leaves it that was killed: a file has a wrong number of names, and the disk was in use.
+const DAMAGE: [&str; 2] = ["set_inode_field /hello links_count 7", "set_super_value state 0"];
+
+#[test]
+fn damage_that_can_be_mended_without_a_question_is_mended_and_nothing_is_lost() {
+    let files = tempfile::tempdir().expect("a directory");
+    let (disks, tree) = (files.path().join("disks"), files.path().join("tree"));
+    let host = Host::new().with("PEPITA_DISK_DIR", &disks);
+    disk(&disks, "d");
+    let file = disks.join("d.ext4");
+    std::fs::create_dir(&tree).expect("made");
+    std::fs::write(tree.join("hello"), "kept").expect("written");
+    let mut make = Command::new("/sbin/mke2fs");
+    let made = make.args(["-q", "-F", "-t", "ext4", "-d"]).args([&tree, &file]).arg("16M").status();
+    assert!(made.expect("mke2fs").success());
+    let debugfs = |request: &str| {
+        let output = Command::new("/sbin/debugfs").args(["-w", "-R", request]).arg(&file).output();
+        output.expect("debugfs").stdout
+    };
+    DAMAGE.iter().for_each(|damage| drop(debugfs(damage)));
+    let check = || Command::new("/sbin/e2fsck").args(["-f", "-n"]).arg(&file).output().expect("e2fsck");
+    assert!(!check().status.success(), "it is damaged");
+    host.ok(&["disk", "grow", "d", "24M"]);
+    let checked = check();
+    assert!(checked.status.success(), "{checked:?}");
+    assert_eq!(debugfs("cat /hello"), b"kept");
 }

@@ -1,17 +1,22 @@
 //! What `pepita cp` receives.
 
 use super::scratch::Scratch;
+use super::tar::with_sums;
 use pepita_copy::{Owner, Sender, Unpacking, unpack};
 use std::fs;
 use std::path::Path;
 
-pub(super) use pepita_copy::fuzzing::entries;
-
 /// The bytes that the files may have.
 const BYTES: u64 = 1 << 20;
 
+/// Reads the headers of an archive.
+pub(super) fn entries(archive: &[u8]) {
+    pepita_copy::fuzzing::entries(&with_sums(archive));
+}
+
 /// Unpacks the archive of a guest. Nothing is made outside of the target, and no link leads out of it.
 pub(super) fn unpack_archive(archive: &[u8]) {
+    let archive = with_sums(archive);
     Scratch::with("copy", |dir| {
         let (above, target) = (dir.join("above"), dir.join("above/target"));
         fs::create_dir_all(&target).expect("made");

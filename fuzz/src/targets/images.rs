@@ -2,6 +2,7 @@
 
 use super::choice;
 use super::scratch::Scratch;
+use super::tar::with_sums;
 use pepita_images::fuzzing::{Place, Registry};
 use pepita_images::layer::{self, Spool};
 use pepita_images::manifest::Document;
@@ -100,7 +101,7 @@ pub(super) fn layer(input: &[u8]) {
         let mut spool = Spool::create(&contents, CAP).expect("a file");
         let mut tree = Tree::default();
         for bytes in [first, second] {
-            std::fs::write(&file, bytes).expect("room for a layer");
+            std::fs::write(&file, with_sums(bytes)).expect("room for a layer");
             let applied = layer::apply(&mut tree, &mut spool, &file, "sha256:x").map(drop);
             let is_good = applied.is_ok();
             is_said(applied);
@@ -156,7 +157,7 @@ fn in_place(name: &str, run: impl FnOnce(&Path, &Place)) {
 pub(super) fn docker_archive(bytes: &[u8]) {
     in_place("archive", |dir, place| {
         let file = dir.join("archive.tar");
-        std::fs::write(&file, bytes).expect("room for an archive");
+        std::fs::write(&file, with_sums(bytes)).expect("room for an archive");
         is_said(place.docker_archive(&file));
     });
 }
