@@ -1,5 +1,6 @@
 //! The command line of `pepita-image`, which `pepita image` shows as its own.
 
+use crate::confine::confine;
 use crate::error::{CallError, Result, error, io};
 use crate::layer::IMAGE_CAP;
 use crate::progress::Progress;
@@ -199,7 +200,7 @@ fn perform(Cli { json, call }: Cli) -> Result<String> {
 fn resolve(store: &Store, source: &Source, pull: Pull, options: &Options) -> Result<ImageRecord> {
     let name = source.to_string();
     let progress = Progress::of(Source::short(&name), options.quiet);
-    let ready = |named: &Named| store.ready(named, options.max_size << 20, &progress);
+    let ready = |named: &Named| ready(store, named, options, &progress);
     match pull {
         Pull::Always => bring(store, source, &name, options),
         Pull::Missing | Pull::Never => match (is_here(store, source)?, pull) {
@@ -224,7 +225,7 @@ fn bring(store: &Store, source: &Source, called: &str, options: &Options) -> Res
     let progress = Progress::of(Source::short(called), options.quiet);
     let brought = || {
         let named = fetch(store, source, called, &options.allowed(), &progress)?;
-        let record = store.ready(&named, options.max_size << 20, &progress)?;
+        let record = ready(store, &named, options, &progress)?;
         name(store, &named)?;
         Ok(record)
     };
@@ -233,6 +234,12 @@ fn bring(store: &Store, source: &Source, called: &str, options: &Options) -> Res
             store.forget();
         }
     })
+}
+
+/// Makes the root of an image that is in the store. What reads its layers reaches the store alone.
+fn ready(store: &Store, named: &Named, options: &Options, progress: &Progress) -> Result<ImageRecord> {
+    confine(store.dir());
+    store.ready(named, options.max_size << 20, progress)
 }
 
 /// Returns the image of a source, if it is here with all its parts.

@@ -3,11 +3,12 @@
 //!
 //! An image may come from anybody. Its layers are never unpacked on the host: they are read into a tree in memory
 //! ([`tree`], [`layer`]), and the tree is written as one ext4 image ([`ext4`]). No name in a layer ever names a file of
-//! the host.
+//! the host, and the program that reads them reaches no file but those of its store.
 
 pub mod challenge;
 pub mod commands;
 pub mod config;
+mod confine;
 pub mod credentials;
 pub mod digest;
 pub mod error;

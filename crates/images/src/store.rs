@@ -58,6 +58,11 @@ pub struct Removed {
 }
 
 impl Store {
+    /// Returns the directory of the store.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Opens the store in a directory, which is made when it is missing. Work that was left unfinished is removed.
     ///
     /// # Errors
