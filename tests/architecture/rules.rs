@@ -217,7 +217,7 @@ pub(crate) const CRATES: &[Crate] = &[
         dir: "crates/images/src",
         name: "pepita_images",
         rows: &[
-            &["challenge", "error", "progress"],
+            &["challenge", "confine", "error", "progress"],
             &["digest"],
             &["credentials", "manifest", "reference", "tree"],
             &["config", "http", "layer"],
