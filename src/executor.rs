@@ -60,6 +60,13 @@ pub enum ExecutorMsg {
         /// Gets a sentence about what is not published.
         reply: Reply<Result<(), String>>,
     },
+    /// Open the ports of a VM that is to be started: its clients wait. A port that cannot be opened is told at the launch.
+    OpenPorts {
+        /// The name of the VM.
+        vm: VmName,
+        /// The ports.
+        ports: Vec<Publish>,
+    },
     /// Close the ports of a VM that is down for good.
     ClosePorts(VmName),
     /// Kill a VM and remove all traces of it. Answered when the VM is confirmed gone.

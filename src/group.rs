@@ -219,13 +219,18 @@ impl GroupState {
     async fn adopt(&mut self, me: &ActorRef<GroupMsg>, found: BTreeMap<VmName, Found>) {
         let orders = self.roster.adopt(at(), found);
         self.carry_out(me, orders).await;
-        self.release_what_rests();
+        self.settle_what_is_down();
     }
 
-    /// Releases the CIDs of VMs that are down: a former actor, or a former supervisor, may have failed before that.
-    fn release_what_rests(&mut self) {
+    /// Releases the CIDs of VMs that stay down: a former actor, or a former supervisor, may have failed before that. The
+    /// ports of VMs that are to come are opened, so that their clients wait from now on.
+    fn settle_what_is_down(&mut self) {
         for vm in self.roster.at_rest() {
             self.release(vm);
+        }
+        for spec in self.roster.to_come().filter(|spec| !spec.publish.is_empty()) {
+            let (vm, ports) = (spec.name.clone(), spec.publish.clone());
+            self.shared.services.executor.send(ExecutorMsg::OpenPorts { vm, ports });
         }
     }
 
@@ -240,7 +245,7 @@ impl GroupState {
             Goal::Down => self.roster.adopt_and_stop(at(), &inventory.found),
         };
         self.carry_out(me, orders).await;
-        self.release_what_rests();
+        self.settle_what_is_down();
         for msg in inventory.held {
             self.take_in(me, msg).await;
         }

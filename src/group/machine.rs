@@ -234,6 +234,12 @@ impl Roster {
         self.children.iter().filter(rests).map(|child| child.name().clone()).collect()
     }
 
+    /// Returns the VMs that are down and are to be started.
+    pub(crate) fn to_come(&self) -> impl Iterator<Item = &VmSpec> {
+        let comes = |child: &&Child| child.phase.is_to_come();
+        self.children.iter().filter(comes).map(|child| &child.spec)
+    }
+
     /// Returns the state of a VM that the journal keeps.
     pub fn remember(&self, name: &VmName) -> Option<Remembered> {
         Some(self.children[self.find(name)?].remember())

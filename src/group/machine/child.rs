@@ -276,6 +276,14 @@ impl Phase {
         }
     }
 
+    /// Returns whether the child is down and is to be started.
+    pub(crate) fn is_to_come(&self) -> bool {
+        match self {
+            Self::AwaitingGroup | Self::AwaitingTurn { .. } | Self::Backoff { .. } => true,
+            Self::Stopped | Self::Completed | Self::Failed(_) | Self::Live(_) => false,
+        }
+    }
+
     /// Returns the phase as observers see it.
     pub(crate) fn view(&self) -> VmPhase {
         match self {

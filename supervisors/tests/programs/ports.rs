@@ -227,6 +227,28 @@ fn a_hundred_connections_and_the_port_outlive_the_supervisor_and_the_next_one_ho
 }
 
 #[test]
+fn a_supervisor_that_finds_its_vm_dead_holds_the_port_before_the_next_attempt() {
+    let (port, inside) = (free_port(), free_port());
+    let vm =
+        echoing("cache", port, inside) + "restart.backoff = { initial_delay = \"1h\", max_delay = \"1h\" }\n";
+    let host = Host::new("", &format!("[[group]]\nname = \"web\"\n{vm}"));
+    let mut daemon = host.ready();
+    let monitor = host.status("cache").monitor_pid.expect("a monitor");
+    daemon.kill();
+    kill_vmm(&host, "cache");
+    until("the monitor has ended", || !std::path::Path::new(&format!("/proc/{monitor}")).exists());
+    assert!(is_refused(port), "nobody holds the port");
+    let _daemon = host.start();
+    until("the VM is in backoff", || {
+        String::from_utf8_lossy(&host.ctl(&["status"]).stdout).contains("backoff")
+    });
+    // It would be started in an hour.
+    let mut client = begin(port);
+    host.ctl_ok(&["start", "cache"]);
+    echo(&mut client, b"served by the next incarnation");
+}
+
+#[test]
 fn ports_are_added_and_removed_while_the_vm_runs() {
     let (first, second, inside) = (free_port(), free_port(), free_port());
     let groups = |port: u16| {
