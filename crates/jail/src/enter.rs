@@ -91,10 +91,14 @@ pub(crate) fn enter(plan: &Plan, say: &mut impl FnMut(&Said)) -> Result<Report, 
     }
     let in_root = enter_root(plan, mounts, plan.proc && has_pids, &mut ledger)?;
     ledger.enter(Layer::Limits, limit(&plan.limits))?;
+    // Whether the threads of the jail alone are counted.
+    let mut is_alone = !is_root && may;
     match plan.user {
-        Some(user) => {
-            ledger.enter(Layer::Uid, identity::become_user(user, &groups))?;
+        Some(_) if !in_root => {
+            let why = "it needs the layer root: another user cannot enter the directories of the VM's files";
+            ledger.enter(Layer::Uid, Err(why.to_owned()))?;
         }
+        Some(user) => is_alone |= ledger.enter(Layer::Uid, identity::become_user(user, &groups))?,
         None if is_root => ledger.leave_out(Layer::Uid, "no user ids for VMs are configured"),
         None => ledger.leave_out(Layer::Uid, "an ordinary user cannot become another one"),
     }
@@ -103,10 +107,12 @@ pub(crate) fn enter(plan: &Plan, say: &mut impl FnMut(&Said)) -> Result<Report, 
             namespaces::enter_user(proc, geteuid().as_raw(), getegid().as_raw())?;
             namespaces::forbid_more(proc)
         });
-        ledger.enter(Layer::UserNamespace, entered)?;
+        is_alone |= ledger.enter(Layer::UserNamespace, entered)?;
     }
-    // In a user namespace of its own, the threads of the jail alone are counted.
-    limit_threads(&plan.limits).map_err(|why| Failure::new(What::Layer(Layer::Limits), why))?;
+    // The threads of all processes of a user would be counted otherwise.
+    if is_alone {
+        limit_threads(&plan.limits).map_err(|why| Failure::new(What::Layer(Layer::Limits), why))?;
+    }
     ledger.enter(Layer::Capabilities, identity::drop_capabilities())?;
     ledger.enter(Layer::NoNewPrivileges, set_no_new_privs(true).map_err(|e| e.to_string()))?;
     ledger.enter_as(Layer::Landlock, rules::restrict(plan, in_root))?;

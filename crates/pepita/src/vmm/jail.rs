@@ -12,7 +12,8 @@ use pepita_jail::Network as JailNetwork;
 use pepita_jail::{Access, Bind, Failure, Layer, Level, Limits, Plan, Report, Seccomp, Standing, User, What};
 use pepita_wire::network::Network;
 use pepita_wire::record::{JailStatus, LayerStatus, ProcessJail};
-use std::os::unix::fs::chown;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// The names of the processes in the status.
@@ -66,10 +67,17 @@ impl Jails {
         Ok(Some(jails))
     }
 
-    /// Gives a file of the run directory to one of the users. Who cannot give a file away cannot become another user either.
+    /// Gives a file of the run directory to one of the users. It stays in the group of root, which uses it where no layer lets
+    /// the process become that user. Who cannot give a file away cannot become another user either.
     fn give(&mut self, name: &str, to: impl Fn((User, User)) -> User) -> Result<()> {
         let Some(user) = self.users.map(to) else { return Ok(()) };
-        let Err(e) = chown(name, Some(user.uid), Some(user.gid)) else { return Ok(()) };
+        let give = || -> std::io::Result<()> {
+            let meta = std::fs::symlink_metadata(name)?;
+            let mode = if meta.is_dir() { 0o770 } else { 0o660 };
+            std::fs::set_permissions(name, Permissions::from_mode(mode))?;
+            chown(name, Some(user.uid), None)
+        };
+        let Err(e) = give() else { return Ok(()) };
         let why = format!(
             "a file cannot be given to user {}: {e}; name user ids that this system has (--jail-uids)",
             user.uid

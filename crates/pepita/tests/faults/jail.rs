@@ -146,6 +146,37 @@ fn a_layer_that_cannot_be_had_refuses_a_full_jail_by_name_and_is_told_of_another
 }
 
 #[test]
+fn root_without_the_right_to_mount_has_no_other_user_and_its_vm_works() {
+    if !is_root() {
+        return;
+    }
+    // What root may do in a container, as docker gives it.
+    const CAPABILITIES: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,\
+        +net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
+    let host = Host::of(Form::Qemu);
+    let call = host.command(&[]);
+    let run = |level: &str| {
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--bounding-set={CAPABILITIES}")).arg("--inh-caps=-all").arg(pepita());
+        command.args(host.run_args("c", &["--daemon", "--jail", level], &[]));
+        command.envs(call.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.output().expect("setpriv runs")
+    };
+    let refused = run("full");
+    assert_eq!(refused.status.code(), Some(77), "{}", errors(&refused));
+    let output = run("best-effort");
+    assert!(output.status.success(), "{}", errors(&output));
+    let status = host.until("c", |status| status.agent.ready);
+    let missing: BTreeSet<&str> = jail(&status).missing().map(|(_, layer, _)| layer).collect();
+    assert!(missing.contains("root") && missing.contains("uid"), "{missing:?}");
+    for (what, pid) in jailed(&host.vm("c")) {
+        assert_eq!(of_process(pid, "CapEff"), "0000000000000000", "{what}");
+        assert_eq!(of_process(pid, "Seccomp"), "2", "{what}");
+    }
+    host.destroy("c", &[]);
+}
+
+#[test]
 fn an_ordinary_user_has_a_jail_without_another_user_id() {
     if !is_root() {
         let host = Host::of(Form::Qemu);
