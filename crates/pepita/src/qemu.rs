@@ -85,7 +85,9 @@ pub(crate) fn cmdline(config: &VmConfig, token: &str) -> String {
         Accel::Kvm | Accel::None => {}
     }
     if let (Accel::Tcg, Some(khz)) = (request.accel, request.tsc_khz) {
-        words.push(format!("tsc_early_khz={khz}"));
+        // An emulated guest sees the host's counter. Its kernel would check the counter against timer interrupts, of which
+        // emulation loses some on a busy host, would give the counter up, and then lose time with each lost interrupt.
+        words.push(format!("tsc_early_khz={khz} tsc=reliable"));
     }
     if let Root::Disk { initrd: None, .. } = request.root {
         words.push("root=/dev/vda rw init=/sbin/daemonctl".to_owned());
@@ -303,7 +305,10 @@ mod tests {
     #[test]
     fn an_emulated_guest_is_told_its_tsc_and_its_secrets_are_not_in_the_argv() {
         let text = text(request());
-        assert!(text.contains("tsc_early_khz=2000000") && text.contains("pepita.incarnation=7"), "{text}");
+        assert!(
+            text.contains("tsc_early_khz=2000000 tsc=reliable") && text.contains("pepita.incarnation=7"),
+            "{text}"
+        );
         assert!(text.contains("loglevel=7") && !text.contains("s3"), "{text}");
     }
 

@@ -7,21 +7,26 @@ use crate::error::{About, Result, call_error, eprint_line, system};
 use crate::host::signals::EndSignals;
 use crate::host::terminal::{Raw, is_terminal, size_of};
 use crate::ops::exec::{End, Ends, carry};
+use crate::ops::follow::follow;
 use crate::reconcile;
 use crate::rundir::RunDir;
 use pepita_wire::agent::ExecStream;
-use pepita_wire::record::CallErrorKind;
+use pepita_wire::record::{CallErrorKind, Reach, VcpuState};
 use pepita_wire::streams::TerminalSize;
-use pepita_wire::{Ask, ErrorKind, Exit, VmId, WireError};
+use pepita_wire::{Ask, ErrorKind, Exit, StatusRecord, VmId, WireError};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// The exit code when the command could not be run, or its end is not known (docker).
 pub(super) const FAILED: u8 = 125;
 
 /// The size of a terminal whose own size is not known, as every terminal had it at first.
 const USUAL: TerminalSize = TerminalSize { rows: 24, columns: 80 };
+
+/// The time that a guest has to boot before a command in it is given up.
+const BOOT: Duration = Duration::from_secs(60);
 
 /// Carries out `pepita exec`.
 pub(super) fn exec(run_dir: &RunDir, name: &VmId, exec: Exec) -> Result<ExitCode> {
@@ -83,9 +88,36 @@ pub(super) fn exec(run_dir: &RunDir, name: &VmId, exec: Exec) -> Result<ExitCode
     }
 }
 
+/// Waits until the agent of a guest that boots can be asked. A VM that has ended is the caller's to tell.
+///
+/// # Errors
+/// When the virtual CPUs are paused, the monitor does not answer, or the guest takes too long.
+fn await_agent(run_dir: &RunDir, name: &VmId) -> Result<()> {
+    let refused = |why: String| Err(call_error(CallErrorKind::TryAgain, why)).about(name.as_str());
+    let is_paused =
+        |status: &StatusRecord| status.vcpus.is_some_and(|vcpus| vcpus.state == VcpuState::Paused);
+    let mut status = reconcile::status(run_dir, name)?;
+    if status.reach == Reach::Silent {
+        let monitor = status.monitor_pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        return refused(format!(
+            "its monitor{monitor} does not answer, and nothing reaches the guest without it"
+        ));
+    }
+    if !status.agent.ready && !status.state.is_terminal() && !is_paused(&status) {
+        status = follow(run_dir, name, Some(BOOT), |status| status.agent.ready || is_paused(status))?;
+    }
+    match is_paused(&status) {
+        true => refused(format!(
+            "its virtual CPUs are paused; `pepita signal --signal CONT {name}` lets them go on"
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Makes the request to the guest agent, over a connection of its own.
 pub(super) fn open(run_dir: &RunDir, name: &VmId, ask: Ask) -> Result<OwnedFd> {
     let what = if matches!(ask, Ask::Copy(_)) { "copies no files" } else { "runs no commands with streams" };
+    await_agent(run_dir, name)?;
     let dir = run_dir.vm(name);
     let opened =
         AgentStream::open(&dir).and_then(|agent| agent.map_or_else(|e| Ok(Err(e)), |it| it.ask(ask)));

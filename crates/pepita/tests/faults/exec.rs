@@ -126,3 +126,26 @@ fn commands_of_a_microvm_have_streams_terminals_and_exit_codes() {
     host.destroy("a", &["--force"]);
     assert_eq!(child.wait().expect("an end").code(), Some(125));
 }
+
+#[test]
+fn a_command_waits_for_a_guest_that_boots_and_one_that_is_paused_or_has_no_voice_is_told_as_such() {
+    let host = Host::of(Form::Qemu);
+    let status = host.start("a", &[]);
+    assert!(!status.agent.ready, "the guest boots");
+    let output = exec(&host, &[], &["--exit", "7"]).wait_with_output().expect("an end");
+    assert_eq!(output.status.code(), Some(7), "{}", errors(&output));
+    host.ok(&["signal", "--signal", "STOP", "a"]);
+    let began = Instant::now();
+    let error = host.fails(&["exec", "a", "--", TICKER[0]], 125);
+    assert!(error.contains("paused; `pepita signal --signal CONT a`"), "{error}");
+    let error = host.fails(&["cp", "a:/etc/passwd", "-"], 75);
+    assert!(error.contains("paused"), "{error}");
+    host.ok(&["signal", "--signal", "CONT", "a"]);
+    let monitor = host.status("a").monitor_pid;
+    kill(monitor, Signal::STOP);
+    let error = host.fails(&["exec", "a", "--", TICKER[0]], 125);
+    kill(monitor, Signal::CONT);
+    assert!(error.contains("its monitor (pid ") && error.contains("does not answer"), "{error}");
+    println!("told after {:?}", began.elapsed());
+    host.destroy("a", &["--force"]);
+}
