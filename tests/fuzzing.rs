@@ -66,6 +66,16 @@ fn seeds_are_few_and_small() {
     }
 }
 
+/// A dependency that a crate gets or loses is one of the fuzz targets, too.
+#[test]
+fn the_lock_file_of_the_fuzz_targets_fits_the_manifests() {
+    let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["metadata", "--format-version", "1", "--locked"]).current_dir(root().join("fuzz"));
+    let output = cargo.output().expect("cargo runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "bring fuzz/Cargo.lock up to date (cd fuzz && cargo check): {said}");
+}
+
 /// The crates that both lock files have are the same, so that what is fuzzed is what runs.
 #[test]
 fn the_lock_file_of_the_fuzz_targets_has_the_versions_of_the_workspace() {
