@@ -1,6 +1,7 @@
 //! `pepita exec`: runs a command in a guest, and exits as the command does.
 
 use super::foreground::code_of;
+use super::order::silent;
 use crate::cli::Exec;
 use crate::client::{self, AgentStream};
 use crate::error::{About, Result, call_error, eprint_line, system};
@@ -98,10 +99,7 @@ fn await_agent(run_dir: &RunDir, name: &VmId) -> Result<()> {
         |status: &StatusRecord| status.vcpus.is_some_and(|vcpus| vcpus.state == VcpuState::Paused);
     let mut status = reconcile::status(run_dir, name)?;
     if status.reach == Reach::Silent {
-        let monitor = status.monitor_pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-        return refused(format!(
-            "its monitor{monitor} does not answer, and nothing reaches the guest without it"
-        ));
+        return refused(silent(name, status.monitor_pid));
     }
     if !status.agent.ready && !status.state.is_terminal() && !is_paused(&status) {
         status = follow(run_dir, name, Some(BOOT), |status| status.agent.ready || is_paused(status))?;

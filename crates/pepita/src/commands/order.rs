@@ -4,15 +4,21 @@
 use super::environment::environment;
 use crate::cli::DaemonArgs;
 use crate::client;
-use crate::error::{About, Result, call_error};
+use crate::error::{About, CallError, Result, call_error};
+use crate::ops::follow::follow;
 use crate::ops::launch;
 use crate::ops::resolve::check_start;
 use crate::reconcile;
 use crate::rundir::RunDir;
 use pepita_wire::agent::Start;
+use pepita_wire::frame::Outcome;
 use pepita_wire::record::{CallErrorKind, Reach};
-use pepita_wire::{Ask, MonitorRequest, Signal, StatusRecord, VmId};
+use pepita_wire::{Ask, ErrorKind, Exit, MonitorRequest, Signal, StatusRecord, VmId, WireError};
 use std::io;
+use std::time::Duration;
+
+/// The time that a guest without a daemon has to end.
+const END: Duration = Duration::from_secs(10);
 
 /// Carries out `pepita signal`.
 pub(super) fn signal(run_dir: &RunDir, name: &VmId, signal: Signal) -> Result<()> {
@@ -23,12 +29,34 @@ pub(super) fn signal(run_dir: &RunDir, name: &VmId, signal: Signal) -> Result<()
 pub(super) fn start(run_dir: &RunDir, name: &VmId, daemon: &DaemonArgs) -> Result<()> {
     let start = Start { command: daemon.command.clone(), env: environment(daemon)?, ..Start::default() };
     check_start(&start).about(name.as_str())?;
-    order(run_dir, name, MonitorRequest::Forward(Ask::Start(start)))
+    let request = MonitorRequest::Forward(Ask::Start(start));
+    match client::ask(&run_dir.vm(name), request) {
+        Ok(Err(refusal)) if refusal.kind == ErrorKind::Os => {
+            Err(not_started(run_dir, name, refusal)).about(name.as_str())
+        }
+        answer => concluded(run_dir, name, answer),
+    }
+}
+
+/// Returns why a daemon was not started. A guest whose daemon cannot be executed ends, and the agent's answer may be lost with
+/// it; the record of the end tells the reason then.
+fn not_started(run_dir: &RunDir, name: &VmId, refusal: WireError) -> CallError {
+    let refused = client::refused(refusal);
+    let exit = follow(run_dir, name, Some(END), |_| false).ok().and_then(|status| status.exit);
+    match exit.map(|record| record.exit) {
+        Some(exit @ Exit::NotExecutable { .. }) => call_error(refused.kind, exit.to_string()),
+        Some(_) | None => refused,
+    }
 }
 
 /// Asks a VM's monitor to do something.
 fn order(run_dir: &RunDir, name: &VmId, request: MonitorRequest) -> Result<()> {
-    let failed = match client::ask(&run_dir.vm(name), request) {
+    concluded(run_dir, name, client::ask(&run_dir.vm(name), request))
+}
+
+/// Returns what a monitor's answer means for the caller.
+fn concluded(run_dir: &RunDir, name: &VmId, answer: io::Result<Outcome>) -> Result<()> {
+    let failed = match answer {
         Ok(answer) => return client::accepted(answer).map(drop).about(name.as_str()),
         Err(e) => e,
     };
@@ -55,7 +83,7 @@ pub(super) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<StatusRecord> {
 }
 
 /// Returns the sentence about a VM whose monitor exists and does not answer.
-fn silent(name: &VmId, monitor: Option<u32>) -> String {
+pub(super) fn silent(name: &VmId, monitor: Option<u32>) -> String {
     match monitor {
         Some(pid) => format!(
             "its monitor (pid {pid}) does not answer: it is stopped (`kill -CONT {pid}`), or it hangs; \
