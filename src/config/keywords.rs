@@ -21,6 +21,7 @@ const COMPOSE: &[(&str, &str)] = &[
     ("healthcheck", "health.command, health.tcp or health.http probes the daemon"),
     ("links", "reach = [\"db:5432\"] lets the daemon dial a VM of this file"),
     ("mem_limit", "memory_mb is the VM's memory"),
+    ("memory", "memory_mb is the VM's memory"),
     (
         "network_mode",
         "reach = [\"db:5432\"] lets the daemon dial a VM of this file, publish makes ports of the guest known, and network \
@@ -36,7 +37,9 @@ const COMPOSE: &[(&str, &str)] = &[
     ("services", "a [[group]] has its VMs as [[group.vm]]"),
     ("stop_grace_period", "stop.timeout is the time that a daemon has to end"),
     ("stop_signal", "stop.signal is the signal that ends the daemon"),
+    ("stdin_open", "a daemon has no input; `pepitactl exec -i -t VM -- sh` is a shell beside it"),
     ("tmpfs", "what a VM writes is in its memory, unless a [[group.vm.disk]] is there"),
+    ("tty", "a daemon has no terminal; `pepitactl exec -i -t VM -- sh` is a shell beside it"),
     (
         "volumes",
         "[[group.vm.disk]] keeps a directory of the guest, and [[group.vm.share]] shows one of the host",
