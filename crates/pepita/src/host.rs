@@ -11,6 +11,7 @@ pub mod process_id;
 pub mod programs;
 pub mod ram;
 pub mod random;
+pub mod rights;
 pub mod setsid;
 pub mod sign;
 pub mod signals;

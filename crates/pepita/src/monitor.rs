@@ -43,6 +43,7 @@ use crate::error::eprint_line;
 use crate::host::cgroup::Limits;
 use crate::host::clock::{ClockWatch, unix_ms};
 use crate::host::process_id::ProcessId;
+use crate::host::rights;
 use crate::rundir::files::{self, State, Sync};
 use crate::rundir::lock::Lock;
 use crate::rundir::uids::UidClaim;
@@ -215,6 +216,10 @@ impl Monitor {
 
     /// Watches the VM until it has ended and its exit record is written.
     pub(crate) fn run(mut self) {
+        // A guest may take its VMM over, and speaks with this process, too.
+        if self.config.request.jail.is_some() {
+            rights::reduce(self.config.request.tap.is_some());
+        }
         self.save();
         match self.config.request.vmm {
             // QEMU answers this command when the machine is set up.

@@ -50,6 +50,14 @@ fn check_jail(host: &Host, name: &str) -> BTreeSet<u32> {
     let status = host.status(name);
     let jail = jail(&status);
     assert_eq!((&jail.level[..], jail.shortfall()), ("full", None));
+    // The monitor may end processes of other users and write where users have said so.
+    let monitor = status.monitor_pid.expect("a monitor");
+    let left = if is_root() { "0000000000000022" } else { "0000000000000000" };
+    for (line, expected) in
+        [("CapEff", left), ("CapPrm", left), ("CapInh", "0000000000000000"), ("NoNewPrivs", "1")]
+    {
+        assert_eq!(of_process(monitor, line), expected, "monitor: {line}");
+    }
     let mut users = BTreeSet::new();
     for (what, pid) in jailed(&host.vm(name)) {
         let record = &jail.processes[what];
