@@ -27,7 +27,7 @@ use crate::exit::ProgramExit;
 use crate::format::{shown_json, shown_lines};
 use crate::output;
 use clap::CommandFactory;
-use command::{Wait, call_each, give};
+use command::{Wait, call_each, give, set_paused};
 use failure::Failure;
 use options::{Targets, Waiting};
 use pepita_supervisor::Command;
@@ -89,10 +89,10 @@ async fn ask(mut client: Client, command: Ask) -> Result<(), Failure> {
         }
         Ask::Reset(Targets { targets }) => give(client, &targets, Command::Reset, Wait::No).await,
         Ask::Signal { target, signal } => {
-            call_each(&mut client, &[target], |vm| Call::Signal { vm, signal }).await
+            call_each(&mut client, &[target], |vm| Call::Signal { vm, signal }).await.map(drop)
         }
-        Ask::Pause(Targets { targets }) => call_each(&mut client, &targets, |vm| Call::Pause { vm }).await,
-        Ask::Resume(Targets { targets }) => call_each(&mut client, &targets, |vm| Call::Resume { vm }).await,
+        Ask::Pause(Targets { targets }) => set_paused(client, &targets, true).await,
+        Ask::Resume(Targets { targets }) => set_paused(client, &targets, false).await,
         Ask::Logs { targets, follow, timestamps, tail, previous, span } => {
             let wanted = logs::Wanted { follow, stamps: timestamps, tail, previous, span };
             logs::print_logs(client, targets, &wanted).await

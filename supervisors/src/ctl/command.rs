@@ -10,7 +10,7 @@ use pepita_supervisor::Command;
 use pepita_supervisor::control::{Call, Client, ClientError};
 use serde_json::Value;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// How a command waits.
 #[derive(Debug, Clone, Copy)]
@@ -126,7 +126,13 @@ async fn carry_out(
     }
 }
 
-/// Makes a call for each VM that the targets mean. In a group the VMs without a running daemon are left out.
+/// The phases of a VM whose daemon runs.
+const RUNS: [&str; 4] = ["running", "ready", "unhealthy", "paused"];
+
+/// The time that a supervisor has to show what a monitor has done.
+const SHOWN: Duration = Duration::from_secs(10);
+
+/// Makes a call for each VM that the targets mean. In a group the VMs without a running daemon are left out. Returns the VMs.
 ///
 /// # Errors
 /// When a target is unknown, the supervisor refuses, or no VM of a group runs.
@@ -134,19 +140,44 @@ pub(super) async fn call_each(
     client: &mut Client,
     targets: &[String],
     make: impl Fn(String) -> Call,
-) -> Result<(), Failure> {
+) -> Result<Vec<String>, Failure> {
     let (status, found) = find(client, targets).await?;
-    let runs = |vm: &String| {
-        let phase = find_vm(&status, vm).map_or("-", |(_, vm)| text(&vm["phase"]));
-        matches!(phase, "running" | "ready" | "unhealthy" | "paused")
-    };
     let is_any = found.vms.is_empty();
+    let runs = |vm: &String| RUNS.contains(&phase(&status, vm));
     let vms: Vec<String> = found.vms.into_iter().filter(|vm| found.by_name || runs(vm)).collect();
     if vms.is_empty() && !is_any {
         return Err(Failure::new(ProgramExit::Refused, format!("no VM of {} runs", targets.join(", "))));
     }
-    for vm in vms {
-        client.call(make(vm)).await?;
+    for vm in &vms {
+        client.call(make(vm.clone())).await?;
     }
-    Ok(())
+    Ok(vms)
+}
+
+/// Pauses or resumes the VMs that the targets mean, and waits until the supervisor shows it: whoever asks next finds it done.
+///
+/// # Errors
+/// The errors of [`call_each`].
+pub(super) async fn set_paused(mut client: Client, targets: &[String], paused: bool) -> Result<(), Failure> {
+    let call = |vm| if paused { Call::Pause { vm } } else { Call::Resume { vm } };
+    let vms = call_each(&mut client, targets, call).await?;
+    let mut session = Session::watch(client, part_of(targets)).await?;
+    let seen = async {
+        loop {
+            let status = session.status().await?;
+            let is_shown = |vm: &String| {
+                let phase = phase(&status, vm);
+                !RUNS.contains(&phase) || (phase == "paused") == paused
+            };
+            if vms.iter().all(is_shown) || !session.changed().await? {
+                return Ok(());
+            }
+        }
+    };
+    // The monitors have done it.
+    timeout(SHOWN, seen).await.unwrap_or(Ok(()))
+}
+
+fn phase<'s>(status: &'s Value, vm: &str) -> &'s str {
+    find_vm(status, vm).map_or("-", |(_, vm)| text(&vm["phase"]))
 }
