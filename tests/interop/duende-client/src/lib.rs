@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// A daemon whose program runs in a VM.
@@ -54,20 +55,33 @@ impl Daemon for RemoteDaemon {
     }
 }
 
-/// Waits until the status of the VM in the folder `vm` is as wanted, by a long poll over its monitor's socket.
+/// Waits until the status of the VM in the folder `vm` is as wanted, by a long poll over its monitor's socket. A monitor that
+/// has ended with its VM answers nobody any more; `pepita status` tells what is left then.
 pub fn until(vm: &Path, wanted: impl Fn(&Value) -> bool) -> Value {
-    let mut stream = UnixStream::connect(vm.join("ctl.sock")).expect("its monitor");
-    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
-    let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+    let watched = UnixStream::connect(vm.join("ctl.sock")).and_then(|stream| watch(stream, &wanted));
+    watched.unwrap_or_else(|gone| {
+        let name = vm.file_name().expect("a name");
+        let output = Command::new("pepita").args(["status", "--json", "--name"]).arg(name).output();
+        let status: Value = serde_json::from_slice(&output.expect("pepita runs").stdout).expect("JSON");
+        assert!(wanted(&status), "the monitor is gone ({gone}): {status}");
+        status
+    })
+}
+
+fn watch(mut stream: UnixStream, wanted: impl Fn(&Value) -> bool) -> std::io::Result<Value> {
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
     let mut since = 0;
     loop {
-        writeln!(stream, r#"{{"id":1,"method":"watch","params":{{"since":{since}}}}}"#).expect("asked");
+        writeln!(stream, r#"{{"id":1,"method":"watch","params":{{"since":{since}}}}}"#)?;
         let mut line = String::new();
-        reader.read_line(&mut line).expect("an answer in time");
+        if reader.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
         let answer: Value = serde_json::from_str(&line).expect("JSON");
         let status = &answer["ok"];
         if wanted(status) {
-            return status.clone();
+            return Ok(status.clone());
         }
         since = status["generation"].as_u64().expect("a generation");
     }
