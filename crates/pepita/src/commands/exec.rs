@@ -29,6 +29,9 @@ const USUAL: TerminalSize = TerminalSize { rows: 24, columns: 80 };
 /// The time that a guest has to boot before a command in it is given up.
 const BOOT: Duration = Duration::from_secs(60);
 
+/// The time that the monitor may take to see the end of a VM whose agent has closed a connection.
+const ENDING: Duration = Duration::from_secs(5);
+
 /// Carries out `pepita exec`.
 pub(super) fn exec(run_dir: &RunDir, name: &VmId, exec: Exec) -> Result<ExitCode> {
     // Before anything else, so that no signal is missed. There is one thread.
@@ -79,9 +82,12 @@ pub(super) fn exec(run_dir: &RunDir, name: &VmId, exec: Exec) -> Result<ExitCode
         }
         End::Left(signal) => Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(FAILED))),
         End::Lost => {
-            let why = match reconcile::status(run_dir, name) {
-                Ok(status) if status.state.is_terminal() => format!("VM {name} has ended ({})", status.state),
-                Ok(_) => "the guest agent has closed the connection before the end of the command".to_owned(),
+            // The connection closes with the VM, a little before its monitor knows of the end.
+            let why = match follow(run_dir, name, Some(ENDING), |_| false) {
+                Ok(status) => format!("VM {name} has ended ({})", status.state),
+                Err(e) if e.kind == CallErrorKind::Timeout => {
+                    "the guest agent has closed the connection before the end of the command".to_owned()
+                }
                 Err(e) => e.message,
             };
             Err(call_error(CallErrorKind::NoSuchVm, why)).about(name.as_str())
