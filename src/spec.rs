@@ -251,7 +251,7 @@ pub struct MachineSpec {
     pub port: Port,
     /// The program that runs the VM.
     pub vmm: Vmm,
-    /// How much of a jail there has to be for the VMM and its back-end; `None` for what the launcher chooses.
+    /// How much of a jail there has to be for the VMM, its back-end and the servers of its shares; `None` for what the launcher chooses.
     pub jail: Option<Jail>,
 }
 

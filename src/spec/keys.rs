@@ -395,7 +395,7 @@ impl Keyed for VmSpec {
             vmm "vmm" words!(Vmm, "vmm"), NextStart,
                 "qemu | process: no VM at all, a process of the host without any isolation";
             jail "jail" words!(Jail, "jail"), NextStart,
-                "full | best-effort | none: how much of a jail QEMU and the vsock back-end must be in; without it full for root, best-effort for others";
+                "full | best-effort | none: how much of a jail QEMU, the vsock back-end and virtiofsd must be in; without it full for root, best-effort for others";
         }
         RestartSpec [restart] Policy besides(backoff) {
             policy "restart.policy"
