@@ -12,6 +12,7 @@ pub mod keys;
 mod name;
 mod policy;
 mod reached;
+mod standby;
 mod world;
 
 pub use diff::{Change, GroupPlan, Plan, Removals, VmPlan};
@@ -28,6 +29,8 @@ pub use policy::{
     Readiness, Restart, RestartSpec, StartSpec, StopSpec, Strategy,
 };
 pub use reached::ReachMistake;
+pub(crate) use standby::SPARES_CAP;
+pub use standby::StandbyMistake;
 pub use world::WorldSpec;
 
 use std::collections::BTreeMap;
