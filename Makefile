@@ -1,5 +1,5 @@
 # The README names `make run` and `make test`. Each target installs what it needs before it starts.
-.PHONY: help setup setup-tests run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop deny fuzz fuzz-smoke bench bench-scale bench-commands bench-restart bench-ports bench-images bench-jail
+.PHONY: help setup setup-tests run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop deny fuzz fuzz-smoke bench bench-smoke performance-doc bench-scale bench-commands bench-restart bench-ports bench-images bench-recovery bench-jail
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,12 +29,13 @@ lint: ## Check the formatting and run clippy
 doc: ## Build the API documentation; a warning is an error
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 
-test: setup-tests lint doc ## Run lint, doc, all tests (with real microVMs), fuzz-smoke, interop and upgrade
+test: setup-tests lint doc ## Run lint, doc, all tests (with real microVMs), fuzz-smoke, interop, upgrade and bench-smoke
 	@./scripts/test.sh
 	$(MAKE) fuzz-smoke
 	$(MAKE) interop
 	@if git cat-file -e 445d9af^{commit} 2>/dev/null; then ./scripts/test-upgrade.sh; \
 	else echo "==> NOT RUN: the upgrade tests; this checkout lacks the history (git fetch --unshallow)"; fi
+	$(MAKE) bench-smoke
 
 soak: setup ## Boot a microVM 50 times in a row
 	PEPITA_SOAK_BOOTS=50 cargo test --test microvm -- --nocapture boots_in_a_row
@@ -79,11 +80,16 @@ fuzz-smoke: ## Run the seeds of each fuzz target and a few hundred more inputs
 deny: ## Check all crates against deny.toml with cargo-deny; known weaknesses, too, which needs the internet
 	@./scripts/deny.sh
 
-bench: setup ## Run all benchmarks
-	cargo build --release --workspace --bins
-	cargo bench --workspace
+bench: setup ## Run all benches; print each figure beside its baseline, and write them and plots into target/bench
+	@./scripts/bench.sh
 
-bench-scale: ## Measure 500 VMs (plain processes) in one tree: start, 100 kills at once, memory, idle cost
+bench-smoke: setup ## Run each bench with the least numbers, without optimisation, and make the report; no time is asserted
+	@./scripts/bench.sh smoke
+
+performance-doc: ## Put the figures of the last `make bench` into docs/performance.md
+	cargo run --quiet --release --example bench_report -- target/bench/results.json --document docs/performance.md
+
+bench-scale: ## Measure how a tree grows to 1,000 VMs (plain processes) and to 10,000 in memory: start, kills at once, memory, idle cost
 	cargo build --release --workspace --bins
 	cargo bench -p pepita-supervisor --bench scale
 

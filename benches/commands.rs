@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Place, ms};
+use common::{Figure, Place, in_ms, ms};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -110,7 +110,12 @@ fn main() {
     let vms = std::env::var("PEPITA_COMMANDS_VMS").ok().and_then(|vms| vms.parse().ok()).unwrap_or(1000);
     let ((few, few_ready), (many, many_ready)) = (Supervisor::start(10), Supervisor::start(vms));
     println!("{:<24} {:>12} {:>12}", "ms", "10 VMs", format!("{vms} VMs"));
-    println!("{:<24} {:>12} {:>12}", "start until all ready", ms(few_ready), ms(many_ready));
+    let report = |what: &str, few: Duration, many: Duration| {
+        println!("{what:<24} {:>12} {:>12}", ms(few), ms(many));
+        let figure = Figure::value("commands", what, "ms", in_ms(many), 1).among(vms);
+        figure.against("10 VMs", in_ms(few)).record();
+    };
+    report("start until all ready", few_ready, many_ready);
     for command in COMMANDS {
         if command[0] == "reload" {
             // One VM of the first group is changed, so that the reload has something to do.
@@ -120,7 +125,6 @@ fn main() {
                 std::fs::write(supervisor.place.path("c.toml"), changed).expect("written");
             }
         }
-        let (few, many) = (few.time(command), many.time(command));
-        println!("{:<24} {:>12} {:>12}", command.join(" "), ms(few), ms(many));
+        report(&command.join(" "), few.time(command), many.time(command));
     }
 }

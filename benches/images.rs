@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Place, ms, percentile};
+use common::{Figure, Place, in_ms, ms, percentile};
 use pepita_wire::StatusRecord;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -153,6 +153,7 @@ fn boots(bench: &Bench) {
     }
     ours.sort_unstable();
     image.sort_unstable();
+    let figure = Figure::times("images", "run of an image until the daemon's first line", &image);
     let (ours, image) =
         ([0.5, 0.99].map(|p| percentile(&ours, p)), [0.5, 0.99].map(|p| percentile(&image, p)));
     println!(
@@ -163,6 +164,7 @@ fn boots(bench: &Bench) {
         ms(ours[1]),
         image[0].as_secs_f64() / ours[0].as_secs_f64()
     );
+    figure.against("our .cpio image", in_ms(ours[0])).record();
 }
 
 fn sharing(bench: &Bench) {
@@ -179,6 +181,9 @@ fn sharing(bench: &Bench) {
         one as f64 / 1024.0,
         all as f64 / (one * count as u64) as f64
     );
+    let mib = |kib: u64| kib as f64 / 1024.0;
+    let figure = Figure::value("images", "memory of VMs that share a base", "MiB", mib(all), 1).among(count);
+    figure.against("as many alone", mib(one * count as u64)).record();
     let bases = bases(&pids, &bench.place.path("data"));
     for (_, path) in &bases {
         let mut fincore = Command::new("fincore");

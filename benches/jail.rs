@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Place, all_ready, kill, ms, percentile};
+use common::{Figure, Place, all_ready, in_ms, kill, ms, percentile};
 use pepita_supervisor::observe::VmPhase;
 use pepita_supervisor::spec::{Jail, MachineSpec, ShareSpec, VmName, VmSpec};
 use pepita_supervisor::tree::Tree;
@@ -150,6 +150,8 @@ fn report(what: &str, mut all: [Vec<Duration>; KINDS.len()]) {
     all.iter_mut().for_each(|times| times.sort_unstable());
     for (with, without, share) in [(0, 1, ""), (2, 3, " with a share")] {
         let [jail, none] = [&all[with], &all[without]].map(|times| percentile(times, 0.5));
+        let figure = Figure::times("jail", &format!("{what}{share}"), &all[with]);
+        figure.against("jail = \"none\"", in_ms(none)).record();
         let range =
             |times: &[Duration]| format!("{}-{}", ms(percentile(times, 0.0)), ms(percentile(times, 1.0)));
         println!(
@@ -177,6 +179,9 @@ fn report_memory(what: &str, all: &[Vec<Memory>; KINDS.len()], part: fn(&Memory)
             "memory (PSS) {what}{share}: jail {jail:.1} MiB  none {none:.1} MiB  ratio {:.3}",
             jail / none
         );
+        let figure =
+            Figure::value("jail", &format!("memory (PSS) {what}{share}"), "MiB", jail, all[with].len());
+        figure.against("jail = \"none\"", none).record();
     }
 }
 

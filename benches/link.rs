@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::Place;
+use common::{Aim, Figure, Place};
 use pepita_supervisor::link::dial::{Address, Stream, dial};
 use pepita_supervisor::spec::{MachineSpec, Readiness, VmName, VmSpec};
 use pepita_supervisor::tree::Tree;
@@ -93,7 +93,8 @@ async fn bulk(address: Address, status: &StatusRecord, command: Vec<String>, byt
 }
 
 async fn measure(place: &Place, what: &str, machine: MachineSpec, ticker: &str) {
-    let (pings, bytes) = (number("PEPITA_LINK_PINGS", 2000) as u32, number("PEPITA_LINK_MIB", 256) << 20);
+    let (pings, bytes) =
+        (number("PEPITA_LINK_PINGS", 2000).max(1) as u32, number("PEPITA_LINK_MIB", 256) << 20);
     let process = machine.kernel.as_os_str().is_empty();
     let mut vm = VmSpec::new(VmName::new("link").expect("a good name"), machine);
     vm.command = vec![ticker.to_owned(), "--interval".into(), "1000000".into()];
@@ -129,7 +130,8 @@ async fn measure(place: &Place, what: &str, machine: MachineSpec, ticker: &str) 
     };
     let (echo, ping) = round_trips(bare().await, &tree, pings).await;
     let (mut bare_times, mut link_times) = (Vec::new(), Vec::new());
-    for _ in 0..number("PEPITA_LINK_STREAMS", 3) {
+    let streams = number("PEPITA_LINK_STREAMS", 3).max(1) as usize;
+    for _ in 0..streams {
         let mut stream = bare().await;
         stream.write_all(&bytes.to_le_bytes()).await.expect("written");
         bare_times.push(drain(&mut stream, bytes).await);
@@ -145,6 +147,11 @@ async fn measure(place: &Place, what: &str, machine: MachineSpec, ticker: &str) 
         ping.as_secs_f64() / echo.as_secs_f64(),
         link_rate / bare_rate
     );
+    let us = |time: Duration| time.as_secs_f64() * 1e6;
+    let trip = Figure::value("link", &format!("{what}: ping"), "µs (mean)", us(ping), pings as usize);
+    trip.against("bare echo", us(echo)).ratio_aim(Aim::AtMost(1.2)).record();
+    let bulk = Figure::value("link", &format!("{what}: bulk stream"), "MiB/s", link_rate, streams);
+    bulk.against("bare stream", bare_rate).ratio_aim(Aim::AtLeast(0.8)).record();
     tree.destroy().await;
 }
 

@@ -10,7 +10,7 @@ mod common;
 #[path = "peers/slirp.rs"]
 mod slirp;
 
-use common::{Place, ms, percentile};
+use common::{Figure, Place, in_ms, missing, ms, percentile};
 use pepita_wire::StatusRecord;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -238,6 +238,7 @@ fn hostfwd(place: &Place, host: u16) -> Result<(Way, slirp::Guest), String> {
 fn compare(what: &str, rows: Vec<(&str, Vec<Duration>)>) {
     let mut medians = Vec::new();
     print!("{what:<38}");
+    let figure = rows.first().map(|(_, times)| Figure::times("ports", what, times));
     for (name, mut times) in rows {
         times.sort_unstable();
         let median = percentile(&times, 0.5);
@@ -245,6 +246,16 @@ fn compare(what: &str, rows: Vec<(&str, Vec<Duration>)>) {
         print!("  {name} {:>9}, p99 {:>9}", ms(median), ms(percentile(&times, 0.99)));
     }
     println!("{}", ratio(&medians));
+    store(figure, &medians.iter().map(|seconds| seconds * 1000.0).collect::<Vec<_>>());
+}
+
+/// Stores a figure of ours, beside slirp's if there is one.
+fn store(ours: Option<Figure>, values: &[f64]) {
+    let Some(figure) = ours else { return };
+    match values.get(1) {
+        Some(slirp) => figure.against("slirp's hostfwd", *slirp).record(),
+        None => figure.record(),
+    }
 }
 
 fn ratio(values: &[f64]) -> String {
@@ -294,10 +305,13 @@ fn throughput(ways: &[Way], what: &str, carry: fn(&Way, u64) -> f64) {
         print!("  {name} {:>6.1} MiB/s", rates[rates.len() / 2]);
     }
     println!("{}", ratio(&medians));
+    let rounds = number("PEPITA_PORTS_ROUNDS", 3).max(1) as usize;
+    let figure = medians.first().map(|ours| Figure::value("ports", what, "MiB/s", *ours, rounds));
+    store(figure, &medians);
 }
 
-/// Opens many connections at once, and prints what one costs.
-fn many(way: &Way) {
+/// Opens many connections at once, and prints what one costs. Returns the memory of one, in KiB.
+fn many(way: &Way) -> f64 {
     let count = number("PEPITA_PORTS_OPEN", 1000);
     let before = way.memory_kib();
     let began = Instant::now();
@@ -313,6 +327,7 @@ fn many(way: &Way) {
     for mut stream in streams {
         stream.write_all(b"y").and_then(|()| stream.read_exact(&mut [0])).expect("an echo on each");
     }
+    total as f64 / count as f64
 }
 
 /// Returns what the guest uses: the agent's memory in KiB and the open files of the whole guest.
@@ -350,6 +365,7 @@ fn endure(place: &Place, way: &Way) {
         println!("  agent {agent} KiB  {open} files in the guest");
     };
     report("before", 0, Duration::ZERO);
+    let mut worst = Duration::ZERO;
     for minute in 1..=minutes {
         let (began, next, late) = (Instant::now(), AtomicU64::new(0), AtomicU64::new(0));
         std::thread::scope(|scope| {
@@ -369,7 +385,13 @@ fn endure(place: &Place, way: &Way) {
                 });
             }
         });
-        report(&format!("minute {minute}"), rate, Duration::from_micros(late.into_inner()));
+        let late = Duration::from_micros(late.into_inner());
+        report(&format!("minute {minute}"), rate, late);
+        worst = worst.max(late);
+    }
+    if minutes > 0 {
+        let made = usize::try_from(minutes * rate).expect("fits");
+        Figure::value("ports", "new connections for minutes: the latest", "ms", in_ms(worst), made).record();
     }
 }
 
@@ -385,6 +407,7 @@ fn main() {
         }
         Err(why) => {
             println!("slirp is left out: {why}");
+            missing("ports", "slirp's hostfwd", &why, "apt-get install gcc libc6-dev qemu-system-x86");
             None
         }
     };
@@ -396,6 +419,10 @@ fn main() {
     round_trips(&ways);
     throughput(&ways, "throughput into the guest", Way::send_in);
     throughput(&ways, "throughput out of the guest", Way::read_out);
-    ways.iter().for_each(many);
+    let each: Vec<f64> = ways.iter().map(many).collect();
+    let open = number("PEPITA_PORTS_OPEN", 1000) as usize;
+    let figure = Figure::value("ports", "memory on the host for an open connection", "KiB", each[0], open);
+    // A ratio to nothing says nothing: slirp's pages may be there before.
+    store(Some(figure), each.get(..2).filter(|each| each[1] > 0.0).unwrap_or(&each[..1]));
     endure(&place, &ways[0]);
 }

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Place, all_ready, kill, ms, percentile};
+use common::{Aim, Figure, Place, all_ready, in_ms, kill, ms, percentile};
 use pepita_launcher::host::process_id::ProcessId;
 use pepita_launcher::host::wait::wait_readable;
 use pepita_supervisor::observe::{EventKind, Received};
@@ -213,6 +213,14 @@ async fn measure(tree: Tree, ports: [u16; 2]) {
         percentile(&times, 0.5).as_secs_f64()
     };
     println!("cold / warm: {:.1}", median(&all[1]) / median(&all[0]));
+    let ready: Vec<Duration> = all[0].iter().map(|it| it.ready).collect();
+    let figure = Figure::times("recovery", "SIGKILL of the VMM until Ready, with a warm spare", &ready);
+    let figure = figure.against("cold restart", median(&all[1]) * 1000.0);
+    figure.aim(Aim::AtMost(20.0)).ratio_aim(Aim::AtMost(0.02)).record();
+    let figure = Figure::times("recovery", "a client's longest wait, with a warm spare", &stalls[0]);
+    figure.against("cold restart", in_ms(percentile(&stalls[1], 0.5))).aim(Aim::AtMost(50.0)).record();
+    let figure = Figure::value("recovery", "connections refused", "", refused[0] as f64, all[0].len());
+    figure.aim(Aim::AtMost(0.0)).record();
 }
 
 #[tokio::main]

@@ -1,5 +1,9 @@
 //! Code that the benchmarks share: a run directory of their own, a tree in it, and the removal of its VMs at the end.
-#![allow(dead_code, reason = "each bench uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each bench uses a part of it")]
+
+mod record;
+
+pub(crate) use record::{Aim, Figure, in_ms, missing, percentile};
 
 use pepita_supervisor::executor::find;
 use pepita_supervisor::observe::VmPhase;
@@ -144,13 +148,5 @@ pub(crate) async fn all_ready(tree: &Tree, killed: &[(String, u64)], patience: D
 
 /// Formats a duration in milliseconds.
 pub(crate) fn ms(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
-}
-
-/// Returns the value below which this part of the sorted values lies.
-pub(crate) fn percentile(sorted: &[Duration], part: f64) -> Duration {
-    let last = sorted.len().saturating_sub(1);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
-    let index = (last as f64 * part).round() as usize;
-    sorted.get(index).copied().unwrap_or_default()
+    format!("{:.1} ms", in_ms(time))
 }

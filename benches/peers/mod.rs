@@ -1,8 +1,8 @@
-//! Other supervisors, as far as they are installed, measured in the same way. Each starts the same daemon a hundred times,
+//! Other supervisors, as far as they are installed, measured in the same way. Each starts the same daemon as often,
 //! without a restart delay where it can be configured.
 
-use crate::common::{kill, make_executable};
-use crate::{MANY, await_other, kills, pid_in, report};
+use crate::common::{kill, make_executable, missing};
+use crate::{Measured, await_other, kills, many, pid_in, report};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,14 +20,21 @@ type Start = fn(&Path, &[Daemon]) -> Vec<Child>;
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
     program: &'static str,
+    /// How to install it.
+    install: &'static str,
     start: Start,
 }
 
 pub(crate) const ALL: [Peer; 4] = [
-    Peer { name: "runit", program: "runsv", start: runit },
-    Peer { name: "s6", program: "s6-supervise", start: s6 },
-    Peer { name: "supervisord", program: "supervisord", start: supervisord },
-    Peer { name: "erlang", program: "escript", start: erlang },
+    Peer { name: "runit", program: "runsv", install: "apt-get install runit", start: runit },
+    Peer { name: "s6", program: "s6-supervise", install: "apt-get install s6", start: s6 },
+    Peer {
+        name: "supervisord",
+        program: "supervisord",
+        install: "apt-get install supervisor",
+        start: supervisord,
+    },
+    Peer { name: "erlang", program: "escript", install: "make setup-tests", start: erlang },
 ];
 
 /// Kills the supervisors and their daemons when it is dropped, also by a panic.
@@ -47,17 +54,44 @@ impl Drop for Running {
 }
 
 fn is_installed(program: &str) -> bool {
+    if program == "escript" && fetched_erlang().is_some() {
+        return true;
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-pub(crate) fn measure(peer: &Peer) {
+/// Returns the root of the Erlang/OTP that `make setup-tests` has fetched, and the directory of its programs.
+fn fetched_erlang() -> Option<(PathBuf, PathBuf)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/otp/usr/lib/erlang");
+    let mut programs = std::fs::read_dir(&root).ok()?.flatten().map(|entry| entry.path().join("bin"));
+    let programs = programs.find(|programs| programs.join("erlexec").exists())?;
+    Some((root, programs))
+}
+
+/// Returns a call that runs an escript: with the fetched Erlang/OTP if there is one, otherwise with that of this host.
+fn escript(path: &Path) -> Command {
+    let Some((root, programs)) = fetched_erlang() else {
+        let mut command = Command::new("escript");
+        command.arg(path);
+        return command;
+    };
+    let mut command = Command::new(programs.join("erlexec"));
+    // What the scripts `escript` and `erl` set; those of the package have the path of an installation in them.
+    command.env("ROOTDIR", root).env("BINDIR", programs).env("EMU", "beam").env("PROGNAME", "erl");
+    command.args(["-boot", "no_dot_erlang", "-noshell", "-run", "escript", "start", "-extra"]).arg(path);
+    command
+}
+
+/// Returns what was measured of a supervisor, if it is installed.
+pub(crate) fn measure(peer: &Peer) -> Option<Measured> {
     if !is_installed(peer.program) {
-        println!("{:<12} skipped: {} is not installed", peer.name, peer.program);
-        return;
+        println!("{:<12} skipped: {} is not installed: {}", peer.name, peer.program, peer.install);
+        missing("restart", peer.name, &format!("{} is not installed", peer.program), peer.install);
+        return None;
     }
     let dir = tempfile::Builder::new().prefix("pb").tempdir_in("/tmp").expect("a directory");
-    let files: Vec<PathBuf> = (0..MANY).map(|n| dir.path().join(format!("pid-{n}"))).collect();
+    let files: Vec<PathBuf> = (0..many()).map(|n| dir.path().join(format!("pid-{n}"))).collect();
     let script = dir.path().join("daemon");
     std::fs::write(&script, "#!/bin/sh\necho $$ > \"$1.new\"\nmv \"$1.new\" \"$1\"\nexec sleep 1000000\n")
         .expect("written");
@@ -74,7 +108,7 @@ pub(crate) fn measure(peer: &Peer) {
     // Some supervisors wait for a second before each restart. Of these fewer kills are measured.
     let (deadline, mut n) = (Instant::now() + Duration::from_secs(30), 0);
     while n < kills() && Instant::now() < deadline {
-        let at = n % MANY;
+        let at = n % many();
         let before = Instant::now();
         kill(pids[at]);
         pids[at] = await_other(&files[at], pids[at]);
@@ -88,8 +122,9 @@ pub(crate) fn measure(peer: &Peer) {
     for (file, pid) in files.iter().zip(&pids) {
         await_other(file, *pid);
     }
-    report(peer.name, times, Some(before.elapsed()));
+    let measured = report(peer.name, times, before.elapsed());
     drop(running);
+    Some(measured)
 }
 
 fn quiet(command: &mut Command) -> Child {
@@ -155,5 +190,5 @@ fn erlang(dir: &Path, daemons: &[Daemon]) -> Vec<Child> {
     );
     let path = dir.join("top.escript");
     std::fs::write(&path, program).expect("written");
-    vec![quiet(Command::new("escript").arg(path))]
+    vec![quiet(&mut escript(&path))]
 }

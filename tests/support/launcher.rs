@@ -123,7 +123,8 @@ impl Host {
             return Err(refused(CallErrorKind::NameTaken, "the name is taken"));
         }
         let cid = launch.cid.get();
-        if world.machines.values().any(|m| m.is_alive() && m.record.borrow().vsock.cid == cid) {
+        let holder = world.claims.get(&cid).and_then(|holder| world.machines.get(holder));
+        if holder.is_some_and(|m| m.is_alive() && m.record.borrow().vsock.cid == cid) {
             world.faults.push(format!("{}: CID {cid} is held already", launch.spec.name));
             return Err(refused(CallErrorKind::CidTaken, "the CID is taken"));
         }
@@ -131,6 +132,7 @@ impl Host {
         record.labels.insert(CONFIG_LABEL.into(), launch.spec.fingerprint());
         world.last_serial += 1;
         let serial = world.last_serial;
+        world.claims.insert(cid, id.clone());
         world.machines.insert(id, Machine::new(serial, record.clone(), plan));
         Ok((serial, record))
     }

@@ -30,6 +30,8 @@ pub(crate) struct Host(Arc<Mutex<World>>);
 struct World {
     since: Instant,
     machines: BTreeMap<String, Machine>,
+    /// The machine that has claimed a CID last.
+    claims: HashMap<u32, String>,
     plans: HashMap<String, VecDeque<Plan>>,
     /// The plans of single launches, by the number of the incarnation.
     numbered: HashMap<(String, u64), Plan>,
@@ -192,6 +194,7 @@ impl Host {
         Self(Arc::new(Mutex::new(World {
             since: Instant::now(),
             machines: BTreeMap::new(),
+            claims: HashMap::new(),
             plans: HashMap::new(),
             numbered: HashMap::new(),
             defaults: HashMap::new(),
@@ -282,6 +285,7 @@ impl Host {
     pub(crate) fn has(&self, record: StatusRecord) {
         let mut world = self.world();
         world.last_serial += 1;
+        world.claims.insert(record.vsock.cid, record.name.clone());
         let machine = Machine::new(world.last_serial, record.clone(), Plan::default());
         world.machines.insert(record.name, machine);
     }

@@ -2,9 +2,15 @@
 //! their ratio to the aim. Asserts no time, because machines differ.
 //!
 //! `cargo build --release --workspace --bins && cargo bench -p pepita-launcher --bench startup`
+//!
+//! Variables, with their defaults: `PEPITA_STARTUP_VERSIONS` (300), `PEPITA_STARTUP_RUNS` (100).
+
+#[path = "../../../benches/common/record.rs"]
+mod record;
 
 use pepita_launcher::client::Client;
 use pepita_wire::VmState;
+use record::{Aim, Figure, in_ms, percentile};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -49,16 +55,18 @@ impl Bench {
 
 fn report(what: &str, mut times: Vec<Duration>, aim: Option<Duration>) {
     times.sort();
-    let (median, late) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+    let (median, late) = (percentile(&times, 0.5), percentile(&times, 0.99));
     let ratio = aim.map_or(String::new(), |aim| {
         let ratio = median.as_secs_f64() / aim.as_secs_f64();
         format!(", {ratio:.2} of the {} ms aimed at", aim.as_millis())
     });
-    println!("{what:44} median {:6.2} ms, p99 {:6.2} ms{ratio}", ms(median), ms(late));
+    println!("{what:44} median {:6.2} ms, p99 {:6.2} ms{ratio}", in_ms(median), in_ms(late));
+    let figure = Figure::times("startup", what, &times);
+    aim.map_or(figure.clone(), |aim| figure.aim(Aim::AtMost(in_ms(aim)))).record();
 }
 
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+fn number(variable: &str, default: usize) -> usize {
+    std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
 fn main() {
@@ -71,10 +79,10 @@ fn main() {
     }
     let dir = tempfile::Builder::new().prefix("pb").tempdir_in("/tmp").expect("a directory");
     let bench = Bench { pepita, ticker, dir };
-    let versions = (0..300).map(|_| bench.timed(&["--version"])).collect();
+    let versions = (0..number("PEPITA_STARTUP_VERSIONS", 300)).map(|_| bench.timed(&["--version"])).collect();
     report("pepita --version", versions, Some(Duration::from_millis(5)));
     let (mut returned, mut running, mut status, mut destroyed) = (vec![], vec![], vec![], vec![]);
-    for _ in 0..100 {
+    for _ in 0..number("PEPITA_STARTUP_RUNS", 100) {
         let (back, runs) = bench.run();
         returned.push(back);
         running.push(runs);
