@@ -25,7 +25,6 @@ impl Machine {
     pub(crate) fn here(profile: &str) -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let (cpu, memory) = (read("/proc/cpuinfo"), read("/proc/meminfo"));
-        let open = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
         Self {
             cpu: known(value(&cpu, "model name")),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
@@ -36,7 +35,10 @@ impl Machine {
                 .unwrap_or(0)
                 / 1024,
             kernel: known(read("/proc/sys/kernel/osrelease").trim()),
-            accelerator: if open.is_ok() { "KVM" } else { "none (TCG: QEMU emulates the processor)" }.into(),
+            accelerator: match pepita_launcher::host::kvm::can_boot() {
+                Ok(()) => "KVM".into(),
+                Err(why) => format!("none, QEMU emulates the processor (TCG): {why}"),
+            },
             qemu: said("qemu-system-x86_64", &["--version"]),
             load: known(read("/proc/loadavg").trim()),
             commit: commit(),

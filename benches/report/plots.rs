@@ -1,6 +1,6 @@
 //! Draws the figures as SVG.
 
-use crate::figures::Results;
+use crate::figures::{Aim, Figure, Results};
 use crate::text::number;
 use std::fmt::Write as _;
 
@@ -30,6 +30,20 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// Returns the colour of a bar: green where the aim of the ratio is met, red where it is missed.
+fn colour(figure: &Figure, ratio: f64) -> &'static str {
+    match figure.ratio_aim.map(|aim| aim.is_met(ratio)) {
+        None => "#5b8db8",
+        Some(true) => "#5a9e6f",
+        Some(false) => "#c0605a",
+    }
+}
+
+fn bound(aim: Aim) -> f64 {
+    let (Aim::AtMost(bound) | Aim::AtLeast(bound)) = aim;
+    bound
+}
+
 /// Draws a bar for each ratio to a baseline, from 1, on a logarithmic scale. A dark tick is the aim.
 pub(crate) fn ratios(results: &Results) -> Option<String> {
     let bars: Vec<_> = results
@@ -44,8 +58,14 @@ pub(crate) fn ratios(results: &Results) -> Option<String> {
         return None;
     }
     let height = 60.0 + ROW * bars.len() as f64;
-    let mut svg = start(height, "Ratio to the baseline of the same run (logarithmic; the line is 1)");
-    let reach = bars.iter().map(|(.., ratio)| ratio.log10().abs()).fold(0.3, f64::max);
+    let mut svg = start(
+        height,
+        "Ratio to the baseline of the same run, logarithmic from 1; a tick is the aim: green met, red missed",
+    );
+    let aims =
+        bars.iter().filter_map(|(figure, ..)| figure.ratio_aim.map(bound)).filter(|bound| *bound > 0.0);
+    let shown = bars.iter().map(|(.., ratio)| *ratio).chain(aims);
+    let reach = shown.map(|ratio| ratio.log10().abs()).fold(0.3, f64::max);
     let room = WIDTH - NAMES - 70.0;
     let x = |ratio: f64| NAMES + room * (ratio.log10().clamp(-reach, reach) / reach + 1.0) / 2.0;
     for (n, (figure, baseline, ratio)) in bars.iter().enumerate() {
@@ -54,7 +74,7 @@ pub(crate) fn ratios(results: &Results) -> Option<String> {
         let _ = writeln!(
             svg,
             "<text class=\"end small\" x=\"{}\" y=\"{}\">{}</text>\
-             <rect x=\"{from:.1}\" y=\"{}\" width=\"{:.1}\" height=\"{}\" fill=\"#5b8db8\"/>\
+             <rect x=\"{from:.1}\" y=\"{}\" width=\"{:.1}\" height=\"{}\" class=\"bar\" fill=\"{}\"/>\
              <text class=\"small\" x=\"{:.1}\" y=\"{}\">{}</text>",
             NAMES - 6.0,
             top + 14.0,
@@ -62,13 +82,13 @@ pub(crate) fn ratios(results: &Results) -> Option<String> {
             top + 4.0,
             (to - from).max(1.0),
             ROW - 8.0,
+            colour(figure, *ratio),
             to + 4.0,
             top + 14.0,
             number(*ratio),
         );
         if let Some(aim) = figure.ratio_aim {
-            let (crate::figures::Aim::AtMost(bound) | crate::figures::Aim::AtLeast(bound)) = aim;
-            let at = x(bound);
+            let at = x(bound(aim));
             let _ = writeln!(
                 svg,
                 "<line x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{top}\" y2=\"{}\" stroke=\"#222\" stroke-width=\"2\"/>",
@@ -87,20 +107,21 @@ pub(crate) fn ratios(results: &Results) -> Option<String> {
 
 /// Draws each figure over the number of VMs, both logarithmic, with a grey line for a cost that grows with the number.
 pub(crate) fn growth(results: &Results) -> Option<String> {
-    let rows = results.growth();
+    // A logarithm has no place for 0.
+    let point = |figure: &&Figure| figure.vms.map(|vms| (vms as f64, figure.median)).filter(|it| it.1 > 0.0);
+    let rows = results.growth().into_iter().filter_map(|row| {
+        let points: Vec<(f64, f64)> = row.iter().filter_map(point).collect();
+        (points.len() > 1).then_some((row[0], points))
+    });
+    let rows: Vec<_> = rows.collect();
     if rows.is_empty() {
         return None;
     }
     let height = 40.0 + PANEL.1 * rows.len().div_ceil(2) as f64;
     let mut svg =
         start(height, "Growth with the number of VMs (both axes logarithmic; grey: proportional growth)");
-    for (n, row) in rows.iter().enumerate() {
-        let points: Vec<(f64, f64)> = row
-            .iter()
-            .filter_map(|figure| Some((figure.vms? as f64, figure.median)))
-            .filter(|(vms, value)| *vms > 0.0 && *value > 0.0)
-            .collect();
-        let (Some(first), Some(last)) = (points.first(), points.last()) else { continue };
+    for (n, (figure, points)) in rows.iter().enumerate() {
+        let (first, last) = (points[0], points[points.len() - 1]);
         let (left, top) = (PANEL.0 * (n % 2) as f64 + 15.0, 40.0 + PANEL.1 * (n / 2) as f64);
         let (width, tall) = (PANEL.0 - 60.0, PANEL.1 - 75.0);
         let factor = last.0 / first.0;
@@ -115,7 +136,7 @@ pub(crate) fn growth(results: &Results) -> Option<String> {
              <rect x=\"{left}\" y=\"{}\" width=\"{width}\" height=\"{}\" fill=\"none\" stroke=\"#ccc\"/>\
              <line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"#bbb\" stroke-dasharray=\"4\"/>",
             top + 12.0,
-            escape(&format!("{} ({})", row[0].what, row[0].unit)),
+            escape(&format!("{} ({})", figure.what, figure.unit)),
             top + 18.0,
             tall + 14.0,
             x(first.0),
@@ -130,7 +151,7 @@ pub(crate) fn growth(results: &Results) -> Option<String> {
             "<polyline points=\"{}\" fill=\"none\" stroke=\"#b8485b\" stroke-width=\"2\"/>",
             line.join(" ")
         );
-        for (vms, value) in &points {
+        for (vms, value) in points {
             let (at, up) = (x(*vms), y(*value));
             let _ = writeln!(
                 svg,

@@ -19,6 +19,14 @@ fn folder(lines: &str) -> (tempfile::TempDir, PathBuf) {
     (dir, figures)
 }
 
+/// Writes a document into a folder of its own.
+fn document(dir: &tempfile::TempDir, text: &str) -> PathBuf {
+    let path = dir.path().join("docs/performance.md");
+    std::fs::create_dir_all(dir.path().join("docs")).expect("a folder");
+    std::fs::write(&path, text).expect("written");
+    path
+}
+
 #[test]
 fn a_figure_stands_beside_its_baseline_and_its_aim() {
     let (dir, figures) = folder(LINES);
@@ -42,7 +50,7 @@ fn growth_is_told_as_an_exponent_and_drawn() {
     let (dir, figures) = folder(LINES);
     let text = report(&figures).expect("a report");
     assert!(text.contains("| start | 100 VMs: 50 ms; 1000 VMs: 500 ms | 1.00 |"), "{text}");
-    for (plot, element, count) in [("growth", "<circle", 2), ("ratios", "fill=\"#5b8db8\"", 1)] {
+    for (plot, element, count) in [("growth", "<circle", 2), ("ratios", "class=\"bar\"", 1)] {
         let svg = std::fs::read_to_string(dir.path().join(format!("{plot}.svg"))).expect("drawn");
         assert_eq!(svg.matches(element).count(), count, "{plot}: {svg}");
         assert!(!svg.contains("NaN") && !svg.contains("inf\""), "{plot}: {svg}");
@@ -54,8 +62,7 @@ fn growth_is_told_as_an_exponent_and_drawn() {
 #[test]
 fn only_the_figures_of_a_document_are_replaced() {
     let (dir, figures) = folder(LINES);
-    let document = dir.path().join("a.md");
-    std::fs::write(&document, DOCUMENT).expect("written");
+    let document = document(&dir, DOCUMENT);
     report(&figures).expect("a report");
     for _ in 0..2 {
         fill(&dir.path().join("results.json"), &document).expect("filled");
@@ -63,15 +70,14 @@ fn only_the_figures_of_a_document_are_replaced() {
     let text = std::fs::read_to_string(&document).expect("a document");
     assert!(text.starts_with("# A\n\nbefore\n\n<!--") && text.ends_with("-->\n\nafter\n"), "{text}");
     assert_eq!(text.matches("| machine |").count(), 1, "{text}");
-    assert!(!text.contains("old") && text.contains("](a-ratios.svg)"), "{text}");
-    assert!(dir.path().join("a-growth.svg").exists());
+    assert!(!text.contains("old") && text.contains("](performance-ratios.svg)"), "{text}");
+    assert!(dir.path().join("performance-growth.svg").exists());
 }
 
 #[test]
 fn a_document_gets_no_figures_of_a_build_without_optimisation() {
     let (dir, figures) = folder(&LINES.replacen("release", "debug", 1));
-    let document = dir.path().join("a.md");
-    std::fs::write(&document, DOCUMENT).expect("written");
+    let document = document(&dir, DOCUMENT);
     assert!(report(&figures).expect("a report").starts_with("**Built without optimisation"));
     let refused = fill(&dir.path().join("results.json"), &document).expect_err("refused");
     assert!(refused.contains("results.json") && refused.contains("make bench"), "{refused}");
@@ -90,9 +96,8 @@ fn a_mistake_is_told_with_its_place() {
         assert!(refused.contains("figures.jsonl: ") && refused.contains(told), "{refused}");
     }
     let (dir, figures) = folder(LINES);
-    let document = dir.path().join("a.md");
-    std::fs::write(&document, "# A\n").expect("written");
+    let document = document(&dir, "# A\n");
     report(&figures).expect("a report");
     let refused = fill(&dir.path().join("results.json"), &document).expect_err("refused");
-    assert!(refused.contains("a.md: the line `<!-- figures"), "{refused}");
+    assert!(refused.contains("performance.md: the line `<!-- figures"), "{refused}");
 }

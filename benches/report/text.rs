@@ -12,7 +12,7 @@ const END: &str = "<!-- figures of the last run: end -->";
 pub(crate) fn markdown(results: &Results, machine: &Machine, plots: &[(String, &str)]) -> String {
     let mut text = String::new();
     if !results.is_release() {
-        text.push_str("**Built without optimisation, or with few repetitions: these figures show only that the benches run.**\n\n");
+        text.push_str("**Built without optimisation: these figures show only that the benches run.**\n\n");
     }
     let Machine { cpu, cores, memory_mib, kernel, accelerator, qemu, load, commit, date, profile } = machine;
     let _ = writeln!(text, "| machine | |\n| --- | --- |");
