@@ -18,7 +18,7 @@ pub use order::{Command, Found, Order, Refused, VmView};
 
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::CidMsg;
-use crate::executor::{ExecutorError, ExecutorMsg};
+use crate::executor::{ExecutorError, ExecutorMsg, PortNews, TellPortNews};
 use crate::journal::Journal;
 use crate::observe::{Bus, Change, EventKind, ProbeStatus, StatusTable, VmPhase};
 use crate::policy::Ending;
@@ -203,6 +203,10 @@ impl GroupState {
             }
             GroupMsg::Vm(report) => self.reported(report),
             GroupMsg::VmActorGone { vm, epoch, why } => self.roster.actor_failed(at(), &vm, epoch, &why),
+            GroupMsg::Port { vm, news: PortNews::ClientCame } => self.roster.client_came(at(), &vm),
+            GroupMsg::Port { vm, news: PortNews::NotListening(text) } => {
+                return self.tell(EventKind::Notice { vm: Some(vm), text });
+            }
             GroupMsg::Tick(due) => {
                 self.alarm.rang(due);
                 self.roster.tick(at())
@@ -293,6 +297,7 @@ impl GroupState {
                         self.actors.send_to_owner(&vm, VmMsg::Update(Box::new(spec.clone())));
                     }
                 }
+                Order::AwaitClient(vm) => self.await_client(me, vm),
                 Order::Release(vm) => self.release(vm),
                 Order::Remove(vm) => {
                     // The removal stands behind every call that is still under way, and before the launch of a VM of
@@ -355,6 +360,14 @@ impl GroupState {
             // An error means only that this actor is about to end.
             Err(e) => drop(me.cast(GroupMsg::VmActorGone { vm, epoch, why: e.to_string() })),
         }
+    }
+
+    fn await_client(&self, me: &ActorRef<GroupMsg>, vm: VmName) {
+        let Some(ports) = self.roster.vm(&vm).map(|spec| spec.publish.clone()) else { return };
+        let (me, name) = (me.clone(), vm.clone());
+        // This actor may have failed meanwhile; its successor waits anew.
+        let tell = TellPortNews::new(move |news| drop(me.cast(GroupMsg::Port { vm: name.clone(), news })));
+        self.shared.services.executor.send(ExecutorMsg::AwaitClient { vm, ports, tell });
     }
 
     fn release(&mut self, vm: VmName) {

@@ -25,7 +25,7 @@ pub use pepita_wire::world::Ulimit;
 pub use pepita_wire::{Publish, Signal, VmId};
 pub use policy::{
     Backoff, HealthCheck, HealthSpec, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy,
-    Readiness, Restart, RestartSpec, StartSpec, StopSpec, Strategy,
+    Readiness, Restart, RestartSpec, StartOn, StartSpec, StopSpec, Strategy,
 };
 pub use reached::ReachMistake;
 pub use world::WorldSpec;

@@ -60,6 +60,7 @@ pub(super) fn tree<'r, 't>(
     dependencies::check(&raw.groups, log);
     published_twice(raw, &spec, log);
     reach(raw, &spec, log);
+    sleepers(raw, &spec, log);
     let mut platform = VmSpec::blank();
     apply(&raw.defaults, &mut platform);
     Meaning { spec, machine: platform.machine, images }
@@ -298,6 +299,19 @@ fn reach(raw: &File<'_>, spec: &TreeSpec, log: &Log<'_>) {
         };
         if let Some(written) = raw.groups[vm.0].vms[vm.1].layer.good("reach") {
             log.wrong(written.at(), &written.path, problem, Some(help));
+        }
+    }
+}
+
+/// Checks that a client can connect to each VM that waits for one.
+fn sleepers(raw: &File<'_>, spec: &TreeSpec, log: &Log<'_>) {
+    for (group, vm) in spec.unreachable_sleepers() {
+        let layer = &raw.groups[group].vms[vm].layer;
+        if let (Some(written), false) = (layer.good("start.on"), layer.is_wrong("publish")) {
+            let problem =
+                "a VM that waits for a client needs a port: it publishes none, and no VM reaches one";
+            let help = "write publish = [\"127.0.0.1:8080:80\"] for this VM, or start.on = \"boot\"";
+            log.wrong(written.at(), &written.path, problem.to_owned(), Some(help.to_owned()));
         }
     }
 }

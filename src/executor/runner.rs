@@ -112,6 +112,7 @@ impl Runner {
                 tokio::spawn(async move { reply.send(sockets.publish(&vm, &ports, &control).await) });
             }
             ExecutorMsg::OpenPorts { vm, ports } => drop(self.ports.open(&vm, &ports)),
+            ExecutorMsg::AwaitClient { vm, ports, tell } => self.ports.await_client(vm, ports, tell),
             ExecutorMsg::ClosePorts(vm) => self.ports.close(&vm),
             ExecutorMsg::List { reply } => {
                 let runner = self.clone();

@@ -32,7 +32,8 @@
 //!                     Backoff, Completed, Failed, Stopped   Stopped, AwaitingTurn, Live, removed
 //! ```
 //!
-//! `Stopped`, `Completed` and `Failed` are left by an operator, by the next start of the group or, `Completed` alone, by
+//! `Idle` is entered in place of `AwaitingTurn` at the start of the group, and in place of `Completed` (`start.on`); it is
+//! left for `AwaitingTurn` or `Live` when a client comes. `Stopped`, `Completed` and `Failed` are left by an operator, by the next start of the group or, `Completed` alone, by
 //! a group restart. A warm spare would be promoted where `Backoff` is entered: `failure` would set `Live` at once.
 
 mod adopt;
@@ -40,6 +41,7 @@ mod child;
 mod command;
 mod failure;
 mod group_restart;
+mod idle;
 mod reload;
 mod start;
 mod stop;
@@ -155,6 +157,7 @@ impl Roster {
         let alone = self.children.iter().filter(|child| !self.is_restarting(child));
         let alone = alone.filter_map(|child| match child.phase {
             Phase::Backoff { until, .. } => Some(until),
+            Phase::Idle { .. } => child.phase.wakes_at().flatten(),
             Phase::Stopped
             | Phase::AwaitingGroup
             | Phase::AwaitingTurn { .. }
@@ -286,6 +289,7 @@ impl Roster {
     fn set(&mut self, index: usize, to: Phase, ending: Option<Ending>, decision: Option<Decision>) {
         let child = &mut self.children[index];
         let frees = to.is_at_rest() && !child.may_run_on && !child.phase.is_at_rest();
+        let falls_asleep = matches!((&child.phase, &to), (before, Phase::Idle { .. }) if !before.is_idle());
         let from = std::mem::replace(&mut child.phase, to).view();
         let to = child.phase.view();
         let (vm, incarnation) = (child.name().clone(), child.incarnation);
@@ -302,6 +306,8 @@ impl Roster {
         }
         if frees {
             self.orders.push(Order::Release(vm));
+        } else if falls_asleep {
+            self.orders.push(Order::AwaitClient(vm));
         }
     }
 
@@ -318,6 +324,7 @@ impl Roster {
             Stage::Up { .. } => {
                 self.advance_group_restart(now);
                 self.start_what_is_due(now);
+                self.wake_what_is_called(now);
                 self.start_in_turn();
                 self.tell_ready();
             }

@@ -113,6 +113,8 @@ pub enum Order {
     },
     /// Tell the VM's actor the new configuration.
     Update(VmName),
+    /// Listen at the ports of the VM, which is asleep, until a client comes.
+    AwaitClient(VmName),
     /// Release the CID of the VM, which is down for good.
     Release(VmName),
     /// Remove the stored state of the VM, which is down and no longer in the configuration.

@@ -12,6 +12,8 @@ pub enum VmPhase {
     Stopped,
     /// The VM is down until its turn comes, or until the groups are Ready that its group comes after.
     Waiting,
+    /// The VM is asleep until a client connects to one of its ports.
+    Idle,
     /// The VM was launched; the daemon does not run yet.
     Starting,
     /// The daemon runs, but is not Ready.
@@ -53,6 +55,7 @@ impl VmPhase {
             Self::Running | Self::Ready | Self::Unhealthy | Self::Paused => true,
             Self::Stopped
             | Self::Waiting
+            | Self::Idle
             | Self::Starting
             | Self::Stopping
             | Self::Unknown
@@ -67,6 +70,7 @@ impl VmPhase {
         match self {
             Self::Waiting | Self::Starting | Self::Backoff { .. } => true,
             Self::Stopped
+            | Self::Idle
             | Self::Running
             | Self::Ready
             | Self::Unhealthy
@@ -88,7 +92,12 @@ impl VmPhase {
             | Self::Paused
             | Self::Stopping
             | Self::Unknown => true,
-            Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Completed | Self::Failed(_) => false,
+            Self::Stopped
+            | Self::Waiting
+            | Self::Idle
+            | Self::Backoff { .. }
+            | Self::Completed
+            | Self::Failed(_) => false,
         }
     }
 }

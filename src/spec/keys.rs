@@ -8,8 +8,8 @@
 use super::datum::Datum;
 use super::{
     AutoShutdown, Backoff, GroupSpec, HealthSpec, Intensity, Jail, MachineSpec, Network, OnExit, OnGiveUp,
-    OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Readiness, Restart, RestartSpec, StartSpec,
-    StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
+    OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Readiness, Restart, RestartSpec, StartOn,
+    StartSpec, StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
 };
 use serde_json::{Map, Value};
 use strum::VariantNames;
@@ -419,6 +419,8 @@ impl Keyed for VmSpec {
                 "chance adds up to this part of the delay, 0 to 1";
         }
         StartSpec [start] Policy {
+            on "start.on" words!(StartOn, "cause of a start"), Live,
+                "boot (its group starts it) | connection (the first client of a port does; the VM is idle until then)";
             ready "start.ready" words!(Readiness, "sign of being ready"), Live,
                 "started (the daemon runs) | notify (it has sent READY=1, as with sd_notify) | health (its first good probe)";
             timeout "start.timeout" Kind::Period, Live, "from launch to Ready";

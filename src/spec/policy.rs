@@ -138,6 +138,16 @@ pub enum Readiness {
     Health,
 }
 
+/// What starts a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+pub enum StartOn {
+    /// The start of its group.
+    Boot,
+    /// The first connection to a port that the VM publishes, or that others reach (systemd's socket activation).
+    Connection,
+}
+
 /// The consequence of a failed first start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
@@ -151,6 +161,8 @@ pub enum OnStartFailure {
 /// The `start` table of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartSpec {
+    /// What starts the VM.
+    pub on: StartOn,
     /// When the VM counts as Ready.
     pub ready: Readiness,
     /// The time limit from the launch until the VM is Ready.
@@ -162,6 +174,7 @@ pub struct StartSpec {
 impl Default for StartSpec {
     fn default() -> Self {
         Self {
+            on: StartOn::Boot,
             ready: Readiness::Started,
             timeout: Duration::from_secs(90),
             on_failure: OnStartFailure::Retry,

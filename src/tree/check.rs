@@ -43,6 +43,14 @@ pub enum SpecError {
         /// The number of ports.
         count: usize,
     },
+    /// A VM waits for a client, and no client can connect to it.
+    #[error(
+        "vm {vm:?}: start.on = \"connection\" needs a port that is published, or that another vm reaches"
+    )]
+    NoPort {
+        /// The name of the VM.
+        vm: String,
+    },
     /// Groups wait for each other.
     #[error("groups wait for each other: {}", .0.join(", "))]
     Circle(Vec<String>),
@@ -82,13 +90,14 @@ pub fn check(spec: &TreeSpec) -> Result<(), SpecError> {
     };
     let contradiction = spec.contradictions().into_iter().find_map(error);
     let mistake = || spec.reach_mistakes().into_iter().next().map(reach);
-    contradiction.or_else(mistake).map_or(Ok(()), Err)
+    let sleeper = || spec.unreachable_sleepers().first().map(|at| SpecError::NoPort { vm: vm(*at) });
+    contradiction.or_else(mistake).or_else(sleeper).map_or(Ok(()), Err)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{GroupName, GroupSpec, MachineSpec, VmName, VmSpec};
+    use crate::spec::{GroupName, GroupSpec, MachineSpec, StartOn, VmName, VmSpec};
 
     fn tree(groups: &[(&str, &[&str], &[&str])]) -> TreeSpec {
         let group = |(name, after, vms): &(&str, &[&str], &[&str])| {
@@ -117,5 +126,8 @@ mod tests {
             let error = check(&spec).expect_err(word).to_string();
             assert!(error.contains(word), "{error}");
         }
+        let mut asleep = tree(&[("a", &[], &["x"])]);
+        asleep.groups[0].vms[0].start.on = StartOn::Connection;
+        assert_eq!(check(&asleep), Err(SpecError::NoPort { vm: "x".into() }));
     }
 }

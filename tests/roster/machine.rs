@@ -10,7 +10,7 @@ use pepita_supervisor::group::GroupEnd;
 use pepita_supervisor::journal::Wanted;
 use pepita_supervisor::observe::VmPhase;
 use pepita_supervisor::policy::Exit;
-use pepita_supervisor::spec::{GroupSpec, Restart, Strategy, VmName};
+use pepita_supervisor::spec::{GroupSpec, Restart, StartOn, Strategy, VmName};
 use pepita_supervisor::vm::Transition;
 use proptest::prelude::{ProptestConfig, proptest};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +57,11 @@ impl Pair {
                     return;
                 };
                 self.report(&vm, step);
+            }
+            Step::Client(vm) => {
+                let Some(vm) = self.pick(*vm) else { return };
+                self.world.client_comes(&vm);
+                self.model.client_came(self.model.vm(&vm));
             }
             Step::Command(vm, command) => {
                 let Some(vm) = self.pick(*vm) else { return };
@@ -178,6 +183,7 @@ impl Pair {
             match phase {
                 VmPhase::Ready => assert!(wanted && self.model.group == Group::Up),
                 VmPhase::Completed => {}
+                VmPhase::Idle => assert!(wanted && spec.start.on == StartOn::Connection),
                 VmPhase::Failed(_) => {
                     behind_a_failure |=
                         self.spec.strategy == Strategy::RestForOne && spec.restart.policy != Restart::Never;

@@ -4,6 +4,7 @@
 mod advances;
 mod asked;
 mod ends;
+mod sleep;
 
 use crate::world::name;
 use pepita_supervisor::group::{Command, Found};
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 pub(crate) enum Is {
     Stopped,
     Waiting,
+    Idle { not_before: Option<Instant>, is_called: bool },
     Starting,
     Running,
     Ready,
@@ -239,7 +241,7 @@ impl Model {
             let down = matches!(vm.is, Is::Stopped | Is::Waiting)
                 || vm.is == Is::Failed && !found.contains_key(&vm.spec.name);
             if self.group == Group::Up && vm.wanted && down {
-                (vm.is, vm.in_order, vm.first) = (Is::Waiting, true, true);
+                (vm.is, vm.in_order, vm.first) = (vm.at_start(), true, true);
             }
         }
         self.go_on();
@@ -293,6 +295,7 @@ impl Model {
             (Is::Backoff(at), VmPhase::Backoff { until, .. }) => at == until,
             (Is::Stopped, VmPhase::Stopped)
             | (Is::Waiting, VmPhase::Waiting)
+            | (Is::Idle { .. }, VmPhase::Idle)
             | (Is::Starting, VmPhase::Starting)
             | (Is::Running, VmPhase::Running)
             | (Is::Ready, VmPhase::Ready)

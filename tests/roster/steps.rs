@@ -6,7 +6,7 @@ use pepita_supervisor::journal::{Remembered, Wanted};
 use pepita_supervisor::policy::{Ending, Exit};
 use pepita_supervisor::spec::{
     self, AutoShutdown, GroupSpec, Incarnation, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure,
-    Restart, RestartSpec, VmName, VmSpec,
+    Restart, RestartSpec, StartOn, VmName, VmSpec,
 };
 use pepita_supervisor::vm::Transition;
 use proptest::prelude::*;
@@ -44,7 +44,7 @@ impl fmt::Debug for Short<GroupSpec> {
                 "\n    {name}: {policy:?} max_retries {max_retries} {on_give_up:?} reset {reset_after:?}"
             )?;
             write!(f, " initial {:?} autostart {autostart} significant {significant}", backoff.initial)?;
-            write!(f, " start {:?}", start.on_failure)
+            write!(f, " start on {} {:?}", start.on, start.on_failure)
         })
     }
 }
@@ -58,6 +58,8 @@ pub(crate) enum Step {
     End(usize, Ending),
     Gone(usize),
     ActorFails(usize),
+    /// A client connects to a port of the VM.
+    Client(usize),
     Command(usize, Command),
     Reload(Vec<Edit>, bool),
     /// Advances to exactly the moment at which the roster wants to be called again, and by this time further.
@@ -78,6 +80,7 @@ pub(crate) enum Edit {
     Swap(usize, usize),
     Change(usize),
     Policy(usize, Restart),
+    StartOn(usize, StartOn),
     Strategy(spec::Strategy),
     MaxRestarts(u32),
 }
@@ -85,6 +88,10 @@ pub(crate) enum Edit {
 fn restarts() -> impl Strategy<Value = Restart> {
     use Restart::{Always, Never, OnFailure, UnlessStopped};
     prop_oneof![3 => Just(OnFailure), 2 => Just(Always), 1 => Just(UnlessStopped), 1 => Just(Never)]
+}
+
+fn starts_on() -> impl Strategy<Value = StartOn> {
+    prop_oneof![3 => Just(StartOn::Boot), 1 => Just(StartOn::Connection)]
 }
 
 fn strategies() -> impl Strategy<Value = spec::Strategy> {
@@ -114,8 +121,8 @@ fn vms() -> impl Strategy<Value = VmSpec> {
         select(vec![0u64, 1, 3]),
     );
     let flags = (prop::bool::weighted(0.85), prop::bool::weighted(0.3), prop::bool::weighted(0.15));
-    (restart, flags).prop_map(
-        |((policy, max_retries, escalates, reset, initial), (autostart, significant, aborts))| {
+    (restart, flags, starts_on()).prop_map(
+        |((policy, max_retries, escalates, reset, initial), (autostart, significant, aborts), on)| {
             let mut vm = vm("a");
             (vm.restart.policy, vm.restart.max_retries) = (policy, max_retries);
             vm.restart.on_give_up = if escalates { OnGiveUp::Escalate } else { OnGiveUp::Fail };
@@ -124,6 +131,7 @@ fn vms() -> impl Strategy<Value = VmSpec> {
             (vm.restart.backoff.initial, vm.restart.backoff.max) = (SECOND * initial as u32, SECOND * 8);
             vm.restart.backoff.jitter = 0.5;
             (vm.autostart, vm.significant) = (autostart, significant);
+            vm.start.on = on;
             vm.start.on_failure = if aborts { OnStartFailure::Abort } else { OnStartFailure::Retry };
             vm
         },
@@ -153,6 +161,7 @@ fn edits() -> impl Strategy<Value = Edit> {
         (place(), place()).prop_map(|(a, b)| Edit::Swap(a, b)),
         place().prop_map(Edit::Change),
         (place(), restarts()).prop_map(|(vm, policy)| Edit::Policy(vm, policy)),
+        (place(), starts_on()).prop_map(|(vm, on)| Edit::StartOn(vm, on)),
         strategies().prop_map(Edit::Strategy),
         (0u32..6).prop_map(Edit::MaxRestarts),
     ]
@@ -173,6 +182,7 @@ fn step() -> impl Strategy<Value = Step> {
         10 => (at(), causes()).prop_map(|(vm, ending)| Step::End(vm, ending)),
         8 => at().prop_map(Step::Gone),
         2 => at().prop_map(Step::ActorFails),
+        6 => at().prop_map(Step::Client),
         6 => (at(), select(vec![Start, Stop, Restart, Reset])).prop_map(|(vm, command)| Step::Command(vm, command)),
         2 => (prop::collection::vec(edits(), 1..4), any::<bool>()).prop_map(|(edits, restart)| Step::Reload(edits, restart)),
         8 => past.prop_map(Step::Wake),
@@ -237,9 +247,10 @@ impl Edit {
             Self::Swap(a, b) if vms > 0 => spec.vms.swap(a % vms, b % vms),
             Self::Change(vm) if vms > 0 => spec.vms[vm % vms].machine.memory_mb += 1,
             Self::Policy(vm, policy) if vms > 0 => spec.vms[vm % vms].restart.policy = *policy,
+            Self::StartOn(vm, on) if vms > 0 => spec.vms[vm % vms].start.on = *on,
             Self::Strategy(strategy) => spec.strategy = *strategy,
             Self::MaxRestarts(most) => spec.intensity.max_restarts = *most,
-            Self::Remove(_) | Self::Swap(..) | Self::Change(_) | Self::Policy(..) => {}
+            Self::Remove(_) | Self::Swap(..) | Self::Change(_) | Self::Policy(..) | Self::StartOn(..) => {}
         }
     }
 }

@@ -39,6 +39,13 @@ pub(crate) enum Phase {
         /// Whether this start is part of the group's own start.
         first_start: bool,
     },
+    /// The child is asleep: the next client of its ports starts it.
+    Idle {
+        /// The moment before which no client starts it, because it has just ended by itself.
+        not_before: Option<Instant>,
+        /// Whether a client waits for that moment.
+        is_called: bool,
+    },
     /// The child has an incarnation, and an actor that owns it.
     Live(Run),
     Backoff {
@@ -224,10 +231,16 @@ impl Phase {
             Self::Stopped
             | Self::AwaitingGroup
             | Self::AwaitingTurn { .. }
+            | Self::Idle { .. }
             | Self::Backoff { .. }
             | Self::Completed
             | Self::Failed(_) => None,
         }
+    }
+
+    /// Returns whether the child is asleep, and down.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle { .. })
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -262,6 +275,7 @@ impl Phase {
             },
             Self::Stopped
             | Self::AwaitingGroup
+            | Self::Idle { .. }
             | Self::Backoff { .. }
             | Self::Completed
             | Self::Failed(_) => false,
@@ -272,7 +286,11 @@ impl Phase {
     pub(crate) fn is_at_rest(&self) -> bool {
         match self {
             Self::Stopped | Self::Completed | Self::Failed(_) => true,
-            Self::AwaitingGroup | Self::AwaitingTurn { .. } | Self::Live(_) | Self::Backoff { .. } => false,
+            Self::AwaitingGroup
+            | Self::AwaitingTurn { .. }
+            | Self::Idle { .. }
+            | Self::Live(_)
+            | Self::Backoff { .. } => false,
         }
     }
 
@@ -280,7 +298,8 @@ impl Phase {
     pub(crate) fn is_to_come(&self) -> bool {
         match self {
             Self::AwaitingGroup | Self::AwaitingTurn { .. } | Self::Backoff { .. } => true,
-            Self::Stopped | Self::Completed | Self::Failed(_) | Self::Live(_) => false,
+            // The ports of an idle child are open.
+            Self::Stopped | Self::Idle { .. } | Self::Completed | Self::Failed(_) | Self::Live(_) => false,
         }
     }
 
@@ -289,6 +308,7 @@ impl Phase {
         match self {
             Self::Stopped => VmPhase::Stopped,
             Self::AwaitingGroup | Self::AwaitingTurn { .. } => VmPhase::Waiting,
+            Self::Idle { .. } => VmPhase::Idle,
             Self::Live(run) => match &run.state {
                 RunState::Starting { .. } => VmPhase::Starting,
                 RunState::Running { .. } => VmPhase::Running,
@@ -370,6 +390,7 @@ impl Child {
                 Phase::Stopped
                 | Phase::AwaitingGroup
                 | Phase::AwaitingTurn { .. }
+                | Phase::Idle { .. }
                 | Phase::Live(_)
                 | Phase::Backoff { .. }
                 | Phase::Completed => None,

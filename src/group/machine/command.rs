@@ -79,6 +79,7 @@ impl Roster {
             }
             Phase::Stopped
             | Phase::AwaitingGroup
+            | Phase::Idle { .. }
             | Phase::Backoff { .. }
             | Phase::Completed
             | Phase::Failed(_) => self.start_or_queue(index, Start::Alone),

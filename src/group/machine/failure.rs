@@ -105,6 +105,11 @@ impl Roster {
                     self.take_along(first, until, true);
                 }
             }
+            Action::Complete if self.children[index].sleeps_at_end() => {
+                // A daemon that ends at once, with clients that wait, is not started without a pause.
+                let not_before = Some(at.now + self.children[index].spec.restart.backoff.initial);
+                self.set(index, Phase::Idle { not_before, is_called: false }, told.0, told.1);
+            }
             Action::Complete => {
                 self.set(index, Phase::Completed, told.0, told.1);
                 self.ended_for_good(index);

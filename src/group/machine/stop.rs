@@ -55,7 +55,10 @@ impl Roster {
         self.stage = Stage::GoingDown { end };
         for index in 0..self.children.len() {
             match self.children[index].phase {
-                Phase::AwaitingGroup | Phase::AwaitingTurn { .. } | Phase::Backoff { .. } => {
+                Phase::AwaitingGroup
+                | Phase::AwaitingTurn { .. }
+                | Phase::Idle { .. }
+                | Phase::Backoff { .. } => {
                     self.set(index, Phase::Stopped, None, None);
                 }
                 Phase::Stopped | Phase::Live(_) | Phase::Completed | Phase::Failed(_) => {}

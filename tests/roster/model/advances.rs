@@ -9,8 +9,10 @@ impl Model {
         let in_set = |vm: &Vm| self.round.as_ref().is_some_and(|round| round.set.contains(&vm.spec.name));
         let mut times: Vec<Instant> = Vec::new();
         for vm in self.vms.iter().filter(|vm| !in_set(vm)) {
-            if let Is::Backoff(until) = vm.is {
-                times.push(until);
+            match vm.is {
+                Is::Backoff(until) => times.push(until),
+                Is::Idle { not_before, is_called: true } => times.extend(not_before),
+                _ => {}
             }
         }
         let waits_for_a_stop = self.vms.iter().any(|vm| in_set(vm) && vm.lives());
@@ -47,6 +49,7 @@ impl Model {
                 self.wait_or_start(v);
             }
         }
+        self.wake();
         while let Some(v) = (0..self.vms.len()).find(|v| self.vms[*v].is == Is::Waiting && self.may_start(*v))
         {
             self.launch(v);

@@ -1,6 +1,7 @@
 //! The commands to the model and their consequences (semantics 5, 7, 11).
 
 use super::*;
+use pepita_supervisor::spec::StartOn;
 
 impl Model {
     /// Carries out a command. Returns false if it is refused.
@@ -58,6 +59,9 @@ impl Model {
                     vm.is = Is::Stopping(if spec.autostart { Next::Again } else { Next::Down });
                 }
                 vm.spec = spec;
+                if matches!(vm.is, Is::Idle { .. }) && vm.spec.start.on == StartOn::Boot {
+                    (vm.is, vm.in_order) = (Is::Waiting, true);
+                }
                 self.vms.push(vm);
             } else {
                 let mut vm = Vm::new(spec, 0);
@@ -70,7 +74,7 @@ impl Model {
                     round.set.insert(vm.spec.name.clone());
                 }
                 if vm.wanted && self.group == Group::Up {
-                    (vm.is, vm.in_order) = (Is::Waiting, true);
+                    (vm.is, vm.in_order) = (vm.at_start(), true);
                 }
                 self.vms.push(vm);
             }
@@ -122,7 +126,7 @@ impl Model {
         }
         (self.group, self.round) = (Group::GoingDown(why), None);
         for vm in &mut self.vms {
-            if matches!(vm.is, Is::Waiting | Is::Backoff(_)) {
+            if matches!(vm.is, Is::Waiting | Is::Idle { .. } | Is::Backoff(_)) {
                 vm.is = Is::Stopped;
             }
         }

@@ -44,7 +44,8 @@ impl Model {
         vm.first = false;
         let gives_up = match restart.verdict(&ending, vm.ran) {
             Verdict::Complete(_) => {
-                vm.becomes(self.now, Is::Completed);
+                let is = vm.at_clean_end(self.now);
+                vm.becomes(self.now, is);
                 self.tell(v, Action::Complete, None, false);
                 return self.shut_down_with(v);
             }

@@ -1,0 +1,174 @@
+//! Tests of VMs that sleep until a client comes.
+
+use crate::events::vm;
+use crate::host::{Host, group, stderr, ticker};
+use crate::ports::{begin, echo, echoing, free_port, is_refused, kill_vmm, until};
+use serde_json::Value;
+use std::net::TcpStream;
+
+/// Returns a VM whose daemon echoes, and that its first client starts.
+fn sleeping(name: &str, published: u16, inside: u16) -> String {
+    echoing(name, published, inside) + "start.on = \"connection\"\n"
+}
+
+fn groups(vms: &str) -> String {
+    format!("[[group]]\nname = \"web\"\nintensity = 1000\n{vms}")
+}
+
+/// Returns what `pepitactl status` shows of a VM.
+fn shown(host: &Host, name: &str) -> Value {
+    let status: Value = serde_json::from_str(&host.ctl_ok(&["status", name, "--json"])).expect("JSON");
+    let groups = status["groups"].as_array().expect("groups").iter();
+    let mut vms = groups.flat_map(|group| group["vms"].as_array().expect("VMs"));
+    vms.find(|vm| vm["name"] == name).cloned().expect("the VM is there")
+}
+
+fn until_phase(host: &Host, name: &str, phase: &str) {
+    until(&format!("{name} is {phase}"), || shown(host, name)["phase"] == phase);
+}
+
+#[test]
+fn the_first_client_starts_its_vm_and_is_served() {
+    let (port, inside) = (free_port(), free_port());
+    let after = format!("[[group]]\nname = \"later\"\nafter = [\"web\"]\n{}", ticker("b", &[]));
+    let host = Host::new("", &(groups(&sleeping("a", port, inside)) + &after));
+    // A VM that sleeps is up for those that come after it.
+    let mut daemon = host.ready();
+    assert_eq!((&shown(&host, "a")["phase"], &shown(&host, "b")["phase"]), (&"idle".into(), &"ready".into()));
+    assert_eq!(host.processes().len(), 2, "the monitor and the agent of b: {:?}", host.processes());
+    let mut clients: Vec<TcpStream> = (0..20).map(|_| begin(port)).collect();
+    clients.iter_mut().for_each(|client| echo(client, b"hello"));
+    until_phase(&host, "a", "ready");
+    let ready = shown(&host, "a");
+    assert_eq!((&ready["incarnation"], &ready["attempts"]), (&1.into(), &0.into()));
+    // From now on it is a VM like any other.
+    kill_vmm(&host, "a");
+    echo(&mut begin(port), b"the next incarnation");
+    daemon.stop();
+    daemon.assert_order(&[
+        vm("a", 0, "idle"),
+        vm("a", 1, "starting"),
+        vm("a", 1, "ready"),
+        vm("a", 1, "backoff"),
+    ]);
+    host.assert_nothing_left();
+}
+
+#[test]
+fn an_operator_starts_and_stops_a_vm_that_sleeps() {
+    let (port, inside) = (free_port(), free_port());
+    let host = Host::new("", &groups(&sleeping("a", port, inside)));
+    let _daemon = host.ready();
+    host.ctl_ok(&["stop", "a"]);
+    assert_eq!(shown(&host, "a")["phase"], "stopped");
+    assert!(is_refused(port), "the port of a VM that was stopped is closed");
+    host.ctl_ok(&["start", "a"]);
+    assert_eq!(shown(&host, "a")["phase"], "ready", "a start is a start");
+    host.ctl_ok(&["stop", "a"]);
+    assert!(is_refused(port));
+    host.ctl_ok(&["restart", "a"]);
+    assert_eq!(shown(&host, "a")["incarnation"], 2);
+}
+
+#[test]
+fn a_daemon_that_ends_by_itself_leaves_its_vm_asleep() {
+    let (port, inside) = (free_port(), free_port());
+    let serve = format!("tcp:{inside}");
+    let vm_text = ticker("a", &["--serve", &serve, "--after", "1000", "--exit", "0"]);
+    let text = format!("{vm_text}publish = [\"127.0.0.1:{port}:{inside}\"]\nstart.on = \"connection\"\n");
+    let host = Host::new("", &groups(&text));
+    let mut daemon = host.ready();
+    for incarnation in 1..=3 {
+        echo(&mut begin(port), b"hello");
+        let end = daemon.until_event(vm("a", incarnation, "idle"));
+        assert_eq!(
+            (&end["decision"]["attempt"], &end["decision"]["window"]["count"]),
+            (&0.into(), &0.into())
+        );
+    }
+}
+
+#[test]
+fn a_vm_sleeps_on_when_its_supervisor_is_killed() {
+    let (port, inside) = (free_port(), free_port());
+    let host = Host::new("", &groups(&sleeping("a", port, inside)));
+    let mut daemon = host.ready();
+    daemon.kill();
+    daemon = host.ready();
+    assert_eq!(shown(&host, "a")["phase"], "idle");
+    echo(&mut begin(port), b"hello");
+    // What runs is adopted.
+    until_phase(&host, "a", "ready");
+    daemon.kill();
+    let _daemon = host.ready();
+    until_phase(&host, "a", "ready");
+    assert_eq!(shown(&host, "a")["incarnation"], 1);
+}
+
+#[test]
+fn a_reload_wakes_what_may_not_sleep_and_moves_ports() {
+    let (first, second, inside) = (free_port(), free_port(), free_port());
+    let host = Host::new("", &groups(&sleeping("a", first, inside)));
+    let _daemon = host.ready();
+    host.configure("", &groups(&sleeping("a", second, inside)));
+    host.ctl_ok(&["reload"]);
+    until("the ports have moved", || is_refused(first) && !is_refused(second));
+    // The look at the port was a client, too.
+    until_phase(&host, "a", "ready");
+    host.ctl_ok(&["stop", "a"]);
+    host.configure("", &groups(&(sleeping("a", second, inside) + &sleeping("b", first, free_port()))));
+    host.ctl_ok(&["reload"]);
+    until_phase(&host, "b", "idle");
+    host.configure("", &groups(&(sleeping("a", second, inside) + &echoing("b", first, free_port()))));
+    host.ctl_ok(&["reload"]);
+    until_phase(&host, "b", "ready");
+}
+
+#[test]
+fn a_port_in_use_is_told_and_listened_on_when_it_is_free() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (port, inside) = (other.local_addr().expect("bound").port(), free_port());
+    let host = Host::new("", &groups(&sleeping("a", port, inside)));
+    let mut daemon = host.start();
+    daemon.until(&format!("port 127.0.0.1:{port} is in use by "));
+    drop(other);
+    until("the port is listened on", || !is_refused(port));
+    echo(&mut begin(port), b"hello");
+}
+
+#[test]
+fn a_vm_to_which_nobody_can_connect_is_a_mistake() {
+    let host = Host::new("", &(group(&["a"]) + "start.on = \"connection\"\n"));
+    let check = host.pepitad(&["--check"]).output().expect("runs");
+    let said = stderr(&check);
+    assert!(!check.status.success() && said.contains("c.toml") && said.contains("start.on"), "{said}");
+    assert!(said.contains("publish = [\"127.0.0.1:8080:80\"]"), "what would be right: {said}");
+}
+
+#[test]
+fn a_storm_of_clients_wakes_many_vms_and_none_is_refused() {
+    const VMS: usize = 20;
+    let host = Host::new("", "");
+    let ports: Vec<u16> = (0..VMS).map(|_| free_port()).collect();
+    // The daemons have no ports of the host: a client may have got one as its own.
+    let of = |(number, port): (usize, &u16)| {
+        let inside = host.path(&format!("{number}.sock")).to_string_lossy().into_owned();
+        let vm = ticker(&format!("vm{number}"), &["--serve", &inside]);
+        format!("{vm}publish = [\"127.0.0.1:{port}:unix:{inside}\"]\nstart.on = \"connection\"\n")
+    };
+    let vms: String = ports.iter().enumerate().map(of).collect();
+    host.configure("max_parallel_launches = 2", &groups(&vms));
+    let mut daemon = host.ready();
+    let clients = std::thread::scope(|scope| {
+        let client = |number: usize| begin(ports[number % VMS]);
+        let clients: Vec<_> = (0..500).map(|number| scope.spawn(move || client(number))).collect();
+        clients.into_iter().map(|client| client.join().expect("never refused")).collect::<Vec<_>>()
+    });
+    for mut client in clients {
+        echo(&mut client, b"hello");
+    }
+    daemon.stop();
+    let launched = |event: &&Value| event["event"] == "vm" && event["to"] == "starting";
+    assert_eq!(daemon.events().iter().filter(launched).count(), VMS, "one launch for each VM");
+    host.assert_nothing_left();
+}
