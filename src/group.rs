@@ -292,6 +292,8 @@ impl GroupState {
                 }
                 Order::Stop { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Stop),
                 Order::Kill { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Kill),
+                Order::Sleep { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Sleep),
+                Order::Wake { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Wake),
                 Order::Update(vm) => {
                     if let Some(spec) = self.roster.vm(&vm) {
                         self.actors.send_to_owner(&vm, VmMsg::Update(Box::new(spec.clone())));
@@ -428,6 +430,10 @@ impl GroupState {
         };
         if !may_take {
             return request.refuse(Refused::NotRunning { vm: vm.to_string(), phase: phase.word() });
+        }
+        // Whoever asks a guest that is asleep is a client, too.
+        if let (VmPhase::Idle { .. }, VmRequest::Ask { .. }) = (&phase, &request) {
+            self.actors.send_to_owner(vm, VmMsg::Wake);
         }
         self.actors.send_to_owner(vm, request.into());
     }

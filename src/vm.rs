@@ -38,6 +38,10 @@ pub enum VmMsg {
     Stop,
     /// Kill the VM at once.
     Kill,
+    /// Put the VM to sleep, unless a client has come meanwhile.
+    Sleep,
+    /// Let the virtual CPUs of a VM run that is asleep.
+    Wake,
     /// The configuration has changed in ways that apply to a running VM.
     Update(Box<VmSpec>),
     /// Send the daemon a signal.
@@ -210,6 +214,8 @@ impl VmState {
         match msg {
             VmMsg::Stop => return Some(Event::Stop),
             VmMsg::Kill => return Some(Event::Kill),
+            VmMsg::Sleep => return Some(Event::Sleep),
+            VmMsg::Wake => self.request(MonitorRequest::Resume, Reply::ignored()),
             // Without a descriptor for the link no guest can answer, which proves nothing about this guest
             // (semantics 13.7). The deadline of the probe then comes late, and late deadlines are not judged.
             VmMsg::Happened(Happened(Event::Probed { answer: Answer::Bad(_), .. })) if is_short() => {}
@@ -229,6 +235,7 @@ impl VmState {
             VmMsg::Update(spec) => {
                 let is_same = spec.publish == self.life.spec().publish;
                 self.life.update(*spec);
+                self.await_idleness();
                 if !is_same {
                     self.publish();
                 }
@@ -277,6 +284,12 @@ impl VmState {
             }
             Effect::Watch(record) => self.watch(&record),
             Effect::Connect(record) => self.connect(record).await?,
+            Effect::Sleep(how) => {
+                let reply = self.reply(|done: Option<Result<(), String>>| {
+                    Event::SleepAnswered(done.unwrap_or_else(|| Err("no answer".into())))
+                });
+                self.request(how, reply);
+            }
             Effect::StopDaemon { signal, grace } => self.stop_daemon(signal, grace),
             Effect::Remove => {
                 self.hang_up_before_removal();
@@ -335,8 +348,24 @@ impl VmState {
         if !(self.life.spec().publish.is_empty() && record.ports.is_empty()) {
             self.publish();
         }
+        self.await_idleness();
         for (signal, reply) in std::mem::take(&mut self.pending_signals) {
             self.request(MonitorRequest::Signal(signal), reply);
+        }
+    }
+
+    /// Has the monitor tell how long the VM is idle, if that matters and it has a monitor. One of an earlier version cannot tell.
+    fn await_idleness(&self) {
+        if self.life.spec().idle.is_set() && self.monitor.is_some() {
+            let me = self.me.clone();
+            let reply = Reply::new(move |done: Option<Result<(), String>>| {
+                if let Some(Err(why)) = done {
+                    let text = format!("cannot be put to sleep before its next start: {why}");
+                    // The actor may have ended.
+                    let _ = me.cast(VmMsg::NotPublished(text));
+                }
+            });
+            self.request(MonitorRequest::TellIdle, reply);
         }
     }
 
@@ -399,7 +428,10 @@ impl VmState {
                 tracing::debug!("stop: {e}");
             }
         });
-        self.request(MonitorRequest::Stop { signal, timeout_ms: millis(grace), force: false }, reply);
+        self.request(
+            MonitorRequest::Stop { signal, timeout_ms: millis(grace), force: false, if_idle: false },
+            reply,
+        );
     }
 
     /// Sends the daemon a signal: now, or when the VM has a monitor. A monitor keeps a signal for a guest that boots. The

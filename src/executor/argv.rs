@@ -71,6 +71,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         start,
         stop: _,
         health,
+        idle: _,
         publish: _,
         reach,
         standby: _,

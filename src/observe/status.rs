@@ -193,7 +193,7 @@ impl VmStatus {
             }
             VmPhase::Stopped
             | VmPhase::Waiting
-            | VmPhase::Idle
+            | VmPhase::Idle { .. }
             | VmPhase::Starting
             | VmPhase::Running
             | VmPhase::Ready

@@ -7,9 +7,9 @@
 
 use super::datum::Datum;
 use super::{
-    AutoShutdown, Backoff, GroupSpec, HealthSpec, Intensity, Jail, MachineSpec, Network, OnExit, OnGiveUp,
-    OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Readiness, Restart, RestartSpec, StartOn,
-    StartSpec, StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
+    AutoShutdown, Backoff, GroupSpec, HealthSpec, IdleAction, IdleSpec, Intensity, Jail, MachineSpec,
+    Network, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Readiness, Restart,
+    RestartSpec, StartOn, StartSpec, StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
 };
 use serde_json::{Map, Value};
 use strum::VariantNames;
@@ -347,7 +347,7 @@ impl Keyed for GroupSpec {
 
 impl Keyed for VmSpec {
     const ROWS: &'static [Row<Self>] = rows! { VmSpec;
-        VmSpec [] Vm besides(machine, world, restart, start, stop, health) {
+        VmSpec [] Vm besides(machine, world, restart, start, stop, health, idle) {
             name "name" Kind::Name(VmName::CAP), Fixed, "1 to 53 of a-z, 0-9 and '-', unique in the whole file", no default;
             command "command" Kind::Command, NextStart,
                 "the daemon and its arguments; [] = what the image names; with vmm = \"process\" a path begins at this file's folder";
@@ -430,6 +430,12 @@ impl Keyed for VmSpec {
         StopSpec [stop] Policy {
             signal "stop.signal" Kind::Signal, Live, "a name or a number; without it the image's stop signal, else TERM";
             timeout "stop.timeout" Kind::Duration, Live, "then the VM is destroyed; \"0s\" = at once";
+        }
+        IdleSpec [idle] Policy {
+            after "idle.after" Kind::Duration, Live,
+                "without a client, the VM is put to sleep after so long; the next client wakes it; \"0s\" = never";
+            action "idle.do" words!(IdleAction, "way to sleep"), Live,
+                "pause (its virtual CPUs stand still; it wakes in milliseconds) | stop (it wakes within a boot)";
         }
         HealthSpec [health] Policy {
             interval "health.interval" Kind::Duration, Live, "between two probes; \"0s\" = none";

@@ -207,6 +207,38 @@ pub enum OnUnhealthy {
     Report,
 }
 
+/// The way in which a VM sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+pub enum IdleAction {
+    /// The virtual CPUs are paused; the next client resumes them.
+    Pause,
+    /// The VM is stopped; the next client starts it.
+    Stop,
+}
+
+/// The `idle` table of a VM: when it is put to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdleSpec {
+    /// The time without a client after which the VM is put to sleep; zero for never.
+    pub after: Duration,
+    /// The way in which it sleeps.
+    pub action: IdleAction,
+}
+
+impl Default for IdleSpec {
+    fn default() -> Self {
+        Self { after: Duration::ZERO, action: IdleAction::Pause }
+    }
+}
+
+impl IdleSpec {
+    /// Returns whether the VM is put to sleep at all.
+    pub fn is_set(&self) -> bool {
+        !self.after.is_zero()
+    }
+}
+
 /// The `health` table of a VM (Docker's health check and systemd's watchdog).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSpec {

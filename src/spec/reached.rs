@@ -85,11 +85,9 @@ impl TreeSpec {
                 Target::Host(_) => None,
             })
             .collect();
+        let sleeps = |vm: &VmSpec| vm.start.on == StartOn::Connection || vm.idle.is_set();
         let is_cut_off = |vm: &VmSpec| vm.publish.is_empty() && !reached.contains(vm.name.as_str());
-        vms()
-            .filter(|(_, vm)| vm.start.on == StartOn::Connection && is_cut_off(vm))
-            .map(|(at, _)| at)
-            .collect()
+        vms().filter(|(_, vm)| sleeps(vm) && is_cut_off(vm)).map(|(at, _)| at).collect()
     }
 
     /// Returns this specification with the sockets at which VMs reach ports of other VMs among the ports that those

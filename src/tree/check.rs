@@ -45,7 +45,7 @@ pub enum SpecError {
     },
     /// A VM waits for a client, and no client can connect to it.
     #[error(
-        "vm {vm:?}: start.on = \"connection\" needs a port that is published, or that another vm reaches"
+        "vm {vm:?}: a vm that waits for a client (start.on, idle.after) needs a port that is published or reached"
     )]
     NoPort {
         /// The name of the VM.

@@ -44,7 +44,7 @@ impl fmt::Debug for Short<GroupSpec> {
                 "\n    {name}: {policy:?} max_retries {max_retries} {on_give_up:?} reset {reset_after:?}"
             )?;
             write!(f, " initial {:?} autostart {autostart} significant {significant}", backoff.initial)?;
-            write!(f, " start on {} {:?}", start.on, start.on_failure)
+            write!(f, " start on {} {:?} idle {:?}", start.on, start.on_failure, vm.idle.after)
         })
     }
 }
@@ -81,6 +81,7 @@ pub(crate) enum Edit {
     Change(usize),
     Policy(usize, Restart),
     StartOn(usize, StartOn),
+    Idle(usize, bool),
     Strategy(spec::Strategy),
     MaxRestarts(u32),
 }
@@ -108,6 +109,7 @@ fn causes() -> impl Strategy<Value = Ending> {
         lost(false, false),
         lost(false, true),
         Exit::Unknown.into(),
+        Exit::StopRequested.into(),
     ]);
     prop_oneof![4 => Just(exit(3)), 2 => Just(exit(0)), 3 => rare]
 }
@@ -121,8 +123,13 @@ fn vms() -> impl Strategy<Value = VmSpec> {
         select(vec![0u64, 1, 3]),
     );
     let flags = (prop::bool::weighted(0.85), prop::bool::weighted(0.3), prop::bool::weighted(0.15));
-    (restart, flags, starts_on()).prop_map(
-        |((policy, max_retries, escalates, reset, initial), (autostart, significant, aborts), on)| {
+    let sleep = (starts_on(), prop::bool::weighted(0.3));
+    (restart, flags, sleep).prop_map(
+        |(
+            (policy, max_retries, escalates, reset, initial),
+            (autostart, significant, aborts),
+            (on, sleeps),
+        )| {
             let mut vm = vm("a");
             (vm.restart.policy, vm.restart.max_retries) = (policy, max_retries);
             vm.restart.on_give_up = if escalates { OnGiveUp::Escalate } else { OnGiveUp::Fail };
@@ -131,7 +138,7 @@ fn vms() -> impl Strategy<Value = VmSpec> {
             (vm.restart.backoff.initial, vm.restart.backoff.max) = (SECOND * initial as u32, SECOND * 8);
             vm.restart.backoff.jitter = 0.5;
             (vm.autostart, vm.significant) = (autostart, significant);
-            vm.start.on = on;
+            (vm.start.on, vm.idle.after) = (on, SECOND * u32::from(sleeps));
             vm.start.on_failure = if aborts { OnStartFailure::Abort } else { OnStartFailure::Retry };
             vm
         },
@@ -162,6 +169,7 @@ fn edits() -> impl Strategy<Value = Edit> {
         place().prop_map(Edit::Change),
         (place(), restarts()).prop_map(|(vm, policy)| Edit::Policy(vm, policy)),
         (place(), starts_on()).prop_map(|(vm, on)| Edit::StartOn(vm, on)),
+        (place(), any::<bool>()).prop_map(|(vm, sleeps)| Edit::Idle(vm, sleeps)),
         strategies().prop_map(Edit::Strategy),
         (0u32..6).prop_map(Edit::MaxRestarts),
     ]
@@ -173,6 +181,8 @@ fn step() -> impl Strategy<Value = Step> {
     let news = prop_oneof![
         2 => Just(Transition::Running), 6 => Just(Transition::Ready), 1 => Just(Transition::Unhealthy), 1 => Just(Transition::Healthy),
         1 => Just(Transition::Paused), 1 => Just(Transition::Resumed),
+        2 => Just(Transition::Idle), 1 => Just(Transition::StayedAwake), 2 => Just(Transition::GoesToSleep),
+        2 => Just(Transition::Asleep),
         1 => Just(Transition::Unreachable), 1 => Just(Transition::Reached),
     ];
     let small = select(vec![NS, SECOND / 2, SECOND, SECOND * 5, SECOND * 20, SECOND * 600]);
@@ -214,13 +224,15 @@ pub(crate) fn pasts() -> impl Strategy<Value = Short<Past>> {
         reachable,
         ended,
     });
-    let memory = (prop::bool::weighted(0.7), 0u32..3, any::<bool>(), prop::bool::weighted(0.2));
-    let memory = memory.prop_map(|(up, attempts, has_run, completed)| Remembered {
+    let memory =
+        (prop::bool::weighted(0.7), 0u32..3, any::<bool>(), prop::bool::weighted(0.2), any::<bool>());
+    let memory = memory.prop_map(|(up, attempts, has_run, completed, idle)| Remembered {
         incarnation: Incarnation(3),
         wanted: if up { Wanted::Up } else { Wanted::Down },
         attempts,
         has_run,
         completed,
+        idle,
         failed: None,
     });
     let past = (some(memory), some(found)).prop_map(|(memory, found)| Past { memory, found });
@@ -248,9 +260,15 @@ impl Edit {
             Self::Change(vm) if vms > 0 => spec.vms[vm % vms].machine.memory_mb += 1,
             Self::Policy(vm, policy) if vms > 0 => spec.vms[vm % vms].restart.policy = *policy,
             Self::StartOn(vm, on) if vms > 0 => spec.vms[vm % vms].start.on = *on,
+            Self::Idle(vm, sleeps) if vms > 0 => spec.vms[vm % vms].idle.after = SECOND * u32::from(*sleeps),
             Self::Strategy(strategy) => spec.strategy = *strategy,
             Self::MaxRestarts(most) => spec.intensity.max_restarts = *most,
-            Self::Remove(_) | Self::Swap(..) | Self::Change(_) | Self::Policy(..) | Self::StartOn(..) => {}
+            Self::Remove(_)
+            | Self::Swap(..)
+            | Self::Change(_)
+            | Self::Policy(..)
+            | Self::StartOn(..)
+            | Self::Idle(..) => {}
         }
     }
 }

@@ -187,6 +187,9 @@ impl World {
 
     pub(crate) fn transition(&mut self, vm: &str, news: Transition) {
         let epoch = self.actor(vm).epoch;
+        if news == Transition::GoesToSleep && self.phase(vm) == "ready" {
+            self.actors.get_mut(&name(vm)).expect("there").stopping = true;
+        }
         let orders = self.roster.transition(self.at(), &name(vm), epoch, news);
         self.carry_out(orders);
     }
@@ -392,6 +395,10 @@ impl World {
                         self.actors.get_mut(&vm).unwrap_or_else(|| panic!("{vm}: a kill without an actor"));
                     assert_eq!(actor.epoch, epoch, "{vm}: destruction of a former actor");
                     actor.stopping = true;
+                }
+                Order::Sleep { vm, epoch } | Order::Wake { vm, epoch } => {
+                    let actor = self.actors.get(&vm).unwrap_or_else(|| panic!("{vm} has no actor"));
+                    assert!(actor.epoch == epoch && !actor.stopping, "{vm}: {actor:?}");
                 }
                 Order::AwaitClient(vm) => drop(self.awaited.insert(vm)),
                 Order::Release(vm) => {

@@ -156,6 +156,7 @@ impl Roster {
         let epoch = self.next_epoch();
         let next = self.children[index].newest.next();
         self.children[index].number(next);
+        self.children[index].is_drowsy = false;
         let state = RunState::Starting { origin: Origin::Booted, start };
         self.set(index, Phase::Live(Run { epoch, state, ready_for: None, outdated: false }), None, None);
         self.spawn(index, Mode::Launch);

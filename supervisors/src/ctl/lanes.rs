@@ -217,10 +217,12 @@ fn turn_round(lanes: &mut [Lane]) {
 }
 
 fn is_live(vm: &Value) -> bool {
-    matches!(
-        text(&vm["phase"]),
-        "starting" | "running" | "ready" | "unhealthy" | "paused" | "stopping" | "unknown"
-    )
+    match text(&vm["phase"]) {
+        "starting" | "running" | "ready" | "unhealthy" | "paused" | "stopping" | "unknown" => true,
+        // It is paused, and not down.
+        "idle" => !vm["vmm_pid"].is_null(),
+        _ => false,
+    }
 }
 
 fn is_unreadable(vm: &Value) -> bool {

@@ -172,3 +172,131 @@ fn a_storm_of_clients_wakes_many_vms_and_none_is_refused() {
     assert_eq!(daemon.events().iter().filter(launched).count(), VMS, "one launch for each VM");
     host.assert_nothing_left();
 }
+
+/// Returns a VM that sleeps in this way a moment after its last client.
+fn dozing(name: &str, published: u16, inside: u16, how: &str) -> String {
+    echoing(name, published, inside) + &format!("idle = {{ after = \"300ms\", do = \"{how}\" }}\n")
+}
+
+#[test]
+fn a_vm_sleeps_after_its_last_client_and_the_next_one_wakes_it() {
+    for how in ["pause", "stop"] {
+        let (port, inside) = (free_port(), free_port());
+        let host = Host::new("", &groups(&dozing("a", port, inside, how)));
+        let mut daemon = host.ready();
+        for round in 1..=3 {
+            let mut client = begin(port);
+            echo(&mut client, b"hello");
+            drop(client);
+            until_phase(&host, "a", "idle");
+            let idle = shown(&host, "a");
+            assert_eq!(idle["vmm_pid"].is_null(), how == "stop", "{idle}");
+            assert_eq!(
+                (&idle["attempts"], &idle["wanted"]),
+                (&0.into(), &true.into()),
+                "round {round}: {idle}"
+            );
+        }
+        echo(&mut begin(port), b"the last one");
+        let incarnations = shown(&host, "a")["incarnation"].as_u64();
+        assert!(if how == "pause" { incarnations == Some(1) } else { incarnations >= Some(4) });
+        daemon.stop();
+        let decided = daemon.events().into_iter().filter(|event| !event["decision"].is_null());
+        assert_eq!(decided.count(), 0, "{}", daemon.story());
+        host.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_connection_a_command_and_a_word_of_the_daemon_keep_a_vm_awake() {
+    let (port, inside) = (free_port(), free_port());
+    let host = Host::new("", &groups(&dozing("a", port, inside, "stop")));
+    let mut daemon = host.ready();
+    let mut client = begin(port);
+    echo(&mut client, b"hello");
+    let name = "duende-vm-a";
+    let command = host.pepita(&["exec", "--name", name, "--", "/bin/sh", "-c", "sleep 3"]);
+    assert!(command.status.success(), "{}", stderr(&command));
+    echo(&mut client, b"it was open all the time");
+    drop(client);
+    let command = host.pepita(&["exec", "--name", name, "--", "/bin/sh", "-c", "sleep 3"]);
+    assert!(command.status.success(), "it ended by itself: {}", stderr(&command));
+    daemon.until_event(vm("a", 1, "idle"));
+}
+
+#[test]
+fn orders_of_an_operator_hold_for_a_vm_that_is_asleep() {
+    let (port, inside) = (free_port(), free_port());
+    let host = Host::new("", &groups(&dozing("a", port, inside, "pause")));
+    let mut daemon = host.ready();
+    until_phase(&host, "a", "idle");
+    // A pause by the operator is not ended by a client.
+    host.ctl_ok(&["pause", "a"]);
+    until_phase(&host, "a", "paused");
+    let mut waiting = begin(port);
+    host.ctl_ok(&["resume", "a"]);
+    echo(&mut waiting, b"hello");
+    daemon.take_events();
+    drop(waiting);
+    until_phase(&host, "a", "idle");
+    host.ctl_ok(&["start", "a"]);
+    daemon.until_event(vm("a", 1, "ready"));
+    until_phase(&host, "a", "idle");
+    host.ctl_ok(&["restart", "a"]);
+    daemon.until_event(vm("a", 2, "idle"));
+    host.ctl_ok(&["stop", "a"]);
+    assert_eq!(shown(&host, "a")["phase"], "stopped");
+    assert!(is_refused(port));
+}
+
+#[test]
+fn a_vm_that_sleeps_outlives_its_supervisor_and_its_monitor_and_its_own_death() {
+    for how in ["pause", "stop"] {
+        let (port, inside) = (free_port(), free_port());
+        let host = Host::new("", &groups(&dozing("a", port, inside, how)));
+        let mut daemon = host.ready();
+        until_phase(&host, "a", "idle");
+        daemon.kill();
+        daemon = host.ready();
+        until_phase(&host, "a", "idle");
+        assert_eq!(shown(&host, "a")["incarnation"], 1, "{how}");
+        if how == "pause" {
+            let monitor = host.status("a").monitor_pid.expect("a monitor");
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(monitor.cast_signed()),
+                nix::sys::signal::Signal::SIGKILL,
+            )
+            .expect("a process that runs");
+            until("the VM has another monitor", || {
+                host.status("a").monitor_pid.is_some_and(|now| now != monitor)
+            });
+            until_phase(&host, "a", "idle");
+            daemon.take_events();
+            // A death in sleep is no failure: the next client starts the VM anew.
+            kill_vmm(&host, "a");
+            let gone = daemon.until_event(vm("a", 1, "idle"));
+            assert!(gone["decision"].is_null() && !gone["ending"].is_null(), "{gone}");
+        }
+        echo(&mut begin(port), b"hello");
+        assert_eq!(shown(&host, "a")["incarnation"], 2, "{how}");
+        daemon.stop();
+        host.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_reload_decides_anew_whether_a_vm_sleeps() {
+    let (port, inside) = (free_port(), free_port());
+    let host = Host::new("", &groups(&echoing("a", port, inside)));
+    let mut daemon = host.ready();
+    for how in ["pause", "stop"] {
+        host.configure("", &groups(&dozing("a", port, inside, how)));
+        host.ctl_ok(&["reload"]);
+        until_phase(&host, "a", "idle");
+        host.configure("", &groups(&echoing("a", port, inside)));
+        host.ctl_ok(&["reload"]);
+        until_phase(&host, "a", "ready");
+    }
+    daemon.stop();
+    host.assert_nothing_left();
+}

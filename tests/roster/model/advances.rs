@@ -68,7 +68,11 @@ impl Model {
         let stopping = live.iter().any(|vm| matches!(vm.is, Is::Stopping(_)));
         match live.last_mut() {
             None => return true,
-            Some(last) if !stopping => last.becomes(self.now, Is::Stopping(next)),
+            Some(last) if !stopping => {
+                // semantics 20.6: a group restart leaves an idle VM asleep.
+                let sleeps_on = next == Next::Turn && matches!(last.is, Is::Paused { is_asleep: true, .. });
+                last.becomes(self.now, Is::Stopping(if sleeps_on { Next::Sleep } else { next }));
+            }
             Some(_) => {}
         }
         false
@@ -84,7 +88,7 @@ impl Model {
 
     pub(super) fn launch(&mut self, v: usize) {
         let vm = &mut self.vms[v];
-        (vm.is, vm.changed, vm.boots) = (Is::Starting, false, true);
+        (vm.is, vm.changed, vm.boots, vm.drowsy) = (Is::Starting, false, true, false);
         vm.newest += 1;
         vm.incarnation = vm.newest;
         vm.readies.clear();

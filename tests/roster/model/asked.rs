@@ -1,7 +1,6 @@
 //! The commands to the model and their consequences (semantics 5, 7, 11).
 
 use super::*;
-use pepita_supervisor::spec::StartOn;
 
 impl Model {
     /// Carries out a command. Returns false if it is refused.
@@ -14,7 +13,7 @@ impl Model {
         }
         match command {
             Command::Stop => {
-                vm.wanted = false;
+                (vm.wanted, vm.drowsy) = (false, false);
                 let is = if vm.lives() { Is::Stopping(Next::Down) } else { Is::Stopped };
                 vm.becomes(now, is);
             }
@@ -59,8 +58,8 @@ impl Model {
                     vm.is = Is::Stopping(if spec.autostart { Next::Again } else { Next::Down });
                 }
                 vm.spec = spec;
-                if matches!(vm.is, Is::Idle { .. }) && vm.spec.start.on == StartOn::Boot {
-                    (vm.is, vm.in_order) = (Is::Waiting, true);
+                if matches!(vm.is, Is::Idle { .. }) && !vm.may_be_idle() {
+                    (vm.is, vm.in_order, vm.first) = (Is::Waiting, true, false);
                 }
                 self.vms.push(vm);
             } else {
@@ -126,6 +125,7 @@ impl Model {
         }
         (self.group, self.round) = (Group::GoingDown(why), None);
         for vm in &mut self.vms {
+            vm.drowsy = false;
             if matches!(vm.is, Is::Waiting | Is::Idle { .. } | Is::Backoff(_)) {
                 vm.is = Is::Stopped;
             }

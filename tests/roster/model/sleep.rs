@@ -4,11 +4,15 @@ use super::*;
 use pepita_supervisor::spec::StartOn;
 
 impl Vm {
+    pub(super) fn may_be_idle(&self) -> bool {
+        self.spec.start.on == StartOn::Connection || !self.spec.idle.after.is_zero()
+    }
+
     /// Returns the phase of a VM that its group starts.
     pub(super) fn at_start(&self) -> Is {
         match self.spec.start.on {
-            StartOn::Boot => Is::Waiting,
-            StartOn::Connection => Is::Idle { not_before: None, is_called: false },
+            StartOn::Boot if !(self.drowsy && self.may_be_idle()) => Is::Waiting,
+            StartOn::Boot | StartOn::Connection => Is::Idle { not_before: None, is_called: false },
         }
     }
 
@@ -24,6 +28,32 @@ impl Vm {
 }
 
 impl Model {
+    /// Takes in whether a VM is used.
+    pub(super) fn drowsiness(&mut self, v: usize, news: Transition) {
+        let in_set = self.round.as_ref().is_some_and(|round| round.set.contains(&self.vms[v].spec.name));
+        let goes_on = self.group == Group::Up && !in_set;
+        let vm = &mut self.vms[v];
+        match news {
+            Transition::Idle => vm.drowsy |= goes_on && vm.is == Is::Ready && vm.may_be_idle(),
+            _ => vm.drowsy = false,
+        }
+        self.go_on();
+    }
+
+    /// Lets a VM sleep that has ended.
+    pub(super) fn sleeps_after(&mut self, v: usize) {
+        match self.group {
+            Group::Up if self.vms[v].may_be_idle() => {
+                self.vms[v].is = Is::Idle { not_before: None, is_called: false };
+            }
+            Group::Up => {
+                (self.vms[v].in_order, self.vms[v].first) = (false, false);
+                self.wait_or_start(v);
+            }
+            Group::GoingDown(_) | Group::Down(_) => self.vms[v].is = Is::Stopped,
+        }
+    }
+
     /// Takes in that a client waits at a port of a VM.
     pub(crate) fn client_came(&mut self, v: usize) {
         if let Is::Idle { is_called, .. } = &mut self.vms[v].is {

@@ -65,7 +65,7 @@ impl World {
                 _ => false,
             };
             assert!(
-                phase != VmPhase::Idle || self.awaited.contains(vm),
+                phase != (VmPhase::Idle { is_paused: false }) || self.awaited.contains(vm),
                 "{vm} sleeps and nobody can wake it"
             );
             if let VmPhase::Stopped | VmPhase::Completed | VmPhase::Failed(_) = phase {
