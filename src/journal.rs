@@ -435,6 +435,7 @@ mod tests {
             attempts: 2,
             has_run: true,
             completed: false,
+            idle: false,
             failed: None,
         }
     }

@@ -60,6 +60,8 @@ pub(crate) enum Step {
     ActorFails(usize),
     /// A client connects to a port of the VM.
     Client(usize),
+    /// A warm spare, given by its place among those that there are.
+    Spare(usize, SpareNews),
     Command(usize, Command),
     Reload(Vec<Edit>, bool),
     /// Advances to exactly the moment at which the roster wants to be called again, and by this time further.
@@ -73,6 +75,13 @@ pub(crate) enum Step {
     Start,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SpareNews {
+    Ready,
+    Ends,
+    ActorFails,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) enum Edit {
     Remove(usize),
@@ -82,6 +91,7 @@ pub(crate) enum Edit {
     Policy(usize, Restart),
     StartOn(usize, StartOn),
     Idle(usize, bool),
+    Standby(usize, u32),
     Strategy(spec::Strategy),
     MaxRestarts(u32),
 }
@@ -124,11 +134,13 @@ fn vms() -> impl Strategy<Value = VmSpec> {
     );
     let flags = (prop::bool::weighted(0.85), prop::bool::weighted(0.3), prop::bool::weighted(0.15));
     let sleep = (starts_on(), prop::bool::weighted(0.3));
-    (restart, flags, sleep).prop_map(
+    let standby = prop_oneof![3 => Just(0u32), 2 => Just(1), 1 => Just(2)];
+    (restart, flags, sleep, standby).prop_map(
         |(
             (policy, max_retries, escalates, reset, initial),
             (autostart, significant, aborts),
             (on, sleeps),
+            standby,
         )| {
             let mut vm = vm("a");
             (vm.restart.policy, vm.restart.max_retries) = (policy, max_retries);
@@ -137,7 +149,7 @@ fn vms() -> impl Strategy<Value = VmSpec> {
             (vm.restart.never, vm.restart.always) = (BTreeSet::from([64]), BTreeSet::from([75]));
             (vm.restart.backoff.initial, vm.restart.backoff.max) = (SECOND * initial as u32, SECOND * 8);
             vm.restart.backoff.jitter = 0.5;
-            (vm.autostart, vm.significant) = (autostart, significant);
+            (vm.autostart, vm.significant, vm.standby) = (autostart, significant, standby);
             (vm.start.on, vm.idle.after) = (on, SECOND * u32::from(sleeps));
             vm.start.on_failure = if aborts { OnStartFailure::Abort } else { OnStartFailure::Retry };
             vm
@@ -170,6 +182,7 @@ fn edits() -> impl Strategy<Value = Edit> {
         (place(), restarts()).prop_map(|(vm, policy)| Edit::Policy(vm, policy)),
         (place(), starts_on()).prop_map(|(vm, on)| Edit::StartOn(vm, on)),
         (place(), any::<bool>()).prop_map(|(vm, sleeps)| Edit::Idle(vm, sleeps)),
+        (place(), 0u32..3).prop_map(|(vm, standby)| Edit::Standby(vm, standby)),
         strategies().prop_map(Edit::Strategy),
         (0u32..6).prop_map(Edit::MaxRestarts),
     ]
@@ -185,6 +198,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Transition::Asleep),
         1 => Just(Transition::Unreachable), 1 => Just(Transition::Reached),
     ];
+    let spare_news = prop_oneof![5 => Just(SpareNews::Ready), 2 => Just(SpareNews::Ends), 1 => Just(SpareNews::ActorFails)];
     let small = select(vec![NS, SECOND / 2, SECOND, SECOND * 5, SECOND * 20, SECOND * 600]);
     let past = select(vec![Duration::ZERO, Duration::ZERO, NS, SECOND]);
     prop_oneof![
@@ -193,6 +207,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => at().prop_map(Step::Gone),
         2 => at().prop_map(Step::ActorFails),
         6 => at().prop_map(Step::Client),
+        6 => (at(), spare_news).prop_map(|(at, news)| Step::Spare(at, news)),
         6 => (at(), select(vec![Start, Stop, Restart, Reset])).prop_map(|(vm, command)| Step::Command(vm, command)),
         2 => (prop::collection::vec(edits(), 1..4), any::<bool>()).prop_map(|(edits, restart)| Step::Reload(edits, restart)),
         8 => past.prop_map(Step::Wake),
@@ -261,6 +276,7 @@ impl Edit {
             Self::Policy(vm, policy) if vms > 0 => spec.vms[vm % vms].restart.policy = *policy,
             Self::StartOn(vm, on) if vms > 0 => spec.vms[vm % vms].start.on = *on,
             Self::Idle(vm, sleeps) if vms > 0 => spec.vms[vm % vms].idle.after = SECOND * u32::from(*sleeps),
+            Self::Standby(vm, standby) if vms > 0 => spec.vms[vm % vms].standby = *standby,
             Self::Strategy(strategy) => spec.strategy = *strategy,
             Self::MaxRestarts(most) => spec.intensity.max_restarts = *most,
             Self::Remove(_)
@@ -268,7 +284,8 @@ impl Edit {
             | Self::Change(_)
             | Self::Policy(..)
             | Self::StartOn(..)
-            | Self::Idle(..) => {}
+            | Self::Idle(..)
+            | Self::Standby(..) => {}
         }
     }
 }

@@ -275,7 +275,7 @@ pub struct VmRequest {
     /// The places that the daemon may dial.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reach: Vec<Reached>,
-    /// The jail of the VMM and its back-end; `None` = they are in no jail.
+    /// The jail of the VMM, its back-end and the servers of its shares; `None` = they are in no jail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jail: Option<Jail>,
     /// The network of the guest.

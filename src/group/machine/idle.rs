@@ -84,7 +84,8 @@ impl Roster {
                 }
             }
             Transition::StayedAwake => child.is_drowsy = false,
-            Transition::Running
+            Transition::SpareReady
+            | Transition::Running
             | Transition::Ready
             | Transition::Unhealthy
             | Transition::Healthy

@@ -61,7 +61,8 @@ impl Life {
         match self.phase {
             Phase::Alive { stage: Stage::Ready { .. }, .. } => self.effects.push(Effect::Sleep(request)),
             Phase::Alive {
-                stage: Stage::Booting { .. } | Stage::Running { .. } | Stage::Paused(_), ..
+                stage: Stage::Spare | Stage::Booting { .. } | Stage::Running { .. } | Stage::Paused(_),
+                ..
             }
             | Phase::Created
             | Phase::Leasing { .. }
