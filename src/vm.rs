@@ -1,6 +1,8 @@
 //! The VM actor: owns one incarnation of a microVM. Only translates: messages become events of [`phase::Life`], which
 //! decides, and its effects become messages and requests.
 
+mod asleep;
+mod drowsiness;
 mod health;
 mod phase;
 pub(crate) mod probe;
@@ -295,12 +297,7 @@ impl VmState {
             }
             Effect::Watch(record) => self.watch(&record),
             Effect::Connect(record) => self.connect(record).await?,
-            Effect::Sleep(how) => {
-                let reply = self.reply(|done: Option<Result<(), String>>| {
-                    Event::SleepAnswered(done.unwrap_or_else(|| Err("no answer".into())))
-                });
-                self.request(how, reply);
-            }
+            Effect::Sleep(how) => self.ask_to_sleep(how),
             Effect::StopDaemon { signal, grace } => self.stop_daemon(signal, grace),
             Effect::Remove => {
                 self.hang_up_before_removal();
@@ -373,21 +370,6 @@ impl VmState {
         self.await_idleness();
         for (signal, reply) in std::mem::take(&mut self.pending_signals) {
             self.request(MonitorRequest::Signal(signal), reply);
-        }
-    }
-
-    /// Has the monitor tell how long the VM is idle, if that matters and it has a monitor. One of an earlier version cannot tell.
-    fn await_idleness(&self) {
-        if self.life.spec().idle.is_set() && self.monitor.is_some() {
-            let me = self.me.clone();
-            let reply = Reply::new(move |done: Option<Result<(), String>>| {
-                if let Some(Err(why)) = done {
-                    let text = format!("cannot be put to sleep before its next start: {why}");
-                    // The actor may have ended.
-                    let _ = me.cast(VmMsg::NotPublished(text));
-                }
-            });
-            self.request(MonitorRequest::TellIdle, reply);
         }
     }
 

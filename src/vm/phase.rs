@@ -41,12 +41,12 @@ use crate::executor::{ExecutorError, LaunchStep};
 use crate::observe::ProbeStatus;
 use crate::policy::Ending;
 use crate::spec::{Cid, HealthSpec, Readiness, Signal, VmName, VmSpec};
+use crate::vm::drowsiness::Drowsiness;
 use crate::vm::health::{FirstProbes, Health, in_force};
 use crate::vm::probe::Answer;
 use crate::vm::report::{Facts, Mode, Transition};
 use pepita_wire::image::UsedImage;
 use pepita_wire::{GuestEvent, MonitorRequest, StatusRecord};
-use sleep::Drowsiness;
 use std::time::{Duration, Instant};
 
 /// The delay before a call that failed is made again.

@@ -3,37 +3,11 @@
 
 use super::end::STOP_SLACK;
 use super::{Effect, Life, Phase, Stage};
-use crate::spec::{IdleAction, IdleSpec};
+use crate::spec::IdleAction;
+use crate::vm::drowsiness::Drowsiness;
 use crate::vm::report::Transition;
-use pepita_wire::{Exit, MonitorRequest, StatusRecord};
-use std::time::{Duration, Instant};
-
-/// What is known of the time for which a VM is idle.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Drowsiness {
-    /// Since when the VM is idle; `None`: it is in use, or that is not known.
-    since: Option<Instant>,
-    /// Whether the group was told, and the VM neither sleeps nor stayed awake since.
-    is_told: bool,
-}
-
-impl Drowsiness {
-    /// Takes in what the monitor tells of the use of the VM.
-    pub(super) fn heard(&mut self, now: Instant, record: &StatusRecord) {
-        let ago = record.idle_ms.map(Duration::from_millis);
-        self.since = ago.map(|ago| now.checked_sub(ago).unwrap_or(now));
-    }
-
-    /// Forgets that the group was told: what was agreed does not hold any more.
-    pub(super) fn begin_anew(&mut self) {
-        self.is_told = false;
-    }
-
-    /// Returns the moment at which the VM is idle for long enough.
-    pub(super) fn wake_at(&self, spec: &IdleSpec) -> Option<Instant> {
-        self.since.filter(|_| spec.is_set() && !self.is_told)?.checked_add(spec.after)
-    }
-}
+use pepita_wire::{Exit, MonitorRequest};
+use std::time::Instant;
 
 impl Life {
     /// Tells the group that the VM is idle for long enough. A VM that is unhealthy, or going down, is told of otherwise.
@@ -43,7 +17,7 @@ impl Life {
             && is_due
             && health.is_well()
         {
-            self.drowsiness.is_told = true;
+            self.drowsiness.told();
             self.effects.push(Effect::Tell(Transition::Idle));
         }
     }
@@ -84,13 +58,13 @@ impl Life {
                 self.effects.push(Effect::Tell(Transition::GoesToSleep));
             }
             // The status tells that the VM sleeps, or has ended.
-            (Ok(()), IdleAction::Stop | IdleAction::Pause, _) => self.drowsiness.is_told = false,
+            (Ok(()), IdleAction::Stop | IdleAction::Pause, _) => self.drowsiness.begin_anew(),
             (Err(_), IdleAction::Stop | IdleAction::Pause, _) => self.stay_awake(Some(now)),
         }
     }
 
     fn stay_awake(&mut self, since: Option<Instant>) {
-        self.drowsiness = Drowsiness { since, is_told: false };
+        self.drowsiness = Drowsiness::since(since);
         self.effects.push(Effect::Tell(Transition::StayedAwake));
     }
 }

@@ -300,3 +300,37 @@ fn a_reload_decides_anew_whether_a_vm_sleeps() {
     daemon.stop();
     host.assert_nothing_left();
 }
+
+#[test]
+fn microvms_sleep_paused_and_stopped_and_serve_the_next_client() {
+    let ports = [free_port(), free_port(), free_port()];
+    let vm_text = |name: &str, port: u16, keys: &str| {
+        format!(
+            "[[group.vm]]\nname = \"{name}\"\npublish = [\"127.0.0.1:{port}:7000\"]\n{keys}\n\
+             command = [\"/usr/bin/ticker\", \"--serve\", \"tcp:7000\"]\n"
+        )
+    };
+    let doze = |how: &str| format!("idle = {{ after = \"1s\", do = \"{how}\" }}");
+    let vms = vm_text("pauses", ports[0], &doze("pause"))
+        + &vm_text("stops", ports[1], &doze("stop"))
+        + &vm_text("waits", ports[2], "start.on = \"connection\"");
+    let host = Host::with_microvms(&groups(&vms));
+    let mut daemon = host.ready();
+    for (port, name) in ports.into_iter().zip(["pauses", "stops", "waits"]) {
+        until_phase(&host, name, "idle");
+        echo(&mut begin(port), b"hello");
+        if name != "waits" {
+            until_phase(&host, name, "idle");
+            echo(&mut begin(port), b"again");
+        }
+    }
+    assert_eq!(shown(&host, "pauses")["incarnation"], 1);
+    // A pause of the virtual CPUs outlives the supervisor.
+    until_phase(&host, "pauses", "idle");
+    daemon.kill();
+    daemon = host.ready();
+    until_phase(&host, "pauses", "idle");
+    echo(&mut begin(ports[0]), b"the next supervisor");
+    daemon.stop();
+    host.assert_nothing_left();
+}
