@@ -16,6 +16,7 @@ use crate::options::FORERUNNER;
 use crate::process::{not_executable, of_program, step_failed};
 use crate::reaper::Reaper;
 use crate::users::Ids;
+use nix::sys::signal::SigSet;
 use pepita_wire::Exit;
 use pepita_wire::environment::WATCHDOG_PID;
 use pepita_wire::world::Ulimit;
@@ -207,6 +208,8 @@ impl Ahead {
             Some(pid) => Some(Self { pid, socket: ours }),
             None => {
                 drop(std::panic::take_hook());
+                // The agent waits for a signal that it blocks. The program would inherit that.
+                let _ = SigSet::empty().thread_set_mask();
                 drop(ours);
                 // What the agent has open is the agent's: the forerunner may outlive it for a moment.
                 let _ = rustix::stdio::dup2_stdin(&theirs);
