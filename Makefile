@@ -1,5 +1,5 @@
 # The README names `make run` and `make test`. Each target installs what it needs before it starts.
-.PHONY: help setup setup-tests run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop deny fuzz fuzz-smoke bench bench-scale bench-commands bench-restart bench-ports bench-images
+.PHONY: help setup setup-tests run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop deny fuzz fuzz-smoke bench bench-scale bench-commands bench-restart bench-ports bench-images bench-jail
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -102,3 +102,7 @@ bench-ports: setup ## Measure a published port of a microVM beside QEMU's slirp;
 bench-images: setup ## Measure `pepita run` of a container image beside our own .cpio image, and the memory of VMs that share a base
 	cargo build --release --workspace --bins
 	cargo bench -p pepita-supervisor --bench images
+
+bench-jail: setup ## Measure boot, restart and memory of a microVM in its jail beside one in none, with and without a share
+	cargo build --release --workspace --bins
+	cargo bench -p pepita-supervisor --bench jail

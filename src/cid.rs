@@ -68,6 +68,13 @@ pub enum CidMsg {
     },
     /// Release the CID of a VM that is confirmed gone.
     Release(VmName),
+    /// Pass the CID of a spare on to the VM that it becomes.
+    Pass {
+        /// The name of the spare.
+        from: VmName,
+        /// The VM, which gives back the CID that it held.
+        to: VmName,
+    },
     /// Makes the actor panic, for tests of the consequences of a failed actor.
     #[cfg(feature = "test-hooks")]
     Panic,
@@ -106,6 +113,7 @@ impl Actor for CidAllocator {
                 reply.send(reserved);
             }
             CidMsg::Release(vm) => ledger.open().release(&vm),
+            CidMsg::Pass { from, to } => ledger.open().pass(&from, &to),
             #[cfg(feature = "test-hooks")]
             CidMsg::Panic => panic!("told to panic"),
         }

@@ -18,7 +18,7 @@ pub(crate) use reserve::{beside, borrow, is_exhausted, is_short, raise_file_limi
 pub use runner::Runner;
 
 use crate::reply::Reply;
-use crate::spec::{Publish, VmName};
+use crate::spec::{Incarnation, Publish, VmName};
 use crate::store::Written;
 use pepita_wire::StatusRecord;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -76,6 +76,13 @@ pub enum ExecutorMsg {
         vm: VmName,
         /// Gets the answer when the VM is gone.
         reply: Reply<Result<(), ExecutorError>>,
+    },
+    /// Note that this supervisor may end a VM, up to this incarnation: a spare becomes it.
+    Own {
+        /// The name of the VM.
+        vm: VmName,
+        /// The incarnation.
+        incarnation: Incarnation,
     },
     /// Read the launcher's record of a VM.
     Status {

@@ -9,12 +9,13 @@ mod inventory;
 mod machine;
 mod message;
 mod order;
+mod standby;
 mod status;
 
 pub use crate::policy::{At, GroupEnd};
 pub use machine::Roster;
 pub use message::{AllRespond, AskError, Goal, GroupEvent, GroupMsg, GroupReport, InitialState, VmRequest};
-pub use order::{Command, Found, Order, Refused, VmView};
+pub use order::{Command, Found, FoundSpare, Order, Refused, SpareView, VmView};
 
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::CidMsg;
@@ -23,7 +24,7 @@ use crate::journal::Journal;
 use crate::observe::{Bus, Change, EventKind, ProbeStatus, StatusTable, VmPhase};
 use crate::policy::Ending;
 use crate::reply::Reply;
-use crate::spec::{GroupName, GroupSpec, Incarnation, VmName};
+use crate::spec::{GroupName, GroupSpec, Incarnation, VmName, VmSpec};
 use crate::vm::{Facts, Mode, Services, Vm, VmArgs, VmEvent, VmMsg};
 use actors::Actors;
 use inventory::Inventory;
@@ -115,7 +116,7 @@ impl Actor for Group {
             alarm: Alarm::default(),
         };
         match args.initial {
-            InitialState::Found(found) => state.adopt(&me, found).await,
+            InitialState::Found { vms, spares } => state.adopt(&me, vms, spares).await,
             InitialState::Unknown(goal) => state.take_inventory(&me, goal),
         }
         state.publish_status();
@@ -202,6 +203,9 @@ impl GroupState {
                 self.roster.reload(at(), *spec, restart)
             }
             GroupMsg::Vm(report) => self.reported(report),
+            GroupMsg::VmActorGone { vm, epoch, .. } if self.roster.spare_of(&vm, epoch).is_some() => {
+                self.roster.spare_actor_failed(at(), &vm, epoch)
+            }
             GroupMsg::VmActorGone { vm, epoch, why } => self.roster.actor_failed(at(), &vm, epoch, &why),
             GroupMsg::Tick(due) => {
                 self.alarm.rang(due);
@@ -216,8 +220,15 @@ impl GroupState {
     }
 
     /// Takes over the VMs that are to go on running: a group that waits does not leave its VMs unwatched.
-    async fn adopt(&mut self, me: &ActorRef<GroupMsg>, found: BTreeMap<VmName, Found>) {
-        let orders = self.roster.adopt(at(), found);
+    async fn adopt(
+        &mut self,
+        me: &ActorRef<GroupMsg>,
+        vms: BTreeMap<VmName, Found>,
+        spares: Vec<FoundSpare>,
+    ) {
+        let orders = self.roster.adopt(at(), vms);
+        self.carry_out(me, orders).await;
+        let orders = self.roster.adopt_spares(at(), spares);
         self.carry_out(me, orders).await;
         self.settle_what_is_down();
     }
@@ -245,6 +256,8 @@ impl GroupState {
             Goal::Down => self.roster.adopt_and_stop(at(), &inventory.found),
         };
         self.carry_out(me, orders).await;
+        let orders = self.roster.adopt_spares(at(), inventory.spares);
+        self.carry_out(me, orders).await;
         self.settle_what_is_down();
         for msg in inventory.held {
             self.take_in(me, msg).await;
@@ -252,11 +265,13 @@ impl GroupState {
     }
 
     fn reported(&mut self, report: crate::vm::VmReport) -> Vec<Order> {
-        let (vm, epoch) = (report.vm, report.epoch);
-        if self.roster.epoch(&vm) != Some(epoch) {
-            return Vec::new();
+        if let Some(of) = self.roster.spare_of(&report.vm, report.epoch).cloned() {
+            return self.spare_reported(of, report);
         }
-        match report.event {
+        let is_known = self.roster.epoch(&report.vm) == Some(report.epoch);
+        let report = if is_known { Some(report) } else { self.as_promoted(report) };
+        let Some(crate::vm::VmReport { vm, epoch, event }) = report else { return Vec::new() };
+        match event {
             VmEvent::Transition(transition) => return self.roster.transition(at(), &vm, epoch, transition),
             VmEvent::Ended(ending) => {
                 let incarnation = self.roster.view(&vm).map_or(Incarnation(0), |view| view.incarnation);
@@ -286,6 +301,14 @@ impl GroupState {
                 Order::Spawn { vm, incarnation, epoch, mode } => {
                     self.spawn(me, vm, incarnation, epoch, mode).await;
                 }
+                Order::SpawnSpare { spare, of, epoch, mode } => {
+                    self.spawn_spare(me, spare, &of, epoch, mode).await;
+                }
+                Order::EndSpare { spare, epoch } => self.actors.send(&spare, epoch, VmMsg::Kill),
+                Order::Promote { spare, vm, incarnation, epoch } => {
+                    self.promote(spare, vm, incarnation, epoch)
+                }
+                Order::ForgetSpare(spare) => self.forget_spare(spare),
                 Order::Stop { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Stop),
                 Order::Kill { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Kill),
                 Order::Update(vm) => {
@@ -348,7 +371,16 @@ impl GroupState {
         let services = self.shared.services.clone();
         // The incarnation is on the disk before the VM is launched.
         let written = self.shared.journal.written();
-        let args = VmArgs { spec, incarnation, epoch, mode, services, written, report: me.get_derived() };
+        let args = VmArgs {
+            spec,
+            spare_of: None,
+            incarnation,
+            epoch,
+            mode,
+            services,
+            written,
+            report: me.get_derived(),
+        };
         // The VM actor's `pre_start` only sends itself a message, so that the wait is short.
         match Actor::spawn_linked(None, Vm, args, me.get_cell()).await {
             Ok((actor, _)) => self.actors.insert(&vm, epoch, actor),
@@ -383,7 +415,10 @@ impl GroupState {
 
     /// Asks the launcher about every VM of the group.
     fn take_inventory(&mut self, me: &ActorRef<GroupMsg>, goal: Goal) {
-        let vms = self.roster.names();
+        let mut vms = self.roster.names();
+        let spares = vms.iter().filter_map(|vm| self.roster.vm(vm)).filter(|spec| spec.standby > 0);
+        let spares: Vec<VmName> = spares.flat_map(VmSpec::slots).collect();
+        vms.extend(spares);
         for vm in &vms {
             let (me, name) = (me.clone(), vm.clone());
             let reply = Reply::new(move |answer: Option<Result<_, ExecutorError>>| {

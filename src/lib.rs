@@ -80,7 +80,7 @@ pub use group::{AskError, Command, Refused};
 pub use journal::JournalError;
 pub use observe::{
     Action, Change, Decision, Event, EventKind, Events, Failure, GroupEnd, GroupStatus, ProbeStatus, Reason,
-    Received, TreeStatus, VmPhase, VmStatus, WindowCount, delay_in_words,
+    Received, SpareStatus, TreeStatus, VmPhase, VmStatus, WindowCount, delay_in_words,
 };
 pub use pepita_wire as wire;
 pub use policy::{Ending, Exit, ExitRecord, ProcessExit};

@@ -20,4 +20,4 @@ pub use probe::ProbeStatus;
 pub use sentences::delay_in_words;
 pub(crate) use sentences::last_words;
 pub(crate) use status::Detail;
-pub use status::{GroupStatus, StatusTable, TreeStatus, VmStatus};
+pub use status::{GroupStatus, SpareStatus, StatusTable, TreeStatus, VmStatus};

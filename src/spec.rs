@@ -12,6 +12,7 @@ pub mod keys;
 mod name;
 mod policy;
 mod reached;
+mod standby;
 mod world;
 
 pub use diff::{Change, GroupPlan, Plan, Removals, VmPlan};
@@ -28,6 +29,8 @@ pub use policy::{
     Readiness, Restart, RestartSpec, StartSpec, StopSpec, Strategy,
 };
 pub use reached::ReachMistake;
+pub(crate) use standby::SPARES_CAP;
+pub use standby::StandbyMistake;
 pub use world::WorldSpec;
 
 use std::collections::BTreeMap;
@@ -251,7 +254,7 @@ pub struct MachineSpec {
     pub port: Port,
     /// The program that runs the VM.
     pub vmm: Vmm,
-    /// How much of a jail there has to be for the VMM and its back-end; `None` for what the launcher chooses.
+    /// How much of a jail there has to be for the VMM, its back-end and the servers of its shares; `None` for what the launcher chooses.
     pub jail: Option<Jail>,
 }
 

@@ -4,10 +4,11 @@
 mod health;
 mod phase;
 pub(crate) mod probe;
+mod promotion;
 mod report;
 mod services;
 
-pub use report::{Facts, Mode, Transition, VmEvent, VmReport};
+pub use report::{Facts, Mode, Promotion, Transition, VmEvent, VmReport};
 pub use services::{HostSockets, Services, Sockets};
 
 use crate::actor::{Alarm, LostChild, now};
@@ -18,7 +19,7 @@ use crate::link::{self, LinkArgs, LinkMsg, VsockLink};
 use crate::monitor_client::{MonitorReport, Watch};
 use crate::policy::Ending;
 use crate::reply::Reply;
-use crate::spec::{Cid, Incarnation, Signal, VmSpec};
+use crate::spec::{Cid, Incarnation, Signal, VmName, VmSpec};
 use crate::store::Written;
 use pepita_wire::{Ask, ErrorKind, MonitorRequest, Outcome, StatusRecord, WireError, rundir};
 use phase::{Effect, Event, Life};
@@ -38,6 +39,8 @@ pub enum VmMsg {
     Stop,
     /// Kill the VM at once.
     Kill,
+    /// The VM is a spare, and takes the place of a VM from now on.
+    Promote(Promotion),
     /// The configuration has changed in ways that apply to a running VM.
     Update(Box<VmSpec>),
     /// Send the daemon a signal.
@@ -103,6 +106,8 @@ pub struct Vm;
 pub struct VmArgs {
     /// The specification of the VM.
     pub spec: VmSpec,
+    /// The VM whose spare this one is; `None` for a VM of the configuration.
+    pub spare_of: Option<VmName>,
     /// The number of this start of the VM.
     pub incarnation: Incarnation,
     /// The number of this actor of the VM.
@@ -121,6 +126,7 @@ pub struct VmArgs {
 pub struct VmState {
     me: ActorRef<VmMsg>,
     life: Life,
+    spare_of: Option<VmName>,
     incarnation: Incarnation,
     epoch: u64,
     services: Services,
@@ -160,7 +166,8 @@ impl Actor for Vm {
         me.cast(VmMsg::Happened(Happened(Event::Start(args.mode))))?;
         Ok(VmState {
             me,
-            life: Life::new(args.spec),
+            life: Life::new(args.spec, args.spare_of.is_some()),
+            spare_of: args.spare_of,
             incarnation: args.incarnation,
             epoch: args.epoch,
             services: args.services,
@@ -210,6 +217,10 @@ impl VmState {
         match msg {
             VmMsg::Stop => return Some(Event::Stop),
             VmMsg::Kill => return Some(Event::Kill),
+            VmMsg::Promote(Promotion { spec, incarnation, written }) => {
+                (self.incarnation, self.written) = (incarnation, written);
+                return Some(Event::Promote(spec));
+            }
             // Without a descriptor for the link no guest can answer, which proves nothing about this guest
             // (semantics 13.7). The deadline of the probe then comes late, and late deadlines are not judged.
             VmMsg::Happened(Happened(Event::Probed { answer: Answer::Bad(_), .. })) if is_short() => {}
@@ -283,6 +294,17 @@ impl VmState {
                 let reply = self.reply(|answer| Event::Removed(answered(answer)));
                 self.services.executor.send(ExecutorMsg::Destroy { vm, reply });
             }
+            Effect::RemoveBoth { spare } => {
+                self.hang_up_before_removal();
+                let reply = self.reply(|answer| Event::Removed(answered(answer)));
+                let executor = self.services.executor.clone();
+                let reply = Reply::new(move |answer| match answered(answer) {
+                    Ok(()) => executor.send(ExecutorMsg::Destroy { vm, reply }),
+                    Err(e) => reply.send(Err(e)),
+                });
+                self.services.executor.send(ExecutorMsg::Destroy { vm: spare, reply });
+            }
+            Effect::Promote => self.promote(),
             Effect::Probe(id) => self.probe(id),
             Effect::Probed(probe) => self.tell(VmEvent::Probed(probe)),
             Effect::Tell(transition) => self.tell(VmEvent::Transition(transition)),
@@ -307,7 +329,7 @@ impl VmState {
             cid,
             owner: self.services.owner.to_string(),
             image: None,
-            hold: false,
+            spare_of: self.spare_of.clone(),
             limit: self.life.launch_limit(now()),
         });
         let reply = self.reply(|answer| Event::Launched(answered(answer).map(Box::new)));
@@ -363,7 +385,7 @@ impl VmState {
         let args = LinkArgs {
             address: Address::of(&record),
             token: Path::new(&record.dir).join(rundir::TOKEN),
-            incarnation: record.incarnation,
+            incarnation: record.agent.incarnation.unwrap_or(record.incarnation),
             guests: Arc::clone(&self.services.sockets) as Arc<dyn Guests>,
             report: self.me.get_derived(),
         };

@@ -3,7 +3,7 @@
 use pepita_launcher::cli::{Cli, Request, Run, RunOptions};
 use pepita_launcher::rundir::cid::Wanted;
 use pepita_launcher::vm_config::VmmKind;
-use pepita_supervisor::executor::argv::{self, CONFIG_LABEL, Launch, OWNER_LABEL};
+use pepita_supervisor::executor::argv::{self, CONFIG_LABEL, Launch, OWNER_LABEL, SPARE_LABEL};
 use pepita_supervisor::spec::{
     Cid, Incarnation, Jail, MachineSpec, Network, Port, Signal, VmName, VmSpec, Vmm, WorldSpec,
 };
@@ -64,20 +64,22 @@ fn launch() -> impl Strategy<Value = Launch> {
     });
     let daemon = (vec(word, 0..5), btree_map("[A-Za-z_][A-Za-z0-9_.-]{0,8}", word, 0..5));
     let start = (3..u32::MAX, 1..u64::MAX, any::<bool>(), 1_u64..100_000_000, "[a-z][a-z0-9-]{0,50}[a-z0-9]");
-    (machine, daemon, start).prop_map(|(machine, (command, env), (cid, incarnation, hold, timeout, vm))| {
-        let mut spec = VmSpec { command, env, ..VmSpec::new(name(&vm), machine) };
-        spec.start.timeout = Duration::from_millis(timeout);
-        let cid = Cid::new(cid).expect("a good CID");
-        Launch {
-            spec,
-            incarnation: Incarnation(incarnation),
-            cid,
-            owner: "edge".into(),
-            image: None,
-            hold,
-            limit: Duration::MAX,
-        }
-    })
+    (machine, daemon, start).prop_map(
+        |(machine, (command, env), (cid, incarnation, is_spare, timeout, vm))| {
+            let mut spec = VmSpec { command, env, ..VmSpec::new(name(&vm), machine) };
+            spec.start.timeout = Duration::from_millis(timeout);
+            let cid = Cid::new(cid).expect("a good CID");
+            Launch {
+                spec,
+                incarnation: Incarnation(incarnation),
+                cid,
+                owner: "edge".into(),
+                image: None,
+                spare_of: is_spare.then(|| name("b")),
+                limit: Duration::MAX,
+            }
+        },
+    )
 }
 
 #[test]
@@ -92,7 +94,7 @@ fn a_daemon_with_a_watchdog_is_told_the_interval_unless_the_configuration_does()
             cid,
             owner: "edge".into(),
             image: None,
-            hold: false,
+            spare_of: None,
             limit: Duration::MAX,
         };
         argv::specification(&launch).env
@@ -127,7 +129,7 @@ fn the_world_of_a_daemon_reaches_the_launcher_whole() {
         cid,
         owner: "edge".into(),
         image: None,
-        hold: false,
+        spare_of: None,
         limit: Duration::MAX,
     };
     let mut process = launch.clone();
@@ -175,6 +177,7 @@ proptest! {
         let text = serde_json::to_vec(&argv::specification(&launch)).expect("JSON");
         let asked: LaunchSpec = serde_json::from_slice(&text).expect("a specification");
         let labels = [(OWNER_LABEL, launch.owner.clone()), (CONFIG_LABEL, spec.fingerprint())];
+        let labels = labels.into_iter().chain(launch.spare_of.iter().map(|vm| (SPARE_LABEL, vm.to_string())));
         let expected = LaunchSpec {
             incarnation: Some(launch.incarnation.0),
             vmm: Some(if machine.vmm == Vmm::Process { "process" } else { "qemu" }.to_owned()),
@@ -182,10 +185,10 @@ proptest! {
             memory_mb: Some(machine.memory_mb.into()),
             vsock_port: Some(machine.port.0),
             ready_timeout_ms: Some(u64::try_from(spec.start.timeout.as_millis()).expect("short")),
-            hold: launch.hold,
+            hold: launch.spare_of.is_some(),
             command: spec.command.clone(),
             env: spec.env.clone(),
-            labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
+            labels: labels.map(|(label, value)| (label.to_owned(), value)).collect(),
             ..LaunchSpec::default()
         };
         prop_assert_eq!(&asked, &expected);

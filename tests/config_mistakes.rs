@@ -297,6 +297,8 @@ fn wrong_numbers_and_texts_are_told_with_their_rule() {
             &["the \"http://\" is left out", "such as \"127.0.0.1:80/healthz\""],
         ),
         (vm("standby = -1"), (8, 11), "standby", &["out of range"]),
+        (vm("standby = 17"), (8, 11), "standby", &["17 is out of range", "from 0 to 16"]),
+        (vm("standby = 1\ncid = 42"), (8, 11), "standby", &["a CID of its own", "leave standby out"]),
         (
             vm("publish = [\"80:80\", \"localhost:81:80\"]"),
             (8, 21),
@@ -585,7 +587,6 @@ fn advice_is_given_on_what_will_not_work() {
             (8, 15),
             "without health.command, health.tcp or health.http only the guest agent is probed",
         ),
-        (vm("standby = 1"), Level::Warning, (8, 11), "warm spares are not supported"),
         (web("intensity = 1", "[[group.vm]]\nname = \"b\""), Level::Warning, (5, 13), "too few for 2 VMs"),
         (vm("restart.reset_after = \"1s\""), Level::Warning, (8, 23), "sooner than the longest delay of 1m"),
         (

@@ -94,6 +94,14 @@ impl Pool {
         }
     }
 
+    /// Passes the CID of a VM on to another one, which gives back its own. Has no effect when the first holds none.
+    pub fn pass(&mut self, from: &VmName, to: &VmName) {
+        if let Some(cid) = self.holders.remove(from) {
+            self.release(to);
+            self.hold(to, cid);
+        }
+    }
+
     /// Returns each VM that holds a CID, with the CID.
     pub fn holders(&self) -> impl Iterator<Item = (&VmName, Cid)> {
         self.holders.iter().map(|(vm, cid)| (vm, *cid))

@@ -9,7 +9,7 @@ use super::reader::{Layer, Written};
 use super::value::placed;
 use crate::spec::keys::Keyed;
 use crate::spec::{Backoff, GroupSpec, HealthSpec, MachineSpec, TreeSpec, VmSpec, Vmm};
-use crate::spec::{ReachMistake, VmName};
+use crate::spec::{ReachMistake, StandbyMistake, VmName};
 use humantime::format_duration;
 use pepita_wire::Ask;
 use pepita_wire::agent::{Exec, Start};
@@ -59,6 +59,7 @@ pub(super) fn tree<'r, 't>(
     disk_users(raw, &spec, log);
     dependencies::check(&raw.groups, log);
     published_twice(raw, &spec, log);
+    standby(raw, &spec, log);
     reach(raw, &spec, log);
     let mut platform = VmSpec::blank();
     apply(&raw.defaults, &mut platform);
@@ -317,6 +318,15 @@ fn published_twice(raw: &File<'_>, spec: &TreeSpec, log: &Log<'_>) {
                     log.wrong(written.at(), &written.path, problem, Some(help));
                 }
             }
+        }
+    }
+}
+
+/// Checks that VMs with warm spares can have them.
+fn standby(raw: &File<'_>, spec: &TreeSpec, log: &Log<'_>) {
+    for StandbyMistake { vm, name: _, problem, help } in spec.standby_mistakes() {
+        if let Some(written) = raw.groups[vm.0].vms[vm.1].layer.good("standby") {
+            log.wrong(written.at(), &written.path, problem, Some(help));
         }
     }
 }

@@ -99,10 +99,6 @@ fn vm(raw: &Section<'_>, spec: &VmSpec, log: &Log<'_>) {
         );
         log.advise(Level::Info, written.at(), &written.path, text);
     }
-    if let Some(written) = raw.layer.good("standby").filter(|_| spec.standby > 0) {
-        let text = "warm spares are not supported yet; none will be started".to_owned();
-        log.advise(Level::Warning, written.at(), &written.path, text);
-    }
 }
 
 fn significance(raw: &Section<'_>, spec: &GroupSpec, log: &Log<'_>) {

@@ -3,7 +3,7 @@
 //!
 //! Runs no program. A test sends every command through the launcher's own parser, so that the two cannot drift apart.
 
-use crate::spec::{Cid, Incarnation, MachineSpec, Signal, VmId, VmSpec, Vmm, WorldSpec};
+use crate::spec::{Cid, Incarnation, MachineSpec, Signal, VmId, VmName, VmSpec, Vmm, WorldSpec};
 use pepita_wire::LaunchSpec;
 use pepita_wire::environment::WATCHDOG_USEC;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use pepita_wire::launch::OWNER_LABEL;
+pub use pepita_wire::launch::{OWNER_LABEL, SPARE_LABEL};
 
 /// The label that holds the fingerprint of the configuration that a VM was started with.
 pub const CONFIG_LABEL: &str = "pepita-supervisor.config";
@@ -30,8 +30,8 @@ pub struct Launch {
     /// The digest of the container image that was brought to this host for the launch; `None` = the specification names no
     /// image, or the launcher is to look for it.
     pub image: Option<String>,
-    /// Whether the daemon is not to be started yet, as in a warm spare.
-    pub hold: bool,
+    /// The VM whose warm spare this one is: its daemon is not started yet. `None` for every other VM.
+    pub spare_of: Option<VmName>,
     /// The time limit for the launcher's answer.
     pub limit: Duration,
 }
@@ -94,6 +94,8 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         network,
     } = world.clone();
     let labels = [(OWNER_LABEL, launch.owner.clone()), (CONFIG_LABEL, launch.spec.fingerprint())];
+    let spare = launch.spare_of.iter().map(|vm| (SPARE_LABEL, vm.to_string()));
+    let labels = labels.into_iter().chain(spare);
     LaunchSpec {
         incarnation: Some(launch.incarnation.0),
         vmm: Some(vmm.to_string()),
@@ -101,7 +103,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         memory_mb: Some((*memory_mb).into()),
         vsock_port: Some(port.0),
         ready_timeout_ms: Some(u64::try_from(start.timeout.as_millis()).unwrap_or(u64::MAX)),
-        hold: launch.hold,
+        hold: launch.spare_of.is_some(),
         command: command.clone(),
         env: environment(env, health.watchdog),
         env_file,
@@ -116,7 +118,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         // A plain process may be among VMs that all inherit a jail.
         jail: jail.filter(|_| *vmm == Vmm::Qemu).map(|jail| jail.to_string()),
         secrets,
-        labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
+        labels: labels.map(|(label, value)| (label.to_owned(), value)).collect(),
         // The launch waits for no registry: an image that was brought here is named by its digest.
         pull: launch.image.is_some().then(|| "never".to_owned()),
         image: launch.image.clone().or_else(|| image.clone()),

@@ -111,6 +111,7 @@ impl Runner {
                 let sockets = self.ports.clone();
                 tokio::spawn(async move { reply.send(sockets.publish(&vm, &ports, &control).await) });
             }
+            ExecutorMsg::Own { vm, incarnation } => self.own(&vm, incarnation),
             ExecutorMsg::OpenPorts { vm, ports } => drop(self.ports.open(&vm, &ports)),
             ExecutorMsg::ClosePorts(vm) => self.ports.close(&vm),
             ExecutorMsg::List { reply } => {

@@ -36,6 +36,14 @@ impl Actors {
         Some((vm, epoch))
     }
 
+    /// Makes the actor of a spare the owner of the VM that the spare becomes.
+    pub(crate) fn promote(&mut self, spare: &VmName, vm: &VmName) {
+        if let Some(owner) = self.owners.remove(spare) {
+            self.ids.insert(owner.actor.get_id(), (vm.clone(), owner.epoch));
+            self.owners.insert(vm.clone(), owner);
+        }
+    }
+
     /// Sends a message to a VM's actor, if the actor has this number. An actor that has just failed does not receive
     /// the message; the roster gives the same order to its successor.
     pub(crate) fn send(&self, vm: &VmName, epoch: u64, msg: VmMsg) {

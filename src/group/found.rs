@@ -1,8 +1,8 @@
 //! Interprets the launcher's record of a VM for a group whose actor has not started the VM. Knows no actors and no I/O.
 
-use crate::executor::argv::CONFIG_LABEL;
-use crate::group::Found;
-use crate::spec::{Incarnation, VmSpec};
+use crate::executor::argv::{CONFIG_LABEL, SPARE_LABEL};
+use crate::group::{Found, FoundSpare};
+use crate::spec::{Incarnation, VmName, VmSpec};
 use pepita_wire::{StatusRecord, VmState};
 
 impl Found {
@@ -31,10 +31,21 @@ impl Found {
     }
 }
 
+impl FoundSpare {
+    /// Returns the warm spare that was found; `None` when it has ended, or is none.
+    pub fn of(name: &VmName, record: &StatusRecord) -> Option<Self> {
+        let of = VmName::new(record.labels.get(SPARE_LABEL)?).ok()?;
+        let config = record.labels.get(CONFIG_LABEL).cloned().unwrap_or_default();
+        // One that had begun to take the place of its VM has its name, and no daemon.
+        let is_spare = of != *name && !record.state.is_terminal();
+        is_spare.then(|| Self { name: name.clone(), of, config })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{MachineSpec, VmName};
+    use crate::spec::MachineSpec;
     use pepita_wire::{Exit, ExitRecord};
 
     #[test]

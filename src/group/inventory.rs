@@ -4,7 +4,7 @@
 //! The executor makes calls about one VM one after the other, so the launcher's answer about a VM comes after every
 //! launch and every destroy that the former actor had ordered.
 
-use crate::group::{Found, Goal, GroupMsg, Roster};
+use crate::group::{Found, FoundSpare, Goal, GroupMsg, Roster};
 use crate::journal::Journal;
 use crate::spec::{Incarnation, VmName};
 use pepita_wire::StatusRecord;
@@ -17,6 +17,8 @@ pub(crate) struct Inventory {
     pending: BTreeSet<VmName>,
     /// The VMs that run, and the VMs that ended while the group had no actor.
     pub(crate) found: BTreeMap<VmName, Found>,
+    /// The warm spares that run.
+    pub(crate) spares: Vec<FoundSpare>,
     /// VMs that have ended: their remains are removed before any VM starts.
     pub(crate) traces: Vec<VmName>,
     /// The messages that came meanwhile, to be handled afterwards.
@@ -27,7 +29,14 @@ pub(crate) struct Inventory {
 
 impl Inventory {
     pub(crate) fn new(pending: BTreeSet<VmName>, goal: Goal) -> Self {
-        Self { pending, found: BTreeMap::new(), traces: Vec::new(), held: Vec::new(), goal }
+        Self {
+            pending,
+            found: BTreeMap::new(),
+            spares: Vec::new(),
+            traces: Vec::new(),
+            held: Vec::new(),
+            goal,
+        }
     }
 
     /// Records the launcher's answer about one VM.
@@ -39,6 +48,15 @@ impl Inventory {
         record: Result<Option<Box<StatusRecord>>, String>,
     ) {
         self.pending.remove(vm);
+        if roster.vm(vm).is_none() {
+            if let Ok(Some(record)) = record {
+                match FoundSpare::of(vm, &record) {
+                    Some(spare) => self.spares.push(spare),
+                    None => self.traces.push(vm.clone()),
+                }
+            }
+            return;
+        }
         let found = match record {
             Ok(None) => None,
             Ok(Some(record)) => {

@@ -33,7 +33,7 @@
 //! ```
 //!
 //! `Stopped`, `Completed` and `Failed` are left by an operator, by the next start of the group or, `Completed` alone, by
-//! a group restart. A warm spare would be promoted where `Backoff` is entered: `failure` would set `Live` at once.
+//! a group restart. A child for which a warm spare is ready is not booted: the spare becomes the child (see `spares`).
 
 mod adopt;
 mod child;
@@ -41,6 +41,8 @@ mod command;
 mod failure;
 mod group_restart;
 mod reload;
+mod spare;
+mod spares;
 mod start;
 mod stop;
 mod transition;
@@ -52,6 +54,7 @@ use crate::policy::{At, Decision, Ending, GroupEnd, Window, WindowCount};
 use crate::spec::{GroupName, GroupSpec, Incarnation, Strategy, VmName, VmSpec};
 use crate::vm::Mode;
 use child::{Child, Phase};
+use spare::Spares;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
@@ -98,6 +101,7 @@ pub struct Roster {
     children: Vec<Child>,
     window: Window,
     group_restart: Option<GroupRestart>,
+    spares: Spares,
     stage: Stage,
     last_epoch: u64,
     /// The last known incarnations of VMs that are absent: should such a VM come back, its numbers go on.
@@ -121,6 +125,7 @@ impl Roster {
             spec,
             window: Window::new(),
             group_restart: None,
+            spares: Spares::default(),
             stage: Stage::Waiting { found: BTreeMap::new(), gave_up: BTreeSet::new() },
             last_epoch: 0,
             retired: memory.iter().map(|(vm, remembered)| (vm.clone(), remembered.incarnation)).collect(),
@@ -162,7 +167,7 @@ impl Roster {
             | Phase::Completed
             | Phase::Failed(_) => None,
         });
-        alone.chain(together).min()
+        alone.chain(together).chain(self.spares_wake_at()).min()
     }
 
     /// Returns the group's name.
@@ -322,6 +327,7 @@ impl Roster {
                 self.tell_ready();
             }
         }
+        self.tend_spares(now);
         // The incarnation is saved before it is used: its number is never used twice, even after a crash in between.
         let mut orders = Vec::new();
         for child in &mut self.children {

@@ -1,6 +1,6 @@
 //! The messages to a group's actor and its reports to the root. Types only.
 
-use crate::group::{Command, Found, Refused};
+use crate::group::{Command, Found, FoundSpare, Refused};
 use crate::policy::GroupEnd;
 use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, Signal, VmName};
@@ -196,8 +196,13 @@ pub enum GroupEvent {
 /// The state in which a group's actor begins.
 #[derive(Debug)]
 pub enum InitialState {
-    /// The group waits to be started; these VMs run already, or ended while no supervisor watched.
-    Found(BTreeMap<VmName, Found>),
+    /// The group waits to be started.
+    Found {
+        /// The VMs that run already, or ended while no supervisor watched.
+        vms: BTreeMap<VmName, Found>,
+        /// The warm spares that run already.
+        spares: Vec<FoundSpare>,
+    },
     /// A former actor of the group has failed. The new one takes an inventory first, and then pursues this goal.
     Unknown(Goal),
 }

@@ -60,6 +60,28 @@ pub struct Found {
     pub ended: Option<Ending>,
 }
 
+/// A warm spare that a new supervisor, or a group's new actor, has found on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundSpare {
+    /// The name of the spare.
+    pub name: VmName,
+    /// The VM whose place it can take.
+    pub of: VmName,
+    /// The fingerprint of the configuration that it was launched with.
+    pub config: String,
+}
+
+/// A warm spare as observers see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpareView<'a> {
+    /// The name of the spare.
+    pub name: &'a VmName,
+    /// The VM whose place it can take.
+    pub of: &'a VmName,
+    /// Whether it can take that place at once; else it boots, or is being ended.
+    pub is_ready: bool,
+}
+
 /// A VM as observers see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VmView<'a> {
@@ -97,6 +119,37 @@ pub enum Order {
         /// Whether the actor boots the VM or takes it over.
         mode: Mode,
     },
+    /// Spawn an actor for a warm spare.
+    SpawnSpare {
+        /// The name of the spare.
+        spare: VmName,
+        /// The VM whose place it can take.
+        of: VmName,
+        /// The number of the actor, which its reports carry.
+        epoch: u64,
+        /// Whether the actor boots the spare or takes it over.
+        mode: Mode,
+    },
+    /// Tell a spare's actor to end the spare.
+    EndSpare {
+        /// The name of the spare.
+        spare: VmName,
+        /// The number of the actor.
+        epoch: u64,
+    },
+    /// Tell a spare's actor to make the spare the VM whose place it takes. The actor owns that VM from now on.
+    Promote {
+        /// The name of the spare.
+        spare: VmName,
+        /// The VM that it becomes.
+        vm: VmName,
+        /// The incarnation of the VM.
+        incarnation: Incarnation,
+        /// The number of the actor.
+        epoch: u64,
+    },
+    /// Release what a spare held, which is gone.
+    ForgetSpare(VmName),
     /// Tell the VM's actor to stop the VM: signal, grace, kill, confirm that it is gone.
     Stop {
         /// The name of the VM.

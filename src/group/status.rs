@@ -2,8 +2,10 @@
 
 use super::GroupState;
 use crate::actor::now;
+use crate::group::SpareView;
 use crate::journal::Wanted;
-use crate::observe::VmStatus;
+use crate::observe::{SpareStatus, VmStatus};
+use crate::spec::{Cid, VmName};
 use crate::vm::Facts;
 use std::time::Instant;
 
@@ -46,8 +48,24 @@ impl GroupState {
                 awaits_descriptors,
                 since,
                 probe,
+                standby: self.roster.vm(view.name).map_or(0, |spec| spec.standby),
+                spares: self.spares(view.name),
             });
         }
         vms
+    }
+
+    fn spares(&self, vm: &VmName) -> Vec<SpareStatus> {
+        let spares = self.roster.spares().filter(|spare| spare.of == vm);
+        let status = |spare: SpareView<'_>| {
+            let facts = self.facts.get(spare.name).copied().unwrap_or_default();
+            SpareStatus {
+                id: spare.name.id().to_string(),
+                ready: spare.is_ready,
+                cid: facts.cid.map(Cid::get),
+                vmm_pid: facts.vmm_pid,
+            }
+        };
+        spares.map(status).collect()
     }
 }

@@ -40,6 +40,23 @@ pub struct VmStatus {
     pub since: Instant,
     /// The newest result of its probes. Of a VM that is down, only a failed one.
     pub probe: Option<ProbeStatus>,
+    /// The number of warm spares that the VM is to have.
+    pub standby: u32,
+    /// The warm spares that there are.
+    pub spares: Vec<SpareStatus>,
+}
+
+/// The status of a warm spare.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SpareStatus {
+    /// The launcher's name for the spare.
+    pub id: String,
+    /// Whether the spare can take the place of its VM at once; else it boots, or is being ended.
+    pub ready: bool,
+    /// The CID, while the spare holds one.
+    pub cid: Option<u32>,
+    /// The process id of the VMM on the host.
+    pub vmm_pid: Option<u32>,
 }
 
 /// The status of a group.
@@ -152,6 +169,16 @@ pub(crate) struct VmRow<'a> {
     probe: Option<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     port_use: Vec<PortUse>,
+    #[serde(skip_serializing_if = "is_zero")]
+    standby: u32,
+    #[serde(skip_serializing_if = "<[SpareStatus]>::is_empty")]
+    spares: &'a [SpareStatus],
+}
+
+// The signature is that of serde's attribute.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl VmRow<'_> {
@@ -225,6 +252,8 @@ impl VmStatus {
             failure,
             probe: self.probe.as_ref().filter(in_question).map(ProbeStatus::to_json),
             port_use: Vec::new(),
+            standby: self.standby,
+            spares: &self.spares,
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::policy::{Action, Decision, Ending, Reason, Verdict, Window};
 use crate::spec::{
     GroupSpec, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure, RestartSpec, Strategy, VmSpec,
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The moment and the random number that come with every question, so that decisions need no clock and no source of
 /// chance.
@@ -74,6 +74,8 @@ pub struct History<'a> {
     pub group_restart: Option<UnderWay>,
     /// The restart window of the group.
     pub window: &'a Window,
+    /// Whether a warm spare can take the place of the VM at once.
+    pub spare_is_ready: bool,
 }
 
 impl<'a> VmPolicy<'a> {
@@ -171,7 +173,12 @@ pub fn decide(vm: &VmPolicy, group: &GroupPolicy, history: &History, ending: &En
             (OnIntensityExceeded::Delay, Some(room)) => room,
         },
     };
-    let delay = vm.restart.backoff.delay(attempt, at.draw).max(room.saturating_duration_since(at.now));
+    // The first restart has nothing to wait for when a spare takes the place of the VM (semantics 8.2).
+    let backoff = match (history.spare_is_ready, attempt) {
+        (true, 0..=1) => Duration::ZERO,
+        (true, _) | (false, _) => vm.restart.backoff.delay(attempt, at.draw),
+    };
+    let delay = backoff.max(room.saturating_duration_since(at.now));
     let mut decision = decided(Action::Restart, reason, attempt);
     (decision.delay, decision.joined) = (Some(delay), joined);
     decision.window.count += u32::from(!joined);
@@ -228,6 +235,7 @@ mod tests {
                 has_run: true,
                 group_restart: self.group_restart,
                 window: &self.window,
+                spare_is_ready: false,
             };
             decide(&vm, &self.group, &history, &Exit::code(code).into(), self.at)
         }

@@ -73,6 +73,19 @@ impl Ending {
         })
     }
 
+    /// Returns whether the daemon was not started, because the launcher or a spare did not come to that.
+    pub fn was_not_launched(&self) -> bool {
+        match self {
+            Self::NotLaunched { .. } => true,
+            Self::Exit(_)
+            | Self::Unreadable { .. }
+            | Self::StartTimeout
+            | Self::Unhealthy
+            | Self::WatchdogExpired
+            | Self::ActorFailed { .. } => false,
+        }
+    }
+
     /// Returns what cures this end, as far as the end itself tells.
     pub fn cure(&self) -> Cure {
         match self {

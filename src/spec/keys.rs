@@ -8,8 +8,8 @@
 use super::datum::Datum;
 use super::{
     AutoShutdown, Backoff, GroupSpec, HealthSpec, Intensity, Jail, MachineSpec, Network, OnExit, OnGiveUp,
-    OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Readiness, Restart, RestartSpec, StartSpec,
-    StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
+    OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Readiness, Restart, RestartSpec, SPARES_CAP,
+    StartSpec, StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
 };
 use serde_json::{Map, Value};
 use strum::VariantNames;
@@ -357,7 +357,8 @@ impl Keyed for VmSpec {
                 "ports of the guest on the host: [ADDRESS:]PORT:GUEST_PORT or unix:PATH:GUEST_PORT; clients wait while the VM restarts";
             reach "reach" Kind::Reach, NextStart,
                 "what the daemon may dial: VM:PORT (a VM of this file), ADDRESS:PORT or NAME:PORT=ADDRESS:PORT; needs no network";
-            standby "standby" ANY, Live, "warm spares; not supported yet";
+            standby "standby" Kind::Whole(0, SPARES_CAP), Live,
+                "warm spares: VMs that are booted ahead, one of which takes the place of the VM when it ends";
             autostart "autostart" Kind::Flag, Live, "started with its group";
             significant "significant" Kind::Flag, Live, "counts for the group's auto_shutdown";
             disks "disk" Kind::Tables(DISK), NextStart, "disks with ext4, which outlive the VM";
@@ -395,7 +396,7 @@ impl Keyed for VmSpec {
             vmm "vmm" words!(Vmm, "vmm"), NextStart,
                 "qemu | process: no VM at all, a process of the host without any isolation";
             jail "jail" words!(Jail, "jail"), NextStart,
-                "full | best-effort | none: how much of a jail QEMU and the vsock back-end must be in; without it full for root, best-effort for others";
+                "full | best-effort | none: how much of a jail QEMU, the vsock back-end and virtiofsd must be in; without it full for root, best-effort for others";
         }
         RestartSpec [restart] Policy besides(backoff) {
             policy "restart.policy"

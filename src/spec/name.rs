@@ -7,6 +7,9 @@ use std::str::FromStr;
 /// The prefix of every VM id of this project; clients of the adapter know it.
 const PREFIX: &str = "duende-vm-";
 
+/// The text between the name of a VM and the number of its spare.
+const SPARE: &str = "-spare-";
+
 /// A VM's name in the configuration. Its [`VmId`] is `duende-vm-<name>`, so that a name has at most 53 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VmName(VmId);
@@ -49,6 +52,11 @@ impl VmName {
     /// Returns the name as it is written in the configuration.
     pub fn as_str(&self) -> &str {
         &self.0.as_str()[PREFIX.len()..]
+    }
+
+    /// Returns the name of the warm spare of the VM in this slot; `None` when it would be too long.
+    pub fn spare(&self, slot: u32) -> Option<Self> {
+        Self::new(&format!("{self}{SPARE}{slot}")).ok()
     }
 
     /// Returns the launcher's name for the VM: `duende-vm-<name>`.
@@ -166,11 +174,13 @@ mod tests {
     fn a_name_and_its_id_lead_to_each_other() {
         let name = VmName::new("api").expect("good");
         assert_eq!((name.as_str(), name.id().as_str()), ("api", "duende-vm-api"));
-        assert_eq!(VmName::from_id("duende-vm-api"), Some(name));
+        assert_eq!(VmName::from_id("duende-vm-api").as_ref(), Some(&name));
         assert_eq!(VmName::from_id("somebody-elses"), None);
         assert!(VmName::new(&"a".repeat(53)).is_ok());
         assert!(VmName::new(&"a".repeat(54)).is_err());
         assert!(VmName::new("-a").is_err());
+        assert_eq!(name.spare(2).expect("short").as_str(), "api-spare-2");
+        assert_eq!(VmName::new(&"a".repeat(50)).expect("good").spare(1), None);
     }
 
     #[test]

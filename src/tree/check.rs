@@ -2,7 +2,7 @@
 //! configuration file was checked before, with line and column; these checks catch the remaining mistakes.
 
 use crate::spec::consistency::Contradiction;
-use crate::spec::{ReachMistake, TreeSpec};
+use crate::spec::{ReachMistake, StandbyMistake, TreeSpec};
 use pepita_wire::port::PORTS_CAP;
 
 /// A specification that contradicts itself.
@@ -43,6 +43,14 @@ pub enum SpecError {
         /// The number of ports.
         count: usize,
     },
+    /// A VM has warm spares and cannot.
+    #[error("vm {vm:?}: standby: {problem}")]
+    Standby {
+        /// The name of the VM.
+        vm: String,
+        /// The reason, as a sentence.
+        problem: String,
+    },
     /// Groups wait for each other.
     #[error("groups wait for each other: {}", .0.join(", "))]
     Circle(Vec<String>),
@@ -82,7 +90,11 @@ pub fn check(spec: &TreeSpec) -> Result<(), SpecError> {
     };
     let contradiction = spec.contradictions().into_iter().find_map(error);
     let mistake = || spec.reach_mistakes().into_iter().next().map(reach);
-    contradiction.or_else(mistake).map_or(Ok(()), Err)
+    let standby = || {
+        let StandbyMistake { name, problem, .. } = spec.standby_mistakes().into_iter().next()?;
+        Some(SpecError::Standby { vm: name.to_string(), problem })
+    };
+    contradiction.or_else(mistake).or_else(standby).map_or(Ok(()), Err)
 }
 
 #[cfg(test)]

@@ -156,8 +156,10 @@ impl Actor for Root {
         };
         for group in state.spec.groups.clone() {
             let found = survey.found.remove(&group.name).unwrap_or_default();
+            let spares = survey.spares.remove(&group.name).unwrap_or_default();
             let slot = state.next_slot();
-            state.spawn_group(&me, group, slot, InitialState::Found(found), None).await?;
+            let initial = InitialState::Found { vms: found, spares };
+            state.spawn_group(&me, group, slot, initial, None).await?;
         }
         me.cast(RootMsg::Begin)?;
         Ok(state)
@@ -307,7 +309,8 @@ impl RootState {
                     }
                 }
                 GroupUpdate::Spawn { spec, slot } => {
-                    self.spawn_group(me, spec, slot, InitialState::Found(BTreeMap::new()), None).await?;
+                    let initial = InitialState::Found { vms: BTreeMap::new(), spares: Vec::new() };
+                    self.spawn_group(me, spec, slot, initial, None).await?;
                 }
             }
         }

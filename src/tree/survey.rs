@@ -1,8 +1,8 @@
 //! Interprets the launcher's list for a tree that starts. No actor, no I/O.
 
-use crate::executor::argv::OWNER_LABEL;
-use crate::group::Found;
-use crate::spec::{Cid, GroupName, Incarnation, Orphans, TreeSpec, VmName};
+use crate::executor::argv::{OWNER_LABEL, SPARE_LABEL};
+use crate::group::{Found, FoundSpare};
+use crate::spec::{Cid, GroupName, GroupSpec, Incarnation, Orphans, TreeSpec, VmName, VmSpec};
 use pepita_wire::StatusRecord;
 use std::collections::BTreeMap;
 
@@ -20,6 +20,8 @@ pub(crate) struct Known {
 pub(crate) struct Survey {
     /// For each group: the VMs that run, or ended while no supervisor watched.
     pub(crate) found: BTreeMap<GroupName, BTreeMap<VmName, Found>>,
+    /// For each group: the warm spares that run.
+    pub(crate) spares: BTreeMap<GroupName, Vec<FoundSpare>>,
     /// The CIDs of VMs that run, also of the VMs that are left as they are.
     pub(crate) cids: Vec<(VmName, Cid)>,
     /// The VMs to be destroyed before any VM starts: the VMs that are in no configuration, and the traces of VMs that
@@ -47,10 +49,12 @@ impl Survey {
             let ours = record.labels.get(OWNER_LABEL).is_some_and(|owner| *owner == spec.name);
             let Some(vm) = VmName::from_id(&record.name).filter(|_| ours) else { continue };
             let runs = !record.state.is_terminal();
-            let owner = spec
-                .groups
-                .iter()
-                .find_map(|group| Some((group, group.vms.iter().find(|known| known.name == vm)?)));
+            let of = record.labels.get(SPARE_LABEL).and_then(|of| VmName::new(of).ok());
+            if let Some(of) = of {
+                survey.take_spare(record, vm, spec, &of, known(&of));
+                continue;
+            }
+            let owner = configured(spec, &vm);
             if runs {
                 survey.running.push(vm.clone());
             }
@@ -80,6 +84,39 @@ impl Survey {
         }
         survey
     }
+
+    /// Sorts the record of a warm spare of the VM `of`, of which `known` is known. A spare that is wanted no more is destroyed,
+    /// as is one that had begun to take the place of its VM: its daemon was not started.
+    fn take_spare(
+        &mut self,
+        record: &StatusRecord,
+        spare: VmName,
+        spec: &TreeSpec,
+        of: &VmName,
+        known: Known,
+    ) {
+        let runs = !record.state.is_terminal();
+        let cid = Cid::new(record.vsock.cid).ok().filter(|_| runs).map(|cid| (spare.clone(), cid));
+        let owner = configured(spec, of);
+        if owner.is_none() && known.newest.is_none() {
+            self.cids.extend(cid);
+            return self.left.extend(runs.then_some(spare));
+        }
+        self.ours.push((spare.clone(), Incarnation(record.incarnation)));
+        let found = FoundSpare::of(&spare, record).filter(|_| spec.orphans != Orphans::Destroy);
+        match (owner, found) {
+            (Some((group, vm)), Some(found)) if vm.slots().any(|slot| slot == spare) => {
+                self.cids.extend(cid);
+                self.spares.entry(group.name.clone()).or_default().push(found);
+            }
+            (Some(_) | None, _) => self.destroy.push(spare),
+        }
+    }
+}
+
+/// Returns the VM of this name in a specification, with its group.
+fn configured<'s>(spec: &'s TreeSpec, name: &VmName) -> Option<(&'s GroupSpec, &'s VmSpec)> {
+    spec.groups.iter().find_map(|group| Some((group, group.vms.iter().find(|vm| vm.name == *name)?)))
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@
 mod adopt;
 mod alive;
 mod end;
+mod spare;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -38,7 +39,7 @@ mod tests;
 use crate::executor::{ExecutorError, LaunchStep};
 use crate::observe::ProbeStatus;
 use crate::policy::Ending;
-use crate::spec::{Cid, HealthSpec, Readiness, Signal, VmSpec};
+use crate::spec::{Cid, HealthSpec, Readiness, Signal, VmName, VmSpec};
 use crate::vm::health::{FirstProbes, Health, in_force};
 use crate::vm::probe::Answer;
 use crate::vm::report::{Facts, Mode, Transition};
@@ -174,6 +175,8 @@ pub(super) enum Stage {
         /// The moment at which the VM must be Ready.
         deadline: Instant,
     },
+    /// The VM is a spare whose guest agent is up, and whose daemon waits to be started.
+    Spare,
     /// The daemon runs and is not Ready.
     Running {
         /// The moment at which the VM must be Ready.
@@ -247,6 +250,10 @@ pub(super) enum Event {
     Kill,
     /// The launcher answered to a removal.
     Removed(Result<(), ExecutorError>),
+    /// The VM is a spare, and takes the place of the VM with this specification.
+    Promote(Box<VmSpec>),
+    /// The monitor answered to a promotion.
+    Promoted(Result<(), String>),
     /// Time has passed.
     Tick,
 }
@@ -274,6 +281,11 @@ pub(super) enum Effect {
     StopDaemon { signal: Signal, grace: Duration },
     /// Have the launcher kill what is left of the VM and remove its traces.
     Remove,
+    /// Have the launcher do that under the name that the VM had as a spare, and then under its own: the promotion may have come
+    /// to any point.
+    RemoveBoth { spare: VmName },
+    /// Have the monitor make the spare the VM that it is from now on, and publish the ports of that.
+    Promote,
     /// Probe the guest.
     Probe(u64),
     /// Tell the group what the probes have found.
@@ -286,6 +298,20 @@ pub(super) enum Effect {
     Notice(String),
     /// Tell the group that the VM is gone. This is the last effect.
     End(Ending),
+}
+
+/// The part that a VM plays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The VM of the configuration.
+    Vm,
+    /// A spare for it.
+    Spare,
+    /// A spare that is being promoted; the monitor has not answered yet.
+    Promoting {
+        /// The name of the spare.
+        spare: VmName,
+    },
 }
 
 /// One incarnation of a VM.
@@ -304,6 +330,8 @@ pub(super) struct Life {
     is_shortfall_told: bool,
     /// Whether the VM was found, so that it may have been Ready before.
     is_adopted: bool,
+    /// Whether the VM is a spare, or being made one no longer.
+    role: Role,
     /// Whether it was told that the guest agent is too old for the probes.
     is_old_agent_told: bool,
     /// The result of the probes that was told last.
@@ -313,7 +341,7 @@ pub(super) struct Life {
 
 impl Life {
     /// Makes an incarnation that waits for its [`Event::Start`].
-    pub(super) fn new(spec: VmSpec) -> Self {
+    pub(super) fn new(spec: VmSpec, is_spare: bool) -> Self {
         let health = spec.health.clone();
         Self {
             spec,
@@ -324,6 +352,7 @@ impl Life {
             disk_error: None,
             is_shortfall_told: false,
             is_adopted: false,
+            role: if is_spare { Role::Spare } else { Role::Vm },
             is_old_agent_told: false,
             probe: None,
             effects: Vec::new(),
@@ -382,7 +411,7 @@ impl Life {
                     Some(probe_at.map_or(*deadline, |at| at.min(*deadline)))
                 }
                 Stage::Ready { health } => health.wake_at(&self.health),
-                Stage::Paused(_) => None,
+                Stage::Spare | Stage::Paused(_) => None,
             },
             Phase::Stopping { deadline, .. } => Some(*deadline),
             Phase::Removing { retry_at, notice_at, .. } => {
@@ -408,6 +437,8 @@ impl Life {
             Event::Stop => self.stop(now),
             Event::Kill => self.kill(now),
             Event::Removed(result) => self.removed(now, result),
+            Event::Promote(spec) => self.promote(now, *spec),
+            Event::Promoted(result) => self.promoted(now, result),
             Event::Tick => self.tick(now),
         }
         std::mem::take(&mut self.effects)
@@ -429,15 +460,16 @@ impl Life {
                 }
             }
             Phase::Removing { since, retry_at, notice_at, said, .. } => {
-                if is_due(retry_at, now) {
-                    self.effects.push(Effect::Remove);
-                }
+                let is_due = is_due(retry_at, now);
                 if now >= *notice_at {
                     *notice_at = now + STILL_THERE_PERIOD;
                     let seconds = (now - *since).as_secs();
                     let why = if said.is_empty() { String::new() } else { format!(": {said}") };
                     let text = format!("still exists {seconds} s after its removal began{why}");
                     self.effects.push(Effect::Notice(text));
+                }
+                if is_due {
+                    self.effects.push(self.removal());
                 }
             }
             Phase::Created | Phase::Launching(_) | Phase::Undoing | Phase::Gone => {}

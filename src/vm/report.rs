@@ -3,7 +3,8 @@
 
 use crate::observe::ProbeStatus;
 use crate::policy::Ending;
-use crate::spec::{Cid, VmName};
+use crate::spec::{Cid, Incarnation, VmName, VmSpec};
+use crate::store::Written;
 
 /// The way in which a VM actor comes to own its VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +13,17 @@ pub enum Mode {
     Launch,
     /// The actor takes over a VM that runs already, or finds out how it ended.
     Adopt,
+}
+
+/// The VM that a spare becomes.
+#[derive(Debug)]
+pub struct Promotion {
+    /// The specification of the VM.
+    pub spec: Box<VmSpec>,
+    /// The number of this start of the VM.
+    pub incarnation: Incarnation,
+    /// The moment at which the incarnation is on the disk: the daemon is not started before.
+    pub written: Written,
 }
 
 /// A change in a VM that lives.
@@ -33,6 +45,8 @@ pub enum Transition {
     Unreachable,
     /// The VM, which could not be reached, was found again.
     Reached,
+    /// The VM is a spare, and can take the place of its VM.
+    SpareReady,
 }
 
 /// The facts about an incarnation that observers see.

@@ -111,6 +111,12 @@ pub(crate) struct Model {
     pub(crate) now: Instant,
     pub(crate) draw: f64,
     pub(crate) told: Vec<Told>,
+    /// The VMs of which a warm spare can take the place at once. That is no decision, but a fact of the world.
+    pub(crate) spared: BTreeSet<VmName>,
+    /// The VMs whose start is a promotion, as the world shows.
+    pub(crate) promoted: BTreeSet<VmName>,
+    /// Whether there may be spares: the group is down only when there are none.
+    pub(crate) has_spares: bool,
 }
 
 /// Returns whether a daemon that ran has ended so.
@@ -201,7 +207,20 @@ impl Model {
         vms.iter_mut().filter(|vm| vm.wanted && vm.is == Is::Stopped).for_each(|vm| vm.is = Is::Waiting);
         let removed = memory.iter().map(|(vm, memory)| (vm.clone(), memory.incarnation.0)).collect();
         let group = Group::Down(None);
-        Self { spec, vms, group, round: None, entries: Vec::new(), removed, now, draw: 0.0, told: Vec::new() }
+        Self {
+            spec,
+            vms,
+            group,
+            round: None,
+            entries: Vec::new(),
+            removed,
+            now,
+            draw: 0.0,
+            told: Vec::new(),
+            spared: BTreeSet::new(),
+            promoted: BTreeSet::new(),
+            has_spares: false,
+        }
     }
 
     pub(crate) fn vm(&self, vm: &str) -> usize {

@@ -58,6 +58,8 @@ pub(crate) enum Step {
     End(usize, Ending),
     Gone(usize),
     ActorFails(usize),
+    /// A warm spare, given by its place among those that there are.
+    Spare(usize, SpareNews),
     Command(usize, Command),
     Reload(Vec<Edit>, bool),
     /// Advances to exactly the moment at which the roster wants to be called again, and by this time further.
@@ -71,6 +73,13 @@ pub(crate) enum Step {
     Start,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SpareNews {
+    Ready,
+    Ends,
+    ActorFails,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) enum Edit {
     Remove(usize),
@@ -78,6 +87,7 @@ pub(crate) enum Edit {
     Swap(usize, usize),
     Change(usize),
     Policy(usize, Restart),
+    Standby(usize, u32),
     Strategy(spec::Strategy),
     MaxRestarts(u32),
 }
@@ -114,8 +124,9 @@ fn vms() -> impl Strategy<Value = VmSpec> {
         select(vec![0u64, 1, 3]),
     );
     let flags = (prop::bool::weighted(0.85), prop::bool::weighted(0.3), prop::bool::weighted(0.15));
-    (restart, flags).prop_map(
-        |((policy, max_retries, escalates, reset, initial), (autostart, significant, aborts))| {
+    let standby = prop_oneof![3 => Just(0u32), 2 => Just(1), 1 => Just(2)];
+    (restart, flags, standby).prop_map(
+        |((policy, max_retries, escalates, reset, initial), (autostart, significant, aborts), standby)| {
             let mut vm = vm("a");
             (vm.restart.policy, vm.restart.max_retries) = (policy, max_retries);
             vm.restart.on_give_up = if escalates { OnGiveUp::Escalate } else { OnGiveUp::Fail };
@@ -123,7 +134,7 @@ fn vms() -> impl Strategy<Value = VmSpec> {
             (vm.restart.never, vm.restart.always) = (BTreeSet::from([64]), BTreeSet::from([75]));
             (vm.restart.backoff.initial, vm.restart.backoff.max) = (SECOND * initial as u32, SECOND * 8);
             vm.restart.backoff.jitter = 0.5;
-            (vm.autostart, vm.significant) = (autostart, significant);
+            (vm.autostart, vm.significant, vm.standby) = (autostart, significant, standby);
             vm.start.on_failure = if aborts { OnStartFailure::Abort } else { OnStartFailure::Retry };
             vm
         },
@@ -153,6 +164,7 @@ fn edits() -> impl Strategy<Value = Edit> {
         (place(), place()).prop_map(|(a, b)| Edit::Swap(a, b)),
         place().prop_map(Edit::Change),
         (place(), restarts()).prop_map(|(vm, policy)| Edit::Policy(vm, policy)),
+        (place(), 0u32..3).prop_map(|(vm, standby)| Edit::Standby(vm, standby)),
         strategies().prop_map(Edit::Strategy),
         (0u32..6).prop_map(Edit::MaxRestarts),
     ]
@@ -166,6 +178,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Transition::Paused), 1 => Just(Transition::Resumed),
         1 => Just(Transition::Unreachable), 1 => Just(Transition::Reached),
     ];
+    let spare_news = prop_oneof![5 => Just(SpareNews::Ready), 2 => Just(SpareNews::Ends), 1 => Just(SpareNews::ActorFails)];
     let small = select(vec![NS, SECOND / 2, SECOND, SECOND * 5, SECOND * 20, SECOND * 600]);
     let past = select(vec![Duration::ZERO, Duration::ZERO, NS, SECOND]);
     prop_oneof![
@@ -173,6 +186,7 @@ fn step() -> impl Strategy<Value = Step> {
         10 => (at(), causes()).prop_map(|(vm, ending)| Step::End(vm, ending)),
         8 => at().prop_map(Step::Gone),
         2 => at().prop_map(Step::ActorFails),
+        6 => (at(), spare_news).prop_map(|(at, news)| Step::Spare(at, news)),
         6 => (at(), select(vec![Start, Stop, Restart, Reset])).prop_map(|(vm, command)| Step::Command(vm, command)),
         2 => (prop::collection::vec(edits(), 1..4), any::<bool>()).prop_map(|(edits, restart)| Step::Reload(edits, restart)),
         8 => past.prop_map(Step::Wake),
@@ -237,9 +251,10 @@ impl Edit {
             Self::Swap(a, b) if vms > 0 => spec.vms.swap(a % vms, b % vms),
             Self::Change(vm) if vms > 0 => spec.vms[vm % vms].machine.memory_mb += 1,
             Self::Policy(vm, policy) if vms > 0 => spec.vms[vm % vms].restart.policy = *policy,
+            Self::Standby(vm, standby) if vms > 0 => spec.vms[vm % vms].standby = *standby,
             Self::Strategy(strategy) => spec.strategy = *strategy,
             Self::MaxRestarts(most) => spec.intensity.max_restarts = *most,
-            Self::Remove(_) | Self::Swap(..) | Self::Change(_) | Self::Policy(..) => {}
+            Self::Remove(_) | Self::Swap(..) | Self::Change(_) | Self::Policy(..) | Self::Standby(..) => {}
         }
     }
 }

@@ -43,11 +43,26 @@ pub(crate) struct Actor {
     pub(crate) stopping: bool,
 }
 
+/// Stands for the actor of a warm spare, and its VM.
+#[derive(Debug, Clone)]
+pub(crate) struct SpareActor {
+    pub(crate) of: VmName,
+    pub(crate) epoch: u64,
+    pub(crate) is_ready: bool,
+    /// Whether the actor was told to end the spare.
+    pub(crate) ending: bool,
+    /// The fingerprint of the configuration that it was launched with.
+    pub(crate) config: String,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub(crate) roster: Roster,
     pub(crate) now: Instant,
     pub(crate) actors: BTreeMap<VmName, Actor>,
+    pub(crate) spares: BTreeMap<VmName, SpareActor>,
+    /// The VMs that were promoted from a spare and have not been heard of since.
+    pub(crate) promoted: BTreeSet<VmName>,
     /// How the group ended, once it has ended.
     pub(crate) ended: Option<GroupEnd>,
     /// The number of times that the group has ended.
@@ -90,6 +105,8 @@ impl World {
             roster: Roster::new(spec, memory),
             now: Instant::now(),
             actors: BTreeMap::new(),
+            spares: BTreeMap::new(),
+            promoted: BTreeSet::new(),
             ended: None,
             ends: 0,
             changes: Vec::new(),
@@ -186,6 +203,9 @@ impl World {
         let epoch = self.actor(vm).epoch;
         let orders = self.roster.transition(self.at(), &name(vm), epoch, news);
         self.carry_out(orders);
+        if self.phase(vm) != "starting" {
+            self.promoted.remove(&name(vm));
+        }
     }
 
     /// Reports that the daemon of the VM runs and is Ready.
@@ -198,6 +218,7 @@ impl World {
     pub(crate) fn end(&mut self, vm: &str, ending: Ending) {
         let epoch = self.actor(vm).epoch;
         self.actors.remove(&name(vm));
+        self.promoted.remove(&name(vm));
         let orders = self.roster.vm_ended(self.at(), &name(vm), epoch, ending);
         self.check_stops(&orders);
         self.carry_out(orders);
@@ -216,8 +237,41 @@ impl World {
     pub(crate) fn actor_fails(&mut self, vm: &str) {
         let epoch = self.actor(vm).epoch;
         self.actors.remove(&name(vm));
+        self.promoted.remove(&name(vm));
         let orders = self.roster.actor_failed(self.at(), &name(vm), epoch, "a test");
         self.carry_out(orders);
+    }
+
+    /// Reports that a spare can take the place of its VM.
+    pub(crate) fn spare_ready(&mut self, spare: &VmName) {
+        let actor = self.spares.get_mut(spare).expect("there is such a spare");
+        actor.is_ready = true;
+        let epoch = actor.epoch;
+        let orders = self.roster.spare_ready(self.at(), spare, epoch);
+        self.carry_out(orders);
+    }
+
+    /// Reports that a spare is gone.
+    pub(crate) fn spare_ends(&mut self, spare: &VmName) {
+        let SpareActor { epoch, ending, .. } = self.spares.remove(spare).expect("there is such a spare");
+        let (by_itself, orders) = self.roster.spare_ended(self.at(), spare, epoch);
+        assert_ne!(by_itself, ending);
+        self.carry_out(orders);
+    }
+
+    pub(crate) fn spare_actor_fails(&mut self, spare: &VmName) {
+        let SpareActor { epoch, .. } = self.spares.remove(spare).expect("there is such a spare");
+        let orders = self.roster.spare_actor_failed(self.at(), spare, epoch);
+        self.carry_out(orders);
+    }
+
+    /// Returns the VMs of which a spare can take the place at once.
+    pub(crate) fn with_ready_spare(&self) -> BTreeSet<VmName> {
+        let fits = |spare: &&SpareActor| {
+            let spec = self.roster.vm(&spare.of);
+            spare.is_ready && !spare.ending && spec.is_some_and(|spec| spec.was_started_with(&spare.config))
+        };
+        self.spares.values().filter(fits).map(|spare| spare.of.clone()).collect()
     }
 
     /// Lets time pass, with a tick whenever the roster had asked for one.
@@ -250,11 +304,25 @@ impl World {
                 self.gone(&vm);
             } else if let Some(vm) = of(VmPhase::Starting).or_else(|| of(VmPhase::Running)) {
                 self.ready(vm.as_str());
-            } else {
+            } else if !self.serve_spares() {
                 return;
             }
         }
         panic!("the group gives orders without end: {:#?}", self.roster);
+    }
+
+    /// Lets one spare that boots be ready, or one that is to end be gone. Returns whether there was one.
+    pub(crate) fn serve_spares(&mut self) -> bool {
+        let due = self.spares.iter().find(|(_, spare)| spare.ending || !spare.is_ready);
+        let Some((spare, ending)) = due.map(|(spare, actor)| (spare.clone(), actor.ending)) else {
+            return false;
+        };
+        if ending {
+            self.spare_ends(&spare)
+        } else {
+            self.spare_ready(&spare)
+        }
+        true
     }
 
     /// Repeats [`World::run`] over all moments that the roster waits for.
@@ -370,6 +438,60 @@ impl World {
                     self.leased.insert(vm.clone());
                     self.actors.insert(vm, Actor { epoch, stopping: false });
                 }
+                Order::SpawnSpare { spare, of, epoch, mode } => {
+                    assert!(!self.spares.contains_key(&spare), "{spare}: two actors");
+                    assert!(epoch > self.last_epoch, "{spare}: epoch {epoch} again");
+                    self.last_epoch = epoch;
+                    if mode == Mode::Launch {
+                        assert!(!self.halted, "{spare} is booted after a stop");
+                        let phase = self.shown.get(&of);
+                        assert!(
+                            matches!(phase, Some(VmPhase::Ready | VmPhase::Unhealthy)),
+                            "{spare} is booted behind a VM that is {phase:?}"
+                        );
+                        assert!(
+                            self.spares.values().all(|other| other.is_ready || other.ending),
+                            "two boot at once"
+                        );
+                    }
+                    let config = self.roster.vm(&of).map(VmSpec::fingerprint).unwrap_or_default();
+                    self.spares
+                        .insert(spare, SpareActor { of, epoch, is_ready: false, ending: false, config });
+                }
+                Order::EndSpare { spare, epoch } => {
+                    let actor = self
+                        .spares
+                        .get_mut(&spare)
+                        .unwrap_or_else(|| panic!("{spare}: an end without an actor"));
+                    assert_eq!(actor.epoch, epoch, "{spare}: end of a former actor");
+                    assert!(!std::mem::replace(&mut actor.ending, true), "{spare}: ended twice");
+                }
+                Order::Promote { spare, vm, incarnation, epoch } => {
+                    let actor =
+                        self.spares.remove(&spare).unwrap_or_else(|| panic!("{spare}: there is none"));
+                    assert!(
+                        actor.is_ready && !actor.ending && (&actor.of, actor.epoch) == (&vm, epoch),
+                        "{actor:?}"
+                    );
+                    assert!(!self.actors.contains_key(&vm), "{vm}: two copies");
+                    self.check_launch(&vm);
+                    let newest = self.incarnations.insert(vm.clone(), incarnation.0).unwrap_or_default();
+                    assert!(incarnation.0 > newest, "{vm}: incarnation {incarnation} again");
+                    assert_eq!(self.journal[&vm].incarnation, incarnation, "{vm}: not written down");
+                    let spec = self.roster.vm(&vm).expect("the VM is in the group");
+                    assert_eq!(
+                        spec.fingerprint(),
+                        actor.config,
+                        "{vm}: promoted with a former configuration"
+                    );
+                    self.leased.insert(vm.clone());
+                    self.started.push(vm.clone());
+                    self.promoted.insert(vm.clone());
+                    self.actors.insert(vm, Actor { epoch, stopping: false });
+                }
+                Order::ForgetSpare(spare) => {
+                    assert!(!self.spares.contains_key(&spare), "{spare}: forgotten while it lives");
+                }
                 Order::Stop { vm, epoch } => {
                     let actor =
                         self.actors.get_mut(&vm).unwrap_or_else(|| panic!("{vm}: a stop without an actor"));
@@ -404,6 +526,7 @@ impl World {
                 Order::GroupReady => self.group_ready += 1,
                 Order::End(end) => {
                     assert!(self.actors.is_empty(), "the group ended before {:?}", self.actors);
+                    assert!(self.spares.is_empty(), "the group ended before {:?}", self.spares);
                     (self.ended, self.ends) = (Some(end), self.ends + 1);
                 }
                 Order::Update(_) => {}

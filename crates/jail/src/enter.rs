@@ -13,8 +13,9 @@
 //!    the above.
 
 use crate::answer::{Failure, Said, What};
-use crate::layer::{Layer, Report};
+use crate::layer::{Layer, Report, Standing};
 use crate::ledger::Ledger;
+use crate::namespaces::Own;
 use crate::plan::{Limits, Network, Plan, Seccomp};
 use crate::root::{self, Stop};
 use crate::{filter, identity, namespaces, raw, rules};
@@ -65,8 +66,10 @@ pub(crate) fn enter(plan: &Plan, say: &mut impl FnMut(&Said)) -> Result<Report, 
     let may = if is_root {
         true
     } else {
+        // Who has capabilities has them as root.
+        let own = if plan.capabilities.is_empty() { Own::Same } else { Own::Root };
         let entered =
-            proc.as_ref().map_err(Clone::clone).and_then(|proc| namespaces::enter_user(proc, uid, gid));
+            proc.as_ref().map_err(Clone::clone).and_then(|proc| namespaces::enter_user(proc, uid, gid, own));
         let entered = entered.and_then(|()| namespaces::forbid_more(proc.as_ref().map_err(Clone::clone)?));
         ledger.enter(Layer::UserNamespace, entered)?
     };
@@ -99,27 +102,43 @@ pub(crate) fn enter(plan: &Plan, say: &mut impl FnMut(&Said)) -> Result<Report, 
             ledger.enter(Layer::Uid, Err(why.to_owned()))?;
         }
         Some(user) => is_alone |= ledger.enter(Layer::Uid, identity::become_user(user, &groups))?,
+        None if is_root && !plan.capabilities.is_empty() => {
+            ledger.leave_out(Layer::Uid, "it serves files as their owners, whom only root can be")
+        }
         None if is_root => ledger.leave_out(Layer::Uid, "no user ids for VMs are configured"),
         None => ledger.leave_out(Layer::Uid, "an ordinary user cannot become another one"),
     }
     if is_root {
         let entered = proc.as_ref().map_err(Clone::clone).and_then(|proc| {
-            namespaces::enter_user(proc, geteuid().as_raw(), getegid().as_raw())?;
-            namespaces::forbid_more(proc)
+            let standing = if plan.capabilities.is_empty() {
+                namespaces::enter_user(proc, geteuid().as_raw(), getegid().as_raw(), Own::Same)?;
+                Standing::in_force()
+            } else {
+                namespaces::enter_user_of_all(proc)?;
+                Standing::covering("all users are in it, because files have many owners")
+            };
+            namespaces::forbid_more(proc)?;
+            Ok(standing)
         });
-        is_alone |= ledger.enter(Layer::UserNamespace, entered)?;
+        is_alone |= ledger.enter_as(Layer::UserNamespace, entered)?;
     }
     // The threads of all processes of a user would be counted otherwise.
     if is_alone {
         limit_threads(&plan.limits).map_err(|why| Failure::new(What::Layer(Layer::Limits), why))?;
     }
-    ledger.enter(Layer::Capabilities, identity::drop_capabilities())?;
+    let kept: Vec<String> = plan.capabilities.iter().map(ToString::to_string).collect();
+    let standing = match &kept[..] {
+        [] => Standing::in_force(),
+        kept => Standing::covering(format!("all but {}", kept.join(", "))),
+    };
+    ledger
+        .enter_as(Layer::Capabilities, identity::drop_capabilities(&plan.capabilities).map(|()| standing))?;
     ledger.enter(Layer::NoNewPrivileges, set_no_new_privs(true).map_err(|e| e.to_string()))?;
     ledger.enter_as(Layer::Landlock, rules::restrict(plan, in_root))?;
     match plan.seccomp {
         Seccomp::None => ledger.leave_out(Layer::Seccomp, "the program brings its own"),
-        Seccomp::Common | Seccomp::Backend => {
-            ledger.enter(Layer::Seccomp, filter::apply(plan.seccomp))?;
+        Seccomp::Common | Seccomp::Backend | Seccomp::Share => {
+            ledger.enter(Layer::Seccomp, filter::apply(plan.seccomp, is_root))?;
         }
     }
     Ok(ledger.close())

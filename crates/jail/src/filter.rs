@@ -1,6 +1,6 @@
 //! The filters of system calls.
 //!
-//! Both are lists: [`Seccomp::Common`] of what is refused, [`Seccomp::Backend`] of what is let through. What is refused
+//! All are lists: [`Seccomp::Common`] and [`Seccomp::Share`] of what is refused, [`Seccomp::Backend`] of what is let through. What is refused
 //! fails with an error instead of ending the process: a library that tries a newer call first goes on with the older one.
 
 use crate::plan::Seccomp;
@@ -137,6 +137,15 @@ const BACKEND_HERE: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const BACKEND_HERE: &[c_long] = &[];
 
+/// The calls that a server of files does not need besides: it has its connection when it starts.
+const NO_SERVER: &[c_long] = &[libc::SYS_socket, libc::SYS_socketpair, libc::SYS_connect];
+
+/// Those of them that only this kind of machine has.
+#[cfg(target_arch = "x86_64")]
+const NO_SERVER_HERE: &[c_long] = &[libc::SYS_fork, libc::SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const NO_SERVER_HERE: &[c_long] = &[];
+
 /// The kinds of namespaces that clone(2) can make.
 const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWNS,
@@ -148,12 +157,15 @@ const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWNET,
 ];
 
-/// Applies the filter of a plan to this process. What follows is the execution of the program.
-pub(crate) fn apply(seccomp: Seccomp) -> Result<(), String> {
+/// Applies the filter of a plan to this process. `is_root` says whether it was root before it entered a user namespace. What
+/// follows is the execution of the program.
+pub(crate) fn apply(seccomp: Seccomp, is_root: bool) -> Result<(), String> {
     let programs = match seccomp {
         Seccomp::None => return Ok(()),
         Seccomp::Common => vec![common(), Ok(gate())],
         Seccomp::Backend => vec![backend()],
+        Seccomp::Share if is_root => vec![share(), Ok(gate())],
+        Seccomp::Share => vec![share(), Ok(gate()), no_groups()],
     };
     // All are made before the first is in force.
     let programs: Vec<BpfProgram> =
@@ -207,6 +219,33 @@ fn backend() -> Result<BpfProgram, Error> {
     rules.insert(libc::SYS_ioctl, vec![is(1, libc::FIONBIO)?, is(1, libc::FIOCLEX)?, is(1, libc::TCGETS)?]);
     rules.insert(libc::SYS_prctl, vec![is(0, number(libc::PR_SET_NAME))?, is(0, number(libc::PR_SET_VMA))?]);
     compile(rules, SeccompAction::Errno(libc::ENOSYS.unsigned_abs()), SeccompAction::Allow)
+}
+
+/// Returns the filter for a server of files: as the common one, but without processes and sockets. Its threads leave the
+/// directory and the file mode mask that they share (`CLONE_FS`), because files are made with the mask of a guest's program.
+fn share() -> Result<BpfProgram, Error> {
+    let calls = REFUSED.iter().chain(REFUSED_HERE).chain(NO_SERVER).chain(NO_SERVER_HERE);
+    let calls = calls.filter(|call| **call != libc::SYS_chroot);
+    let mut rules: Rules = calls.map(|call| (*call, Vec::new())).collect();
+    let number = |value: i32| u64::from(value.unsigned_abs());
+    let when = |op, value: i32| {
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, op, number(value))
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+    };
+    let mut clone = vec![when(SeccompCmpOp::MaskedEq(number(libc::CLONE_THREAD)), 0)?];
+    for flag in NAMESPACES {
+        clone.push(when(SeccompCmpOp::MaskedEq(number(flag)), flag)?);
+    }
+    rules.insert(libc::SYS_clone, clone);
+    rules.insert(libc::SYS_unshare, vec![when(SeccompCmpOp::Ne, libc::CLONE_FS)?]);
+    compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()))
+}
+
+/// Returns the filter that answers setgroups(2) with a success that it has not. A server of files gives its groups up when it
+/// starts, and ends when it may not; nobody may in a user namespace of an ordinary user.
+fn no_groups() -> Result<BpfProgram, Error> {
+    let rules = [(libc::SYS_setgroups, Vec::new())].into();
+    compile(rules, SeccompAction::Allow, SeccompAction::Errno(0))
 }
 
 fn compile(rules: Rules, usual: SeccompAction, listed: SeccompAction) -> Result<BpfProgram, Error> {

@@ -1,6 +1,6 @@
 //! Gives up who this process is: its user, its groups, its capabilities, and every way to have more again.
 
-use crate::plan::{Access, Plan, User};
+use crate::plan::{Access, Capability, Plan, User};
 use rustix::fs::{Stat, stat};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::process::{Gid, Uid};
@@ -43,20 +43,46 @@ pub(crate) fn become_user(user: User, groups: &[Gid]) -> Result<(), String> {
     steps().map_err(|e| format!("becoming user {} and group {}: {e}", user.uid, user.gid))
 }
 
-/// Empties every set of capabilities. `no_new_privs` forbids to have more in any case; the bounding set and the secure bits
-/// are emptied where this process may do that.
-pub(crate) fn drop_capabilities() -> Result<(), String> {
+/// The secure bits of a program without capabilities: not even root has some.
+const FOR_NONE: u32 = 0b1110_1111;
+
+/// The secure bits of a program that is root with some capabilities: it has none as another user. They are locked, too.
+const FOR_ROOT: u32 = 0b1110_1010;
+
+/// Empties every set of capabilities but for those that are kept. `no_new_privs` forbids to have more in any case; the
+/// bounding set and the secure bits are changed where this process may do that.
+pub(crate) fn drop_capabilities(kept: &[Capability]) -> Result<(), String> {
+    let kept: CapabilitySet = kept.iter().map(|capability| set_of(*capability)).collect();
     let may = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SETPCAP));
     if may {
-        for bit in 0..64 {
-            // Beyond the last capability of the kernel there is none to be removed.
-            let _ = remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit));
+        for one in (0..64).map(|bit| CapabilitySet::from_bits_retain(1 << bit)) {
+            if !kept.contains(one) {
+                // Beyond the last capability of the kernel there is none to be removed.
+                let _ = remove_capability_from_bounding_set(one);
+            }
         }
-        let bits = CapabilitiesSecureBits::from_bits_retain(0b1110_1111);
+        let bits = if kept.is_empty() { FOR_NONE } else { FOR_ROOT };
+        let bits = CapabilitiesSecureBits::from_bits_retain(bits);
         set_capabilities_secure_bits(bits).map_err(|e| format!("secure bits: {e}"))?;
     }
-    let none = CapabilitySet::empty();
     clear_ambient_capability_set().map_err(|e| format!("ambient capabilities: {e}"))?;
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
-        .map_err(|e| format!("capabilities: {e}"))
+    let failed = |e| format!("capabilities: {e}");
+    let had = if kept.is_empty() { kept } else { capabilities(None).map_err(failed)?.permitted };
+    let (left, none) = (kept & had, CapabilitySet::empty());
+    set_capabilities(None, CapabilitySets { effective: left, permitted: left, inheritable: none })
+        .map_err(failed)
+}
+
+fn set_of(capability: Capability) -> CapabilitySet {
+    match capability {
+        Capability::Chown => CapabilitySet::CHOWN,
+        Capability::DacOverride => CapabilitySet::DAC_OVERRIDE,
+        Capability::DacReadSearch => CapabilitySet::DAC_READ_SEARCH,
+        Capability::Fowner => CapabilitySet::FOWNER,
+        Capability::Fsetid => CapabilitySet::FSETID,
+        Capability::Setgid => CapabilitySet::SETGID,
+        Capability::Setuid => CapabilitySet::SETUID,
+        Capability::Setpcap => CapabilitySet::SETPCAP,
+        Capability::SysChroot => CapabilitySet::SYS_CHROOT,
+    }
 }

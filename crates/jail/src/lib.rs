@@ -25,5 +25,5 @@ mod start;
 
 pub use answer::{Failure, What};
 pub use layer::{Layer, Report, Standing};
-pub use plan::{Access, Bind, HELPER, Level, Limits, Network, Plan, Seccomp, User};
+pub use plan::{Access, Bind, Capability, HELPER, Level, Limits, Network, Plan, Seccomp, User};
 pub use start::{ENTRY_DEADLINE, End, Entry, Jailed, end_of, probe};

@@ -16,6 +16,26 @@ const SETTINGS: [&str; 4] = ["/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.
 /// The devices that any program may use.
 const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
 
+/// What a server of files has as root: the rights to read and write files as their owners, to make a directory its root, and
+/// to give up rights.
+const TO_SERVE: [Capability; 8] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::SysChroot,
+];
+
+/// What one has that makes and changes no file.
+const TO_SERVE_READ_ONLY: [Capability; 3] =
+    [Capability::DacReadSearch, Capability::Setpcap, Capability::SysChroot];
+
+/// Where the processes of a jail are shown. Settings of the kernel, which this file system leaves out, can be beside it.
+pub(crate) const PROCESSES: &str = "/proc/processes";
+
 /// How much of a jail there has to be.
 #[derive(
     Debug,
@@ -48,9 +68,13 @@ pub enum Level {
 pub struct Plan {
     /// How much of it there has to be.
     pub level: Level,
-    /// The user that the program becomes. `None` for an ordinary user, who cannot become another one.
+    /// The user that the program becomes. `None` for an ordinary user, who cannot become another one, and for a program with
+    /// capabilities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<User>,
+    /// The capabilities that the program keeps, as root of its user namespace. Only servers of files have some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<Capability>,
     /// The files, directories and devices of its root.
     pub binds: Vec<Bind>,
     /// The current directory of the program, which exists in its root: a bind, above one, or an empty directory.
@@ -58,7 +82,7 @@ pub struct Plan {
     /// The network that it may use.
     #[serde(default)]
     pub network: Network,
-    /// Whether there is a `/proc`, which shows the processes of the jail alone.
+    /// Whether there is a `/proc/self`. The processes of the jail alone are shown.
     #[serde(default)]
     pub proc: bool,
     /// The limits of the process.
@@ -79,6 +103,44 @@ pub struct User {
     pub uid: u32,
     /// The group id, other than 0. The groups of the devices of the root are added to it.
     pub gid: u32,
+}
+
+/// A capability (capabilities(7)) that a server of files may keep: it reads and writes as the owners of the files.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    strum::EnumIter,
+    strum::IntoStaticStr,
+    strum::Display,
+)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum Capability {
+    /// The right to give files away.
+    Chown,
+    /// The right to read, write and search whatever the modes of files say.
+    DacOverride,
+    /// The right to read and search whatever the modes of files say.
+    DacReadSearch,
+    /// The right to change modes and times of the files of others.
+    Fowner,
+    /// The right to keep the set-user-ID and set-group-ID bits of files that are written to.
+    Fsetid,
+    /// The right to make files in the groups of others.
+    Setgid,
+    /// The right to make files as others.
+    Setuid,
+    /// The right to give up capabilities for what is executed later, too.
+    Setpcap,
+    /// The right to make a directory its root (chroot(2)).
+    SysChroot,
 }
 
 /// A file, a directory or a device of the host that is in the root of the jail. What is mounted below a directory is not.
@@ -107,13 +169,18 @@ pub enum Access {
     Write,
     /// Use as a device. Nothing else in the jail is one.
     Device,
+    /// Serve to a guest: read, write, and move from one directory to another, but not execute. Where what is mounted below
+    /// the directory cannot be left out, the plan fails.
+    Serve,
+    /// Serve to a guest that may only read. As [`Access::Serve`] otherwise.
+    ServeReadOnly,
 }
 
 /// The network that a program may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Network {
-    /// None: a network namespace of its own, and no TCP.
+    /// No network: a network namespace in which nothing is up, and no TCP.
     #[default]
     None,
     /// The host's: QEMU itself makes the connections of a guest with a network of the kind `user`.
@@ -140,14 +207,17 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Seccomp {
-    /// None.
+    /// No filter of the jail; the program may bring its own.
     None,
-    /// All but what no program in a jail needs: mounts, namespaces, keys, tracing, BPF, io_uring, kernel modules. QEMU adds
-    /// its own filter (`-sandbox`).
+    /// All calls but those that no program in a jail needs: mounts, namespaces, keys, tracing, BPF, io_uring, kernel modules.
+    /// QEMU adds its own filter (`-sandbox`).
     #[default]
     Common,
-    /// What vhost-device-vsock needs and nothing else.
+    /// The calls that vhost-device-vsock needs, and no others.
     Backend,
+    /// The calls of [`Seccomp::Common`] without new processes and sockets, but with chroot(2). virtiofsd adds its own
+    /// filter, which is a list of what it needs.
+    Share,
 }
 
 impl Plan {
@@ -156,6 +226,7 @@ impl Plan {
         Self {
             level,
             user,
+            capabilities: Vec::new(),
             binds: Vec::new(),
             dir: dir.into(),
             network: Network::None,
@@ -164,6 +235,13 @@ impl Plan {
             seccomp: Seccomp::Common,
             keep: Vec::new(),
         }
+    }
+
+    /// Returns the jail of a server of files, which is root with few capabilities and sees its own processes. Its directory
+    /// is to be added.
+    pub fn of_file_server(level: Level, read_only: bool, dir: impl Into<PathBuf>) -> Self {
+        let capabilities = if read_only { TO_SERVE_READ_ONLY.to_vec() } else { TO_SERVE.to_vec() };
+        Self { capabilities, proc: true, seccomp: Seccomp::Share, ..Self::new(level, None, dir) }
     }
 
     /// Adds a file, a directory or a device under the path that it has on the host, so that paths in arguments mean the
@@ -215,6 +293,9 @@ impl Plan {
         match self.user {
             Some(User { uid: 0, .. } | User { gid: 0, .. }) => {
                 Err("the user and the group of a jail are not root".into())
+            }
+            Some(_) if !self.capabilities.is_empty() => {
+                Err("a program with capabilities has no user of its own: they are those of root".into())
             }
             Some(_) | None => Ok(()),
         }

@@ -1,7 +1,7 @@
 //! The system calls for which there is no safe wrapper. No other file of this crate has unsafe code.
 #![expect(
     unsafe_code,
-    reason = "close_range(2), mount_setattr(2), clone(2), unshare(2) and signal(2) have no safe wrapper"
+    reason = "close_range(2), mount_setattr(2), fork(2), clone(2), unshare(2), signal(2) and _exit(2) have no safe wrapper"
 )]
 
 use rustix::io::Errno;
@@ -12,11 +12,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 /// What is forbidden in a mount.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Forbidden {
-    /// To write.
+    /// Whether files cannot be written, made, removed or given other modes and owners.
     pub(crate) write: bool,
-    /// To execute.
+    /// Whether programs cannot be executed.
     pub(crate) execute: bool,
-    /// To use devices.
+    /// Whether device files cannot be opened.
     pub(crate) devices: bool,
 }
 
@@ -75,6 +75,19 @@ fn set_attributes(mount: &OwnedFd, set: u64, flags: i32) -> rustix::io::Result<(
 pub(crate) fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
     // SAFETY: the flags of namespaces share nothing of this process's memory or descriptors with anybody.
     unsafe { unshare_unsafe(flags) }
+}
+
+/// Splits this process in two (fork(2)). Returns the new one's process id to this one, and `None` to the new one.
+pub(crate) fn fork() -> rustix::io::Result<Option<Pid>> {
+    // SAFETY: this process has one thread, so that no lock is held by another one.
+    let pid = answer(unsafe { libc::fork() }.into())?;
+    Ok(i32::try_from(pid).ok().and_then(Pid::from_raw))
+}
+
+/// Ends this process at once.
+pub(crate) fn end(code: i32) -> ! {
+    // SAFETY: the process ends.
+    unsafe { libc::_exit(code) }
 }
 
 /// Splits this process in two, as fork(2) does, but the new one is a child of this one's parent. Returns the new one's

@@ -3,11 +3,11 @@
 
 use crate::answer::{Failure, What};
 use crate::identity;
-use crate::plan::{Access, Bind, Plan, User};
+use crate::plan::{Access, Bind, PROCESSES, Plan, User};
 use crate::raw::{Forbidden, restrict_mount, seal_mount};
 use rustix::fs::{
     AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags, Uid, chownat, mkdirat, mknodat, openat, stat, statat,
-    unlinkat,
+    symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -91,9 +91,12 @@ pub(crate) fn build(plan: &Plan, with_proc: bool) -> Result<(), Stop> {
         make_dirs(&dir).map_err(|e| Stop::file(&plan.dir, e))?;
     }
     if with_proc {
-        make_dirs(Path::new("proc")).map_err(|e| Stop::layer("/proc", e))?;
+        let place = relative(Path::new(PROCESSES));
+        make_dirs(&place).map_err(|e| Stop::layer("/proc", e))?;
         let proc = memory("proc", &[("subset", "pid"), ("hidepid", "2")], Devices::Forbidden)?;
-        move_mount(&proc, "", CWD, "proc", fixed).map_err(|e| Stop::layer("mounting /proc", e))?;
+        move_mount(&proc, "", CWD, &place, fixed).map_err(|e| Stop::layer("mounting /proc", e))?;
+        symlinkat(Path::new(PROCESSES).join("self"), CWD, "proc/self")
+            .map_err(|e| Stop::layer("/proc/self", e))?;
     }
     // The root of the host is mounted on the new root's own directory, and taken away from there (pivot_root(2)).
     pivot_root(".", ".").map_err(|e| Stop::layer("pivot_root", e))?;
@@ -128,6 +131,10 @@ fn piece(bind: &Bind) -> Result<Option<Piece<'_>>, Stop> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount = match open_tree(CWD, &bind.source, flags) {
         // An ordinary user may not show a directory without what is mounted below it (mount_namespaces(7)).
+        Err(Errno::INVAL) if matches!(bind.access, Access::Serve | Access::ServeReadOnly) => {
+            let why = "file systems are mounted below it, which only root may leave out; share the directories below them";
+            return Err(Stop::file(&bind.source, why));
+        }
         Err(Errno::INVAL) => open_tree(CWD, &bind.source, flags | OpenTreeFlags::AT_RECURSIVE),
         opened => opened,
     };
@@ -148,9 +155,10 @@ fn piece(bind: &Bind) -> Result<Option<Piece<'_>>, Stop> {
     }
     let forbidden = match bind.access {
         Access::Execute => Forbidden { write: true, execute: false, devices: true },
-        Access::Read => Forbidden { write: true, execute: true, devices: true },
-        Access::Write => Forbidden { write: false, execute: true, devices: true },
-        Access::Device => Forbidden { write: false, execute: true, devices: false },
+        Access::Read | Access::ServeReadOnly => Forbidden { write: true, execute: true, devices: true },
+        Access::Write | Access::Serve => Forbidden { write: false, execute: true, devices: true },
+        // A device is written to all the same; its mode and its owner stay as they are.
+        Access::Device => Forbidden { write: true, execute: true, devices: false },
     };
     restrict_mount(&mount, forbidden).map_err(|e| Stop::layer("mount_setattr", e))?;
     let closed = (is_device && identity::is_closed(&stat)).then_some((kind, stat.st_rdev));

@@ -2,7 +2,7 @@
 //! something is wrong with the root.
 
 use crate::layer::Standing;
-use crate::plan::{Access, Bind, Network, Plan};
+use crate::plan::{Access, Bind, Network, PROCESSES, Plan};
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath,
     PathFd, RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope, make_bitflags,
@@ -13,6 +13,10 @@ const NEWEST: ABI = ABI::V7;
 
 /// Restricts this process. `in_root` says whether it is in the root of the plan, in which files have other paths.
 pub(crate) fn restrict(plan: &Plan, in_root: bool) -> Result<Standing, String> {
+    if plan.binds.iter().any(|bind| bind.access == Access::Serve) && knows_no_moves() {
+        let why = "this kernel's Landlock lets no file be moved to another directory (before Linux 5.19)";
+        return Ok(Standing::LeftOut { why: why.into() });
+    }
     let status = apply(plan, in_root).map_err(|e| e.to_string())?;
     match status.landlock {
         LandlockStatus::NotImplemented => {
@@ -25,6 +29,15 @@ pub(crate) fn restrict(plan: &Plan, in_root: bool) -> Result<Standing, String> {
             Ok(Standing::covering(covered(effective_abi, plan)))
         }
     }
+}
+
+/// Returns whether the kernel's rules are those of the first version, which forbid to move a file to another directory,
+/// whatever they allow.
+fn knows_no_moves() -> bool {
+    let knows = |access: AccessFs| {
+        Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(access).is_ok()
+    };
+    knows(AccessFs::MakeReg) && !knows(AccessFs::Refer)
 }
 
 /// Returns what a kernel's rules cover.
@@ -58,7 +71,7 @@ fn apply(plan: &Plan, in_root: bool) -> Result<RestrictionStatus, RulesetError> 
         rules = rules.add_rule(PathBeneath::new(file, rights(bind, path.is_dir())))?;
     }
     if plan.proc
-        && let Ok(proc) = PathFd::new("/proc")
+        && let Ok(proc) = PathFd::new(if in_root { PROCESSES } else { "/proc" })
     {
         rules = rules
             .add_rule(PathBeneath::new(proc, make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile})))?;
@@ -70,12 +83,13 @@ fn apply(plan: &Plan, in_root: bool) -> Result<RestrictionStatus, RulesetError> 
 fn rights(bind: &Bind, is_dir: bool) -> BitFlags<AccessFs> {
     let rights = match bind.access {
         Access::Execute => make_bitflags!(AccessFs::{ReadFile | ReadDir | Execute}),
-        Access::Read => make_bitflags!(AccessFs::{ReadFile | ReadDir}),
-        Access::Write => make_bitflags!(AccessFs::{
+        Access::Read | Access::ServeReadOnly => make_bitflags!(AccessFs::{ReadFile | ReadDir}),
+        Access::Write | Access::Serve => make_bitflags!(AccessFs::{
             ReadFile | ReadDir | WriteFile | Truncate | RemoveFile | RemoveDir | MakeReg | MakeDir | MakeSock | MakeFifo
                 | MakeSym
         }),
         Access::Device => make_bitflags!(AccessFs::{ReadFile | WriteFile | IoctlDev}),
     };
+    let rights = if bind.access == Access::Serve { rights | AccessFs::Refer } else { rights };
     if is_dir { rights } else { rights & AccessFs::from_file(NEWEST) }
 }

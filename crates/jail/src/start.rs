@@ -2,7 +2,7 @@
 
 use crate::answer::{Failure, What, Words};
 use crate::layer::Report;
-use crate::plan::{HELPER, Level, Plan, User};
+use crate::plan::{HELPER, Level, Plan};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
@@ -156,13 +156,12 @@ fn conclude(mut helper: Child, words: Words) -> Result<Jailed, Failure> {
     Err(failure)
 }
 
-/// Says which layers can be had here, by entering a jail of the kind that VMs get. `user` is one of the users that VMs
-/// become, for root.
+/// Says which layers of a jail can be had here, by entering it with the programs and libraries of the host alone.
 ///
 /// # Errors
 /// When the helper does not run at all.
-pub fn probe(helper: &Path, user: Option<User>) -> Result<Report, Failure> {
-    let plan = Plan::new(Level::BestEffort, user, "/").with_system();
+pub fn probe(helper: &Path, plan: Plan) -> Result<Report, Failure> {
+    let plan = Plan { level: Level::BestEffort, ..plan }.with_system();
     let entry = Entry::new(&plan)?;
     let mut command = entry.trial(helper);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

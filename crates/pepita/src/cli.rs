@@ -407,7 +407,7 @@ pub struct RunOptions {
     /// The kind of VMM [default: qemu]. `process` runs the agent as a plain process, WITHOUT ANY ISOLATION
     #[arg(long, value_enum)]
     pub vmm: Option<VmmKind>,
-    /// How much of a jail there has to be for QEMU and the vsock back-end: full refuses the launch when a layer cannot be
+    /// How much of a jail there has to be for QEMU, the vsock back-end and virtiofsd: full refuses the launch when a layer cannot be
     /// had, best-effort goes on without it and says so [default: $PEPITA_JAIL, else full for root and best-effort for others]
     #[arg(long, value_name = "full|best-effort|none")]
     pub jail: Option<Level>,

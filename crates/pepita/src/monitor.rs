@@ -19,6 +19,7 @@ mod keep;
 mod life;
 mod log;
 mod ports;
+mod promote;
 mod qmp;
 mod qmp_connection;
 mod reach;

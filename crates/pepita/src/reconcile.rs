@@ -23,7 +23,7 @@ use crate::host::strays;
 use crate::host::tap;
 use crate::rundir::files::{self, State, Sync};
 use crate::rundir::lock::{Lock, Wait};
-use crate::rundir::{self, RunDir, cid, ends, layout, uids};
+use crate::rundir::{self, RunDir, cid, ends, layout, promoted, uids};
 use crate::vm_config::{Carried, Cid, VmConfig};
 use crate::vmm::Process;
 use pepita_wire::launch::OWNER_LABEL;
@@ -69,7 +69,21 @@ pub(crate) fn statuses(run_dir: &RunDir, names: &[VmId]) -> Vec<Result<StatusRec
         }
     }
     let found = found.into_iter().zip(names);
-    found.map(|(found, name)| found.unwrap_or_else(|| unsettled(&run_dir.vm(name), name))).collect()
+    let found =
+        found.map(|(found, name)| (found.unwrap_or_else(|| unsettled(&run_dir.vm(name), name)), name));
+    found.map(|(found, name)| found.and_then(|status| under_name(run_dir, name, status))).collect()
+}
+
+/// Returns a status under the name that was asked for. The record of a VM that is being promoted has the other name for a
+/// moment, and a directory that is lent to another VM is no VM of its own.
+fn under_name(run_dir: &RunDir, name: &VmId, status: StatusRecord) -> Result<StatusRecord> {
+    if status.name == name.as_str() {
+        return Ok(status);
+    }
+    match promoted::is_lent(&run_dir.vm(name)) {
+        true => Err(no_such_vm(name)),
+        false => Ok(StatusRecord { name: name.to_string(), ..status }),
+    }
 }
 
 /// Returns the status of a VM whose monitor was starting or ending all the time.

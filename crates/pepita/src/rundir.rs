@@ -9,6 +9,7 @@ pub mod files;
 pub mod layout;
 pub mod lock;
 pub mod monitor_log;
+pub mod promoted;
 pub mod tsc;
 pub mod uids;
 
@@ -131,6 +132,9 @@ impl RunDir {
         };
         let names = entries.filter_map(|entry| VmId::new(entry.file_name().to_str()?).ok());
         let mut names: Vec<VmId> = names.filter(|name| !is_foreign(&self.vm(name))).collect();
+        // A directory that is lent is listed under the name of its VM.
+        let lent: Vec<PathBuf> = names.iter().filter_map(|name| promoted::home(&self.vm(name))).collect();
+        names.retain(|name| !lent.contains(&self.vm(name)));
         names.sort();
         Ok(names)
     }
@@ -181,6 +185,9 @@ fn fault(meta: &Metadata) -> Option<String> {
 /// Returns whether a path is not the run directory of a VM but something else that is in the directory of run
 /// directories: it is no directory, or a file is in it that no VM has, and none that each VM has. It is left as it is.
 pub fn is_foreign(dir: &Path) -> bool {
+    if promoted::home(dir).is_some() {
+        return false;
+    }
     match dir.symlink_metadata() {
         Ok(meta) if meta.is_dir() => {}
         Ok(_) => return true,
@@ -203,7 +210,12 @@ pub fn remove(dir: &Path) -> Result<()> {
     console_log::remove_elsewhere(dir);
     let parent = dir.parent().unwrap_or(dir);
     let gone = parent.join(format!("{}{}-{}", layout::GONE, std::process::id(), random::secret()?));
-    std::fs::rename(dir, &gone).map_err(|e| io(dir, e))?;
+    let home = promoted::home(dir);
+    let from = home.as_deref().unwrap_or(dir);
+    std::fs::rename(from, &gone).map_err(|e| io(from, e))?;
+    if home.is_some() && promoted::home(dir) == home {
+        std::fs::remove_file(dir).map_err(|e| io(dir, e))?;
+    }
     let removed = std::fs::remove_dir_all(&gone).map_err(|e| io(&gone, e));
     // The directories of earlier removals that were killed are removed, too.
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {

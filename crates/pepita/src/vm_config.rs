@@ -275,7 +275,7 @@ pub struct VmRequest {
     /// The places that the daemon may dial.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reach: Vec<Reached>,
-    /// The jail of the VMM and its back-end; `None` = they are in no jail.
+    /// The jail of the VMM, its back-end and the servers of its shares; `None` = they are in no jail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jail: Option<Jail>,
     /// The network of the guest.
@@ -336,6 +336,9 @@ pub struct VmConfig {
     /// The first of the two user ids that the VM holds, for the jails of root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_uid: Option<u32>,
+    /// The incarnation that the guest was booted as, when the VM was promoted from a warm spare since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted_as: Option<u64>,
     /// The request for the VM.
     #[serde(flatten)]
     pub request: VmRequest,
@@ -375,6 +378,11 @@ impl VmConfig {
     pub fn users(&self) -> Option<Users> {
         let user = |uid| User { uid, gid: uid };
         self.first_uid.map(|first| Users { vmm: user(first), backend: user(first + 1) })
+    }
+
+    /// Returns the incarnation that the guest agent expects in a hello.
+    pub fn guest_incarnation(&self) -> u64 {
+        self.booted_as.unwrap_or(self.incarnation)
     }
 
     /// Returns whether a process of the host (the back-end) connects the guest's vsock with a Unix socket.
@@ -494,7 +502,13 @@ pub(crate) mod tests {
 
     /// Returns the configuration of `request` with CID 42 and incarnation 7.
     pub(crate) fn claimed(request: VmRequest) -> VmConfig {
-        VmConfig { cid: Cid::new(42).expect("a CID"), incarnation: 7, first_uid: None, request }
+        VmConfig {
+            cid: Cid::new(42).expect("a CID"),
+            incarnation: 7,
+            first_uid: None,
+            booted_as: None,
+            request,
+        }
     }
 
     #[test]

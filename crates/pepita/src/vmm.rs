@@ -17,7 +17,7 @@ use crate::qemu::{self, Append, Descriptors, Handed};
 use crate::rundir::files::{Sync, move_to, replace};
 use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{Root, VmConfig, VmmKind};
-use jail::Jails;
+use jail::{Jails, program_of};
 use pepita_wire::record::{CallErrorKind, JailStatus};
 use process::{command, inherit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,7 +28,7 @@ use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The time limit for a process to open its socket.
@@ -52,7 +52,7 @@ pub struct Processes {
     pub qmp: Option<OwnedFd>,
     /// A pair of sockets that QEMU has inherited, by which sockets are kept open when the monitor is killed.
     pub keep: Option<[UnixDatagram; 2]>,
-    /// What is said of the jails of the VMM and the back-end, if they are in jails.
+    /// What is said of the jails of the VMM, the back-end and the servers of the shares, if they are in jails.
     pub jail: Option<JailStatus>,
 }
 
@@ -121,7 +121,7 @@ fn start_qemu(config: &VmConfig, token: &str, claims: &Claims<'_>) -> Result<Pro
     let options = matches!(append, Append::File(_)).then_some(layout::OPTIONS);
     let given: Vec<&str> = [layout::CONSOLE_IN, layout::CONSOLE_OUT].into_iter().chain(options).collect();
     let mut jails = Jails::of(config, &dir, &given)?;
-    let shares = share::start(config)?;
+    let shares = share::start(config, jails.as_mut())?;
     let (shares, streams): (Vec<Server>, Vec<UnixStream>) = shares.into_iter().unzip();
     let started = match (vhost, &config.request.backend) {
         (None, Some(program)) => {
@@ -200,13 +200,6 @@ fn token_port(token: &str) -> Result<[UnixStream; 2]> {
     let (port, mut other) = UnixStream::pair().map_err(failed)?;
     other.write_all(token.as_bytes()).map_err(failed)?;
     Ok([port, other])
-}
-
-/// Returns the path of a program, for a jail the one that it really has: what a link names may be missing there. A program
-/// that is not there tells itself when it is started.
-fn program_of(program: &Path, jails: Option<&Jails>) -> PathBuf {
-    let resolved = jails.and_then(|_| program.canonicalize().ok());
-    resolved.unwrap_or_else(|| program.to_owned())
 }
 
 /// Returns a disk as QEMU inherits it.

@@ -16,6 +16,9 @@ use std::path::PathBuf;
 /// ends of a VM with this label when its files are removed.
 pub const OWNER_LABEL: &str = "pepita-supervisor.owner";
 
+/// The label of a warm spare, with the name of the VM whose place it can take. A promotion removes it.
+pub const SPARE_LABEL: &str = "pepita-supervisor.spare-of";
+
 /// The environment variable that says how much of a jail there has to be, for a launch that does not say it.
 pub const JAIL_ENVIRONMENT: &str = "PEPITA_JAIL";
 

@@ -2,6 +2,7 @@
 
 use crate::agent::Ask;
 use crate::error::{ErrorKind, WireError};
+use crate::name::VmId;
 use crate::port::Publish;
 use crate::signal::Signal;
 use serde::Deserialize;
@@ -66,6 +67,15 @@ pub enum MonitorRequest {
     /// Answer with the use of each published port: a list of [`crate::record::PortUse`], `ports`. A monitor of an earlier
     /// version does not know it.
     PortUse,
+    /// Make the VM, which was launched with `--hold` and whose guest agent is up, another VM, and start its daemon: a warm
+    /// spare takes the place of a VM that has ended. Answered with the [`crate::StatusRecord`] when the order is on its way to
+    /// the agent. A monitor of an earlier version does not know it.
+    Promote {
+        /// The name that the VM has from now on. A VM that has it must have ended.
+        name: VmId,
+        /// The number of this start of that VM.
+        incarnation: u64,
+    },
     /// Pass a request on to the guest agent: `start`, `ping`, `exec`, `set_time` or `usage`.
     Forward(Ask),
 }
@@ -80,6 +90,8 @@ struct Params {
     force: bool,
     ports: Vec<Publish>,
     greet: bool,
+    name: String,
+    incarnation: u64,
 }
 
 impl Default for Params {
@@ -91,6 +103,8 @@ impl Default for Params {
             force: false,
             ports: Vec::new(),
             greet: false,
+            name: String::new(),
+            incarnation: 0,
         }
     }
 }
@@ -112,6 +126,9 @@ impl MonitorRequest {
             Self::Publish(ports) => ("publish", json!({ "ports": ports })),
             Self::Published => ("published", Value::Null),
             Self::PortUse => ("port_use", Value::Null),
+            Self::Promote { name, incarnation } => {
+                ("promote", json!({ "name": name.as_str(), "incarnation": incarnation }))
+            }
             Self::Forward(ask) => ask.into_parts(),
         }
     }
@@ -136,6 +153,11 @@ impl MonitorRequest {
             "publish" => Ok(Self::Publish(params(method, value)?.ports)),
             "published" => Ok(Self::Published),
             "port_use" => Ok(Self::PortUse),
+            "promote" => {
+                let Params { name, incarnation, .. } = params(method, value)?;
+                let bad = |e| WireError::new(ErrorKind::BadRequest, format!("{method}: {e}"));
+                Ok(Self::Promote { name: VmId::new(&name).map_err(bad)?, incarnation })
+            }
             // Any other method is passed on to the agent, if agents know it.
             _ => match Ask::from_parts(method, value)? {
                 ask @ (Ask::Start(_) | Ask::Ping | Ask::Exec(_) | Ask::SetTime { .. } | Ask::Usage) => {
@@ -195,6 +217,7 @@ mod tests {
             MonitorRequest::Publish(vec!["127.0.0.1:6379:6379".parse().expect("a port")]),
             MonitorRequest::Published,
             MonitorRequest::PortUse,
+            MonitorRequest::Promote { name: VmId::new("a").expect("a name"), incarnation: 7 },
             MonitorRequest::Forward(Ask::Ping),
             MonitorRequest::Forward(Ask::Usage),
             MonitorRequest::Forward(Ask::Start(Start::default())),

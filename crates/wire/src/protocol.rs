@@ -12,7 +12,7 @@ pub const CLI_VERSION: u32 = 1;
 /// The number of additions to that version: 1 = `pepita run --spec`, 2 = disks (`disks` of
 /// the specification, `pepita disk`), 3 = container images (`image`, `pull` and `entrypoint` of the specification,
 /// `pepita image pull`). A caller that uses an addition checks this number; an older caller ignores it and keeps working.
-pub const CLI_ADDITIONS: u32 = 3;
+pub const CLI_ADDITIONS: u32 = 4;
 
 /// The longest line that either side accepts, newline included, in bytes.
 pub const LINE_CAP: usize = 256 * 1024;

@@ -95,6 +95,8 @@ pub(crate) enum RunState {
 pub(crate) enum Origin {
     /// The actor boots the VM.
     Booted,
+    /// The actor owned a spare, which takes the place of the VM.
+    Promoted,
     /// The VM ran already, and the actor took it over.
     Adopted,
     /// The VM is to be started and may run already: the actor looks for it, and it is launched when it is gone.

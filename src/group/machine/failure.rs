@@ -47,7 +47,11 @@ impl Roster {
             RunState::Stopping { then, start } => self.stopped(index, &then, start, ending),
             // The VM that was to be started is confirmed gone: now it is launched.
             RunState::Starting { origin: Origin::Sought, start } if !ending.may_run_on() => {
-                self.sought_in_vain(index, start, ending);
+                self.start_instead(index, start, ending);
+            }
+            // Its daemon was not started: that is no failure of the VM.
+            RunState::Starting { origin: Origin::Promoted, start } if ending.was_not_launched() => {
+                self.start_instead(index, start, ending);
             }
             RunState::Starting { .. }
             | RunState::Running { .. }
@@ -79,6 +83,7 @@ impl Roster {
                 includes_vm: restart.members.contains(child.name()),
             }),
             window: &self.window,
+            spare_is_ready: self.has_ready_spare(index),
         };
         let decision =
             decide(&VmPolicy::of(&child.spec), &GroupPolicy::of(&self.spec), &history, &ending, at);

@@ -147,9 +147,16 @@ impl Roster {
         if self.children[index].may_run_on {
             return self.seek(index, start);
         }
-        let epoch = self.next_epoch();
         let next = self.children[index].newest.next();
         self.children[index].number(next);
+        if let Some(spare) = self.take_spare(index) {
+            let (vm, epoch) = (self.children[index].name().clone(), spare.epoch);
+            let state = RunState::Starting { origin: Origin::Promoted, start };
+            self.set(index, Phase::Live(Run { epoch, state, ready_for: None, outdated: false }), None, None);
+            return self.orders.push(Order::Promote { spare: spare.name, vm, incarnation: next, epoch });
+        }
+        self.give_place_back(index);
+        let epoch = self.next_epoch();
         let state = RunState::Starting { origin: Origin::Booted, start };
         self.set(index, Phase::Live(Run { epoch, state, ready_for: None, outdated: false }), None, None);
         self.spawn(index, Mode::Launch);
@@ -164,8 +171,8 @@ impl Roster {
         self.spawn(index, Mode::Adopt);
     }
 
-    /// Starts a VM that was sought and is gone.
-    pub(super) fn sought_in_vain(&mut self, index: usize, start: Start, ending: Ending) {
+    /// Starts a VM that was sought and is gone, or whose spare could not take its place.
+    pub(super) fn start_instead(&mut self, index: usize, start: Start, ending: Ending) {
         match self.stage {
             Stage::Up { .. } | Stage::Waiting { .. } => {
                 let first_start = start.is_first();

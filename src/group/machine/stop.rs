@@ -66,6 +66,7 @@ impl Roster {
     /// Stops the next child on the way down; when no child is left, the group is down.
     pub(super) fn stop_next(&mut self, now: Instant) {
         if self.stop_last(now, |_| true, &AfterStop::StayDown)
+            && self.spares.is_empty()
             && let Stage::GoingDown { end } = &self.stage
         {
             let end = end.clone();
@@ -80,10 +81,9 @@ impl Roster {
     pub(super) fn stop_last(&mut self, now: Instant, of: impl Fn(&Child) -> bool, then: &AfterStop) -> bool {
         for index in (0..self.children.len()).rev() {
             let child = &self.children[index];
-            let booting = child
-                .phase
-                .run()
-                .is_some_and(|run| matches!(run.state, RunState::Starting { origin: Origin::Booted, .. }));
+            let booting = child.phase.run().is_some_and(|run| {
+                matches!(run.state, RunState::Starting { origin: Origin::Booted | Origin::Promoted, .. })
+            });
             if of(child) && booting {
                 self.order_stop(now, index, then.clone());
             }

@@ -17,7 +17,7 @@ impl Roster {
         let mut run = run.clone();
         run.note_ready(at.now);
         let is_found = match transition {
-            Transition::Unreachable | Transition::Reached => false,
+            Transition::Unreachable | Transition::Reached | Transition::SpareReady => false,
             Transition::Running
             | Transition::Ready
             | Transition::Unhealthy
@@ -124,6 +124,8 @@ fn next(state: &RunState, transition: Transition, now: Instant) -> Option<RunSta
             | Transition::Resumed
             | Transition::Unreachable
             | Transition::Reached,
-        ) => return None,
+        )
+        // A VM is no spare.
+        | (_, Transition::SpareReady) => return None,
     })
 }

@@ -1,7 +1,7 @@
 //! The events of a VM that lives: its progress, its health, its pauses.
 
 use super::end::STOP_SLACK;
-use super::{Effect, Life, Link, Phase, Stage, Suspended, asks_first};
+use super::{Effect, Life, Link, Phase, Role, Stage, Suspended, asks_first};
 use crate::observe::last_words;
 use crate::policy::Ending;
 use crate::spec::{Cid, HealthSpec, OnUnhealthy, Readiness, StopSpec};
@@ -75,14 +75,18 @@ impl Life {
             self.effects.push(Effect::Notice(text));
             self.is_shortfall_told = true;
         }
-        let Self { spec, health: health_spec, phase: Phase::Alive { stage, link }, effects, .. } = self
-        else {
-            return;
-        };
+        let Phase::Alive { link, .. } = &mut self.phase else { return };
         if record.agent.ready && *link == Link::NotDialled {
             *link = Link::Down;
-            effects.push(Effect::Connect(Box::new(record.clone())));
+            self.effects.push(Effect::Connect(Box::new(record.clone())));
         }
+        let is_linked = *link == Link::Up;
+        if self.role == Role::Spare {
+            return self.spare_status(now, record.agent.ready);
+        }
+        let Self { spec, health: health_spec, phase: Phase::Alive { stage, .. }, effects, .. } = self else {
+            return;
+        };
         if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, health_spec) {
             effects.push(Effect::Tell(transition));
         }
@@ -106,7 +110,7 @@ impl Life {
             effects.push(Effect::Tell(Transition::Running));
         }
         if matches!(stage, Stage::Running { .. }) && is_ready {
-            *stage = Stage::Ready { health: Health::new(health_spec, now, *link == Link::Up) };
+            *stage = Stage::Ready { health: Health::new(health_spec, now, is_linked) };
             effects.push(Effect::Tell(Transition::Ready));
         }
         // The first record of a VM that is adopted while it is paused brings it here: nothing may run against it (2.6).
@@ -167,7 +171,7 @@ impl Life {
                 let extended = extended.and_then(|extended| extended.checked_add(STOP_SLACK));
                 *deadline = extended.map_or(*deadline, |extended| extended.max(*deadline));
             }
-            Phase::Alive { stage: Stage::Paused(_), .. }
+            Phase::Alive { stage: Stage::Spare | Stage::Paused(_), .. }
             | Phase::Created
             | Phase::Leasing { .. }
             | Phase::Launching(_)
@@ -205,7 +209,7 @@ impl Life {
                     self.ready_after_probes(now);
                 }
             }
-            Stage::Booting { .. } | Stage::Paused(_) => {}
+            Stage::Booting { .. } | Stage::Spare | Stage::Paused(_) => {}
         }
     }
 
@@ -215,7 +219,7 @@ impl Life {
         let last = match stage {
             Stage::Running { probes, .. } => probes.last(),
             Stage::Ready { health } => health.last(),
-            Stage::Booting { .. } | Stage::Paused(_) => None,
+            Stage::Booting { .. } | Stage::Spare | Stage::Paused(_) => None,
         };
         if let Some(last) = last.filter(|last| self.probe.as_ref() != Some(last)).cloned() {
             self.probe = Some(last.clone());
@@ -266,7 +270,7 @@ impl Life {
                 self.tell_probe();
                 self.act_on(now, findings);
             }
-            Stage::Paused(_) => {}
+            Stage::Spare | Stage::Paused(_) => {}
         }
     }
 
@@ -331,8 +335,10 @@ impl Stage {
                 let health = health.clone().restarted(health_spec, now);
                 (Self::Ready { health }, Transition::Resumed)
             }
-            (Self::Booting { .. } | Self::Paused(_), true)
-            | (Self::Booting { .. } | Self::Running { .. } | Self::Ready { .. }, false) => return None,
+            (Self::Booting { .. } | Self::Spare | Self::Paused(_), true)
+            | (Self::Booting { .. } | Self::Spare | Self::Running { .. } | Self::Ready { .. }, false) => {
+                return None;
+            }
         };
         *self = stage;
         Some(transition)

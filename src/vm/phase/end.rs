@@ -18,7 +18,7 @@ impl Life {
             Phase::Launching(_) => self.undo(),
             Phase::Adopting(_) if self.spec.stop.timeout.is_zero() => self.remove_stopped(now),
             Phase::Adopting(_) => self.stop_adopting(now, self.spec.stop.timeout + STOP_SLACK),
-            Phase::Alive { stage: Stage::Booting { .. }, .. } => self.remove_stopped(now),
+            Phase::Alive { stage: Stage::Booting { .. } | Stage::Spare, .. } => self.remove_stopped(now),
             Phase::Alive {
                 stage: Stage::Running { .. } | Stage::Ready { .. } | Stage::Paused(_), ..
             } => {
@@ -47,7 +47,7 @@ impl Life {
                 let grace = deadline.saturating_duration_since(now).saturating_sub(STOP_SLACK);
                 self.begin_stop(now, grace, Exit::StopRequested.into());
             }
-            Phase::Alive { stage: Stage::Booting { .. }, .. } => self.remove_stopped(now),
+            Phase::Alive { stage: Stage::Booting { .. } | Stage::Spare, .. } => self.remove_stopped(now),
             Phase::Created
             | Phase::Leasing { .. }
             | Phase::Launching(_)
@@ -98,7 +98,7 @@ impl Life {
         let notice_at = now + STILL_THERE_PERIOD;
         let said = String::new();
         self.phase = Phase::Removing { ending, since: now, retry_at: None, notice_at, said };
-        self.effects.push(Effect::Remove);
+        self.effects.push(self.removal());
     }
 
     pub(super) fn removed(&mut self, now: Instant, result: Result<(), ExecutorError>) {
@@ -122,6 +122,6 @@ impl Life {
 
     pub(super) fn gone(&mut self, ending: Ending) {
         self.phase = Phase::Gone;
-        self.effects.push(Effect::End(ending));
+        self.effects.push(Effect::End(self.in_role(ending)));
     }
 }

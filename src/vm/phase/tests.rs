@@ -98,7 +98,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        Self { life: Life::new(spec()), now: Instant::now() }
+        Self { life: Life::new(spec(), false), now: Instant::now() }
     }
 
     fn launching() -> Self {
@@ -124,6 +124,81 @@ impl Rig {
             other => panic!("the VM has ended? {other:?}"),
         }
     }
+}
+
+impl Rig {
+    fn spare() -> Self {
+        let spec = spec().of_spare(VmName::new("a-spare-1").expect("a name"));
+        let mut rig = Self { life: Life::new(spec, true), now: Instant::now() };
+        assert_eq!(rig.on(Event::Start(Mode::Launch)), [Effect::Lease]);
+        rig.on(Event::Leased(Some(Ok(cid()))));
+        let effects = rig.on(Event::Launched(Ok(held(true))));
+        assert!(
+            matches!(
+                effects[..],
+                [Effect::Watch(_), Effect::Connect(_), Effect::Tell(Transition::SpareReady)]
+            ),
+            "{effects:?}"
+        );
+        assert_eq!(rig.life.wake_at(), None, "a spare waits for as long as it takes");
+        rig
+    }
+}
+
+/// Returns the record of a VM whose daemon is not started yet.
+fn held(agent_is_up: bool) -> Box<StatusRecord> {
+    let mut record = record(VmState::Starting, DaemonState::Held);
+    record.agent.ready = agent_is_up;
+    record
+}
+
+// semantics 8.2
+#[test]
+fn a_spare_takes_the_place_of_its_vm_in_one_request() {
+    let mut rig = Rig::spare();
+    assert_eq!(rig.on(Event::Status(held(true))), []);
+    assert_eq!(rig.on(Event::Promote(Box::new(spec()))), [Effect::Promote]);
+    assert_eq!(rig.life.spec().name, spec().name);
+    // The daemon may be heard of before the answer.
+    let effects = rig.on(Event::Status(running()));
+    assert_eq!(effects, [Effect::Tell(Transition::Running), Effect::Tell(Transition::Ready)]);
+    assert_eq!(rig.on(Event::Promoted(Ok(()))), []);
+    assert_eq!(rig.ends(Event::Status(record(VmState::Failed, DaemonState::Exited))), Exit::code(3));
+}
+
+// semantics 8.4
+#[test]
+fn a_promotion_that_fails_is_no_end_of_the_daemon_and_leaves_no_spare() {
+    let not_launched = |effects: Vec<Effect>| {
+        let Some(Effect::End(Ending::NotLaunched { recoverable: true, .. })) = effects.last() else {
+            panic!("{effects:?}")
+        };
+    };
+    let both = [Effect::RemoveBoth { spare: VmName::new("a-spare-1").expect("a name") }];
+    // The monitor refuses, or is lost.
+    let mut rig = Rig::spare();
+    rig.on(Event::Promote(Box::new(spec())));
+    assert_eq!(rig.on(Event::Promoted(Err("no".into()))), both);
+    not_launched(rig.on(Event::Removed(Ok(()))));
+    // The spare ends at that moment.
+    let mut rig = Rig::spare();
+    rig.on(Event::Promote(Box::new(spec())));
+    not_launched(rig.on(Event::Status(record(VmState::Failed, DaemonState::Held))));
+    // It was on its way out before, or had no agent any more.
+    let mut rig = Rig::spare();
+    assert_eq!(rig.on(Event::Status(held(false))), [Effect::Remove]);
+    assert_eq!(rig.on(Event::Promote(Box::new(spec()))), []);
+    not_launched(rig.on(Event::Removed(Ok(()))));
+    let mut rig = Rig::spare();
+    rig.on(Event::MonitorLost("killed".into()));
+    assert_eq!(rig.on(Event::Promote(Box::new(spec()))), both);
+    not_launched(rig.on(Event::Removed(Ok(()))));
+    // A stop is done whatever becomes of the promotion.
+    let mut rig = Rig::spare();
+    rig.on(Event::Promote(Box::new(spec())));
+    assert_eq!(rig.on(Event::Stop), both);
+    assert_eq!(rig.on(Event::Promoted(Ok(()))), []);
+    assert_eq!(rig.ends(Event::Removed(Ok(()))), Exit::StopRequested);
 }
 
 #[test]

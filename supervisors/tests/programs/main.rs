@@ -22,6 +22,7 @@ mod repair;
 mod service;
 mod signals;
 mod small;
+mod spares;
 mod stored_ports;
 mod supervisor_kills;
 mod two;

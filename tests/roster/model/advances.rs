@@ -23,6 +23,7 @@ impl Model {
         let all = self.vms.iter().map(|vm| vm.spec.name.clone()).collect();
         if let Group::GoingDown(why) = self.group
             && self.stop_last_of(&all, Next::Down)
+            && !self.has_spares
         {
             self.group = Group::Down(Some(why));
         }

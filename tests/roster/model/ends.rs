@@ -6,6 +6,11 @@ impl Model {
     /// Takes in that the VM is gone.
     pub(crate) fn ended(&mut self, v: usize, ending: Ending) {
         let now = self.now;
+        if self.promotion_fails(v, &ending) {
+            // semantics 8.4: that is no failure of the VM, which is started anew.
+            self.wait_or_start(v);
+            return self.go_on();
+        }
         let vm = &mut self.vms[v];
         vm.ran |= is_of_a_daemon(&ending);
         // semantics 4.4: "the incarnation that just ended had been Ready for reset_after without a break".
@@ -33,6 +38,14 @@ impl Model {
             }
         }
         self.go_on();
+    }
+
+    /// Returns whether this is the end of a VM whose spare has not taken its place.
+    pub(crate) fn promotion_fails(&self, v: usize, ending: &Ending) -> bool {
+        let vm = &self.vms[v];
+        vm.is == Is::Starting
+            && self.promoted.contains(&vm.spec.name)
+            && matches!(ending, Ending::NotLaunched { .. })
     }
 
     /// Judges an end (semantics 3 to 6), from the rules that look at the VM alone to the rules of the group.
@@ -71,7 +84,10 @@ impl Model {
             }
             return self.shut_down_with(v);
         }
-        let mut until = self.now + restart.backoff.delay(self.vms[v].attempts, self.draw);
+        // semantics 8.2: the first restart has no delay when a spare is there.
+        let spared = self.vms[v].attempts <= 1 && self.spared.contains(&self.vms[v].spec.name);
+        let backoff = restart.backoff.delay(self.vms[v].attempts, self.draw);
+        let mut until = if spared { self.now } else { self.now + backoff };
         let in_set = |round: &Round| round.set.contains(&self.vms[v].spec.name);
         let with_others =
             self.spec.strategy != Strategy::OneForOne || self.round.as_ref().is_some_and(in_set);

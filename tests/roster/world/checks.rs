@@ -70,6 +70,9 @@ impl World {
             }
         }
         for vm in self.roster.names() {
+            let spares = self.spares.values().filter(|spare| spare.of == vm && !spare.ending).count();
+            let most = self.roster.vm(&vm).map_or(0, |spec| spec.standby);
+            assert!(spares <= most as usize, "{vm} has {spares} spares instead of {most}");
             if let Some(memory) = self.journal.get(&vm) {
                 assert_eq!(Some(memory), self.roster.remember(&vm).as_ref(), "{vm}: the journal is behind");
             }

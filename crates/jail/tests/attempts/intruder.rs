@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
@@ -64,6 +64,11 @@ pub(crate) const ATTEMPTS: &[(&str, &str, Attempt)] = &[
     }),
     ("read the kernel's log", "root, uid, Landlock", |_| File::open("/dev/kmsg").map(drop)),
     ("open /dev/mem", "root, uid, Landlock", |_| File::open("/dev/mem").map(drop)),
+    ("change the mode of a device of the host", "root (read-only), uid, capabilities", |_| {
+        let device = Path::new("/dev/null");
+        // The mode that it has.
+        fs::set_permissions(device, device.metadata()?.permissions())
+    }),
     ("set a kernel parameter", "root, uid, Landlock", |_| {
         File::options().write(true).open("/proc/sys/kernel/core_pattern").map(drop)
     }),
@@ -111,8 +116,10 @@ pub(crate) const ATTEMPTS: &[(&str, &str, Attempt)] = &[
         let (kind, target) = (c"tmpfs", CString::new(aims.path("mount").as_os_str().as_encoded_bytes())?);
         call(libc::SYS_mount, [kind.as_ptr() as i64, target.as_ptr() as i64, kind.as_ptr() as i64, 0])
     }),
-    ("change its root directory", "seccomp, capabilities", |_| {
-        call(libc::SYS_chroot, [c"/usr".as_ptr() as i64, 0, 0, 0])
+    ("change its root directory", "seccomp, capabilities", |_| change_root_and_back()),
+    ("leave its root through another one", "seccomp, capabilities, root, uid, Landlock", |_| {
+        change_root_and_back()?;
+        read("/etc/shadow")
     }),
     ("open a file by its number", "seccomp, capabilities", |_| {
         // A handle that no file system knows: what matters is whether the call is let through.
@@ -134,8 +141,9 @@ pub(crate) const ATTEMPTS: &[(&str, &str, Attempt)] = &[
     }),
     ("take a capability", "capabilities", |_| {
         let header = [0x2008_0522_u32, 0];
-        let all = [1_u32, 1, 0, 0, 0, 0];
-        call(libc::SYS_capset, [header.as_ptr() as i64, all.as_ptr() as i64, 0, 0])
+        const SYS_ADMIN: u32 = 1 << 21;
+        let sets = [SYS_ADMIN, SYS_ADMIN, 0, 0, 0, 0];
+        call(libc::SYS_capset, [header.as_ptr() as i64, sets.as_ptr() as i64, 0, 0])
     }),
     ("raise a limit", "limits, capabilities", |_| {
         let limits = [1_u64 << 30, 1 << 30];
@@ -221,6 +229,9 @@ pub(crate) const ATTEMPTS: &[(&str, &str, Attempt)] = &[
     }),
 ];
 
+/// What a server of files may do: to serve them it becomes a directory's root, and writes as much to it as there is room.
+pub(crate) const OF_A_SHARE: [&str; 2] = ["change its root directory", "fill the disk"];
+
 /// Tries all, and writes what came of each in a line that begins with `prefix`. Without a jail, what root does to mounts and
 /// to the host's name concerns this process alone: they are its own.
 pub(crate) fn run(aims: &str, is_free: bool, prefix: &str, out: &mut dyn Write) {
@@ -228,7 +239,7 @@ pub(crate) fn run(aims: &str, is_free: bool, prefix: &str, out: &mut dyn Write) 
     if is_free && rustix::process::geteuid().is_root() {
         keep_the_host_as_it_is();
     }
-    // The filter for the back-end allows no processes.
+    // The filters for back-ends and servers of files allow no processes.
     let is_alone = in_child(|| Ok(())).is_err();
     for (name, _, attempt) in ATTEMPTS {
         // Each has a process of its own, so that none changes what the next one finds.
@@ -267,6 +278,13 @@ fn keep_the_host_as_it_is() {
     rustix::mount::mount_change("/", private).expect("mounts of its own");
 }
 
+/// Makes a directory below the root the root, and goes up from the current directory, which stays outside of it.
+fn change_root_and_back() -> io::Result<()> {
+    call(libc::SYS_chroot, [c"/usr".as_ptr() as i64, 0, 0, 0])?;
+    let up = c"../../../../../../../../../../../..";
+    call(libc::SYS_chroot, [up.as_ptr() as i64, 0, 0, 0])
+}
+
 fn read(path: impl AsRef<Path>) -> io::Result<()> {
     File::open(path).and_then(|mut file| file.read(&mut [0; 16])).map(drop)
 }
@@ -276,7 +294,24 @@ fn write(path: impl AsRef<Path>) -> io::Result<()> {
 }
 
 fn connect(path: PathBuf) -> io::Result<()> {
-    UnixStream::connect(path).map(drop)
+    let mut address = libc::sockaddr_un { sun_family: 1, sun_path: [0; 108] };
+    let path = path.into_os_string().into_encoded_bytes();
+    assert!(path.len() < address.sun_path.len(), "a path that fits");
+    for (to, from) in address.sun_path.iter_mut().zip(path) {
+        *to = from.cast_signed();
+    }
+    // SAFETY: no pointer is among the arguments.
+    let socket = match unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0) } {
+        -1 => return Err(io::Error::last_os_error()),
+        // SAFETY: the descriptor is new.
+        socket => unsafe { UnixStream::from_raw_fd(socket) },
+    };
+    let (at, length) = (&raw const address, i64::try_from(size_of_val(&address)).expect("small"));
+    match call(libc::SYS_connect, [socket.as_raw_fd().into(), at as i64, length, 0]) {
+        // It would have to wait until the other side takes the connection.
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        result => result,
+    }
 }
 
 fn call(number: libc::c_long, args: [i64; 4]) -> io::Result<()> {

@@ -5,19 +5,19 @@
 #![expect(unsafe_code, reason = "an intruder makes the calls that no wrapper makes")]
 
 mod intruder;
+mod targets;
 
-use intruder::ATTEMPTS;
+use intruder::{ATTEMPTS, OF_A_SHARE};
 use pepita_jail::{Access, Entry, HELPER, Level, Limits, Plan, Report, Seccomp, User};
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use targets::Targets;
 
 /// The users of the jails of root: one that no other program has.
 const JAILED: User = User { uid: 500_001, gid: 500_001 };
@@ -152,16 +152,19 @@ fn scratch() -> tempfile::TempDir {
 fn as_this_user(user: Option<User>) {
     let (jailed, report) = intrude(Level::Full, user, Seccomp::Common);
     let (backend, _) = intrude(Level::Full, user, Seccomp::Backend);
+    let (share, of_share) = intrude(Level::Full, user, Seccomp::Share);
     let (free, _) = intrude(Level::None, user, Seccomp::None);
-    let missing: Vec<_> = report.missing().collect();
+    let missing: Vec<_> = report.missing().chain(of_share.missing()).collect();
     assert!(missing.is_empty(), "{missing:?}");
     for (name, _, _) in ATTEMPTS {
-        let (with, narrow, without) = (&jailed[*name], &backend[*name], &free[*name]);
-        println!("| {name} | {with} | {narrow} | {without} |");
+        let all = [&jailed, &backend, &share, &free].map(|results| &results[*name][..]);
+        println!("| {name} | {} |", all.join(" | "));
     }
     for (name, _, _) in ATTEMPTS {
         assert_ne!(jailed[*name], "ok", "{name}: it succeeded in a jail");
         assert_ne!(backend[*name], "ok", "{name}: it succeeded in the jail of a back-end");
+        let is_meant = OF_A_SHARE.contains(name);
+        assert_eq!(share[*name] == "ok", is_meant, "{name}: {} in the jail of a share", share[*name]);
         let real = if user.is_some() { !MAY_FAIL.contains(name) } else { ORDINARY_CAN.contains(name) };
         if real {
             assert_eq!(free[*name], "ok", "{name}: without a jail it would have to succeed");
@@ -197,19 +200,11 @@ fn intrude(level: Level, user: Option<User>, seccomp: Seccomp) -> (BTreeMap<Stri
     }
     let _control = UnixListener::bind(own_dir.join("ctl.sock")).expect("a socket");
     let _qmp = UnixListener::bind(other.join("qmp.sock")).expect("a socket");
-    let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
-    let name = top.path().to_string_lossy().into_owned();
-    let address = SocketAddr::from_abstract_name(&name).expect("a name");
-    let _abstract = UnixListener::bind_addr(&address).expect("a socket");
-    let mut victim = Command::new("/bin/sleep").arg("600").spawn().expect("a process");
-    let key = i32::try_from(std::process::id()).expect("a number");
-    // SAFETY: no memory is mapped.
-    let shm = unsafe { libc::shmget(key, 16, libc::IPC_CREAT | 0o600) };
-    assert!(shm >= 0, "shared memory");
+    let targets = Targets::new(&top.path().to_string_lossy());
     let leaked = std::fs::File::open(&secrets[1]).expect("the file");
     rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).expect("a flag");
-    let aims: BTreeMap<&str, String> = [
+    let mut aims = targets.aims();
+    aims.extend([
         ("own", own_dir.display().to_string()),
         ("other", other.display().to_string()),
         ("state", state.display().to_string()),
@@ -217,19 +212,16 @@ fn intrude(level: Level, user: Option<User>, seccomp: Seccomp) -> (BTreeMap<Stri
         ("image", image.display().to_string()),
         ("work", work.display().to_string()),
         ("mount", place("mount").display().to_string()),
-        ("abstract", name),
-        ("tcp", tcp.local_addr().expect("an address").to_string()),
-        ("udp", udp.local_addr().expect("an address").to_string()),
-        ("victim", victim.id().to_string()),
-        ("shm", key.to_string()),
         ("fd", leaked.as_raw_fd().to_string()),
-    ]
-    .into();
+    ]);
     let aims = serde_json::to_string(&aims).expect("JSON");
-    let (output, report) = start(&Plan { seccomp, ..plan(level, user, &work, &image) }, &aims);
-    victim.kill().and_then(|()| victim.wait()).expect("an end");
-    // SAFETY: the segment is this test's.
-    unsafe { libc::shmctl(shm, libc::IPC_RMID, std::ptr::null_mut()) };
+    let plan = match seccomp {
+        Seccomp::Share => share_plan(&work, &image),
+        Seccomp::None | Seccomp::Common | Seccomp::Backend => {
+            Plan { seccomp, ..plan(level, user, &work, &image) }
+        }
+    };
+    let (output, report) = start(&plan, &aims);
     let lines = output.lines().filter_map(|line| line.split_once('\t'));
     let results: BTreeMap<_, _> = lines.map(|(name, result)| (name.to_owned(), result.to_owned())).collect();
     assert_eq!(results.len(), ATTEMPTS.len(), "the intruder ended early: {output}");
@@ -241,6 +233,13 @@ fn plan(level: Level, user: Option<User>, work: &Path, image: &Path) -> Plan {
     let plan = Plan::new(level, user, work).with_system().with_program(&own());
     let plan = plan.with(work, Access::Write).with(image, Access::Read);
     Plan { limits: Limits { open_files: Some(256), threads: Some(64), file_size: Some(16 << 20) }, ..plan }
+}
+
+/// Returns a plan like that of virtiofsd: a directory that it serves with the rights of root to files.
+fn share_plan(work: &Path, image: &Path) -> Plan {
+    let plan = Plan::of_file_server(Level::Full, false, work).with_system().with_program(&own());
+    let plan = plan.with(work, Access::Serve).with(image, Access::Read);
+    Plan { limits: Limits { open_files: Some(256), threads: Some(64), file_size: None }, ..plan }
 }
 
 fn start(plan: &Plan, aims: &str) -> (String, Report) {

@@ -115,7 +115,7 @@ impl Orphan {
         // No file says which of the two tokens is in force, so both are tried: the agent refuses the other token.
         let boot_token =
             std::fs::read_to_string(layout::BOOT_TOKEN).ok().filter(|_| !state.status.agent.ready);
-        let agent = Agent::new(address(&config), config.incarnation, boot_token, token);
+        let agent = Agent::new(address(&config), config.guest_incarnation(), boot_token, token);
         Ok(Self { config, state, dir, cid_path, lock, processes, agent, log, control })
     }
 
@@ -128,7 +128,7 @@ impl Orphan {
             state: if is_stopped { VmState::Paused } else { VmState::Unknown },
             monitor_pid: Some(std::process::id()),
             uptime_ms: unix_ms().saturating_sub(state.status.started_at),
-            agent: AgentState::default(),
+            agent: AgentState { incarnation: config.booted_as, ..AgentState::default() },
             ..state.status
         };
         let ports = open_again(&config);

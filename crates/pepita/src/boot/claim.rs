@@ -15,7 +15,7 @@ use crate::rundir::cid::{self, Wanted};
 use crate::rundir::files;
 use crate::rundir::lock::{Lock, Wait};
 use crate::rundir::uids::{self, UidClaim};
-use crate::rundir::{self, RunDir, ends, layout};
+use crate::rundir::{self, RunDir, ends, layout, promoted};
 use crate::vm_config::{Cid, VmConfig, VmRequest};
 use pepita_wire::launch::OWNER_LABEL;
 use pepita_wire::record::{CallErrorKind, Transport};
@@ -90,7 +90,7 @@ impl Requested {
         let id =
             VmId::new(&self.request.name).map_err(|e| call_error(CallErrorKind::Usage, e.to_string()))?;
         // A directory of run directories that is new may have had a predecessor, which was removed under its VMs.
-        let mut name = claim_name(run_dir.checked_vm(&id)?, is_new)?;
+        let mut name = claim_name(run_dir, run_dir.checked_vm(&id)?, is_new)?;
         let former: Stored<VmConfig> = files::read(&name.dir.join(layout::CONFIG));
         // Any of them says that a VM of this name was there, readable or not.
         let traces = [layout::CONFIG, layout::STATE, layout::EXIT];
@@ -126,7 +126,8 @@ impl Requested {
                 let next = || former.ok().map_or(1, |former| former.incarnation.saturating_add(1));
                 let incarnation = self.incarnation.unwrap_or_else(next);
                 let first_uid = uids.as_ref().map(|uids| uids.first);
-                let config = VmConfig { cid: number, incarnation, first_uid, request: self.request };
+                let config =
+                    VmConfig { cid: number, incarnation, first_uid, booted_as: None, request: self.request };
                 Ok(Claimed { config, name, cid, uids })
             }
             Err(e) => {
@@ -196,9 +197,17 @@ fn runs_without_files() -> CallError {
 
 /// Claims a name: creates its directory and takes its lock. A VM of this name whose files were removed keeps the name as
 /// long as it is watched. For a VM `is_suspect`ed to run like that, all processes of the host are searched.
-fn claim_name(dir: PathBuf, is_suspect: bool) -> Result<NameClaim> {
+fn claim_name(run_dir: &RunDir, dir: PathBuf, is_suspect: bool) -> Result<NameClaim> {
     let mut has_created = false;
+    if promoted::is_lent(&dir) {
+        let why = format!("{}: is the run directory of a VM that was promoted from a spare", dir.display());
+        return Err(taken(&why));
+    }
     for _ in 0..TRIES {
+        if promoted::home(&dir).is_some() && !dir.exists() {
+            // What it stood for was removed.
+            let _ = std::fs::remove_file(&dir);
+        }
         match DirBuilder::new().mode(0o700).create(&dir) {
             Ok(()) => has_created = true,
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -213,6 +222,13 @@ fn claim_name(dir: PathBuf, is_suspect: bool) -> Result<NameClaim> {
         }
         match Lock::take(&dir.join(layout::LOCK), Wait::No) {
             Ok(Some(lock)) => match reconcile::find(&dir) {
+                // The processes of the new VM name a directory of its own.
+                Unwatched::NotStarted | Unwatched::Ended(_) | Unwatched::Gone(_)
+                    if promoted::home(&dir).is_some() =>
+                {
+                    reconcile::discard(run_dir, &dir)?;
+                    drop(lock);
+                }
                 found @ (Unwatched::NotStarted | Unwatched::Ended(_) | Unwatched::Gone(_)) => {
                     let sign = sign::take(&dir).ours();
                     let has_files = !matches!(found, Unwatched::NotStarted);

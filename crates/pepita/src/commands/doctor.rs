@@ -84,6 +84,7 @@ fn facts(run_dir: &RunDir, asked: &Asked) -> Facts {
         writable,
         open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
         jail: jail::probe(),
+        share_jail: jail::probe_share(),
         tsc_khz: tsc::khz(run_dir),
         mke2fs: ["/usr/sbin/mke2fs", "/sbin/mke2fs"]
             .map(PathBuf::from)

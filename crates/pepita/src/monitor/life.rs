@@ -271,6 +271,7 @@ impl Life {
             Event::MountAnswered(result) => self.on_mount_answered(now, result),
             Event::StartAnswered(result) => self.on_start_answered(now, result),
             Event::Start(start) => self.on_start(start),
+            Event::Promoted { name, incarnation } => self.on_promoted(now, unix_ms, &name, incarnation),
             Event::Signal(signal) => self.on_signal(signal),
             Event::Stop { signal, grace } => self.on_stop(now, signal, grace),
             Event::Kill => self.on_kill(now),

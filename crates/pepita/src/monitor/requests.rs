@@ -82,6 +82,19 @@ impl Monitor {
                 self.reply(reply, outcome);
             }
             Ok(MonitorRequest::PortUse) => self.reply(reply, Ok(json!({ "ports": self.ports.in_use() }))),
+            Ok(MonitorRequest::Promote { name, incarnation }) => {
+                let promoted = self.promote(&name, incarnation);
+                self.publish();
+                let status = || serde_json::to_value(self.status()).expect("a record becomes JSON");
+                let (outcome, former) = match promoted {
+                    Ok(former) => (Ok(status()), Some(former)),
+                    Err(refusal) => (Err(refusal), None),
+                };
+                self.reply(reply, outcome);
+                if let Some(former) = former {
+                    former.remove();
+                }
+            }
             Ok(MonitorRequest::Published) => self.hand_ports_over(reply),
             Ok(MonitorRequest::Forward(Ask::Start(start))) => {
                 match world::start(&self.config.request, start) {

@@ -12,7 +12,7 @@ use crate::ops::launch::adopt;
 use crate::reconcile::{self, Unwatched};
 use crate::rundir::files;
 use crate::rundir::lock::{Lock, Wait};
-use crate::rundir::{self, RunDir, ends, layout};
+use crate::rundir::{self, RunDir, ends, layout, promoted};
 use crate::vm_config::Carried;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{MonitorRequest, Signal, StatusRecord, VmId};
@@ -71,6 +71,10 @@ pub(crate) fn destroy(run_dir: &RunDir, name: &VmId, how: How) -> Result<bool> {
 }
 
 fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool> {
+    // The processes of a VM that was promoted name the directory that is lent to it.
+    if promoted::is_lent(dir) {
+        return Ok(false);
+    }
     for round in 0..TRIES {
         if !is_there(dir) {
             if round > 0 {

@@ -5,7 +5,7 @@ use crate::image::kernel;
 use crate::rundir::RunDir;
 use crate::rundir::files::Beside;
 use crate::vm_config::{Jail, Root, Uids, VmmKind};
-use pepita_jail::{Level, Report, User};
+use pepita_jail::{Level, Plan, Report, User};
 use pepita_wire::LaunchSpec;
 use pepita_wire::launch::{JAIL_ENVIRONMENT, JAIL_UIDS_ENVIRONMENT};
 use pepita_wire::record::CallErrorKind;
@@ -64,16 +64,28 @@ fn refused(field: &str, why: &str) -> CallError {
     call_error(CallErrorKind::Usage, format!("{field}: {why}"))
 }
 
-/// Says which layers of a jail can be had on this host.
+/// Says which layers of the jail of a VMM can be had on this host.
 ///
 /// # Errors
 /// Returns the reason why none could be tried.
 pub(crate) fn probe() -> Result<Report, String> {
-    let helper = std::env::current_exe().map_err(|e| e.to_string())?;
     let is_root = rustix::process::geteuid().is_root();
     let uids = is_root.then(|| uids(&LaunchSpec::default())).transpose().map_err(|e| e.message)?;
     let user = uids.map(|uids| User { uid: uids.first, gid: uids.first });
-    pepita_jail::probe(&helper, user).map_err(|failure| failure.to_string())
+    try_out(Plan::new(Level::BestEffort, user, "/"))
+}
+
+/// Says which layers of the jail of a share's server can be had on this host.
+///
+/// # Errors
+/// Returns the reason why none could be tried.
+pub(crate) fn probe_share() -> Result<Report, String> {
+    try_out(Plan::of_file_server(Level::BestEffort, false, "/"))
+}
+
+fn try_out(plan: Plan) -> std::result::Result<Report, String> {
+    let helper = std::env::current_exe().map_err(|e| e.to_string())?;
+    pepita_jail::probe(&helper, plan).map_err(|failure| failure.to_string())
 }
 
 /// Returns the file that QEMU reads in place of `file`, which it opens by its name. A file that other users cannot read is

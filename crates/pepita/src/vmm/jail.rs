@@ -2,7 +2,7 @@
 //!
 //! QEMU gets its disks, its sockets and the device of its network open, and opens the kernel, the initrd and the pipes of the
 //! console by their names. The back-end gets an empty directory, in which it makes its sockets; the monitor takes them out
-//! of it, and the directory away.
+//! of it, and the directory away. The server of a share gets its directory.
 
 use super::process::refusal;
 use crate::error::Result;
@@ -12,6 +12,7 @@ use pepita_jail::Network as JailNetwork;
 use pepita_jail::{Access, Bind, Failure, Layer, Level, Limits, Plan, Report, Seccomp, Standing, User, What};
 use pepita_wire::network::Network;
 use pepita_wire::record::{JailStatus, LayerStatus, ProcessJail};
+use pepita_wire::storage::ShareSpec;
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -29,8 +30,17 @@ const RESOLVER: &str = "/etc/resolv.conf";
 /// Where a program that is not among those of the host has what it needs, beside the directory in which it is.
 const BESIDE: [&str; 4] = ["lib", "lib64", "libexec", "share/qemu"];
 
+/// Where a directory of the host that holds programs or settings is in the jail of its server, which needs those of the host.
+const SHARED: &str = "/share";
+
 /// The most files that QEMU and the back-end open.
 const OPEN_FILES: u64 = 65_536;
+
+/// A setting of the kernel that virtiofsd reads when it starts, whatever its limit of open files is.
+const FILE_MAX: &str = "/proc/sys/fs/file-max";
+
+/// The most files that the server of a share opens: one for each that its guest knows.
+const SERVED_FILES: u64 = 1_000_000;
 
 /// The threads of QEMU beside the virtual CPUs: 64 for disks, and some of its own.
 const THREADS: u64 = 128;
@@ -140,50 +150,90 @@ impl Jails {
         plan.with(self.dir.join(layout::VSOCK), Access::Write)
     }
 
+    /// Returns the jail of the server of a share, which is `program`, and the path of the shared directory in it.
+    pub(super) fn of_share(&self, share: &ShareSpec, program: &Path) -> (Plan, PathBuf) {
+        let plan = Plan::of_file_server(self.level, share.read_only, "/");
+        let mut plan = with_host(plan, program);
+        let access = if share.read_only { Access::ServeReadOnly } else { Access::Serve };
+        plan.binds.push(Bind::same(FILE_MAX, Access::Read).optional());
+        let holds_others = plan.binds.iter().any(|bind| bind.target.starts_with(&share.path));
+        let target = if holds_others { PathBuf::from(SHARED) } else { share.path.clone() };
+        plan.binds.push(Bind { target: target.clone(), ..Bind::same(&share.path, access) });
+        // What a guest writes is as large as its file system lets it be.
+        let file_size = share.read_only.then_some(SMALL_FILE);
+        plan.limits = Limits { open_files: Some(SERVED_FILES), threads: Some(THREADS), file_size };
+        (plan, target)
+    }
+
     fn plan(&self, program: &Path, user: Option<User>) -> Plan {
-        let mut plan = Plan::new(self.level, user, &self.dir).with_system();
-        let is_of_host = |plan: &Plan| plan.binds.iter().any(|bind| program.starts_with(&bind.target));
-        if !is_of_host(&plan) {
-            let prefix = program.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
-            let beside = BESIDE.iter().filter(|_| prefix != Path::new("/"));
-            plan.binds.extend(beside.map(|name| Bind::same(prefix.join(name), Access::Execute).optional()));
-            plan = plan.with_program(program);
-        }
-        plan
+        with_host(Plan::new(self.level, user, &self.dir), program)
     }
 
     /// Notes what is said of the jail of QEMU.
     pub(super) fn note_vmm(&mut self, report: &Report) {
-        let record = self.record(report, self.users.map(|(vmm, _)| vmm));
+        let record = self.record_of(report, self.users.map(|(vmm, _)| vmm));
         self.status.processes.insert(VMM.into(), record);
     }
 
     /// Notes what is said of the jail of the back-end.
     pub(super) fn note_backend(&mut self, report: &Report) {
-        let record = self.record(report, self.users.map(|(_, backend)| backend));
+        let record = self.record_of(report, self.users.map(|(_, backend)| backend));
         self.status.processes.insert(BACKEND.into(), record);
     }
 
-    fn record(&self, report: &Report, user: Option<User>) -> ProcessJail {
-        let status = |(layer, standing): (Layer, &Standing)| {
-            let status = match (layer, &self.without_users, standing.clone()) {
-                (Layer::Uid, Some(why), _) => LayerStatus::Missing { why: why.clone() },
-                (_, _, Standing::InForce { note }) => LayerStatus::InForce { note },
-                (_, _, Standing::LeftOut { why }) => LayerStatus::LeftOut { why },
-                (_, _, Standing::Missing { why }) => LayerStatus::Missing { why },
-            };
-            (layer.name().to_owned(), status)
-        };
-        let has_uid = matches!(report.of(Layer::Uid), Some(Standing::InForce { .. }));
-        ProcessJail {
-            uid: user.filter(|_| has_uid).map(|user| user.uid),
-            layers: report.iter().map(status).collect(),
+    /// Notes what is said of the jail of the server of a share. The VM's processes have its directory in the guest in the name.
+    pub(super) fn note_share(&mut self, mount: &str, report: &Report) {
+        let record = record(report, None);
+        self.status.processes.insert(format!("share {mount}"), record);
+    }
+
+    /// Returns the record of a process that is to have a user of its own.
+    fn record_of(&self, report: &Report, user: Option<User>) -> ProcessJail {
+        let mut record = record(report, user);
+        if let Some(why) = &self.without_users {
+            record.layers.insert(Layer::Uid.name().into(), LayerStatus::Missing { why: why.clone() });
         }
+        record
     }
 
     /// Returns what is said of all jails.
     pub(super) fn into_status(self) -> JailStatus {
         self.status
+    }
+}
+
+/// Returns the path of a program, for a jail the one that it really has: what a link names may be missing there. A program
+/// that is not there tells itself when it is started.
+pub(super) fn program_of(program: &Path, jails: Option<&Jails>) -> PathBuf {
+    let resolved = jails.and_then(|_| program.canonicalize().ok());
+    resolved.unwrap_or_else(|| program.to_owned())
+}
+
+/// Adds the programs and libraries of the host, and `program` with what it has beside it.
+fn with_host(plan: Plan, program: &Path) -> Plan {
+    let mut plan = plan.with_system();
+    if plan.binds.iter().any(|bind| program.starts_with(&bind.target)) {
+        return plan;
+    }
+    let prefix = program.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    let beside = BESIDE.iter().filter(|_| prefix != Path::new("/"));
+    plan.binds.extend(beside.map(|name| Bind::same(prefix.join(name), Access::Execute).optional()));
+    plan.with_program(program)
+}
+
+fn record(report: &Report, user: Option<User>) -> ProcessJail {
+    let status = |(layer, standing): (Layer, &Standing)| {
+        let status = match standing.clone() {
+            Standing::InForce { note } => LayerStatus::InForce { note },
+            Standing::LeftOut { why } => LayerStatus::LeftOut { why },
+            Standing::Missing { why } => LayerStatus::Missing { why },
+        };
+        (layer.name().to_owned(), status)
+    };
+    let has_uid = matches!(report.of(Layer::Uid), Some(Standing::InForce { .. }));
+    ProcessJail {
+        uid: user.filter(|_| has_uid).map(|user| user.uid),
+        layers: report.iter().map(status).collect(),
     }
 }
 

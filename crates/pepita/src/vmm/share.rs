@@ -1,17 +1,29 @@
-//! Starts the servers of a VM's shares: virtiofsd, one process for each share.
+//! Starts the servers of a VM's shares: virtiofsd, one process for each share, in a jail of ours or, without one, in the
+//! sandbox that virtiofsd makes itself.
 
-use super::process::{Process, command, inherit};
+use super::jail::{Jails, program_of};
+use super::process::{self, Process, command, inherit};
 use crate::error::{CallError, Result, call_error, system};
 use crate::host::view::in_own_view;
 use crate::rundir::layout;
 use crate::vm_config::VmConfig;
+use pepita_jail::{Layer, Report};
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::storage::ShareSpec;
 use rustix::process::{Resource, Rlimit, Signal, geteuid, getrlimit, setrlimit};
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+
+/// What virtiofsd is to add to the capabilities that it keeps, and to take from them: it makes no device files and, as it
+/// knows no extended attributes, gives no file capabilities.
+const CAPABILITIES: &str = "-mknod:-setfcap";
+
+/// The same for a share that is read-only: it keeps the right to read alone.
+const CAPABILITIES_READ_ONLY: &str =
+    "-mknod:-setfcap:-chown:-dac_override:-fowner:-fsetid:-setgid:-setuid:+dac_read_search";
 
 /// The server of a share.
 #[derive(Debug)]
@@ -44,14 +56,14 @@ pub fn lost(mount: &str, how: &str) -> String {
     format!("share {mount}: its server (virtiofsd) {how}")
 }
 
-/// Starts the servers of all shares. Returns each with a connection for QEMU.
+/// Starts the servers of all shares, in jails or without. Returns each with a connection for QEMU.
 ///
 /// # Errors
 /// When one does not start, or its directory cannot be shown as it has to be. None is left running then.
-pub(super) fn start(config: &VmConfig) -> Result<Vec<(Server, UnixStream)>> {
+pub(super) fn start(config: &VmConfig, mut jails: Option<&mut Jails>) -> Result<Vec<(Server, UnixStream)>> {
     let mut servers: Vec<(Server, UnixStream)> = Vec::new();
     for share in &config.request.shares {
-        match start_one(config, share) {
+        match start_one(config, share, jails.as_deref_mut()) {
             Ok(server) => servers.push(server),
             Err(e) => {
                 servers.into_iter().for_each(|(server, _)| server.kill());
@@ -62,7 +74,11 @@ pub(super) fn start(config: &VmConfig) -> Result<Vec<(Server, UnixStream)>> {
     Ok(servers)
 }
 
-fn start_one(config: &VmConfig, share: &ShareSpec) -> Result<(Server, UnixStream)> {
+fn start_one(
+    config: &VmConfig,
+    share: &ShareSpec,
+    jails: Option<&mut Jails>,
+) -> Result<(Server, UnixStream)> {
     let failed = |e: std::io::Error| system("the socket of a share", e);
     let Some(program) = &config.request.virtiofsd else {
         return Err(call_error(CallErrorKind::VmmMissing, "no virtiofsd is named for the shares"));
@@ -72,6 +88,70 @@ fn start_one(config: &VmConfig, share: &ShareSpec) -> Result<(Server, UnixStream
     let listener = UnixListener::bind(path).map_err(failed)?;
     let stream = UnixStream::connect(path).map_err(failed)?;
     std::fs::remove_file(path).map_err(failed)?;
+    let process = match jails {
+        Some(jails) => in_jail(config, share, program, &listener, jails)?,
+        None => in_sandbox(config, share, program, &listener)?,
+    };
+    Ok((Server { mount: share.mount.clone(), process }, stream))
+}
+
+/// Starts a server in a jail of ours. The directory that the server sees is its root, too, as soon as it has its connection.
+fn in_jail(
+    config: &VmConfig,
+    share: &ShareSpec,
+    program: &Path,
+    listener: &UnixListener,
+    jails: &mut Jails,
+) -> Result<Process> {
+    let program = &program_of(program, Some(jails));
+    let fd = format!("--fd={}", listener.as_raw_fd());
+    let capabilities = if share.read_only { CAPABILITIES_READ_ONLY } else { CAPABILITIES };
+    let capabilities = format!("modcaps={capabilities}");
+    let (plan, dir) = jails.of_share(share, program);
+    let source = format!("source={}", dir.display());
+    // Its jail has set the limit of open files.
+    let args = [&fd, "--rlimit-nofile=0", "-o", &source, "-o", "sandbox=chroot", "-o", &capabilities];
+    let args = args.iter().map(OsString::from).collect();
+    let started = process::start(config, program, args, &[listener.as_fd()], Some(plan));
+    let (process, report) = started.map_err(|e| about(share, program, e))?;
+    let report = report.unwrap_or_default();
+    if let Err(why) = shown_as_asked(share, &report, geteuid().is_root()) {
+        process.kill();
+        let (path, program) = (share.path.display(), program.display());
+        return Err(call_error(CallErrorKind::TryAgain, format!("share {path} with {program}: {why}")));
+    }
+    jails.note_share(&share.mount, &report);
+    Ok(process)
+}
+
+/// Checks that a server without some layers can serve its share as it has to be.
+fn shown_as_asked(share: &ShareSpec, report: &Report, is_root: bool) -> std::result::Result<(), String> {
+    let missing = |layer| report.missing().find_map(|(other, why)| (other == layer).then_some(why));
+    if let Some(why) = missing(Layer::UserNamespace).filter(|_| !is_root) {
+        return Err(format!("an ordinary user shares a directory in a user namespace of its own: {why}"));
+    }
+    match missing(Layer::Root) {
+        Some(why) if share.read_only => Err(format!("it cannot be made read-only on this host: {why}")),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Returns the error about a server that was not started in its jail. What is missing now may be there later.
+fn about(share: &ShareSpec, program: &Path, e: CallError) -> CallError {
+    let kind = match e.kind {
+        CallErrorKind::Io => CallErrorKind::TryAgain,
+        kind => kind,
+    };
+    call_error(kind, format!("share {} with {}: {}", share.path.display(), program.display(), e.message))
+}
+
+/// Starts a server without a jail of ours, in the sandbox that it makes itself.
+fn in_sandbox(
+    config: &VmConfig,
+    share: &ShareSpec,
+    program: &Path,
+    listener: &UnixListener,
+) -> Result<Process> {
     let mut command = command(program, config)?;
     command.arg(format!("--fd={}", listener.as_raw_fd()));
     let source = share.path.to_string_lossy();
@@ -86,8 +166,7 @@ fn start_one(config: &VmConfig, share: &ShareSpec) -> Result<(Server, UnixStream
     in_own_view(&mut command, &share.path, share.read_only).map_err(|e| system(&source, e))?;
     inherit([listener.as_fd()].into_iter())?;
     let spawned = command.spawn().map_err(|e| refusal(share, program, &e));
-    let process = Process::of_child(spawned?, program)?;
-    Ok((Server { mount: share.mount.clone(), process }, stream))
+    Process::of_child(spawned?, program)
 }
 
 /// Returns the error about a share that cannot be shown as it has to be.

@@ -16,6 +16,7 @@ mod images;
 mod jail;
 mod logs;
 mod pauses;
+mod promotions;
 mod shares;
 mod starts;
 mod stop_escalation;

@@ -72,6 +72,50 @@ fn a_guest_reads_a_directory_of_the_host_writes_where_it_may_and_gets_nowhere_el
     assert!(!site.join("x").exists());
 }
 
+/// What a shell of the host does in the guest. The host's programs need its loader: the guest has none.
+const SCRIPT: &str = "
+    host() { name=$1; shift; $load /host/bin/$name \"$@\"; }
+    set -e
+    cd /in
+    host mkdir a b open; host chmod 777 open
+    echo x >a/f; host ln a/f b/linked; host mv -T a b/moved
+    host chown 1000:1001 b/linked; host chmod 640 b/linked
+    host setpriv --reuid 1000 --regid 1001 --clear-groups $load /host/bin/touch open/mine
+    host mkfifo b/pipe; host ln -s linked b/link
+    host cp /usr/bin/ticker b/program; b/program --no-ready --exit 0
+    if host mknod b/device c 1 3; then echo a device was made; exit 1; fi
+    echo of the guest >>b/linked; host rm b/moved/f
+    echo all done";
+
+#[test]
+fn a_guest_makes_moves_and_executes_files_and_their_owners_are_those_of_the_guest() {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    assert!(rustix::process::geteuid().is_root(), "run the tests as root: others own no files but their own");
+    let inbox = tempfile::tempdir().expect("a directory");
+    let host = Host::of(Form::Qemu);
+    let inbox_volume = format!("{}:/in:rw", inbox.path().display());
+    host.start_with("d", &["-v", &inbox_volume, "-v", "/usr:/host", "--wait-ready"], &[]);
+    let loader = std::fs::canonicalize("/lib64/ld-linux-x86-64.so.2").expect("the host's loader");
+    let loader = Path::new("/host").join(loader.strip_prefix("/usr").expect("below /usr"));
+    let libraries = loader.parent().expect("a directory").display().to_string();
+    let (loader, script) = (
+        loader.display().to_string(),
+        format!("load='{} --library-path {libraries}'{SCRIPT}", loader.display()),
+    );
+    let shell = [&loader[..], "--library-path", &libraries, "/host/bin/sh", "-c", &script];
+    let result = host.exec("d", &shell, 0);
+    assert!(result.output.contains("all done"), "{result:?}");
+    let meta = |name: &str| std::fs::symlink_metadata(inbox.path().join(name)).expect(name);
+    let linked = meta("b/linked");
+    assert_eq!((linked.uid(), linked.gid(), linked.mode() & 0o777), (1000, 1001, 0o640));
+    assert_eq!(std::fs::read(inbox.path().join("b/linked")).expect("readable"), b"x\nof the guest\n");
+    let mine = meta("open/mine");
+    assert_eq!((mine.uid(), mine.gid()), (1000, 1001));
+    assert!(meta("b/pipe").file_type().is_fifo() && meta("b/link").file_type().is_symlink());
+    assert!(meta("b/moved").is_dir() && meta("b/program").uid() == 0);
+    host.destroy("d", &[]);
+}
+
 #[test]
 fn what_cannot_be_shared_is_refused_before_the_launch() {
     let files = tempfile::tempdir().expect("a directory");

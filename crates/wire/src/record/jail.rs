@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 pub struct JailStatus {
     /// How much of a jail was asked for: `full` or `best-effort`.
     pub level: String,
-    /// The processes in jails, by what they are: `vmm`, `backend`.
+    /// The processes in jails, by what they are: `vmm`, `backend`, and `share` with the directory in the guest.
     pub processes: BTreeMap<String, ProcessJail>,
 }
 

@@ -102,6 +102,10 @@ pub struct AgentState {
     /// The time since the last line of the agent, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_heard_ms: Option<u64>,
+    /// The incarnation that the guest was booted as, and that its agent expects in a hello, when the VM was promoted from a
+    /// warm spare since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<u64>,
 }
 
 /// The state of the daemon in the guest.

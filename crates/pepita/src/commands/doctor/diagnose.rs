@@ -68,6 +68,8 @@ pub(super) struct Facts {
     pub open_files: Option<u64>,
     /// What is said of the layers of a jail, or the reason why none was tried.
     pub jail: Result<Report, String>,
+    /// What is said of the layers of the jail of a share's server, or the reason why none was tried.
+    pub share_jail: Result<Report, String>,
     /// The frequency of the host's TSC, in kHz.
     pub tsc_khz: Option<u64>,
     /// The path of mke2fs, which creates disk images.
@@ -107,26 +109,36 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Check> {
         kernel(facts),
         network_devices(facts),
     ];
-    checks.extend(jail(&facts.jail));
+    checks.extend(jail("jail", &facts.jail));
+    checks.extend(jail("jail of shares", &facts.share_jail.as_ref().map(|share| beside(share, &facts.jail))));
     checks.extend(facts.boot.as_ref().map(boot));
     checks
 }
 
+/// Returns what differs in the jail of a share's server from the jail of a VMM.
+fn beside(share: &Report, jail: &Result<Report, String>) -> Report {
+    let is_same = |layer, standing| jail.as_ref().is_ok_and(|jail| jail.of(layer) == Some(standing));
+    let mut report = Report::default();
+    for (layer, standing) in share.iter().filter(|(layer, standing)| !is_same(*layer, *standing)) {
+        report.note(layer, standing.clone());
+    }
+    report
+}
+
 /// Returns the result for each layer of a jail.
-fn jail(tried: &Result<Report, String>) -> Vec<Check> {
-    const WHAT: &str = "jail";
+fn jail<E: AsRef<str>>(what: &'static str, tried: &Result<Report, E>) -> Vec<Check> {
     let advice = "VMs start without this layer with --jail best-effort, and not with --jail full";
     let layer = |(layer, standing): (Layer, &Standing)| match standing {
         Standing::InForce { note } => {
             let note = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
-            check(WHAT, Verdict::Ok, format!("{layer}{note}"), None)
+            check(what, Verdict::Ok, format!("{layer}{note}"), None)
         }
-        Standing::LeftOut { why } => check(WHAT, Verdict::Ok, format!("{layer} is left out: {why}"), None),
-        Standing::Missing { why } => check(WHAT, Verdict::Missing, format!("{layer}: {why}"), Some(advice)),
+        Standing::LeftOut { why } => check(what, Verdict::Ok, format!("{layer} is left out: {why}"), None),
+        Standing::Missing { why } => check(what, Verdict::Missing, format!("{layer}: {why}"), Some(advice)),
     };
     match tried {
         Ok(report) => report.iter().map(layer).collect(),
-        Err(why) => vec![check(WHAT, Verdict::Missing, why, Some(advice))],
+        Err(why) => vec![check(what, Verdict::Missing, why.as_ref(), Some(advice))],
     }
 }
 
@@ -252,6 +264,7 @@ mod tests {
             writable: Ok(()),
             open_files: Some(4096),
             jail: Ok(in_force()),
+            share_jail: Ok(in_force()),
             tsc_khz: Some(2_000_000),
             mke2fs: Some("/sbin/mke2fs".into()),
             kernel: Some("/boot/vmlinuz".into()),
@@ -290,7 +303,7 @@ mod tests {
         let failed = Found::Fails("/q".into(), "exit status: 1".into());
         let denied = "Permission denied (os error 13)";
         type Case = (&'static str, Facts, &'static [(&'static str, Verdict, &'static str)]);
-        let cases: [Case; 17] = [
+        let cases: [Case; 18] = [
             ("a server", good(), &[]),
             (
                 "a /dev/kvm that boots nothing",
@@ -335,6 +348,11 @@ mod tests {
                 "a kernel without Landlock",
                 Facts { jail: Ok(without_landlock()), ..good() },
                 &[("jail", Missing, "landlock: this kernel has no Landlock")],
+            ),
+            (
+                "a host without Landlock for shares",
+                Facts { share_jail: Ok(without_landlock()), ..good() },
+                &[("jail of shares", Missing, "landlock: this kernel has no Landlock")],
             ),
             (
                 "no jail at all",

@@ -5,7 +5,7 @@ use pepita_wire::agent::Start;
 use pepita_wire::console::Note;
 use pepita_wire::record::VcpuState;
 use pepita_wire::storage::Mount;
-use pepita_wire::{Ask, ExitRecord, GuestEvent, Signal, WireError};
+use pepita_wire::{Ask, ExitRecord, GuestEvent, Signal, VmId, WireError};
 use std::time::Duration;
 
 /// An event in the life of a VM.
@@ -63,6 +63,13 @@ pub(crate) enum Event {
     StartAnswered(Result<(), WireError>),
     /// A client asks for the start of the daemon while the agent cannot be asked.
     Start(Start),
+    /// The VM is a spare no longer: it has the name and the number of another VM, and its daemon is to be started.
+    Promoted {
+        /// The name that the VM has.
+        name: VmId,
+        /// The number of this start of the VM.
+        incarnation: u64,
+    },
     /// A client's signal for the daemon, which cannot be sent yet.
     Signal(Signal),
     /// A client asks for a graceful stop.

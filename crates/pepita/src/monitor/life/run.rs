@@ -6,8 +6,9 @@ use super::{Effect, Life};
 use crate::monitor::evidence::Way;
 use crate::vm_config::VmmKind;
 use pepita_wire::agent::{Health, Start};
-use pepita_wire::record::DaemonState;
-use pepita_wire::{Ask, ErrorKind, GuestEvent, WireError};
+use pepita_wire::launch::SPARE_LABEL;
+use pepita_wire::record::{BootTimes, DaemonState, VcpuState};
+use pepita_wire::{Ask, ErrorKind, GuestEvent, VmId, WireError};
 use std::time::{Duration, Instant};
 
 impl Life {
@@ -82,6 +83,27 @@ impl Life {
         if self.agent.is_up() {
             self.start_the_daemon();
         }
+    }
+
+    /// Returns whether the daemon was held back so far and can be started at once.
+    pub(crate) fn is_ready_to_start(&self) -> bool {
+        self.hold
+            && matches!(self.phase, Phase::Running)
+            && self.vcpus == VcpuState::Running
+            && self.agent.is_up()
+            && self.mounts.are_made()
+            && self.status.daemon.state == DaemonState::Held
+    }
+
+    /// Makes the VM the one that it was promoted to: its record and its times begin anew, and its daemon is started.
+    pub(super) fn on_promoted(&mut self, now: Instant, unix_ms: u64, name: &VmId, incarnation: u64) {
+        self.status.agent.incarnation.get_or_insert(self.status.incarnation);
+        (self.status.name, self.status.incarnation) = (name.to_string(), incarnation);
+        self.status.labels.remove(SPARE_LABEL);
+        (self.status.started_at, self.status.uptime_ms, self.watched_since) = (unix_ms, 0, now);
+        // The guest was booted before.
+        self.status.boot_ms = BootTimes { kernel: Some(0), agent: Some(0), daemon: None };
+        self.on_start(self.start.clone());
     }
 
     /// Dials the agent when the time of the next dial has come.

@@ -1,0 +1,98 @@
+//! Tests of promotions: a VM that waits with its daemon held takes the place of a VM that has ended.
+
+use crate::host::{Form, Host, errors, kill};
+use pepita_launcher::client;
+use pepita_wire::launch::SPARE_LABEL;
+use pepita_wire::record::DaemonState;
+use pepita_wire::{ErrorKind, MonitorRequest, Outcome, StatusRecord, VmId, VmState};
+use rustix::process::Signal;
+
+/// Starts a spare and waits until it can be promoted.
+fn spare(host: &Host, name: &str, of: &str) -> StatusRecord {
+    host.start_with(name, &["--hold", "--label", &format!("{SPARE_LABEL}={of}")], &[]);
+    let ready = host.until(name, |status| status.agent.ready);
+    assert_eq!(ready.daemon.state, DaemonState::Held);
+    ready
+}
+
+fn promote(host: &Host, spare: &str, name: &str, incarnation: u64) -> Outcome {
+    let request = MonitorRequest::Promote { name: VmId::new(name).expect("a name"), incarnation };
+    client::ask(&host.vm(spare), request).expect("an answer")
+}
+
+fn names(host: &Host) -> Vec<String> {
+    let all = host.json(&["list", "--json"]);
+    let all: Vec<StatusRecord> = serde_json::from_value(all).expect("records");
+    all.into_iter().map(|status| status.name).collect()
+}
+
+fn promoted_again_and_again(form: Form) {
+    let host = Host::of(form);
+    let first = host.ready("a", &[]);
+    let one = spare(&host, "a-1", "a");
+    assert_eq!(names(&host), ["a", "a-1"]);
+    // The place of a VM that runs is not taken.
+    let refused = promote(&host, "a-1", "a", 2).expect_err("it runs");
+    assert_eq!(refused.kind, ErrorKind::Conflict, "{refused}");
+    assert_eq!(host.status("a-1").labels.get(SPARE_LABEL).map(String::as_str), Some("a"));
+    kill(first.vmm_pid, Signal::KILL);
+    host.exit("a");
+
+    promote(&host, "a-1", "a", 2).expect("promoted");
+    let now = host.until("a", |status| status.daemon.state == DaemonState::Ready);
+    assert_eq!((now.vmm_pid, now.incarnation, now.state), (one.vmm_pid, 2, VmState::Running));
+    assert!(now.labels.get(SPARE_LABEL).is_none() && now.agent.incarnation == Some(1), "{now:?}");
+    assert_eq!(names(&host), ["a"]);
+    // The run directory is lent: the name of the spare is free for no other VM, and ends none.
+    host.fails(&["status", "--name", "a-1"], 4);
+    let refused = host.run("a-1", &["--hold"], &[]).output().expect("a call");
+    assert_eq!(refused.status.code(), Some(73), "{}", errors(&refused));
+    host.ok(&["destroy", "--name", "a-1", "--force"]);
+    let refused = promote(&host, "a", "b", 1).expect_err("its daemon runs");
+    assert_eq!(refused.kind, ErrorKind::Busy, "{refused}");
+
+    // The VM outlives its monitor, and its guest still expects the number that it was booted with.
+    kill(now.monitor_pid, Signal::KILL);
+    host.ok(&["adopt", "--name", "a"]);
+    let adopted = host.until("a", |status| status.agent.ready && status.daemon.state == DaemonState::Ready);
+    assert_eq!((adopted.vmm_pid, adopted.incarnation), (one.vmm_pid, 2));
+
+    // The next spare takes the place of one that was promoted.
+    let two = spare(&host, "a-2", "a");
+    kill(adopted.vmm_pid, Signal::KILL);
+    host.exit("a");
+    promote(&host, "a-2", "a", 3).expect("promoted");
+    let now = host.until("a", |status| status.daemon.state == DaemonState::Ready);
+    assert_eq!((now.vmm_pid, now.incarnation), (two.vmm_pid, 3));
+    assert!(!host.vm("a-1").exists(), "nothing is left of the former one");
+
+    // A start by that name gets a run directory of its own.
+    kill(now.vmm_pid, Signal::KILL);
+    assert_eq!(host.exit("a").incarnation, 3);
+    let cold = host.ready("a", &[]);
+    assert!(!host.vm("a").is_symlink() && !host.vm("a-2").exists());
+    assert_eq!(cold.incarnation, 1);
+    host.destroy("a", &["--force"]);
+    // Without a former VM, the name is free.
+    spare(&host, "a-3", "a");
+    promote(&host, "a-3", "a", 9).expect("promoted");
+    host.until("a", |status| status.daemon.state == DaemonState::Ready);
+    host.destroy("a", &["--force"]);
+    assert!(names(&host).is_empty());
+    let left = std::fs::read_dir(host.vm("a").parent().expect("a directory")).expect("readable").flatten();
+    let left: Vec<_> = left
+        .map(|entry| entry.file_name())
+        .filter(|name| !name.as_encoded_bytes().starts_with(b"."))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_microvm_takes_the_place_of_another() {
+    promoted_again_and_again(Form::Qemu);
+}
+
+#[test]
+fn a_plain_process_takes_the_place_of_another() {
+    promoted_again_and_again(Form::Process);
+}
