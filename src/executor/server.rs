@@ -38,7 +38,7 @@ enum State {
     /// The server is started with the next launch.
     Wanted,
     /// The server runs.
-    Runs(Running),
+    Runs(Box<Running>),
 }
 
 #[derive(Debug)]
@@ -114,8 +114,8 @@ impl Server {
     /// Has the server make a monitor. Returns the connection with it.
     async fn order(&self, program: &Path, environment: &[(&str, &OsStr)]) -> Option<UnixStream> {
         let mut state = self.0.lock().await;
-        if let State::Runs(Running { served, program: started }) = &mut *state
-            && (served.has_ended() || Identity::of(program).ok().as_ref() != Some(started))
+        if let State::Runs(running) = &mut *state
+            && (running.served.has_ended() || Identity::of(program).ok().as_ref() != Some(&running.program))
         {
             *state = State::Wanted;
         }
@@ -143,7 +143,7 @@ async fn begin(program: &Path, environment: &[(&str, &OsStr)]) -> State {
     let mut greeting = [0; GREETING.len()];
     let read = tokio::time::timeout(GREETING_DEADLINE, served.socket.read_exact(&mut greeting)).await;
     match read {
-        Ok(Ok(_)) if greeting == *GREETING => State::Runs(Running { served, program: identity }),
+        Ok(Ok(_)) if greeting == *GREETING => State::Runs(Box::new(Running { served, program: identity })),
         Ok(_) => State::None,
         // The host is busy.
         Err(_) => State::Wanted,
