@@ -103,6 +103,10 @@ bench-images: setup ## Measure `pepita run` of a container image beside our own 
 	cargo build --release --workspace --bins
 	cargo bench -p pepita-supervisor --bench images
 
+bench-recovery: setup ## Measure the time from SIGKILL of a microVM's VMM until its daemon is Ready, with a warm spare and without
+	cargo build --release --workspace --bins
+	cargo bench -p pepita-supervisor --bench recovery
+
 bench-jail: setup ## Measure boot, restart and memory of a microVM in its jail beside one in none, with and without a share
 	cargo build --release --workspace --bins
 	cargo bench -p pepita-supervisor --bench jail

@@ -29,9 +29,10 @@ const TO_SERVE: [Capability; 8] = [
     Capability::SysChroot,
 ];
 
-/// What one has that makes and changes no file.
-const TO_SERVE_READ_ONLY: [Capability; 3] =
-    [Capability::DacReadSearch, Capability::Setpcap, Capability::SysChroot];
+/// What one has that makes and changes no file. Who opens the file of another without a trace in its times (`O_NOATIME`) has to
+/// have `FOWNER`.
+const TO_SERVE_READ_ONLY: [Capability; 4] =
+    [Capability::DacReadSearch, Capability::Fowner, Capability::Setpcap, Capability::SysChroot];
 
 /// Where the processes of a jail are shown. Settings of the kernel, which this file system leaves out, can be beside it.
 pub(crate) const PROCESSES: &str = "/proc/processes";
@@ -319,5 +320,21 @@ impl Bind {
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_of_files_is_root_and_has_no_user_of_its_own() {
+        let user = Some(User { uid: 7, gid: 7 });
+        let server = Plan::of_file_server(Level::Full, true, "/");
+        assert_eq!(server.check(), Ok(()));
+        assert!(!server.capabilities.contains(&Capability::DacOverride), "it only reads");
+        assert_eq!(Plan::new(Level::Full, user, "/").check(), Ok(()));
+        let both = Plan { user, ..server };
+        assert!(both.check().is_err_and(|why| why.contains("no user of its own")));
     }
 }

@@ -247,7 +247,9 @@ pub(crate) fn run(aims: &str, is_free: bool, prefix: &str, out: &mut dyn Write) 
             Ok(()) => "ok".to_owned(),
             Err(e) => e.raw_os_error().map_or(e.to_string(), |number| error_name(number).to_owned()),
         };
-        writeln!(out, "{prefix}{name}\t{result}").expect("written");
+        // In one piece: others write to the same pipe.
+        let line = format!("{prefix}{name}\t{result}\n");
+        out.write_all(line.as_bytes()).expect("written");
     }
 }
 

@@ -7,6 +7,7 @@
 use crate::host::patience::{patiently, read_text};
 use crate::host::process_id::ProcessId;
 use crate::vmm::{self, Process};
+use rustix::process::Signal;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,11 @@ impl Backend {
             Some(code) => format!("it exited with {code}"),
             None => format!("it died of {exit}"),
         })
+    }
+
+    /// Kills the process; [`Backend::kill`] waits for its end.
+    pub(super) fn begin_kill(&self) {
+        self.process.signal(Signal::KILL);
     }
 
     /// Kills the process and waits until the process is gone.

@@ -1,5 +1,9 @@
 //! The last work for a VM that has ended: writes the exit record before anything else is removed, kills the processes
-//! that still run, and informs the watchers last.
+//! that still run, and informs the watchers.
+//!
+//! The watchers of a microVM that was up are informed as soon as its end is on the disk: the kernel may need ten
+//! milliseconds to free the memory that the back-end shares with the guest, and a warm spare need not wait for that. The
+//! lock of the run directory, which a launch of the same name waits for, is held until all is removed.
 
 use super::Monitor;
 use crate::error::eprint_line;
@@ -36,6 +40,15 @@ impl Monitor {
             eprint_line(format_args!("pepita monitor: exit record: {}", e.message));
         }
         ends::keep(&self.dir, exit);
+        if let Some(backend) = &self.backend {
+            backend.begin_kill();
+        }
+        // What is left of any other VM may still write to what its successor uses: its daemon, or the server of a share.
+        let has_died_whole = self.config.request.vmm == VmmKind::Qemu && self.shares.is_empty();
+        if has_died_whole && self.starter.is_none() && !self.is_abandoned {
+            self.save();
+            self.inform();
+        }
         if let Some(backend) = self.backend.take() {
             backend.kill();
         }
@@ -83,10 +96,15 @@ impl Monitor {
             }
             None => {}
         }
-        // Connected clients are informed last, so that they find only the files that stay.
-        let _ = std::fs::remove_file(layout::CONTROL);
-        self.control.tell(&status);
+        self.inform();
         self.take_leave(&status);
+    }
+
+    /// Informs the connected clients. From here on no other can connect.
+    fn inform(&mut self) {
+        let _ = std::fs::remove_file(layout::CONTROL);
+        let status = self.status();
+        self.control.tell(&status);
     }
 
     /// Removes the files of a VM whose launch has failed.

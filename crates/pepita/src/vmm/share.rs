@@ -21,9 +21,9 @@ use std::path::Path;
 /// knows no extended attributes, gives no file capabilities.
 const CAPABILITIES: &str = "-mknod:-setfcap";
 
-/// The same for a share that is read-only: it keeps the right to read alone.
+/// The same for a share that is read-only: it keeps the rights to read every file, and to leave no trace of that.
 const CAPABILITIES_READ_ONLY: &str =
-    "-mknod:-setfcap:-chown:-dac_override:-fowner:-fsetid:-setgid:-setuid:+dac_read_search";
+    "-mknod:-setfcap:-chown:-dac_override:-fsetid:-setgid:-setuid:+dac_read_search";
 
 /// The server of a share.
 #[derive(Debug)]

@@ -139,7 +139,7 @@ fn the_processes_of_two_vms_are_in_jails_of_their_own_and_the_vms_work() {
         let volumes = ["--jail", "full", "-v", &disk, "-v", &read, "-v", &write];
         host.start_with(name, &volumes, &["--write", "2", "--to", "/data/x"]);
         let status = host.until(name, |status| status.agent.ready);
-        check_server(&status, &host.vm(name), "/read", "0000000000000004");
+        check_server(&status, &host.vm(name), "/read", "000000000000000c");
         check_server(&status, &host.vm(name), "/write", "00000000000000db");
     }
     let (a, b) = (check_jail(&host, "a"), check_jail(&host, "b"));
