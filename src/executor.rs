@@ -8,6 +8,7 @@ mod process;
 mod queue;
 mod reserve;
 mod runner;
+mod server;
 
 pub use crate::ports::{PortNews, TellPortNews};
 pub use argv::Launch;

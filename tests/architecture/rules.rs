@@ -81,7 +81,7 @@ pub(crate) const CRATES: &[Crate] = &[
             &["exit", "image", "line", "reach"],
             &["streams"],
             &["agent", "console", "launch", "record"],
-            &["frame", "monitor"],
+            &["frame", "monitor", "serve"],
             &["conversation"],
         ],
         // The whole crate.
@@ -191,6 +191,7 @@ pub(crate) const CRATES: &[Crate] = &[
         ],
         edges: &[
             ("getrandom", &["host/random.rs"]),
+            ("nix::unistd::fork", &["host/fork.rs"]),
             ("nix::ioctl_write_ptr", &["host/vhost_vsock.rs"]),
             ("nix::ioctl_write_ptr_bad", &["host/tun.rs"]),
             ("std::fs::rename", &["monitor/log.rs", "rundir.rs", "rundir/files.rs"]),

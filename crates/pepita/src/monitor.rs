@@ -38,7 +38,7 @@ pub use dial::Address;
 pub(crate) use life::Life;
 pub(crate) use log::Log;
 pub use qmp::QmpMessage;
-pub(crate) use starter::{Answer, Starter, TAKEN};
+pub(crate) use starter::Starter;
 pub(crate) use stream::connect_unix;
 pub(crate) use world::secrets;
 
