@@ -71,7 +71,7 @@ fn only_the_figures_of_a_document_are_replaced() {
     assert!(text.starts_with("# A\n\nbefore\n\n<!--") && text.ends_with("-->\n\nafter\n"), "{text}");
     assert_eq!(text.matches("| machine |").count(), 1, "{text}");
     assert!(!text.contains("old") && text.contains("](performance-ratios.svg)"), "{text}");
-    assert!(dir.path().join("performance-growth.svg").exists());
+    assert!(dir.path().join("docs/performance-growth.svg").exists());
 }
 
 #[test]
