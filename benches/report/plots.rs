@@ -159,7 +159,7 @@ pub(crate) fn growth(results: &Results) -> Option<String> {
                  <text class=\"small\" x=\"{:.1}\" y=\"{:.1}\">{}</text>\
                  <text class=\"small mid\" x=\"{at:.1}\" y=\"{:.1}\">{vms}</text>",
                 at + 5.0,
-                up + 12.0,
+                up - 7.0,
                 number(*value),
                 top + tall + 46.0,
             );
