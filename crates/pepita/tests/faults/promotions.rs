@@ -41,7 +41,7 @@ fn promoted_again_and_again(form: Form) {
     promote(&host, "a-1", "a", 2).expect("promoted");
     let now = host.until("a", |status| status.daemon.state == DaemonState::Ready);
     assert_eq!((now.vmm_pid, now.incarnation, now.state), (one.vmm_pid, 2, VmState::Running));
-    assert!(now.labels.get(SPARE_LABEL).is_none() && now.agent.incarnation == Some(1), "{now:?}");
+    assert!(!now.labels.contains_key(SPARE_LABEL) && now.agent.incarnation == Some(1), "{now:?}");
     assert_eq!(names(&host), ["a"]);
     // The run directory is lent: the name of the spare is free for no other VM, and ends none.
     host.fails(&["status", "--name", "a-1"], 4);
