@@ -7,6 +7,7 @@ pub mod kvm;
 pub mod limits;
 pub mod open_files;
 pub mod patience;
+pub mod priority;
 pub mod process_id;
 pub mod programs;
 pub mod ram;

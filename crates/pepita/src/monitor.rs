@@ -44,7 +44,7 @@ use crate::error::eprint_line;
 use crate::host::cgroup::Limits;
 use crate::host::clock::{ClockWatch, unix_ms};
 use crate::host::process_id::ProcessId;
-use crate::host::rights;
+use crate::host::{priority, rights};
 use crate::rundir::files::{self, State, Sync};
 use crate::rundir::lock::Lock;
 use crate::rundir::uids::UidClaim;
@@ -218,9 +218,7 @@ impl Monitor {
     /// Watches the VM until it has ended and its exit record is written.
     pub(crate) fn run(mut self) {
         // A guest may take its VMM over, and speaks with this process, too.
-        if self.config.request.jail.is_some() {
-            rights::reduce(self.config.request.tap.is_some());
-        }
+        self.reduce_rights();
         self.save();
         match self.config.request.vmm {
             // QEMU answers this command when the machine is set up.
@@ -259,6 +257,12 @@ impl Monitor {
                 self.happened(Event::Tick);
             }
             self.publish();
+        }
+    }
+
+    fn reduce_rights(&self) {
+        if self.config.request.jail.is_some() {
+            rights::reduce(self.config.request.tap.is_some(), priority::is_low(self.vmm.identity.pid));
         }
     }
 
@@ -317,6 +321,10 @@ impl Monitor {
                 let _ = self.agent.ask(pepita_wire::Ask::Mount(mounts), Asker::Mount);
             }
             Effect::Tell(ask) => self.agent.tell(ask),
+            Effect::RestorePriority => {
+                priority::restore(self.vmm.identity.pid);
+                self.reduce_rights();
+            }
             Effect::Resume => self.set_vcpus(VcpuState::Running),
             Effect::TermVmm => {
                 // A stopped process does not receive SIGTERM before SIGCONT.

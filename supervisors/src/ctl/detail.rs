@@ -36,6 +36,8 @@ pub(super) fn launched(vm: &Value) -> impl Iterator<Item = String> {
     let limits = vm["limits"].is_object().then(|| format!("{name} limits: {}", limits(&vm["limits"])));
     let jail =
         serde_json::from_value(vm["jail"].clone()).ok().map(|told| format!("{name} jail: {}", jail(&told)));
+    let spares: Vec<String> =
+        list(&vm["spares"]).iter().map(|it| format!("{name} spare {}", spare(it))).collect();
     image
         .into_iter()
         .chain(address)
@@ -45,6 +47,15 @@ pub(super) fn launched(vm: &Value) -> impl Iterator<Item = String> {
         .chain(limits)
         .chain(jail)
         .chain(guest)
+        .chain(spares)
+}
+
+/// Returns `duende-vm-a-spare-1: ready, process 7, memory 141.2 MiB (vmm 139.0, monitor 2.2), CPU 2s`.
+fn spare(spare: &Value) -> String {
+    let state = if spare["ready"] == true { "ready" } else { "not ready" };
+    let process = spare["vmm_pid"].as_u64().map(|pid| format!(", process {pid}")).unwrap_or_default();
+    let host = host(spare).map(|host| format!(", {host}")).unwrap_or_default();
+    format!("{}: {state}{process}{host}", shown(text(&spare["id"])))
 }
 
 /// Returns `full, backend as user 700001, vmm as user 700000`, and the layers that are missing.

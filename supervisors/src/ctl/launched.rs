@@ -25,26 +25,40 @@ pub(super) async fn add(client: &mut Client, status: &mut Value, vms: &[String])
     let Some(pepita) = version["pepita"].as_str() else { return };
     let run_dir = version["run_dir"].as_str().map(|dir| ["--run-dir".into(), dir.into()]);
     let run_dir: Vec<OsString> = run_dir.into_iter().flatten().collect();
+    let ids = vms.iter().filter_map(|name| VmName::new(name).ok()).map(|vm| vm.id().to_string());
+    let ids: Vec<String> = ids.chain(spares_of(status, vms)).collect();
     let mut asked = JoinSet::new();
-    for name in vms {
-        let Ok(vm) = VmName::new(name) else { continue };
+    for id in ids {
         let mut command = Command::new(pepita);
-        command.args(&run_dir).args(["status", "--json", "--name", vm.id().as_str()]);
+        command.args(&run_dir).args(["status", "--json", "--name", &id]);
         command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        let name = name.clone();
-        asked.spawn(async move { Some((name, timeout(LIMIT, command.output()).await.ok()?.ok()?)) });
+        asked.spawn(async move { Some((id, timeout(LIMIT, command.output()).await.ok()?.ok()?)) });
     }
     let answers = asked.join_all().await.into_iter().flatten();
-    let records =
-        answers.filter_map(|(name, output)| Some((name, serde_json::from_slice(&output.stdout).ok()?)));
+    let records = answers.filter_map(|(id, output)| Some((id, serde_json::from_slice(&output.stdout).ok()?)));
     let records: HashMap<String, StatusRecord> = records.collect();
     for group in status["groups"].as_array_mut().into_iter().flatten() {
         for vm in group["vms"].as_array_mut().into_iter().flatten() {
-            if let Some(record) = vm["name"].as_str().and_then(|name| records.get(name)) {
+            if let Some(record) = vm["id"].as_str().and_then(|id| records.get(id)) {
                 fill(vm, record);
+            }
+            for spare in vm["spares"].as_array_mut().into_iter().flatten() {
+                let usage = spare["id"].as_str().and_then(|id| records.get(id)?.usage.as_ref());
+                if let Some(usage) = usage {
+                    spare["usage"] = json!(usage);
+                }
             }
         }
     }
+}
+
+/// Returns the launcher's names for the warm spares of these VMs.
+fn spares_of(status: &Value, vms: &[String]) -> Vec<String> {
+    let groups = status["groups"].as_array().into_iter().flatten();
+    let all = groups.flat_map(|group| group["vms"].as_array().into_iter().flatten());
+    let wanted = all.filter(|vm| vm["name"].as_str().is_some_and(|name| vms.iter().any(|it| it == name)));
+    let spares = wanted.flat_map(|vm| vm["spares"].as_array().into_iter().flatten());
+    spares.filter_map(|spare| spare["id"].as_str().map(str::to_owned)).collect()
 }
 
 /// Adds the fields of a VM.

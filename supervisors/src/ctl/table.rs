@@ -186,6 +186,10 @@ fn note(vm: &Value) -> String {
     if vm["probe"]["healthy"] == false && matches!(text(&vm["phase"]), "running" | "ready" | "unhealthy") {
         notes.extend(probe(&vm["probe"]).map(|probe| format!("probe {probe}")));
     }
+    if let Some(standby) = vm["standby"].as_u64() {
+        let ready = list(&vm["spares"]).iter().filter(|spare| spare["ready"] == true).count();
+        notes.push(format!("{ready} of {standby} spares ready"));
+    }
     if vm["needs_restart"] == true {
         notes.push("changed; a restart applies it".into());
     }
@@ -342,13 +346,15 @@ c probe: failed, 2 in a row: HTTP 503 Busy";
             "jail": { "level": "best-effort", "processes": { "vmm": { "uid": 700_000, "layers": {
                 "landlock": { "is": "missing", "why": "no kernel for it" }, "root": { "is": "in-force" } } } } },
             "image": { "reference": "docker.io/library/redis:7", "digest": "sha256:ab" },
+            "standby": 2, "spares": [{ "id": "duende-vm-a-spare-1", "ready": true, "vmm_pid": 7, "usage": usage },
+                { "id": "duende-vm-a-spare-2", "ready": false, "cid": null, "vmm_pid": null }],
             "ports": ["127.0.0.1:6379:6379", "127.0.0.1:81:80", "unix:/run/a.sock:80"], "port_use": [
                 { "port": "127.0.0.1:6379:6379", "open": 3, "waiting": 0 },
                 { "port": "127.0.0.1:81:80", "open": null, "waiting": null } ] });
         let status = json!({ "groups": [{ "name": "g", "vms": [vm] }] });
         let expected = "\
 GROUP  VM  PHASE  INC  ATT  CID  PID  SINCE  NOTE
-g      a   ready  1    0    -    -    0s
+g      a   ready  1    0    -    -    0s     1 of 2 spares ready
 a image: docker.io/library/redis:7 sha256:ab
 a address: 10.88.0.6
 a ports: 127.0.0.1:6379:6379 (3 open, 0 waiting), 127.0.0.1:81:80 (open unknown, waiting unknown), unix:/run/a.sock:80
@@ -356,7 +362,9 @@ a disk data: size 1024.0 MiB, on the host 2.0 MiB, used in the guest at /data 1.
 a host: memory 3.0 MiB (vmm 2.5, monitor 0.5), CPU 1m02s
 a limits: memory 352.0 MiB, CPU 150 %, processes none, open files 1024, file size none, disk weight none, log 50.0 MiB
 a jail: best-effort, vmm as user 700000; without landlock: no kernel for it
-a guest: memory 113.6 MiB, available 96.0 MiB, CPU 3s; daemon: memory unknown, CPU 2s";
+a guest: memory 113.6 MiB, available 96.0 MiB, CPU 3s; daemon: memory unknown, CPU 2s
+a spare duende-vm-a-spare-1: ready, process 7, memory 3.0 MiB (vmm 2.5, monitor 0.5), CPU 1m02s
+a spare duende-vm-a-spare-2: not ready";
         assert_eq!(plain(&status_of(&status, &["a".to_owned()], true)), expected);
         assert_eq!(status_of(&status, &["a".to_owned()], false).lines().count(), 2);
     }

@@ -26,8 +26,11 @@ fn host() -> Host {
     let host = Host::new("", "");
     let vm = |vm: usize| {
         let command = ["/bin/sh", "-c", DAEMON, &who(&host, vm).to_string_lossy()].map(str::to_owned);
+        // Every fourth VM has a warm spare.
+        let standby = u32::from(vm % 4 == 0);
         format!(
-            "[[group.vm]]\nname = \"{}\"\nstart.ready = \"started\"\nrestart.policy = \"always\"\ncommand = {command:?}\n",
+            "[[group.vm]]\nname = \"{}\"\nstart.ready = \"started\"\nrestart.policy = \"always\"\nstandby = {standby}\n\
+             command = {command:?}\n",
             name(vm)
         )
     };

@@ -6,6 +6,7 @@ use crate::disk;
 use crate::error::{Result, io, system};
 use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;
+use crate::host::priority;
 use crate::host::random::secret;
 use crate::monitor::{Agent, Control, Life, Log, Monitor, Parts, Starter};
 use crate::qemu;
@@ -139,6 +140,9 @@ fn make(Claimed { config, name, cid, uids }: &Claimed, starter: &Starter) -> Res
             let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
             limits.hold(pid);
         });
+    }
+    if config.request.hold {
+        priority::lower(processes.vmm.identity.pid);
     }
     let agent = Agent::new(address(config), config.incarnation, Some(boot_token), token);
     if let Some(jail) = &mut processes.jail {

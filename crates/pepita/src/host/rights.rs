@@ -12,10 +12,14 @@ const NEEDED: CapabilitySet = CapabilitySet::KILL.union(CapabilitySet::DAC_OVERR
 /// What it needs besides for a VM with a network device of the host, whose rules it removes at the end.
 const FOR_DEVICE: CapabilitySet = CapabilitySet::NET_ADMIN;
 
+/// What it needs besides for a VM that boots at a low priority, which it raises when the guest is up.
+const FOR_PRIORITY: CapabilitySet = CapabilitySet::SYS_NICE;
+
 /// Gives up all rights of this process, which has one thread, but those that a monitor needs, for ever. Where the system
 /// refuses, the process keeps what it has: a VM that runs is worth more.
-pub fn reduce(has_device: bool) {
+pub fn reduce(has_device: bool, has_low_priority: bool) {
     let needed = if has_device { NEEDED.union(FOR_DEVICE) } else { NEEDED };
+    let needed = if has_low_priority { needed.union(FOR_PRIORITY) } else { needed };
     let Ok(sets) = capabilities(None) else { return };
     if sets.effective.contains(CapabilitySet::SETPCAP) {
         for bit in 0..64 {
@@ -41,7 +45,7 @@ mod tests {
     fn what_is_given_up_is_gone() {
         // Capabilities belong to a thread, as the kernel sees it.
         let left = std::thread::spawn(|| {
-            reduce(false);
+            reduce(false, false);
             capabilities(None).expect("its own")
         });
         let left = left.join().expect("no panic");

@@ -6,12 +6,18 @@
 
 use crate::error::{Result, call_error, io, system};
 use crate::host::random;
+use crate::rundir::lock::{Lock, Wait};
 use crate::rundir::{console_log, files, layout};
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Stored, VmId};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The number of attempts to take a lock that another call may hold for a moment, and the pause between two.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The name in the configuration of a VM.
 #[derive(Deserialize)]
@@ -46,19 +52,51 @@ pub fn take_name(dir: &Path, name: &Path) -> Result<Former> {
     let parent = name.parent().unwrap_or(name);
     let link = parent.join(format!("{}{}-{}", layout::GONE, std::process::id(), random::secret()?));
     std::os::unix::fs::symlink(own, &link).map_err(|e| io(&link, e))?;
-    let flags = match check_ended(name) {
-        Ok(true) => RenameFlags::EXCHANGE,
-        Ok(false) => RenameFlags::NOREPLACE,
-        Err(e) => {
-            let _ = std::fs::remove_file(&link);
-            return Err(e);
-        }
-    };
-    if let Err(e) = renameat_with(CWD, &link, CWD, name, flags) {
-        let _ = std::fs::remove_file(&link);
-        return Err(system("the name of the VM", std::io::Error::from(e)));
-    }
+    exchange(name, &link).inspect_err(|_| drop(std::fs::remove_file(&link)))?;
     Ok(Former(link))
+}
+
+/// Puts a link in the place of a name, and what had the name in the place of the link.
+fn exchange(name: &Path, link: &Path) -> Result<()> {
+    let rename = |flags| {
+        let renamed = renameat_with(CWD, link, CWD, name, flags);
+        renamed.map_err(|e| system("the name of the VM", std::io::Error::from(e)))
+    };
+    if !check_ended(name)? {
+        return rename(RenameFlags::NOREPLACE);
+    }
+    // No launch claims the name meanwhile: it would take the lock first.
+    let Some(_lock) = hold(name)? else {
+        // The monitor of the ended VM holds the lock, which a launch may have taken just after it.
+        rename(RenameFlags::EXCHANGE)?;
+        return match hold(link) {
+            Ok(_) => Ok(()),
+            Err(e) => rename(RenameFlags::EXCHANGE).and(Err(e)),
+        };
+    };
+    rename(RenameFlags::EXCHANGE)
+}
+
+/// Takes the lock of the run directory of a VM that has ended. `None`: the monitor of that VM still holds it.
+///
+/// # Errors
+/// [`CallErrorKind::NameTaken`] when another process holds it.
+fn hold(dir: &Path) -> Result<Option<Lock>> {
+    for _ in 0..TRIES {
+        if !dir.exists() {
+            return Ok(None);
+        }
+        if let Some(lock) = Lock::take(&dir.join(layout::LOCK), Wait::No)? {
+            return Ok(Some(lock));
+        }
+        let monitor = files::state(dir).ok().and_then(|state| state.monitor);
+        if monitor.and_then(|monitor| monitor.open()).is_some() {
+            return Ok(None);
+        }
+        // A call that only reads the status releases the lock soon.
+        std::thread::sleep(PAUSE);
+    }
+    Err(call_error(CallErrorKind::NameTaken, "the name is being taken by another".to_owned()))
 }
 
 /// Returns whether there is a run directory of that name. A link without its target is one that was not removed.
@@ -144,6 +182,16 @@ mod tests {
         former.remove();
         assert!(!first.exists());
         assert_eq!(std::fs::read_dir(top).expect("readable").count(), 2);
+
+        // A launch that has claimed the name keeps it.
+        let launch = Lock::take(&name.join(layout::LOCK), Wait::No).expect("readable").expect("free");
+        let other = vm(top, "a-3", "a-3", false);
+        vm(top, "a-2", "a", true);
+        assert_eq!(take_name(&other, &name).expect_err("claimed").kind, CallErrorKind::NameTaken);
+        assert_eq!(home(&name), Some(second.clone()));
+        drop(launch);
+        take_name(&other, &name).expect("taken").remove();
+        assert_eq!(home(&name), Some(other));
 
         let third = vm(top, "b-1", "b-1", false);
         take_name(&third, &top.join("b")).expect("taken").remove();

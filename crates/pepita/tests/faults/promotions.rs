@@ -2,6 +2,7 @@
 
 use crate::host::{Form, Host, errors, kill};
 use pepita_launcher::client;
+use pepita_launcher::host::priority::is_low;
 use pepita_wire::launch::SPARE_LABEL;
 use pepita_wire::record::DaemonState;
 use pepita_wire::{ErrorKind, MonitorRequest, Outcome, StatusRecord, VmId, VmState};
@@ -9,8 +10,14 @@ use rustix::process::Signal;
 
 /// Starts a spare and waits until it can be promoted.
 fn spare(host: &Host, name: &str, of: &str) -> StatusRecord {
-    host.start_with(name, &["--hold", "--label", &format!("{SPARE_LABEL}={of}")], &[]);
+    let booting = host.start_with(name, &["--hold", "--label", &format!("{SPARE_LABEL}={of}")], &[]);
+    // Others may not raise a priority that they have lowered.
+    let lowers = rustix::process::geteuid().is_root();
+    let is_lowered = is_low(booting.vmm_pid.expect("a running process")) || host.status(name).agent.ready;
+    assert!(!lowers || is_lowered, "nobody waits for it");
     let ready = host.until(name, |status| status.agent.ready);
+    let vmm = ready.vmm_pid.expect("a running process");
+    assert!(!is_low(vmm), "a spare that is ready has the usual priority");
     assert_eq!(ready.daemon.state, DaemonState::Held);
     ready
 }

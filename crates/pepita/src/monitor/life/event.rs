@@ -96,6 +96,8 @@ pub(crate) enum Effect {
     StartDaemon(Start),
     /// Send the agent a request whose answer does not matter.
     Tell(Ask),
+    /// Give the VMM, which has booted a guest that nobody waits for, the usual CPU priority.
+    RestorePriority,
     /// Resume the virtual CPUs.
     Resume,
     /// Send SIGTERM to the VMM's process.

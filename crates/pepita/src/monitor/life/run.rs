@@ -5,11 +5,14 @@ use super::stop::AFTER_GRACE;
 use super::{Effect, Life};
 use crate::monitor::evidence::Way;
 use crate::vm_config::VmmKind;
-use pepita_wire::agent::{Health, Start};
+use pepita_wire::agent::{Exec, Health, Start};
 use pepita_wire::launch::SPARE_LABEL;
 use pepita_wire::record::{BootTimes, DaemonState, VcpuState};
 use pepita_wire::{Ask, ErrorKind, GuestEvent, VmId, WireError};
 use std::time::{Duration, Instant};
+
+/// The time limit for the agent to start itself once, in milliseconds.
+const REHEARSAL_MS: u64 = 10_000;
 
 impl Life {
     pub(super) fn on_agent_up(&mut self, now: Instant, unix_ms: u64, protocol_version: u32) {
@@ -27,7 +30,11 @@ impl Life {
             Phase::Created(_) | Phase::Booting(_) | Phase::Running => {
                 // A hello from the guest proves that its VMM runs.
                 self.evidence.vmm_ran = true;
+                let was_booting = !matches!(self.phase, Phase::Running);
                 self.phase = Phase::Running;
+                if self.hold && was_booting {
+                    self.settle_spare();
+                }
                 self.start_the_daemon();
                 self.send_pending_signals();
             }
@@ -44,6 +51,15 @@ impl Life {
             | Phase::Killing { .. }
             | Phase::Ended(_) => {}
         }
+    }
+
+    /// Prepares a VM whose daemon is held for the moment at which it is started: the VMM gets the usual priority, and the
+    /// agent starts a program once, itself, so that the way to the daemon is no new one for the guest's memory and for an
+    /// emulated CPU.
+    fn settle_spare(&mut self) {
+        self.effects.push(Effect::RestorePriority);
+        let command = ["/proc/self/exe", "--version"].map(str::to_owned).into();
+        self.effects.push(Effect::Tell(Ask::Exec(Exec { command, timeout_ms: REHEARSAL_MS, bulk: false })));
     }
 
     pub(super) fn start_the_daemon(&mut self) {

@@ -1,0 +1,47 @@
+//! The CPU priority of a VM that boots while nobody waits for it: a warm spare must not slow its neighbours down.
+
+use rustix::process::{Pid, Resource, getpriority_process, getrlimit, setpriority_process};
+use rustix::thread::{CapabilitySet, capabilities};
+
+/// The nice value (sched(7)) of a VM that nobody waits for.
+const LOW: i32 = 10;
+
+/// The soft limit RLIMIT_NICE with which a process may set the nice value 0: 20 minus the value (getrlimit(2)).
+const MAY_SET_ZERO: u64 = 20;
+
+/// Lowers the priority of a process and of the threads that it starts from now on, if this process may raise it again.
+pub fn lower(pid: u32) {
+    if may_raise() {
+        set(pid, LOW);
+    }
+}
+
+/// Gives all threads of a process the usual priority.
+pub fn restore(pid: u32) {
+    set(pid, 0);
+}
+
+/// Returns whether the priority of a process is lowered.
+pub fn is_low(pid: u32) -> bool {
+    of(pid).is_some_and(|pid| getpriority_process(Some(pid)).is_ok_and(|nice| nice == LOW))
+}
+
+fn may_raise() -> bool {
+    let is_capable = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_NICE));
+    is_capable || getrlimit(Resource::Nice).current.is_none_or(|limit| limit >= MAY_SET_ZERO)
+}
+
+fn set(pid: u32, nice: i32) {
+    // The nice value belongs to a thread, as Linux sees it.
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    for task in tasks.filter_map(|task| of(task.file_name().to_str()?.parse().ok()?)) {
+        // The thread may have ended meanwhile.
+        let _ = setpriority_process(Some(task), nice);
+    }
+    // Between sessions, the nice values of their groups count (sched(7), "The autogroup feature").
+    let _ = std::fs::write(format!("/proc/{pid}/autogroup"), nice.to_string());
+}
+
+fn of(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
+}
