@@ -8,7 +8,9 @@ mod process;
 mod queue;
 mod reserve;
 mod runner;
+mod server;
 
+pub use crate::ports::{PortNews, TellPortNews};
 pub use argv::Launch;
 pub use error::ExecutorError;
 pub use launcher::{Answer, Launcher, Pepita};
@@ -66,6 +68,15 @@ pub enum ExecutorMsg {
         vm: VmName,
         /// The ports.
         ports: Vec<Publish>,
+    },
+    /// Listen at the ports of a VM that is asleep, until a client comes.
+    AwaitClient {
+        /// The name of the VM.
+        vm: VmName,
+        /// The ports.
+        ports: Vec<Publish>,
+        /// Gets the news of the ports, unless they are opened for another reason or closed before.
+        tell: TellPortNews,
     },
     /// Close the ports of a VM that is down for good.
     ClosePorts(VmName),

@@ -19,7 +19,7 @@ pub use order::{Command, Found, FoundSpare, Order, Refused, SpareView, VmView};
 
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::CidMsg;
-use crate::executor::{ExecutorError, ExecutorMsg};
+use crate::executor::{ExecutorError, ExecutorMsg, PortNews, TellPortNews};
 use crate::journal::Journal;
 use crate::observe::{Bus, Change, EventKind, ProbeStatus, StatusTable, VmPhase};
 use crate::policy::Ending;
@@ -207,6 +207,10 @@ impl GroupState {
                 self.roster.spare_actor_failed(at(), &vm, epoch)
             }
             GroupMsg::VmActorGone { vm, epoch, why } => self.roster.actor_failed(at(), &vm, epoch, &why),
+            GroupMsg::Port { vm, news: PortNews::ClientCame } => self.roster.client_came(at(), &vm),
+            GroupMsg::Port { vm, news: PortNews::NotListening(text) } => {
+                return self.tell(EventKind::Notice { vm: Some(vm), text });
+            }
             GroupMsg::Tick(due) => {
                 self.alarm.rang(due);
                 self.roster.tick(at())
@@ -311,11 +315,14 @@ impl GroupState {
                 Order::ForgetSpare(spare) => self.forget_spare(spare),
                 Order::Stop { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Stop),
                 Order::Kill { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Kill),
+                Order::Sleep { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Sleep),
+                Order::Wake { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Wake),
                 Order::Update(vm) => {
                     if let Some(spec) = self.roster.vm(&vm) {
                         self.actors.send_to_owner(&vm, VmMsg::Update(Box::new(spec.clone())));
                     }
                 }
+                Order::AwaitClient(vm) => self.await_client(me, vm),
                 Order::Release(vm) => self.release(vm),
                 Order::Remove(vm) => {
                     // The removal stands behind every call that is still under way, and before the launch of a VM of
@@ -389,6 +396,14 @@ impl GroupState {
         }
     }
 
+    fn await_client(&self, me: &ActorRef<GroupMsg>, vm: VmName) {
+        let Some(ports) = self.roster.vm(&vm).map(|spec| spec.publish.clone()) else { return };
+        let (me, name) = (me.clone(), vm.clone());
+        // This actor may have failed meanwhile; its successor waits anew.
+        let tell = TellPortNews::new(move |news| drop(me.cast(GroupMsg::Port { vm: name.clone(), news })));
+        self.shared.services.executor.send(ExecutorMsg::AwaitClient { vm, ports, tell });
+    }
+
     fn release(&mut self, vm: VmName) {
         self.shared.journal.save_cid(&vm, None);
         if self.facts.remove(&vm).is_some() {
@@ -450,6 +465,10 @@ impl GroupState {
         };
         if !may_take {
             return request.refuse(Refused::NotRunning { vm: vm.to_string(), phase: phase.word() });
+        }
+        // Whoever asks a guest that is asleep is a client, too.
+        if let (VmPhase::Idle { .. }, VmRequest::Ask { .. }) = (&phase, &request) {
+            self.actors.send_to_owner(vm, VmMsg::Wake);
         }
         self.actors.send_to_owner(vm, request.into());
     }

@@ -184,6 +184,7 @@ impl Journal {
             attempts: entry.attempts,
             has_run: entry.has_run,
             completed: entry.completed,
+            idle: entry.idle,
             failed: entry.failed.clone(),
         };
         self.entries().iter().map(|(vm, entry)| (vm.clone(), remembered(entry))).collect()
@@ -232,6 +233,7 @@ impl Journal {
             attempts: remembered.attempts,
             has_run: remembered.has_run,
             completed: remembered.completed,
+            idle: remembered.idle,
             cid: former.and_then(|entry| entry.cid),
             run_dir: self.inner.run_dir.get().cloned().or_else(|| former?.run_dir.clone()),
             config,
@@ -433,6 +435,7 @@ mod tests {
             attempts: 2,
             has_run: true,
             completed: false,
+            idle: false,
             failed: None,
         }
     }

@@ -4,12 +4,15 @@
 //! and the next supervisor takes a copy back. A service manager may keep copies, too: it gives them to the next supervisor even
 //! when no monitor runs.
 
+mod first_client;
 mod given;
 mod handover;
 
 pub use given::{GivenSockets, SocketStore};
 
 use crate::spec::VmName;
+use first_client::Waiting;
+pub use first_client::{PortNews, TellPortNews};
 use pepita_ports::{Listening, NotListening, waiting};
 use pepita_wire::Publish;
 use pepita_wire::port::HostPlace;
@@ -21,6 +24,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// The listening sockets of one supervisor. All clones are one; it outlives the actors that use it.
 #[derive(Debug, Clone, Default)]
@@ -28,36 +32,21 @@ pub(crate) struct Ports(Arc<Mutex<All>>);
 
 #[derive(Debug, Default)]
 struct All {
+    /// The waits for clients of VMs that are asleep. A wait is dropped before a socket of its VM is closed.
+    waits: BTreeMap<VmName, Waiting>,
     vms: BTreeMap<VmName, Sockets>,
     given: GivenSockets,
 }
 
+/// The pause before a port that another program holds is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// The sockets of one VM.
 type Sockets = Vec<(Publish, Listening)>;
 
-impl Ports {
-    /// Returns the sockets of a supervisor that was given some at its start. None is in use yet.
-    pub(crate) fn with(given: GivenSockets) -> Self {
-        Self(Arc::new(Mutex::new(All { vms: BTreeMap::new(), given })))
-    }
-
-    /// Closes what a former run has stored of ports that no VM has any more.
-    pub(crate) fn close_all_but<'p>(&self, wanted: impl Iterator<Item = &'p Publish>) {
-        let wanted: BTreeSet<&HostPlace> = wanted.map(|publish| &publish.host).collect();
-        self.all().given.close_all_but(|place| wanted.contains(place));
-    }
-
-    fn all(&self) -> MutexGuard<'_, All> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Listens on the ports of a VM. A socket that is open stays open, with the clients that wait at it; one that is not
-    /// wanted any more is closed.
-    ///
-    /// # Errors
-    /// Returns the first port that cannot be listened on, with the program that holds it. The others are open then.
-    pub(crate) fn open(&self, vm: &VmName, wanted: &[Publish]) -> Result<(), NotListening> {
-        let All { vms, given } = &mut *self.all();
+impl All {
+    fn open(&mut self, vm: &VmName, wanted: &[Publish]) -> Result<(), NotListening> {
+        let Self { vms, given, .. } = self;
         let sockets = vms.entry(vm.clone()).or_default();
         for (_, socket) in sockets.extract_if(.., |(publish, _)| !wanted.contains(publish)) {
             given.close(socket);
@@ -82,10 +71,71 @@ impl Ports {
         }
         result
     }
+}
+
+impl All {
+    fn await_client(&mut self, vm: &VmName, wanted: &[Publish], tell: &TellPortNews) -> Result<(), String> {
+        self.open(vm, wanted).map_err(|e| e.to_string())?;
+        let sockets = self.vms.get(vm).map_or(&[][..], Vec::as_slice);
+        let wait = Waiting::for_client(sockets, tell.clone()).map_err(|e| format!("its ports: {e}"))?;
+        self.waits.insert(vm.clone(), wait);
+        Ok(())
+    }
+}
+
+impl Ports {
+    /// Returns the sockets of a supervisor that was given some at its start. None is in use yet.
+    pub(crate) fn with(given: GivenSockets) -> Self {
+        Self(Arc::new(Mutex::new(All { given, ..All::default() })))
+    }
+
+    /// Closes what a former run has stored of ports that no VM has any more.
+    pub(crate) fn close_all_but<'p>(&self, wanted: impl Iterator<Item = &'p Publish>) {
+        let wanted: BTreeSet<&HostPlace> = wanted.map(|publish| &publish.host).collect();
+        self.all().given.close_all_but(|place| wanted.contains(place));
+    }
+
+    fn all(&self) -> MutexGuard<'_, All> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Listens on the ports of a VM. A socket that is open stays open, with the clients that wait at it; one that is not
+    /// wanted any more is closed.
+    ///
+    /// # Errors
+    /// Returns the first port that cannot be listened on, with the program that holds it. The others are open then.
+    pub(crate) fn open(&self, vm: &VmName, wanted: &[Publish]) -> Result<(), NotListening> {
+        let mut all = self.all();
+        all.waits.remove(vm);
+        all.open(vm, wanted)
+    }
+
+    /// Listens on the ports of a VM that is asleep, and tells once that a client waits at one of them, unless the ports are
+    /// opened for another reason or closed before. A port that cannot be listened on is told once, and tried again.
+    pub(crate) fn await_client(&self, vm: VmName, wanted: Vec<Publish>, tell: TellPortNews) {
+        let mut all = self.all();
+        all.waits.remove(&vm);
+        let Err(why) = all.await_client(&vm, &wanted, &tell) else { return };
+        tell.tell(PortNews::NotListening(why));
+        let (ports, name) = (self.clone(), vm.clone());
+        // No event tells that a port is free.
+        let again = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(RETRY).await;
+                let mut all = ports.all();
+                let is_over = !all.waits.get(&vm).is_some_and(Waiting::is_own);
+                if is_over || all.await_client(&vm, &wanted, &tell).is_ok() {
+                    return;
+                }
+            }
+        });
+        all.waits.insert(name, Waiting::to_listen(again));
+    }
 
     /// Closes the ports of a VM that is down for good: their clients are refused from now on.
     pub(crate) fn close(&self, vm: &VmName) {
-        let All { vms, given } = &mut *self.all();
+        let All { waits, vms, given } = &mut *self.all();
+        waits.remove(vm);
         for (_, socket) in vms.remove(vm).unwrap_or_default() {
             given.close(socket);
         }
@@ -93,7 +143,9 @@ impl Ports {
 
     /// Gives all sockets up, and leaves them to the monitors and to the service manager that have copies.
     pub(crate) fn leave(&self) {
-        self.all().vms.clear();
+        let mut all = self.all();
+        all.waits.clear();
+        all.vms.clear();
     }
 
     /// Publishes the ports of a VM that runs, by its monitor behind this control socket. Sockets that the monitor has of a
@@ -128,7 +180,7 @@ impl Ports {
 
     /// Enters the sockets that a monitor had, as far as they are wanted and no others are open.
     fn enter(&self, vm: &VmName, had: Vec<(Publish, OwnedFd)>, wanted: &[Publish]) {
-        let All { vms, given } = &mut *self.all();
+        let All { vms, given, .. } = &mut *self.all();
         let sockets = vms.entry(vm.clone()).or_default();
         for (publish, socket) in had {
             if wanted.contains(&publish) && !sockets.iter().any(|(open, _)| *open == publish) {

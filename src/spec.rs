@@ -25,8 +25,8 @@ pub use pepita_wire::storage::{DiskSpec, ShareSpec};
 pub use pepita_wire::world::Ulimit;
 pub use pepita_wire::{Publish, Signal, VmId};
 pub use policy::{
-    Backoff, HealthCheck, HealthSpec, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy,
-    Readiness, Restart, RestartSpec, StartSpec, StopSpec, Strategy,
+    Backoff, HealthCheck, HealthSpec, IdleAction, IdleSpec, Intensity, OnGiveUp, OnIntensityExceeded,
+    OnStartFailure, OnUnhealthy, Readiness, Restart, RestartSpec, StartOn, StartSpec, StopSpec, Strategy,
 };
 pub use reached::ReachMistake;
 pub(crate) use standby::SPARES_CAP;
@@ -196,6 +196,8 @@ pub struct VmSpec {
     pub stop: StopSpec,
     /// How the VM's health is probed.
     pub health: HealthSpec,
+    /// When the VM is put to sleep.
+    pub idle: IdleSpec,
     /// The ports of the guest that are published on the host.
     pub publish: Vec<Publish>,
     /// The places that the daemon may dial: ports of other VMs of the tree, and addresses.
@@ -226,6 +228,7 @@ impl VmSpec {
             start: StartSpec::default(),
             stop: StopSpec::default(),
             health: HealthSpec::default(),
+            idle: IdleSpec::default(),
             publish: Vec::new(),
             reach: Vec::new(),
             standby: 0,

@@ -280,8 +280,9 @@ impl Tree {
 
     fn waiting(&self) -> String {
         let status = self.status();
-        let not_yet =
-            status.vms().filter(|vm| vm.wanted && !matches!(vm.phase, VmPhase::Ready | VmPhase::Completed));
+        let not_yet = status.vms().filter(|vm| {
+            vm.wanted && !matches!(vm.phase, VmPhase::Ready | VmPhase::Idle { .. } | VmPhase::Completed)
+        });
         not_yet.map(|vm| format!("{} is {}", vm.name, vm.phase)).collect::<Vec<_>>().join(", ")
     }
 

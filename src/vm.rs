@@ -1,6 +1,8 @@
 //! The VM actor: owns one incarnation of a microVM. Only translates: messages become events of [`phase::Life`], which
 //! decides, and its effects become messages and requests.
 
+mod asleep;
+mod drowsiness;
 mod health;
 mod phase;
 pub(crate) mod probe;
@@ -39,6 +41,10 @@ pub enum VmMsg {
     Stop,
     /// Kill the VM at once.
     Kill,
+    /// Put the VM to sleep, unless a client has come meanwhile.
+    Sleep,
+    /// Let the virtual CPUs of a VM run that is asleep.
+    Wake,
     /// The VM is a spare, and takes the place of a VM from now on.
     Promote(Promotion),
     /// The configuration has changed in ways that apply to a running VM.
@@ -217,6 +223,8 @@ impl VmState {
         match msg {
             VmMsg::Stop => return Some(Event::Stop),
             VmMsg::Kill => return Some(Event::Kill),
+            VmMsg::Sleep => return Some(Event::Sleep),
+            VmMsg::Wake => self.request(MonitorRequest::Resume, Reply::ignored()),
             VmMsg::Promote(Promotion { spec, incarnation, written }) => {
                 (self.incarnation, self.written) = (incarnation, written);
                 return Some(Event::Promote(spec));
@@ -240,6 +248,7 @@ impl VmState {
             VmMsg::Update(spec) => {
                 let is_same = spec.publish == self.life.spec().publish;
                 self.life.update(*spec);
+                self.await_idleness();
                 if !is_same {
                     self.publish();
                 }
@@ -288,6 +297,7 @@ impl VmState {
             }
             Effect::Watch(record) => self.watch(&record),
             Effect::Connect(record) => self.connect(record).await?,
+            Effect::Sleep(how) => self.ask_to_sleep(how),
             Effect::StopDaemon { signal, grace } => self.stop_daemon(signal, grace),
             Effect::Remove => {
                 self.hang_up_before_removal();
@@ -357,6 +367,7 @@ impl VmState {
         if !(self.life.spec().publish.is_empty() && record.ports.is_empty()) {
             self.publish();
         }
+        self.await_idleness();
         for (signal, reply) in std::mem::take(&mut self.pending_signals) {
             self.request(MonitorRequest::Signal(signal), reply);
         }
@@ -421,7 +432,10 @@ impl VmState {
                 tracing::debug!("stop: {e}");
             }
         });
-        self.request(MonitorRequest::Stop { signal, timeout_ms: millis(grace), force: false }, reply);
+        self.request(
+            MonitorRequest::Stop { signal, timeout_ms: millis(grace), force: false, if_idle: false },
+            reply,
+        );
     }
 
     /// Sends the daemon a signal: now, or when the VM has a monitor. A monitor keeps a signal for a guest that boots. The

@@ -192,6 +192,13 @@ proptest! {
             ..LaunchSpec::default()
         };
         prop_assert_eq!(&asked, &expected);
+        // A launch server gets the whole of it.
+        let order = argv::order(&launch);
+        prop_assert_eq!(&order.name, &options.name.as_ref().map(ToString::to_string));
+        prop_assert_eq!((&order.kernel, &order.rootfs), (&options.kernel, &options.rootfs));
+        prop_assert_eq!(order.vsock_cid, Some(launch.cid.get()));
+        let rest = LaunchSpec { name: None, kernel: None, rootfs: None, vsock_cid: None, ..order };
+        prop_assert_eq!(&rest, &expected);
         // The launcher knows the word for the VMM.
         prop_assert!(asked.vmm.expect("a word").parse::<VmmKind>().is_ok());
     }

@@ -443,7 +443,9 @@ fn every_key_of_the_schema_is_read_where_the_schema_has_it() {
                 format!("[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n[[group.vm.share]]\n{keys}")
             }
             (Some(own), _) => format!(
-                "platform.pepita = {{ kernel_path = \"/k\", rootfs_path = \"/r\" }}\n[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n{}",
+                "platform.pepita = {{ kernel_path = \"/k\", rootfs_path = \"/r\" }}\n[[group]]\nname = \"a\"\n[[group.vm]]\nname = \"b\"\n{}{}",
+                // What sleeps needs a port.
+                if own == "publish" { "" } else { "publish = [\"80:80\"]\n" },
                 line(own)
             ),
             (None, Some(own)) => format!("[[group]]\nname = \"a\"\n{}", line(own)),

@@ -202,7 +202,7 @@ impl AdapterTree {
             }
             VmPhase::Paused => DaemonStatus::Paused,
             VmPhase::Stopping => DaemonStatus::Stopping,
-            VmPhase::Stopped | VmPhase::Completed => DaemonStatus::Stopped,
+            VmPhase::Stopped | VmPhase::Idle { .. } | VmPhase::Completed => DaemonStatus::Stopped,
             VmPhase::Failed(_) => {
                 DaemonStatus::Failed(self.last_end(vm).await.unwrap_or(Exit::Unknown.into()))
             }

@@ -8,7 +8,7 @@ use super::keywords::nearest;
 use super::reader::{Layer, Written};
 use super::value::placed;
 use crate::spec::keys::Keyed;
-use crate::spec::{Backoff, GroupSpec, HealthSpec, MachineSpec, TreeSpec, VmSpec, Vmm};
+use crate::spec::{Backoff, GroupSpec, HealthSpec, MachineSpec, StartOn, TreeSpec, VmSpec, Vmm};
 use crate::spec::{ReachMistake, StandbyMistake, VmName};
 use humantime::format_duration;
 use pepita_wire::Ask;
@@ -61,6 +61,7 @@ pub(super) fn tree<'r, 't>(
     published_twice(raw, &spec, log);
     standby(raw, &spec, log);
     reach(raw, &spec, log);
+    sleepers(raw, &spec, log);
     let mut platform = VmSpec::blank();
     apply(&raw.defaults, &mut platform);
     Meaning { spec, machine: platform.machine, images }
@@ -299,6 +300,23 @@ fn reach(raw: &File<'_>, spec: &TreeSpec, log: &Log<'_>) {
         };
         if let Some(written) = raw.groups[vm.0].vms[vm.1].layer.good("reach") {
             log.wrong(written.at(), &written.path, problem, Some(help));
+        }
+    }
+}
+
+/// Checks that a client can connect to each VM that waits for one.
+fn sleepers(raw: &File<'_>, spec: &TreeSpec, log: &Log<'_>) {
+    for (group, vm) in spec.unreachable_sleepers() {
+        let layer = &raw.groups[group].vms[vm].layer;
+        let (key, without) = match spec.groups[group].vms[vm].start.on {
+            StartOn::Connection => ("start.on", "start.on = \"boot\""),
+            StartOn::Boot => ("idle.after", "idle.after = \"0s\""),
+        };
+        if let (Some(written), false) = (layer.good(key), layer.is_wrong("publish")) {
+            let problem =
+                "a VM that waits for a client needs a port: it publishes none, and no VM reaches one";
+            let help = format!("write publish = [\"127.0.0.1:8080:80\"] for this VM, or {without}");
+            log.wrong(written.at(), &written.path, problem.to_owned(), Some(help));
         }
     }
 }

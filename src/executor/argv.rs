@@ -8,6 +8,7 @@ use pepita_wire::LaunchSpec;
 use pepita_wire::environment::WATCHDOG_USEC;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use pepita_wire::launch::{OWNER_LABEL, SPARE_LABEL};
@@ -71,6 +72,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         start,
         stop: _,
         health,
+        idle: _,
         publish: _,
         reach,
         standby: _,
@@ -142,6 +144,19 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         jail_uids: None,
         log_dir: None,
         disk_dir: None,
+    }
+}
+
+/// Returns the order of a launch for a launch server: the specification, complete with what [`run`] has as options.
+pub fn order(launch: &Launch) -> LaunchSpec {
+    let (spec, machine) = (&launch.spec, &launch.spec.machine);
+    let file = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+    LaunchSpec {
+        name: Some(spec.name.id().as_str().to_owned()),
+        kernel: file(&machine.kernel),
+        rootfs: file(&machine.rootfs),
+        vsock_cid: Some(launch.cid.get()),
+        ..specification(launch)
     }
 }
 

@@ -3,10 +3,13 @@
 use super::ExecutorError;
 use super::argv::{self, Launch};
 use super::process::{self, CallFailure};
+use super::server::Server;
 use crate::spec::{Signal, Uids, VmName};
 use futures_core::future::BoxFuture;
 use pepita_wire::image::ImageRecord;
 use pepita_wire::launch::JAIL_UIDS_ENVIRONMENT;
+use pepita_wire::record::CallError;
+use pepita_wire::serve::LaunchAnswer;
 use pepita_wire::storage::{CHECK_DEADLINE, DISK_ENVIRONMENT};
 use pepita_wire::{StatusRecord, VersionRecord, rundir};
 use std::ffi::{OsStr, OsString};
@@ -61,12 +64,13 @@ pub struct Launcher {
     log_dir: Option<PathBuf>,
     disk_dir: Option<PathBuf>,
     jail_uids: Option<String>,
+    server: Server,
 }
 
 impl Launcher {
     /// Makes a launcher from a program that was found, with the directory of its run directories.
     pub fn new(program: PathBuf, run_dir: Option<PathBuf>) -> Self {
-        Self { program, run_dir, log_dir: None, disk_dir: None, jail_uids: None }
+        Self { program, run_dir, log_dir: None, disk_dir: None, jail_uids: None, server: Server::default() }
     }
 
     /// Returns the variables that are added to the environment of each call.
@@ -115,6 +119,11 @@ impl Launcher {
         if record.contract != pepita_wire::CLI_VERSION || record.additions < pepita_wire::CLI_ADDITIONS {
             let theirs = format!("{}.{}", record.contract, record.additions);
             return Err(ExecutorError::Contract { program: self.program.clone(), theirs });
+        }
+        if record.serves {
+            self.server.enable().await;
+            let (launcher, server) = (self.clone(), self.server.clone());
+            tokio::spawn(async move { server.start(&launcher.program, &launcher.environment()).await });
         }
         Ok(record)
     }
@@ -174,12 +183,26 @@ impl Pepita for Launcher {
     }
 
     fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord> {
-        let specification =
-            serde_json::to_vec(&argv::specification(launch)).expect("the specification is JSON");
         // A disk that was not unmounted is checked first, which takes as long as it takes.
         let checks = if launch.spec.disks.is_empty() { Duration::ZERO } else { CHECK_DEADLINE };
         let limit = LAUNCH_DEADLINE.min(launch.limit) + checks;
-        Box::pin(self.record(argv::run(launch), specification, limit))
+        Box::pin(async move {
+            let order = argv::order(launch);
+            match self.server.launch(&self.program, &self.environment(), &order, limit).await {
+                Some(Ok(LaunchAnswer::Up(status))) => Ok(*status),
+                Some(Ok(LaunchAnswer::Failed(CallError { kind, message, .. }))) => {
+                    Err(ExecutorError::Refused { kind, message })
+                }
+                Some(Err(e)) => {
+                    Err(ExecutorError::Unanswered { program: self.program.clone(), what: e.to_string() })
+                }
+                None => {
+                    let specification = serde_json::to_vec(&argv::specification(launch));
+                    let specification = specification.expect("the specification is JSON");
+                    self.record(argv::run(launch), specification, limit).await
+                }
+            }
+        })
     }
 
     fn adopt<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord> {

@@ -1,12 +1,16 @@
 //! Runs the launcher: the only place of the library that spawns a process.
 
 use super::reserve::{self, Borrowed};
+use pepita_wire::rundir;
+use pepita_wire::serve::SERVE;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 /// The limit of a call's standard output, in bytes; a list of ten thousand VMs fits.
@@ -108,6 +112,35 @@ pub(super) async fn call(
             Err(CallFailure::Timeout(deadline))
         }
     }
+}
+
+/// The launch server of a launcher. Dropping it ends the server, and none of the monitors that it has made.
+#[derive(Debug)]
+pub(super) struct Served {
+    /// The connection with the server.
+    pub(super) socket: UnixStream,
+    server: Child,
+}
+
+impl Served {
+    /// Returns whether the server has ended.
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.server.try_wait(), Ok(None))
+    }
+}
+
+/// Starts the launch server of a launcher.
+pub(super) fn serve(program: &Path, environment: &[(&str, &OsStr)]) -> io::Result<Served> {
+    let run_dir = environment.iter().find(|(name, _)| *name == rundir::ENVIRONMENT);
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let mut command = Command::new(program);
+    command.arg("monitor").arg(run_dir.map_or(OsStr::new(""), |(_, dir)| dir)).arg(SERVE);
+    command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+    command.kill_on_drop(true).process_group(0);
+    command.env_clear().envs(inherited()).envs(environment.iter().copied());
+    let server = command.spawn()?;
+    Ok(Served { socket: UnixStream::from_std(ours)?, server })
 }
 
 /// Spawns the program, in need with the descriptors of the reserve.

@@ -113,6 +113,7 @@ impl Runner {
             }
             ExecutorMsg::Own { vm, incarnation } => self.own(&vm, incarnation),
             ExecutorMsg::OpenPorts { vm, ports } => drop(self.ports.open(&vm, &ports)),
+            ExecutorMsg::AwaitClient { vm, ports, tell } => self.ports.await_client(vm, ports, tell),
             ExecutorMsg::ClosePorts(vm) => self.ports.close(&vm),
             ExecutorMsg::List { reply } => {
                 let runner = self.clone();

@@ -32,7 +32,9 @@
 //!                     Backoff, Completed, Failed, Stopped   Stopped, AwaitingTurn, Live, removed
 //! ```
 //!
-//! `Stopped`, `Completed` and `Failed` are left by an operator, by the next start of the group or, `Completed` alone, by
+//! `Idle` is entered in place of `AwaitingTurn` at the start of the group, in place of `Completed` (`start.on`), and after a
+//! stop that puts the child to sleep (`idle`); it is left for `AwaitingTurn` or `Live` when a client comes. `Stopped`,
+//! `Completed` and `Failed` are left by an operator, by the next start of the group or, `Completed` alone, by
 //! a group restart. A child for which a warm spare is ready is not booted: the spare becomes the child (see `spares`).
 
 mod adopt;
@@ -40,6 +42,7 @@ mod child;
 mod command;
 mod failure;
 mod group_restart;
+mod idle;
 mod reload;
 mod spare;
 mod spares;
@@ -160,6 +163,7 @@ impl Roster {
         let alone = self.children.iter().filter(|child| !self.is_restarting(child));
         let alone = alone.filter_map(|child| match child.phase {
             Phase::Backoff { until, .. } => Some(until),
+            Phase::Idle { .. } => child.phase.wakes_at().flatten(),
             Phase::Stopped
             | Phase::AwaitingGroup
             | Phase::AwaitingTurn { .. }
@@ -291,6 +295,7 @@ impl Roster {
     fn set(&mut self, index: usize, to: Phase, ending: Option<Ending>, decision: Option<Decision>) {
         let child = &mut self.children[index];
         let frees = to.is_at_rest() && !child.may_run_on && !child.phase.is_at_rest();
+        let falls_asleep = matches!((&child.phase, &to), (before, Phase::Idle { .. }) if !before.is_idle());
         let from = std::mem::replace(&mut child.phase, to).view();
         let to = child.phase.view();
         let (vm, incarnation) = (child.name().clone(), child.incarnation);
@@ -307,6 +312,8 @@ impl Roster {
         }
         if frees {
             self.orders.push(Order::Release(vm));
+        } else if falls_asleep {
+            self.orders.push(Order::AwaitClient(vm));
         }
     }
 
@@ -323,6 +330,7 @@ impl Roster {
             Stage::Up { .. } => {
                 self.advance_group_restart(now);
                 self.start_what_is_due(now);
+                self.wake_what_is_called(now);
                 self.start_in_turn();
                 self.tell_ready();
             }

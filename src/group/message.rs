@@ -1,5 +1,6 @@
 //! The messages to a group's actor and its reports to the root. Types only.
 
+use crate::executor::PortNews;
 use crate::group::{Command, Found, FoundSpare, Refused};
 use crate::policy::GroupEnd;
 use crate::reply::Reply;
@@ -66,6 +67,13 @@ pub enum GroupMsg {
         vm: VmName,
         /// The launcher's record. `None`: there is no such VM. An error: the launcher could not tell.
         record: Result<Option<Box<StatusRecord>>, String>,
+    },
+    /// There is news of the ports of a VM that is asleep.
+    Port {
+        /// The name of the VM.
+        vm: VmName,
+        /// The news.
+        news: PortNews,
     },
     /// The moment has come for which the group had set its timer.
     Tick(Instant),

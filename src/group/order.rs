@@ -164,8 +164,24 @@ pub enum Order {
         /// The number of the actor.
         epoch: u64,
     },
+    /// Tell the VM's actor to put the VM to sleep, unless a client has come.
+    Sleep {
+        /// The name of the VM.
+        vm: VmName,
+        /// The number of the actor.
+        epoch: u64,
+    },
+    /// Tell the VM's actor to wake the VM, which is asleep and not down.
+    Wake {
+        /// The name of the VM.
+        vm: VmName,
+        /// The number of the actor.
+        epoch: u64,
+    },
     /// Tell the VM's actor the new configuration.
     Update(VmName),
+    /// Listen at the ports of the VM, which is asleep, until a client comes.
+    AwaitClient(VmName),
     /// Release the CID of the VM, which is down for good.
     Release(VmName),
     /// Remove the stored state of the VM, which is down and no longer in the configuration.

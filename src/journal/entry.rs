@@ -23,6 +23,9 @@ pub(crate) struct Entry {
     pub(super) has_run: bool,
     /// Whether the VM had ended cleanly and was not to be restarted.
     pub(super) completed: bool,
+    /// Whether the VM was asleep, or being put to sleep.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) idle: bool,
     /// The CID of the VM, while it holds one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cid: Option<u32>,
@@ -58,6 +61,7 @@ impl Default for Entry {
             attempts: 0,
             has_run: false,
             completed: false,
+            idle: false,
             cid: None,
             run_dir: None,
             config: String::new(),

@@ -25,6 +25,8 @@ pub struct Remembered {
     pub has_run: bool,
     /// Whether the VM had ended cleanly and was not to be restarted.
     pub completed: bool,
+    /// Whether the VM was asleep, or being put to sleep.
+    pub idle: bool,
     /// How the VM had failed, if it had given up.
     pub failed: Option<Failure>,
 }

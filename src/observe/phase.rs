@@ -12,6 +12,11 @@ pub enum VmPhase {
     Stopped,
     /// The VM is down until its turn comes, or until the groups are Ready that its group comes after.
     Waiting,
+    /// The VM is asleep until a client connects to one of its ports.
+    Idle {
+        /// Whether the VM is there, and only its virtual CPUs stand still.
+        is_paused: bool,
+    },
     /// The VM was launched; the daemon does not run yet.
     Starting,
     /// The daemon runs, but is not Ready.
@@ -51,6 +56,7 @@ impl VmPhase {
     pub fn has_daemon(&self) -> bool {
         match self {
             Self::Running | Self::Ready | Self::Unhealthy | Self::Paused => true,
+            Self::Idle { is_paused } => *is_paused,
             Self::Stopped
             | Self::Waiting
             | Self::Starting
@@ -67,6 +73,7 @@ impl VmPhase {
         match self {
             Self::Waiting | Self::Starting | Self::Backoff { .. } => true,
             Self::Stopped
+            | Self::Idle { .. }
             | Self::Running
             | Self::Ready
             | Self::Unhealthy
@@ -88,6 +95,7 @@ impl VmPhase {
             | Self::Paused
             | Self::Stopping
             | Self::Unknown => true,
+            Self::Idle { is_paused } => *is_paused,
             Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Completed | Self::Failed(_) => false,
         }
     }

@@ -155,6 +155,7 @@ impl fmt::Display for VmPhase {
             Self::Failed(failure) => write!(f, "failed ({failure})"),
             Self::Stopped
             | Self::Waiting
+            | Self::Idle { .. }
             | Self::Starting
             | Self::Running
             | Self::Ready

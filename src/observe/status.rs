@@ -220,6 +220,7 @@ impl VmStatus {
             }
             VmPhase::Stopped
             | VmPhase::Waiting
+            | VmPhase::Idle { .. }
             | VmPhase::Starting
             | VmPhase::Running
             | VmPhase::Ready

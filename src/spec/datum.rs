@@ -1,9 +1,9 @@
 //! Translates the value of a key to JSON and back: one form for the fingerprint, for storing and for comparing.
 
 use super::{
-    AutoShutdown, Cid, DiskSpec, GroupName, HttpPlace, Jail, Network, OnExit, OnGiveUp, OnIntensityExceeded,
-    OnStartFailure, OnUnhealthy, Orphans, Port, Publish, Reached, Readiness, Restart, ShareSpec, Signal,
-    Strategy, Uids, Ulimit, VmName, Vmm,
+    AutoShutdown, Cid, DiskSpec, GroupName, HttpPlace, IdleAction, Jail, Network, OnExit, OnGiveUp,
+    OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Port, Publish, Reached, Readiness, Restart,
+    ShareSpec, Signal, StartOn, Strategy, Uids, Ulimit, VmName, Vmm,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,7 +48,7 @@ plain!(bool, u16, u32, usize, f64, String, Vec<String>, BTreeSet<i32>, BTreeMap<
 plain!(BTreeMap<String, Ulimit>, Vec<DiskSpec>, Vec<ShareSpec>);
 text!(VmName, GroupName);
 text!(Restart, OnGiveUp, Strategy, OnIntensityExceeded, AutoShutdown, Readiness, OnStartFailure, OnUnhealthy);
-text!(Orphans, OnExit, Vmm, Network, Jail, Uids);
+text!(IdleAction, Orphans, OnExit, StartOn, Vmm, Network, Jail, Uids);
 
 impl Datum for Duration {
     fn to_json(&self) -> Value {

@@ -7,9 +7,10 @@
 
 use super::datum::Datum;
 use super::{
-    AutoShutdown, Backoff, GroupSpec, HealthSpec, Intensity, Jail, MachineSpec, Network, OnExit, OnGiveUp,
-    OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Readiness, Restart, RestartSpec, SPARES_CAP,
-    StartSpec, StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm, WorldSpec,
+    AutoShutdown, Backoff, GroupSpec, HealthSpec, IdleAction, IdleSpec, Intensity, Jail, MachineSpec,
+    Network, OnExit, OnGiveUp, OnIntensityExceeded, OnStartFailure, OnUnhealthy, Orphans, Readiness, Restart,
+    RestartSpec, SPARES_CAP, StartOn, StartSpec, StopSpec, Strategy, TreeSpec, VmName, VmSpec, Vmm,
+    WorldSpec,
 };
 use serde_json::{Map, Value};
 use strum::VariantNames;
@@ -347,7 +348,7 @@ impl Keyed for GroupSpec {
 
 impl Keyed for VmSpec {
     const ROWS: &'static [Row<Self>] = rows! { VmSpec;
-        VmSpec [] Vm besides(machine, world, restart, start, stop, health) {
+        VmSpec [] Vm besides(machine, world, restart, start, stop, health, idle) {
             name "name" Kind::Name(VmName::CAP), Fixed, "1 to 53 of a-z, 0-9 and '-', unique in the whole file", no default;
             command "command" Kind::Command, NextStart,
                 "the daemon and its arguments; [] = what the image names; with vmm = \"process\" a path begins at this file's folder";
@@ -420,6 +421,8 @@ impl Keyed for VmSpec {
                 "chance adds up to this part of the delay, 0 to 1";
         }
         StartSpec [start] Policy {
+            on "start.on" words!(StartOn, "cause of a start"), Live,
+                "boot (its group starts it) | connection (the first client of a port does; the VM is idle until then)";
             ready "start.ready" words!(Readiness, "sign of being ready"), Live,
                 "started (the daemon runs) | notify (it has sent READY=1, as with sd_notify) | health (its first good probe)";
             timeout "start.timeout" Kind::Period, Live, "from launch to Ready";
@@ -429,6 +432,12 @@ impl Keyed for VmSpec {
         StopSpec [stop] Policy {
             signal "stop.signal" Kind::Signal, Live, "a name or a number; without it the image's stop signal, else TERM";
             timeout "stop.timeout" Kind::Duration, Live, "then the VM is destroyed; \"0s\" = at once";
+        }
+        IdleSpec [idle] Policy {
+            after "idle.after" Kind::Duration, Live,
+                "without a client, the VM is put to sleep after so long; the next client wakes it; \"0s\" = never";
+            action "idle.do" words!(IdleAction, "way to sleep"), Live,
+                "pause (its virtual CPUs stand still; it wakes in milliseconds) | stop (it wakes within a boot)";
         }
         HealthSpec [health] Policy {
             interval "health.interval" Kind::Duration, Live, "between two probes; \"0s\" = none";

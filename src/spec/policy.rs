@@ -138,6 +138,16 @@ pub enum Readiness {
     Health,
 }
 
+/// What starts a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+pub enum StartOn {
+    /// The start of its group.
+    Boot,
+    /// The first connection to a port that the VM publishes, or that others reach (systemd's socket activation).
+    Connection,
+}
+
 /// The consequence of a failed first start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
@@ -151,6 +161,8 @@ pub enum OnStartFailure {
 /// The `start` table of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartSpec {
+    /// What starts the VM.
+    pub on: StartOn,
     /// When the VM counts as Ready.
     pub ready: Readiness,
     /// The time limit from the launch until the VM is Ready.
@@ -162,6 +174,7 @@ pub struct StartSpec {
 impl Default for StartSpec {
     fn default() -> Self {
         Self {
+            on: StartOn::Boot,
             ready: Readiness::Started,
             timeout: Duration::from_secs(90),
             on_failure: OnStartFailure::Retry,
@@ -192,6 +205,38 @@ pub enum OnUnhealthy {
     Restart,
     /// A state and an event, as with Docker.
     Report,
+}
+
+/// The way in which a VM sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+pub enum IdleAction {
+    /// The virtual CPUs are paused; the next client resumes them.
+    Pause,
+    /// The VM is stopped; the next client starts it.
+    Stop,
+}
+
+/// The `idle` table of a VM: when it is put to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdleSpec {
+    /// The time without a client after which the VM is put to sleep; zero for never.
+    pub after: Duration,
+    /// The way in which it sleeps.
+    pub action: IdleAction,
+}
+
+impl Default for IdleSpec {
+    fn default() -> Self {
+        Self { after: Duration::ZERO, action: IdleAction::Pause }
+    }
+}
+
+impl IdleSpec {
+    /// Returns whether the VM is put to sleep at all.
+    pub fn is_set(&self) -> bool {
+        !self.after.is_zero()
+    }
 }
 
 /// The `health` table of a VM (Docker's health check and systemd's watchdog).

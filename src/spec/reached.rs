@@ -1,7 +1,7 @@
 //! The ports of VMs that other VMs of the tree dial (`reach`): each is published, for them alone, at a Unix socket in the
 //! directory of run directories.
 
-use super::{Publish, TreeSpec, VmName};
+use super::{GroupSpec, Publish, StartOn, TreeSpec, VmName, VmSpec};
 use pepita_wire::GuestPlace;
 use pepita_wire::port::PORTS_CAP;
 use pepita_wire::reach::{Target, is_socket_of_a_vm, socket_of};
@@ -68,6 +68,28 @@ impl TreeSpec {
         mistakes
     }
 
+    /// Returns the VMs that wait for a client and to which no client can connect, with their indices: they publish no port,
+    /// and no VM reaches one.
+    pub(crate) fn unreachable_sleepers(&self) -> Vec<(usize, usize)> {
+        let vms = || {
+            let of = |(group, spec)| {
+                let spec: &GroupSpec = spec;
+                spec.vms.iter().enumerate().map(move |(index, vm)| ((group, index), vm))
+            };
+            self.groups.iter().enumerate().flat_map(of)
+        };
+        let reached: BTreeSet<&str> = vms()
+            .flat_map(|(_, vm)| &vm.reach)
+            .filter_map(|reached| match &reached.to {
+                Target::Vm { name, .. } => Some(name.as_str()),
+                Target::Host(_) => None,
+            })
+            .collect();
+        let sleeps = |vm: &VmSpec| vm.start.on == StartOn::Connection || vm.idle.is_set();
+        let is_cut_off = |vm: &VmSpec| vm.publish.is_empty() && !reached.contains(vm.name.as_str());
+        vms().filter(|(_, vm)| sleeps(vm) && is_cut_off(vm)).map(|(at, _)| at).collect()
+    }
+
     /// Returns this specification with the sockets at which VMs reach ports of other VMs among the ports that those
     /// publish, and no others. `run_dir` is the directory of run directories.
     pub(crate) fn with_reached_ports(mut self, run_dir: Option<&Path>) -> Self {
@@ -95,7 +117,7 @@ impl TreeSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{GroupName, GroupSpec, MachineSpec, VmSpec};
+    use crate::spec::{GroupName, MachineSpec};
 
     fn tree(vms: &[(&str, &[&str])]) -> TreeSpec {
         let vm = |(name, reach): &(&str, &[&str])| {
@@ -126,6 +148,16 @@ mod tests {
         later.groups[0].vms[0].reach.clear();
         later.groups[0].vms.push(spec.groups[0].vms[2].clone());
         assert_eq!(ports(&later.with_reached_ports(Some(run_dir)), 1), ["0.0.0.0:5432:5432"]);
+    }
+
+    #[test]
+    fn a_vm_that_waits_for_a_client_needs_a_port() {
+        let mut spec = tree(&[("api", &["db:5432"]), ("db", &[]), ("job", &[])]);
+        spec.groups[0].vms.iter_mut().for_each(|vm| vm.start.on = StartOn::Connection);
+        assert_eq!(spec.unreachable_sleepers(), [(0, 0), (0, 2)]);
+        spec.groups[0].vms[0].publish.push("8080:80".parse().expect("a port"));
+        spec.groups[0].vms[2].start.on = StartOn::Boot;
+        assert!(spec.unreachable_sleepers().is_empty());
     }
 
     #[test]

@@ -43,6 +43,14 @@ pub enum SpecError {
         /// The number of ports.
         count: usize,
     },
+    /// A VM waits for a client, and no client can connect to it.
+    #[error(
+        "vm {vm:?}: a vm that waits for a client (start.on, idle.after) needs a port that is published or reached"
+    )]
+    NoPort {
+        /// The name of the VM.
+        vm: String,
+    },
     /// A VM has warm spares and cannot.
     #[error("vm {vm:?}: standby: {problem}")]
     Standby {
@@ -90,17 +98,18 @@ pub fn check(spec: &TreeSpec) -> Result<(), SpecError> {
     };
     let contradiction = spec.contradictions().into_iter().find_map(error);
     let mistake = || spec.reach_mistakes().into_iter().next().map(reach);
+    let sleeper = || spec.unreachable_sleepers().first().map(|at| SpecError::NoPort { vm: vm(*at) });
     let standby = || {
         let StandbyMistake { name, problem, .. } = spec.standby_mistakes().into_iter().next()?;
         Some(SpecError::Standby { vm: name.to_string(), problem })
     };
-    contradiction.or_else(mistake).or_else(standby).map_or(Ok(()), Err)
+    contradiction.or_else(mistake).or_else(sleeper).or_else(standby).map_or(Ok(()), Err)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{GroupName, GroupSpec, MachineSpec, VmName, VmSpec};
+    use crate::spec::{GroupName, GroupSpec, MachineSpec, StartOn, VmName, VmSpec};
 
     fn tree(groups: &[(&str, &[&str], &[&str])]) -> TreeSpec {
         let group = |(name, after, vms): &(&str, &[&str], &[&str])| {
@@ -129,5 +138,8 @@ mod tests {
             let error = check(&spec).expect_err(word).to_string();
             assert!(error.contains(word), "{error}");
         }
+        let mut asleep = tree(&[("a", &[], &["x"])]);
+        asleep.groups[0].vms[0].start.on = StartOn::Connection;
+        assert_eq!(check(&asleep), Err(SpecError::NoPort { vm: "x".into() }));
     }
 }

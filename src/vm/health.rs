@@ -197,6 +197,11 @@ impl Health {
         self.last.as_ref()
     }
 
+    /// Returns whether the daemon is neither unhealthy nor about to end by itself.
+    pub(super) fn is_well(&self) -> bool {
+        !self.unhealthy && self.suspended_until.is_none()
+    }
+
     /// Begins to count anew, after a pause.
     pub(super) fn restarted(self, spec: &HealthSpec, now: Instant) -> Self {
         // The number goes on: a result that is still on its way belongs to the time before the pause.

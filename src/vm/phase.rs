@@ -31,6 +31,7 @@
 mod adopt;
 mod alive;
 mod end;
+mod sleep;
 mod spare;
 mod start;
 #[cfg(test)]
@@ -40,11 +41,12 @@ use crate::executor::{ExecutorError, LaunchStep};
 use crate::observe::ProbeStatus;
 use crate::policy::Ending;
 use crate::spec::{Cid, HealthSpec, Readiness, Signal, VmName, VmSpec};
+use crate::vm::drowsiness::Drowsiness;
 use crate::vm::health::{FirstProbes, Health, in_force};
 use crate::vm::probe::Answer;
 use crate::vm::report::{Facts, Mode, Transition};
 use pepita_wire::image::UsedImage;
-use pepita_wire::{GuestEvent, StatusRecord};
+use pepita_wire::{GuestEvent, MonitorRequest, StatusRecord};
 use std::time::{Duration, Instant};
 
 /// The delay before a call that failed is made again.
@@ -207,6 +209,8 @@ pub(super) enum Suspended {
     Ready {
         /// The health before the pause.
         health: Health,
+        /// Whether the next client ends the pause.
+        is_asleep: bool,
     },
 }
 
@@ -246,6 +250,10 @@ pub(super) enum Event {
     Probed { id: u64, answer: Answer },
     /// The VM is to be stopped.
     Stop,
+    /// The VM is to be put to sleep.
+    Sleep,
+    /// The monitor answered to a request to put the VM to sleep.
+    SleepAnswered(Result<(), String>),
     /// The VM is to be killed.
     Kill,
     /// The launcher answered to a removal.
@@ -277,6 +285,8 @@ pub(super) enum Effect {
     Watch(Box<StatusRecord>),
     /// Talk to the guest agent.
     Connect(Box<StatusRecord>),
+    /// Ask the monitor to put the VM to sleep, unless a client has come.
+    Sleep(MonitorRequest),
     /// Have the monitor stop the daemon.
     StopDaemon { signal: Signal, grace: Duration },
     /// Have the launcher kill what is left of the VM and remove its traces.
@@ -336,6 +346,8 @@ pub(super) struct Life {
     is_old_agent_told: bool,
     /// The result of the probes that was told last.
     probe: Option<ProbeStatus>,
+    /// What is known of the time for which the VM is idle.
+    drowsiness: Drowsiness,
     effects: Vec<Effect>,
 }
 
@@ -355,6 +367,7 @@ impl Life {
             role: if is_spare { Role::Spare } else { Role::Vm },
             is_old_agent_told: false,
             probe: None,
+            drowsiness: Drowsiness::default(),
             effects: Vec::new(),
         }
     }
@@ -371,6 +384,9 @@ impl Life {
 
     /// Changes timeouts and probes, which apply to a running VM, too.
     pub(super) fn update(&mut self, spec: VmSpec) {
+        if self.spec.idle != spec.idle {
+            self.drowsiness.begin_anew();
+        }
         self.spec = spec;
         self.complete_health();
     }
@@ -410,7 +426,10 @@ impl Life {
                     let probe_at = asks_first(&self.spec, *link).then(|| probes.wake_at());
                     Some(probe_at.map_or(*deadline, |at| at.min(*deadline)))
                 }
-                Stage::Ready { health } => health.wake_at(&self.health),
+                Stage::Ready { health } => {
+                    let sleep_at = self.drowsiness.wake_at(&self.spec.idle).filter(|_| health.is_well());
+                    health.wake_at(&self.health).into_iter().chain(sleep_at).min()
+                }
                 Stage::Spare | Stage::Paused(_) => None,
             },
             Phase::Stopping { deadline, .. } => Some(*deadline),
@@ -435,6 +454,8 @@ impl Life {
             Event::Guest(event) => self.guest_event(now, &event),
             Event::Probed { id, answer } => self.probed(now, id, answer),
             Event::Stop => self.stop(now),
+            Event::Sleep => self.sleep(),
+            Event::SleepAnswered(result) => self.sleep_answered(now, result),
             Event::Kill => self.kill(now),
             Event::Removed(result) => self.removed(now, result),
             Event::Promote(spec) => self.promote(now, *spec),

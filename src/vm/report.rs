@@ -37,6 +37,14 @@ pub enum Transition {
     Unhealthy,
     /// The health probes succeed again.
     Healthy,
+    /// The VM is idle for so long that it may be put to sleep.
+    Idle,
+    /// The VM stays awake: a client came before it was put to sleep.
+    StayedAwake,
+    /// The VM is being stopped, to sleep until a client comes.
+    GoesToSleep,
+    /// The virtual CPUs are stopped until a client comes.
+    Asleep,
     /// The virtual CPUs are stopped.
     Paused,
     /// The virtual CPUs run again.

@@ -26,7 +26,7 @@ fn format_time(time: SystemTime) -> String {
 /// Returns the style of a VM's phase, given by its word.
 pub(crate) fn phase_style(phase: &str) -> Style {
     match phase {
-        "ready" | "completed" => GOOD,
+        "ready" | "completed" | "idle" => GOOD,
         "waiting" | "starting" | "running" | "stopping" => BUSY,
         "unhealthy" | "backoff" | "paused" | "unknown" => BAD,
         "failed" => WORST,

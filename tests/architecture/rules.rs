@@ -81,7 +81,7 @@ pub(crate) const CRATES: &[Crate] = &[
             &["exit", "image", "line", "reach"],
             &["streams"],
             &["agent", "console", "launch", "record"],
-            &["frame", "monitor"],
+            &["frame", "monitor", "serve"],
             &["conversation"],
         ],
         // The whole crate.
@@ -179,6 +179,7 @@ pub(crate) const CRATES: &[Crate] = &[
             "image/cpio.rs",
             "image/elf.rs",
             "image/libraries.rs",
+            "monitor/activity.rs",
             "monitor/evidence.rs",
             "monitor/life.rs",
             "monitor/life/",
@@ -190,6 +191,7 @@ pub(crate) const CRATES: &[Crate] = &[
         ],
         edges: &[
             ("getrandom", &["host/random.rs"]),
+            ("nix::unistd::fork", &["host/fork.rs"]),
             ("nix::ioctl_write_ptr", &["host/vhost_vsock.rs"]),
             ("nix::ioctl_write_ptr_bad", &["host/tun.rs"]),
             ("std::fs::rename", &["monitor/log.rs", "rundir.rs", "rundir/files.rs"]),
@@ -266,6 +268,7 @@ pub(crate) const CRATES: &[Crate] = &[
             "executor/argv.rs",
             "vm/phase.rs",
             "vm/phase/",
+            "vm/drowsiness.rs",
             "vm/health.rs",
             "vm/probe.rs",
             "group/machine.rs",

@@ -17,6 +17,7 @@ fn remembered(incarnation: u64, wanted: Wanted) -> Remembered {
         attempts: 2,
         has_run: true,
         completed: false,
+        idle: false,
         failed: None,
     }
 }

@@ -10,7 +10,7 @@ use pepita_supervisor::group::GroupEnd;
 use pepita_supervisor::journal::Wanted;
 use pepita_supervisor::observe::VmPhase;
 use pepita_supervisor::policy::Exit;
-use pepita_supervisor::spec::{GroupSpec, Restart, Strategy, VmName};
+use pepita_supervisor::spec::{GroupSpec, Restart, StartOn, Strategy, VmName};
 use pepita_supervisor::vm::Transition;
 use proptest::prelude::{ProptestConfig, proptest};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +58,11 @@ impl Pair {
                     return;
                 };
                 self.report(&vm, step);
+            }
+            Step::Client(vm) => {
+                let Some(vm) = self.pick(*vm) else { return };
+                self.world.client_comes(&vm);
+                self.model.client_came(self.model.vm(&vm));
             }
             Step::Spare(place, news) => {
                 let names: Vec<VmName> = self.world.spares.keys().cloned().collect();
@@ -129,11 +134,15 @@ impl Pair {
                 self.model.transition(v, *news);
             }
             Step::End(_, ending) if !stopping => {
+                let sleeps = matches!(self.model.vms[v].is, Is::Paused { is_asleep: true, .. });
+                let put_to_sleep = self.model.vms[v].drowsy && ending.exit() == Some(&Exit::StopRequested);
                 let fails = self.model.promotion_fails(v, ending);
                 self.world.end(vm, ending.clone());
                 self.model.ended(v, ending.clone());
-                // semantics 10.2: every end that was not asked for leads to one decision, told once.
-                assert_eq!(self.model.told.len(), usize::from(!fails));
+                // semantics 10.2: every end that was not asked for leads to one decision, told once; semantics 20.10: the
+                // end of a VM that sleeps leads to none.
+                let told = self.model.told.len();
+                assert!(told == usize::from(!fails) || (sleeps || put_to_sleep) && told == 0);
             }
             Step::End(..) | Step::Gone(_) if stopping => {
                 let counts = self.model.vms[v].is == Is::Stopping(crate::model::Next::Failure);
@@ -170,7 +179,9 @@ impl Pair {
                     Is::Starting => Some((vm.to_string(), Step::Transition(v, Transition::Running))),
                     Is::Running => Some((vm.to_string(), Step::Transition(v, Transition::Ready))),
                     Is::Unhealthy => Some((vm.to_string(), Step::Transition(v, Transition::Healthy))),
-                    Is::Paused { .. } => Some((vm.to_string(), Step::Transition(v, Transition::Resumed))),
+                    Is::Paused { is_asleep: false, .. } => {
+                        Some((vm.to_string(), Step::Transition(v, Transition::Resumed)))
+                    }
                     Is::Unknown => Some((vm.to_string(), Step::Transition(v, Transition::Reached))),
                     _ => None,
                 }
@@ -209,6 +220,10 @@ impl Pair {
             match phase {
                 VmPhase::Ready => assert!(wanted && self.model.group == Group::Up),
                 VmPhase::Completed => {}
+                VmPhase::Idle { .. } => {
+                    let may = spec.start.on == StartOn::Connection || spec.idle.is_set();
+                    assert!(wanted && self.model.group == Group::Up && (may || phase.is_live()));
+                }
                 VmPhase::Failed(_) => {
                     behind_a_failure |=
                         self.spec.strategy == Strategy::RestForOne && spec.restart.policy != Restart::Never;

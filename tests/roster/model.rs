@@ -4,6 +4,7 @@
 mod advances;
 mod asked;
 mod ends;
+mod sleep;
 
 use crate::world::name;
 use pepita_supervisor::group::{Command, Found};
@@ -22,11 +23,12 @@ use std::time::{Duration, Instant};
 pub(crate) enum Is {
     Stopped,
     Waiting,
+    Idle { not_before: Option<Instant>, is_called: bool },
     Starting,
     Running,
     Ready,
     Unhealthy,
-    Paused { was_ready: bool },
+    Paused { was_ready: bool, is_asleep: bool },
     Stopping(Next),
     Unknown,
     Backoff(Instant),
@@ -40,6 +42,7 @@ pub(crate) enum Next {
     Down,
     Again,
     Turn,
+    Sleep,
     Failure,
     Removed,
 }
@@ -62,6 +65,8 @@ pub(crate) struct Vm {
     /// The VM starts together with its group.
     first: bool,
     changed: bool,
+    /// The VM is being put to sleep, or slept when a previous run ended.
+    pub(crate) drowsy: bool,
     /// The VM boots; otherwise it ran already and is taken over.
     boots: bool,
 }
@@ -138,6 +143,7 @@ impl Vm {
             in_order: false,
             first: false,
             changed: false,
+            drowsy: false,
             boots: false,
         }
     }
@@ -149,6 +155,7 @@ impl Vm {
         let mut vm = Self::new(spec, memory.incarnation.0);
         vm.attempts = memory.attempts;
         vm.ran = memory.has_run;
+        vm.drowsy = memory.idle;
         vm.wanted = memory.wanted == Wanted::Up || always && vm.wanted;
         if memory.completed && vm.wanted && !always {
             vm.is = Is::Completed;
@@ -176,7 +183,7 @@ impl Vm {
             Is::Waiting
                 | Is::Starting
                 | Is::Running
-                | Is::Paused { was_ready: false }
+                | Is::Paused { was_ready: false, .. }
                 | Is::Stopping(Next::Again | Next::Turn | Next::Failure)
         )
     }
@@ -246,6 +253,7 @@ impl Model {
             match (&found.ended, vm.wanted) {
                 (Some(_), _) if vm.is == Is::Completed => {}
                 (Some(_), true) if old => {}
+                (Some(_), true) if vm.drowsy && vm.may_be_idle() => {}
                 (Some(ending), true) if self.group == Group::Up => self.judged(v, ending.clone()),
                 (Some(_), true) => self.tell(v, Action::Leave, None, false),
                 (Some(_), false) => {}
@@ -258,7 +266,8 @@ impl Model {
             let down = matches!(vm.is, Is::Stopped | Is::Waiting)
                 || vm.is == Is::Failed && !found.contains_key(&vm.spec.name);
             if self.group == Group::Up && vm.wanted && down {
-                (vm.is, vm.in_order, vm.first) = (Is::Waiting, true, true);
+                (vm.is, vm.in_order, vm.first) = (vm.at_start(), true, true);
+                vm.drowsy &= vm.is == Is::Waiting;
             }
         }
         self.go_on();
@@ -272,6 +281,9 @@ impl Model {
 
     pub(crate) fn transition(&mut self, v: usize, news: Transition) {
         let now = self.now;
+        if let Transition::Idle | Transition::StayedAwake = news {
+            return self.drowsiness(v, news);
+        }
         let vm = &mut self.vms[v];
         let is = match (news, &vm.is) {
             (Transition::Running, Is::Starting | Is::Paused { .. } | Is::Unknown) => Is::Running,
@@ -289,9 +301,15 @@ impl Model {
             }
             (Transition::Healthy, Is::Unhealthy) => Is::Ready,
             (Transition::Unhealthy, Is::Ready) => Is::Unhealthy,
-            (Transition::Paused, Is::Running) => Is::Paused { was_ready: false },
-            (Transition::Paused, Is::Ready | Is::Unhealthy) => Is::Paused { was_ready: true },
-            (Transition::Resumed, Is::Paused { was_ready }) => {
+            (Transition::Paused, Is::Running) => Is::Paused { was_ready: false, is_asleep: false },
+            (Transition::Paused, Is::Ready | Is::Unhealthy | Is::Paused { is_asleep: true, .. }) => {
+                Is::Paused { was_ready: true, is_asleep: false }
+            }
+            (Transition::Asleep, Is::Ready | Is::Unhealthy | Is::Paused { is_asleep: false, .. }) => {
+                Is::Paused { was_ready: true, is_asleep: true }
+            }
+            (Transition::GoesToSleep, Is::Ready) => Is::Stopping(Next::Sleep),
+            (Transition::Resumed, Is::Paused { was_ready, .. }) => {
                 if *was_ready {
                     Is::Ready
                 } else {
@@ -302,6 +320,7 @@ impl Model {
         };
         // A VM that cannot be reached shows nothing about its daemon.
         vm.ran |= !matches!(news, Transition::Unreachable | Transition::Reached);
+        vm.drowsy &= !matches!(is, Is::Ready | Is::Paused { .. });
         vm.becomes(now, is);
         self.go_on();
     }
@@ -312,11 +331,13 @@ impl Model {
             (Is::Backoff(at), VmPhase::Backoff { until, .. }) => at == until,
             (Is::Stopped, VmPhase::Stopped)
             | (Is::Waiting, VmPhase::Waiting)
+            | (Is::Idle { .. }, VmPhase::Idle { is_paused: false })
+            | (Is::Paused { is_asleep: true, .. }, VmPhase::Idle { is_paused: true })
             | (Is::Starting, VmPhase::Starting)
             | (Is::Running, VmPhase::Running)
             | (Is::Ready, VmPhase::Ready)
             | (Is::Unhealthy, VmPhase::Unhealthy)
-            | (Is::Paused { .. }, VmPhase::Paused)
+            | (Is::Paused { is_asleep: false, .. }, VmPhase::Paused)
             | (Is::Stopping(_), VmPhase::Stopping)
             | (Is::Unknown, VmPhase::Unknown)
             | (Is::Completed, VmPhase::Completed)

@@ -6,7 +6,7 @@ use pepita_supervisor::journal::{Remembered, Wanted};
 use pepita_supervisor::policy::{Ending, Exit};
 use pepita_supervisor::spec::{
     self, AutoShutdown, GroupSpec, Incarnation, Intensity, OnGiveUp, OnIntensityExceeded, OnStartFailure,
-    Restart, RestartSpec, VmName, VmSpec,
+    Restart, RestartSpec, StartOn, VmName, VmSpec,
 };
 use pepita_supervisor::vm::Transition;
 use proptest::prelude::*;
@@ -44,7 +44,7 @@ impl fmt::Debug for Short<GroupSpec> {
                 "\n    {name}: {policy:?} max_retries {max_retries} {on_give_up:?} reset {reset_after:?}"
             )?;
             write!(f, " initial {:?} autostart {autostart} significant {significant}", backoff.initial)?;
-            write!(f, " start {:?}", start.on_failure)
+            write!(f, " start on {} {:?} idle {:?}", start.on, start.on_failure, vm.idle.after)
         })
     }
 }
@@ -58,6 +58,8 @@ pub(crate) enum Step {
     End(usize, Ending),
     Gone(usize),
     ActorFails(usize),
+    /// A client connects to a port of the VM.
+    Client(usize),
     /// A warm spare, given by its place among those that there are.
     Spare(usize, SpareNews),
     Command(usize, Command),
@@ -87,6 +89,8 @@ pub(crate) enum Edit {
     Swap(usize, usize),
     Change(usize),
     Policy(usize, Restart),
+    StartOn(usize, StartOn),
+    Idle(usize, bool),
     Standby(usize, u32),
     Strategy(spec::Strategy),
     MaxRestarts(u32),
@@ -95,6 +99,10 @@ pub(crate) enum Edit {
 fn restarts() -> impl Strategy<Value = Restart> {
     use Restart::{Always, Never, OnFailure, UnlessStopped};
     prop_oneof![3 => Just(OnFailure), 2 => Just(Always), 1 => Just(UnlessStopped), 1 => Just(Never)]
+}
+
+fn starts_on() -> impl Strategy<Value = StartOn> {
+    prop_oneof![3 => Just(StartOn::Boot), 1 => Just(StartOn::Connection)]
 }
 
 fn strategies() -> impl Strategy<Value = spec::Strategy> {
@@ -111,6 +119,7 @@ fn causes() -> impl Strategy<Value = Ending> {
         lost(false, false),
         lost(false, true),
         Exit::Unknown.into(),
+        Exit::StopRequested.into(),
     ]);
     prop_oneof![4 => Just(exit(3)), 2 => Just(exit(0)), 3 => rare]
 }
@@ -124,9 +133,15 @@ fn vms() -> impl Strategy<Value = VmSpec> {
         select(vec![0u64, 1, 3]),
     );
     let flags = (prop::bool::weighted(0.85), prop::bool::weighted(0.3), prop::bool::weighted(0.15));
+    let sleep = (starts_on(), prop::bool::weighted(0.3));
     let standby = prop_oneof![3 => Just(0u32), 2 => Just(1), 1 => Just(2)];
-    (restart, flags, standby).prop_map(
-        |((policy, max_retries, escalates, reset, initial), (autostart, significant, aborts), standby)| {
+    (restart, flags, sleep, standby).prop_map(
+        |(
+            (policy, max_retries, escalates, reset, initial),
+            (autostart, significant, aborts),
+            (on, sleeps),
+            standby,
+        )| {
             let mut vm = vm("a");
             (vm.restart.policy, vm.restart.max_retries) = (policy, max_retries);
             vm.restart.on_give_up = if escalates { OnGiveUp::Escalate } else { OnGiveUp::Fail };
@@ -135,6 +150,7 @@ fn vms() -> impl Strategy<Value = VmSpec> {
             (vm.restart.backoff.initial, vm.restart.backoff.max) = (SECOND * initial as u32, SECOND * 8);
             vm.restart.backoff.jitter = 0.5;
             (vm.autostart, vm.significant, vm.standby) = (autostart, significant, standby);
+            (vm.start.on, vm.idle.after) = (on, SECOND * u32::from(sleeps));
             vm.start.on_failure = if aborts { OnStartFailure::Abort } else { OnStartFailure::Retry };
             vm
         },
@@ -164,6 +180,8 @@ fn edits() -> impl Strategy<Value = Edit> {
         (place(), place()).prop_map(|(a, b)| Edit::Swap(a, b)),
         place().prop_map(Edit::Change),
         (place(), restarts()).prop_map(|(vm, policy)| Edit::Policy(vm, policy)),
+        (place(), starts_on()).prop_map(|(vm, on)| Edit::StartOn(vm, on)),
+        (place(), any::<bool>()).prop_map(|(vm, sleeps)| Edit::Idle(vm, sleeps)),
         (place(), 0u32..3).prop_map(|(vm, standby)| Edit::Standby(vm, standby)),
         strategies().prop_map(Edit::Strategy),
         (0u32..6).prop_map(Edit::MaxRestarts),
@@ -176,6 +194,8 @@ fn step() -> impl Strategy<Value = Step> {
     let news = prop_oneof![
         2 => Just(Transition::Running), 6 => Just(Transition::Ready), 1 => Just(Transition::Unhealthy), 1 => Just(Transition::Healthy),
         1 => Just(Transition::Paused), 1 => Just(Transition::Resumed),
+        2 => Just(Transition::Idle), 1 => Just(Transition::StayedAwake), 2 => Just(Transition::GoesToSleep),
+        2 => Just(Transition::Asleep),
         1 => Just(Transition::Unreachable), 1 => Just(Transition::Reached),
     ];
     let spare_news = prop_oneof![5 => Just(SpareNews::Ready), 2 => Just(SpareNews::Ends), 1 => Just(SpareNews::ActorFails)];
@@ -186,6 +206,7 @@ fn step() -> impl Strategy<Value = Step> {
         10 => (at(), causes()).prop_map(|(vm, ending)| Step::End(vm, ending)),
         8 => at().prop_map(Step::Gone),
         2 => at().prop_map(Step::ActorFails),
+        6 => at().prop_map(Step::Client),
         6 => (at(), spare_news).prop_map(|(at, news)| Step::Spare(at, news)),
         6 => (at(), select(vec![Start, Stop, Restart, Reset])).prop_map(|(vm, command)| Step::Command(vm, command)),
         2 => (prop::collection::vec(edits(), 1..4), any::<bool>()).prop_map(|(edits, restart)| Step::Reload(edits, restart)),
@@ -218,13 +239,15 @@ pub(crate) fn pasts() -> impl Strategy<Value = Short<Past>> {
         reachable,
         ended,
     });
-    let memory = (prop::bool::weighted(0.7), 0u32..3, any::<bool>(), prop::bool::weighted(0.2));
-    let memory = memory.prop_map(|(up, attempts, has_run, completed)| Remembered {
+    let memory =
+        (prop::bool::weighted(0.7), 0u32..3, any::<bool>(), prop::bool::weighted(0.2), any::<bool>());
+    let memory = memory.prop_map(|(up, attempts, has_run, completed, idle)| Remembered {
         incarnation: Incarnation(3),
         wanted: if up { Wanted::Up } else { Wanted::Down },
         attempts,
         has_run,
         completed,
+        idle,
         failed: None,
     });
     let past = (some(memory), some(found)).prop_map(|(memory, found)| Past { memory, found });
@@ -251,10 +274,18 @@ impl Edit {
             Self::Swap(a, b) if vms > 0 => spec.vms.swap(a % vms, b % vms),
             Self::Change(vm) if vms > 0 => spec.vms[vm % vms].machine.memory_mb += 1,
             Self::Policy(vm, policy) if vms > 0 => spec.vms[vm % vms].restart.policy = *policy,
+            Self::StartOn(vm, on) if vms > 0 => spec.vms[vm % vms].start.on = *on,
+            Self::Idle(vm, sleeps) if vms > 0 => spec.vms[vm % vms].idle.after = SECOND * u32::from(*sleeps),
             Self::Standby(vm, standby) if vms > 0 => spec.vms[vm % vms].standby = *standby,
             Self::Strategy(strategy) => spec.strategy = *strategy,
             Self::MaxRestarts(most) => spec.intensity.max_restarts = *most,
-            Self::Remove(_) | Self::Swap(..) | Self::Change(_) | Self::Policy(..) | Self::Standby(..) => {}
+            Self::Remove(_)
+            | Self::Swap(..)
+            | Self::Change(_)
+            | Self::Policy(..)
+            | Self::StartOn(..)
+            | Self::Idle(..)
+            | Self::Standby(..) => {}
         }
     }
 }

@@ -75,6 +75,8 @@ pub(crate) struct World {
     stopped: Vec<VmName>,
     told: usize,
     pub(crate) group_ready: usize,
+    /// VMs at whose ports a client is awaited.
+    awaited: BTreeSet<VmName>,
     /// VMs that hold their CID.
     leased: BTreeSet<VmName>,
     incarnations: BTreeMap<VmName, u64>,
@@ -115,6 +117,7 @@ impl World {
             stopped: Vec::new(),
             told: 0,
             group_ready: 0,
+            awaited: BTreeSet::new(),
             leased: BTreeSet::new(),
             incarnations,
             last_epoch: 0,
@@ -201,6 +204,9 @@ impl World {
 
     pub(crate) fn transition(&mut self, vm: &str, news: Transition) {
         let epoch = self.actor(vm).epoch;
+        if news == Transition::GoesToSleep && self.phase(vm) == "ready" {
+            self.actors.get_mut(&name(vm)).expect("there").stopping = true;
+        }
         let orders = self.roster.transition(self.at(), &name(vm), epoch, news);
         self.carry_out(orders);
         if self.phase(vm) != "starting" {
@@ -212,6 +218,12 @@ impl World {
     pub(crate) fn ready(&mut self, vm: &str) {
         self.transition(vm, Transition::Running);
         self.transition(vm, Transition::Ready);
+    }
+
+    /// Reports that a client waits at a port of the VM.
+    pub(crate) fn client_comes(&mut self, vm: &str) {
+        let orders = self.roster.client_came(self.at(), &name(vm));
+        self.carry_out(orders);
     }
 
     /// Reports that the VM has ended by itself.
@@ -433,6 +445,7 @@ impl World {
                             self.adopted.push(vm.clone());
                         }
                     }
+                    self.awaited.remove(&vm);
                     self.incarnations.insert(vm.clone(), incarnation.0.max(newest));
                     assert!(self.journal[&vm].incarnation >= incarnation, "{vm}: not written down");
                     self.leased.insert(vm.clone());
@@ -505,7 +518,13 @@ impl World {
                     assert_eq!(actor.epoch, epoch, "{vm}: destruction of a former actor");
                     actor.stopping = true;
                 }
+                Order::Sleep { vm, epoch } | Order::Wake { vm, epoch } => {
+                    let actor = self.actors.get(&vm).unwrap_or_else(|| panic!("{vm} has no actor"));
+                    assert!(actor.epoch == epoch && !actor.stopping, "{vm}: {actor:?}");
+                }
+                Order::AwaitClient(vm) => drop(self.awaited.insert(vm)),
                 Order::Release(vm) => {
+                    self.awaited.remove(&vm);
                     assert!(!self.actors.contains_key(&vm), "{vm}: its CID is given back while the VM lives");
                     self.leased.remove(&vm);
                 }

@@ -68,6 +68,8 @@ impl Monitors for Host {
                 | MonitorRequest::Publish(_)
                 | MonitorRequest::Published
                 | MonitorRequest::PortUse
+                | MonitorRequest::TellIdle
+                | MonitorRequest::Sleep
                 | MonitorRequest::Promote { .. }
                 | MonitorRequest::Forward(_) => {
                     panic!("a supervisor does not ask a monitor for {request:?}")

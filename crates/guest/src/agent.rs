@@ -2,6 +2,7 @@
 
 use crate::boot::{Boot, Image};
 use crate::console::Console;
+use crate::forerunner::Ahead;
 use crate::forwarding::Forwarding;
 use crate::panics;
 use crate::reach::Reach;
@@ -15,7 +16,7 @@ use pepita_wire::{ErrorKind, Exit, Hello, WireError};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// The shared data of the agent: the daemon's state, and the values that all connections use.
@@ -31,6 +32,8 @@ pub(crate) struct Agent {
     pub(crate) console: Console,
     /// The thread that waits for all children.
     pub(crate) reaper: Reaper,
+    /// The forerunner of the daemon, with the receiver of its end, until the daemon is started.
+    pub(crate) ahead: Mutex<Option<(Ahead, mpsc::Receiver<Exit>)>>,
     /// The path of the daemon's notify socket.
     pub(crate) notify_path: PathBuf,
     /// The daemon's notify socket, once it is open. The lock is held while a report is read and applied.
@@ -61,8 +64,9 @@ pub(crate) enum Mode {
 }
 
 impl Agent {
-    /// Returns an agent that has not started its daemon yet.
+    /// Returns an agent that has not started its daemon yet. No other thread runs.
     pub(crate) fn new(boot: Boot, image: Image, mode: Mode, console: Console, notify_path: PathBuf) -> Self {
+        let ahead = Ahead::start();
         // In a VM the kernel's boot id is new with each boot. On a host it is not, so a random id is used instead.
         let file = match mode {
             Mode::Init => "boot_id",
@@ -70,12 +74,18 @@ impl Agent {
         };
         let boot_id = std::fs::read_to_string(format!("/proc/sys/kernel/random/{file}")).unwrap_or_default();
         let state = State::new(boot.token.clone());
+        let reaper = Reaper::start();
+        let ahead = ahead.map(|ahead| {
+            let end = reaper.expect(ahead.pid());
+            (ahead, end)
+        });
         Self {
             boot,
             image,
             mode,
             console,
-            reaper: Reaper::start(),
+            reaper,
+            ahead: Mutex::new(ahead),
             notify_path,
             notify_socket: Mutex::default(),
             mounts: Mutex::default(),

@@ -20,7 +20,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use std::ffi::OsStr;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// The time limit for the rest of the output after the daemon's end. A process that the daemon has left behind may hold
@@ -106,7 +106,14 @@ fn spawn(
     let error = output.try_clone().map_err(|e| not_executable(program, &e))?;
     agent.settle(surroundings);
     let streams = Streams { input: None, output, error };
-    let (pid, end) = forerunner::spawn(&agent.reaper, &orders, &environment, streams)?;
+    let ahead = agent.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let (pid, end) = match ahead {
+        // One that has ended cannot be given orders.
+        Some((ahead, end)) if matches!(end.try_recv(), Err(mpsc::TryRecvError::Empty)) => {
+            ahead.go_on(end, orders, &environment, streams)?
+        }
+        Some(_) | None => forerunner::spawn(&agent.reaper, &orders, &environment, streams)?,
+    };
     Ok((pid, end, reader))
 }
 

@@ -64,6 +64,7 @@ fn serve(agent: &Agent, client: Stream, start: impl FnOnce() -> Result<Running, 
     if client.set_nonblocking(true).is_err() {
         return;
     }
+    let _awake = KeptAwake::by(agent);
     let mut client = Client { stream: client, chunks: Chunks::default(), unsent: Vec::new() };
     let exit = match start() {
         Ok(mut command) => match command.serve(agent, &mut client) {
@@ -74,6 +75,22 @@ fn serve(agent: &Agent, client: Stream, start: impl FnOnce() -> Result<Running, 
     };
     FromCommand::Ended(exit).append_to(&mut client.unsent);
     client.finish();
+}
+
+/// A stream that keeps the VM awake as long as this value lives.
+struct KeptAwake<'a>(&'a Agent);
+
+impl<'a> KeptAwake<'a> {
+    fn by(agent: &'a Agent) -> Self {
+        agent.change(|state| state.streams_changed(true));
+        Self(agent)
+    }
+}
+
+impl Drop for KeptAwake<'_> {
+    fn drop(&mut self) {
+        self.0.change(|state| state.streams_changed(false));
+    }
 }
 
 /// The connection of the client.

@@ -6,15 +6,21 @@
 //! one thread, and does all of it with ordinary calls. Its environment and its output are those of the program. Its
 //! standard input is a socket, over which it gets its orders and says why the program could not be executed; the program
 //! gets `/dev/null` instead, or the input that was sent along.
+//!
+//! The forerunner of the daemon waits for its orders from the start of the agent on ([`Ahead`]), so that the daemon's start
+//! waits for nothing. It is a copy of the agent, made while the agent has one thread.
 
 use crate::environment::Environment;
+use crate::inherited;
 use crate::options::FORERUNNER;
 use crate::process::{not_executable, of_program, step_failed};
 use crate::reaper::Reaper;
 use crate::users::Ids;
+use nix::sys::signal::SigSet;
 use pepita_wire::Exit;
 use pepita_wire::environment::WATCHDOG_PID;
 use pepita_wire::world::Ulimit;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -24,10 +30,11 @@ use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, getrlimit, ioctl_tiocsc
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::fchown;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -63,6 +70,9 @@ const OF_A_CONTAINER: CapabilitySet = CapabilitySet::CHOWN
 /// The exit code of a forerunner that could not execute its program. The agent knows the reason from the socket.
 const NOT_EXECUTED: u8 = 127;
 
+/// The maximum number of streams that are sent along with orders.
+const STREAMS: usize = 3;
+
 /// What a forerunner is to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Orders {
@@ -84,6 +94,9 @@ pub(crate) struct Orders {
     pub(crate) has_terminal: bool,
     /// Whether the program is told its own process id (sd_watchdog_enabled(3)).
     pub(crate) is_watched: bool,
+    /// The environment; `None` = the one that the forerunner was started with.
+    #[serde(default)]
+    pub(crate) environment: Option<Vec<(OsString, OsString)>>,
 }
 
 /// The streams of a program.
@@ -130,8 +143,7 @@ pub(crate) fn spawn(
     environment: &Environment,
     streams: Streams,
 ) -> Result<(u32, mpsc::Receiver<Exit>), Exit> {
-    let program = orders.argv.first().map_or("", String::as_str);
-    let failed = |e: io::Error| not_executable(program, &e);
+    let failed = |e: io::Error| failed_execution(orders, &e);
     let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
     let mut command = Command::new(OWN_PROGRAM);
     command.arg(format!("--{FORERUNNER}")).env_clear().envs(environment);
@@ -140,35 +152,115 @@ pub(crate) fn spawn(
         command.process_group(0);
     }
     command.stdin(Stdio::from(OwnedFd::from(theirs)));
-    if let Some(Ids { uid, gid, .. }) = &orders.ids {
-        // Otherwise the program could not open its own output by the name /dev/stdout.
-        for stream in [&streams.output, &streams.error] {
-            let _ = fchown(stream, Some(*uid), Some(*gid));
-        }
-    }
+    give(&streams, orders);
     command.stdout(streams.output).stderr(streams.error);
     let (child, end) = reaper.spawn(&mut command).map_err(failed)?;
     // The agent's copies of the streams are closed, so that they end with the program.
     drop(command);
-    let answer = order(&mut ours, orders, streams.input.as_ref());
-    match answer.unwrap_or_default().as_slice() {
-        // The socket ended with the execution of the program. (A forerunner that was killed has said nothing either.)
-        [] => Ok((child.id(), end)),
-        text => {
-            // The process is gone when it is said that the program did not run.
-            let _ = end.recv();
-            let failure = serde_json::from_slice::<Failure>(text);
-            Err(failure.map_or_else(|e| failed(e.into()), |failure| failure.into_exit(program)))
+    let input: Vec<BorrowedFd<'_>> = streams.input.iter().map(AsFd::as_fd).collect();
+    let answer = order(&mut ours, orders, &input);
+    begun(orders, child.id(), end, &answer.unwrap_or_default())
+}
+
+/// Returns the process of a program that was executed, after the answer of its forerunner.
+fn begun(
+    orders: &Orders,
+    pid: u32,
+    end: mpsc::Receiver<Exit>,
+    answer: &[u8],
+) -> Result<(u32, mpsc::Receiver<Exit>), Exit> {
+    // The socket ended with the execution of the program. (A forerunner that was killed has said nothing either.)
+    if answer.is_empty() {
+        return Ok((pid, end));
+    }
+    // The process is gone when it is said that the program did not run.
+    let _ = end.recv();
+    let failure = serde_json::from_slice::<Failure>(answer);
+    let program = orders.argv.first().map_or("", String::as_str);
+    Err(failure.map_or_else(|e| failed_execution(orders, &e.into()), |failure| failure.into_exit(program)))
+}
+
+fn failed_execution(orders: &Orders, error: &io::Error) -> Exit {
+    not_executable(orders.argv.first().map_or("", String::as_str), error)
+}
+
+/// Gives the output of a program to its user. Otherwise the program could not open it by the name /dev/stdout.
+fn give(streams: &Streams, orders: &Orders) {
+    if let Some(Ids { uid, gid, .. }) = &orders.ids {
+        for stream in [&streams.output, &streams.error] {
+            let _ = fchown(stream, Some(*uid), Some(*gid));
         }
     }
 }
 
+/// A forerunner that waits for its orders.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    pid: u32,
+    socket: UnixStream,
+}
+
+impl Ahead {
+    /// Starts a forerunner, before this process starts a thread. Without one, the daemon's is started with the daemon.
+    pub(crate) fn start() -> Option<Self> {
+        let (ours, theirs) = UnixStream::pair().ok()?;
+        match inherited::fork().ok()? {
+            Some(pid) => Some(Self { pid, socket: ours }),
+            None => {
+                drop(std::panic::take_hook());
+                // The agent waits for a signal that it blocks. The program would inherit that.
+                let _ = SigSet::empty().thread_set_mask();
+                drop(ours);
+                // What the agent has open is the agent's: the forerunner may outlive it for a moment.
+                let _ = rustix::stdio::dup2_stdin(&theirs);
+                inherited::close_all();
+                let _ = rustix::process::setpgid(None, None);
+                let code = if await_orders() { run_with(true) } else { NOT_EXECUTED };
+                std::process::exit(code.into());
+            }
+        }
+    }
+
+    /// Returns the process id of the forerunner.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Gives the forerunner its orders. Does what [`spawn`] does; `end` is the receiver of the forerunner's end.
+    ///
+    /// # Errors
+    /// The errors of [`spawn`].
+    pub(crate) fn go_on(
+        mut self,
+        end: mpsc::Receiver<Exit>,
+        mut orders: Orders,
+        environment: &Environment,
+        streams: Streams,
+    ) -> Result<(u32, mpsc::Receiver<Exit>), Exit> {
+        give(&streams, &orders);
+        let environment = environment.iter().map(|(name, value)| (name.clone(), value.clone()));
+        orders.environment = Some(environment.collect());
+        let fds = [Some(&streams.output), Some(&streams.error), streams.input.as_ref()];
+        let fds: Vec<BorrowedFd<'_>> = fds.into_iter().flatten().map(AsFd::as_fd).collect();
+        let answer = order(&mut self.socket, &orders, &fds);
+        // They end with the program.
+        drop(streams);
+        begun(&orders, self.pid, end, &answer.unwrap_or_default())
+    }
+}
+
+/// Waits for orders. Returns `false` when the agent has ended without any.
+fn await_orders() -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN)];
+    while let Err(Errno::INTR) = poll(&mut fds, None) {}
+    !fds[0].revents().contains(PollFlags::HUP) || fds[0].revents().contains(PollFlags::IN)
+}
+
 /// Sends a forerunner its orders, and waits for its answer.
-fn order(socket: &mut UnixStream, orders: &Orders, input: Option<&OwnedFd>) -> io::Result<Vec<u8>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn order(socket: &mut UnixStream, orders: &Orders, fds: &[BorrowedFd<'_>]) -> io::Result<Vec<u8>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
     let mut sent_along = SendAncillaryBuffer::new(&mut space);
-    let fds = input.map(|fd| [fd.as_fd()]);
-    if let Some(fds) = &fds {
+    if !fds.is_empty() {
         sent_along.push(SendAncillaryMessage::ScmRights(fds));
     }
     sendmsg(&socket, &[IoSlice::new(&[0])], &mut sent_along, SendFlags::NOSIGNAL)?;
@@ -181,18 +273,29 @@ fn order(socket: &mut UnixStream, orders: &Orders, input: Option<&OwnedFd>) -> i
 
 /// Runs this process as a forerunner. Returns only when the program could not be executed.
 pub(crate) fn run() -> ExitCode {
+    ExitCode::from(run_with(false))
+}
+
+/// Runs this process as a forerunner, which gets its output with its orders when it `is_ahead`.
+fn run_with(is_ahead: bool) -> u8 {
     // The copy is closed by an execution.
     if let Ok(socket) = io::stdin().as_fd().try_clone_to_owned() {
         let mut socket = UnixStream::from(socket);
-        let failure = become_the_program(&mut socket);
+        let failure = become_the_program(&mut socket, is_ahead);
         let _ = socket.write_all(&serde_json::to_vec(&failure).expect("texts and numbers become JSON"));
     }
-    ExitCode::from(NOT_EXECUTED)
+    NOT_EXECUTED
 }
 
-fn become_the_program(socket: &mut UnixStream) -> Failure {
-    let orders = receive(socket).and_then(|(orders, input)| {
-        match input {
+fn become_the_program(socket: &mut UnixStream, is_ahead: bool) -> Failure {
+    let orders = receive(socket).and_then(|(orders, fds)| {
+        let mut fds = fds.into_iter();
+        if is_ahead {
+            let missing = || io::Error::from(Errno::BADF);
+            rustix::stdio::dup2_stdout(fds.next().ok_or_else(missing)?)?;
+            rustix::stdio::dup2_stderr(fds.next().ok_or_else(missing)?)?;
+        }
+        match fds.next() {
             Some(input) => rustix::stdio::dup2_stdin(input)?,
             None => rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?,
         }
@@ -210,24 +313,29 @@ fn become_the_program(socket: &mut UnixStream) -> Failure {
     };
     let mut command = Command::new(program);
     command.args(args);
+    if let Some(environment) = orders.environment {
+        command.env_clear().envs(environment);
+    }
     if orders.is_watched {
         command.env(WATCHDOG_PID, std::process::id().to_string());
     }
     Failure::at("")(command.exec())
 }
 
-fn receive(socket: &mut UnixStream) -> io::Result<(Orders, Option<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn receive(socket: &mut UnixStream) -> io::Result<(Orders, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
     let mut came_along = RecvAncillaryBuffer::new(&mut space);
     let mut first = [0];
     recvmsg(&socket, &mut [IoSliceMut::new(&mut first)], &mut came_along, RecvFlags::CMSG_CLOEXEC)?;
-    let input = came_along.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
+    let mut received = Vec::new();
+    for message in came_along.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            received.extend(fds);
+        }
+    }
     let mut text = Vec::new();
     socket.read_to_end(&mut text)?;
-    Ok((serde_json::from_slice(&text)?, input))
+    Ok((serde_json::from_slice(&text)?, received))
 }
 
 /// Makes this process what the program is to be. The order matters: what needs privileges comes before they are given up.
@@ -350,10 +458,10 @@ mod tests {
         let orders = Orders { argv: vec!["/bin/x".into()], is_watched: true, ..Orders::default() };
         let (mut reader, writer) = io::pipe().expect("a pipe");
         let sent = orders.clone();
-        let sender = std::thread::spawn(move || order(&mut ours, &sent, Some(&writer.into())));
+        let sender = std::thread::spawn(move || order(&mut ours, &sent, &[writer.as_fd()]));
         let (received, input) = receive(&mut theirs).expect("received");
         assert_eq!(received, orders);
-        std::fs::File::from(input.expect("an input")).write_all(b"x").expect("written");
+        std::fs::File::from(input.into_iter().next().expect("an input")).write_all(b"x").expect("written");
         drop(theirs);
         assert_eq!(sender.join().expect("no panic").expect("answered"), b"");
         let mut text = String::new();

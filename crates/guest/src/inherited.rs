@@ -40,11 +40,36 @@ fn reset_signals() {
     let _ = SigSet::empty().thread_set_mask();
 }
 
+/// Copies this process, as long as it has one thread. Returns the id of the copy, and `None` in the copy.
+///
+/// # Errors
+/// When the system lacks memory or process ids.
+pub(crate) fn fork() -> nix::Result<Option<u32>> {
+    // SAFETY: the process has one thread, so that the copy may do all that the process may do.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => Ok(None),
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child.as_raw().unsigned_abs())),
+    }
+}
+
+/// Closes every descriptor except standard input, output and error, for a copy of this process that uses no other.
+pub(crate) fn close_all() {
+    for fd in open_descriptors() {
+        // SAFETY: what owns the descriptor is never dropped: the copy ends, or becomes another program.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Returns every open descriptor except standard input, output and error.
+fn open_descriptors() -> Vec<i32> {
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|fd| *fd > 2).collect()
+}
+
 /// Keeps every inherited descriptor except standard input, output and error from the processes that this process will
 /// spawn. The descriptors stay open here: one of them is the claim of the VM's CID.
 fn close_on_exec() {
-    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    for fd in open.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).filter(|fd| *fd > 2) {
+    for fd in open_descriptors() {
         // SAFETY: the flag is set on whatever is open at this number; nothing is closed.
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }

@@ -57,6 +57,14 @@ impl Reaper {
         Ok((child, receiver))
     }
 
+    /// Registers a child that was made before the reaper was started. The receiver gets the end of the child.
+    pub(crate) fn expect(&self, child: u32) -> mpsc::Receiver<Exit> {
+        let (sender, receiver) = mpsc::channel();
+        self.lock().spawned.insert(child, sender);
+        self.shared.spawned.notify_one();
+        receiver
+    }
+
     /// Registers a process that this one has not spawned: an orphan that was or will be inherited. The receiver gets its
     /// end, if this process reaps it.
     pub(crate) fn follow(&self, pid: u32) -> mpsc::Receiver<Exit> {

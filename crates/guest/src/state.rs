@@ -54,6 +54,12 @@ pub(crate) struct State {
     /// The number of connections whose client has asked for what may have ended the daemon and may not have its answer
     /// yet.
     pub(crate) answering: usize,
+    /// Whether the daemon has asked to stay awake.
+    is_kept_awake: bool,
+    /// The number of commands and copies whose streams a client holds.
+    streams: usize,
+    /// Whether the host was told that the VM is to stay awake.
+    told_awake: bool,
     /// The number of connections whose client watches and was not sent the daemon's end yet.
     pub(crate) telling: usize,
     /// The time at which a daemon that was asked to stop is killed.
@@ -117,6 +123,9 @@ impl State {
             health_at: None,
             acked: 0,
             answering: 0,
+            is_kept_awake: false,
+            streams: 0,
+            told_awake: false,
             telling: 0,
             stop_deadline: None,
             may_end: false,
@@ -231,6 +240,9 @@ impl State {
             // For the same reason only the last text is kept.
             self.events.retain(|(_, earlier)| !is_status(earlier));
         }
+        if is_awake(&event) {
+            self.events.retain(|(_, earlier)| !is_awake(earlier));
+        }
         if self.events.len() == EVENTS_KEPT {
             self.events.pop_front();
         }
@@ -241,12 +253,36 @@ impl State {
     /// Takes in what the daemon says of itself, and reports it unless the last report was just before. Returns whether
     /// it was reported. A daemon may say the same thing thousands of times in a second, and each report costs the host
     /// work.
-    pub(crate) fn hear(&mut self, health: Health, now: Instant) -> bool {
+    pub(crate) fn hear(&mut self, mut health: Health, now: Instant) -> bool {
+        if let Some(awake) = health.awake {
+            self.is_kept_awake = awake;
+            health.awake = self.awake_news();
+        }
+        if health == Health::default() {
+            return false;
+        }
         if let Some(status) = &health.status {
             self.status.clone_from(status);
         }
         self.unreported.get_or_insert_default().merge(health);
         self.report_health(now)
+    }
+
+    /// Takes in that a client has one stream more, or one less, and reports at once whether that keeps the VM awake.
+    pub(crate) fn streams_changed(&mut self, is_more: bool) {
+        self.streams = if is_more { self.streams + 1 } else { self.streams.saturating_sub(1) };
+        if let Some(awake) = self.awake_news() {
+            if let Some(unreported) = &mut self.unreported {
+                unreported.awake = None;
+            }
+            self.report(GuestEvent::Health(Health { awake: Some(awake), ..Health::default() }));
+        }
+    }
+
+    /// Returns whether the VM is to stay awake, if the host was told otherwise.
+    fn awake_news(&mut self) -> Option<bool> {
+        let awake = self.is_kept_awake || self.streams > 0;
+        (std::mem::replace(&mut self.told_awake, awake) != awake).then_some(awake)
     }
 
     /// Returns the time at which [`State::report_health`] has to be called.
@@ -263,7 +299,9 @@ impl State {
         if self.health_due().is_some_and(|due| now < due) {
             return false;
         }
-        let Some(health) = self.unreported.take() else { return false };
+        let Some(health) = self.unreported.take().filter(|health| *health != Health::default()) else {
+            return false;
+        };
         self.health_at = Some(now);
         self.report(GuestEvent::Health(health));
         true
@@ -284,6 +322,12 @@ fn is_heartbeat(event: &GuestEvent) -> bool {
 fn is_status(event: &GuestEvent) -> bool {
     matches!(event, GuestEvent::Health(health) if health.status.is_some()
         && *health == Health { status: health.status.clone(), ..Health::default() })
+}
+
+/// Returns whether an event contains only whether the VM is to stay awake.
+fn is_awake(event: &GuestEvent) -> bool {
+    matches!(event, GuestEvent::Health(health) if health.awake.is_some()
+        && *health == Health { awake: health.awake, ..Health::default() })
 }
 
 #[cfg(test)]
@@ -397,6 +441,31 @@ mod tests {
             ..Health::default()
         };
         assert_eq!(state.events_since(1), [(2, GuestEvent::Health(merged))]);
+    }
+
+    #[test]
+    fn a_vm_stays_awake_as_long_as_its_daemon_or_a_stream_wants_it() {
+        let (mut state, now) = (State::new("t".into()), Instant::now());
+        let said = |awake| Health { awake: Some(awake), ..Health::default() };
+        let told = |state: &State, seq, awake| {
+            assert_eq!(
+                state.events_since(0),
+                [(seq, GuestEvent::Health(said(awake)))],
+                "the last one is kept"
+            );
+        };
+        state.streams_changed(true);
+        told(&state, 1, true);
+        assert!(!state.hear(said(true), now), "the host knows it");
+        state.streams_changed(false);
+        told(&state, 1, true);
+        assert!(state.hear(said(false), now));
+        told(&state, 2, false);
+        assert!(!state.hear(said(true), now) && state.health_due().is_some(), "it is told a little later");
+        state.hear(said(false), now);
+        state.streams_changed(true);
+        told(&state, 3, true);
+        assert!(!state.report_health(now + HEALTH_INTERVAL), "nothing is left to be told");
     }
 
     #[test]

@@ -109,6 +109,7 @@ impl Surroundings {
             cgroup: None,
             has_terminal: false,
             is_watched: false,
+            environment: None,
         }
     }
 }

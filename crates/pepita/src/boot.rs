@@ -28,11 +28,13 @@ pub(crate) use claim::Requested;
 
 use crate::error::{About, Result, call_error, system};
 use crate::host::inherited;
-use crate::monitor::{Answer, Starter};
+use crate::monitor::Starter;
 use crate::rundir::RunDir;
 use adopt::Adoption;
-use pepita_wire::VmId;
 use pepita_wire::record::CallErrorKind;
+use pepita_wire::serve::LaunchAnswer;
+use pepita_wire::{LaunchSpec, VmId};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use start::Started;
 use std::fs::File;
@@ -52,24 +54,53 @@ pub(crate) enum Order {
 
 /// Runs the monitor's process. `run_dir` is the directory of run directories.
 pub fn main(run_dir: &Path) {
+    let (order, starter) = begin();
+    let carried_out = RunDir::choose(Some(run_dir)).and_then(|run_dir| Ok((order?, run_dir)));
+    match carried_out {
+        Ok((Order::Launch(requested), run_dir)) => launch(*requested, &run_dir, starter),
+        // An adopted VM runs on, whether or not it is taken.
+        Ok((Order::Adopt(name), run_dir)) => take_over(&name, &run_dir, Starter::on_stdout()),
+        Err(e) => drop(starter.answer(&LaunchAnswer::Failed(e))),
+    }
+}
+
+/// The request for a VM, completed by a launch server's copy, and the image that is held until its VMM has it open.
+pub(crate) struct Prepared<Held> {
+    /// The directory of run directories.
+    pub run_dir: RunDir,
+    /// The request.
+    pub requested: Requested,
+    /// The image.
+    pub held: Held,
+}
+
+/// Runs this process, a copy that a launch server has made, as a monitor. Its order is the specification of a launch, which
+/// `prepare` completes.
+pub(crate) fn serve<Held>(prepare: impl FnOnce(LaunchSpec) -> Result<Prepared<Held>>) {
+    let (order, starter) = begin();
+    match order.and_then(prepare) {
+        Ok(Prepared { run_dir, requested, held }) => {
+            let name = requested.request.name.clone();
+            let started = start(requested, &run_dir, &starter);
+            drop(held);
+            watch(started, &name, starter);
+        }
+        Err(e) => drop(starter.answer(&LaunchAnswer::Failed(e))),
+    }
+}
+
+/// Makes this process a monitor, and reads its order.
+fn begin<T: DeserializeOwned>() -> (Result<T>, Starter) {
     inherited::give_up();
     // In a session of its own, the monitor gets no signals from a terminal or from a shell's job control.
     let _ = rustix::process::setsid();
     // The host's OOM killer must choose VMs and not the monitors that watch them.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
-    let starter = Starter::on_stdout();
     let (order, pipe) = read_order();
-    let carried_out = RunDir::choose(Some(run_dir)).and_then(|run_dir| Ok((order?, run_dir)));
-    match carried_out {
-        Ok((Order::Launch(requested), run_dir)) => {
-            let starter = match pipe {
-                Some(pipe) => starter.with_pipe(pipe),
-                None => starter,
-            };
-            launch(*requested, &run_dir, starter);
-        }
-        Ok((Order::Adopt(name), run_dir)) => take_over(&name, &run_dir, starter),
-        Err(e) => drop(starter.answer(&Answer::Failed(e))),
+    let starter = Starter::on_stdout();
+    match pipe {
+        Some(pipe) => (order, starter.with_pipe(pipe)),
+        None => (order, starter),
     }
 }
 
@@ -77,7 +108,7 @@ pub fn main(run_dir: &Path) {
 /// the VM; a caller of an earlier version closes its end without a newline, and says nothing.
 ///
 /// Without a descriptor for that pipe there is no order: a monitor could not tell that its caller is gone.
-fn read_order() -> (Result<Order>, Option<OwnedFd>) {
+fn read_order<T: DeserializeOwned>() -> (Result<T>, Option<OwnedFd>) {
     let pipe = match std::io::stdin().as_fd().try_clone_to_owned() {
         Ok(pipe) => pipe,
         Err(e) => return (Err(system("standard input", e)), None),
@@ -95,10 +126,18 @@ fn read_order() -> (Result<Order>, Option<OwnedFd>) {
 
 fn launch(requested: Requested, run_dir: &RunDir, starter: Starter) {
     let name = requested.request.name.clone();
-    let started = requested.claim(run_dir).and_then(|claimed| Started::of(claimed, &starter));
-    match started.about(&name) {
+    let started = start(requested, run_dir, &starter);
+    watch(started, &name, starter);
+}
+
+fn start(requested: Requested, run_dir: &RunDir, starter: &Starter) -> Result<Started> {
+    requested.claim(run_dir).and_then(|claimed| Started::of(claimed, starter))
+}
+
+fn watch(started: Result<Started>, name: &str, starter: Starter) {
+    match started.about(name) {
         Ok(started) => started.watch(starter).run(),
-        Err(e) => drop(starter.answer(&Answer::Failed(e))),
+        Err(e) => drop(starter.answer(&LaunchAnswer::Failed(e))),
     }
 }
 
@@ -106,6 +145,6 @@ fn take_over(name: &VmId, run_dir: &RunDir, starter: Starter) {
     match adopt::adopt(run_dir, name).about(name.as_str()) {
         Ok(Adoption::Orphan(orphan)) => orphan.watch(starter).run(),
         Ok(Adoption::Ended(status)) => drop(starter.started(&status)),
-        Err(e) => drop(starter.answer(&Answer::Failed(e))),
+        Err(e) => drop(starter.answer(&LaunchAnswer::Failed(e))),
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod logs;
 mod order;
 mod output;
 mod run;
+mod serve;
 mod usage;
 
 use crate::cli::{Cli, Format, Image, Request, Vm};
@@ -25,6 +26,8 @@ use crate::ops::usage::{disks, guest, limits, port_use, usage as usage_of};
 use crate::reconcile;
 use crate::rundir::{RunDir, ends};
 use clap::{CommandFactory, Parser};
+pub use serve::serve;
+
 use output::{print, print_done, print_error};
 use pepita_wire::VmId;
 use pepita_wire::record::{CallErrorKind, VersionRecord, pretty};
@@ -205,6 +208,7 @@ fn version(run_dir: Option<&Path>, json: bool) -> Result<()> {
         version,
         contract: pepita_wire::CLI_VERSION,
         additions: pepita_wire::CLI_ADDITIONS,
+        serves: true,
         vmms: doctor::vmms(),
         // A directory that cannot be used is the error of the calls that use it.
         run_dir: RunDir::choose(run_dir).ok().map(|dir| dir.path().to_string_lossy().into_owned()),

@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod fork;
 pub mod inherited;
 pub mod kvm;
 pub mod limits;

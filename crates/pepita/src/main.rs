@@ -1,5 +1,5 @@
 //! The program `pepita`: see `pepita --help`. The program calls itself as `pepita monitor DIR` to run the monitor of a
-//! VM, and as `pepita jail …` to start a process of a VM in its jail.
+//! VM, and as `pepita jail …` to start a process of a VM in its jail. A supervisor calls it as `pepita monitor DIR --serve`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,7 +13,12 @@ fn main() -> ExitCode {
     if first.is_some_and(|first| first == "monitor")
         && let Some(run_dir) = args.next()
     {
-        pepita_launcher::boot::main(Path::new(&run_dir));
+        match args.next() {
+            Some(option) if option == pepita_wire::serve::SERVE => {
+                pepita_launcher::commands::serve(Path::new(&run_dir));
+            }
+            _ => pepita_launcher::boot::main(Path::new(&run_dir)),
+        }
         return ExitCode::SUCCESS;
     }
     pepita_launcher::commands::main()

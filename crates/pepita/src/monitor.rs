@@ -6,6 +6,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod activity;
 mod agent;
 mod backend;
 mod carry;
@@ -24,6 +25,7 @@ mod qmp;
 mod qmp_connection;
 mod reach;
 mod requests;
+mod sleep;
 mod sources;
 mod starter;
 mod stream;
@@ -36,7 +38,7 @@ pub use dial::Address;
 pub(crate) use life::Life;
 pub(crate) use log::Log;
 pub use qmp::QmpMessage;
-pub(crate) use starter::{Answer, Starter, TAKEN};
+pub(crate) use starter::Starter;
 pub(crate) use stream::connect_unix;
 pub(crate) use world::secrets;
 
@@ -51,6 +53,7 @@ use crate::rundir::uids::UidClaim;
 use crate::rundir::{layout, monitor_log};
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{Process, Processes, Server, lost};
+use activity::Activity;
 use backend::Backend;
 use carry::Carrier;
 use handover::Handover;
@@ -84,6 +87,7 @@ pub(crate) struct Monitor {
     uids: Option<UidClaim>,
     limits: Limits,
     life: Life,
+    activity: Activity,
     vmm: Process,
     backend: Option<Backend>,
     /// The servers of the shares.
@@ -187,6 +191,7 @@ impl Monitor {
             uids: parts.uids,
             limits: parts.limits,
             life: parts.life,
+            activity: Activity::new(Instant::now()),
             vmm,
             backend: backend.map(Backend::new),
             shares,
@@ -256,6 +261,7 @@ impl Monitor {
             if self.life.wake_at().is_some_and(|at| now >= at) {
                 self.happened(Event::Tick);
             }
+            self.note_activity(now);
             self.publish();
         }
     }

@@ -324,7 +324,10 @@ while True: signal.pause()
 "#;
     python(&host, "a", &[], body);
     host.until("a", |status| status.daemon.state == DaemonState::Ready);
-    host.ask("a", MonitorRequest::Stop { signal: Signal::TERM, timeout_ms: 300, force: false });
+    host.ask(
+        "a",
+        MonitorRequest::Stop { signal: Signal::TERM, timeout_ms: 300, force: false, if_idle: false },
+    );
     let exit = host.exit("a");
     assert_eq!((exit.exit, exit.daemon), (Exit::StopRequested, Some(Exit::code(0))), "{:?}", exit.evidence);
     assert!(exit.console.iter().any(|line| line == "all flushed"), "{:?}", exit.console);

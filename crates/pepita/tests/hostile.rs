@@ -110,7 +110,8 @@ impl Harm {
     /// Stops a VM. Returns the exit record.
     fn stop(&self) -> ExitRecord {
         if let Ok(mut client) = Client::open(&self.host.vm("bad")) {
-            let stop = MonitorRequest::Stop { signal: Signal::TERM, timeout_ms: 0, force: false };
+            let stop =
+                MonitorRequest::Stop { signal: Signal::TERM, timeout_ms: 0, force: false, if_idle: false };
             let _ = client.ask(stop, Some(Duration::from_secs(5)));
         }
         self.host.exit("bad")
@@ -281,7 +282,7 @@ fn a_hostile_guest_in_a_microvm_costs_its_monitor_little_and_is_stopped_in_the_u
     assert!(worst < OWN, "{worst:?}");
     let status = host.status("bad");
     assert_eq!((status.agent.ready, status.state), (false, VmState::Starting));
-    let stop = MonitorRequest::Stop { signal: Signal::TERM, timeout_ms: 0, force: false };
+    let stop = MonitorRequest::Stop { signal: Signal::TERM, timeout_ms: 0, force: false, if_idle: false };
     host.ask("bad", stop);
     assert_eq!(host.exit("bad").exit, Exit::StopRequested);
     host.ok(&["destroy", "--name", "bad"]);

@@ -408,6 +408,10 @@ pub struct Health {
     /// The process of `MAINPID=`, which is the daemon from now on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub main_pid: Option<u32>,
+    /// Whether its VM is to stay awake: the daemon has asked for that (`X_PEPITA_AWAKE=1`), or a client of the agent has a
+    /// command or a copy under way. Absent when that has not changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub awake: Option<bool>,
     /// What the agent has noticed about the daemon's end and an operator should know, as a phrase that goes on after the
     /// daemon's name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -417,12 +421,13 @@ pub struct Health {
 impl Health {
     /// Adds what the daemon has said later. The later text and the later extension replace the earlier ones.
     pub fn merge(&mut self, later: Self) {
-        let Self { watchdog, status, extend_timeout_us, stopping, main_pid, advice } = later;
+        let Self { watchdog, status, extend_timeout_us, stopping, main_pid, awake, advice } = later;
         self.watchdog |= watchdog;
         self.stopping |= stopping;
         self.status = status.or_else(|| self.status.take());
         self.extend_timeout_us = extend_timeout_us.or(self.extend_timeout_us);
         self.main_pid = main_pid.or(self.main_pid);
+        self.awake = awake.or(self.awake);
         self.advice = advice.or_else(|| self.advice.take());
     }
 }

@@ -26,6 +26,7 @@ pub mod protocol;
 pub mod reach;
 pub mod record;
 pub mod rundir;
+pub mod serve;
 pub mod signal;
 pub mod storage;
 pub mod stored;

@@ -41,6 +41,8 @@ pub enum MonitorRequest {
         timeout_ms: u64,
         /// End the VM at once.
         force: bool,
+        /// Refuse the request with [`ErrorKind::Conflict`] when the VM is in use.
+        if_idle: bool,
     },
     /// Send the daemon a signal. SIGKILL ends the VM; SIGSTOP and SIGCONT pause and resume it.
     Signal(Signal),
@@ -58,6 +60,11 @@ pub enum MonitorRequest {
         /// none.
         greet: bool,
     },
+    /// Tell in the status how long the VM is idle, from now on ([`crate::StatusRecord::idle_ms`]).
+    TellIdle,
+    /// Pause the virtual CPUs until a client comes: a connection to a published port, or a dial, resumes them. Refused with
+    /// [`ErrorKind::Conflict`] when the VM is in use. A pause that is asked for meanwhile is one that no client ends.
+    Sleep,
     /// Publish these ports, and no others of those that a client has handed over. The request brings the listening
     /// sockets, one for each port in the same order (SCM_RIGHTS of unix(7)). The monitor takes connections from them
     /// while its VM can serve them, and closes its copies when the VM ends.
@@ -88,6 +95,7 @@ struct Params {
     signal: i32,
     timeout_ms: u64,
     force: bool,
+    if_idle: bool,
     ports: Vec<Publish>,
     greet: bool,
     name: String,
@@ -101,6 +109,7 @@ impl Default for Params {
             signal: Signal::TERM.number(),
             timeout_ms: 30_000,
             force: false,
+            if_idle: false,
             ports: Vec::new(),
             greet: false,
             name: String::new(),
@@ -115,12 +124,19 @@ impl MonitorRequest {
         match self {
             Self::Status => ("status", Value::Null),
             Self::Watch { since } => ("watch", json!({ "since": since })),
-            Self::Stop { signal, timeout_ms, force } => {
-                ("stop", json!({ "signal": signal.number(), "timeout_ms": timeout_ms, "force": force }))
+            Self::Stop { signal, timeout_ms, force, if_idle } => {
+                let mut params =
+                    json!({ "signal": signal.number(), "timeout_ms": timeout_ms, "force": force });
+                if if_idle {
+                    params["if_idle"] = true.into();
+                }
+                ("stop", params)
             }
             Self::Signal(signal) => ("signal", json!({ "signal": signal.number() })),
             Self::Pause => ("pause", Value::Null),
             Self::Resume => ("resume", Value::Null),
+            Self::TellIdle => ("tell_idle", Value::Null),
+            Self::Sleep => ("sleep", Value::Null),
             Self::Dial { greet: false } => ("dial", Value::Null),
             Self::Dial { greet: true } => ("dial", json!({ "greet": true })),
             Self::Publish(ports) => ("publish", json!({ "ports": ports })),
@@ -143,12 +159,14 @@ impl MonitorRequest {
             "status" => Ok(Self::Status),
             "watch" => Ok(Self::Watch { since: params(method, value)?.since }),
             "stop" => {
-                let Params { signal, timeout_ms, force, .. } = params(method, value)?;
-                Ok(Self::Stop { signal: to_signal(method, signal)?, timeout_ms, force })
+                let Params { signal, timeout_ms, force, if_idle, .. } = params(method, value)?;
+                Ok(Self::Stop { signal: to_signal(method, signal)?, timeout_ms, force, if_idle })
             }
             "signal" => to_signal(method, params(method, value)?.signal).map(Self::Signal),
             "pause" => Ok(Self::Pause),
             "resume" => Ok(Self::Resume),
+            "tell_idle" => Ok(Self::TellIdle),
+            "sleep" => Ok(Self::Sleep),
             "dial" => Ok(Self::Dial { greet: params(method, value)?.greet }),
             "publish" => Ok(Self::Publish(params(method, value)?.ports)),
             "published" => Ok(Self::Published),
@@ -208,10 +226,13 @@ mod tests {
         for request in [
             MonitorRequest::Status,
             MonitorRequest::Watch { since: 4 },
-            MonitorRequest::Stop { signal: Signal::HUP, timeout_ms: 7, force: true },
+            MonitorRequest::Stop { signal: Signal::HUP, timeout_ms: 7, force: true, if_idle: false },
+            MonitorRequest::Stop { signal: Signal::HUP, timeout_ms: 7, force: false, if_idle: true },
             MonitorRequest::Signal(Signal::KILL),
             MonitorRequest::Pause,
             MonitorRequest::Resume,
+            MonitorRequest::TellIdle,
+            MonitorRequest::Sleep,
             MonitorRequest::Dial { greet: false },
             MonitorRequest::Dial { greet: true },
             MonitorRequest::Publish(vec!["127.0.0.1:6379:6379".parse().expect("a port")]),
@@ -231,7 +252,8 @@ mod tests {
 
     #[test]
     fn what_is_left_out_has_a_default() {
-        let stop = MonitorRequest::Stop { signal: Signal::TERM, timeout_ms: 30_000, force: false };
+        let stop =
+            MonitorRequest::Stop { signal: Signal::TERM, timeout_ms: 30_000, force: false, if_idle: false };
         assert_eq!(MonitorRequest::from_parts("stop", Value::Null), Ok(stop));
         assert_eq!(MonitorRequest::from_parts("signal", json!({})), Ok(MonitorRequest::Signal(Signal::TERM)));
         assert_eq!(

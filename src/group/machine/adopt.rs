@@ -59,6 +59,8 @@ impl Roster {
         match (&found.ended, child.wanted) {
             (Some(_), Wanted::Down) => {}
             (Some(_), Wanted::Up) if judged => {}
+            // Nobody needs it: the next client starts it.
+            (Some(_), Wanted::Up) if child.is_drowsy && child.may_be_idle() => {}
             // The VM ended while no supervisor watched: the end is judged like any other, once.
             (Some(ending), Wanted::Up) => self.judge(at, index, ending.clone(), false),
             (None, wanted) => {

@@ -24,6 +24,8 @@ pub(crate) struct Child {
     pub(crate) may_run_on: bool,
     /// Whether the daemon of any incarnation has run: files that are missing now were there, and may come back.
     pub(crate) has_run: bool,
+    /// Whether the VM is being put to sleep, or slept when its former supervisor or its former actor ended.
+    pub(crate) is_drowsy: bool,
     /// The state of the VM as it was last saved in the journal.
     pub(crate) saved: Option<Remembered>,
 }
@@ -38,6 +40,13 @@ pub(crate) enum Phase {
     AwaitingTurn {
         /// Whether this start is part of the group's own start.
         first_start: bool,
+    },
+    /// The child is asleep: the next client of its ports starts it.
+    Idle {
+        /// The moment before which no client starts it, because it has just ended by itself.
+        not_before: Option<Instant>,
+        /// Whether a client waits for that moment.
+        is_called: bool,
     },
     /// The child has an incarnation, and an actor that owns it.
     Live(Run),
@@ -79,6 +88,8 @@ pub(crate) enum RunState {
     Unhealthy,
     Paused {
         before: BeforePause,
+        /// Whether the next client ends the pause.
+        is_asleep: bool,
     },
     Stopping {
         then: AfterStop,
@@ -133,6 +144,8 @@ pub(crate) enum AfterStop {
     Start,
     /// The VM waits for its turn in the group restart.
     AwaitTurn,
+    /// The VM sleeps until a client comes.
+    Sleep,
     /// The end is judged as a failure of the VM itself: its actors have failed too often.
     Fail { message: String },
     /// The VM is removed, because it is no longer in the configuration.
@@ -171,10 +184,10 @@ impl RunState {
         match self {
             Self::Starting { start, .. }
             | Self::Running { start }
-            | Self::Paused { before: BeforePause::Running { start } }
+            | Self::Paused { before: BeforePause::Running { start }, .. }
             | Self::Stopping { start, .. }
             | Self::Unknown { start } => *start,
-            Self::Ready { .. } | Self::Unhealthy | Self::Paused { before: BeforePause::Ready } => {
+            Self::Ready { .. } | Self::Unhealthy | Self::Paused { before: BeforePause::Ready, .. } => {
                 Start::Alone
             }
         }
@@ -208,12 +221,12 @@ impl Run {
         match &mut self.state {
             RunState::Starting { start, .. }
             | RunState::Running { start }
-            | RunState::Paused { before: BeforePause::Running { start } }
+            | RunState::Paused { before: BeforePause::Running { start }, .. }
             | RunState::Stopping { start, .. }
             | RunState::Unknown { start } => *start = start.not_first(),
             RunState::Ready { .. }
             | RunState::Unhealthy
-            | RunState::Paused { before: BeforePause::Ready } => {}
+            | RunState::Paused { before: BeforePause::Ready, .. } => {}
         }
     }
 }
@@ -226,10 +239,28 @@ impl Phase {
             Self::Stopped
             | Self::AwaitingGroup
             | Self::AwaitingTurn { .. }
+            | Self::Idle { .. }
             | Self::Backoff { .. }
             | Self::Completed
             | Self::Failed(_) => None,
         }
+    }
+
+    /// Returns whether the child is asleep, and down.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle { .. })
+    }
+
+    /// Returns whether the child sleeps, or is on its way to that.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.is_idle()
+            || self.run().is_some_and(|run| {
+                matches!(
+                    run.state,
+                    RunState::Paused { is_asleep: true, .. }
+                        | RunState::Stopping { then: AfterStop::Sleep, .. }
+                )
+            })
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -252,18 +283,19 @@ impl Phase {
             Self::Live(run) => match &run.state {
                 RunState::Starting { .. }
                 | RunState::Running { .. }
-                | RunState::Paused { before: BeforePause::Running { .. } } => true,
+                | RunState::Paused { before: BeforePause::Running { .. }, .. } => true,
                 RunState::Stopping { then, .. } => match then {
                     AfterStop::Start | AfterStop::AwaitTurn | AfterStop::Fail { .. } => true,
-                    AfterStop::StayDown | AfterStop::Remove => false,
+                    AfterStop::StayDown | AfterStop::Sleep | AfterStop::Remove => false,
                 },
                 RunState::Ready { .. }
                 | RunState::Unhealthy
-                | RunState::Paused { before: BeforePause::Ready }
+                | RunState::Paused { before: BeforePause::Ready, .. }
                 | RunState::Unknown { .. } => false,
             },
             Self::Stopped
             | Self::AwaitingGroup
+            | Self::Idle { .. }
             | Self::Backoff { .. }
             | Self::Completed
             | Self::Failed(_) => false,
@@ -274,7 +306,11 @@ impl Phase {
     pub(crate) fn is_at_rest(&self) -> bool {
         match self {
             Self::Stopped | Self::Completed | Self::Failed(_) => true,
-            Self::AwaitingGroup | Self::AwaitingTurn { .. } | Self::Live(_) | Self::Backoff { .. } => false,
+            Self::AwaitingGroup
+            | Self::AwaitingTurn { .. }
+            | Self::Idle { .. }
+            | Self::Live(_)
+            | Self::Backoff { .. } => false,
         }
     }
 
@@ -282,7 +318,8 @@ impl Phase {
     pub(crate) fn is_to_come(&self) -> bool {
         match self {
             Self::AwaitingGroup | Self::AwaitingTurn { .. } | Self::Backoff { .. } => true,
-            Self::Stopped | Self::Completed | Self::Failed(_) | Self::Live(_) => false,
+            // The ports of an idle child are open.
+            Self::Stopped | Self::Idle { .. } | Self::Completed | Self::Failed(_) | Self::Live(_) => false,
         }
     }
 
@@ -291,12 +328,14 @@ impl Phase {
         match self {
             Self::Stopped => VmPhase::Stopped,
             Self::AwaitingGroup | Self::AwaitingTurn { .. } => VmPhase::Waiting,
+            Self::Idle { .. } => VmPhase::Idle { is_paused: false },
             Self::Live(run) => match &run.state {
                 RunState::Starting { .. } => VmPhase::Starting,
                 RunState::Running { .. } => VmPhase::Running,
                 RunState::Ready { .. } => VmPhase::Ready,
                 RunState::Unhealthy => VmPhase::Unhealthy,
-                RunState::Paused { .. } => VmPhase::Paused,
+                RunState::Paused { is_asleep: true, .. } => VmPhase::Idle { is_paused: true },
+                RunState::Paused { is_asleep: false, .. } => VmPhase::Paused,
                 RunState::Stopping { .. } => VmPhase::Stopping,
                 RunState::Unknown { .. } => VmPhase::Unknown,
             },
@@ -321,6 +360,7 @@ impl Child {
             newest: Incarnation::default(),
             may_run_on: false,
             has_run: false,
+            is_drowsy: false,
             saved: None,
         }
     }
@@ -333,6 +373,7 @@ impl Child {
         child.number(remembered.incarnation);
         child.attempts = remembered.attempts;
         child.has_run = remembered.has_run;
+        child.is_drowsy = remembered.idle;
         child.wanted = match remembered.wanted {
             Wanted::Up => Wanted::Up,
             Wanted::Down if returns => child.wanted,
@@ -367,11 +408,13 @@ impl Child {
             attempts: self.attempts,
             has_run: self.has_run,
             completed: self.phase == Phase::Completed,
+            idle: self.is_drowsy || self.phase.is_asleep(),
             failed: match &self.phase {
                 Phase::Failed(failure) => Some(failure.clone()),
                 Phase::Stopped
                 | Phase::AwaitingGroup
                 | Phase::AwaitingTurn { .. }
+                | Phase::Idle { .. }
                 | Phase::Live(_)
                 | Phase::Backoff { .. }
                 | Phase::Completed => None,

@@ -67,6 +67,7 @@ impl Roster {
                     *then = AfterStop::Start;
                 }
                 run.leave_first_start();
+                self.wake(index);
             }
             // The VM waits for its turn already.
             Phase::AwaitingTurn { first_start } => *first_start = false,
@@ -79,6 +80,7 @@ impl Roster {
             }
             Phase::Stopped
             | Phase::AwaitingGroup
+            | Phase::Idle { .. }
             | Phase::Backoff { .. }
             | Phase::Completed
             | Phase::Failed(_) => self.start_or_queue(index, Start::Alone),
@@ -87,6 +89,7 @@ impl Roster {
 
     fn operator_stop(&mut self, at: At, index: usize) {
         self.children[index].wanted = Wanted::Down;
+        self.children[index].is_drowsy = false;
         // A VM that was found running and waits for its group to judge it is not down: an actor stops it.
         let found = match &mut self.stage {
             Stage::Waiting { found, .. } => found.remove(self.children[index].name()),

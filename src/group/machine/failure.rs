@@ -1,12 +1,12 @@
 //! Applies the decision of [`policy::decide`](crate::policy::decide) on the end of a VM.
 
-use super::child::{AfterStop, Child, Origin, Phase, RunState};
+use super::child::{AfterStop, Child, Origin, Phase, RunState, Start};
 use super::{Roster, Stage};
 use crate::group::order::Order;
 use crate::journal::Wanted;
 use crate::policy::{
-    Action, At, Decision, Ending, Failure, GroupEnd, GroupPolicy, History, Situation, UnderWay, VmPolicy,
-    decide,
+    Action, At, Decision, Ending, Exit, Failure, GroupEnd, GroupPolicy, History, Situation, UnderWay,
+    VmPolicy, decide,
 };
 use crate::spec::{AutoShutdown, VmName};
 
@@ -26,6 +26,7 @@ impl Roster {
         child.has_run |= ending.shows_that_the_daemon_ran();
         run.note_ready(at.now);
         let (ready_for, state) = (run.ready_for, run.state.clone());
+        let is_drowsy = std::mem::take(&mut child.is_drowsy);
         child.may_run_on = ending.may_run_on();
         // The time is computed here, from timestamps, and no timer resets the failures. An end that the supervisor
         // caused counts for this like any other.
@@ -36,7 +37,12 @@ impl Roster {
         match state {
             // What was ordered has not happened: the VM may run on. Only what leaves the configuration is forgotten.
             RunState::Stopping {
-                then: AfterStop::StayDown | AfterStop::Start | AfterStop::AwaitTurn | AfterStop::Fail { .. },
+                then:
+                    AfterStop::StayDown
+                    | AfterStop::Start
+                    | AfterStop::AwaitTurn
+                    | AfterStop::Sleep
+                    | AfterStop::Fail { .. },
                 ..
             } if ending.may_run_on() => {
                 self.judge(at, index, ending, first_start);
@@ -45,6 +51,19 @@ impl Roster {
                 self.judge(at, index, Ending::ActorFailed { message }, first_start);
             }
             RunState::Stopping { then, start } => self.stopped(index, &then, start, ending),
+            // Nobody needs a VM that sleeps: whatever has ended it, the next client starts it.
+            RunState::Paused { is_asleep: true, .. } if !ending.may_run_on() => {
+                self.stopped(index, &AfterStop::Sleep, Start::Alone, ending);
+            }
+            // It was put to sleep, and its end was told before that.
+            RunState::Starting { .. }
+            | RunState::Running { .. }
+            | RunState::Ready { .. }
+            | RunState::Unhealthy
+                if is_drowsy && ending.exit() == Some(&Exit::StopRequested) =>
+            {
+                self.stopped(index, &AfterStop::Sleep, Start::Alone, ending);
+            }
             // The VM that was to be started is confirmed gone: now it is launched.
             RunState::Starting { origin: Origin::Sought, start } if !ending.may_run_on() => {
                 self.start_instead(index, start, ending);
@@ -109,6 +128,11 @@ impl Roster {
                 if let Some(first) = affected.or(member.then_some(index)) {
                     self.take_along(first, until, true);
                 }
+            }
+            Action::Complete if self.children[index].sleeps_at_end() => {
+                // A daemon that ends at once, with clients that wait, is not started without a pause.
+                let not_before = Some(at.now + self.children[index].spec.restart.backoff.initial);
+                self.set(index, Phase::Idle { not_before, is_called: false }, told.0, told.1);
             }
             Action::Complete => {
                 self.set(index, Phase::Completed, told.0, told.1);

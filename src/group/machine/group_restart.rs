@@ -61,8 +61,9 @@ impl Roster {
                 // A child that had ended cleanly comes back with its siblings, if its policy ever restarts it.
                 Phase::Completed => child.spec.restart.policy.ever_restarts(),
                 // The children that were stopped for the group restart wait for their turn already. Children that the
-                // operator had stopped, and children that gave up, stay down.
+                // operator had stopped, that sleep, or that gave up, stay down.
                 Phase::Stopped
+                | Phase::Idle { .. }
                 | Phase::AwaitingGroup
                 | Phase::AwaitingTurn { .. }
                 | Phase::Live(_)

@@ -26,6 +26,7 @@ impl Roster {
                 None => self.add(vm),
             }
         }
+        self.reload_sleepers();
         let kept = self.children.len();
         // The VMs that are to be removed stand last, and so are stopped first.
         self.children.extend(former);
@@ -101,7 +102,7 @@ impl Roster {
             Stage::Up { ready_told } if wanted => {
                 *ready_told = false;
                 self.children.push(child);
-                self.enqueue(self.children.len() - 1, false);
+                self.enqueue_or_sleep(self.children.len() - 1, false);
             }
             Stage::Up { .. } | Stage::GoingDown { .. } | Stage::Down { .. } => self.children.push(child),
         }

@@ -34,7 +34,7 @@ fn wanted(child: &Child) -> u32 {
     let comes_or_goes_on = match &child.phase {
         Phase::Live(run) => match &run.state {
             RunState::Stopping { then, .. } => match then {
-                AfterStop::Start | AfterStop::AwaitTurn | AfterStop::Fail { .. } => true,
+                AfterStop::Start | AfterStop::AwaitTurn | AfterStop::Sleep | AfterStop::Fail { .. } => true,
                 AfterStop::StayDown | AfterStop::Remove => false,
             },
             RunState::Starting { .. }
@@ -44,7 +44,10 @@ fn wanted(child: &Child) -> u32 {
             | RunState::Paused { .. }
             | RunState::Unknown { .. } => true,
         },
-        Phase::AwaitingGroup | Phase::AwaitingTurn { .. } | Phase::Backoff { .. } => true,
+        // The next client of a child that sleeps is served by its spare.
+        Phase::AwaitingGroup | Phase::AwaitingTurn { .. } | Phase::Idle { .. } | Phase::Backoff { .. } => {
+            true
+        }
         Phase::Stopped | Phase::Completed | Phase::Failed(_) => false,
     };
     if comes_or_goes_on && child.wanted == Wanted::Up { child.spec.standby } else { 0 }

@@ -56,7 +56,7 @@ impl Roster {
                     self.set(index, Phase::Stopped, None, None);
                 }
                 // The operator may have started a child while the group was down.
-                Phase::Stopped | Phase::AwaitingGroup | Phase::Live(_) => {}
+                Phase::Stopped | Phase::AwaitingGroup | Phase::Idle { .. } | Phase::Live(_) => {}
             }
         }
         self.come_up(at, &BTreeMap::new(), &GaveUp::Leave)
@@ -79,13 +79,17 @@ impl Roster {
                 (Phase::Failed(_), GaveUp::TryAgainBut(not_these)) => !not_these.contains(child.name()),
                 (Phase::Failed(_), GaveUp::Leave)
                 | (
-                    Phase::AwaitingTurn { .. } | Phase::Live(_) | Phase::Backoff { .. } | Phase::Completed,
+                    Phase::AwaitingTurn { .. }
+                    | Phase::Idle { .. }
+                    | Phase::Live(_)
+                    | Phase::Backoff { .. }
+                    | Phase::Completed,
                     GaveUp::TryAgainBut(_) | GaveUp::Leave,
                 ) => false,
             };
             // The end of a VM that was found may have taken the group down already.
             if starts && child.wanted == Wanted::Up && self.is_up() {
-                self.enqueue(index, true);
+                self.enqueue_or_sleep(index, true);
             }
         }
         self.finish(at.now)
@@ -105,6 +109,7 @@ impl Roster {
                 Phase::Stopped
                 | Phase::AwaitingGroup
                 | Phase::AwaitingTurn { .. }
+                | Phase::Idle { .. }
                 | Phase::Live(_)
                 | Phase::Completed
                 | Phase::Failed(_) => false,
@@ -123,6 +128,7 @@ impl Roster {
                 Phase::AwaitingTurn { first_start: false } => Start::InTurn,
                 Phase::Stopped
                 | Phase::AwaitingGroup
+                | Phase::Idle { .. }
                 | Phase::Live(_)
                 | Phase::Backoff { .. }
                 | Phase::Completed
@@ -149,6 +155,7 @@ impl Roster {
         }
         let next = self.children[index].newest.next();
         self.children[index].number(next);
+        self.children[index].is_drowsy = false;
         if let Some(spare) = self.take_spare(index) {
             let (vm, epoch) = (self.children[index].name().clone(), spare.epoch);
             let state = RunState::Starting { origin: Origin::Promoted, start };
@@ -208,6 +215,7 @@ impl Roster {
                 Phase::Stopped
                 | Phase::AwaitingGroup
                 | Phase::AwaitingTurn { .. }
+                | Phase::Idle { .. }
                 | Phase::Live(_)
                 | Phase::Completed => on_its_way,
             }
@@ -217,7 +225,7 @@ impl Roster {
     pub(super) fn tell_ready(&mut self) {
         // Stopped VMs are left out: the operator wants them down, or no rule will start them.
         let ready = |phase: &Phase| match phase {
-            Phase::Completed | Phase::Stopped => true,
+            Phase::Completed | Phase::Stopped | Phase::Idle { .. } => true,
             Phase::Live(run) => matches!(run.state, RunState::Ready { .. }),
             Phase::AwaitingGroup | Phase::AwaitingTurn { .. } | Phase::Backoff { .. } | Phase::Failed(_) => {
                 false

@@ -54,8 +54,12 @@ impl Roster {
         self.group_restart = None;
         self.stage = Stage::GoingDown { end };
         for index in 0..self.children.len() {
+            self.children[index].is_drowsy = false;
             match self.children[index].phase {
-                Phase::AwaitingGroup | Phase::AwaitingTurn { .. } | Phase::Backoff { .. } => {
+                Phase::AwaitingGroup
+                | Phase::AwaitingTurn { .. }
+                | Phase::Idle { .. }
+                | Phase::Backoff { .. } => {
                     self.set(index, Phase::Stopped, None, None);
                 }
                 Phase::Stopped | Phase::Live(_) | Phase::Completed | Phase::Failed(_) => {}
@@ -105,6 +109,7 @@ impl Roster {
         let Phase::Live(run) = &mut self.children[index].phase else { return };
         match &mut run.state {
             RunState::Stopping { then: AfterStop::Remove, .. } => {}
+            RunState::Stopping { then: AfterStop::Sleep, .. } if then == AfterStop::AwaitTurn => {}
             RunState::Stopping { then: after, .. } => *after = then,
             RunState::Starting { .. }
             | RunState::Running { .. }
@@ -112,7 +117,10 @@ impl Roster {
             | RunState::Unhealthy
             | RunState::Paused { .. }
             | RunState::Unknown { .. } => {
-                let run = stopping(run, now, then);
+                // What sleeps goes on sleeping after a group restart.
+                let sleeps_on = then == AfterStop::AwaitTurn
+                    && matches!(run.state, RunState::Paused { is_asleep: true, .. });
+                let run = stopping(run, now, if sleeps_on { AfterStop::Sleep } else { then });
                 self.set(index, Phase::Live(run), None, None);
                 self.tell_to_stop(index);
             }
@@ -134,12 +142,20 @@ impl Roster {
         };
         match then {
             AfterStop::Start if starts => self.start_or_queue(index, start),
+            AfterStop::Sleep if starts && self.children[index].may_be_idle() => {
+                self.sleep_after(index, ending)
+            }
+            AfterStop::Sleep if starts => self.start_or_queue(index, start),
             // A group restart brings back only children that may be restarted.
             AfterStop::AwaitTurn if starts && self.children[index].spec.restart.policy.ever_restarts() => {
                 let first_start = start.is_first();
                 self.set(index, Phase::AwaitingTurn { first_start }, Some(ending), None);
             }
-            AfterStop::StayDown | AfterStop::Start | AfterStop::AwaitTurn | AfterStop::Fail { .. } => {
+            AfterStop::StayDown
+            | AfterStop::Start
+            | AfterStop::AwaitTurn
+            | AfterStop::Sleep
+            | AfterStop::Fail { .. } => {
                 self.set(index, Phase::Stopped, Some(ending), None);
             }
             AfterStop::Remove => {

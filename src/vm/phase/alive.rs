@@ -84,10 +84,11 @@ impl Life {
         if self.role == Role::Spare {
             return self.spare_status(now, record.agent.ready);
         }
+        self.drowsiness.heard(now, record);
         let Self { spec, health: health_spec, phase: Phase::Alive { stage, .. }, effects, .. } = self else {
             return;
         };
-        if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, health_spec) {
+        if let Some(transition) = stage.follow(now, record, health_spec) {
             effects.push(Effect::Tell(transition));
         }
         let (runs, said_ready) = match record.daemon.state {
@@ -103,6 +104,8 @@ impl Life {
             // Its probes decide.
             Readiness::Health => false,
         };
+        // It was Ready before it fell asleep.
+        let is_ready = is_ready || runs && record.asleep;
         if let Stage::Booting { deadline } = *stage
             && runs
         {
@@ -114,7 +117,7 @@ impl Life {
             effects.push(Effect::Tell(Transition::Ready));
         }
         // The first record of a VM that is adopted while it is paused brings it here: nothing may run against it (2.6).
-        if let Some(transition) = stage.pause_or_resume(now, record.state == VmState::Paused, health_spec) {
+        if let Some(transition) = stage.follow(now, record, health_spec) {
             effects.push(Effect::Tell(transition));
         }
     }
@@ -124,7 +127,7 @@ impl Life {
         match link {
             Link::Down | Link::Up if up => {
                 *link = Link::Up;
-                if let Stage::Ready { health } | Stage::Paused(Suspended::Ready { health }) = stage {
+                if let Stage::Ready { health } | Stage::Paused(Suspended::Ready { health, .. }) = stage {
                     health.linked();
                 }
             }
@@ -269,6 +272,7 @@ impl Life {
                 let findings = health.tick(health_spec, now);
                 self.tell_probe();
                 self.act_on(now, findings);
+                self.tick_drowsiness(now);
             }
             Stage::Spare | Stage::Paused(_) => {}
         }
@@ -310,6 +314,26 @@ impl Life {
 }
 
 impl Stage {
+    /// Follows the virtual CPUs as a record tells of them. A pause that no client ends may follow on one that a client
+    /// ends, and the reverse.
+    fn follow(
+        &mut self,
+        now: Instant,
+        record: &StatusRecord,
+        health_spec: &HealthSpec,
+    ) -> Option<Transition> {
+        let is_paused = record.state == VmState::Paused;
+        let was_asleep = matches!(self, Self::Paused(Suspended::Ready { is_asleep: true, .. }));
+        let transition = self.pause_or_resume(now, is_paused, health_spec);
+        let Self::Paused(Suspended::Ready { is_asleep, .. }) = self else { return transition };
+        *is_asleep = record.asleep;
+        match (was_asleep, record.asleep) {
+            (false, true) => Some(Transition::Asleep),
+            (true, false) => Some(Transition::Paused),
+            (true, true) | (false, false) => transition,
+        }
+    }
+
     /// Follows the virtual CPUs (semantics 2.6). A pause of a VM that boots interrupts only its deadline, and is not
     /// reported.
     fn pause_or_resume(
@@ -324,14 +348,15 @@ impl Stage {
                 let probes = probes.clone();
                 (Self::Paused(Suspended::Running { time_left, probes }), Transition::Paused)
             }
-            (Self::Ready { health }, true) => {
-                (Self::Paused(Suspended::Ready { health: health.clone() }), Transition::Paused)
-            }
+            (Self::Ready { health }, true) => (
+                Self::Paused(Suspended::Ready { health: health.clone(), is_asleep: false }),
+                Transition::Paused,
+            ),
             (Self::Paused(Suspended::Running { time_left, probes }), false) => {
                 let probes = probes.clone().restarted(now);
                 (Self::Running { deadline: now + *time_left, probes }, Transition::Resumed)
             }
-            (Self::Paused(Suspended::Ready { health }), false) => {
+            (Self::Paused(Suspended::Ready { health, .. }), false) => {
                 let health = health.clone().restarted(health_spec, now);
                 (Self::Ready { health }, Transition::Resumed)
             }

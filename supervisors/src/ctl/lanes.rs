@@ -217,10 +217,12 @@ fn turn_round(lanes: &mut [Lane]) {
 }
 
 fn is_live(vm: &Value) -> bool {
-    matches!(
-        text(&vm["phase"]),
-        "starting" | "running" | "ready" | "unhealthy" | "paused" | "stopping" | "unknown"
-    )
+    match text(&vm["phase"]) {
+        "starting" | "running" | "ready" | "unhealthy" | "paused" | "stopping" | "unknown" => true,
+        // It is paused, and not down.
+        "idle" => !vm["vmm_pid"].is_null(),
+        _ => false,
+    }
 }
 
 fn is_unreadable(vm: &Value) -> bool {
@@ -267,7 +269,7 @@ fn stopped(name: &str, vm: &Value) -> Progress {
 fn came_up(name: &str, group: &Value, vm: &Value, counts: bool, outlooks: &Outlooks<'_>) -> Progress {
     let ended = |why: &Value| Progress::Failed(format!("{name} did not come up: {}", text(why)));
     match text(&vm["phase"]) {
-        "ready" | "completed" if counts => Progress::Done,
+        "ready" | "completed" | "idle" if counts => Progress::Done,
         "backoff" if counts => ended(&vm["backoff"]["ending"]["text"]),
         "failed" if counts => ended(&vm["reason"]),
         "paused" => Progress::Failed(format!("{name} is paused; `pepitactl resume {name}` resumes it")),

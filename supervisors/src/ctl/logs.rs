@@ -156,6 +156,11 @@ impl Silent {
             ("starting" | "running" | "ready" | "unhealthy" | "paused" | "stopping" | "unknown", _) => {
                 return None;
             }
+            // It is paused, and not down.
+            ("idle", _) if !vm["vmm_pid"].is_null() => return None,
+            ("idle", Some(0)) => {
+                format!("{name} has never run: it is idle, until a client connects to its port")
+            }
             ("stopped", Some(0)) => format!("{name} has never run; `pepitactl start {name}` starts it"),
             (phase, Some(0)) => format!("{name} has never run: it is {phase}"),
             (phase, _) => match vm["reason"].as_str() {

@@ -71,7 +71,8 @@ fn outlook(group: &Value, vm: &Value, failed_before: Option<&str>, blocked: Opti
     let name = text(&vm["name"]);
     let start = format!("`pepitactl start {name}` starts it");
     match text(&vm["phase"]) {
-        "ready" => Outlook::Ready,
+        // A client is served as by a VM that is ready.
+        "ready" | "idle" => Outlook::Ready,
         "completed" => Outlook::Done,
         "failed" if given_up(vm) => {
             Outlook::Never(format!("{name} has failed: {}; {start}", text(&vm["reason"])))

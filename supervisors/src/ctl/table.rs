@@ -83,7 +83,7 @@ pub(super) fn top(status: &Value, room: usize) -> Vec<String> {
 
 /// Returns the place of a phase among those that need attention; the lowest needs it most.
 fn rank(phase: &str) -> usize {
-    const ORDER: [&str; 12] = [
+    const ORDER: [&str; 13] = [
         "failed",
         "unknown",
         "backoff",
@@ -95,6 +95,7 @@ fn rank(phase: &str) -> usize {
         "waiting",
         "stopped",
         "completed",
+        "idle",
         "ready",
     ];
     // A phase of a later version may need attention.

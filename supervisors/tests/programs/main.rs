@@ -11,6 +11,7 @@ mod daemons;
 mod documents;
 mod events;
 mod host;
+mod idle;
 mod injection;
 mod limits;
 mod looking_in;

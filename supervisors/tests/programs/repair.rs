@@ -71,6 +71,69 @@ fn a_program_that_is_away_forbidden_or_being_written_for_a_moment_is_tried_again
     host.assert_nothing_left();
 }
 
+/// Returns the children of a process that run.
+fn children(parent: Pid) -> Vec<Pid> {
+    let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).expect("it runs").flatten();
+    let texts = tasks.map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    let pids = texts.flat_map(|text| {
+        text.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect::<Vec<_>>()
+    });
+    pids.collect()
+}
+
+/// Returns the launch server of a supervisor: its child that is called as one.
+fn launch_server(supervisor: &Daemon) -> Option<Pid> {
+    let is_server = |pid: &Pid| {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split_terminator('\0').next_back() == Some("--serve")
+    };
+    children(Pid::from_raw(supervisor.pid().cast_signed())).into_iter().find(is_server)
+}
+
+#[test]
+fn a_launch_server_that_is_killed_ends_no_vm_and_is_replaced() {
+    let host = Host::new("", &group(&["a"]));
+    let mut supervisor = host.ready();
+    let server = launch_server(&supervisor).expect("a VM was launched");
+    let (incarnation, pid) = (host.status("a").incarnation, host.vmm_pid("a"));
+    kill(server, Signal::SIGKILL).expect("it runs");
+    while launch_server(&supervisor) == Some(server) {
+        std::thread::yield_now();
+    }
+    assert_eq!((host.status("a").incarnation, host.vmm_pid("a")), (incarnation, pid));
+
+    kill_vmm(&host);
+    supervisor.until_event(vm("a", incarnation + 1, "ready"));
+    assert!(launch_server(&supervisor).is_some_and(|next| next != server));
+
+    supervisor.stop();
+    host.assert_nothing_left();
+}
+
+/// Tests semantics 1.7.
+#[test]
+fn a_launch_server_that_hangs_costs_one_launch() {
+    let host = Host::new("", &format!("timeout = \"5s\"\n{}", group(&["a"])));
+    let mut supervisor = host.ready();
+    let incarnation = host.status("a").incarnation;
+    let server = launch_server(&supervisor).expect("a VM was launched");
+    // Its copy that waits for an order hangs. The VM's monitor is another one.
+    let monitor = Pid::from_raw(host.status("a").monitor_pid.expect("it runs").cast_signed());
+    let copies: Vec<Pid> = children(server).into_iter().filter(|copy| *copy != monitor).collect();
+    for copy in &copies {
+        kill(*copy, Signal::SIGSTOP).expect("it runs");
+    }
+    kill_vmm(&host);
+    supervisor.until_event(vm("a", incarnation + 1, "backoff"));
+    assert!(is_back(&host) > incarnation + 1);
+    assert!(launch_server(&supervisor).is_some_and(|next| next != server));
+    for copy in &copies {
+        kill(*copy, Signal::SIGCONT).expect("it hangs");
+    }
+    supervisor.stop();
+    host.assert_nothing_left();
+}
+
 #[test]
 fn a_launcher_that_is_away_for_a_moment_is_called_again() {
     let host = Host::new("pepita = \"./launcher\"", &group(&["a"]));

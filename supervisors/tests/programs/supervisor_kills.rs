@@ -27,7 +27,7 @@ fn host() -> Host {
     let vm = |vm: usize| {
         let command = ["/bin/sh", "-c", DAEMON, &who(&host, vm).to_string_lossy()].map(str::to_owned);
         // Every fourth VM has a warm spare.
-        let standby = u32::from(vm % 4 == 0);
+        let standby = u32::from(vm.is_multiple_of(4));
         format!(
             "[[group.vm]]\nname = \"{}\"\nstart.ready = \"started\"\nrestart.policy = \"always\"\nstandby = {standby}\n\
              command = {command:?}\n",

@@ -26,12 +26,14 @@ impl Host {
     }
 }
 
-/// Makes a launcher that does something else than this call while there is no file `well` beside it.
+/// Makes a launcher that does something else than this call while there is no file `well` beside it. It has no launch server,
+/// so that each launch is a call.
 fn launcher(host: &Host, call: &str, instead: &str) -> PathBuf {
     let (path, well) = (host.path("pepita"), host.path("well"));
     let real = program("pepita");
     let text = format!(
-        "#!/bin/sh\nif [ \"$1\" = {call} ] && [ ! -e {well:?} ]; then {instead}; fi\nexec {real:?} \"$@\"\n"
+        "#!/bin/sh\n[ \"$3\" = --serve ] && exit 64\n\
+         if [ \"$1\" = {call} ] && [ ! -e {well:?} ]; then {instead}; fi\nexec {real:?} \"$@\"\n"
     );
     std::fs::write(&path, text).expect("written");
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("executable");

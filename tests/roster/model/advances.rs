@@ -9,8 +9,10 @@ impl Model {
         let in_set = |vm: &Vm| self.round.as_ref().is_some_and(|round| round.set.contains(&vm.spec.name));
         let mut times: Vec<Instant> = Vec::new();
         for vm in self.vms.iter().filter(|vm| !in_set(vm)) {
-            if let Is::Backoff(until) = vm.is {
-                times.push(until);
+            match vm.is {
+                Is::Backoff(until) => times.push(until),
+                Is::Idle { not_before, is_called: true } => times.extend(not_before),
+                _ => {}
             }
         }
         let waits_for_a_stop = self.vms.iter().any(|vm| in_set(vm) && vm.lives());
@@ -48,6 +50,7 @@ impl Model {
                 self.wait_or_start(v);
             }
         }
+        self.wake();
         while let Some(v) = (0..self.vms.len()).find(|v| self.vms[*v].is == Is::Waiting && self.may_start(*v))
         {
             self.launch(v);
@@ -66,7 +69,11 @@ impl Model {
         let stopping = live.iter().any(|vm| matches!(vm.is, Is::Stopping(_)));
         match live.last_mut() {
             None => return true,
-            Some(last) if !stopping => last.becomes(self.now, Is::Stopping(next)),
+            Some(last) if !stopping => {
+                // semantics 20.6: a group restart leaves an idle VM asleep.
+                let sleeps_on = next == Next::Turn && matches!(last.is, Is::Paused { is_asleep: true, .. });
+                last.becomes(self.now, Is::Stopping(if sleeps_on { Next::Sleep } else { next }));
+            }
             Some(_) => {}
         }
         false
@@ -82,7 +89,7 @@ impl Model {
 
     pub(super) fn launch(&mut self, v: usize) {
         let vm = &mut self.vms[v];
-        (vm.is, vm.changed, vm.boots) = (Is::Starting, false, true);
+        (vm.is, vm.changed, vm.boots, vm.drowsy) = (Is::Starting, false, true, false);
         vm.newest += 1;
         vm.incarnation = vm.newest;
         vm.readies.clear();

@@ -13,7 +13,7 @@ impl Model {
         }
         match command {
             Command::Stop => {
-                vm.wanted = false;
+                (vm.wanted, vm.drowsy) = (false, false);
                 let is = if vm.lives() { Is::Stopping(Next::Down) } else { Is::Stopped };
                 vm.becomes(now, is);
             }
@@ -58,6 +58,9 @@ impl Model {
                     vm.is = Is::Stopping(if spec.autostart { Next::Again } else { Next::Down });
                 }
                 vm.spec = spec;
+                if matches!(vm.is, Is::Idle { .. }) && !vm.may_be_idle() {
+                    (vm.is, vm.in_order, vm.first) = (Is::Waiting, true, false);
+                }
                 self.vms.push(vm);
             } else {
                 let mut vm = Vm::new(spec, 0);
@@ -70,7 +73,7 @@ impl Model {
                     round.set.insert(vm.spec.name.clone());
                 }
                 if vm.wanted && self.group == Group::Up {
-                    (vm.is, vm.in_order) = (Is::Waiting, true);
+                    (vm.is, vm.in_order) = (vm.at_start(), true);
                 }
                 self.vms.push(vm);
             }
@@ -122,7 +125,8 @@ impl Model {
         }
         (self.group, self.round) = (Group::GoingDown(why), None);
         for vm in &mut self.vms {
-            if matches!(vm.is, Is::Waiting | Is::Backoff(_)) {
+            vm.drowsy = false;
+            if matches!(vm.is, Is::Waiting | Is::Idle { .. } | Is::Backoff(_)) {
                 vm.is = Is::Stopped;
             }
         }

@@ -18,7 +18,16 @@ impl Model {
         if longest.is_some_and(|longest| longest >= vm.spec.restart.reset_after) {
             vm.attempts = 0;
         }
+        let drowsy = std::mem::take(&mut vm.drowsy);
+        let was_put_to_sleep = drowsy
+            && ending.exit() == Some(&Exit::StopRequested)
+            && matches!(vm.is, Is::Starting | Is::Running | Is::Ready | Is::Unhealthy);
         match (vm.is.clone(), self.group) {
+            (Is::Paused { is_asleep: true, .. } | Is::Stopping(Next::Sleep), _) => self.sleeps_after(v),
+            _ if was_put_to_sleep => {
+                vm.becomes(now, Is::Stopped);
+                self.sleeps_after(v);
+            }
             (Is::Stopping(Next::Removed), _) => {
                 let vm = self.vms.remove(v);
                 self.is_removed(vm);
@@ -57,7 +66,8 @@ impl Model {
         vm.first = false;
         let gives_up = match restart.verdict(&ending, vm.ran) {
             Verdict::Complete(_) => {
-                vm.becomes(self.now, Is::Completed);
+                let is = vm.at_clean_end(self.now);
+                vm.becomes(self.now, is);
                 self.tell(v, Action::Complete, None, false);
                 return self.shut_down_with(v);
             }

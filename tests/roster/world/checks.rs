@@ -64,9 +64,14 @@ impl World {
                 VmPhase::Failed(failure) => failure.ending.may_run_on(),
                 _ => false,
             };
+            assert!(
+                phase != (VmPhase::Idle { is_paused: false }) || self.awaited.contains(vm),
+                "{vm} sleeps and nobody can wake it"
+            );
             if let VmPhase::Stopped | VmPhase::Completed | VmPhase::Failed(_) = phase {
                 let holds = self.leased.contains(vm);
                 assert!(!holds || may_run_on, "{vm} is {phase} and holds its CID");
+                assert!(may_run_on || !self.awaited.contains(vm), "{vm} is {phase} and its ports are open");
             }
         }
         for vm in self.roster.names() {

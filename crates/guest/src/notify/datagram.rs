@@ -25,6 +25,8 @@ impl Datagram {
                 Some(("READY", "1")) => datagram.ready = true,
                 Some(("WATCHDOG", "1")) => datagram.health.watchdog = true,
                 Some(("STOPPING", "1")) => datagram.health.stopping = true,
+                Some(("X_PEPITA_AWAKE", "1")) => datagram.health.awake = Some(true),
+                Some(("X_PEPITA_AWAKE", "0")) => datagram.health.awake = Some(false),
                 Some(("STATUS", text)) => {
                     let end = text.floor_char_boundary(STATUS_CAP);
                     datagram.health.status = Some(text[..end].to_owned());
@@ -49,6 +51,10 @@ mod tests {
             Datagram::parse(b"READY=1\nSTATUS=serving\nEXTEND_TIMEOUT_USEC=500\nMAINPID=42\nX=y\n");
         assert_eq!(datagram.main_pid, Some(42));
         assert_eq!(Datagram::parse(b"MAINPID=0\nMAINPID=-1\n").main_pid, None);
+        for (said, awake) in [("1", Some(true)), ("0", Some(false)), ("yes", None)] {
+            let said = format!("X_PEPITA_AWAKE={said}\n");
+            assert_eq!(Datagram::parse(said.as_bytes()).health.awake, awake, "{said}");
+        }
         assert!(datagram.ready && !datagram.health.watchdog);
         assert_eq!(datagram.health.status.as_deref(), Some("serving"));
         assert_eq!(datagram.health.extend_timeout_us, Some(500));

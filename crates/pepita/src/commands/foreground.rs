@@ -62,7 +62,12 @@ pub(super) fn stay(run_dir: &RunDir, name: &VmId, rm: bool, foreground: &Foregro
             true => kill_once(&run_dir, &name, &killing),
             false => {
                 let dir = run_dir.vm(&name);
-                let request = MonitorRequest::Stop { signal: stop_signal(&dir), timeout_ms: GRACE_MS, force };
+                let request = MonitorRequest::Stop {
+                    signal: stop_signal(&dir),
+                    timeout_ms: GRACE_MS,
+                    force,
+                    if_idle: false,
+                };
                 let _ = client::ask(&dir, request);
             }
         });

@@ -21,6 +21,11 @@ impl Carrier {
         self.0.get().filter(|relay| relay.is_full()).map(Relay::ended)
     }
 
+    /// Returns a descriptor that is readable when a connection has ended, if there was one.
+    pub(super) fn ended(&self) -> Option<BorrowedFd<'_>> {
+        self.0.get().map(Relay::ended)
+    }
+
     /// Forgets that connections have ended.
     pub(super) fn forget_ended(&self) {
         if let Some(relay) = self.0.get() {

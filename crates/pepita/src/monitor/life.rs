@@ -54,6 +54,8 @@ pub(crate) struct Milestone {
     daemon: DaemonState,
     vcpus: VcpuState,
     agent_is_up: bool,
+    is_asleep: bool,
+    is_idle: bool,
 }
 
 /// The life of one VM.
@@ -74,6 +76,8 @@ pub(crate) struct Life {
     agent: AgentLine,
     vcpus: VcpuState,
     last_heard_at: Option<Instant>,
+    /// Since when the VM is idle, as it is told.
+    idle_since: Option<Instant>,
     /// The signals of clients that the daemon gets when it runs.
     pending_signals: Vec<Signal>,
     effects: Vec<Effect>,
@@ -100,6 +104,7 @@ impl Life {
             agent: AgentLine::Expected { dial_at: None },
             vcpus: VcpuState::Running,
             last_heard_at: None,
+            idle_since: None,
             pending_signals: Vec::new(),
             effects: Vec::new(),
         }
@@ -110,9 +115,10 @@ impl Life {
     /// that out: a pause is made with SIGSTOP, so QEMU does not report it.
     pub(crate) fn adopt(request: &VmRequest, status: StatusRecord, now: Instant) -> Self {
         let (daemon, spent) = (status.daemon.clone(), Duration::from_millis(status.uptime_ms));
+        let is_asleep = status.asleep && status.state == VmState::Paused;
         let vcpus = if status.state == VmState::Paused { VcpuState::Paused } else { VcpuState::Running };
         let mut life = Self::new(request, status, now);
-        life.status.daemon = daemon;
+        (life.status.daemon, life.status.asleep, life.status.idle_ms) = (daemon, is_asleep, None);
         // The revision grows, so that clients that watched the former monitor get the new status.
         life.status.revision += 1;
         life.evidence.vmm_ran = true;
@@ -158,6 +164,7 @@ impl Life {
                 status.uptime_ms = self.since_start_ms(now);
                 status.vcpus = self.evidence.vmm_ran.then_some(VcpuStatus { state: self.vcpus });
                 status.agent.ready = self.agent.is_up();
+                status.idle_ms = self.idle_since.map(|since| ms(now.saturating_duration_since(since)));
             }
         }
         if let Phase::Stopping(stopping) = &self.phase {
@@ -175,6 +182,16 @@ impl Life {
     /// Returns whether the virtual CPUs are paused.
     pub(crate) fn is_paused(&self) -> bool {
         self.vcpus == VcpuState::Paused
+    }
+
+    /// Returns whether the virtual CPUs are paused until a client comes.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.status.asleep
+    }
+
+    /// Returns whether the daemon runs and has no reason to end, so that the VM may be put to sleep.
+    pub(crate) fn may_sleep(&self) -> bool {
+        self.serving() != Serving::No
     }
 
     /// Returns whether the daemon can serve clients. Clients that come while it is being stopped wait for the next
@@ -234,6 +251,8 @@ impl Life {
             daemon: self.status.daemon.state,
             vcpus: self.vcpus,
             agent_is_up: self.agent.is_up(),
+            is_asleep: self.status.asleep,
+            is_idle: self.idle_since.is_some(),
         }
     }
 
@@ -265,6 +284,11 @@ impl Life {
             Event::DiskError(reason) => self.on_disk_error(reason),
             Event::ClockRang => self.on_clock_rang(unix_ms),
             Event::Vcpus(vcpus) => self.on_vcpus(now, unix_ms, vcpus),
+            Event::FellAsleep => self.status.asleep = self.is_paused(),
+            Event::Idle(since) => {
+                self.idle_since = since;
+                self.status.revision += 1;
+            }
             Event::AgentUp { protocol_version } => self.on_agent_up(now, unix_ms, protocol_version),
             Event::AgentDown => self.on_agent_down(now),
             Event::AgentSaid { seq, event } => self.on_agent_said(now, seq, event),

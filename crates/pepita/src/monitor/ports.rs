@@ -68,6 +68,8 @@ struct Port {
 #[derive(Debug)]
 pub(crate) struct Ports {
     ports: Vec<Port>,
+    /// The connections of ports that were removed while they were carried.
+    former: Vec<Tally>,
     ways: Vec<Way>,
     /// The last number of a port or a way.
     last: u64,
@@ -85,6 +87,7 @@ impl Ports {
     pub(crate) fn new(own: Vec<(Publish, Listening)>, carrier: Carrier) -> Self {
         let mut ports = Self {
             ports: Vec::new(),
+            former: Vec::new(),
             ways: Vec::new(),
             last: 0,
             carrier,
@@ -122,6 +125,9 @@ impl Ports {
             }
         }
         former.iter().for_each(|port| self.leave(port.number));
+        let carried = former.into_iter().map(|port| port.open).filter(|open| open.count() > 0);
+        self.former.retain(|open| open.count() > 0);
+        self.former.extend(carried);
     }
 
     /// Gives up the ways for the clients of a port.
@@ -188,11 +194,16 @@ impl Ports {
         self.ways.iter().filter_map(Way::to_keep)
     }
 
-    /// Returns the descriptors to poll, each with the number of its port or way; `None` for the ends of connections.
-    pub(super) fn interest(&self) -> impl Iterator<Item = (Option<u64>, BorrowedFd<'_>, PollFlags)> {
+    /// Returns the descriptors to poll, each with the number of its port or way; `None` for the ends of connections. The first
+    /// client of a VM that is asleep is to be seen, too.
+    pub(super) fn interest(
+        &self,
+        is_asleep: bool,
+    ) -> impl Iterator<Item = (Option<u64>, BorrowedFd<'_>, PollFlags)> {
         // The clients that wait while others are being served are counted after each answer.
         let is_idle = |port: &&Port| port.pause.is_none() && self.under_way(port.number) == 0;
-        let ports = self.ports.iter().filter(move |port| self.takes_clients() && is_idle(port));
+        let takes_clients = is_asleep || self.takes_clients();
+        let ports = self.ports.iter().filter(move |port| takes_clients && is_idle(port));
         let ports = ports.map(|port| (Some(port.number), port.listening.socket.as_fd(), PollFlags::IN));
         let ways = self.ways.iter().map(|way| {
             let (fd, flags) = way.interest();
@@ -200,6 +211,22 @@ impl Ports {
         });
         let room = self.carrier.room().map(|ended| (None, ended, PollFlags::IN));
         ports.chain(ways).chain(room)
+    }
+
+    /// Returns whether a connection is carried for a client, or being made for one.
+    pub(super) fn are_used(&self) -> bool {
+        self.former.iter().chain(self.ports.iter().map(|port| &port.open)).any(|open| open.count() > 0)
+            || self.ways.iter().any(|way| way.port.is_some())
+    }
+
+    /// Returns whether a client waits at a port.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.ports.iter().any(|port| clients_at(port.listening.socket.as_fd()) > 0)
+    }
+
+    /// Returns a descriptor that is readable when a connection has ended, if there was one.
+    pub(super) fn ended(&self) -> Option<BorrowedFd<'_>> {
+        self.carrier.ended()
     }
 
     fn takes_clients(&self) -> bool {

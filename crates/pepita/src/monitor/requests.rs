@@ -41,8 +41,19 @@ impl Monitor {
                     self.control.tell(&status);
                 }
             }
+            Ok(MonitorRequest::Stop { if_idle: true, .. }) if self.is_used() => {
+                self.reply(reply, Err(in_use()))
+            }
+            Ok(MonitorRequest::TellIdle) => {
+                self.activity.tell();
+                self.reply(reply, done());
+            }
+            Ok(MonitorRequest::Sleep) => {
+                let outcome = self.sleep();
+                self.reply(reply, outcome);
+            }
             Ok(MonitorRequest::Stop { force: true, .. }) => self.order(reply, Event::Kill),
-            Ok(MonitorRequest::Stop { signal, timeout_ms, force: false }) => {
+            Ok(MonitorRequest::Stop { signal, timeout_ms, force: false, if_idle: _ }) => {
                 self.order(
                     reply,
                     Event::Stop { signal, grace: Duration::from_millis(timeout_ms.min(MAX_TIME_MS)) },
@@ -57,11 +68,14 @@ impl Monitor {
                 self.reply(reply, done());
             }
             Ok(MonitorRequest::Signal(Signal::KILL)) => self.order(reply, Event::Kill),
-            Ok(MonitorRequest::Signal(signal)) => match self.life.route(signal) {
-                Route::Ask(ask) => self.forward(reply, ask),
-                Route::Accept(event) => self.order(reply, event),
-                Route::Refuse(refusal) => self.reply(reply, Err(refusal)),
-            },
+            Ok(MonitorRequest::Signal(signal)) => {
+                self.wake();
+                match self.life.route(signal) {
+                    Route::Ask(ask) => self.forward(reply, ask),
+                    Route::Accept(event) => self.order(reply, event),
+                    Route::Refuse(refusal) => self.reply(reply, Err(refusal)),
+                }
+            }
             Ok(MonitorRequest::Forward(Ask::Start(start))) if self.life.must_wait_to_start() => {
                 self.order(reply, Event::Start(start));
             }
@@ -70,6 +84,11 @@ impl Monitor {
                 self.reply(reply, Err(WireError::new(ErrorKind::Busy, why)));
             }
             Ok(MonitorRequest::Dial { greet }) => {
+                // A supervisor that takes the VM over dials, too, and wakes nobody.
+                if greet {
+                    self.wake();
+                    self.activity.touch(Instant::now());
+                }
                 let hello = if greet { self.agent.hello_for_stream().map(Some) } else { Ok(None) };
                 let asked = hello.map(|hello| Asked { client, id, hello });
                 let is_connected = |client| self.control.has(client);
@@ -190,6 +209,10 @@ impl Monitor {
     fn reply(&mut self, reply: ReplyTo, outcome: Outcome) {
         self.control.answer(reply.client, reply.id, outcome);
     }
+}
+
+pub(super) fn in_use() -> WireError {
+    WireError::new(ErrorKind::Conflict, "the VM is in use")
 }
 
 fn done() -> Result<serde_json::Value, WireError> {

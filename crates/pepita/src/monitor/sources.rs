@@ -69,6 +69,10 @@ impl Monitor {
         if let Qmp::Up { stream, .. } = &self.qmp {
             fds.push((Source::Qmp, stream.as_fd(), stream.interest()));
         }
+        let now = Instant::now();
+        if let Some(ended) = self.ports.ended().filter(|_| self.activity.awaits_ends(now)) {
+            fds.push((Source::Port(None), ended, PollFlags::IN));
+        }
         if let Some((fd, interest)) = self.agent.interest() {
             fds.push((Source::Agent, fd, interest));
         }
@@ -78,7 +82,7 @@ impl Monitor {
         for (client, fd, interest) in self.control.interest() {
             fds.push((client.map_or(Source::Listener, Source::Client), fd, interest));
         }
-        for (port, fd, interest) in self.ports.interest() {
+        for (port, fd, interest) in self.ports.interest(self.life.is_asleep()) {
             fds.push((Source::Port(port), fd, interest));
         }
         for (number, fd, interest) in self.reach.interest() {
@@ -98,9 +102,10 @@ impl Monitor {
             self.ports.wake_at(),
             self.reach.wake_at(),
             self.publish_at,
+            self.activity.wake_at(now),
             self.backend.as_ref().and_then(|backend| backend.wake_at()),
         ];
-        let left = times.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()));
+        let left = times.into_iter().flatten().min().map(|at| at.saturating_duration_since(now));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let mut polled: Vec<PollFd<'_>> =
             fds.iter().map(|(_, fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
@@ -127,6 +132,7 @@ impl Monitor {
             Source::Dial(number) => self.hand_over(number),
             Source::Port(None) => self.ports.forget_ended(),
             Source::Port(Some(number)) => {
+                self.wake();
                 let greeting = self.agent.greeting();
                 self.ports.ready(number, Instant::now(), self.agent.address(), greeting);
             }
@@ -301,6 +307,9 @@ impl Monitor {
                         // of the host. The agent is not trusted: only a process below it is the daemon.
                         self.daemon = self.vmm.identity.descendant(pid);
                         self.daemon_heard = self.daemon.is_some();
+                    }
+                    if let GuestEvent::Health(pepita_wire::agent::Health { awake: Some(awake), .. }) = event {
+                        self.activity.keep_awake(Instant::now(), awake);
                     }
                     self.happened(Event::AgentSaid { seq, event });
                 }

@@ -2,8 +2,8 @@
 
 use crate::error::{CallError, call_error};
 use pepita_wire::record::CallErrorKind;
+use pepita_wire::serve::{LaunchAnswer, TAKEN};
 use pepita_wire::{Exit, StatusRecord};
-use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
@@ -18,20 +18,6 @@ const PASSING: [&str; 7] = [
     // Another program has opened the image for writing.
     "Failed to get",
 ];
-
-/// The answer of a monitor.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Answer {
-    /// The VM was started or adopted; the value is its status.
-    Up(Box<StatusRecord>),
-    /// There is no VM, for this reason.
-    Failed(CallError),
-}
-
-/// The line by which a starter takes the VM that it was answered to have. A starter that ends before, or whose call is
-/// given up, closes its pipe without it: its launch counts as failed, and no VM may be left of it.
-pub(crate) const TAKEN: &[u8] = b"taken\n";
 
 /// The program that waits for the answer.
 #[derive(Debug)]
@@ -78,7 +64,7 @@ impl Starter {
     }
 
     /// Answers with one line, and gives up standard output. Returns the pipe on which the starter takes the VM.
-    pub(crate) fn answer(self, answer: &Answer) -> Option<OwnedFd> {
+    pub(crate) fn answer(self, answer: &LaunchAnswer) -> Option<OwnedFd> {
         let line = serde_json::to_string(answer).expect("records become JSON");
         // The starter may be gone, so an error is ignored. A starter that lives finds the end of the output.
         let _ = writeln!(std::io::stdout(), "{line}");
@@ -90,7 +76,7 @@ impl Starter {
 
     /// Answers that the VM was started or adopted. Returns the pipe on which the starter takes the VM.
     pub(crate) fn started(self, status: &StatusRecord) -> Option<OwnedFd> {
-        self.answer(&Answer::Up(Box::new(status.clone())))
+        self.answer(&LaunchAnswer::Up(Box::new(status.clone())))
     }
 
     /// Answers that the VM has ended before its VMM was set up.
@@ -124,6 +110,6 @@ impl Starter {
         let refusal = if let Exit::VmmRefused { message } = &record.exit { message.as_str() } else { "" };
         let why = if refusal.is_empty() { &evidence } else { refusal };
         let why = call_error(kind, format!("the VMM did not start: {why}"));
-        self.answer(&Answer::Failed(CallError { name: Some(status.name.clone()), ..why }));
+        self.answer(&LaunchAnswer::Failed(CallError { name: Some(status.name.clone()), ..why }));
     }
 }

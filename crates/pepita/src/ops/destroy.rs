@@ -49,7 +49,8 @@ const LOCK_WAIT: Duration = Duration::from_millis(500);
 const ROUNDS_UNREACHABLE: usize = 4;
 
 /// The order to end a VM at once.
-const KILL: MonitorRequest = MonitorRequest::Stop { signal: Signal::KILL, timeout_ms: 0, force: true };
+const KILL: MonitorRequest =
+    MonitorRequest::Stop { signal: Signal::KILL, timeout_ms: 0, force: true, if_idle: false };
 
 /// The number of monitors that are given the order of [`kill`], one after the other.
 const KILL_TRIES: usize = 3;
@@ -215,7 +216,7 @@ fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Obeyed {
         How::Graceful { signal, timeout } => {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             let signal = signal.unwrap_or_else(|| stop_signal(dir));
-            (MonitorRequest::Stop { signal, timeout_ms, force: false }, timeout + SLACK)
+            (MonitorRequest::Stop { signal, timeout_ms, force: false, if_idle: false }, timeout + SLACK)
         }
         How::Force => (KILL, SLACK),
     };

@@ -1,16 +1,16 @@
 //! Launches or adopts a VM: starts a monitor, waits for its answer, and takes the VM.
 
-use crate::boot::Order;
+use crate::boot::{Order, Prepared};
 use crate::error::{About, CallError, Result, call_error, system};
 use crate::host::process_id::ProcessId;
 use crate::host::wait::wait_readable;
 use crate::host::{cgroup, inherited, open_files};
-use crate::monitor::{Answer, TAKEN};
-use crate::ops::container;
+use crate::ops::container::{self, Held};
 use crate::ops::resolve::resolve;
 use crate::reconcile;
 use crate::rundir::RunDir;
 use pepita_wire::record::{CallErrorKind, Reach};
+use pepita_wire::serve::{LaunchAnswer, TAKEN};
 use pepita_wire::{LaunchSpec, StatusRecord, VmId};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -65,20 +65,29 @@ pub(crate) fn launch(
     caller: &impl Caller,
 ) -> Result<StatusRecord> {
     let launched = || {
-        open_files::check()?;
-        // The length of the path is checked first, so that no directory is created that no VM can use.
-        run_dir.checked_vm(name)?;
-        run_dir.create()?;
-        // Held until the VMM has the root open.
-        let held = container::hold(&spec)?;
-        let (spec, image) = match &held {
-            Some(held) => (container::with_image(spec, &held.record)?, Some(&held.record)),
-            None => (spec, None),
-        };
-        let requested = resolve(run_dir, name, spec, image)?;
-        start_monitor(run_dir, &Order::Launch(Box::new(requested)), caller)
+        let Prepared { run_dir, requested, held: _held } = prepare(run_dir, name, spec)?;
+        start_monitor(&run_dir, &Order::Launch(Box::new(requested)), caller)
     };
     launched().about(name.as_str())
+}
+
+/// Completes the request for a VM.
+///
+/// # Errors
+/// When the request cannot be met.
+pub(crate) fn prepare(run_dir: &RunDir, name: &VmId, spec: LaunchSpec) -> Result<Prepared<Option<Held>>> {
+    open_files::check()?;
+    // The length of the path is checked first, so that no directory is created that no VM can use.
+    run_dir.checked_vm(name)?;
+    run_dir.create()?;
+    // Held until the VMM has the root open.
+    let held = container::hold(&spec)?;
+    let (spec, image) = match &held {
+        Some(held) => (container::with_image(spec, &held.record)?, Some(&held.record)),
+        None => (spec, None),
+    };
+    let requested = resolve(run_dir, name, spec, image)?;
+    Ok(Prepared { run_dir: run_dir.clone(), requested, held })
 }
 
 /// Gives a VM a new monitor when it has none. Returns the status of the VM.
@@ -151,7 +160,7 @@ fn start_monitor(run_dir: &RunDir, order: &Order, caller: &impl Caller) -> Resul
         let _ = BufReader::new(stdout.take(ANSWER_CAP)).read_until(b'\n', &mut line);
     }
     match serde_json::from_slice(&line) {
-        Ok(Answer::Up(status)) => {
+        Ok(LaunchAnswer::Up(status)) => {
             if is_taken(order, pipe, caller) {
                 return Ok(*status);
             }
@@ -159,7 +168,7 @@ fn start_monitor(run_dir: &RunDir, order: &Order, caller: &impl Caller) -> Resul
             let _ = child.wait();
             Err(call_error(CallErrorKind::TryAgain, "given up before it was up; nothing of it is left"))
         }
-        Ok(Answer::Failed(e)) => {
+        Ok(LaunchAnswer::Failed(e)) => {
             let _ = child.wait();
             Err(e)
         }

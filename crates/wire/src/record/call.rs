@@ -14,6 +14,9 @@ pub struct VersionRecord {
     /// The number of additions to that version: see [`crate::CLI_ADDITIONS`].
     #[serde(default)]
     pub additions: u32,
+    /// Whether the launcher has a launch server ([`crate::serve`]).
+    #[serde(default)]
+    pub serves: bool,
     /// The VMMs, and whether each can be used on this host.
     #[serde(default)]
     pub vmms: Vec<VmmAvailability>,

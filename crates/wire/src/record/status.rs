@@ -279,6 +279,14 @@ pub struct StatusRecord {
     pub dir: String,
     /// The labels that the VM was launched with.
     pub labels: BTreeMap<String, String>,
+    /// The time for which the VM is idle, in milliseconds: no connection to a published port is open, no client of the agent
+    /// has a command or a copy under way, and the daemon has not asked to stay awake. Absent while the VM is in use, and
+    /// unless a client has asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<u64>,
+    /// Whether the virtual CPUs are paused until a client comes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub asleep: bool,
     /// The number of console bytes that are not, or no longer, in the log.
     pub dropped_log_bytes: u64,
     /// The revision of the status, which grows with each change. `watch` waits for a different revision.

@@ -41,6 +41,8 @@ impl Life {
 
     pub(super) fn on_vcpus(&mut self, now: Instant, unix_ms: u64, vcpus: VcpuState) {
         let before = std::mem::replace(&mut self.vcpus, vcpus);
+        // A pause is one that no client ends, unless more is said.
+        self.status.asleep = false;
         match (&mut self.phase, vcpus) {
             (Phase::Created(clock) | Phase::Booting(clock), VcpuState::Paused) => *clock = clock.stop(now),
             (Phase::Created(clock) | Phase::Booting(clock), VcpuState::Running) => *clock = clock.go_on(now),

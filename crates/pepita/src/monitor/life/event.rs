@@ -6,7 +6,7 @@ use pepita_wire::console::Note;
 use pepita_wire::record::VcpuState;
 use pepita_wire::storage::Mount;
 use pepita_wire::{Ask, ExitRecord, GuestEvent, Signal, VmId, WireError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An event in the life of a VM.
 #[derive(Debug, PartialEq)]
@@ -43,6 +43,10 @@ pub(crate) enum Event {
     ClockRang,
     /// The monitor has paused or resumed the virtual CPUs.
     Vcpus(VcpuState),
+    /// The monitor has paused the virtual CPUs until a client comes.
+    FellAsleep,
+    /// The VM is idle since this moment; `None`: it is in use.
+    Idle(Option<Instant>),
     /// The agent has said hello.
     AgentUp {
         /// The version of the protocol that both sides speak.

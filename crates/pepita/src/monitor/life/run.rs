@@ -158,7 +158,7 @@ impl Life {
 
     /// Handles what the daemon has said through sd_notify(3), and what its agent has noticed.
     fn on_daemon_said(&mut self, now: Instant, said: Health) {
-        let Health { watchdog: _, stopping: _, status, extend_timeout_us, main_pid, advice } = said;
+        let Health { watchdog: _, stopping: _, status, extend_timeout_us, main_pid, awake: _, advice } = said;
         if let Some(status) = status {
             self.status.daemon.status = status;
         }

@@ -51,7 +51,7 @@ impl Scene {
     }
 
     fn step(&mut self) {
-        let interest: Vec<_> = self.ports.interest().collect();
+        let interest: Vec<_> = self.ports.interest(false).collect();
         let mut fds: Vec<_> =
             interest.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 1_000_000 })).expect("polled");
