@@ -1,5 +1,5 @@
 # The README names `make run` and `make test`. Each target installs what it needs before it starts.
-.PHONY: help setup setup-tests run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop deny fuzz fuzz-smoke bench bench-smoke performance-doc bench-scale bench-commands bench-restart bench-ports bench-images bench-recovery bench-jail
+.PHONY: help setup setup-tests run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop deny fuzz fuzz-smoke bench bench-smoke performance-doc bench-scale bench-commands bench-restart bench-ports bench-images bench-recovery bench-idle bench-jail
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -112,6 +112,10 @@ bench-images: setup ## Measure `pepita run` of a container image beside our own 
 bench-recovery: setup ## Measure the time from SIGKILL of a microVM's VMM until its daemon is Ready, with a warm spare and without
 	cargo build --release --workspace --bins
 	cargo bench -p pepita-supervisor --bench recovery
+
+bench-idle: setup ## Measure VMs that sleep: first byte after a pause and a stop, cost at rest, a storm of connections
+	cargo build --release --workspace --bins
+	cargo bench -p pepita-supervisor --bench idle
 
 bench-jail: setup ## Measure boot, restart and memory of a microVM in its jail beside one in none, with and without a share
 	cargo build --release --workspace --bins

@@ -3,32 +3,38 @@
 use rustix::process::{Pid, Resource, getpriority_process, getrlimit, setpriority_process};
 use rustix::thread::{CapabilitySet, capabilities};
 
-/// The nice value (sched(7)) of a VM that nobody waits for.
-const LOW: i32 = 10;
+/// The nice value (sched(7)) of a VM that nobody waits for, above that of this process, and the greatest one.
+const LOWER_BY: i32 = 5;
+const LOWEST: i32 = 19;
 
-/// The soft limit RLIMIT_NICE with which a process may set the nice value 0: 20 minus the value (getrlimit(2)).
-const MAY_SET_ZERO: u64 = 20;
+/// The soft limit RLIMIT_NICE with which a process may set a nice value is this number minus the value (getrlimit(2)).
+const LIMIT_OF_ZERO: i32 = 20;
 
 /// Lowers the priority of a process and of the threads that it starts from now on, if this process may raise it again.
 pub fn lower(pid: u32) {
     if may_raise() {
-        set(pid, LOW);
+        set(pid, (own() + LOWER_BY).min(LOWEST));
     }
 }
 
-/// Gives all threads of a process the usual priority.
+/// Gives all threads of a process the priority of this process.
 pub fn restore(pid: u32) {
-    set(pid, 0);
+    set(pid, own());
 }
 
-/// Returns whether the priority of a process is lowered.
+/// Returns whether the priority of a process is lower than that of this process.
 pub fn is_low(pid: u32) -> bool {
-    of(pid).is_some_and(|pid| getpriority_process(Some(pid)).is_ok_and(|nice| nice == LOW))
+    of(pid).is_some_and(|pid| getpriority_process(Some(pid)).is_ok_and(|nice| nice > own()))
+}
+
+fn own() -> i32 {
+    getpriority_process(None).unwrap_or_default()
 }
 
 fn may_raise() -> bool {
     let is_capable = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_NICE));
-    is_capable || getrlimit(Resource::Nice).current.is_none_or(|limit| limit >= MAY_SET_ZERO)
+    let needed = u64::try_from(LIMIT_OF_ZERO - own()).unwrap_or_default();
+    is_capable || getrlimit(Resource::Nice).current.is_none_or(|limit| limit >= needed)
 }
 
 fn set(pid: u32, nice: i32) {

@@ -9,7 +9,7 @@ use crate::host::programs;
 use crate::image::cpio::Archive;
 use crate::image::{kernel, length, modules};
 use crate::rundir::RunDir;
-use crate::rundir::files::{Beside, Sync, replace};
+use crate::rundir::files::{Beside, replace_cached};
 use pepita_wire::record::CallErrorKind;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -105,7 +105,7 @@ pub fn initrd(dir: &RunDir, agent: &Path, package: &Path, what: Initrd, more: &[
         };
         let json = Description { modules: paths, root, shared_root, ..Description::default() };
         archive.file(IMAGE_JSON, 0o644, &image_json(&json))?;
-        replace(&cached, &archive.finish(), Sync::No)?;
+        replace_cached(&cached, &archive.finish())?;
     }
     Ok(cached)
 }

@@ -4,7 +4,7 @@
 use crate::error::{Result, call_error, io};
 use crate::image::length;
 use crate::rundir::RunDir;
-use crate::rundir::files::{Sync, replace};
+use crate::rundir::files::replace_cached;
 use lz4_flex::frame::FrameDecoder;
 use pepita_wire::record::CallErrorKind;
 use std::fs::File;
@@ -116,7 +116,7 @@ pub fn prepare(dir: &RunDir, kernel: &Path) -> Result<PathBuf> {
             let image = std::fs::read(&kernel).map_err(|e| io(&kernel, e))?;
             let Some(unpacked) = unpack(&image) else { return Ok(kernel) };
             // When the cache cannot be written, the VMM gets the compressed kernel, which only boots more slowly.
-            Ok(replace(&cached, &unpacked, Sync::No).map_or(kernel, |()| cached))
+            Ok(replace_cached(&cached, &unpacked).map_or(kernel, |()| cached))
         }
         Kind::Unknown => Err(call_error(
             CallErrorKind::BadImage,
@@ -181,6 +181,7 @@ fn read_up_to(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt;
 
     /// The magic number of an LZ4 legacy frame, little endian.
     const LZ4_LEGACY: u32 = 0x184c_2102;
@@ -227,6 +228,8 @@ mod tests {
         std::fs::write(&image, bzimage(&payload)).expect("written");
         let cached = prepare(&run_dir, &image).expect("a kernel");
         assert_eq!(std::fs::read(&cached).expect("a file"), kernel);
+        // Another VM, whose user it is to be readable for, may be about to open it when it is replaced.
+        assert_eq!(cached.metadata().expect("there").permissions().mode() & 0o777, 0o644);
         for left in [0, 100, kernel.len() - 1] {
             std::fs::write(&cached, &kernel[..left]).expect("written");
             assert_eq!(prepare(&run_dir, &image).expect("a kernel"), cached);

@@ -52,10 +52,24 @@ pub enum Sync {
 /// # Errors
 /// When the new file cannot be written. The former file is unchanged then.
 pub fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
+    replace_with(path, bytes, sync, 0o600)
+}
+
+/// Replaces a file of the cache, as [`replace`] does, with a mode with which the users of jails can read it as soon as it is
+/// there: another VM may be about to open the former one. Only its owner can enter the cache itself.
+///
+/// # Errors
+/// When the new file cannot be written. The former file is unchanged then.
+pub fn replace_cached(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_with(path, bytes, Sync::No, 0o644)
+}
+
+fn replace_with(path: &Path, bytes: &[u8], sync: Sync, mode: u32) -> Result<()> {
     // The temporary name contains the pid, because two processes may write the same file, for example in the cache.
     let beside = path.with_extension(format!("tmp-{}", std::process::id()));
     let write = || -> std::io::Result<()> {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file = File::options().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         if sync == Sync::Yes {
             file.sync_all()?;
