@@ -204,7 +204,8 @@ async fn rest(place: &Place, count: usize, is_machine: bool) {
             cpu.record()
         }
         let memory = memory.against("awake", mib_awake);
-        if action == Some(IdleAction::Pause) {
+        // Only a guest has memory of its own to give back.
+        if is_machine && action == Some(IdleAction::Pause) {
             memory.ratio_aim(Aim::AtMost(0.5)).record();
         } else {
             memory.record();
@@ -245,8 +246,8 @@ async fn storm(place: &Place) {
                 ms(served),
                 ms(longest)
             );
-            let what = "connections at once to sleeping processes: ";
-            let storm = |part, time| Figure::value("idle", &format!("{what}{part}"), "ms", in_ms(time), connections);
+            let what = format!("{connections} connections at once to sleeping processes: ");
+            let storm = |part, time| Figure::value("idle", &format!("{what}{part}"), "ms", in_ms(time), 1);
             storm("all served", served).among(count).record();
             storm("the longest wait", longest).among(count).record();
         })
