@@ -113,7 +113,9 @@ impl Tree {
         let launcher =
             Launcher::new(find(&spec.pepita)?, spec.run_dir.clone()).with_log_dir(spec.log_dir.clone());
         let launcher = launcher.with_disk_dir(spec.disk_dir()).with_jail_uids(spec.jail_uids);
-        let run_dir = launcher.verify().await?.run_dir.map(PathBuf::from);
+        let version = launcher.verify().await?;
+        launcher.use_server(&version).await;
+        let run_dir = version.run_dir.map(PathBuf::from);
         Self::open(spec, removal, Parts::host(launcher, run_dir), Ports::with(given)).await
     }
 

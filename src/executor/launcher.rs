@@ -120,12 +120,17 @@ impl Launcher {
             let theirs = format!("{}.{}", record.contract, record.additions);
             return Err(ExecutorError::Contract { program: self.program.clone(), theirs });
         }
+        Ok(record)
+    }
+
+    /// Has launches made by a launch server, if the verified launcher has one. Without this every launch is a call of
+    /// `pepita run`, which the adapter promises.
+    pub(crate) async fn use_server(&self, record: &VersionRecord) {
         if record.serves {
             self.server.enable().await;
             let (launcher, server) = (self.clone(), self.server.clone());
             tokio::spawn(async move { server.start(&launcher.program, &launcher.environment()).await });
         }
-        Ok(record)
     }
 
     async fn output(
