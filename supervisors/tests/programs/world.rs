@@ -102,16 +102,19 @@ fn a_supervisor_under_nohup_makes_no_daemons_that_ignore_a_hangup() {
         let watchdog = read("done");
         let words: Vec<&str> = watchdog.split_whitespace().collect();
         assert_eq!((words[0], words[1]), ("60000000", words[2]));
-        // The shell, which has descriptors of its own, becomes `sleep`.
-        let program = || std::fs::read_to_string(format!("/proc/{}/comm", words[2])).unwrap_or_default();
-        while program() != "sleep\n" && std::time::Instant::now() < deadline {
+        // The shell, which has descriptors of its own, becomes `sleep`, which opens its libraries for a moment. What was
+        // inherited stays.
+        let descriptors = || {
+            let entries = std::fs::read_dir(format!("/proc/{}/fd", words[2])).expect("it runs").flatten();
+            let mut all: Vec<String> =
+                entries.map(|fd| fd.file_name().to_string_lossy().into_owned()).collect();
+            all.sort();
+            all
+        };
+        while descriptors() != ["0", "1", "2"] && std::time::Instant::now() < deadline {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        let entries = std::fs::read_dir(format!("/proc/{}/fd", words[2])).expect("it runs").flatten();
-        let mut descriptors: Vec<String> =
-            entries.map(|fd| fd.file_name().to_string_lossy().into_owned()).collect();
-        descriptors.sort();
-        assert_eq!(descriptors, ["0", "1", "2"]);
+        assert_eq!(descriptors(), ["0", "1", "2"]);
         // The supervisor itself hears SIGTERM, too, whatever it has inherited.
         daemon.stop();
         host.assert_nothing_left();
