@@ -159,8 +159,26 @@ struct Monitor {
 /// The connection to the guest agent.
 struct Guest {
     link: ActorRef<LinkMsg>,
-    /// The arguments of the link, for a successor when the link fails.
-    record: Box<StatusRecord>,
+    /// The place of the agent, for a successor when the link fails.
+    place: AgentPlace,
+}
+
+/// Where the guest agent is, and what it is greeted with.
+#[derive(Clone)]
+struct AgentPlace {
+    address: Address,
+    token: PathBuf,
+    incarnation: u64,
+}
+
+impl AgentPlace {
+    fn of(record: &StatusRecord) -> Self {
+        Self {
+            address: Address::of(record),
+            token: Path::new(&record.dir).join(rundir::TOKEN),
+            incarnation: record.agent.incarnation.unwrap_or(record.incarnation),
+        }
+    }
 }
 
 impl Actor for Vm {
@@ -212,7 +230,7 @@ impl Actor for Vm {
         let Some(guest) = state.guest.take_if(|guest| guest.link.get_id() == lost.id) else { return Ok(()) };
         state.happened(Event::LinkIsUp(false)).await?;
         state.tell(VmEvent::Notice("its link failed and is replaced".into()));
-        state.connect(guest.record).await
+        Box::pin(state.connect(guest.place)).await
     }
 }
 
@@ -241,7 +259,7 @@ impl VmState {
             VmMsg::Link(link::Report::Event(event)) => return Some(Event::Guest(event)),
             VmMsg::Tick(due) => {
                 self.alarm.rang(due);
-                let postponed = self.life.is_alive() && is_short();
+                let postponed = self.life.judges(now()) && is_short();
                 self.not_before = postponed.then(|| now() + SHORT);
                 return (!postponed).then_some(Event::Tick);
             }
@@ -296,7 +314,8 @@ impl VmState {
                 self.services.executor.send(ExecutorMsg::Adopt { vm, reply });
             }
             Effect::Watch(record) => self.watch(&record),
-            Effect::Connect(record) => self.connect(record).await?,
+            // Boxed, because the actor has room for its largest future as long as it lives.
+            Effect::Connect(record) => Box::pin(self.connect(AgentPlace::of(&record))).await?,
             Effect::Sleep(how) => self.ask_to_sleep(how),
             Effect::StopDaemon { signal, grace } => self.stop_daemon(signal, grace),
             Effect::Remove => {
@@ -392,17 +411,18 @@ impl VmState {
         });
     }
 
-    async fn connect(&mut self, record: Box<StatusRecord>) -> Result<(), ActorProcessingErr> {
+    async fn connect(&mut self, place: AgentPlace) -> Result<(), ActorProcessingErr> {
+        let AgentPlace { address, token, incarnation } = place.clone();
         let args = LinkArgs {
-            address: Address::of(&record),
-            token: Path::new(&record.dir).join(rundir::TOKEN),
-            incarnation: record.agent.incarnation.unwrap_or(record.incarnation),
+            address,
+            token,
+            incarnation,
             guests: Arc::clone(&self.services.sockets) as Arc<dyn Guests>,
             report: self.me.get_derived(),
         };
         // The link's `pre_start` only sends a message, so that the wait is short.
         let (link, _) = Actor::spawn_linked(None, VsockLink, args, self.me.get_cell()).await?;
-        self.guest = Some(Guest { link, record });
+        self.guest = Some(Guest { link, place });
         Ok(())
     }
 

@@ -377,9 +377,16 @@ impl Life {
         &self.spec
     }
 
-    /// Returns whether the VMM runs, as far as is known, and is not to end.
-    pub(super) fn is_alive(&self) -> bool {
-        matches!(self.phase, Phase::Alive { .. })
+    /// Returns whether a tick at `now` judges the VM by time: a deadline of the boot, a probe or the watchdog has passed. The
+    /// beginning of a probe judges nothing.
+    pub(super) fn judges(&self, now: Instant) -> bool {
+        let Phase::Alive { stage, .. } = &self.phase else { return false };
+        match stage {
+            Stage::Booting { deadline } => now >= *deadline,
+            Stage::Running { deadline, probes } => now >= *deadline || probes.is_late(now),
+            Stage::Ready { health } => health.is_late(&self.health, now),
+            Stage::Spare | Stage::Paused(_) => false,
+        }
     }
 
     /// Changes timeouts and probes, which apply to a running VM, too.
