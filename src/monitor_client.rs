@@ -24,8 +24,8 @@ use tokio::time::timeout;
 /// The delay before a watch for which no descriptor was free connects again. No event tells that one is free.
 const NO_DESCRIPTOR: Duration = Duration::from_secs(1);
 
-/// The size of one read of a watch, in bytes. Each VM has such a buffer as long as it is watched; most records fit.
-const READ: usize = 1024;
+/// The size of one read of a watch, in bytes. Each VM has such a buffer as long as it is watched.
+const READ: usize = 512;
 
 /// A report of a monitor.
 #[derive(Debug)]

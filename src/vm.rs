@@ -215,6 +215,10 @@ impl Actor for Vm {
             state.happened(event).await?;
         }
         let wake_at = state.life.wake_at().map(|at| state.not_before.map_or(at, |first| at.max(first)));
+        let wake_at = wake_at.map(|at| match state.life.may_wait(at) {
+            true => state.services.next_beat(at),
+            false => at,
+        });
         state.alarm.set(&state.me, wake_at, VmMsg::Tick);
         Ok(())
     }
@@ -287,12 +291,16 @@ impl VmState {
             monitor.is_heard = true;
         }
         for effect in self.life.on(now(), event) {
-            self.carry_out(effect).await?;
+            if let Some(place) = self.carry_out(effect) {
+                // Boxed, because an actor has room for its largest future as long as it lives.
+                Box::pin(self.connect(place)).await?;
+            }
         }
         Ok(())
     }
 
-    async fn carry_out(&mut self, effect: Effect) -> Result<(), ActorProcessingErr> {
+    /// Carries out an effect. Returns the agent that is to be connected to, if that is the effect.
+    fn carry_out(&mut self, effect: Effect) -> Option<AgentPlace> {
         let (vm, fixed) = (self.life.spec().name.clone(), self.life.spec().cid);
         match effect {
             Effect::Lease => {
@@ -314,8 +322,7 @@ impl VmState {
                 self.services.executor.send(ExecutorMsg::Adopt { vm, reply });
             }
             Effect::Watch(record) => self.watch(&record),
-            // Boxed, because the actor has room for its largest future as long as it lives.
-            Effect::Connect(record) => Box::pin(self.connect(AgentPlace::of(&record))).await?,
+            Effect::Connect(record) => return Some(AgentPlace::of(&record)),
             Effect::Sleep(how) => self.ask_to_sleep(how),
             Effect::StopDaemon { signal, grace } => self.stop_daemon(signal, grace),
             Effect::Remove => {
@@ -341,7 +348,7 @@ impl VmState {
             Effect::Notice(text) => self.tell(VmEvent::Notice(text)),
             Effect::End(ending) => self.end(ending),
         }
-        Ok(())
+        None
     }
 
     /// Makes a reply that becomes an event of this VM's life.

@@ -17,7 +17,7 @@ const READ_AHEAD: usize = 4;
 
 /// The size of one read, in bytes. Each VM has such a buffer as long as its link is up; what its guest says at rest is
 /// much shorter.
-const READ: usize = 1024;
+const READ: usize = 512;
 
 /// The number of writes that may wait for the guest.
 const WRITE_AHEAD: usize = 64;

@@ -37,6 +37,9 @@ pub(super) struct Health {
     last: Option<ProbeStatus>,
 }
 
+/// The shortest interval of probes that begin together with those of other VMs.
+const SELDOM: Duration = Duration::from_secs(5);
+
 /// The pause after the first probe of a VM that is not Ready yet. It doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -293,6 +296,12 @@ impl Health {
     pub(super) fn is_late(&self, spec: &HealthSpec, now: Instant) -> bool {
         let probe = self.under_way.map(|probe| probe.deadline);
         probe.into_iter().chain(self.watchdog_expiry(spec)).any(|at| now >= at)
+    }
+
+    /// Returns whether nothing but the beginning of a probe is due at `at`, of probes so seldom that a moment does not count.
+    pub(super) fn only_begins_probe(&self, spec: &HealthSpec, at: Instant) -> bool {
+        let is_begin = self.suspended_until.is_none() && self.under_way.is_none() && at == self.next_probe_at;
+        is_begin && spec.interval >= SELDOM && self.watchdog_expiry(spec).is_none()
     }
 
     /// Begins the probes of a VM that was adopted at another moment of the interval, which its name gives: a supervisor

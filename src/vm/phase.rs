@@ -389,6 +389,12 @@ impl Life {
         }
     }
 
+    /// Returns whether what is due at `at` may be done a moment later: only a probe begins then, and those of other VMs do.
+    pub(super) fn may_wait(&self, at: Instant) -> bool {
+        let Phase::Alive { stage: Stage::Ready { health }, .. } = &self.phase else { return false };
+        health.only_begins_probe(&self.health, at)
+    }
+
     /// Changes timeouts and probes, which apply to a running VM, too.
     pub(super) fn update(&mut self, spec: VmSpec) {
         if self.spec.idle != spec.idle {
