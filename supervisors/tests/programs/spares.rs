@@ -51,8 +51,7 @@ fn pid(host: &Host, vm: &str) -> u64 {
 fn takes_its_place(host: &Host, port: u16, mut daemon: Daemon) {
     let mut spare = await_spares(host, "cache", 1);
     echo(&mut begin(port), b"hello");
-    let is_first = |event: &&Value| event["to"] == "ready" && event["vm"] == "cache";
-    let first = daemon.events().iter().find(is_first).map(parts).expect("an event");
+    let first = parts(&daemon.until_event(events::vm("cache", 1, "ready")));
     let chosen = ["claims", "daemon", "ready"];
     let told: Vec<&str> = first.iter().map(String::as_str).filter(|part| chosen.contains(part)).collect();
     assert_eq!(told, chosen, "{first:?}");
