@@ -9,17 +9,19 @@ mod inventory;
 mod machine;
 mod message;
 mod order;
+mod ports;
 mod standby;
 mod status;
 
 pub use crate::policy::{At, GroupEnd};
+pub use crate::ports::PortNews;
 pub use machine::Roster;
 pub use message::{AllRespond, AskError, Goal, GroupEvent, GroupMsg, GroupReport, InitialState, VmRequest};
 pub use order::{Command, Found, FoundSpare, Order, Refused, SpareView, VmView};
 
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::CidMsg;
-use crate::executor::{ExecutorError, ExecutorMsg, PortNews, TellPortNews};
+use crate::executor::{ExecutorError, ExecutorMsg};
 use crate::journal::Journal;
 use crate::observe::{Bus, Change, EventKind, ProbeStatus, StatusTable, VmPhase};
 use crate::policy::Ending;
@@ -240,18 +242,6 @@ impl GroupState {
         self.settle_what_is_down();
     }
 
-    /// Releases the CIDs of VMs that stay down: a former actor, or a former supervisor, may have failed before that. The
-    /// ports of VMs that are to come are opened, so that their clients wait from now on.
-    fn settle_what_is_down(&mut self) {
-        for vm in self.roster.at_rest() {
-            self.release(vm);
-        }
-        for spec in self.roster.to_come().filter(|spec| !spec.publish.is_empty()) {
-            let (vm, ports) = (spec.name.clone(), spec.publish.clone());
-            self.shared.services.executor.send(ExecutorMsg::OpenPorts { vm, ports });
-        }
-    }
-
     /// Pursues the goal of a complete inventory, then handles the messages that came meanwhile.
     async fn inventory_taken(&mut self, me: &ActorRef<GroupMsg>, inventory: Inventory) {
         for vm in &inventory.traces {
@@ -301,6 +291,7 @@ impl GroupState {
     }
 
     async fn carry_out(&mut self, me: &ActorRef<GroupMsg>, orders: Vec<Order>) {
+        self.settle_ports(me, &orders);
         // A reader that is told of a change finds it in the status.
         self.publish_status();
         for order in orders {
@@ -326,7 +317,8 @@ impl GroupState {
                         self.actors.send_to_owner(&vm, VmMsg::Update(Box::new(spec.clone())));
                     }
                 }
-                Order::AwaitClient(vm) => self.await_client(me, vm),
+                // The ports are settled before anything is told.
+                Order::AwaitClient(_) => {}
                 Order::Release(vm) => self.release(vm),
                 Order::Remove(vm) => {
                     // The removal stands behind every call that is still under way, and before the launch of a VM of
@@ -411,20 +403,12 @@ impl GroupState {
         }
     }
 
-    fn await_client(&self, me: &ActorRef<GroupMsg>, vm: VmName) {
-        let Some(ports) = self.roster.vm(&vm).map(|spec| spec.publish.clone()) else { return };
-        let (me, name) = (me.clone(), vm.clone());
-        // This actor may have failed meanwhile; its successor waits anew.
-        let tell = TellPortNews::new(move |news| drop(me.cast(GroupMsg::Port { vm: name.clone(), news })));
-        self.shared.services.executor.send(ExecutorMsg::AwaitClient { vm, ports, tell });
-    }
-
+    /// Gives back the CID of a VM that is down for good.
     fn release(&mut self, vm: VmName) {
         self.shared.journal.save_cid(&vm, None);
         if self.facts.remove(&vm).is_some() {
             self.publish_status();
         }
-        self.shared.services.executor.send(ExecutorMsg::ClosePorts(vm.clone()));
         self.shared.services.cids.send(CidMsg::Release(vm));
     }
 
@@ -435,6 +419,7 @@ impl GroupState {
 
     async fn remove(&mut self, me: &ActorRef<GroupMsg>) {
         for vm in self.roster.names() {
+            self.shared.services.ports.close(&vm);
             self.release(vm.clone());
             self.remove_traces(&vm);
             self.shared.journal.remove(&vm);

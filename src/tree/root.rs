@@ -138,7 +138,13 @@ impl Actor for Root {
         let ledger = Ledger::new(pool);
         let ServiceActors { cids, executor, children } =
             ServiceActors::spawn(&me.get_cell(), ledger.clone(), runner.clone()).await?;
-        let services = Services { executor, cids, sockets, owner: Arc::clone(runner.owner()) };
+        let services = Services {
+            executor,
+            cids,
+            sockets,
+            ports: runner.ports().clone(),
+            owner: Arc::clone(runner.owner()),
+        };
         let mut state = RootState {
             schedule: Schedule::new(&spec),
             shared: Shared { services, journal, bus, status_table },
