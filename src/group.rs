@@ -353,12 +353,10 @@ impl GroupState {
         let is_about_probes = change.to == VmPhase::Unhealthy
             || matches!(change.ending, Some(Ending::Unhealthy | Ending::StartTimeout));
         let failed = self.probes.get(&change.vm).filter(|probe| is_about_probes && !probe.healthy);
-        let probe = failed.map(|probe| probe.text.clone());
+        let probe = failed.map(|probe| probe.text.as_str().into());
         // Any other change than that to Running ends the start, or is none of it.
-        let timings = match change.to {
-            VmPhase::Running => None,
-            _ => self.timings.remove(&change.vm).filter(|_| change.to == VmPhase::Ready),
-        };
+        let timings = if change.to == VmPhase::Running { None } else { self.timings.remove(&change.vm) };
+        let timings = timings.filter(|_| change.to == VmPhase::Ready);
         Change { probe, timings, ..change }
     }
 

@@ -62,7 +62,7 @@ pub struct Change {
     /// The decision on that end.
     pub decision: Option<Decision>,
     /// What the last probe has said, if the change follows from failed probes.
-    pub probe: Option<String>,
+    pub probe: Option<Box<str>>,
     /// The parts of the start with the time that each took, if the change is that a VM has become Ready after its start.
     pub timings: Option<Box<Timings>>,
 }
