@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Aim, Figure, Place, all_ready, in_ms, kill, ms, percentile};
+use common::{Aim, Figure, Place, all_ready, in_ms, kill, ms, percentile, spare_ready};
 use pepita_launcher::host::process_id::ProcessId;
 use pepita_launcher::host::wait::wait_readable;
 use pepita_supervisor::observe::{EventKind, Received};
@@ -115,21 +115,6 @@ fn echo(port: u16) -> std::io::Result<()> {
     stream.read_exact(&mut [0])
 }
 
-/// Waits until the VM is ready, and has a spare that is, if it is to have one.
-async fn await_spare(tree: &Tree, name: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let status = tree.status();
-        let vm = status.vm(name).expect("there is such a VM");
-        let ready = vm.spares.iter().filter(|spare| spare.ready).count();
-        if ready >= usize::try_from(vm.standby).unwrap_or_default() {
-            return;
-        }
-        assert!(Instant::now() < deadline, "no spare of {name} is ready");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
 /// Kills the VMM of a VM and follows it until it is Ready again.
 async fn recover(tree: &Tree, name: &str) -> Recovery {
     let before = tree.status().vm(name).cloned().expect("there is such a VM");
@@ -171,10 +156,10 @@ async fn measure(tree: Tree, ports: [u16; 2]) {
     let mut refused = [0; 2];
     for _ in 0..kills() {
         for (index, (name, _)) in KINDS.iter().enumerate() {
-            await_spare(&tree, name).await;
+            spare_ready(&tree, name, PATIENCE).await;
             // Once without a client, which takes time from the guest, and once with it.
             all[index].push(recover(&tree, name).await);
-            await_spare(&tree, name).await;
+            spare_ready(&tree, name, PATIENCE).await;
             let client = Client::start(ports[index]);
             tokio::time::sleep(Duration::from_millis(50)).await;
             recover(&tree, name).await;

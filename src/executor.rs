@@ -10,7 +10,6 @@ mod reserve;
 mod runner;
 mod server;
 
-pub use crate::ports::{PortNews, TellPortNews};
 pub use argv::Launch;
 pub use error::ExecutorError;
 pub use launcher::{Answer, Launcher, Pepita};
@@ -62,24 +61,6 @@ pub enum ExecutorMsg {
         /// Gets a sentence about what is not published.
         reply: Reply<Result<(), String>>,
     },
-    /// Open the ports of a VM that is to be started: its clients wait. A port that cannot be opened is told at the launch.
-    OpenPorts {
-        /// The name of the VM.
-        vm: VmName,
-        /// The ports.
-        ports: Vec<Publish>,
-    },
-    /// Listen at the ports of a VM that is asleep, until a client comes.
-    AwaitClient {
-        /// The name of the VM.
-        vm: VmName,
-        /// The ports.
-        ports: Vec<Publish>,
-        /// Gets the news of the ports, unless they are opened for another reason or closed before.
-        tell: TellPortNews,
-    },
-    /// Close the ports of a VM that is down for good.
-    ClosePorts(VmName),
     /// Kill a VM and remove all traces of it. Answered when the VM is confirmed gone.
     Destroy {
         /// The name of the VM.

@@ -9,17 +9,19 @@ mod inventory;
 mod machine;
 mod message;
 mod order;
+mod ports;
 mod standby;
 mod status;
 
 pub use crate::policy::{At, GroupEnd};
+pub use crate::ports::PortNews;
 pub use machine::Roster;
 pub use message::{AllRespond, AskError, Goal, GroupEvent, GroupMsg, GroupReport, InitialState, VmRequest};
 pub use order::{Command, Found, FoundSpare, Order, Refused, SpareView, VmView};
 
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::CidMsg;
-use crate::executor::{ExecutorError, ExecutorMsg, PortNews, TellPortNews};
+use crate::executor::{ExecutorError, ExecutorMsg};
 use crate::journal::Journal;
 use crate::observe::{Bus, Change, EventKind, ProbeStatus, StatusTable, VmPhase};
 use crate::policy::Ending;
@@ -28,7 +30,7 @@ use crate::spec::{GroupName, GroupSpec, Incarnation, VmName, VmSpec};
 use crate::vm::{Facts, Mode, Services, Vm, VmArgs, VmEvent, VmMsg};
 use actors::Actors;
 use inventory::Inventory;
-use pepita_wire::record::CallErrorKind;
+use pepita_wire::record::{CallErrorKind, Timings};
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use std::collections::BTreeMap;
 
@@ -76,6 +78,8 @@ pub struct GroupState {
     facts: BTreeMap<VmName, Facts>,
     /// The newest result of the probes of the newest incarnation of each VM.
     probes: BTreeMap<VmName, ProbeStatus>,
+    /// The parts of the start of each VM that is about to be told to be Ready.
+    timings: BTreeMap<VmName, Box<Timings>>,
     shared: Shared,
     slot: usize,
     epoch: u64,
@@ -108,6 +112,7 @@ impl Actor for Group {
             actors: Actors::default(),
             facts,
             probes: BTreeMap::new(),
+            timings: BTreeMap::new(),
             shared: args.shared,
             slot: args.slot,
             epoch: args.epoch,
@@ -237,18 +242,6 @@ impl GroupState {
         self.settle_what_is_down();
     }
 
-    /// Releases the CIDs of VMs that stay down: a former actor, or a former supervisor, may have failed before that. The
-    /// ports of VMs that are to come are opened, so that their clients wait from now on.
-    fn settle_what_is_down(&mut self) {
-        for vm in self.roster.at_rest() {
-            self.release(vm);
-        }
-        for spec in self.roster.to_come().filter(|spec| !spec.publish.is_empty()) {
-            let (vm, ports) = (spec.name.clone(), spec.publish.clone());
-            self.shared.services.executor.send(ExecutorMsg::OpenPorts { vm, ports });
-        }
-    }
-
     /// Pursues the goal of a complete inventory, then handles the messages that came meanwhile.
     async fn inventory_taken(&mut self, me: &ActorRef<GroupMsg>, inventory: Inventory) {
         for vm in &inventory.traces {
@@ -291,12 +284,14 @@ impl GroupState {
                 self.facts.insert(vm, facts);
             }
             VmEvent::Probed(probe) => drop(self.probes.insert(vm, probe)),
+            VmEvent::Timings(timings) => drop(self.timings.insert(vm, timings)),
             VmEvent::Notice(text) => self.tell(EventKind::Notice { vm: Some(vm), text }),
         }
         Vec::new()
     }
 
     async fn carry_out(&mut self, me: &ActorRef<GroupMsg>, orders: Vec<Order>) {
+        self.settle_ports(me, &orders);
         // A reader that is told of a change finds it in the status.
         self.publish_status();
         for order in orders {
@@ -322,7 +317,8 @@ impl GroupState {
                         self.actors.send_to_owner(&vm, VmMsg::Update(Box::new(spec.clone())));
                     }
                 }
-                Order::AwaitClient(vm) => self.await_client(me, vm),
+                // The ports are settled before anything is told.
+                Order::AwaitClient(_) => {}
                 Order::Release(vm) => self.release(vm),
                 Order::Remove(vm) => {
                     // The removal stands behind every call that is still under way, and before the launch of a VM of
@@ -331,8 +327,12 @@ impl GroupState {
                     self.shared.journal.remove(&vm);
                     self.facts.remove(&vm);
                     self.probes.remove(&vm);
+                    self.timings.remove(&vm);
                 }
-                Order::Tell(change) => self.tell(EventKind::Vm(self.explained(change))),
+                Order::Tell(change) => {
+                    let change = self.explained(change);
+                    self.tell(EventKind::Vm(change));
+                }
                 Order::GroupReady => {
                     self.tell(EventKind::GroupReady);
                     self.report(GroupEvent::Ready);
@@ -347,12 +347,17 @@ impl GroupState {
         self.alarm.set(me, self.roster.wake_at(), GroupMsg::Tick);
     }
 
-    /// Adds to a change that follows from failed probes what the last one has said.
-    fn explained(&self, change: Change) -> Change {
+    /// Adds to a change that follows from failed probes what the last one has said, and to a start that has come to its end
+    /// how long its parts took.
+    fn explained(&mut self, change: Change) -> Change {
         let is_about_probes = change.to == VmPhase::Unhealthy
             || matches!(change.ending, Some(Ending::Unhealthy | Ending::StartTimeout));
         let failed = self.probes.get(&change.vm).filter(|probe| is_about_probes && !probe.healthy);
-        Change { probe: failed.map(|probe| probe.text.clone()), ..change }
+        let probe = failed.map(|probe| probe.text.as_str().into());
+        // Any other change than that to Running ends the start, or is none of it.
+        let timings = if change.to == VmPhase::Running { None } else { self.timings.remove(&change.vm) };
+        let timings = timings.filter(|_| change.to == VmPhase::Ready);
+        Change { probe, timings, ..change }
     }
 
     fn save(&self, vm: &VmName) {
@@ -396,20 +401,12 @@ impl GroupState {
         }
     }
 
-    fn await_client(&self, me: &ActorRef<GroupMsg>, vm: VmName) {
-        let Some(ports) = self.roster.vm(&vm).map(|spec| spec.publish.clone()) else { return };
-        let (me, name) = (me.clone(), vm.clone());
-        // This actor may have failed meanwhile; its successor waits anew.
-        let tell = TellPortNews::new(move |news| drop(me.cast(GroupMsg::Port { vm: name.clone(), news })));
-        self.shared.services.executor.send(ExecutorMsg::AwaitClient { vm, ports, tell });
-    }
-
+    /// Gives back the CID of a VM that is down for good.
     fn release(&mut self, vm: VmName) {
         self.shared.journal.save_cid(&vm, None);
         if self.facts.remove(&vm).is_some() {
             self.publish_status();
         }
-        self.shared.services.executor.send(ExecutorMsg::ClosePorts(vm.clone()));
         self.shared.services.cids.send(CidMsg::Release(vm));
     }
 
@@ -420,6 +417,7 @@ impl GroupState {
 
     async fn remove(&mut self, me: &ActorRef<GroupMsg>) {
         for vm in self.roster.names() {
+            self.shared.services.ports.close(&vm);
             self.release(vm.clone());
             self.remove_traces(&vm);
             self.shared.journal.remove(&vm);

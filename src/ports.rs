@@ -11,8 +11,9 @@ mod handover;
 pub use given::{GivenSockets, SocketStore};
 
 use crate::spec::VmName;
+pub use first_client::PortNews;
+pub(crate) use first_client::TellPortNews;
 use first_client::Waiting;
-pub use first_client::{PortNews, TellPortNews};
 use pepita_ports::{Listening, NotListening, waiting};
 use pepita_wire::Publish;
 use pepita_wire::port::HostPlace;

@@ -29,7 +29,11 @@ impl Place {
     pub(crate) fn new() -> Self {
         // The directory is in memory, as the launcher's usual run directory (/run) is. Otherwise the disk would be
         // measured.
-        let home = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
+        Self::below(in_memory())
+    }
+
+    /// Makes the directories below this one, which says what kind of file system is measured.
+    pub(crate) fn below(home: &Path) -> Self {
         let dir = tempfile::Builder::new().prefix("pb").tempdir_in(home).expect("a directory");
         let named = std::env::var_os("PEPITA").map_or_else(|| PathBuf::from("pepita"), PathBuf::from);
         let pepita = find(&named).unwrap_or_else(|e| panic!("{e}; run `cargo build --release --bins` first"));
@@ -40,11 +44,10 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    /// Writes a script that writes its pid to a file and then sleeps.
+    /// Writes the daemon and returns its path.
     pub(crate) fn daemon(&self) -> PathBuf {
         let path = self.path("daemon");
-        std::fs::write(&path, "#!/bin/sh\necho $$ > \"$1\"\nexec sleep 1000000\n").expect("written");
-        make_executable(&path);
+        write_daemon(&path);
         path
     }
 
@@ -111,10 +114,22 @@ impl Drop for Place {
     }
 }
 
+/// Returns a directory in memory, as far as this host has one.
+pub(crate) fn in_memory() -> &'static Path {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory } else { Path::new("/tmp") }
+}
+
 /// Returns how many launches may run at once: two for each processor, or what `PEPITA_BENCH_PARALLEL` says.
 fn parallel() -> usize {
     let cpus = std::thread::available_parallelism().map_or(2, usize::from);
     std::env::var("PEPITA_BENCH_PARALLEL").ok().and_then(|n| n.parse().ok()).unwrap_or(cpus * 2)
+}
+
+/// Writes a script that writes its pid to the file that is its argument, and then sleeps.
+pub(crate) fn write_daemon(path: &Path) {
+    std::fs::write(path, "#!/bin/sh\necho $$ > \"$1\"\nexec sleep 1000000\n").expect("written");
+    make_executable(path);
 }
 
 pub(crate) fn make_executable(path: &Path) {
@@ -144,6 +159,21 @@ pub(crate) async fn all_ready(tree: &Tree, killed: &[(String, u64)], patience: D
             "not all ready: {:?}",
             status.vms().find(|vm| vm.phase != VmPhase::Ready)
         );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Waits until the VM has as many spares that are ready as it is to have.
+pub(crate) async fn spare_ready(tree: &Tree, name: &str, patience: Duration) {
+    let deadline = Instant::now() + patience;
+    loop {
+        let status = tree.status();
+        let vm = status.vm(name).expect("there is such a VM");
+        let ready = vm.spares.iter().filter(|spare| spare.ready).count();
+        if ready >= usize::try_from(vm.standby).unwrap_or_default() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no spare of {name} is ready");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -1,8 +1,8 @@
 //! Other supervisors, as far as they are installed, measured in the same way. Each starts the same daemon as often,
 //! without a restart delay where it can be configured.
 
-use crate::common::{kill, make_executable, missing};
-use crate::{Measured, await_other, kills, many, pid_in, report};
+use crate::common::{kill, make_executable, missing, write_daemon};
+use crate::{Home, Measured, await_other, kills, many, pid_in, report};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -84,18 +84,16 @@ fn escript(path: &Path) -> Command {
 }
 
 /// Returns what was measured of a supervisor, if it is installed.
-pub(crate) fn measure(peer: &Peer) -> Option<Measured> {
+pub(crate) fn measure(peer: &Peer, home: &Home) -> Option<Measured> {
     if !is_installed(peer.program) {
         println!("{:<12} skipped: {} is not installed: {}", peer.name, peer.program, peer.install);
         missing("restart", peer.name, &format!("{} is not installed", peer.program), peer.install);
         return None;
     }
-    let dir = tempfile::Builder::new().prefix("pb").tempdir_in("/tmp").expect("a directory");
+    let dir = tempfile::Builder::new().prefix("pb").tempdir_in(home.dir).expect("a directory");
     let files: Vec<PathBuf> = (0..many()).map(|n| dir.path().join(format!("pid-{n}"))).collect();
     let script = dir.path().join("daemon");
-    std::fs::write(&script, "#!/bin/sh\necho $$ > \"$1.new\"\nmv \"$1.new\" \"$1\"\nexec sleep 1000000\n")
-        .expect("written");
-    make_executable(&script);
+    write_daemon(&script);
     let daemon = |file: &PathBuf| Daemon { script: script.clone(), file: file.clone() };
     let daemons: Vec<Daemon> = files.iter().map(daemon).collect();
     let supervisors = (peer.start)(dir.path(), &daemons);
@@ -122,7 +120,7 @@ pub(crate) fn measure(peer: &Peer) -> Option<Measured> {
     for (file, pid) in files.iter().zip(&pids) {
         await_other(file, *pid);
     }
-    let measured = report(peer.name, times, before.elapsed());
+    let measured = report(peer.name.to_owned(), home, times, before.elapsed());
     drop(running);
     Some(measured)
 }

@@ -96,6 +96,11 @@ impl Runner {
         owned.get(vm).is_some_and(|newest| record.incarnation <= newest.0)
     }
 
+    /// Returns the listening sockets of published ports, which the launches hand over.
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
     /// Closes the listening sockets that a former run has stored of ports that no VM has any more.
     pub(crate) fn close_ports_but<'p>(&self, wanted: impl Iterator<Item = &'p Publish>) {
         self.ports.close_all_but(wanted);
@@ -147,9 +152,6 @@ impl Runner {
                 tokio::spawn(async move { reply.send(sockets.publish(&vm, &ports, &control).await) });
             }
             ExecutorMsg::Own { vm, incarnation } => self.own(&vm, incarnation),
-            ExecutorMsg::OpenPorts { vm, ports } => drop(self.ports.open(&vm, &ports)),
-            ExecutorMsg::AwaitClient { vm, ports, tell } => self.ports.await_client(vm, ports, tell),
-            ExecutorMsg::ClosePorts(vm) => self.ports.close(&vm),
             ExecutorMsg::List { reply } => {
                 let runner = self.clone();
                 tokio::spawn(async move { reply.send(runner.pepita.list().await) });

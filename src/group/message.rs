@@ -1,8 +1,8 @@
 //! The messages to a group's actor and its reports to the root. Types only.
 
-use crate::executor::PortNews;
 use crate::group::{Command, Found, FoundSpare, Refused};
 use crate::policy::GroupEnd;
+use crate::ports::PortNews;
 use crate::reply::Reply;
 use crate::spec::{GroupName, GroupSpec, Signal, VmName};
 use crate::vm::{self, VmMsg};

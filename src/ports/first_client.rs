@@ -24,11 +24,11 @@ pub enum PortNews {
 
 /// The receiver of the news of the ports of one VM.
 #[derive(Clone)]
-pub struct TellPortNews(Arc<dyn Fn(PortNews) + Send + Sync>);
+pub(crate) struct TellPortNews(Arc<dyn Fn(PortNews) + Send + Sync>);
 
 impl TellPortNews {
     /// Makes a receiver of a function.
-    pub fn new(tell: impl Fn(PortNews) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(tell: impl Fn(PortNews) + Send + Sync + 'static) -> Self {
         Self(Arc::new(tell))
     }
 

@@ -138,8 +138,14 @@ impl Actor for Root {
         let ledger = Ledger::new(pool);
         let ServiceActors { cids, executor, children } =
             ServiceActors::spawn(&me.get_cell(), ledger.clone(), runner.clone()).await?;
-        let owner = Arc::clone(runner.owner());
-        let services = Services { executor, cids, sockets, owner, began: at().now };
+        let services = Services {
+            executor,
+            cids,
+            sockets,
+            ports: runner.ports().clone(),
+            owner: Arc::clone(runner.owner()),
+            began: at().now,
+        };
         let mut state = RootState {
             schedule: Schedule::new(&spec),
             shared: Shared { services, journal, bus, status_table },

@@ -5,6 +5,7 @@ use crate::cid::CidMsg;
 use crate::executor::ExecutorMsg;
 use crate::link::dial::{Address, Dialled, Guests, dial_with_token};
 use crate::monitor_client::{self, Monitors, TellReport, Watch};
+use crate::ports::Ports;
 use futures_core::future::BoxFuture;
 use pepita_wire::{MonitorRequest, Outcome};
 use std::io;
@@ -46,6 +47,8 @@ pub struct Services {
     pub cids: Service<CidMsg>,
     /// The sockets, which open connections to monitors and guests.
     pub sockets: Arc<dyn Sockets>,
+    /// The listening sockets of published ports.
+    pub(crate) ports: Ports,
     /// The mark of the supervisor on its VMs.
     pub owner: Arc<str>,
     /// The moment from which the beats are counted.

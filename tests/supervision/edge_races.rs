@@ -5,8 +5,10 @@
 
 use crate::support::{Fate, Host, Plan, Rig, What, group, tree, vm};
 use pepita_supervisor::group::Command;
-use pepita_supervisor::spec::{OnUnhealthy, Strategy, TreeSpec};
+use pepita_supervisor::observe::{EventKind, Received};
+use pepita_supervisor::spec::{OnUnhealthy, StartOn, Strategy, TreeSpec};
 use pepita_supervisor::tree::TreeEnd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 fn ms(ms: u64) -> Duration {
@@ -153,5 +155,48 @@ async fn no_vm_is_probed_while_it_is_paused_or_stopping() {
     rig.change("a", "stopped").await;
     assert_eq!(probes(&rig), 5);
     assert!(rig.host.calls().iter().any(|call| call.what == What::Stop));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn whoever_hears_that_a_vm_is_idle_can_connect_at_once() {
+    // semantics 20.1. All actors have one thread: nothing happens between the news and the connections.
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().to_owned();
+    let socket = move |name: &str| path.join(format!("{name}.sock"));
+    let names: Vec<String> = (0..20).map(|number| format!("vm{number}")).collect();
+    let asleep = names.iter().map(|name| {
+        let mut vm = vm(name);
+        vm.publish = vec![format!("unix:{}:80", socket(name).display()).parse().expect("a port")];
+        vm.start.on = StartOn::Connection;
+        vm
+    });
+    let mut rig = Rig::ready(tree([group("web", Strategy::OneForOne, [vm("awake")])])).await;
+    let mut events = rig.tree.events();
+    let (of, count) = (socket.clone(), names.len());
+    let client = tokio::spawn(async move {
+        for _ in 0..count {
+            let vm = loop {
+                let Some(Received::Event(event)) = events.next().await else { panic!("no event") };
+                match event.kind {
+                    EventKind::Vm(change) if change.to.word() == "idle" => break change.vm,
+                    _ => {}
+                }
+            };
+            // A client wakes its VM.
+            UnixStream::connect(of(vm.as_str())).unwrap_or_else(|e| panic!("{vm} refuses: {e}"));
+        }
+    });
+    let with_sleepers = [vm("awake")].into_iter().chain(asleep);
+    let reloaded = tree([group("web", Strategy::OneForOne, with_sleepers)]);
+    rig.tree.reload(reloaded, false).await.expect("accepted");
+    client.await.expect("all have served");
+    let connect = |name: &str| UnixStream::connect(socket(name));
+    for name in &names {
+        rig.until(name, "ready").await;
+        rig.tree.command(name, Command::Stop).await.expect("accepted");
+        rig.until(name, "stopped").await;
+        connect(name).expect_err("a VM that is stopped is not asleep");
+    }
     rig.end().await;
 }

@@ -59,7 +59,7 @@ impl RootState {
     /// Kills a VM that belongs to no group any more.
     fn remove_vm(&self, vm: &VmName) {
         let (cids, name) = (self.shared.services.cids.clone(), vm.clone());
-        self.shared.services.executor.send(ExecutorMsg::ClosePorts(vm.clone()));
+        self.shared.services.ports.close(vm);
         // The CID of the VM is free when the VM is confirmed gone, not before.
         let reply = Reply::new(move |done: Option<Result<(), _>>| {
             if let Some(Ok(())) = done {
