@@ -164,7 +164,7 @@ async fn rest(place: &Place, count: usize, is_machine: bool) {
                 all.push(std::process::id());
                 let before = Work::of(&all);
                 tokio::time::sleep(rest).await;
-                let (work, kib) = (Work::of(&all).since(before), pss_kib(&all));
+                let (work, kib) = (Work::of(&all).since(&before), pss_kib(&all));
                 let used = work.time.as_secs_f64() / rest.as_secs_f64() * 100.0;
                 println!(
                     "{count} {kind} {what:<8} {used:>7.3} % of a core, {} wake-ups, {:>8.1} MiB",

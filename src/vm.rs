@@ -3,6 +3,7 @@
 
 mod asleep;
 mod drowsiness;
+mod guest;
 mod health;
 mod phase;
 pub(crate) mod probe;
@@ -16,19 +17,18 @@ pub use services::{HostSockets, Services, Sockets};
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::{CidMsg, LeaseError};
 use crate::executor::{ExecutorError, ExecutorMsg, Launch, LaunchSteps, is_short};
-use crate::link::dial::{Address, Guests};
-use crate::link::{self, LinkArgs, LinkMsg, VsockLink};
+use crate::link::{self, LinkMsg};
 use crate::monitor_client::{MonitorReport, Watch};
 use crate::policy::Ending;
 use crate::reply::Reply;
 use crate::spec::{Cid, Incarnation, Signal, VmName, VmSpec};
 use crate::store::Written;
-use pepita_wire::{Ask, ErrorKind, MonitorRequest, Outcome, StatusRecord, WireError, rundir};
+use guest::{AgentPlace, Guest};
+use pepita_wire::{Ask, MonitorRequest, Outcome, StatusRecord, rundir};
 use phase::{Effect, Event, Life};
 use probe::Answer;
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The number of signals that wait for the monitor of a VM.
@@ -154,31 +154,6 @@ struct Monitor {
     watch: Watch,
     /// Whether the monitor has reported.
     is_heard: bool,
-}
-
-/// The connection to the guest agent.
-struct Guest {
-    link: ActorRef<LinkMsg>,
-    /// The place of the agent, for a successor when the link fails.
-    place: AgentPlace,
-}
-
-/// Where the guest agent is, and what it is greeted with.
-#[derive(Clone)]
-struct AgentPlace {
-    address: Address,
-    token: PathBuf,
-    incarnation: u64,
-}
-
-impl AgentPlace {
-    fn of(record: &StatusRecord) -> Self {
-        Self {
-            address: Address::of(record),
-            token: Path::new(&record.dir).join(rundir::TOKEN),
-            incarnation: record.agent.incarnation.unwrap_or(record.incarnation),
-        }
-    }
 }
 
 impl Actor for Vm {
@@ -419,21 +394,6 @@ impl VmState {
         });
     }
 
-    async fn connect(&mut self, place: AgentPlace) -> Result<(), ActorProcessingErr> {
-        let AgentPlace { address, token, incarnation } = place.clone();
-        let args = LinkArgs {
-            address,
-            token,
-            incarnation,
-            guests: Arc::clone(&self.services.sockets) as Arc<dyn Guests>,
-            report: self.me.get_derived(),
-        };
-        // The link's `pre_start` only sends a message, so that the wait is short.
-        let (link, _) = Actor::spawn_linked(None, VsockLink, args, self.me.get_cell()).await?;
-        self.guest = Some(Guest { link, place });
-        Ok(())
-    }
-
     /// Closes both connections: their later messages belong to the time before.
     fn hang_up(&mut self) {
         self.monitor = None;
@@ -503,14 +463,6 @@ impl VmState {
         let reply =
             self.reply(move |outcome: Option<Outcome>| Event::Probed { id, answer: reading(outcome) });
         self.ask_guest(LinkMsg::Probe { ask, reply });
-    }
-
-    fn ask_guest(&self, msg: LinkMsg) {
-        match &self.guest {
-            // A link that has just failed drops the message together with its reply, which tells the asker.
-            Some(guest) => drop(guest.link.cast(msg)),
-            None => msg.refuse(WireError::new(ErrorKind::Busy, "the guest is not up")),
-        }
     }
 
     fn end(&mut self, ending: Ending) {

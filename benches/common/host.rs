@@ -1,6 +1,7 @@
 //! What the processes of VMs cost the host, as `/proc` tells it.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The processes of a tree that runs: those of the supervisor with its launch server, and those of the VMs.
@@ -65,10 +66,14 @@ pub(crate) fn pss_kib(pids: &[u32]) -> usize {
     pids.iter().filter_map(pss).sum()
 }
 
-/// What processes have done since they were started.
+/// What the threads of processes have done since they were started.
+#[derive(Default)]
+pub(crate) struct Work(HashMap<PathBuf, Done>);
+
+/// What threads have done.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Work {
-    /// The processor time, in nanoseconds as the scheduler counts it. The time of threads that have ended is not in it.
+pub(crate) struct Done {
+    /// The processor time, in nanoseconds as the scheduler counts it.
     pub(crate) time: Duration,
     /// How often a thread has begun to run after it had waited.
     pub(crate) wake_ups: u64,
@@ -77,22 +82,28 @@ pub(crate) struct Work {
 impl Work {
     /// Returns the work of these processes until now.
     pub(crate) fn of(pids: &[u32]) -> Self {
-        let mut work = Self::default();
-        for thread in pids.iter().flat_map(|pid| threads(*pid)) {
-            let text = std::fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
-            let mut fields = text.split_whitespace().filter_map(|field| field.parse::<u64>().ok());
-            let nanoseconds = fields.next().unwrap_or_default();
-            work.time += Duration::from_nanos(nanoseconds);
-            let status = std::fs::read_to_string(thread.join("status")).unwrap_or_default();
-            let switches = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            work.wake_ups += switches.and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or_default();
-        }
-        work
+        let threads = pids.iter().flat_map(|pid| threads(*pid));
+        Self(threads.filter_map(|thread| Some((thread.clone(), Done::of(&thread)?))).collect())
     }
 
-    /// Returns the work since an earlier moment.
-    pub(crate) fn since(self, earlier: Self) -> Self {
-        let time = self.time.saturating_sub(earlier.time);
-        Self { time, wake_ups: self.wake_ups.saturating_sub(earlier.wake_ups) }
+    /// Returns what was done since an earlier moment, but for the threads that have ended since.
+    pub(crate) fn since(&self, earlier: &Self) -> Done {
+        let mut sum = Done::default();
+        for (thread, done) in &self.0 {
+            let before = earlier.0.get(thread).copied().unwrap_or_default();
+            sum.time += done.time.saturating_sub(before.time);
+            sum.wake_ups += done.wake_ups.saturating_sub(before.wake_ups);
+        }
+        sum
+    }
+}
+
+impl Done {
+    fn of(thread: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(thread.join("schedstat")).ok()?;
+        let time = Duration::from_nanos(text.split_whitespace().next()?.parse().ok()?);
+        let status = std::fs::read_to_string(thread.join("status")).ok()?;
+        let switches = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        Some(Self { time, wake_ups: switches.trim().parse().ok()? })
     }
 }

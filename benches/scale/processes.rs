@@ -222,7 +222,7 @@ async fn at_rest(all: Processes, vms: usize) {
     let passed = began.elapsed().as_secs_f64();
     let mut sum = 0.0;
     for ((who, pids), before) in kinds.iter().zip(before) {
-        let work = Work::of(pids).since(before);
+        let work = Work::of(pids).since(&before);
         let part = work.time.as_secs_f64() * 100.0 / passed;
         let wake_ups = work.wake_ups as f64 / passed;
         println!("at rest: {who:<51} {part:>12.3} % of a core, {wake_ups:.1} wake-ups a second");
