@@ -17,6 +17,7 @@ pub use services::{HostSockets, Services, Sockets};
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::{CidMsg, LeaseError};
 use crate::executor::{ExecutorError, ExecutorMsg, Launch, LaunchSteps, is_short};
+use crate::link::dial::Guests;
 use crate::link::{self, LinkMsg};
 use crate::monitor_client::{MonitorReport, Watch};
 use crate::policy::Ending;
@@ -24,11 +25,12 @@ use crate::reply::Reply;
 use crate::spec::{Cid, Incarnation, Signal, VmName, VmSpec};
 use crate::store::Written;
 use guest::{AgentPlace, Guest};
-use pepita_wire::{Ask, MonitorRequest, Outcome, StatusRecord, rundir};
+use pepita_wire::{Ask, ErrorKind, MonitorRequest, Outcome, StatusRecord, WireError, rundir};
 use phase::{Effect, Event, Life};
 use probe::Answer;
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The number of signals that wait for the monitor of a VM.
@@ -394,6 +396,15 @@ impl VmState {
         });
     }
 
+    /// Has a link dial the agent.
+    async fn connect(&mut self, place: AgentPlace) -> Result<(), ActorProcessingErr> {
+        let guests = Arc::clone(&self.services.sockets) as Arc<dyn Guests>;
+        // The link's `pre_start` only sends a message, so that the wait is short.
+        let link = place.link(guests, self.me.get_derived(), self.me.get_cell()).await?;
+        self.guest = Some(Guest { link, place });
+        Ok(())
+    }
+
     /// Closes both connections: their later messages belong to the time before.
     fn hang_up(&mut self) {
         self.monitor = None;
@@ -463,6 +474,14 @@ impl VmState {
         let reply =
             self.reply(move |outcome: Option<Outcome>| Event::Probed { id, answer: reading(outcome) });
         self.ask_guest(LinkMsg::Probe { ask, reply });
+    }
+
+    fn ask_guest(&self, msg: LinkMsg) {
+        match &self.guest {
+            // A link that has just failed drops the message together with its reply, which tells the asker.
+            Some(guest) => drop(guest.link.cast(msg)),
+            None => msg.refuse(WireError::new(ErrorKind::Busy, "the guest is not up")),
+        }
     }
 
     fn end(&mut self, ending: Ending) {
