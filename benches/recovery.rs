@@ -5,8 +5,8 @@
 //!
 //! Variables, with their defaults: `PEPITA_RECOVERY_KILLS` (50 with a spare, half as many without one; a fifth of it when kills are
 //! faster than boots, and beside another VM), `PEPITA_RECOVERY_REDIS_KILLS` (20 with a spare, a quarter of it without one; 0
-//! leaves redis out), `PEPITA_RECOVERY_SPARES` (2, whose cost is measured), `PEPITA_RECOVERY_REST_SECONDS` (30: the time for which their processor time is
-//! counted).
+//! leaves redis out), `PEPITA_RECOVERY_SPARES` (2, whose cost is measured), `PEPITA_RECOVERY_REST_SECONDS` (30: the time for
+//! which their processor time is counted).
 
 #[path = "recovery/client.rs"]
 mod client;
