@@ -5,7 +5,7 @@ mod host;
 mod record;
 
 pub(crate) use host::{Processes, Work, pss_kib};
-pub(crate) use record::{Aim, Figure, in_ms, missing, percentile};
+pub(crate) use record::{Aim, Figure, in_ms, missing, percentile, table};
 
 use pepita_supervisor::executor::find;
 use pepita_supervisor::observe::VmPhase;
