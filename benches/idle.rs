@@ -160,15 +160,16 @@ async fn rest(place: &Place, count: usize, is_machine: bool) {
                     until(&tree, &format!("vm{number}"), expected).await;
                 }
                 tokio::time::sleep(settle).await;
-                let mut all = processes(&run_dir);
-                all.push(std::process::id());
-                let before = Work::of(&all);
+                let (others, own) = (processes(&run_dir), [std::process::id()]);
+                // The work of looking at the others is not counted.
+                let (before, own_before) = (Work::of(&others), Work::of(&own));
                 tokio::time::sleep(rest).await;
-                let (work, kib) = (Work::of(&all).since(&before), pss_kib(&all));
-                let used = work.time.as_secs_f64() / rest.as_secs_f64() * 100.0;
+                let (own_work, work) = (Work::of(&own).since(&own_before), Work::of(&others).since(&before));
+                let wake_ups = own_work.wake_ups + work.wake_ups;
+                let kib = pss_kib(&others) + pss_kib(&own);
+                let used = (own_work.time + work.time).as_secs_f64() / rest.as_secs_f64() * 100.0;
                 println!(
-                    "{count} {kind} {what:<8} {used:>7.3} % of a core, {} wake-ups, {:>8.1} MiB",
-                    work.wake_ups,
+                    "{count} {kind} {what:<8} {used:>7.3} % of a core, {wake_ups} wake-ups, {:>8.1} MiB",
                     kib as f64 / 1024.0
                 );
                 sender.send((used, kib as f64 / 1024.0)).expect("the caller waits");
