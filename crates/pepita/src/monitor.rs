@@ -67,6 +67,7 @@ use ports::Ports;
 use qmp_connection::Qmp;
 use reach::Reach;
 use rustix::process::Signal;
+use sleep::Sleep;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -88,6 +89,7 @@ pub(crate) struct Monitor {
     limits: Limits,
     life: Life,
     activity: Activity,
+    sleep: Sleep,
     vmm: Process,
     backend: Option<Backend>,
     /// The servers of the shares.
@@ -192,6 +194,7 @@ impl Monitor {
             limits: parts.limits,
             life: parts.life,
             activity: Activity::new(Instant::now()),
+            sleep: Sleep::default(),
             vmm,
             backend: backend.map(Backend::new),
             shares,
@@ -261,6 +264,7 @@ impl Monitor {
             if self.life.wake_at().is_some_and(|at| now >= at) {
                 self.happened(Event::Tick);
             }
+            self.tick_sleep(now);
             self.note_activity(now);
             self.publish();
         }
@@ -286,6 +290,10 @@ impl Monitor {
     /// kept open; a VM that this monitor has started has inherited one.
     fn greet_qemu(&mut self) {
         self.qmp.greet();
+        // The former monitor may have ended while the guest gave memory back.
+        if self.former_dials.is_some() && !self.life.is_paused() {
+            self.sleep.take_memory_at(Instant::now());
+        }
         if self.keep.is_none()
             && self.config.needs_backend()
             && let Ok(ends) = UnixDatagram::pair()
@@ -360,6 +368,7 @@ impl Monitor {
         match vcpus {
             VcpuState::Running => {
                 self.qmp.hurry(Instant::now());
+                self.sleep.take_memory_at(Instant::now());
                 self.agent.release();
                 let outcomes = self.handover.release(|client| self.control.has(client));
                 self.tell(outcomes);

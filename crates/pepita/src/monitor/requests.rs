@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// The client and the request that an answer is for.
 #[derive(Debug, Clone, Copy)]
-struct ReplyTo {
+pub(super) struct ReplyTo {
     client: u64,
     id: u64,
 }
@@ -48,9 +48,14 @@ impl Monitor {
                 self.activity.tell();
                 self.reply(reply, done());
             }
+            Ok(MonitorRequest::KeepAwake) => {
+                self.control.keep_awake(client);
+                self.reply(reply, done());
+            }
             Ok(MonitorRequest::Sleep) => {
-                let outcome = self.sleep();
-                self.reply(reply, outcome);
+                if let Some(outcome) = self.sleep(reply) {
+                    self.reply(reply, outcome);
+                }
             }
             Ok(MonitorRequest::Stop { force: true, .. }) => self.order(reply, Event::Kill),
             Ok(MonitorRequest::Stop { signal, timeout_ms, force: false, if_idle: _ }) => {
@@ -60,6 +65,7 @@ impl Monitor {
                 );
             }
             Ok(MonitorRequest::Pause | MonitorRequest::Signal(Signal::STOP)) => {
+                self.wake();
                 self.set_vcpus(VcpuState::Paused);
                 self.reply(reply, done());
             }
@@ -206,7 +212,7 @@ impl Monitor {
         }
     }
 
-    fn reply(&mut self, reply: ReplyTo, outcome: Outcome) {
+    pub(super) fn reply(&mut self, reply: ReplyTo, outcome: Outcome) {
         self.control.answer(reply.client, reply.id, outcome);
     }
 }
