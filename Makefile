@@ -109,7 +109,7 @@ bench-images: setup ## Measure `pepita run` of a container image beside our own 
 	cargo build --release --workspace --bins
 	cargo bench -p pepita-supervisor --bench images
 
-bench-recovery: setup ## Measure the time from SIGKILL of a microVM's VMM until its daemon is Ready, with a warm spare and without
+bench-recovery: setup ## Measure the time from SIGKILL of a microVM's VMM until its daemon is Ready, with a warm spare and without, and what a spare costs
 	cargo build --release --workspace --bins
 	cargo bench -p pepita-supervisor --bench recovery
 

@@ -30,7 +30,7 @@ use crate::spec::{GroupName, GroupSpec, Incarnation, VmName, VmSpec};
 use crate::vm::{Facts, Mode, Services, Vm, VmArgs, VmEvent, VmMsg};
 use actors::Actors;
 use inventory::Inventory;
-use pepita_wire::record::CallErrorKind;
+use pepita_wire::record::{CallErrorKind, Timings};
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use std::collections::BTreeMap;
 
@@ -78,6 +78,8 @@ pub struct GroupState {
     facts: BTreeMap<VmName, Facts>,
     /// The newest result of the probes of the newest incarnation of each VM.
     probes: BTreeMap<VmName, ProbeStatus>,
+    /// The parts of the start of each VM that is about to be told to be Ready.
+    timings: BTreeMap<VmName, Box<Timings>>,
     shared: Shared,
     slot: usize,
     epoch: u64,
@@ -110,6 +112,7 @@ impl Actor for Group {
             actors: Actors::default(),
             facts,
             probes: BTreeMap::new(),
+            timings: BTreeMap::new(),
             shared: args.shared,
             slot: args.slot,
             epoch: args.epoch,
@@ -281,6 +284,7 @@ impl GroupState {
                 self.facts.insert(vm, facts);
             }
             VmEvent::Probed(probe) => drop(self.probes.insert(vm, probe)),
+            VmEvent::Timings(timings) => drop(self.timings.insert(vm, timings)),
             VmEvent::Notice(text) => self.tell(EventKind::Notice { vm: Some(vm), text }),
         }
         Vec::new()
@@ -323,8 +327,12 @@ impl GroupState {
                     self.shared.journal.remove(&vm);
                     self.facts.remove(&vm);
                     self.probes.remove(&vm);
+                    self.timings.remove(&vm);
                 }
-                Order::Tell(change) => self.tell(EventKind::Vm(self.explained(change))),
+                Order::Tell(change) => {
+                    let change = self.explained(change);
+                    self.tell(EventKind::Vm(change));
+                }
                 Order::GroupReady => {
                     self.tell(EventKind::GroupReady);
                     self.report(GroupEvent::Ready);
@@ -339,12 +347,17 @@ impl GroupState {
         self.alarm.set(me, self.roster.wake_at(), GroupMsg::Tick);
     }
 
-    /// Adds to a change that follows from failed probes what the last one has said.
-    fn explained(&self, change: Change) -> Change {
+    /// Adds to a change that follows from failed probes what the last one has said, and to a start that has come to its end
+    /// how long its parts took.
+    fn explained(&mut self, change: Change) -> Change {
         let is_about_probes = change.to == VmPhase::Unhealthy
             || matches!(change.ending, Some(Ending::Unhealthy | Ending::StartTimeout));
         let failed = self.probes.get(&change.vm).filter(|probe| is_about_probes && !probe.healthy);
-        Change { probe: failed.map(|probe| probe.text.clone()), ..change }
+        let probe = failed.map(|probe| probe.text.as_str().into());
+        // Any other change than that to Running ends the start, or is none of it.
+        let timings = if change.to == VmPhase::Running { None } else { self.timings.remove(&change.vm) };
+        let timings = timings.filter(|_| change.to == VmPhase::Ready);
+        Change { probe, timings, ..change }
     }
 
     fn save(&self, vm: &VmName) {

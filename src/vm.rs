@@ -319,6 +319,7 @@ impl VmState {
             Effect::Probed(probe) => self.tell(VmEvent::Probed(probe)),
             Effect::Tell(transition) => self.tell(VmEvent::Transition(transition)),
             Effect::Facts(facts) => self.tell(VmEvent::Facts(facts)),
+            Effect::Timings(timings) => self.tell(VmEvent::Timings(timings)),
             Effect::Notice(text) => self.tell(VmEvent::Notice(text)),
             Effect::End(ending) => self.end(ending),
         }

@@ -3,7 +3,7 @@
 
 mod record;
 
-pub(crate) use record::{Aim, Figure, in_ms, missing, percentile};
+pub(crate) use record::{Aim, Figure, in_ms, missing, percentile, table};
 
 use pepita_supervisor::executor::find;
 use pepita_supervisor::observe::VmPhase;

@@ -89,6 +89,15 @@ impl Figure {
     }
 }
 
+/// Stores figures that make sense only beside each other, with a word for each row in its first column.
+///
+/// # Panics
+///
+/// When the file cannot be written.
+pub(crate) fn table(bench: &str, title: &str, columns: &[&str], rows: &[Vec<String>]) {
+    append(&json!({ "bench": bench, "table": title, "columns": columns, "rows": rows }));
+}
+
 /// Says which baseline could not be measured, why, and how to get it.
 pub(crate) fn missing(bench: &str, peer: &str, why: &str, install: &str) {
     append(&json!({ "bench": bench, "missing": peer, "why": why, "install": install }));

@@ -57,10 +57,23 @@ pub(crate) struct Missing {
     pub(crate) install: String,
 }
 
+/// Figures that make sense only beside each other, as a bench has laid them out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Table {
+    pub(crate) bench: String,
+    #[serde(rename = "table")]
+    pub(crate) title: String,
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
 /// All that the benches have stored.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
     pub(crate) figures: Vec<Figure>,
+    #[serde(default)]
+    pub(crate) tables: Vec<Table>,
     pub(crate) missing: Vec<Missing>,
 }
 
@@ -69,7 +82,8 @@ impl Results {
     ///
     /// # Errors
     ///
-    /// The file that cannot be read; the line that is neither a figure nor a missing baseline; a file without figures.
+    /// The file that cannot be read; the line that is neither a figure, nor a table, nor a missing baseline; a file without
+    /// figures.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| format!("{}: {e}; `make bench` writes it", path.display()))?;
@@ -81,9 +95,10 @@ impl Results {
         for (number, line) in text.lines().enumerate() {
             let wrong = |e: serde_json::Error| format!("line {}: {e}", number + 1);
             let value: serde_json::Value = serde_json::from_str(line).map_err(wrong)?;
-            match value.get("missing") {
-                Some(_) => results.missing.push(serde_json::from_value(value).map_err(wrong)?),
-                None => results.figures.push(serde_json::from_value(value).map_err(wrong)?),
+            match (value.get("missing"), value.get("table")) {
+                (Some(_), _) => results.missing.push(serde_json::from_value(value).map_err(wrong)?),
+                (None, Some(_)) => results.tables.push(serde_json::from_value(value).map_err(wrong)?),
+                (None, None) => results.figures.push(serde_json::from_value(value).map_err(wrong)?),
             }
         }
         match results.figures.is_empty() {

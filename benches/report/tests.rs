@@ -1,10 +1,11 @@
 use super::{fill, report};
 use std::path::PathBuf;
 
-/// Two sizes of one figure, a figure with a baseline that misses its aim, and a missing peer.
+/// Two sizes of one figure, a figure with a baseline that misses its aim, a table, and a missing peer.
 const LINES: &str = r#"{"bench":"scale","what":"start","unit":"ms","median":50.0,"n":1,"profile":"release","vms":100}
 {"bench":"scale","what":"start","unit":"ms","median":500.0,"n":1,"profile":"release","vms":1000}
 {"bench":"restart","what":"SIGKILL & back","unit":"ms","median":12.0,"p99":30.0,"n":200,"profile":"release","baseline":"runit","baseline_value":6.0,"ratio":2.0,"ratio_aim":{"at_most":1.0}}
+{"bench":"recovery","table":"Parts, in ms","columns":["part","spare","boot"],"rows":[["notice","8.1","8.2"],["kernel","","1380"]]}
 {"bench":"restart","missing":"s6","why":"s6-supervise is not installed","install":"apt-get install s6"}
 "#;
 
@@ -38,6 +39,8 @@ fn a_figure_stands_beside_its_baseline_and_its_aim() {
     assert!(
         text.contains("- s6 (`restart`): s6-supervise is not installed. To get it: `apt-get install s6`.")
     );
+    let table = "Parts, in ms (`recovery`):\n\n| part | spare | boot |\n| --- | --: | --: |\n| notice | 8.1 | 8.2 |\n| kernel |  | 1380 |\n";
+    assert!(text.contains(table), "{text}");
     let json = std::fs::read_to_string(dir.path().join("results.json")).expect("written");
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(json["figures"][2]["ratio"], 2.0);
@@ -88,7 +91,7 @@ fn a_document_gets_no_figures_of_a_build_without_optimisation() {
 fn a_mistake_is_told_with_its_place() {
     for (lines, told) in [
         ("", "no figure"),
-        (&format!("{LINES}{{\"bench\":1}}\n"), "line 5: "),
+        (&format!("{LINES}{{\"bench\":1}}\n"), "line 6: "),
         (&LINES.replace("\"runit\"", "7"), "line 3: "),
     ] {
         let (_dir, figures) = folder(lines);

@@ -1,6 +1,6 @@
 //! Writes the report as Markdown.
 
-use crate::figures::{Aim, Figure, Results};
+use crate::figures::{Aim, Figure, Results, Table};
 use crate::machine::Machine;
 use std::fmt::Write as _;
 
@@ -37,6 +37,7 @@ pub(crate) fn markdown(results: &Results, machine: &Machine, plots: &[(String, &
         row(&mut text, figure);
     }
     growth(&mut text, results);
+    results.tables.iter().for_each(|it| table(&mut text, it));
     if !results.missing.is_empty() {
         text.push_str("\nNot measured, because something is missing:\n\n");
         for missing in &results.missing {
@@ -119,6 +120,18 @@ fn growth(text: &mut String, results: &Results) {
         let exponent = exponent(row[0], row[row.len() - 1]).map(|it| format!("{it:.2}")).unwrap_or_default();
         let _ = writeln!(text, "| {} | {} | {exponent} |", cell(&row[0].what), values.join("; "));
     }
+}
+
+/// Writes a table of a bench. The first column is of words, the others are of numbers.
+fn table(text: &mut String, table: &Table) {
+    let line = |cells: &[String]| {
+        let cells: Vec<String> = cells.iter().map(|it| cell(it)).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let _ = writeln!(text, "\n{} (`{}`):\n", table.title, table.bench);
+    text.push_str(&line(&table.columns));
+    let _ = writeln!(text, "| --- |{}", " --: |".repeat(table.columns.len().saturating_sub(1)));
+    table.rows.iter().for_each(|row| text.push_str(&line(row)));
 }
 
 /// Returns the power of the number of VMs with which a figure grows.

@@ -308,6 +308,7 @@ impl Roster {
                 ending,
                 decision,
                 probe: None,
+                timings: None,
             }));
         }
         if frees {

@@ -74,7 +74,7 @@ impl GroupState {
                 self.tell(EventKind::Notice { vm: Some(of), text: format!("its spare {spare} is ready") });
                 return self.roster.spare_ready(at(), &spare, epoch);
             }
-            VmEvent::Transition(_) | VmEvent::Probed(_) => {}
+            VmEvent::Transition(_) | VmEvent::Probed(_) | VmEvent::Timings(_) => {}
             VmEvent::Ended(ending) => {
                 let (by_itself, orders) = self.roster.spare_ended(at(), &spare, epoch);
                 if by_itself {
@@ -101,7 +101,9 @@ impl GroupState {
                 message: format!("its spare {} ended before: {ending}", report.vm),
             }),
             VmEvent::Facts(facts) => VmEvent::Facts(facts),
-            VmEvent::Transition(_) | VmEvent::Probed(_) | VmEvent::Notice(_) => return None,
+            VmEvent::Transition(_) | VmEvent::Probed(_) | VmEvent::Timings(_) | VmEvent::Notice(_) => {
+                return None;
+            }
         };
         Some(VmReport { vm, epoch: report.epoch, event })
     }

@@ -4,6 +4,7 @@ use super::json;
 use super::phase::VmPhase;
 use crate::policy::{Decision, Ending, Exit, GroupEnd};
 use crate::spec::{GroupName, Incarnation, VmName};
+use pepita_wire::record::Timings;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -61,7 +62,9 @@ pub struct Change {
     /// The decision on that end.
     pub decision: Option<Decision>,
     /// What the last probe has said, if the change follows from failed probes.
-    pub probe: Option<String>,
+    pub probe: Option<Box<str>>,
+    /// The parts of the start with the time that each took, if the change is that a VM has become Ready after its start.
+    pub timings: Option<Box<Timings>>,
 }
 
 impl Change {
@@ -91,6 +94,7 @@ impl Event {
                 "ending": change.ending.as_ref().map(json::ending),
                 "decision": change.decision.as_ref().map(json::decision),
                 "probe": change.probe,
+                "timings": change.timings,
             }),
             EventKind::GroupReady => json!({ "event": "group-ready" }),
             EventKind::GroupEnded(end) => {

@@ -184,6 +184,9 @@ impl fmt::Display for Change {
         if let Some(probe) = &self.probe {
             write!(f, "; last probe: {probe}")?;
         }
+        if let Some(timings) = &self.timings {
+            write!(f, "; its start took {:.1} ms", timings.total_us as f64 / 1000.0)?;
+        }
         if let Some(decision) = &self.decision {
             write!(f, "; {decision}")?;
         }
@@ -237,6 +240,7 @@ fn ended(failed: bool) -> &'static str {
 mod tests {
     use super::*;
     use crate::spec::{Incarnation, Restart, VmName};
+    use pepita_wire::record::Timings;
     use std::time::Duration;
 
     fn decision(action: Action, reason: Reason) -> Decision {
@@ -282,6 +286,7 @@ mod tests {
             ending: Some(Exit::code(1).into()),
             decision: Some(restart),
             probe: None,
+            timings: None,
         };
         assert_eq!(
             change.to_string(),
@@ -298,6 +303,14 @@ mod tests {
             unhealthy.to_string(),
             "api #3: ready -> unhealthy; last probe: 127.0.0.1:80: connection refused"
         );
+        let ready = Change {
+            from: VmPhase::Running,
+            to: VmPhase::Ready,
+            probe: None,
+            timings: Some(Box::new(Timings { total_us: 1_462_960, ..Timings::default() })),
+            ..unhealthy
+        };
+        assert_eq!(ready.to_string(), "api #3: running -> ready; its start took 1463.0 ms");
         for (action, reason, sentence) in [
             (Action::GiveUp, Reason::RetriesExhausted, "gave up: after 2 attempts"),
             (Action::Escalate, Reason::IntensityExceeded, "escalated: more than 6 restarts in 1m"),

@@ -46,6 +46,7 @@ use crate::vm::health::{FirstProbes, Health, in_force};
 use crate::vm::probe::Answer;
 use crate::vm::report::{Facts, Mode, Transition};
 use pepita_wire::image::UsedImage;
+use pepita_wire::record::Timings;
 use pepita_wire::{GuestEvent, MonitorRequest, StatusRecord};
 use std::time::{Duration, Instant};
 
@@ -304,6 +305,8 @@ pub(super) enum Effect {
     Tell(Transition),
     /// Tell the group the facts that observers see.
     Facts(Facts),
+    /// Tell the group the parts of the start.
+    Timings(Box<Timings>),
     /// Tell people a notice.
     Notice(String),
     /// Tell the group that the VM is gone. This is the last effect.

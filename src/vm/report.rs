@@ -5,6 +5,7 @@ use crate::observe::ProbeStatus;
 use crate::policy::Ending;
 use crate::spec::{Cid, Incarnation, VmName, VmSpec};
 use crate::store::Written;
+use pepita_wire::record::Timings;
 
 /// The way in which a VM actor comes to own its VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +91,8 @@ pub enum VmEvent {
     Ended(Ending),
     /// The result of the probes has changed.
     Probed(ProbeStatus),
+    /// The parts of the start of the VM, before the VM is told to be Ready.
+    Timings(Box<Timings>),
     /// A sentence for people.
     Notice(String),
 }

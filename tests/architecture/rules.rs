@@ -184,6 +184,7 @@ pub(crate) const CRATES: &[Crate] = &[
             "monitor/life.rs",
             "monitor/life/",
             "monitor/qmp.rs",
+            "monitor/timeline.rs",
             "monitor/console_scan.rs",
             "qemu.rs",
             "rundir/layout.rs",

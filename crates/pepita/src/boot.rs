@@ -27,11 +27,12 @@ mod start;
 pub(crate) use claim::Requested;
 
 use crate::error::{About, Result, call_error, system};
+use crate::host::clock::monotonic_us;
 use crate::host::inherited;
-use crate::monitor::Starter;
+use crate::monitor::{Starter, Timeline};
 use crate::rundir::RunDir;
 use adopt::Adoption;
-use pepita_wire::record::CallErrorKind;
+use pepita_wire::record::{CallErrorKind, Part};
 use pepita_wire::serve::LaunchAnswer;
 use pepita_wire::{LaunchSpec, VmId};
 use serde::de::DeserializeOwned;
@@ -41,6 +42,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Instant;
 
 /// The order that a monitor gets when it starts.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,10 +80,12 @@ pub(crate) struct Prepared<Held> {
 /// `prepare` completes.
 pub(crate) fn serve<Held>(prepare: impl FnOnce(LaunchSpec) -> Result<Prepared<Held>>) {
     let (order, starter) = begin();
+    let mut timeline = Timeline::begin(Instant::now());
     match order.and_then(prepare) {
         Ok(Prepared { run_dir, requested, held }) => {
+            timeline.passed(Part::Request, Instant::now());
             let name = requested.request.name.clone();
-            let started = start(requested, &run_dir, &starter);
+            let started = start(requested, timeline, &run_dir, &starter);
             drop(held);
             watch(started, &name, starter);
         }
@@ -125,13 +129,25 @@ fn read_order<T: DeserializeOwned>() -> (Result<T>, Option<OwnedFd>) {
 }
 
 fn launch(requested: Requested, run_dir: &RunDir, starter: Starter) {
+    let now = Instant::now();
+    let timeline = match requested.before {
+        Some(before) => Timeline::after(before, now, monotonic_us()),
+        None => Timeline::begin(now),
+    };
     let name = requested.request.name.clone();
-    let started = start(requested, run_dir, &starter);
+    let started = start(requested, timeline, run_dir, &starter);
     watch(started, &name, starter);
 }
 
-fn start(requested: Requested, run_dir: &RunDir, starter: &Starter) -> Result<Started> {
-    requested.claim(run_dir).and_then(|claimed| Started::of(claimed, starter))
+fn start(
+    requested: Requested,
+    mut timeline: Timeline,
+    run_dir: &RunDir,
+    starter: &Starter,
+) -> Result<Started> {
+    let claimed = requested.claim(run_dir)?;
+    timeline.passed(Part::Claims, Instant::now());
+    Started::of(claimed, timeline, starter)
 }
 
 fn watch(started: Result<Started>, name: &str, starter: Starter) {

@@ -290,6 +290,8 @@ const RUN_EXAMPLES: &str = r#"Examples:
     pepita run --kernel vmlinuz --rootfs api.cpio --name api --daemon --wait-ready
     pepita logs --name api --follow
     pepita destroy --name api
+  How long each part of the start took, for a daemon that says READY=1 (for another one: --timings=started)
+    pepita run --rootfs api.cpio --timings
   Another command than the image's, with a secret that no process list shows
     echo KEY=s3cret | pepita run --kernel vmlinuz --rootfs api.cpio --env-file - -- /usr/bin/api --port 80
   As a program asks for it: every field has an option, and an unknown field is refused
@@ -338,12 +340,25 @@ pub struct Run {
     /// With --daemon: return when the guest agent answers
     #[arg(long)]
     pub wait_ready: bool,
+    /// Print how long each part of the start took: when the daemon has said READY=1 (ready), or has started (started), for
+    /// which --daemon waits as long as for the agent's first answer
+    #[arg(long, value_enum, value_name = "UNTIL", num_args = 0..=1, require_equals = true, default_missing_value = "ready")]
+    pub timings: Option<TimedUntil>,
     /// In the foreground: remove all traces at the end
     #[arg(long)]
     pub rm: bool,
     /// The daemon to start.
     #[command(flatten)]
     pub daemon_args: DaemonArgs,
+}
+
+/// The end of the start whose parts are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum TimedUntil {
+    /// The daemon has said `READY=1`.
+    Ready,
+    /// The daemon has started.
+    Started,
 }
 
 /// The options for the properties of a VM. An absent option leaves the field of the specification as it is.
@@ -615,7 +630,7 @@ mod tests {
                 read += 1;
             }
         }
-        assert_eq!(read, 10);
+        assert_eq!(read, 11);
     }
 
     #[test]

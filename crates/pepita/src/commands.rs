@@ -16,6 +16,7 @@ mod order;
 mod output;
 mod run;
 mod serve;
+mod timings;
 mod usage;
 
 use crate::cli::{Cli, Format, Image, Request, Vm};

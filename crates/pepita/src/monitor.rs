@@ -29,6 +29,7 @@ mod sleep;
 mod sources;
 mod starter;
 mod stream;
+mod timeline;
 mod world;
 
 pub use agent::{Agent, Asker, Heard};
@@ -40,6 +41,7 @@ pub(crate) use log::Log;
 pub use qmp::QmpMessage;
 pub(crate) use starter::Starter;
 pub(crate) use stream::connect_unix;
+pub(crate) use timeline::{Before, Timeline};
 pub(crate) use world::secrets;
 
 use crate::error::eprint_line;

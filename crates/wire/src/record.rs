@@ -8,6 +8,7 @@
 mod call;
 mod jail;
 mod status;
+mod timings;
 mod usage;
 
 pub use call::{CallError, CallErrorKind, VersionRecord, VmmAvailability};
@@ -16,6 +17,7 @@ pub use status::{
     AgentState, BootTimes, DaemonState, DaemonStatus, Reach, StatusRecord, Transport, VcpuState, VcpuStatus,
     VmState, VsockStatus,
 };
+pub use timings::{Part, TimedPart, Timings};
 pub use usage::{HostLimits, HostUsage, PortUse, ProcessUsage};
 
 use serde::Serialize;

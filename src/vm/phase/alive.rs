@@ -85,6 +85,8 @@ impl Life {
             return self.spare_status(now, record.agent.ready);
         }
         self.drowsiness.heard(now, record);
+        // Of a VM that was found, the start is long over.
+        let timings = || record.timings.clone().filter(|_| !self.is_adopted).map(Effect::Timings);
         let Self { spec, health: health_spec, phase: Phase::Alive { stage, .. }, effects, .. } = self else {
             return;
         };
@@ -111,8 +113,12 @@ impl Life {
         {
             *stage = Stage::Running { deadline, probes: FirstProbes::new(now) };
             effects.push(Effect::Tell(Transition::Running));
+            if !is_ready && spec.start.ready == Readiness::Health {
+                effects.extend(timings());
+            }
         }
         if matches!(stage, Stage::Running { .. }) && is_ready {
+            effects.extend(timings());
             *stage = Stage::Ready { health: Health::new(health_spec, now, is_linked) };
             effects.push(Effect::Tell(Transition::Ready));
         }

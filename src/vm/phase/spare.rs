@@ -31,6 +31,8 @@ impl Life {
         let spare = std::mem::replace(&mut self.spec, spec).name;
         self.role = Role::Promoting { spare };
         self.complete_health();
+        // Its daemon has never run, whether or not the spare was found.
+        self.is_adopted = false;
         match &mut self.phase {
             Phase::Alive { stage: stage @ Stage::Spare, .. } => {
                 *stage = Stage::Booting { deadline: now + self.spec.start.timeout };

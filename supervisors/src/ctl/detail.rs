@@ -2,7 +2,7 @@
 
 use super::view::{list, text};
 use crate::format::{format_duration, shown};
-use pepita_wire::record::JailStatus;
+use pepita_wire::record::{JailStatus, Timings};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub(super) fn launched(vm: &Value) -> impl Iterator<Item = String> {
     let image =
         image.map(|image| format!("{name} image: {} {}", shown(image), shown(text(&vm["image"]["digest"]))));
     let address = vm["address"].as_str().map(|address| format!("{name} address: {}", shown(address)));
+    let start = serde_json::from_value::<Timings>(vm["timings"].clone()).ok();
+    let start = start.map(|timings| format!("{name} start: {timings}"));
     let ports = ports(vm);
     let ports = (!ports.is_empty()).then(|| format!("{name} ports: {}", shown(&ports.join(", "))));
     let disks = list(&vm["disks"]).iter().map(|it| format!("{name} disk {}", shown(&disk(it))));
@@ -40,6 +42,7 @@ pub(super) fn launched(vm: &Value) -> impl Iterator<Item = String> {
         list(&vm["spares"]).iter().map(|it| format!("{name} spare {}", spare(it))).collect();
     image
         .into_iter()
+        .chain(start)
         .chain(address)
         .chain(ports)
         .chain(disks)

@@ -1,5 +1,5 @@
 //! What the launcher knows of a VM, and its supervisor does not: the image, the address, the ports with their connections, the
-//! disks, the memory and CPU time on the host and in the guest, the limits.
+//! parts of its start, the disks, the memory and CPU time on the host and in the guest, the limits.
 
 use pepita_supervisor::VmName;
 use pepita_supervisor::control::{Call, Client};
@@ -78,6 +78,9 @@ fn fill(vm: &mut Value, record: &StatusRecord) {
     if let Some(address) = &record.address {
         vm["address"] = json!(address);
     }
+    if let Some(timings) = &record.timings {
+        vm["timings"] = json!(timings);
+    }
     if let Some(usage) = &record.usage {
         vm["usage"] = json!(usage);
     }
@@ -109,7 +112,7 @@ fn with_waiting(told: &[PortUse], of_supervisor: &Value) -> Vec<PortUse> {
 mod tests {
     use super::*;
     use pepita_wire::ExitRecord;
-    use pepita_wire::record::{HostLimits, HostUsage, ProcessUsage};
+    use pepita_wire::record::{HostLimits, HostUsage, Part, ProcessUsage, TimedPart, Timings};
 
     #[test]
     fn what_the_launcher_knows_is_added_to_a_vm_that_runs() {
@@ -135,6 +138,10 @@ mod tests {
         record.host_limits = Some(Box::new(HostLimits { processes: Some(513), ..HostLimits::default() }));
         fill(&mut vm, &record);
         assert_eq!(vm["limits"], json!({ "processes": 513 }));
+        let parts = vec![TimedPart { part: Part::Daemon, us: 7 }];
+        record.timings = Some(Box::new(Timings { total_us: 7, parts }));
+        fill(&mut vm, &record);
+        assert_eq!(vm["timings"], json!({ "total_us": 7, "parts": [{ "part": "daemon", "us": 7 }] }));
         record.exit = Some(ExitRecord::default());
         let mut ended = json!({ "name": "a" });
         fill(&mut ended, &record);

@@ -342,7 +342,8 @@ c probe: failed, 2 in a row: HTTP 503 Busy";
         let guest =
             json!({ "memory_kib": 116_326, "available_kib": 98_304, "cpu_ms": 3000, "daemon_cpu_ms": 2000 });
         let vm = json!({ "name": "a", "phase": "ready", "incarnation": 1, "attempts": 0, "phase_ms": 0, "usage": usage,
-            "vmm": "qemu", "guest": guest, "disks": disks, "address": "10.88.0.6",
+            "vmm": "qemu", "timings": { "total_us": 1_380_600, "parts": [
+                { "part": "claims", "us": 449 }, { "part": "kernel", "us": 1_380_151 } ] }, "guest": guest, "disks": disks, "address": "10.88.0.6",
             "limits": { "memory_kib": 360_448, "cpu_percent": 150, "open_files": 1024, "log_kib": 51_200 },
             "jail": { "level": "best-effort", "processes": { "vmm": { "uid": 700_000, "layers": {
                 "landlock": { "is": "missing", "why": "no kernel for it" }, "root": { "is": "in-force" } } } } },
@@ -357,6 +358,7 @@ c probe: failed, 2 in a row: HTTP 503 Busy";
 GROUP  VM  PHASE  INC  ATT  CID  PID  SINCE  NOTE
 g      a   ready  1    0    -    -    0s     1 of 2 spares ready
 a image: docker.io/library/redis:7 sha256:ab
+a start: 0.4 ms (claims) + 1380.2 ms (kernel) = 1380.6 ms
 a address: 10.88.0.6
 a ports: 127.0.0.1:6379:6379 (3 open, 0 waiting), 127.0.0.1:81:80 (open unknown, waiting unknown), unix:/run/a.sock:80
 a disk data: size 1024.0 MiB, on the host 2.0 MiB, used in the guest at /data 1.5 MiB, free there unknown

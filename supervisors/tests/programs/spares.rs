@@ -37,6 +37,12 @@ fn await_spares(host: &Host, vm: &str, count: usize) -> Vec<u64> {
     }
 }
 
+/// Returns the parts of the start that an event or a status tells, in their order.
+fn parts(told: &Value) -> Vec<String> {
+    let parts = told["timings"]["parts"].as_array().cloned().unwrap_or_default();
+    parts.iter().map(|timed| timed["part"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
 fn pid(host: &Host, vm: &str) -> u64 {
     host.vmm_pid(vm).into()
 }
@@ -45,9 +51,17 @@ fn pid(host: &Host, vm: &str) -> u64 {
 fn takes_its_place(host: &Host, port: u16, mut daemon: Daemon) {
     let mut spare = await_spares(host, "cache", 1);
     echo(&mut begin(port), b"hello");
+    let first = parts(&daemon.until_event(events::vm("cache", 1, "ready")));
+    let chosen = ["claims", "daemon", "ready"];
+    let told: Vec<&str> = first.iter().map(String::as_str).filter(|part| chosen.contains(part)).collect();
+    assert_eq!(told, chosen, "{first:?}");
+    assert_eq!(parts(&shown(host, "cache")), first);
+    let told = host.ctl_ok(&["status", "cache"]);
+    assert!(told.contains("cache start: ") && told.contains(" ms (daemon) + "), "{told}");
     for incarnation in 2..4 {
         kill_vmm(host, "cache");
-        daemon.until_event(events::vm("cache", incarnation, "ready"));
+        let ready = daemon.until_event(events::vm("cache", incarnation, "ready"));
+        assert_eq!(parts(&ready), ["promotion", "daemon", "ready"]);
         assert_eq!(vec![pid(host, "cache")], spare, "the spare is the VM now");
         echo(&mut begin(port), b"served");
         assert_eq!(host.status("cache").incarnation, incarnation);

@@ -9,7 +9,7 @@ use crate::host::sign;
 use crate::host::strays::{self, Member};
 use crate::host::vhost_vsock;
 use crate::host::wait::wait_readable;
-use crate::monitor::connect_unix;
+use crate::monitor::{Before, connect_unix};
 use crate::reconcile::{self, Unwatched};
 use crate::rundir::cid::{self, Wanted};
 use crate::rundir::files;
@@ -42,6 +42,9 @@ pub(crate) struct Requested {
     pub cid: Wanted,
     /// The number of this start; `None` = the number of the last start plus one.
     pub incarnation: Option<u64>,
+    /// What was before the monitor, which is a program of its own; `None` in a copy of a launch server.
+    #[serde(default)]
+    pub before: Option<Before>,
 }
 
 /// A VM that has claimed its name and its CID. No process of the VM runs.

@@ -8,14 +8,14 @@ use crate::host::cgroup::Limits;
 use crate::host::clock::unix_ms;
 use crate::host::priority;
 use crate::host::random::secret;
-use crate::monitor::{Agent, Control, Life, Log, Monitor, Parts, Starter};
+use crate::monitor::{Agent, Control, Life, Log, Monitor, Parts, Starter, Timeline};
 use crate::qemu;
 use crate::rundir::files::{self, Sync};
 use crate::rundir::{console_log, layout, monitor_log};
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{self, Claims, Processes};
 use pepita_ports::Listening;
-use pepita_wire::record::{Transport, VsockStatus};
+use pepita_wire::record::{Part, Transport, VsockStatus};
 use pepita_wire::{Publish, StatusRecord, VmState};
 use std::fs::File;
 use std::path::Path;
@@ -40,6 +40,7 @@ struct Made {
     control: Control,
     ports: Vec<(Publish, Listening)>,
     status: StatusRecord,
+    timeline: Timeline,
 }
 
 impl Started {
@@ -47,8 +48,8 @@ impl Started {
     ///
     /// # Errors
     /// When a file cannot be written or a process does not start. Nothing of the VM is left then.
-    pub(super) fn of(claimed: Claimed, starter: &Starter) -> Result<Self> {
-        match make(&claimed, starter) {
+    pub(super) fn of(claimed: Claimed, timeline: Timeline, starter: &Starter) -> Result<Self> {
+        match make(&claimed, timeline, starter) {
             Ok(made) => Ok(Self { claimed, made }),
             Err(e) => {
                 claimed.give_back();
@@ -60,8 +61,8 @@ impl Started {
     /// Hands the VM to its monitor. `starter` gets its answer when the VMM has accepted the machine.
     pub(super) fn watch(self, starter: Starter) -> Monitor {
         let Claimed { config, name, cid, uids } = self.claimed;
-        let Made { processes, limits, agent, log, control, ports, status } = self.made;
-        let life = Life::new(&config.request, status, Instant::now());
+        let Made { processes, limits, agent, log, control, ports, status, timeline } = self.made;
+        let life = Life::new(&config.request, status, Instant::now()).measured_by(timeline);
         Monitor::new(Parts {
             config,
             dir: name.dir,
@@ -86,7 +87,11 @@ impl Started {
 
 /// Creates a VM in the current directory, its run directory. The processes are started last, because no step that
 /// follows them may fail.
-fn make(Claimed { config, name, cid, uids }: &Claimed, starter: &Starter) -> Result<Made> {
+fn make(
+    Claimed { config, name, cid, uids }: &Claimed,
+    mut timeline: Timeline,
+    starter: &Starter,
+) -> Result<Made> {
     clean(&name.dir)?;
     // The paths are absolute, because errors contain them.
     let file = |entry: &str| name.dir.join(entry);
@@ -123,6 +128,7 @@ fn make(Claimed { config, name, cid, uids }: &Claimed, starter: &Starter) -> Res
         layer: root.as_ref().and_then(|root| root.layer.as_ref()),
         disks: &disks,
     };
+    timeline.passed(Part::Configuration, Instant::now());
     let mut processes = vmm::start(config, &boot_token, &claims).inspect_err(|_| limits.remove())?;
     for process in std::iter::once(&processes.vmm).chain(&processes.backend) {
         // The monitor is protected from the OOM killer; the processes of the VM must not be.
@@ -153,7 +159,8 @@ fn make(Claimed { config, name, cid, uids }: &Claimed, starter: &Starter) -> Res
         jail: processes.jail.take().map(Box::new),
         ..new_status(&name.dir, config)
     };
-    Ok(Made { processes, limits, agent, log, control, ports, status })
+    timeline.passed(Part::Spawn, Instant::now());
+    Ok(Made { processes, limits, agent, log, control, ports, status, timeline })
 }
 
 /// Removes what a former VM of this name has left in its run directory.

@@ -1,10 +1,10 @@
 //! `pepita run`.
 
 use super::environment::{environment, environment_file, launch_spec};
-use super::{foreground, output::print_done};
-use crate::cli::{Run, RunOptions, Volume};
+use super::{foreground, output::print_done, timings};
+use crate::cli::{Run, RunOptions, TimedUntil, Volume};
 use crate::error::{About, Result, call_error, eprint_line};
-use crate::host::{random, tap};
+use crate::host::{patience, random, tap};
 use crate::ops::follow::ready;
 use crate::ops::launch::{Caller, launch};
 use crate::rundir::RunDir;
@@ -17,10 +17,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::Duration;
 
 pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
-    let (detached, wait_ready, rm) = (run.daemon, run.wait_ready, run.rm);
+    let (detached, wait_ready, rm, timed) = (run.daemon, run.wait_ready, run.rm, run.timings);
     let spec = specification(run)?;
     let name = name(&spec)?;
     // A VM of this name that an earlier version has put elsewhere keeps the name.
@@ -44,7 +45,7 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
     }
     let timeout = Duration::from_millis(spec.ready_timeout_ms.unwrap_or(READY_TIMEOUT_MS));
     if !detached {
-        return in_foreground(run_dir, &name, spec, rm);
+        return in_foreground(run_dir, &name, spec, rm, timed.map(|until| (until, json)));
     }
     let status = launch(run_dir, &name, spec, &Detached { is_program: json })?;
     if !json {
@@ -54,17 +55,48 @@ pub(super) fn run(run_dir: &RunDir, run: Run, json: bool) -> Result<ExitCode> {
         true => ready(run_dir, &name, timeout)?,
         false => status,
     };
+    let status = match timed {
+        Some(until) => timings::await_start(run_dir, &name, until, Some(timeout))?,
+        None => status,
+    };
+    if let Some(until) = timed
+        && !json
+    {
+        timings::print(&status, until, false);
+    }
     print_done(&if json { pretty(&status) } else { status.name }, "the VM was launched")
         .about(name.as_str())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn in_foreground(run_dir: &RunDir, name: &VmId, spec: LaunchSpec, rm: bool) -> Result<ExitCode> {
+fn in_foreground(
+    run_dir: &RunDir,
+    name: &VmId,
+    spec: LaunchSpec,
+    rm: bool,
+    timed: Option<(TimedUntil, bool)>,
+) -> Result<ExitCode> {
     let caller = foreground::Foreground::begin()?;
     match launch(run_dir, name, spec, &caller) {
         Ok(status) => {
             tell(&status);
-            foreground::stay(run_dir, name, rm, &caller)
+            let (told, is_told) = mpsc::channel::<()>();
+            if let Some((until, json)) = timed {
+                let (run_dir, name) = (run_dir.clone(), name.clone());
+                // Without a thread, the VM matters more.
+                let _ = patience::spawn(move || {
+                    let _told = told;
+                    if let Ok(status) = timings::await_start(&run_dir, &name, until, None) {
+                        timings::print(&status, until, json);
+                    }
+                });
+            } else {
+                drop(told);
+            }
+            let exit = foreground::stay(run_dir, name, rm, &caller)?;
+            // The start is over at the latest when the VM is.
+            let _ = is_told.recv();
+            Ok(exit)
         }
         Err(e) => caller.interrupted().ok_or(e),
     }

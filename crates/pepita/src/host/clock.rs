@@ -1,8 +1,9 @@
-//! The wall clock, and a watch on it.
+//! The wall clock, and a watch on it; the clock of the host that is never set.
 
 use rustix::io::Errno;
 use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
 };
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,6 +12,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Returns the time of the monotonic clock in microseconds, for processes that measure together: all of the host read the
+/// same clock.
+pub(crate) fn monotonic_us() -> u64 {
+    let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The last millisecond of the year 9999, the latest time that RFC 3339 can express.

@@ -37,11 +37,12 @@ pub(crate) use signal::Route;
 
 use super::evidence::{Evidence, Way};
 use super::ports::Serving;
+use super::timeline::Timeline;
 use crate::vm_config::{VmRequest, VmmKind};
 use mounts::Mounts;
 use pepita_wire::agent::Start;
 use pepita_wire::console::Note;
-use pepita_wire::record::{DaemonState, VcpuState, VcpuStatus};
+use pepita_wire::record::{DaemonState, Part, VcpuState, VcpuStatus};
 use pepita_wire::{Signal, StatusRecord, VmState};
 use phase::{AgentLine, BootClock, Phase};
 use std::time::{Duration, Instant};
@@ -80,6 +81,8 @@ pub(crate) struct Life {
     idle_since: Option<Instant>,
     /// The signals of clients that the daemon gets when it runs.
     pending_signals: Vec<Signal>,
+    /// The measurement of the start; `None` for an adopted VM, whose record has what the former monitor measured.
+    timeline: Option<Timeline>,
     effects: Vec<Effect>,
 }
 
@@ -106,8 +109,14 @@ impl Life {
             last_heard_at: None,
             idle_since: None,
             pending_signals: Vec::new(),
+            timeline: None,
             effects: Vec::new(),
         }
+    }
+
+    /// Returns the state with the measurement of the start, which goes on.
+    pub(crate) fn measured_by(self, timeline: Timeline) -> Self {
+        Self { timeline: Some(timeline), ..self }
     }
 
     /// Returns the state of a VM that outlived its former monitor. `status` is the last status that the former monitor
@@ -169,6 +178,9 @@ impl Life {
         }
         if let Phase::Stopping(stopping) = &self.phase {
             status.grace_left_ms = Some(ms(stopping.term_at.saturating_duration_since(now)));
+        }
+        if let Some(timeline) = &self.timeline {
+            status.timings = Some(Box::new(timeline.timings()));
         }
         status.agent.last_heard_ms = self.last_heard_at.map(|at| ms(now.saturating_duration_since(at)));
         status
@@ -275,13 +287,13 @@ impl Life {
         }
         let before = (self.status.clone(), self.agent.is_up());
         match event {
-            Event::VmmUp => self.on_vmm_up(),
+            Event::VmmUp => self.on_vmm_up(now),
             Event::VmmEnded(last_words) => self.on_vmm_ended(unix_ms, last_words),
             Event::BackendEnded { vmm_is_exiting } => self.on_backend_ended(now, vmm_is_exiting),
             Event::ShareEnded { vmm_is_exiting, how } => self.on_share_ended(now, vmm_is_exiting, how),
             Event::HostOom => self.evidence.host_oom = true,
             Event::ConsoleSpoke => self.on_console_spoke(now),
-            Event::Noted(Note::Up) => self.on_agent_noted(),
+            Event::Noted(Note::Up) => self.on_agent_noted(now),
             Event::Noted(Note::Exited(exit)) => self.on_daemon_reported(now, exit, Way::Console),
             Event::Noted(Note::Failed(why)) => self.evidence.agent_failed = Some(why),
             Event::Shutdown(reason) => self.evidence.shutdown = Some(reason),
@@ -300,7 +312,9 @@ impl Life {
             Event::MountAnswered(result) => self.on_mount_answered(now, result),
             Event::StartAnswered(result) => self.on_start_answered(now, result),
             Event::Start(start) => self.on_start(start),
-            Event::Promoted { name, incarnation } => self.on_promoted(now, unix_ms, &name, incarnation),
+            Event::Promoted { name, incarnation, since } => {
+                self.on_promoted(now, unix_ms, since, &name, incarnation);
+            }
             Event::Signal(signal) => self.on_signal(signal),
             Event::Stop { signal, grace } => self.on_stop(now, signal, grace),
             Event::Kill => self.on_kill(now),
@@ -311,6 +325,13 @@ impl Life {
             self.status.revision += 1;
         }
         std::mem::take(&mut self.effects)
+    }
+
+    /// Ends a part of the start that is being measured.
+    fn passed(&mut self, part: Part, now: Instant) {
+        if let Some(timeline) = &mut self.timeline {
+            timeline.passed(part, now);
+        }
     }
 
     /// Returns the milliseconds since the VM was started. [`StatusRecord::uptime_ms`] contains the time before this

@@ -12,6 +12,7 @@ use pepita_wire::launch::SPARE_LABEL;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{ErrorKind, VmId, WireError};
 use std::path::Path;
+use std::time::Instant;
 
 impl Monitor {
     /// Promotes the VM. Returns the former run directory of the name, which the caller removes.
@@ -19,6 +20,7 @@ impl Monitor {
     /// # Errors
     /// [`ErrorKind::Busy`] when the VM is no spare that is ready, [`ErrorKind::Conflict`] when a VM of that name may run.
     pub(super) fn promote(&mut self, name: &VmId, incarnation: u64) -> Result<Former, WireError> {
+        let since = Instant::now();
         if !self.life.is_ready_to_start() {
             let why = "only a VM that was launched with --hold, and whose guest agent is up, can be promoted";
             return Err(WireError::new(ErrorKind::Busy, why));
@@ -37,7 +39,7 @@ impl Monitor {
         // The file names the VM that a later monitor adopts; without it the daemon must not run.
         files::write(Path::new(layout::CONFIG), &self.config, Sync::No)
             .map_err(|e| WireError::new(ErrorKind::Os, e.message))?;
-        self.happened(Event::Promoted { name: name.clone(), incarnation });
+        self.happened(Event::Promoted { name: name.clone(), incarnation, since });
         Ok(former)
     }
 }

@@ -2,9 +2,11 @@
 
 use crate::boot::{Order, Prepared};
 use crate::error::{About, CallError, Result, call_error, system};
+use crate::host::clock::monotonic_us;
 use crate::host::process_id::ProcessId;
 use crate::host::wait::wait_readable;
 use crate::host::{cgroup, inherited, open_files};
+use crate::monitor::Before;
 use crate::ops::container::{self, Held};
 use crate::ops::resolve::resolve;
 use crate::reconcile;
@@ -64,8 +66,10 @@ pub(crate) fn launch(
     spec: LaunchSpec,
     caller: &impl Caller,
 ) -> Result<StatusRecord> {
+    let asked_us = monotonic_us();
     let launched = || {
-        let Prepared { run_dir, requested, held: _held } = prepare(run_dir, name, spec)?;
+        let Prepared { run_dir, mut requested, held: _held } = prepare(run_dir, name, spec)?;
+        requested.before = Some(Before { asked_us, completed_us: monotonic_us() });
         start_monitor(&run_dir, &Order::Launch(Box::new(requested)), caller)
     };
     launched().about(name.as_str())

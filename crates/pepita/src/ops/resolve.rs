@@ -96,7 +96,8 @@ pub(crate) fn resolve(
         VmmKind::Process => plain_process(&spec, base)?,
         VmmKind::Qemu => machine(run_dir, &spec, image, base)?,
     };
-    Ok(Requested { request, cid, incarnation: Some(incarnation).filter(|number| *number > 0) })
+    let incarnation = Some(incarnation).filter(|number| *number > 0);
+    Ok(Requested { request, cid, incarnation, before: None })
 }
 
 /// Returns the world of the daemon, without its secrets. A plain process is given no world of which it could only have a

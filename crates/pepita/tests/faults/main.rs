@@ -22,5 +22,6 @@ mod starts;
 mod stop_escalation;
 #[path = "../terminal/mod.rs"]
 mod terminal;
+mod timings;
 mod vanished;
 mod world;

@@ -4,7 +4,7 @@ use crate::host::{Form, Host, errors, kill};
 use pepita_launcher::client;
 use pepita_launcher::host::priority::is_low;
 use pepita_wire::launch::SPARE_LABEL;
-use pepita_wire::record::DaemonState;
+use pepita_wire::record::{DaemonState, Part};
 use pepita_wire::{ErrorKind, MonitorRequest, Outcome, StatusRecord, VmId, VmState};
 use rustix::process::Signal;
 
@@ -49,6 +49,9 @@ fn promoted_again_and_again(form: Form) {
     let now = host.until("a", |status| status.daemon.state == DaemonState::Ready);
     assert_eq!((now.vmm_pid, now.incarnation, now.state), (one.vmm_pid, 2, VmState::Running));
     assert!(!now.labels.contains_key(SPARE_LABEL) && now.agent.incarnation == Some(1), "{now:?}");
+    let timings = now.timings.as_ref().expect("measured");
+    let parts: Vec<Part> = timings.parts.iter().map(|timed| timed.part).collect();
+    assert_eq!(parts, [Part::Promotion, Part::Daemon, Part::Ready], "a promotion is a start of its own");
     assert_eq!(names(&host), ["a"]);
     // The run directory is lent: the name of the spare is free for no other VM, and ends none.
     host.fails(&["status", "--name", "a-1"], 4);

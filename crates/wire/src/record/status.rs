@@ -3,6 +3,7 @@
 use crate::exit::{Exit, ExitRecord};
 use crate::image::UsedImage;
 use crate::record::jail::JailStatus;
+use crate::record::timings::Timings;
 use crate::record::usage::{HostLimits, HostUsage, PortUse};
 use crate::text::shown;
 use crate::usage::{DiskUsage, GuestUsage};
@@ -238,6 +239,10 @@ pub struct StatusRecord {
     pub agent: AgentState,
     /// The times of the steps of the boot.
     pub boot_ms: BootTimes,
+    /// The parts of the start with their times; absent in a record of a monitor of an earlier version. After a promotion
+    /// the start is the promotion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Box<Timings>>,
     /// The mechanism that enforces the limits on memory and CPU: `cgroup2`, `rlimit` or `none`.
     pub limits: String,
     /// The jails of the VMM and its back-end; absent for processes in no jail.

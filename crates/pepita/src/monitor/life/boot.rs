@@ -5,12 +5,13 @@ use super::phase::Phase;
 use super::{Effect, Life};
 use crate::vm_config::VmmKind;
 use pepita_wire::Ask;
-use pepita_wire::record::VcpuState;
+use pepita_wire::record::{Part, VcpuState};
 use std::time::Instant;
 
 impl Life {
-    pub(super) fn on_vmm_up(&mut self) {
+    pub(super) fn on_vmm_up(&mut self, now: Instant) {
         self.evidence.vmm_ran = true;
+        self.machine_is_up(now);
         match self.phase {
             Phase::Created(clock) => self.phase = Phase::Booting(clock),
             // The end of the VMM was ordered before it had answered, so only the evidence changes.
@@ -26,14 +27,32 @@ impl Life {
     }
 
     pub(super) fn on_console_spoke(&mut self, now: Instant) {
+        self.machine_is_up(now);
         let since_start_ms = self.since_start_ms(now);
         self.status.boot_ms.kernel.get_or_insert(since_start_ms);
         self.agent = self.agent.console_spoke(now);
     }
 
+    /// Ends the VMM's part of the start. A plain process has no machine to set up.
+    fn machine_is_up(&mut self, now: Instant) {
+        match self.kind {
+            VmmKind::Qemu => self.passed(Part::Vmm, now),
+            VmmKind::Process => {}
+        }
+    }
+
+    /// Ends the guest's part of the start. A plain process has no guest to boot.
+    pub(super) fn guest_is_up(&mut self, now: Instant) {
+        match self.kind {
+            VmmKind::Qemu => self.passed(Part::Kernel, now),
+            VmmKind::Process => {}
+        }
+    }
+
     /// Handles the agent's note on the console that it listens.
-    pub(super) fn on_agent_noted(&mut self) {
+    pub(super) fn on_agent_noted(&mut self, now: Instant) {
         self.evidence.agent_noted = true;
+        self.guest_is_up(now);
         if self.phase.wants_the_agent() {
             self.effects.push(Effect::Dial);
         }

@@ -73,6 +73,8 @@ pub(crate) enum Event {
         name: VmId,
         /// The number of this start of the VM.
         incarnation: u64,
+        /// Since when the promotion is under way.
+        since: Instant,
     },
     /// A client's signal for the daemon, which cannot be sent yet.
     Signal(Signal),

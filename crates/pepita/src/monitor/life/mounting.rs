@@ -3,6 +3,7 @@
 use super::mounts::Mounts;
 use super::phase::Phase;
 use super::{Effect, Life};
+use pepita_wire::record::Part;
 use pepita_wire::{Ask, ErrorKind, WireError};
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ impl Life {
         let refusal = match result {
             Ok(()) => {
                 self.mounts = Mounts::Made;
+                self.passed(Part::Mounts, now);
                 return self.when_it_runs(Self::start_the_daemon);
             }
             // The agent hung up before it answered, and is asked again after the next hello.

@@ -4,10 +4,11 @@ use super::phase::{AgentLine, Phase, Stopping};
 use super::stop::AFTER_GRACE;
 use super::{Effect, Life};
 use crate::monitor::evidence::Way;
+use crate::monitor::timeline::Timeline;
 use crate::vm_config::VmmKind;
 use pepita_wire::agent::{Exec, Health, Start};
 use pepita_wire::launch::SPARE_LABEL;
-use pepita_wire::record::{BootTimes, DaemonState, VcpuState};
+use pepita_wire::record::{BootTimes, DaemonState, Part, VcpuState};
 use pepita_wire::{Ask, ErrorKind, GuestEvent, VmId, WireError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ impl Life {
         self.status.agent.protocol_version = protocol_version;
         let since_start_ms = self.since_start_ms(now);
         self.status.boot_ms.agent.get_or_insert(since_start_ms);
+        self.hello_is_said(now);
         match self.kind {
             VmmKind::Qemu => self.set_time(unix_ms),
             // A plain process uses the host's clock.
@@ -50,6 +52,15 @@ impl Life {
             | Phase::Terminating { .. }
             | Phase::Killing { .. }
             | Phase::Ended(_) => {}
+        }
+    }
+
+    /// Ends the part of the start in which the agent is dialled. Without its note, the guest's boot has ended only now.
+    fn hello_is_said(&mut self, now: Instant) {
+        let is_noted = self.timeline.as_ref().is_some_and(|timeline| timeline.has_passed(Part::Kernel));
+        match self.kind {
+            VmmKind::Qemu if !is_noted => self.guest_is_up(now),
+            VmmKind::Qemu | VmmKind::Process => self.passed(Part::Hello, now),
         }
     }
 
@@ -112,7 +123,17 @@ impl Life {
     }
 
     /// Makes the VM the one that it was promoted to: its record and its times begin anew, and its daemon is started.
-    pub(super) fn on_promoted(&mut self, now: Instant, unix_ms: u64, name: &VmId, incarnation: u64) {
+    pub(super) fn on_promoted(
+        &mut self,
+        now: Instant,
+        unix_ms: u64,
+        since: Instant,
+        name: &VmId,
+        incarnation: u64,
+    ) {
+        let mut timeline = Timeline::begin(since);
+        timeline.passed(Part::Promotion, now);
+        self.timeline = Some(timeline);
         self.status.agent.incarnation.get_or_insert(self.status.incarnation);
         (self.status.name, self.status.incarnation) = (name.to_string(), incarnation);
         self.status.labels.remove(SPARE_LABEL);
@@ -146,7 +167,7 @@ impl Life {
         self.last_heard_at = Some(now);
         match event {
             GuestEvent::Started { pid } => self.on_daemon_started(now, pid),
-            GuestEvent::Ready => self.on_daemon_ready(),
+            GuestEvent::Ready => self.on_daemon_ready(now),
             GuestEvent::Health(said) => self.on_daemon_said(now, said),
             GuestEvent::Exited(exit) => {
                 self.effects.push(Effect::Tell(Ask::Ack { seq }));
@@ -186,6 +207,8 @@ impl Life {
                 (self.status.daemon.pid, self.status.daemon.state) = (Some(pid), DaemonState::Running);
                 let since_start_ms = self.since_start_ms(now);
                 self.status.boot_ms.daemon.get_or_insert(since_start_ms);
+                // A client has started the daemon of a VM that still holds it.
+                self.passed(if self.hold { Part::Held } else { Part::Daemon }, now);
                 self.send_pending_signals();
             }
             // A guest starts its daemon only once, and the daemon has ended.
@@ -193,9 +216,12 @@ impl Life {
         }
     }
 
-    fn on_daemon_ready(&mut self) {
+    fn on_daemon_ready(&mut self, now: Instant) {
         match self.status.daemon.state {
-            DaemonState::Running => self.status.daemon.state = DaemonState::Ready,
+            DaemonState::Running => {
+                self.status.daemon.state = DaemonState::Ready;
+                self.passed(Part::Ready, now);
+            }
             DaemonState::Pending
             | DaemonState::Held
             | DaemonState::Ready
