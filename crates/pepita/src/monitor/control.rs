@@ -28,6 +28,13 @@ pub(crate) struct Control {
     last: u64,
 }
 
+/// The client and the request that an answer is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReplyTo {
+    pub(super) client: u64,
+    pub(super) id: u64,
+}
+
 #[derive(Debug)]
 struct Client {
     stream: Stream,

@@ -2,6 +2,7 @@
 
 use super::Monitor;
 use super::agent::Asker;
+use super::control::ReplyTo;
 use super::handover::{Asked, HandedOver};
 use super::life::{Event, Route};
 use super::world;
@@ -14,13 +15,6 @@ use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::json;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-
-/// The client and the request that an answer is for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ReplyTo {
-    client: u64,
-    id: u64,
-}
 
 impl Monitor {
     /// Carries out a client's request, or passes it on to the agent.
