@@ -1,9 +1,10 @@
 //! The last work for a VM that has ended: writes the exit record before anything else is removed, kills the processes
 //! that still run, and informs the watchers.
 //!
-//! The watchers of a microVM that was up are informed as soon as its end is on the disk: the kernel may need ten
-//! milliseconds to free the memory that the back-end shares with the guest, and a warm spare need not wait for that. The
-//! lock of the run directory, which a launch of the same name waits for, is held until all is removed.
+//! The watchers are informed as soon as the exit record is written and no process is left that may still write to what the
+//! next VM uses. What is left then, they need not wait for: the kernel may need ten milliseconds to free the memory that
+//! the back-end shares with the guest, or to bring the record to a disk. The lock of the run directory, which a launch of
+//! the same name waits for, is held until all is removed.
 
 use super::Monitor;
 use crate::error::eprint_line;
@@ -35,7 +36,8 @@ impl Monitor {
         self.ports.close();
         // The reserved space is freed for the record, in case that the disk is full.
         let _ = std::fs::remove_file(layout::RESERVE);
-        if let Err(e) = files::write(Path::new(layout::EXIT), exit, Sync::Yes) {
+        // A reader gets the whole record at once. A power cut ends the VM in any case, so that nobody waits for the disk.
+        if let Err(e) = files::write(Path::new(layout::EXIT), exit, Sync::No) {
             // The state contains the record, too, so the record survives when the state can be written.
             eprint_line(format_args!("pepita monitor: exit record: {}", e.message));
         }
@@ -43,27 +45,26 @@ impl Monitor {
         if let Some(backend) = &self.backend {
             backend.begin_kill();
         }
-        // What is left of any other VM may still write to what its successor uses: its daemon, or the server of a share.
-        let has_died_whole = self.config.request.vmm == VmmKind::Qemu && self.shares.is_empty();
-        if has_died_whole && self.starter.is_none() && !self.is_abandoned {
-            self.save();
-            self.inform();
-        }
-        if let Some(backend) = self.backend.take() {
-            backend.kill();
-        }
         self.shares.drain(..).for_each(Server::kill);
         self.kill_daemon();
-        // The device has ended with the VMM.
-        if let Some(tap) = &self.config.request.tap {
-            tap::down(tap);
-        }
         if self.config.request.vmm == VmmKind::Process {
             kill_orphans();
             if !self.daemon_heard {
                 // The agent may have started the daemon just before its own end, without a report.
                 end_strays(&self.dir);
             }
+        }
+        if self.starter.is_none() && !self.is_abandoned {
+            self.save();
+            self.inform();
+        }
+        files::bring_to_disk(Path::new(layout::EXIT));
+        if let Some(backend) = self.backend.take() {
+            backend.kill();
+        }
+        // The device has ended with the VMM.
+        if let Some(tap) = &self.config.request.tap {
+            tap::down(tap);
         }
         self.limits.remove();
         for name in layout::TRANSIENT {

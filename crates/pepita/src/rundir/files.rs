@@ -82,6 +82,11 @@ fn replace_with(path: &Path, bytes: &[u8], sync: Sync, mode: u32) -> Result<()> 
     })
 }
 
+/// Brings a file to the disk, if the file system can do that. A power cut may lose a file that was only written.
+pub fn bring_to_disk(path: &Path) {
+    let _ = File::open(path).and_then(|file| file.sync_all());
+}
+
 /// Gives a file another name, in which a link is not followed.
 ///
 /// # Errors
