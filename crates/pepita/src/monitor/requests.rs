@@ -59,7 +59,7 @@ impl Monitor {
                 );
             }
             Ok(MonitorRequest::Pause | MonitorRequest::Signal(Signal::STOP)) => {
-                self.wake();
+                self.stay_awake();
                 self.set_vcpus(VcpuState::Paused);
                 self.reply(reply, done());
             }

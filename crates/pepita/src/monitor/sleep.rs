@@ -139,7 +139,8 @@ impl Monitor {
         }
     }
 
-    fn stay_awake(&mut self) {
+    /// Ends the way of a VM into its sleep.
+    pub(super) fn stay_awake(&mut self) {
         if let Some(falling) = self.sleep.falling.take() {
             self.sleep.take_memory_at(Instant::now());
             self.reply(falling.reply, Err(in_use()));
