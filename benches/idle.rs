@@ -2,16 +2,17 @@
 //! is awake; the CPU time and the memory of many of them asleep and awake; 500 connections at once to VMs that sleep.
 //!
 //! Variables, with their defaults: `PEPITA_IDLE_ROUNDS` (50), `PEPITA_IDLE_PLAIN` (200), `PEPITA_IDLE_MICROVMS` (8; 0 for
-//! plain processes alone), `PEPITA_IDLE_REST_SECONDS` (10: the time for which CPU time is counted).
+//! plain processes alone), `PEPITA_IDLE_REST_SECONDS` (10: the time for which CPU time is counted),
+//! `PEPITA_IDLE_SETTLE_SECONDS` (12: the time before that, in which the last timers expire).
 
 mod common;
 
-use common::{Aim, Figure, Place, in_ms, ms, percentile};
+use common::{Aim, Figure, Place, Work, in_ms, ms, percentile, pss_kib};
 use pepita_supervisor::spec::{IdleAction, IdleSpec, MachineSpec, Readiness, StartOn, VmSpec};
 use pepita_supervisor::tree::Tree;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -132,30 +133,17 @@ async fn wakes(place: &Place, is_machine: bool) {
 }
 
 /// Returns the processes of VMs, whose directory lies below this one.
-fn processes(below: &Path) -> Vec<PathBuf> {
+fn processes(below: &Path) -> Vec<u32> {
     let pids = std::fs::read_dir("/proc").expect("there").flatten().map(|pid| pid.path());
-    pids.filter(|pid| std::fs::read_link(pid.join("cwd")).is_ok_and(|cwd| cwd.starts_with(below))).collect()
-}
-
-/// Returns the CPU time that processes have used, and their memory in KiB, shared pages divided.
-fn cost(processes: &[PathBuf]) -> (Duration, u64) {
-    let (mut ticks, mut kib) = (0, 0);
-    for process in processes {
-        let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
-        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        ticks +=
-            fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum::<u64>();
-        let smaps = std::fs::read_to_string(process.join("smaps_rollup")).unwrap_or_default();
-        let pss = smaps.lines().find_map(|line| line.strip_prefix("Pss:"));
-        kib += pss.and_then(|pss| pss.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default();
-    }
-    // A tick is a hundredth of a second.
-    (Duration::from_millis(ticks * 10), kib)
+    let here = pids.filter(|pid| std::fs::read_link(pid.join("cwd")).is_ok_and(|cwd| cwd.starts_with(below)));
+    here.filter_map(|pid| pid.file_name()?.to_str()?.parse().ok()).collect()
 }
 
 async fn rest(place: &Place, count: usize, is_machine: bool) {
     let kind = if is_machine { "microVMs" } else { "processes" };
     let rest = Duration::from_secs(number("PEPITA_IDLE_REST_SECONDS", 10).max(1) as u64);
+    // A VM that has just fallen asleep has a timer left, of its next probe.
+    let settle = Duration::from_secs(number("PEPITA_IDLE_SETTLE_SECONDS", 12) as u64);
     let mut awake = None;
     let kinds = [("awake", None), ("paused", Some(IdleAction::Pause)), ("stopped", Some(IdleAction::Stop))];
     for (what, action) in kinds {
@@ -171,14 +159,16 @@ async fn rest(place: &Place, count: usize, is_machine: bool) {
                 for number in 0..count {
                     until(&tree, &format!("vm{number}"), expected).await;
                 }
+                tokio::time::sleep(settle).await;
                 let mut all = processes(&run_dir);
-                all.push("/proc/self".into());
-                let (before, _) = cost(&all);
+                all.push(std::process::id());
+                let before = Work::of(&all);
                 tokio::time::sleep(rest).await;
-                let (after, kib) = cost(&all);
-                let used = (after - before).as_secs_f64() / rest.as_secs_f64() * 100.0;
+                let (work, kib) = (Work::of(&all).since(&before), pss_kib(&all));
+                let used = work.time.as_secs_f64() / rest.as_secs_f64() * 100.0;
                 println!(
-                    "{count} {kind} {what:<8} {used:>6.2} % of a core, {:>8.1} MiB",
+                    "{count} {kind} {what:<8} {used:>7.3} % of a core, {} wake-ups, {:>8.1} MiB",
+                    work.wake_ups,
                     kib as f64 / 1024.0
                 );
                 sender.send((used, kib as f64 / 1024.0)).expect("the caller waits");

@@ -298,10 +298,10 @@ impl GroupState {
             match order {
                 Order::Save(vm) => self.save(&vm),
                 Order::Spawn { vm, incarnation, epoch, mode } => {
-                    self.spawn(me, vm, incarnation, epoch, mode).await;
+                    Box::pin(self.spawn(me, vm, incarnation, epoch, mode)).await;
                 }
                 Order::SpawnSpare { spare, of, epoch, mode } => {
-                    self.spawn_spare(me, spare, &of, epoch, mode).await;
+                    Box::pin(self.spawn_spare(me, spare, &of, epoch, mode)).await;
                 }
                 Order::EndSpare { spare, epoch } => self.actors.send(&spare, epoch, VmMsg::Kill),
                 Order::Promote { spare, vm, incarnation, epoch } => {

@@ -24,6 +24,9 @@ use tokio::time::timeout;
 /// The delay before a watch for which no descriptor was free connects again. No event tells that one is free.
 const NO_DESCRIPTOR: Duration = Duration::from_secs(1);
 
+/// The size of one read of a watch, in bytes. Each VM has such a buffer as long as it is watched.
+const READ: usize = 512;
+
 /// A report of a monitor.
 #[derive(Debug)]
 pub enum MonitorReport {
@@ -58,9 +61,10 @@ impl Watch {
 /// The connection of a watch, for requests to a monitor that can no longer be connected to because its socket was
 /// removed.
 #[derive(Debug, Clone)]
-pub struct Line(mpsc::UnboundedSender<Passed>);
+pub struct Line(mpsc::UnboundedSender<Box<Passed>>);
 
-/// A request that is passed on to the connection of a watch.
+/// A request that is passed on to the connection of a watch. The channel of each watch has room for many of them, so they
+/// are boxed.
 #[derive(Debug)]
 struct Passed {
     request: MonitorRequest,
@@ -72,7 +76,7 @@ impl Line {
     pub async fn request(self, request: MonitorRequest) -> Outcome {
         let (answer, answered) = oneshot::channel();
         // When the watch has ended, the request is dropped together with the sender of its answer.
-        let _ = self.0.send(Passed { request, answer });
+        let _ = self.0.send(Box::new(Passed { request, answer }));
         match timeout(REQUEST_PATIENCE, answered).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(WireError::new(ErrorKind::Os, "the monitor is gone")),
@@ -121,7 +125,7 @@ pub(crate) fn watch(socket: PathBuf, tell: TellReport) -> Watch {
 async fn follow(
     socket: &Path,
     tell: &TellReport,
-    passed: &mut mpsc::UnboundedReceiver<Passed>,
+    passed: &mut mpsc::UnboundedReceiver<Box<Passed>>,
 ) -> io::Result<()> {
     spare()?;
     let MonitorClient { mut stream, mut conversation } = MonitorClient::connect(socket).await?;
@@ -132,7 +136,7 @@ async fn follow(
     };
     let (mut asked, line) = ask(&mut conversation, MonitorRequest::Watch { since: 0 });
     stream.write_all(&line).await?;
-    let mut buffer = [0; 4096];
+    let mut buffer = vec![0; READ];
     loop {
         while let Some(news) = conversation.next_news().map_err(io::Error::other)? {
             let (id, outcome) = match news {
@@ -164,7 +168,8 @@ async fn follow(
                 read => conversation.receive(&buffer[..read]),
             },
             // The senders live as long as the watch, which ends this task.
-            Some(Passed { request, answer }) = passed.recv() => {
+            Some(passed) = passed.recv() => {
+                let Passed { request, answer } = *passed;
                 let (id, line) = ask(&mut conversation, request);
                 waiting.insert(id, answer);
                 stream.write_all(&line).await?;

@@ -3,6 +3,7 @@
 
 mod asleep;
 mod drowsiness;
+mod guest;
 mod health;
 mod phase;
 pub(crate) mod probe;
@@ -16,13 +17,14 @@ pub use services::{HostSockets, Services, Sockets};
 use crate::actor::{Alarm, LostChild, now};
 use crate::cid::{CidMsg, LeaseError};
 use crate::executor::{ExecutorError, ExecutorMsg, Launch, LaunchSteps, is_short};
-use crate::link::dial::{Address, Guests};
-use crate::link::{self, LinkArgs, LinkMsg, VsockLink};
+use crate::link::dial::Guests;
+use crate::link::{self, LinkMsg};
 use crate::monitor_client::{MonitorReport, Watch};
 use crate::policy::Ending;
 use crate::reply::Reply;
 use crate::spec::{Cid, Incarnation, Signal, VmName, VmSpec};
 use crate::store::Written;
+use guest::{AgentPlace, Guest};
 use pepita_wire::{Ask, ErrorKind, MonitorRequest, Outcome, StatusRecord, WireError, rundir};
 use phase::{Effect, Event, Life};
 use probe::Answer;
@@ -156,13 +158,6 @@ struct Monitor {
     is_heard: bool,
 }
 
-/// The connection to the guest agent.
-struct Guest {
-    link: ActorRef<LinkMsg>,
-    /// The arguments of the link, for a successor when the link fails.
-    record: Box<StatusRecord>,
-}
-
 impl Actor for Vm {
     type Msg = VmMsg;
     type State = VmState;
@@ -197,6 +192,10 @@ impl Actor for Vm {
             state.happened(event).await?;
         }
         let wake_at = state.life.wake_at().map(|at| state.not_before.map_or(at, |first| at.max(first)));
+        let wake_at = wake_at.map(|at| match state.life.may_wait(at) {
+            true => state.services.next_beat(at),
+            false => at,
+        });
         state.alarm.set(&state.me, wake_at, VmMsg::Tick);
         Ok(())
     }
@@ -212,7 +211,7 @@ impl Actor for Vm {
         let Some(guest) = state.guest.take_if(|guest| guest.link.get_id() == lost.id) else { return Ok(()) };
         state.happened(Event::LinkIsUp(false)).await?;
         state.tell(VmEvent::Notice("its link failed and is replaced".into()));
-        state.connect(guest.record).await
+        Box::pin(state.connect(guest.place)).await
     }
 }
 
@@ -241,7 +240,7 @@ impl VmState {
             VmMsg::Link(link::Report::Event(event)) => return Some(Event::Guest(event)),
             VmMsg::Tick(due) => {
                 self.alarm.rang(due);
-                let postponed = self.life.is_alive() && is_short();
+                let postponed = self.life.judges(now()) && is_short();
                 self.not_before = postponed.then(|| now() + SHORT);
                 return (!postponed).then_some(Event::Tick);
             }
@@ -269,12 +268,16 @@ impl VmState {
             monitor.is_heard = true;
         }
         for effect in self.life.on(now(), event) {
-            self.carry_out(effect).await?;
+            if let Some(place) = self.carry_out(effect) {
+                // Boxed, because an actor has room for its largest future as long as it lives.
+                Box::pin(self.connect(place)).await?;
+            }
         }
         Ok(())
     }
 
-    async fn carry_out(&mut self, effect: Effect) -> Result<(), ActorProcessingErr> {
+    /// Carries out an effect. Returns the agent that is to be connected to, if that is the effect.
+    fn carry_out(&mut self, effect: Effect) -> Option<AgentPlace> {
         let (vm, fixed) = (self.life.spec().name.clone(), self.life.spec().cid);
         match effect {
             Effect::Lease => {
@@ -296,7 +299,7 @@ impl VmState {
                 self.services.executor.send(ExecutorMsg::Adopt { vm, reply });
             }
             Effect::Watch(record) => self.watch(&record),
-            Effect::Connect(record) => self.connect(record).await?,
+            Effect::Connect(record) => return Some(AgentPlace::of(&record)),
             Effect::Sleep(how) => self.ask_to_sleep(how),
             Effect::StopDaemon { signal, grace } => self.stop_daemon(signal, grace),
             Effect::Remove => {
@@ -323,7 +326,7 @@ impl VmState {
             Effect::Notice(text) => self.tell(VmEvent::Notice(text)),
             Effect::End(ending) => self.end(ending),
         }
-        Ok(())
+        None
     }
 
     /// Makes a reply that becomes an event of this VM's life.
@@ -393,17 +396,12 @@ impl VmState {
         });
     }
 
-    async fn connect(&mut self, record: Box<StatusRecord>) -> Result<(), ActorProcessingErr> {
-        let args = LinkArgs {
-            address: Address::of(&record),
-            token: Path::new(&record.dir).join(rundir::TOKEN),
-            incarnation: record.agent.incarnation.unwrap_or(record.incarnation),
-            guests: Arc::clone(&self.services.sockets) as Arc<dyn Guests>,
-            report: self.me.get_derived(),
-        };
+    /// Has a link dial the agent.
+    async fn connect(&mut self, place: AgentPlace) -> Result<(), ActorProcessingErr> {
+        let guests = Arc::clone(&self.services.sockets) as Arc<dyn Guests>;
         // The link's `pre_start` only sends a message, so that the wait is short.
-        let (link, _) = Actor::spawn_linked(None, VsockLink, args, self.me.get_cell()).await?;
-        self.guest = Some(Guest { link, record });
+        let link = place.link(guests, self.me.get_derived(), self.me.get_cell()).await?;
+        self.guest = Some(Guest { link, place });
         Ok(())
     }
 

@@ -1,8 +1,10 @@
 //! Code that the benchmarks share: a run directory of their own, a tree in it, and the removal of its VMs at the end.
 #![allow(dead_code, unused_imports, reason = "each bench uses a part of it")]
 
+mod host;
 mod record;
 
+pub(crate) use host::{Processes, Work, pss_kib};
 pub(crate) use record::{Aim, Figure, in_ms, missing, percentile, table};
 
 use pepita_supervisor::executor::find;

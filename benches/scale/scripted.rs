@@ -69,6 +69,9 @@ pub(crate) async fn measure(vms: usize) {
     rig.end().await;
     println!("stop                        {:>12}", ms(began.elapsed()));
     figure("in memory: stop of all", "ms", in_ms(began.elapsed()), vms, None).record();
+    let each = rss_kib().saturating_sub(empty) as f64 / vms as f64;
+    println!("memory that is left         {each:>9.1} KiB a VM");
+    figure("in memory: memory for a VM that is left when all are gone", "KiB", each, vms, None).record();
 }
 
 fn all_back(rig: &Rig) -> bool {

@@ -6,7 +6,8 @@
 //!
 //! Calls about one VM are made one after the other, in the order in which they were submitted: a destroy never
 //! overtakes the launch that it is to undo. Calls about different VMs run in parallel; launches, which cost a host the
-//! most, run in parallel up to `max_parallel_launches`.
+//! most, run in parallel up to `max_parallel_launches`, and all other calls up to a fixed number: when a host loses all its
+//! VMs at once, it does not get a program for each of them at once.
 
 use super::argv::{self, Launch};
 use super::queue::{Cancel, Queues, VmLock};
@@ -20,8 +21,12 @@ use pepita_wire::record::{CallErrorKind, Reach};
 use pepita_wire::{Publish, StatusRecord};
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
+
+/// The maximum number of calls at the same time that are no launches. A call that hangs takes one of these places until its
+/// deadline, so they are more than a host has processors for.
+const PARALLEL_CALLS: usize = 32;
 
 /// The runner of the calls of one supervisor. All clones are one runner.
 ///
@@ -35,7 +40,10 @@ pub struct Runner {
     claim: Option<Arc<Claim>>,
     /// The VMs that this supervisor may end, each with its newest incarnation.
     owned: Arc<Mutex<HashMap<VmName, Incarnation>>>,
+    /// The records of VMs that run, from the list that was read at the start: each saves its VM's adoption a call.
+    listed: Arc<Mutex<HashMap<VmName, StatusRecord>>>,
     launches: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
     queues: Queues,
     ports: Ports,
 }
@@ -50,7 +58,29 @@ impl Runner {
         ports: Ports,
     ) -> Self {
         let launches = Arc::new(Semaphore::new(parallel.max(1)));
-        Self { pepita, owner, claim, owned: Arc::default(), launches, queues: Queues::default(), ports }
+        Self {
+            pepita,
+            owner,
+            claim,
+            owned: Arc::default(),
+            listed: Arc::default(),
+            launches,
+            calls: Arc::new(Semaphore::new(PARALLEL_CALLS)),
+            queues: Queues::default(),
+            ports,
+        }
+    }
+
+    /// Keeps what a list has just said of a VM that runs and has a monitor, for its adoption.
+    pub(crate) fn expect(&self, vm: VmName, record: StatusRecord) {
+        let runs = !record.state.is_terminal() && record.unreadable.is_none();
+        if runs && record.monitor_pid.is_some() {
+            self.listed().insert(vm, record);
+        }
+    }
+
+    fn listed(&self) -> MutexGuard<'_, HashMap<VmName, StatusRecord>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records that this supervisor may end a VM, up to this incarnation.
@@ -104,9 +134,14 @@ impl Runner {
             }
             ExecutorMsg::Cancel(vm) => self.queues.cancel(&vm),
             ExecutorMsg::Adopt { vm, reply } => {
+                // Of the next adoption of the VM the record says nothing.
+                if let Some(record) = self.listed().remove(&vm) {
+                    return reply.send(Ok(record));
+                }
                 self.in_turn(vm, reply, |runner, vm| Box::pin(runner.adopt_ours(vm)));
             }
             ExecutorMsg::Destroy { vm, reply } => {
+                self.listed().remove(&vm);
                 self.in_turn(vm, reply, |runner, vm| Box::pin(runner.destroy_ours(vm)));
             }
             ExecutorMsg::Status { vm, reply } => {
@@ -179,6 +214,8 @@ impl Runner {
         let (runner, mut lock) = (self.clone(), self.queues.enter(&vm));
         tokio::spawn(async move {
             lock.wait().await;
+            // The semaphore is never closed.
+            let _permit = runner.calls.acquire().await;
             reply.send(call(&runner, &vm).await);
         });
     }
@@ -190,6 +227,7 @@ impl Runner {
         steps: LaunchSteps,
         reply: Reply<Result<StatusRecord, ExecutorError>>,
     ) {
+        self.listed().remove(&launch.spec.name);
         let (mut lock, cancel) = self.queues.enter_cancellable(&launch.spec.name);
         let runner = self.clone();
         tokio::spawn(async move {

@@ -15,6 +15,10 @@ use tokio::time::sleep_until;
 /// The number of reads that may wait for the actor. A flood stays in the guest's socket.
 const READ_AHEAD: usize = 4;
 
+/// The size of one read, in bytes. Each VM has such a buffer as long as its link is up; what its guest says at rest is
+/// much shorter.
+const READ: usize = 512;
+
 /// The number of writes that may wait for the guest.
 const WRITE_AHEAD: usize = 64;
 
@@ -51,7 +55,7 @@ async fn carry(
     mut outgoing: mpsc::Receiver<Vec<u8>>,
 ) {
     let ahead = Arc::new(Semaphore::new(READ_AHEAD));
-    let mut buffer = vec![0; 4096];
+    let mut buffer = vec![0; READ];
     let mut allowance = Allowance::new(AGENT_RATE, AGENT_BURST, now());
     loop {
         let Ok(permit) = Arc::clone(&ahead).acquire_owned().await else { return };

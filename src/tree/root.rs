@@ -144,6 +144,7 @@ impl Actor for Root {
             sockets,
             ports: runner.ports().clone(),
             owner: Arc::clone(runner.owner()),
+            began: at().now,
         };
         let mut state = RootState {
             schedule: Schedule::new(&spec),

@@ -153,6 +153,12 @@ pub(super) async fn start(
     for (vm, incarnation) in &survey.ours {
         runner.own(vm, *incarnation);
     }
+    let ours: BTreeSet<&VmName> = survey.ours.iter().map(|(vm, _)| vm).collect();
+    for record in &records {
+        if let Some(vm) = VmName::from_id(&record.name).filter(|vm| ours.contains(vm)) {
+            runner.expect(vm, record.clone());
+        }
+    }
     if spec.orphans == Orphans::Refuse && !survey.running.is_empty() {
         return Err(StartError::Orphans(survey.running));
     }

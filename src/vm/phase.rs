@@ -380,9 +380,22 @@ impl Life {
         &self.spec
     }
 
-    /// Returns whether the VMM runs, as far as is known, and is not to end.
-    pub(super) fn is_alive(&self) -> bool {
-        matches!(self.phase, Phase::Alive { .. })
+    /// Returns whether a tick at `now` judges the VM by time: a deadline of the boot, a probe or the watchdog has passed. The
+    /// beginning of a probe judges nothing.
+    pub(super) fn judges(&self, now: Instant) -> bool {
+        let Phase::Alive { stage, .. } = &self.phase else { return false };
+        match stage {
+            Stage::Booting { deadline } => now >= *deadline,
+            Stage::Running { deadline, probes } => now >= *deadline || probes.is_late(now),
+            Stage::Ready { health } => health.is_late(&self.health, now),
+            Stage::Spare | Stage::Paused(_) => false,
+        }
+    }
+
+    /// Returns whether what is due at `at` may be done a moment later: only a probe begins then, and those of other VMs do.
+    pub(super) fn may_wait(&self, at: Instant) -> bool {
+        let Phase::Alive { stage: Stage::Ready { health }, .. } = &self.phase else { return false };
+        health.only_begins_probe(&self.health, at)
     }
 
     /// Changes timeouts and probes, which apply to a running VM, too.

@@ -11,6 +11,7 @@ use pepita_wire::{MonitorRequest, Outcome};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The way to monitors and guests.
 pub trait Sockets: Monitors + Guests {}
@@ -50,4 +51,19 @@ pub struct Services {
     pub(crate) ports: Ports,
     /// The mark of the supervisor on its VMs.
     pub owner: Arc<str>,
+    /// The moment from which the beats are counted.
+    pub began: Instant,
+}
+
+/// The time between two beats.
+const BEAT: Duration = Duration::from_millis(100);
+
+impl Services {
+    /// Returns the first beat that is not before `at`. What VMs may do at any moment near another is done at a beat: it wakes
+    /// the supervisor once for several VMs.
+    pub(super) fn next_beat(&self, at: Instant) -> Instant {
+        let since = at.saturating_duration_since(self.began).as_nanos();
+        let beats = u32::try_from(since.div_ceil(BEAT.as_nanos()));
+        beats.map_or(at, |beats| self.began + BEAT * beats)
+    }
 }

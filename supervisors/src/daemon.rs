@@ -94,7 +94,7 @@ pub async fn run(options: &Options, sockets: Vec<(String, OwnedFd)>) -> ProgramE
         Ok(socket) => socket,
         Err(e) => return print_error(&e.to_string(), exit_without_socket(&e)),
     };
-    let spec = checked.spec.clone();
+    let outline = Outline::of(&checked.spec);
     let store = ServiceStore::new(std::env::var_os("NOTIFY_SOCKET").as_deref()).map(Arc::new);
     let given = GivenSockets::new(sockets, store.clone().map(|store| store as Arc<dyn SocketStore>));
     let started = tokio::select! {
@@ -102,7 +102,7 @@ pub async fn run(options: &Options, sockets: Vec<(String, OwnedFd)>) -> ProgramE
         () = signals.end() => return ended_early(),
     };
     let end = match started {
-        Ok(tree) => Daemon::supervise(tree, &spec, options, signals, socket).await,
+        Ok(tree) => Daemon::supervise(tree, outline, options, signals, socket).await,
         Err(e) => print_error(&e.to_string(), exit_of(&e)),
     };
     if let Some(store) = store {
@@ -233,10 +233,25 @@ impl Ending {
     }
 }
 
+/// What the program itself needs of the configuration with which it has started. The tree has the configuration.
+#[derive(Debug, Clone, Copy)]
+struct Outline {
+    vms: usize,
+    groups: usize,
+    ending: Ending,
+}
+
+impl Outline {
+    fn of(spec: &TreeSpec) -> Self {
+        let vms = spec.groups.iter().map(|group| group.vms.len()).sum();
+        Self { vms, groups: spec.groups.len(), ending: Ending::of(spec) }
+    }
+}
+
 impl<'o> Daemon<'o> {
     async fn supervise(
         tree: Tree,
-        spec: &TreeSpec,
+        outline: Outline,
         options: &'o Options,
         mut signals: Signals,
         socket: Option<Socket>,
@@ -246,9 +261,9 @@ impl<'o> Daemon<'o> {
         notes.print(Report::Started {
             name: tree.name().to_string(),
             pid: std::process::id(),
-            vms: spec.groups.iter().map(|group| group.vms.len()).sum(),
-            groups: spec.groups.len(),
-            on_exit: spec.on_exit,
+            vms: outline.vms,
+            groups: outline.groups,
+            on_exit: outline.ending.on_exit,
         });
         let (sender, mut requests) = mpsc::channel(REQUESTS);
         let control = socket.map(|socket| socket.serve(&tree, hooks(options.config(), sender)));
@@ -264,7 +279,7 @@ impl<'o> Daemon<'o> {
         notify.report(&[NotifyState::Ready]);
         service::report_status(&tree, &notify);
         service::feed_watchdog(&tree, &notify, watchdog_interval());
-        let (stage, ending) = (Stage::Running, Ending::of(spec));
+        let (stage, ending) = (Stage::Running, outline.ending);
         let mut daemon = Self {
             tree,
             options,

@@ -30,6 +30,26 @@ async fn what_runs_is_adopted_without_a_reboot() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_list_says_of_a_vm_with_a_monitor_is_not_asked_again() {
+    // semantics 9.4.
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = Rig::ready(spec(dir.path())).await.leave().await;
+    host.kill_monitor("b");
+    let before = host.questions();
+    let rig = Rig::on(host, spec(dir.path())).await;
+    rig.tree.wait_ready(Duration::from_secs(10)).await.expect("ready");
+    assert_eq!(rig.host.questions() - before, 1, "b alone has no monitor");
+    // From then on the list says nothing any more.
+    let before = rig.host.questions();
+    rig.host.kill_monitor("a");
+    rig.pass(Duration::from_secs(10)).await;
+    assert_eq!(rig.phase("a"), "ready");
+    assert!(rig.host.questions() > before);
+    assert_eq!(rig.host.launched().len(), 3, "only those of the first run");
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_vm_whose_entry_cannot_be_read_runs_on_and_is_adopted() {
     // semantics 9.
     let dir = tempfile::tempdir().expect("a directory");

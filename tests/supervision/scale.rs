@@ -1,6 +1,6 @@
 //! Many VMs in one tree. The cost is measured by `make bench-scale`; these tests show only that it works.
 
-use crate::support::{Fate, Host, Plan, Rig, group, tree, vm};
+use crate::support::{Fate, Host, Plan, Rig, What, group, tree, vm};
 use pepita_supervisor::observe::Received;
 use pepita_supervisor::spec::{Intensity, Strategy, TreeSpec, VmSpec};
 use std::time::Duration;
@@ -22,6 +22,22 @@ async fn five_hundred_vms_get_ready_and_a_hundred_that_are_killed_at_once_come_b
     rig.pass(Duration::from_secs(30)).await;
     assert!(rig.phases().iter().all(|(_, phase)| *phase == "ready"));
     assert_eq!(rig.host.launched().len(), 600);
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_loses_all_monitors_at_once_gets_no_call_for_each_of_them_at_once() {
+    // semantics 9.11.
+    let rig = Rig::ready(spec()).await;
+    for vm in rig.host.alive() {
+        rig.host.kill_monitor(&vm);
+    }
+    rig.pass(Duration::from_secs(60)).await;
+    assert!(rig.phases().iter().all(|(_, phase)| *phase == "ready"));
+    let adopted = rig.host.calls().iter().filter(|call| call.what == What::Adopt).count();
+    assert_eq!((adopted, rig.host.launched().len()), (500, 500));
+    let most = rig.host.most_at_once();
+    assert!((2..=32).contains(&most), "{most}");
     rig.end().await;
 }
 

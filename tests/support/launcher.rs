@@ -17,6 +17,24 @@ fn none(vm: &VmName) -> ExecutorError {
     refused(CallErrorKind::NoSuchVm, &format!("no VM {}", vm.id()))
 }
 
+/// A call that is no launch, as long as it is under way.
+struct UnderWay<'h>(&'h Host);
+
+impl<'h> UnderWay<'h> {
+    fn begin(host: &'h Host) -> Self {
+        let mut world = host.world();
+        world.under_way.0 += 1;
+        world.under_way.1 = world.under_way.1.max(world.under_way.0);
+        Self(host)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.world().under_way.0 -= 1;
+    }
+}
+
 impl Pepita for Host {
     fn run<'a>(&'a self, launch: &'a Launch) -> Answer<'a, StatusRecord> {
         Box::pin(async move {
@@ -44,6 +62,7 @@ impl Pepita for Host {
 
     fn adopt<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord> {
         Box::pin(async move {
+            let _under_way = UnderWay::begin(self);
             self.record_call(What::Adopt, vm.id().as_str());
             sleep(Duration::from_millis(2)).await;
             let mut world = self.world();
@@ -59,6 +78,8 @@ impl Pepita for Host {
 
     fn status<'a>(&'a self, vm: &'a VmName) -> Answer<'a, StatusRecord> {
         Box::pin(async move {
+            let _under_way = UnderWay::begin(self);
+            self.world().questions += 1;
             sleep(Duration::from_millis(1)).await;
             let world = self.world();
             let machine = world.machines.get(vm.id().as_str()).ok_or_else(|| none(vm))?;
@@ -68,6 +89,7 @@ impl Pepita for Host {
 
     fn destroy<'a>(&'a self, vm: &'a VmName) -> Answer<'a, ()> {
         Box::pin(async move {
+            let _under_way = UnderWay::begin(self);
             let id = vm.id().as_str();
             self.record_call(What::Destroy, id);
             let time = self.world().machines.get(id).map(|machine| machine.plan.destroy);

@@ -37,6 +37,10 @@ struct World {
     numbered: HashMap<(String, u64), Plan>,
     defaults: HashMap<String, Plan>,
     calls: Vec<Call>,
+    /// The number of calls about the state of a VM, or for its end, that are under way, and the most that ever were.
+    under_way: (usize, usize),
+    /// The number of calls that have asked for the state of one VM.
+    questions: usize,
     /// The faults that were seen: events that must never happen.
     faults: Vec<String>,
     /// The requests that guests have received.
@@ -199,6 +203,8 @@ impl Host {
             numbered: HashMap::new(),
             defaults: HashMap::new(),
             calls: Vec::new(),
+            under_way: (0, 0),
+            questions: 0,
             faults: Vec::new(),
             asked: Vec::new(),
             last_serial: 0,
@@ -312,6 +318,16 @@ impl Host {
         let world = self.world();
         let cid = world.machines.get(&id(vm))?.record.borrow().vsock.cid;
         Cid::new(cid).ok()
+    }
+
+    /// Returns the most calls that were under way at once and were no launches.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.world().under_way.1
+    }
+
+    /// Returns the number of calls that have asked for the state of one VM.
+    pub(crate) fn questions(&self) -> usize {
+        self.world().questions
     }
 
     /// Returns all calls so far.

@@ -2,6 +2,9 @@
 
 use crate::protocol::LINE_CAP;
 
+/// The capacity of the buffer that is kept when no byte waits: more than a ping or its answer has.
+const KEPT: usize = 128;
+
 /// Splits bytes into lines. Memory never exceeds the cap plus one read, independent of the peer's data.
 #[derive(Debug)]
 pub struct Lines {
@@ -56,6 +59,9 @@ impl Lines {
             let Some(offset) = found else {
                 self.scanned = self.buffer.len();
                 let pending = self.buffer.len() - self.start;
+                if pending == 0 {
+                    self.give_back();
+                }
                 if pending < self.cap {
                     return None;
                 }
@@ -80,6 +86,16 @@ impl Lines {
         }
     }
 
+    /// Empties the buffer, of which every line was returned. Connections are silent most of the time, and a long line would
+    /// keep its memory for all of it.
+    fn give_back(&mut self) {
+        (self.start, self.scanned) = (0, 0);
+        match self.buffer.capacity() > KEPT {
+            true => self.buffer = Vec::new(),
+            false => self.buffer.clear(),
+        }
+    }
+
     /// Returns the bytes after the last returned line, with which a bulk stream begins.
     pub fn into_rest(mut self) -> Vec<u8> {
         self.buffer.split_off(self.start)
@@ -101,6 +117,20 @@ mod tests {
             out.push(line.map(<[u8]>::to_vec));
         }
         out
+    }
+
+    #[test]
+    fn a_long_line_keeps_no_memory_once_it_was_returned() {
+        let mut lines = Lines::new();
+        lines.push(&[b'x'; 100_000]);
+        lines.push(b"\nrest");
+        assert_eq!(all(&mut lines), [Ok(vec![b'x'; 100_000])]);
+        assert_eq!(lines.pending(), 4);
+        lines.push(b"\n");
+        assert_eq!(all(&mut lines), [Ok(b"rest".to_vec())]);
+        assert!(lines.buffer.capacity() <= KEPT, "{}", lines.buffer.capacity());
+        lines.push(b"next\n");
+        assert_eq!(all(&mut lines), [Ok(b"next".to_vec())]);
     }
 
     #[test]

@@ -119,7 +119,11 @@ impl Life {
         }
         if matches!(stage, Stage::Running { .. }) && is_ready {
             effects.extend(timings());
-            *stage = Stage::Ready { health: Health::new(health_spec, now, is_linked) };
+            let mut health = Health::new(health_spec, now, is_linked);
+            if self.is_adopted {
+                health = health.spread(health_spec, now, spec.name.as_str());
+            }
+            *stage = Stage::Ready { health };
             effects.push(Effect::Tell(Transition::Ready));
         }
         // The first record of a VM that is adopted while it is paused brings it here: nothing may run against it (2.6).

@@ -91,6 +91,26 @@ fn a_stop_and_the_probes_are_those_of_the_image_unless_the_configuration_says_ot
     assert_eq!(stopped(own), (Signal::TERM, Some(Vec::new())));
 }
 
+#[test]
+fn the_beginning_of_a_probe_judges_nothing_and_its_deadline_does() {
+    let mut rig = Rig::ready();
+    rig.on(Event::LinkIsUp(true));
+    let HealthSpec { interval, timeout, .. } = spec().health;
+    rig.now += interval;
+    assert_eq!(rig.life.wake_at(), Some(rig.now));
+    assert!(!rig.life.judges(rig.now));
+    let effects = rig.on(Event::Tick);
+    let [Effect::Probe(id)] = effects[..] else { panic!("{effects:?}") };
+    assert!(!rig.life.judges(rig.now) && rig.life.judges(rig.now + timeout));
+    rig.on(Event::Probed { id, answer: Answer::Good(String::new()) });
+    // The tick for the deadline comes all the same, and finds no work.
+    assert!(!rig.life.judges(rig.now + timeout));
+    let mut rig = Rig::launching();
+    rig.on(Event::Launched(Ok(booting())));
+    let deadline = rig.life.wake_at().expect("a deadline of the boot");
+    assert!(!rig.life.judges(rig.now) && rig.life.judges(deadline));
+}
+
 struct Rig {
     life: Life,
     now: Instant,
