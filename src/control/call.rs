@@ -278,7 +278,13 @@ fn method_of(command: Command) -> Method {
 /// with the guest away.
 fn forwardable(ask: Ask) -> Result<Ask, WireError> {
     let refused = match &ask {
-        Ask::Ping | Ask::Status | Ask::Signal(_) | Ask::SetTime { .. } | Ask::Probe(_) | Ask::Usage => None,
+        Ask::Ping
+        | Ask::Status
+        | Ask::Signal(_)
+        | Ask::SetTime { .. }
+        | Ask::Probe(_)
+        | Ask::Usage
+        | Ask::FreeMemory => None,
         Ask::Exec(exec) => exec.bulk.then_some("exec with bulk"),
         Ask::ExecStream(_) => Some("exec_stream"),
         Ask::Copy(_) => Some("copy"),

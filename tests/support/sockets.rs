@@ -69,6 +69,7 @@ impl Monitors for Host {
                 | MonitorRequest::Published
                 | MonitorRequest::PortUse
                 | MonitorRequest::TellIdle
+                | MonitorRequest::KeepAwake
                 | MonitorRequest::Sleep
                 | MonitorRequest::Promote { .. }
                 | MonitorRequest::Forward(_) => {

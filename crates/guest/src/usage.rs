@@ -1,12 +1,16 @@
 //! What this guest uses: its memory, its CPU time, and the file systems of its disks (the answer to `usage`).
 
 use crate::agent::{Agent, Mode};
-use crate::cgroup;
+use crate::{cgroup, system};
 use pepita_wire::storage::{Mount, MountKind, STORAGE_CAP};
-use pepita_wire::usage::{FilesystemUsage, GuestUsage};
+use pepita_wire::usage::{FilesystemUsage, FreeMemory, GuestUsage};
 use pepita_wire::{ErrorKind, WireError};
 use rustix::fs::statvfs;
+use std::ffi::OsStr;
 use std::sync::PoisonError;
+
+/// The driver with which the guest gives memory back.
+const BALLOON: &str = "virtio_balloon";
 
 /// The number of ticks in a second of `/proc/stat` (USER_HZ, which is 100 on every architecture with microVMs).
 const TICKS: u64 = 100;
@@ -33,6 +37,32 @@ pub(crate) fn usage(agent: &Agent) -> Result<GuestUsage, WireError> {
         daemon_cpu_ms: daemon.cpu_ms,
         disks: disks.filter_map(filesystem).collect(),
     })
+}
+
+/// Prepares the guest for giving memory back, and returns how much is free then.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when there is no driver of the balloon, or no balloon; [`ErrorKind::Unsupported`] of a plain process.
+pub(crate) fn free_memory(agent: &Agent) -> Result<FreeMemory, WireError> {
+    if agent.mode == Mode::Process {
+        return Err(WireError::new(ErrorKind::Unsupported, "a plain process has the host's memory"));
+    }
+    let modules = agent.image.drivers.get(BALLOON).map_or(&[][..], Vec::as_slice);
+    let not_found = |why: String| WireError::new(ErrorKind::NotFound, why);
+    system::load_modules(modules).map_err(not_found)?;
+    let Ok(devices) = std::fs::read_dir("/sys/bus/virtio/drivers/virtio_balloon") else {
+        let why =
+            "the image has no driver of the balloon (virtio_balloon); build it again with --kernel-package";
+        return Err(not_found(why.into()));
+    };
+    let is_device = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with("virtio"));
+    if !devices.flatten().any(|entry| is_device(&entry.file_name())) {
+        return Err(not_found("the VMM has no balloon".into()));
+    }
+    // Without this right the cache stays, and less is free.
+    let _ = std::fs::write("/proc/sys/vm/drop_caches", "1");
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    Ok(FreeMemory { free_kib: kib(&memory, "MemFree:").unwrap_or_default() })
 }
 
 /// Returns the space in the file system of a disk, in the blocks that statvfs(3) counts.

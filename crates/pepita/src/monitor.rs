@@ -9,6 +9,7 @@
 mod activity;
 mod agent;
 mod backend;
+mod balloon;
 mod carry;
 mod console_scan;
 mod control;
@@ -57,6 +58,7 @@ use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{Process, Processes, Server, lost};
 use activity::Activity;
 use backend::Backend;
+use balloon::Sleep;
 use carry::Carrier;
 use handover::Handover;
 use keep::Keep;
@@ -90,6 +92,7 @@ pub(crate) struct Monitor {
     limits: Limits,
     life: Life,
     activity: Activity,
+    sleep: Sleep,
     vmm: Process,
     backend: Option<Backend>,
     /// The servers of the shares.
@@ -194,6 +197,7 @@ impl Monitor {
             limits: parts.limits,
             life: parts.life,
             activity: Activity::new(Instant::now()),
+            sleep: Sleep::default(),
             vmm,
             backend: backend.map(Backend::new),
             shares,
@@ -263,6 +267,7 @@ impl Monitor {
             if self.life.wake_at().is_some_and(|at| now >= at) {
                 self.happened(Event::Tick);
             }
+            self.tick_sleep(now);
             self.note_activity(now);
             self.publish();
         }
@@ -288,6 +293,10 @@ impl Monitor {
     /// kept open; a VM that this monitor has started has inherited one.
     fn greet_qemu(&mut self) {
         self.qmp.greet();
+        // The former monitor may have ended while the guest gave memory back.
+        if self.former_dials.is_some() && !self.life.is_paused() {
+            self.sleep.take_memory_at(Instant::now());
+        }
         if self.keep.is_none()
             && self.config.needs_backend()
             && let Ok(ends) = UnixDatagram::pair()
@@ -362,6 +371,7 @@ impl Monitor {
         match vcpus {
             VcpuState::Running => {
                 self.qmp.hurry(Instant::now());
+                self.sleep.take_memory_at(Instant::now());
                 self.agent.release();
                 let outcomes = self.handover.release(|client| self.control.has(client));
                 self.tell(outcomes);

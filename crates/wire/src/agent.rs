@@ -76,6 +76,10 @@ pub enum Ask {
     Probe(Probe),
     /// Tell what the guest uses; answered with [`crate::usage::GuestUsage`]. [`ErrorKind::Unsupported`] of a plain process.
     Usage,
+    /// Prepare the guest for giving memory back to the host while it sleeps: load the driver of the balloon, and give up the
+    /// cache of files that no program has mapped; answered with [`crate::usage::FreeMemory`]. [`ErrorKind::NotFound`] without a
+    /// driver or a balloon, [`ErrorKind::Unsupported`] of a plain process.
+    FreeMemory,
     /// Unmount the disks, synchronise and power off, whether or not the daemon runs.
     PowerOff,
 }
@@ -321,6 +325,7 @@ impl Ask {
             Self::Accept => ("accept", Value::Null),
             Self::Probe(probe) => ("probe", value(serde_json::to_value(probe))),
             Self::Usage => ("usage", Value::Null),
+            Self::FreeMemory => ("free_memory", Value::Null),
             Self::PowerOff => ("power_off", Value::Null),
         }
     }
@@ -357,6 +362,7 @@ impl Ask {
             "probe" => needed(method, value).map(Self::Probe),
             "accept" => Ok(Self::Accept),
             "usage" => Ok(Self::Usage),
+            "free_memory" => Ok(Self::FreeMemory),
             "power_off" => Ok(Self::PowerOff),
             other => {
                 let shown: String = other.chars().take(64).collect();

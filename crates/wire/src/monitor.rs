@@ -62,6 +62,9 @@ pub enum MonitorRequest {
     },
     /// Tell in the status how long the VM is idle, from now on ([`crate::StatusRecord::idle_ms`]).
     TellIdle,
+    /// Count this client as one that uses the VM, as long as its connection is open. A VM that is asleep sleeps on. A monitor of an
+    /// earlier version does not know it.
+    KeepAwake,
     /// Pause the virtual CPUs until a client comes: a connection to a published port, or a dial, resumes them. Refused with
     /// [`ErrorKind::Conflict`] when the VM is in use. A pause that is asked for meanwhile is one that no client ends.
     Sleep,
@@ -136,6 +139,7 @@ impl MonitorRequest {
             Self::Pause => ("pause", Value::Null),
             Self::Resume => ("resume", Value::Null),
             Self::TellIdle => ("tell_idle", Value::Null),
+            Self::KeepAwake => ("keep_awake", Value::Null),
             Self::Sleep => ("sleep", Value::Null),
             Self::Dial { greet: false } => ("dial", Value::Null),
             Self::Dial { greet: true } => ("dial", json!({ "greet": true })),
@@ -166,6 +170,7 @@ impl MonitorRequest {
             "pause" => Ok(Self::Pause),
             "resume" => Ok(Self::Resume),
             "tell_idle" => Ok(Self::TellIdle),
+            "keep_awake" => Ok(Self::KeepAwake),
             "sleep" => Ok(Self::Sleep),
             "dial" => Ok(Self::Dial { greet: params(method, value)?.greet }),
             "publish" => Ok(Self::Publish(params(method, value)?.ports)),
@@ -193,6 +198,7 @@ impl MonitorRequest {
                 | Ask::Dial(_)
                 | Ask::Accept
                 | Ask::Probe(_)
+                | Ask::FreeMemory
                 | Ask::PowerOff => {
                     let why = format!("{method:?} is not for the monitor");
                     Err(WireError::new(ErrorKind::Unsupported, why))
@@ -232,6 +238,7 @@ mod tests {
             MonitorRequest::Pause,
             MonitorRequest::Resume,
             MonitorRequest::TellIdle,
+            MonitorRequest::KeepAwake,
             MonitorRequest::Sleep,
             MonitorRequest::Dial { greet: false },
             MonitorRequest::Dial { greet: true },

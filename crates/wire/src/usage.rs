@@ -26,6 +26,14 @@ pub struct GuestUsage {
     pub disks: Vec<FilesystemUsage>,
 }
 
+/// The memory that a guest can give back to the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FreeMemory {
+    /// The memory that nothing in the guest uses, not even as a cache, in KiB.
+    pub free_kib: u64,
+}
+
 /// The space in the file system of a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -52,6 +52,7 @@ fn to_guest() -> Vec<ToGuest> {
             }),
         ),
         ask(16, Ask::Usage),
+        ask(17, Ask::FreeMemory),
     ]
 }
 

@@ -6,7 +6,7 @@ use super::writer::Writer;
 use crate::agent::{Agent, Mode};
 use crate::mounts::mount_all;
 use crate::stream::Stream;
-use crate::usage::usage;
+use crate::usage::{free_memory, usage};
 use crate::{daemon, exec, exec_stream, forward, probe};
 use pepita_wire::agent::Accepted;
 use pepita_wire::frame::Outcome;
@@ -227,6 +227,9 @@ impl Connection {
             Ask::Exec(ask) => self.answer_later(id, move || to_value(&exec::run(&agent, &ask))),
             Ask::Probe(ask) => self.answer_later(id, move || to_value(&probe::run(&ask))),
             Ask::Usage => self.answer_later(id, move || usage(&agent).and_then(|usage| to_value(&usage))),
+            Ask::FreeMemory => {
+                self.answer_later(id, move || free_memory(&agent).and_then(|free| to_value(&free)))
+            }
             Ask::ExecStream(ask) => {
                 self.answer(id, Ok(json!({ "stream": true })))?;
                 exec_stream::run(&agent, &ask, self.reader.try_clone()?);

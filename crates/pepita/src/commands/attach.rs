@@ -3,13 +3,14 @@
 
 use super::foreground::{explain, until_end};
 use super::logs::{self, Disturbance};
-use crate::client;
+use crate::client::{self, Client};
 use crate::error::{About, Result, call_error, eprint_line, system};
 use crate::host::patience;
 use crate::host::signals::EndSignals;
 use crate::host::terminal::Keys;
 use crate::reconcile;
 use crate::rundir::RunDir;
+use pepita_wire::monitor::REQUEST_PATIENCE;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{MonitorRequest, Signal, VmId};
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ pub(super) fn attach(run_dir: &RunDir, name: &VmId, passes_signals: bool) -> Res
         let why = format!("VM {name} has ended ({})", status.state);
         return Err(call_error(CallErrorKind::NoSuchVm, why)).about(name.as_str());
     }
+    let _awake = keep_awake(run_dir, name);
     let keys = Keys::begin(std::io::stdin());
     let has_keys = keys.is_some();
     let leaving = Leaving(Arc::new(Mutex::new(keys)));
@@ -63,6 +65,14 @@ pub(super) fn attach(run_dir: &RunDir, name: &VmId, passes_signals: bool) -> Res
     // Before anything is printed about the end, and in every case.
     drop(leaving.0.lock().unwrap_or_else(PoisonError::into_inner).take());
     Ok(ExitCode::from(explain(&record?)))
+}
+
+/// Keeps a VM awake as long as the connection that is returned is open. A monitor of an earlier version refuses that, and one that
+/// takes the VM over does not know of it.
+fn keep_awake(run_dir: &RunDir, name: &VmId) -> Option<Client> {
+    let mut client = Client::open(&run_dir.vm(name)).ok()?;
+    client.ask(MonitorRequest::KeepAwake, Some(REQUEST_PATIENCE)).ok()?.ok()?;
+    Some(client)
 }
 
 fn of_number(number: u32) -> Option<Signal> {

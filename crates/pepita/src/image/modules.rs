@@ -16,8 +16,12 @@ pub const FOR_ALL: [&str; 5] =
 /// The driver of a network card.
 pub const FOR_NETWORK: &str = "virtio_net";
 
-/// The drivers that a guest loads when it needs them: those of disks, of shares and of a network card.
-pub const WHEN_NEEDED: [&str; 3] = ["virtio_blk", "virtiofs", FOR_NETWORK];
+/// The drivers that a guest loads when it needs them: those of disks, of shares, of a network card, and of the balloon, by which
+/// it gives memory back while it sleeps.
+pub const WHEN_NEEDED: [&str; 4] = ["virtio_blk", "virtiofs", FOR_NETWORK, FOR_SLEEP];
+
+/// The driver of the balloon.
+pub const FOR_SLEEP: &str = "virtio_balloon";
 
 /// The module of shares.
 pub const FOR_SHARE: &str = "virtiofs";

@@ -34,6 +34,8 @@ pub enum Asker {
         /// Whether the request is a signal for the daemon.
         is_signal: bool,
     },
+    /// The monitor itself, which puts the VM to sleep and has asked for the memory that is free.
+    FreeMemory,
     /// A client of the control socket that has asked what the guest uses.
     Usage {
         /// The client's number.

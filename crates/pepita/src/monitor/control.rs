@@ -28,6 +28,13 @@ pub(crate) struct Control {
     last: u64,
 }
 
+/// The client and the request that an answer is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReplyTo {
+    pub(super) client: u64,
+    pub(super) id: u64,
+}
+
 #[derive(Debug)]
 struct Client {
     stream: Stream,
@@ -37,6 +44,8 @@ struct Client {
     told: Option<u64>,
     /// Whether the client has asked for anything yet.
     has_asked: bool,
+    /// Whether the client uses the VM as long as it is connected.
+    keeps_awake: bool,
     /// The descriptors that have come with requests, until a request takes them.
     descriptors: Vec<OwnedFd>,
 }
@@ -77,6 +86,7 @@ impl Control {
                     watch: None,
                     told: None,
                     has_asked: false,
+                    keeps_awake: false,
                     descriptors: Vec::new(),
                 };
                 self.clients.insert(self.last, client);
@@ -132,6 +142,18 @@ impl Control {
         {
             self.clients.remove(&number);
         }
+    }
+
+    /// Counts a client as one that uses the VM.
+    pub(crate) fn keep_awake(&mut self, number: u64) {
+        if let Some(client) = self.clients.get_mut(&number) {
+            client.keeps_awake = true;
+        }
+    }
+
+    /// Returns whether a client uses the VM.
+    pub(crate) fn keeps_awake(&self) -> bool {
+        self.clients.values().any(|client| client.keeps_awake)
     }
 
     /// Returns whether a client is still connected.

@@ -203,7 +203,7 @@ impl Life {
 
     /// Returns whether the daemon runs and has no reason to end, so that the VM may be put to sleep.
     pub(crate) fn may_sleep(&self) -> bool {
-        self.serving() != Serving::No
+        matches!(self.serving(), Serving::Starting | Serving::Ready)
     }
 
     /// Returns whether the daemon can serve clients. Clients that come while it is being stopped wait for the next
@@ -213,6 +213,11 @@ impl Life {
             (Phase::Running, VcpuState::Running, DaemonState::Ready) if self.agent.is_up() => Serving::Ready,
             (Phase::Running, VcpuState::Running, DaemonState::Running) if self.agent.is_up() => {
                 Serving::Starting
+            }
+            (Phase::Running, VcpuState::Paused, DaemonState::Ready | DaemonState::Running)
+                if self.agent.is_up() =>
+            {
+                Serving::Paused
             }
             (
                 Phase::Created(_)

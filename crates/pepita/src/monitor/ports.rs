@@ -176,6 +176,12 @@ impl Ports {
         }
         self.serving = serving;
         match serving {
+            // A connection to the agent outlives a pause. What was asked of the agent is asked anew: its answer may come too late.
+            Serving::Paused => {
+                self.ways.retain(|way| way.port.is_none() || !way.is_connected());
+                self.ways.iter_mut().for_each(|way| way.port = None);
+                self.ports.iter_mut().for_each(|port| port.pause = None);
+            }
             Serving::No => {
                 self.since = None;
                 self.ways.retain(|way| !way.is_connected());
@@ -230,7 +236,7 @@ impl Ports {
     }
 
     fn takes_clients(&self) -> bool {
-        self.serving != Serving::No && !self.carrier.is_full()
+        matches!(self.serving, Serving::Starting | Serving::Ready) && !self.carrier.is_full()
     }
 
     /// Returns the number of the ways for clients of a port.

@@ -27,6 +27,11 @@ pub enum QmpMessage {
     Stopped,
     /// A disk of the host failed under the guest's disk, for this reason.
     DiskError(String),
+    /// The guest has given memory back, or taken it again. It has this much now.
+    Memory {
+        /// The memory, in bytes.
+        bytes: u64,
+    },
     /// A message without a meaning for the monitor.
     Other,
 }
@@ -47,6 +52,7 @@ struct Data {
     reason: Option<String>,
     operation: Option<String>,
     device: Option<String>,
+    actual: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -62,8 +68,11 @@ impl QmpMessage {
         match (raw.event.as_deref(), raw.done, raw.error) {
             (Some("SHUTDOWN"), ..) => Self::Shutdown(short(raw.data.reason.unwrap_or_default())),
             (Some("STOP"), ..) => Self::Stopped,
+            (Some("BALLOON_CHANGE"), ..) => {
+                raw.data.actual.map_or(Self::Other, |bytes| Self::Memory { bytes })
+            }
             (Some("BLOCK_IO_ERROR"), ..) => {
-                let Data { reason, operation, device } = raw.data;
+                let Data { reason, operation, device, actual: _ } = raw.data;
                 let disk = device.as_deref().and_then(|device| device.strip_prefix(DRIVE_PREFIX));
                 let disk = disk.map_or_else(String::new, |disk| format!("disk {disk}: "));
                 let (operation, reason) = (operation.unwrap_or_default(), reason.unwrap_or_default());
@@ -92,7 +101,7 @@ mod tests {
 
     #[test]
     fn what_matters_is_understood() {
-        let cases: [(&str, QmpMessage); 9] = [
+        let cases: [(&str, QmpMessage); 10] = [
             (r#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#, QmpMessage::Other),
             (r#"{"return": {}}"#, QmpMessage::Done),
             (r#"{"error": {"class": "GenericError", "desc": "no"}}"#, QmpMessage::Refused("no".into())),
@@ -101,6 +110,10 @@ mod tests {
                 QmpMessage::Shutdown("guest-reset".into()),
             ),
             (r#"{"timestamp": {}, "event": "STOP"}"#, QmpMessage::Stopped),
+            (
+                r#"{"timestamp": {}, "event": "BALLOON_CHANGE", "data": {"actual": 90345472}}"#,
+                QmpMessage::Memory { bytes: 90_345_472 },
+            ),
             (r#"{"return": {"status": "running", "singlestep": false, "running": true}}"#, QmpMessage::Done),
             (r#"{"return": {"status": "io-error", "running": false}}"#, QmpMessage::Stopped),
             (

@@ -81,6 +81,15 @@ impl Qmp {
         }
     }
 
+    /// Has the guest give memory back, or take it again, until it has this much. A guest without a balloon does nothing.
+    pub(super) fn give_memory(&mut self, bytes: u64) {
+        if let Self::Up { stream, .. } = self {
+            let command = json!({ "execute": "balloon", "arguments": { "value": bytes } });
+            // When the connection is broken, the next read reports the error.
+            let _ = stream.send(format!("{command}\n").as_bytes());
+        }
+    }
+
     /// Returns the time of the next attempt to connect.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         match self {

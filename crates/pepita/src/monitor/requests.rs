@@ -2,6 +2,7 @@
 
 use super::Monitor;
 use super::agent::Asker;
+use super::control::ReplyTo;
 use super::handover::{Asked, HandedOver};
 use super::life::{Event, Route};
 use super::world;
@@ -14,13 +15,6 @@ use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::json;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-
-/// The client and the request that an answer is for.
-#[derive(Debug, Clone, Copy)]
-struct ReplyTo {
-    client: u64,
-    id: u64,
-}
 
 impl Monitor {
     /// Carries out a client's request, or passes it on to the agent.
@@ -48,9 +42,14 @@ impl Monitor {
                 self.activity.tell();
                 self.reply(reply, done());
             }
+            Ok(MonitorRequest::KeepAwake) => {
+                self.control.keep_awake(client);
+                self.reply(reply, done());
+            }
             Ok(MonitorRequest::Sleep) => {
-                let outcome = self.sleep();
-                self.reply(reply, outcome);
+                if let Some(outcome) = self.sleep(reply) {
+                    self.reply(reply, outcome);
+                }
             }
             Ok(MonitorRequest::Stop { force: true, .. }) => self.order(reply, Event::Kill),
             Ok(MonitorRequest::Stop { signal, timeout_ms, force: false, if_idle: _ }) => {
@@ -60,6 +59,7 @@ impl Monitor {
                 );
             }
             Ok(MonitorRequest::Pause | MonitorRequest::Signal(Signal::STOP)) => {
+                self.stay_awake();
                 self.set_vcpus(VcpuState::Paused);
                 self.reply(reply, done());
             }
@@ -206,7 +206,7 @@ impl Monitor {
         }
     }
 
-    fn reply(&mut self, reply: ReplyTo, outcome: Outcome) {
+    pub(super) fn reply(&mut self, reply: ReplyTo, outcome: Outcome) {
         self.control.answer(reply.client, reply.id, outcome);
     }
 }

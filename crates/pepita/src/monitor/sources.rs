@@ -102,6 +102,7 @@ impl Monitor {
             self.ports.wake_at(),
             self.reach.wake_at(),
             self.publish_at,
+            self.sleep.wake_at(),
             self.activity.wake_at(now),
             self.backend.as_ref().and_then(|backend| backend.wake_at()),
         ];
@@ -280,6 +281,7 @@ impl Monitor {
                 QmpMessage::Shutdown(reason) => self.happened(Event::Shutdown(reason)),
                 QmpMessage::Stopped => self.happened(Event::VmmStopped),
                 QmpMessage::DiskError(reason) => self.happened(Event::DiskError(reason)),
+                QmpMessage::Memory { bytes } => self.on_memory(bytes),
                 QmpMessage::Other => {}
             }
         }
@@ -319,6 +321,9 @@ impl Monitor {
                 Heard::News(News::Answer { tag: Asker::Mount, outcome }) => {
                     self.happened(Event::MountAnswered(outcome.map(drop)));
                 }
+                Heard::News(News::Answer { tag: Asker::FreeMemory, outcome }) => {
+                    self.on_free_memory(outcome);
+                }
                 Heard::News(News::Answer {
                     tag: Asker::Client { client, id, is_signal: _ } | Asker::Usage { client, id },
                     outcome,
@@ -328,6 +333,7 @@ impl Monitor {
                 Heard::Unanswered(Asker::Mount) => {
                     self.happened(Event::MountAnswered(self.life.unanswered(false)));
                 }
+                Heard::Unanswered(Asker::FreeMemory) => self.fall_asleep(),
                 Heard::Unanswered(Asker::Start) => {
                     self.happened(Event::StartAnswered(self.life.unanswered(false)));
                 }

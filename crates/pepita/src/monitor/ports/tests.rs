@@ -139,6 +139,22 @@ fn a_client_after_the_first_finds_a_connection_to_the_agent_that_was_greeted_bef
 }
 
 #[test]
+fn a_spare_connection_outlives_a_pause_and_serves_the_client_that_ends_it() {
+    let mut scene = scene();
+    let _first = scene.client();
+    let mut serving = scene.greeted();
+    scene.accept(&mut serving);
+    let mut spare = scene.greeted();
+    scene.ports.note(Instant::now(), Serving::Paused);
+    let mut second = scene.client();
+    scene.ports.note(Instant::now(), Serving::Ready);
+    scene.accept(&mut spare);
+    second.write_all(b"two").expect("written");
+    let _next = scene.greeted();
+    expect_chunk(&mut spare, b"two");
+}
+
+#[test]
 fn a_spare_connection_that_ends_or_says_too_much_is_dropped_and_the_next_client_dials() {
     let mut scene = scene();
     let _first = scene.client();

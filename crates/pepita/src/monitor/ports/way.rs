@@ -25,6 +25,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
 pub(crate) enum Serving {
     /// It does not run, is being stopped, or cannot be reached.
     No,
+    /// It could, but its virtual CPUs are paused.
+    Paused,
     /// It runs and may not listen yet.
     Starting,
     /// It has said that it is ready.
@@ -220,7 +222,7 @@ enum Said {
 fn question(id: u64, publish: &Publish, serving: Serving) -> Vec<u8> {
     let wait_ms = match serving {
         Serving::Starting => WAIT_MS,
-        Serving::Ready | Serving::No => 0,
+        Serving::Ready | Serving::Paused | Serving::No => 0,
     };
     let (method, params) = Ask::Dial(DialAsk { to: publish.guest.clone(), wait_ms }).into_parts();
     ToGuest::request(id, method, params).encode()
