@@ -22,8 +22,9 @@ mod parts;
 #[path = "recovery/redis.rs"]
 mod redis;
 
-use common::{Place, percentile};
+use common::{Place, percentile, spare_ready};
 use pepita_supervisor::spec::{Backoff, MachineSpec, Readiness, VmName, VmSpec};
+use pepita_supervisor::tree::Tree;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -75,6 +76,13 @@ fn vm(name: &str, standby: u32, port: u16) -> VmSpec {
 fn without_delay(mut vm: VmSpec) -> VmSpec {
     vm.restart.backoff = Backoff { initial: Duration::ZERO, ..Backoff::default() };
     vm
+}
+
+/// Waits until the VM has its spare, and then a second: a guest executes a program for practice when it is ready, and slows a
+/// promotion down meanwhile. What a spare is worth before is shown where spares are exhausted.
+async fn spare_at_rest(tree: &Tree, name: &str) {
+    spare_ready(tree, name, PATIENCE).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
 /// Returns the median and the value below which 99 % lie.

@@ -1,9 +1,9 @@
 //! The recoveries of a VM with a spare and of one without, killed in turn, and what clients of their ports meet.
 
 use crate::client::{Client, connections};
-use crate::common::{Aim, Figure, Place, all_ready, in_ms, ms, spare_ready, table};
+use crate::common::{Aim, Figure, Place, all_ready, in_ms, ms, table};
 use crate::kill::{Recovery, recover};
-use crate::{PATIENCE, free_port, kills, median_and_late, vm};
+use crate::{PATIENCE, free_port, kills, median_and_late, spare_at_rest, vm};
 use pepita_supervisor::tree::Tree;
 use pepita_wire::record::Part;
 use std::time::Duration;
@@ -58,9 +58,9 @@ async fn in_turn(tree: Tree, ports: [u16; 2]) {
 
 /// Kills a VM once without a client, which takes time from the guest, and once with one.
 async fn once(tree: &Tree, name: &str, port: u16, measured: &mut Measured) {
-    spare_ready(tree, name, PATIENCE).await;
+    spare_at_rest(tree, name).await;
     measured.recoveries.push(recover(tree, name).await);
-    spare_ready(tree, name, PATIENCE).await;
+    spare_at_rest(tree, name).await;
     let client = Client::start(connections(port));
     tokio::time::sleep(Duration::from_millis(50)).await;
     recover(tree, name).await;

@@ -2,9 +2,9 @@
 //! without one. This redis keeps everything in memory, and has nothing after a kill.
 
 use crate::client::{Client, writes};
-use crate::common::{Aim, Figure, Place, all_ready, in_ms, missing, ms, spare_ready};
+use crate::common::{Aim, Figure, Place, all_ready, in_ms, missing, ms};
 use crate::kill::recover;
-use crate::{PATIENCE, free_port, guest, median_and_late, number, without_delay};
+use crate::{PATIENCE, free_port, guest, median_and_late, number, spare_at_rest, without_delay};
 use pepita_supervisor::spec::{HealthSpec, MachineSpec, Readiness, VmName, VmSpec};
 use pepita_supervisor::tree::Tree;
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ async fn in_turn(tree: Tree, ports: [u16; 2]) {
             if *standby == 0 && round % 4 != 0 {
                 continue;
             }
-            spare_ready(&tree, name, PATIENCE).await;
+            spare_at_rest(&tree, name).await;
             let client = Client::start(writes(ports[index]));
             tokio::time::sleep(Duration::from_millis(200)).await;
             ready[index].push(recover(&tree, name).await.ready);
