@@ -12,9 +12,9 @@ use pepita_wire::record::Transport;
 use pepita_wire::storage;
 use std::ffi::OsString;
 
-/// The size of QEMU's cache of translated code for an emulated guest, in MiB. A boot fills 44 MiB of a larger one, and takes
-/// longer with 8 MiB. (QEMU's default is an eighth of the host's memory, up to 1 GiB.)
-const TRANSLATED_MB: u64 = 32;
+/// The size of QEMU's cache of translated code for an emulated guest, in MiB. A boot fills 44 MiB of it; a full cache is
+/// emptied, and all that runs is translated again. (QEMU's default is an eighth of the host's memory, up to 1 GiB.)
+const TRANSLATED_MB: u64 = 64;
 
 /// The memory that QEMU and the vsock back-end need in addition to the guest's memory, in MiB.
 const OVERHEAD_MB: u64 = 128;
