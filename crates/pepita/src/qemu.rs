@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn an_emulated_guest_gets_its_memory_and_what_qemu_needs() {
         let demand = |accel| demand(&VmRequest { accel, ..request() });
-        assert_eq!((demand(Accel::Tcg).memory_mb, demand(Accel::Kvm).memory_mb), (288, 256));
+        assert_eq!((demand(Accel::Tcg).memory_mb, demand(Accel::Kvm).memory_mb), (320, 256));
     }
 
     #[test]
