@@ -1,6 +1,7 @@
 //! The system calls of a guest's PID 1: mounts, kernel modules, the console device, the real root, the end of the VM.
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
@@ -75,21 +76,33 @@ pub(crate) fn write_mark(cid: u32, incarnation: u64) {
     let _ = std::fs::write("/run/pepita/guest", format!("cid={cid}\nincarnation={incarnation}\n"));
 }
 
-/// Loads kernel modules in the given order. A module that is loaded already or built in is no error.
+/// Loads kernel modules in the given order. A module that is loaded already or built in is no error, and a kernel without
+/// support for modules has everything built in.
 ///
 /// # Errors
 /// When a module cannot be loaded. The message names the module and the reason.
 pub(crate) fn load_modules(paths: &[String]) -> Result<(), String> {
     for path in paths {
-        load_module(path).map_err(|e| format!("module {path}: {e}"))?;
+        match load_module(path).map_err(|e| format!("module {path}: {e}"))? {
+            Support::Modules => {}
+            Support::BuiltIn => break,
+        }
     }
     Ok(())
 }
 
+/// What a kernel does with modules.
+#[derive(Debug, PartialEq, Eq)]
+enum Support {
+    /// The kernel loads modules.
+    Modules,
+    /// The kernel has everything built in and refuses every module.
+    BuiltIn,
+}
+
 /// Loads a kernel module without its signature, whose check takes an emulated guest 6 ms for each module and says nothing:
 /// the modules come with the image, as this program does. A kernel that insists on signatures gets the whole file.
-fn load_module(path: &str) -> std::io::Result<()> {
-    use rustix::io::Errno;
+fn load_module(path: &str) -> std::io::Result<Support> {
     let mut file = File::open(path)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
@@ -97,9 +110,15 @@ fn load_module(path: &str) -> std::io::Result<()> {
         Err(Errno::NOKEY | Errno::KEYREJECTED | Errno::PERM) => rustix::system::finit_module(&file, c"", 0),
         other => other,
     };
+    Ok(support(loaded)?)
+}
+
+/// Returns what the answer to a module says of the kernel.
+fn support(loaded: Result<(), Errno>) -> Result<Support, Errno> {
     match loaded {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(e) => Err(e.into()),
+        Ok(()) | Err(Errno::EXIST) => Ok(Support::Modules),
+        Err(Errno::NOSYS) => Ok(Support::BuiltIn),
+        Err(e) => Err(e),
     }
 }
 
@@ -302,5 +321,13 @@ mod tests {
         for broken in [signed(b"module", b"signature", 16), signed(b"m", b"s", u32::MAX), SIGNED.to_vec()] {
             assert_eq!(unsigned(&broken), broken, "a length beyond the file");
         }
+    }
+
+    #[test]
+    fn a_kernel_without_modules_has_everything_built_in() {
+        assert_eq!(support(Ok(())), Ok(Support::Modules));
+        assert_eq!(support(Err(Errno::EXIST)), Ok(Support::Modules));
+        assert_eq!(support(Err(Errno::NOSYS)), Ok(Support::BuiltIn));
+        assert_eq!(support(Err(Errno::NOEXEC)), Err(Errno::NOEXEC));
     }
 }

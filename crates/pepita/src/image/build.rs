@@ -81,17 +81,24 @@ pub enum Initrd {
     Shares,
 }
 
-/// Returns the initrd that mounts a disk, with the agent and the modules of the kernel's package. The initrd is kept in
-/// the cache, and is the same for every disk. `more` names modules that it loads beside those of every initrd.
+/// Returns the initrd that mounts a disk, with the agent and the modules of the kernel's package, if it has one. The initrd is
+/// kept in the cache, and is the same for every disk. `more` names modules that it loads beside those of every initrd.
 ///
 /// # Errors
 /// The errors of [`build`].
-pub fn initrd(dir: &RunDir, agent: &Path, package: &Path, what: Initrd, more: &[&str]) -> Result<PathBuf> {
+pub fn initrd(
+    dir: &RunDir,
+    agent: &Path,
+    package: Option<&Path>,
+    what: Initrd,
+    more: &[&str],
+) -> Result<PathBuf> {
     let (wanted, kind) = match what {
         Initrd::HandsOver => (&modules::FOR_DISK[..], "initrd"),
         Initrd::Shares => (&modules::FOR_SHARED_ROOT[..], "shared.initrd"),
     };
-    let modules = modules::find(package, &[wanted, more].concat())?;
+    let found = package.map(|package| modules::find(package, &[wanted, more].concat())).transpose()?;
+    let modules = found.unwrap_or_default();
     let cached = kernel::cache(dir, agent, &format!("{}.{kind}", names_of(&modules)))?;
     // A power cut may have left a part of it.
     if !std::fs::File::open(&cached).is_ok_and(|file| length::has_trailer(&file)) {

@@ -60,6 +60,18 @@ pub fn release(image: &[u8]) -> Option<String> {
     String::from_utf8(text[..end].to_vec()).ok()
 }
 
+/// Returns whether a kernel can load modules. A kernel that cannot has all drivers built in. A compressed kernel is taken for one
+/// that can.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub fn loads_modules(kernel: &Path) -> Result<bool> {
+    let image = std::fs::read(kernel).map_err(|e| io(kernel, e))?;
+    // The setting below /proc/sys/kernel that ends the loading of modules. Only a kernel that loads them has it.
+    let mark = b"modules_disabled\0";
+    Ok(recognise(&image) != Kind::Elf || image.windows(mark.len()).any(|bytes| bytes == mark))
+}
+
 /// Returns the uncompressed kernel in a bzImage that is packed with LZ4, as Debian's kernels are; `None` for any other
 /// file.
 pub fn unpack(image: &[u8]) -> Option<Vec<u8>> {
@@ -209,6 +221,20 @@ mod tests {
         assert_eq!(unpack(&bzimage(&payload)), Some(kernel));
         payload.truncate(payload.len() / 2);
         assert_eq!(unpack(&bzimage(&payload)), None);
+    }
+
+    #[test]
+    fn a_kernel_with_everything_built_in_is_recognised() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let loads = |image: &[u8]| {
+            let path = dir.path().join("kernel");
+            std::fs::write(&path, image).expect("written");
+            loads_modules(&path).expect("readable")
+        };
+        assert!(loads(b"\x7fELF\0panic\0modules_disabled\0printk\0"));
+        assert!(!loads(b"\x7fELF\0panic\0printk\0"));
+        assert!(loads(&bzimage(b"packed")), "nothing is known of it");
+        assert!(loads_modules(&dir.path().join("missing")).is_err());
     }
 
     #[test]

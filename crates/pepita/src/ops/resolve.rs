@@ -436,7 +436,7 @@ fn initrd(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path) -> Result<Option<P
     match package(spec, kernel) {
         Some(package) => {
             let (agent, what) = (static_agent()?, build::Initrd::HandsOver);
-            build::initrd(run_dir, &agent, &package, what, &when_needed(spec)).map(Some)
+            build::initrd(run_dir, &agent, Some(&package), what, &when_needed(spec)).map(Some)
         }
         None => Ok(None),
     }
@@ -444,16 +444,17 @@ fn initrd(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path) -> Result<Option<P
 
 /// Returns the root of a container image, with the initrd that mounts it.
 fn shared_root(run_dir: &RunDir, spec: &LaunchSpec, kernel: &Path, image: &ImageRecord) -> Result<Root> {
-    let package = package(spec, kernel).ok_or_else(|| {
+    let package = package(spec, kernel);
+    if package.is_none() && kernel::loads_modules(kernel)? {
         let why = format!(
             "kernel {}: its modules are not beside it; name them with --kernel-package, or install a kernel with \
              `pepita kernel install`",
             kernel.display()
         );
-        call_error(CallErrorKind::BadImage, why)
-    })?;
+        return Err(call_error(CallErrorKind::BadImage, why));
+    }
     let what = build::Initrd::Shares;
-    let initrd = build::initrd(run_dir, &static_agent()?, &package, what, &when_needed(spec))?;
+    let initrd = build::initrd(run_dir, &static_agent()?, package.as_deref(), what, &when_needed(spec))?;
     Ok(Root::Shared { image: image.root.clone(), initrd })
 }
 
