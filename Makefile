@@ -1,5 +1,5 @@
 # The README names `make run` and `make test`. Each target installs what it needs before it starts.
-.PHONY: help setup setup-tests run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop deny fuzz fuzz-smoke bench bench-smoke performance-doc bench-scale bench-commands bench-restart bench-ports bench-images bench-recovery bench-idle bench-jail
+.PHONY: help setup setup-tests kernel test-kernel run demo demo-redis test lint doc soak soak-long faults inject kills chaos test-upgrade test-vhost bench-vhost interop deny fuzz fuzz-smoke bench bench-smoke performance-doc bench-scale bench-commands bench-restart bench-ports bench-images bench-recovery bench-idle bench-jail
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -9,6 +9,9 @@ setup: ## Install QEMU, a guest kernel and the vsock back-end; build the program
 
 setup-tests: setup ## Fetch what only the tests need (Erlang/OTP, strace, images of real daemons) into .tools and .guest
 	@./scripts/setup-tests.sh
+
+kernel: ## Build the small guest kernel .guest/vmlinux-small from Debian's source (some minutes, 1.5 GB for the build)
+	@./scripts/kernel.sh
 
 run: setup ## Supervise two microVMs in the foreground; Ctrl-C stops them in order
 	@target/debug/pepitad --config config/quickstart.toml
@@ -57,6 +60,13 @@ chaos: setup ## Kill random processes of a supervised tree for five minutes
 
 test-upgrade: setup ## Take over VMs that the programs of commit 445d9af have started
 	@./scripts/test-upgrade.sh
+
+test-kernel: setup-tests kernel ## Run the tests that boot microVMs, and redis, nginx and PostgreSQL, on the small guest kernel
+	cargo build --quiet --workspace --bins
+	PEPITA_TEST_KERNEL=$(CURDIR)/.guest/vmlinux-small cargo test --no-fail-fast --test microvm
+	PEPITA_TEST_KERNEL=$(CURDIR)/.guest/vmlinux-small cargo test --no-fail-fast -p pepita-launcher --test containers --test ports \
+		--test secrets --test faults
+	PEPITA_TEST_KERNEL=$(CURDIR)/.guest/vmlinux-small cargo test -p pepita-supervisors --test programs daemons
 
 test-vhost: setup ## Test kernel vsock: microVMs inside a microVM whose kernel has vhost_vsock
 	cargo test --no-run --test microvm

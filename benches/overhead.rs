@@ -1,9 +1,11 @@
 //! Measures what supervision adds to a boot: the time from the tree's decision to launch until the VM is ready. The
 //! baseline is the same kernel and image, started by a bare QEMU command line, until the agent answers. Both run in
-//! turn, so that other load on the machine slows both down.
+//! turn, so that other load on the machine slows both down. Then `boots` boots it with several kernels and versions in turn.
 //!
 //! Variable, with its default: `PEPITA_OVERHEAD_RUNS` (5).
 
+#[path = "overhead/boots.rs"]
+mod boots;
 mod common;
 
 use common::{Aim, Figure, Place, in_ms, ms};
@@ -167,4 +169,5 @@ async fn main() {
     figure.against("bare QEMU", in_ms(theirs)).ratio_aim(Aim::AtMost(AIM)).record();
     println!("median: bare {}, supervised {}", ms(theirs), ms(ours));
     println!("ratio: {:.3} (aim: {AIM} or less)", ours.as_secs_f64() / theirs.as_secs_f64());
+    boots::measure(&place, runs);
 }

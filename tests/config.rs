@@ -285,6 +285,10 @@ fn every_shipped_file_is_right_and_needs_no_warning() {
     let mut files = 0;
     for file in std::fs::read_dir(dir).expect("there") {
         let name = file.expect("readable").file_name().into_string().expect("a plain name");
+        // The other file is the configuration of the small guest kernel.
+        if name == "kernel.config" {
+            continue;
+        }
         let (_, checked) = shipped(&name);
         let warnings: Vec<_> =
             checked.advice.iter().filter(|advice| advice.level == Level::Warning).collect();

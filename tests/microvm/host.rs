@@ -30,9 +30,10 @@ pub(crate) fn top() -> PathBuf {
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
-/// Returns a file of the set-up for guests.
+/// Returns a file of the set-up for guests. `PEPITA_TEST_KERNEL` names another kernel in place of the set-up's.
 pub(crate) fn guest(file: &str) -> PathBuf {
-    let path = top().join(".guest").join(file);
+    let kernel = (file == "vmlinuz").then(|| std::env::var_os("PEPITA_TEST_KERNEL")).flatten();
+    let path = kernel.map_or_else(|| top().join(".guest").join(file), PathBuf::from);
     assert!(
         path.exists(),
         "{} is missing: run `make setup` first. These tests boot real microVMs and are never skipped",

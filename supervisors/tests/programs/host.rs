@@ -22,9 +22,11 @@ pub(crate) fn program(name: &str) -> PathBuf {
     program
 }
 
-/// Returns the path of a file for guests, which `make setup` has made.
+/// Returns the path of a file for guests, which `make setup` has made. `PEPITA_TEST_KERNEL` names another kernel.
 pub(crate) fn guest(file: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.guest").join(file);
+    let kernel = (file == "vmlinuz").then(|| std::env::var_os("PEPITA_TEST_KERNEL")).flatten();
+    let ours = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../.guest").join(file);
+    let path = kernel.map_or_else(ours, PathBuf::from);
     path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}: run `make setup` first", path.display()))
 }
 

@@ -302,6 +302,9 @@ pub(crate) fn guest_file(name: &str) -> PathBuf {
     let path = match name {
         // The file is in the directory in which the agent was built.
         "ticker" => top.join(".guest/daemonctl").canonicalize().unwrap_or_default().with_file_name("ticker"),
+        "vmlinuz" => {
+            std::env::var_os("PEPITA_TEST_KERNEL").map_or_else(|| top.join(".guest/vmlinuz"), PathBuf::from)
+        }
         name => top.join(".guest").join(name),
     };
     path.canonicalize().unwrap_or_else(|e| {
