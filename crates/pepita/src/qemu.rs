@@ -12,9 +12,16 @@ use pepita_wire::record::Transport;
 use pepita_wire::storage;
 use std::ffi::OsString;
 
-/// The size of QEMU's cache of translated code for an emulated guest, in MiB. A boot fills 44 MiB of it; a full cache is
-/// emptied, and all that runs is translated again. (QEMU's default is an eighth of the host's memory, up to 1 GiB.)
-const TRANSLATED_MB: u64 = 64;
+/// The bounds of QEMU's cache of translated code for an emulated guest, in MiB. A boot fills 44 MiB of it.
+const TRANSLATED_MB: (u64, u64) = (64, 256);
+
+/// Returns the size of QEMU's cache of translated code, in MiB: half of the guest's memory, within bounds. A cache that is full is
+/// emptied, and all that runs is translated again, so that a guest with room for large programs needs a large one. (QEMU's
+/// default is an eighth of the host's memory, up to 1 GiB.)
+fn translated_mb(request: &VmRequest) -> u64 {
+    let (least, most) = TRANSLATED_MB;
+    (request.memory_mb / 2).clamp(least, most)
+}
 
 /// The memory that QEMU and the vsock back-end need in addition to the guest's memory, in MiB.
 const OVERHEAD_MB: u64 = 128;
@@ -73,7 +80,7 @@ const LEFT_OUT: &str = "initcall_blacklist=trace_eval_init,tracer_init_tracefs,i
 
 /// Returns the resources that a VM may use: the guest's memory and the memory of its emulation, and the virtual CPUs.
 pub(crate) fn demand(request: &VmRequest) -> Demand {
-    let emulator = if request.accel == Accel::Tcg { TRANSLATED_MB } else { 0 };
+    let emulator = if request.accel == Accel::Tcg { translated_mb(request) } else { 0 };
     let memory_mb = request.memory_mb + OVERHEAD_MB + emulator + SERVER_MB * request.shares.len() as u64;
     Demand { name: request.name.clone(), memory_mb, cpus: request.cpus }
 }
@@ -152,7 +159,7 @@ pub(crate) fn argv(config: &VmConfig, append: Append<'_>, fds: Descriptors<'_>) 
     add(
         "-accel",
         match request.accel {
-            Accel::Tcg => format!("tcg,tb-size={TRANSLATED_MB}").into(),
+            Accel::Tcg => format!("tcg,tb-size={}", translated_mb(request)).into(),
             accel @ (Accel::Kvm | Accel::None) => accel.as_str().into(),
         },
     );
@@ -394,6 +401,8 @@ mod tests {
     fn an_emulated_guest_gets_its_memory_and_what_qemu_needs() {
         let demand = |accel| demand(&VmRequest { accel, ..request() });
         assert_eq!((demand(Accel::Tcg).memory_mb, demand(Accel::Kvm).memory_mb), (320, 256));
+        let size = |memory_mb| translated_mb(&VmRequest { memory_mb, ..request() });
+        assert_eq!([96, 256, 4096].map(size), [64, 128, 256]);
     }
 
     #[test]
