@@ -61,7 +61,7 @@ fn bare(dir: &Path, kernel: &Path, tsc: &str) -> Duration {
         std::thread::sleep(Duration::from_millis(1));
     }
     let append = format!(
-        "console=hvc0 quiet reboot=t panic=-1 mitigations=off cryptomgr.notests lsm= tsc_early_khz={tsc} \
+        "console=hvc0 quiet reboot=t panic=-1 mitigations=off cryptomgr.notests lsm= tsc_early_khz={tsc} tsc=reliable \
          pepita.token=bench pepita.port=5000 pepita.incarnation=1 pepita.cid=4242"
     );
     let mut qemu = Command::new("qemu-system-x86_64");
