@@ -51,7 +51,7 @@ fn a_vm_s_limits_are_the_kernel_s_and_a_vm_that_breaks_them_ends_as_host_oom() {
     assert!(holds("io.stat").lines().count() < 1000, "no accounts of disks");
     // The status tells what the kernel holds.
     let limits = status.host_limits.expect("limits");
-    assert_eq!((limits.memory_kib, limits.cpu_percent), (Some(352 << 10), Some(150)));
+    assert_eq!((limits.memory_kib, limits.cpu_percent), (Some(288 << 10), Some(150)));
     assert_eq!(limits.processes, Some(513));
     assert!(limits.open_files.is_some() && limits.log_kib.is_some(), "{limits:?}");
 
