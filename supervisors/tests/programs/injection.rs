@@ -562,6 +562,13 @@ fn a_call_that_fails_while_a_vm_is_restarted_heals() {
             restarted()
         });
         let _ = kill(Pid::from_raw(traced.child.id().cast_signed()), Signal::SIGINT);
+        // A tracer that hangs holds the supervisor, which answers no client then.
+        until(&format!("{what}: the supervisor has no tracer"), || {
+            if traced.began.elapsed() >= TRACER_TIME {
+                let _ = traced.child.kill();
+            }
+            tracer_of(daemon.pid()).is_none()
+        });
         tree.is_whole(&what);
         assert_eq!(tree.live()[1], before[1], "{what}: the neighbour is another");
         // The tracer ends with the processes that it follows: the supervisor, and the monitor of the restarted VM.
