@@ -38,6 +38,9 @@ const PORT: u16 = 7000;
 /// How long to wait for a VM or a spare before the benchmark fails.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// What is measured in turn: a VM with a spare, and one without, which is killed more seldom.
+const KINDS: [(&str, u32); 2] = [("warm", 1), ("cold", 0)];
+
 fn number(variable: &str, default: usize) -> usize {
     std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
@@ -71,6 +74,18 @@ fn vm(name: &str, standby: u32, port: u16) -> VmSpec {
     vm.publish = vec![format!("127.0.0.1:{port}:{PORT}").parse().expect("a port")];
     vm.standby = standby;
     without_delay(vm)
+}
+
+/// Runs `work` on a tree with a VM of each kind, each at a port of the host.
+async fn with_both_kinds<W: Future<Output = ()> + Send + 'static>(
+    place: &Place,
+    vm: impl Fn(&str, u32, u16) -> VmSpec,
+    work: impl FnOnce(Tree, [u16; 2]) -> W,
+) {
+    let ports = KINDS.map(|_| free_port());
+    let kinds = KINDS.iter().zip(ports);
+    let groups = kinds.map(|((name, standby), port)| Place::group(name, vec![vm(name, *standby, port)]));
+    place.with(groups.collect(), |tree| work(tree, ports)).await;
 }
 
 fn without_delay(mut vm: VmSpec) -> VmSpec {

@@ -12,23 +12,8 @@ SPACE=1500
 fragment=$PWD/config/kernel.config
 out=$PWD/.guest/vmlinux-small
 
-say() { printf '==> %s\n' "$*" >&2; }
-die() { printf 'kernel: %s\n' "$*" >&2; exit 1; }
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"
-    elif command -v sudo >/dev/null 2>&1; then sudo "$@"
-    else die "'$*' needs root: run it yourself, or install sudo"
-    fi
-}
-
-updated=
-update() {
-    [ -n "$updated" ] && return
-    say "updating the package lists (apt-get update)"
-    as_root apt-get update -qq || die "apt-get update failed: is the network up?"
-    updated=yes
-}
+me=kernel
+. scripts/apt.sh
 
 [ "$(uname -m)" = x86_64 ] || die "microVMs of this project run on x86_64, this is $(uname -m)"
 if [ -f "$out" ] && [ "$out" -nt "$fragment" ] && [ "$out" -nt scripts/kernel.sh ]; then
@@ -43,14 +28,8 @@ for pair in gcc:gcc make:make ld:binutils strip:binutils flex:flex bison:bison b
 done
 # objtool, a part of the build, reads object files by it.
 [ -f /usr/include/gelf.h ] || missing="$missing libelf-dev"
-if [ -n "$missing" ]; then
-    command -v apt-get >/dev/null 2>&1 || die "please install by hand:$missing (this machine has no apt-get)"
-    update
-    say "installing$missing"
-    # shellcheck disable=SC2086
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
-        die "apt-get could not install:$missing"
-fi
+# shellcheck disable=SC2086 # The names are words.
+install_packages $missing
 
 # --- The source --------------------------------------------------------------------------------------------------------
 for tool in apt-get dpkg-deb; do
@@ -65,8 +44,7 @@ free=$(df -Pm "$dir" | awk 'NR == 2 { print $4 }')
 say "downloading the source of the kernel ($SOURCE, 140 MB)"
 # apt-get downloads as another user where it can.
 chmod 755 "$dir"
-(cd "$dir" && { apt-get download -qq "$SOURCE" 2>/dev/null || { update; apt-get download -qq "$SOURCE"; }; }) ||
-    die "$SOURCE could not be downloaded"
+download_packages "$dir" "$SOURCE"
 say "unpacking the source"
 # Without documents and the code of other machines. Their Kconfig files stay, which the configuration reads.
 dpkg-deb --fsys-tarfile "$dir/$SOURCE"_*.deb | tar -xO "./usr/src/$SOURCE.tar.xz" | tar -xJ -C "$dir" \
@@ -94,7 +72,8 @@ fi
 say "building the kernel ($(grep -c '=y$' "$source/.config") options; some minutes)"
 nice -n 10 make -C "$source" -j"$(nproc)" vmlinux >"$log" 2>&1 &
 make=$!
-trap 'kill "$make" 2>/dev/null; wait "$make"; exit 1' HUP INT TERM
+# An order to end that fails must not keep the folder: the shell would end at it.
+trap 'kill "$make" 2>/dev/null || :; wait "$make" || :; exit 1' HUP INT TERM
 while kill -0 "$make" 2>/dev/null; do
     sleep 5
     [ ! -t 2 ] || printf '\r    %s files' "$(grep -c ' CC \| AS ' "$log")" >&2

@@ -5,17 +5,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-say() { printf '==> %s\n' "$*" >&2; }
-die() { printf 'setup-tests: %s\n' "$*" >&2; exit 1; }
-
-# The package list is the system's: only an update of it needs root.
-update() {
-    say "updating the package lists (apt-get update)"
-    if [ "$(id -u)" = 0 ]; then apt-get update -qq
-    elif command -v sudo >/dev/null 2>&1; then sudo apt-get update -qq
-    else die "'apt-get update' needs root: run it yourself, or install sudo"
-    fi || die "apt-get update failed: is the network up?"
-}
+me=setup-tests
+. scripts/apt.sh
 
 # Unpacks Debian packages into .tools/NAME. Arguments: the name, what to do by hand on another system, the packages.
 fetch() {
@@ -29,8 +20,7 @@ fetch() {
     part=.tools/$name.part
     rm -rf "$part"
     mkdir -p "$part/deb"
-    (cd "$part/deb" && { apt-get download -qq "$@" 2>/dev/null || { update; apt-get download -qq "$@"; }; }) ||
-        die "$* could not be downloaded"
+    download_packages "$part/deb" "$@"
     for deb in "$part"/deb/*.deb; do
         dpkg -x "$deb" "$part" || die "$deb could not be unpacked"
     done

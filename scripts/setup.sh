@@ -8,15 +8,8 @@ cd "$(dirname "$0")/.."
 BACKEND_VERSION=0.3.0
 TARGET=x86_64-unknown-linux-gnu
 
-say() { printf '==> %s\n' "$*" >&2; }
-die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"
-    elif command -v sudo >/dev/null 2>&1; then sudo "$@"
-    else die "'$*' needs root: run it yourself, or install sudo"
-    fi
-}
+me=setup
+. scripts/apt.sh
 
 # The first build takes minutes. On a terminal cargo shows how far it is.
 quiet=--quiet
@@ -31,21 +24,8 @@ done
 missing=
 command -v qemu-system-x86_64 >/dev/null 2>&1 || missing="$missing qemu-system-x86"
 [ -x /sbin/mke2fs ] || [ -x /usr/sbin/mke2fs ] || missing="$missing e2fsprogs"
-updated=
-update() {
-    [ -n "$updated" ] && return
-    say "updating the package lists (apt-get update)"
-    as_root apt-get update -qq || die "apt-get update failed: is the network up?"
-    updated=yes
-}
-if [ -n "$missing" ]; then
-    command -v apt-get >/dev/null 2>&1 || die "please install by hand:$missing (this machine has no apt-get)"
-    update
-    say "installing$missing"
-    # shellcheck disable=SC2086
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
-        die "apt-get could not install:$missing"
-fi
+# shellcheck disable=SC2086 # The names are words.
+install_packages $missing
 
 # --- The guest's kernel ----------------------------------------------------------------------------------------------
 mkdir -p .guest .tools
@@ -64,8 +44,7 @@ if [ ! -f .guest/vmlinuz ] || [ ! -f .guest/modules/pvpanic-mmio.ko ] || [ ! -f 
     say "downloading the guest's kernel ($name)"
     rm -rf .guest/deb
     mkdir -p .guest/deb
-    (cd .guest/deb && { apt-get download -qq "$name" 2>/dev/null || { updated=; update; apt-get download -qq "$name"; }; }) ||
-        die "$name could not be downloaded"
+    download_packages .guest/deb "$name"
     dpkg -x .guest/deb/*.deb .guest/deb/unpacked || die "$name could not be unpacked"
     rm -rf .guest/modules
     mkdir -p .guest/modules

@@ -3,13 +3,10 @@
 use crate::client::{Client, connections};
 use crate::common::{Aim, Figure, Place, all_ready, in_ms, ms, table};
 use crate::kill::{Recovery, recover};
-use crate::{PATIENCE, free_port, kills, median_and_late, spare_at_rest, vm};
+use crate::{KINDS, PATIENCE, kills, median_and_late, spare_at_rest, vm, with_both_kinds};
 use pepita_supervisor::tree::Tree;
 use pepita_wire::record::Part;
 use std::time::Duration;
-
-/// What is measured in turn: a VM with a spare, and one without, which is killed half as often.
-const KINDS: [(&str, u32); 2] = [("warm", 1), ("cold", 0)];
 
 /// What was measured of one kind.
 #[derive(Default)]
@@ -21,10 +18,7 @@ struct Measured {
 }
 
 pub(crate) async fn measure(place: &Place) {
-    let ports = KINDS.map(|_| free_port());
-    let named = KINDS.iter().zip(ports);
-    let groups = named.map(|((name, standby), port)| Place::group(name, vec![vm(name, *standby, port)]));
-    place.with(groups.collect(), move |tree| in_turn(tree, ports)).await;
+    with_both_kinds(place, vm, in_turn).await;
 }
 
 async fn in_turn(tree: Tree, ports: [u16; 2]) {

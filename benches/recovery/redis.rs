@@ -4,7 +4,7 @@
 use crate::client::{Client, writes};
 use crate::common::{Aim, Figure, Place, all_ready, in_ms, missing, ms};
 use crate::kill::recover;
-use crate::{PATIENCE, free_port, guest, median_and_late, number, spare_at_rest, without_delay};
+use crate::{KINDS, PATIENCE, guest, median_and_late, number, spare_at_rest, with_both_kinds, without_delay};
 use pepita_supervisor::spec::{HealthSpec, MachineSpec, Readiness, VmName, VmSpec};
 use pepita_supervisor::tree::Tree;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,6 @@ use std::time::Duration;
 /// Set in the process that measures redis alone: the data directory of the launcher, where container images are, is
 /// known by a variable of the environment.
 const ASKED: &str = "PEPITA_RECOVERY_REDIS";
-
-/// What is measured in turn, as for the ticker.
-const KINDS: [(&str, u32); 2] = [("warm", 1), ("cold", 0)];
 
 fn kills() -> usize {
     number("PEPITA_RECOVERY_REDIS_KILLS", 20)
@@ -62,10 +59,7 @@ fn vm(name: &str, standby: u32, port: u16) -> VmSpec {
 }
 
 pub(crate) async fn measure(place: &Place) {
-    let ports = KINDS.map(|_| free_port());
-    let named = KINDS.iter().zip(ports);
-    let groups = named.map(|((name, standby), port)| Place::group(name, vec![vm(name, *standby, port)]));
-    place.with(groups.collect(), move |tree| in_turn(tree, ports)).await;
+    with_both_kinds(place, vm, in_turn).await;
 }
 
 async fn in_turn(tree: Tree, ports: [u16; 2]) {
