@@ -1,5 +1,5 @@
 //! Measures what supervision adds to a boot: the time from the tree's decision to launch until the VM is ready. The
-//! baseline is the same kernel and image, started by a bare QEMU command line, until the agent answers. Both run in
+//! baseline is the same kernel with the same options and image, started by a bare QEMU command line, until the agent answers. Both run in
 //! turn, so that other load on the machine slows both down. Then `boots` boots it with several kernels and versions in turn.
 //!
 //! Variable, with its default: `PEPITA_OVERHEAD_RUNS` (5).
@@ -11,6 +11,7 @@ mod common;
 use common::{Aim, Figure, Place, in_ms, ms};
 use pepita_supervisor::observe::{EventKind, Received, VmPhase};
 use pepita_supervisor::spec::{MachineSpec, Readiness, VmName, VmSpec};
+use pepita_wire::console::{Note, decode};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,9 @@ const AIM: f64 = 1.03;
 
 /// The memory of both guests.
 const MEMORY_MB: u32 = 128;
+
+/// How long to wait for a guest before the benchmark fails.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn guest(file: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".guest").join(file);
@@ -41,8 +45,9 @@ impl Drop for Running {
     }
 }
 
-/// Starts the vsock back-end and QEMU as a person would, and returns how long it takes until the agent answers.
-fn bare(dir: &Path, kernel: &Path, tsc: &str) -> Duration {
+/// Starts the vsock back-end and QEMU as a person would, with these options of the guest's kernel, and returns how long it takes
+/// until the agent answers.
+fn bare(dir: &Path, kernel: &Path, options: &str) -> Duration {
     std::fs::create_dir_all(dir).expect("made");
     let (socket, uds) = (dir.join("vh.sock"), dir.join("v.sock"));
     let began = Instant::now();
@@ -60,10 +65,8 @@ fn bare(dir: &Path, kernel: &Path, tsc: &str) -> Duration {
     while !socket.exists() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let append = format!(
-        "console=hvc0 quiet reboot=t panic=-1 mitigations=off cryptomgr.notests lsm= tsc_early_khz={tsc} tsc=reliable \
-         pepita.token=bench pepita.port=5000 pepita.incarnation=1 pepita.cid=4242"
-    );
+    let append =
+        format!("{options} pepita.token=bench pepita.port=5000 pepita.incarnation=1 pepita.cid=4242");
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-M", "microvm,memory-backend=mem,isa-serial=off", "-accel", "tcg", "-smp", "1"]);
     qemu.args(["-m", &format!("{MEMORY_MB}M"), "-object"]);
@@ -73,7 +76,7 @@ fn bare(dir: &Path, kernel: &Path, tsc: &str) -> Duration {
         "-device",
         "virtio-serial-device",
         "-chardev",
-        "null,id=c",
+        "stdio,id=c,signal=off",
         "-device",
         "virtconsole,chardev=c",
     ]);
@@ -86,34 +89,43 @@ fn bare(dir: &Path, kernel: &Path, tsc: &str) -> Duration {
         "-nodefaults",
         "-no-reboot",
     ]);
-    running.0.push(qemu.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("QEMU runs"));
-    while !answers(&uds) {
-        std::thread::sleep(Duration::from_millis(2));
-        assert!(began.elapsed() < Duration::from_secs(120), "the bare guest does not answer");
-    }
+    let mut qemu = qemu.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("QEMU runs");
+    let console = qemu.stdout.take().expect("piped");
+    running.0.push(qemu);
+    let (sender, up) = std::sync::mpsc::channel();
+    // Ends with QEMU. The console is read to its end, because a guest waits for a reader of what it writes.
+    std::thread::spawn(move || {
+        for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
+            if decode(&line, &["bench"]) == Some(Note::Up) {
+                let _ = sender.send(());
+            }
+        }
+    });
+    up.recv_timeout(PATIENCE).expect("the agent of the bare guest listens");
+    greet(&uds).expect("the agent of the bare guest answers");
     began.elapsed()
 }
 
-fn answers(uds: &Path) -> bool {
-    let Ok(mut stream) = UnixStream::connect(uds) else { return false };
-    // A connect request that comes before the guest's driver is loaded is never answered. A later one is.
-    stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a socket");
-    let hello = "{\"hello\":{\"generation\":1,\"incarnation\":1,\"token\":\"bench\"}}\n";
-    let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+/// Exchanges hellos with the agent. Called when the agent listens: a connect request that comes before the guest's driver is loaded
+/// is never answered, and the back-end does not survive that a host hangs up then.
+fn greet(uds: &Path) -> std::io::Result<()> {
+    let mut stream = UnixStream::connect(uds)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
-    // The end of the stream instead of OK means that no program in the guest listens yet.
-    if stream.write_all(b"CONNECT 5000\n").is_err() || reader.read_line(&mut line).is_err() || line.is_empty()
-    {
-        return false;
-    }
+    stream.write_all(b"CONNECT 5000\n")?;
+    reader.read_line(&mut line)?;
+    assert!(line.starts_with("OK"), "the back-end says {line:?}");
     line.clear();
-    stream.write_all(hello.as_bytes()).is_ok()
-        && reader.read_line(&mut line).is_ok()
-        && line.contains("hello")
+    stream.write_all(b"{\"hello\":{\"generation\":1,\"incarnation\":1,\"token\":\"bench\"}}\n")?;
+    reader.read_line(&mut line)?;
+    assert!(line.contains("hello"), "the agent says {line:?}");
+    Ok(())
 }
 
-/// Starts a tree of one VM, and returns the time between the events that say "starting" and "ready".
-async fn supervised(place: &Place) -> Duration {
+/// Starts a tree of one VM, and returns the time between the events that say "starting" and "ready", and the options with
+/// which the guest's kernel was started.
+async fn supervised(place: &Place) -> (Duration, String) {
     let machine = MachineSpec {
         vcpus: 1,
         memory_mb: MEMORY_MB,
@@ -137,8 +149,18 @@ async fn supervised(place: &Place) -> Duration {
             other => panic!("{other:?}"),
         }
     };
+    let vmm = tree.status().vm("bench").and_then(|vm| vm.vmm_pid).expect("it runs");
+    let options = kernel_options(vmm);
     tree.destroy().await;
-    took
+    (took, options)
+}
+
+/// Returns the command line of the guest's kernel without the words of the agent, which differ from start to start.
+fn kernel_options(vmm: u32) -> String {
+    let arguments = std::fs::read_to_string(format!("/proc/{vmm}/cmdline")).expect("a live process");
+    let line = arguments.split('\0').skip_while(|word| *word != "-append").nth(1).expect("a command line");
+    let words: Vec<&str> = line.split(' ').filter(|word| !word.starts_with("pepita.")).collect();
+    words.join(" ")
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -151,17 +173,15 @@ async fn main() {
     let runs: usize = std::env::var("PEPITA_OVERHEAD_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
     let place = Place::new();
     // A run before the measurement fills the cache with the unpacked kernel and the TSC's frequency, for both.
-    supervised(&place).await;
-    let cache = place.path("r").join(".cache");
-    let kernel = std::fs::read_dir(&cache).expect("the cache").flatten().map(|entry| entry.path());
-    let kernel = kernel.into_iter().find(|path| path.extension().is_some_and(|e| e == "vmlinux"));
-    let kernel = kernel.unwrap_or_else(|| guest("vmlinuz"));
-    let tsc = std::fs::read_to_string(cache.join("tsc")).expect("the frequency");
-    let tsc = tsc.split_whitespace().last().expect("a number").to_owned();
+    let (_, options) = supervised(&place).await;
+    let kernel = std::fs::read_dir(place.path("r").join(".cache")).expect("the cache").flatten();
+    let mut kernel =
+        kernel.map(|entry| entry.path()).filter(|path| path.extension() == Some("vmlinux".as_ref()));
+    let kernel = kernel.next().unwrap_or_else(|| guest("vmlinuz"));
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for run in 1..=runs {
-        theirs.push(bare(&place.path(&format!("bare-{run}")), &kernel, &tsc));
-        ours.push(supervised(&place).await);
+        theirs.push(bare(&place.path(&format!("bare-{run}")), &kernel, &options));
+        ours.push(supervised(&place).await.0);
         println!("run {run}: bare {}, supervised {}", ms(theirs[run - 1]), ms(ours[run - 1]));
     }
     let figure = Figure::times("overhead", "launch until Ready", &ours);
