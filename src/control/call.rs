@@ -294,6 +294,7 @@ fn forwardable(ask: Ask) -> Result<Ask, WireError> {
         Ask::Dial(_) => Some("dial"),
         Ask::Accept => Some("accept"),
         Ask::Start(_) => Some("start"),
+        Ask::Prepare(_) => Some("prepare"),
         Ask::Stop(_) => Some("stop"),
         Ask::Mount(_) => Some("mount"),
         Ask::PowerOff => Some("power_off"),

@@ -5,6 +5,7 @@ use crate::console::Console;
 use crate::forerunner::Ahead;
 use crate::forwarding::Forwarding;
 use crate::panics;
+use crate::preparation::{Forerunner, Preparation};
 use crate::reach::Reach;
 use crate::reaper::Reaper;
 use crate::state::{Daemon, State};
@@ -16,7 +17,7 @@ use pepita_wire::{ErrorKind, Exit, Hello, WireError};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The shared data of the agent: the daemon's state, and the values that all connections use.
@@ -32,8 +33,8 @@ pub(crate) struct Agent {
     pub(crate) console: Console,
     /// The thread that waits for all children.
     pub(crate) reaper: Reaper,
-    /// The forerunner of the daemon, with the receiver of its end, until the daemon is started.
-    pub(crate) ahead: Mutex<Option<(Ahead, mpsc::Receiver<Exit>)>>,
+    /// What is prepared for the daemon's start. The lock is held while more is.
+    pub(crate) preparation: Mutex<Preparation>,
     /// The path of the daemon's notify socket.
     pub(crate) notify_path: PathBuf,
     /// The daemon's notify socket, once it is open. The lock is held while a report is read and applied.
@@ -75,9 +76,9 @@ impl Agent {
         let boot_id = std::fs::read_to_string(format!("/proc/sys/kernel/random/{file}")).unwrap_or_default();
         let state = State::new(boot.token.clone());
         let reaper = Reaper::start();
-        let ahead = ahead.map(|ahead| {
+        let forerunner = ahead.map(|ahead| {
             let end = reaper.expect(ahead.pid());
-            (ahead, end)
+            Forerunner { ahead, end }
         });
         Self {
             boot,
@@ -85,7 +86,7 @@ impl Agent {
             mode,
             console,
             reaper,
-            ahead: Mutex::new(ahead),
+            preparation: Mutex::new(Preparation::Begun(forerunner)),
             notify_path,
             notify_socket: Mutex::default(),
             mounts: Mutex::default(),

@@ -1,26 +1,17 @@
 //! Starts the daemon once, carries its output to the console, signals and stops it, and reports its end.
 
 use crate::agent::{Agent, Mode};
-use crate::cgroup::{self, Cgroup};
-use crate::forerunner::{self, Streams};
-use crate::furnish;
-use crate::network;
+use crate::cgroup;
 use crate::notify::{self, Datagram};
-use crate::process::{
-    children, is_descendant, kill_group, kill_rest, not_executable, of_program, pid_of, step_failed,
-    wait_for_end,
-};
-use crate::reach;
+use crate::preparation::{self, Spawned};
+use crate::process::{children, is_descendant, kill_group, kill_rest, of_program, pid_of, wait_for_end};
 use crate::state::Daemon;
-use crate::surroundings::Surroundings;
 use pepita_wire::agent::{Health, Start, Stop};
-use pepita_wire::environment::{NOTIFY_SOCKET, WATCHDOG_USEC};
 use pepita_wire::{ErrorKind, Exit, GuestEvent, Signal, WireError};
 use rustix::process::{PidfdFlags, pidfd_open};
-use std::ffi::OsStr;
-use std::io::{self, PipeReader, Read};
+use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// The time limit for the rest of the output after the daemon's end. A process that the daemon has left behind may hold
@@ -37,23 +28,20 @@ const REAPED: Duration = Duration::from_millis(200);
 /// Starts the daemon and returns its pid. The daemon's end is reported as an event.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when the daemon was started before; [`ErrorKind::BadRequest`] when there is no command;
+/// [`ErrorKind::Conflict`] when the daemon was started before, or the guest is prepared for another start; [`ErrorKind::BadRequest`] when there is no command;
 /// [`ErrorKind::Os`] when the daemon cannot be executed, which is reported as an event, too.
 pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError> {
-    let argv = if start.command.is_empty() { &agent.image.command } else { &start.command };
-    if argv.is_empty() {
-        return Err(WireError::new(ErrorKind::BadRequest, "no command is given and the image names none"));
-    }
     // The lock is held during the spawn, so that of two clients that ask for a start only one spawns the daemon.
     let mut state = agent.lock();
     if state.daemon != Daemon::Held {
         return Err(WireError::new(ErrorKind::Conflict, "the daemon was started before"));
     }
-    let started = match spawn(agent, argv, start) {
-        Ok((pid, end, reader)) => {
+    preparation::check(agent, start)?;
+    let started = match preparation::execute(agent, start) {
+        Ok(Spawned { pid, end, output }) => {
             state.started(pid, Instant::now());
             let shared = Arc::clone(agent);
-            std::thread::spawn(move || carry(&shared, reader));
+            std::thread::spawn(move || carry(&shared, output));
             let agent = Arc::clone(agent);
             std::thread::spawn(move || {
                 attend(&agent, Main { pid, group: pid }, end.recv().unwrap_or_default())
@@ -61,7 +49,7 @@ pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError>
             Ok(pid)
         }
         Err(exit) => {
-            let exit = of_program(exit, argv.first().map_or("", String::as_str));
+            let exit = of_program(exit, preparation::program(agent, start));
             let error = WireError::new(ErrorKind::Os, exit.to_string());
             state.exited(exit, Instant::now());
             Err(error)
@@ -71,50 +59,6 @@ pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError>
     // Watchers may wait already, so they are woken.
     agent.wake();
     started
-}
-
-/// Spawns the daemon. Of the agent it inherits nothing but what its surroundings have. Returns its process id, the receiver
-/// of its end, and its output.
-fn spawn(
-    agent: &Agent,
-    argv: &[String],
-    start: &Start,
-) -> Result<(u32, mpsc::Receiver<Exit>, PipeReader), Exit> {
-    let program = argv.first().map_or("", String::as_str);
-    // The lack of a descriptor for the output is no other than one for the execution: the daemon does not start, and hosts
-    // wait for its end.
-    let (reader, writer) = std::io::pipe().map_err(|e| not_executable(program, &e))?;
-    let surroundings = Arc::new(agent.surroundings_for(start)?);
-    let mut orders = surroundings.orders(argv);
-    let mut environment = surroundings.environment.clone();
-    environment.insert(NOTIFY_SOCKET.into(), agent.notify_path.clone().into());
-    orders.is_watched = environment.contains_key(OsStr::new(WATCHDOG_USEC));
-    let output = OwnedFd::from(writer);
-    match agent.mode {
-        Mode::Init => {
-            let Surroundings { ids, directory, .. } = &*surroundings;
-            if let Some(card) = &start.network {
-                network::bring_up(&agent.image, card).map_err(|e| step_failed("network", &e))?;
-            }
-            agent.reach.open(&start.reach).map_err(|why| step_failed("reach", &io::Error::other(why)))?;
-            let names = reach::lines(&start.reach);
-            furnish::for_daemon(&start.world, start.name.as_deref(), &names, ids.as_ref(), directory)?;
-            orders.cgroup = Some(Cgroup::Daemon.processes());
-        }
-        Mode::Process => {}
-    }
-    let error = output.try_clone().map_err(|e| not_executable(program, &e))?;
-    agent.settle(surroundings);
-    let streams = Streams { input: None, output, error };
-    let ahead = agent.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let (pid, end) = match ahead {
-        // One that has ended cannot be given orders.
-        Some((ahead, end)) if matches!(end.try_recv(), Err(mpsc::TryRecvError::Empty)) => {
-            ahead.go_on(end, orders, &environment, streams)?
-        }
-        Some(_) | None => forerunner::spawn(&agent.reaper, &orders, &environment, streams)?,
-    };
-    Ok((pid, end, reader))
 }
 
 /// The main process of the daemon, and the process group in which it was when it became that.

@@ -10,17 +10,18 @@
 //! The forerunner of the daemon waits for its orders from the start of the agent on ([`Ahead`]), so that the daemon's start
 //! waits for nothing. It is a copy of the agent, made while the agent has one thread.
 
+mod ahead;
+
+pub(crate) use ahead::Ahead;
+
 use crate::environment::Environment;
-use crate::inherited;
 use crate::options::FORERUNNER;
 use crate::process::{not_executable, of_program, step_failed};
 use crate::reaper::Reaper;
 use crate::users::Ids;
-use nix::sys::signal::SigSet;
 use pepita_wire::Exit;
 use pepita_wire::environment::WATCHDOG_PID;
 use pepita_wire::world::Ulimit;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -33,7 +34,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::fchown;
 use std::os::unix::net::UnixStream;
@@ -70,6 +70,12 @@ const OF_A_CONTAINER: CapabilitySet = CapabilitySet::CHOWN
 /// The exit code of a forerunner that could not execute its program. The agent knows the reason from the socket.
 const NOT_EXECUTED: u8 = 127;
 
+/// What a forerunner says when it is what its program is to be, and waits for the word. A failure begins otherwise.
+const PREPARED: [u8; 1] = [b'+'];
+
+/// The word to execute the program.
+const GO: [u8; 1] = [b'!'];
+
 /// The maximum number of streams that are sent along with orders.
 const STREAMS: usize = 3;
 
@@ -97,6 +103,9 @@ pub(crate) struct Orders {
     /// The environment; `None` = the one that the forerunner was started with.
     #[serde(default)]
     pub(crate) environment: Option<Vec<(OsString, OsString)>>,
+    /// Whether the program is executed only when a byte follows the orders.
+    #[serde(default)]
+    pub(crate) waits: bool,
 }
 
 /// The streams of a program.
@@ -158,7 +167,7 @@ pub(crate) fn spawn(
     // The agent's copies of the streams are closed, so that they end with the program.
     drop(command);
     let input: Vec<BorrowedFd<'_>> = streams.input.iter().map(AsFd::as_fd).collect();
-    let answer = order(&mut ours, orders, &input);
+    let answer = order(&mut ours, orders, &input).and_then(|()| answer_of(&mut ours));
     begun(orders, child.id(), end, &answer.unwrap_or_default())
 }
 
@@ -175,9 +184,14 @@ fn begun(
     }
     // The process is gone when it is said that the program did not run.
     let _ = end.recv();
-    let failure = serde_json::from_slice::<Failure>(answer);
+    Err(failure_of(orders, answer))
+}
+
+/// Returns why a program was not executed, as its forerunner has said.
+fn failure_of(orders: &Orders, said: &[u8]) -> Exit {
+    let failure = serde_json::from_slice::<Failure>(said);
     let program = orders.argv.first().map_or("", String::as_str);
-    Err(failure.map_or_else(|e| failed_execution(orders, &e.into()), |failure| failure.into_exit(program)))
+    failure.map_or_else(|e| failed_execution(orders, &e.into()), |failure| failure.into_exit(program))
 }
 
 fn failed_execution(orders: &Orders, error: &io::Error) -> Exit {
@@ -193,79 +207,22 @@ fn give(streams: &Streams, orders: &Orders) {
     }
 }
 
-/// A forerunner that waits for its orders.
-#[derive(Debug)]
-pub(crate) struct Ahead {
-    pid: u32,
-    socket: UnixStream,
-}
-
-impl Ahead {
-    /// Starts a forerunner, before this process starts a thread. Without one, the daemon's is started with the daemon.
-    pub(crate) fn start() -> Option<Self> {
-        let (ours, theirs) = UnixStream::pair().ok()?;
-        match inherited::fork().ok()? {
-            Some(pid) => Some(Self { pid, socket: ours }),
-            None => {
-                drop(std::panic::take_hook());
-                // The agent waits for a signal that it blocks. The program would inherit that.
-                let _ = SigSet::empty().thread_set_mask();
-                drop(ours);
-                // What the agent has open is the agent's: the forerunner may outlive it for a moment.
-                let _ = rustix::stdio::dup2_stdin(&theirs);
-                inherited::close_all();
-                let _ = rustix::process::setpgid(None, None);
-                let code = if await_orders() { run_with(true) } else { NOT_EXECUTED };
-                std::process::exit(code.into());
-            }
-        }
-    }
-
-    /// Returns the process id of the forerunner.
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// Gives the forerunner its orders. Does what [`spawn`] does; `end` is the receiver of the forerunner's end.
-    ///
-    /// # Errors
-    /// The errors of [`spawn`].
-    pub(crate) fn go_on(
-        mut self,
-        end: mpsc::Receiver<Exit>,
-        mut orders: Orders,
-        environment: &Environment,
-        streams: Streams,
-    ) -> Result<(u32, mpsc::Receiver<Exit>), Exit> {
-        give(&streams, &orders);
-        let environment = environment.iter().map(|(name, value)| (name.clone(), value.clone()));
-        orders.environment = Some(environment.collect());
-        let fds = [Some(&streams.output), Some(&streams.error), streams.input.as_ref()];
-        let fds: Vec<BorrowedFd<'_>> = fds.into_iter().flatten().map(AsFd::as_fd).collect();
-        let answer = order(&mut self.socket, &orders, &fds);
-        // They end with the program.
-        drop(streams);
-        begun(&orders, self.pid, end, &answer.unwrap_or_default())
-    }
-}
-
-/// Waits for orders. Returns `false` when the agent has ended without any.
-fn await_orders() -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN)];
-    while let Err(Errno::INTR) = poll(&mut fds, None) {}
-    !fds[0].revents().contains(PollFlags::HUP) || fds[0].revents().contains(PollFlags::IN)
-}
-
-/// Sends a forerunner its orders, and waits for its answer.
-fn order(socket: &mut UnixStream, orders: &Orders, fds: &[BorrowedFd<'_>]) -> io::Result<Vec<u8>> {
+/// Sends a forerunner its orders.
+fn order(socket: &mut UnixStream, orders: &Orders, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
     let mut sent_along = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
         sent_along.push(SendAncillaryMessage::ScmRights(fds));
     }
-    sendmsg(&socket, &[IoSlice::new(&[0])], &mut sent_along, SendFlags::NOSIGNAL)?;
-    socket.write_all(&serde_json::to_vec(orders)?)?;
-    socket.shutdown(Shutdown::Write)?;
+    let text = serde_json::to_vec(orders)?;
+    let length = u32::try_from(text.len()).map_err(io::Error::other)?.to_le_bytes();
+    let sent = sendmsg(&socket, &[IoSlice::new(&length)], &mut sent_along, SendFlags::NOSIGNAL)?;
+    socket.write_all(&length[sent..])?;
+    socket.write_all(&text)
+}
+
+/// Waits for the end of what a forerunner says: nothing when it has executed its program.
+fn answer_of(socket: &mut UnixStream) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer)?;
     Ok(answer)
@@ -308,6 +265,13 @@ fn become_the_program(socket: &mut UnixStream, is_ahead: bool) -> Failure {
     if let Err(failure) = prepare(&orders) {
         return failure;
     }
+    if orders.waits {
+        // Without the word the agent has ended, and so does this process.
+        let word = socket.write_all(&PREPARED).and_then(|()| socket.read_exact(&mut [0; GO.len()]));
+        if let Err(e) = word {
+            return Failure::at("the word to go on")(e);
+        }
+    }
     let Some((program, args)) = orders.argv.split_first() else {
         return Failure::at("")(Errno::INVAL.into());
     };
@@ -325,16 +289,18 @@ fn become_the_program(socket: &mut UnixStream, is_ahead: bool) -> Failure {
 fn receive(socket: &mut UnixStream) -> io::Result<(Orders, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
     let mut came_along = RecvAncillaryBuffer::new(&mut space);
-    let mut first = [0];
-    recvmsg(&socket, &mut [IoSliceMut::new(&mut first)], &mut came_along, RecvFlags::CMSG_CLOEXEC)?;
+    let mut length = [0; 4];
+    let first =
+        recvmsg(&socket, &mut [IoSliceMut::new(&mut length)], &mut came_along, RecvFlags::CMSG_CLOEXEC)?;
     let mut received = Vec::new();
     for message in came_along.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = message {
             received.extend(fds);
         }
     }
-    let mut text = Vec::new();
-    socket.read_to_end(&mut text)?;
+    socket.read_exact(&mut length[first.bytes..])?;
+    let mut text = vec![0; usize::try_from(u32::from_le_bytes(length)).map_err(io::Error::other)?];
+    socket.read_exact(&mut text)?;
     Ok((serde_json::from_slice(&text)?, received))
 }
 
@@ -458,7 +424,10 @@ mod tests {
         let orders = Orders { argv: vec!["/bin/x".into()], is_watched: true, ..Orders::default() };
         let (mut reader, writer) = io::pipe().expect("a pipe");
         let sent = orders.clone();
-        let sender = std::thread::spawn(move || order(&mut ours, &sent, &[writer.as_fd()]));
+        let sender = std::thread::spawn(move || {
+            order(&mut ours, &sent, &[writer.as_fd()])?;
+            answer_of(&mut ours)
+        });
         let (received, input) = receive(&mut theirs).expect("received");
         assert_eq!(received, orders);
         std::fs::File::from(input.into_iter().next().expect("an input")).write_all(b"x").expect("written");

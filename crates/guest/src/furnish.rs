@@ -68,7 +68,7 @@ fn is_open(path: &Path) -> bool {
     std::fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0)
 }
 
-/// Gives the daemon's world what belongs to the guest as a whole. `name` is the guest's name when the world has none, and
+/// Gives the daemon's world what belongs to the guest as a whole, but the secrets ([`put_secrets`]). `name` is the guest's name when the world has none, and
 /// `names` are lines for `/etc/hosts`.
 ///
 /// # Errors
@@ -77,7 +77,6 @@ pub(crate) fn for_daemon(
     world: &World,
     name: Option<&str>,
     names: &str,
-    owner: Option<&Ids>,
     directory: &str,
 ) -> Result<(), Exit> {
     if let Some(name) = world.hostname.as_deref().or(name) {
@@ -94,10 +93,10 @@ pub(crate) fn for_daemon(
         written.map_err(|e| step_failed(&format!("sysctl {setting} = {value:?}"), &e))?;
     }
     if !world.secrets.is_empty() {
-        put_secrets(&world.secrets, owner).map_err(|e| step_failed(SECRETS, &e))?;
+        // Before the root is read-only.
+        std::fs::create_dir_all(SECRETS).map_err(|e| step_failed(SECRETS, &e))?;
     }
     if !directory.is_empty() {
-        // Before the root is read-only.
         let made = std::fs::create_dir_all(directory);
         made.map_err(|e| step_failed(&format!("workdir {directory}"), &e))?;
     }
@@ -130,9 +129,18 @@ fn write_existing(path: &str, text: &str) -> io::Result<()> {
     File::options().write(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// Writes the secrets into a file system of their own, in memory. Only their owner can read them.
-fn put_secrets(secrets: &BTreeMap<String, Secret>, owner: Option<&Ids>) -> io::Result<()> {
-    std::fs::create_dir_all(SECRETS)?;
+/// Writes the secrets, if there are any, into a file system of their own, in memory. Only their owner can read them.
+///
+/// # Errors
+/// [`Exit::NotExecutable`] with this step.
+pub(crate) fn put_secrets(secrets: &BTreeMap<String, Secret>, owner: Option<&Ids>) -> Result<(), Exit> {
+    if secrets.is_empty() {
+        return Ok(());
+    }
+    mount_secrets(secrets, owner).map_err(|e| step_failed(SECRETS, &e))
+}
+
+fn mount_secrets(secrets: &BTreeMap<String, Secret>, owner: Option<&Ids>) -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("secrets", SECRETS, "tmpfs", flags, Some(c"mode=0755"))?;
     for (name, Secret(contents)) in secrets {

@@ -28,6 +28,8 @@ mod network;
 mod notify;
 mod options;
 mod panics;
+mod practice;
+mod preparation;
 mod probe;
 mod process;
 mod reach;
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         },
         Ok(Command::Forerunner) => forerunner::run(),
         Ok(Command::Copy(order)) => copying::run(&order),
+        Ok(Command::Practice(notify)) => practice::run(&notify),
         Ok(Command::Version) => print(format_args!("daemonctl {}", env!("CARGO_PKG_VERSION"))),
         Ok(Command::Help) => print(USAGE),
         Err(why) => {

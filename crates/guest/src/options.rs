@@ -10,6 +10,9 @@ pub(crate) const FORERUNNER: &str = "forerunner";
 /// The option by which the agent starts a process that copies files ([`crate::copying`]).
 pub(crate) const COPY: &str = "copy";
 
+/// The option by which the agent starts a process for practice ([`crate::practice`]).
+pub(crate) const PRACTICE: &str = "practice";
+
 /// The text of `--help`, also printed after a usage error.
 pub(crate) const USAGE: &str = "\
 daemonctl is the init of a pepita microVM; `pepita image build` puts it into the image.
@@ -31,6 +34,8 @@ pub(crate) enum Command {
     Forerunner,
     /// Copy files over the standard streams, as the agent that started this process orders it.
     Copy(String),
+    /// Do what daemons do at their start, with the notify socket at this path.
+    Practice(OsString),
     /// Print the version of the agent.
     Version,
     /// Print the text of `--help`.
@@ -71,6 +76,7 @@ impl Command {
             Ok(Some(Long("process"))) => ProcessOptions::parse(&mut parser).map(Self::Process),
             Ok(Some(Long(FORERUNNER))) if !is_pid_1 => Ok(Self::Forerunner),
             Ok(Some(Long(COPY))) if !is_pid_1 => Ok(Self::Copy(parser.value()?.string()?)),
+            Ok(Some(Long(PRACTICE))) if !is_pid_1 => Ok(Self::Practice(parser.value()?)),
             Ok(Some(Long("version"))) => Ok(Self::Version),
             Ok(Some(Long("help") | Short('h'))) => Ok(Self::Help),
             // The kernel passes unknown words of its command line to PID 1, so the arguments are ignored.

@@ -110,6 +110,7 @@ impl Surroundings {
             has_terminal: false,
             is_watched: false,
             environment: None,
+            waits: false,
         }
     }
 }

@@ -337,6 +337,10 @@ impl Monitor {
                 // As for the start.
                 let _ = self.agent.ask(pepita_wire::Ask::Mount(mounts), Asker::Mount);
             }
+            Effect::Prepare { of, start } => {
+                let start = world::preparation(&self.config.request, &of, start);
+                self.agent.tell(pepita_wire::Ask::Prepare(start));
+            }
             Effect::Tell(ask) => self.agent.tell(ask),
             Effect::RestorePriority => {
                 priority::restore(self.vmm.identity.pid);

@@ -25,6 +25,9 @@ pub enum Ask {
     Ping,
     /// Start the daemon; answered with its process id. [`ErrorKind::Conflict`] when it was started before.
     Start(Start),
+    /// Do all of this start but the execution of the daemon and what its secrets need. The start that follows has to be the same
+    /// ([`Start::is_for`]); [`ErrorKind::Conflict`] when the daemon was started before.
+    Prepare(Start),
     /// Send `signal` to the daemon's process group, and SIGKILL after `grace_ms`.
     Stop(Stop),
     /// Send one signal to the daemon's process group.
@@ -108,6 +111,17 @@ pub struct Start {
 }
 
 impl Start {
+    /// Returns whether a guest that was prepared with this order is prepared for `start`: all is the same but the contents of
+    /// the secrets.
+    pub fn is_for(&self, start: &Self) -> bool {
+        let secrets = |start: &Self| start.world.secrets.keys().cloned().collect::<Vec<_>>();
+        let without = |start: &Self| {
+            let world = World { secrets: BTreeMap::new(), ..(*start.world).clone() };
+            Self { world: world.into(), ..start.clone() }
+        };
+        secrets(self) == secrets(start) && without(self) == without(start)
+    }
+
     /// The method of a start that only newer agents know. An older one would leave the world out, and start the daemon
     /// as a user, or with privileges, that nobody has asked for.
     const IN_WORLD: &str = "start_in_world";
@@ -310,6 +324,7 @@ impl Ask {
         match self {
             Self::Ping => ("ping", Value::Null),
             Self::Start(start) => (start.method(), value(serde_json::to_value(start))),
+            Self::Prepare(start) => ("prepare", value(serde_json::to_value(start))),
             Self::Stop(stop) => ("stop", value(serde_json::to_value(stop))),
             Self::Signal(signal) => ("signal", json!({ "signal": signal.number() })),
             Self::Status => ("status", Value::Null),
@@ -342,6 +357,7 @@ impl Ask {
             "start" | Start::IN_WORLD | Start::REACHING | Start::NETWORKED => {
                 params(method, value).map(Self::Start)
             }
+            "prepare" => params(method, value).map(Self::Prepare),
             "stop" => params(method, value).map(Self::Stop),
             "signal" => {
                 let number = loose(value)?.signal;

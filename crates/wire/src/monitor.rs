@@ -187,6 +187,7 @@ impl MonitorRequest {
                     Ok(Self::Forward(ask))
                 }
                 Ask::Stop(_)
+                | Ask::Prepare(_)
                 | Ask::ExecStream(_)
                 | Ask::Copy(_)
                 | Ask::Signal(_)

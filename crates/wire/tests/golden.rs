@@ -53,6 +53,7 @@ fn to_guest() -> Vec<ToGuest> {
         ),
         ask(16, Ask::Usage),
         ask(17, Ask::FreeMemory),
+        ask(18, Ask::Prepare(Start { command: vec!["/usr/bin/api".into()], ..Start::default() })),
     ]
 }
 

@@ -7,7 +7,7 @@ use crate::agent::{Agent, Mode};
 use crate::mounts::mount_all;
 use crate::stream::Stream;
 use crate::usage::{free_memory, usage};
-use crate::{daemon, exec, exec_stream, forward, probe};
+use crate::{daemon, exec, exec_stream, forward, preparation, probe};
 use pepita_wire::agent::Accepted;
 use pepita_wire::frame::Outcome;
 use pepita_wire::{Ask, ErrorKind, Hello, Lines, MAX_BAD_LINES, Request, ToGuest, ToHost, WireError};
@@ -162,6 +162,9 @@ impl Connection {
             Ask::Ping => self.answer(id, Ok(Value::Null)),
             Ask::Start(start) => {
                 self.answer(id, daemon::start(&agent, &start).map(|pid| json!({ "pid": pid })))
+            }
+            Ask::Prepare(start) => {
+                self.answer_later(id, move || preparation::prepare(&agent, &start).map(|()| Value::Null))
             }
             Ask::Stop(stop) => self.carry_out(id, || daemon::stop(&agent, &stop)),
             Ask::Signal(signal) => self.carry_out(id, || daemon::signal(&agent, signal)),

@@ -19,10 +19,21 @@ const PREFIX: &str = "duende-vm-";
 /// [`ErrorKind::NotFound`] with the secret that cannot be read.
 pub(super) fn start(request: &VmRequest, start: Start) -> Result<Start, WireError> {
     let secrets = secrets(&request.secrets).map_err(|why| WireError::new(ErrorKind::NotFound, why))?;
+    Ok(in_world(request, &request.name, secrets, start))
+}
+
+/// Returns the order by which the guest of a spare prepares itself for the start of the daemon as that of the VM `of`. It has the
+/// names of the secrets: their contents are read when the VM starts.
+pub(super) fn preparation(request: &VmRequest, of: &str, start: Start) -> Start {
+    let secrets = request.secrets.keys().map(|name| (name.clone(), Secret::default())).collect();
+    in_world(request, of, secrets, start)
+}
+
+fn in_world(request: &VmRequest, vm: &str, secrets: BTreeMap<String, Secret>, start: Start) -> Start {
     let world = pepita_wire::world::World { secrets, ..request.world.clone() };
-    let name = request.name.strip_prefix(PREFIX).unwrap_or(&request.name);
+    let name = vm.strip_prefix(PREFIX).unwrap_or(vm);
     let reach = request.reach.iter().map(|reached| reached.at.clone()).collect();
-    Ok(Start { name: Some(name.to_owned()), world: world.into(), reach, network: request.card(), ..start })
+    Start { name: Some(name.to_owned()), world: world.into(), reach, network: request.card(), ..start }
 }
 
 /// Reads the files of secrets.
@@ -72,6 +83,13 @@ mod tests {
         let ordered = start(&tapped, Start::default()).expect("readable");
         assert_eq!(ordered.network, Some(tap().card));
         assert_eq!(ordered.world.secrets["key"], Secret(b"\0k\xff".to_vec()));
+
+        // A guest that is prepared for this start does not know the secrets yet.
+        let asked = Start { command: vec!["/d".into()], ..Start::default() };
+        let spare = VmRequest { name: "duende-vm-cache-spare-1".into(), ..request.clone() };
+        let prepared = preparation(&spare, "cache", asked.clone());
+        let ordered = start(&request, asked).expect("readable");
+        assert!(prepared.is_for(&ordered) && prepared != ordered);
 
         std::fs::write(&path, vec![0; SECRETS_CAP + 1]).expect("written");
         let refused = start(&request, Start::default()).expect_err("too long");

@@ -100,6 +100,13 @@ pub(crate) enum Effect {
     Mount(Vec<Mount>),
     /// Order the agent to start the daemon; the answer is [`Event::StartAnswered`].
     StartDaemon(Start),
+    /// Order the agent to prepare the start of the daemon as that of this VM.
+    Prepare {
+        /// The VM whose place this one will take.
+        of: String,
+        /// The start.
+        start: Start,
+    },
     /// Send the agent a request whose answer does not matter.
     Tell(Ask),
     /// Give the VMM, which has booted a guest that nobody waits for, the usual CPU priority.

@@ -6,14 +6,11 @@ use super::{Effect, Life};
 use crate::monitor::evidence::Way;
 use crate::monitor::timeline::Timeline;
 use crate::vm_config::VmmKind;
-use pepita_wire::agent::{Exec, Health, Start};
+use pepita_wire::agent::{Health, Start};
 use pepita_wire::launch::SPARE_LABEL;
 use pepita_wire::record::{BootTimes, DaemonState, Part, VcpuState};
 use pepita_wire::{Ask, ErrorKind, GuestEvent, VmId, WireError};
 use std::time::{Duration, Instant};
-
-/// The time limit for the agent to start itself once, in milliseconds.
-const REHEARSAL_MS: u64 = 10_000;
 
 impl Life {
     pub(super) fn on_agent_up(&mut self, now: Instant, unix_ms: u64, protocol_version: u32) {
@@ -35,7 +32,7 @@ impl Life {
                 let was_booting = !matches!(self.phase, Phase::Running);
                 self.phase = Phase::Running;
                 if self.hold && was_booting {
-                    self.settle_spare();
+                    self.effects.push(Effect::RestorePriority);
                 }
                 self.start_the_daemon();
                 self.send_pending_signals();
@@ -64,15 +61,6 @@ impl Life {
         }
     }
 
-    /// Prepares a VM whose daemon is held for the moment at which it is started: the VMM gets the usual priority, and the
-    /// agent starts a program once, itself, so that the way to the daemon is no new one for the guest's memory and for an
-    /// emulated CPU.
-    fn settle_spare(&mut self) {
-        self.effects.push(Effect::RestorePriority);
-        let command = ["/proc/self/exe", "--version"].map(str::to_owned).into();
-        self.effects.push(Effect::Tell(Ask::Exec(Exec { command, timeout_ms: REHEARSAL_MS, bulk: false })));
-    }
-
     pub(super) fn start_the_daemon(&mut self) {
         if !self.mounts.are_made() {
             return self.order_mounts();
@@ -83,8 +71,13 @@ impl Life {
                 self.effects.push(Effect::StartDaemon(self.start.clone()));
             }
             DaemonState::Held if !self.hold => self.effects.push(Effect::StartDaemon(self.start.clone())),
+            // A start of this VM under its own name would be another one than that of the VM whose spare it is.
+            DaemonState::Held => {
+                if let Some(of) = self.status.labels.get(SPARE_LABEL).cloned() {
+                    self.effects.push(Effect::Prepare { of, start: self.start.clone() });
+                }
+            }
             DaemonState::Pending
-            | DaemonState::Held
             | DaemonState::Running
             | DaemonState::Ready
             | DaemonState::Exited
