@@ -5,7 +5,7 @@ use crate::console::Console;
 use crate::forerunner::Ahead;
 use crate::forwarding::Forwarding;
 use crate::panics;
-use crate::preparation::{Forerunner, Preparation};
+use crate::prepared::{Forerunner, Preparation};
 use crate::reach::Reach;
 use crate::reaper::Reaper;
 use crate::state::{Daemon, State};

@@ -30,6 +30,7 @@ mod options;
 mod panics;
 mod practice;
 mod preparation;
+mod prepared;
 mod probe;
 mod process;
 mod reach;

@@ -5,16 +5,15 @@
 
 use crate::agent::{Agent, Mode};
 use crate::cgroup::Cgroup;
-use crate::environment::Environment;
 use crate::exec;
-use crate::forerunner::{self, Ahead, OWN_PROGRAM, Orders, Streams};
+use crate::forerunner::{self, OWN_PROGRAM, Orders, Streams};
 use crate::furnish;
 use crate::network;
 use crate::options::PRACTICE;
+use crate::prepared::{Done, Forerunner, Furnished, Preparation, Prepared};
 use crate::process::{not_executable, step_failed};
 use crate::reach;
 use crate::state::Daemon;
-use crate::surroundings::Surroundings;
 use pepita_wire::agent::{Exec, Start};
 use pepita_wire::environment::{NOTIFY_SOCKET, WATCHDOG_USEC};
 use pepita_wire::{ErrorKind, Exit, WireError};
@@ -25,61 +24,6 @@ use std::sync::{Arc, MutexGuard, PoisonError, mpsc};
 
 /// The time limit of the practice, in milliseconds.
 const PRACTICE_MS: u64 = 10_000;
-
-/// How far the daemon's start is prepared.
-#[derive(Debug, Default)]
-pub(crate) enum Preparation {
-    /// Nothing is done but to start the forerunner, if there is one.
-    Begun(Option<Forerunner>),
-    /// All is done but the execution, for this start, or it has failed.
-    Done(Box<Done>),
-    /// The start has taken what was prepared.
-    #[default]
-    Over,
-}
-
-/// A start that is prepared, or the step of it that has failed.
-#[derive(Debug)]
-pub(crate) struct Done {
-    start: Start,
-    outcome: Result<Prepared, Exit>,
-}
-
-/// A forerunner of the daemon, and the receiver of its end.
-#[derive(Debug)]
-pub(crate) struct Forerunner {
-    pub(crate) ahead: Ahead,
-    pub(crate) end: mpsc::Receiver<Exit>,
-}
-
-impl Forerunner {
-    /// Returns whether the process has not ended: one that has cannot be given orders.
-    fn is_alive(&self) -> bool {
-        matches!(self.end.try_recv(), Err(mpsc::TryRecvError::Empty))
-    }
-}
-
-/// A guest that is furnished for the daemon.
-#[derive(Debug)]
-struct Furnished {
-    surroundings: Arc<Surroundings>,
-    orders: Orders,
-    environment: Environment,
-}
-
-/// What a start finds that was prepared.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    furnished: Furnished,
-    /// The forerunner that waits for the word to execute the daemon, and the daemon's output.
-    waiting: Option<(Forerunner, PipeReader)>,
-}
-
-impl Prepared {
-    fn without_forerunner(furnished: Furnished) -> Self {
-        Self { furnished, waiting: None }
-    }
-}
 
 /// A daemon that was executed.
 #[derive(Debug)]

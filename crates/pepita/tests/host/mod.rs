@@ -251,11 +251,14 @@ impl Host {
         serde_json::from_value(self.ask(name, MonitorRequest::Forward(exec))).expect("a result")
     }
 
-    fn print_monitor_logs(&self) {
+    fn print_logs(&self) {
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             if entry.file_name().to_str().is_some_and(|name| VmId::new(name).is_ok()) {
-                let log = std::fs::read_to_string(entry.path().join("monitor.log")).unwrap_or_default();
-                eprintln!("{}: the monitor's log:\n{log}", entry.path().display());
+                for file in ["monitor.log", "exit.json", "console.log"] {
+                    let bytes = std::fs::read(entry.path().join(file)).unwrap_or_default();
+                    let shown = text(&bytes[bytes.len().saturating_sub(8 * 1024)..]);
+                    eprintln!("{}:\n{shown}", entry.path().join(file).display());
+                }
             }
         }
     }
@@ -265,7 +268,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         let has_failed = std::thread::panicking();
         if has_failed {
-            self.print_monitor_logs();
+            self.print_logs();
         }
         let left = match self.end {
             End::Destroy => {
