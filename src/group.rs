@@ -26,13 +26,14 @@ use crate::journal::Journal;
 use crate::observe::{Bus, Change, EventKind, ProbeStatus, StatusTable, VmPhase};
 use crate::policy::Ending;
 use crate::reply::Reply;
-use crate::spec::{GroupName, GroupSpec, Incarnation, VmName, VmSpec};
+use crate::spec::{GroupName, GroupSpec, Incarnation, VmName};
 use crate::vm::{Facts, Mode, Services, Vm, VmArgs, VmEvent, VmMsg};
 use actors::Actors;
 use inventory::Inventory;
 use pepita_wire::record::{CallErrorKind, Timings};
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The actor of one group. The actor lives as long as the group is configured, also while the group is down.
 #[derive(Debug)]
@@ -314,7 +315,7 @@ impl GroupState {
                 Order::Wake { vm, epoch } => self.actors.send(&vm, epoch, VmMsg::Wake),
                 Order::Update(vm) => {
                     if let Some(spec) = self.roster.vm(&vm) {
-                        self.actors.send_to_owner(&vm, VmMsg::Update(Box::new(spec.clone())));
+                        self.actors.send_to_owner(&vm, VmMsg::Update(Arc::clone(spec)));
                     }
                 }
                 // The ports are settled before anything is told.
@@ -430,7 +431,7 @@ impl GroupState {
     fn take_inventory(&mut self, me: &ActorRef<GroupMsg>, goal: Goal) {
         let mut vms = self.roster.names();
         let spares = vms.iter().filter_map(|vm| self.roster.vm(vm)).filter(|spec| spec.standby > 0);
-        let spares: Vec<VmName> = spares.flat_map(VmSpec::slots).collect();
+        let spares: Vec<VmName> = spares.flat_map(|spec| spec.slots()).collect();
         vms.extend(spares);
         for vm in &vms {
             let (me, name) = (me.clone(), vm.clone());

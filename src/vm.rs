@@ -50,7 +50,7 @@ pub enum VmMsg {
     /// The VM is a spare, and takes the place of a VM from now on.
     Promote(Promotion),
     /// The configuration has changed in ways that apply to a running VM.
-    Update(Box<VmSpec>),
+    Update(Arc<VmSpec>),
     /// Send the daemon a signal.
     Signal {
         /// The signal for the daemon.
@@ -113,7 +113,7 @@ pub struct Vm;
 #[derive(Debug)]
 pub struct VmArgs {
     /// The specification of the VM.
-    pub spec: VmSpec,
+    pub spec: Arc<VmSpec>,
     /// The VM whose spare this one is; `None` for a VM of the configuration.
     pub spare_of: Option<VmName>,
     /// The number of this start of the VM.
@@ -160,12 +160,13 @@ struct Monitor {
 
 impl Actor for Vm {
     type Msg = VmMsg;
-    type State = VmState;
+    /// Boxed, because the futures of an actor hold its memory more than once.
+    type State = Box<VmState>;
     type Arguments = VmArgs;
 
-    async fn pre_start(&self, me: ActorRef<VmMsg>, args: VmArgs) -> Result<VmState, ActorProcessingErr> {
+    async fn pre_start(&self, me: ActorRef<VmMsg>, args: VmArgs) -> Result<Box<VmState>, ActorProcessingErr> {
         me.cast(VmMsg::Happened(Happened(Event::Start(args.mode))))?;
-        Ok(VmState {
+        Ok(Box::new(VmState {
             me,
             life: Life::new(args.spec, args.spare_of.is_some()),
             spare_of: args.spare_of,
@@ -179,14 +180,14 @@ impl Actor for Vm {
             guest: None,
             alarm: Alarm::default(),
             not_before: None,
-        })
+        }))
     }
 
     async fn handle(
         &self,
         _: ActorRef<VmMsg>,
         msg: VmMsg,
-        state: &mut VmState,
+        state: &mut Box<VmState>,
     ) -> Result<(), ActorProcessingErr> {
         if let Some(event) = state.event_of(msg) {
             state.happened(event).await?;
@@ -204,7 +205,7 @@ impl Actor for Vm {
         &self,
         _: ActorRef<VmMsg>,
         event: SupervisionEvent,
-        state: &mut VmState,
+        state: &mut Box<VmState>,
     ) -> Result<(), ActorProcessingErr> {
         // The link is the only child. When the link fails the VM does not: the VM gets a new link.
         let Some(lost) = LostChild::of(event) else { return Ok(()) };
@@ -246,7 +247,7 @@ impl VmState {
             }
             VmMsg::Update(spec) => {
                 let is_same = spec.publish == self.life.spec().publish;
-                self.life.update(*spec);
+                self.life.update(spec);
                 self.await_idleness();
                 if !is_same {
                     self.publish();
@@ -338,7 +339,7 @@ impl VmState {
 
     fn launch(&self, cid: Cid) {
         let launch = Box::new(Launch {
-            spec: self.life.spec().clone(),
+            spec: Arc::clone(self.life.spec()),
             incarnation: self.incarnation,
             cid,
             owner: self.services.owner.to_string(),
@@ -387,7 +388,7 @@ impl VmState {
                 let _ = me.cast(VmMsg::NotPublished(why));
             }
         });
-        let VmSpec { name, publish, .. } = self.life.spec();
+        let VmSpec { name, publish, .. } = &**self.life.spec();
         self.services.executor.send(ExecutorMsg::Publish {
             vm: name.clone(),
             ports: publish.clone(),

@@ -12,6 +12,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Reads arguments as the launcher does.
@@ -70,7 +71,7 @@ fn launch() -> impl Strategy<Value = Launch> {
             spec.start.timeout = Duration::from_millis(timeout);
             let cid = Cid::new(cid).expect("a good CID");
             Launch {
-                spec,
+                spec: spec.into(),
                 incarnation: Incarnation(incarnation),
                 cid,
                 owner: "edge".into(),
@@ -89,7 +90,7 @@ fn a_daemon_with_a_watchdog_is_told_the_interval_unless_the_configuration_does()
     let env = |spec: &VmSpec| {
         let (incarnation, cid) = (Incarnation(1), Cid::new(3).expect("a good CID"));
         let launch = Launch {
-            spec: spec.clone(),
+            spec: spec.clone().into(),
             incarnation,
             cid,
             owner: "edge".into(),
@@ -124,7 +125,7 @@ fn the_world_of_a_daemon_reaches_the_launcher_whole() {
     spec.reach = places.iter().map(|place| place.parse().expect("a place")).collect();
     let (incarnation, cid) = (Incarnation(1), Cid::new(3).expect("a good CID"));
     let launch = Launch {
-        spec,
+        spec: spec.into(),
         incarnation,
         cid,
         owner: "edge".into(),
@@ -133,7 +134,8 @@ fn the_world_of_a_daemon_reaches_the_launcher_whole() {
         limit: Duration::MAX,
     };
     let mut process = launch.clone();
-    process.spec.machine = MachineSpec { jail: Some(Jail::Full), ..MachineSpec::process() };
+    Arc::make_mut(&mut process.spec).machine =
+        MachineSpec { jail: Some(Jail::Full), ..MachineSpec::process() };
     assert_eq!(argv::specification(&process).jail, None, "a plain process is in no jail");
     let written = serde_json::to_string(&argv::specification(&launch)).expect("JSON");
     let asked: LaunchSpec = serde_json::from_str(&written).expect("a specification");

@@ -9,6 +9,7 @@ use pepita_wire::environment::WATCHDOG_USEC;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use pepita_wire::launch::{OWNER_LABEL, SPARE_LABEL};
@@ -20,7 +21,7 @@ pub const CONFIG_LABEL: &str = "pepita-supervisor.config";
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch {
     /// The specification of the VM.
-    pub spec: VmSpec,
+    pub spec: Arc<VmSpec>,
     /// The number of this start of the VM.
     pub incarnation: Incarnation,
     /// The CID that the VM is to have.
@@ -80,7 +81,7 @@ pub fn specification(launch: &Launch) -> LaunchSpec {
         significant: _,
         disks,
         shares,
-    } = &launch.spec;
+    } = &*launch.spec;
     let MachineSpec { vcpus, memory_mb, kernel: _, rootfs: _, image, port, vmm, jail } = machine;
     let WorldSpec {
         hostname,

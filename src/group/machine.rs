@@ -59,6 +59,7 @@ use crate::vm::Mode;
 use child::{Child, Phase};
 use spare::Spares;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The stage of the group as a whole.
@@ -115,7 +116,7 @@ pub struct Roster {
 impl Roster {
     /// Makes a group that waits to be started, from the state that a previous run left.
     pub fn new(mut spec: GroupSpec, memory: &BTreeMap<VmName, Remembered>) -> Self {
-        let child = |vm: VmSpec| {
+        let child = |vm: Arc<VmSpec>| {
             let mut child = match memory.get(&vm.name) {
                 Some(remembered) => Child::remembered(vm, remembered),
                 None => Child::new(vm),
@@ -124,7 +125,7 @@ impl Roster {
             child
         };
         Self {
-            children: std::mem::take(&mut spec.vms).into_iter().map(child).collect(),
+            children: std::mem::take(&mut spec.vms).into_iter().map(Arc::new).map(child).collect(),
             spec,
             window: Window::new(),
             group_restart: None,
@@ -224,7 +225,7 @@ impl Roster {
     }
 
     /// Returns the specification in force for a VM.
-    pub fn vm(&self, name: &VmName) -> Option<&VmSpec> {
+    pub fn vm(&self, name: &VmName) -> Option<&Arc<VmSpec>> {
         self.find(name).map(|index| &self.children[index].spec)
     }
 
@@ -244,7 +245,7 @@ impl Roster {
     }
 
     /// Returns the VMs that are down and are to be started.
-    pub(crate) fn to_come(&self) -> impl Iterator<Item = &VmSpec> {
+    pub(crate) fn to_come(&self) -> impl Iterator<Item = &Arc<VmSpec>> {
         let comes = |child: &&Child| child.phase.is_to_come();
         self.children.iter().filter(comes).map(|child| &child.spec)
     }

@@ -25,7 +25,7 @@ impl GroupState {
         // A spare has no count of its own. The number of the VM before it tells it from what an earlier one has left.
         let incarnation = self.roster.view(of).map_or(Incarnation(1), |view| view.incarnation);
         let args = VmArgs {
-            spec,
+            spec: spec.into(),
             spare_of: Some(of.clone()),
             incarnation,
             epoch,
@@ -54,7 +54,7 @@ impl GroupState {
         self.shared.services.cids.send(CidMsg::Pass { from: spare.clone(), to: vm.clone() });
         self.shared.services.executor.send(ExecutorMsg::Own { vm: vm.clone(), incarnation });
         let written = self.shared.journal.written();
-        let promotion = Promotion { spec: Box::new(spec), incarnation, written };
+        let promotion = Promotion { spec, incarnation, written };
         self.actors.send(&vm, epoch, VmMsg::Promote(promotion));
         let text = format!("{spare} takes its place");
         self.tell(EventKind::Notice { vm: Some(vm), text });

@@ -48,6 +48,7 @@ use crate::vm::report::{Facts, Mode, Transition};
 use pepita_wire::image::UsedImage;
 use pepita_wire::record::Timings;
 use pepita_wire::{GuestEvent, MonitorRequest, StatusRecord};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The delay before a call that failed is made again.
@@ -260,7 +261,7 @@ pub(super) enum Event {
     /// The launcher answered to a removal.
     Removed(Result<(), ExecutorError>),
     /// The VM is a spare, and takes the place of the VM with this specification.
-    Promote(Box<VmSpec>),
+    Promote(Arc<VmSpec>),
     /// The monitor answered to a promotion.
     Promoted(Result<(), String>),
     /// Time has passed.
@@ -330,7 +331,7 @@ pub(super) enum Role {
 /// One incarnation of a VM.
 #[derive(Debug)]
 pub(super) struct Life {
-    spec: VmSpec,
+    spec: Arc<VmSpec>,
     /// The container image that the VM boots, as its record tells of it.
     image: Option<Box<UsedImage>>,
     /// The probes in force: those of the specification, completed by those of the image.
@@ -356,7 +357,7 @@ pub(super) struct Life {
 
 impl Life {
     /// Makes an incarnation that waits for its [`Event::Start`].
-    pub(super) fn new(spec: VmSpec, is_spare: bool) -> Self {
+    pub(super) fn new(spec: Arc<VmSpec>, is_spare: bool) -> Self {
         let health = spec.health.clone();
         Self {
             spec,
@@ -376,7 +377,7 @@ impl Life {
     }
 
     /// Returns the specification in force.
-    pub(super) fn spec(&self) -> &VmSpec {
+    pub(super) fn spec(&self) -> &Arc<VmSpec> {
         &self.spec
     }
 
@@ -399,7 +400,7 @@ impl Life {
     }
 
     /// Changes timeouts and probes, which apply to a running VM, too.
-    pub(super) fn update(&mut self, spec: VmSpec) {
+    pub(super) fn update(&mut self, spec: Arc<VmSpec>) {
         if self.spec.idle != spec.idle {
             self.drowsiness.begin_anew();
         }
@@ -474,7 +475,7 @@ impl Life {
             Event::SleepAnswered(result) => self.sleep_answered(now, result),
             Event::Kill => self.kill(now),
             Event::Removed(result) => self.removed(now, result),
-            Event::Promote(spec) => self.promote(now, *spec),
+            Event::Promote(spec) => self.promote(now, spec),
             Event::Promoted(result) => self.promoted(now, result),
             Event::Tick => self.tick(now),
         }

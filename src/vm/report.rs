@@ -6,6 +6,7 @@ use crate::policy::Ending;
 use crate::spec::{Cid, Incarnation, VmName, VmSpec};
 use crate::store::Written;
 use pepita_wire::record::Timings;
+use std::sync::Arc;
 
 /// The way in which a VM actor comes to own its VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct Promotion {
     /// The specification of the VM.
-    pub spec: Box<VmSpec>,
+    pub spec: Arc<VmSpec>,
     /// The number of this start of the VM.
     pub incarnation: Incarnation,
     /// The moment at which the incarnation is on the disk: the daemon is not started before.

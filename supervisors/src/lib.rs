@@ -10,6 +10,7 @@ pub mod demo;
 pub mod exit;
 mod format;
 pub mod inherited;
+pub mod memory;
 mod notify;
 pub mod output;
 mod printer;

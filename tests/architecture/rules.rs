@@ -310,7 +310,7 @@ pub(crate) const CRATES: &[Crate] = &[
         dir: "supervisors/src",
         name: "pepita_supervisors",
         rows: &[
-            &["format", "inherited", "notify", "output", "when"],
+            &["format", "inherited", "memory", "notify", "output", "when"],
             &["exit"],
             &["config", "demo", "printer"],
             &["ctl", "daemon"],

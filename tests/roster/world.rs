@@ -467,7 +467,7 @@ impl World {
                             "two boot at once"
                         );
                     }
-                    let config = self.roster.vm(&of).map(VmSpec::fingerprint).unwrap_or_default();
+                    let config = self.roster.vm(&of).map(|spec| spec.fingerprint()).unwrap_or_default();
                     self.spares
                         .insert(spare, SpareActor { of, epoch, is_ready: false, ending: false, config });
                 }

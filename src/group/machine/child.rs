@@ -4,12 +4,13 @@ use crate::journal::{Remembered, Wanted};
 use crate::observe::VmPhase;
 use crate::policy::{Ending, Failure};
 use crate::spec::{Incarnation, VmName, VmSpec};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A VM in the roster: the facts that hold in every phase.
 #[derive(Debug, Clone)]
 pub(crate) struct Child {
-    pub(crate) spec: VmSpec,
+    pub(crate) spec: Arc<VmSpec>,
     pub(crate) phase: Phase,
     pub(crate) wanted: Wanted,
     /// Consecutive counted failures.
@@ -350,7 +351,7 @@ impl Phase {
 
 impl Child {
     /// Makes a child that is down, with the desired state of its configuration.
-    pub(crate) fn new(spec: VmSpec) -> Self {
+    pub(crate) fn new(spec: Arc<VmSpec>) -> Self {
         Self {
             wanted: if spec.autostart { Wanted::Up } else { Wanted::Down },
             spec,
@@ -367,7 +368,7 @@ impl Child {
 
     /// Makes a child that is down, from the state that a previous run of the supervisor, or a former actor of the
     /// group, has left (semantics 9).
-    pub(crate) fn remembered(spec: VmSpec, remembered: &Remembered) -> Self {
+    pub(crate) fn remembered(spec: Arc<VmSpec>, remembered: &Remembered) -> Self {
         let mut child = Self::new(spec);
         let returns = child.spec.restart.policy.returns_after_supervisor_restart();
         child.number(remembered.incarnation);

@@ -8,6 +8,7 @@ use crate::group::order::Order;
 use crate::journal::Wanted;
 use crate::policy::At;
 use crate::spec::{GroupSpec, Incarnation, VmName, VmSpec};
+use std::sync::Arc;
 
 impl Roster {
     /// Takes a new specification of the same group. Policies, budgets, timeouts and probes apply at once and keep their
@@ -20,10 +21,10 @@ impl Roster {
         for vm in vms {
             match former.iter().position(|child| *child.name() == vm.name) {
                 Some(index) => {
-                    let child = self.update_spec(former.remove(index), vm);
+                    let child = self.update_spec(former.remove(index), vm.into());
                     self.children.push(child);
                 }
-                None => self.add(vm),
+                None => self.add(vm.into()),
             }
         }
         self.reload_sleepers();
@@ -61,7 +62,7 @@ impl Roster {
         *known = (*known).max(incarnation);
     }
 
-    fn update_spec(&mut self, mut child: Child, spec: VmSpec) -> Child {
+    fn update_spec(&mut self, mut child: Child, spec: Arc<VmSpec>) -> Child {
         let differs = child.spec.fingerprint() != spec.fingerprint();
         if let Phase::Live(run) = &mut child.phase {
             run.outdated |= differs;
@@ -82,7 +83,7 @@ impl Roster {
         child
     }
 
-    fn add(&mut self, spec: VmSpec) {
+    fn add(&mut self, spec: Arc<VmSpec>) {
         let mut child = Child::new(spec);
         child.number(self.retired.remove(child.name()).unwrap_or_default());
         // A VM that is added among the members of a group restart starts together with them.

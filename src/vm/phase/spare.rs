@@ -5,6 +5,7 @@ use crate::policy::Ending;
 use crate::spec::VmSpec;
 use crate::vm::report::Transition;
 use pepita_wire::Exit;
+use std::sync::Arc;
 use std::time::Instant;
 
 impl Life {
@@ -24,11 +25,11 @@ impl Life {
     }
 
     /// Begins to make the spare the VM with this specification.
-    pub(super) fn promote(&mut self, now: Instant, spec: VmSpec) {
+    pub(super) fn promote(&mut self, now: Instant, spec: Arc<VmSpec>) {
         if self.role != Role::Spare {
             return;
         }
-        let spare = std::mem::replace(&mut self.spec, spec).name;
+        let spare = std::mem::replace(&mut self.spec, spec).name.clone();
         self.role = Role::Promoting { spare };
         self.complete_health();
         // Its daemon has never run, whether or not the spare was found.

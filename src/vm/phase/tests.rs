@@ -79,7 +79,7 @@ fn a_stop_and_the_probes_are_those_of_the_image_unless_the_configuration_says_ot
         rig.on(Event::Status(record));
         // A record without an image, as an older monitor writes it, takes nothing back.
         rig.on(Event::Status(running()));
-        rig.life.update(spec);
+        rig.life.update(spec.into());
         let command = rig.life.health().command.clone();
         let effects = rig.on(Event::Stop);
         let Some(Effect::StopDaemon { signal, .. }) = effects.last() else { panic!("{effects:?}") };
@@ -118,7 +118,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        Self { life: Life::new(spec(), false), now: Instant::now() }
+        Self { life: Life::new(spec().into(), false), now: Instant::now() }
     }
 
     fn launching() -> Self {
@@ -149,7 +149,7 @@ impl Rig {
 impl Rig {
     fn spare() -> Self {
         let spec = spec().of_spare(VmName::new("a-spare-1").expect("a name"));
-        let mut rig = Self { life: Life::new(spec, true), now: Instant::now() };
+        let mut rig = Self { life: Life::new(spec.into(), true), now: Instant::now() };
         assert_eq!(rig.on(Event::Start(Mode::Launch)), [Effect::Lease]);
         rig.on(Event::Leased(Some(Ok(cid()))));
         let effects = rig.on(Event::Launched(Ok(held(true))));
@@ -177,7 +177,7 @@ fn held(agent_is_up: bool) -> Box<StatusRecord> {
 fn a_spare_takes_the_place_of_its_vm_in_one_request() {
     let mut rig = Rig::spare();
     assert_eq!(rig.on(Event::Status(held(true))), []);
-    assert_eq!(rig.on(Event::Promote(Box::new(spec()))), [Effect::Promote]);
+    assert_eq!(rig.on(Event::Promote(spec().into())), [Effect::Promote]);
     assert_eq!(rig.life.spec().name, spec().name);
     // The daemon may be heard of before the answer.
     let effects = rig.on(Event::Status(running()));
@@ -197,25 +197,25 @@ fn a_promotion_that_fails_is_no_end_of_the_daemon_and_leaves_no_spare() {
     let both = [Effect::RemoveBoth { spare: VmName::new("a-spare-1").expect("a name") }];
     // The monitor refuses, or is lost.
     let mut rig = Rig::spare();
-    rig.on(Event::Promote(Box::new(spec())));
+    rig.on(Event::Promote(spec().into()));
     assert_eq!(rig.on(Event::Promoted(Err("no".into()))), both);
     not_launched(rig.on(Event::Removed(Ok(()))));
     // The spare ends at that moment.
     let mut rig = Rig::spare();
-    rig.on(Event::Promote(Box::new(spec())));
+    rig.on(Event::Promote(spec().into()));
     not_launched(rig.on(Event::Status(record(VmState::Failed, DaemonState::Held))));
     // It was on its way out before, or had no agent any more.
     let mut rig = Rig::spare();
     assert_eq!(rig.on(Event::Status(held(false))), [Effect::Remove]);
-    assert_eq!(rig.on(Event::Promote(Box::new(spec()))), []);
+    assert_eq!(rig.on(Event::Promote(spec().into())), []);
     not_launched(rig.on(Event::Removed(Ok(()))));
     let mut rig = Rig::spare();
     rig.on(Event::MonitorLost("killed".into()));
-    assert_eq!(rig.on(Event::Promote(Box::new(spec()))), both);
+    assert_eq!(rig.on(Event::Promote(spec().into())), both);
     not_launched(rig.on(Event::Removed(Ok(()))));
     // A stop is done whatever becomes of the promotion.
     let mut rig = Rig::spare();
-    rig.on(Event::Promote(Box::new(spec())));
+    rig.on(Event::Promote(spec().into()));
     assert_eq!(rig.on(Event::Stop), both);
     assert_eq!(rig.on(Event::Promoted(Ok(()))), []);
     assert_eq!(rig.ends(Event::Removed(Ok(()))), Exit::StopRequested);
@@ -484,7 +484,7 @@ fn what_cannot_be_removed_is_tried_again_and_told() {
 #[test]
 fn a_pause_keeps_what_is_left_of_the_start() {
     let mut rig = Rig::launching();
-    rig.life.spec.start.ready = Readiness::Notify;
+    Arc::make_mut(&mut rig.life.spec).start.ready = Readiness::Notify;
     rig.on(Event::Launched(Ok(running())));
     rig.now += spec().start.timeout / 2;
     let paused = record(VmState::Paused, DaemonState::Running);
@@ -512,7 +512,7 @@ fn probed_first(start: Event, answer: Event) -> Rig {
     let mut rig = Rig::new();
     let mut own = spec();
     (own.start.ready, own.health.tcp) = (Readiness::Health, 80);
-    rig.life.update(own);
+    rig.life.update(own.into());
     rig.on(start);
     rig.on(Event::Leased(Some(Ok(cid()))));
     let effects = [rig.on(answer), rig.on(Event::Status(running()))].concat();
@@ -637,7 +637,7 @@ proptest! {
         steps in proptest::collection::vec((event(), 0_u64..20_000), 0..60),
     ) {
         let mut rig = Rig::new();
-        rig.life.spec.start.ready = ready;
+        Arc::make_mut(&mut rig.life.spec).start.ready = ready;
         let mut ended = false;
         for (event, millis) in steps {
             rig.now += Duration::from_millis(millis);

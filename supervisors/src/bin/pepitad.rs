@@ -4,7 +4,7 @@ use clap::Parser;
 use pepita_supervisor::platform::raise_file_limit;
 use pepita_supervisors::daemon::{self, Options};
 use pepita_supervisors::exit::ProgramExit;
-use pepita_supervisors::{inherited, output};
+use pepita_supervisors::{inherited, memory, output};
 use std::io::{IsTerminal, stderr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 const FLUSH: Duration = Duration::from_secs(2);
 
 fn main() {
+    memory::use_one_arena();
     inherited::keep();
     let sockets = inherited::take_sockets();
     inherited::reset_signals();
