@@ -1,12 +1,16 @@
 //! The recoveries of a VM with a spare and of one without, killed in turn, and what clients of their ports meet.
 
 use crate::client::{Client, connections};
-use crate::common::{Aim, Figure, Place, all_ready, in_ms, ms, table};
+use crate::common::{Aim, Figure, Place, all_ready, in_ms, missing, ms, table};
 use crate::kill::{Recovery, recover};
 use crate::{KINDS, PATIENCE, kills, median_and_late, spare_at_rest, vm, with_both_kinds};
 use pepita_supervisor::tree::Tree;
 use pepita_wire::record::Part;
+use std::path::Path;
 use std::time::Duration;
+
+/// The guest kernel that boots sooner.
+const SMALL_KERNEL: &str = ".guest/vmlinux-small";
 
 /// What was measured of one kind.
 #[derive(Default)]
@@ -17,11 +21,28 @@ struct Measured {
     refused: usize,
 }
 
+/// Measures with Debian's kernel, and with the small one (`make kernel`), which may be missing.
 pub(crate) async fn measure(place: &Place) {
-    with_both_kinds(place, vm, in_turn).await;
+    with_both_kinds(place, vm, |tree, ports| in_turn(tree, ports, "")).await;
+    let small = Path::new(env!("CARGO_MANIFEST_DIR")).join(SMALL_KERNEL);
+    if !small.exists() {
+        return missing(
+            "recovery",
+            "the small kernel",
+            &format!("{SMALL_KERNEL} is not there"),
+            "make kernel",
+        );
+    }
+    let vm = |name: &str, standby, port| {
+        let mut vm = vm(name, standby, port);
+        vm.machine.kernel.clone_from(&small);
+        vm
+    };
+    with_both_kinds(place, vm, |tree, ports| in_turn(tree, ports, ", small kernel")).await;
 }
 
-async fn in_turn(tree: Tree, ports: [u16; 2]) {
+/// Kills both VMs in turn. `with` ends the name of each figure.
+async fn in_turn(tree: Tree, ports: [u16; 2], with: &'static str) {
     all_ready(&tree, &[], PATIENCE).await;
     let mut all: [Measured; 2] = Default::default();
     for round in 0..kills() {
@@ -37,16 +58,23 @@ async fn in_turn(tree: Tree, ports: [u16; 2]) {
     let [warm, cold] = &all;
     let medians =
         all.each_ref().map(|it| median_and_late(&it.times(|recovery| recovery.ready))[0].as_secs_f64());
-    println!("cold / warm: {:.1}", medians[1] / medians[0]);
-    tell_parts(warm, cold);
-    let what = "SIGKILL of the VMM until Ready, with a warm spare";
-    let figure = Figure::times("recovery", what, &warm.times(|it| it.ready));
+    println!("cold / warm{with}: {:.1}", medians[1] / medians[0]);
+    tell_parts(warm, cold, with);
+    let what = format!("SIGKILL of the VMM until Ready, with a warm spare{with}");
+    let figure = Figure::times("recovery", &what, &warm.times(|it| it.ready));
     let figure = figure.against("cold restart", medians[1] * 1000.0);
     figure.aim(Aim::AtMost(20.0)).ratio_aim(Aim::AtMost(0.02)).record();
-    let figure = Figure::times("recovery", "a client's longest wait, with a warm spare", &warm.stalls);
+    let what = format!("a client's longest wait, with a warm spare{with}");
+    let figure = Figure::times("recovery", &what, &warm.stalls);
     let figure = figure.against("cold restart", in_ms(median_and_late(&cold.stalls)[0]));
     figure.aim(Aim::AtMost(50.0)).record();
-    let figure = Figure::value("recovery", "connections refused", "", warm.refused as f64, warm.stalls.len());
+    let figure = Figure::value(
+        "recovery",
+        &format!("connections refused{with}"),
+        "",
+        warm.refused as f64,
+        warm.stalls.len(),
+    );
     figure.aim(Aim::AtMost(0.0)).record();
 }
 
@@ -99,7 +127,7 @@ impl Measured {
 }
 
 /// Prints and stores the parts of both kinds of recovery, which are in the order of time.
-fn tell_parts(warm: &Measured, cold: &Measured) {
+fn tell_parts(warm: &Measured, cold: &Measured, with: &str) {
     type OfRecovery = fn(&Recovery) -> Duration;
     let before: [(&str, OfRecovery); 3] = [
         ("notice: the end of the VMM can be known", Recovery::noticed),
@@ -131,7 +159,7 @@ fn tell_parts(warm: &Measured, cold: &Measured) {
         println!("  {:<70} {:>18} {:>18}", row[0], row[1], row[2]);
     }
     let title = format!(
-        "Where the time of a recovery goes, in ms: the median (p99) of each part, of {} kills with a warm spare and {} without. \
+        "Where the time of a recovery goes{with}, in ms: the median (p99) of each part, of {} kills with a warm spare and {} without. \
          Medians of parts do not add up to that of the whole",
         warm.recoveries.len(),
         cold.recoveries.len()
