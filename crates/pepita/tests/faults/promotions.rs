@@ -1,12 +1,13 @@
 //! Tests of promotions: a VM that waits with its daemon held takes the place of a VM that has ended.
 
-use crate::host::{Form, Host, errors, kill};
+use crate::host::{Form, Host, errors, guest_file, kill};
 use pepita_launcher::client;
 use pepita_launcher::host::priority::is_low;
 use pepita_wire::launch::SPARE_LABEL;
 use pepita_wire::record::{DaemonState, Part};
-use pepita_wire::{ErrorKind, MonitorRequest, Outcome, StatusRecord, VmId, VmState};
+use pepita_wire::{ErrorKind, Exit, GuestEvent, MonitorRequest, Outcome, StatusRecord, VmId, VmState};
 use rustix::process::Signal;
+use serde_json::json;
 
 /// Starts a spare and waits until it can be promoted.
 fn spare(host: &Host, name: &str, of: &str) -> StatusRecord {
@@ -105,4 +106,74 @@ fn a_microvm_takes_the_place_of_another() {
 #[test]
 fn a_plain_process_takes_the_place_of_another() {
     promoted_again_and_again(Form::Process);
+}
+
+/// A guest that was prepared for a start of its daemon starts that one alone, and its daemon was executed by nobody before.
+fn prepared(form: Form) {
+    let host = Host::of(form);
+    let booted = host.start_with("a", &["--hold"], &[]);
+    host.until("a", |status| status.agent.ready);
+    let mut link = host.dialled("a");
+    let ticker = match form {
+        Form::Qemu => "/usr/bin/ticker".to_owned(),
+        Form::Process => guest_file("ticker").to_string_lossy().into_owned(),
+    };
+    let start = |text: &str| json!({ "command": [ticker, "--say", text], "env": {} });
+    for _ in 0..2 {
+        link.ask("prepare", start("one"));
+    }
+    for method in ["prepare", "start"] {
+        let refused = link.outcome(method, start("two")).expect_err("it is prepared for another start");
+        assert_eq!(refused.kind, ErrorKind::BadRequest, "{refused}");
+    }
+    assert_eq!(link.ask("status", json!({}))["started"], false);
+    if form == Form::Process {
+        // The process that waits may be killed as any other. The daemon is started all the same.
+        let agent = booted.vmm_pid.expect("a running process");
+        let children = || {
+            let file = format!("/proc/{agent}/task/{agent}/children");
+            std::fs::read_to_string(file).expect("it runs").trim().to_owned()
+        };
+        kill(Some(children().parse().expect("one forerunner")), Signal::KILL);
+        // Nobody but its parent is told when it is reaped.
+        while !children().is_empty() {
+            std::thread::yield_now();
+        }
+    }
+    link.watch();
+    let pid = link.ask("start", start("one"))["pid"].as_u64().expect("a pid");
+    let started = link.until(|event| matches!(event, GuestEvent::Started { .. }));
+    assert!(matches!(started, GuestEvent::Started { pid: told } if u64::from(told) == pid), "{started:?}");
+    link.until(|event| *event == GuestEvent::Ready);
+    let refused = link.outcome("prepare", start("one")).expect_err("it runs");
+    assert_eq!(refused.kind, ErrorKind::Conflict, "{refused}");
+    let output = host.ok(&["logs", "--name", "a"]);
+    assert_eq!(output.matches("one\n").count(), 1, "{output}");
+    host.destroy("a", &["--force"]);
+}
+
+#[test]
+fn a_microvm_that_is_prepared_starts_that_daemon_alone() {
+    prepared(Form::Qemu);
+}
+
+#[test]
+fn a_plain_process_that_is_prepared_starts_that_daemon_alone() {
+    prepared(Form::Process);
+}
+
+#[test]
+fn a_step_that_fails_while_a_spare_is_prepared_is_the_end_of_the_vm_that_it_becomes() {
+    let host = Host::of(Form::Qemu);
+    let of = format!("{SPARE_LABEL}=a");
+    host.start_with("a-1", &["--hold", "--label", &of, "--user", "nobody-here"], &[]);
+    let spare = host.until("a-1", |status| status.agent.ready);
+    assert_eq!(spare.daemon.state, DaemonState::Held);
+    promote(&host, "a-1", "a", 2).expect("promoted");
+    let exit = host.exit("a").exit;
+    assert!(
+        matches!(&exit, Exit::NotExecutable { .. }) && exit.to_string().contains("nobody-here"),
+        "{exit}"
+    );
+    host.destroy("a", &[]);
 }

@@ -1,8 +1,9 @@
 //! The world of a daemon, looked at from inside: what every daemon finds, and what is asked for.
 
 use crate::host::{Form, Host, errors, guest_file, pepita};
+use pepita_wire::launch::SPARE_LABEL;
 use pepita_wire::record::DaemonState;
-use pepita_wire::{Exit, StatusRecord};
+use pepita_wire::{Exit, MonitorRequest, StatusRecord, VmId};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -159,6 +160,36 @@ fn start_of_image(host: &Host, rootfs: &str, name: &str, options: &[&str], ticke
     host.ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
+/// Checks that a daemon has all that was asked for, and this secret.
+fn assert_everything(seen: &Seen, secret: &str) {
+    seen.assert(&[
+        ("Uid", "101 101 101 101"),
+        ("Gid", "102 102 102 102"),
+        ("Groups", "103"),
+        ("CapBnd", OF_A_CONTAINER),
+        ("CapEff", "0000000000000000"),
+        ("NoNewPrivs", "1"),
+        ("cwd", "/var/lib/work"),
+        ("hostname", "red.example"),
+        ("/etc/hosts", r"127.0.0.1 mine\n"),
+        ("write /", "Read-only file system (os error 30)"),
+        ("write /tmp", "ok"),
+        ("write /dev/shm", "ok"),
+        ("write /run", "Permission denied (os error 13)"),
+        ("/dev/stdout", "ok"),
+        ("secret tls-key", secret),
+        ("env FROM_FILE", "1"),
+        ("env HOME", "/var/lib/redis"),
+        ("env USER", "redis"),
+        ("env PATH", "/usr/bin"),
+        ("agent's memory", "Permission denied (os error 13)"),
+    ]);
+    assert!(seen.has("limit=Max open files 100 200 files"), "{:#?}", seen.0);
+    assert!(seen.has("limit=Max core file size 0 0 bytes"), "{:#?}", seen.0);
+    assert!(seen.mounted("/run/secrets").is_some_and(|options| options.starts_with("ro,")), "{:#?}", seen.0);
+    assert!(seen.has("1"), "vm.overcommit_memory: {:#?}", seen.0);
+}
+
 #[test]
 fn a_daemon_has_the_world_that_is_asked_for() {
     let host = Host::of(Form::Qemu);
@@ -198,33 +229,8 @@ fn a_daemon_has_the_world_that_is_asked_for() {
     // The report over the notify socket is that of the daemon's user.
     host.until("a", is_ready);
     let seen = Seen::by_daemon(&host, "a");
-    seen.assert(&[
-        ("Uid", "101 101 101 101"),
-        ("Gid", "102 102 102 102"),
-        ("Groups", "103"),
-        ("CapBnd", OF_A_CONTAINER),
-        ("CapEff", "0000000000000000"),
-        ("NoNewPrivs", "1"),
-        ("cwd", "/var/lib/work"),
-        ("hostname", "red.example"),
-        ("/etc/hosts", r"127.0.0.1 mine\n"),
-        ("write /", "Read-only file system (os error 30)"),
-        ("write /tmp", "ok"),
-        ("write /dev/shm", "ok"),
-        ("write /run", "Permission denied (os error 13)"),
-        ("/dev/stdout", "ok"),
-        ("secret tls-key", r"400 101 \x00s3cret\xff"),
-        ("env FROM_FILE", "1"),
-        ("env HOME", "/var/lib/redis"),
-        ("env USER", "redis"),
-        ("env PATH", "/usr/bin"),
-        ("agent's memory", "Permission denied (os error 13)"),
-    ]);
-    assert!(seen.has("limit=Max open files 100 200 files"), "{:#?}", seen.0);
-    assert!(seen.has("limit=Max core file size 0 0 bytes"), "{:#?}", seen.0);
+    assert_everything(&seen, r"400 101 \x00s3cret\xff");
     assert_eq!(seen.get("env WATCHDOG_PID"), host.status("a").daemon.pid.expect("it runs").to_string());
-    assert!(seen.mounted("/run/secrets").is_some_and(|options| options.starts_with("ro,")), "{:#?}", seen.0);
-    assert!(seen.has("1"), "vm.overcommit_memory: {:#?}", seen.0);
 
     // A command of a host: the daemon's user, directory, groups and PATH (a bare name is found).
     let status = host.exec("a", &["ticker", "--no-ready", "--cat", "/proc/self/status", "--exit", "0"], 0);
@@ -242,6 +248,17 @@ fn a_daemon_has_the_world_that_is_asked_for() {
         assert!(is_log || !bytes.windows(6).any(|part| part == b"s3cret"), "{:?}", entry.file_name());
     }
     host.destroy("a", &[]);
+
+    // A spare is prepared for the same world before it is promoted; the secret is the one of that moment.
+    let spare = ["--hold", "--label", &format!("{SPARE_LABEL}=a")];
+    start_of_image(&host, &rootfs, "a-1", &[&options[..], &spare].concat(), &world);
+    host.until("a-1", |status| status.agent.ready);
+    file("key", b"\x00later\xff");
+    let request = MonitorRequest::Promote { name: VmId::new("a").expect("a name"), incarnation: 2 };
+    host.ask("a-1", request);
+    host.until("a", is_ready);
+    assert_everything(&Seen::by_daemon(&host, "a"), r"400 101 \x00later\xff");
+    host.destroy("a", &["--force"]);
 
     // What the image does not have ends the start with its name.
     start_of_image(&host, &rootfs, "b", &["--user", "nobody"], &[]);
