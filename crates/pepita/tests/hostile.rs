@@ -158,8 +158,10 @@ fn floods_of_every_kind_are_contained() {
         let record = harm.stop();
         assert_eq!((record.exit, record.daemon), (Exit::StopRequested, None), "{how}");
         let entries = std::fs::read_dir(harm.host.vm("bad")).expect("a run directory").flatten();
-        let files: Vec<_> = entries.map(|entry| entry.file_name()).collect();
-        assert!(files.len() < 13, "{how}: {files:?}");
+        let files = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        // A guest that fills its console often enough has all the former files of its log.
+        let (logs, others): (Vec<_>, Vec<_>) = files.partition(|name| name.starts_with("console.log"));
+        assert!(logs.len() <= 5 && others.len() < 15, "{how}: {logs:?} {others:?}");
     }
 }
 
