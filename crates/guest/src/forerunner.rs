@@ -271,6 +271,12 @@ fn become_the_program(socket: &mut UnixStream, is_ahead: bool) -> Failure {
         if let Err(e) = word {
             return Failure::at("the word to go on")(e);
         }
+        // What is at the directory's path may be another one by now. A user that may not look there keeps the one that
+        // was entered with the agent's rights.
+        match enter(&orders) {
+            Err(failure) if failure.errno != Errno::ACCESS.raw_os_error() => return failure,
+            Ok(()) | Err(_) => {}
+        }
     }
     let Some((program, args)) = orders.argv.split_first() else {
         return Failure::at("")(Errno::INVAL.into());

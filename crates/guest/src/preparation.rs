@@ -58,21 +58,27 @@ pub(crate) fn prepare(agent: &Agent, start: &Start) -> Result<(), WireError> {
     let mut place = lock(agent);
     match std::mem::take(&mut *place) {
         Preparation::Begun(forerunner) => {
-            let outcome = furnish(agent, start).and_then(|furnished| wait(furnished, forerunner));
-            let answer =
-                outcome.as_ref().map(|_| ()).map_err(|e| WireError::new(ErrorKind::Os, e.to_string()));
-            *place = Preparation::Done(Box::new(Done { start: start.clone(), outcome }));
+            let outcome = furnish(agent, start).map(|furnished| wait(furnished, forerunner));
+            let done = Done { start: start.without_secrets(), outcome };
+            let answer = answer(&done);
+            *place = Preparation::Done(Box::new(done));
             drop(place);
-            practise(agent);
+            if agent.lock().daemon == Daemon::Held {
+                practise(agent);
+            }
             answer
         }
         Preparation::Done(done) => {
-            let is_same = done.start == *start;
+            let answer = if done.start.is_for(start) { answer(&done) } else { Err(is_for_another()) };
             *place = Preparation::Done(done);
-            if is_same { Ok(()) } else { Err(is_for_another()) }
+            answer
         }
         Preparation::Over => Err(was_started()),
     }
+}
+
+fn answer(done: &Done) -> Result<(), WireError> {
+    done.outcome.as_ref().map(|_| ()).map_err(|e| WireError::new(ErrorKind::Os, e.to_string()))
 }
 
 /// Lets a process do what daemons do at their start ([`crate::practice`]), so that the guest has done it once.
@@ -88,24 +94,25 @@ fn practise(agent: &Agent) {
     }
 }
 
-/// Refuses a start in a guest that is prepared for another one, and one without a command.
+/// Takes what is prepared, for a start.
 ///
 /// # Errors
-/// [`ErrorKind::BadRequest`] for both.
-pub(crate) fn check(agent: &Agent, start: &Start) -> Result<(), WireError> {
+/// [`ErrorKind::BadRequest`] for a start without a command, and in a guest that is prepared for another one.
+pub(crate) fn take(agent: &Agent, start: &Start) -> Result<Preparation, WireError> {
     names_a_program(agent, start)?;
-    match &*lock(agent) {
+    let mut place = lock(agent);
+    match &*place {
         Preparation::Done(done) if !done.start.is_for(start) => Err(is_for_another()),
-        Preparation::Begun(_) | Preparation::Done(_) | Preparation::Over => Ok(()),
+        Preparation::Begun(_) | Preparation::Done(_) | Preparation::Over => Ok(std::mem::take(&mut *place)),
     }
 }
 
-/// Executes the daemon. Of the agent it inherits nothing but what its surroundings have.
+/// Executes the daemon, from what is prepared. Of the agent it inherits nothing but what its surroundings have.
 ///
 /// # Errors
 /// [`Exit::NotExecutable`] with the daemon's program, or with the step before its execution, that failed.
-pub(crate) fn execute(agent: &Agent, start: &Start) -> Result<Spawned, Exit> {
-    let (prepared, forerunner) = match std::mem::take(&mut *lock(agent)) {
+pub(crate) fn execute(agent: &Agent, start: &Start, taken: Preparation) -> Result<Spawned, Exit> {
+    let (prepared, forerunner) = match taken {
         Preparation::Done(done) => (done.outcome, None),
         Preparation::Begun(forerunner) => {
             (furnish(agent, start).map(Prepared::without_forerunner), forerunner)
@@ -169,14 +176,17 @@ fn furnish(agent: &Agent, start: &Start) -> Result<Furnished, Exit> {
     Ok(Furnished { surroundings, orders, environment })
 }
 
-/// Lets the forerunner become what the daemon is to be, and wait.
-fn wait(furnished: Furnished, forerunner: Option<Forerunner>) -> Result<Prepared, Exit> {
+/// Lets the forerunner become what the daemon is to be, and wait. When a step of that fails, the start takes it again with
+/// another forerunner: what it needs may be there by then.
+fn wait(furnished: Furnished, forerunner: Option<Forerunner>) -> Prepared {
     let Some(mut forerunner) = forerunner.filter(Forerunner::is_alive) else {
-        return Ok(Prepared::without_forerunner(furnished));
+        return Prepared::without_forerunner(furnished);
     };
-    let (output, streams) = streams(&furnished.orders)?;
-    let waits = forerunner.ahead.prepare(&furnished.orders, &furnished.environment, streams)?;
-    Ok(Prepared { furnished, waiting: waits.then_some((forerunner, output)) })
+    let Ok((output, streams)) = streams(&furnished.orders) else {
+        return Prepared::without_forerunner(furnished);
+    };
+    let waits = forerunner.ahead.prepare(&furnished.orders, &furnished.environment, streams);
+    Prepared { furnished, waiting: waits.then_some((forerunner, output)) }
 }
 
 /// Returns the daemon's output, and the streams that lead to it.

@@ -23,7 +23,7 @@ use std::time::Duration;
 /// The address of the first name; the next ones follow.
 const FIRST: Ipv4Addr = Ipv4Addr::new(127, 64, 0, 1);
 
-/// The places that the daemon may dial, once it was started.
+/// The places that the daemon may dial, once its start was prepared.
 #[derive(Debug, Default)]
 pub(crate) struct Reach {
     places: OnceLock<Vec<(DialPlace, Listening)>>,

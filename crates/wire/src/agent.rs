@@ -12,7 +12,7 @@ use crate::signal::Signal;
 use crate::storage::Mount;
 use crate::streams::TerminalSize;
 use crate::text::{shown, shown_up_to};
-use crate::world::World;
+use crate::world::{Secret, World};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,7 +26,8 @@ pub enum Ask {
     /// Start the daemon; answered with its process id. [`ErrorKind::Conflict`] when it was started before.
     Start(Start),
     /// Do all of this start but the execution of the daemon and what its secrets need. The start that follows has to be the same
-    /// ([`Start::is_for`]); [`ErrorKind::Conflict`] when the daemon was started before.
+    /// ([`Start::is_for`]). [`ErrorKind::Conflict`] when the daemon was started before, [`ErrorKind::BadRequest`] when another
+    /// start is prepared, [`ErrorKind::Os`] when the guest cannot have what the start asks for, with which it will fail, too.
     Prepare(Start),
     /// Send `signal` to the daemon's process group, and SIGKILL after `grace_ms`.
     Stop(Stop),
@@ -114,12 +115,14 @@ impl Start {
     /// Returns whether a guest that was prepared with this order is prepared for `start`: all is the same but the contents of
     /// the secrets.
     pub fn is_for(&self, start: &Self) -> bool {
-        let secrets = |start: &Self| start.world.secrets.keys().cloned().collect::<Vec<_>>();
-        let without = |start: &Self| {
-            let world = World { secrets: BTreeMap::new(), ..(*start.world).clone() };
-            Self { world: world.into(), ..start.clone() }
-        };
-        secrets(self) == secrets(start) && without(self) == without(start)
+        self.without_secrets() == start.without_secrets()
+    }
+
+    /// Returns this order with the names of its secrets alone.
+    pub fn without_secrets(&self) -> Self {
+        let names = self.world.secrets.keys().map(|name| (name.clone(), Secret::default()));
+        let world = World { secrets: names.collect(), ..(*self.world).clone() };
+        Self { world: world.into(), ..self.clone() }
     }
 
     /// The method of a start that only newer agents know. An older one would leave the world out, and start the daemon

@@ -1,8 +1,6 @@
 //! A forerunner that was started before its program.
 
-use super::{
-    GO, NOT_EXECUTED, Orders, PREPARED, Streams, answer_of, begun, failure_of, give, order, run_with,
-};
+use super::{GO, NOT_EXECUTED, Orders, PREPARED, Streams, answer_of, begun, give, order, run_with};
 use crate::environment::Environment;
 use crate::inherited;
 use nix::sys::signal::SigSet;
@@ -66,26 +64,12 @@ impl Ahead {
     }
 
     /// Gives the forerunner its orders, and lets it make itself what the program is to be. Returns whether it waits for the word
-    /// now ([`Ahead::execute`]); otherwise the process has ended.
-    ///
-    /// # Errors
-    /// [`Exit::NotExecutable`] with the step that failed.
-    pub(crate) fn prepare(
-        &mut self,
-        orders: &Orders,
-        environment: &Environment,
-        streams: Streams,
-    ) -> Result<bool, Exit> {
+    /// now ([`Ahead::execute`]); otherwise a step has failed, or the process has ended.
+    pub(crate) fn prepare(&mut self, orders: &Orders, environment: &Environment, streams: Streams) -> bool {
         let mut said = [0];
-        let heard = self
-            .send(orders, environment, streams, true)
-            .and_then(|()| self.socket.read_exact(&mut said))
-            .and_then(|()| if said == PREPARED { Ok(Vec::new()) } else { answer_of(&mut self.socket) });
-        match heard {
-            Ok(_) if said == PREPARED => Ok(true),
-            Ok(rest) => Err(failure_of(orders, &[&said[..], &rest].concat())),
-            Err(_) => Ok(false),
-        }
+        let heard =
+            self.send(orders, environment, streams, true).and_then(|()| self.socket.read_exact(&mut said));
+        heard.is_ok() && said == PREPARED
     }
 
     /// Lets a forerunner that is prepared execute its program. Does what [`super::spawn`] does.

@@ -40,9 +40,14 @@ fn may_raise() -> bool {
 fn set(pid: u32, nice: i32) {
     // The nice value belongs to a thread, as Linux sees it.
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    for task in tasks.filter_map(|task| of(task.file_name().to_str()?.parse().ok()?)) {
+    for (task, path) in
+        tasks.filter_map(|task| Some((of(task.file_name().to_str()?.parse().ok()?)?, task.path())))
+    {
         // The thread may have ended meanwhile.
         let _ = setpriority_process(Some(task), nice);
+        // The children have inherited the value, such as the process that an agent has made ahead.
+        let children = std::fs::read_to_string(path.join("children")).unwrap_or_default();
+        children.split_whitespace().filter_map(|child| child.parse().ok()).for_each(|child| set(child, nice));
     }
     // Between sessions, the nice values of their groups count (sched(7), "The autogroup feature").
     let _ = std::fs::write(format!("/proc/{pid}/autogroup"), nice.to_string());

@@ -3,8 +3,8 @@
 //! The name comes first and the daemon last. When this process is killed in between, the VM is a spare still, under one name
 //! or the other, and no daemon of it runs.
 
-use super::Monitor;
 use super::life::Event;
+use super::{Monitor, world};
 use crate::rundir::files::{self, Sync};
 use crate::rundir::layout;
 use crate::rundir::promoted::{self, Former};
@@ -23,6 +23,12 @@ impl Monitor {
         let since = Instant::now();
         if !self.life.is_ready_to_start() {
             let why = "only a VM that was launched with --hold, and whose guest agent is up, can be promoted";
+            return Err(WireError::new(ErrorKind::Busy, why));
+        }
+        // The guest is prepared for the start of one VM.
+        let known = world::name_in_guest(name.as_str());
+        if let Some(of) = self.config.request.labels.get(SPARE_LABEL).filter(|of| *of != known) {
+            let why = format!("this is a spare of {of}, and not of {known}");
             return Err(WireError::new(ErrorKind::Busy, why));
         }
         let own = self.dir.parent().unwrap_or(Path::new("/")).join(name.as_str());

@@ -13,25 +13,29 @@ use std::path::{Path, PathBuf};
 /// What a supervisor puts in front of the names of its VMs. A guest knows itself by the rest.
 const PREFIX: &str = "duende-vm-";
 
+/// Returns the name by which the guest of a VM knows itself.
+pub(super) fn name_in_guest(vm: &str) -> &str {
+    vm.strip_prefix(PREFIX).unwrap_or(vm)
+}
+
 /// Returns an order to start the daemon, with the world that the VM was launched with.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] with the secret that cannot be read.
 pub(super) fn start(request: &VmRequest, start: Start) -> Result<Start, WireError> {
     let secrets = secrets(&request.secrets).map_err(|why| WireError::new(ErrorKind::NotFound, why))?;
-    Ok(in_world(request, &request.name, secrets, start))
+    Ok(in_world(request, name_in_guest(&request.name), secrets, start))
 }
 
-/// Returns the order by which the guest of a spare prepares itself for the start of the daemon as that of the VM `of`. It has the
-/// names of the secrets: their contents are read when the VM starts.
+/// Returns the order by which the guest of a spare prepares itself for the start of the daemon of the VM `of`, which is the name
+/// by which that VM's guest knows itself. It has the names of the secrets: their contents are read when the VM starts.
 pub(super) fn preparation(request: &VmRequest, of: &str, start: Start) -> Start {
     let secrets = request.secrets.keys().map(|name| (name.clone(), Secret::default())).collect();
     in_world(request, of, secrets, start)
 }
 
-fn in_world(request: &VmRequest, vm: &str, secrets: BTreeMap<String, Secret>, start: Start) -> Start {
+fn in_world(request: &VmRequest, name: &str, secrets: BTreeMap<String, Secret>, start: Start) -> Start {
     let world = pepita_wire::world::World { secrets, ..request.world.clone() };
-    let name = vm.strip_prefix(PREFIX).unwrap_or(vm);
     let reach = request.reach.iter().map(|reached| reached.at.clone()).collect();
     Start { name: Some(name.to_owned()), world: world.into(), reach, network: request.card(), ..start }
 }

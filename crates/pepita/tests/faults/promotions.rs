@@ -50,6 +50,12 @@ fn promoted_again_and_again(form: Form) {
     let now = host.until("a", |status| status.daemon.state == DaemonState::Ready);
     assert_eq!((now.vmm_pid, now.incarnation, now.state), (one.vmm_pid, 2, VmState::Running));
     assert!(!now.labels.contains_key(SPARE_LABEL) && now.agent.incarnation == Some(1), "{now:?}");
+    if form == Form::Process {
+        assert!(
+            !is_low(now.daemon.pid.expect("a process of this host")),
+            "its daemon has the usual priority"
+        );
+    }
     let timings = now.timings.as_ref().expect("measured");
     let parts: Vec<Part> = timings.parts.iter().map(|timed| timed.part).collect();
     assert_eq!(parts, [Part::Promotion, Part::Daemon, Part::Ready], "a promotion is a start of its own");
@@ -176,4 +182,31 @@ fn a_step_that_fails_while_a_spare_is_prepared_is_the_end_of_the_vm_that_it_beco
         "{exit}"
     );
     host.destroy("a", &[]);
+}
+
+#[test]
+fn the_work_directory_is_the_one_at_its_path_when_the_daemon_is_executed() {
+    let host = Host::of(Form::Process);
+    let current = host.path().join("current");
+    for release in ["one", "two"] {
+        std::fs::create_dir(host.path().join(release)).expect("made");
+    }
+    std::os::unix::fs::symlink("one", &current).expect("a link");
+    let (of, directory) = (format!("{SPARE_LABEL}=a"), current.to_string_lossy());
+    host.start_with("a-1", &["--hold", "--label", &of, "--workdir", &directory], &[]);
+    host.until("a-1", |status| status.agent.ready);
+    std::fs::remove_file(&current).expect("removed");
+    std::os::unix::fs::symlink("two", &current).expect("a link");
+    let refused = promote(&host, "a-1", "b", 1).expect_err("it is a spare of another VM");
+    assert_eq!(refused.kind, ErrorKind::Busy, "{refused}");
+    promote(&host, "a-1", "a", 2).expect("promoted");
+    let now = host.until("a", |status| status.daemon.state == DaemonState::Ready);
+    let daemon = now.daemon.pid.expect("a process of this host");
+    let entered = std::fs::read_link(format!("/proc/{daemon}/cwd")).expect("it runs");
+    assert_eq!(entered.file_name(), Some("two".as_ref()));
+    host.destroy("a", &["--force"]);
+    for release in ["one", "two"] {
+        std::fs::remove_dir(host.path().join(release)).expect("removed");
+    }
+    std::fs::remove_file(current).expect("removed");
 }
