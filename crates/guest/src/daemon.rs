@@ -28,7 +28,8 @@ const REAPED: Duration = Duration::from_millis(200);
 /// Starts the daemon and returns its pid. The daemon's end is reported as an event.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when the daemon was started before; [`ErrorKind::BadRequest`] when the guest is prepared for another start, and when there is no command;
+/// [`ErrorKind::Conflict`] when the daemon was started before; [`ErrorKind::BadRequest`] when the guest is prepared for another
+/// start, and when there is no command;
 /// [`ErrorKind::Os`] when the daemon cannot be executed, which is reported as an event, too.
 pub(crate) fn start(agent: &Arc<Agent>, start: &Start) -> Result<u32, WireError> {
     // The lock is held during the spawn, so that of two clients that ask for a start only one spawns the daemon.

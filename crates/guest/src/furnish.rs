@@ -68,8 +68,8 @@ fn is_open(path: &Path) -> bool {
     std::fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0)
 }
 
-/// Gives the daemon's world what belongs to the guest as a whole, but the secrets ([`put_secrets`]). `name` is the guest's name when the world has none, and
-/// `names` are lines for `/etc/hosts`.
+/// Gives the daemon's world what belongs to the guest as a whole, except the secrets ([`put_secrets`]). `name` is the guest's
+/// name when the world has none, and `names` are lines for `/etc/hosts`.
 ///
 /// # Errors
 /// [`Exit::NotExecutable`] with the step that failed.
