@@ -22,7 +22,7 @@ use crate::host::process_id::ProcessId;
 use crate::host::strays;
 use crate::host::tap;
 use crate::rundir::files::{self, State, Sync};
-use crate::rundir::lock::{Lock, Wait};
+use crate::rundir::lock::{Lock, VmLock};
 use crate::rundir::{self, RunDir, cid, ends, layout, promoted, uids};
 use crate::vm_config::{Carried, Cid, VmConfig};
 use crate::vmm::Process;
@@ -125,11 +125,9 @@ fn after_answer(
     {
         return Ok(Some(ended(dir, state)));
     }
-    match Lock::take(&dir.join(layout::LOCK), Wait::No) {
-        Ok(Some(_lock)) => without_monitor(run_dir, dir, name).map(Some),
-        Ok(None) => Ok(None),
-        Err(_) if !dir.is_dir() => Ok(None),
-        Err(e) => Err(e),
+    match Lock::take_of_vm(dir)? {
+        VmLock::Taken(_lock) => without_monitor(run_dir, dir, name).map(Some),
+        VmLock::Held | VmLock::Absent => Ok(None),
     }
 }
 

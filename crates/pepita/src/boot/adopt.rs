@@ -8,7 +8,7 @@ use crate::host::process_id::ProcessId;
 use crate::monitor::{Agent, Control, Life, Log, Monitor, Parts, Starter, connect_unix};
 use crate::reconcile::{self, Unwatched};
 use crate::rundir::files::State;
-use crate::rundir::lock::{Lock, Wait};
+use crate::rundir::lock::{Lock, VmLock};
 use crate::rundir::{RunDir, cid, layout};
 use crate::vm_config::{VmConfig, VmmKind};
 use crate::vmm::{self, Process, Processes, Server};
@@ -47,11 +47,10 @@ pub(super) struct Orphan {
 /// When there is no such VM, the VM has a monitor, or its files cannot be read. A VM that runs keeps running.
 pub(super) fn adopt(run_dir: &RunDir, name: &VmId) -> Result<Adoption> {
     let dir = run_dir.vm(name);
-    if !dir.is_dir() {
-        return Err(reconcile::no_such_vm(name));
-    }
-    let Some(lock) = Lock::take(&dir.join(layout::LOCK), Wait::No)? else {
-        return Err(call_error(CallErrorKind::TryAgain, "it has a monitor"));
+    let lock = match Lock::take_of_vm(&dir)? {
+        VmLock::Taken(lock) => lock,
+        VmLock::Held => return Err(call_error(CallErrorKind::TryAgain, "it has a monitor")),
+        VmLock::Absent => return Err(reconcile::no_such_vm(name)),
     };
     match reconcile::find(&dir) {
         Unwatched::NotStarted => {

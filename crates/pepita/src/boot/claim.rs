@@ -13,7 +13,7 @@ use crate::monitor::{Before, connect_unix};
 use crate::reconcile::{self, Unwatched};
 use crate::rundir::cid::{self, Wanted};
 use crate::rundir::files;
-use crate::rundir::lock::{Lock, Wait};
+use crate::rundir::lock::{Lock, VmLock};
 use crate::rundir::uids::{self, UidClaim};
 use crate::rundir::{self, RunDir, ends, layout, promoted};
 use crate::vm_config::{Cid, VmConfig, VmRequest};
@@ -223,8 +223,8 @@ fn claim_name(run_dir: &RunDir, dir: PathBuf, is_suspect: bool) -> Result<NameCl
             );
             return Err(taken(&why));
         }
-        match Lock::take(&dir.join(layout::LOCK), Wait::No) {
-            Ok(Some(lock)) => match reconcile::find(&dir) {
+        match Lock::take_of_vm(&dir)? {
+            VmLock::Taken(lock) => match reconcile::find(&dir) {
                 // The processes of the new VM name a directory of its own.
                 Unwatched::NotStarted | Unwatched::Ended(_) | Unwatched::Gone(_)
                     if promoted::home(&dir).is_some() =>
@@ -254,13 +254,12 @@ fn claim_name(run_dir: &RunDir, dir: PathBuf, is_suspect: bool) -> Result<NameCl
                 Unwatched::Unreadable { why, .. } => return Err(reconcile::unreadable(&why)),
             },
             // The holder is a monitor, or a call that only reads the status and releases the lock soon.
-            Ok(None) if connect_unix(&dir.join(layout::CONTROL)).is_ok() => {
+            VmLock::Held if connect_unix(&dir.join(layout::CONTROL)).is_ok() => {
                 return Err(taken(&held_by(&dir)));
             }
-            Ok(None) => await_end_of_monitor(&dir),
+            VmLock::Held => await_end_of_monitor(&dir),
             // Another process has removed the directory meanwhile.
-            Err(_) if !dir.exists() => {}
-            Err(e) => return Err(e),
+            VmLock::Absent => {}
         }
     }
     Err(taken("the name is being taken by another, or given back; try again"))

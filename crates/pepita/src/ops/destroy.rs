@@ -1,7 +1,7 @@
 //! Ends a VM and removes all traces of it. What is kept of the ends of a VM that a supervisor has launched stays: the
 //! supervisor calls this between two incarnations (semantics 10.8).
 
-use crate::client;
+use crate::client::{self, Client};
 use crate::error::{Result, call_error};
 use crate::host::patience;
 use crate::host::process_id::ProcessId;
@@ -11,9 +11,10 @@ use crate::ops::follow::follow;
 use crate::ops::launch::adopt;
 use crate::reconcile::{self, Unwatched};
 use crate::rundir::files;
-use crate::rundir::lock::{Lock, Wait};
+use crate::rundir::lock::{Lock, VmLock, Wait};
 use crate::rundir::{self, RunDir, ends, layout, promoted};
 use crate::vm_config::Carried;
+use pepita_wire::monitor::REQUEST_PATIENCE;
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{MonitorRequest, Signal, StatusRecord, VmId};
 use std::io::ErrorKind;
@@ -95,20 +96,20 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
         }
         match stop(run_dir, name, how, dir) {
             Obeyed::Yes => {}
+            Obeyed::Replaced => return Ok(true),
             Obeyed::No => end_monitor(dir),
             // A monitor that starts has no socket yet, and one that ends has none any more.
             Obeyed::Unreachable if round < ROUNDS_UNREACHABLE => {}
             Obeyed::Unreachable => end_unreachable(dir, how)?,
         }
-        let lock = match Lock::take(&dir.join(layout::LOCK), Wait::No) {
-            Ok(lock) => lock,
-            Err(_) if !dir.is_dir() => return Ok(true),
-            Err(e) => return Err(e),
-        };
-        let Some(_lock) = lock else {
-            // A monitor is starting or ending, or another process is destroying the VM.
-            await_lock(dir);
-            continue;
+        let _lock = match Lock::take_of_vm(dir)? {
+            VmLock::Taken(lock) => lock,
+            VmLock::Absent => return Ok(true),
+            VmLock::Held => {
+                // A monitor is starting or ending, or another process is destroying the VM.
+                await_lock(dir);
+                continue;
+            }
         };
         if let How::Graceful { .. } = how {
             match reconcile::find(dir) {
@@ -178,6 +179,8 @@ fn end_unreachable(dir: &Path, how: How) -> Result<()> {
 enum Obeyed {
     /// The VM has ended.
     Yes,
+    /// The VM has ended, and a launch has given its name to another one, which is not the one to end.
+    Replaced,
     /// There is a monitor that does not obey.
     No,
     /// There is no monitor, or its control socket is missing.
@@ -220,22 +223,39 @@ fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Obeyed {
         }
         How::Force => (KILL, SLACK),
     };
-    match client::ask(dir, request) {
-        Ok(_) => loop {
-            match follow(run_dir, name, Some(limit), |_| false) {
-                // A daemon may have asked for more time (semantics 7.14).
-                Err(e) if e.kind == CallErrorKind::Timeout => {
-                    if matches!(how, How::Force) || !has_grace(dir) {
-                        return Obeyed::No;
-                    }
-                }
-                Ok(_) | Err(_) => return Obeyed::Yes,
-            }
-        },
-        Err(e) if is_silence(&e) => Obeyed::No,
+    let ordered = match order(dir, request) {
+        Ok(status) => status,
+        Err(e) if is_silence(&e) => return Obeyed::No,
         // Without a monitor the connection is refused.
-        Err(_) => Obeyed::Unreachable,
+        Err(_) => return Obeyed::Unreachable,
+    };
+    // Another monitor may watch the VM meanwhile, and a promotion changes the time of the start.
+    let is_other = |now: &StatusRecord| {
+        ordered.as_ref().is_some_and(|then| {
+            now.started_at != then.started_at && (now.vmm_pid.is_none() || now.vmm_pid != then.vmm_pid)
+        })
+    };
+    loop {
+        match follow(run_dir, name, Some(limit), is_other) {
+            // A daemon may have asked for more time (semantics 7.14).
+            Err(e) if e.kind == CallErrorKind::Timeout => {
+                if matches!(how, How::Force) || !has_grace(dir) {
+                    return Obeyed::No;
+                }
+            }
+            Ok(status) if is_other(&status) => return Obeyed::Replaced,
+            Ok(_) | Err(_) => return Obeyed::Yes,
+        }
     }
+}
+
+/// Gives an order to the monitor of a VM. Returns the status of that VM from just before the order, over the same
+/// connection; `None` when the status cannot be read.
+fn order(dir: &Path, order: MonitorRequest) -> std::io::Result<Option<StatusRecord>> {
+    let mut client = Client::open(dir)?;
+    let status = client.ask(MonitorRequest::Status, Some(REQUEST_PATIENCE))?;
+    let _taken = client.ask(order, Some(REQUEST_PATIENCE))?;
+    Ok(status.ok().and_then(|status| serde_json::from_value(status).ok()))
 }
 
 /// Returns the signal that asks the daemon of a VM to end: the stop signal of its image, else TERM.

@@ -6,7 +6,7 @@
 
 use crate::error::{Result, call_error, io, system};
 use crate::host::random;
-use crate::rundir::lock::{Lock, Wait};
+use crate::rundir::lock::{Lock, VmLock};
 use crate::rundir::{console_log, files, layout};
 use pepita_wire::record::CallErrorKind;
 use pepita_wire::{Stored, VmId};
@@ -83,11 +83,10 @@ fn exchange(name: &Path, link: &Path) -> Result<()> {
 /// [`CallErrorKind::NameTaken`] when another process holds it.
 fn hold(dir: &Path) -> Result<Option<Lock>> {
     for _ in 0..TRIES {
-        if !dir.exists() {
-            return Ok(None);
-        }
-        if let Some(lock) = Lock::take(&dir.join(layout::LOCK), Wait::No)? {
-            return Ok(Some(lock));
+        match Lock::take_of_vm(dir)? {
+            VmLock::Taken(lock) => return Ok(Some(lock)),
+            VmLock::Absent => return Ok(None),
+            VmLock::Held => {}
         }
         let monitor = files::state(dir).ok().and_then(|state| state.monitor);
         if monitor.and_then(|monitor| monitor.open()).is_some() {
@@ -184,7 +183,8 @@ mod tests {
         assert_eq!(std::fs::read_dir(top).expect("readable").count(), 2);
 
         // A launch that has claimed the name keeps it.
-        let launch = Lock::take(&name.join(layout::LOCK), Wait::No).expect("readable").expect("free");
+        let launch = Lock::take_of_vm(&name).expect("readable");
+        assert!(matches!(launch, VmLock::Taken(_)));
         let other = vm(top, "a-3", "a-3", false);
         vm(top, "a-2", "a", true);
         assert_eq!(take_name(&other, &name).expect_err("claimed").kind, CallErrorKind::NameTaken);
