@@ -101,10 +101,10 @@ impl Actor for Group {
         args: GroupArgs,
     ) -> Result<GroupState, ActorProcessingErr> {
         // Only the group's own VMs: a VM that comes from another group later has released its CID there.
-        let own = |vm: &VmName| args.spec.vms.iter().any(|spec| spec.name == *vm);
-        let held = args.shared.journal.cids().into_iter().filter(|(vm, _)| own(vm));
+        let own = || args.spec.vms.iter().map(|vm| &vm.name);
+        let held = own().filter_map(|vm| Some((vm.clone(), args.shared.journal.cid(vm)?)));
         let facts = held.map(|(vm, cid)| (vm, Facts { cid: Some(cid), ..Facts::default() })).collect();
-        let memory = args.shared.journal.remembered();
+        let memory = args.shared.journal.remembered_of(own());
         let mut state = GroupState {
             roster: match args.ended {
                 Some(end) => Roster::ended(args.spec, &memory, end),
@@ -204,7 +204,7 @@ impl GroupState {
                     self.shared.status_table.remove(std::mem::replace(&mut self.slot, slot));
                 }
                 for vm in &spec.vms {
-                    self.roster.restore_incarnation(&vm.name, self.shared.journal.retired(&vm.name));
+                    self.roster.restore_incarnation(&vm.name, self.shared.journal.newest(&vm.name));
                 }
                 self.roster.reload(at(), *spec, restart)
             }

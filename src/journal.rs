@@ -176,24 +176,30 @@ impl Journal {
         &self.inner.unreadable
     }
 
-    /// Returns the state of all VMs that is known, for a group that starts.
+    /// Returns the state of all VMs that is known.
     pub fn remembered(&self) -> BTreeMap<VmName, Remembered> {
-        let remembered = |entry: &Entry| Remembered {
-            incarnation: Incarnation(entry.incarnation),
-            wanted: if entry.wanted { Wanted::Up } else { Wanted::Down },
-            attempts: entry.attempts,
-            has_run: entry.has_run,
-            completed: entry.completed,
-            idle: entry.idle,
-            failed: entry.failed.clone(),
-        };
-        self.entries().iter().map(|(vm, entry)| (vm.clone(), remembered(entry))).collect()
+        self.entries().iter().map(|(vm, entry)| (vm.clone(), entry.remembered())).collect()
+    }
+
+    /// Returns the state that is known of these VMs, for their group when it starts. A tree has many groups, so none of them looks
+    /// at the VMs of all others.
+    pub fn remembered_of<'v>(
+        &self,
+        vms: impl IntoIterator<Item = &'v VmName>,
+    ) -> BTreeMap<VmName, Remembered> {
+        let entries = self.entries();
+        let known = |vm: &VmName| Some((vm.clone(), entries.get(vm)?.remembered()));
+        vms.into_iter().filter_map(known).collect()
     }
 
     /// Returns the CIDs that VMs held.
     pub fn cids(&self) -> Vec<(VmName, Cid)> {
-        let cid = |entry: &Entry| Cid::new(entry.cid?).ok();
-        self.entries().iter().filter_map(|(vm, entry)| Some((vm.clone(), cid(entry)?))).collect()
+        self.entries().iter().filter_map(|(vm, entry)| Some((vm.clone(), entry.cid()?))).collect()
+    }
+
+    /// Returns the CID that a VM held.
+    pub fn cid(&self, vm: &VmName) -> Option<Cid> {
+        self.entries().get(vm)?.cid()
     }
 
     /// Returns the newest incarnation of a VM whose end was recorded.
@@ -201,10 +207,11 @@ impl Journal {
         Incarnation(self.entries().get(vm).map_or(0, |entry| entry.ended))
     }
 
-    /// Returns the last incarnation of a VM that this run has removed; 0 for any other VM.
-    pub fn retired(&self, vm: &VmName) -> Incarnation {
+    /// Returns the newest incarnation of a VM that is known, also of one that this run has removed; 0 for any other VM.
+    pub fn newest(&self, vm: &VmName) -> Incarnation {
+        let present = self.entries().get(vm).map_or(0, |entry| entry.incarnation);
         let retired = self.inner.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        retired.get(vm).copied().unwrap_or_default()
+        retired.get(vm).copied().unwrap_or_default().max(Incarnation(present))
     }
 
     /// Returns the reason why some of the state is not saved; `None` in the receiver while all is. Without a directory
@@ -508,7 +515,7 @@ mod tests {
         journal.remove(&api);
         journal.written().reached().await;
         assert!(!dir.path().join("vms/api.json").exists());
-        assert_eq!(journal.retired(&api), Incarnation(7));
+        assert_eq!(journal.newest(&api), Incarnation(7));
     }
 
     #[tokio::test]

@@ -114,7 +114,7 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Makes a group that waits to be started, from the state that a previous run left.
+    /// Makes a group that waits to be started, from the state of its VMs that a previous run left.
     pub fn new(mut spec: GroupSpec, memory: &BTreeMap<VmName, Remembered>) -> Self {
         let child = |vm: Arc<VmSpec>| {
             let mut child = match memory.get(&vm.name) {
@@ -124,15 +124,18 @@ impl Roster {
             child.await_group();
             child
         };
+        // A vector that is collected from a vector of specifications would keep the room of those.
+        let mut children = Vec::with_capacity(spec.vms.len());
+        children.extend(std::mem::take(&mut spec.vms).into_iter().map(Arc::new).map(child));
         Self {
-            children: std::mem::take(&mut spec.vms).into_iter().map(Arc::new).map(child).collect(),
+            children,
             spec,
             window: Window::new(),
             group_restart: None,
             spares: Spares::default(),
             stage: Stage::Waiting { found: BTreeMap::new(), gave_up: BTreeSet::new() },
             last_epoch: 0,
-            retired: memory.iter().map(|(vm, remembered)| (vm.clone(), remembered.incarnation)).collect(),
+            retired: BTreeMap::new(),
             orders: Vec::new(),
         }
     }

@@ -1,6 +1,8 @@
 //! A VM's file in the journal.
 
+use super::{Remembered, Wanted};
 use crate::policy::Failure;
+use crate::spec::{Cid, Incarnation};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -47,6 +49,24 @@ impl Entry {
     /// written at the start of its group, before any operator can ask for something.
     pub(super) fn is_said(wanted: bool, former: Option<&Self>) -> bool {
         !wanted || former.is_some_and(|former| former.said || !former.wanted)
+    }
+
+    /// Returns what the group of the VM knows of it.
+    pub(super) fn remembered(&self) -> Remembered {
+        Remembered {
+            incarnation: Incarnation(self.incarnation),
+            wanted: if self.wanted { Wanted::Up } else { Wanted::Down },
+            attempts: self.attempts,
+            has_run: self.has_run,
+            completed: self.completed,
+            idle: self.idle,
+            failed: self.failed.clone(),
+        }
+    }
+
+    /// Returns the CID that the VM held.
+    pub(super) fn cid(&self) -> Option<Cid> {
+        Cid::new(self.cid?).ok()
     }
 }
 
