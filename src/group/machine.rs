@@ -114,7 +114,7 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Makes a group that waits to be started, from the state of its VMs that a previous run left.
+    /// Makes a group that waits to be started, from the state that a previous run left.
     pub fn new(mut spec: GroupSpec, memory: &BTreeMap<VmName, Remembered>) -> Self {
         let child = |vm: Arc<VmSpec>| {
             let mut child = match memory.get(&vm.name) {
@@ -127,6 +127,9 @@ impl Roster {
         // A vector that is collected from a vector of specifications would keep the room of those.
         let mut children = Vec::with_capacity(spec.vms.len());
         children.extend(std::mem::take(&mut spec.vms).into_iter().map(Arc::new).map(child));
+        let own: BTreeSet<&VmName> = children.iter().map(Child::name).collect();
+        let absent = memory.iter().filter(|(vm, _)| !own.contains(vm));
+        let retired = absent.map(|(vm, remembered)| (vm.clone(), remembered.incarnation)).collect();
         Self {
             children,
             spec,
@@ -135,7 +138,7 @@ impl Roster {
             spares: Spares::default(),
             stage: Stage::Waiting { found: BTreeMap::new(), gave_up: BTreeSet::new() },
             last_epoch: 0,
-            retired: BTreeMap::new(),
+            retired,
             orders: Vec::new(),
         }
     }

@@ -217,3 +217,33 @@ async fn a_vm_that_moves_to_another_group_does_not_show_the_cid_that_it_gave_bac
     assert_eq!((a.phase.word(), a.cid), ("stopped", None));
     rig.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_numbers_of_a_vm_that_comes_back_go_on_in_any_group_and_after_a_run_without_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let with = |first: &[&str], second: &[&str]| {
+        let group =
+            |name, vms: &[&str]| group(name, Strategy::OneForOne, vms.iter().map(|vm_name| vm(vm_name)));
+        let mut spec = tree([group("web", first), group("jobs", second)]);
+        spec.state_dir = Some(dir.path().to_owned());
+        spec
+    };
+    let incarnation = |rig: &Rig| rig.tree.status().vm("a").expect("there").incarnation.0;
+    let mut rig = Rig::ready(with(&["a", "b"], &["x"])).await;
+    assert_eq!(incarnation(&rig), 1);
+    for (number, (first, second)) in [(2, (&["b"][..], &["x", "a"][..])), (3, (&["b", "a"], &["x"]))] {
+        rig.tree.reload(with(&["b"], &["x"]), false).await.expect("removed");
+        rig.pass(Duration::from_secs(1)).await;
+        rig.tree.reload(with(first, second), false).await.expect("added");
+        rig.until("a", "ready").await;
+        assert_eq!(incarnation(&rig), number);
+    }
+    let host = rig.leave().await;
+    let mut rig = Rig::on(host, with(&["b"], &["x"])).await;
+    rig.until("b", "ready").await;
+    rig.pass(Duration::from_secs(1)).await;
+    rig.tree.reload(with(&["a", "b"], &["x"]), false).await.expect("added");
+    rig.until("a", "ready").await;
+    assert_eq!(incarnation(&rig), 4);
+    rig.end().await;
+}
