@@ -90,6 +90,12 @@ pub struct GroupState {
     alarm: Alarm,
 }
 
+/// Returns the newest incarnations of these VMs, as far as they had any.
+fn known<'v>(journal: &Journal, vms: impl Iterator<Item = &'v VmName>) -> Vec<(VmName, Incarnation)> {
+    let newest = vms.map(|vm| (vm.clone(), journal.newest(vm)));
+    newest.filter(|(_, incarnation)| *incarnation != Incarnation::default()).collect()
+}
+
 impl Actor for Group {
     type Msg = GroupMsg;
     type State = GroupState;
@@ -105,11 +111,14 @@ impl Actor for Group {
         let held = own().filter_map(|vm| Some((vm.clone(), args.shared.journal.cid(vm)?)));
         let facts = held.map(|(vm, cid)| (vm, Facts { cid: Some(cid), ..Facts::default() })).collect();
         let memory = args.shared.journal.remembered_of(own());
+        let known = known(&args.shared.journal, own().filter(|vm| !memory.contains_key(vm)));
+        let mut roster = match args.ended {
+            Some(end) => Roster::ended(args.spec, &memory, end),
+            None => Roster::new(args.spec, &memory),
+        };
+        roster.restore_incarnations(known);
         let mut state = GroupState {
-            roster: match args.ended {
-                Some(end) => Roster::ended(args.spec, &memory, end),
-                None => Roster::new(args.spec, &memory),
-            },
+            roster,
             actors: Actors::default(),
             facts,
             probes: BTreeMap::new(),
@@ -203,9 +212,8 @@ impl GroupState {
                 if slot != self.slot {
                     self.shared.status_table.remove(std::mem::replace(&mut self.slot, slot));
                 }
-                for vm in &spec.vms {
-                    self.roster.restore_incarnation(&vm.name, self.shared.journal.newest(&vm.name));
-                }
+                let names = spec.vms.iter().map(|vm| &vm.name);
+                self.roster.restore_incarnations(known(&self.shared.journal, names));
                 self.roster.reload(at(), *spec, restart)
             }
             GroupMsg::Vm(report) => self.reported(report),

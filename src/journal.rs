@@ -280,7 +280,8 @@ impl Journal {
         let mut entries = self.entries();
         if let Some(entry) = entries.remove(vm) {
             let mut retired = self.inner.retired.lock().unwrap_or_else(PoisonError::into_inner);
-            retired.insert(vm.clone(), Incarnation(entry.incarnation));
+            let newest = retired.entry(vm.clone()).or_default();
+            *newest = (*newest).max(Incarnation(entry.incarnation));
         }
         if let Some(disk) = &self.inner.disk {
             drop(disk.store.hand_over(Change::Remove { path: disk.file(vm) }));

@@ -88,8 +88,8 @@ pub(crate) fn demand(request: &VmRequest) -> Demand {
 /// Returns the kernel's command line.
 pub(crate) fn cmdline(config: &VmConfig, token: &str) -> String {
     let request = &config.request;
-    // With the last word a process that is moved to another cgroup, as the daemon and each command of the host are, waits for an
-    // interrupt of each CPU, and not for three ticks of the guest's clock (12 ms).
+    // With the last word a process that is moved to another cgroup waits for an interrupt of each CPU, and not for three ticks of
+    // the guest's clock (12 ms): the daemon, and each command that the agent runs for a host.
     let mut words =
         vec!["console=hvc0 quiet reboot=t panic=-1 cryptomgr.notests rcupdate.rcu_expedited=1".to_owned()];
     match request.accel {

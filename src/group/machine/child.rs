@@ -397,6 +397,14 @@ impl Child {
         self.newest = self.newest.max(incarnation);
     }
 
+    /// Lets the next incarnation have a higher number than this one, which was known of the VM before it was a child.
+    pub(crate) fn go_on_after(&mut self, incarnation: Incarnation) {
+        match self.newest == Incarnation::default() {
+            true => self.number(incarnation),
+            false => self.newest = self.newest.max(incarnation),
+        }
+    }
+
     pub(crate) fn name(&self) -> &VmName {
         &self.spec.name
     }

@@ -1,5 +1,4 @@
-//! Applies a new configuration to a running group: which changes apply at once, which wait for the next start of a VM,
-//! and
+//! Applies a new configuration to a running group: which changes apply at once, which wait for the next start of a VM, and
 //! which VMs are added or removed (semantics 11).
 
 use super::child::{AfterStop, Child, Phase, RunState, Start};
@@ -8,6 +7,7 @@ use crate::group::order::Order;
 use crate::journal::Wanted;
 use crate::policy::At;
 use crate::spec::{GroupSpec, Incarnation, VmName, VmSpec};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Roster {
@@ -55,11 +55,20 @@ impl Roster {
         self.finish(at.now)
     }
 
-    /// Records that a VM that is to be added was known before, in another group or to a former run, up to this
-    /// incarnation: the numbers of its incarnations go on from there.
-    pub(crate) fn restore_incarnation(&mut self, vm: &VmName, incarnation: Incarnation) {
-        let known = self.retired.entry(vm.clone()).or_default();
-        *known = (*known).max(incarnation);
+    /// Records the newest incarnations of VMs of this group, or of ones that are about to be added, that were known before: in another
+    /// group, or to a former run. The numbers of their incarnations go on from there.
+    pub(crate) fn restore_incarnations(&mut self, known: impl IntoIterator<Item = (VmName, Incarnation)>) {
+        let children = self.children.iter_mut().map(|child| (child.name().clone(), child));
+        let mut children: BTreeMap<VmName, &mut Child> = children.collect();
+        for (vm, incarnation) in known {
+            match children.get_mut(&vm) {
+                Some(child) => child.go_on_after(incarnation),
+                None => {
+                    let known = self.retired.entry(vm).or_default();
+                    *known = (*known).max(incarnation);
+                }
+            }
+        }
     }
 
     fn update_spec(&mut self, mut child: Child, spec: Arc<VmSpec>) -> Child {

@@ -77,6 +77,8 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
     if promoted::is_lent(dir) {
         return Ok(false);
     }
+    // The VM that was ordered to end first. Another one that takes the name meanwhile is not the one to end.
+    let mut ordered = None;
     for round in 0..TRIES {
         if !is_there(dir) {
             if round > 0 {
@@ -94,7 +96,7 @@ fn take_down(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Result<bool
                 return end_vanished(dir, how, &members);
             }
         }
-        match stop(run_dir, name, how, dir) {
+        match stop(run_dir, name, how, dir, &mut ordered) {
             Obeyed::Yes => {}
             Obeyed::Replaced => return Ok(true),
             Obeyed::No => end_monitor(dir),
@@ -179,7 +181,7 @@ fn end_unreachable(dir: &Path, how: How) -> Result<()> {
 enum Obeyed {
     /// The VM has ended.
     Yes,
-    /// The VM has ended, and a launch has given its name to another one, which is not the one to end.
+    /// The VM that was ordered to end has ended, and another one has its name.
     Replaced,
     /// There is a monitor that does not obey.
     No,
@@ -214,7 +216,9 @@ fn is_silence(error: &std::io::Error) -> bool {
 }
 
 /// Asks the monitor to stop the VM and waits for the end.
-fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Obeyed {
+///
+/// `ordered` is the status of the VM that was ordered to end, once one was.
+fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path, ordered: &mut Option<StatusRecord>) -> Obeyed {
     let (request, limit) = match how {
         How::Graceful { signal, timeout } => {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -223,18 +227,14 @@ fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Obeyed {
         }
         How::Force => (KILL, SLACK),
     };
-    let ordered = match order(dir, request) {
-        Ok(status) => status,
+    match order(dir, request, ordered) {
+        Ok(true) => {}
+        Ok(false) => return Obeyed::Replaced,
         Err(e) if is_silence(&e) => return Obeyed::No,
         // Without a monitor the connection is refused.
         Err(_) => return Obeyed::Unreachable,
-    };
-    // Another monitor may watch the VM meanwhile, and a promotion changes the time of the start.
-    let is_other = |now: &StatusRecord| {
-        ordered.as_ref().is_some_and(|then| {
-            now.started_at != then.started_at && (now.vmm_pid.is_none() || now.vmm_pid != then.vmm_pid)
-        })
-    };
+    }
+    let is_other = |now: &StatusRecord| ordered.as_ref().is_some_and(|then| are_two(then, now));
     loop {
         match follow(run_dir, name, Some(limit), is_other) {
             // A daemon may have asked for more time (semantics 7.14).
@@ -249,13 +249,27 @@ fn stop(run_dir: &RunDir, name: &VmId, how: How, dir: &Path) -> Obeyed {
     }
 }
 
-/// Gives an order to the monitor of a VM. Returns the status of that VM from just before the order, over the same
-/// connection; `None` when the status cannot be read.
-fn order(dir: &Path, order: MonitorRequest) -> std::io::Result<Option<StatusRecord>> {
+/// Gives an order to the monitor of a VM, and notes the status of the VM from just before, over the same connection. Returns
+/// `false`, and gives no order, when another VM than the noted one has the name now.
+fn order(dir: &Path, order: MonitorRequest, noted: &mut Option<StatusRecord>) -> std::io::Result<bool> {
     let mut client = Client::open(dir)?;
     let status = client.ask(MonitorRequest::Status, Some(REQUEST_PATIENCE))?;
+    let status = status.ok().and_then(|status| serde_json::from_value::<StatusRecord>(status).ok());
+    match (noted.as_ref(), status) {
+        (Some(then), Some(now)) if are_two(then, &now) => return Ok(false),
+        (None, now) => *noted = now,
+        (Some(_), _) => {}
+    }
     let _taken = client.ask(order, Some(REQUEST_PATIENCE))?;
-    Ok(status.ok().and_then(|status| serde_json::from_value(status).ok()))
+    Ok(true)
+}
+
+/// Returns whether two statuses under one name are of two VMs that run. A VM keeps the process of its VMM when another monitor
+/// adopts it, and the time of its start changes when it is promoted. A status that was made without the VM's files has no
+/// process, and proves nothing.
+fn are_two(then: &StatusRecord, now: &StatusRecord) -> bool {
+    let processes = then.vmm_pid.zip(now.vmm_pid);
+    processes.is_some_and(|(then, now)| then != now) && then.started_at != now.started_at
 }
 
 /// Returns the signal that asks the daemon of a VM to end: the stop signal of its image, else TERM.
@@ -298,4 +312,20 @@ fn await_lock(dir: &Path) {
         let _ = sender.send(());
     });
     let _ = receiver.recv_timeout(LOCK_WAIT);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_vm_under_the_name_has_another_process_and_another_start() {
+        let status = |started_at, vmm_pid| StatusRecord { started_at, vmm_pid, ..StatusRecord::default() };
+        let then = status(5, Some(7));
+        assert!(are_two(&then, &status(6, Some(8))));
+        assert!(!are_two(&then, &status(5, Some(7))), "watched by another monitor");
+        assert!(!are_two(&then, &status(6, Some(7))), "promoted");
+        assert!(!are_two(&then, &status(6, None)), "ended after a promotion");
+        assert!(!are_two(&then, &StatusRecord::default()), "without files");
+    }
 }
