@@ -124,7 +124,7 @@ impl Roster {
             child.await_group();
             child
         };
-        // Collected, the children would stay in the memory of the specifications, which is twice as large.
+        // `collect` would keep the children in the allocation of the specifications, which is twice as large.
         let mut children = Vec::with_capacity(spec.vms.len());
         children.extend(std::mem::take(&mut spec.vms).into_iter().map(Arc::new).map(child));
         let own: BTreeSet<&VmName> = children.iter().map(Child::name).collect();

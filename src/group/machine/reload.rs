@@ -55,8 +55,8 @@ impl Roster {
         self.finish(at.now)
     }
 
-    /// Records the newest incarnations of VMs of this group, or of ones that are about to be added, that were known before: in another
-    /// group, or to a former run. The numbers of their incarnations go on from there.
+    /// Records how far the incarnations of VMs had been numbered before, in another group or by a former run: the numbers go on
+    /// from there. The VMs are children of this group, or are about to be added to it.
     pub(crate) fn restore_incarnations(&mut self, known: impl IntoIterator<Item = (VmName, Incarnation)>) {
         let children = self.children.iter_mut().map(|child| (child.name().clone(), child));
         let mut children: BTreeMap<VmName, &mut Child> = children.collect();
